@@ -1,0 +1,62 @@
+# What CI runs, and what you run before you push: make test
+
+PYTHON ?= python3
+# More arguments for pytest: make test ARGS="tests/unit -k retry"
+ARGS ?=
+
+BIN := .venv/bin
+INSTALLED := .venv/.installed
+
+.PHONY: help test lint types unit template demo install rabbitmq clean
+
+help:
+	@echo "make test    everything CI runs: style, types and all tests, against a real RabbitMQ"
+	@echo "make lint    style only"
+	@echo "make types   types only"
+	@echo "make demo    run the template on an in-process broker; Ctrl-C ends it"
+	@echo "make clean   remove the virtual environment and caches"
+	@echo
+	@echo "PYTHON=$(PYTHON) chooses the interpreter (3.11 or newer) of a new .venv;"
+	@echo "ARGS=... is handed to pytest."
+
+test: lint types unit template
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check --quiet .
+	$(BIN)/ruff format --check --quiet .
+
+# The template is a project of its own, which imports itself by its own name: checked from inside.
+types: $(INSTALLED)
+	$(BIN)/mypy --strict
+	@if [ -d app_template ]; then echo "mypy in app_template" && cd app_template \
+		&& MYPYPATH=.. ../$(BIN)/mypy --config-file ../pyproject.toml --strict .; fi
+
+unit: rabbitmq
+	$(BIN)/pytest --quiet $(ARGS)
+
+template: $(INSTALLED)
+	@if [ -d app_template/tests ]; then echo "pytest in app_template" && cd app_template \
+		&& ../$(BIN)/python -m pytest --quiet; fi
+
+demo: $(INSTALLED)
+	@$(BIN)/python tests/demo.py
+
+install: $(INSTALLED)
+
+rabbitmq: $(INSTALLED)
+	@.ci/need rabbitmq-server $(BIN)/python -c \
+		'import sys; from tests.rabbit import missing; sys.exit(missing())'
+
+$(INSTALLED): setup.cfg setup.py | $(BIN)/python
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,msgspec,uvloop]'
+	@touch $@
+
+$(BIN)/python:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { \
+		echo "$(PYTHON) is not Python 3.11 or newer; choose one: make PYTHON=python3.12 ..." >&2; \
+		exit 1; }
+	@.ci/need python3-venv $(PYTHON) -c 'import ensurepip'
+	$(PYTHON) -m venv .venv
+
+clean:
+	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

@@ -1,0 +1,1 @@
+"""A shop that books the orders it hears of: a guided tour of workerkit."""

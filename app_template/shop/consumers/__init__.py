@@ -1,0 +1,1 @@
+"""Every module of this package is searched for consumers."""

@@ -1,0 +1,1 @@
+"""Measurements. Only ratios taken in one run count: machines are noisy."""

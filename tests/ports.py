@@ -1,0 +1,30 @@
+"""Free loopback ports that stay free while nobody listens on them."""
+
+import random
+import socket
+from pathlib import Path
+
+_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+
+
+def free_port() -> int:
+    """Pick a port of 127.0.0.1 that nobody listens on, outside the ephemeral range.
+
+    Port 0 would give an ephemeral port. While such a port is closed, a client that keeps trying to
+    connect to it sooner or later gets the same number as its own source port, connects *to itself*
+    (a simultaneous open), and the server that wants the port back cannot bind it.
+
+    Nothing reserves the port: whoever binds it must be ready to try another one.
+    """
+    lowest = int(_RANGE.read_text().split()[0]) if _RANGE.exists() else 32768
+    below = range(10_000, lowest) if lowest > 12_000 else range(61_000, 65_535)
+    for port in random.sample(below, 100):
+        with socket.socket() as candidate:
+            # As servers do: otherwise an earlier server's connections in TIME_WAIT hold the port.
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                candidate.bind(("127.0.0.1", port))
+            except OSError:
+                continue
+            return port
+    raise RuntimeError(f"no free port of 127.0.0.1 found between {below.start} and {below.stop}")

@@ -1,0 +1,222 @@
+"""A TCP proxy that can be told to misbehave.
+
+async with Proxy("127.0.0.1", rabbit.port) as proxy:
+    ...connect to 127.0.0.1:proxy.port...
+    proxy.freeze()      # packets vanish, connections stay open
+    proxy.drop()        # everybody gets a TCP reset
+"""
+
+import asyncio
+import socket
+import struct
+from types import TracebackType
+from typing import Self
+
+from tests.ports import free_port
+
+_RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+
+
+class Proxy:
+    """Forwards connections to one server; use it with `async with`.
+
+    A client whose server cannot be reached gets a reset.
+
+    Args:
+        host: Host of the server.
+        port: Port of the server. It need not listen yet.
+
+    Attributes:
+        port: Where clients connect to, on 127.0.0.1; it stays the same through `refuse`.
+        accepted: How many connections were accepted so far.
+    """
+
+    def __init__(self, host: str, port: int) -> None:
+        self.port = 0
+        self.accepted = 0
+        self.frozen = False
+        self._upstream = host, port
+        self._listener: asyncio.Server | None = None
+        self._links: set[_Link] = set()
+
+    async def __aenter__(self) -> Self:
+        await self.accept()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.refuse()
+        self.drop()
+        while self._links:
+            await asyncio.gather(*(link.wait_closed() for link in self._links))
+
+    @property
+    def connections(self) -> int:
+        """How many connections of clients are open now."""
+        return len(self._links)
+
+    def drop(self) -> None:
+        """Reset (RST) every connection, on both sides."""
+        for link in self._links:
+            link.reset()
+
+    def freeze(self) -> None:
+        """Forward nothing more, in either direction; connections stay open, new ones too."""
+        self._freeze(True)
+
+    def thaw(self) -> None:
+        """Forward again, first of all what came in while frozen."""
+        self._freeze(False)
+
+    def refuse(self) -> None:
+        """Refuse new connections; those that are open stay."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+
+    async def accept(self) -> None:
+        """Accept new connections again, on the same port."""
+        if self._listener is not None:
+            return
+        loop = asyncio.get_running_loop()
+        tries = 1 if self.port else 3
+        for left in reversed(range(tries)):
+            port = self.port or free_port()
+            try:
+                self._listener = await loop.create_server(self._open, "127.0.0.1", port)
+                self.port = port
+                return
+            except OSError:
+                if not left:
+                    raise
+
+    def _freeze(self, frozen: bool) -> None:
+        self.frozen = frozen
+        for link in self._links:
+            link.regulate()
+
+    def _open(self) -> asyncio.Protocol:
+        return _Link(self, self._upstream, self._links).client
+
+
+class _Link:
+    """One client's connection and the connection to the server that belongs to it."""
+
+    def __init__(self, proxy: Proxy, upstream: tuple[str, int], links: "set[_Link]") -> None:
+        self.proxy = proxy
+        self.client = _End(self)
+        self.server = _End(self)
+        self._upstream = upstream
+        self._links = links
+        self._closed = asyncio.Event()
+        self._connecting: asyncio.Task[None] | None = None
+
+    def opened(self, end: "_End") -> None:
+        if end is self.client:
+            self.proxy.accepted += 1
+            self._links.add(self)
+            self._connecting = asyncio.create_task(self._connect())
+        self.regulate()
+
+    def regulate(self) -> None:
+        """Read from an end only while nothing is frozen and the other end takes what is read."""
+        for end, other in ((self.client, self.server), (self.server, self.client)):
+            end.read(other.writable and not self.proxy.frozen)
+
+    def reset(self) -> None:
+        if self._connecting is not None:
+            self._connecting.cancel()
+        for end in (self.client, self.server):
+            end.reset()
+
+    def lost(self) -> None:
+        """One end is gone: so is the other, once what it was sent is written."""
+        if self._connecting is not None:
+            self._connecting.cancel()
+        ends = [end for end in (self.client, self.server) if end.transport is not None]
+        for end in ends:
+            end.close()
+        if not ends:
+            self._links.discard(self)
+            self._closed.set()
+
+    async def wait_closed(self) -> None:
+        await self._closed.wait()
+        if self._connecting is not None:
+            await asyncio.wait([self._connecting])
+
+    async def _connect(self) -> None:
+        try:
+            await asyncio.get_running_loop().create_connection(lambda: self.server, *self._upstream)
+        except OSError:
+            self.client.reset()
+
+
+class _End(asyncio.Protocol):
+    """One of the two sockets of a link."""
+
+    def __init__(self, link: _Link) -> None:
+        self.transport: asyncio.Transport | None = None
+        self.writable = False
+        self._ended = False
+        self._link = link
+
+    @property
+    def _other(self) -> "_End":
+        return self._link.server if self is self._link.client else self._link.client
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self.transport = transport
+        self.writable = True
+        self._link.opened(self)
+
+    def data_received(self, data: bytes) -> None:
+        if self._other.transport is not None:
+            self._other.transport.write(data)
+
+    def eof_received(self) -> bool:
+        self._ended = True
+        if self._other.transport is not None:
+            self._other.transport.write_eof()
+        # Half closed: the other direction goes on. False closes this end, and so the other.
+        return not self._other._ended
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        self._link.regulate()
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        self._link.regulate()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self.transport = None
+        self.writable = False
+        if error is not None:
+            self._other.reset()
+        self._link.lost()
+
+    def read(self, on: bool) -> None:
+        """Read from the socket, or leave what comes in the kernel's buffers."""
+        if self.transport is None or self.transport.is_closing():
+            return
+        if on:
+            self.transport.resume_reading()
+        else:
+            self.transport.pause_reading()
+
+    def close(self) -> None:
+        if self.transport is not None:
+            self.transport.close()
+
+    def reset(self) -> None:
+        """Send a RST instead of a FIN."""
+        if self.transport is not None:
+            connection = self.transport.get_extra_info("socket")
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET_ON_CLOSE)
+            self.transport.abort()

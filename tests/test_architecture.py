@@ -1,0 +1,310 @@
+"""The floors of the package: who may import whom, and how long a file may be.
+
+A module imports only from floors below its own, or from modules that stand earlier on its own
+floor. So there can be no cycles, lazy ones neither. A new module gets a place in the table first.
+"""
+
+import ast
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+
+import pytest
+
+PACKAGE = "workerkit"
+LONGEST_FILE = 400
+LONGEST_FUNCTION = 50
+
+# From the ground up. Within a floor the order counts; names joined by | are neighbours at the same
+# height, which know nothing of each other.
+FLOORS = {
+    "F0 words": "version errors delivery settings",
+    "F1 pure": "places codec signature retry health observe logs",
+    "F2 declared": "options consumer",
+    "F3 spine": "deadlines threads endpoint batch supervisor wire",
+    "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
+    "F5 assembly": "container discovery shapes variables faults environment plan assembly",
+    "F6 runner": "process runner",
+    "F7 doors": "cli testing __main__",
+}
+
+# The modules of a package, in the same order. The package's own __init__ stands last.
+ORDER = {
+    "amqp": "queue properties acks message consumer pacing requeue tap connection confirms publisher"
+    " dead_letters declaring receiver subscription wire",
+    "sse": "event stream consumer source cursor receiver wire",
+    "http": "problem parameters view openapi server wire",
+    "embedded": "frames queues broker",
+    "ops": "health metrics server",
+    "cli": "application list check settings new broker probe dead_letters run commands",
+    "testing": "fakes build override sse running plugin",
+}
+
+# The in-process broker could live alone.
+ONLY_OWN = {"embedded": ["errors"]}
+
+# Who may import these at all: path patterns inside the package.
+KEEPERS = {
+    "aio_pika": ["amqp/tap.py", "amqp/connection.py", "amqp/publisher.py", "amqp/receiver.py"],
+    "aiormq": ["amqp/tap.py", "amqp/connection.py", "amqp/publisher.py", "amqp/receiver.py"],
+    "aiohttp": ["http/*", "sse/*", "ops/*"],
+    "aiohttp_sse_client": ["sse/*"],
+    "prometheus_client": ["metrics.py", "ops/*"],
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """One import statement.
+
+    Attributes:
+        module: Dotted name of what is imported; the longest part of it that is a module.
+        line: Where it stands.
+        lazy: It stands inside a function.
+    """
+
+    module: str
+    line: int
+    lazy: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One file of the package.
+
+    Attributes:
+        path: Relative to the package, like `amqp/tap.py`.
+        text: What is in it.
+    """
+
+    path: str
+    text: str
+
+    @property
+    def name(self) -> str:
+        """The name of the module inside the package: `amqp.tap`, `amqp.__init__`."""
+        return self.path.removesuffix(".py").replace("/", ".")
+
+
+def test_the_package_keeps_to_its_floors() -> None:
+    """Every import goes down, and no file or function is too long."""
+    root = Path(__file__).parents[1] / PACKAGE
+    sources = {str(path.relative_to(root)): path.read_text() for path in root.rglob("*.py")}
+
+    assert "\n".join(faults(sources)) == ""
+
+
+@pytest.mark.parametrize(
+    "sources",
+    [
+        pytest.param({"codec.py": "from workerkit.errors import InvalidBody"}, id="down"),
+        pytest.param(
+            {"errors.py": "", "settings.py": "from workerkit import errors"}, id="earlier"
+        ),
+        pytest.param({"amqp/tap.py": "from . import queue\nimport aio_pika"}, id="own package"),
+        pytest.param({"amqp/__init__.py": "from workerkit.amqp.wire import X"}, id="package"),
+        pytest.param({"runner.py": "from workerkit.amqp import X"}, id="name of a package"),
+        pytest.param({"__init__.py": "from workerkit.cli import main"}, id="public names"),
+        pytest.param({"embedded/broker.py": "import workerkit.errors"}, id="the broker's one"),
+        pytest.param({"__main__.py": "from workerkit.cli import main"}, id="doors"),
+        pytest.param({"codec.py": "def f():\n    import msgspec"}, id="lazy, not ours"),
+        pytest.param({"codec.py": "def f():\n" + "    a\n" * 49}, id="a function of 50 lines"),
+    ],
+)
+def test_what_is_allowed(sources: dict[str, str]) -> None:
+    """The check accepts what the design allows."""
+    assert faults(_PACKAGE | sources) == []
+
+
+@pytest.mark.parametrize(
+    ("path", "text", "fault"),
+    [
+        (
+            "errors.py",
+            "\nimport workerkit.codec",
+            "errors.py:2: errors imports codec, which does not",
+        ),
+        ("errors.py", "from workerkit import settings", "errors imports settings, which does not"),
+        ("errors.py", "import workerkit.errors", "errors imports errors, which does not"),
+        ("codec.py", "from .amqp import X", "codec imports amqp, which does not"),
+        ("codec.py", "from .amqp.tap import X", "codec imports amqp.tap, which does not"),
+        ("amqp/queue.py", "from . import tap", "amqp.queue imports amqp.tap, which does not"),
+        ("amqp/queue.py", "from workerkit.amqp import X", "amqp.queue imports amqp, which does"),
+        ("sse/event.py", "from workerkit.amqp import queue", "sse.event imports amqp.queue, which"),
+        ("codec.py", "from workerkit import Runner", "imports workerkit itself; import from the"),
+        (
+            "codec.py",
+            "from typing import TYPE_CHECKING\nif TYPE_CHECKING:\n    import workerkit.runner",
+            "codec.py:3: codec imports runner, which does not",
+        ),
+        (
+            "codec.py",
+            "class A:\n    async def f(self):\n        from workerkit import errors",
+            "codec.py:3: imports workerkit.errors inside a function",
+        ),
+        (
+            "runner.py",
+            "import importlib\nf = lambda: importlib.import_module('workerkit.errors')",
+            "runner.py:2: imports workerkit.errors inside a function",
+        ),
+        (
+            "embedded/broker.py",
+            "from workerkit.codec import X",
+            "embedded imports nothing of workerkit but errors, not codec",
+        ),
+        ("codec.py", "import aio_pika.abc", "may import aio_pika"),
+        ("amqp/queue.py", "from aiormq.abc import X", "may import aiormq"),
+        (
+            "testing/sse.py",
+            "from aiohttp import web",
+            "only http/*, sse/*, ops/* may import aiohttp",
+        ),
+        ("observe.py", "def f():\n    import prometheus_client", "may import prometheus_client"),
+        ("news.py", "", "news.py:1: unknown module; add it to the table: FLOORS in test_architec"),
+        ("amqp/news.py", "", 'unknown module; add it to the table: the row "amqp" of ORDER in'),
+        ("news/what.py", "", "unknown module; add it to the table: FLOORS in"),
+        ("codec.py", "\n" * 401, "codec.py:1: 401 lines, more than 400"),
+        ("codec.py", "\ndef f():\n" + "    a\n" * 50, "codec.py:2: f has 51 lines, more than 50"),
+    ],
+)
+def test_what_is_not_allowed(path: str, text: str, fault: str) -> None:
+    """The check finds each kind of fault, with its place, and only that one."""
+    found = faults(_PACKAGE | {path: text})
+
+    assert len(found) == 1
+    assert fault in found[0]
+
+
+# A small package for the tests above: everything that they import is there.
+_PACKAGE = dict.fromkeys(
+    "__init__.py errors.py settings.py codec.py observe.py runner.py cli/__init__.py"
+    " amqp/__init__.py amqp/queue.py amqp/tap.py amqp/wire.py".split(),
+    "",
+)
+
+
+def faults(sources: Mapping[str, str]) -> list[str]:
+    """Check a whole package against the tables above.
+
+    Args:
+        sources: Text of every file by its path relative to the package.
+
+    Returns:
+        One sentence for each fault, beginning with file and line.
+    """
+    files = [Source(path, text) for path, text in sorted(sources.items())]
+    modules = {file.name for file in files}
+    heights = _heights()
+    found: list[str] = []
+    for file in files:
+        tree = ast.parse(file.text, file.path)
+        if file.name != "__init__" and file.name not in heights:
+            found.append(_homeless(file))
+        found += _too_long(file, tree)
+        for import_ in _imports(tree, file, modules):
+            place = f"{file.path}:{import_.line}:"
+            found += [f"{place} {fault}" for fault in _import_faults(file, import_, heights)]
+    return list(dict.fromkeys(found))
+
+
+def _import_faults(
+    file: Source, import_: Import, heights: Mapping[str, tuple[int, ...]]
+) -> Iterator[str]:
+    top, _, inside = import_.module.partition(".")
+    keepers = KEEPERS.get(top)
+    if keepers and not any(fnmatch(file.path, pattern) for pattern in keepers):
+        yield f"only {', '.join(keepers)} may import {top}"
+    if top != PACKAGE:
+        return
+    if import_.lazy:
+        yield f"imports {import_.module} inside a function; imports stand at the top"
+    if file.name == "__init__":  # the public names of the whole package
+        return
+    if not inside:
+        yield f"imports {PACKAGE} itself; import from the module that defines the name"
+        return
+    own, other = file.name.split(".")[0], inside.split(".")[0]
+    if own in ONLY_OWN and other not in (own, *ONLY_OWN[own]):
+        yield f"{own} imports nothing of {PACKAGE} but {', '.join(ONLY_OWN[own])}, not {inside}"
+        return
+    mine, theirs = heights.get(file.name), heights.get(inside)
+    if mine is None or theirs is None:  # reported where that module is looked at
+        return
+    if mine <= theirs or (mine[:2] == theirs[:2] and own != other):
+        yield f"{file.name} imports {inside}, which does not stand below it"
+
+
+def _homeless(file: Source) -> str:
+    own, _, inside = file.name.partition(".")
+    table = f'the row "{own}" of ORDER' if inside and own in ORDER else "FLOORS"
+    return f"{file.path}:1: unknown module; add it to the table: {table} in {Path(__file__).name}"
+
+
+def _heights() -> dict[str, tuple[int, ...]]:
+    """Height of every module: floor, place on the floor, place in the package."""
+    heights: dict[str, tuple[int, ...]] = {}
+    for floor, row in enumerate(FLOORS.values()):
+        for place, neighbours in enumerate(row.split()):
+            for name in neighbours.split("|"):
+                inner = [*ORDER.get(name, "").split(), "__init__"]
+                heights[name] = (floor, place, len(inner))
+                for position, module in enumerate(inner):
+                    heights[f"{name}.{module}"] = (floor, place, position)
+    return heights
+
+
+def _imports(tree: ast.Module, file: Source, modules: set[str]) -> Iterator[Import]:
+    """Every import, TYPE_CHECKING ones and `import_module("...")` of a constant too."""
+    lazy = {
+        node
+        for function in ast.walk(tree)
+        if isinstance(function, ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda)
+        for node in ast.walk(function)
+    }
+    for node in ast.walk(tree):
+        for name in _imported_names(node, file):
+            yield Import(_module(name, modules), getattr(node, "lineno", 0), node in lazy)
+
+
+def _imported_names(node: ast.AST, file: Source) -> list[str]:
+    match node:
+        case ast.Import(names=names):
+            return [alias.name for alias in names]
+        case ast.ImportFrom(module=module, names=names, level=level):
+            if level:
+                parents = [PACKAGE, *file.name.split(".")][:-level]
+                module = ".".join([*parents, module] if module else parents)
+            return [f"{module}.{alias.name}" for alias in names]
+        case ast.Call(
+            func=ast.Name(id="import_module" | "__import__") | ast.Attribute(attr="import_module"),
+            args=[ast.Constant(value=str(name)), *_],
+        ):
+            return [name]
+        case _:
+            return []
+
+
+def _module(name: str, modules: set[str]) -> str:
+    """Drop what is not a module from the end: `workerkit.errors.Reject` is `workerkit.errors`."""
+    parts = name.split(".")
+    if parts[0] != PACKAGE:
+        return name
+    inside = parts[1:]
+    while inside and not {".".join(inside), ".".join([*inside, "__init__"])} & modules:
+        inside.pop()
+    return ".".join([PACKAGE, *inside])
+
+
+def _too_long(file: Source, tree: ast.Module) -> Iterator[str]:
+    lines = len(file.text.splitlines())
+    if lines > LONGEST_FILE:
+        yield f"{file.path}:1: {lines} lines, more than {LONGEST_FILE}"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+            lines = (node.end_lineno or node.lineno) - node.lineno + 1
+            if lines > LONGEST_FUNCTION:
+                yield (
+                    f"{file.path}:{node.lineno}: {node.name} has {lines} lines,"
+                    f" more than {LONGEST_FUNCTION}"
+                )

@@ -1,0 +1,219 @@
+"""How records look, and which ones appear."""
+
+import io
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+
+from workerkit.logs import LIBRARIES, JSONFormatter, TextFormatter, configure, quiet_libraries
+from workerkit.settings import LogSettings
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+class Unprintable:
+    def __str__(self) -> str:
+        raise RuntimeError("no text")
+
+    __repr__ = __str__
+
+
+@pytest.fixture(autouse=True)
+def _own_logging() -> Iterator[None]:
+    """Restore the configuration of logging."""
+    loggers = [logging.getLogger(name) for name in ("", *LIBRARIES)]
+    levels = [logger.level for logger in loggers]
+    handlers = list(loggers[0].handlers)
+    for logger in loggers[1:]:
+        logger.setLevel(logging.NOTSET)
+    yield
+    loggers[0].handlers[:] = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
+
+
+def record(message: str = "connected", **fields: Any) -> logging.LogRecord:
+    made = logging.makeLogRecord(
+        {"msg": message, "name": "workerkit.amqp", "levelname": "INFO", **fields}
+    )
+    made.created = 1_795_500_000.123
+    return made
+
+
+def test_text_is_for_people() -> None:
+    """A text record has time, level, logger and message, then the fields."""
+    line = TextFormatter().format(record(queue="orders", seconds=0.5))
+
+    assert line == (
+        "2026-11-24T06:00:00.123Z INFO workerkit.amqp: connected  queue=orders seconds=0.5"
+    )
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        ("two words", '"two words"'),
+        ("", '""'),
+        ('a"b', r'"a\"b"'),
+        ("a=b", '"a=b"'),
+        ("a\nb", r'"a\nb"'),
+        ("ä", "ä"),
+        (None, "None"),
+        (Unprintable(), "__could_not_encode__"),
+    ],
+)
+def test_text_quotes_only_what_needs_it(value: object, text: str) -> None:
+    """A value is quoted when it could be misread without."""
+    line = TextFormatter().format(record(value=value))
+
+    assert line.split("  ")[1] == f"value={text}"
+
+
+def test_text_without_fields_has_no_trailing_space() -> None:
+    """Nothing follows the message where there is no field."""
+    assert TextFormatter().format(record()).endswith("amqp: connected")
+
+
+def test_text_puts_the_exception_below() -> None:
+    """The traceback follows the line."""
+    try:
+        raise KeyError("order")
+    except KeyError:
+        lines = TextFormatter().format(record(exc_info=sys.exc_info())).splitlines()
+
+    assert lines[0].endswith("amqp: connected")
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1] == "KeyError: 'order'"
+
+
+def test_json_has_the_documented_keys() -> None:
+    """A JSON record is one object of timestamp, level, logger, message and the fields."""
+    line = json.loads(JSONFormatter().format(record(queue="orders", attempt=2)))
+
+    assert line == {
+        "timestamp": "2026-11-24T06:00:00.123Z",
+        "level": "INFO",
+        "logger": "workerkit.amqp",
+        "message": "connected",
+        "queue": "orders",
+        "attempt": 2,
+    }
+
+
+def test_json_has_an_exception_only_where_there_is_one() -> None:
+    """`exception` holds the traceback, and is absent without one."""
+    try:
+        raise KeyError("order")
+    except KeyError:
+        raised = json.loads(JSONFormatter().format(record(exc_info=sys.exc_info())))
+    silent = json.loads(JSONFormatter().format(record(exc_info=(None, None, None))))
+
+    assert raised["exception"].endswith("KeyError: 'order'")
+    assert "exception" not in silent
+
+
+def test_json_makes_text_of_what_it_cannot_hold() -> None:
+    """Any value can be a field, and the line stays valid JSON."""
+    cycle: list[Any] = []
+    cycle.append(cycle)
+    fields: dict[str, Any] = {
+        "inf": float("inf"),
+        "raw": b"x",
+        "kind": KeyError,
+        "names": {1: ("a", {2}, "ü\udc80")},
+        "bad": Unprintable(),
+        "cycle": cycle,
+    }
+
+    line = json.loads(JSONFormatter().format(record(**fields)), parse_constant=pytest.fail)
+
+    assert [line["inf"], line["raw"]] == ["inf", "b'x'"]
+    assert line["names"] == {"1": ["a", "{2}", "ü\udc80"]}
+    assert line["bad"] == "__could_not_encode__"
+
+
+def test_a_field_does_not_hide_a_key() -> None:
+    """A field that is called like one of our keys is kept beside it."""
+    line = json.loads(JSONFormatter().format(record(level="high", exception="none")))
+
+    assert (line["level"], line["level_"]) == ("INFO", "high")
+    assert (line.get("exception"), line["exception_"]) == (None, "none")
+
+
+def test_json_is_chosen_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    """Without a terminal the records are JSON."""
+    configure(LogSettings())
+    logging.getLogger("shop").info("started", extra={"port": 1})
+
+    assert json.loads(capsys.readouterr().err)["port"] == 1
+
+
+def test_text_is_chosen_for_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal the records are text."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+
+    configure(LogSettings())
+    logging.getLogger("shop").info("started")
+
+    assert terminal.getvalue().endswith("INFO shop: started\n")
+
+
+@pytest.mark.parametrize(("form", "start"), [("text", "20"), ("json", "{")])
+def test_the_format_can_be_chosen(
+    capsys: pytest.CaptureFixture[str], form: Any, start: str
+) -> None:
+    """The setting wins over the terminal."""
+    configure(LogSettings(format=form))
+    logging.getLogger("shop").warning("late")
+
+    assert capsys.readouterr().err.startswith(start)
+
+
+def test_the_level_is_the_lowest_that_appears(capsys: pytest.CaptureFixture[str]) -> None:
+    """Records below the level are not written."""
+    configure(LogSettings(level="WARN"))
+    logging.getLogger("shop").info("started")
+
+    assert capsys.readouterr().err == ""
+
+
+def test_a_second_call_replaces_only_our_handler(capsys: pytest.CaptureFixture[str]) -> None:
+    """A record appears once however often we configure, and foreign handlers stay."""
+    foreign = logging.NullHandler()
+    logging.getLogger().addHandler(foreign)
+
+    configure(LogSettings(format="json"))
+    configure(LogSettings(format="text"))
+    logging.getLogger("shop").info("started")
+
+    written = capsys.readouterr().err
+    assert written.count("started") == 1
+    assert written.startswith("20")
+    assert foreign in logging.getLogger().handlers
+
+
+@pytest.mark.parametrize("name", ["aio_pika", "aio_pika.connection", "aiormq.connection"])
+def test_the_libraries_say_nothing(capsys: pytest.CaptureFixture[str], name: str) -> None:
+    """Errors of aio_pika and aiormq do not appear, not even at the lowest level."""
+    configure(LogSettings(level="NOTSET"))
+    logging.getLogger(name).error("connection lost")
+
+    assert capsys.readouterr().err == ""
+
+
+def test_a_level_of_the_user_stays() -> None:
+    """Who configures the loggers of the libraries gets what he configured."""
+    logging.getLogger("aiormq").setLevel(logging.DEBUG)
+
+    quiet_libraries()
+
+    assert logging.getLogger("aiormq").level == logging.DEBUG
+    assert logging.getLogger("aio_pika").level == logging.CRITICAL

@@ -1,0 +1,65 @@
+"""Class-based consumers for RabbitMQ queues, wired by a container, kept alive by a Runner."""
+
+from workerkit.amqp.consumer import AMQPConsumer
+from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.publisher import Publisher
+from workerkit.amqp.queue import Binding, Exchange, Queue
+from workerkit.consumer import Consumer
+from workerkit.container import WorkerContainer
+from workerkit.delivery import Action
+from workerkit.errors import (
+    BrokerBlocked,
+    BrokerRefused,
+    ConfigurationError,
+    ConnectionLost,
+    DeclarationError,
+    HandlerCancelled,
+    HandlerTimeout,
+    InvalidBody,
+    PublishError,
+    PublishOutcomeUnknown,
+    PublishRefused,
+    PublishTimeout,
+    Reject,
+    RunError,
+    StartError,
+    Unroutable,
+    WorkerkitError,
+)
+from workerkit.observe import Settled
+from workerkit.runner import Runner
+from workerkit.settings import WorkerSettings
+from workerkit.version import __version__
+
+__all__ = [
+    "AMQPConsumer",
+    "AMQPMessage",
+    "Action",
+    "Binding",
+    "BrokerBlocked",
+    "BrokerRefused",
+    "ConfigurationError",
+    "ConnectionLost",
+    "Consumer",
+    "DeclarationError",
+    "Exchange",
+    "HandlerCancelled",
+    "HandlerTimeout",
+    "InvalidBody",
+    "PublishError",
+    "PublishOutcomeUnknown",
+    "PublishRefused",
+    "PublishTimeout",
+    "Publisher",
+    "Queue",
+    "Reject",
+    "RunError",
+    "Runner",
+    "Settled",
+    "StartError",
+    "Unroutable",
+    "WorkerContainer",
+    "WorkerSettings",
+    "WorkerkitError",
+    "__version__",
+]

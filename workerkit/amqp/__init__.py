@@ -1,0 +1,1 @@
+"""RabbitMQ. One message walks: tap, receiver, endpoint, signature, handler, and back to acks."""

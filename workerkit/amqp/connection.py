@@ -1,0 +1,362 @@
+"""One supervised connection to RabbitMQ: connect, watch, lose, connect again."""
+
+import asyncio
+import logging
+import ssl
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any, Protocol, TypeVar
+
+import aio_pika
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import (
+    AMQPChannelError,
+    AMQPError,
+    ChannelAccessRefused,
+    ChannelLockedResource,
+    ChannelNotFoundEntity,
+    ChannelPreconditionFailed,
+)
+
+from workerkit.amqp.acks import Acks
+from workerkit.amqp.tap import Sink, TapProtocol, TapTransportFactory
+from workerkit.errors import BrokerRefused, ConnectionLost, StartError
+from workerkit.settings import AMQPSettings
+from workerkit.supervisor import Backoff, within
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+RPC_DEADLINE = 10.0
+_LOST_AFTER_HEARTBEATS = 2.5
+_SECOND_LOOK = 0.1
+_CLOSE_DEADLINE = 5.0
+_FRAME_MAX = 131_072
+_STABLE_AFTER = 10.0
+_REFUSALS = (403, 530)
+_CODES: dict[type[AMQPChannelError], int] = {
+    ChannelAccessRefused: 403,
+    ChannelNotFoundEntity: 404,
+    ChannelLockedResource: 405,
+    ChannelPreconditionFailed: 406,
+}
+
+
+class Follower(Protocol):
+    """Somebody who needs the connection and is told why it is not there."""
+
+    def connection_failed(self, error: Exception, attempt: int) -> None:
+        """One attempt failed; `BrokerRefused` when somebody must change something first."""
+
+
+class _TapConnection(aio_pika.Connection):
+    """aio-pika drops a `transport_factory` on its way to aiormq, so it is put in behind it."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.factory = self.kwargs["transport_factory"] = TapTransportFactory()
+
+
+class Channel:
+    """One channel of a session, with a deadline on everything that waits for the broker.
+
+    Attributes:
+        lost: Done once the channel is closed, by whomever, with the reason.
+        acks: Settles deliveries of this channel, and of no other.
+    """
+
+    def __init__(self, session: "Session", channel: AbstractChannel) -> None:
+        self._session = session
+        self._channel = channel
+        self.number: int = channel.number
+        loop = asyncio.get_running_loop()
+        self.acks = Acks(self.number, session.protocol.write, loop.call_soon)
+        self.lost: asyncio.Future[BaseException | None] = loop.create_future()
+        self.on_cancel: Callable[[str], None] = lambda _: None
+        channel.closing.add_done_callback(self._on_closing)
+        session.protocol.lost.add_done_callback(self._on_closing)
+        channel.on_consumer_cancel_callbacks.add(
+            lambda frame: self.on_cancel(str(frame.consumer_tag))
+        )
+
+    def tap(self, sink: Sink) -> None:
+        """Give what comes on this channel to *sink* from now on."""
+        self._session.protocol.tap.open(self.number, sink)
+
+    async def prefetch(self, count: int) -> None:
+        """Limit the unacknowledged messages of each consumer that is started later."""
+        await self._ask("basic.qos", self._channel.basic_qos(prefetch_count=count))
+
+    async def consume(self, queue: str, tag: str, *, exclusive: bool = False) -> None:
+        """Start a consumer. Its messages may come before this returns."""
+        await self._ask(
+            f"basic.consume of {queue!r}",
+            self._channel.basic_consume(queue, _untapped, consumer_tag=tag, exclusive=exclusive),
+        )
+
+    async def cancel(self, tag: str) -> None:
+        """Stop a consumer. Its messages may come until this returns."""
+        await self._ask("basic.cancel", self._channel.basic_cancel(tag))
+
+    async def declare_queue(self, name: str, **declared: Any) -> None:
+        """Declare a queue, or with `passive=True` ask whether it is there."""
+        await self._ask(f"queue.declare of {name!r}", self._channel.queue_declare(name, **declared))
+
+    async def bind_queue(
+        self, queue: str, exchange: str, routing_key: str, arguments: dict[str, Any]
+    ) -> None:
+        """Bind a queue to an exchange that exists."""
+        await self._ask(
+            f"queue.bind of {queue!r} to {exchange!r}",
+            self._channel.queue_bind(queue, exchange, routing_key, arguments=arguments),
+        )
+
+    async def declare_exchange(self, name: str, **declared: Any) -> None:
+        """Declare an exchange, or with `passive=True` ask whether it is there."""
+        await self._ask(
+            f"exchange.declare of {name!r}", self._channel.exchange_declare(name, **declared)
+        )
+
+    async def close(self) -> None:
+        """Send pending acks, then close; a channel that will not close costs the session."""
+        self.acks.flush()
+        self.acks.fence()
+        if not self.lost.done():
+            try:
+                await self._ask("channel.close", self._channel.close())
+            except (ConnectionLost, BrokerRefused) as error:
+                self._session.abort(f"a channel would not close: {error}")
+        self._session.protocol.tap.close(self.number)
+
+    async def _ask(self, what: str, awaitable: Awaitable[T]) -> T:
+        late = ConnectionLost(f"no answer to {what} within {RPC_DEADLINE:g} s, or the channel went")
+        return await _translated(what, within(RPC_DEADLINE, awaitable, late))
+
+    def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
+        self.acks.fence()
+        if not self.lost.done():
+            failed = not closing.cancelled() and closing.exception()
+            self.lost.set_result(failed or None)
+
+
+class Session:
+    """One incarnation of a connection, from connected to lost."""
+
+    def __init__(self, connection: _TapConnection, protocol: TapProtocol) -> None:
+        self._connection = connection
+        self.protocol = protocol
+
+    @property
+    def lost(self) -> "asyncio.Future[None]":
+        """Done once the socket is closed."""
+        return self.protocol.lost
+
+    @property
+    def frame_max(self) -> int:
+        """The largest frame, in bytes, that both sides agreed on."""
+        underlay = self._connection.transport
+        tuned = underlay.connection.connection_tune.frame_max if underlay else 0
+        return int(tuned) or _FRAME_MAX
+
+    async def channel(self, *, confirms: bool = False) -> Channel:
+        """Open a channel.
+
+        Raises:
+            ConnectionLost: The broker did not answer in time; the session is given up then.
+        """
+        underlay = self._connection.transport
+        if underlay is None or self.lost.done():
+            raise ConnectionLost("the connection is lost")
+        late = ConnectionLost(f"no answer to channel.open within {RPC_DEADLINE:g} s")
+        opening = underlay.connection.channel(publisher_confirms=confirms)
+        try:
+            channel = await _translated("channel.open", within(RPC_DEADLINE, opening, late))
+        except ConnectionLost as error:
+            self.abort(str(error))
+            raise
+        return Channel(self, channel)
+
+    def abort(self, reason: str) -> None:
+        """Drop the socket at once. The broker requeues what was not settled."""
+        if not self.lost.done():
+            log.warning("connection dropped", extra={"reason": reason})
+            self.protocol.socket.abort()
+
+    async def close(self) -> None:
+        """Close in the orderly way, and by dropping the socket where that takes too long."""
+        late = ConnectionLost(f"no answer to connection.close within {_CLOSE_DEADLINE:g} s")
+        closing = self._connection.close()
+        try:
+            await _translated("connection.close", within(_CLOSE_DEADLINE, closing, late))
+        except ConnectionLost as error:
+            self.abort(str(error))
+
+
+@asynccontextmanager
+async def scratch(session: Session) -> AsyncIterator[Channel]:
+    """A channel to ask questions on: the broker closes it when it says no."""
+    channel = await session.channel()
+    try:
+        yield channel
+    finally:
+        await channel.close()
+
+
+class Connection:
+    """Keeps one connection to one virtual host alive, for as long as the process wants it.
+
+    Args:
+        name: Of the connection in the settings.
+        role: What it is for; shown by the broker's management.
+    """
+
+    def __init__(self, name: str, settings: AMQPSettings, vhost: str | None, role: str) -> None:
+        self.name = name
+        self.vhost = settings.vhost_name(vhost)
+        self.followers: list[Follower] = []
+        self._settings = settings
+        self._asked_vhost = vhost
+        self._role = role
+        self._session: Session | None = None
+        self._connected = asyncio.Event()
+
+    def __str__(self) -> str:
+        return self._settings.display(self._asked_vhost)
+
+    async def session(self) -> Session:
+        """The present incarnation, once there is one."""
+        while self._session is None:
+            await self._connected.wait()
+        return self._session
+
+    async def run(self) -> None:
+        """Connect, and connect again whenever the connection is lost, until cancelled."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff()
+        attempt = 1
+        while True:
+            try:
+                session = await self._connect()
+            except (BrokerRefused, ConnectionLost) as error:
+                seconds = backoff.next()
+                self._failed(error, attempt, seconds)
+                attempt += 1
+                await asyncio.sleep(seconds)
+                continue
+            since = loop.time()
+            log.info("connected", extra=self._fields(attempt=attempt))
+            attempt = 1
+            await self._serve(session)
+            log.warning("connection lost", extra=self._fields(reason=session.protocol.reason))
+            if loop.time() - since > _STABLE_AFTER:
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
+
+    def abort(self, reason: str) -> None:
+        """Drop the socket, if there is one."""
+        if self._session is not None:
+            self._session.abort(reason)
+
+    async def _serve(self, session: Session) -> None:
+        """Lend *session* out until it is lost, or this is cancelled; then clear up after it."""
+        self._session = session
+        self._connected.set()
+        session.lost.add_done_callback(self._forget)
+        try:
+            await self._watch(session)
+        finally:
+            self._forget()
+            await session.close()
+
+    def _forget(self, _: object = None) -> None:
+        self._session = None
+        self._connected.clear()
+
+    async def _watch(self, session: Session) -> None:
+        """Return when the session is lost; give it up when the broker has gone silent."""
+        loop = asyncio.get_running_loop()
+        limit = self._settings.heartbeat * _LOST_AFTER_HEARTBEATS
+        while not session.lost.done():
+            silent = loop.time() - session.protocol.last_read
+            if silent < limit:
+                await asyncio.wait([session.lost], timeout=limit - silent)
+                continue
+            # After a handler that blocked the loop, what came meanwhile has yet to be read.
+            await asyncio.wait([session.lost], timeout=_SECOND_LOOK)
+            if loop.time() - session.protocol.last_read >= limit:
+                session.abort(f"nothing heard of the broker for {silent:.1f} s")
+                await asyncio.wait([session.lost])
+
+    async def _connect(self) -> Session:
+        settings = self._settings
+        url = settings.address(self._asked_vhost).update_query(heartbeat=settings.heartbeat)
+        connection = _TapConnection(
+            url,
+            client_properties={
+                "connection_name": f"workerkit {self._role}",
+                "product": "workerkit",
+            },
+        )
+        late = ConnectionLost(f"no connection within {settings.connect_timeout:g} s")
+        try:
+            await within(settings.connect_timeout, connection.connect(), late)
+        except (AMQPError, OSError, ConnectionLost) as error:
+            raise self._explained(error, connection.factory.protocol) from error
+        finally:
+            protocol = connection.factory.protocol
+            if protocol is not None and not connection.connected.is_set():
+                protocol.discard()
+        if protocol is None:
+            raise StartError(
+                f"aio-pika {aio_pika.__version__} does not open its sockets through aiormq's "
+                "transport_factory any more; install the versions that setup.cfg names"
+            )
+        return Session(connection, protocol)
+
+    def _explained(self, error: Exception, protocol: TapProtocol | None) -> ConnectionLost:
+        where = f"{self} (connection {self.name!r}, virtual host {self.vhost!r})"
+        if protocol is not None and protocol.tap.refusal is not None:
+            code, text = protocol.tap.refusal
+            if code in _REFUSALS:
+                return BrokerRefused(f"{where}: {text}", code)
+            return ConnectionLost(f"{where}: {text}")
+        if isinstance(error.__cause__ or error, ssl.SSLError):
+            return BrokerRefused(f"{where}: TLS failed: {error}", 0)
+        return ConnectionLost(f"{where}: {str(error) or type(error).__name__}")
+
+    def _failed(self, error: Exception, attempt: int, seconds: float) -> None:
+        log.error(
+            "connection failed",
+            exc_info=error,
+            extra=self._fields(attempt=attempt, retry_in=round(seconds, 2)),
+        )
+        for follower in self.followers:
+            follower.connection_failed(error, attempt)
+
+    def _fields(self, **more: object) -> dict[str, object]:
+        return {
+            "connection": self.name,
+            "role": self._role,
+            "broker": str(self),
+            "vhost": self.vhost,
+            **more,
+        }
+
+
+async def _untapped(message: object) -> None:
+    """aiormq's own consumer callback: the tap leaves it nothing to do."""
+
+
+async def _translated(what: str, call: Awaitable[T]) -> T:
+    """Await an aiormq call and raise our errors for its own."""
+    try:
+        return await call
+    except AMQPChannelError as error:
+        code = _CODES.get(type(error), 0)
+        raise BrokerRefused(f"{what}: {error}", code) from error
+    except (ValueError, TypeError) as error:
+        # pamqp refuses what it cannot write, before the broker could.
+        raise BrokerRefused(f"{what}: {error}", 0) from error
+    except (AMQPError, OSError, RuntimeError) as error:
+        raise ConnectionLost(f"{what}: {str(error) or type(error).__name__}") from error

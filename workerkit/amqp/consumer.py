@@ -1,0 +1,86 @@
+"""What a user's class declares about RabbitMQ."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import BeforeValidator, Field
+
+from workerkit.amqp.queue import Queue
+from workerkit.consumer import Consumer
+from workerkit.delivery import Action
+from workerkit.options import Concurrency, Options, Seconds
+
+Declare = Literal["missing", "always", "never"]
+HIGHEST_PREFETCH = 65_535
+
+
+def _as_queues(found: object) -> object:
+    if isinstance(found, str | Queue):
+        raise ValueError("write a list, such as ['orders']")
+    if isinstance(found, Sequence):
+        return tuple(Queue(each) if isinstance(each, str) else each for each in found)
+    return found
+
+
+Queues = Annotated[tuple[Queue, ...], BeforeValidator(_as_queues), Field(min_length=1)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AMQPOptions(Options):
+    """The options of an `AMQPConsumer`.
+
+    Attributes:
+        queues: What it reads from.
+        connection: A named connection of `settings.amqp`.
+        vhost: Virtual host; None for the connection's own.
+        prefetch: Messages that the broker sends ahead, per queue; None for twice `concurrency`.
+        declare: `missing` declares queues that are not there, `always` also those that were
+            deleted later, `never` none; None leaves it to the connection's setting.
+    """
+
+    concurrency: Concurrency = 16
+    timeout: Seconds | None = 300.0
+    queues: Queues
+    connection: str = "default"
+    vhost: str | None = None
+    prefetch: Annotated[int, Field(ge=1, le=HIGHEST_PREFETCH)] | None = None
+    declare: Declare | None = None
+    on_success: Action = Action.ACK
+    on_exception: Action = Action.REQUEUE
+    on_invalid: Action = Action.DEAD_LETTER
+
+    @property
+    def prefetch_count(self) -> int:
+        """The prefetch in force."""
+        return self.prefetch or min(2 * self.concurrency, HIGHEST_PREFETCH)
+
+
+class AMQPConsumer(Consumer, abstract=True):
+    """Handles the messages of one or more queues.
+
+    ```python
+    class OrderPlaced(AMQPConsumer):
+        queues = ["orders"]
+
+        async def handle(self, order: Order) -> None: ...
+    ```
+
+    The first parameter of `handle` takes the body, read as its annotation says, or the
+    `AMQPMessage` with the body in it. A class attribute named like an option sets it; see
+    `AMQPOptions` for all of them. A message is acknowledged when `handle` returns and goes back
+    to its queue when it raises.
+
+    Attributes:
+        queues: Names, or `Queue` declarations.
+    """
+
+    options: ClassVar[type[Options]] = AMQPOptions
+    queues: ClassVar[Sequence[str | Queue]]
+    connection: ClassVar[str]
+    vhost: ClassVar[str | None]
+    prefetch: ClassVar[int | None]
+    declare: ClassVar[Declare | None]
+    on_success: ClassVar[Action]
+    on_exception: ClassVar[Action]
+    on_invalid: ClassVar[Action]

@@ -1,0 +1,97 @@
+"""Make sure of the queues that a consumer reads from, without doing more than it may.
+
+Asking whether a queue is there needs no right to declare it, so a read-only user can consume.
+The broker closes a channel when it says no: every question gets one of its own.
+"""
+
+import logging
+
+from workerkit.amqp.connection import Channel, Session, scratch
+from workerkit.amqp.consumer import Declare
+from workerkit.amqp.queue import Binding, Exchange, Queue
+from workerkit.errors import BrokerRefused
+
+log = logging.getLogger(__name__)
+
+_NO_PERMISSION, _NOT_FOUND = 403, 404
+
+
+async def available(session: Session, queue: Queue, declare: Declare) -> bool:
+    """Whether *queue* can be consumed from; declares it first where *declare* says so.
+
+    Raises:
+        BrokerRefused: It exists with other arguments, is another connection's, or may not be
+            declared or asked for.
+        ConnectionLost: The session went meanwhile.
+    """
+    if declare == "always":
+        await _declare(session, queue)
+        return True
+    if await _exists(session, queue):
+        if declare == "missing" and not queue.is_plain:
+            await _compare(session, queue)
+        return True
+    if declare == "never":
+        return False
+    await _declare(session, queue)
+    log.warning("queue was missing and has been declared", extra={"queue": queue.name})
+    return True
+
+
+async def _exists(session: Session, queue: Queue) -> bool:
+    try:
+        async with scratch(session) as channel:
+            await channel.declare_queue(queue.name, passive=True)
+    except BrokerRefused as error:
+        if error.code == _NOT_FOUND:
+            return False
+        raise
+    return True
+
+
+async def _compare(session: Session, queue: Queue) -> None:
+    """Declare a queue that exists: the broker refuses where arguments differ."""
+    try:
+        async with scratch(session) as channel:
+            await _declare_queue(channel, queue)
+    except BrokerRefused as error:
+        if error.code != _NO_PERMISSION:
+            raise
+
+
+async def _declare(session: Session, queue: Queue) -> None:
+    for binding in queue.bindings:
+        if isinstance(binding.exchange, Exchange):
+            await _declare_exchange(session, binding.exchange)
+    async with scratch(session) as channel:
+        await _declare_queue(channel, queue)
+        for binding in queue.bindings:
+            await _bind(channel, queue, binding)
+
+
+async def _declare_exchange(session: Session, exchange: Exchange) -> None:
+    async with scratch(session) as channel:
+        await channel.declare_exchange(
+            exchange.name,
+            exchange_type=exchange.type,
+            durable=exchange.durable,
+            auto_delete=exchange.auto_delete,
+            internal=exchange.internal,
+            arguments=dict(exchange.arguments),
+        )
+
+
+async def _declare_queue(channel: Channel, queue: Queue) -> None:
+    await channel.declare_queue(
+        queue.name,
+        durable=queue.durable,
+        exclusive=queue.exclusive,
+        auto_delete=queue.auto_delete,
+        arguments=queue.declared_arguments,
+    )
+
+
+async def _bind(channel: Channel, queue: Queue, binding: Binding) -> None:
+    exchange = binding.exchange
+    name = exchange.name if isinstance(exchange, Exchange) else exchange
+    await channel.bind_queue(queue.name, name, binding.routing_key, dict(binding.arguments))

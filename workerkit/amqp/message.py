@@ -1,0 +1,148 @@
+"""One RabbitMQ message, as a handler sees it."""
+
+from datetime import datetime
+from functools import cached_property
+from typing import Any, Generic, TypeVar
+
+from workerkit.amqp.acks import Acks
+from workerkit.amqp.properties import Properties, decode, moment
+from workerkit.delivery import Action, Delivery
+
+T = TypeVar("T")
+
+ATTEMPT = "x-workerkit-attempt"
+DELIVERY_COUNT = "x-delivery-count"
+_MOST_ATTEMPTS = 1_000_000
+
+
+class AMQPMessage(Delivery, Generic[T]):
+    """A message that `handle` is called with.
+
+    Headers and properties are decoded when first asked for, and whatever the sender wrote, asking
+    never raises: what cannot be decoded is absent.
+
+    Attributes:
+        body: The decoded body.
+        raw: The body as bytes.
+        queue: The queue it came from.
+        redelivered: Whether the broker delivered it before, here or elsewhere.
+        tag: The broker's delivery tag, valid on the channel that delivered it.
+        acks: Settles it on that channel.
+    """
+
+    __slots__ = (
+        "__dict__",
+        "_envelope",
+        "_raw_properties",
+        "acks",
+        "body",
+        "queue",
+        "redelivered",
+        "tag",
+    )
+
+    body: T
+
+    def __init__(
+        self,
+        raw: bytes,
+        *,
+        queue: str,
+        tag: int,
+        envelope: bytes,
+        properties: bytes,
+        acks: Acks,
+    ) -> None:
+        self.raw = raw
+        self.fate = None
+        self.queue = queue
+        self.tag = tag
+        self.acks = acks
+        # basic.deliver from the redelivered bit on: bit, exchange, routing key (short strings).
+        self._envelope = envelope
+        self._raw_properties = properties
+        self.redelivered = envelope[:1] == b"\x01"
+
+    def __repr__(self) -> str:
+        name = self.message_id or f"#{self.tag}"
+        return f"<AMQPMessage {name} of {self.queue!r}, {len(self.raw)} bytes>"
+
+    def accept(self) -> None:
+        """Acknowledge this message, even if the handler raises afterwards."""
+        self.decide(Action.ACK)
+
+    def reject(self, requeue: bool = True) -> None:
+        """Refuse this message, even if the handler returns normally.
+
+        Args:
+            requeue: Back into the queue; else to the queue's dead-letter exchange, or dropped
+                where it has none.
+        """
+        self.decide(Action.REQUEUE if requeue else Action.REJECT)
+
+    @cached_property
+    def properties(self) -> Properties:
+        """All properties at once."""
+        return decode(self._raw_properties)
+
+    @property
+    def headers(self) -> dict[str, Any]:
+        """The headers table; empty where there is none or it cannot be decoded."""
+        return self.properties.headers
+
+    @property
+    def message_id(self) -> str | None:
+        return self.properties.message_id
+
+    @property
+    def correlation_id(self) -> str | None:
+        return self.properties.correlation_id
+
+    @property
+    def reply_to(self) -> str | None:
+        return self.properties.reply_to
+
+    @property
+    def content_type(self) -> str | None:
+        return self.properties.content_type
+
+    @property
+    def type(self) -> str | None:
+        return self.properties.type
+
+    @property
+    def priority(self) -> int | None:
+        return self.properties.priority
+
+    @property
+    def timestamp(self) -> datetime | None:
+        """When the sender says it was published, in UTC."""
+        return moment(self.properties.timestamp)
+
+    @property
+    def exchange(self) -> str:
+        """The exchange it was published to; empty for the default exchange."""
+        return self._short_string(1)
+
+    @property
+    def routing_key(self) -> str:
+        return self._short_string(2 + self._envelope[1] if len(self._envelope) > 1 else 1)
+
+    @property
+    def attempt(self) -> int:
+        """Which try this is, from 1, as the header `x-workerkit-attempt` counts."""
+        return self._count(ATTEMPT, otherwise=1)
+
+    @property
+    def delivery_count(self) -> int:
+        """How often a quorum queue took it back; 0 on a classic queue, which does not count."""
+        return self._count(DELIVERY_COUNT, otherwise=0)
+
+    def _count(self, header: str, otherwise: int) -> int:
+        value = self.headers.get(header)
+        counts = isinstance(value, int) and otherwise <= value <= _MOST_ATTEMPTS
+        return int(value) if counts and value is not None else otherwise
+
+    def _short_string(self, position: int) -> str:
+        size = self._envelope[position] if position < len(self._envelope) else 0
+        return self._envelope[position + 1 : position + 1 + size].decode(errors="replace")

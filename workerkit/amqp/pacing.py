@@ -1,0 +1,46 @@
+"""How long a message that failed is held before it goes back to its queue. Pure."""
+
+_FIRST = 1.0
+_CAP = 30.0
+_UNKNOWN_LIMIT = 15
+
+
+class Pacing:
+    """The failures of one queue.
+
+    A message that fails for the first time goes back at once: another process may do better. One
+    that was delivered before and fails again is held, and longer with each such failure in a row,
+    so that a message nobody can handle does not spin.
+    """
+
+    __slots__ = ("failures",)
+
+    def __init__(self) -> None:
+        self.failures = 0
+
+    def failed(self, *, redelivered: bool) -> float:
+        """Count a failure; the seconds to hold the message, 0 for not at all."""
+        if not redelivered:
+            return 0.0
+        pause = min(_CAP, _FIRST * 2.0 ** min(self.failures, 10))
+        self.failures += 1
+        return pause
+
+    def succeeded(self, *, redelivered: bool) -> None:
+        """A message that was delivered before has been handled: begin anew."""
+        if redelivered:
+            self.failures = 0
+
+
+def near_limit(delivery_count: int, limit: int | None) -> bool:
+    """Whether a quorum queue might drop the message instead of taking it back once more.
+
+    Args:
+        delivery_count: How often it was taken back, from the header `x-delivery-count`.
+        limit: The queue's delivery limit; None where unknown (RabbitMQ 4 has 20 by default).
+    """
+    if limit is None:
+        return delivery_count >= _UNKNOWN_LIMIT
+    if limit < 0:  # Switched off.
+        return False
+    return delivery_count >= min(limit, max(limit - 1, 1))

@@ -1,0 +1,260 @@
+"""One consumer's channel: open it, consume from its queues, and do so again when it is lost."""
+
+import asyncio
+import logging
+import os
+import socket
+from struct import Struct
+
+from workerkit.amqp.connection import Channel, Connection, Session
+from workerkit.amqp.consumer import AMQPOptions, Declare
+from workerkit.amqp.declaring import available
+from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.queue import Queue
+from workerkit.amqp.receiver import Receiver
+from workerkit.delivery import Action
+from workerkit.endpoint import Endpoint
+from workerkit.errors import BrokerRefused, ConnectionLost
+from workerkit.health import Health
+from workerkit.supervisor import Backoff
+
+log = logging.getLogger(__name__)
+
+_U64 = Struct(">Q").unpack_from
+_MISSING_RETRY = 2.0
+_NO_PERMISSION = 403
+
+
+class Subscription:
+    """Feeds one receiver from one connection.
+
+    Nothing outlives the loss of a channel but the handlers that run: their settlements go to the
+    lost channel, that is nowhere, and the broker delivers their messages again.
+
+    Args:
+        declare: The consumer's own option, or the connection's setting.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        options: AMQPOptions,
+        connection: Connection,
+        receiver: Receiver,
+        declare: Declare,
+        health: Health,
+    ) -> None:
+        self.health = health
+        self._endpoint = endpoint
+        self._options = options
+        self._connection = connection
+        self._receiver = receiver
+        self._declare = declare
+        self._seen: set[str] = set()
+        self._tags = {_tag(options.name, queue): queue for queue in options.queues}
+        self._by_tag = {tag.encode(): queue.name for tag, queue in self._tags.items()}
+        self._consuming: set[str] = set()
+        self._changed = asyncio.Event()
+        self._channel: Channel | None = None
+        self._hooks: set[asyncio.Task[None]] = set()
+        connection.followers.append(self)
+
+    async def run(self) -> None:
+        """Consume until cancelled. The channel then stays open, for handlers that still run."""
+        backoff = Backoff()
+        while True:
+            session = await self._connection.session()
+            try:
+                await self._consume(session, backoff)
+            except (BrokerRefused, ConnectionLost) as error:
+                self._failed(error, backoff.next())
+            self._receiver.forget()
+            await self._discard()
+            if not session.lost.done():
+                await asyncio.sleep(backoff.next())
+            elif self.health.was_ready:
+                self.health.waiting("the connection is lost")
+
+    async def stop(self) -> None:
+        """Cancel the consumers, then put back what no handler has begun with."""
+        self.health.stopping()
+        self._receiver.stop()
+        if self._channel is not None and not self._channel.lost.done():
+            try:
+                for tag in sorted(self._consuming):
+                    await self._channel.cancel(tag)
+            except ConnectionLost as error:
+                log.warning(
+                    "consumer not cancelled",
+                    extra={"consumer": self.health.consumer, "reason": str(error)},
+                )
+        self._receiver.put_back()
+
+    async def close(self) -> None:
+        """Close the channel; the broker puts back what is not settled."""
+        for hook in self._hooks:
+            hook.cancel()
+        await self._discard()
+
+    def connection_failed(self, error: Exception, attempt: int) -> None:
+        """The connection could not be made: note why, and tell the consumer."""
+        if isinstance(error, BrokerRefused):
+            self.health.refused(str(error))
+        else:
+            self.health.waiting(str(error))
+        hook = asyncio.create_task(self._endpoint.connection_failed(error, attempt))
+        self._hooks.add(hook)
+        hook.add_done_callback(self._hooks.discard)
+
+    def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
+        """A message, from the tap: consumer tag, delivery tag, envelope."""
+        end = method[0] + 1
+        assert self._channel is not None
+        self._receiver.take(
+            AMQPMessage(
+                body,
+                queue=self._by_tag[method[1:end]],
+                tag=_U64(method, end)[0],
+                envelope=method[end + 8 :],
+                properties=properties,
+                acks=self._channel.acks,
+            )
+        )
+
+    def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
+        """Nothing is published on this channel."""
+
+    def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
+        """Nothing is published on this channel."""
+
+    def closed(self) -> None:
+        """The broker closes the channel, and hears nothing that is sent on it from now on."""
+        if self._channel is not None:
+            self._channel.acks.fence()
+
+    async def _consume(self, session: Session, backoff: Backoff) -> None:
+        """Return when the channel is lost."""
+        self._consuming.clear()
+        channel = self._channel = await session.channel()
+        channel.on_cancel = self._cancelled
+        channel.lost.add_done_callback(lambda _: self._changed.set())
+        channel.tap(self)
+        await channel.prefetch(self._options.prefetch_count)
+        while not channel.lost.done():
+            self._changed.clear()
+            pause = await self._complete(session, channel, backoff)
+            try:
+                async with asyncio.timeout(pause):
+                    await self._changed.wait()
+            except TimeoutError:
+                continue
+        if not session.lost.done():
+            raise ConnectionLost(f"the broker closed the channel: {channel.lost.result()}")
+
+    async def _complete(self, session: Session, channel: Channel, backoff: Backoff) -> float | None:
+        """Consume from every queue that is there; seconds until the next look, None for no need."""
+        pauses = []
+        for tag, queue in self._tags.items():
+            if tag in self._consuming:
+                continue
+            try:
+                there = await self._available(session, queue)
+            except BrokerRefused as error:
+                pauses.append(backoff.next())
+                self._failed(error, pauses[-1])
+                continue
+            if not there:
+                pauses.append(_MISSING_RETRY)
+                self._missing(queue)
+                continue
+            await channel.consume(queue.name, tag, exclusive=False)
+            self._consuming.add(tag)
+            self._seen.add(queue.name)
+            log.info("consuming", extra={"consumer": self.health.consumer, "queue": queue.name})
+        if pauses:
+            return min(pauses)
+        backoff.reset()
+        self.health.ready()
+        return None
+
+    async def _available(self, session: Session, queue: Queue) -> bool:
+        if not await available(session, queue, self._mode(queue)):
+            return False
+        if not self._buries:
+            return True
+        dead_letters = Queue(queue.dead_letters)
+        try:
+            if await available(session, dead_letters, self._mode(dead_letters)):
+                self._seen.add(dead_letters.name)
+                return True
+        except BrokerRefused as error:
+            if error.code != _NO_PERMISSION:
+                raise
+            raise BrokerRefused(
+                f"{self.health.consumer}: its dead letters have no queue: {error}; grant configure "
+                f"and write on {dead_letters.name!r}, or set on_invalid = Action.REJECT",
+                error.code,
+            ) from error
+        self._missing(dead_letters)
+        return False
+
+    @property
+    def _buries(self) -> bool:
+        options = self._options
+        actions = (options.on_success, options.on_exception, options.on_invalid)
+        return Action.DEAD_LETTER in actions
+
+    def _mode(self, queue: Queue) -> Declare:
+        """Somebody who deletes a queue at run time means it: wait for it, unless told otherwise.
+
+        A queue that goes with its connection or its consumers was deleted by nobody.
+        """
+        lasting = queue.durable and not queue.exclusive and not queue.auto_delete
+        if self._declare == "missing" and lasting and queue.name in self._seen:
+            return "never"
+        return self._declare
+
+    def _missing(self, queue: Queue) -> None:
+        self.health.waiting(f"queue {queue.name!r} is missing")
+        log.warning(
+            "queue is missing",
+            extra={
+                "consumer": self.health.consumer,
+                "queue": queue.name,
+                "retry_in": _MISSING_RETRY,
+            },
+        )
+
+    def _failed(self, error: Exception, seconds: float) -> None:
+        if isinstance(error, BrokerRefused):
+            self.health.refused(str(error))
+        else:
+            self.health.waiting(str(error))
+        log.error(
+            "consumer is not ready",
+            exc_info=error,
+            extra={"consumer": self.health.consumer, "retry_in": round(seconds, 2)},
+        )
+
+    def _cancelled(self, tag: str) -> None:
+        """The broker has cancelled a consumer: its queue was deleted, or lost its leader."""
+        queue = self._tags.get(tag)
+        if queue is None or self.health.state == "stopping":
+            return
+        self._consuming.discard(tag)
+        self.health.waiting(f"queue {queue.name!r} was deleted")
+        log.warning(
+            "consumer cancelled by the broker",
+            extra={"consumer": self.health.consumer, "queue": queue.name},
+        )
+        self._changed.set()
+
+    async def _discard(self) -> None:
+        channel, self._channel = self._channel, None
+        if channel is not None:
+            await channel.close()
+
+
+def _tag(consumer: str, queue: Queue) -> str:
+    """What the broker's management shows: who consumes what from where."""
+    return f"{consumer}:{queue.name}@{socket.gethostname()}:{os.getpid()}"[:255]

@@ -1,0 +1,156 @@
+"""RabbitMQ as a wire: one connection per virtual host, one subscription per consumer."""
+
+import asyncio
+from collections.abc import Sequence
+
+from workerkit.amqp.connection import Connection
+from workerkit.amqp.consumer import AMQPOptions
+from workerkit.amqp.dead_letters import DeadLetters
+from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.publisher import Publisher
+from workerkit.amqp.receiver import Receiver
+from workerkit.amqp.subscription import Subscription
+from workerkit.consumer import Consumer
+from workerkit.delivery import Delivery
+from workerkit.endpoint import Endpoint
+from workerkit.health import Health
+from workerkit.options import Options
+from workerkit.places import place
+from workerkit.settings import WorkerSettings
+from workerkit.wire import Context, Declared
+
+_LONGEST_NAME = 255
+
+
+class AMQPWire:
+    """Feeds every `AMQPConsumer` and settles what they handle."""
+
+    kind = "amqp"
+    delivery: type[Delivery] = AMQPMessage
+
+    def __init__(self) -> None:
+        self._connections: dict[tuple[str, str], Connection] = {}
+        self._subscriptions: list[Subscription] = []
+        self._receivers: list[Receiver] = []
+        self._workers: list[asyncio.Task[None]] = []
+        self._loops: list[asyncio.Task[None]] = []
+        self._links: list[asyncio.Task[None]] = []
+        self._publisher: Publisher | None = None
+
+    def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
+        """Faults that only the settings or RabbitMQ's limits show."""
+        options = _amqp(declared.options)
+        where = place(declared.consumer)
+        faults = []
+        if options.connection.casefold() not in settings.amqp:
+            known = ", ".join(sorted(settings.amqp))
+            faults.append(
+                f"{where}: the settings have no connection {options.connection!r}, only {known}"
+            )
+        names = [queue.name for queue in options.queues]
+        faults += [
+            f"{where}: queue {name!r} stands twice in queues"
+            for name in names
+            if names.count(name) > 1
+        ][:1]
+        faults += [
+            f"{where}: the name of queue {queue.name!r} is too long for that of its dead letters"
+            for queue in options.queues
+            if len(queue.dead_letters.encode()) > _LONGEST_NAME
+        ]
+        return faults
+
+    def source(self, options: Options) -> str:
+        """The names of the queues."""
+        return ", ".join(queue.name for queue in _amqp(options).queues)
+
+    def via(self, options: Options, settings: WorkerSettings) -> str:
+        """The broker's address and the virtual host."""
+        own = _amqp(options)
+        return settings.amqp[own.connection.casefold()].display(own.vhost)
+
+    def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
+        """The endpoint of one consumer."""
+        options = _amqp(declared.options)
+        return Endpoint(
+            consumer,
+            options,
+            declared.signature,
+            on_success=options.on_success,
+            on_exception=options.on_exception,
+            on_invalid=options.on_invalid,
+        )
+
+    async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
+        """Connect and consume; what goes wrong is tried again for ever."""
+        if isinstance(context.publisher, Publisher):
+            publisher = context.publisher
+        else:
+            publisher = self._publisher = Publisher()
+            publisher.open(context.settings)
+        for endpoint in endpoints:
+            self._subscribe(endpoint, context, publisher)
+        for connection in self._connections.values():
+            self._links.append(context.keep(connection.run(), f"connection to {connection}"))
+        return [subscription.health for subscription in self._subscriptions]
+
+    async def stop(self) -> None:
+        """Take nothing new; what no handler has begun with goes back."""
+        await _cancelled(self._loops)
+        await asyncio.gather(*(each.stop() for each in self._subscriptions))
+
+    async def drain(self) -> None:
+        """Return once no handler runs."""
+        await asyncio.gather(*(each.drain() for each in self._receivers))
+
+    async def cancel(self) -> None:
+        """Cancel the handlers that still run, and wait for them."""
+        await _cancelled(self._workers)
+
+    def busy(self) -> list[str]:
+        """Consumers with handlers that still run."""
+        return [each.name for each in self._receivers if each.busy]
+
+    async def close(self) -> None:
+        """Close channels and connections."""
+        if self.busy():
+            for connection in self._connections.values():
+                connection.abort("handlers would not end")
+        else:
+            await _cancelled(self._workers)
+        await asyncio.gather(*(each.close() for each in self._subscriptions))
+        await _cancelled(self._links)
+        if self._publisher is not None:
+            await self._publisher.close()
+
+    def _subscribe(self, endpoint: Endpoint, context: Context, publisher: Publisher) -> None:
+        options = _amqp(endpoint.options)
+        settings = context.settings.amqp[options.connection.casefold()]
+        key = (options.connection.casefold(), settings.vhost_name(options.vhost))
+        if key not in self._connections:
+            role = "consumers"
+            self._connections[key] = Connection(key[0], settings, options.vhost, role)
+        dead_letters = DeadLetters(publisher, options.name, options.connection, options.vhost)
+        receiver = Receiver(endpoint, options, context.observers, dead_letters)
+        declare = options.declare or settings.declare
+        health = Health(options.name, changed=context.changed)
+        subscription = Subscription(
+            endpoint, options, self._connections[key], receiver, declare, health
+        )
+        self._receivers.append(receiver)
+        self._subscriptions.append(subscription)
+        self._workers += [context.keep(work, name) for name, work in receiver.workers()]
+        self._loops.append(context.keep(subscription.run(), f"{options.name} subscription"))
+
+
+def _amqp(options: object) -> AMQPOptions:
+    assert isinstance(options, AMQPOptions)
+    return options
+
+
+async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel *tasks* and wait for them, however they end."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

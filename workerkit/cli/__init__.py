@@ -1,0 +1,8 @@
+"""The command `workerkit`: run, list and check an application."""
+
+from workerkit.cli.commands import app
+
+
+def main() -> None:
+    """Run the command line in `sys.argv`."""
+    app(prog_name="workerkit")

@@ -1,0 +1,62 @@
+"""Find the application that a command is about."""
+
+import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from dependency_injector import containers
+
+from workerkit.container import WorkerContainer
+from workerkit.errors import DeclarationError
+
+
+def load_container(package: str, container: str | None) -> containers.Container:
+    """The container of an application.
+
+    Args:
+        package: `PACKAGE.container:Container` is used where there is one, else a plain
+            `WorkerContainer`.
+        container: `module:attribute`, instead.
+
+    Raises:
+        DeclarationError: It cannot be imported or made, or is no container.
+    """
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+    if container is None:
+        if not _has_container(package):
+            return WorkerContainer()
+        container = f"{package}.container:Container"
+    module, separator, attribute = container.partition(":")
+    if not separator:
+        raise DeclarationError(f"--container {container}: write module:attribute")
+    try:
+        found = getattr(import_module(module), attribute)
+        made = found() if isinstance(found, type) else found
+    except Exception as error:
+        raise DeclarationError(
+            f"cannot make the container {container}: {type(error).__name__}: {error}"
+        ) from error
+    return _checked(container, made)
+
+
+def _has_container(package: str) -> bool:
+    try:
+        return find_spec(f"{package}.container") is not None
+    except ImportError:
+        # The package itself cannot be imported; discovery says so, with the reason.
+        return False
+
+
+def _checked(name: str, made: Any) -> containers.Container:
+    # Not isinstance: an instance of a declarative container is a DynamicContainer.
+    missing = [
+        each for each in WorkerContainer.providers if each not in getattr(made, "providers", {})
+    ]
+    if missing:
+        raise DeclarationError(f"{name} is no WorkerContainer: it has no {', '.join(missing)}")
+    container: containers.Container = made
+    return container

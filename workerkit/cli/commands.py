@@ -1,0 +1,148 @@
+"""What each command does."""
+
+import dataclasses
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from enum import StrEnum
+from typing import Annotated, Any
+
+import typer
+
+from workerkit.amqp.queue import Queue
+from workerkit.assembly import Assembly
+from workerkit.cli.application import load_container
+from workerkit.errors import StartError
+from workerkit.places import place
+from workerkit.runner import Runner
+from workerkit.version import __version__
+
+app = typer.Typer(
+    help="Run class-based consumers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+Package = Annotated[str, typer.Argument(help="The package that has the consumers.")]
+Container = Annotated[
+    str | None,
+    typer.Option(help="module:attribute; PACKAGE.container:Container by default."),
+]
+Only = Annotated[
+    list[str] | None, typer.Option(help="Only the consumer of this name; may be repeated.")
+]
+
+
+class LogLevel(StrEnum):
+    """The levels that one may ask for."""
+
+    DEBUG = "debug"
+    INFO = "info"
+    WARNING = "warning"
+    ERROR = "error"
+
+
+Traceback = Annotated[bool, typer.Option("--traceback", help="Show where a fault was found.")]
+
+
+@app.callback(invoke_without_command=True)
+def workerkit(
+    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+) -> None:
+    """Run class-based consumers for RabbitMQ queues."""
+    if version:
+        print(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    package: Package,
+    only: Only = None,
+    container: Container = None,
+    log_level: Annotated[
+        LogLevel | None,
+        typer.Option(help="Instead of the setting LOG__LEVEL.", case_sensitive=False),
+    ] = None,
+    traceback: Traceback = False,
+) -> None:
+    """Run the consumers of PACKAGE until SIGTERM or SIGINT."""
+    with _faults(traceback):
+        runner = Runner(load_container(package, container), packages=[package], only=only or ())
+        runner.run(traceback=traceback, log_level=log_level)
+
+
+@app.command("list")
+def list_(
+    package: Package,
+    container: Container = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+    traceback: Traceback = False,
+) -> None:
+    """List the consumers of PACKAGE with the options in force."""
+    with _faults(traceback):
+        rows = list(_rows(_assembled(package, container)))
+    if as_json:
+        print(json.dumps(rows, indent=2))
+        return
+    for row in rows:
+        print(f"{row['name']}  {row['kind']}  {row['source']}  ({row['class']})")
+        for option, value in row["options"].items():
+            print(f"    {option} = {value}  [{row['sources'][option]}]")
+
+
+@app.command()
+def check(package: Package, container: Container = None, traceback: Traceback = False) -> None:
+    """Say everything that is wrong with PACKAGE, without opening a socket."""
+    with _faults(traceback):
+        declared = _assembled(package, container).declared
+    print(f"{package}: {len(declared)} consumer{'s' if len(declared) > 1 else ''}, no faults")
+
+
+def _assembled(package: str, container: str | None) -> Assembly:
+    return Runner(load_container(package, container), packages=[package]).assemble()
+
+
+def _rows(assembly: Assembly) -> Iterator[dict[str, Any]]:
+    for wire, fed in assembly.wires:
+        for each in fed:
+            options = each.options
+            values = {
+                field.name: _plain(getattr(options, field.name))
+                for field in dataclasses.fields(options)
+                if field.name not in ("name", "sources")
+            }
+            yield {
+                "name": options.name,
+                "kind": wire.kind,
+                "class": f"{each.consumer.__module__}.{each.consumer.__qualname__}",
+                "source": wire.source(options),
+                "connection": getattr(options, "connection", None),
+                "options": values,
+                "sources": {name: str(options.sources[name]) for name in values},
+                "place": place(each.consumer),
+            }
+
+
+def _plain(value: Any) -> Any:
+    """An option's value as JSON has it."""
+    if isinstance(value, tuple):
+        return [_plain(each) for each in value]
+    if isinstance(value, Queue):
+        return value.name
+    return value
+
+
+@contextmanager
+def _faults(traceback: bool) -> Iterator[None]:
+    """Write each fault on a line of its own, and exit as its kind wants."""
+    try:
+        yield
+    except StartError as error:
+        if traceback:
+            raise
+        for fault in error.faults:
+            print(" ".join(fault.splitlines()), file=sys.stderr)
+        raise typer.Exit(error.exit_code) from None

@@ -1,0 +1,133 @@
+"""Bodies: bytes to the type that `handle` declares, and values to bytes."""
+
+import dataclasses
+import importlib.util
+from collections.abc import Callable
+from functools import cache
+from typing import Any
+
+from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError, to_json
+
+from workerkit.errors import InvalidBody
+
+Decode = Callable[[bytes], Any]
+JSON = "application/json"
+
+
+class UnknownType(TypeError):
+    """No codec knows how to read a body as this type."""
+
+
+def decoder(type_: Any) -> Decode:
+    """Make the function that reads a body as *type_*.
+
+    `bytes` is the body as it is, `str` its UTF-8 text; everything else is read as JSON: JSON
+    values (`dict`, `list`, `int`, `Any`...), a pydantic model, a dataclass, a `TypedDict`, a
+    `msgspec.Struct`. The function raises `InvalidBody`, whose text never contains the body.
+
+    Raises:
+        UnknownType: *type_* is none of these.
+    """
+    if type_ is bytes:
+        return _identity
+    if type_ is str:
+        return _text
+    if _is_struct(type_):
+        return _struct_decoder(type_)
+    return _json_decoder(type_)
+
+
+def encode(body: object) -> tuple[bytes, str]:
+    """Turn a value into bytes and their content type.
+
+    `bytes` go as they are, `str` as UTF-8 text, models, dataclasses and JSON values as JSON.
+
+    Raises:
+        TypeError: The value cannot be written as JSON.
+    """
+    if isinstance(body, bytes | bytearray | memoryview):
+        return bytes(body), "application/octet-stream"
+    if isinstance(body, str):
+        return body.encode(), "text/plain; charset=utf-8"
+    if isinstance(body, BaseModel):
+        return body.__pydantic_serializer__.to_json(body, by_alias=True), JSON
+    if _is_struct(type(body)):
+        import msgspec
+
+        return msgspec.json.encode(body), JSON
+    try:
+        kind: Any = type(body)
+        if dataclasses.is_dataclass(body):
+            return _adapter(kind).dump_json(body, by_alias=True), JSON
+        return to_json(body), JSON
+    except PydanticSerializationError as error:
+        raise TypeError(
+            f"a {type(body).__qualname__} cannot be written as JSON: {error}"
+        ) from error
+
+
+@cache
+def _adapter(type_: Any) -> TypeAdapter[Any]:
+    return TypeAdapter(type_)
+
+
+def _identity(raw: bytes) -> bytes:
+    return raw
+
+
+def _text(raw: bytes) -> str:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError as error:
+        raise InvalidBody(
+            f"the body is not UTF-8 text: {error.reason} at byte {error.start}"
+        ) from error
+
+
+def _json_decoder(type_: Any) -> Decode:
+    try:
+        adapter = TypeAdapter(type_)
+    except (PydanticSchemaGenerationError, NameError, TypeError) as error:
+        raise UnknownType(str(error).split("\n", 1)[0]) from error
+    validate = adapter.validator.validate_json
+
+    def decode(raw: bytes) -> Any:
+        try:
+            return validate(raw)
+        except ValidationError as error:
+            # Not chained: pydantic's own text contains the body.
+            raise InvalidBody(_explain(error)) from None
+
+    return decode
+
+
+def _explain(error: ValidationError) -> str:
+    """Pydantic's findings without the input, which its own text contains."""
+    findings = error.errors(include_url=False, include_context=False, include_input=False)
+    return "; ".join(
+        f"{'.'.join(str(step) for step in each['loc']) or 'the body'}: {each['msg']}"
+        for each in findings[:5]
+    ) + (f"; and {len(findings) - 5} more" if len(findings) > 5 else "")
+
+
+def _is_struct(type_: Any) -> bool:
+    if not isinstance(type_, type) or importlib.util.find_spec("msgspec") is None:
+        return False
+    import msgspec
+
+    return issubclass(type_, msgspec.Struct)
+
+
+def _struct_decoder(type_: Any) -> Decode:
+    import msgspec
+
+    decode_json = msgspec.json.Decoder(type_).decode
+
+    def decode(raw: bytes) -> Any:
+        try:
+            return decode_json(raw)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise InvalidBody(f"the body: {error}") from error
+
+    return decode

@@ -1,0 +1,102 @@
+"""Where an application wires its own objects, beside those that the framework brings."""
+
+import inspect
+import logging
+from typing import Any
+
+from dependency_injector import containers, providers
+
+from workerkit.amqp.consumer import AMQPConsumer
+from workerkit.amqp.publisher import Publisher
+from workerkit.amqp.wire import AMQPWire
+from workerkit.errors import RunError
+from workerkit.observe import log_settled
+from workerkit.settings import WorkerSettings
+
+log = logging.getLogger(__name__)
+
+
+class WorkerContainer(containers.DeclarativeContainer):
+    """Subclass it and add providers; consumers get them by the names of their parameters.
+
+    None of these providers depends on another one, so a subclass may replace any of them.
+
+    Attributes:
+        settings: Replace it with `providers.Singleton(Settings)` of your own class.
+        publisher: Publishes to RabbitMQ.
+        observers: Called with a `Settled` record for each delivery.
+        wires: Which wire feeds which base class. Add a pair to add a wire.
+    """
+
+    settings = providers.Singleton(WorkerSettings)
+    publisher = providers.Singleton(Publisher)
+    observers = providers.List(providers.Object(log_settled))
+    wires = providers.Dict({AMQPConsumer: providers.Singleton(AMQPWire)})
+
+
+class Resources:
+    """The resources of a container, opened one by one and closed in reverse, each on its own."""
+
+    def __init__(self, container: containers.Container) -> None:
+        self._wanted = _in_order(container)
+        self._opened: list[tuple[str, providers.Resource[Any]]] = []
+
+    async def open(self) -> None:
+        """Open every resource, those it depends on first.
+
+        Raises:
+            RunError: One could not be opened; those before it are open.
+        """
+        for name, resource in self._wanted:
+            self._opened.append((name, resource))
+            try:
+                opening = resource.init()
+                if inspect.isawaitable(opening):
+                    await opening
+            except Exception as error:
+                raise RunError(f"resource {name!r} could not be opened: {_said(error)}") from error
+
+    async def close(self) -> list[str]:
+        """Close what was opened, the last one first; one that fails does not keep the others.
+
+        Returns:
+            The faults, one sentence each.
+        """
+        faults = []
+        while self._opened:
+            name, resource = self._opened.pop()
+            try:
+                closing = resource.shutdown()
+                if inspect.isawaitable(closing):
+                    await closing
+            except Exception as error:
+                log.exception("resource could not be closed", extra={"resource": name})
+                faults.append(f"resource {name!r} could not be closed: {_said(error)}")
+        return faults
+
+
+def _in_order(container: containers.Container) -> list[tuple[str, providers.Resource[Any]]]:
+    """Every resource with its name, behind all that it depends on."""
+    names = {id(provider): name for name, provider in container.providers.items()}
+    found: dict[int, tuple[str, providers.Resource[Any]]] = {}
+    seen: set[int] = set()
+
+    def visit(provider: providers.Provider[Any]) -> None:
+        if id(provider) in seen:
+            return
+        seen.add(id(provider))
+        if provider.last_overriding is not None:
+            visit(provider.last_overriding)
+            return
+        for dependency in provider.related:
+            visit(dependency)
+        if isinstance(provider, providers.Resource):
+            found[id(provider)] = names.get(id(provider), repr(provider.provides)), provider
+
+    for provider in container.providers.values():
+        visit(provider)
+    return list(found.values())
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}"

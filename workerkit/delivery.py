@@ -1,0 +1,66 @@
+"""What a wire hands over (Delivery) and what becomes of it (Action, Outcome)."""
+
+import logging
+from dataclasses import dataclass
+from enum import StrEnum
+
+log = logging.getLogger(__name__)
+
+
+class Action(StrEnum):
+    """What a wire does with a delivery once it has been handled.
+
+    On AMQP: `ACK` takes the message off the queue; `REQUEUE` puts it back, with a pause for one
+    that keeps failing; `REJECT` hands it to the queue's dead-letter exchange, or drops it where
+    there is none; `DEAD_LETTER` moves it, with the evidence of what went wrong in its headers,
+    to `<queue>.dlq`.
+    """
+
+    ACK = "ack"
+    REQUEUE = "requeue"
+    REJECT = "reject"
+    DEAD_LETTER = "dead_letter"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """The decision about one delivery, still to be carried out by its wire.
+
+    Attributes:
+        action: What to do.
+        error: What the handler raised, or why the body could not be read.
+        value: What the handler returned.
+    """
+
+    action: Action
+    error: Exception | None = None
+    value: object = None
+
+
+class Delivery:
+    """One message or event, and the fate that its handler chose for it.
+
+    Attributes:
+        raw: The undecoded payload.
+        fate: None until the handler decides by itself or has been called.
+    """
+
+    __slots__ = ("fate", "raw")
+
+    def __init__(self, raw: bytes) -> None:
+        self.raw = raw
+        self.fate: Action | None = None
+
+    def decide(self, action: Action) -> None:
+        """Choose what becomes of this delivery, whatever the handler does afterwards.
+
+        Only the first choice counts. A later one, or one made after the delivery was settled, is
+        logged and ignored: it never reaches the wire.
+        """
+        if self.fate is None:
+            self.fate = action
+            return
+        log.warning(
+            "second settlement ignored",
+            extra={"delivery": repr(self), "first": self.fate, "second": action},
+        )

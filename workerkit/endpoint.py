@@ -1,0 +1,123 @@
+"""The spine: one delivery in, one outcome out, whatever wire it came by."""
+
+import asyncio
+import inspect
+import logging
+from functools import partial
+from typing import Any
+
+from workerkit.consumer import Consumer
+from workerkit.deadlines import Deadlines
+from workerkit.delivery import Action, Delivery, Outcome
+from workerkit.errors import HandlerCancelled, HandlerTimeout, Reject
+from workerkit.options import Options
+from workerkit.signature import Signature
+from workerkit.threads import Threads
+
+log = logging.getLogger(__name__)
+
+
+class Endpoint:
+    """One consumer, ready to be called by its wire.
+
+    All code of the user's class is called from here, and nowhere else.
+
+    Args:
+        consumer: The instance whose `handle` is called.
+        options: Its resolved options.
+        signature: The plan of its `handle`.
+        on_success: What becomes of a delivery that `handle` returned from.
+        on_exception: ... that `handle` raised for, ran late for, or was cancelled from inside.
+        on_invalid: ... whose body does not fit; `handle` is not called then.
+    """
+
+    def __init__(
+        self,
+        consumer: Consumer,
+        options: Options,
+        signature: Signature,
+        *,
+        on_success: Action,
+        on_exception: Action,
+        on_invalid: Action,
+    ) -> None:
+        self.consumer = consumer
+        self.options = options
+        self.name = options.name
+        self._bind = signature.bind
+        self._provide = signature.provide if signature.provides else None
+        self._handled = Outcome(on_success)
+        self._on_exception = on_exception
+        self._on_invalid = on_invalid
+        self._threads: Threads | None = None
+        self._handle = consumer.handle
+        timeout = options.timeout
+        if not inspect.iscoroutinefunction(consumer.handle):
+            self._threads = Threads(options.name, options.concurrency, timeout)
+            self._handle = partial(self._threads.call, consumer.handle)
+            timeout = None
+        self._deadlines = Deadlines(timeout)
+
+    async def process(self, delivery: Delivery) -> Outcome:
+        """Call `handle` and decide what becomes of *delivery*; settle nothing.
+
+        Never raises an `Exception`. Cancellation passes through, and then there is no outcome:
+        the delivery will come again.
+        """
+        try:
+            args, kwargs = self._bind(delivery)
+        except Exception as error:
+            outcome = Outcome(self._on_invalid, error)
+        else:
+            try:
+                outcome = await self._call(args, kwargs)
+            except Reject as signal:
+                outcome = Outcome(Action.DEAD_LETTER, signal)
+            except Exception as error:
+                outcome = Outcome(self._on_exception, error)
+        if delivery.fate is None:
+            delivery.fate = outcome.action
+            return outcome
+        return Outcome(delivery.fate, outcome.error, outcome.value)
+
+    async def start(self) -> None:
+        """Call the consumer's `on_start`; what it raises fails the start."""
+        await self.consumer.on_start()
+
+    async def stop(self) -> None:
+        """Call the consumer's `on_stop`; what it raises is logged."""
+        self._deadlines.close()
+        if self._threads is not None:
+            self._threads.close()
+        await self._hook("on_stop", self.consumer.on_stop())
+
+    async def connection_failed(self, error: Exception, attempt: int) -> None:
+        """Call the consumer's `on_connection_error`; what it raises is logged."""
+        await self._hook("on_connection_error", self.consumer.on_connection_error(error, attempt))
+
+    async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+        task = asyncio.current_task()
+        assert task is not None
+        late = False
+        self._deadlines.begin(task)
+        try:
+            if self._provide is not None:
+                kwargs = {**kwargs, **await self._provide()}
+            value = await self._handle(*args, **kwargs)
+        except asyncio.CancelledError as error:
+            late = self._deadlines.end(task)
+            if task.cancelling():
+                raise
+            if late:
+                text = f"{self.name}: handle took longer than its {self.options.timeout:g} s"
+                raise HandlerTimeout(text) from error
+            raise HandlerCancelled(f"{self.name}: handle was cancelled from inside") from error
+        finally:
+            self._deadlines.end(task)
+        return self._handled if value is None else Outcome(self._handled.action, value=value)
+
+    async def _hook(self, name: str, call: Any) -> None:
+        try:
+            await call
+        except Exception:
+            log.exception("hook failed", extra={"consumer": self.name, "hook": name})

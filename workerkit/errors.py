@@ -1,0 +1,142 @@
+"""Everything workerkit raises, and the signal a handler may raise.
+
+* WorkerkitError
+  - StartError             the process cannot start; holds one line per fault
+    - DeclarationError       the author of a class: it is written wrongly (before any socket opens)
+    - ConfigurationError     the operator: an environment variable, a broker's refusal
+    - RunError               started, and then could not go on or stop cleanly
+  - InvalidBody            the sender: a body does not fit what `handle` declares
+  - HandlerTimeout         a call of `handle` took longer than the consumer's `timeout`
+  - HandlerCancelled       a call of `handle` was cancelled from inside, by nobody of ours
+  - ConnectionLost         the world: a connection or channel was lost, or could not be opened
+    - BrokerRefused          the broker will not do it: a right, a queue or a login is missing
+  - PublishError           a message was not, or may not have been, published
+    - Unroutable             no exchange of that name, or no queue bound for the routing key
+    - PublishRefused         the broker answered with a negative confirm
+    - PublishTimeout         not sent within the deadline
+    - PublishOutcomeUnknown  sent, but no confirm came: it may be published or not
+      - BrokerBlocked          because the broker is out of memory or disk
+* Signal                   raised by a handler on purpose; not an error
+  - Reject
+"""
+
+
+class WorkerkitError(Exception):
+    """Base of every error that workerkit itself raises."""
+
+
+class StartError(WorkerkitError):
+    """The process cannot start as it is declared and configured.
+
+    Args:
+        *faults: One sentence each, every one on its own line of `str(error)`.
+    """
+
+    exit_code = 2
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__(*faults)
+        self.faults = faults
+
+    def __str__(self) -> str:
+        return "\n".join(self.faults)
+
+
+class DeclarationError(StartError):
+    """A consumer class is incomplete or contradicts itself."""
+
+
+class ConfigurationError(StartError):
+    """A setting is wrong, or what it points to refuses us."""
+
+
+class RunError(StartError):
+    """The process started, and then could not go on or could not stop cleanly."""
+
+    exit_code = 1
+
+
+class InvalidBody(WorkerkitError):
+    """A body does not fit the type that `handle` declares.
+
+    The text names the place and what would be right, never the value itself.
+    """
+
+
+class HandlerTimeout(WorkerkitError):
+    """A call of `handle` took longer than the consumer's `timeout`."""
+
+
+class HandlerCancelled(WorkerkitError):
+    """A call of `handle` ended in `CancelledError` though nobody had asked it to stop.
+
+    This happens when a handler awaits a task that something else cancelled.
+    """
+
+
+class ConnectionLost(WorkerkitError):
+    """A connection or a channel was lost, or could not be opened."""
+
+
+class BrokerRefused(ConnectionLost):
+    """The broker answered, and will not do what was asked. Trying again alone does not help.
+
+    Attributes:
+        code: AMQP's reply code: 403 no permission, 404 not there, 405 locked, 406 declared
+            otherwise, 530 no such virtual host; 0 where TLS failed.
+    """
+
+    def __init__(self, text: str, code: int) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+class PublishError(WorkerkitError):
+    """A message was not published, or nobody knows whether it was."""
+
+
+class Unroutable(PublishError):
+    """No exchange of that name, or no queue bound for the routing key."""
+
+
+class PublishRefused(PublishError):
+    """The broker answered with a negative confirm: a queue is full, or failed."""
+
+
+class PublishTimeout(PublishError):
+    """The message could not be sent within the deadline. It was not published."""
+
+
+class PublishOutcomeUnknown(PublishError):
+    """Sent, but the confirm did not come: publish again with the same message id.
+
+    Attributes:
+        message_id: The id that the message carried.
+    """
+
+    def __init__(self, text: str, message_id: str) -> None:
+        super().__init__(text)
+        self.message_id = message_id
+
+
+class BrokerBlocked(PublishOutcomeUnknown):
+    """Not confirmed within the deadline: the broker is out of memory or disk.
+
+    What was sent before it said so may still be published when the alarm is over.
+    """
+
+
+class Signal(Exception):
+    """Base of what a handler raises on purpose to choose an outcome."""
+
+
+class Reject(Signal):
+    """Never deliver this again: raise it in `handle` to dead-letter a message with a reason.
+
+    Args:
+        reason: Why; it goes into the header `x-workerkit-reason` of the dead letter.
+    """
+
+    def __init__(self, reason: str = "") -> None:
+        super().__init__(reason)
+        self.reason = reason

@@ -1,0 +1,143 @@
+"""Records for people on a terminal, and as JSON lines for everything else."""
+
+import json
+import logging
+import math
+import re
+import sys
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from typing import Any
+
+from pythonjsonlogger.core import RESERVED_ATTRS
+from pythonjsonlogger.defaults import unknown_default
+from pythonjsonlogger.json import JsonFormatter
+
+from workerkit.settings import LogSettings
+
+LIBRARIES = ("aio_pika", "aiormq")
+
+# `taskName` is an attribute of every record from Python 3.12 on, never a field of ours.
+_RESERVED = frozenset(RESERVED_ATTRS) | {"taskName"}
+_BARE = re.compile(r"[^\s\"=]+")
+_DEEPEST = 8
+_OURS = frozenset({"timestamp", "level", "logger", "message", "exception", "stack"})
+
+
+def configure(settings: LogSettings) -> None:
+    """Send the records of this process to stderr, in the chosen format and from the chosen level.
+
+    A second call replaces the handler of the first one; handlers of others stay. Records of
+    aio_pika and aiormq are silenced, see `quiet_libraries`.
+
+    Args:
+        settings: With `format` None, text when stderr is a terminal and JSON otherwise.
+    """
+    root = logging.getLogger()
+    for handler in [each for each in root.handlers if isinstance(each, _Handler)]:
+        root.removeHandler(handler)
+        handler.close()
+    handler = _Handler(sys.stderr)
+    handler.setFormatter(_formatter(settings))
+    root.addHandler(handler)
+    root.setLevel(settings.threshold)
+    quiet_libraries()
+
+
+def quiet_libraries() -> None:
+    """Silence aio_pika and aiormq: what they would say, workerkit says itself, once.
+
+    Below CRITICAL nothing of theirs appears, whatever the level of the root. Only the levels of
+    these two loggers change, and a level that the user's own configuration gave them stays.
+    """
+    for library in LIBRARIES:
+        logger = logging.getLogger(library)
+        if logger.level == logging.NOTSET:
+            logger.setLevel(logging.CRITICAL)
+
+
+class TextFormatter(logging.Formatter):
+    """Write `time LEVEL logger: message  key=value key="two words"`, then the exception."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as one line, followed by the lines of exception and stack."""
+        line = f"{_timestamp(record)} {record.levelname} {record.name}: {record.getMessage()}"
+        fields = " ".join(f"{key}={_quoted(value)}" for key, value in _fields(record).items())
+        parts = [f"{line}  {fields}" if fields else line, _exception(self, record)]
+        if record.stack_info:
+            parts.append(record.stack_info)
+        return "\n".join(filter(None, parts))
+
+
+class JSONFormatter(JsonFormatter):
+    """Write one JSON object a line: `timestamp`, `level`, `logger`, `message`, the fields.
+
+    `exception` is there only where there is one. What JSON cannot hold becomes a string. A field
+    that is called like one of ours gets an underscore behind its name.
+    """
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as a JSON object without a line end."""
+        line: dict[str, Any] = {
+            "timestamp": _timestamp(record),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        for name, value in _fields(record).items():
+            line[f"{name}_" if name in _OURS else name] = _jsonable(value)
+        if exception := _exception(self, record):
+            line["exception"] = exception
+        if record.stack_info:
+            line["stack"] = record.stack_info
+        return self.serialize_log_record(line)
+
+
+class _Handler(logging.StreamHandler[Any]):
+    """Ours, so that a second `configure` finds it."""
+
+
+def _formatter(settings: LogSettings) -> logging.Formatter:
+    form = settings.format or ("text" if sys.stderr.isatty() else "json")
+    return TextFormatter() if form == "text" else JSONFormatter()
+
+
+def _timestamp(record: logging.LogRecord) -> str:
+    """Return the time of the record as RFC 3339 in UTC, with milliseconds."""
+    moment = datetime.fromtimestamp(record.created, UTC)
+    return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Return what the caller gave as `extra`."""
+    return {name: value for name, value in vars(record).items() if name not in _RESERVED}
+
+
+def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str | None:
+    # `exc_info=True` outside of an except block leaves a triple of None.
+    if record.exc_info and record.exc_info[1] is not None:
+        # The method of `logging`: python-json-logger's may also return a list.
+        return logging.Formatter.formatException(formatter, record.exc_info)
+    return record.exc_text
+
+
+def _quoted(value: Any) -> str:
+    """Return *value* as text, in double quotes only when it could be misread without them."""
+    text = unknown_default(value)
+    return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+
+
+def _jsonable(value: Any, depth: int = 0) -> Any:
+    """Return *value* as JSON can hold it; whatever it cannot hold, as text.
+
+    `unknown_default` never raises, not even for a value whose `__str__` does.
+    """
+    if value is None or isinstance(value, (str, int)):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else str(value)
+    if depth < _DEEPEST and isinstance(value, (list, tuple)):
+        return [_jsonable(each, depth + 1) for each in value]
+    if depth < _DEEPEST and isinstance(value, Mapping):
+        return {unknown_default(key): _jsonable(each, depth + 1) for key, each in value.items()}
+    return unknown_default(value)

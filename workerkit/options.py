@@ -1,0 +1,120 @@
+"""A consumer's options: framework < class < settings < environment, and where each came from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from enum import StrEnum
+from functools import cache
+from types import MappingProxyType
+from typing import Annotated, Any, TypeVar, get_type_hints
+
+from pydantic import Field, TypeAdapter, ValidationError
+
+Concurrency = Annotated[int, Field(ge=1, le=10_000)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Source(StrEnum):
+    """Where the value of an option came from."""
+
+    FRAMEWORK = "framework"
+    CLASS = "class"
+    SETTINGS = "settings"
+    ENVIRONMENT = "environment"
+
+
+@dataclass(frozen=True, slots=True)
+class Override:
+    """A value that the settings or the environment give to one option.
+
+    Attributes:
+        value: Already of the option's type.
+        origin: The environment variable, or the settings field, as an operator would write it.
+    """
+
+    value: Any
+    source: Source
+    origin: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """What every consumer can be told. Kinds of consumers add their own fields.
+
+    A field's annotation is the option's type, its default the framework's.
+
+    Attributes:
+        name: In logs, metrics and environment variables.
+        concurrency: Calls of `handle` at the same time.
+        timeout: Seconds for one call of `handle`; None for no limit.
+        sources: Where each value came from, by option.
+    """
+
+    name: str
+    concurrency: Concurrency = 1
+    timeout: Seconds | None = 300.0
+    sources: Mapping[str, Source] = field(default_factory=dict, repr=False, compare=False)
+
+
+Kind = TypeVar("Kind", bound=Options)
+
+
+class InvalidOption(ValueError):
+    """A class attribute does not fit the option of that name."""
+
+    def __init__(self, option: str, found: object, expected: str) -> None:
+        super().__init__(f"option {option!r} is {found!r}: {expected}")
+
+
+def folded(name: str) -> str:
+    """A consumer's name as it compares: `OrderPlaced` and `ORDER_PLACED` are the same."""
+    return name.replace("_", "").casefold()
+
+
+def adapters(kind: type[Options]) -> Mapping[str, TypeAdapter[Any]]:
+    """One validator per option of *kind*; `sources` is not an option."""
+    hashable: Any = kind  # mypy holds the hash of a frozen dataclass against the cache.
+    return _adapters(hashable)
+
+
+@cache
+def _adapters(kind: Any) -> Mapping[str, TypeAdapter[Any]]:
+    hints = get_type_hints(kind, include_extras=True)
+    names = [each.name for each in fields(kind) if each.name != "sources"]
+    return MappingProxyType({name: TypeAdapter(hints[name]) for name in names})
+
+
+def resolve(kind: type[Kind], declared: type, name: str, overrides: Mapping[str, Override]) -> Kind:
+    """Build the options of one consumer class.
+
+    Args:
+        kind: The options that this kind of consumer takes.
+        declared: The user's class; its attributes named like options count.
+        name: The consumer's name, where the class does not set one.
+        overrides: From the settings and the environment, by option.
+
+    Raises:
+        InvalidOption: A class attribute has the wrong type or is out of bounds.
+    """
+    values: dict[str, Any] = {"name": name}
+    sources = dict.fromkeys(adapters(kind), Source.FRAMEWORK)
+    for option, adapter in adapters(kind).items():
+        if option in overrides:
+            values[option] = overrides[option].value
+            sources[option] = overrides[option].source
+        elif _states(declared, option):
+            values[option] = _validated(adapter, option, getattr(declared, option))
+            sources[option] = Source.CLASS
+    return kind(**values, sources=MappingProxyType(sources))
+
+
+def _states(declared: type, option: str) -> bool:
+    """Whether the class or one of its bases gives *option* a value."""
+    return option != "sources" and hasattr(declared, option)
+
+
+def _validated(adapter: TypeAdapter[Any], option: str, found: object) -> Any:
+    try:
+        return adapter.validate_python(found, strict=None)
+    except ValidationError as error:
+        reason = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise InvalidOption(option, found, reason[0].lower() + reason[1:]) from error

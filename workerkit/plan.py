@@ -1,0 +1,168 @@
+"""Decide which of the container's providers fills which parameter, once, before anything is made.
+
+No wiring: `@inject` silently injects nothing into annotations that are strings, and wiring a
+package runs through all of its members.
+"""
+
+import inspect
+import types
+import typing
+from collections.abc import Callable, Iterator
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from dependency_injector import containers, providers
+
+from workerkit.errors import DeclarationError
+from workerkit.places import place
+from workerkit.signature import Provide, Unresolved
+
+_VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_YIELDING = ("Iterator", "Generator", "AsyncIterator", "AsyncGenerator", "Iterable")
+
+
+class Plan:
+    """What a container has for the parameters of the user's classes.
+
+    A parameter gets, in this order: what its marker names (`Annotated[T, Provide["a.b"]]` or
+    `= Provide["a.b"]`), the provider of its own name, the only provider of its type, its default.
+    """
+
+    def __init__(self, container: containers.Container) -> None:
+        self._container = container
+        self._types = {name: _type_of(provider) for name, provider in container.providers.items()}
+
+    def factory(self, class_: type) -> "providers.Factory[Any]":
+        """A provider that makes instances of *class_*.
+
+        Raises:
+            DeclarationError: Parameters of its constructor that nothing fills, one fault each.
+        """
+        constructor = _constructor(class_)
+        if constructor is object.__init__:
+            return providers.Factory(class_)
+        hints = _hints(constructor)
+        filled: dict[str, Any] = {}
+        faults: list[str] = []
+        for parameter in list(inspect.signature(constructor).parameters.values())[1:]:
+            if parameter.kind in _VARIADIC:
+                continue
+            try:
+                provider = self._provider(parameter, hints.get(parameter.name, Any))
+            except Unresolved as error:
+                where = place(constructor)
+                faults.append(f"{where}: parameter {parameter.name!r} {error}")
+                continue
+            if provider is not None:
+                filled[parameter.name] = provider
+        if faults:
+            raise DeclarationError(*faults)
+        return providers.Factory(class_, **filled)
+
+    def resolve(self, parameter: inspect.Parameter, type_: Any) -> Provide:
+        """What to call for a parameter of `handle`, once per call of it.
+
+        Raises:
+            Unresolved: Nothing fills it; the text says what there is.
+        """
+        provider = self._provider(parameter, type_)
+        default = parameter.default
+        return (lambda: default) if provider is None else provider
+
+    def _provider(
+        self, parameter: inspect.Parameter, type_: Any
+    ) -> "providers.Provider[Any] | None":
+        """The provider for a parameter; None where its default has to do."""
+        for marker in _markers(parameter, type_):
+            return _marked(self._container, marker)
+        named = self._container.providers.get(parameter.name)
+        if named is not None:
+            return named
+        wanted = _plain(type_)
+        fitting = [name for name, type_ in self._types.items() if _fits(type_, wanted)]
+        if len(fitting) == 1:
+            return self._container.providers[fitting[0]]
+        if parameter.default is not parameter.empty:
+            return None
+        raise Unresolved(self._why_not(wanted, fitting))
+
+    def _why_not(self, wanted: Any, fitting: list[str]) -> str:
+        type_name = getattr(wanted, "__qualname__", str(wanted))
+        if fitting:
+            return (
+                f"has no provider of its name, and {len(fitting)} of type {type_name}: "
+                f"{', '.join(fitting)}; name it like one of them, or mark it with Provide[...]"
+            )
+        known = ", ".join(sorted(self._container.providers))
+        return f"has no provider of its name or of type {type_name}; the container has {known}"
+
+
+def _constructor(class_: Any) -> Callable[..., Any]:
+    constructor: Callable[..., Any] = class_.__init__
+    return constructor
+
+
+def _hints(function: Callable[..., Any]) -> dict[str, Any]:
+    try:
+        return get_type_hints(function, include_extras=True)
+    except (NameError, TypeError) as error:
+        where = place(function)
+        raise DeclarationError(f"{where}: its annotations cannot be read: {error}") from error
+
+
+def _markers(parameter: inspect.Parameter, type_: Any) -> Iterator[Any]:
+    extras = get_args(type_)[1:] if get_origin(type_) is Annotated else ()
+    for found in (*extras, parameter.default):
+        if getattr(type(found), "__IS_MARKER__", False) is True:
+            yield found
+
+
+def _marked(container: containers.Container, marker: Any) -> "providers.Provider[Any]":
+    """The provider that a `Provide[...]` names; this is dependency-injector's own, undocumented."""
+    # Imported here because importing it also imports FastAPI, where that is installed.
+    from dependency_injector.wiring import ProvidersMap
+
+    found = ProvidersMap(container).resolve_provider(marker.provider, marker.modifier)
+    if found is None:
+        known = ", ".join(sorted(container.providers))
+        raise Unresolved(
+            f"is marked {marker.provider!r}, which the container does not have: {known}"
+        )
+    return found
+
+
+def _type_of(provider: "providers.Provider[Any]") -> type | None:
+    """The type of what a provider gives, as far as its declaration tells."""
+    if isinstance(provider, providers.Object):
+        return type(provider())
+    made = getattr(provider, "cls", None) or getattr(provider, "provides", None)
+    if isinstance(made, type):
+        return made
+    if not callable(made):
+        return None
+    try:
+        returned = get_type_hints(made).get("return")
+    except (NameError, TypeError):
+        return None
+    if getattr(get_origin(returned), "__name__", "") in _YIELDING:
+        returned = get_args(returned)[0]
+    return returned if isinstance(returned, type) else None
+
+
+def _plain(type_: Any) -> Any:
+    """The class behind `Annotated` and `| None`."""
+    if get_origin(type_) is Annotated:
+        return _plain(get_args(type_)[0])
+    if get_origin(type_) in (Union, types.UnionType):
+        members = [each for each in get_args(type_) if each is not type(None)]
+        return _plain(members[0]) if len(members) == 1 else type_
+    return get_origin(type_) or type_
+
+
+def _fits(provided: type | None, wanted: Any) -> bool:
+    if provided is None or not isinstance(wanted, type) or wanted in (object, typing.Any):
+        return False
+    try:
+        return issubclass(provided, wanted)
+    except TypeError:
+        # A Protocol that is not runtime_checkable: its name has to do.
+        return False

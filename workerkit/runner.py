@@ -1,0 +1,234 @@
+"""The life of the process: find, build, start, wait, drain, stop."""
+
+import asyncio
+import logging
+import os
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from importlib.util import find_spec
+from typing import NoReturn
+
+from dependency_injector import containers
+
+from workerkit import logs
+from workerkit.assembly import Assembly, assemble
+from workerkit.errors import RunError, StartError
+from workerkit.health import Health, State, hopeless
+from workerkit.process import Process
+from workerkit.settings import LogSettings
+from workerkit.version import __version__
+
+log = logging.getLogger(__name__)
+
+
+class Runner:
+    """Runs the consumers of some packages with what a container has for them.
+
+    ```python
+    Runner(Container(), packages=["shop"]).run()
+    ```
+
+    Args:
+        container: An instance of `WorkerContainer` or of a subclass.
+        packages: Names of packages; every module in them is imported and searched.
+        only: Names of the consumers to run; none means all.
+    """
+
+    def __init__(
+        self,
+        container: containers.Container,
+        *,
+        packages: Sequence[str],
+        only: Sequence[str] = (),
+    ) -> None:
+        self._container = container
+        self._packages = packages
+        self._only = only
+        self._health: Sequence[Health] = ()
+
+    @property
+    def health(self) -> Sequence[Health]:
+        """How each consumer is doing; empty before the start."""
+        return self._health
+
+    @property
+    def ready(self) -> bool:
+        """Whether every consumer receives what it should."""
+        return bool(self._health) and all(each.state is State.READY for each in self._health)
+
+    def assemble(self) -> Assembly:
+        """Check everything that can be checked without opening a socket.
+
+        Raises:
+            StartError: With every fault, one sentence each.
+        """
+        return assemble(self._container, self._packages, self._only)
+
+    def run(self, *, log_level: str | None = None, traceback: bool = False) -> None:
+        """Run until SIGTERM or SIGINT, then stop without losing anything; return when all is well.
+
+        A second signal ends the process at once. Faults are written to stderr, a line each.
+
+        Args:
+            log_level: Instead of the setting's.
+            traceback: Raise start errors as they are, instead of writing lines.
+
+        Raises:
+            SystemExit: 2 for faults of classes and configuration, 1 where it could not start, go
+                on, or stop cleanly.
+        """
+        try:
+            assembly = self.assemble()
+            if not logging.getLogger().handlers:
+                logs.configure(_log_settings(assembly.settings.log, log_level))
+            with asyncio.Runner(loop_factory=_loop_factory()) as loop:
+                loop.run(self._live(assembly))
+        except StartError as error:
+            if traceback:
+                raise
+            _complain(error.faults)
+            raise SystemExit(error.exit_code) from None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator["Runner"]:
+        """Run inside the block, without signals: start before it, drain and stop behind it.
+
+        Raises:
+            StartError: It could not start, or could not stop cleanly.
+        """
+        process = Process(self.assemble(), self._container)
+        self._health = process.health
+        try:
+            await process.start()
+            yield self
+        finally:
+            faults = await process.stop()
+        if faults:
+            raise RunError(*faults)
+
+    async def _live(self, assembly: Assembly) -> None:
+        process = Process(assembly, self._container)
+        self._health = process.health
+        faults: list[str] = []
+        with _signals(process.changed.set) as asked_to_stop:
+            log.info(banner(assembly))
+            try:
+                await _until_stopped(process, assembly.settings.start_timeout, asked_to_stop)
+            except RunError as error:
+                faults += error.faults
+            log.info("stopping")
+            faults += await process.stop()
+            log.info("stopped")
+        if process.abandoned:
+            # Their tasks and threads would keep the event loop, and so the process, for ever.
+            _complain(faults)
+            _leave(RunError.exit_code)
+        if faults:
+            raise RunError(*faults)
+
+
+def _log_settings(settings: LogSettings, level: str | None) -> LogSettings:
+    return settings if level is None else settings.model_copy(update={"level": level.upper()})
+
+
+def banner(assembly: Assembly) -> str:
+    """What is about to run, for people: consumers, what they read from, over which connection."""
+    lines = [f"workerkit {__version__}"]
+    for wire, fed in assembly.wires:
+        for each in fed:
+            source, via = wire.source(each.options), wire.via(each.options, assembly.settings)
+            lines.append(f"  {each.options.name}: {wire.kind} {source}, {via}")
+    return "\n".join(lines)
+
+
+async def _until_stopped(
+    process: Process, start_timeout: float | None, asked_to_stop: Callable[[], bool]
+) -> None:
+    """Start, and return when the process is asked to stop.
+
+    Raises:
+        RunError: It could not start, or cannot go on.
+    """
+    loop = asyncio.get_running_loop()
+    latest = None if start_timeout is None else loop.time() + start_timeout
+    starting = asyncio.create_task(process.start(), name="start")
+    starting.add_done_callback(lambda _: process.changed.set())
+    try:
+        while not asked_to_stop():
+            process.changed.clear()
+            if starting.done():
+                starting.result()
+                if all(each.was_ready for each in process.health):
+                    latest = None
+            _check(process, latest is not None and loop.time() >= latest)
+            try:
+                async with asyncio.timeout_at(latest):
+                    await process.changed.wait()
+            except TimeoutError:
+                continue
+    finally:
+        starting.cancel()
+        await asyncio.wait([starting])
+
+
+def _check(process: Process, late: bool) -> None:
+    if process.crash is not None:
+        crash = process.crash
+        raise RunError(f"stopped by {type(crash).__name__}: {crash}")
+    if reasons := hopeless(process.health):
+        raise RunError(*reasons)
+    if late:
+        waiting = [each for each in process.health if not each.was_ready]
+        raise (
+            RunError(*(f"{each.consumer} is not ready in time: {each.reason}" for each in waiting))
+            if waiting
+            else RunError("the resources were not open in time")
+        )
+
+
+@contextmanager
+def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
+    """Take SIGTERM and SIGINT: the first asks to stop, the second ends the process at once."""
+    loop = asyncio.get_running_loop()
+    received: list[int] = []
+
+    def receive(number: int) -> None:
+        if received:
+            log.critical("second signal: leaving at once")
+            _leave(128 + number)
+        received.append(number)
+        wake()
+
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
+    for number in before:
+        loop.add_signal_handler(number, receive, number)
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in before.items():
+            loop.remove_signal_handler(number)
+            signal.signal(number, handler)
+
+
+def _complain(faults: Sequence[str]) -> None:
+    for fault in faults:
+        print(" ".join(fault.splitlines()), file=sys.stderr)
+
+
+def _leave(code: int) -> NoReturn:
+    """End the process now, whatever still runs."""
+    logging.shutdown()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    """uvloop where it is installed."""
+    if find_spec("uvloop") is None:
+        return None
+    import uvloop
+
+    return uvloop.new_event_loop

@@ -1,0 +1,361 @@
+"""What operators can set, and where it is read from: code, environment, `.env`, secret files."""
+
+import json
+import logging
+from collections.abc import Collection, Mapping
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+from urllib.parse import quote
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    field_validator,
+)
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticCustomError
+from pydantic_settings import (
+    BaseSettings,
+    DotEnvSettingsSource,
+    EnvSettingsSource,
+    NestedSecretsSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
+from yarl import URL
+
+from workerkit.errors import ConfigurationError
+
+DEFAULT_CONNECTION = "default"
+DEFAULT_PORTS: Mapping[str, int] = {"amqp": 5672, "amqps": 5671}
+
+# The values stay out of every text of an error: one of them may be a password.
+_SECTION = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value
+
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+ListenPort = Annotated[int, Field(ge=0, le=65_535)]
+Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Grace = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Declare = Annotated[Literal["missing", "always", "never"], BeforeValidator(_lower)]
+LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower)]
+Level = Annotated[
+    Literal["CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET"],
+    BeforeValidator(_upper),
+]
+
+
+class AMQPSettings(BaseModel):
+    """One named connection to a message broker.
+
+    Attributes:
+        url: `amqp://user:password@host:port/vhost`, or `amqps`; parts are percent-encoded. An empty
+            path and `/` both mean the vhost `/`. Parts of a query are handed to aiormq as they are.
+        host: Instead of the URL's.
+        port: Instead of the URL's, which defaults to 5672, with TLS to 5671.
+        user: Instead of the URL's; not percent-encoded.
+        password: Instead of the URL's; not percent-encoded.
+        vhost: Instead of the URL's; not percent-encoded.
+        heartbeat: Seconds between two signs of life; whole, because AMQP carries an integer.
+        declare: Which queues are declared: those that are missing, all, or none.
+        connect_timeout: Seconds for one attempt to connect.
+    """
+
+    model_config = _SECTION
+
+    url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672/")
+    host: str | None = None
+    port: Port | None = None
+    user: str | None = None
+    password: SecretStr | None = None
+    vhost: str | None = None
+    heartbeat: Annotated[int, Field(ge=1, le=65_535)] = 15
+    declare: Declare = "missing"
+    connect_timeout: Seconds = 10.0
+
+    def vhost_name(self, vhost: str | None = None) -> str:
+        """Return the vhost as the broker knows it, neither encoded nor empty.
+
+        Args:
+            vhost: Instead of the connection's own.
+        """
+        name = self.vhost if vhost is None else vhost
+        return _vhost_of(URL(self.url.get_secret_value())) if name is None else name or "/"
+
+    def address(self, vhost: str | None = None) -> URL:
+        """Build the URL for aiormq, which reads back exactly these credentials and this vhost.
+
+        It contains the password: log `display()` instead.
+
+        Args:
+            vhost: Instead of the connection's own; not percent-encoded.
+
+        Raises:
+            ConfigurationError: *vhost* contains `%2F`, which aiormq would read as a slash.
+        """
+        name = self.vhost_name(vhost)
+        if not _expressible(name):
+            raise ConfigurationError(f"vhost {name!r} must not contain '%2F': aiormq reads a slash")
+        url = URL(self.url.get_secret_value())
+        if self.host is not None:
+            url = url.with_host(self.host)
+        if self.user is not None:
+            url = url.with_user(self.user).with_password(url.password)
+        if self.password is not None:
+            url = url.with_password(self.password.get_secret_value())
+        url = url.with_port(self.port or url.port or DEFAULT_PORTS[url.scheme])
+        path = "/" if name == "/" else "/" + quote(name, safe="")
+        return url.with_path(path, encoded=True, keep_query=True)
+
+    def display(self, vhost: str | None = None) -> str:
+        """Return the address for logs and people: no password, no query.
+
+        Args:
+            vhost: Instead of the connection's own.
+
+        Raises:
+            ConfigurationError: *vhost* contains `%2F`, which aiormq would read as a slash.
+        """
+        return str(self.address(vhost).with_password(None).with_query(None))
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, given: SecretStr) -> SecretStr:
+        try:
+            url = URL(given.get_secret_value())
+        except ValueError:
+            # yarl's text may quote a part of the URL, and a chained error would print it.
+            raise PydanticCustomError("amqp_url", "should be a valid URL") from None
+        if url.scheme not in DEFAULT_PORTS:
+            raise PydanticCustomError("amqp_url", "should start with amqp:// or amqps://")
+        if not url.host:
+            raise PydanticCustomError("amqp_url", "should name a host")
+        return given
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, given: str | None) -> str | None:
+        if given is not None:
+            try:
+                URL("amqp://127.0.0.1/").with_host(given)
+            except ValueError:
+                text = "should be a host name or an IP address alone"
+                raise PydanticCustomError("amqp_host", text) from None
+        return given
+
+    @field_validator("vhost")
+    @classmethod
+    def _check_vhost(cls, given: str | None) -> str | None:
+        if given is not None and not _expressible(given):
+            text = "should not contain '%2F': write the name plainly, without percent-encoding"
+            raise PydanticCustomError("amqp_vhost", text)
+        return given
+
+
+class HTTPSettings(BaseModel):
+    """Where the views are served; bound only when there are views.
+
+    Attributes:
+        port: 0 for any free one.
+        max_body: Bytes of a request's body; more is answered with 413.
+    """
+
+    model_config = _SECTION
+
+    host: str = "127.0.0.1"
+    port: ListenPort = 8080
+    max_body: Annotated[int, Field(gt=0)] = 1024 * 1024
+
+
+class OpsSettings(BaseModel):
+    """Where health and metrics are served.
+
+    Attributes:
+        port: 0 for any free one.
+    """
+
+    model_config = _SECTION
+
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: ListenPort = 8081
+
+
+class LogSettings(BaseModel):
+    """What is logged, and how a record looks.
+
+    Attributes:
+        level: A name of the standard library's levels, in any case.
+        format: None for text when stderr is a terminal and JSON otherwise.
+    """
+
+    model_config = _SECTION
+
+    level: Level = "INFO"
+    format: LogFormat | None = None
+
+    @property
+    def threshold(self) -> int:
+        """The level as the number that `logging` compares."""
+        return logging.getLevelNamesMapping()[self.level]
+
+
+class WorkerSettings(BaseSettings):
+    """Every setting of a process; subclass it to add your own and to choose the prefix.
+
+    Highest first: arguments, environment variables, `.env`, the files of `secrets_dir` (with or
+    without the prefix in their names). Lists are JSON or separated by commas.
+
+    Attributes:
+        amqp: Connections by name, in lower case; `default` always exists.
+        shutdown_grace: Seconds that running handlers get before they are cancelled.
+        start_timeout: Seconds for the consumers to become ready; None waits for ever.
+        consumers: Options by consumer and option, as they stand in the environment.
+    """
+
+    model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
+        env_prefix="WORKERKIT_",
+        env_nested_delimiter="__",
+        env_ignore_empty=True,
+        env_file=".env",
+        dotenv_filtering="only_existing",
+        nested_model_default_partial_update=True,
+        hide_input_in_errors=True,
+        extra="ignore",
+    )
+
+    amqp: dict[str, AMQPSettings] = Field(
+        default_factory=lambda: {DEFAULT_CONNECTION: AMQPSettings()}
+    )
+    http: HTTPSettings = HTTPSettings()
+    ops: OpsSettings = OpsSettings()
+    log: LogSettings = LogSettings()
+    shutdown_grace: Grace = 20.0
+    start_timeout: Seconds | None = None
+    consumers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    @field_validator("amqp", mode="before")
+    @classmethod
+    def _complete_connections(cls, given: Any) -> Any:
+        """Fold the names, and put back the connections of the class that nobody names."""
+        if not isinstance(given, Mapping):
+            return given
+        default = cls.model_fields["amqp"].get_default(call_default_factory=True, validated_data={})
+        connections: dict[Any, Any] = {DEFAULT_CONNECTION: {}}
+        for name, connection in default.items():
+            connections[name] = connection.model_dump(exclude_unset=True)
+        for name, connection in given.items():
+            key = name.casefold() if isinstance(name, str) else name
+            connections[key] = _laid_over(connections.get(key), connection)
+        return connections
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read what an operator wrote without giving up at the first bad value."""
+        return (
+            init_settings,
+            _Environment(settings_cls),
+            _EnvFile(settings_cls, env_file=getattr(dotenv_settings, "env_file", None)),
+            _SecretFiles(file_secret_settings),
+            _SecretFiles(file_secret_settings, secrets_prefix=""),
+        )
+
+
+def split_list(text: str) -> Any:
+    """Read a list as an operator writes it: JSON when it starts with `[`, else commas.
+
+    Raises:
+        ValueError: It starts with `[` and is not JSON.
+    """
+    if text.lstrip().startswith("["):
+        return json.loads(text)
+    return [item.strip() for item in text.split(",")] if text.strip() else []
+
+
+def takes_list(annotation: Any) -> bool:
+    """Whether *annotation* is a list, tuple or set, or one of them or None."""
+    origin = get_origin(annotation)
+    if origin is Annotated:
+        return takes_list(get_args(annotation)[0])
+    if origin in (Union, UnionType):
+        members = [each for each in get_args(annotation) if each is not type(None)]
+        return all(map(takes_list, members))
+    kind = origin or annotation
+    return (
+        isinstance(kind, type)
+        and issubclass(kind, Collection)
+        and not issubclass(kind, (str, bytes, bytearray, Mapping))
+    )
+
+
+def _vhost_of(url: URL) -> str:
+    """Return the vhost that aiormq reads from *url*."""
+    return url.path[1:].replace("%2F", "/") or "/"
+
+
+def _expressible(vhost: str) -> bool:
+    """Whether aiormq can be told this name: it decodes `%2F` once more after yarl did."""
+    return "%2F" not in vhost
+
+
+def _laid_over(default: Any, given: Any) -> Any:
+    """Merge two descriptions of a connection; a given URL replaces the default altogether."""
+    if not isinstance(given, Mapping) or not isinstance(default, Mapping) or "url" in given:
+        return given
+    return {**default, **given}
+
+
+class _Environment(EnvSettingsSource):
+    """Hands on what it cannot decode, so that validation finds it together with all the rest."""
+
+    def decode_complex_value(self, field_name: str, field: FieldInfo | None, value: Any) -> Any:
+        try:
+            if field is None:  # An untyped dict: only what cannot be a plain word is decoded.
+                return json.loads(value) if value.lstrip().startswith(("{", "[")) else value
+            if takes_list(field.annotation) and NoDecode not in field.metadata:
+                return split_list(value)
+            return super().decode_complex_value(field_name, field, value)
+        except (ValueError, RecursionError):
+            return value
+
+    def next_field(
+        self, field: FieldInfo | Any | None, key: str, case_sensitive: bool | None = None
+    ) -> FieldInfo | None:
+        # Inside dicts pydantic-settings returns the bare type, which would hide lists from us.
+        found: Any = super().next_field(field, key, case_sensitive)
+        if found is None or isinstance(found, FieldInfo):
+            return found
+        return FieldInfo.from_annotation(found)
+
+    def explode_env_vars(
+        self, field_name: str, field: FieldInfo, env_vars: Mapping[str, str | None]
+    ) -> dict[str, Any]:
+        # Parents first: a JSON value read later would replace the parts that were read before.
+        return super().explode_env_vars(field_name, field, dict(sorted(env_vars.items())))
+
+
+class _EnvFile(_Environment, DotEnvSettingsSource):
+    """The same for `.env`."""
+
+
+class _SecretFiles(_Environment, NestedSecretsSettingsSource):
+    """The same for the files of `secrets_dir`, such as `amqp__default__password`."""

@@ -1,0 +1,127 @@
+"""Run handlers that are not `async` in daemon threads.
+
+`concurrent.futures.ThreadPoolExecutor` joins its threads when the interpreter exits, so a handler
+that never returns would keep a stopped process alive for ever.
+"""
+
+import asyncio
+import contextvars
+import logging
+import threading
+from collections.abc import Callable
+from queue import SimpleQueue
+from typing import Any
+
+from workerkit.errors import HandlerTimeout
+
+log = logging.getLogger(__name__)
+
+Work = Callable[[], None]
+
+
+class Threads:
+    """At most *size* daemon threads, started when first needed.
+
+    Args:
+        name: Of the consumer, for the threads' names and the log.
+        size: Calls at the same time.
+        timeout: Seconds for one call; None for no limit.
+    """
+
+    def __init__(self, name: str, size: int, timeout: float | None) -> None:
+        self._name = name
+        self._size = size
+        self._timeout = timeout
+        self._work: SimpleQueue[Work | None] = SimpleQueue()
+        self._started = 0
+        self._busy = 0
+
+    async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        """Run *function* in a thread, with the caller's context variables.
+
+        A thread cannot be cancelled. A call that is late, or whose caller is cancelled, is waited
+        for all the same, so that nobody else gets its delivery while it still runs.
+
+        Raises:
+            HandlerTimeout: It returned, but late.
+            asyncio.CancelledError: The caller was cancelled, and the call has ended in an error.
+        """
+        future = self._submit(function, *args, **kwargs)
+        late = cancelled = False
+        timeout = self._timeout
+        while not future.done():
+            try:
+                await asyncio.wait([future], timeout=timeout)
+            except asyncio.CancelledError:
+                cancelled = True
+                continue
+            if not future.done():
+                late, timeout = True, None
+                log.error(
+                    "handler is late, and a thread cannot be stopped: waiting for it",
+                    extra={"consumer": self._name, "timeout": self._timeout},
+                )
+        if cancelled and future.exception() is not None:
+            raise asyncio.CancelledError
+        if late:
+            raise HandlerTimeout(f"{self._name}: handle returned after its {self._timeout:g} s")
+        return future.result()
+
+    def close(self) -> None:
+        """Let idle threads end. A busy one ends with its call, or with the process."""
+        for _ in range(self._started):
+            self._work.put(None)
+
+    def _submit(
+        self, function: Callable[..., Any], *args: Any, **kwargs: Any
+    ) -> asyncio.Future[Any]:
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Any] = loop.create_future()
+        context = contextvars.copy_context()
+
+        def work() -> None:
+            try:
+                value = context.run(function, *args, **kwargs)
+            except BaseException as error:
+                self._tell(loop, _fail, future, error)
+            else:
+                self._tell(loop, _finish, future, value)
+
+        self._busy += 1
+        future.add_done_callback(self._free)
+        if self._busy > self._started < self._size:
+            self._started += 1
+            name = f"workerkit-{self._name}-{self._started}"
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+        self._work.put(work)
+        return future
+
+    def _free(self, _: asyncio.Future[Any]) -> None:
+        self._busy -= 1
+
+    def _serve(self) -> None:
+        while (work := self._work.get()) is not None:
+            work()
+
+    def _tell(self, loop: asyncio.AbstractEventLoop, *call: Any) -> None:
+        try:
+            loop.call_soon_threadsafe(*call)
+        except RuntimeError:
+            # The loop is closed: the process has given this call up.
+            log.warning(
+                "handler returned after the process had stopped", extra={"consumer": self._name}
+            )
+
+
+def _finish(future: asyncio.Future[Any], value: object) -> None:
+    if not future.done():
+        future.set_result(value)
+
+
+def _fail(future: asyncio.Future[Any], error: BaseException) -> None:
+    if future.done():
+        return
+    if isinstance(error, StopIteration):
+        # A future refuses it, as a coroutine does.
+        error = RuntimeError("handle raised StopIteration").with_traceback(error.__traceback__)
+    future.set_exception(error)

@@ -1,0 +1,102 @@
+"""What the Runner needs of a wire: the seam at which others add SQS, Kafka or NATS."""
+
+import asyncio
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from workerkit.consumer import Consumer
+from workerkit.delivery import Delivery
+from workerkit.endpoint import Endpoint
+from workerkit.health import Health
+from workerkit.observe import Observer
+from workerkit.options import Options
+from workerkit.settings import WorkerSettings
+from workerkit.signature import Signature
+
+
+@dataclass(frozen=True, slots=True)
+class Declared:
+    """A consumer class with everything known of it before it is made.
+
+    Attributes:
+        factory: Makes the instance, from the container; gives a future where a resource is
+            asynchronous.
+    """
+
+    consumer: type[Consumer]
+    options: Options
+    signature: Signature
+    factory: Callable[[], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What every wire needs of the process.
+
+    Attributes:
+        publisher: The container's; a test may have put a fake there.
+        changed: For each `Health`: called after every change of it.
+        keep: Runs a coroutine as a task, for as long as the process runs: one that ends in an
+            exception stops the process.
+    """
+
+    settings: WorkerSettings
+    observers: Sequence[Observer]
+    publisher: object
+    changed: Callable[[], None]
+    keep: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+
+
+class Wire(Protocol):
+    """Reads deliveries of one kind and settles them: a Runner has one per kind.
+
+    The Runner calls `check` before anything is opened, `start` once, `drain` when the process
+    stops, and `close` last.
+
+    Attributes:
+        kind: What its consumers are, in a word, such as `amqp`.
+        delivery: The type that this wire hands to `handle`.
+    """
+
+    kind: str
+    delivery: type[Delivery]
+
+    def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
+        """The faults of one declaration that this wire alone can see, one sentence each."""
+
+    def source(self, options: Options) -> str:
+        """What a consumer reads from, for people."""
+
+    def via(self, options: Options, settings: WorkerSettings) -> str:
+        """How it is reached, for people; without passwords."""
+
+    def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
+        """Make the endpoint of one consumer."""
+
+    async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
+        """Begin to deliver, and go on through every loss of the connection.
+
+        Returns at once; each consumer's health tells when it is ready.
+        """
+
+    async def stop(self) -> None:
+        """Take nothing new; hand back what no handler has begun with."""
+
+    async def drain(self) -> None:
+        """Return once every handler that runs has returned and its delivery is settled."""
+
+    async def cancel(self) -> None:
+        """Cancel the handlers that still run, and wait for them.
+
+        The Runner cancels this call when one will not end.
+        """
+
+    def busy(self) -> list[str]:
+        """The names of the consumers whose handlers still run."""
+
+    async def close(self) -> None:
+        """Let go of every connection. What was not settled is delivered again.
+
+        With handlers that still run, connections are dropped and not closed.
+        """
