@@ -31,7 +31,7 @@ FLOORS = {
 
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
-    "amqp": "queue properties acks message consumer pacing requeue tap connection confirms publisher"
+    "amqp": "queue table properties acks message consumer pacing requeue tap connection confirms publisher"
     " dead_letters declaring receiver subscription wire",
     "sse": "event stream consumer source cursor receiver wire",
     "http": "problem parameters view openapi server wire",

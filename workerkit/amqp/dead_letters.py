@@ -6,6 +6,7 @@ import traceback
 from datetime import UTC, datetime
 from typing import Any
 
+from workerkit.amqp import table
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.publisher import Destination, Publisher
@@ -70,8 +71,6 @@ def evidence(message: AMQPMessage[Any], outcome: Outcome, consumer: str) -> dict
     if error is not None and not isinstance(error, Reject):
         headers["error"] = type(error).__qualname__
         headers["traceback"] = _shortened(_traceback(error), _LONGEST_TRACEBACK)
-    if message.properties.undecoded:
-        headers["undecoded"] = message.properties.undecoded[:_LONGEST_TRACEBACK]
     return {_PREFIX + name: value for name, value in headers.items()}
 
 
@@ -80,13 +79,18 @@ def _copied(message: AMQPMessage[Any], headers: dict[str, Any]) -> Properties:
 
     An expiration would run out in the dead-letter queue; a user id must be the publisher's own.
     """
+    original = message.properties.table or b"\0\0\0\0"
+    try:
+        merged = table.merge(original, headers)
+    except table.MalformedTable:
+        headers[f"{_PREFIX}undecoded"] = original[:_LONGEST_TRACEBACK]
+        merged = table.encode(headers)
     return dataclasses.replace(
         message.properties,
-        headers={**message.headers, **headers},
+        table=merged,
         delivery_mode=PERSISTENT,
         expiration=None,
         user_id=None,
-        undecoded=b"",
     )
 
 

@@ -4,8 +4,9 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any, Generic, TypeVar
 
+from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
-from workerkit.amqp.properties import Properties, decode, moment
+from workerkit.amqp.properties import Properties, decode, readable
 from workerkit.delivery import Action, Delivery
 
 T = TypeVar("T")
@@ -85,30 +86,33 @@ class AMQPMessage(Delivery, Generic[T]):
         """All properties at once."""
         return decode(self._raw_properties)
 
-    @property
+    @cached_property
     def headers(self) -> dict[str, Any]:
-        """The headers table; empty where there is none or it cannot be decoded."""
-        return self.properties.headers
+        """The headers; empty where there are none or they cannot be decoded."""
+        try:
+            return table.decode(self.properties.table or b"\0\0\0\0")
+        except table.MalformedTable:
+            return {}
 
     @property
     def message_id(self) -> str | None:
-        return self.properties.message_id
+        return readable(self.properties.message_id)
 
     @property
     def correlation_id(self) -> str | None:
-        return self.properties.correlation_id
+        return readable(self.properties.correlation_id)
 
     @property
     def reply_to(self) -> str | None:
-        return self.properties.reply_to
+        return readable(self.properties.reply_to)
 
     @property
     def content_type(self) -> str | None:
-        return self.properties.content_type
+        return readable(self.properties.content_type)
 
     @property
     def type(self) -> str | None:
-        return self.properties.type
+        return readable(self.properties.type)
 
     @property
     def priority(self) -> int | None:
@@ -117,7 +121,8 @@ class AMQPMessage(Delivery, Generic[T]):
     @property
     def timestamp(self) -> datetime | None:
         """When the sender says it was published, in UTC."""
-        return moment(self.properties.timestamp)
+        seconds = self.properties.timestamp
+        return None if seconds is None else table.moment(seconds)
 
     @property
     def exchange(self) -> str:
@@ -140,8 +145,9 @@ class AMQPMessage(Delivery, Generic[T]):
 
     def _count(self, header: str, otherwise: int) -> int:
         value = self.headers.get(header)
-        counts = isinstance(value, int) and otherwise <= value <= _MOST_ATTEMPTS
-        return int(value) if counts and value is not None else otherwise
+        if type(value) is int and otherwise <= value <= _MOST_ATTEMPTS:
+            return value
+        return otherwise
 
     def _short_string(self, position: int) -> str:
         size = self._envelope[position] if position < len(self._envelope) else 0

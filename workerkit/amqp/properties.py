@@ -1,16 +1,13 @@
 """The properties of a message on the wire: AMQP 0-9-1, section 2.3.5.2 and the class `basic`.
 
-Decoding is total: a sender decides what these bytes are, so no bytes may raise.
+Decoding is total: a sender decides what these bytes are, so no bytes may raise. Encoding what was
+decoded gives the same bytes, so a message that is moved stays what it was.
 """
 
-from dataclasses import dataclass, field, fields
-from datetime import UTC, datetime
+from dataclasses import dataclass, fields
 from struct import Struct
 from struct import error as StructError  # noqa: N812
 from typing import Any
-
-from pamqp import decode as pamqp_decode
-from pamqp import encode as pamqp_encode
 
 _U16 = Struct(">H")
 _U32 = Struct(">I")
@@ -23,17 +20,17 @@ PERSISTENT = 2
 class Properties:
     """The fourteen properties; None is absent.
 
+    Text keeps bytes that are no UTF-8 as lone surrogates, see `readable`.
+
     Attributes:
-        headers: Empty where there are none, or where they cannot be decoded.
+        table: The headers as they are on the wire, their size in front.
         expiration: Milliseconds, as the decimal text that AMQP has.
         timestamp: Seconds since 1970, as sent; it may be out of the range of `datetime`.
-        undecoded: The bytes of a headers table that cannot be decoded, and of all that could not
-            be read behind it; empty when all is well.
     """
 
     content_type: str | None = None
     content_encoding: str | None = None
-    headers: dict[str, Any] = field(default_factory=dict)
+    table: bytes | None = None
     delivery_mode: int | None = None
     priority: int | None = None
     correlation_id: str | None = None
@@ -45,19 +42,17 @@ class Properties:
     user_id: str | None = None
     app_id: str | None = None
     cluster_id: str | None = None
-    undecoded: bytes = b""
 
 
 # In the order of the flags, the highest bit first.
-_NAMES = tuple(each.name for each in fields(Properties) if each.name != "undecoded")
-_FLAGS = {name: 1 << (15 - position) for position, name in enumerate(_NAMES)}
+_FLAGS = {each.name: 1 << (15 - position) for position, each in enumerate(fields(Properties))}
 _OCTETS = ("delivery_mode", "priority")
 
 
 def decode(raw: bytes) -> Properties:
     """Read property flags and the values behind them. Never raises.
 
-    Text that is not UTF-8 keeps its readable part, with U+FFFD for the rest.
+    From the first value on that does not fit in, the properties are absent.
     """
     properties = Properties()
     position = 2
@@ -66,41 +61,34 @@ def decode(raw: bytes) -> Properties:
         for name, flag in _FLAGS.items():
             if flags & flag:
                 value, position = _read(name, raw, position)
-                if name == "headers":
-                    value = _table(value, properties)
                 setattr(properties, name, value)
-    except (StructError, IndexError, ValueError):
-        properties.undecoded = properties.undecoded or raw[position:]
+    except (StructError, IndexError):
+        pass
     return properties
 
 
 def encode(properties: Properties) -> bytes:
-    """Write property flags and values; `undecoded` is left out.
+    """Write property flags and values.
 
     Raises:
-        ValueError: A short text is longer than 255 bytes.
-        TypeError: A header has a type that AMQP does not know.
+        ValueError: A short text is longer than 255 bytes, or a number out of range.
     """
     flags = 0
     parts = [b""]
     for name, flag in _FLAGS.items():
         value = getattr(properties, name)
-        if value is None or (name == "headers" and not value):
-            continue
-        flags |= flag
-        parts.append(_write(name, value))
+        if value is not None:
+            flags |= flag
+            parts.append(_written(name, value))
     parts[0] = _U16.pack(flags)
     return b"".join(parts)
 
 
-def moment(timestamp: int | None) -> datetime | None:
-    """A timestamp as an aware `datetime`; None where there is none or no `datetime` can hold it."""
-    if timestamp is None:
+def readable(text: str | None) -> str | None:
+    """A text property for people: what is no UTF-8 in it becomes U+FFFD."""
+    if text is None:
         return None
-    try:
-        return datetime.fromtimestamp(timestamp, UTC)
-    except (OverflowError, OSError, ValueError):
-        return None
+    return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
 def _read(name: str, raw: bytes, position: int) -> tuple[Any, int]:
@@ -108,36 +96,25 @@ def _read(name: str, raw: bytes, position: int) -> tuple[Any, int]:
         return raw[position], position + 1
     if name == "timestamp":
         return _U64.unpack_from(raw, position)[0], position + 8
-    if name == "headers":
-        (size,) = _U32.unpack_from(raw, position)
-        end = position + 4 + size
+    if name == "table":
+        end = position + 4 + int(_U32.unpack_from(raw, position)[0])
     else:
         position += 1
         end = position + raw[position - 1]
     if end > len(raw):
-        raise ValueError(f"{name} ends behind the frame")
+        raise IndexError(f"{name} ends behind the frame")
     value = raw[position:end]
-    return value if name == "headers" else value.decode(errors="replace"), end
+    return value if name == "table" else value.decode(errors="surrogateescape"), end
 
 
-def _table(raw: bytes, properties: Properties) -> dict[str, Any]:
-    try:
-        _, headers = pamqp_decode.field_table(raw)
-    except Exception:
-        # pamqp raises whatever its struct and datetime calls raise; the table is the sender's.
-        properties.undecoded = raw
-        return {}
-    return headers
-
-
-def _write(name: str, value: Any) -> bytes:
+def _written(name: str, value: Any) -> bytes:
     if name in _OCTETS:
         return bytes((value,))
     if name == "timestamp":
         return _U64.pack(value)
-    if name == "headers":
-        return bytes(pamqp_encode.field_table(value))
-    text: bytes = value.encode()
+    if name == "table":
+        return bytes(value)
+    text: bytes = value.encode(errors="surrogateescape")
     if len(text) > 255:
         raise ValueError(f"{name} is {len(text)} bytes long, and AMQP allows 255")
     return bytes((len(text),)) + text

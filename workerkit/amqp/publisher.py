@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import uuid4
 
+from workerkit.amqp import table
 from workerkit.amqp.confirms import Confirms, Nacked, Returned, publish_method
 from workerkit.amqp.connection import Connection, scratch
 from workerkit.amqp.properties import PERSISTENT, Properties
@@ -83,7 +84,7 @@ class Publisher:
         raw, content_type = encode(body)
         properties = Properties(
             content_type=content_type,
-            headers=dict(headers or {}),
+            table=table.encode(headers) if headers else None,
             delivery_mode=PERSISTENT,
             priority=priority,
             correlation_id=correlation_id,
@@ -100,7 +101,7 @@ class Publisher:
         message_id = properties.message_id = properties.message_id or uuid4().hex
         encoded = encode_properties(properties)
         method = publish_method(to.exchange, to.routing_key, mandatory=to.mandatory)
-        where = f"message {message_id} to {to}"
+        where = f"message {message_id!r} to {to}"
         route = self._route(to)
         sent = False
         try:

@@ -1,0 +1,267 @@
+"""The tap equals a slow decoder, whatever the bytes and however they are cut."""
+
+from dataclasses import dataclass, field
+from itertools import pairwise
+from struct import pack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workerkit.amqp.tap import MalformedFrame, Tap
+
+METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
+DELIVER, RETURN = (60, 60), (60, 50)
+ACK, NACK = (60, 80), (60, 120)
+TAPPED = 3
+
+
+@dataclass
+class Log:
+    """A sink that writes down what it gets."""
+
+    events: list[tuple[object, ...]] = field(default_factory=list)
+
+    def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
+        self.events.append(("delivered", method, properties, body))
+
+    def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
+        self.events.append(("returned", method, properties, body))
+
+    def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
+        self.events.append(("confirmed", tag, multiple, accepted))
+
+    def closed(self) -> None:
+        self.events.append(("closed",))
+
+
+def frame(kind: int, channel: int, payload: bytes) -> bytes:
+    return pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+
+
+def method(channel: int, ids: tuple[int, int], arguments: bytes = b"") -> bytes:
+    return frame(METHOD, channel, pack(">HH", *ids) + arguments)
+
+
+def short(text: bytes) -> bytes:
+    return bytes([len(text)]) + text
+
+
+def deliver(tag: int, queue: bytes = b"tag") -> bytes:
+    """The arguments of basic.deliver."""
+    return short(queue) + pack(">QB", tag, 0) + short(b"") + short(b"key")
+
+
+def content(channel: int, body: bytes, sizes: list[int], properties: bytes = b"\0\0") -> bytes:
+    """Header and body frames, the body cut at *sizes*."""
+    frames = [frame(HEADER, channel, pack(">HHQ", 60, 0, len(body)) + properties)]
+    rest = body
+    for size in [*sizes, len(body)]:
+        if rest[:size]:
+            frames.append(frame(BODY, channel, rest[:size]))
+        rest = rest[size:]
+    return b"".join(frames)
+
+
+def message(channel: int, tag: int, body: bytes, sizes: list[int] | None = None) -> bytes:
+    return method(channel, DELIVER, deliver(tag)) + content(channel, body, sizes or [])
+
+
+def tap_with(log: Log) -> Tap:
+    tap = Tap(lambda blocked: log.events.append(("blocked", blocked)))
+    tap.open(TAPPED, log)
+    return tap
+
+
+def fed(data: bytes, cuts: list[int]) -> tuple[list[tuple[object, ...]], bytes, bool]:
+    """What a tap makes of *data* in chunks: events, bytes passed on, whether it gave up."""
+    log = Log()
+    tap = tap_with(log)
+    passed = []
+    edges = [0, *sorted(min(cut, len(data)) for cut in cuts), len(data)]
+    try:
+        for start, end in pairwise(edges):
+            passed.append(tap.feed(data[start:end]))
+    except MalformedFrame:
+        return log.events, b"", True
+    return log.events, b"".join(passed), False
+
+
+def decoded(data: bytes) -> tuple[list[tuple[object, ...]], bytes, bool]:
+    """The same, by a decoder that reads one whole frame after the other and keeps it simple."""
+    events: list[tuple[object, ...]] = []
+    passed = b""
+    open_content: list[object] | None = None
+    while len(data) >= 8:
+        kind, channel, size = data[0], int.from_bytes(data[1:3], "big"), int.from_bytes(data[3:7])
+        if size > 2**27:
+            if data.startswith(b"AMQP"):
+                return events, passed + data, False
+            return events, b"", True
+        if len(data) < size + 8:
+            break
+        whole, payload, data = data[: size + 8], data[7 : size + 7], data[size + 8 :]
+        if whole[-1] != 0xCE:
+            return events, b"", True
+        ids = tuple(payload[:4])
+        if channel != TAPPED:
+            if channel == 0 and kind == METHOD and ids in ((0, 10, 0, 60), (0, 10, 0, 61)):
+                events.append(("blocked", ids[3] == 60))
+            passed += whole
+        elif kind == METHOD:
+            if open_content is not None:
+                return events, b"", True
+            if ids == (0, 60, 0, 60):
+                if len(payload) < 5 or len(payload) < 16 + payload[4]:
+                    return events, b"", True
+                open_content = ["delivered", payload[4:], None, 0, b""]
+            elif ids == (0, 60, 0, 50):
+                open_content = ["returned", payload[4:], None, 0, b""]
+            elif ids in ((0, 60, 0, 80), (0, 60, 0, 120)):
+                if len(payload) < 13:
+                    return events, b"", True
+                tag = int.from_bytes(payload[4:12], "big")
+                events.append(("confirmed", tag, bool(payload[12] & 1), ids[3] == 80))
+            else:
+                if ids == (0, 20, 0, 40):
+                    events.append(("closed",))
+                passed += whole
+        elif kind not in (HEADER, BODY) or open_content is None:
+            passed += whole
+        else:
+            name, arguments, properties, size_left, body = open_content
+            assert isinstance(size_left, int)
+            assert isinstance(body, bytes)
+            if kind == HEADER:
+                if properties is not None or len(payload) < 14:
+                    return events, b"", True
+                properties, size_left = payload[12:], int.from_bytes(payload[4:12], "big")
+            elif properties is None or len(payload) > size_left:
+                return events, b"", True
+            else:
+                size_left, body = size_left - len(payload), body + payload
+            open_content = [name, arguments, properties, size_left, body]
+            if size_left == 0:
+                events.append((name, arguments, properties, body))
+                open_content = None
+    return events, passed, False
+
+
+cuts = st.lists(st.integers(0, 2_000), max_size=12)
+channels = st.sampled_from([0, 1, TAPPED])
+bodies = st.binary(max_size=60)
+broken = st.one_of(
+    st.builds(frame, st.integers(0, 9), channels, st.binary(max_size=20)),
+    st.builds(content, channels, bodies, st.just([])),
+    st.builds(lambda payload: method(TAPPED, DELIVER, payload), st.binary(max_size=20)),
+    st.builds(lambda payload: method(TAPPED, ACK, payload), st.binary(max_size=12)),
+    st.binary(max_size=30),
+    st.sampled_from([b"AMQP\0\0\x09\x01", b"HTTP/1.1 400 Bad Request\r\n", b"\x15\x03\x03\0\x02"]),
+)
+sound = st.one_of(
+    st.builds(message, channels, st.integers(1, 2**63), bodies, st.lists(st.integers(0, 20))),
+    st.builds(
+        lambda ids, tag, multiple: method(TAPPED, ids, pack(">QB", tag, multiple)),
+        st.sampled_from([ACK, NACK]),
+        st.integers(1, 2**63),
+        st.integers(0, 1),
+    ),
+    st.builds(
+        lambda body: (
+            method(TAPPED, RETURN, b"\x01\x38" + short(b"NO_ROUTE")) + content(3, body, [])
+        ),
+        bodies,
+    ),
+    st.just(frame(HEARTBEAT, 0, b"")),
+    st.sampled_from([method(0, (10, 60), short(b"low on memory")), method(0, (10, 61))]),
+    st.builds(method, channels, st.sampled_from([(20, 40), (60, 21), (50, 11)]), bodies),
+)
+
+
+@given(st.lists(sound, max_size=12).map(b"".join), cuts)
+def test_a_sound_stream_equals_the_slow_decoder(data: bytes, cuts: list[int]) -> None:
+    """Frames of every kind come out the same, however the bytes are cut."""
+    events, passed, gave_up = fed(data, cuts)
+
+    assert decoded(data) == (events, passed, gave_up)
+    assert not gave_up
+
+
+@given(st.lists(st.one_of(sound, broken), max_size=8).map(b"".join), cuts)
+def test_a_broken_stream_equals_the_slow_decoder(data: bytes, cuts: list[int]) -> None:
+    """Bytes that are not AMQP are given up at the same place, and nothing else is raised."""
+    assert decoded(data) == fed(data, cuts)
+
+
+@given(st.binary(max_size=400), cuts)
+def test_any_bytes_at_all(data: bytes, cuts: list[int]) -> None:
+    """Noise never raises anything but MalformedFrame."""
+    assert decoded(data) == fed(data, cuts)
+
+
+def test_a_message_byte_by_byte() -> None:
+    """A message is whole only with its last byte."""
+    data = message(TAPPED, 7, b"body", sizes=[1, 2])
+    log = Log()
+    tap = tap_with(log)
+
+    passed = [tap.feed(data[at : at + 1]) for at in range(len(data) - 1)]
+    before = list(log.events)
+    passed.append(tap.feed(data[-1:]))
+
+    assert before == []
+    assert log.events == [("delivered", deliver(7), b"\0\0", b"body")]
+    assert b"".join(passed) == b""
+
+
+def test_other_channels_pass_untouched() -> None:
+    """A channel that nobody taps is aiormq's, with its content."""
+    data = message(1, 7, b"body") + method(TAPPED, (60, 21), short(b"tag"))
+
+    events, passed, _ = fed(data, [10])
+
+    assert (events, passed) == ([], data)
+
+
+def test_a_channel_is_left_alone_once_closed() -> None:
+    """After `close` a half message is aiormq's problem, and the next sink starts fresh."""
+    log = Log()
+    tap = tap_with(log)
+    whole = message(TAPPED, 1, b"x" * 50, sizes=[20])
+    tap.feed(whole[:-20])
+
+    tap.close(TAPPED)
+    rest = tap.feed(whole[-20:])
+    tap.open(TAPPED, log)
+    tap.feed(message(TAPPED, 1, b"new"))
+
+    assert rest.endswith(b"\xce")
+    assert log.events == [("delivered", deliver(1), b"\0\0", b"new")]
+
+
+def test_the_reason_of_a_connection_close_is_kept() -> None:
+    """The broker's own words are there when the connection is gone."""
+    log = Log()
+    tap = tap_with(log)
+
+    tap.feed(method(0, (10, 50), pack(">H", 530) + short(b"NOT_ALLOWED") + pack(">HH", 10, 40)))
+
+    assert tap.refusal == (530, "NOT_ALLOWED")
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        pytest.param(frame(BODY, TAPPED, b"x")[:-1] + b"\x00", id="no frame end"),
+        pytest.param(pack(">BHI", 1, TAPPED, 2**31) + b"x", id="an absurd size"),
+        pytest.param(
+            method(TAPPED, DELIVER, deliver(1)) + frame(BODY, TAPPED, b"x"), id="no header"
+        ),
+        pytest.param(method(TAPPED, DELIVER, deliver(1)) * 2, id="a message within a message"),
+        pytest.param(method(TAPPED, DELIVER, b"\xff"), id="a delivery cut short"),
+    ],
+)
+def test_malformed(data: bytes) -> None:
+    """A stream that cannot be read on is given up, not guessed at."""
+    with pytest.raises(MalformedFrame):
+        tap_with(Log()).feed(data)

@@ -1,0 +1,190 @@
+"""Field tables: the headers of a message on the wire, as RabbitMQ writes and reads them.
+
+Its types are those of AMQP 0-9-1 section 4.2.5.5 with the errata of RabbitMQ. pamqp has a codec
+too, but it narrows floats to 32 bits, cannot write bytes, and raises on what a sender may send.
+"""
+
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from decimal import Decimal
+from struct import Struct
+from struct import error as StructError  # noqa: N812
+from typing import Any
+
+_DEEPEST = 32
+_SIZE = Struct(">I")
+_INT32, _INT64 = Struct(">i"), Struct(">q")
+_TIMESTAMP = Struct(">Q")
+_DOUBLE = Struct(">d")
+_DECIMAL = Struct(">Bi")
+_NUMBERS = {
+    tag: Struct(">" + code)
+    for tag, code in {
+        b"b": "b", b"B": "B", b"s": "h", b"u": "H", b"I": "i", b"i": "I",
+        b"l": "q", b"L": "Q", b"f": "f", b"d": "d",
+    }.items()
+}  # fmt: skip
+
+
+class MalformedTable(ValueError):
+    """Bytes that are no field table."""
+
+
+def decode(raw: bytes) -> dict[str, Any]:
+    """Read a table, its size in front.
+
+    Text that is not UTF-8 stays `bytes`; a timestamp that no `datetime` can hold stays an `int`.
+
+    Raises:
+        MalformedTable: Nothing else, whatever the bytes.
+    """
+    try:
+        return {name: value for name, value, _ in _entries(raw, 0, 0)}
+    except (StructError, IndexError, ValueError) as error:
+        raise MalformedTable(str(error)) from error
+
+
+def encode(table: Mapping[str, Any]) -> bytes:
+    """Write a table, its size in front.
+
+    Raises:
+        TypeError: A value of a type that AMQP does not have.
+        ValueError: A name longer than 255 bytes, or a number out of range.
+    """
+    return _sized(b"".join(_entry(name, value) for name, value in table.items()))
+
+
+def merge(raw: bytes, changes: Mapping[str, Any]) -> bytes:
+    """Lay *changes* over a table; every other entry stays as it is, byte for byte.
+
+    Raises:
+        MalformedTable: *raw* is no table.
+    """
+    try:
+        kept = [entry for name, _, entry in _entries(raw, 0, 0) if name not in changes]
+    except (StructError, IndexError, ValueError) as error:
+        raise MalformedTable(str(error)) from error
+    return _sized(b"".join(kept) + encode(changes)[4:])
+
+
+def moment(timestamp: int) -> datetime | None:
+    """Seconds since 1970 as an aware `datetime`, None if none can hold it."""
+    try:
+        return datetime.fromtimestamp(timestamp, UTC)
+    except (OverflowError, OSError, ValueError):
+        return None
+
+
+def _entries(raw: bytes, start: int, depth: int) -> Iterator[tuple[str, Any, bytes]]:
+    """Name, value and bytes of each entry of the table at *start*."""
+    position, end = _span(raw, start)
+    while position < end:
+        began = position
+        name_end = position + 1 + raw[position]
+        name = raw[position + 1 : name_end].decode(errors="replace")
+        value, position = _value(raw, name_end, depth)
+        yield name, value, raw[began:position]
+    if position != end:
+        raise MalformedTable("an entry ends behind its table")
+
+
+def _span(raw: bytes, start: int) -> tuple[int, int]:
+    """First byte of something that has its size in front, and the byte behind it."""
+    (size,) = _SIZE.unpack_from(raw, start)
+    end = start + 4 + size
+    if end > len(raw):
+        raise MalformedTable("a size beyond the end")
+    return start + 4, end
+
+
+def _value(raw: bytes, position: int, depth: int) -> tuple[Any, int]:
+    """A value with its type in front, and where the next one begins."""
+    tag, position = raw[position : position + 1], position + 1
+    if number := _NUMBERS.get(tag):
+        return number.unpack_from(raw, position)[0], position + number.size
+    match tag:
+        case b"S" | b"x":
+            start, end = _span(raw, position)
+            return _text(raw[start:end]) if tag == b"S" else raw[start:end], end
+        case b"t":
+            return raw[position] != 0, position + 1
+        case b"V":
+            return None, position
+        case b"T":
+            (seconds,) = _TIMESTAMP.unpack_from(raw, position)
+            return moment(seconds) or seconds, position + 8
+        case b"D":
+            scale, unscaled = _DECIMAL.unpack_from(raw, position)
+            return Decimal(unscaled).scaleb(-scale), position + 5
+        case b"F" | b"A" if depth < _DEEPEST:
+            return _nested(raw, position, depth + 1, table=tag == b"F")
+    raise MalformedTable(f"a value of type {tag!r}")
+
+
+def _nested(raw: bytes, position: int, depth: int, *, table: bool) -> tuple[Any, int]:
+    start, end = _span(raw, position)
+    if table:
+        return {name: value for name, value, _ in _entries(raw, position, depth)}, end
+    values = []
+    while start < end:
+        value, start = _value(raw, start, depth)
+        values.append(value)
+    if start != end:
+        raise MalformedTable("a value ends behind its array")
+    return values, end
+
+
+def _text(raw: bytes) -> str | bytes:
+    try:
+        return raw.decode()
+    except UnicodeDecodeError:
+        return raw
+
+
+def _sized(content: bytes) -> bytes:
+    return _SIZE.pack(len(content)) + content
+
+
+def _entry(name: str, value: Any) -> bytes:
+    encoded = name.encode()
+    if len(encoded) > 255:
+        raise ValueError(f"header {name[:40]!r}... has a name longer than 255 bytes")
+    try:
+        return bytes((len(encoded),)) + encoded + _written(value)
+    except StructError as error:
+        raise ValueError(f"header {name!r} is a number out of range: {error}") from error
+
+
+def _written(value: Any) -> bytes:
+    """A value with its type in front."""
+    match value:
+        case None:
+            return b"V"
+        case bool():
+            return b"t\x01" if value else b"t\x00"
+        case int():
+            small = -(2**31) <= value < 2**31
+            return b"I" + _INT32.pack(value) if small else b"l" + _INT64.pack(value)
+        case float():
+            return b"d" + _DOUBLE.pack(value)
+        case str():
+            return b"S" + _sized(value.encode(errors="replace"))
+        case bytes() | bytearray():
+            return b"x" + _sized(bytes(value))
+        case Decimal():
+            return b"D" + _decimal(value)
+        case datetime():
+            return b"T" + _TIMESTAMP.pack(int(value.timestamp()))
+        case Mapping():
+            return b"F" + encode(value)
+        case list() | tuple():
+            return b"A" + _sized(b"".join(_written(each) for each in value))
+    raise TypeError(f"a header cannot be a {type(value).__qualname__}")
+
+
+def _decimal(value: Decimal) -> bytes:
+    sign, digits, exponent = value.as_tuple()
+    if not isinstance(exponent, int):
+        raise ValueError(f"a header cannot be {value}")
+    unscaled = int("".join(map(str, digits))) * 10 ** max(exponent, 0)
+    return _DECIMAL.pack(max(-exponent, 0), -unscaled if sign else unscaled)
