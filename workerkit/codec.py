@@ -1,13 +1,24 @@
 """Bodies: bytes to the type that `handle` declares, and values to bytes."""
 
 import dataclasses
+import functools
 import importlib.util
+import operator
+import sys
+import types
+import typing
 from collections.abc import Callable
-from functools import cache
-from typing import Any
+from typing import Any, NotRequired
 
-from pydantic import BaseModel, PydanticSchemaGenerationError, TypeAdapter, ValidationError
+from pydantic import (
+    BaseModel,
+    PydanticSchemaGenerationError,
+    PydanticUserError,
+    TypeAdapter,
+    ValidationError,
+)
 from pydantic_core import PydanticSerializationError, to_json
+from typing_extensions import TypedDict
 
 from workerkit.errors import InvalidBody
 
@@ -67,7 +78,7 @@ def encode(body: object) -> tuple[bytes, str]:
         ) from error
 
 
-@cache
+@functools.cache
 def _adapter(type_: Any) -> TypeAdapter[Any]:
     return TypeAdapter(type_)
 
@@ -87,8 +98,8 @@ def _text(raw: bytes) -> str:
 
 def _json_decoder(type_: Any) -> Decode:
     try:
-        adapter = TypeAdapter(type_)
-    except (PydanticSchemaGenerationError, NameError, TypeError) as error:
+        adapter = TypeAdapter(_rebuilt(type_))
+    except (PydanticSchemaGenerationError, PydanticUserError, NameError, TypeError) as error:
         raise UnknownType(str(error).split("\n", 1)[0]) from error
     validate = adapter.validator.validate_json
 
@@ -100,6 +111,27 @@ def _json_decoder(type_: Any) -> Decode:
             raise InvalidBody(_explain(error)) from None
 
     return decode
+
+
+def _rebuilt(type_: Any) -> Any:
+    """*type_* with every `typing.TypedDict` in it made anew by typing_extensions.
+
+    Pydantic refuses those of the standard library before Python 3.12.
+    """
+    if sys.version_info >= (3, 12):
+        return type_
+    if typing.is_typeddict(type_):
+        hints = typing.get_type_hints(type_, include_extras=True)
+        fields = {name: _rebuilt(hint) for name, hint in hints.items()}
+        optional = {name: NotRequired[fields[name]] for name in type_.__optional_keys__}
+        make: Any = TypedDict
+        return make(type_.__name__, {**fields, **optional})
+    origin, arguments = typing.get_origin(type_), typing.get_args(type_)
+    if isinstance(type_, types.GenericAlias) and isinstance(origin, type):
+        return types.GenericAlias(origin, tuple(map(_rebuilt, arguments)))
+    if isinstance(type_, types.UnionType):
+        return functools.reduce(operator.or_, map(_rebuilt, arguments))
+    return type_
 
 
 def _explain(error: ValidationError) -> str:

@@ -1,0 +1,129 @@
+"""Bodies in both directions."""
+
+import dataclasses
+from typing import Any, TypedDict
+
+import msgspec
+import pytest
+from pydantic import BaseModel, field_validator
+
+from workerkit import InvalidBody
+from workerkit.codec import UnknownType, decoder, encode
+
+
+class Model(BaseModel):
+    id: int
+    name: str = ""
+
+
+@dataclasses.dataclass
+class Data:
+    id: int
+
+
+class Typed(TypedDict):
+    id: int
+
+
+class Nested(TypedDict, total=False):
+    items: list[Typed]
+    one: Typed | None
+    all: dict[str, Typed]
+
+
+class Struct(msgspec.Struct):
+    id: int
+
+
+class Strict(BaseModel):
+    code: str
+
+    @field_validator("code")
+    @classmethod
+    def check(cls, value: str) -> str:
+        raise ValueError("not a code")
+
+
+@pytest.mark.parametrize(
+    ("type_", "raw", "value"),
+    [
+        (bytes, b"\xff\x00", b"\xff\x00"),
+        (bytes, b"", b""),
+        (str, "é".encode(), "é"),
+        (Any, b'{"a": [1, null]}', {"a": [1, None]}),
+        (dict[str, int], b'{"a": 1}', {"a": 1}),
+        (int, b"3", 3),
+        (Model, b'{"id": 1}', Model(id=1)),
+        (Model | None, b"null", None),
+        (Data, b'{"id": 1}', Data(id=1)),
+        (Typed, b'{"id": 1}', {"id": 1}),
+        (Nested, b'{"items": [{"id": 1}], "one": null}', {"items": [{"id": 1}], "one": None}),
+        (list[Typed], b'[{"id": 1}]', [{"id": 1}]),
+        (Struct, b'{"id": 1}', Struct(id=1)),
+    ],
+)
+def test_a_body_is_read_as_its_annotation(type_: Any, raw: bytes, value: object) -> None:
+    """Every form of body comes out as its type."""
+    assert decoder(type_)(raw) == value
+
+
+@pytest.mark.parametrize(
+    ("type_", "raw", "text"),
+    [
+        (str, b"\xff", "not UTF-8 text"),
+        (Model, b"secret-body", "Invalid JSON"),
+        (Model, b"", "Invalid JSON"),
+        (Model, b'{"id": "secret-body"}', "id: Input should be a valid integer"),
+        (Model, b'{"name": "secret-body"}', "id: Field required"),
+        (Data, b'{"id": "secret-body"}', "id: Input should be a valid integer"),
+        (Typed, b"[]", "Input should be"),
+        (Struct, b'{"id": "secret-body"}', "Expected `int`"),
+        (Nested, b'{"items": [{}]}', "items.0.id: Field required"),
+        (Struct, b"\xff", "the body"),
+        (Strict, b'{"code": "secret-body"}', "code: Value error, not a code"),
+    ],
+)
+def test_a_body_that_does_not_fit(type_: Any, raw: bytes, text: str) -> None:
+    """The error names the place and what is right, and never contains the body."""
+    with pytest.raises(InvalidBody, match=text) as caught:
+        decoder(type_)(raw)
+
+    assert "secret-body" not in str(caught.value)
+    assert caught.value.__suppress_context__ or "secret-body" not in repr(caught.value.__cause__)
+
+
+def test_many_faults_are_summed_up() -> None:
+    """A body with a hundred faults does not fill the log."""
+    with pytest.raises(InvalidBody, match="and 95 more"):
+        decoder(list[int])(b"[" + b",".join([b'"x"'] * 100) + b"]")
+
+
+@pytest.mark.parametrize("type_", [object(), type("Opaque", (), {})])
+def test_a_type_that_no_body_can_be(type_: Any) -> None:
+    """What nothing can read is found when the class is declared."""
+    with pytest.raises(UnknownType):
+        decoder(type_)
+
+
+@pytest.mark.parametrize(
+    ("body", "raw", "content_type"),
+    [
+        (b"\x00", b"\x00", "application/octet-stream"),
+        (bytearray(b"x"), b"x", "application/octet-stream"),
+        ("é", "é".encode(), "text/plain; charset=utf-8"),
+        (Model(id=1, name="x"), b'{"id":1,"name":"x"}', "application/json"),
+        (Data(id=1), b'{"id":1}', "application/json"),
+        (Struct(id=1), b'{"id":1}', "application/json"),
+        ({"a": [1, None]}, b'{"a":[1,null]}', "application/json"),
+        (None, b"null", "application/json"),
+    ],
+)
+def test_a_value_is_written(body: object, raw: bytes, content_type: str) -> None:
+    """Bytes and text go as they are, all else as JSON."""
+    assert encode(body) == (raw, content_type)
+
+
+def test_a_value_that_cannot_be_written() -> None:
+    """Its type is named."""
+    with pytest.raises(TypeError, match="a object cannot be written as JSON"):
+        encode(object())
