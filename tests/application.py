@@ -8,9 +8,16 @@ from types import ModuleType
 from typing import Any
 
 from dependency_injector import providers
+from pydantic_settings import SettingsConfigDict
 
 from tests.waiting import eventually
 from workerkit import Consumer, Runner, Settled, WorkerContainer, WorkerSettings
+
+
+class _Settings(WorkerSettings):
+    """Out of reach of the environment of whoever runs the tests."""
+
+    model_config = SettingsConfigDict(env_prefix="TESTS_ONLY_", env_file=None)
 
 
 class Recorder:
@@ -42,7 +49,7 @@ def container_of(url: str, recorder: Recorder | None = None, **settings: Any) ->
     """A container whose default connection is *url*; `amqp` in *settings* adds others."""
     amqp = {"default": {"url": url}, **settings.pop("amqp", {})}
     container = WorkerContainer()
-    made = WorkerSettings(_env_file=None, amqp=amqp, **settings)
+    made = _Settings(amqp=amqp, **settings)
     container.settings.override(providers.Object(made))
     if recorder is not None:
         container.observers.override(providers.Object([recorder]))

@@ -98,7 +98,6 @@ class Endpoint:
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         task = asyncio.current_task()
         assert task is not None
-        late = False
         self._deadlines.begin(task)
         try:
             if self._provide is not None:

@@ -19,6 +19,9 @@ from workerkit.wire import Context, Declared, Wire
 
 log = logging.getLogger(__name__)
 
+STOP_DEADLINE = 5.0
+"""Seconds for the brokers to stop sending; handlers run meanwhile."""
+
 HARD_DEADLINE = 5.0
 """Seconds for handlers to end after they were cancelled; then their connections are dropped."""
 
@@ -73,9 +76,13 @@ class Process:
         Returns:
             What could not be stopped or closed cleanly, one sentence each.
         """
-        grace = self._assembly.settings.shutdown_grace
+        loop = asyncio.get_running_loop()
+        grace_ends = loop.time() + self._assembly.settings.shutdown_grace
         faults = []
-        await self._each_within(grace, [_stop_and_drain(wire) for wire in self._wires])
+        await self._each_within(STOP_DEADLINE, [wire.stop() for wire in self._wires])
+        if self._busy():
+            left = max(grace_ends - loop.time(), 0.0)
+            await self._each_within(left, [wire.drain() for wire in self._wires])
         if busy := self._busy():
             log.warning("grace is over: cancelling handlers", extra={"consumers": busy})
             await self._each_within(HARD_DEADLINE, [wire.cancel() for wire in self._wires])
@@ -130,11 +137,6 @@ class Process:
         log.critical("task failed", exc_info=error, extra={"task": task.get_name()})
         self.crash = self.crash or error
         self.changed.set()
-
-
-async def _stop_and_drain(wire: Wire) -> None:
-    await wire.stop()
-    await wire.drain()
 
 
 async def _made(what: str, make: Callable[[], Any]) -> Any:

@@ -122,7 +122,7 @@ class Channel:
         """Send pending acks, then close; a channel that will not close costs the session."""
         self.acks.flush()
         self.acks.fence()
-        if not self.lost.done():
+        if not self.lost.done() and not self._session.gone:
             try:
                 await self._ask("channel.close", self._channel.close())
             except (ConnectionLost, BrokerRefused) as error:
@@ -153,6 +153,11 @@ class Session:
         return self.protocol.lost
 
     @property
+    def gone(self) -> bool:
+        """Whether the socket is closed or about to be: nothing is sent any more."""
+        return self.protocol.socket.is_closing()
+
+    @property
     def frame_max(self) -> int:
         """The largest frame, in bytes, that both sides agreed on."""
         underlay = self._connection.transport
@@ -166,7 +171,7 @@ class Session:
             ConnectionLost: The broker did not answer in time; the session is given up then.
         """
         underlay = self._connection.transport
-        if underlay is None or self.lost.done():
+        if underlay is None or self.gone:
             raise ConnectionLost("the connection is lost")
         late = ConnectionLost(f"no answer to channel.open within {RPC_DEADLINE:g} s")
         opening = underlay.connection.channel(publisher_confirms=confirms)

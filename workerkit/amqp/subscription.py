@@ -79,16 +79,17 @@ class Subscription:
         """Cancel the consumers, then put back what no handler has begun with."""
         self.health.stopping()
         self._receiver.stop()
-        if self._channel is not None and not self._channel.lost.done():
-            try:
+        try:
+            if self._channel is not None and not self._channel.lost.done():
                 for tag in sorted(self._consuming):
                     await self._channel.cancel(tag)
-            except ConnectionLost as error:
-                log.warning(
-                    "consumer not cancelled",
-                    extra={"consumer": self.health.consumer, "reason": str(error)},
-                )
-        self._receiver.put_back()
+        except ConnectionLost as error:
+            log.warning(
+                "consumer not cancelled",
+                extra={"consumer": self.health.consumer, "reason": str(error)},
+            )
+        finally:
+            self._receiver.put_back()
 
     async def close(self) -> None:
         """Close the channel; the broker puts back what is not settled."""
@@ -98,10 +99,7 @@ class Subscription:
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
         """The connection could not be made: note why, and tell the consumer."""
-        if isinstance(error, BrokerRefused):
-            self.health.refused(str(error))
-        else:
-            self.health.waiting(str(error))
+        self._not_ready(error)
         hook = asyncio.create_task(self._endpoint.connection_failed(error, attempt))
         self._hooks.add(hook)
         hook.add_done_callback(self._hooks.discard)
@@ -226,15 +224,18 @@ class Subscription:
         )
 
     def _failed(self, error: Exception, seconds: float) -> None:
-        if isinstance(error, BrokerRefused):
-            self.health.refused(str(error))
-        else:
-            self.health.waiting(str(error))
+        self._not_ready(error)
         log.error(
             "consumer is not ready",
             exc_info=error,
             extra={"consumer": self.health.consumer, "retry_in": round(seconds, 2)},
         )
+
+    def _not_ready(self, error: Exception) -> None:
+        if isinstance(error, BrokerRefused) and not self._consuming:
+            self.health.refused(str(error))
+        else:
+            self.health.waiting(str(error))
 
     def _cancelled(self, tag: str) -> None:
         """The broker has cancelled a consumer: its queue was deleted, or lost its leader."""

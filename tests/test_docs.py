@@ -1,0 +1,103 @@
+"""Every code block of README and docs runs, and every console line is a command that exists."""
+
+import asyncio
+import inspect
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from tests.application import package_of
+from workerkit import AMQPConsumer, Runner, WorkerContainer, WorkerSettings
+from workerkit.cli.commands import app
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "app_template" / "README.md", *(ROOT / "docs").glob("*.md")]
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+
+
+class OrderRepository:
+    """What the examples take for granted."""
+
+    async def add(self, order: Any) -> None: ...
+
+
+class FakeOrders(OrderRepository):
+    """... in a test."""
+
+    def __init__(self) -> None:
+        self.booked: list[int] = []
+
+    async def add(self, order: Any) -> None:
+        self.booked.append(order.id)
+
+
+class Settings(WorkerSettings):
+    """... of an application."""
+
+    database_url: str = "postgresql://"
+
+
+def open_pool(dsn: str) -> Iterator[str]:
+    """... of its resources."""
+    yield dsn
+
+
+def blocks(page: Path, language: str) -> list[str]:
+    """The blocks of one language, in order."""
+    return [text for found, text in BLOCK.findall(page.read_text()) if found == language]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_python_of_a_page_runs(page: Path) -> None:
+    """The blocks of a page run one after the other, its tests pass, its consumers are sound."""
+    given = (OrderRepository, FakeOrders, Settings, open_pool)
+    namespace: dict[str, Any] = {each.__name__: each for each in given}
+    namespace |= {"__name__": "page", "Session": FakeOrders}
+
+    for block in blocks(page, "python"):
+        exec(compile(block, str(page), "exec"), namespace)
+    tests = [each for name, each in namespace.items() if name.startswith("test_")]
+    for test in tests:
+        if not inspect.signature(test).parameters:
+            asyncio.run(test())
+
+    for consumer in _consumers(namespace):
+        container = namespace.get("Container", WorkerContainer)()
+        if "session" not in container.providers:
+            container.set_providers(session=container.observers, orders=container.observers)
+        assembly = Runner(container, packages=[package_of(consumer)]).assemble()
+        assert [each.consumer for each in assembly.declared] == [consumer]
+
+
+def _consumers(namespace: dict[str, Any]) -> list[type[AMQPConsumer]]:
+    return [
+        each
+        for each in namespace.values()
+        if isinstance(each, type) and issubclass(each, AMQPConsumer) and not each.is_abstract()
+    ]
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_commands_of_a_page_exist(page: Path) -> None:
+    """Every `workerkit ...` line names a command and options that it has, every `make` a target."""
+    makefile = (ROOT / "Makefile").read_text()
+
+    for line in "".join(blocks(page, "console")).splitlines():
+        words = line.removeprefix("$ ").split("#")[0].split()
+        if words[:1] == ["workerkit"]:
+            text = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200"}).output
+            assert all(word in text for word in words if word.startswith("--")), line
+            assert "Usage" in text, line
+        if words[:1] == ["make"]:
+            assert f"\n{words[1]}:" in makefile, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
+    """A relative link is a file."""
+    for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert link.startswith("http") or (page.parent / link).exists(), link
