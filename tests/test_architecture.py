@@ -22,7 +22,7 @@ FLOORS = {
     "F0 words": "version errors delivery settings",
     "F1 pure": "places codec signature retry health observe logs",
     "F2 declared": "options consumer",
-    "F3 spine": "deadlines threads endpoint batch supervisor wire",
+    "F3 spine": "deadlines threads workers endpoint batch supervisor wire",
     "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
     "F5 assembly": "container discovery shapes variables faults environment plan assembly",
     "F6 runner": "process runner",
@@ -32,7 +32,7 @@ FLOORS = {
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
     "amqp": "queue table properties acks message consumer pacing requeue tap connection confirms publisher"
-    " dead_letters declaring receiver subscription wire",
+    " dead_letters declaring settling receiver subscription wire",
     "sse": "event stream consumer source cursor receiver wire",
     "http": "problem parameters view openapi server wire",
     "embedded": "frames queues broker",

@@ -1,32 +1,29 @@
 """The room in which a message is handled and settled."""
 
 import asyncio
-import logging
 from collections import deque
-from collections.abc import Coroutine, Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from struct import Struct
 from time import perf_counter
 from typing import Any
 
+from workerkit.amqp.acks import Acks
 from workerkit.amqp.consumer import AMQPOptions
-from workerkit.amqp.dead_letters import DeadLetters
 from workerkit.amqp.message import AMQPMessage
-from workerkit.amqp.pacing import near_limit
-from workerkit.amqp.requeue import Requeue
-from workerkit.delivery import Action, Outcome
+from workerkit.amqp.settling import Settling
+from workerkit.delivery import Action
 from workerkit.endpoint import Endpoint
-from workerkit.errors import PublishError
 from workerkit.observe import Observer, Settled, notify
+from workerkit.workers import Workers
 
-log = logging.getLogger(__name__)
-
+_U64 = Struct(">Q").unpack_from
 _LONG_TURN = 0.001
 
 
 class Receiver:
-    """A fixed pool of workers that take messages, have them handled, and settle them.
+    """Takes messages off the tap, has them handled by a free worker, and settles them.
 
-    There are as many workers as the consumer's `concurrency`; they outlive every connection. A
-    message is settled on the channel that delivered it, or not at all.
+    There are as many workers as the consumer's `concurrency`; they outlive every connection.
     """
 
     def __init__(
@@ -34,43 +31,53 @@ class Receiver:
         endpoint: Endpoint,
         options: AMQPOptions,
         observers: Sequence[Observer],
-        dead_letters: DeadLetters,
+        settling: Settling,
     ) -> None:
         self.name = endpoint.name
+        self.workers = Workers(endpoint.name, options.concurrency, self._work)
         self._process = endpoint.process
         self._observers = observers
-        self._dead_letters = dead_letters
-        self._limits = {queue.name: queue.delivery_limit for queue in options.queues}
-        most = options.prefetch_count // 2
-        self._requeues = {queue.name: Requeue(most) for queue in options.queues}
+        self._settling = settling
         self._waiting: deque[AMQPMessage[Any]] = deque()
-        self._size = options.concurrency
-        self._resting: deque[asyncio.Future[None]] = deque()
-        self._waking = False
+        self._queues: Mapping[bytes, str] = {}
+        self._acks: Acks | None = None
         self._stopping = False
-        self._quiet = asyncio.Event()
 
-    @property
-    def busy(self) -> bool:
-        """Whether a handler runs."""
-        return len(self._resting) < self._size
+    def attach(self, acks: Acks, queues: Mapping[bytes, str]) -> None:
+        """Expect messages of a new channel; *queues* has the queue of each consumer tag."""
+        self._acks, self._queues = acks, queues
 
-    def workers(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
-        """The workers, each with its name; the caller runs them as tasks."""
-        for number in range(1, self._size + 1):
-            yield f"{self.name} worker {number}", self._work()
+    def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
+        """Queue a message for the next free worker. The prefetch bounds how many there are."""
+        end = method[0] + 1
+        assert self._acks is not None
+        self._waiting.append(
+            AMQPMessage(
+                body,
+                queue=self._queues[method[1:end]],
+                tag=_U64(method, end)[0],
+                envelope=method[end + 8 :],
+                properties=properties,
+                acks=self._acks,
+            )
+        )
+        self.workers.wake()
 
-    def take(self, message: AMQPMessage[Any]) -> None:
-        """Queue a message for the next free worker. Bounded by the prefetch."""
-        self._waiting.append(message)
-        if self._resting and not self._waking:
-            self._wake()
+    def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
+        """Nothing is published on this channel."""
+
+    def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
+        """Nothing is published on this channel."""
+
+    def closed(self) -> None:
+        """The broker closes the channel, and hears nothing that is sent on it from now on."""
+        if self._acks is not None:
+            self._acks.fence()
 
     def forget(self) -> None:
         """The channel is lost: the broker delivers again what no worker has begun with."""
-        self._waiting = deque(each for each in self._waiting if not each.acks.lost)
-        for requeue in self._requeues.values():
-            requeue.release()
+        self._waiting.clear()
+        self._settling.release()
 
     def stop(self) -> None:
         """Begin with nothing new."""
@@ -81,93 +88,24 @@ class Receiver:
         while self._waiting:
             message = self._waiting.popleft()
             message.acks.reject(message.tag, requeue=True)
-        for requeue in self._requeues.values():
-            requeue.release()
-
-    async def drain(self) -> None:
-        """Return once no handler runs any more."""
-        while self.busy:
-            self._quiet.clear()
-            await self._quiet.wait()
+        self._settling.hurry()
 
     async def _work(self) -> None:
-        while True:
-            if not self._waiting or self._stopping:
-                await self._rest()
-                continue
+        while self._waiting and not self._stopping:
             message = self._waiting.popleft()
-            if self._waiting and self._resting and not self._waking:
-                self._wake()
+            if self._waiting:
+                self.workers.wake()
             if message.acks.lost:
                 continue
             began = perf_counter()
             outcome = await self._process(message)
             seconds = perf_counter() - began
             if outcome.action is Action.ACK:
-                record = self._acknowledge(message, outcome, seconds)
+                action, alive = Action.ACK, self._settling.acknowledge(message)
             else:
-                record = await self._settle(message, outcome, seconds)
+                action, alive = await self._settling.settle(message, outcome)
+            record = Settled(self.name, message.queue, message, outcome, action, seconds, not alive)
             notify(self._observers, record)
             if seconds > _LONG_TURN:
                 # A handler that computes without awaiting must not starve everybody else.
                 await asyncio.sleep(0)
-
-    def _acknowledge(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> Settled:
-        requeue = self._requeues[message.queue]
-        if requeue.failing:
-            requeue.succeeded(message)
-        lost = not message.acks.ack(message.tag)
-        return Settled(self.name, message.queue, message, outcome, Action.ACK, seconds, lost)
-
-    async def _settle(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> Settled:
-        """Carry out every outcome but an acknowledgement."""
-        action = outcome.action
-        limit = self._limits[message.queue]
-        if action is Action.REQUEUE and near_limit(message.delivery_count, limit):
-            action = Action.DEAD_LETTER
-        if message.acks.lost:
-            settled = False
-        elif action is Action.DEAD_LETTER:
-            action, settled = await self._bury(message, outcome)
-        elif action is Action.REJECT:
-            settled = message.acks.reject(message.tag, requeue=False)
-        else:
-            settled = self._requeues[message.queue].put(message)
-        if self._stopping:
-            self._requeues[message.queue].release()
-        return Settled(self.name, message.queue, message, outcome, action, seconds, not settled)
-
-    async def _bury(self, message: AMQPMessage[Any], outcome: Outcome) -> tuple[Action, bool]:
-        """Move to the dead letters, then acknowledge; keep the original where that fails."""
-        try:
-            await self._dead_letters.move(message, outcome)
-        except PublishError:
-            log.exception(
-                "dead letter could not be moved: the message goes back",
-                extra={"consumer": self.name, "delivery": repr(message)},
-            )
-            return Action.REQUEUE, self._requeues[message.queue].put(message, stubborn=True)
-        return Action.DEAD_LETTER, message.acks.ack(message.tag)
-
-    def _wake(self) -> None:
-        """Wake one worker; it wakes the next if there is more to do.
-
-        Waking all at once would cost a turn of the loop each for nothing where one worker gets
-        through everything before the others come to run.
-        """
-        while self._resting:
-            rest = self._resting.popleft()
-            if not rest.done():
-                rest.set_result(None)
-                self._waking = True
-                return
-
-    async def _rest(self) -> None:
-        rest: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._resting.append(rest)
-        if not self.busy:
-            self._quiet.set()
-        try:
-            await rest
-        finally:
-            self._waking = False

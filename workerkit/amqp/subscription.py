@@ -4,12 +4,10 @@ import asyncio
 import logging
 import os
 import socket
-from struct import Struct
 
 from workerkit.amqp.connection import Channel, Connection, Session
 from workerkit.amqp.consumer import AMQPOptions, Declare
 from workerkit.amqp.declaring import available
-from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.receiver import Receiver
 from workerkit.delivery import Action
@@ -20,7 +18,6 @@ from workerkit.supervisor import Backoff
 
 log = logging.getLogger(__name__)
 
-_U64 = Struct(">Q").unpack_from
 _MISSING_RETRY = 2.0
 _NO_PERMISSION = 403
 
@@ -52,7 +49,6 @@ class Subscription:
         self._declare = declare
         self._seen: set[str] = set()
         self._tags = {_tag(options.name, queue): queue for queue in options.queues}
-        self._by_tag = {tag.encode(): queue.name for tag, queue in self._tags.items()}
         self._consuming: set[str] = set()
         self._changed = asyncio.Event()
         self._channel: Channel | None = None
@@ -104,39 +100,16 @@ class Subscription:
         self._hooks.add(hook)
         hook.add_done_callback(self._hooks.discard)
 
-    def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """A message, from the tap: consumer tag, delivery tag, envelope."""
-        end = method[0] + 1
-        assert self._channel is not None
-        self._receiver.take(
-            AMQPMessage(
-                body,
-                queue=self._by_tag[method[1:end]],
-                tag=_U64(method, end)[0],
-                envelope=method[end + 8 :],
-                properties=properties,
-                acks=self._channel.acks,
-            )
-        )
-
-    def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Nothing is published on this channel."""
-
-    def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
-        """Nothing is published on this channel."""
-
-    def closed(self) -> None:
-        """The broker closes the channel, and hears nothing that is sent on it from now on."""
-        if self._channel is not None:
-            self._channel.acks.fence()
-
     async def _consume(self, session: Session, backoff: Backoff) -> None:
         """Return when the channel is lost."""
         self._consuming.clear()
         channel = self._channel = await session.channel()
         channel.on_cancel = self._cancelled
         channel.lost.add_done_callback(lambda _: self._changed.set())
-        channel.tap(self)
+        self._receiver.attach(
+            channel.acks, {tag.encode(): queue.name for tag, queue in self._tags.items()}
+        )
+        channel.tap(self._receiver)
         await channel.prefetch(self._options.prefetch_count)
         while not channel.lost.done():
             self._changed.clear()

@@ -9,6 +9,7 @@ from workerkit.amqp.dead_letters import DeadLetters
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.receiver import Receiver
+from workerkit.amqp.settling import Settling
 from workerkit.amqp.subscription import Subscription
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
@@ -101,7 +102,7 @@ class AMQPWire:
 
     async def drain(self) -> None:
         """Return once no handler runs."""
-        await asyncio.gather(*(each.drain() for each in self._receivers))
+        await asyncio.gather(*(each.workers.quiet() for each in self._receivers))
 
     async def cancel(self) -> None:
         """Cancel the handlers that still run, and wait for them."""
@@ -109,7 +110,7 @@ class AMQPWire:
 
     def busy(self) -> list[str]:
         """Consumers with handlers that still run."""
-        return [each.name for each in self._receivers if each.busy]
+        return [each.name for each in self._receivers if each.workers.busy]
 
     async def close(self) -> None:
         """Close channels and connections."""
@@ -131,7 +132,8 @@ class AMQPWire:
             role = "consumers"
             self._connections[key] = Connection(key[0], settings, options.vhost, role)
         dead_letters = DeadLetters(publisher, options.name, options.connection, options.vhost)
-        receiver = Receiver(endpoint, options, context.observers, dead_letters)
+        settling = Settling(options, dead_letters)
+        receiver = Receiver(endpoint, options, context.observers, settling)
         declare = options.declare or settings.declare
         health = Health(options.name, changed=context.changed)
         subscription = Subscription(
@@ -139,7 +141,7 @@ class AMQPWire:
         )
         self._receivers.append(receiver)
         self._subscriptions.append(subscription)
-        self._workers += [context.keep(work, name) for name, work in receiver.workers()]
+        self._workers += [context.keep(work, name) for name, work in receiver.workers.tasks()]
         self._loops.append(context.keep(subscription.run(), f"{options.name} subscription"))
 
 

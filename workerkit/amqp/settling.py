@@ -1,0 +1,92 @@
+"""Carry out what was decided about a message, on the channel that delivered it."""
+
+import logging
+from typing import Any
+
+from workerkit.amqp.consumer import AMQPOptions
+from workerkit.amqp.dead_letters import DeadLetters
+from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.pacing import near_limit
+from workerkit.amqp.requeue import Requeue
+from workerkit.delivery import Action, Outcome
+from workerkit.errors import PublishError
+
+log = logging.getLogger(__name__)
+
+
+class Settling:
+    """The only place that acknowledges or rejects.
+
+    A message is settled on the channel that delivered it or not at all: when that is lost, the
+    broker delivers the message again.
+    """
+
+    def __init__(self, options: AMQPOptions, dead_letters: DeadLetters) -> None:
+        self._name = options.name
+        self._dead_letters = dead_letters
+        self._limits = {queue.name: queue.delivery_limit for queue in options.queues}
+        most = options.prefetch_count // 2
+        self._requeues = {queue.name: Requeue(most) for queue in options.queues}
+        self._hurried = False
+
+    def acknowledge(self, message: AMQPMessage[Any]) -> bool:
+        """Acknowledge at the end of this turn of the loop.
+
+        Returns:
+            False if the channel is lost.
+        """
+        requeue = self._requeues[message.queue]
+        if requeue.failing:
+            requeue.succeeded(message)
+        return message.acks.ack(message.tag)
+
+    async def settle(self, message: AMQPMessage[Any], outcome: Outcome) -> tuple[Action, bool]:
+        """Carry out any outcome.
+
+        Returns:
+            What was done, which differs from the decision where that was not possible; and False
+            if the channel is lost.
+        """
+        action = outcome.action
+        limit = self._limits[message.queue]
+        if action is Action.REQUEUE and near_limit(message.delivery_count, limit):
+            action = Action.DEAD_LETTER
+        if message.acks.lost:
+            return action, False
+        if action is Action.ACK:
+            return action, self.acknowledge(message)
+        if action is Action.REJECT:
+            return action, message.acks.reject(message.tag, requeue=False)
+        if action is Action.DEAD_LETTER and await self._buried(message, outcome):
+            return action, message.acks.ack(message.tag)
+        stubborn = action is Action.DEAD_LETTER
+        return Action.REQUEUE, self._put_back(message, stubborn=stubborn)
+
+    def hurry(self) -> None:
+        """The process stops: put back at once what waits to go back, now and from now on."""
+        self._hurried = True
+        self.release()
+
+    def release(self) -> None:
+        """Put back what waits to go back."""
+        for requeue in self._requeues.values():
+            requeue.release()
+
+    def _put_back(self, message: AMQPMessage[Any], *, stubborn: bool) -> bool:
+        requeue = self._requeues[message.queue]
+        alive = requeue.put(message, stubborn=stubborn)
+        if self._hurried:
+            requeue.release()
+        return alive
+
+    async def _buried(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
+        """Move to the dead letters; False where that failed, and the original has to stay."""
+        try:
+            await self._dead_letters.move(message, outcome)
+        except PublishError:
+            log.exception(
+                "dead letter could not be moved: the message goes back",
+                extra={"consumer": self._name, "delivery": repr(message)},
+            )
+            return False
+        return True
