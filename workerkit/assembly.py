@@ -166,11 +166,6 @@ def _declared(
     plan: Plan,
     faults: Faults,
 ) -> Declared | None:
-    options = None
-    try:
-        options = resolve(class_.options, class_, name, overrides)
-    except InvalidOption as error:
-        faults.declaration.append(f"{place(class_)}: {error}")
     factory = faults.collect(plan.factory, class_)
     signature = None
     handle = getattr(class_, "handle", None)
@@ -178,6 +173,12 @@ def _declared(
         faults.declaration.append(f"{place(class_)}: needs a method `handle`")
     else:
         signature = faults.collect(Signature, handle, wire.delivery, plan.resolve)
+    options = None
+    batch = signature is not None and signature.batch
+    try:
+        options = resolve(class_.options, class_, name, overrides, batch=batch)
+    except InvalidOption as error:
+        faults.declaration.append(f"{place(class_)}: {error}")
     if options is None or factory is None or signature is None:
         return None
     return Declared(class_, options, signature, factory)

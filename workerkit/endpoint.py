@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Any
 
@@ -45,6 +46,7 @@ class Endpoint:
         self.options = options
         self.name = options.name
         self._bind = signature.bind
+        self._read = signature.read
         self._provide = signature.provide if signature.provides else None
         self._handled = Outcome(on_success)
         self._on_exception = on_exception
@@ -69,16 +71,28 @@ class Endpoint:
         except Exception as error:
             outcome = Outcome(self._on_invalid, error)
         else:
+            outcome = await self._attempt(args, kwargs)
+        return _decided(delivery, outcome)
+
+    async def process_batch(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
+        """As `process`, for one call of `handle` with many deliveries; an outcome for each.
+
+        Those whose body does not fit are left out of the call. `handle` may decide for each one
+        by itself; the others follow what it does.
+        """
+        outcomes: list[Outcome | None] = []
+        items = []
+        for delivery in deliveries:
             try:
-                outcome = await self._call(args, kwargs)
-            except Reject as signal:
-                outcome = Outcome(Action.DEAD_LETTER, signal)
+                items.append(self._read(delivery))
+                outcomes.append(None)
             except Exception as error:
-                outcome = Outcome(self._on_exception, error)
-        if delivery.fate is None:
-            delivery.fate = outcome.action
-            return outcome
-        return Outcome(delivery.fate, outcome.error, outcome.value)
+                outcomes.append(Outcome(self._on_invalid, error))
+        common = await self._attempt((items,), {}) if items else self._handled
+        return [
+            _decided(delivery, outcome or common)
+            for delivery, outcome in zip(deliveries, outcomes, strict=True)
+        ]
 
     async def start(self) -> None:
         """Call the consumer's `on_start`; what it raises fails the start."""
@@ -94,6 +108,14 @@ class Endpoint:
     async def connection_failed(self, error: Exception, attempt: int) -> None:
         """Call the consumer's `on_connection_error`; what it raises is logged."""
         await self._hook("on_connection_error", self.consumer.on_connection_error(error, attempt))
+
+    async def _attempt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+        try:
+            return await self._call(args, kwargs)
+        except Reject as signal:
+            return Outcome(Action.DEAD_LETTER, signal)
+        except Exception as error:
+            return Outcome(self._on_exception, error)
 
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         task = asyncio.current_task()
@@ -120,3 +142,11 @@ class Endpoint:
             await call
         except Exception:
             log.exception("hook failed", extra={"consumer": self.name, "hook": name})
+
+
+def _decided(delivery: Delivery, outcome: Outcome) -> Outcome:
+    """The handler's own choice for *delivery*, if it made one; no later one counts."""
+    if delivery.fate is None:
+        delivery.fate = outcome.action
+        return outcome
+    return Outcome(delivery.fate, outcome.error, outcome.value)

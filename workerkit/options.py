@@ -13,6 +13,12 @@ Concurrency = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+_NO_OPTIONS = frozenset({"batch", "sources"})
+
+BATCH_DEFAULTS: Mapping[str, Any] = MappingProxyType({"concurrency": 1})
+"""What a consumer whose `handle` takes a list has instead of the defaults of its kind."""
+
+
 class Source(StrEnum):
     """Where the value of an option came from."""
 
@@ -46,12 +52,14 @@ class Options:
         name: In logs, metrics and environment variables.
         concurrency: Calls of `handle` at the same time.
         timeout: Seconds for one call of `handle`; None for no limit.
+        batch: Whether `handle` takes a list; what it declares decides, and nobody sets it.
         sources: Where each value came from, by option.
     """
 
     name: str
     concurrency: Concurrency = 1
     timeout: Seconds | None = 300.0
+    batch: bool = field(default=False, repr=False)
     sources: Mapping[str, Source] = field(default_factory=dict, repr=False, compare=False)
 
 
@@ -71,7 +79,7 @@ def folded(name: str) -> str:
 
 
 def adapters(kind: type[Options]) -> Mapping[str, TypeAdapter[Any]]:
-    """One validator per option of *kind*; `sources` is not an option."""
+    """One validator per option of *kind*, by name."""
     hashable: Any = kind  # mypy holds the hash of a frozen dataclass against the cache.
     return _adapters(hashable)
 
@@ -79,11 +87,18 @@ def adapters(kind: type[Options]) -> Mapping[str, TypeAdapter[Any]]:
 @cache
 def _adapters(kind: Any) -> Mapping[str, TypeAdapter[Any]]:
     hints = get_type_hints(kind, include_extras=True)
-    names = [each.name for each in fields(kind) if each.name != "sources"]
+    names = [each.name for each in fields(kind) if each.name not in _NO_OPTIONS]
     return MappingProxyType({name: TypeAdapter(hints[name]) for name in names})
 
 
-def resolve(kind: type[Kind], declared: type, name: str, overrides: Mapping[str, Override]) -> Kind:
+def resolve(
+    kind: type[Kind],
+    declared: type,
+    name: str,
+    overrides: Mapping[str, Override],
+    *,
+    batch: bool = False,
+) -> Kind:
     """Build the options of one consumer class.
 
     Args:
@@ -91,11 +106,12 @@ def resolve(kind: type[Kind], declared: type, name: str, overrides: Mapping[str,
         declared: The user's class; its attributes named like options count.
         name: The consumer's name, where the class does not set one.
         overrides: From the settings and the environment, by option.
+        batch: Whether its `handle` takes a list.
 
     Raises:
         InvalidOption: A class attribute has the wrong type or is out of bounds.
     """
-    values: dict[str, Any] = {"name": name}
+    values: dict[str, Any] = {"name": name, "batch": batch, **(BATCH_DEFAULTS if batch else {})}
     sources = dict.fromkeys(adapters(kind), Source.FRAMEWORK)
     for option, adapter in adapters(kind).items():
         if option in overrides:
@@ -109,7 +125,7 @@ def resolve(kind: type[Kind], declared: type, name: str, overrides: Mapping[str,
 
 def _states(declared: type, option: str) -> bool:
     """Whether the class or one of its bases gives *option* a value."""
-    return option != "sources" and hasattr(declared, option)
+    return hasattr(declared, option)
 
 
 def _validated(adapter: TypeAdapter[Any], option: str, found: object) -> Any:

@@ -23,14 +23,18 @@ class Unresolved(LookupError):
 class Signature:
     """The plan of one `handle`.
 
-    The first parameter takes the body, or the delivery with its body in it; a further one that
-    is annotated with the delivery's type takes the delivery; the others come from the container,
-    anew for each call.
+    The first parameter takes the body, or the delivery with its body in it, or a list of either;
+    a further one that is annotated with the delivery's type takes the delivery; the others come
+    from the container, anew for each call.
 
     Args:
         handle: The function as the class has it, `self` first.
         delivery: The type that the wire hands over, such as `AMQPMessage`.
         resolve: Gives the container's provider for a parameter and its type.
+
+    Attributes:
+        batch: Whether the first parameter is a list.
+        read: Makes the first argument of one delivery, or an item of it.
 
     Raises:
         DeclarationError: With every fault of the signature.
@@ -45,8 +49,9 @@ class Signature:
         self._faults: list[str] = []
         self._provide: dict[str, Provide] = {}
         self._deliver: list[str] = []
+        self.batch = False
         parameters = self._parameters(handle)
-        self._read = self._first(*parameters[0]) if parameters else None
+        self.read: Read = self._first(*parameters[0]) if parameters else _nothing
         for parameter, type_ in parameters[1:]:
             self._further(parameter, type_)
         if self._faults:
@@ -64,7 +69,7 @@ class Signature:
             InvalidBody: The body does not fit.
             Exception: Whatever a validator of the user's raises.
         """
-        arguments = (self._read(delivery),) if self._read else ()
+        arguments = (self.read(delivery),)
         return arguments, dict.fromkeys(self._deliver, delivery) if self._deliver else {}
 
     async def provide(self) -> dict[str, Any]:
@@ -95,24 +100,26 @@ class Signature:
             self._faults.append(f"{self._where}: needs a first parameter, which takes the body")
         return found
 
-    def _first(self, parameter: inspect.Parameter, type_: Any) -> Read | None:
+    def _first(self, parameter: inspect.Parameter, type_: Any) -> Read:
         if parameter.kind not in _POSITIONAL:
             self._fault(parameter, "takes the body and must not be keyword-only")
         if type_ is list or get_origin(type_) is list:
-            self._fault(parameter, "is a list, and this version handles single messages only")
-            return None
+            self.batch = True
+            type_ = (get_args(type_) or (Any,))[0]
         whole = self._is_delivery(type_)
         body = (get_args(type_) or (Any,))[0] if whole else type_
         try:
             decode = decoder(body)
         except UnknownType as error:
             self._fault(parameter, f"has a type that no body can be read as: {error}")
-            return None
+            return _nothing
         return _reader(decode, whole)
 
     def _further(self, parameter: inspect.Parameter, type_: Any) -> None:
         if parameter.kind is parameter.POSITIONAL_ONLY:
             self._fault(parameter, "must not be positional-only")
+        elif self._is_delivery(type_) and self.batch:
+            self._fault(parameter, f"is one of many; write list[{self._delivery.__name__}[...]]")
         elif self._is_delivery(type_):
             self._deliver.append(parameter.name)
         else:
@@ -126,6 +133,10 @@ class Signature:
 
     def _fault(self, parameter: inspect.Parameter, sentence: str) -> None:
         self._faults.append(f"{self._where}: parameter {parameter.name!r} {sentence}")
+
+
+def _nothing(delivery: object) -> None:
+    """Stands in for the reader of a signature that has faults."""
 
 
 def _reader(decode: Callable[[bytes], Any], whole: bool) -> Read:

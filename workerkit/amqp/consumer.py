@@ -34,7 +34,10 @@ class AMQPOptions(Options):
         queues: What it reads from.
         connection: A named connection of `settings.amqp`.
         vhost: Virtual host; None for the connection's own.
-        prefetch: Messages that the broker sends ahead, per queue; None for twice `concurrency`.
+        prefetch: Messages that the broker sends ahead, per queue; None for twice `concurrency`,
+            or for what batches need.
+        batch_size: Messages of a full batch, where `handle` takes a list.
+        batch_interval: Seconds that the first message of a batch waits for others.
         declare: `missing` declares queues that are not there, `always` also those that were
             deleted later, `never` none; None leaves it to the connection's setting.
     """
@@ -46,6 +49,8 @@ class AMQPOptions(Options):
     vhost: str | None = None
     prefetch: Annotated[int, Field(ge=1, le=HIGHEST_PREFETCH)] | None = None
     declare: Declare | None = None
+    batch_size: Annotated[int, Field(ge=1, le=HIGHEST_PREFETCH)] = 100
+    batch_interval: Seconds = 1.0
     on_success: Action = Action.ACK
     on_exception: Action = Action.REQUEUE
     on_invalid: Action = Action.DEAD_LETTER
@@ -53,7 +58,15 @@ class AMQPOptions(Options):
     @property
     def prefetch_count(self) -> int:
         """The prefetch in force."""
-        return self.prefetch or min(2 * self.concurrency, HIGHEST_PREFETCH)
+        wanted = 2 * self.concurrency
+        if self.batch:
+            wanted = self.batch_size * (self.concurrency + 1)
+        return self.prefetch or min(wanted, HIGHEST_PREFETCH)
+
+    @property
+    def full_batch(self) -> int:
+        """The batch size in force: no more messages come than are prefetched."""
+        return min(self.batch_size, self.prefetch_count)
 
 
 class AMQPConsumer(Consumer, abstract=True):
@@ -81,6 +94,8 @@ class AMQPConsumer(Consumer, abstract=True):
     vhost: ClassVar[str | None]
     prefetch: ClassVar[int | None]
     declare: ClassVar[Declare | None]
+    batch_size: ClassVar[int]
+    batch_interval: ClassVar[float]
     on_success: ClassVar[Action]
     on_exception: ClassVar[Action]
     on_invalid: ClassVar[Action]

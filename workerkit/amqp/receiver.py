@@ -11,7 +11,8 @@ from workerkit.amqp.acks import Acks
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.settling import Settling
-from workerkit.delivery import Action
+from workerkit.batch import Batching
+from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify
 from workerkit.workers import Workers
@@ -34,11 +35,17 @@ class Receiver:
         settling: Settling,
     ) -> None:
         self.name = endpoint.name
-        self.workers = Workers(endpoint.name, options.concurrency, self._work)
+        work = self._work_batches if options.batch else self._work
+        self.workers = Workers(endpoint.name, options.concurrency, work)
         self._process = endpoint.process
+        self._process_batch = endpoint.process_batch
         self._observers = observers
         self._settling = settling
         self._waiting: deque[AMQPMessage[Any]] = deque()
+        self._batching: Batching[AMQPMessage[Any]] = Batching(
+            options.full_batch, options.batch_interval, self.workers.wake
+        )
+        self._take = self._batching.add if options.batch else self._take_one
         self._queues: Mapping[bytes, str] = {}
         self._acks: Acks | None = None
         self._stopping = False
@@ -51,7 +58,7 @@ class Receiver:
         """Queue a message for the next free worker. The prefetch bounds how many there are."""
         end = method[0] + 1
         assert self._acks is not None
-        self._waiting.append(
+        self._take(
             AMQPMessage(
                 body,
                 queue=self._queues[method[1:end]],
@@ -61,7 +68,6 @@ class Receiver:
                 acks=self._acks,
             )
         )
-        self.workers.wake()
 
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Nothing is published on this channel."""
@@ -77,18 +83,24 @@ class Receiver:
     def forget(self) -> None:
         """The channel is lost: the broker delivers again what no worker has begun with."""
         self._waiting.clear()
+        self._batching.clear()
         self._settling.release()
 
     def stop(self) -> None:
-        """Begin with nothing new."""
+        """Begin with nothing new, but for a batch that has come in part."""
         self._stopping = True
+        self._batching.flush()
 
     def put_back(self) -> None:
         """Return to the broker what no worker has begun with, and what waits to go back."""
-        while self._waiting:
-            message = self._waiting.popleft()
+        for message in [*self._waiting, *self._batching.clear()]:
             message.acks.reject(message.tag, requeue=True)
+        self._waiting.clear()
         self._settling.hurry()
+
+    def _take_one(self, message: AMQPMessage[Any]) -> None:
+        self._waiting.append(message)
+        self.workers.wake()
 
     async def _work(self) -> None:
         while self._waiting and not self._stopping:
@@ -101,11 +113,33 @@ class Receiver:
             outcome = await self._process(message)
             seconds = perf_counter() - began
             if outcome.action is Action.ACK:
-                action, alive = Action.ACK, self._settling.acknowledge(message)
+                self._acknowledge(message, outcome, seconds)
             else:
-                action, alive = await self._settling.settle(message, outcome)
-            record = Settled(self.name, message.queue, message, outcome, action, seconds, not alive)
-            notify(self._observers, record)
+                await self._settle(message, outcome, seconds)
             if seconds > _LONG_TURN:
                 # A handler that computes without awaiting must not starve everybody else.
                 await asyncio.sleep(0)
+
+    async def _work_batches(self) -> None:
+        while batch := [each for each in self._batching.take() if not each.acks.lost]:
+            self.workers.wake()
+            began = perf_counter()
+            outcomes = await self._process_batch(batch)
+            seconds = perf_counter() - began
+            rest = []
+            for message, outcome in zip(batch, outcomes, strict=True):
+                if outcome.action is Action.ACK:
+                    self._acknowledge(message, outcome, seconds)
+                else:
+                    rest.append(self._settle(message, outcome, seconds))
+            await asyncio.gather(*rest)
+
+    def _acknowledge(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
+        lost = not self._settling.acknowledge(message)
+        record = Settled(self.name, message.queue, message, outcome, Action.ACK, seconds, lost)
+        notify(self._observers, record)
+
+    async def _settle(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
+        action, alive = await self._settling.settle(message, outcome)
+        record = Settled(self.name, message.queue, message, outcome, action, seconds, not alive)
+        notify(self._observers, record)

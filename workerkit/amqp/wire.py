@@ -1,6 +1,7 @@
 """RabbitMQ as a wire: one connection per virtual host, one subscription per consumer."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
 
 from workerkit.amqp.connection import Connection
@@ -19,6 +20,8 @@ from workerkit.options import Options
 from workerkit.places import place
 from workerkit.settings import WorkerSettings
 from workerkit.wire import Context, Declared
+
+log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 255
 
@@ -132,6 +135,15 @@ class AMQPWire:
             role = "consumers"
             self._connections[key] = Connection(key[0], settings, options.vhost, role)
         dead_letters = DeadLetters(publisher, options.name, options.connection, options.vhost)
+        if options.batch and options.full_batch < options.batch_size:
+            log.warning(
+                "batches are cut to the prefetch",
+                extra={
+                    "consumer": options.name,
+                    "batch_size": options.batch_size,
+                    "prefetch": options.prefetch,
+                },
+            )
         settling = Settling(options, dead_letters)
         receiver = Receiver(endpoint, options, context.observers, settling)
         declare = options.declare or settings.declare

@@ -1,0 +1,88 @@
+"""When a batch is ripe."""
+
+import asyncio
+
+from tests.waiting import eventually
+from workerkit.batch import Batching
+
+
+def counted() -> tuple[list[int], Batching[int]]:
+    """A batching of three within 50 ms, and a list that grows when a batch may be ripe."""
+    ripe: list[int] = []
+    return ripe, Batching(3, 0.05, lambda: ripe.append(1))
+
+
+async def test_a_full_batch_is_ripe_at_once() -> None:
+    """Nobody waits for the interval when the batch is full."""
+    ripe, batching = counted()
+
+    early = batching.take()
+    for item in range(4):
+        batching.add(item)
+
+    assert early == []
+    assert ripe
+    assert batching.take() == [0, 1, 2]
+    assert batching.take() == []
+
+
+async def test_a_partial_batch_is_ripe_after_the_interval() -> None:
+    """The interval counts from the first item, not from the last."""
+    loop = asyncio.get_running_loop()
+    ripe, batching = counted()
+    began = loop.time()
+
+    batching.add(1)
+    await asyncio.sleep(0.03)
+    batching.add(2)
+    await eventually(lambda: ripe, deadline=1)
+    waited = loop.time() - began
+
+    assert 0.045 <= waited < 0.08
+    assert batching.take() == [1, 2]
+
+
+async def test_what_remains_has_its_own_interval() -> None:
+    """An item that was left out of a full batch waits from its own arrival."""
+    ripe, batching = counted()
+    for item in range(4):
+        batching.add(item)
+
+    first = batching.take()
+    ripe.clear()
+    await eventually(lambda: ripe, deadline=1)
+
+    assert first == [0, 1, 2]
+    assert batching.take() == [3]
+
+
+async def test_a_batch_that_nobody_takes_grows() -> None:
+    """While all workers are busy a ripe batch goes on filling, up to its size."""
+    ripe, batching = counted()
+    batching.add(1)
+    await eventually(lambda: ripe, deadline=1)
+
+    batching.add(2)
+
+    assert batching.take() == [1, 2]
+
+
+async def test_flushing_makes_everything_ripe() -> None:
+    """At a stop nobody waits for more."""
+    ripe, batching = counted()
+    batching.add(1)
+
+    batching.flush()
+
+    assert ripe
+    assert batching.take() == [1]
+
+
+async def test_clearing_gives_back_what_waits() -> None:
+    """... and nothing is ripe afterwards."""
+    _, batching = counted()
+    batching.add(1)
+    batching.add(2)
+
+    assert batching.clear() == [1, 2]
+    assert batching.take() == []
