@@ -27,6 +27,7 @@ from workerkit.errors import (
     WorkerkitError,
 )
 from workerkit.observe import Settled
+from workerkit.periodic import PeriodicTask
 from workerkit.runner import Runner
 from workerkit.settings import WorkerSettings
 from workerkit.version import __version__
@@ -46,6 +47,7 @@ __all__ = [
     "HandlerCancelled",
     "HandlerTimeout",
     "InvalidBody",
+    "PeriodicTask",
     "PublishError",
     "PublishOutcomeUnknown",
     "PublishRefused",

@@ -11,6 +11,7 @@ from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.wire import AMQPWire
 from workerkit.errors import RunError
 from workerkit.observe import log_settled
+from workerkit.periodic import PeriodicTask, PeriodicWire
 from workerkit.settings import WorkerSettings
 
 log = logging.getLogger(__name__)
@@ -31,7 +32,12 @@ class WorkerContainer(containers.DeclarativeContainer):
     settings = providers.Singleton(WorkerSettings)
     publisher = providers.Singleton(Publisher)
     observers = providers.List(providers.Object(log_settled))
-    wires = providers.Dict({AMQPConsumer: providers.Singleton(AMQPWire)})
+    wires = providers.Dict(
+        {
+            AMQPConsumer: providers.Singleton(AMQPWire),
+            PeriodicTask: providers.Singleton(PeriodicWire),
+        }
+    )
 
 
 class Resources:

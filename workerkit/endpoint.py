@@ -47,7 +47,7 @@ class Endpoint:
         self.name = options.name
         self._bind = signature.bind
         self._read = signature.read
-        self._provide = signature.provide if signature.provides else None
+        self._provided = signature.provided if signature.provides else None
         self._handled = Outcome(on_success)
         self._on_exception = on_exception
         self._on_invalid = on_invalid
@@ -120,11 +120,14 @@ class Endpoint:
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         task = asyncio.current_task()
         assert task is not None
+        value = None
         self._deadlines.begin(task)
         try:
-            if self._provide is not None:
-                kwargs = {**kwargs, **await self._provide()}
-            value = await self._handle(*args, **kwargs)
+            if self._provided is None:
+                value = await self._handle(*args, **kwargs)
+            else:
+                async with self._provided() as provided:
+                    value = await self._handle(*args, **kwargs, **provided)
         except asyncio.CancelledError as error:
             late = self._deadlines.end(task)
             if task.cancelling():

@@ -27,6 +27,7 @@ class Health:
         reason: Why it is not ready; empty when it is.
         was_ready: It was ready at least once in this process.
         refusals: How often in a row the other side refused it by decision, not by accident.
+        outside: Whether it needs something outside of this process.
         changed: Called after every change.
     """
 
@@ -35,6 +36,7 @@ class Health:
     reason: str = ""
     was_ready: bool = False
     refusals: int = 0
+    outside: bool = True
     changed: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def ready(self) -> None:
@@ -65,7 +67,7 @@ def hopeless(all_health: Iterable[Health]) -> list[str]:
     There is hope as long as one consumer was ready, or waits for something that may come by
     itself (a broker that is down, a queue that is missing).
     """
-    each = list(all_health)
+    each = [one for one in all_health if one.outside]
     if not each or any(one.was_ready or one.refusals < HOPELESS for one in each):
         return []
     return list(dict.fromkeys(one.reason for one in each))

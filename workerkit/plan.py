@@ -14,9 +14,10 @@ from dependency_injector import containers, providers
 
 from workerkit.errors import DeclarationError
 from workerkit.places import place
-from workerkit.signature import Provide, Unresolved
+from workerkit.signature import Source, Unresolved
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_MAKE_ANEW = (providers.Factory, providers.Callable, providers.Coroutine)
 _YIELDING = ("Iterator", "Generator", "AsyncIterator", "AsyncGenerator", "Iterable")
 
 
@@ -58,15 +59,17 @@ class Plan:
             raise DeclarationError(*faults)
         return providers.Factory(class_, **filled)
 
-    def resolve(self, parameter: inspect.Parameter, type_: Any) -> Provide:
-        """What to call for a parameter of `handle`, once per call of it.
+    def resolve(self, parameter: inspect.Parameter, type_: Any) -> Source:
+        """What fills a parameter of `handle`, asked once per call of it.
 
         Raises:
             Unresolved: Nothing fills it; the text says what there is.
         """
         provider = self._provider(parameter, type_)
-        default = parameter.default
-        return (lambda: default) if provider is None else provider
+        if provider is None:
+            default = parameter.default
+            return Source(lambda: default)
+        return Source(provider, anew=isinstance(provider, _MAKE_ANEW))
 
     def _provider(
         self, parameter: inspect.Parameter, type_: Any

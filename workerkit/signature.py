@@ -1,7 +1,9 @@
 """Read the signature of `handle` once, then turn deliveries into its arguments."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
 from typing import Any, get_args, get_origin, get_type_hints
 
 from workerkit.codec import UnknownType, decoder
@@ -9,11 +11,24 @@ from workerkit.delivery import Delivery
 from workerkit.errors import DeclarationError
 from workerkit.places import place
 
-Provide = Callable[[], Any]
-Resolve = Callable[[inspect.Parameter, Any], Provide]
 Read = Callable[[Any], Any]
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where an argument comes from that is no part of the delivery.
+
+    Attributes:
+        anew: What it gives was made for the one call.
+    """
+
+    provide: Callable[[], Any]
+    anew: bool = False
+
+
+Resolve = Callable[[inspect.Parameter, Any], Source]
 
 
 class Unresolved(LookupError):
@@ -29,7 +44,8 @@ class Signature:
 
     Args:
         handle: The function as the class has it, `self` first.
-        delivery: The type that the wire hands over, such as `AMQPMessage`.
+        delivery: The type that the wire hands over, such as `AMQPMessage`; None where it has no
+            body, so that all parameters come from the container.
         resolve: Gives the container's provider for a parameter and its type.
 
     Attributes:
@@ -41,18 +57,20 @@ class Signature:
     """
 
     def __init__(
-        self, handle: Callable[..., Any], delivery: type[Delivery], resolve: Resolve
+        self, handle: Callable[..., Any], delivery: type[Delivery] | None, resolve: Resolve
     ) -> None:
         self._where = place(handle)
         self._delivery = delivery
         self._resolve = resolve
         self._faults: list[str] = []
-        self._provide: dict[str, Provide] = {}
+        self._provide: dict[str, Source] = {}
         self._deliver: list[str] = []
         self.batch = False
         parameters = self._parameters(handle)
-        self.read: Read = self._first(*parameters[0]) if parameters else _nothing
-        for parameter, type_ in parameters[1:]:
+        self.read: Read = _nothing
+        if delivery is not None and parameters:
+            self.read = self._first(*parameters.pop(0))
+        for parameter, type_ in parameters:
             self._further(parameter, type_)
         if self._faults:
             raise DeclarationError(*self._faults)
@@ -69,17 +87,27 @@ class Signature:
             InvalidBody: The body does not fit.
             Exception: Whatever a validator of the user's raises.
         """
-        arguments = (self.read(delivery),)
+        arguments = () if self._delivery is None else (self.read(delivery),)
         return arguments, dict.fromkeys(self._deliver, delivery) if self._deliver else {}
 
-    async def provide(self) -> dict[str, Any]:
-        """Ask the container for the other arguments of one call."""
-        values = {name: provide() for name, provide in self._provide.items()}
-        # An asynchronous provider gives a future instead of the value.
-        return {
-            name: await value if inspect.isawaitable(value) else value
-            for name, value in values.items()
-        }
+    @asynccontextmanager
+    async def provided(self) -> AsyncIterator[dict[str, Any]]:
+        """The arguments of one call that come from the container.
+
+        An asynchronous provider gives a future, which is awaited. An asynchronous context manager
+        made for this call, such as a database session, is entered, and left behind the call, with
+        its exception if there is one.
+        """
+        async with AsyncExitStack() as stack:
+            values = {}
+            for name, source in self._provide.items():
+                value = source.provide()
+                if inspect.isawaitable(value):
+                    value = await value
+                if source.anew and hasattr(type(value), "__aenter__"):
+                    value = await stack.enter_async_context(value)
+                values[name] = value
+            yield values
 
     def _parameters(self, handle: Callable[..., Any]) -> list[tuple[inspect.Parameter, Any]]:
         try:
@@ -96,7 +124,7 @@ class Signature:
                 self._fault(parameter, "needs a type annotation")
             else:
                 found.append((parameter, hints[parameter.name]))
-        if not found and not self._faults:
+        if self._delivery is not None and not found and not self._faults:
             self._faults.append(f"{self._where}: needs a first parameter, which takes the body")
         return found
 
@@ -119,7 +147,7 @@ class Signature:
         if parameter.kind is parameter.POSITIONAL_ONLY:
             self._fault(parameter, "must not be positional-only")
         elif self._is_delivery(type_) and self.batch:
-            self._fault(parameter, f"is one of many; write list[{self._delivery.__name__}[...]]")
+            self._fault(parameter, "is one of many: make the first one a list of them instead")
         elif self._is_delivery(type_):
             self._deliver.append(parameter.name)
         else:
@@ -129,7 +157,7 @@ class Signature:
                 self._fault(parameter, str(error))
 
     def _is_delivery(self, type_: Any) -> bool:
-        return (get_origin(type_) or type_) is self._delivery
+        return self._delivery is not None and (get_origin(type_) or type_) is self._delivery
 
     def _fault(self, parameter: inspect.Parameter, sentence: str) -> None:
         self._faults.append(f"{self._where}: parameter {parameter.name!r} {sentence}")

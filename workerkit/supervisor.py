@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Collection
 from typing import TypeVar
 
 T = TypeVar("T")
@@ -50,3 +50,11 @@ async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) 
         if task.cancelling():
             raise
         raise otherwise from error
+
+
+async def cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
+    """Cancel *tasks* and wait for them, however they end."""
+    for task in tasks:
+        task.cancel()
+    if tasks:
+        await asyncio.wait(tasks)

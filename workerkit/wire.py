@@ -56,11 +56,11 @@ class Wire(Protocol):
 
     Attributes:
         kind: What its consumers are, in a word, such as `amqp`.
-        delivery: The type that this wire hands to `handle`.
+        delivery: The type that this wire hands to `handle`; None where there is no body.
     """
 
     kind: str
-    delivery: type[Delivery]
+    delivery: type[Delivery] | None
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
         """The faults of one declaration that this wire alone can see, one sentence each."""

@@ -5,7 +5,8 @@ import contextvars
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -23,7 +24,7 @@ from workerkit import (
 from workerkit.amqp.acks import Acks
 from workerkit.endpoint import Endpoint
 from workerkit.options import Options
-from workerkit.signature import Provide, Signature
+from workerkit.signature import Signature, Source
 
 
 def message(raw: bytes = b"1") -> AMQPMessage[Any]:
@@ -34,12 +35,14 @@ def message(raw: bytes = b"1") -> AMQPMessage[Any]:
 def endpoint(
     handle: Callable[..., Any],
     timeout: float | None = 5.0,
-    provide: Provide | None = None,
+    provide: Callable[[], Any] | None = None,
     concurrency: int = 2,
 ) -> Endpoint:
     """An endpoint whose consumer has *handle*."""
     consumer = type("Each", (AMQPConsumer,), {"handle": handle, "queues": ["q"]})
-    signature = Signature(handle, AMQPMessage, lambda parameter, type_: provide or (lambda: None))
+    signature = Signature(
+        handle, AMQPMessage, lambda parameter, type_: Source(provide or (lambda: None), anew=True)
+    )
     return Endpoint(
         consumer(),
         Options(name="Each", concurrency=concurrency, timeout=timeout),
@@ -219,6 +222,59 @@ async def test_parameters_of_the_container() -> None:
 
     assert asked == [10, 11]
     assert isinstance(outcome.error, OSError)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+async def test_a_context_manager_of_the_container(fails: bool) -> None:
+    """A session made for the call is entered before it and left behind it, with its exception."""
+    seen: list[object] = []
+
+    @asynccontextmanager
+    async def session() -> AsyncIterator[str]:
+        try:
+            yield "open"
+        except KeyError:
+            seen.append("rolled back")
+            raise
+        seen.append("committed")
+
+    async def handle(self: object, body: int, session: str) -> None:
+        seen.append(session)
+        if fails:
+            raise KeyError
+
+    outcome = await endpoint(handle, provide=session).process(message())
+
+    assert seen == ["open", "rolled back" if fails else "committed"]
+    assert outcome.action is (Action.REQUEUE if fails else Action.ACK)
+
+
+async def test_a_batch() -> None:
+    """One call for all; a body that does not fit stays out, and each may have a fate of its own."""
+    calls: list[list[object]] = []
+
+    async def handle(self: object, messages: list[AMQPMessage[int]]) -> None:
+        calls.append([each.body for each in messages])
+        messages[1].reject(requeue=False)
+        raise KeyError
+
+    messages = [message(raw) for raw in (b"1", b"x", b"2", b"3")]
+    outcomes = await endpoint(handle).process_batch(messages)
+
+    assert calls == [[1, 2, 3]]
+    assert [each.action for each in outcomes] == ["requeue", "dead_letter", "reject", "requeue"]
+    assert [type(each.error) for each in outcomes] == [KeyError, InvalidBody, KeyError, KeyError]
+
+
+async def test_a_batch_in_which_nothing_fits() -> None:
+    """The handler is not called with an empty list."""
+
+    async def handle(self: object, numbers: list[int]) -> None:
+        pytest.fail("called")
+
+    outcomes = await endpoint(handle).process_batch([message(b"x")])
+
+    assert [each.action for each in outcomes] == ["dead_letter"]
 
 
 async def test_a_synchronous_handler_runs_in_a_thread() -> None:

@@ -19,6 +19,7 @@ from workerkit.health import Health
 from workerkit.options import Options
 from workerkit.places import place
 from workerkit.settings import WorkerSettings
+from workerkit.supervisor import cancelled
 from workerkit.wire import Context, Declared
 
 log = logging.getLogger(__name__)
@@ -30,7 +31,7 @@ class AMQPWire:
     """Feeds every `AMQPConsumer` and settles what they handle."""
 
     kind = "amqp"
-    delivery: type[Delivery] = AMQPMessage
+    delivery: type[Delivery] | None = AMQPMessage
 
     def __init__(self) -> None:
         self._connections: dict[tuple[str, str], Connection] = {}
@@ -100,7 +101,7 @@ class AMQPWire:
 
     async def stop(self) -> None:
         """Take nothing new; what no handler has begun with goes back."""
-        await _cancelled(self._loops)
+        await cancelled(self._loops)
         await asyncio.gather(*(each.stop() for each in self._subscriptions))
 
     async def drain(self) -> None:
@@ -109,7 +110,7 @@ class AMQPWire:
 
     async def cancel(self) -> None:
         """Cancel the handlers that still run, and wait for them."""
-        await _cancelled(self._workers)
+        await cancelled(self._workers)
 
     def busy(self) -> list[str]:
         """Consumers with handlers that still run."""
@@ -121,9 +122,9 @@ class AMQPWire:
             for connection in self._connections.values():
                 connection.abort("handlers would not end")
         else:
-            await _cancelled(self._workers)
+            await cancelled(self._workers)
         await asyncio.gather(*(each.close() for each in self._subscriptions))
-        await _cancelled(self._links)
+        await cancelled(self._links)
         if self._publisher is not None:
             await self._publisher.close()
 
@@ -160,11 +161,3 @@ class AMQPWire:
 def _amqp(options: object) -> AMQPOptions:
     assert isinstance(options, AMQPOptions)
     return options
-
-
-async def _cancelled(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel *tasks* and wait for them, however they end."""
-    for task in tasks:
-        task.cancel()
-    if tasks:
-        await asyncio.wait(tasks)

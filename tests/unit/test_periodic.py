@@ -1,0 +1,206 @@
+"""Tasks that run by the clock."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from datetime import UTC, datetime
+
+import pytest
+from croniter import croniter
+from dependency_injector import providers
+
+from tests.application import Recorder, container_of, package_of
+from tests.waiting import eventually
+from workerkit import Consumer, DeclarationError, HandlerTimeout, PeriodicTask, Runner
+
+NOWHERE = "amqp://127.0.0.1:1"
+
+
+@asynccontextmanager
+async def running(
+    task: type[Consumer], recorder: Recorder | None = None, **provided: object
+) -> AsyncIterator[Runner]:
+    container = container_of(NOWHERE, recorder)
+    for name, value in provided.items():
+        container.set_provider(name, providers.Object(value))
+    async with Runner(container, packages=[package_of(task)]).running() as runner:
+        yield runner
+
+
+async def test_every_runs_at_once_and_stays_on_its_grid() -> None:
+    """The first call comes at the start; calls that take time do not shift the next ones."""
+    loop = asyncio.get_running_loop()
+    times: list[float] = []
+
+    class Often(PeriodicTask):
+        every = 0.05
+
+        async def handle(self) -> None:
+            times.append(loop.time())
+            await asyncio.sleep(0.02)
+
+    began = loop.time()
+    async with running(Often) as runner:
+        await eventually(lambda: len(times) >= 6)
+        ready = runner.ready
+
+    assert ready
+    assert times[0] - began < 0.04
+    assert 0.22 < times[5] - times[0] < 0.32
+
+
+async def test_calls_do_not_overlap() -> None:
+    """A call that falls into one that still runs is left out."""
+    running_now = Counter[str]()
+    most: list[int] = []
+
+    class Slow(PeriodicTask):
+        every = 0.01
+
+        async def handle(self) -> None:
+            running_now["x"] += 1
+            most.append(running_now["x"])
+            await asyncio.sleep(0.035)
+            running_now["x"] -= 1
+
+    async with running(Slow):
+        await eventually(lambda: len(most) >= 3)
+
+    assert set(most) == {1}
+
+
+async def test_calls_overlap_if_they_may() -> None:
+    """With a concurrency of 3, three run at the same time, and never a fourth."""
+    running_now = Counter[str]()
+    most: list[int] = []
+
+    class Slow(PeriodicTask):
+        every = 0.01
+        concurrency = 3
+
+        async def handle(self) -> None:
+            running_now["x"] += 1
+            most.append(running_now["x"])
+            await asyncio.sleep(0.1)
+            running_now["x"] -= 1
+
+    async with running(Slow):
+        await eventually(lambda: len(most) >= 6)
+
+    assert max(most) == 3
+
+
+async def test_a_failure_does_not_end_the_task(caplog: pytest.LogCaptureFixture) -> None:
+    """A call that raises or is late is recorded, and the next one comes."""
+    recorder = Recorder()
+    calls: list[int] = []
+
+    class Broken(PeriodicTask):
+        every = 0.03
+        timeout = 0.02
+
+        async def handle(self) -> None:
+            calls.append(1)
+            if len(calls) == 1:
+                raise KeyError("x")
+            if len(calls) == 2:
+                await asyncio.Event().wait()
+
+    async with running(Broken, recorder):
+        await eventually(lambda: len(recorder.settled) >= 3)
+
+    errors = [type(each.outcome.error) for each in recorder.settled[:3]]
+    assert errors == [KeyError, HandlerTimeout, type(None)]
+    assert recorder.actions[:3] == ["reject", "reject", "ack"]
+
+
+async def test_parameters_come_from_the_container() -> None:
+    """Every parameter of handle is a provider."""
+    seen: list[int] = []
+
+    class Uses(PeriodicTask):
+        every = 60.0
+
+        async def handle(self, number: int, other: str = "default") -> None:
+            seen.append(number)
+            assert other == "default"
+
+    async with running(Uses, number=7):
+        await eventually(lambda: seen)
+
+    assert seen == [7]
+
+
+async def test_a_running_call_is_waited_for() -> None:
+    """At a stop a call may finish, as a handler of a message may."""
+    done: list[bool] = []
+    began = asyncio.Event()
+
+    class Slow(PeriodicTask):
+        every = 60.0
+
+        async def handle(self) -> None:
+            began.set()
+            await asyncio.sleep(0.1)
+            done.append(True)
+
+    async with running(Slow):
+        await began.wait()
+
+    assert done == [True]
+
+
+async def test_cron_is_due_when_its_line_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A task with a cron line of six fields, the last of which is seconds, runs each second."""
+    times: list[datetime] = []
+
+    class Line(PeriodicTask):
+        cron = "* * * * * *"
+
+        async def handle(self) -> None:
+            times.append(datetime.now(UTC))
+
+    async with running(Line):
+        await eventually(lambda: len(times) >= 2, deadline=5)
+
+    assert all(each.microsecond < 200_000 for each in times)
+    assert (times[1] - times[0]).total_seconds() == pytest.approx(1.0, abs=0.2)
+
+
+def test_cron_keeps_to_daylight_saving_time() -> None:
+    """A line for half past two in Berlin is never at another hour of the wall clock."""
+    from zoneinfo import ZoneInfo
+
+    berlin = ZoneInfo("Europe/Berlin")
+    last = datetime(2026, 10, 24, 12, tzinfo=berlin)
+
+    due = [last := croniter("30 4 * * *", last).get_next(datetime) for _ in range(3)]
+
+    assert [(each.day, each.hour, each.minute) for each in due] == [
+        (25, 4, 30),
+        (26, 4, 30),
+        (27, 4, 30),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("options", "text"),
+    [
+        ({}, "set either every or cron; found neither"),
+        ({"every": 1.0, "cron": "* * * * *"}, "set either every or cron; found both"),
+        ({"every": 0}, "option 'every' is 0"),
+        ({"cron": "sometimes"}, "write five fields"),
+        ({"cron": "* * * * *", "timezone": "Mars"}, "there is no time zone of that name"),
+    ],
+)
+async def test_a_schedule_that_is_none(options: dict[str, object], text: str) -> None:
+    """What is wrong with a schedule is said before anything starts."""
+
+    async def handle(self: object) -> None: ...
+
+    task = type("Odd", (PeriodicTask,), {**options, "handle": handle})
+
+    with pytest.raises(DeclarationError, match=text):
+        async with running(task):
+            pass
