@@ -31,8 +31,8 @@ FLOORS = {
 
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
-    "amqp": "queue table properties acks message consumer pacing requeue tap connection confirms publisher"
-    " dead_letters declaring settling receiver subscription wire",
+    "amqp": "queue table properties acks message consumer pacing requeue tap connection declaring confirms publisher"
+    " dead_letters settling receiver subscription wire",
     "sse": "event stream consumer source cursor receiver wire",
     "http": "problem parameters view openapi server wire",
     "embedded": "frames queues broker",

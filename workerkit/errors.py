@@ -13,6 +13,7 @@
   - PublishError           a message was not, or may not have been, published
     - Unroutable             no exchange of that name, or no queue bound for the routing key
     - PublishRefused         the broker answered with a negative confirm
+    - MessageTooLarge        the broker takes no message, or no headers, of that size
     - PublishTimeout         not sent within the deadline
     - PublishOutcomeUnknown  sent, but no confirm came: it may be published or not
       - BrokerBlocked          because the broker is out of memory or disk
@@ -101,6 +102,10 @@ class Unroutable(PublishError):
 
 class PublishRefused(PublishError):
     """The broker answered with a negative confirm: a queue is full, or failed."""
+
+
+class MessageTooLarge(PublishError):
+    """Larger than the broker takes: the body by its own limit, the headers by that of a frame."""
 
 
 class PublishTimeout(PublishError):

@@ -1,12 +1,13 @@
 """A channel in confirm mode: messages out as bytes, confirms and returns in from the tap."""
 
 import asyncio
+from dataclasses import dataclass
 from itertools import takewhile
 from struct import Struct
 
 from workerkit.amqp.connection import Channel, Session
 from workerkit.amqp.properties import decode
-from workerkit.errors import ConnectionLost
+from workerkit.errors import BrokerRefused, ConnectionLost, MessageTooLarge
 
 _HEAD = Struct(">BHI").pack
 _PUBLISH = b"\x00\x3c\x00\x28\x00\x00"  # class, method, a reserved short
@@ -15,25 +16,49 @@ _FRAME_END = b"\xce"
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _FRAME_OVERHEAD = 8
 _DRAIN_ABOVE = 256 * 1024
+_PRECONDITION_FAILED = 406
+_TOO_LARGE = "larger than"
 
 
 class Returned(Exception):
     """The broker gave a mandatory message back."""
 
 
-class Nacked(Exception):
-    """The broker answered with basic.nack."""
+class Refused(Exception):
+    """The broker did not take a message over.
+
+    Attributes:
+        code: AMQP's reply code where it closed the channel over it, 0 for a basic.nack.
+    """
+
+    def __init__(self, text: str, code: int = 0) -> None:
+        super().__init__(text)
+        self.code = code
+
+
+@dataclass(frozen=True, slots=True)
+class _Pending:
+    """A publish that waits for its confirm."""
+
+    confirm: "asyncio.Future[None]"
+    message_id: str
+    exchange: str
+    size: int
 
 
 class Confirms:
-    """A channel in confirm mode and the publishes that wait for theirs."""
+    """A channel in confirm mode and the publishes that wait for theirs.
+
+    What is published in one turn of the event loop goes out with one `send`.
+    """
 
     def __init__(self, session: Session, channel: Channel) -> None:
         self.session = session
         self.channel = channel
         self._published = 0
-        self._waiting: dict[int, tuple[asyncio.Future[None], str]] = {}
+        self._pending: dict[int, _Pending] = {}
         self._returned: dict[int, str] = {}
+        self._unsent: list[bytes] = []
         self._largest = session.frame_max - _FRAME_OVERHEAD
         self._loop = asyncio.get_running_loop()
         channel.tap(self)
@@ -57,25 +82,36 @@ class Confirms:
         if protocol.socket.get_write_buffer_size() > _DRAIN_ABOVE:
             await protocol.drained()
 
-    def publish(
-        self, method: bytes, properties: bytes, body: bytes, message_id: str
-    ) -> "asyncio.Future[None]":
-        """Send a message; the future is done when the broker has confirmed it."""
+    def publish(self, message: "Outgoing") -> "asyncio.Future[None]":
+        """Send a message; the future is done when the broker has confirmed it.
+
+        Raises:
+            MessageTooLarge: Its properties do not fit into a frame: the broker would close the
+                connection over it.
+            ConnectionLost: Nothing was sent.
+        """
+        body = message.body
+        header = _CONTENT(60, 0, len(body)) + message.properties
+        if len(header) > self._largest:
+            raise MessageTooLarge(
+                f"its headers and properties have {len(header)} bytes; at most {self._largest} fit"
+            )
+        if self.lost or self.session.gone:
+            raise ConnectionLost("the connection is lost")
+        if not self._unsent:
+            self._loop.call_soon(self._send)
         number = self.channel.number
-        frames = [
-            _frame(_METHOD, number, method),
-            _frame(_HEADER, number, _CONTENT(60, 0, len(body)) + properties),
-        ]
-        frames += [
+        self._unsent.append(_frame(_METHOD, number, message.method))
+        self._unsent.append(_frame(_HEADER, number, header))
+        self._unsent += [
             _frame(_BODY, number, body[start : start + self._largest])
             for start in range(0, len(body), self._largest)
         ]
-        # One write: nothing of another sender may come between the frames of a message.
-        if self.lost or not self.session.protocol.write(b"".join(frames)):
-            raise ConnectionLost("the connection is lost")
         self._published += 1
         confirm: asyncio.Future[None] = self._loop.create_future()
-        self._waiting[self._published] = confirm, message_id
+        self._pending[self._published] = _Pending(
+            confirm, message.message_id, message.exchange, len(body)
+        )
         return confirm
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
@@ -84,38 +120,78 @@ class Confirms:
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Note which publish came back; its confirm, which follows, is positive all the same."""
         message_id = decode(properties).message_id
-        for tag, (_, published) in self._waiting.items():
-            if published == message_id and tag not in self._returned:
+        for tag, pending in self._pending.items():
+            if pending.message_id == message_id and tag not in self._returned:
                 self._returned[tag] = method[3 : 3 + method[2]].decode(errors="replace")
                 return
 
     def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
         """Wake the publishes that this confirm is for."""
-        tags = list(takewhile(lambda each: each <= tag, self._waiting)) if multiple else [tag]
+        tags = list(takewhile(lambda each: each <= tag, self._pending)) if multiple else [tag]
         for each in tags:
-            confirm, _ = self._waiting.pop(each, (None, ""))
+            pending = self._pending.pop(each, None)
             returned = self._returned.pop(each, None)
-            if confirm is None or confirm.done():
+            if pending is None or pending.confirm.done():
                 continue
             if not accepted:
-                confirm.set_exception(Nacked())
+                pending.confirm.set_exception(Refused("the broker did not take it over"))
             elif returned is not None:
-                confirm.set_exception(Returned(returned))
+                pending.confirm.set_exception(Returned(returned))
             else:
-                confirm.set_result(None)
+                pending.confirm.set_result(None)
 
     def closed(self) -> None:
         """The broker closes the channel; `lost` follows."""
 
-    def _on_lost(self, lost: "asyncio.Future[BaseException | None]") -> None:
-        reason = lost.result() or self.session.protocol.reason
-        for confirm, _ in self._waiting.values():
-            if not confirm.done():
-                confirm.set_exception(ConnectionLost(f"lost before the confirm: {reason}"))
-        self._waiting.clear()
+    def _send(self) -> None:
+        # One write: nothing of another sender may come between the frames of a message.
+        frames, self._unsent = self._unsent, []
+        if not self.lost:
+            self.session.protocol.write(b"".join(frames))
+
+    def _on_lost(self, lost: "asyncio.Future[ConnectionLost]") -> None:
+        """Fail what waits: what the channel was closed over by name, all else as in doubt."""
+        reason = lost.result()
+        largest = max((each.size for each in self._pending.values()), default=0)
+        for pending in self._pending.values():
+            if pending.confirm.done():
+                continue
+            if isinstance(reason, BrokerRefused) and _blamed(reason, pending, largest):
+                pending.confirm.set_exception(Refused(str(reason), reason.code))
+            else:
+                pending.confirm.set_exception(ConnectionLost(f"lost before the confirm: {reason}"))
+        self._pending.clear()
 
 
-def publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
+def _blamed(error: BrokerRefused, pending: _Pending, largest: int) -> bool:
+    """Whether the broker closed the channel over this publish, as far as its words tell."""
+    if error.code == _PRECONDITION_FAILED:
+        return _TOO_LARGE in str(error) and pending.size == largest
+    return bool(pending.exchange) and f"'{pending.exchange}'" in str(error)
+
+
+@dataclass(frozen=True, slots=True)
+class Outgoing:
+    """A message as it goes out.
+
+    Attributes:
+        properties: Flags and values, see `workerkit.amqp.properties`.
+    """
+
+    message_id: str
+    exchange: str
+    routing_key: str
+    mandatory: bool
+    properties: bytes
+    body: bytes
+
+    @property
+    def method(self) -> bytes:
+        """The basic.publish."""
+        return _publish_method(self.exchange, self.routing_key, mandatory=self.mandatory)
+
+
+def _publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
     parts = [_PUBLISH]
     for what, text in (("exchange", exchange), ("routing key", routing_key)):
         encoded = text.encode()

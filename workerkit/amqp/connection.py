@@ -72,7 +72,7 @@ class Channel:
         self.number: int = channel.number
         loop = asyncio.get_running_loop()
         self.acks = Acks(self.number, session.protocol.write, loop.call_soon)
-        self.lost: asyncio.Future[BaseException | None] = loop.create_future()
+        self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
         self.on_cancel: Callable[[str], None] = lambda _: None
         channel.closing.add_done_callback(self._on_closing)
         session.protocol.lost.add_done_callback(self._on_closing)
@@ -136,8 +136,12 @@ class Channel:
     def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
         self.acks.fence()
         if not self.lost.done():
-            failed = not closing.cancelled() and closing.exception()
-            self.lost.set_result(failed or None)
+            failed = None if closing.cancelled() else closing.exception()
+            self.lost.set_result(
+                _refusal("the broker closed the channel", failed)
+                if isinstance(failed, AMQPChannelError)
+                else ConnectionLost(self._session.protocol.reason)
+            )
 
 
 class Session:
@@ -358,10 +362,13 @@ async def _translated(what: str, call: Awaitable[T]) -> T:
     try:
         return await call
     except AMQPChannelError as error:
-        code = _CODES.get(type(error), 0)
-        raise BrokerRefused(f"{what}: {error}", code) from error
+        raise _refusal(what, error) from error
     except (ValueError, TypeError) as error:
         # pamqp refuses what it cannot write, before the broker could.
         raise BrokerRefused(f"{what}: {error}", 0) from error
     except (AMQPError, OSError, RuntimeError) as error:
         raise ConnectionLost(f"{what}: {str(error) or type(error).__name__}") from error
+
+
+def _refusal(what: str, error: AMQPChannelError) -> BrokerRefused:
+    return BrokerRefused(f"{what}: {error}", _CODES.get(type(error), 0))

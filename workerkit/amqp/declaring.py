@@ -38,6 +38,21 @@ async def available(session: Session, queue: Queue, declare: Declare) -> bool:
     return True
 
 
+async def make_sure(session: Session, exchange: Exchange | str) -> None:
+    """Declare an exchange where it is missing; of a mere name, make sure that it is there.
+
+    Raises:
+        BrokerRefused: There is no exchange of that name, or it is declared otherwise.
+    """
+    try:
+        async with scratch(session) as channel:
+            await channel.declare_exchange(str(exchange), passive=True)
+    except BrokerRefused as error:
+        if error.code != _NOT_FOUND or isinstance(exchange, str):
+            raise
+        await _declare_exchange(session, exchange)
+
+
 async def _exists(session: Session, queue: Queue) -> bool:
     try:
         async with scratch(session) as channel:
@@ -61,8 +76,7 @@ async def _compare(session: Session, queue: Queue) -> None:
 
 async def _declare(session: Session, queue: Queue) -> None:
     for binding in queue.bindings:
-        if isinstance(binding.exchange, Exchange):
-            await _declare_exchange(session, binding.exchange)
+        await make_sure(session, binding.exchange)
     async with scratch(session) as channel:
         await _declare_queue(channel, queue)
         for binding in queue.bindings:
@@ -92,6 +106,5 @@ async def _declare_queue(channel: Channel, queue: Queue) -> None:
 
 
 async def _bind(channel: Channel, queue: Queue, binding: Binding) -> None:
-    exchange = binding.exchange
-    name = exchange.name if isinstance(exchange, Exchange) else exchange
-    await channel.bind_queue(queue.name, name, binding.routing_key, dict(binding.arguments))
+    exchange = str(binding.exchange)
+    await channel.bind_queue(queue.name, exchange, binding.routing_key, dict(binding.arguments))

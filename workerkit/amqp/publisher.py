@@ -1,22 +1,27 @@
 """Publish messages so that they are known to have arrived: persistent, mandatory, confirmed."""
 
 import asyncio
-from collections.abc import Mapping
+import threading
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import count
 from typing import Any
 from uuid import uuid4
 
 from workerkit.amqp import table
-from workerkit.amqp.confirms import Confirms, Nacked, Returned, publish_method
-from workerkit.amqp.connection import Connection, scratch
+from workerkit.amqp.confirms import Confirms, Outgoing, Refused, Returned
+from workerkit.amqp.connection import Connection
+from workerkit.amqp.declaring import make_sure
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.properties import encode as encode_properties
+from workerkit.amqp.queue import Exchange
 from workerkit.codec import encode
 from workerkit.errors import (
     BrokerBlocked,
     BrokerRefused,
     ConfigurationError,
     ConnectionLost,
+    MessageTooLarge,
     PublishError,
     PublishOutcomeUnknown,
     PublishRefused,
@@ -25,7 +30,8 @@ from workerkit.errors import (
 )
 from workerkit.settings import WorkerSettings
 
-_NOT_FOUND = 404
+_NOT_FOUND, _PRECONDITION_FAILED = 404, 406
+_UNOPENED = "the publisher is used before the Runner has started"
 _LOST_PAUSE = 0.05
 
 
@@ -38,18 +44,22 @@ class Publisher:
 
     def __init__(self) -> None:
         self._settings: WorkerSettings | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread = 0
         self._routes: dict[tuple[str, str], _Route] = {}
 
     def open(self, settings: WorkerSettings) -> None:
         """Say which connections there are. The Runner does this before anything starts."""
         self._settings = settings
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
 
     async def publish(
         self,
         body: object,
         routing_key: str,
         *,
-        exchange: str = "",
+        exchange: Exchange | str = "",
         headers: Mapping[str, Any] | None = None,
         message_id: str | None = None,
         correlation_id: str | None = None,
@@ -64,7 +74,8 @@ class Publisher:
 
         Args:
             body: `bytes` and `str` go as they are, models and all else as JSON.
-            exchange: The default exchange routes to the queue named like the routing key.
+            exchange: A name, or a declaration that is made where the exchange is missing. The
+                default exchange routes to the queue named like the routing key.
             message_id: A new one where there is none.
             priority: 0 to 255; only queues with `x-max-priority` look at it.
             expiration: Seconds after which a queue drops the message.
@@ -94,13 +105,68 @@ class Publisher:
         to = Destination(routing_key, exchange, connection, vhost, mandatory)
         return await self.send(raw, properties, to, timeout)
 
+    async def publish_many(
+        self, bodies: Iterable[object], routing_key: str, *, window: int = 100, **more: Any
+    ) -> list[str]:
+        """Publish many messages with the same options, some of them at the same time.
+
+        Args:
+            bodies: Taken as the window allows, so it may be endless, or larger than memory.
+            window: Messages that wait for their confirm at the same time.
+            **more: As for `publish`, but for `message_id`.
+
+        Returns:
+            The message ids, in the order of *bodies*.
+
+        Raises:
+            ExceptionGroup: Of the `PublishError`s; no more was begun after the first one, and
+                everything that was begun has ended.
+        """
+        left = iter(bodies)
+        ids: dict[int, str] = {}
+        errors: list[Exception] = []
+
+        async def publish_next(numbers: Iterator[int]) -> None:
+            for body in left:
+                number = next(numbers)
+                try:
+                    ids[number] = await self.publish(body, routing_key, **more)
+                except PublishError as error:
+                    errors.append(error)
+                if errors:
+                    return
+
+        numbers = count()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(window):
+                group.create_task(publish_next(numbers))
+        if errors:
+            raise ExceptionGroup(f"{len(errors)} of {len(ids) + len(errors)} failed", errors)
+        return [ids[number] for number in sorted(ids)]
+
+    def publish_threadsafe(self, body: object, routing_key: str, **more: Any) -> str:
+        """As `publish`, from the thread of a handler that is not `async`; blocks until confirmed.
+
+        Raises:
+            RuntimeError: It was called in the event loop's own thread, which it would block.
+        """
+        loop = self._loop
+        if loop is None:
+            raise ConfigurationError(_UNOPENED)
+        if threading.get_ident() == self._thread:
+            raise RuntimeError("publish_threadsafe is for other threads: await publish instead")
+        publishing = self.publish(body, routing_key, **more)
+        return asyncio.run_coroutine_threadsafe(publishing, loop).result()
+
     async def send(
         self, raw: bytes, properties: Properties, to: "Destination", timeout: float = 10.0
     ) -> str:
         """As `publish`, for a body that is encoded and properties that are complete."""
         message_id = properties.message_id = properties.message_id or uuid4().hex
-        encoded = encode_properties(properties)
-        method = publish_method(to.exchange, to.routing_key, mandatory=to.mandatory)
+        exchange = to.exchange.name if isinstance(to.exchange, Exchange) else to.exchange
+        message = Outgoing(
+            message_id, exchange, to.routing_key, to.mandatory, encode_properties(properties), raw
+        )
         where = f"message {message_id!r} to {to}"
         route = self._route(to)
         sent = False
@@ -108,21 +174,20 @@ class Publisher:
             async with asyncio.timeout(timeout):
                 confirms = await route.confirms(to.exchange)
                 await confirms.writable()
-                confirm = confirms.publish(method, encoded, raw, message_id)
+                confirm = confirms.publish(message)
                 sent = True
                 await confirm
         except TimeoutError as error:
             raise route.late(where, message_id, timeout, sent=sent) from error
+        except MessageTooLarge as error:
+            raise MessageTooLarge(f"{where}: {error}") from None
+        except (Returned, Refused) as error:
+            raise _typed(where, error) from None
         except ConnectionLost as error:
             if sent:
                 raise PublishOutcomeUnknown(f"{where}: {error}", message_id) from error
-            if isinstance(error, BrokerRefused) and error.code == _NOT_FOUND:
-                raise Unroutable(f"{where}: there is no such exchange") from error
-            raise PublishRefused(f"{where}: {error}") from error
-        except Returned as returned:
-            raise Unroutable(f"{where}: {returned}") from None
-        except Nacked:
-            raise PublishRefused(f"{where}: the broker did not take it over") from None
+            code = error.code if isinstance(error, BrokerRefused) else 0
+            raise _typed(where, Refused(str(error), code)) from error
         return message_id
 
     async def close(self) -> None:
@@ -133,7 +198,7 @@ class Publisher:
 
     def _route(self, to: "Destination") -> "_Route":
         if self._settings is None:
-            raise ConfigurationError("the publisher is used before the Runner has started")
+            raise ConfigurationError(_UNOPENED)
         name = to.connection.casefold()
         settings = self._settings.amqp.get(name)
         if settings is None:
@@ -156,14 +221,22 @@ class Destination:
     """
 
     routing_key: str
-    exchange: str = ""
+    exchange: Exchange | str = ""
     connection: str = "default"
     vhost: str | None = None
     mandatory: bool = True
 
     def __str__(self) -> str:
-        exchange = f"exchange {self.exchange!r}" if self.exchange else "the default exchange"
+        exchange = f"exchange {str(self.exchange)!r}" if self.exchange else "the default exchange"
         return f"{exchange} with routing key {self.routing_key!r}"
+
+
+def _typed(where: str, error: Returned | Refused) -> PublishError:
+    """The public error for what the broker said about one message."""
+    if isinstance(error, Returned):
+        return Unroutable(f"{where}: {error}")
+    kinds = {_NOT_FOUND: Unroutable, _PRECONDITION_FAILED: MessageTooLarge}
+    return kinds.get(error.code, PublishRefused)(f"{where}: {error}")
 
 
 class _Route:
@@ -175,14 +248,14 @@ class _Route:
         self._failure: Exception | None = None
         self._opening = asyncio.Lock()
         self._confirms: Confirms | None = None
-        self._exchanges: set[str] = set()
+        self._exchanges: set[Exchange | str] = set()
         connection.followers.append(self)
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
         """Remember why, for publishes that do not want to wait longer."""
         self._failure = error
 
-    async def confirms(self, exchange: str) -> Confirms:
+    async def confirms(self, exchange: Exchange | str) -> Confirms:
         """An open channel, once *exchange* is known to exist: a missing one would close it.
 
         Waits for as long as the connection is down.
@@ -194,8 +267,7 @@ class _Route:
             try:
                 confirms = await self._opened()
                 if exchange and exchange not in self._exchanges:
-                    async with scratch(confirms.session) as channel:
-                        await channel.declare_exchange(exchange, passive=True)
+                    await make_sure(confirms.session, exchange)
                     self._exchanges.add(exchange)
             except BrokerRefused:
                 raise

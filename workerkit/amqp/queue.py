@@ -34,6 +34,12 @@ class Exchange:
     def __post_init__(self) -> None:
         _check_name("exchange", self.name)
 
+    def __str__(self) -> str:
+        return self.name
+
+    def __hash__(self) -> int:
+        return hash((self.name, self.type))
+
 
 @dataclass(frozen=True, slots=True)
 class Binding:

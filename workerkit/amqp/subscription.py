@@ -120,7 +120,7 @@ class Subscription:
             except TimeoutError:
                 continue
         if not session.lost.done():
-            raise ConnectionLost(f"the broker closed the channel: {channel.lost.result()}")
+            raise channel.lost.result()
 
     async def _complete(self, session: Session, channel: Channel, backoff: Backoff) -> float | None:
         """Consume from every queue that is there; seconds until the next look, None for no need."""
