@@ -19,7 +19,7 @@ LONGEST_FUNCTION = 50
 # From the ground up. Within a floor the order counts; names joined by | are neighbours at the same
 # height, which know nothing of each other.
 FLOORS = {
-    "F0 words": "version errors delivery settings",
+    "F0 words": "version errors delivery sources settings",
     "F1 pure": "places codec signature retry health observe logs",
     "F2 declared": "options consumer",
     "F3 spine": "deadlines threads workers endpoint batch supervisor wire",
@@ -31,7 +31,7 @@ FLOORS = {
 
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
-    "amqp": "queue table properties acks message consumer pacing requeue tap connection declaring confirms publisher"
+    "amqp": "queue table properties acks message consumer pacing requeue tap connection link declaring confirms route publisher"
     " dead_letters settling receiver subscription wire",
     "sse": "event stream consumer source cursor receiver wire",
     "http": "problem parameters view openapi server wire",

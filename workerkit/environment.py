@@ -105,6 +105,7 @@ def salvage(settings_type: type[WorkerSettings]) -> WorkerSettings:
         log: Any = None
         shutdown_grace: Any = None
         start_timeout: Any = None
+        consumer_timeout: Any = None
 
     try:
         consumers = ConsumersOnly().consumers

@@ -9,8 +9,8 @@ from urllib.parse import unquote
 from pydantic import Secret, SecretBytes, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
-from workerkit.settings import takes_list
 from workerkit.shapes import Location, is_nested, members, without_tags
+from workerkit.sources import takes_list
 from workerkit.variables import Found, Place, Variable, Variables
 
 _SECRET_NAME = re.compile(

@@ -1,10 +1,10 @@
 """What operators can set, and where it is read from: code, environment, `.env`, secret files."""
 
-import json
 import logging
-from collections.abc import Collection, Mapping
-from types import UnionType
-from typing import Annotated, Any, ClassVar, Literal, Union, get_args, get_origin
+import ssl
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import quote
 
 from pydantic import (
@@ -12,23 +12,18 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    PrivateAttr,
     SecretStr,
     field_validator,
 )
-from pydantic.fields import FieldInfo
 from pydantic_core import PydanticCustomError
-from pydantic_settings import (
-    BaseSettings,
-    DotEnvSettingsSource,
-    EnvSettingsSource,
-    NestedSecretsSettingsSource,
-    NoDecode,
-    PydanticBaseSettingsSource,
-    SettingsConfigDict,
-)
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 from yarl import URL
 
 from workerkit.errors import ConfigurationError
+from workerkit.sources import EnvFile, Environment, SecretFiles
+
+log = logging.getLogger(__name__)
 
 DEFAULT_CONNECTION = "default"
 DEFAULT_PORTS: Mapping[str, int] = {"amqp": 5672, "amqps": 5671}
@@ -50,11 +45,51 @@ ListenPort = Annotated[int, Field(ge=0, le=65_535)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Grace = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Declare = Annotated[Literal["missing", "always", "never"], BeforeValidator(_lower)]
+Auth = Annotated[Literal["plain", "external"], BeforeValidator(_lower)]
 LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower)]
 Level = Annotated[
     Literal["CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET"],
     BeforeValidator(_upper),
 ]
+
+
+class TLSSettings(BaseModel):
+    """How a TLS connection is made; looked at where the URL begins with `amqps`.
+
+    Attributes:
+        ca: File of the certificates to trust; those of the system by default.
+        cert: File of the client's certificate, and of its key unless that has its own.
+        key: File of the client's key.
+        key_password: Of the key.
+        server_name: That the server's certificate must have, instead of the host of the URL.
+        verify: Without it anybody can pose as the broker; a WARNING says so at each connection.
+    """
+
+    model_config = _SECTION
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    key_password: SecretStr | None = None
+    server_name: str | None = None
+    verify: bool = True
+
+    def context(self) -> ssl.SSLContext:
+        """Read the files, as they are now.
+
+        Raises:
+            OSError: A file cannot be read.
+            ssl.SSLError: A file does not have what it should.
+        """
+        context = ssl.create_default_context(cafile=self.ca)
+        if self.cert is not None:
+            secret = self.key_password
+            password = None if secret is None else secret.get_secret_value()
+            context.load_cert_chain(self.cert, self.key, password)
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
 
 
 class AMQPSettings(BaseModel):
@@ -71,6 +106,7 @@ class AMQPSettings(BaseModel):
         heartbeat: Seconds between two signs of life; whole, because AMQP carries an integer.
         declare: Which queues are declared: those that are missing, all, or none.
         connect_timeout: Seconds for one attempt to connect.
+        auth: `external` lets the client's certificate say who this is.
     """
 
     model_config = _SECTION
@@ -84,6 +120,13 @@ class AMQPSettings(BaseModel):
     heartbeat: Annotated[int, Field(ge=1, le=65_535)] = 15
     declare: Declare = "missing"
     connect_timeout: Seconds = 10.0
+    auth: Auth = "plain"
+    tls: TLSSettings = TLSSettings()
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the connection uses TLS."""
+        return URL(self.url.get_secret_value()).scheme == "amqps"
 
     def vhost_name(self, vhost: str | None = None) -> str:
         """Return the vhost as the broker knows it, neither encoded nor empty.
@@ -222,6 +265,8 @@ class WorkerSettings(BaseSettings):
         amqp: Connections by name, in lower case; `default` always exists.
         shutdown_grace: Seconds that running handlers get before they are cancelled.
         start_timeout: Seconds for the consumers to become ready; None waits for ever.
+        consumer_timeout: Seconds after which the broker takes an unacknowledged message away and
+            closes the channel; it cannot be asked, so it is set here if it is not RabbitMQ's own.
         consumers: Options by consumer and option, as they stand in the environment.
     """
 
@@ -244,7 +289,28 @@ class WorkerSettings(BaseSettings):
     log: LogSettings = LogSettings()
     shutdown_grace: Grace = 20.0
     start_timeout: Seconds | None = None
+    consumer_timeout: Seconds = 1800.0
     consumers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+
+    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+
+    def __init__(self, **given: Any) -> None:
+        super().__init__(**given)
+        self._given = given
+
+    def connection(self, name: str) -> AMQPSettings:
+        """A named connection, with what its secret files say now.
+
+        Files that cannot be read at the moment leave it as it was.
+        """
+        if self.model_config.get("secrets_dir") is None:
+            return self.amqp[name]
+        try:
+            return type(self)(**self._given).amqp[name]
+        except (ValueError, OSError, KeyError):
+            # Without the error, which may contain what is in a file.
+            log.warning("secret files cannot be read: going on with what they said before")
+            return self.amqp[name]
 
     @field_validator("amqp", mode="before")
     @classmethod
@@ -273,38 +339,11 @@ class WorkerSettings(BaseSettings):
         """Read what an operator wrote without giving up at the first bad value."""
         return (
             init_settings,
-            _Environment(settings_cls),
-            _EnvFile(settings_cls, env_file=getattr(dotenv_settings, "env_file", None)),
-            _SecretFiles(file_secret_settings),
-            _SecretFiles(file_secret_settings, secrets_prefix=""),
+            Environment(settings_cls),
+            EnvFile(settings_cls, env_file=getattr(dotenv_settings, "env_file", None)),
+            SecretFiles(file_secret_settings),
+            SecretFiles(file_secret_settings, secrets_prefix=""),
         )
-
-
-def split_list(text: str) -> Any:
-    """Read a list as an operator writes it: JSON when it starts with `[`, else commas.
-
-    Raises:
-        ValueError: It starts with `[` and is not JSON.
-    """
-    if text.lstrip().startswith("["):
-        return json.loads(text)
-    return [item.strip() for item in text.split(",")] if text.strip() else []
-
-
-def takes_list(annotation: Any) -> bool:
-    """Whether *annotation* is a list, tuple or set, or one of them or None."""
-    origin = get_origin(annotation)
-    if origin is Annotated:
-        return takes_list(get_args(annotation)[0])
-    if origin in (Union, UnionType):
-        members = [each for each in get_args(annotation) if each is not type(None)]
-        return all(map(takes_list, members))
-    kind = origin or annotation
-    return (
-        isinstance(kind, type)
-        and issubclass(kind, Collection)
-        and not issubclass(kind, (str, bytes, bytearray, Mapping))
-    )
 
 
 def _vhost_of(url: URL) -> str:
@@ -322,40 +361,3 @@ def _laid_over(default: Any, given: Any) -> Any:
     if not isinstance(given, Mapping) or not isinstance(default, Mapping) or "url" in given:
         return given
     return {**default, **given}
-
-
-class _Environment(EnvSettingsSource):
-    """Hands on what it cannot decode, so that validation finds it together with all the rest."""
-
-    def decode_complex_value(self, field_name: str, field: FieldInfo | None, value: Any) -> Any:
-        try:
-            if field is None:  # An untyped dict: only what cannot be a plain word is decoded.
-                return json.loads(value) if value.lstrip().startswith(("{", "[")) else value
-            if takes_list(field.annotation) and NoDecode not in field.metadata:
-                return split_list(value)
-            return super().decode_complex_value(field_name, field, value)
-        except (ValueError, RecursionError):
-            return value
-
-    def next_field(
-        self, field: FieldInfo | Any | None, key: str, case_sensitive: bool | None = None
-    ) -> FieldInfo | None:
-        # Inside dicts pydantic-settings returns the bare type, which would hide lists from us.
-        found: Any = super().next_field(field, key, case_sensitive)
-        if found is None or isinstance(found, FieldInfo):
-            return found
-        return FieldInfo.from_annotation(found)
-
-    def explode_env_vars(
-        self, field_name: str, field: FieldInfo, env_vars: Mapping[str, str | None]
-    ) -> dict[str, Any]:
-        # Parents first: a JSON value read later would replace the parts that were read before.
-        return super().explode_env_vars(field_name, field, dict(sorted(env_vars.items())))
-
-
-class _EnvFile(_Environment, DotEnvSettingsSource):
-    """The same for `.env`."""
-
-
-class _SecretFiles(_Environment, NestedSecretsSettingsSource):
-    """The same for the files of `secrets_dir`, such as `amqp__default__password`."""

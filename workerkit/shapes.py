@@ -19,7 +19,8 @@ from typing import (
 from pydantic import AliasChoices, AliasPath, BaseModel
 from pydantic.fields import FieldInfo
 
-from workerkit.settings import DEFAULT_CONNECTION, split_list, takes_list
+from workerkit.settings import DEFAULT_CONNECTION
+from workerkit.sources import split_list, takes_list
 
 Location = tuple[str | int, ...]
 

@@ -14,7 +14,7 @@ from dotenv import dotenv_values
 from pydantic.fields import FieldInfo
 from pydantic_settings import NestedSecretsSettingsSource
 
-from workerkit.settings import WorkerSettings, split_list
+from workerkit.settings import WorkerSettings
 from workerkit.shapes import (
     Location,
     input_names,
@@ -24,6 +24,7 @@ from workerkit.shapes import (
     leaves,
     without_tags,
 )
+from workerkit.sources import split_list
 
 DELIMITER = "__"
 

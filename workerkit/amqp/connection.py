@@ -1,11 +1,11 @@
-"""One supervised connection to RabbitMQ: connect, watch, lose, connect again."""
+"""Connect to RabbitMQ by aio-pika, and ask it things with a deadline on every answer."""
 
 import asyncio
 import logging
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any, Protocol, TypeVar
+from typing import Any, TypeVar
 
 import aio_pika
 from aiormq.abc import AbstractChannel
@@ -22,18 +22,15 @@ from workerkit.amqp.acks import Acks
 from workerkit.amqp.tap import Sink, TapProtocol, TapTransportFactory
 from workerkit.errors import BrokerRefused, ConnectionLost, StartError
 from workerkit.settings import AMQPSettings
-from workerkit.supervisor import Backoff, within
+from workerkit.supervisor import within
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
 RPC_DEADLINE = 10.0
-_LOST_AFTER_HEARTBEATS = 2.5
-_SECOND_LOOK = 0.1
 _CLOSE_DEADLINE = 5.0
 _FRAME_MAX = 131_072
-_STABLE_AFTER = 10.0
 _REFUSALS = (403, 530)
 _CODES: dict[type[AMQPChannelError], int] = {
     ChannelAccessRefused: 403,
@@ -41,13 +38,6 @@ _CODES: dict[type[AMQPChannelError], int] = {
     ChannelLockedResource: 405,
     ChannelPreconditionFailed: 406,
 }
-
-
-class Follower(Protocol):
-    """Somebody who needs the connection and is told why it is not there."""
-
-    def connection_failed(self, error: Exception, attempt: int) -> None:
-        """One attempt failed; `BrokerRefused` when somebody must change something first."""
 
 
 class _TapConnection(aio_pika.Connection):
@@ -212,145 +202,65 @@ async def scratch(session: Session) -> AsyncIterator[Channel]:
         await channel.close()
 
 
-class Connection:
-    """Keeps one connection to one virtual host alive, for as long as the process wants it.
+async def connect(settings: AMQPSettings, vhost: str | None, role: str) -> Session:
+    """Open a connection and log in.
 
     Args:
-        name: Of the connection in the settings.
+        vhost: Virtual host; None for the connection's own.
         role: What it is for; shown by the broker's management.
+
+    Raises:
+        BrokerRefused: The broker will not have us, or TLS cannot be agreed on.
+        ConnectionLost: It cannot be reached, or did not answer in time.
+        StartError: aio-pika has changed so much that the tap does not work with it.
     """
-
-    def __init__(self, name: str, settings: AMQPSettings, vhost: str | None, role: str) -> None:
-        self.name = name
-        self.vhost = settings.vhost_name(vhost)
-        self.followers: list[Follower] = []
-        self._settings = settings
-        self._asked_vhost = vhost
-        self._role = role
-        self._session: Session | None = None
-        self._connected = asyncio.Event()
-
-    def __str__(self) -> str:
-        return self._settings.display(self._asked_vhost)
-
-    async def session(self) -> Session:
-        """The present incarnation, once there is one."""
-        while self._session is None:
-            await self._connected.wait()
-        return self._session
-
-    async def run(self) -> None:
-        """Connect, and connect again whenever the connection is lost, until cancelled."""
-        loop = asyncio.get_running_loop()
-        backoff = Backoff()
-        attempt = 1
-        while True:
-            try:
-                session = await self._connect()
-            except (BrokerRefused, ConnectionLost) as error:
-                seconds = backoff.next()
-                self._failed(error, attempt, seconds)
-                attempt += 1
-                await asyncio.sleep(seconds)
-                continue
-            since = loop.time()
-            log.info("connected", extra=self._fields(attempt=attempt))
-            attempt = 1
-            await self._serve(session)
-            log.warning("connection lost", extra=self._fields(reason=session.protocol.reason))
-            if loop.time() - since > _STABLE_AFTER:
-                backoff.reset()
-            await asyncio.sleep(backoff.next())
-
-    def abort(self, reason: str) -> None:
-        """Drop the socket, if there is one."""
-        if self._session is not None:
-            self._session.abort(reason)
-
-    async def _serve(self, session: Session) -> None:
-        """Lend *session* out until it is lost, or this is cancelled; then clear up after it."""
-        self._session = session
-        self._connected.set()
-        session.lost.add_done_callback(self._forget)
-        try:
-            await self._watch(session)
-        finally:
-            self._forget()
-            await session.close()
-
-    def _forget(self, _: object = None) -> None:
-        self._session = None
-        self._connected.clear()
-
-    async def _watch(self, session: Session) -> None:
-        """Return when the session is lost; give it up when the broker has gone silent."""
-        loop = asyncio.get_running_loop()
-        limit = self._settings.heartbeat * _LOST_AFTER_HEARTBEATS
-        while not session.lost.done():
-            silent = loop.time() - session.protocol.last_read
-            if silent < limit:
-                await asyncio.wait([session.lost], timeout=limit - silent)
-                continue
-            # After a handler that blocked the loop, what came meanwhile has yet to be read.
-            await asyncio.wait([session.lost], timeout=_SECOND_LOOK)
-            if loop.time() - session.protocol.last_read >= limit:
-                session.abort(f"nothing heard of the broker for {silent:.1f} s")
-                await asyncio.wait([session.lost])
-
-    async def _connect(self) -> Session:
-        settings = self._settings
-        url = settings.address(self._asked_vhost).update_query(heartbeat=settings.heartbeat)
-        connection = _TapConnection(
-            url,
-            client_properties={
-                "connection_name": f"workerkit {self._role}",
-                "product": "workerkit",
-            },
+    where = f"{settings.display(vhost)} (virtual host {settings.vhost_name(vhost)!r})"
+    url = settings.address(vhost).update_query(heartbeat=settings.heartbeat, auth=settings.auth)
+    connection = _TapConnection(
+        url,
+        ssl_context=_tls(settings, where),
+        client_properties={"connection_name": f"workerkit {role}"},
+    )
+    factory = connection.factory
+    factory.server_name = settings.tls.server_name
+    late = ConnectionLost(f"no answer within {settings.connect_timeout:g} s")
+    try:
+        await within(settings.connect_timeout, connection.connect(), late)
+    except (AMQPError, OSError, ConnectionLost) as error:
+        raise _explained(where, error, factory.protocol) from error
+    finally:
+        if factory.protocol is not None and not connection.connected.is_set():
+            factory.protocol.discard()
+    if factory.protocol is None:
+        raise StartError(
+            f"aio-pika {aio_pika.__version__} does not open its sockets through aiormq's "
+            "transport_factory any more; install the versions that setup.cfg names"
         )
-        late = ConnectionLost(f"no connection within {settings.connect_timeout:g} s")
-        try:
-            await within(settings.connect_timeout, connection.connect(), late)
-        except (AMQPError, OSError, ConnectionLost) as error:
-            raise self._explained(error, connection.factory.protocol) from error
-        finally:
-            protocol = connection.factory.protocol
-            if protocol is not None and not connection.connected.is_set():
-                protocol.discard()
-        if protocol is None:
-            raise StartError(
-                f"aio-pika {aio_pika.__version__} does not open its sockets through aiormq's "
-                "transport_factory any more; install the versions that setup.cfg names"
-            )
-        return Session(connection, protocol)
+    return Session(connection, factory.protocol)
 
-    def _explained(self, error: Exception, protocol: TapProtocol | None) -> ConnectionLost:
-        where = f"{self} (connection {self.name!r}, virtual host {self.vhost!r})"
-        if protocol is not None and protocol.tap.refusal is not None:
-            code, text = protocol.tap.refusal
-            if code in _REFUSALS:
-                return BrokerRefused(f"{where}: {text}", code)
-            return ConnectionLost(f"{where}: {text}")
-        if isinstance(error.__cause__ or error, ssl.SSLError):
-            return BrokerRefused(f"{where}: TLS failed: {error}", 0)
-        return ConnectionLost(f"{where}: {str(error) or type(error).__name__}")
 
-    def _failed(self, error: Exception, attempt: int, seconds: float) -> None:
-        log.error(
-            "connection failed",
-            exc_info=error,
-            extra=self._fields(attempt=attempt, retry_in=round(seconds, 2)),
-        )
-        for follower in self.followers:
-            follower.connection_failed(error, attempt)
+def _tls(settings: AMQPSettings, where: str) -> ssl.SSLContext | None:
+    if not settings.is_encrypted:
+        return None
+    if not settings.tls.verify:
+        log.warning("the broker's certificate is not verified", extra={"broker": where})
+    try:
+        return settings.tls.context()
+    except OSError as error:
+        raise BrokerRefused(f"{where}: TLS cannot be set up: {error}", 0) from error
 
-    def _fields(self, **more: object) -> dict[str, object]:
-        return {
-            "connection": self.name,
-            "role": self._role,
-            "broker": str(self),
-            "vhost": self.vhost,
-            **more,
-        }
+
+def _explained(where: str, error: Exception, protocol: TapProtocol | None) -> ConnectionLost:
+    """Our error for a failed attempt, by its cause: aio-pika has the same one for many."""
+    if protocol is not None and protocol.tap.refusal is not None:
+        code, text = protocol.tap.refusal
+        kind = BrokerRefused(f"{where}: {text}", code)
+        return kind if code in _REFUSALS else ConnectionLost(str(kind))
+    if isinstance(error, ssl.SSLError):
+        return BrokerRefused(f"{where}: TLS failed: {error}", 0)
+    if protocol is not None and protocol.lost.done():
+        return ConnectionLost(f"{where}: {protocol.reason}")
+    return ConnectionLost(f"{where}: {str(error) or type(error).__name__}")
 
 
 async def _untapped(message: object) -> None:

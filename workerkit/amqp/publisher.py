@@ -4,20 +4,20 @@ import asyncio
 import threading
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Any
 from uuid import uuid4
 
 from workerkit.amqp import table
-from workerkit.amqp.confirms import Confirms, Outgoing, Refused, Returned
-from workerkit.amqp.connection import Connection
-from workerkit.amqp.declaring import make_sure
+from workerkit.amqp.confirms import Outgoing, Refused, Returned
+from workerkit.amqp.link import Link
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.properties import encode as encode_properties
 from workerkit.amqp.queue import Exchange
+from workerkit.amqp.route import Route
 from workerkit.codec import encode
 from workerkit.errors import (
-    BrokerBlocked,
     BrokerRefused,
     ConfigurationError,
     ConnectionLost,
@@ -25,14 +25,12 @@ from workerkit.errors import (
     PublishError,
     PublishOutcomeUnknown,
     PublishRefused,
-    PublishTimeout,
     Unroutable,
 )
 from workerkit.settings import WorkerSettings
 
 _NOT_FOUND, _PRECONDITION_FAILED = 404, 406
 _UNOPENED = "the publisher is used before the Runner has started"
-_LOST_PAUSE = 0.05
 
 
 class Publisher:
@@ -46,7 +44,7 @@ class Publisher:
         self._settings: WorkerSettings | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        self._routes: dict[tuple[str, str], _Route] = {}
+        self._routes: dict[tuple[str, str], Route] = {}
 
     def open(self, settings: WorkerSettings) -> None:
         """Say which connections there are. The Runner does this before anything starts."""
@@ -196,7 +194,7 @@ class Publisher:
         for route in routes.values():
             await route.close()
 
-    def _route(self, to: "Destination") -> "_Route":
+    def _route(self, to: "Destination") -> "Route":
         if self._settings is None:
             raise ConfigurationError(_UNOPENED)
         name = to.connection.casefold()
@@ -208,7 +206,8 @@ class Publisher:
             )
         key = (name, settings.vhost_name(to.vhost))
         if key not in self._routes:
-            self._routes[key] = _Route(Connection(name, settings, to.vhost, "publisher"))
+            read = partial(self._settings.connection, name)
+            self._routes[key] = Route(Link(name, read, to.vhost, "publisher"))
         return self._routes[key]
 
 
@@ -237,66 +236,3 @@ def _typed(where: str, error: Returned | Refused) -> PublishError:
         return Unroutable(f"{where}: {error}")
     kinds = {_NOT_FOUND: Unroutable, _PRECONDITION_FAILED: MessageTooLarge}
     return kinds.get(error.code, PublishRefused)(f"{where}: {error}")
-
-
-class _Route:
-    """One connection that publishes, with a channel that confirms."""
-
-    def __init__(self, connection: Connection) -> None:
-        self._connection = connection
-        self._task = asyncio.create_task(connection.run(), name=f"publisher to {connection}")
-        self._failure: Exception | None = None
-        self._opening = asyncio.Lock()
-        self._confirms: Confirms | None = None
-        self._exchanges: set[Exchange | str] = set()
-        connection.followers.append(self)
-
-    def connection_failed(self, error: Exception, attempt: int) -> None:
-        """Remember why, for publishes that do not want to wait longer."""
-        self._failure = error
-
-    async def confirms(self, exchange: Exchange | str) -> Confirms:
-        """An open channel, once *exchange* is known to exist: a missing one would close it.
-
-        Waits for as long as the connection is down.
-
-        Raises:
-            BrokerRefused: There is no such exchange.
-        """
-        while True:
-            try:
-                confirms = await self._opened()
-                if exchange and exchange not in self._exchanges:
-                    await make_sure(confirms.session, exchange)
-                    self._exchanges.add(exchange)
-            except BrokerRefused:
-                raise
-            except ConnectionLost:
-                await asyncio.sleep(_LOST_PAUSE)
-            else:
-                return confirms
-
-    def late(self, where: str, message_id: str, timeout: float, *, sent: bool) -> PublishError:
-        """Which error it is that nothing came of a publish in time."""
-        if self._confirms is not None and self._confirms.blocked:
-            also = "; it may be published once the alarm is over" if sent else ""
-            return BrokerBlocked(
-                f"{where}: the broker blocks publishers, out of memory or disk{also}", message_id
-            )
-        if sent:
-            return PublishOutcomeUnknown(f"{where}: no confirm within {timeout:g} s", message_id)
-        why = f": {self._failure}" if self._failure else ""
-        return PublishTimeout(f"{where}: not sent within {timeout:g} s{why}")
-
-    async def close(self) -> None:
-        self._task.cancel()
-        await asyncio.wait([self._task])
-
-    async def _opened(self) -> Confirms:
-        async with self._opening:
-            if self._confirms is None or self._confirms.lost:
-                session = await self._connection.session()
-                self._confirms = Confirms(session, await session.channel(confirms=True))
-                self._exchanges.clear()
-                self._failure = None
-            return self._confirms

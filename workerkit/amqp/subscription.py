@@ -5,9 +5,10 @@ import logging
 import os
 import socket
 
-from workerkit.amqp.connection import Channel, Connection, Session
+from workerkit.amqp.connection import Channel, Session
 from workerkit.amqp.consumer import AMQPOptions, Declare
 from workerkit.amqp.declaring import available
+from workerkit.amqp.link import Link
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.receiver import Receiver
 from workerkit.delivery import Action
@@ -36,7 +37,7 @@ class Subscription:
         self,
         endpoint: Endpoint,
         options: AMQPOptions,
-        connection: Connection,
+        link: Link,
         receiver: Receiver,
         declare: Declare,
         health: Health,
@@ -44,7 +45,7 @@ class Subscription:
         self.health = health
         self._endpoint = endpoint
         self._options = options
-        self._connection = connection
+        self._link = link
         self._receiver = receiver
         self._declare = declare
         self._seen: set[str] = set()
@@ -53,13 +54,13 @@ class Subscription:
         self._changed = asyncio.Event()
         self._channel: Channel | None = None
         self._hooks: set[asyncio.Task[None]] = set()
-        connection.followers.append(self)
+        link.followers.append(self)
 
     async def run(self) -> None:
         """Consume until cancelled. The channel then stays open, for handlers that still run."""
         backoff = Backoff()
         while True:
-            session = await self._connection.session()
+            session = await self._link.session()
             try:
                 await self._consume(session, backoff)
             except (BrokerRefused, ConnectionLost) as error:

@@ -272,21 +272,24 @@ class TapTransportFactory(TransportFactory):
 
     Attributes:
         protocol: Of the socket that was opened; None until aiormq has asked for one.
+        server_name: That the certificate must have; None for the host that is connected to.
     """
 
     def __init__(self) -> None:
         self.protocol: TapProtocol | None = None
+        self.server_name: str | None = None
 
     async def create(
         self, url: URL, **kwargs: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         tls = kwargs.pop("ssl_context_provider")
-        context = await tls.get_context() if url.scheme == "amqps" else None
+        if url.scheme == "amqps":
+            kwargs |= {"ssl": await tls.get_context(), "server_hostname": self.server_name}
         loop = asyncio.get_running_loop()
         reader = asyncio.StreamReader(loop=loop)
         protocol = self.protocol = TapProtocol(reader, loop)
         transport, _ = await loop.create_connection(
-            lambda: protocol, str(url.host), int(url.port or 0), ssl=context, **kwargs
+            lambda: protocol, str(url.host), int(url.port or 0), **kwargs
         )
         protocol.writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         return reader, protocol.writer

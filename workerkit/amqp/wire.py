@@ -3,10 +3,11 @@
 import asyncio
 import logging
 from collections.abc import Sequence
+from functools import partial
 
-from workerkit.amqp.connection import Connection
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.dead_letters import DeadLetters
+from workerkit.amqp.link import Link
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.receiver import Receiver
@@ -34,12 +35,12 @@ class AMQPWire:
     delivery: type[Delivery] | None = AMQPMessage
 
     def __init__(self) -> None:
-        self._connections: dict[tuple[str, str], Connection] = {}
+        self._links: dict[tuple[str, str], Link] = {}
         self._subscriptions: list[Subscription] = []
         self._receivers: list[Receiver] = []
         self._workers: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
-        self._links: list[asyncio.Task[None]] = []
+        self._keeping: list[asyncio.Task[None]] = []
         self._publisher: Publisher | None = None
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
@@ -95,8 +96,8 @@ class AMQPWire:
             publisher.open(context.settings)
         for endpoint in endpoints:
             self._subscribe(endpoint, context, publisher)
-        for connection in self._connections.values():
-            self._links.append(context.keep(connection.run(), f"connection to {connection}"))
+        for link in self._links.values():
+            self._keeping.append(context.keep(link.run(), f"link to {link}"))
         return [subscription.health for subscription in self._subscriptions]
 
     async def stop(self) -> None:
@@ -119,22 +120,23 @@ class AMQPWire:
     async def close(self) -> None:
         """Close channels and connections."""
         if self.busy():
-            for connection in self._connections.values():
-                connection.abort("handlers would not end")
+            for link in self._links.values():
+                link.abort("handlers would not end")
         else:
             await cancelled(self._workers)
         await asyncio.gather(*(each.close() for each in self._subscriptions))
-        await cancelled(self._links)
+        await cancelled(self._keeping)
         if self._publisher is not None:
             await self._publisher.close()
 
     def _subscribe(self, endpoint: Endpoint, context: Context, publisher: Publisher) -> None:
         options = _amqp(endpoint.options)
-        settings = context.settings.amqp[options.connection.casefold()]
-        key = (options.connection.casefold(), settings.vhost_name(options.vhost))
-        if key not in self._connections:
-            role = "consumers"
-            self._connections[key] = Connection(key[0], settings, options.vhost, role)
+        name = options.connection.casefold()
+        settings = context.settings.amqp[name]
+        key = (name, settings.vhost_name(options.vhost))
+        if key not in self._links:
+            read = partial(context.settings.connection, name)
+            self._links[key] = Link(name, read, options.vhost, "consumers")
         dead_letters = DeadLetters(publisher, options.name, options.connection, options.vhost)
         if options.batch and options.full_batch < options.batch_size:
             log.warning(
@@ -149,9 +151,7 @@ class AMQPWire:
         receiver = Receiver(endpoint, options, context.observers, settling)
         declare = options.declare or settings.declare
         health = Health(options.name, changed=context.changed)
-        subscription = Subscription(
-            endpoint, options, self._connections[key], receiver, declare, health
-        )
+        subscription = Subscription(endpoint, options, self._links[key], receiver, declare, health)
         self._receivers.append(receiver)
         self._subscriptions.append(subscription)
         self._workers += [context.keep(work, name) for name, work in receiver.workers.tasks()]

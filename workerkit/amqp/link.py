@@ -1,0 +1,133 @@
+"""Keep one connection to RabbitMQ alive: connect, watch, lose, connect again."""
+
+import asyncio
+import logging
+from collections.abc import Callable
+from typing import Protocol
+
+from workerkit.amqp.connection import Session, connect
+from workerkit.errors import BrokerRefused, ConnectionLost
+from workerkit.settings import AMQPSettings
+from workerkit.supervisor import Backoff
+
+log = logging.getLogger(__name__)
+
+_LOST_AFTER_HEARTBEATS = 2.5
+_SECOND_LOOK = 0.1
+_STABLE_AFTER = 10.0
+
+
+class Follower(Protocol):
+    """Somebody who needs the connection and is told why it is not there."""
+
+    def connection_failed(self, error: Exception, attempt: int) -> None:
+        """One attempt failed; `BrokerRefused` when somebody must change something first."""
+
+
+class Link:
+    """Keeps one connection to one virtual host alive, for as long as the process wants it.
+
+    Args:
+        name: Of the connection in the settings.
+        settings: Asked anew at each attempt, as passwords and certificates change.
+        role: What it is for; shown by the broker's management.
+    """
+
+    def __init__(
+        self, name: str, settings: Callable[[], AMQPSettings], vhost: str | None, role: str
+    ) -> None:
+        self.name = name
+        self.followers: list[Follower] = []
+        self._read_settings = settings
+        self._settings = settings()
+        self.vhost = self._settings.vhost_name(vhost)
+        self._asked_vhost = vhost
+        self._role = role
+        self._session: Session | None = None
+        self._connected = asyncio.Event()
+
+    def __str__(self) -> str:
+        return self._settings.display(self._asked_vhost)
+
+    async def session(self) -> Session:
+        """The present incarnation, once there is one."""
+        while self._session is None:
+            await self._connected.wait()
+        return self._session
+
+    async def run(self) -> None:
+        """Connect, and connect again whenever the connection is lost, until cancelled."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff()
+        attempt = 1
+        while True:
+            try:
+                self._settings = self._read_settings()
+                session = await connect(self._settings, self._asked_vhost, self._role)
+            except (BrokerRefused, ConnectionLost) as error:
+                seconds = backoff.next()
+                self._failed(error, attempt, seconds)
+                attempt += 1
+                await asyncio.sleep(seconds)
+                continue
+            since = loop.time()
+            log.info("connected", extra=self._fields(attempt=attempt))
+            attempt = 1
+            await self._serve(session)
+            log.warning("connection lost", extra=self._fields(reason=session.protocol.reason))
+            if loop.time() - since > _STABLE_AFTER:
+                backoff.reset()
+            await asyncio.sleep(backoff.next())
+
+    def abort(self, reason: str) -> None:
+        """Drop the socket, if there is one."""
+        if self._session is not None:
+            self._session.abort(reason)
+
+    async def _serve(self, session: Session) -> None:
+        """Lend *session* out until it is lost, or this is cancelled; then clear up after it."""
+        self._session = session
+        self._connected.set()
+        session.lost.add_done_callback(self._forget)
+        try:
+            await self._watch(session)
+        finally:
+            self._forget()
+            await session.close()
+
+    def _forget(self, _: object = None) -> None:
+        self._session = None
+        self._connected.clear()
+
+    async def _watch(self, session: Session) -> None:
+        """Return when the session is lost; give it up when the broker has gone silent."""
+        loop = asyncio.get_running_loop()
+        limit = self._settings.heartbeat * _LOST_AFTER_HEARTBEATS
+        while not session.lost.done():
+            silent = loop.time() - session.protocol.last_read
+            if silent < limit:
+                await asyncio.wait([session.lost], timeout=limit - silent)
+                continue
+            # After a handler that blocked the loop, what came meanwhile has yet to be read.
+            await asyncio.wait([session.lost], timeout=_SECOND_LOOK)
+            if loop.time() - session.protocol.last_read >= limit:
+                session.abort(f"nothing heard of the broker for {silent:.1f} s")
+                await asyncio.wait([session.lost])
+
+    def _failed(self, error: Exception, attempt: int, seconds: float) -> None:
+        log.error(
+            "connection failed",
+            exc_info=error,
+            extra=self._fields(attempt=attempt, retry_in=round(seconds, 2)),
+        )
+        for follower in self.followers:
+            follower.connection_failed(error, attempt)
+
+    def _fields(self, **more: object) -> dict[str, object]:
+        return {
+            "connection": self.name,
+            "role": self._role,
+            "broker": str(self),
+            "vhost": self.vhost,
+            **more,
+        }

@@ -1,0 +1,81 @@
+"""A way to one virtual host, for everything that is published to it."""
+
+import asyncio
+
+from workerkit.amqp.confirms import Confirms
+from workerkit.amqp.declaring import make_sure
+from workerkit.amqp.link import Link
+from workerkit.amqp.queue import Exchange
+from workerkit.errors import (
+    BrokerBlocked,
+    BrokerRefused,
+    ConnectionLost,
+    PublishError,
+    PublishOutcomeUnknown,
+    PublishTimeout,
+)
+
+_LOST_PAUSE = 0.05
+
+
+class Route:
+    """One connection that publishes, with a channel that confirms."""
+
+    def __init__(self, link: Link) -> None:
+        self._link = link
+        self._task = asyncio.create_task(link.run(), name=f"publisher to {link}")
+        self._failure: Exception | None = None
+        self._opening = asyncio.Lock()
+        self._confirms: Confirms | None = None
+        self._exchanges: set[Exchange | str] = set()
+        link.followers.append(self)
+
+    def connection_failed(self, error: Exception, attempt: int) -> None:
+        """Remember why, for publishes that do not want to wait longer."""
+        self._failure = error
+
+    async def confirms(self, exchange: Exchange | str) -> Confirms:
+        """An open channel, once *exchange* is known to exist: a missing one would close it.
+
+        Waits for as long as the connection is down.
+
+        Raises:
+            BrokerRefused: There is no such exchange.
+        """
+        while True:
+            try:
+                confirms = await self._opened()
+                if exchange and exchange not in self._exchanges:
+                    await make_sure(confirms.session, exchange)
+                    self._exchanges.add(exchange)
+            except BrokerRefused:
+                raise
+            except ConnectionLost:
+                await asyncio.sleep(_LOST_PAUSE)
+            else:
+                return confirms
+
+    def late(self, where: str, message_id: str, timeout: float, *, sent: bool) -> PublishError:
+        """Which error it is that nothing came of a publish in time."""
+        if self._confirms is not None and self._confirms.blocked:
+            also = "; it may be published once the alarm is over" if sent else ""
+            return BrokerBlocked(
+                f"{where}: the broker blocks publishers, out of memory or disk{also}", message_id
+            )
+        if sent:
+            return PublishOutcomeUnknown(f"{where}: no confirm within {timeout:g} s", message_id)
+        why = f": {self._failure}" if self._failure else ""
+        return PublishTimeout(f"{where}: not sent within {timeout:g} s{why}")
+
+    async def close(self) -> None:
+        self._task.cancel()
+        await asyncio.wait([self._task])
+
+    async def _opened(self) -> Confirms:
+        async with self._opening:
+            if self._confirms is None or self._confirms.lost:
+                session = await self._link.session()
+                self._confirms = Confirms(session, await session.channel(confirms=True))
+                self._exchanges.clear()
+                self._failure = None
+            return self._confirms
