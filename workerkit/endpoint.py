@@ -10,7 +10,7 @@ from typing import Any
 from workerkit.consumer import Consumer
 from workerkit.deadlines import Deadlines
 from workerkit.delivery import Action, Delivery, Outcome
-from workerkit.errors import HandlerCancelled, HandlerTimeout, Reject
+from workerkit.errors import HandlerCancelled, HandlerExit, HandlerTimeout, Reject
 from workerkit.options import Options
 from workerkit.signature import Signature
 from workerkit.threads import Threads
@@ -63,8 +63,10 @@ class Endpoint:
     async def process(self, delivery: Delivery) -> Outcome:
         """Call `handle` and decide what becomes of *delivery*; settle nothing.
 
-        Never raises an `Exception`. Cancellation passes through, and then there is no outcome:
-        the delivery will come again.
+        Cancellation passes through, and then there is no outcome: the delivery will come again.
+
+        Raises:
+            HandlerExit: The process has to end; there is no outcome either. Nothing else.
         """
         try:
             args, kwargs = self._bind(delivery)
@@ -114,6 +116,9 @@ class Endpoint:
             return await self._call(args, kwargs)
         except Reject as signal:
             return Outcome(Action.DEAD_LETTER, signal)
+        except (SystemExit, KeyboardInterrupt, MemoryError) as error:
+            text = f"{self.name}: handle raised {type(error).__name__}: {error}"
+            raise HandlerExit(text) from error
         except Exception as error:
             return Outcome(self._on_exception, error)
 

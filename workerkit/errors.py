@@ -8,6 +8,7 @@
   - InvalidBody            the sender: a body does not fit what `handle` declares
   - HandlerTimeout         a call of `handle` took longer than the consumer's `timeout`
   - HandlerCancelled       a call of `handle` was cancelled from inside, by nobody of ours
+  - HandlerExit            a handler wants the process to end; its delivery will come again
   - ConnectionLost         the world: a connection or channel was lost, or could not be opened
     - BrokerRefused          the broker will not do it: a right, a queue or a login is missing
   - PublishError           a message was not, or may not have been, published
@@ -72,6 +73,13 @@ class HandlerCancelled(WorkerkitError):
     """A call of `handle` ended in `CancelledError` though nobody had asked it to stop.
 
     This happens when a handler awaits a task that something else cancelled.
+    """
+
+
+class HandlerExit(WorkerkitError):
+    """A handler raised `SystemExit`, `KeyboardInterrupt` or `MemoryError`: the process stops.
+
+    Nothing is settled, so the delivery will come again, and others finish first.
     """
 
 

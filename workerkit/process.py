@@ -134,7 +134,7 @@ class Process:
     def _ended(self, task: "asyncio.Task[None]") -> None:
         if task.cancelled() or (error := task.exception()) is None:
             return
-        log.critical("task failed", exc_info=error, extra={"task": task.get_name()})
+        log.critical("stopping: a task failed", exc_info=error, extra={"task": task.get_name()})
         self.crash = self.crash or error
         self.changed.set()
 

@@ -20,13 +20,14 @@ class Workers:
         self._name = name
         self._work = work
         self._resting: deque[asyncio.Future[None]] = deque()
+        self._working = 0
         self._waking = False
         self._quiet = asyncio.Event()
 
     @property
     def busy(self) -> bool:
         """Whether any of them works."""
-        return len(self._resting) < self.size
+        return self._working > 0
 
     def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """The workers, each with its name; the caller runs them as tasks."""
@@ -44,6 +45,7 @@ class Workers:
             if not rest.done():
                 rest.set_result(None)
                 self._waking = True
+                self._working += 1
 
     async def quiet(self) -> None:
         """Return once none of them works."""
@@ -52,16 +54,28 @@ class Workers:
             await self._quiet.wait()
 
     async def _run(self) -> None:
+        self._working += 1
         while True:
-            await self._work()
+            try:
+                await self._work()
+            finally:
+                self._stopped_working()
             await self._rest()
 
     async def _rest(self) -> None:
+        """Return when woken; whoever wakes a worker counts it as working."""
         rest: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._resting.append(rest)
-        if not self.busy:
-            self._quiet.set()
         try:
             await rest
+        except asyncio.CancelledError:
+            if not rest.cancelled():
+                self._stopped_working()
+            raise
         finally:
             self._waking = False
+
+    def _stopped_working(self) -> None:
+        self._working -= 1
+        if not self._working:
+            self._quiet.set()

@@ -5,6 +5,7 @@ The broker closes a channel when it says no: every question gets one of its own.
 """
 
 import logging
+import re
 
 from workerkit.amqp.connection import Channel, Session, scratch
 from workerkit.amqp.consumer import Declare
@@ -14,6 +15,8 @@ from workerkit.errors import BrokerRefused
 log = logging.getLogger(__name__)
 
 _NO_PERMISSION, _NOT_FOUND = 403, 404
+# PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received ...
+_DIFFERS = re.compile(r"inequivalent arg '([^']+)' for queue .*?: (received .*)")
 
 
 async def available(session: Session, queue: Queue, declare: Declare) -> bool:
@@ -91,18 +94,29 @@ async def _declare_exchange(session: Session, exchange: Exchange) -> None:
             durable=exchange.durable,
             auto_delete=exchange.auto_delete,
             internal=exchange.internal,
-            arguments=dict(exchange.arguments),
+            arguments=exchange.declared_arguments,
         )
 
 
 async def _declare_queue(channel: Channel, queue: Queue) -> None:
-    await channel.declare_queue(
-        queue.name,
-        durable=queue.durable,
-        exclusive=queue.exclusive,
-        auto_delete=queue.auto_delete,
-        arguments=queue.declared_arguments,
-    )
+    try:
+        await channel.declare_queue(
+            queue.name,
+            durable=queue.durable,
+            exclusive=queue.exclusive,
+            auto_delete=queue.auto_delete,
+            arguments=queue.declared_arguments,
+        )
+    except BrokerRefused as error:
+        if (differs := _DIFFERS.search(str(error))) is None:
+            raise
+        argument, broker = differs.groups()
+        ours = queue.declared_arguments.get(argument, getattr(queue, argument, None))
+        raise BrokerRefused(
+            f"queue {queue.name!r} exists, and differs in {argument!r}: the class says {ours!r}, "
+            f"the broker: {broker}; change the class, or delete the queue",
+            error.code,
+        ) from error
 
 
 async def _bind(channel: Channel, queue: Queue, binding: Binding) -> None:

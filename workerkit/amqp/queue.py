@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 ExchangeType = Literal["direct", "fanout", "topic", "headers"]
 QueueType = Literal["classic", "quorum"]
+Overflow = Literal["drop-head", "reject-publish", "reject-publish-dlx"]
 
 DEAD_LETTER_SUFFIX = ".dlq"
 # RabbitMQ takes any text; pamqp, which aio-pika declares with, takes no other characters.
@@ -21,6 +22,7 @@ class Exchange:
         durable: It survives a restart of the broker.
         auto_delete: It goes when its last binding goes.
         internal: Nobody may publish to it but other exchanges.
+        alternate: The exchange that gets what this one cannot route.
         arguments: What the broker is told besides, such as `alternate-exchange`.
     """
 
@@ -29,10 +31,17 @@ class Exchange:
     durable: bool = True
     auto_delete: bool = False
     internal: bool = False
+    alternate: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         _check_name("exchange", self.name)
+
+    @property
+    def declared_arguments(self) -> dict[str, Any]:
+        """All arguments of `exchange.declare`."""
+        alternate = {"alternate-exchange": self.alternate} if self.alternate else {}
+        return {**alternate, **self.arguments}
 
     def __str__(self) -> str:
         return self.name
@@ -66,20 +75,52 @@ class Queue:
         durable: It survives a restart of the broker.
         exclusive: Only the connection that declares it may use it; it goes with that connection.
         auto_delete: It goes when its last consumer goes.
-        arguments: What the broker is told besides, such as `x-message-ttl`.
+        ttl: Seconds after which it drops a message, or dead-letters it.
+        expires: Seconds without use after which it goes, with the messages in it.
+        max_length: Messages it holds; `overflow` says what happens to more.
+        max_bytes: Bytes of bodies it holds.
+        max_priority: Highest priority that it tells apart, 1 to 255; classic queues only.
+        delivery_limit: How often a message may come back; quorum queues only, -1 for no limit.
+        single_active_consumer: One consumer at a time gets its messages, in order.
+        dead_letter_exchange: Gets what it rejects, drops or lets run out; "" is the default
+            exchange, which routes by `dead_letter_routing_key`.
+        arguments: What the broker is told besides.
         bindings: What it gets, made after the queue has been declared.
     """
 
     name: str
     type: QueueType | None = None
+    _: KW_ONLY
     durable: bool = True
     exclusive: bool = False
     auto_delete: bool = False
+    ttl: float | None = None
+    expires: float | None = None
+    max_length: int | None = None
+    max_bytes: int | None = None
+    overflow: Overflow | None = None
+    max_priority: int | None = None
+    delivery_limit: int | None = None
+    single_active_consumer: bool = False
+    dead_letter_exchange: str | None = None
+    dead_letter_routing_key: str | None = None
     arguments: Mapping[str, Any] = field(default_factory=dict)
     bindings: Sequence[Binding] = ()
 
     def __post_init__(self) -> None:
         _check_name("queue", self.name)
+        quorum = self.type == "quorum"
+        if quorum and (not self.durable or self.exclusive or self.auto_delete):
+            raise ValueError(
+                f"queue {self.name!r}: a quorum queue is durable, not exclusive, not auto_delete"
+            )
+        if quorum and self.max_priority is not None:
+            raise ValueError(f"queue {self.name!r}: max_priority is for classic queues")
+        if self.delivery_limit is not None and not quorum:
+            raise ValueError(f"queue {self.name!r}: delivery_limit is for quorum queues")
+        twice = sorted(self._named.keys() & self.arguments.keys())
+        if twice:
+            raise ValueError(f"queue {self.name!r}: {twice[0]!r} is given twice")
 
     @property
     def is_plain(self) -> bool:
@@ -89,19 +130,45 @@ class Queue:
     @property
     def declared_arguments(self) -> dict[str, Any]:
         """All arguments of `queue.declare`, the type among them."""
-        kind = {"x-queue-type": self.type} if self.type else {}
-        return {**kind, **self.arguments}
+        return {**self._named, **self.arguments}
 
     @property
-    def delivery_limit(self) -> int | None:
+    def drops_silently(self) -> bool:
+        """Whether RabbitMQ 4 drops a message that came back too often, and nobody is told."""
+        return self.type == "quorum" and "x-dead-letter-exchange" not in self.declared_arguments
+
+    @property
+    def known_delivery_limit(self) -> int | None:
         """How often a quorum queue takes a message back before it drops it; None where unknown."""
-        limit = self.arguments.get("x-delivery-limit")
+        limit = self.declared_arguments.get("x-delivery-limit")
         return limit if isinstance(limit, int) else None
 
     @property
     def dead_letters(self) -> str:
         """The name of the queue that holds its dead letters."""
         return self.name + DEAD_LETTER_SUFFIX
+
+    @property
+    def _named(self) -> dict[str, Any]:
+        """What the attributes say, in RabbitMQ's own names and units."""
+        arguments = {
+            "x-queue-type": self.type,
+            "x-message-ttl": _milliseconds(self.ttl),
+            "x-expires": _milliseconds(self.expires),
+            "x-max-length": self.max_length,
+            "x-max-length-bytes": self.max_bytes,
+            "x-overflow": self.overflow,
+            "x-max-priority": self.max_priority,
+            "x-delivery-limit": self.delivery_limit,
+            "x-single-active-consumer": self.single_active_consumer or None,
+            "x-dead-letter-exchange": self.dead_letter_exchange,
+            "x-dead-letter-routing-key": self.dead_letter_routing_key,
+        }
+        return {name: value for name, value in arguments.items() if value is not None}
+
+
+def _milliseconds(seconds: float | None) -> int | None:
+    return None if seconds is None else round(seconds * 1000)
 
 
 def _check_name(kind: str, name: str) -> None:

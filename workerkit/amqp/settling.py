@@ -24,7 +24,7 @@ class Settling:
     def __init__(self, options: AMQPOptions, dead_letters: DeadLetters) -> None:
         self._name = options.name
         self._dead_letters = dead_letters
-        self._limits = {queue.name: queue.delivery_limit for queue in options.queues}
+        self._limits = {queue.name: queue.known_delivery_limit for queue in options.queues}
         most = options.prefetch_count // 2
         self._requeues = {queue.name: Requeue(most) for queue in options.queues}
         self._hurried = False
