@@ -15,6 +15,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health
 from workerkit.places import place
+from workerkit.watchdog import Watchdog
 from workerkit.wire import Context, Declared, Wire
 
 log = logging.getLogger(__name__)
@@ -47,6 +48,7 @@ class Process:
         self._publisher: Any = None
         self._endpoints: list[Endpoint] = []
         self._wires: list[Wire] = []
+        self._watchdog: Watchdog | None = None
 
     async def start(self) -> None:
         """Open resources, make the consumers, start the wires.
@@ -55,6 +57,8 @@ class Process:
             RunError: One of them failed; `stop` closes what was opened before it.
         """
         logs.quiet_libraries()
+        self._watchdog = Watchdog()
+        self._watchdog.start()
         settings = self._assembly.settings
         await self._resources.open()
         publisher = await _made("provider 'publisher'", self._container.providers["publisher"])
@@ -96,7 +100,10 @@ class Process:
             await endpoint.stop()
         if self._publisher is not None:
             await self._publisher.close()
-        return faults + await self._resources.close()
+        faults += await self._resources.close()
+        if self._watchdog is not None:
+            self._watchdog.stop()
+        return faults
 
     def _busy(self) -> list[str]:
         return [name for wire in self._wires for name in wire.busy()]

@@ -17,6 +17,7 @@ _METHOD, _HEADER, _BODY = 1, 2, 3
 _FRAME_OVERHEAD = 8
 _DRAIN_ABOVE = 256 * 1024
 _PRECONDITION_FAILED = 406
+_DEFAULT_EXCHANGE = "amq.default"  # As the broker calls it when it refuses.
 _TOO_LARGE = "larger than"
 
 
@@ -167,7 +168,7 @@ def _blamed(error: BrokerRefused, pending: _Pending, largest: int) -> bool:
     """Whether the broker closed the channel over this publish, as far as its words tell."""
     if error.code == _PRECONDITION_FAILED:
         return _TOO_LARGE in str(error) and pending.size == largest
-    return bool(pending.exchange) and f"'{pending.exchange}'" in str(error)
+    return f"'{pending.exchange or _DEFAULT_EXCHANGE}'" in str(error)
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,8 @@ T = TypeVar("T")
 RPC_DEADLINE = 10.0
 _CLOSE_DEADLINE = 5.0
 _FRAME_MAX = 131_072
-_REFUSALS = (403, 530)
+_NO_PERMISSION = 403
+_REFUSALS = (_NO_PERMISSION, 530)
 _CODES: dict[type[AMQPChannelError], int] = {
     ChannelAccessRefused: 403,
     ChannelNotFoundEntity: 404,
@@ -78,11 +79,12 @@ class Channel:
         """Limit the unacknowledged messages of each consumer that is started later."""
         await self._ask("basic.qos", self._channel.basic_qos(prefetch_count=count))
 
-    async def consume(self, queue: str, tag: str, *, exclusive: bool = False) -> None:
+    async def consume(self, queue: str, tag: str) -> None:
         """Start a consumer. Its messages may come before this returns."""
         await self._ask(
             f"basic.consume of {queue!r}",
-            self._channel.basic_consume(queue, _untapped, consumer_tag=tag, exclusive=exclusive),
+            self._channel.basic_consume(queue, _untapped, consumer_tag=tag),
+            needs=f"read on {queue!r}",
         )
 
     async def cancel(self, tag: str) -> None:
@@ -91,7 +93,11 @@ class Channel:
 
     async def declare_queue(self, name: str, **declared: Any) -> None:
         """Declare a queue, or with `passive=True` ask whether it is there."""
-        await self._ask(f"queue.declare of {name!r}", self._channel.queue_declare(name, **declared))
+        await self._ask(
+            f"queue.declare of {name!r}",
+            self._channel.queue_declare(name, **declared),
+            needs=f"configure on {name!r}",
+        )
 
     async def bind_queue(
         self, queue: str, exchange: str, routing_key: str, arguments: dict[str, Any]
@@ -100,12 +106,15 @@ class Channel:
         await self._ask(
             f"queue.bind of {queue!r} to {exchange!r}",
             self._channel.queue_bind(queue, exchange, routing_key, arguments=arguments),
+            needs=f"write on {queue!r} and read on {exchange!r}",
         )
 
     async def declare_exchange(self, name: str, **declared: Any) -> None:
         """Declare an exchange, or with `passive=True` ask whether it is there."""
         await self._ask(
-            f"exchange.declare of {name!r}", self._channel.exchange_declare(name, **declared)
+            f"exchange.declare of {name!r}",
+            self._channel.exchange_declare(name, **declared),
+            needs=f"configure on {name!r}",
         )
 
     async def close(self) -> None:
@@ -119,9 +128,14 @@ class Channel:
                 self._session.abort(f"a channel would not close: {error}")
         self._session.protocol.tap.close(self.number)
 
-    async def _ask(self, what: str, awaitable: Awaitable[T]) -> T:
+    async def _ask(self, what: str, awaitable: Awaitable[T], needs: str = "") -> T:
         late = ConnectionLost(f"no answer to {what} within {RPC_DEADLINE:g} s, or the channel went")
-        return await _translated(what, within(RPC_DEADLINE, awaitable, late))
+        try:
+            return await _translated(what, within(RPC_DEADLINE, awaitable, late))
+        except BrokerRefused as error:
+            if error.code != _NO_PERMISSION or not needs:
+                raise
+            raise BrokerRefused(f"{error}; grant {needs}", error.code) from error
 
     def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
         self.acks.fence()

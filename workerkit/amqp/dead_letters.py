@@ -5,6 +5,7 @@ import socket
 import traceback
 from datetime import UTC, datetime
 from typing import Any
+from uuid import uuid4
 
 from workerkit.amqp import table
 from workerkit.amqp.message import AMQPMessage
@@ -12,7 +13,7 @@ from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.publisher import Destination, Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX
 from workerkit.delivery import Outcome
-from workerkit.errors import Reject
+from workerkit.errors import PublishError, PublishRefused, Reject
 
 _PREFIX = "x-workerkit-"
 _FIRST_FAILED_AT = f"{_PREFIX}first-failed-at"
@@ -37,6 +38,24 @@ class DeadLetters:
         self._consumer = consumer
         self._connection = connection
         self._vhost = vhost
+
+    async def check(self) -> None:
+        """Find out whether dead letters could be moved, before the first one has to be.
+
+        A message that must not get lost, to a queue that does not exist, comes back, and without
+        the permission to publish the broker refuses it.
+
+        Raises:
+            PublishRefused: There is no such permission.
+        """
+        nowhere = Destination(f"workerkit.probe.{uuid4().hex}", "", self._connection, self._vhost)
+        try:
+            await self._publisher.send(b"", Properties(), nowhere)
+        except PublishRefused:
+            raise
+        except PublishError:
+            # It came back; or a broker that is blocked or gone says nothing about permissions.
+            return
 
     async def move(self, message: AMQPMessage[Any], outcome: Outcome) -> None:
         """Put a copy into the dead-letter queue; the caller acknowledges the original afterwards.

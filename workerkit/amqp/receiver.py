@@ -10,6 +10,7 @@ from typing import Any
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.overdue import Overdue
 from workerkit.amqp.settling import Settling
 from workerkit.batch import Batching
 from workerkit.delivery import Action, Outcome
@@ -33,6 +34,7 @@ class Receiver:
         options: AMQPOptions,
         observers: Sequence[Observer],
         settling: Settling,
+        overdue: Overdue,
     ) -> None:
         self.name = endpoint.name
         work = self._work_batches if options.batch else self._work
@@ -41,6 +43,7 @@ class Receiver:
         self._process_batch = endpoint.process_batch
         self._observers = observers
         self._settling = settling
+        self._overdue = overdue
         self._waiting: deque[AMQPMessage[Any]] = deque()
         self._batching: Batching[AMQPMessage[Any]] = Batching(
             options.full_batch, options.batch_interval, self.workers.wake
@@ -110,7 +113,7 @@ class Receiver:
             if message.acks.lost:
                 continue
             began = perf_counter()
-            outcome = await self._process(message)
+            outcome = self._overdue.given_up(message) or await self._process(message)
             seconds = perf_counter() - began
             if outcome.action is Action.ACK:
                 self._acknowledge(message, outcome, seconds)
@@ -136,10 +139,14 @@ class Receiver:
 
     def _acknowledge(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
         lost = not self._settling.acknowledge(message)
+        if lost:
+            self._overdue.note(message, seconds)
         record = Settled(self.name, message.queue, message, outcome, Action.ACK, seconds, lost)
         notify(self._observers, record)
 
     async def _settle(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
         action, alive = await self._settling.settle(message, outcome)
+        if not alive:
+            self._overdue.note(message, seconds)
         record = Settled(self.name, message.queue, message, outcome, action, seconds, not alive)
         notify(self._observers, record)

@@ -6,12 +6,11 @@ import os
 import socket
 
 from workerkit.amqp.connection import Channel, Session
-from workerkit.amqp.consumer import AMQPOptions, Declare
-from workerkit.amqp.declaring import available
+from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.link import Link
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.receiver import Receiver
-from workerkit.delivery import Action
+from workerkit.amqp.topology import Topology
 from workerkit.endpoint import Endpoint
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.health import Health
@@ -20,7 +19,6 @@ from workerkit.supervisor import Backoff
 log = logging.getLogger(__name__)
 
 _MISSING_RETRY = 2.0
-_NO_PERMISSION = 403
 
 
 class Subscription:
@@ -28,9 +26,6 @@ class Subscription:
 
     Nothing outlives the loss of a channel but the handlers that run: their settlements go to the
     lost channel, that is nowhere, and the broker delivers their messages again.
-
-    Args:
-        declare: The consumer's own option, or the connection's setting.
     """
 
     def __init__(
@@ -39,16 +34,15 @@ class Subscription:
         options: AMQPOptions,
         link: Link,
         receiver: Receiver,
-        declare: Declare,
+        topology: Topology,
         health: Health,
     ) -> None:
         self.health = health
         self._endpoint = endpoint
-        self._options = options
+        self._prefetch = options.prefetch_count
         self._link = link
         self._receiver = receiver
-        self._declare = declare
-        self._seen: set[str] = set()
+        self._topology = topology
         self._tags = {_tag(options.name, queue): queue for queue in options.queues}
         self._consuming: set[str] = set()
         self._changed = asyncio.Event()
@@ -61,16 +55,21 @@ class Subscription:
         backoff = Backoff()
         while True:
             session = await self._link.session()
+            pause = 0.0
             try:
                 await self._consume(session, backoff)
             except (BrokerRefused, ConnectionLost) as error:
-                self._failed(error, backoff.next())
+                if not session.gone:
+                    pause = backoff.next()
+                    self._failed(error, pause)
             self._receiver.forget()
             await self._discard()
-            if not session.lost.done():
-                await asyncio.sleep(backoff.next())
-            elif self.health.was_ready:
+            if session.gone:
+                # The link logs it, and lends out a new session when there is one.
                 self.health.waiting("the connection is lost")
+                await asyncio.wait([session.lost])
+            else:
+                await asyncio.sleep(pause)
 
     async def stop(self) -> None:
         """Cancel the consumers, then put back what no handler has begun with."""
@@ -111,7 +110,7 @@ class Subscription:
             channel.acks, {tag.encode(): queue.name for tag, queue in self._tags.items()}
         )
         channel.tap(self._receiver)
-        await channel.prefetch(self._options.prefetch_count)
+        await channel.prefetch(self._prefetch)
         while not channel.lost.done():
             self._changed.clear()
             pause = await self._complete(session, channel, backoff)
@@ -130,61 +129,23 @@ class Subscription:
             if tag in self._consuming:
                 continue
             try:
-                there = await self._available(session, queue)
+                missing = await self._topology.missing(session, queue)
             except BrokerRefused as error:
                 pauses.append(backoff.next())
                 self._failed(error, pauses[-1])
                 continue
-            if not there:
+            if missing is not None:
                 pauses.append(_MISSING_RETRY)
-                self._missing(queue)
+                self._missing(missing)
                 continue
-            await channel.consume(queue.name, tag, exclusive=False)
+            await channel.consume(queue.name, tag)
             self._consuming.add(tag)
-            self._seen.add(queue.name)
             log.info("consuming", extra={"consumer": self.health.consumer, "queue": queue.name})
         if pauses:
             return min(pauses)
         backoff.reset()
         self.health.ready()
         return None
-
-    async def _available(self, session: Session, queue: Queue) -> bool:
-        if not await available(session, queue, self._mode(queue)):
-            return False
-        if not self._buries:
-            return True
-        dead_letters = Queue(queue.dead_letters)
-        try:
-            if await available(session, dead_letters, self._mode(dead_letters)):
-                self._seen.add(dead_letters.name)
-                return True
-        except BrokerRefused as error:
-            if error.code != _NO_PERMISSION:
-                raise
-            raise BrokerRefused(
-                f"{self.health.consumer}: its dead letters have no queue: {error}; grant configure "
-                f"and write on {dead_letters.name!r}, or set on_invalid = Action.REJECT",
-                error.code,
-            ) from error
-        self._missing(dead_letters)
-        return False
-
-    @property
-    def _buries(self) -> bool:
-        options = self._options
-        actions = (options.on_success, options.on_exception, options.on_invalid)
-        return Action.DEAD_LETTER in actions
-
-    def _mode(self, queue: Queue) -> Declare:
-        """Somebody who deletes a queue at run time means it: wait for it, unless told otherwise.
-
-        A queue that goes with its connection or its consumers was deleted by nobody.
-        """
-        lasting = queue.durable and not queue.exclusive and not queue.auto_delete
-        if self._declare == "missing" and lasting and queue.name in self._seen:
-            return "never"
-        return self._declare
 
     def _missing(self, queue: Queue) -> None:
         self.health.waiting(f"queue {queue.name!r} is missing")

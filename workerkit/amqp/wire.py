@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from functools import partial
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.dead_letters import DeadLetters
 from workerkit.amqp.link import Link
 from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.overdue import Overdue
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.settling import Settling
 from workerkit.amqp.subscription import Subscription
+from workerkit.amqp.topology import Topology
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.endpoint import Endpoint
@@ -137,25 +139,42 @@ class AMQPWire:
         if key not in self._links:
             read = partial(context.settings.connection, name)
             self._links[key] = Link(name, read, options.vhost, "consumers")
+        consumer_timeout = context.settings.consumer_timeout
+        for text, fields in _warnings(options, consumer_timeout):
+            log.warning(text, extra={"consumer": options.name, **fields})
         dead_letters = DeadLetters(publisher, options.name, options.connection, options.vhost)
-        if options.batch and options.full_batch < options.batch_size:
-            log.warning(
-                "batches are cut to the prefetch",
-                extra={
-                    "consumer": options.name,
-                    "batch_size": options.batch_size,
-                    "prefetch": options.prefetch,
-                },
-            )
+        topology = Topology(options, options.declare or settings.declare, dead_letters)
         settling = Settling(options, dead_letters)
-        receiver = Receiver(endpoint, options, context.observers, settling)
-        declare = options.declare or settings.declare
+        overdue = Overdue(options.name, consumer_timeout)
+        receiver = Receiver(endpoint, options, context.observers, settling, overdue)
         health = Health(options.name, changed=context.changed)
-        subscription = Subscription(endpoint, options, self._links[key], receiver, declare, health)
+        subscription = Subscription(endpoint, options, self._links[key], receiver, topology, health)
         self._receivers.append(receiver)
         self._subscriptions.append(subscription)
         self._workers += [context.keep(work, name) for name, work in receiver.workers.tasks()]
         self._loops.append(context.keep(subscription.run(), f"{options.name} subscription"))
+
+
+def _warnings(
+    options: AMQPOptions, consumer_timeout: float
+) -> Iterator[tuple[str, dict[str, object]]]:
+    """What will do, but not as its author may think: a message for the log, and its fields."""
+    if options.batch and options.full_batch < options.batch_size:
+        yield (
+            "batches are cut to the prefetch",
+            {"batch_size": options.batch_size, "prefetch": options.full_batch},
+        )
+    if options.timeout is None or options.timeout > consumer_timeout:
+        yield (
+            "timeout is longer than the broker waits for an acknowledgement",
+            {"timeout": options.timeout, "consumer_timeout": consumer_timeout},
+        )
+    for queue in options.queues:
+        if queue.drops_silently:
+            yield (
+                "quorum queue without dead_letter_exchange: RabbitMQ 4 drops what comes back often",
+                {"queue": queue.name, "delivery_limit": queue.known_delivery_limit},
+            )
 
 
 def _amqp(options: object) -> AMQPOptions:

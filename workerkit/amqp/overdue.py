@@ -1,0 +1,66 @@
+"""Messages whose handlers take longer than the broker waits for an acknowledgement.
+
+After its `consumer_timeout` (30 minutes by default) RabbitMQ takes the message away, closes the
+channel and delivers the message again. Nobody but us can count how often that has happened.
+"""
+
+import logging
+from collections import OrderedDict
+from hashlib import blake2b
+from typing import Any
+
+from workerkit.amqp.message import AMQPMessage
+from workerkit.delivery import Action, Outcome
+from workerkit.errors import HandlerTimeout
+
+log = logging.getLogger(__name__)
+
+TRIES = 3
+_REMEMBERED = 1_000
+
+
+class Overdue:
+    """Counts, in this process, how often each message was taken away from its handler.
+
+    Args:
+        consumer: Its name.
+        seconds: The broker's `consumer_timeout`, as the settings have it.
+    """
+
+    def __init__(self, consumer: str, seconds: float) -> None:
+        self._consumer = consumer
+        self._seconds = seconds
+        self._counts: OrderedDict[tuple[str, bytes], int] = OrderedDict()
+
+    def note(self, message: AMQPMessage[Any], seconds: float) -> None:
+        """A handler took so many seconds, and the channel of its message was lost meanwhile."""
+        if seconds < self._seconds:
+            return
+        key = _key(message)
+        self._counts[key] = self._counts.pop(key, 0) + 1
+        while len(self._counts) > _REMEMBERED:
+            self._counts.popitem(last=False)
+        log.error(
+            "handler took longer than the broker's consumer_timeout: its message comes again",
+            extra={
+                "consumer": self._consumer,
+                "delivery": repr(message),
+                "seconds": round(seconds, 1),
+                "consumer_timeout": self._seconds,
+                "times": self._counts[key],
+            },
+        )
+
+    def given_up(self, message: AMQPMessage[Any]) -> Outcome | None:
+        """What becomes of a message that was taken away too often; None for all others."""
+        if not self._counts or not message.redelivered:
+            return None
+        if self._counts.get(_key(message), 0) < TRIES:
+            return None
+        text = f"took longer than the broker's {self._seconds:g} s, {TRIES} times"
+        return Outcome(Action.DEAD_LETTER, HandlerTimeout(f"{self._consumer}: handle {text}"))
+
+
+def _key(message: AMQPMessage[Any]) -> tuple[str, bytes]:
+    name = (message.message_id or "").encode()
+    return message.queue, blake2b(message.raw, digest_size=16, key=name[:64]).digest()

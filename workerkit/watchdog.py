@@ -1,0 +1,65 @@
+"""Say which handler blocks the event loop: while it does, nothing else of the process runs."""
+
+import asyncio
+import logging
+import sys
+import threading
+import time
+import traceback
+from types import FrameType
+
+log = logging.getLogger(__name__)
+
+_BEATS_PER_LIMIT = 4
+
+
+class Watchdog:
+    """A thread that looks whether the event loop still turns.
+
+    Args:
+        seconds: The loop may stand still for so long.
+    """
+
+    def __init__(self, seconds: float = 2.0) -> None:
+        self._seconds = seconds
+        self._loop = asyncio.get_running_loop()
+        self._ident = threading.get_ident()
+        self._beat = time.monotonic()
+        self._stopped = threading.Event()
+        self._timer: asyncio.TimerHandle | None = None
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._turn()
+        threading.Thread(target=self._watch, name="workerkit-watchdog", daemon=True).start()
+
+    def stop(self) -> None:
+        """End the thread."""
+        self._stopped.set()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _turn(self) -> None:
+        self._beat = time.monotonic()
+        self._timer = self._loop.call_later(self._seconds / _BEATS_PER_LIMIT, self._turn)
+
+    def _watch(self) -> None:
+        told = 0.0
+        while not self._stopped.wait(self._seconds / _BEATS_PER_LIMIT):
+            beat = self._beat
+            blocked = time.monotonic() - beat
+            # Once for each time it stands still, with the stack of that moment.
+            if blocked > self._seconds and beat != told:
+                told = beat
+                self._tell(blocked, sys._current_frames().get(self._ident))
+
+    def _tell(self, seconds: float, frame: FrameType | None) -> None:
+        task = asyncio.current_task(self._loop)
+        log.error(
+            "the event loop is blocked: nothing else of this process runs",
+            extra={
+                "task": task.get_name() if task else "none",
+                "seconds": round(seconds, 2),
+                "stack": "".join(traceback.format_stack(frame, limit=12)) if frame else "",
+            },
+        )
