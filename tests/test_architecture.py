@@ -24,7 +24,7 @@ FLOORS = {
     "F2 declared": "options consumer",
     "F3 spine": "deadlines threads workers endpoint batch supervisor wire",
     "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
-    "F5 assembly": "container discovery shapes variables faults environment plan assembly",
+    "F5 assembly": "container discovery shapes variables faults environment plan assembly inventory",
     "F6 runner": "watchdog process runner",
     "F7 doors": "cli testing __main__",
 }
@@ -37,7 +37,7 @@ ORDER = {
     "http": "problem parameters view openapi server wire",
     "embedded": "frames queues broker",
     "ops": "health metrics server",
-    "cli": "application list check settings new broker probe dead_letters run commands",
+    "cli": "application publishing list check settings new broker probe dead_letters run commands",
     "testing": "fakes build override sse running plugin",
 }
 

@@ -100,7 +100,7 @@ class Faults:
         annotation = self._variables.annotation(location)
         if found is None:
             label = ", ".join(map(_name_of, parts)) or self._place(location)
-            shown = "" if parts else _shown(errors[0]["input"], _is_secret(location, annotation))
+            shown = "" if parts else _shown(errors[0]["input"], is_secret(location, annotation))
             return f"{label}{shown}: {self._text(errors)}"
         return self._sentence(location, annotation, found, errors)
 
@@ -114,20 +114,20 @@ class Faults:
     def _of_part(self, at: Location, path: Location, errors: list[ErrorDetails], value: Any) -> str:
         found = self._variables.locate(at)
         if not isinstance(value, Mapping) and not (found and found.value == value):
-            shown = _shown(errors[0]["input"], _is_secret((*at, *path), None))
+            shown = _shown(errors[0]["input"], is_secret((*at, *path), None))
             return f"{in_code((*at, *path))}{shown}: {self._text(errors)}"
         for depth in range(len(path), -1, -1):
             location = (*at, *path[:depth])
             if found := self._variables.locate(location):
                 return self._sentence(location, None, found, errors)
-        shown = _shown(errors[0]["input"], _is_secret((*at, *path), None))
+        shown = _shown(errors[0]["input"], is_secret((*at, *path), None))
         label = ", ".join(map(_name_of, self._variables.under(at))) or self._place((*at, *path))
         return f"{label}{shown}: {self._text(errors)}"
 
     def _sentence(
         self, location: Location, annotation: Any, found: Found, errors: list[ErrorDetails]
     ) -> str:
-        secret = _is_secret(location, annotation) or found.variable.place is Place.SECRET_FILE
+        secret = is_secret(location, annotation) or found.variable.place is Place.SECRET_FILE
         if isinstance(found.value, str) and (is_nested(annotation) or takes_list(annotation)):
             try:
                 json.loads(found.value)
@@ -209,7 +209,7 @@ def _shown(value: Any, secret: bool) -> str:
     return f" is {text}" if len(text) <= _LONGEST_VALUE else f" is {text[:_LONGEST_VALUE]}…"
 
 
-def _is_secret(location: Location, annotation: Any) -> bool:
+def is_secret(location: Location, annotation: Any) -> bool:
     named = any(isinstance(step, str) and _SECRET_NAME.search(step) for step in location)
     return named or any(_hides(kind) for kind in members(annotation))
 

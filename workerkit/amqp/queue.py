@@ -122,6 +122,9 @@ class Queue:
         if twice:
             raise ValueError(f"queue {self.name!r}: {twice[0]!r} is given twice")
 
+    def __str__(self) -> str:
+        return self.name
+
     @property
     def is_plain(self) -> bool:
         """Whether it is a mere name, so that the broker's own declaration is as good as any."""

@@ -8,8 +8,10 @@ from typing import Any
 
 from dependency_injector import containers
 
+from workerkit import environment
 from workerkit.container import WorkerContainer
-from workerkit.errors import DeclarationError
+from workerkit.errors import ConfigurationError, DeclarationError
+from workerkit.settings import DEFAULT_PORTS, WorkerSettings
 
 
 def load_container(package: str, container: str | None) -> containers.Container:
@@ -41,6 +43,23 @@ def load_container(package: str, container: str | None) -> containers.Container:
             f"cannot make the container {container}: {type(error).__name__}: {error}"
         ) from error
     return _checked(container, made)
+
+
+def settings_of(target: str, container: str | None) -> WorkerSettings:
+    """The settings of a package, or for a bare broker those of an `amqp://` URL.
+
+    Raises:
+        StartError: The settings are wrong, or there is no such package.
+    """
+    if target.partition("://")[0] in DEFAULT_PORTS:
+        return WorkerSettings(amqp={"default": {"url": target}})
+    provider = load_container(target, container).providers["settings"]
+    made = getattr(provider, "cls", None)
+    kind = made if isinstance(made, type) else WorkerSettings
+    settings, faults = environment.read(provider, kind)
+    if settings is None or faults:
+        raise ConfigurationError(*faults)
+    return settings
 
 
 def _has_container(package: str) -> bool:

@@ -1,5 +1,6 @@
 """What each command does."""
 
+import asyncio
 import dataclasses
 import json
 import sys
@@ -10,10 +11,13 @@ from typing import Annotated, Any
 
 import typer
 
+from workerkit.amqp.publisher import Destination
 from workerkit.amqp.queue import Queue
 from workerkit.assembly import Assembly
-from workerkit.cli.application import load_container
-from workerkit.errors import StartError
+from workerkit.cli.application import load_container, settings_of
+from workerkit.cli.publishing import publish_once
+from workerkit.errors import PublishError, RunError, StartError
+from workerkit.inventory import inventory
 from workerkit.places import place
 from workerkit.runner import Runner
 from workerkit.version import __version__
@@ -99,6 +103,63 @@ def check(package: Package, container: Container = None, traceback: Traceback = 
     with _faults(traceback):
         declared = _assembled(package, container).declared
     print(f"{package}: {len(declared)} consumer{'s' if len(declared) > 1 else ''}, no faults")
+
+
+@app.command()
+def settings(
+    package: Package,
+    container: Container = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+    traceback: Traceback = False,
+) -> None:
+    """List every environment variable that PACKAGE listens to, with its value and source."""
+    with _faults(traceback):
+        rows = inventory(_assembled(package, container))
+    if as_json:
+        print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
+        return
+    for row in rows:
+        print(f"{row.variable}={_text(row.value)}  ({row.type}, {row.source})")
+
+
+@app.command()
+def publish(
+    target: Annotated[str, typer.Argument(help="A package, or an amqp:// URL.")],
+    routing_key: Annotated[str, typer.Argument(help="The queue, where there is no exchange.")],
+    body: Annotated[str, typer.Argument(help="The body; - reads it from standard input.")] = "-",
+    exchange: Annotated[str, typer.Option(help="The default exchange by default.")] = "",
+    header: Annotated[
+        list[str] | None, typer.Option(help="name=value; may be repeated.", metavar="K=V")
+    ] = None,
+    connection: Annotated[str, typer.Option(help="A named connection.")] = "default",
+    container: Container = None,
+    traceback: Traceback = False,
+) -> None:
+    """Publish one message, and say when the broker has it."""
+    raw = sys.stdin.buffer.read() if body == "-" else body.encode()
+    headers = dict(_pairs(header or []))
+    with _faults(traceback):
+        chosen = settings_of(target, container)
+        to = Destination(routing_key, exchange, connection)
+        try:
+            message_id = asyncio.run(publish_once(chosen, raw, headers, to))
+        except PublishError as error:
+            raise RunError(str(error)) from error
+    print(message_id)
+
+
+def _pairs(headers: list[str]) -> Iterator[tuple[str, str]]:
+    for each in headers:
+        name, separator, value = each.partition("=")
+        if not name or not separator:
+            raise typer.BadParameter(f"{each!r}: write name=value", param_hint="--header")
+        yield name, value
+
+
+def _text(value: Any) -> str:
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def _assembled(package: str, container: str | None) -> Assembly:

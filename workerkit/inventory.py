@@ -1,0 +1,142 @@
+"""Every environment variable that an application listens to, with what it says now."""
+
+import dataclasses
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from pydantic import BaseModel, SecretStr
+
+from workerkit.amqp.queue import Queue
+from workerkit.assembly import Assembly
+from workerkit.faults import is_secret
+from workerkit.options import adapters
+from workerkit.settings import WorkerSettings
+from workerkit.shapes import Location, leaves, members
+from workerkit.variables import Variables
+from workerkit.wire import Declared
+
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
+_HIDDEN = "***"
+_NAMES = {SecretStr: "str", Queue: "str", Path: "path"}
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One variable.
+
+    Attributes:
+        default: What holds where nobody sets it.
+        value: What holds now; secrets are `***`.
+        source: Where the value comes from: `default`, `class`, `settings`, `environment`, `.env`
+            or `secret file`.
+    """
+
+    variable: str
+    type: str
+    default: Any
+    value: Any
+    source: str
+
+
+def inventory(assembly: Assembly) -> list[Row]:
+    """The variables of the settings, then those of the options of each consumer."""
+    settings = assembly.settings
+    variables = Variables(type(settings))
+    rows = []
+    for name, field in type(settings).model_fields.items():
+        if name == "consumers":
+            continue
+        default = field.get_default(call_default_factory=True, validated_data={})
+        rows += [
+            _setting(settings, variables, location, default)
+            for location in _locations(settings, name, field.annotation)
+        ]
+    for declared in assembly.declared:
+        rows += _options(variables, declared)
+    return rows
+
+
+def _locations(settings: WorkerSettings, name: str, annotation: Any) -> Iterator[Location]:
+    present = getattr(settings, name)
+    keys = list(present) if isinstance(present, Mapping) else [""]
+    for key in keys:
+        for leaf in leaves(annotation, (key,) if key else ()):
+            yield (name, *leaf)
+
+
+def _setting(
+    settings: WorkerSettings, variables: Variables, location: Location, default: Any
+) -> Row:
+    annotation = variables.annotation(location)
+    found = variables.locate(location)
+    secret = is_secret(location, annotation)
+    return Row(
+        variables.name(location),
+        _type_name(annotation),
+        _shown(_at(default, location[1:]), secret),
+        _shown(_at(settings, location), secret),
+        str(found.variable.place) if found else "default",
+    )
+
+
+def _options(variables: Variables, declared: Declared) -> Iterator[Row]:
+    options = declared.options
+    hints = get_type_hints(type(options))
+    defaults = {each.name: each.default for each in dataclasses.fields(options)}
+    key = _WORDS.sub("_", options.name).lower()
+    for option in adapters(type(options)):
+        if option == "name":
+            continue
+        default = defaults[option]
+        source = str(options.sources[option])
+        yield Row(
+            variables.name(("consumers", key, option)),
+            _type_name(hints[option]),
+            None if default is dataclasses.MISSING else _shown(default, secret=False),
+            _shown(getattr(options, option), secret=False),
+            "default" if source == "framework" else source,
+        )
+
+
+def _at(value: Any, steps: Location) -> Any:
+    """Follow names and keys; None where the way ends."""
+    for step in steps:
+        keyed = isinstance(value, Mapping)
+        value = value.get(step) if keyed else getattr(value, str(step), None)
+    return value
+
+
+def _shown(value: Any, secret: bool) -> Any:
+    """A value as JSON has it."""
+    if value is None or isinstance(value, bool | int | float):
+        return _HIDDEN if secret and value is not None else value
+    if secret or isinstance(value, SecretStr):
+        return _HIDDEN
+    if isinstance(value, Enum):
+        return value.value
+    if isinstance(value, list | tuple):
+        return [_shown(each, secret=False) for each in value]
+    if isinstance(value, BaseModel):
+        return _HIDDEN
+    return str(value)
+
+
+def _type_name(annotation: Any) -> str:
+    """A type as an operator may read it, the values of a choice in place of its name."""
+    return " | ".join(dict.fromkeys(_member_name(each) for each in members(annotation)))
+
+
+def _member_name(kind: Any) -> str:
+    if kind is type(None):
+        return "none"
+    if get_origin(kind) is Literal:
+        return " | ".join(map(str, get_args(kind)))
+    if isinstance(kind, type) and issubclass(kind, Enum):
+        return " | ".join(str(each.value) for each in kind)
+    if get_origin(kind) in (list, tuple, set):
+        return f"list of {_type_name(get_args(kind)[0])}"
+    return _NAMES.get(kind, getattr(kind, "__name__", str(kind)))
