@@ -12,6 +12,7 @@ from aiormq.abc import AbstractChannel
 from aiormq.exceptions import (
     AMQPChannelError,
     AMQPError,
+    AuthenticationError,
     ChannelAccessRefused,
     ChannelLockedResource,
     ChannelNotFoundEntity,
@@ -261,7 +262,9 @@ def _tls(settings: AMQPSettings, where: str) -> ssl.SSLContext | None:
     try:
         return settings.tls.context()
     except OSError as error:
-        raise BrokerRefused(f"{where}: TLS cannot be set up: {error}", 0) from error
+        tls = settings.tls
+        files = ", ".join(str(each) for each in (tls.ca, tls.cert, tls.key) if each)
+        raise BrokerRefused(f"{where}: TLS cannot be set up with {files}: {error}", 0) from error
 
 
 def _explained(where: str, error: Exception, protocol: TapProtocol | None) -> ConnectionLost:
@@ -272,6 +275,8 @@ def _explained(where: str, error: Exception, protocol: TapProtocol | None) -> Co
         return kind if code in _REFUSALS else ConnectionLost(str(kind))
     if isinstance(error, ssl.SSLError):
         return BrokerRefused(f"{where}: TLS failed: {error}", 0)
+    if isinstance(error, AuthenticationError):
+        return BrokerRefused(f"{where}: the broker does not offer this way to log in: {error}", 0)
     if protocol is not None and protocol.lost.done():
         return ConnectionLost(f"{where}: {protocol.reason}")
     return ConnectionLost(f"{where}: {str(error) or type(error).__name__}")
