@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 
 from tests.waiting import eventually
 from workerkit import Consumer, Runner, Settled, WorkerContainer, WorkerSettings
+from workerkit.observe import log_settled
 
 
 class _Settings(WorkerSettings):
@@ -52,7 +53,7 @@ def container_of(url: str, recorder: Recorder | None = None, **settings: Any) ->
     made = _Settings(amqp=amqp, **settings)
     container.settings.override(providers.Object(made))
     if recorder is not None:
-        container.observers.override(providers.Object([recorder]))
+        container.observers.override(providers.Object([log_settled, recorder]))
     return container
 
 

@@ -59,6 +59,12 @@ class Proxy:
         """How many connections of clients are open now."""
         return len(self._links)
 
+    def url(self, direct: str) -> str:
+        """The address *direct* of the server, by way of this proxy."""
+        host, port = self._upstream
+        assert f"{host}:{port}" in direct
+        return direct.replace(f"{host}:{port}", f"127.0.0.1:{self.port}")
+
     def drop(self) -> None:
         """Reset (RST) every connection, on both sides."""
         for link in self._links:

@@ -24,14 +24,16 @@ FLOORS = {
     "F2 declared": "options consumer",
     "F3 spine": "deadlines threads workers endpoint batch supervisor wire",
     "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
-    "F5 assembly": "container discovery shapes variables faults environment plan assembly inventory",
+    "F5 assembly": "container discovery shapes variables faults environment plan assembly"
+    " inventory",
     "F6 runner": "watchdog process runner",
     "F7 doors": "cli testing __main__",
 }
 
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
-    "amqp": "queue table properties acks message consumer pacing requeue tap connection link declaring confirms route publisher"
+    "amqp": "queue table properties acks message consumer pacing requeue tap connection link"
+    " declaring confirms route publisher"
     " dead_letters topology settling overdue receiver subscription wire",
     "sse": "event stream consumer source cursor receiver wire",
     "http": "problem parameters view openapi server wire",

@@ -169,7 +169,7 @@ def _declared(
     factory = faults.collect(plan.factory, class_)
     signature = None
     handle = getattr(class_, "handle", None)
-    if handle is None:
+    if not callable(handle):
         faults.declaration.append(f"{place(class_)}: needs a method `handle`")
     else:
         signature = faults.collect(Signature, handle, wire.delivery, plan.resolve)

@@ -4,10 +4,11 @@ import dataclasses
 import functools
 import importlib.util
 import operator
+import re
 import sys
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, NotRequired
 
 from pydantic import (
@@ -24,6 +25,14 @@ from workerkit.errors import InvalidBody
 
 Decode = Callable[[bytes], Any]
 JSON = "application/json"
+
+_MOST_FINDINGS = 5
+# Texts of pydantic that contain what the sender wrote, and what stands in their place.
+_SENDERS = {
+    "union_tag_invalid": "Input tag is none of the expected ones",
+    "extra_forbidden": "There is no such field",
+}
+_QUOTED = re.compile(r"'[^']*'|(?<=unknown field )`[^`]*`")
 
 
 class UnknownType(TypeError):
@@ -102,15 +111,28 @@ def _json_decoder(type_: Any) -> Decode:
     except (PydanticSchemaGenerationError, PydanticUserError, NameError, TypeError) as error:
         raise UnknownType(str(error).split("\n", 1)[0]) from error
     validate = adapter.validator.validate_json
+    fields = frozenset(_fields(adapter.core_schema))
 
     def decode(raw: bytes) -> Any:
         try:
             return validate(raw)
         except ValidationError as error:
             # Not chained: pydantic's own text contains the body.
-            raise InvalidBody(_explain(error)) from None
+            raise InvalidBody(_explain(error, fields)) from None
 
     return decode
+
+
+def _fields(schema: Any) -> Iterator[str]:
+    """The names of all fields in a schema of pydantic's; other keys of a body are the sender's."""
+    children = schema.values() if isinstance(schema, dict) else schema
+    if isinstance(schema, dict) and isinstance(schema.get("fields"), dict):
+        yield from schema["fields"]
+    if isinstance(schema, dict):
+        yield from (str(schema[key]) for key in ("name", "validation_alias") if key in schema)
+    for child in children:
+        if isinstance(child, dict | list | tuple):
+            yield from _fields(child)
 
 
 def _rebuilt(type_: Any) -> Any:
@@ -134,13 +156,21 @@ def _rebuilt(type_: Any) -> Any:
     return type_
 
 
-def _explain(error: ValidationError) -> str:
-    """Pydantic's findings without the input, which its own text contains."""
+def _explain(error: ValidationError, fields: Collection[str]) -> str:
+    """Pydantic's findings, without the input and all that a sender chose."""
     findings = error.errors(include_url=False, include_context=False, include_input=False)
-    return "; ".join(
-        f"{'.'.join(str(step) for step in each['loc']) or 'the body'}: {each['msg']}"
-        for each in findings[:5]
-    ) + (f"; and {len(findings) - 5} more" if len(findings) > 5 else "")
+    texts = [
+        f"{_place(each['loc'], fields)}: {_SENDERS.get(each['type'], each['msg'])}"
+        for each in findings[:_MOST_FINDINGS]
+    ]
+    if len(findings) > _MOST_FINDINGS:
+        texts.append(f"and {len(findings) - _MOST_FINDINGS} more")
+    return "; ".join(texts)
+
+
+def _place(steps: tuple[int | str, ...], fields: Collection[str]) -> str:
+    known = [str(step) if isinstance(step, int) or step in fields else "[key]" for step in steps]
+    return ".".join(known) or "the body"
 
 
 def _is_struct(type_: Any) -> bool:
@@ -160,6 +190,7 @@ def _struct_decoder(type_: Any) -> Decode:
         try:
             return decode_json(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            raise InvalidBody(f"the body: {error}") from error
+            # msgspec quotes values, and names unknown fields; not chained for that reason.
+            raise InvalidBody(f"the body: {_QUOTED.sub('...', str(error))}") from None
 
     return decode

@@ -1,5 +1,6 @@
 """Where an application wires its own objects, beside those that the framework brings."""
 
+import asyncio
 import inspect
 import logging
 from typing import Any
@@ -62,8 +63,11 @@ class Resources:
             except Exception as error:
                 raise RunError(f"resource {name!r} could not be opened: {_said(error)}") from error
 
-    async def close(self) -> list[str]:
+    async def close(self, seconds: float) -> list[str]:
         """Close what was opened, the last one first; one that fails does not keep the others.
+
+        Args:
+            seconds: For each one that closes asynchronously.
 
         Returns:
             The faults, one sentence each.
@@ -74,7 +78,10 @@ class Resources:
             try:
                 closing = resource.shutdown()
                 if inspect.isawaitable(closing):
-                    await closing
+                    async with asyncio.timeout(seconds):
+                        await closing
+            except TimeoutError:
+                faults.append(f"resource {name!r} did not close within {seconds:g} s; given up")
             except Exception as error:
                 log.exception("resource could not be closed", extra={"resource": name})
                 faults.append(f"resource {name!r} could not be closed: {_said(error)}")

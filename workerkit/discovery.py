@@ -7,6 +7,7 @@ from types import ModuleType
 
 from workerkit.consumer import Consumer
 from workerkit.errors import DeclarationError
+from workerkit.places import raised_in
 
 _SKIPPED = frozenset({"__main__", "conftest", "tests"})
 
@@ -47,20 +48,10 @@ def _modules(name: str, faults: list[str]) -> Iterator[ModuleType]:
 def _imported(name: str, faults: list[str]) -> ModuleType | None:
     try:
         return import_module(name)
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         # A module runs any code of the user's; every fault is wanted, not only the first.
-        faults.append(f"cannot import {name}: {type(error).__name__}: {error}{_line(error)}")
+        faults.append(f"cannot import {name}: {raised_in(error, name)}")
         return None
-
-
-def _line(error: Exception) -> str:
-    """Where in the user's code it happened, as far as the traceback tells."""
-    last = error.__traceback__
-    while last is not None and last.tb_next is not None:
-        last = last.tb_next
-    if last is None or "importlib" in last.tb_frame.f_code.co_filename:
-        return ""
-    return f" ({last.tb_frame.f_code.co_filename}:{last.tb_lineno})"
 
 
 def _consumers(module: ModuleType) -> Iterator[type[Consumer]]:

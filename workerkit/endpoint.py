@@ -141,6 +141,12 @@ class Endpoint:
                 text = f"{self.name}: handle took longer than its {self.options.timeout:g} s"
                 raise HandlerTimeout(text) from error
             raise HandlerCancelled(f"{self.name}: handle was cancelled from inside") from error
+        except Exception as error:
+            self._deadlines.end(task)
+            if task.cancelling():
+                # Asked to stop, drivers raise errors of their own: that is no failure either.
+                raise asyncio.CancelledError from error
+            raise
         finally:
             self._deadlines.end(task)
         return self._handled if value is None else Outcome(self._handled.action, value=value)

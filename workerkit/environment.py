@@ -45,6 +45,9 @@ def read(
         found.append(f"{settings_type.__name__} cannot be read: {error}")
     except ValidationError as error:
         found += faults.of_settings(error)
+    except Exception as error:
+        # The container may make them by any code of the user's.
+        found.append(f"{settings_type.__name__} cannot be made: {type(error).__name__}: {error}")
     found += faults.of_names()
     return settings, list(dict.fromkeys(found))
 

@@ -15,59 +15,90 @@ class State(StrEnum):
 
 
 HOPELESS = 3
-"""Refusals after which a consumer that never was ready counts as misconfigured."""
+"""Refusals after which something that never was ready counts as misconfigured."""
 
 
 @dataclass(slots=True)
-class Health:
-    """What is known of one consumer; its wire keeps it up to date.
+class Part:
+    """One thing that a consumer reads from; its wire keeps it up to date.
 
     Attributes:
-        consumer: Its name.
         reason: Why it is not ready; empty when it is.
         was_ready: It was ready at least once in this process.
         refusals: How often in a row the other side refused it by decision, not by accident.
-        outside: Whether it needs something outside of this process.
         changed: Called after every change.
     """
 
-    consumer: str
+    changed: Callable[[], None] = field(default=lambda: None, repr=False)
     state: State = State.STARTING
     reason: str = ""
     was_ready: bool = False
     refusals: int = 0
-    outside: bool = True
-    changed: Callable[[], None] = field(default=lambda: None, repr=False, compare=False)
 
     def ready(self) -> None:
-        """Everything it reads from is delivering."""
-        self.state, self.reason = State.READY, ""
+        """It delivers."""
         self.was_ready, self.refusals = True, 0
-        self.changed()
+        self._set(State.READY, "")
 
     def waiting(self, reason: str) -> None:
         """It is not ready, and tries again by itself."""
-        self.state, self.reason = State.WAITING, reason
-        self.changed()
+        self._set(State.WAITING, reason)
 
     def refused(self, reason: str) -> None:
         """As `waiting`, but somebody must change something before it can succeed."""
         self.refusals += 1
-        self.waiting(reason)
+        self._set(State.WAITING, reason)
 
     def stopping(self) -> None:
         """It takes nothing new any more."""
-        self.state, self.reason = State.STOPPING, "stopping"
+        self._set(State.STOPPING, "stopping")
+
+    def _set(self, state: State, reason: str) -> None:
+        self.state, self.reason = state, reason
         self.changed()
+
+
+@dataclass(slots=True)
+class Health:
+    """What is known of one consumer: all that is known of its parts.
+
+    Attributes:
+        consumer: Its name.
+        parts: What it reads from.
+        outside: Whether it needs something outside of this process.
+    """
+
+    consumer: str
+    parts: list[Part]
+    outside: bool = True
+
+    @property
+    def state(self) -> State:
+        """Ready only if every part is."""
+        states = {part.state for part in self.parts}
+        for state in (State.STOPPING, State.WAITING, State.STARTING):
+            if state in states:
+                return state
+        return State.READY
+
+    @property
+    def reason(self) -> str:
+        """Why it is not ready; empty when it is."""
+        return "; ".join(dict.fromkeys(part.reason for part in self.parts if part.reason))
+
+    @property
+    def was_ready(self) -> bool:
+        """Whether each part was ready at least once."""
+        return all(part.was_ready for part in self.parts)
 
 
 def hopeless(all_health: Iterable[Health]) -> list[str]:
     """The reasons to give up the start, none while there is hope.
 
-    There is hope as long as one consumer was ready, or waits for something that may come by
-    itself (a broker that is down, a queue that is missing).
+    There is hope as long as anything was ready, or waits for something that may come by itself
+    (a broker that is down, a queue that is missing).
     """
-    each = [one for one in all_health if one.outside]
-    if not each or any(one.was_ready or one.refusals < HOPELESS for one in each):
+    parts = [part for each in all_health if each.outside for part in each.parts]
+    if not parts or any(part.was_ready or part.refusals < HOPELESS for part in parts):
         return []
-    return list(dict.fromkeys(one.reason for one in each))
+    return list(dict.fromkeys(part.reason for part in parts))

@@ -1,7 +1,8 @@
 """A consumer's options: framework < class < settings < environment, and where each came from."""
 
+import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from types import MappingProxyType
@@ -67,10 +68,7 @@ Kind = TypeVar("Kind", bound=Options)
 
 
 class InvalidOption(ValueError):
-    """A class attribute does not fit the option of that name."""
-
-    def __init__(self, option: str, found: object, expected: str) -> None:
-        super().__init__(f"option {option!r} is {found!r}: {expected}")
+    """A class attribute does not fit the option of that name, or is missing."""
 
 
 def folded(name: str) -> str:
@@ -87,7 +85,7 @@ def adapters(kind: type[Options]) -> Mapping[str, TypeAdapter[Any]]:
 @cache
 def _adapters(kind: Any) -> Mapping[str, TypeAdapter[Any]]:
     hints = get_type_hints(kind, include_extras=True)
-    names = [each.name for each in fields(kind) if each.name not in _NO_OPTIONS]
+    names = [each.name for each in dataclasses.fields(kind) if each.name not in _NO_OPTIONS]
     return MappingProxyType({name: TypeAdapter(hints[name]) for name in names})
 
 
@@ -120,7 +118,18 @@ def resolve(
         elif _states(declared, option):
             values[option] = _validated(adapter, option, getattr(declared, option))
             sources[option] = Source.CLASS
+        elif option not in values and option in _required(kind):
+            raise InvalidOption(f"option {option!r} is missing: the class has to set it")
     return kind(**values, sources=MappingProxyType(sources))
+
+
+def _required(kind: type[Options]) -> set[str]:
+    missing = dataclasses.MISSING
+    return {
+        each.name
+        for each in dataclasses.fields(kind)
+        if each.default is missing and each.default_factory is missing
+    }
 
 
 def _states(declared: type, option: str) -> bool:
@@ -133,4 +142,8 @@ def _validated(adapter: TypeAdapter[Any], option: str, found: object) -> Any:
         return adapter.validate_python(found, strict=None)
     except ValidationError as error:
         reason = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise InvalidOption(option, found, reason[0].lower() + reason[1:]) from error
+        raise InvalidOption(f"option {option!r} is {found!r}: {_lowered(reason)}") from error
+
+
+def _lowered(text: str) -> str:
+    return text[:1].lower() + text[1:]

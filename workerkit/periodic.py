@@ -16,7 +16,7 @@ from pydantic import AfterValidator, Field
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action, Delivery
 from workerkit.endpoint import Endpoint
-from workerkit.health import Health
+from workerkit.health import Health, Part
 from workerkit.observe import Settled, notify
 from workerkit.options import Concurrency, Options, Seconds
 from workerkit.places import place
@@ -147,8 +147,9 @@ class PeriodicWire:
             timer = _Timer(endpoint, _periodic(endpoint.options), context)
             self._timers.append(timer)
             self._loops.append(context.keep(timer.run(), f"{endpoint.name} timer"))
-            health.append(Health(endpoint.name, outside=False, changed=context.changed))
-            health[-1].ready()
+            part = Part(context.changed)
+            part.ready()
+            health.append(Health(endpoint.name, [part], outside=False))
         return health
 
     async def stop(self) -> None:

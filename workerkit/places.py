@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from traceback import walk_tb
 from typing import Any
 
 
@@ -16,3 +17,14 @@ def place(declared: type | Callable[..., Any]) -> str:
         # Written at a prompt, or generated: there is no file to name.
         return name
     return f"{name} ({Path(file).name}:{line})"
+
+
+def raised_in(error: BaseException, package: str) -> str:
+    """Say what was raised, and the last line of *package* that led to it, if any did."""
+    top = package.partition(".")[0]
+    lines = [
+        f" ({frame.f_code.co_filename}:{line})"
+        for frame, line in walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] == top
+    ]
+    return f"{type(error).__name__}: {error}" + (lines[-1] if lines else "")

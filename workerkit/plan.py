@@ -107,7 +107,8 @@ def _constructor(class_: Any) -> Callable[..., Any]:
 def _hints(function: Callable[..., Any]) -> dict[str, Any]:
     try:
         return get_type_hints(function, include_extras=True)
-    except (NameError, TypeError) as error:
+    except Exception as error:
+        # An annotation that is a string may be any expression.
         where = place(function)
         raise DeclarationError(f"{where}: its annotations cannot be read: {error}") from error
 
@@ -144,7 +145,7 @@ def _type_of(provider: "providers.Provider[Any]") -> type | None:
         return None
     try:
         returned = get_type_hints(made).get("return")
-    except (NameError, TypeError):
+    except Exception:
         return None
     if getattr(get_origin(returned), "__name__", "") in _YIELDING:
         returned = get_args(returned)[0]

@@ -23,6 +23,9 @@ log = logging.getLogger(__name__)
 STOP_DEADLINE = 5.0
 """Seconds for the brokers to stop sending; handlers run meanwhile."""
 
+CLOSE_DEADLINE = 3.0
+"""Seconds for each hook and resource to close."""
+
 HARD_DEADLINE = 5.0
 """Seconds for handlers to end after they were cancelled; then their connections are dropped."""
 
@@ -96,13 +99,27 @@ class Process:
             faults.append(f"handlers of {names} did not end when cancelled; given up")
         for wire in reversed(self._wires):
             await wire.close()
-        for endpoint in reversed(self._endpoints):
-            await endpoint.stop()
+        faults += await self._within_closing(
+            [(f"on_stop of {each.name}", each.stop()) for each in reversed(self._endpoints)]
+        )
         if self._publisher is not None:
-            await self._publisher.close()
-        faults += await self._resources.close()
+            faults += await self._within_closing([("publisher", self._publisher.close())])
+        faults += await self._resources.close(CLOSE_DEADLINE)
         if self._watchdog is not None:
             self._watchdog.stop()
+        return faults
+
+    async def _within_closing(
+        self, calls: list[tuple[str, Coroutine[Any, Any, None]]]
+    ) -> list[str]:
+        """Run *calls* one after the other; give up each one that takes too long, and name it."""
+        faults = []
+        for name, call in calls:
+            try:
+                async with asyncio.timeout(CLOSE_DEADLINE):
+                    await call
+            except TimeoutError:
+                faults.append(f"{name} did not end within {CLOSE_DEADLINE:g} s; given up")
         return faults
 
     def _busy(self) -> list[str]:
@@ -115,7 +132,7 @@ class Process:
         self._endpoints.append(endpoint)
         try:
             await endpoint.start()
-        except Exception as error:
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
             raise RunError(f"{where}: on_start failed: {type(error).__name__}: {error}") from error
         return endpoint
 
@@ -151,5 +168,5 @@ async def _made(what: str, make: Callable[[], Any]) -> Any:
     try:
         made = make()
         return await made if inspect.isawaitable(made) else made
-    except Exception as error:
+    except (Exception, SystemExit, KeyboardInterrupt) as error:
         raise RunError(f"{what} could not be made: {type(error).__name__}: {error}") from error

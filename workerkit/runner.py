@@ -118,6 +118,9 @@ class Runner:
                 await _until_stopped(process, assembly.settings.start_timeout, asked_to_stop)
             except RunError as error:
                 faults += error.faults
+            except Exception as error:
+                log.critical("the start failed", exc_info=error)
+                faults.append(f"the start failed: {type(error).__name__}: {error}")
             log.info("stopping")
             faults += await process.stop()
             log.info("stopped")
@@ -194,21 +197,19 @@ def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     loop = asyncio.get_running_loop()
     received: list[int] = []
 
-    def receive(number: int) -> None:
+    def receive(number: int, frame: object) -> None:
         if received:
-            log.critical("second signal: leaving at once")
+            os.write(sys.stderr.fileno(), b"second signal: leaving at once\n")
             _leave(128 + number)
         received.append(number)
-        wake()
+        loop.call_soon_threadsafe(wake)
 
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGINT)}
-    for number in before:
-        loop.add_signal_handler(number, receive, number)
+    # Not loop.add_signal_handler: that runs in the loop, and a handler may be blocking it.
+    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         yield lambda: bool(received)
     finally:
         for number, handler in before.items():
-            loop.remove_signal_handler(number)
             signal.signal(number, handler)
 
 
@@ -219,10 +220,12 @@ def _complain(faults: Sequence[str]) -> None:
 
 def _leave(code: int) -> NoReturn:
     """End the process now, whatever still runs."""
-    logging.shutdown()
-    sys.stdout.flush()
-    sys.stderr.flush()
-    os._exit(code)
+    try:
+        for stream in (sys.stdout, sys.stderr):
+            stream.flush()
+    finally:
+        # Called by a signal it may have interrupted a write to the same stream.
+        os._exit(code)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

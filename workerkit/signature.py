@@ -112,7 +112,8 @@ class Signature:
     def _parameters(self, handle: Callable[..., Any]) -> list[tuple[inspect.Parameter, Any]]:
         try:
             hints = get_type_hints(handle, include_extras=True)
-        except (NameError, TypeError) as error:
+        except Exception as error:
+            # An annotation that is a string may be any expression.
             raise DeclarationError(
                 f"{self._where}: its annotations cannot be read: {error}"
             ) from error

@@ -36,7 +36,7 @@ class Context:
 
     Attributes:
         publisher: The container's; a test may have put a fake there.
-        changed: For each `Health`: called after every change of it.
+        changed: For each `Part` of a `Health`: called after every change of it.
         keep: Runs a coroutine as a task, for as long as the process runs: one that ends in an
             exception stops the process.
     """

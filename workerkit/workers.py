@@ -54,12 +54,17 @@ class Workers:
             await self._quiet.wait()
 
     async def _run(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
         self._working += 1
         while True:
             try:
                 await self._work()
             finally:
                 self._stopped_working()
+            if task.cancelling():
+                # What it did has swallowed the cancellation; there will be no second one.
+                return
             await self._rest()
 
     async def _rest(self) -> None:

@@ -1,9 +1,9 @@
 """What the shop is made of. Consumers get a provider by the name of a parameter."""
 
 from dependency_injector import providers
+
 from shop.orders import OrderRepository, open_book
 from shop.settings import Settings
-
 from workerkit import WorkerContainer
 
 

@@ -44,6 +44,7 @@ class _Pending:
     confirm: "asyncio.Future[None]"
     message_id: str
     exchange: str
+    routing_key: str
     size: int
 
 
@@ -111,7 +112,7 @@ class Confirms:
         self._published += 1
         confirm: asyncio.Future[None] = self._loop.create_future()
         self._pending[self._published] = _Pending(
-            confirm, message.message_id, message.exchange, len(body)
+            confirm, message.message_id, message.exchange, message.routing_key, len(body)
         )
         return confirm
 
@@ -120,10 +121,12 @@ class Confirms:
 
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Note which publish came back; its confirm, which follows, is positive all the same."""
-        message_id = decode(properties).message_id
+        text, exchange, routing_key = _texts(method[2:])
+        came_back = decode(properties).message_id, exchange, routing_key
         for tag, pending in self._pending.items():
-            if pending.message_id == message_id and tag not in self._returned:
-                self._returned[tag] = method[3 : 3 + method[2]].decode(errors="replace")
+            sent = pending.message_id, pending.exchange, pending.routing_key
+            if sent == came_back and tag not in self._returned:
+                self._returned[tag] = text
                 return
 
     def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
@@ -190,6 +193,16 @@ class Outgoing:
     def method(self) -> bytes:
         """The basic.publish."""
         return _publish_method(self.exchange, self.routing_key, mandatory=self.mandatory)
+
+
+def _texts(raw: bytes) -> list[str]:
+    """The short strings that *raw* consists of."""
+    texts = []
+    while raw:
+        end = 1 + raw[0]
+        texts.append(raw[1:end].decode(errors="surrogateescape"))
+        raw = raw[end:]
+    return texts
 
 
 def _publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:

@@ -14,7 +14,8 @@ log = logging.getLogger(__name__)
 
 _LOST_AFTER_HEARTBEATS = 2.5
 _SECOND_LOOK = 0.1
-_STABLE_AFTER = 10.0
+STABLE_AFTER = 10.0
+"""Seconds that a connection has to last until its loss is not counted with the one before."""
 
 
 class Follower(Protocol):
@@ -75,7 +76,7 @@ class Link:
             attempt = 1
             await self._serve(session)
             log.warning("connection lost", extra=self._fields(reason=session.protocol.reason))
-            if loop.time() - since > _STABLE_AFTER:
+            if loop.time() - since > STABLE_AFTER:
                 backoff.reset()
             await asyncio.sleep(backoff.next())
 

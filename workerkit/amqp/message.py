@@ -2,14 +2,16 @@
 
 from datetime import datetime
 from functools import cached_property
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
+
+from typing_extensions import TypeVar
 
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.properties import Properties, decode, readable
 from workerkit.delivery import Action, Delivery
 
-T = TypeVar("T")
+T = TypeVar("T", default=Any)
 
 ATTEMPT = "x-workerkit-attempt"
 DELIVERY_COUNT = "x-delivery-count"

@@ -14,7 +14,7 @@ from workerkit.amqp.confirms import Outgoing, Refused, Returned
 from workerkit.amqp.link import Link
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.properties import encode as encode_properties
-from workerkit.amqp.queue import Exchange
+from workerkit.amqp.queue import Exchange, Queue
 from workerkit.amqp.route import Route
 from workerkit.codec import encode
 from workerkit.errors import (
@@ -187,6 +187,18 @@ class Publisher:
             code = error.code if isinstance(error, BrokerRefused) else 0
             raise _typed(where, Refused(str(error), code)) from error
         return message_id
+
+    async def declare(self, queue: Queue, connection: str, vhost: str | None) -> None:
+        """Declare a queue where it is missing.
+
+        Raises:
+            PublishRefused: It may not be declared, or exists otherwise.
+        """
+        route = self._route(Destination(queue.name, "", connection, vhost))
+        try:
+            await route.declare(queue)
+        except ConnectionLost as error:
+            raise PublishRefused(f"queue {queue.name!r} cannot be declared: {error}") from error
 
     async def close(self) -> None:
         """Close the connections. A publish that still waits fails."""

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from struct import Struct
 from time import perf_counter
 from typing import Any
@@ -49,45 +49,19 @@ class Receiver:
             options.full_batch, options.batch_interval, self.workers.wake
         )
         self._take = self._batching.add if options.batch else self._take_one
-        self._queues: Mapping[bytes, str] = {}
-        self._acks: Acks | None = None
         self._stopping = False
 
-    def attach(self, acks: Acks, queues: Mapping[bytes, str]) -> None:
-        """Expect messages of a new channel; *queues* has the queue of each consumer tag."""
-        self._acks, self._queues = acks, queues
-
-    def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Queue a message for the next free worker. The prefetch bounds how many there are."""
-        end = method[0] + 1
-        assert self._acks is not None
-        self._take(
-            AMQPMessage(
-                body,
-                queue=self._queues[method[1:end]],
-                tag=_U64(method, end)[0],
-                envelope=method[end + 8 :],
-                properties=properties,
-                acks=self._acks,
-            )
-        )
-
-    def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Nothing is published on this channel."""
-
-    def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
-        """Nothing is published on this channel."""
-
-    def closed(self) -> None:
-        """The broker closes the channel, and hears nothing that is sent on it from now on."""
-        if self._acks is not None:
-            self._acks.fence()
+    def inlet(self, acks: Acks, queue: str) -> "Inlet":
+        """What takes the messages of one channel off the tap."""
+        return Inlet(self._take, acks, queue)
 
     def forget(self) -> None:
-        """The channel is lost: the broker delivers again what no worker has begun with."""
-        self._waiting.clear()
-        self._batching.clear()
-        self._settling.release()
+        """A channel is lost: the broker delivers again what no worker has begun with."""
+        self._waiting = deque(each for each in self._waiting if not each.acks.lost)
+        for message in self._batching.clear():
+            if not message.acks.lost:
+                self._batching.add(message)
+        self._settling.forget()
 
     def stop(self) -> None:
         """Begin with nothing new, but for a batch that has come in part."""
@@ -106,6 +80,7 @@ class Receiver:
         self.workers.wake()
 
     async def _work(self) -> None:
+        turn = perf_counter()
         while self._waiting and not self._stopping:
             message = self._waiting.popleft()
             if self._waiting:
@@ -119,9 +94,10 @@ class Receiver:
                 self._acknowledge(message, outcome, seconds)
             else:
                 await self._settle(message, outcome, seconds)
-            if seconds > _LONG_TURN:
-                # A handler that computes without awaiting must not starve everybody else.
+            if began + seconds - turn > _LONG_TURN:
+                # Handlers that compute without awaiting must not starve everybody else.
                 await asyncio.sleep(0)
+                turn = perf_counter()
 
     async def _work_batches(self) -> None:
         while batch := [each for each in self._batching.take() if not each.acks.lost]:
@@ -150,3 +126,36 @@ class Receiver:
             self._overdue.note(message, seconds)
         record = Settled(self.name, message.queue, message, outcome, action, seconds, not alive)
         notify(self._observers, record)
+
+
+class Inlet:
+    """The messages of one channel, which has one consumer of one queue."""
+
+    def __init__(self, take: Callable[[AMQPMessage[Any]], None], acks: Acks, queue: str) -> None:
+        self._take = take
+        self._acks = acks
+        self._queue = queue
+
+    def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
+        """Queue a message for the next free worker. The prefetch bounds how many there are."""
+        end = method[0] + 1  # Behind the consumer tag.
+        self._take(
+            AMQPMessage(
+                body,
+                queue=self._queue,
+                tag=_U64(method, end)[0],
+                envelope=method[end + 8 :],
+                properties=properties,
+                acks=self._acks,
+            )
+        )
+
+    def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
+        """Nothing is published on this channel."""
+
+    def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
+        """Nothing is published on this channel."""
+
+    def closed(self) -> None:
+        """The broker closes the channel, and hears nothing that is sent on it from now on."""
+        self._acks.fence()

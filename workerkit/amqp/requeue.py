@@ -1,28 +1,46 @@
 """Put messages that failed back into their queue, the stubborn ones after a pause."""
 
 import asyncio
-import logging
+from dataclasses import dataclass
 from typing import Any
 
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.pacing import Pacing
 
-log = logging.getLogger(__name__)
+_LEAST = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """A message that waits to go back.
+
+    Attributes:
+        since: The loop's time.
+        timer: Puts it back.
+    """
+
+    since: float
+    timer: asyncio.TimerHandle
 
 
 class Requeue:
     """The messages of one queue that wait to go back.
 
-    A waiting message is unacknowledged, so it counts against the prefetch, but it holds no worker.
+    A waiting message is unacknowledged, so it counts against the prefetch, but it holds no worker
+    as long as there is room for it.
 
     Args:
-        most: Messages that may wait at the same time; beyond that the oldest goes back at once.
+        most: Messages that may wait at the same time. One more keeps its worker until the oldest
+            has waited for a second and goes back: to put that back at once would bring it here
+            again at once, and a hundred messages that fail would spin as fast as they can.
     """
 
     def __init__(self, most: int) -> None:
         self._most = max(most, 1)
         self._pacing = Pacing()
-        self._held: dict[AMQPMessage[Any], asyncio.TimerHandle] = {}
+        self._held: dict[AMQPMessage[Any], _Held] = {}
+        self._room = asyncio.Event()
+        self._hurried = False
 
     @property
     def failing(self) -> bool:
@@ -33,8 +51,8 @@ class Requeue:
         """A message has been handled."""
         self._pacing.succeeded(redelivered=message.redelivered)
 
-    def put(self, message: AMQPMessage[Any], *, stubborn: bool = False) -> bool:
-        """Put *message* back, now or later.
+    async def put(self, message: AMQPMessage[Any], *, stubborn: bool = False) -> bool:
+        """Put *message* back, now or later; return when it needs no worker any more.
 
         Args:
             stubborn: Hold it even if it was never delivered before: it is not the handler that
@@ -44,19 +62,40 @@ class Requeue:
             False if its channel is lost: the broker has put it back by itself.
         """
         pause = self._pacing.failed(redelivered=message.redelivered or stubborn)
-        if not pause:
+        if pause:
+            await self._wait_for_room()
+        if not pause or self._hurried or message.acks.lost:
             return message.acks.reject(message.tag, requeue=True)
-        if len(self._held) >= self._most:
-            self._release(next(iter(self._held)))
         loop = asyncio.get_running_loop()
-        self._held[message] = loop.call_later(pause, self._release, message)
-        return not message.acks.lost
+        timer = loop.call_later(pause, self._release, message)
+        self._held[message] = _Held(loop.time(), timer)
+        return True
 
-    def release(self) -> None:
-        """Put everything back now."""
-        for message in list(self._held):
+    def forget(self) -> None:
+        """A channel is lost: its messages went back by themselves."""
+        for message in [each for each in self._held if each.acks.lost]:
             self._release(message)
 
+    def hurry(self) -> None:
+        """Put everything back at once, now and from now on."""
+        self._hurried = True
+        for message in list(self._held):
+            self._release(message)
+        self._room.set()
+
+    async def _wait_for_room(self) -> None:
+        loop = asyncio.get_running_loop()
+        while len(self._held) >= self._most and not self._hurried:
+            oldest, held = next(iter(self._held.items()))
+            self._room.clear()
+            try:
+                async with asyncio.timeout_at(held.since + _LEAST):
+                    await self._room.wait()
+            except TimeoutError:
+                if oldest in self._held and loop.time() >= held.since + _LEAST:
+                    self._release(oldest)
+
     def _release(self, message: AMQPMessage[Any]) -> None:
-        self._held.pop(message).cancel()
+        self._held.pop(message).timer.cancel()
+        self._room.set()
         message.acks.reject(message.tag, requeue=True)

@@ -3,9 +3,9 @@
 import asyncio
 
 from workerkit.amqp.confirms import Confirms
-from workerkit.amqp.declaring import make_sure
+from workerkit.amqp.declaring import available, make_sure
 from workerkit.amqp.link import Link
-from workerkit.amqp.queue import Exchange
+from workerkit.amqp.queue import Exchange, Queue
 from workerkit.errors import (
     BrokerBlocked,
     BrokerRefused,
@@ -54,6 +54,15 @@ class Route:
                 await asyncio.sleep(_LOST_PAUSE)
             else:
                 return confirms
+
+    async def declare(self, queue: Queue) -> None:
+        """Declare a queue where it is missing.
+
+        Raises:
+            BrokerRefused: It may not be declared, or exists otherwise.
+            ConnectionLost: The connection went meanwhile.
+        """
+        await available(await self._link.session(), queue, "missing")
 
     def late(self, where: str, message_id: str, timeout: float, *, sent: bool) -> PublishError:
         """Which error it is that nothing came of a publish in time."""

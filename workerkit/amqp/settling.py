@@ -9,7 +9,6 @@ from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.pacing import near_limit
 from workerkit.amqp.requeue import Requeue
 from workerkit.delivery import Action, Outcome
-from workerkit.errors import PublishError
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +26,6 @@ class Settling:
         self._limits = {queue.name: queue.known_delivery_limit for queue in options.queues}
         most = options.prefetch_count // 2
         self._requeues = {queue.name: Requeue(most) for queue in options.queues}
-        self._hurried = False
 
     def acknowledge(self, message: AMQPMessage[Any]) -> bool:
         """Acknowledge at the end of this turn of the loop.
@@ -60,30 +58,25 @@ class Settling:
         if action is Action.DEAD_LETTER and await self._buried(message, outcome):
             return action, message.acks.ack(message.tag)
         stubborn = action is Action.DEAD_LETTER
-        return Action.REQUEUE, self._put_back(message, stubborn=stubborn)
+        requeue = self._requeues[message.queue]
+        return Action.REQUEUE, await requeue.put(message, stubborn=stubborn)
 
     def hurry(self) -> None:
         """The process stops: put back at once what waits to go back, now and from now on."""
-        self._hurried = True
-        self.release()
-
-    def release(self) -> None:
-        """Put back what waits to go back."""
         for requeue in self._requeues.values():
-            requeue.release()
+            requeue.hurry()
 
-    def _put_back(self, message: AMQPMessage[Any], *, stubborn: bool) -> bool:
-        requeue = self._requeues[message.queue]
-        alive = requeue.put(message, stubborn=stubborn)
-        if self._hurried:
-            requeue.release()
-        return alive
+    def forget(self) -> None:
+        """A channel is lost: what came on it and waits to go back has gone back by itself."""
+        for requeue in self._requeues.values():
+            requeue.forget()
 
     async def _buried(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
         """Move to the dead letters; False where that failed, and the original has to stay."""
         try:
             await self._dead_letters.move(message, outcome)
-        except PublishError:
+        except Exception:
+            # Whatever it is, the original must neither be lost nor take its worker along.
             log.exception(
                 "dead letter could not be moved: the message goes back",
                 extra={"consumer": self._name, "delivery": repr(message)},

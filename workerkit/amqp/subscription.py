@@ -1,4 +1,4 @@
-"""One consumer's channel: open it, consume from its queues, and do so again when it is lost."""
+"""One queue of a consumer: open a channel, consume, and do so again when either is lost."""
 
 import asyncio
 import logging
@@ -6,14 +6,12 @@ import os
 import socket
 
 from workerkit.amqp.connection import Channel, Session
-from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.link import Link
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.topology import Topology
-from workerkit.endpoint import Endpoint
 from workerkit.errors import BrokerRefused, ConnectionLost
-from workerkit.health import Health
+from workerkit.health import Part
 from workerkit.supervisor import Backoff
 
 log = logging.getLogger(__name__)
@@ -22,32 +20,37 @@ _MISSING_RETRY = 2.0
 
 
 class Subscription:
-    """Feeds one receiver from one connection.
+    """Feeds a receiver from one queue.
 
-    Nothing outlives the loss of a channel but the handlers that run: their settlements go to the
-    lost channel, that is nowhere, and the broker delivers their messages again.
+    Every queue has a channel of its own: the broker closes a channel when it refuses anything on
+    it, and one queue must not take its neighbours down. Nothing outlives the loss of a channel
+    but the handlers that run: their settlements go to the lost channel, that is nowhere, and the
+    broker delivers their messages again.
+
+    Args:
+        prefetch: Messages that the broker sends ahead.
+        part: Told how it is going.
     """
 
     def __init__(
         self,
-        endpoint: Endpoint,
-        options: AMQPOptions,
+        queue: Queue,
+        prefetch: int,
         link: Link,
         receiver: Receiver,
         topology: Topology,
-        health: Health,
+        part: Part,
     ) -> None:
-        self.health = health
-        self._endpoint = endpoint
-        self._prefetch = options.prefetch_count
+        self._queue = queue
+        self._prefetch = prefetch
         self._link = link
         self._receiver = receiver
         self._topology = topology
-        self._tags = {_tag(options.name, queue): queue for queue in options.queues}
-        self._consuming: set[str] = set()
-        self._changed = asyncio.Event()
+        self._part = part
+        self._tag = _tag(receiver.name, queue)
         self._channel: Channel | None = None
-        self._hooks: set[asyncio.Task[None]] = set()
+        self._consuming = False
+        self._cancelled = asyncio.Event()
         link.followers.append(self)
 
     async def run(self) -> None:
@@ -57,140 +60,91 @@ class Subscription:
             session = await self._link.session()
             pause = 0.0
             try:
-                await self._consume(session, backoff)
+                pause = await self._consume(session, backoff)
             except (BrokerRefused, ConnectionLost) as error:
                 if not session.gone:
                     pause = backoff.next()
                     self._failed(error, pause)
-            self._receiver.forget()
             await self._discard()
             if session.gone:
                 # The link logs it, and lends out a new session when there is one.
-                self.health.waiting("the connection is lost")
+                self._part.waiting("the connection is lost")
                 await asyncio.wait([session.lost])
             else:
                 await asyncio.sleep(pause)
 
     async def stop(self) -> None:
-        """Cancel the consumers, then put back what no handler has begun with."""
-        self.health.stopping()
-        self._receiver.stop()
+        """Cancel the consumer at the broker, so that it sends nothing more."""
+        self._part.stopping()
+        if self._channel is None or not self._consuming:
+            return
         try:
-            if self._channel is not None and not self._channel.lost.done():
-                for tag in sorted(self._consuming):
-                    await self._channel.cancel(tag)
+            await self._channel.cancel(self._tag)
         except ConnectionLost as error:
-            log.warning(
-                "consumer not cancelled",
-                extra={"consumer": self.health.consumer, "reason": str(error)},
-            )
-        finally:
-            self._receiver.put_back()
+            log.warning("consumer not cancelled", extra=self._fields(reason=str(error)))
 
     async def close(self) -> None:
         """Close the channel; the broker puts back what is not settled."""
-        for hook in self._hooks:
-            hook.cancel()
         await self._discard()
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
-        """The connection could not be made: note why, and tell the consumer."""
+        """The connection could not be made: note why."""
         self._not_ready(error)
-        hook = asyncio.create_task(self._endpoint.connection_failed(error, attempt))
-        self._hooks.add(hook)
-        hook.add_done_callback(self._hooks.discard)
 
-    async def _consume(self, session: Session, backoff: Backoff) -> None:
-        """Return when the channel is lost."""
-        self._consuming.clear()
+    async def _consume(self, session: Session, backoff: Backoff) -> float:
+        """Return when the channel or the queue is lost, with the seconds to wait then.
+
+        Raises:
+            BrokerRefused: The queue may not be used, or is declared otherwise.
+            ConnectionLost: The channel went, or the whole session.
+        """
+        missing = await self._topology.missing(session, self._queue)
+        if missing is not None:
+            self._part.waiting(f"queue {missing.name!r} is missing")
+            fields = self._fields(queue=missing.name, retry_in=_MISSING_RETRY)
+            log.warning("queue is missing", extra=fields)
+            return _MISSING_RETRY
+        self._cancelled.clear()
         channel = self._channel = await session.channel()
-        channel.on_cancel = self._cancelled
-        channel.lost.add_done_callback(lambda _: self._changed.set())
-        self._receiver.attach(
-            channel.acks, {tag.encode(): queue.name for tag, queue in self._tags.items()}
-        )
-        channel.tap(self._receiver)
+        channel.on_cancel = lambda tag: self._cancelled.set()
+        channel.lost.add_done_callback(lambda lost: self._cancelled.set())
+        channel.tap(self._receiver.inlet(channel.acks, self._queue.name))
         await channel.prefetch(self._prefetch)
-        while not channel.lost.done():
-            self._changed.clear()
-            pause = await self._complete(session, channel, backoff)
-            try:
-                async with asyncio.timeout(pause):
-                    await self._changed.wait()
-            except TimeoutError:
-                continue
-        if not session.lost.done():
-            raise channel.lost.result()
-
-    async def _complete(self, session: Session, channel: Channel, backoff: Backoff) -> float | None:
-        """Consume from every queue that is there; seconds until the next look, None for no need."""
-        pauses = []
-        for tag, queue in self._tags.items():
-            if tag in self._consuming:
-                continue
-            try:
-                missing = await self._topology.missing(session, queue)
-            except BrokerRefused as error:
-                pauses.append(backoff.next())
-                self._failed(error, pauses[-1])
-                continue
-            if missing is not None:
-                pauses.append(_MISSING_RETRY)
-                self._missing(missing)
-                continue
-            await channel.consume(queue.name, tag)
-            self._consuming.add(tag)
-            log.info("consuming", extra={"consumer": self.health.consumer, "queue": queue.name})
-        if pauses:
-            return min(pauses)
+        await channel.consume(self._queue.name, self._tag)
+        self._consuming = True
         backoff.reset()
-        self.health.ready()
-        return None
-
-    def _missing(self, queue: Queue) -> None:
-        self.health.waiting(f"queue {queue.name!r} is missing")
-        log.warning(
-            "queue is missing",
-            extra={
-                "consumer": self.health.consumer,
-                "queue": queue.name,
-                "retry_in": _MISSING_RETRY,
-            },
-        )
+        self._part.ready()
+        log.info("consuming", extra=self._fields())
+        await self._cancelled.wait()
+        if channel.lost.done():
+            raise channel.lost.result()
+        self._part.waiting(f"queue {self._queue.name!r} was deleted")
+        log.warning("consumer cancelled by the broker", extra=self._fields())
+        # Handlers that still run cannot settle on a queue that is gone.
+        return 0.0
 
     def _failed(self, error: Exception, seconds: float) -> None:
         self._not_ready(error)
-        log.error(
-            "consumer is not ready",
-            exc_info=error,
-            extra={"consumer": self.health.consumer, "retry_in": round(seconds, 2)},
-        )
+        fields = self._fields(retry_in=round(seconds, 2))
+        log.error("consumer is not ready", exc_info=error, extra=fields)
 
     def _not_ready(self, error: Exception) -> None:
-        if isinstance(error, BrokerRefused) and not self._consuming:
-            self.health.refused(str(error))
+        if isinstance(error, BrokerRefused):
+            self._part.refused(str(error))
         else:
-            self.health.waiting(str(error))
-
-    def _cancelled(self, tag: str) -> None:
-        """The broker has cancelled a consumer: its queue was deleted, or lost its leader."""
-        queue = self._tags.get(tag)
-        if queue is None or self.health.state == "stopping":
-            return
-        self._consuming.discard(tag)
-        self.health.waiting(f"queue {queue.name!r} was deleted")
-        log.warning(
-            "consumer cancelled by the broker",
-            extra={"consumer": self.health.consumer, "queue": queue.name},
-        )
-        self._changed.set()
+            self._part.waiting(str(error))
 
     async def _discard(self) -> None:
-        channel, self._channel = self._channel, None
+        """Close the channel, and forget what came on it and nobody has begun with."""
+        channel, self._channel, self._consuming = self._channel, None, False
         if channel is not None:
             await channel.close()
+            self._receiver.forget()
+
+    def _fields(self, **more: object) -> dict[str, object]:
+        return {"consumer": self._receiver.name, "queue": self._queue.name, **more}
 
 
 def _tag(consumer: str, queue: Queue) -> str:
     """What the broker's management shows: who consumes what from where."""
-    return f"{consumer}:{queue.name}@{socket.gethostname()}:{os.getpid()}"[:255]
+    return f"{consumer}@{socket.gethostname()}:{os.getpid()}:{queue.name}"[:255]

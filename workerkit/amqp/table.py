@@ -4,7 +4,7 @@ Its types are those of AMQP 0-9-1 section 4.2.5.5 with the errata of RabbitMQ. p
 too, but it narrows floats to 32 bits, cannot write bytes, and raises on what a sender may send.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
 from struct import Struct
@@ -54,14 +54,23 @@ def encode(table: Mapping[str, Any]) -> bytes:
     return _sized(b"".join(_entry(name, value) for name, value in table.items()))
 
 
-def merge(raw: bytes, changes: Mapping[str, Any]) -> bytes:
+def merge(
+    raw: bytes, changes: Mapping[str, Any], keep: Callable[[str, bytes], bool] = lambda *_: True
+) -> bytes:
     """Lay *changes* over a table; every other entry stays as it is, byte for byte.
+
+    Args:
+        keep: Asked with the name and the bytes of each entry that does not change.
 
     Raises:
         MalformedTable: *raw* is no table.
     """
     try:
-        kept = [entry for name, _, entry in _entries(raw, 0, 0) if name not in changes]
+        kept = [
+            entry
+            for name, _, entry in _entries(raw, 0, 0)
+            if name not in changes and keep(name, entry)
+        ]
     except (StructError, IndexError, ValueError) as error:
         raise MalformedTable(str(error)) from error
     return _sized(b"".join(kept) + encode(changes)[4:])

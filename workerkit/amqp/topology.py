@@ -24,7 +24,7 @@ class Topology:
         actions = (options.on_success, options.on_exception, options.on_invalid)
         self._buries = Action.DEAD_LETTER in actions
         self._may_bury = False
-        self._seen: set[str] = set()
+        self._seen = dead_letters.seen
 
     async def missing(self, session: Session, queue: Queue) -> Queue | None:
         """Which queue is not there yet, that one or its dead letters'; None if none is.

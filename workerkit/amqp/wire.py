@@ -18,7 +18,7 @@ from workerkit.amqp.topology import Topology
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.endpoint import Endpoint
-from workerkit.health import Health
+from workerkit.health import Health, Part
 from workerkit.options import Options
 from workerkit.places import place
 from workerkit.settings import WorkerSettings
@@ -39,6 +39,7 @@ class AMQPWire:
     def __init__(self) -> None:
         self._links: dict[tuple[str, str], Link] = {}
         self._subscriptions: list[Subscription] = []
+        self._hooks: list[_Hook] = []
         self._receivers: list[Receiver] = []
         self._workers: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
@@ -96,16 +97,21 @@ class AMQPWire:
         else:
             publisher = self._publisher = Publisher()
             publisher.open(context.settings)
-        for endpoint in endpoints:
-            self._subscribe(endpoint, context, publisher)
+        health = [self._subscribe(endpoint, context, publisher) for endpoint in endpoints]
         for link in self._links.values():
             self._keeping.append(context.keep(link.run(), f"link to {link}"))
-        return [subscription.health for subscription in self._subscriptions]
+        return health
 
     async def stop(self) -> None:
         """Take nothing new; what no handler has begun with goes back."""
-        await cancelled(self._loops)
-        await asyncio.gather(*(each.stop() for each in self._subscriptions))
+        for receiver in self._receivers:
+            receiver.stop()
+        try:
+            await cancelled(self._loops)
+            await asyncio.gather(*(each.stop() for each in self._subscriptions))
+        finally:
+            for receiver in self._receivers:
+                receiver.put_back()
 
     async def drain(self) -> None:
         """Return once no handler runs."""
@@ -126,12 +132,13 @@ class AMQPWire:
                 link.abort("handlers would not end")
         else:
             await cancelled(self._workers)
+        await asyncio.gather(*(each.close() for each in self._hooks))
         await asyncio.gather(*(each.close() for each in self._subscriptions))
         await cancelled(self._keeping)
         if self._publisher is not None:
             await self._publisher.close()
 
-    def _subscribe(self, endpoint: Endpoint, context: Context, publisher: Publisher) -> None:
+    def _subscribe(self, endpoint: Endpoint, context: Context, publisher: Publisher) -> Health:
         options = _amqp(endpoint.options)
         name = options.connection.casefold()
         settings = context.settings.amqp[name]
@@ -139,20 +146,46 @@ class AMQPWire:
         if key not in self._links:
             read = partial(context.settings.connection, name)
             self._links[key] = Link(name, read, options.vhost, "consumers")
+        link = self._links[key]
+        self._hooks.append(_Hook(endpoint))
+        link.followers.append(self._hooks[-1])
         consumer_timeout = context.settings.consumer_timeout
         for text, fields in _warnings(options, consumer_timeout):
             log.warning(text, extra={"consumer": options.name, **fields})
-        dead_letters = DeadLetters(publisher, options.name, options.connection, options.vhost)
-        topology = Topology(options, options.declare or settings.declare, dead_letters)
+        declare = options.declare or settings.declare
+        dead_letters = DeadLetters(publisher, options.name, name, options.vhost, declare)
+        topology = Topology(options, declare, dead_letters)
         settling = Settling(options, dead_letters)
         overdue = Overdue(options.name, consumer_timeout)
         receiver = Receiver(endpoint, options, context.observers, settling, overdue)
-        health = Health(options.name, changed=context.changed)
-        subscription = Subscription(endpoint, options, self._links[key], receiver, topology, health)
         self._receivers.append(receiver)
-        self._subscriptions.append(subscription)
         self._workers += [context.keep(work, name) for name, work in receiver.workers.tasks()]
-        self._loops.append(context.keep(subscription.run(), f"{options.name} subscription"))
+        parts = [Part(context.changed) for _ in options.queues]
+        for queue, part in zip(options.queues, parts, strict=True):
+            subscription = Subscription(
+                queue, options.prefetch_count, link, receiver, topology, part
+            )
+            self._subscriptions.append(subscription)
+            self._loops.append(context.keep(subscription.run(), f"{options.name} of {queue}"))
+        return Health(options.name, parts)
+
+
+class _Hook:
+    """Calls a consumer's `on_connection_error` for each failed attempt."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def connection_failed(self, error: Exception, attempt: int) -> None:
+        """Call it, without waiting for what it does."""
+        call = asyncio.create_task(self._endpoint.connection_failed(error, attempt))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def close(self) -> None:
+        """Cancel the calls that still run."""
+        await cancelled(self._calls)
 
 
 def _warnings(

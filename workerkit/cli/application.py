@@ -11,6 +11,7 @@ from dependency_injector import containers
 from workerkit import environment
 from workerkit.container import WorkerContainer
 from workerkit.errors import ConfigurationError, DeclarationError
+from workerkit.places import raised_in
 from workerkit.settings import DEFAULT_PORTS, WorkerSettings
 
 
@@ -38,9 +39,9 @@ def load_container(package: str, container: str | None) -> containers.Container:
     try:
         found = getattr(import_module(module), attribute)
         made = found() if isinstance(found, type) else found
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise DeclarationError(
-            f"cannot make the container {container}: {type(error).__name__}: {error}"
+            f"cannot make the container {container}: {raised_in(error, module)}"
         ) from error
     return _checked(container, made)
 
@@ -65,7 +66,7 @@ def settings_of(target: str, container: str | None) -> WorkerSettings:
 def _has_container(package: str) -> bool:
     try:
         return find_spec(f"{package}.container") is not None
-    except ImportError:
+    except (Exception, SystemExit):
         # The package itself cannot be imported; discovery says so, with the reason.
         return False
 

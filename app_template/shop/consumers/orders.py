@@ -2,15 +2,15 @@
 
 from shop.orders import Order, OrderRepository
 from shop.settings import Settings
-
-from workerkit import AMQPConsumer, AMQPMessage, Reject
+from workerkit import AMQPConsumer, Reject
 
 
 class OrderPlaced(AMQPConsumer):
     """Books every order the shop publishes.
 
     Returning acknowledges the message. Raising puts it back, `Reject` puts it aside into
-    `orders.dlq` with the reason, and so does a body that is no `Order`.
+    `orders.dlq` with the reason, and so does a body that is no `Order`. A further parameter
+    `message: AMQPMessage[Order]` would get headers, queue, and whether it came before.
     """
 
     queues = ["orders", "orders/priority"]
@@ -21,7 +21,7 @@ class OrderPlaced(AMQPConsumer):
         self.orders = orders
         self.largest = settings.largest_quantity
 
-    async def handle(self, order: Order, message: AMQPMessage) -> None:
+    async def handle(self, order: Order) -> None:
         if order.quantity > self.largest:
             raise Reject(f"nobody orders {order.quantity} at once")
         await self.orders.add(order)

@@ -1,0 +1,171 @@
+"""Run the command `workerkit` in a process of its own, on packages that a test has written."""
+
+import asyncio
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping
+from contextlib import asynccontextmanager, suppress
+from pathlib import Path
+from textwrap import dedent
+
+from tests.waiting import eventually
+
+_ROOT = Path(__file__).parents[1]
+_PREFIXES = ("WORKERKIT_", "SHOP_")
+# As where uvloop is not installed.
+_WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None; from workerkit.cli import main; main()"
+
+
+def write_package(directory: Path, name: str = "app", **modules: str) -> str:
+    """Write a package of *modules*: `consumers=...` becomes `app/consumers.py`, and so on.
+
+    Args:
+        modules: Their texts, which may be indented; `__init__` is empty unless it is given.
+
+    Returns:
+        The name.
+    """
+    package = directory / name
+    package.mkdir(parents=True)
+    for module, text in {"__init__": "", **modules}.items():
+        (package / f"{module}.py").write_text(dedent(text))
+    return name
+
+
+def workerkit(*arguments: str, cwd: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
+    """Run `python -m workerkit` to its end, in a directory and with variables."""
+    return subprocess.run(
+        [sys.executable, "-m", "workerkit", *arguments],
+        cwd=cwd,
+        env=environment(variables),
+        capture_output=True,
+        text=True,
+        timeout=30.0,
+        check=False,
+    )
+
+
+def environment(variables: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment for a process: the present one without settings, and *variables*."""
+    inherited = {
+        name: text for name, text in os.environ.items() if not name.upper().startswith(_PREFIXES)
+    }
+    # Not the terminal's width: long lines are to stay whole.
+    return {**inherited, "PYTHONPATH": str(_ROOT), "COLUMNS": "200", **variables}
+
+
+class Application:
+    """A running process, and what it has written so far.
+
+    Attributes:
+        out: Lines of stdout.
+        err: Lines of stderr.
+    """
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.out: list[str] = []
+        self.err: list[str] = []
+        self._process = process
+        self._readers = [
+            asyncio.create_task(_read(stream, lines))
+            for stream, lines in ((process.stdout, self.out), (process.stderr, self.err))
+        ]
+
+    @property
+    def pid(self) -> int:
+        """The process, which leads a group of its own."""
+        return self._process.pid
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.returncode is None
+
+    def lines(self, start: str) -> Iterator[str]:
+        """What follows *start* on the lines of stdout that begin with it."""
+        for line in self.out:
+            if line.startswith(start):
+                yield line.removeprefix(start).strip()
+
+    async def says(self, text: str, deadline: float = 15.0) -> str:
+        """Wait for a line that contains *text*, on stdout or stderr, and return it."""
+
+        def found() -> str:
+            line = next((line for line in [*self.out, *self.err] if text in line), "")
+            assert line or self.running, f"ended with {self._process.returncode}: {self!r}"
+            return line
+
+        return await eventually(found, deadline, what=f"{text!r} in {self!r}")
+
+    def send(self, number: signal.Signals) -> None:
+        """Send a signal to the process alone."""
+        self._process.send_signal(number)
+
+    def send_group(self, number: signal.Signals) -> None:
+        """Send a signal to the process and its children, as Ctrl-C at a terminal does."""
+        os.killpg(self.pid, number)
+
+    async def ended(self, deadline: float = 15.0) -> int:
+        """Wait until it has ended and its last line is read; the exit code."""
+        try:
+            async with asyncio.timeout(deadline):
+                code = await self._process.wait()
+                await asyncio.gather(*self._readers)
+        except TimeoutError:
+            raise AssertionError(f"still running after {deadline} s: {self!r}") from None
+        return code
+
+    async def reap(self) -> None:
+        """Kill what still runs of the process and its group, and collect it."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
+        await self._process.wait()
+        await asyncio.gather(*self._readers)
+
+    def __repr__(self) -> str:
+        return "\n".join(["stdout:", *self.out, "stderr:", *self.err])
+
+
+@asynccontextmanager
+async def process(*command: str, cwd: Path, **variables: str) -> AsyncIterator[Application]:
+    """Run *command* inside the block; nothing of it is left behind it."""
+    started = await asyncio.create_subprocess_exec(
+        *command,
+        cwd=cwd,
+        env=environment(variables),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        start_new_session=True,
+        limit=2**24,
+    )
+    application = Application(started)
+    try:
+        yield application
+    finally:
+        await application.reap()
+
+
+@asynccontextmanager
+async def running(
+    package: str, *arguments: str, cwd: Path, uvloop: bool = True, **variables: str
+) -> AsyncIterator[Application]:
+    """Run `workerkit run` inside the block, with log lines for people.
+
+    Args:
+        uvloop: Whether uvloop may be found.
+        variables: Of the environment, beside those of the log.
+    """
+    start = ["-m", "workerkit"] if uvloop else ["-c", _WITHOUT_UVLOOP]
+    variables = {"WORKERKIT_LOG__FORMAT": "text", **variables}
+    command = (sys.executable, *start, "run", package, *arguments)
+    async with process(*command, cwd=cwd, **variables) as application:
+        yield application
+
+
+async def _read(stream: asyncio.StreamReader | None, lines: list[str]) -> None:
+    assert stream is not None
+    while line := await stream.readline():
+        lines.append(line.decode().rstrip("\n"))

@@ -1,0 +1,470 @@
+"""C. Channel and consumer: settlement, queues that go, handlers that hang, pacing."""
+
+import asyncio
+import itertools
+import threading
+from collections import Counter
+
+import pytest
+
+from tests.application import Recorder, running
+from tests.client import Client
+from tests.consumers import collector
+from tests.rabbit import PrivateRabbit
+from tests.records import errors, fields
+from tests.waiting import eventually
+from workerkit import Action, AMQPConsumer, AMQPMessage, HandlerCancelled, HandlerTimeout, Queue
+
+# C1: settlement
+
+
+async def test_c1_a_second_settlement_by_the_handler_is_ignored(
+    url: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The first word counts, the second is logged and never sent, and the channel lives on."""
+    recorder = Recorder()
+    handled: list[bytes] = []
+
+    class Fickle(AMQPConsumer):
+        queues = ["orders"]
+
+        async def handle(self, message: AMQPMessage[bytes]) -> None:
+            handled.append(message.body)
+            message.accept()
+            message.reject(requeue=True)
+
+    async with running(url, Fickle, recorder=recorder):
+        await client.send("orders", b"a")
+        await eventually(lambda: recorder.actions == ["ack"])
+        await client.send("orders", b"b")
+        await eventually(lambda: recorder.actions == ["ack", "ack"])
+
+    ignored = fields(caplog, "second settlement ignored")
+    assert [(each["first"], each["second"]) for each in ignored] == [("ack", "requeue")] * 2
+    assert handled == [b"a", b"b"]
+    assert errors(caplog) == []
+
+
+async def test_c1_a_settlement_after_handle_has_returned_is_ignored(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A task that a handler left behind can no longer settle its message."""
+    recorder = Recorder()
+    kept: list[AMQPMessage[bytes]] = []
+
+    class Keeper(AMQPConsumer):
+        queues = ["orders"]
+
+        async def handle(self, message: AMQPMessage[bytes]) -> None:
+            kept.append(message)
+
+    async with running(url, Keeper, recorder=recorder):
+        await client.send("orders", b"a")
+        await eventually(lambda: recorder.actions == ["ack"])
+        await eventually(lambda: rabbit.queues(vhost)["orders"].unacked == 0)
+        kept[0].accept()
+        kept[0].reject(requeue=False)
+        await client.send("orders", b"b")
+        await eventually(lambda: recorder.actions == ["ack", "ack"])
+
+    ignored = fields(caplog, "second settlement ignored")
+    assert [each["second"] for each in ignored] == ["ack", "reject"]
+    assert [message.redelivered for message in kept] == [False, False]
+    assert errors(caplog) == []
+
+
+@pytest.mark.parametrize("raises", [False, True], ids=["returns", "raises"])
+async def test_c1_what_the_handler_decides_for_a_message_wins(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client, raises: bool
+) -> None:
+    """`accept` and `reject` hold, whatever the handler does after them."""
+    await client.declare("dead")
+    await client.declare("orders", x_dead_letter_exchange="", x_dead_letter_routing_key="dead")
+    recorder = Recorder()
+
+    class Decided(AMQPConsumer):
+        queues = ["orders"]
+        concurrency = 1
+        on_exception = Action.DEAD_LETTER
+
+        async def handle(self, body: bytes, message: AMQPMessage[bytes]) -> None:
+            if body == b"accept" or message.redelivered:
+                message.accept()
+            elif body == b"reject":
+                message.reject(requeue=False)
+            else:
+                message.reject()
+            if raises:
+                raise KeyError("after all")
+
+    async with running(url, Decided, recorder=recorder):
+        await client.send("orders", b"accept", b"reject", b"requeue")
+        await eventually(lambda: len(recorder.settled) == 4)
+        await eventually(lambda: rabbit.queues(vhost)["dead"].ready == 1)
+        await eventually(lambda: rabbit.queues(vhost)["orders"].unacked == 0)
+        queues = rabbit.queues(vhost)
+
+    assert recorder.actions == ["ack", "reject", "requeue", "ack"]
+    assert queues["orders"].ready == 0
+    assert queues["orders.dlq"].ready == 0
+    assert (await client.take("dead")).body == b"reject"
+
+
+@pytest.mark.parametrize("option", ["on_success", "on_exception"])
+@pytest.mark.parametrize("action", list(Action))
+async def test_c1_each_action_does_what_it_says(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client, option: str, action: Action
+) -> None:
+    """Off the queue, back in it, to its dead-letter exchange, or to its dead-letter queue."""
+    await client.declare("dead")
+    await client.declare("orders", x_dead_letter_exchange="", x_dead_letter_routing_key="dead")
+    recorder = Recorder()
+
+    async def handle(self: AMQPConsumer, body: bytes, message: AMQPMessage[bytes]) -> None:
+        if message.redelivered:
+            message.accept()
+        if option == "on_exception":
+            raise KeyError("failed")
+
+    attributes = {"queues": ["orders"], option: action, "handle": handle}
+    async with running(url, type("Acting", (AMQPConsumer,), attributes), recorder=recorder):
+        await client.send("orders", b"a")
+        expected = ["requeue", "ack"] if action is Action.REQUEUE else [action.value]
+        await eventually(lambda: len(recorder.settled) == len(expected))
+        await eventually(lambda: rabbit.queues(vhost)["orders"].unacked == 0)
+        dead = int(action is Action.REJECT)
+        await eventually(lambda: rabbit.queues(vhost)["dead"].ready == dead)
+        queues = rabbit.queues(vhost)
+
+    assert recorder.actions == expected
+    assert queues["orders"].ready == 0
+    assert queues["orders.dlq"].ready == int(action is Action.DEAD_LETTER)
+
+
+# C3: queues that are deleted
+
+
+async def test_c3_a_deleted_queue_is_waited_for(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is noticed within a second and not declared again; the other queue is consumed on."""
+    consumer, bodies = collector("orders", "others")
+    async with running(url, consumer) as runner:
+        await client.delete("orders")
+        await eventually(lambda: not runner.ready, 1.0, what="noticed")
+        reason = runner.health[0].reason
+        await client.send("others", b"meanwhile")
+        await eventually(lambda: bodies == [b"meanwhile"], 1.0)
+        await eventually(lambda: len(fields(caplog, "queue is missing")) == 2)
+        declared = "orders" in rabbit.queues(vhost)
+        await client.declare("orders")
+        await client.send("orders", b"afterwards")
+        await eventually(lambda: bodies == [b"meanwhile", b"afterwards"])
+        await eventually(lambda: runner.ready)
+        consumers = Counter(each.queue for each in rabbit.consumers(vhost))
+
+    assert "'orders'" in reason
+    assert not declared
+    assert len(fields(caplog, "consumer cancelled by the broker")) == 1
+    assert consumers == Counter(["orders", "others"])
+    assert errors(caplog) == []
+
+
+async def test_c3_a_deleted_queue_is_declared_again_where_the_class_says_always(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client
+) -> None:
+    """`declare = "always"` brings it back at once."""
+    consumer, bodies = collector("orders", declare="always")
+    async with running(url, consumer) as runner:
+        await client.delete("orders")
+        await eventually(lambda: "orders" in rabbit.queues(vhost), 1.0)
+        await eventually(lambda: runner.ready)
+        await client.send("orders", b"a")
+        await eventually(lambda: bodies == [b"a"])
+
+
+async def test_c3_a_queue_deleted_while_its_message_is_handled(
+    url: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The handler finishes, and its ack of a message that is gone disturbs nobody."""
+    gate = asyncio.Event()
+    handled: list[bytes] = []
+
+    class Slow(AMQPConsumer):
+        queues = ["orders", "others"]
+
+        async def handle(self, body: bytes) -> None:
+            if body == b"slow":
+                await gate.wait()
+            handled.append(body)
+
+    async with running(url, Slow) as runner:
+        await client.send("orders", b"slow")
+        await client.delete("orders")
+        await eventually(lambda: not runner.ready)
+        gate.set()
+        await eventually(lambda: handled == [b"slow"])
+        await client.send("others", b"fast")
+        await eventually(lambda: handled == [b"slow", b"fast"])
+
+    assert errors(caplog) == []
+
+
+# C5: handlers that hang
+
+
+async def test_c5_a_handler_that_hangs_is_cancelled_and_its_slot_used_again(
+    url: str, client: Client
+) -> None:
+    """After `timeout` it is cancelled, its message has failed, and the next one gets the slot."""
+    recorder = Recorder()
+    cancelled: list[bytes] = []
+
+    class Hanging(AMQPConsumer):
+        queues = ["orders"]
+        concurrency = 1
+        timeout = 0.2
+        on_exception = Action.DEAD_LETTER
+
+        async def handle(self, body: bytes) -> None:
+            if body == b"hang":
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    cancelled.append(body)
+                    raise
+
+    async with running(url, Hanging, recorder=recorder):
+        await client.send("orders", b"hang", b"fine", b"hang", b"fine")
+        await eventually(lambda: len(recorder.settled) == 4)
+        letter = await client.take("orders.dlq")
+
+    assert recorder.actions == ["dead_letter", "ack", "dead_letter", "ack"]
+    assert cancelled == [b"hang", b"hang"]
+    assert isinstance(recorder.settled[0].outcome.error, HandlerTimeout)
+    assert 0.2 <= recorder.settled[0].seconds < 0.5
+    assert letter.body == b"hang"
+    assert letter.evidence["error"] == "HandlerTimeout"
+    assert "0.2 s" in letter.evidence["reason"]
+
+
+async def test_c5_a_handler_cancelled_from_inside_has_failed(url: str, client: Client) -> None:
+    """A `CancelledError` that nobody of ours asked for is a failure, and the worker lives."""
+    recorder = Recorder()
+
+    class Betrayed(AMQPConsumer):
+        queues = ["orders"]
+        concurrency = 1
+        on_exception = Action.DEAD_LETTER
+
+        async def handle(self, body: bytes) -> None:
+            if body == b"betrayed":
+                other = asyncio.ensure_future(asyncio.Event().wait())
+                asyncio.get_running_loop().call_soon(other.cancel)
+                await other
+
+    async with running(url, Betrayed, recorder=recorder):
+        await client.send("orders", b"betrayed", b"fine")
+        await eventually(lambda: len(recorder.settled) == 2)
+
+    assert recorder.actions == ["dead_letter", "ack"]
+    assert isinstance(recorder.settled[0].outcome.error, HandlerCancelled)
+
+
+async def test_c5_a_sync_handler_that_is_late_is_waited_for(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A thread cannot be stopped: one ERROR, slot and message held until it returns in failure."""
+    recorder = Recorder()
+    gate = threading.Event()
+    handled: list[bytes] = []
+
+    class Blocking(AMQPConsumer):
+        queues = ["orders"]
+        concurrency = 1
+        timeout = 0.1
+        on_exception = Action.DEAD_LETTER
+
+        def handle(self, body: bytes) -> None:
+            handled.append(body)
+            if body == b"late":
+                gate.wait(10.0)
+
+    late = "handler is late, and a thread cannot be stopped: waiting for it"
+    async with running(url, Blocking, recorder=recorder):
+        await client.send("orders", b"late", b"fine")
+        await eventually(lambda: fields(caplog, late))
+        held = rabbit.queues(vhost)["orders"].unacked
+        begun, settled = list(handled), list(recorder.settled)
+        gate.set()
+        await eventually(lambda: len(recorder.settled) == 2)
+
+    assert held == 2
+    assert (begun, settled) == ([b"late"], [])
+    assert recorder.actions == ["dead_letter", "ack"]
+    assert isinstance(recorder.settled[0].outcome.error, HandlerTimeout)
+    assert errors(caplog) == [late]
+
+
+# D2: messages that go back
+
+
+async def test_d2_a_message_that_keeps_failing_is_paced_off_the_slot(
+    url: str, client: Client
+) -> None:
+    """Back at once the first time, then after 1 s, 2 s; everything else flows meanwhile."""
+    loop = asyncio.get_running_loop()
+    runs: list[float] = []
+    others: list[float] = []
+
+    class Failing(AMQPConsumer):
+        queues = ["orders"]
+        concurrency = 1
+
+        async def handle(self, body: bytes) -> None:
+            if body == b"poison":
+                runs.append(loop.time())
+                if len(runs) < 4:
+                    raise KeyError("not yet")
+            else:
+                others.append(loop.time())
+
+    async with running(url, Failing):
+        await client.send("orders", b"poison")
+        await eventually(lambda: len(runs) == 2)
+        began = loop.time()
+        await client.send("orders", *[b"fine"] * 20)
+        await eventually(lambda: len(others) == 20)
+        flowed = loop.time() - began
+        await eventually(lambda: len(runs) == 4)
+
+    pauses = [later - earlier for earlier, later in itertools.pairwise(runs)]
+    assert pauses[0] < 0.5
+    assert 1.0 <= pauses[1] < 1.5
+    assert 2.0 <= pauses[2] < 2.5
+    assert flowed < 0.5
+
+
+async def test_d2_a_redelivered_message_that_succeeds_begins_the_pauses_anew(
+    url: str, client: Client
+) -> None:
+    """After a success a message that fails a second time is held for one second again."""
+    loop = asyncio.get_running_loop()
+    runs: dict[bytes, list[float]] = {b"first": [], b"second": []}
+
+    class Failing(AMQPConsumer):
+        queues = ["orders"]
+
+        async def handle(self, body: bytes) -> None:
+            runs[body].append(loop.time())
+            if len(runs[body]) < 3:
+                raise KeyError("not yet")
+
+    async with running(url, Failing):
+        await client.send("orders", b"first")
+        await eventually(lambda: len(runs[b"first"]) == 3)
+        await client.send("orders", b"second")
+        await eventually(lambda: len(runs[b"second"]) == 3)
+
+    for times in runs.values():
+        assert 1.0 <= times[2] - times[1] < 1.5
+
+
+async def test_d2_many_messages_that_keep_failing_do_not_spin(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client
+) -> None:
+    """With more of them than may be held the handler is still called at a human pace."""
+    loop = asyncio.get_running_loop()
+    runs = 0
+
+    class Failing(AMQPConsumer):
+        queues = ["orders"]
+        concurrency = 2
+
+        async def handle(self, body: bytes) -> None:
+            nonlocal runs
+            runs += 1
+            raise KeyError("the database is down")
+
+    await client.declare("orders")
+    await client.send("orders", *[b"poison"] * 20)
+    async with running(url, Failing):
+        until = loop.time() + 2.0
+        await eventually(lambda: loop.time() > until or runs > 1_000)
+
+    assert runs <= 100
+
+
+async def test_d2_messages_that_keep_failing_leave_half_of_the_prefetch_to_the_others(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client
+) -> None:
+    """While as many as half of the prefetch are held, everything else is handled at full speed."""
+    loop = asyncio.get_running_loop()
+    recorder = Recorder()
+
+    class Failing(AMQPConsumer):
+        queues = ["orders"]
+        concurrency = 2
+        prefetch = 4
+
+        async def handle(self, body: bytes) -> None:
+            if body == b"poison":
+                raise KeyError("never")
+
+    async with running(url, Failing, recorder=recorder):
+        await client.send("orders", b"poison", b"poison")
+        await eventually(lambda: recorder.actions == ["requeue"] * 4)
+        held = rabbit.queues(vhost)["orders"].unacked
+        began = loop.time()
+        await client.send("orders", *[b"fine"] * 50)
+        await eventually(lambda: recorder.actions.count("ack") == 50)
+        flowed = loop.time() - began
+
+    assert held == 2
+    assert flowed < 0.5
+
+
+async def test_d4_a_quorum_queue_near_its_limit_loses_nothing(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client
+) -> None:
+    """The message is dead-lettered by us before the broker would drop it."""
+    recorder = Recorder()
+
+    class Failing(AMQPConsumer):
+        queues = [Queue("orders", type="quorum", arguments={"x-delivery-limit": 2})]
+
+        async def handle(self, body: bytes) -> None:
+            raise KeyError("never")
+
+    async with running(url, Failing, recorder=recorder):
+        await client.send("orders", b"poison")
+        letter = await client.take("orders.dlq")
+        await eventually(lambda: rabbit.queues(vhost)["orders"].unacked == 0)
+        ready = rabbit.queues(vhost)["orders"].ready
+
+    assert recorder.actions == ["requeue", "dead_letter"]
+    assert letter.body == b"poison"
+    assert letter.evidence["error"] == "KeyError"
+    assert ready == 0
+
+
+async def test_d4_a_quorum_queue_without_dead_letters_of_ours_loses_nothing(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client
+) -> None:
+    """Even if nothing else is dead-lettered, there is a queue for what the broker would drop."""
+    recorder = Recorder()
+
+    class Failing(AMQPConsumer):
+        queues = [Queue("orders", type="quorum", arguments={"x-delivery-limit": 2})]
+        on_invalid = Action.REJECT
+
+        async def handle(self, body: bytes) -> None:
+            raise KeyError("never")
+
+    async with running(url, Failing, recorder=recorder):
+        await client.send("orders", b"poison")
+        await eventually(lambda: len(recorder.settled) >= 2)
+        await eventually(lambda: "orders.dlq" in rabbit.queues(vhost), 2.0)
+        letter = await client.take("orders.dlq")
+
+    assert letter.body == b"poison"

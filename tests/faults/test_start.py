@@ -1,0 +1,255 @@
+"""A. Start: what is not there yet, and what is there but different."""
+
+import asyncio
+import itertools
+import logging
+
+import pytest
+
+from tests.application import Recorder, running
+from tests.client import Client
+from tests.consumers import collector
+from tests.ports import free_port
+from tests.proxy import Proxy
+from tests.rabbit import PrivateRabbit
+from tests.records import errors, fields
+from tests.waiting import eventually
+from workerkit import Action, AMQPConsumer, Queue
+from workerkit.health import hopeless
+
+
+async def test_a1_a_broker_that_is_down_is_tried_until_it_is_up(
+    rabbit: PrivateRabbit,
+    vhost: str,
+    url: str,
+    client: Client,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Refused connections are tried again with growing pauses, an ERROR each, until one is made."""
+    caplog.set_level(logging.INFO, "workerkit")
+    loop = asyncio.get_running_loop()
+    consumer, bodies = collector("orders")
+    await client.declare("orders")
+    await client.send("orders", b"waiting")
+    async with Proxy("127.0.0.1", rabbit.port) as proxy:
+        proxy.refuse()
+        async with running(proxy.url(url), consumer, ready=False) as runner:
+            await eventually(lambda: len(fields(caplog, "connection failed")) == 3)
+            ready_meanwhile = runner.ready
+            await proxy.accept()
+            began = loop.time()
+            await eventually(lambda: bodies)
+            recovery = loop.time() - began
+            ready_in_the_end = runner.ready
+
+    failures = fields(caplog, "connection failed")
+    assert [each["levelname"] for each in failures] == ["ERROR"] * 3
+    assert all(each["exc_info"][1] is not None for each in failures)
+    assert [each["attempt"] for each in failures] == [1, 2, 3]
+    assert {each["vhost"] for each in failures} == {vhost}
+    assert {each["broker"] for each in failures} == {f"amqp://guest@127.0.0.1:{proxy.port}/{vhost}"}
+    pauses = [each["retry_in"] for each in failures]
+    assert 0.25 <= pauses[0] <= 0.5 <= pauses[1] <= 1.0 <= pauses[2] <= 2.0
+    assert recovery < pauses[2] + 1.0
+    assert not ready_meanwhile
+    assert ready_in_the_end
+    assert errors(caplog) == ["connection failed"] * 3
+    back = [each for each in fields(caplog, "connected") if each["role"] == "consumers"]
+    assert [(each["levelname"], each["attempt"]) for each in back] == [("INFO", 4)]
+    assert bodies == [b"waiting"]
+
+
+async def test_a1_pauses_between_attempts_are_jittered(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Many workers that lost the same broker do not come back at the same time."""
+    consumers = [collector("q", name=f"Consumer{n}", vhost=f"v{n}")[0] for n in range(8)]
+    url = f"amqp://127.0.0.1:{free_port()}/"
+    async with running(url, *consumers, ready=False):
+        await eventually(lambda: len(fields(caplog, "connection failed")) >= 8)
+
+    first = [each["retry_in"] for each in fields(caplog, "connection failed")[:8]]
+    assert len(set(first)) > 3
+
+
+async def test_a1_a_name_that_does_not_resolve_is_tried_again(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """A failure of DNS is a broker that is down: an ERROR for each attempt, and another attempt."""
+    consumer, _ = collector("orders")
+    async with running("amqp://broker.invalid:5672/", consumer, ready=False) as runner:
+        await eventually(lambda: len(fields(caplog, "connection failed")) == 2, 30.0)
+        ready, reason = runner.ready, runner.health[0].reason
+        given_up = hopeless(runner.health)
+
+    failures = fields(caplog, "connection failed")
+    assert [each["attempt"] for each in failures[:2]] == [1, 2]
+    assert all("broker.invalid" in each["broker"] for each in failures)
+    assert all(each["exc_info"][1] is not None for each in failures)
+    assert not ready
+    assert "broker.invalid" in reason
+    assert given_up == []
+
+
+async def test_a3_a_missing_queue_keeps_only_its_consumer_waiting(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client
+) -> None:
+    """A queue that may not be declared is waited for, and nobody else with it."""
+    options = {"declare": "never", "on_invalid": Action.REJECT}
+    late, late_bodies = collector("late", name="Late", **options)
+    punctual, punctual_bodies = collector("there", name="Punctual", **options)
+    both, both_bodies = collector("late too", "there too", name="Both", **options)
+    await client.declare("there", "there too")
+    async with running(url, late, punctual, both, ready=False) as runner:
+        health = {each.consumer: each for each in runner.health}
+        await client.send("there", b"a")
+        await client.send("there too", b"b")
+        await eventually(lambda: punctual_bodies == [b"a"] and both_bodies == [b"b"])
+        states = {name: each.state.value for name, each in health.items()}
+        reasons = {name: each.reason for name, each in health.items()}
+        declared = set(rabbit.queues(vhost))
+        await client.declare("late", "late too")
+        await client.send("late", b"c")
+        await client.send("late too", b"d")
+        await eventually(lambda: late_bodies == [b"c"] and both_bodies == [b"b", b"d"])
+        await eventually(lambda: runner.ready)
+
+    assert states == {"Late": "waiting", "Punctual": "ready", "Both": "waiting"}
+    assert reasons["Late"] == "queue 'late' is missing"
+    assert reasons["Both"] == "queue 'late too' is missing"
+    assert declared == {"there", "there too"}
+
+
+async def test_a3_a_missing_dead_letter_queue_is_waited_for_as_well(
+    url: str, client: Client
+) -> None:
+    """Who may need the dead-letter queue and may not declare it does not start without it."""
+    consumer, bodies = collector("orders", declare="never")
+    await client.declare("orders")
+    await client.send("orders", b"a")
+    async with running(url, consumer, ready=False) as runner:
+        await eventually(lambda: runner.health[0].reason == "queue 'orders.dlq' is missing", 3.0)
+        before = list(bodies)
+        await client.declare("orders.dlq")
+        await eventually(lambda: runner.ready and bodies)
+
+    assert before == []
+    assert bodies == [b"a"]
+
+
+@pytest.mark.parametrize("declare", ["missing", "always"])
+async def test_a4_a_queue_with_other_arguments_is_left_alone(
+    rabbit: PrivateRabbit,
+    vhost: str,
+    url: str,
+    client: Client,
+    caplog: pytest.LogCaptureFixture,
+    declare: str,
+) -> None:
+    """A declaration that contradicts the broker's is an ERROR naming both, and changes nothing."""
+    mistaken, mistaken_bodies = collector(
+        Queue("orders", arguments={"x-max-length": 5}), name="Mistaken", declare=declare
+    )
+    fine, fine_bodies = collector("fine", name="Fine")
+    await client.declare("orders", x_max_length=10)
+    await client.send("orders", b"stays")
+    async with running(url, mistaken, fine, ready=False) as runner:
+        await eventually(lambda: len(fields(caplog, "consumer is not ready")) >= 3)
+        await eventually(lambda: "fine" in rabbit.queues(vhost))
+        await client.send("fine", b"a")
+        await eventually(lambda: fine_bodies == [b"a"])
+        states = [each.state.value for each in runner.health]
+        given_up = hopeless(runner.health)
+        untouched = rabbit.queues(vhost)["orders"]
+        await client.declare("orders", x_max_length=10)  # raises where the arguments differ
+
+    text = str(fields(caplog, "consumer is not ready")[0]["exc_info"][1])
+    assert "'orders'" in text
+    assert "x-max-length" in text
+    assert (untouched.ready, untouched.unacked, untouched.consumers) == (1, 0, 0)
+    assert mistaken_bodies == []
+    assert states == ["waiting", "ready"]
+    assert given_up == []
+
+
+async def test_a4_alone_in_its_process_it_is_hopeless(
+    url: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """After three refusals a process of nothing but refused consumers says why it gives up."""
+    consumer, _ = collector(Queue("orders", arguments={"x-max-length": 5}))
+    await client.declare("orders", x_max_length=10)
+    async with running(url, consumer, ready=False) as runner:
+        reasons = await eventually(lambda: hopeless(runner.health))
+
+    assert len(fields(caplog, "consumer is not ready")) == 3
+    assert len(reasons) == 1
+    assert "'orders'" in reasons[0]
+    assert "x-max-length" in reasons[0]
+
+
+async def test_a5_a_queue_that_may_not_be_consumed_leaves_the_other_alone(
+    rabbit: PrivateRabbit,
+    vhost: str,
+    client: Client,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One queue that refuses us does not make the other one's messages come again and again."""
+    recorder = Recorder()
+    gate = asyncio.Event()
+    runs = 0
+
+    class Both(AMQPConsumer):
+        queues = ["open", "secret"]
+        declare = "never"
+        on_invalid = Action.REJECT
+
+        async def handle(self, body: bytes) -> None:
+            nonlocal runs
+            runs += 1
+            await gate.wait()
+
+    user = f"reader-{vhost}"
+    rabbit.add_user(user, "x", vhost, read="open")
+    await client.declare("open", "secret")
+    await client.send("open", b"a")
+    async with running(rabbit.url(vhost, user, "x"), Both, recorder=recorder, ready=False):
+        await eventually(lambda: len(fields(caplog, "consumer is not ready")) >= 3)
+        reason = str(fields(caplog, "consumer is not ready")[0]["exc_info"][1])
+        gate.set()
+        await eventually(lambda: recorder.settled)
+
+    assert "'secret'" in reason
+    assert runs == 1
+    assert recorder.actions == ["ack"]
+
+
+async def test_a5_the_pause_that_is_logged_is_the_pause_that_is_made(
+    rabbit: PrivateRabbit,
+    vhost: str,
+    client: Client,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Whoever reads `retry_in` knows when the next attempt comes."""
+    consumer, _ = collector("secret", declare="never", on_invalid=Action.REJECT)
+    user = f"writer-{vhost}"
+    rabbit.add_user(user, "x", vhost, read="")
+    await client.declare("secret")
+    async with running(rabbit.url(vhost, user, "x"), consumer, ready=False):
+        await eventually(lambda: len(fields(caplog, "consumer is not ready")) == 3, 20.0)
+
+    failures = fields(caplog, "consumer is not ready")
+    for earlier, later in itertools.pairwise(failures):
+        assert later["created"] - earlier["created"] == pytest.approx(earlier["retry_in"], abs=0.2)
+
+
+async def test_c8_queues_whose_long_names_differ_late_are_both_consumed(
+    url: str, client: Client
+) -> None:
+    """Names as long as AMQP allows are told apart by their last character."""
+    one, other = "q" * 250 + "1", "q" * 250 + "2"
+    consumer, bodies = collector(one, other)
+    async with running(url, consumer):
+        await client.declare(one, other)
+        await client.send(one, b"a")
+        await client.send(other, b"b")
+        await eventually(lambda: sorted(bodies) == [b"a", b"b"], 3.0)

@@ -1,0 +1,21 @@
+"""Look at what was logged."""
+
+import logging
+from typing import Any
+
+import pytest
+
+
+def fields(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, Any]]:
+    """The attributes of every record with exactly this message, those of `extra` among them."""
+    return [vars(record) for record in caplog.records if record.message == message]
+
+
+def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """The messages of all records at ERROR or above."""
+    return [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+def everything(caplog: pytest.LogCaptureFixture) -> str:
+    """All that a handler could write: messages, tracebacks and every field."""
+    return caplog.text + "\n".join(repr(vars(record)) for record in caplog.records)

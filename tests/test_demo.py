@@ -1,0 +1,114 @@
+"""`make demo`: orders are handled, and whatever ends it leaves nothing behind."""
+
+import signal
+import sys
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import pytest
+
+from tests.command import Application, process
+from tests.waiting import eventually
+
+ROOT = Path(__file__).parents[1]
+COMMAND = (sys.executable, "tests/demo.py")
+
+
+def processes() -> dict[int, int]:
+    """The parent of every process that has not ended."""
+    found = {}
+    for status in Path("/proc").glob("[0-9]*/stat"):
+        with suppress(OSError):  # ended meanwhile
+            state, parent = status.read_text().rpartition(")")[2].split()[:2]
+            if state != "Z":
+                found[int(status.parent.name)] = int(parent)
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """The processes that *pid* has started, and those that they have started."""
+    parents = processes()
+    found = [pid]
+    for each in found:
+        found += [child for child, parent in parents.items() if parent == each]
+    return found[1:]
+
+
+def alive(pids: list[int]) -> list[int]:
+    """Those that still run."""
+    return sorted(processes().keys() & pids)
+
+
+async def trading(demo: Application) -> list[int]:
+    """Wait until the demo has handled three orders; its processes."""
+    await eventually(lambda: sum(" handled " in line for line in demo.err) >= 3, 40.0)
+    found = descendants(demo.pid)
+    assert len(found) >= 3, "the worker, the node and its epmd"
+    return found
+
+
+@pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "Ctrl-C"])
+async def test_the_demo(how: str) -> None:
+    """One order after the other is handled; a signal, or Ctrl-C, ends everything in good order."""
+    async with process(*COMMAND, cwd=ROOT) as demo:
+        started = await trading(demo)
+        before = time.monotonic()
+        if how == "Ctrl-C":
+            demo.send_group(signal.SIGINT)
+        else:
+            demo.send(signal.Signals[how])
+        code = await demo.ended(20.0)
+        seconds = time.monotonic() - before
+
+    assert code == 0, demo
+    assert seconds < 10.0
+    assert "Traceback" not in repr(demo)
+    assert len(demo.out) == 2
+    assert [line for line in demo.err if line.endswith("stopped")]
+    assert not [line for line in demo.err if " ERROR " in line]
+    assert alive(started) == []
+
+
+async def test_a_demo_that_is_stopped_while_it_starts() -> None:
+    """Ctrl-C while the node still starts ends everything too, and no worker is started."""
+    async with process(*COMMAND, cwd=ROOT) as demo:
+        await demo.says("Ctrl-C ends it")
+        await eventually(lambda: descendants(demo.pid))
+        demo.send_group(signal.SIGINT)
+        code = await demo.ended(20.0)
+
+    assert (code, demo.err) == (0, [])
+
+
+async def test_a_demo_that_is_killed() -> None:
+    """Nothing survives a demo that is killed."""
+    async with process(*COMMAND, cwd=ROOT) as demo:
+        started = await trading(demo)
+        demo.send(signal.SIGKILL)
+        await demo.ended(20.0)
+        await eventually(lambda: not alive(started), 20.0)
+
+
+async def test_a_worker_that_ends_by_itself() -> None:
+    """A demo whose worker ends says so, and ends too."""
+    async with process(*COMMAND, cwd=ROOT, SHOP_NONSENSE="1") as demo:
+        code = await demo.ended(40.0)
+
+    assert code == 1, demo
+    assert demo.err[-1] == "demo: the worker ended by itself, with 2"
+    assert demo.err[-2].startswith("SHOP_NONSENSE: no setting of that name")
+
+
+async def test_without_rabbitmq() -> None:
+    """Where RabbitMQ is not installed, the demo says what to install, and no more."""
+    without = (
+        "import runpy, tests.rabbit as rabbit; rabbit.missing = lambda: 'RabbitMQ is missing';"
+        " runpy.run_path('tests/demo.py', run_name='__main__')"
+    )
+
+    async with process(sys.executable, "-c", without, cwd=ROOT) as demo:
+        code = await demo.ended(20.0)
+
+    assert (code, demo.out) == (1, [])
+    assert demo.err == ["demo: RabbitMQ is missing"]

@@ -1,0 +1,231 @@
+"""What is said of classes that cannot be run, all of it at once, before any socket opens."""
+
+import sys
+from collections.abc import Sequence
+from types import ModuleType
+from typing import Any
+from unittest.mock import patch
+
+import pytest
+from dependency_injector import providers
+
+from workerkit import AMQPConsumer, Consumer, Queue, WorkerContainer, WorkerSettings
+from workerkit.assembly import Assembly, assemble
+from workerkit.errors import ConfigurationError, DeclarationError, StartError
+
+
+class Good(AMQPConsumer):
+    queues = ["good"]
+
+    async def handle(self, body: bytes) -> None: ...
+
+
+class Other(AMQPConsumer):
+    queues = ["other"]
+
+    async def handle(self, body: bytes) -> None: ...
+
+
+def assembled(*classes: type[Consumer], only: Sequence[str] = (), **settings: Any) -> Assembly:
+    """The application of these classes."""
+    container: Any = WorkerContainer()
+    container.settings.override(providers.Object(WorkerSettings(**settings)))
+    # As if this file had these classes and no other, so that their places can be told.
+    module = ModuleType(__name__)
+    module.__file__ = __file__
+    vars(module).update({class_.__qualname__: class_ for class_ in classes})
+    with patch.dict(sys.modules, {__name__: module}):
+        return assemble(container, [__name__], only)
+
+
+def faults(*classes: type[Consumer], **settings: Any) -> list[str]:
+    """What is said of these classes, which a good one accompanies."""
+    with pytest.raises(StartError) as raised:
+        assembled(Good, *classes, **settings)
+    return list(raised.value.faults)
+
+
+def test_what_is_good() -> None:
+    """An assembly has the consumers by the wire that feeds them, and the settings."""
+    assembly = assembled(Good, Other, shutdown_grace=3)
+
+    [(wire, fed)] = assembly.wires
+    assert wire.kind == "amqp"
+    assert [each.consumer for each in fed] == [each.consumer for each in assembly.declared]
+    assert [each.options.name for each in fed] == ["Good", "Other"]
+    assert assembly.settings.shutdown_grace == 3
+
+
+def test_no_handle() -> None:
+    """A class without `handle` is named with its place."""
+
+    class Empty(AMQPConsumer):
+        queues = ["q"]
+
+    [fault] = faults(Empty)
+
+    assert ".Empty (test_assembly.py:" in fault
+    assert fault.endswith("): needs a method `handle`")
+
+
+def test_no_queues() -> None:
+    """A class without `queues` is named with its place, and told to set them."""
+
+    class Without(AMQPConsumer):
+        async def handle(self, body: bytes) -> None: ...
+
+    [fault] = faults(Without)
+
+    assert ".Without (test_assembly.py:" in fault
+    assert "queues" in fault
+
+
+@pytest.mark.parametrize("handle", [None, 3, "handle"])
+def test_a_handle_that_is_none(handle: Any) -> None:
+    """A `handle` that is no function is a fault, not a crash."""
+    broken = type("Broken", (AMQPConsumer,), {"queues": ["q"], "handle": handle})
+
+    [fault] = faults(broken)
+
+    assert "Broken" in fault
+    assert "handle" in fault
+
+
+@pytest.mark.parametrize("wrap", [staticmethod, classmethod])
+def test_a_handle_that_is_no_method(wrap: Any) -> None:
+    """A static `handle` has no `self`: either it works as it is written, or it is a fault."""
+
+    async def handle(body: bytes) -> None: ...
+
+    broken = type("Broken", (AMQPConsumer,), {"queues": ["q"], "handle": wrap(handle)})
+
+    [fault] = faults(broken)
+
+    assert "handle" in fault
+
+
+def test_the_same_name_twice() -> None:
+    """Two classes of one name are both named, with their places and what to do."""
+
+    class First(AMQPConsumer):
+        name = "OrderPlaced"
+        queues = ["q"]
+
+        async def handle(self, body: bytes) -> None: ...
+
+    class Second(AMQPConsumer):
+        name = "order_placed"
+        queues = ["q"]
+
+        async def handle(self, body: bytes) -> None: ...
+
+    [fault] = faults(First, Second)
+
+    assert ".First (test_assembly.py:" in fault
+    assert ".Second (test_assembly.py:" in fault
+    assert "`name`" in fault
+
+
+@pytest.mark.parametrize("name", ["", 3, None])
+def test_a_name_that_is_none(name: Any) -> None:
+    """A name must be a text that is not empty."""
+    broken = type("Broken", (Good,), {"name": name})
+
+    [fault] = faults(broken)
+
+    assert "option 'name' is" in fault
+
+
+def test_the_same_queue_twice() -> None:
+    """A queue that stands twice in `queues` is a fault."""
+    broken = type("Broken", (Good,), {"queues": ["a", "b", Queue("a")]})
+
+    [fault] = faults(broken)
+
+    assert fault.endswith("queue 'a' stands twice in queues")
+
+
+def test_a_queue_whose_dead_letters_have_no_name() -> None:
+    """A name must leave room for that of the dead letters."""
+    broken = type("Broken", (Good,), {"queues": ["x" * 252]})
+
+    [fault] = faults(broken)
+
+    assert "Broken" in fault
+    assert "too long" in fault
+    assert assembled(type("Fine", (Good,), {"queues": ["x" * 251]})).declared
+
+
+def test_an_unknown_connection() -> None:
+    """A connection that the settings do not have is named with those they have."""
+    broken = type("Broken", (Good,), {"connection": "secondary"})
+
+    [fault] = faults(broken, amqp={"third": {"url": "amqp://h/"}})
+
+    assert "Broken" in fault
+    assert "'secondary'" in fault
+    assert "default, third" in fault
+
+
+def test_a_class_that_no_wire_feeds() -> None:
+    """A class of another base is a fault, with the bases there are."""
+
+    class Lost(Consumer):
+        async def handle(self, body: bytes) -> None: ...
+
+    [fault] = faults(Lost)
+
+    assert "Lost" in fault
+    assert fault.endswith("subclass one of AMQPConsumer, PeriodicTask")
+
+
+def test_everything_at_once() -> None:
+    """Options, constructor and `handle` of one class, and those of another, are faults together."""
+
+    class Terrible(AMQPConsumer):
+        queues = "orders"
+
+        def __init__(self, nothing: int) -> None: ...
+
+        async def handle(self, body, *more: int) -> None:  # type: ignore[no-untyped-def]
+            ...
+
+    class Bad(AMQPConsumer):
+        queues = []
+
+        async def handle(self, body: bytes) -> None: ...
+
+    found = faults(Terrible, Bad)
+
+    assert len(found) == 5
+    assert all(" (test_assembly.py:" in fault for fault in found)
+
+
+def test_faults_of_one_kind() -> None:
+    """Faults of classes are a `DeclarationError`, of the settings a `ConfigurationError`."""
+    with pytest.raises(DeclarationError):
+        assembled(type("Broken", (Good,), {"queues": []}))
+    with pytest.raises(ConfigurationError):
+        assembled(Good, consumers={"good": {"concurrency": "many"}})
+
+
+def test_faults_of_both_kinds() -> None:
+    """... and of both at once a `StartError` with all of them."""
+    broken = type("Broken", (Good,), {"queues": []})
+
+    found = faults(broken, consumers={"good": {"concurrency": "many"}})
+
+    assert len(found) == 2
+
+
+@pytest.mark.parametrize("asked", ["Other", "other", "OTHER", "o_t_h_e_r"])
+def test_only(asked: str) -> None:
+    """One may ask for some consumers, in any spelling."""
+    assembly = assembled(Good, Other, only=[asked])
+
+    assert [each.consumer for each in assembly.declared] == [Other]
+
+
+def test_only_twice() -> None:
+    """Asking twice for a consumer runs it once."""
+    assert len(assembled(Good, Other, only=["Other", "other"]).declared) == 1

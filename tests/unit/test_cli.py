@@ -1,0 +1,408 @@
+"""The commands `run`, `list` and `check`: what they print, and the exit codes."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.command import workerkit, write_package
+from workerkit import __version__
+
+GOOD = """
+    from workerkit import AMQPConsumer, AMQPMessage
+
+    class OrderPlaced(AMQPConsumer):
+        queues = ["orders", "orders/priority"]
+
+        async def handle(self, body: bytes, message: AMQPMessage) -> None: ...
+"""
+
+UNTYPED = """
+    from workerkit import AMQPConsumer
+
+    class Untyped(AMQPConsumer):
+        queues = ["q"]
+
+        async def handle(self, order): ...
+"""
+
+COMMANDS = ("run", "list", "check")
+
+
+def test_check_says_that_all_is_well(tmp_path: Path) -> None:
+    """`check` counts the consumers and exits with 0, though no broker is there."""
+    write_package(tmp_path, consumers=GOOD)
+
+    done = workerkit("check", "app", cwd=tmp_path, WORKERKIT_AMQP__DEFAULT__URL="amqp://nowhere/")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == "app: 1 consumer, no faults\n"
+
+
+def test_list_as_json(tmp_path: Path) -> None:
+    """`list --json` prints one object per consumer, with the options in force."""
+    write_package(tmp_path, consumers=GOOD)
+
+    done = workerkit("list", "app", "--json", cwd=tmp_path)
+
+    [row] = json.loads(done.stdout)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert {"name", "kind", "class", "source", "connection", "options"} <= set(row)
+    assert row["name"] == "OrderPlaced"
+    assert row["kind"] == "amqp"
+    assert row["class"] == "app.consumers.OrderPlaced"
+    assert row["source"] == "orders, orders/priority"
+    assert row["connection"] == "default"
+    assert row["options"]["queues"] == ["orders", "orders/priority"]
+    assert row["options"]["concurrency"] == 16
+    assert row["options"]["on_invalid"] == "dead_letter"
+
+
+def test_list_for_people(tmp_path: Path) -> None:
+    """`list` names consumer, queues and class, and where each option came from."""
+    write_package(tmp_path, consumers=GOOD)
+
+    done = workerkit(
+        "list", "app", cwd=tmp_path, WORKERKIT_CONSUMERS__ORDER_PLACED__CONCURRENCY="64"
+    )
+
+    first, *options = done.stdout.splitlines()
+    assert (done.returncode, done.stderr) == (0, "")
+    assert first == "OrderPlaced  amqp  orders, orders/priority  (app.consumers.OrderPlaced)"
+    assert "    concurrency = 64  [environment]" in options
+    assert "    timeout = 300.0  [framework]" in options
+
+
+@pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
+def test_help_and_version(tmp_path: Path, arguments: list[str]) -> None:
+    """Help and version are printed to stdout, exit code 0."""
+    done = workerkit(*arguments, cwd=tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.strip() == __version__ or "Usage: workerkit" in done.stdout
+
+
+@pytest.mark.parametrize(
+    "arguments", [[], ["run"], ["bogus"], ["run", "app", "--bogus"], ["run", "a", "b"]]
+)
+def test_usage(tmp_path: Path, arguments: list[str]) -> None:
+    """Wrong usage has exit code 2 and no traceback."""
+    done = workerkit(*arguments, cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "Usage: workerkit" in done.stderr + done.stdout
+
+
+def test_an_unknown_log_level(tmp_path: Path) -> None:
+    """A log level that does not exist is a fault of usage, and the levels there are stand there."""
+    write_package(tmp_path, consumers=GOOD)
+
+    done = workerkit("run", "app", "--log-level", "loud", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert "warning" in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_an_unknown_package(tmp_path: Path, command: str) -> None:
+    """A package that is not there is one line."""
+    done = workerkit(command, "nope", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == "cannot import nope: ModuleNotFoundError: No module named 'nope'\n"
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_package_without_consumers(tmp_path: Path, command: str) -> None:
+    """A package without a consumer is a fault, and says what to do."""
+    write_package(tmp_path)
+
+    done = workerkit(command, "app", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert done.stderr.startswith("no consumer in app: subclass AMQPConsumer")
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_module_that_cannot_be_imported(tmp_path: Path, command: str) -> None:
+    """All import errors come at once, a line each, with the place in the user's code."""
+    write_package(
+        tmp_path,
+        a="import no_such_module_here",
+        b="def f():\n    return 1 / 0\n\nf()",
+        c="def broken(:\n",
+        d="raise ValueError('two\\nlines')",
+        e=GOOD,
+    )
+
+    done = workerkit(command, "app", cwd=tmp_path)
+
+    a, b, c, d = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert "app.a" in a
+    assert "no_such_module_here" in a
+    assert "a.py:1" in a
+    assert "app.b" in b
+    assert "ZeroDivisionError" in b
+    assert "b.py:2" in b
+    assert "app.c" in c
+    assert "SyntaxError" in c
+    assert "c.py, line 1" in c
+    assert "two lines" in d
+
+
+@pytest.mark.parametrize("text", ["1 / 0", "def broken(:", "import no_such_module_here"])
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_package_that_cannot_be_imported_itself(tmp_path: Path, command: str, text: str) -> None:
+    """An error in the package's own `__init__` is a line like any other."""
+    write_package(tmp_path, __init__=text, consumers=GOOD)
+
+    done = workerkit(command, "app", cwd=tmp_path)
+
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert line.startswith("cannot import app: ")
+
+
+@pytest.mark.parametrize("module", ["consumers", "container"])
+def test_a_module_that_exits(tmp_path: Path, module: str) -> None:
+    """A module that calls `sys.exit` when it is imported is a fault that names it."""
+    write_package(tmp_path, **{"consumers": GOOD, module: "import sys\nsys.exit(0)"})
+
+    done = workerkit("check", "app", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert f"app.{module}" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_faults_of_declarations(tmp_path: Path, command: str) -> None:
+    """Faults of classes are lines on stderr without a traceback, exit code 2."""
+    write_package(tmp_path, a=UNTYPED, b=UNTYPED.replace("Untyped", "Other"))
+
+    done = workerkit(command, "app", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.splitlines() == [
+        "app.a.Untyped.handle (a.py:7): parameter 'order' needs a type annotation",
+        "app.b.Other.handle (b.py:7): parameter 'order' needs a type annotation",
+    ]
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_traceback(tmp_path: Path, command: str) -> None:
+    """With `--traceback` one sees where a fault was found; the fault is still said."""
+    write_package(tmp_path, consumers=UNTYPED)
+
+    done = workerkit(command, "app", "--traceback", cwd=tmp_path)
+
+    assert done.returncode != 0
+    assert "Traceback (most recent call last)" in done.stderr
+    assert "parameter 'order' needs a type annotation" in done.stderr
+
+
+CONTAINER = """
+    from dependency_injector import providers
+    from pydantic_settings import SettingsConfigDict
+    from workerkit import WorkerContainer, WorkerSettings
+
+    class Settings(WorkerSettings):
+        model_config = SettingsConfigDict(env_prefix="SHOP_")
+
+    class Container(WorkerContainer):
+        settings = providers.Singleton(Settings)
+
+    made = Container()
+    number = 3
+"""
+
+
+def concurrency(directory: Path, *arguments: str) -> int:
+    """The concurrency in force, where a `SHOP_` variable would make it 3."""
+    done = workerkit(
+        "list",
+        "app",
+        "--json",
+        *arguments,
+        cwd=directory,
+        SHOP_CONSUMERS__ORDER_PLACED__CONCURRENCY="3",
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    found: int = json.loads(done.stdout)[0]["options"]["concurrency"]
+    return found
+
+
+def test_without_a_container(tmp_path: Path) -> None:
+    """Where there is no container module, a plain `WorkerContainer` does."""
+    write_package(tmp_path, consumers=GOOD)
+
+    assert concurrency(tmp_path) == 16
+
+
+def test_the_container_of_the_package(tmp_path: Path) -> None:
+    """`PACKAGE.container:Container` is used where it is there."""
+    write_package(tmp_path, consumers=GOOD, container=CONTAINER)
+
+    assert concurrency(tmp_path) == 3
+
+
+@pytest.mark.parametrize("attribute", ["Container", "made"])
+def test_another_container(tmp_path: Path, attribute: str) -> None:
+    """`--container` names another one, a class or an instance."""
+    write_package(tmp_path, consumers=GOOD)
+    write_package(tmp_path, "elsewhere", wiring=CONTAINER)
+
+    assert concurrency(tmp_path, "--container", f"elsewhere.wiring:{attribute}") == 3
+
+
+@pytest.mark.parametrize(
+    ("container", "reason"),
+    [
+        ("elsewhere.wiring", "write module:attribute"),
+        ("elsewhere.wiring:Nothing", "Nothing"),
+        ("elsewhere.nothing:Container", "elsewhere.nothing"),
+        ("elsewhere.wiring:number", "is no WorkerContainer"),
+        ("elsewhere.wiring:Settings", "is no WorkerContainer"),
+    ],
+)
+@pytest.mark.parametrize("command", COMMANDS)
+def test_a_container_that_is_none(
+    tmp_path: Path, container: str, reason: str, command: str
+) -> None:
+    """A container that is not there, or is something else, is one line that names it."""
+    write_package(tmp_path, consumers=GOOD)
+    write_package(tmp_path, "elsewhere", wiring=CONTAINER)
+
+    done = workerkit(command, "app", "--container", container, cwd=tmp_path)
+
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert container in line
+    assert reason in line
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        (
+            "import no_such_module_here",
+            "ModuleNotFoundError: No module named 'no_such_module_here'",
+        ),
+        ("def broken(:", "SyntaxError"),
+        ("1 / 0", "ZeroDivisionError"),
+        ("Contaner = 1", "'Container'"),
+    ],
+)
+def test_a_container_that_cannot_be_made(tmp_path: Path, text: str, reason: str) -> None:
+    """An error in the container module is one line with its reason."""
+    write_package(tmp_path, consumers=GOOD, container=text)
+
+    done = workerkit("check", "app", cwd=tmp_path)
+
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert "app.container" in line
+    assert reason in line
+
+
+def test_settings_that_raise(tmp_path: Path) -> None:
+    """Settings that cannot be made, for whatever reason, are one line with the reason."""
+    container = CONTAINER.replace(
+        "class Container",
+        "def broken(): raise RuntimeError('no vault')\n\n    class Container",
+    ).replace("Singleton(Settings)", "Singleton(broken)")
+    write_package(tmp_path, consumers=GOOD, container=container)
+
+    done = workerkit("check", "app", cwd=tmp_path)
+
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert "RuntimeError: no vault" in line
+
+
+def test_only_an_unknown_consumer(tmp_path: Path) -> None:
+    """`--only` with a name that no consumer has is a fault with the nearest name."""
+    write_package(tmp_path, consumers=GOOD)
+
+    done = workerkit("run", "app", "--only", "OrderPlacd", "--only", "Zzz", cwd=tmp_path)
+
+    first, second = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert first.endswith("there is no consumer of that name; did you mean 'OrderPlaced'?")
+    assert second.startswith("--only Zzz: there is no consumer of that name")
+
+
+async def test_only_some(tmp_path: Path) -> None:
+    """`--only` runs the consumers of these names alone, in any spelling."""
+    others = GOOD.replace("OrderPlaced", "Other").replace('"orders', '"others')
+    write_package(tmp_path, consumers=GOOD, others=others)
+
+    done = workerkit(
+        "run",
+        "app",
+        "--only",
+        "order_placed",
+        cwd=tmp_path,
+        WORKERKIT_AMQP__DEFAULT__URL="amqp://user:hunter22@127.0.0.1:1/shop",
+        WORKERKIT_START_TIMEOUT="0.1",
+        WORKERKIT_LOG__FORMAT="text",
+    )
+
+    assert done.returncode == 1
+    assert "OrderPlaced" in done.stderr
+    assert "Other" not in done.stderr
+
+
+def test_the_banner(tmp_path: Path) -> None:
+    """The first lines of a run say what runs and from where, without the password."""
+    write_package(tmp_path, consumers=GOOD)
+
+    done = workerkit(
+        "run",
+        "app",
+        cwd=tmp_path,
+        WORKERKIT_AMQP__DEFAULT__URL="amqp://user:hunter22@127.0.0.1:1/shop",
+        WORKERKIT_START_TIMEOUT="0.1",
+        WORKERKIT_LOG__FORMAT="text",
+    )
+
+    first, second, *_ = done.stderr.splitlines()
+    assert first.endswith(f"workerkit {__version__}")
+    assert second.startswith(
+        "  OrderPlaced: amqp orders, orders/priority, amqp://user@127.0.0.1:1/shop"
+    )
+    assert "hunter22" not in done.stdout + done.stderr
+
+
+def test_the_log_level_of_the_command_line(tmp_path: Path) -> None:
+    """`--log-level` counts instead of the setting."""
+    write_package(tmp_path, consumers=GOOD)
+
+    done = workerkit(
+        "run",
+        "app",
+        "--log-level",
+        "ERROR",
+        cwd=tmp_path,
+        WORKERKIT_AMQP__DEFAULT__URL="amqp://127.0.0.1:1/",
+        WORKERKIT_START_TIMEOUT="0.1",
+        WORKERKIT_LOG__LEVEL="debug",
+        WORKERKIT_LOG__FORMAT="text",
+    )
+
+    assert done.returncode == 1
+    assert " ERROR " in done.stderr
+    assert " INFO " not in done.stderr
+
+
+def test_tests_and_main_are_not_imported(tmp_path: Path) -> None:
+    """Discovery leaves `__main__`, `conftest` and `tests` alone, at every depth."""
+    write_package(tmp_path, consumers=GOOD, __main__="1 / 0", conftest="1 / 0", tests="1 / 0")
+    write_package(tmp_path / "app", "inner", conftest="1 / 0")
+    write_package(tmp_path / "app" / "inner", "tests", test_x="1 / 0")
+
+    done = workerkit("check", "app", cwd=tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
