@@ -230,13 +230,26 @@ def test_a_channel_is_left_alone_once_closed() -> None:
     whole = message(TAPPED, 1, b"x" * 50, sizes=[20])
     tap.feed(whole[:-20])
 
-    tap.close(TAPPED)
+    tap.close(TAPPED, log)
     rest = tap.feed(whole[-20:])
     tap.open(TAPPED, log)
     tap.feed(message(TAPPED, 1, b"new"))
 
     assert rest.endswith(b"\xce")
     assert log.events == [("delivered", deliver(1), b"\0\0", b"new")]
+
+
+def test_a_number_that_belongs_to_another_channel_stays_open() -> None:
+    """Who closes a channel late must not take the sink of the one that has its number now."""
+    old, new = Log(), Log()
+    tap = tap_with(old)
+    tap.feed(message(TAPPED, 1, b"half a message", sizes=[4])[:-18])
+
+    tap.open(TAPPED, new)
+    tap.close(TAPPED, old)
+    tap.feed(message(TAPPED, 1, b"new"))
+
+    assert (old.events, new.events) == ([], [("delivered", deliver(1), b"\0\0", b"new")])
 
 
 def test_the_reason_of_a_connection_close_is_kept() -> None:

@@ -61,6 +61,7 @@ class Channel:
     def __init__(self, session: "Session", channel: AbstractChannel) -> None:
         self._session = session
         self._channel = channel
+        self._sink: Sink | None = None
         self.number: int = channel.number
         loop = asyncio.get_running_loop()
         self.acks = Acks(self.number, session.protocol.write, loop.call_soon)
@@ -74,6 +75,7 @@ class Channel:
 
     def tap(self, sink: Sink) -> None:
         """Give what comes on this channel to *sink* from now on."""
+        self._sink = sink
         self._session.protocol.tap.open(self.number, sink)
 
     async def prefetch(self, count: int) -> None:
@@ -84,7 +86,7 @@ class Channel:
         """Start a consumer. Its messages may come before this returns."""
         await self._ask(
             f"basic.consume of {queue!r}",
-            self._channel.basic_consume(queue, _untapped, consumer_tag=tag),
+            self._channel.basic_consume(queue, self._untapped, consumer_tag=tag),
             needs=f"read on {queue!r}",
         )
 
@@ -127,7 +129,8 @@ class Channel:
                 await self._ask("channel.close", self._channel.close())
             except (ConnectionLost, BrokerRefused) as error:
                 self._session.abort(f"a channel would not close: {error}")
-        self._session.protocol.tap.close(self.number)
+        if self._sink is not None:
+            self._session.protocol.tap.close(self.number, self._sink)
 
     async def _ask(self, what: str, awaitable: Awaitable[T], needs: str = "") -> T:
         late = ConnectionLost(f"no answer to {what} within {RPC_DEADLINE:g} s, or the channel went")
@@ -137,6 +140,13 @@ class Channel:
             if error.code != _NO_PERMISSION or not needs:
                 raise
             raise BrokerRefused(f"{error}; grant {needs}", error.code) from error
+
+    async def _untapped(self, message: object) -> None:
+        """aiormq's own consumer callback: the tap leaves it nothing to do.
+
+        A message that nobody handles would block its place in the prefetch for ever.
+        """
+        self._session.abort("a message went past the tap")
 
     def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
         self.acks.fence()
@@ -280,10 +290,6 @@ def _explained(where: str, error: Exception, protocol: TapProtocol | None) -> Co
     if protocol is not None and protocol.lost.done():
         return ConnectionLost(f"{where}: {protocol.reason}")
     return ConnectionLost(f"{where}: {str(error) or type(error).__name__}")
-
-
-async def _untapped(message: object) -> None:
-    """aiormq's own consumer callback: the tap leaves it nothing to do."""
 
 
 async def _translated(what: str, call: Awaitable[T]) -> T:

@@ -84,11 +84,16 @@ class Tap:
     def open(self, channel: int, sink: Sink) -> None:
         """From now on *sink* gets the deliveries, returns and confirms of *channel*."""
         self._sinks[channel] = sink
-
-    def close(self, channel: int) -> None:
-        """Leave what comes on *channel* to aiormq again."""
-        self._sinks.pop(channel, None)
         self._contents.pop(channel, None)
+
+    def close(self, channel: int, sink: Sink) -> None:
+        """Leave what comes on *channel* to aiormq again, if it still goes to *sink*.
+
+        The broker may have closed the channel, and its number belong to another one by now.
+        """
+        if self._sinks.get(channel) is sink:
+            del self._sinks[channel]
+            self._contents.pop(channel, None)
 
     def feed(self, data: bytes) -> bytes:
         """Read what has come; what is not for a sink is returned.
