@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from tests.application import Recorder, running
-from tests.client import Client
+from tests.client import Client, connected
 from tests.consumers import collector
 from tests.ports import free_port
 from tests.proxy import Proxy
@@ -253,3 +253,15 @@ async def test_c8_queues_whose_long_names_differ_late_are_both_consumed(
         await client.send(one, b"a")
         await client.send(other, b"b")
         await eventually(lambda: sorted(bodies) == [b"a", b"b"], 3.0)
+
+
+async def test_many_consumers_that_start_at_once(rabbit: PrivateRabbit, vhost: str) -> None:
+    """Each gets its messages: channels that come and go at the same time do not mix."""
+    for round_ in range(8):
+        names = [f"q{round_}.{number}" for number in range(8)]
+        started = [collector(name, name=f"C{number}") for number, name in enumerate(names)]
+        url = rabbit.url(vhost)
+        async with running(url, *[each for each, _ in started]), connected(url) as client:
+            for name in names:
+                await client.send(name, b"x")
+            await eventually(lambda: all(bodies == [b"x"] for _, bodies in started))  # noqa: B023
