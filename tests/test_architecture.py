@@ -40,7 +40,7 @@ ORDER = {
     "embedded": "frames queues broker",
     "ops": "health metrics server",
     "cli": "application publishing list check settings new broker probe dead_letters run commands",
-    "testing": "fakes build override sse running plugin",
+    "testing": "fakes containers records broker sse running plugin",
 }
 
 # The in-process broker could live alone.

@@ -28,6 +28,7 @@ class Batching(Generic[T]):
         self._items: deque[tuple[float, T]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
+        self._ripened = 0
 
     def add(self, item: T) -> None:
         """An item has come."""
@@ -40,9 +41,11 @@ class Batching(Generic[T]):
     def take(self) -> list[T]:
         """The next batch; empty while none is ripe."""
         items = self._items
-        if not items or not (self._flushing or len(items) >= self._size or self._due()):
+        early = self._flushing or self._ripened > 0
+        if not items or not (early or len(items) >= self._size or self._due()):
             return []
         count = min(self._size, len(items))
+        self._ripened = max(self._ripened - count, 0)
         batch = [items.popleft()[1] for _ in range(count)]
         if self._timer is not None:
             self._timer.cancel()
@@ -50,6 +53,12 @@ class Batching(Generic[T]):
         if items:
             self._arm()
         return batch
+
+    def ripen(self) -> None:
+        """What waits now is ripe, whatever its age."""
+        self._ripened = len(self._items)
+        if self._items:
+            self._ripe()
 
     def flush(self) -> None:
         """What waits is ripe: nothing more will come."""

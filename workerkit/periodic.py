@@ -18,7 +18,7 @@ from workerkit.delivery import Action, Delivery
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
 from workerkit.observe import Settled, notify
-from workerkit.options import Concurrency, Options, Seconds
+from workerkit.options import Concurrency, Options, Seconds, folded
 from workerkit.places import place
 from workerkit.settings import WorkerSettings
 from workerkit.supervisor import cancelled
@@ -104,12 +104,17 @@ class Tick(Delivery):
 
 
 class PeriodicWire:
-    """Calls every `PeriodicTask` when it is due."""
+    """Calls every `PeriodicTask` when it is due.
+
+    Args:
+        by_hand: Only `tick` calls them: for tests.
+    """
 
     kind = "periodic"
     delivery = None
 
-    def __init__(self) -> None:
+    def __init__(self, *, by_hand: bool = False) -> None:
+        self._by_hand = by_hand
         self._timers: list[_Timer] = []
         self._loops: list[asyncio.Task[None]] = []
 
@@ -146,11 +151,23 @@ class PeriodicWire:
         for endpoint in endpoints:
             timer = _Timer(endpoint, _periodic(endpoint.options), context)
             self._timers.append(timer)
-            self._loops.append(context.keep(timer.run(), f"{endpoint.name} timer"))
+            if not self._by_hand:
+                self._loops.append(context.keep(timer.run(), f"{endpoint.name} timer"))
             part = Part(context.changed)
             part.ready()
             health.append(Health(endpoint.name, [part], outside=False))
         return health
+
+    async def tick(self, name: str) -> None:
+        """Call a task once, now, and wait for the call.
+
+        Raises:
+            KeyError: There is no task of that name.
+        """
+        timers = {folded(timer.endpoint.name): timer for timer in self._timers}
+        if folded(name) not in timers:
+            raise KeyError(f"no periodic task {name!r}, only {sorted(timers)}")
+        await timers[folded(name)].tick()
 
     async def stop(self) -> None:
         """Stop the clocks."""
@@ -189,6 +206,10 @@ class _Timer:
             await self._by_cron(self._options.cron)
         elif self._options.every is not None:
             await self._by_grid(self._options.every)
+
+    async def tick(self) -> None:
+        """Call it once, whatever the clock says."""
+        await self._handle()
 
     async def _by_grid(self, every: float) -> None:
         loop = asyncio.get_running_loop()

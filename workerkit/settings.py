@@ -4,7 +4,7 @@ import logging
 import ssl
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, Self
 from urllib.parse import quote
 
 from pydantic import (
@@ -292,7 +292,7 @@ class WorkerSettings(BaseSettings):
     consumer_timeout: Seconds = 1800.0
     consumers: dict[str, dict[str, Any]] = Field(default_factory=dict)
 
-    _given: dict[str, Any] = PrivateAttr(default_factory=dict)
+    _given: dict[str, Any] | None = PrivateAttr(default=None)
 
     def __init__(self, **given: Any) -> None:
         super().__init__(**given)
@@ -303,7 +303,7 @@ class WorkerSettings(BaseSettings):
 
         Files that cannot be read at the moment leave it as it was.
         """
-        if self.model_config.get("secrets_dir") is None:
+        if self._given is None or self.model_config.get("secrets_dir") is None:
             return self.amqp[name]
         try:
             return type(self)(**self._given).amqp[name]
@@ -311,6 +311,12 @@ class WorkerSettings(BaseSettings):
             # Without the error, which may contain what is in a file.
             log.warning("secret files cannot be read: going on with what they said before")
             return self.amqp[name]
+
+    def with_amqp(self, connections: Mapping[str, AMQPSettings]) -> Self:
+        """The same settings with other connections, whatever secret files say."""
+        settings = self.model_copy(update={"amqp": dict(connections)})
+        settings._given = None
+        return settings
 
     @field_validator("amqp", mode="before")
     @classmethod

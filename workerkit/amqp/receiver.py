@@ -68,6 +68,11 @@ class Receiver:
         self._stopping = True
         self._batching.flush()
 
+    def hasten(self) -> None:
+        """Wait for nothing: a part of a batch will do, and what waits to go back goes back."""
+        self._batching.ripen()
+        self._settling.release()
+
     def put_back(self) -> None:
         """Return to the broker what no worker has begun with, and what waits to go back."""
         for message in [*self._waiting, *self._batching.clear()]:

@@ -76,11 +76,15 @@ class Requeue:
         for message in [each for each in self._held if each.acks.lost]:
             self._release(message)
 
+    def release(self) -> None:
+        """Put everything back that waits now."""
+        for message in list(self._held):
+            self._release(message)
+
     def hurry(self) -> None:
         """Put everything back at once, now and from now on."""
         self._hurried = True
-        for message in list(self._held):
-            self._release(message)
+        self.release()
         self._room.set()
 
     async def _wait_for_room(self) -> None:

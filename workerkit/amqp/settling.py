@@ -66,6 +66,11 @@ class Settling:
         for requeue in self._requeues.values():
             requeue.hurry()
 
+    def release(self) -> None:
+        """Put back at once what waits to go back now."""
+        for requeue in self._requeues.values():
+            requeue.release()
+
     def forget(self) -> None:
         """A channel is lost: what came on it and waits to go back has gone back by itself."""
         for requeue in self._requeues.values():
