@@ -22,7 +22,7 @@ FLOORS = {
     "F0 words": "version errors delivery sources settings",
     "F1 pure": "places codec signature retry health observe logs",
     "F2 declared": "options consumer",
-    "F3 spine": "deadlines threads workers endpoint batch supervisor wire",
+    "F3 spine": "deadlines threads workers supervisor endpoint batch wire",
     "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
     "F5 assembly": "container discovery shapes variables faults environment plan assembly"
     " inventory",

@@ -65,6 +65,10 @@ class Batching(Generic[T]):
         self._flushing = True
         self._ripe()
 
+    def keep(self, wanted: Callable[[T], bool]) -> None:
+        """Forget the other items; those that stay keep their age."""
+        self._items = deque(each for each in self._items if wanted(each[1]))
+
     def clear(self) -> list[T]:
         """Take everything out that no batch was made of."""
         items = [item for _, item in self._items]
@@ -83,4 +87,5 @@ class Batching(Generic[T]):
 
     def _fire(self) -> None:
         self._timer = None
-        self._ripe()
+        if self._items:
+            self._ripe()

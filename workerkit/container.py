@@ -1,8 +1,6 @@
 """Where an application wires its own objects, beside those that the framework brings."""
 
-import asyncio
 import inspect
-import logging
 from typing import Any
 
 from dependency_injector import containers, providers
@@ -13,9 +11,9 @@ from workerkit.amqp.wire import AMQPWire
 from workerkit.errors import RunError
 from workerkit.observe import log_settled
 from workerkit.periodic import PeriodicTask, PeriodicWire
+from workerkit.places import said
 from workerkit.settings import WorkerSettings
-
-log = logging.getLogger(__name__)
+from workerkit.supervisor import finish, guarded
 
 
 class WorkerContainer(containers.DeclarativeContainer):
@@ -59,33 +57,30 @@ class Resources:
             try:
                 opening = resource.init()
                 if inspect.isawaitable(opening):
-                    await opening
-            except Exception as error:
-                raise RunError(f"resource {name!r} could not be opened: {_said(error)}") from error
+                    await guarded(opening)
+            except (Exception, SystemExit, KeyboardInterrupt) as error:
+                raise RunError(f"resource {name!r} could not be opened: {said(error)}") from error
 
-    async def close(self, seconds: float) -> list[str]:
+    async def close(self, seconds: float) -> dict[str, str]:
         """Close what was opened, the last one first; one that fails does not keep the others.
 
         Args:
             seconds: For each one that closes asynchronously.
 
         Returns:
-            The faults, one sentence each.
+            What went wrong, by name, as `workerkit.supervisor.finish` says it.
         """
-        faults = []
+        wrong: dict[str, str] = {}
         while self._opened:
             name, resource = self._opened.pop()
-            try:
-                closing = resource.shutdown()
-                if inspect.isawaitable(closing):
-                    async with asyncio.timeout(seconds):
-                        await closing
-            except TimeoutError:
-                faults.append(f"resource {name!r} did not close within {seconds:g} s; given up")
-            except Exception as error:
-                log.exception("resource could not be closed", extra={"resource": name})
-                faults.append(f"resource {name!r} could not be closed: {_said(error)}")
-        return faults
+            wrong |= await finish({f"resource {name!r}": _closed(resource)}, seconds)
+        return wrong
+
+
+async def _closed(resource: "providers.Resource[Any]") -> None:
+    closing = resource.shutdown()
+    if inspect.isawaitable(closing):
+        await closing
 
 
 def _in_order(container: containers.Container) -> list[tuple[str, providers.Resource[Any]]]:
@@ -109,7 +104,3 @@ def _in_order(container: containers.Container) -> list[tuple[str, providers.Reso
     for provider in container.providers.values():
         visit(provider)
     return list(found.values())
-
-
-def _said(error: Exception) -> str:
-    return f"{type(error).__name__}: {error}"

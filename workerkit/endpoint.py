@@ -13,6 +13,7 @@ from workerkit.delivery import Action, Delivery, Outcome
 from workerkit.errors import HandlerCancelled, HandlerExit, HandlerTimeout, Reject
 from workerkit.options import Options
 from workerkit.signature import Signature
+from workerkit.supervisor import guarded
 from workerkit.threads import Threads
 
 log = logging.getLogger(__name__)
@@ -54,7 +55,8 @@ class Endpoint:
         self._threads: Threads | None = None
         self._handle = consumer.handle
         timeout = options.timeout
-        if not inspect.iscoroutinefunction(consumer.handle):
+        # A decorator may hide from the outside that what it wraps is asynchronous.
+        if not inspect.iscoroutinefunction(inspect.unwrap(consumer.handle)):
             self._threads = Threads(options.name, options.concurrency, timeout)
             self._handle = partial(self._threads.call, consumer.handle)
             timeout = None
@@ -153,7 +155,7 @@ class Endpoint:
 
     async def _hook(self, name: str, call: Any) -> None:
         try:
-            await call
+            await guarded(call)
         except Exception:
             log.exception("hook failed", extra={"consumer": self.name, "hook": name})
 

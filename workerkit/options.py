@@ -1,6 +1,7 @@
 """A consumer's options: framework < class < settings < environment, and where each came from."""
 
 import dataclasses
+import difflib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -14,6 +15,7 @@ Concurrency = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+_NEARLY = 0.88
 _NO_OPTIONS = frozenset({"batch", "sources"})
 
 BATCH_DEFAULTS: Mapping[str, Any] = MappingProxyType({"concurrency": 1})
@@ -119,8 +121,20 @@ def resolve(
             values[option] = _validated(adapter, option, getattr(declared, option))
             sources[option] = Source.CLASS
         elif option not in values and option in _required(kind):
+            _refuse_misspelt(declared, dict.fromkeys([option], Source.FRAMEWORK))
             raise InvalidOption(f"option {option!r} is missing: the class has to set it")
+    _refuse_misspelt(declared, sources)
     return kind(**values, sources=MappingProxyType(sources))
+
+
+def _refuse_misspelt(declared: type, sources: Mapping[str, Source]) -> None:
+    """An attribute that is nearly called like an option which nobody sets is meant to set it."""
+    unset = [option for option, source in sources.items() if source is Source.FRAMEWORK]
+    for name, value in vars(declared).items():
+        if name.startswith("_") or callable(value) or name in sources:
+            continue
+        if nearest := difflib.get_close_matches(name, unset, n=1, cutoff=_NEARLY):
+            raise InvalidOption(f"there is no option {name!r}; did you mean {nearest[0]!r}?")
 
 
 def _required(kind: type[Options]) -> set[str]:

@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Annotated, ClassVar
 from zoneinfo import ZoneInfo, available_timezones
 
-from croniter import croniter
+from croniter import CroniterError, croniter
 from pydantic import AfterValidator, Field
 
 from workerkit.consumer import Consumer
@@ -31,8 +31,13 @@ _LONGEST_SLEEP = 30.0
 
 
 def _cron(expression: str) -> str:
-    if not croniter.is_valid(expression):
-        raise ValueError("write five fields, such as '*/5 * * * *'")
+    wrong = ValueError("write five fields, such as '*/5 * * * *', that some day will fit")
+    if len(expression.split()) not in (5, 6):  # The sixth, seconds, is croniter's own.
+        raise wrong
+    try:
+        croniter(expression, datetime.now(UTC)).get_next(datetime)
+    except CroniterError as error:
+        raise wrong from error
     return expression
 
 

@@ -28,3 +28,9 @@ def raised_in(error: BaseException, package: str) -> str:
         if str(frame.f_globals.get("__name__")).partition(".")[0] == top
     ]
     return f"{type(error).__name__}: {error}" + (lines[-1] if lines else "")
+
+
+def said(error: BaseException) -> str:
+    """What was raised, in a few words."""
+    text = str(error)
+    return f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__

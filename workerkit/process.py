@@ -3,7 +3,7 @@
 import asyncio
 import inspect
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Mapping
 from typing import Any
 
 from dependency_injector import containers
@@ -14,7 +14,8 @@ from workerkit.container import Resources
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health
-from workerkit.places import place
+from workerkit.places import place, said
+from workerkit.supervisor import LATE, finish, guarded
 from workerkit.watchdog import Watchdog
 from workerkit.wire import Context, Declared, Wire
 
@@ -37,7 +38,7 @@ class Process:
         health: How each consumer is doing.
         changed: Set when health has changed, or something failed.
         crash: What one of our own tasks ended in; the process must stop then.
-        abandoned: Names of consumers whose handlers would not end.
+        abandoned: Names of consumers and of others that would not end.
     """
 
     def __init__(self, assembly: Assembly, container: containers.Container) -> None:
@@ -85,42 +86,45 @@ class Process:
         """
         loop = asyncio.get_running_loop()
         grace_ends = loop.time() + self._assembly.settings.shutdown_grace
-        faults = []
-        await self._each_within(STOP_DEADLINE, [wire.stop() for wire in self._wires])
+        wires = {f"{wire.kind} wire": wire for wire in self._wires}
+        faults = await self._finish(
+            "stopped", {n: w.stop() for n, w in wires.items()}, STOP_DEADLINE
+        )
         if self._busy():
             left = max(grace_ends - loop.time(), 0.0)
-            await self._each_within(left, [wire.drain() for wire in self._wires])
+            await finish({name: wire.drain() for name, wire in wires.items()}, left)
         if busy := self._busy():
             log.warning("grace is over: cancelling handlers", extra={"consumers": busy})
-            await self._each_within(HARD_DEADLINE, [wire.cancel() for wire in self._wires])
-        self.abandoned = self._busy()
-        if self.abandoned:
-            names = ", ".join(self.abandoned)
-            faults.append(f"handlers of {names} did not end when cancelled; given up")
-        for wire in reversed(self._wires):
-            await wire.close()
-        faults += await self._within_closing(
-            [(f"on_stop of {each.name}", each.stop()) for each in reversed(self._endpoints)]
+            await finish({name: wire.cancel() for name, wire in wires.items()}, HARD_DEADLINE)
+        if busy := self._busy():
+            self.abandoned += busy
+            faults.append(f"handlers of {', '.join(busy)} did not end when cancelled; given up")
+        faults += await self._finish(
+            "closed", {name: wire.close() for name, wire in wires.items()}, CLOSE_DEADLINE
+        )
+        faults += await self._finish(
+            "ended",
+            {f"on_stop of {each.name}": each.stop() for each in self._endpoints},
+            CLOSE_DEADLINE,
         )
         if self._publisher is not None:
-            faults += await self._within_closing([("publisher", self._publisher.close())])
-        faults += await self._resources.close(CLOSE_DEADLINE)
+            faults += await self._finish(
+                "closed", {"publisher": self._publisher.close()}, CLOSE_DEADLINE
+            )
+        faults += self._faults("closed", await self._resources.close(CLOSE_DEADLINE))
         if self._watchdog is not None:
             self._watchdog.stop()
         return faults
 
-    async def _within_closing(
-        self, calls: list[tuple[str, Coroutine[Any, Any, None]]]
+    async def _finish(
+        self, what: str, calls: Mapping[str, Coroutine[Any, Any, None]], seconds: float
     ) -> list[str]:
-        """Run *calls* one after the other; give up each one that takes too long, and name it."""
-        faults = []
-        for name, call in calls:
-            try:
-                async with asyncio.timeout(CLOSE_DEADLINE):
-                    await call
-            except TimeoutError:
-                faults.append(f"{name} did not end within {CLOSE_DEADLINE:g} s; given up")
-        return faults
+        """Run *calls*; what went wrong, one sentence each."""
+        return self._faults(what, await finish(calls, seconds))
+
+    def _faults(self, what: str, wrong: Mapping[str, str]) -> list[str]:
+        self.abandoned += [name for name, text in wrong.items() if text is LATE]
+        return [f"{name} could not be {what}: {text}" for name, text in wrong.items()]
 
     def _busy(self) -> list[str]:
         return [name for wire in self._wires for name in wire.busy()]
@@ -131,24 +135,10 @@ class Process:
         endpoint = wire.endpoint(declared, consumer)
         self._endpoints.append(endpoint)
         try:
-            await endpoint.start()
-        except (Exception, SystemExit, KeyboardInterrupt) as error:
-            raise RunError(f"{where}: on_start failed: {type(error).__name__}: {error}") from error
+            await guarded(endpoint.start())
+        except Exception as error:
+            raise RunError(f"{where}: on_start failed: {said(error)}") from error
         return endpoint
-
-    async def _each_within(self, seconds: float, calls: list[Coroutine[Any, Any, None]]) -> None:
-        """Run all of *calls*, and cancel those that are late."""
-        if not calls:
-            return
-        tasks = [asyncio.create_task(call) for call in calls]
-        done, late = await asyncio.wait(tasks, timeout=seconds)
-        for task in late:
-            task.cancel()
-        if late:
-            await asyncio.wait(late)
-        for task in done:
-            if error := task.exception():
-                log.error("a wire failed while stopping", exc_info=error)
 
     def _keep(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
         task = asyncio.create_task(work, name=name)
@@ -167,6 +157,6 @@ async def _made(what: str, make: Callable[[], Any]) -> Any:
     """What a provider gives; an asynchronous one gives a future of it."""
     try:
         made = make()
-        return await made if inspect.isawaitable(made) else made
+        return await guarded(made) if inspect.isawaitable(made) else made
     except (Exception, SystemExit, KeyboardInterrupt) as error:
-        raise RunError(f"{what} could not be made: {type(error).__name__}: {error}") from error
+        raise RunError(f"{what} could not be made: {said(error)}") from error

@@ -16,11 +16,14 @@ from workerkit import logs
 from workerkit.assembly import Assembly, assemble
 from workerkit.errors import RunError, StartError
 from workerkit.health import Health, State, hopeless
+from workerkit.places import said
 from workerkit.process import Process
 from workerkit.settings import LogSettings
 from workerkit.version import __version__
 
 log = logging.getLogger(__name__)
+
+_LEFT_OVER = 2.0
 
 
 class Runner:
@@ -46,17 +49,26 @@ class Runner:
         self._container = container
         self._packages = packages
         self._only = only
-        self._health: Sequence[Health] = ()
+        self._process: Process | None = None
 
     @property
     def health(self) -> Sequence[Health]:
         """How each consumer is doing; empty before the start."""
-        return self._health
+        return self._process.health if self._process is not None else ()
+
+    @property
+    def crashed(self) -> bool:
+        """Whether something of ours failed, or a handler exited: the process has to stop."""
+        return self._process is not None and self._process.crash is not None
 
     @property
     def ready(self) -> bool:
         """Whether every consumer receives what it should."""
-        return bool(self._health) and all(each.state is State.READY for each in self._health)
+        return (
+            bool(self.health)
+            and not self.crashed
+            and all(each.state is State.READY for each in self.health)
+        )
 
     def assemble(self) -> Assembly:
         """Check everything that can be checked without opening a socket.
@@ -81,8 +93,11 @@ class Runner:
         """
         try:
             assembly = self.assemble()
+            log_settings = _log_settings(assembly.settings.log, log_level)
             if not logging.getLogger().handlers:
-                logs.configure(_log_settings(assembly.settings.log, log_level))
+                logs.configure(log_settings)
+            elif log_level is not None:
+                logging.getLogger().setLevel(log_settings.threshold)
             with asyncio.Runner(loop_factory=_loop_factory()) as loop:
                 loop.run(self._live(assembly))
         except StartError as error:
@@ -98,19 +113,19 @@ class Runner:
         Raises:
             StartError: It could not start, or could not stop cleanly.
         """
-        process = Process(self.assemble(), self._container)
-        self._health = process.health
+        process = self._process = Process(self.assemble(), self._container)
         try:
             await process.start()
             yield self
         finally:
             faults = await process.stop()
+        if process.crash is not None:
+            faults.append(f"stopped by {said(process.crash)}")
         if faults:
             raise RunError(*faults)
 
     async def _live(self, assembly: Assembly) -> None:
-        process = Process(assembly, self._container)
-        self._health = process.health
+        process = self._process = Process(assembly, self._container)
         faults: list[str] = []
         with _signals(process.changed.set) as asked_to_stop:
             log.info(banner(assembly))
@@ -120,10 +135,13 @@ class Runner:
                 faults += error.faults
             except Exception as error:
                 log.critical("the start failed", exc_info=error)
-                faults.append(f"the start failed: {type(error).__name__}: {error}")
+                faults.append(f"the start failed: {said(error)}")
             log.info("stopping")
             faults += await process.stop()
             log.info("stopped")
+        if not process.abandoned and (late := await _left_over()):
+            process.abandoned += late
+            faults.append(f"still running, given up: {', '.join(late)}")
         if process.abandoned:
             # Their tasks and threads would keep the event loop, and so the process, for ever.
             _complain(faults)
@@ -176,10 +194,24 @@ async def _until_stopped(
         await asyncio.wait([starting])
 
 
+async def _left_over() -> list[str]:
+    """End what user code has started and left behind; the names of what does not end.
+
+    The event loop would wait for it when it is closed, without an end.
+    """
+    tasks = {each.get_name(): each for each in asyncio.all_tasks() - {asyncio.current_task()}}
+    for task in tasks.values():
+        task.cancel()
+    executor = asyncio.create_task(asyncio.get_running_loop().shutdown_default_executor())
+    tasks["threads of asyncio.to_thread"] = executor
+    await asyncio.wait(tasks.values(), timeout=_LEFT_OVER)
+    return [name for name, task in tasks.items() if not task.done()]
+
+
 def _check(process: Process, late: bool) -> None:
     if process.crash is not None:
         crash = process.crash
-        raise RunError(f"stopped by {type(crash).__name__}: {crash}")
+        raise RunError(f"stopped by {said(crash)}")
     if reasons := hopeless(process.health):
         raise RunError(*reasons)
     if late:

@@ -63,6 +63,10 @@ class Signature:
         self._delivery = delivery
         self._resolve = resolve
         self._faults: list[str] = []
+        if inspect.isgeneratorfunction(inspect.unwrap(handle)) or inspect.isasyncgenfunction(
+            inspect.unwrap(handle)
+        ):
+            self._faults.append(f"{self._where}: is a generator; return instead of yielding")
         self._provide: dict[str, Source] = {}
         self._deliver: list[str] = []
         self.batch = False

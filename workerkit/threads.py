@@ -6,6 +6,7 @@ that never returns would keep a stopped process alive for ever.
 
 import asyncio
 import contextvars
+import inspect
 import logging
 import threading
 from collections.abc import Callable
@@ -61,11 +62,18 @@ class Threads:
                     "handler is late, and a thread cannot be stopped: waiting for it",
                     extra={"consumer": self._name, "timeout": self._timeout},
                 )
-        if cancelled and future.exception() is not None:
-            raise asyncio.CancelledError
+        error = future.exception()
+        if cancelled and error is not None:
+            raise asyncio.CancelledError from error
         if late:
-            raise HandlerTimeout(f"{self._name}: handle returned after its {self._timeout:g} s")
-        return future.result()
+            text = f"{self._name}: handle returned after its {self._timeout:g} s"
+            raise HandlerTimeout(text) from error
+        value = future.result()
+        if inspect.isawaitable(value):
+            # It is asynchronous after all, in a way that nobody could see before it was called.
+            async with asyncio.timeout(self._timeout):
+                value = await value
+        return value
 
     def close(self) -> None:
         """Let idle threads end. A busy one ends with its call, or with the process."""
@@ -87,12 +95,12 @@ class Threads:
             else:
                 self._tell(loop, _finish, future, value)
 
+        if self._busy >= self._started < self._size:
+            name = f"workerkit-{self._name}-{self._started + 1}"
+            threading.Thread(target=self._serve, name=name, daemon=True).start()
+            self._started += 1
         self._busy += 1
         future.add_done_callback(self._free)
-        if self._busy > self._started < self._size:
-            self._started += 1
-            name = f"workerkit-{self._name}-{self._started}"
-            threading.Thread(target=self._serve, name=name, daemon=True).start()
         self._work.put(work)
         return future
 

@@ -406,3 +406,15 @@ def test_tests_and_main_are_not_imported(tmp_path: Path) -> None:
     done = workerkit("check", "app", cwd=tmp_path)
 
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_container_and_a_module_that_are_both_broken(tmp_path: Path) -> None:
+    """Everything wrong is said at once, also where the container cannot be made."""
+    write_package(tmp_path, consumers="import no_such_module", container="1 / 0")
+
+    done = workerkit("check", "app", cwd=tmp_path)
+
+    first, second = done.stderr.splitlines()
+    assert "ZeroDivisionError" in first
+    assert "cannot import app.consumers" in second
+    assert done.returncode == 2

@@ -120,7 +120,7 @@ async def test_what_is_needed_is_opened_first(journal: Journal) -> None:
 
     assert opened == ["open first", "open second first", "open third second"]
     assert journal.lines[3:] == ["close third", "close second", "close first"]
-    assert faults == []
+    assert faults == {}
 
 
 async def test_resources_behind_other_providers(journal: Journal) -> None:
@@ -167,7 +167,7 @@ async def test_one_that_fails_to_open(journal: Journal, kind: str) -> None:
     faults = await resources.close(1.0)
 
     assert journal.lines == ["open first", "open second first", "close first"]
-    assert faults == []
+    assert faults == {}
 
 
 @pytest.mark.parametrize("kind", ["resource", "later"])
@@ -184,9 +184,9 @@ async def test_one_that_fails_to_close(
     faults = await resources.close(1.0)
 
     assert journal.lines[3:] == ["close third", "close second", "close first"]
-    assert faults == ["resource 'second' could not be closed: OSError: second"]
+    assert faults == {"resource 'second'": "OSError: second"}
     [record] = caplog.records
-    assert (record.levelname, vars(record)["resource"]) == ("ERROR", "second")
+    assert (record.levelname, vars(record)["what"]) == ("ERROR", "resource 'second'")
 
 
 @pytest.mark.parametrize("overriding", ["object", "resource", "later"])
@@ -245,4 +245,4 @@ async def test_cancelled_while_opening(journal: Journal) -> None:
     faults = await resources.close(1.0)
 
     assert journal.lines == ["open first", "hanging", "close first"]
-    assert faults == []
+    assert faults == {}

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextvars
+import functools
 import logging
 import threading
 import time
@@ -294,6 +295,63 @@ async def test_a_synchronous_handler_runs_in_a_thread() -> None:
     assert {outcome.action for outcome in outcomes} == {Action.ACK}
     assert seen == {"workerkit-Each-1 set", "workerkit-Each-2 set"}
     await eventually(lambda: not _threads())
+
+
+def decorated(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A decorator from which one cannot see that *function* is asynchronous, but by its wraps."""
+
+    @functools.wraps(function)
+    def wrapper(*args: Any) -> Any:
+        return function(*args)
+
+    return wrapper
+
+
+async def test_a_decorated_handler_is_awaited() -> None:
+    """A handler that is asynchronous behind a plain decorator has run before it is acknowledged."""
+    ran: list[int] = []
+
+    async def handle(self: object, body: int) -> None:
+        await asyncio.sleep(0.01)
+        ran.append(body)
+
+    outcome = await endpoint(decorated(handle)).process(message())
+
+    assert (outcome.action, ran) == (Action.ACK, [1])
+
+
+async def test_a_handler_that_returns_a_coroutine_is_awaited() -> None:
+    """Even where nobody can see it beforehand, nothing is acknowledged that has not run."""
+    ran: list[int] = []
+
+    async def later(body: int) -> None:
+        ran.append(body)
+        raise KeyError
+
+    def handle(self: object, body: int) -> Any:
+        return later(body)
+
+    each = endpoint(handle)
+    outcome = await each.process(message())
+    await each.stop()
+
+    assert ran == [1]
+    assert isinstance(outcome.error, KeyError)
+
+
+async def test_a_late_thread_keeps_its_error() -> None:
+    """What a handler raised after its timeout is not lost."""
+
+    def handle(self: object, body: int) -> None:
+        time.sleep(0.05)
+        raise KeyError("the cause")
+
+    each = endpoint(handle, timeout=0.01)
+    outcome = await each.process(message())
+    await each.stop()
+
+    assert isinstance(outcome.error, HandlerTimeout)
+    assert isinstance(outcome.error.__cause__, KeyError)
 
 
 async def test_a_late_thread_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:

@@ -198,3 +198,16 @@ def test_options_cannot_be_changed() -> None:
         options.concurrency = 3  # type: ignore[misc]
     with pytest.raises(TypeError):
         options.sources["concurrency"] = Source.CLASS  # type: ignore[index]
+
+
+@pytest.mark.parametrize(
+    ("attribute", "meant"),
+    [("concurency", "concurrency"), ("queue", "queues"), ("time_out", "timeout")],
+)
+def test_an_attribute_that_is_misspelt(attribute: str, meant: str) -> None:
+    """An attribute that is nearly an option is said, instead of doing nothing."""
+    queues = {} if meant == "queues" else {"queues": ["q"]}
+    declared = type("Each", (AMQPConsumer,), {**queues, attribute: 3})
+
+    with pytest.raises(InvalidOption, match=f"no option '{attribute}'; did you mean '{meant}'"):
+        resolve(AMQPOptions, declared, "Each", {})

@@ -1,7 +1,7 @@
 """The rules of `handle`: what its annotations mean, and what is said of those that mean nothing."""
 
 import inspect
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
 from typing import Annotated, Any, TypedDict
 
@@ -317,6 +317,15 @@ def test_a_message_beside_a_batch() -> None:
     assert faults(handle) == [
         "parameter 'message' is one of many: make the first one a list of them instead"
     ]
+
+
+def test_a_generator() -> None:
+    """A `handle` that yields would be acknowledged without having run."""
+
+    async def handle(self: Any, body: bytes) -> AsyncIterator[int]:
+        yield 1
+
+    assert faults(handle) == ["is a generator; return instead of yielding"]
 
 
 def test_the_body_must_not_be_keyword_only() -> None:

@@ -25,7 +25,7 @@ class Acks:
         soon: Calls a function later in, or at the end of, this turn of the event loop.
     """
 
-    __slots__ = ("_ahead", "_channel", "_first", "_pending", "_soon", "_write", "lost")
+    __slots__ = ("_channel", "_outstanding", "_pending", "_soon", "_write", "lost")
 
     def __init__(
         self,
@@ -36,10 +36,18 @@ class Acks:
         self._channel = channel
         self._write = write
         self._soon = soon
-        self._first = 1  # The lowest tag that is not settled on the wire.
+        self._outstanding: dict[int, None] = {}  # In order; not settled on the wire.
         self._pending: list[int] = []
-        self._ahead: set[int] = set()  # Settled on the wire, above `_first`.
         self.lost = False
+
+    @property
+    def first(self) -> int | None:
+        """The lowest tag that is not settled; None if there is none."""
+        return next(iter(self._outstanding), None)
+
+    def expect(self, tag: int) -> None:
+        """A delivery has come, and will have to be settled."""
+        self._outstanding[tag] = None
 
     def ack(self, tag: int) -> bool:
         """Acknowledge one delivery at the end of this turn.
@@ -59,8 +67,8 @@ class Acks:
         self.flush()
         if self.lost:
             return False
+        del self._outstanding[tag]
         frame = _ACK(_METHOD, self._channel, _SIZE, _BASIC, _REJECT_ID, tag, requeue, _FRAME_END)
-        self._settled([tag])
         return self._send(frame)
 
     def flush(self) -> None:
@@ -69,10 +77,12 @@ class Acks:
         if self.lost or not pending:
             return
         pending.sort()
-        self._settled(pending)
+        for tag in pending:
+            del self._outstanding[tag]
+        first = self.first
         frames = []
         for position in range(len(pending) - 1, -1, -1):
-            if pending[position] < self._first:
+            if first is None or pending[position] < first:
                 # All below is settled with this one.
                 frames.append(self._frame(pending[position], multiple=position > 0))
                 break
@@ -83,18 +93,6 @@ class Acks:
         """The channel is gone: send nothing any more."""
         self.lost = True
         self._pending.clear()
-
-    def _settled(self, tags: list[int]) -> None:
-        ahead, first = self._ahead, self._first
-        for tag in tags:
-            if tag == first:
-                first += 1
-            else:
-                ahead.add(tag)
-        while first in ahead:
-            ahead.discard(first)
-            first += 1
-        self._first = first
 
     def _frame(self, tag: int, *, multiple: bool) -> bytes:
         return _ACK(_METHOD, self._channel, _SIZE, _BASIC, _ACK_ID, tag, multiple, _FRAME_END)

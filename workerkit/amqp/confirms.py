@@ -4,6 +4,7 @@ import asyncio
 from dataclasses import dataclass
 from itertools import takewhile
 from struct import Struct
+from typing import Any
 
 from workerkit.amqp.connection import Channel, Session
 from workerkit.amqp.properties import decode
@@ -77,10 +78,19 @@ class Confirms:
         return not self.session.protocol.unblocked.is_set()
 
     async def writable(self) -> None:
-        """Wait while the broker blocks publishers, or while the socket takes no more."""
+        """Wait while the broker blocks publishers, or while the socket takes no more.
+
+        Raises:
+            OSError: The socket was closed meanwhile.
+        """
         protocol = self.session.protocol
-        if self.blocked:
-            await protocol.unblocked.wait()
+        while self.blocked and not self.lost:
+            unblocked: asyncio.Future[Any] = asyncio.ensure_future(protocol.unblocked.wait())
+            lost: asyncio.Future[Any] = self.channel.lost
+            try:
+                await asyncio.wait([unblocked, lost], return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                unblocked.cancel()
         if protocol.socket.get_write_buffer_size() > _DRAIN_ABOVE:
             await protocol.drained()
 

@@ -150,6 +150,8 @@ class Channel:
 
     def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
         self.acks.fence()
+        # The session outlives its channels, and must not keep them.
+        self._session.protocol.lost.remove_done_callback(self._on_closing)
         if not self.lost.done():
             failed = None if closing.cancelled() else closing.exception()
             self.lost.set_result(
@@ -253,6 +255,8 @@ async def connect(settings: AMQPSettings, vhost: str | None, role: str) -> Sessi
         await within(settings.connect_timeout, connection.connect(), late)
     except (AMQPError, OSError, ConnectionLost) as error:
         raise _explained(where, error, factory.protocol) from error
+    except UnicodeError as error:
+        raise BrokerRefused(f"{where}: this cannot be a host name: {error}", 0) from error
     finally:
         if factory.protocol is not None and not connection.connected.is_set():
             factory.protocol.discard()

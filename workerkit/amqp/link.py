@@ -45,6 +45,7 @@ class Link:
         self._asked_vhost = vhost
         self._role = role
         self._session: Session | None = None
+        self._stopping = False
         self._connected = asyncio.Event()
 
     def __str__(self) -> str:
@@ -57,7 +58,7 @@ class Link:
         return self._session
 
     async def run(self) -> None:
-        """Connect, and connect again whenever the connection is lost, until cancelled."""
+        """Connect, and connect again whenever the connection is lost, until stopped."""
         loop = asyncio.get_running_loop()
         backoff = Backoff()
         attempt = 1
@@ -75,10 +76,21 @@ class Link:
             log.info("connected", extra=self._fields(attempt=attempt))
             attempt = 1
             await self._serve(session)
+            if self._stopping:
+                return
             log.warning("connection lost", extra=self._fields(reason=session.protocol.reason))
             if loop.time() - since > STABLE_AFTER:
                 backoff.reset()
             await asyncio.sleep(backoff.next())
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session."""
+        return self._session is not None
+
+    def stop(self) -> None:
+        """Do not connect again when the present session is lost."""
+        self._stopping = True
 
     def abort(self, reason: str) -> None:
         """Drop the socket, if there is one."""

@@ -32,7 +32,7 @@ class Pacing:
             self.failures = 0
 
 
-def near_limit(delivery_count: int, limit: int | None) -> bool:
+def near_limit(delivery_count: int, limit: int | None, *, redelivered: bool) -> bool:
     """Whether a quorum queue might drop the message instead of taking it back once more.
 
     Args:
@@ -40,7 +40,8 @@ def near_limit(delivery_count: int, limit: int | None) -> bool:
         limit: The queue's delivery limit; None where unknown (RabbitMQ 4 has 20 by default).
     """
     if limit is None:
-        return delivery_count >= _UNKNOWN_LIMIT
+        # It may be a classic queue, which hands on whatever a sender wrote into that header.
+        return redelivered and delivery_count >= _UNKNOWN_LIMIT
     if limit < 0:  # Switched off.
         return False
     return delivery_count >= min(limit, max(limit - 1, 1))

@@ -77,8 +77,7 @@ class Publisher:
             message_id: A new one where there is none.
             priority: 0 to 255; only queues with `x-max-priority` look at it.
             expiration: Seconds after which a queue drops the message.
-            connection: A named connection of the settings.
-            vhost: Virtual host; None for the connection's own.
+            connection, vhost: Where to; None is the virtual host of the connection.
             mandatory: Fail where no queue gets the message, instead of losing it.
             timeout: Seconds for everything, a connection that has yet to be made included.
 
@@ -88,8 +87,9 @@ class Publisher:
         Raises:
             PublishError: One of its children says what happened. After `PublishOutcomeUnknown`
                 publish again with its message id; cancelling this call leaves the same doubt.
-            TypeError: The body cannot be encoded.
+            TypeError, ValueError: The body cannot be encoded, or a number is out of range.
         """
+        _check(expiration, priority)
         raw, content_type = encode(body)
         properties = Properties(
             content_type=content_type,
@@ -170,9 +170,7 @@ class Publisher:
         sent = False
         try:
             async with asyncio.timeout(timeout):
-                confirms = await route.confirms(to.exchange)
-                await confirms.writable()
-                confirm = confirms.publish(message)
+                confirm = await route.publish(message, to.exchange)
                 sent = True
                 await confirm
         except TimeoutError as error:
@@ -242,9 +240,17 @@ class Destination:
         return f"{exchange} with routing key {self.routing_key!r}"
 
 
+def _check(expiration: float | None, priority: int | None) -> None:
+    """Refuse what would make the broker close the channel, on which others publish too."""
+    if expiration is not None and not expiration >= 0:
+        raise ValueError(f"expiration is {expiration}: it must not be negative")
+    if priority is not None and not 0 <= priority <= 255:
+        raise ValueError(f"priority is {priority}: it must be 0 to 255")
+
+
 def _typed(where: str, error: Returned | Refused) -> PublishError:
     """The public error for what the broker said about one message."""
     if isinstance(error, Returned):
-        return Unroutable(f"{where}: {error}")
+        return Unroutable(f"{where}: no queue gets it ({error})")
     kinds = {_NOT_FOUND: Unroutable, _PRECONDITION_FAILED: MessageTooLarge}
     return kinds.get(error.code, PublishRefused)(f"{where}: {error}")

@@ -58,9 +58,7 @@ class Receiver:
     def forget(self) -> None:
         """A channel is lost: the broker delivers again what no worker has begun with."""
         self._waiting = deque(each for each in self._waiting if not each.acks.lost)
-        for message in self._batching.clear():
-            if not message.acks.lost:
-                self._batching.add(message)
+        self._batching.keep(lambda message: not message.acks.lost)
         self._settling.forget()
 
     def stop(self) -> None:
@@ -144,11 +142,13 @@ class Inlet:
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Queue a message for the next free worker. The prefetch bounds how many there are."""
         end = method[0] + 1  # Behind the consumer tag.
+        (tag,) = _U64(method, end)
+        self._acks.expect(tag)
         self._take(
             AMQPMessage(
                 body,
                 queue=self._queue,
-                tag=_U64(method, end)[0],
+                tag=tag,
                 envelope=method[end + 8 :],
                 properties=properties,
                 acks=self._acks,

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from workerkit.amqp.confirms import Confirms
+from workerkit.amqp.confirms import Confirms, Outgoing
 from workerkit.amqp.declaring import available, make_sure
 from workerkit.amqp.link import Link
 from workerkit.amqp.queue import Exchange, Queue
@@ -34,13 +34,17 @@ class Route:
         """Remember why, for publishes that do not want to wait longer."""
         self._failure = error
 
-    async def confirms(self, exchange: Exchange | str) -> Confirms:
-        """An open channel, once *exchange* is known to exist: a missing one would close it.
+    async def publish(self, message: Outgoing, exchange: Exchange | str) -> "asyncio.Future[None]":
+        """Send a message, once *exchange* is known to exist: a missing one closes the channel.
 
-        Waits for as long as the connection is down.
+        Waits for as long as the connection is down or blocked.
+
+        Returns:
+            Done when the broker has confirmed it.
 
         Raises:
             BrokerRefused: There is no such exchange.
+            MessageTooLarge: Its properties do not fit into a frame.
         """
         while True:
             try:
@@ -48,12 +52,12 @@ class Route:
                 if exchange and exchange not in self._exchanges:
                     await make_sure(confirms.session, exchange)
                     self._exchanges.add(exchange)
+                await confirms.writable()
+                return confirms.publish(message)
             except BrokerRefused:
                 raise
-            except ConnectionLost:
+            except (ConnectionLost, OSError):
                 await asyncio.sleep(_LOST_PAUSE)
-            else:
-                return confirms
 
     async def declare(self, queue: Queue) -> None:
         """Declare a queue where it is missing.

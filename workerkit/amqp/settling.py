@@ -46,8 +46,7 @@ class Settling:
             if the channel is lost.
         """
         action = outcome.action
-        limit = self._limits[message.queue]
-        if action is Action.REQUEUE and near_limit(message.delivery_count, limit):
+        if action is Action.REQUEUE and self._near_limit(message):
             action = Action.DEAD_LETTER
         if message.acks.lost:
             return action, False
@@ -75,6 +74,10 @@ class Settling:
         """A channel is lost: what came on it and waits to go back has gone back by itself."""
         for requeue in self._requeues.values():
             requeue.forget()
+
+    def _near_limit(self, message: AMQPMessage[Any]) -> bool:
+        limit = self._limits[message.queue]
+        return near_limit(message.delivery_count, limit, redelivered=message.redelivered)
 
     async def _buried(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
         """Move to the dead letters; False where that failed, and the original has to stay."""

@@ -80,6 +80,7 @@ class Tap:
         self._sinks: dict[int, Sink] = {}
         self._contents: dict[int, _Content] = {}
         self._rest = b""
+        self._foreign = False
 
     def open(self, channel: int, sink: Sink) -> None:
         """From now on *sink* gets the deliveries, returns and confirms of *channel*."""
@@ -101,6 +102,8 @@ class Tap:
         Raises:
             MalformedFrame: The stream cannot be read on.
         """
+        if self._foreign:
+            return data
         buffer = self._rest + data if self._rest else data
         size, position, kept = len(buffer), 0, 0
         passed: list[bytes] = []
@@ -110,7 +113,8 @@ class Tap:
             start, end = position + 7, position + 7 + length
             if length > _LARGEST_FRAME:
                 if buffer.startswith(b"AMQP", position):
-                    position = size  # A broker of another version names its own, and closes.
+                    # A broker of another version names its own, and closes.
+                    self._foreign, position = True, size
                     break
                 raise MalformedFrame(f"a frame of {length} bytes")
             if end >= size:

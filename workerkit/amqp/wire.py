@@ -106,6 +106,10 @@ class AMQPWire:
         """Take nothing new; what no handler has begun with goes back."""
         for receiver in self._receivers:
             receiver.stop()
+        for link, keeping in zip(self._links.values(), self._keeping, strict=False):
+            link.stop()
+            if not link.connected:
+                keeping.cancel()
         try:
             await cancelled(self._loops)
             await asyncio.gather(*(each.stop() for each in self._subscriptions))

@@ -1,4 +1,4 @@
-"""The command `workerkit`: run, list and check an application."""
+"""The command `workerkit`."""
 
 from workerkit.cli.commands import app
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from dependency_injector import containers
+from pydantic import ValidationError
 
 from workerkit import environment
 from workerkit.container import WorkerContainer
@@ -26,9 +27,7 @@ def load_container(package: str, container: str | None) -> containers.Container:
     Raises:
         DeclarationError: It cannot be imported or made, or is no container.
     """
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.insert(0, here)
+    _look_here()
     if container is None:
         if not _has_container(package):
             return WorkerContainer()
@@ -46,6 +45,19 @@ def load_container(package: str, container: str | None) -> containers.Container:
     return _checked(container, made)
 
 
+def import_package(package: str) -> None:
+    """Make sure that there is such a package.
+
+    Raises:
+        DeclarationError: It cannot be imported.
+    """
+    _look_here()
+    try:
+        import_module(package)
+    except (Exception, SystemExit) as error:
+        raise DeclarationError(f"cannot import {package}: {raised_in(error, package)}") from error
+
+
 def settings_of(target: str, container: str | None) -> WorkerSettings:
     """The settings of a package, or for a bare broker those of an `amqp://` URL.
 
@@ -53,7 +65,8 @@ def settings_of(target: str, container: str | None) -> WorkerSettings:
         StartError: The settings are wrong, or there is no such package.
     """
     if target.partition("://")[0] in DEFAULT_PORTS:
-        return WorkerSettings(amqp={"default": {"url": target}})
+        return _of_url(target)
+    import_package(target)
     provider = load_container(target, container).providers["settings"]
     made = getattr(provider, "cls", None)
     kind = made if isinstance(made, type) else WorkerSettings
@@ -61,6 +74,21 @@ def settings_of(target: str, container: str | None) -> WorkerSettings:
     if settings is None or faults:
         raise ConfigurationError(*faults)
     return settings
+
+
+def _look_here() -> None:
+    """Put the current directory on the path, where an application usually is."""
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.insert(0, here)
+
+
+def _of_url(url: str) -> WorkerSettings:
+    try:
+        return WorkerSettings(amqp={"default": {"url": url}})
+    except ValidationError as error:
+        reason = error.errors(include_url=False, include_input=False)[0]["msg"]
+        raise ConfigurationError(f"the URL is wrong: {reason}") from None
 
 
 def _has_container(package: str) -> bool:

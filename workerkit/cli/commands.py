@@ -16,7 +16,8 @@ from workerkit.amqp.queue import Queue
 from workerkit.assembly import Assembly
 from workerkit.cli.application import load_container, settings_of
 from workerkit.cli.publishing import publish_once
-from workerkit.errors import PublishError, RunError, StartError
+from workerkit.container import WorkerContainer
+from workerkit.errors import DeclarationError, PublishError, RunError, StartError
 from workerkit.inventory import inventory
 from workerkit.places import place
 from workerkit.runner import Runner
@@ -74,7 +75,7 @@ def run(
 ) -> None:
     """Run the consumers of PACKAGE until SIGTERM or SIGINT."""
     with _faults(traceback):
-        runner = Runner(load_container(package, container), packages=[package], only=only or ())
+        runner = Runner(_loaded(package, container), packages=[package], only=only or ())
         runner.run(traceback=traceback, log_level=log_level)
 
 
@@ -136,7 +137,7 @@ def publish(
     traceback: Traceback = False,
 ) -> None:
     """Publish one message, and say when the broker has it."""
-    raw = sys.stdin.buffer.read() if body == "-" else body.encode()
+    raw = sys.stdin.buffer.read() if body == "-" else body.encode(errors="surrogateescape")
     headers = dict(_pairs(header or []))
     with _faults(traceback):
         chosen = settings_of(target, container)
@@ -163,7 +164,25 @@ def _text(value: Any) -> str:
 
 
 def _assembled(package: str, container: str | None) -> Assembly:
-    return Runner(load_container(package, container), packages=[package]).assemble()
+    return Runner(_loaded(package, container), packages=[package]).assemble()
+
+
+def _loaded(package: str, container: str | None) -> Any:
+    """The container; where it cannot be made, what else is wrong is said as well."""
+    try:
+        return load_container(package, container)
+    except StartError as error:
+        try:
+            Runner(WorkerContainer(), packages=[package]).assemble()
+        except StartError as more:
+            told = f"cannot import {(container or f'{package}.container').partition(':')[0]}:"
+            imports = [
+                each
+                for each in more.faults
+                if each.startswith("cannot import") and not each.startswith(told)
+            ]
+            raise DeclarationError(*error.faults, *imports) from error
+        raise
 
 
 def _rows(assembly: Assembly) -> Iterator[dict[str, Any]]:

@@ -1,5 +1,6 @@
 """Publish a message from the command line."""
 
+import logging
 from collections.abc import Mapping
 
 from workerkit import logs
@@ -19,6 +20,8 @@ async def publish_once(
         ConfigurationError: The settings have no such connection.
     """
     logs.quiet_libraries()
+    # What goes wrong is said once, by the error.
+    logging.getLogger("workerkit").setLevel(logging.CRITICAL)
     publisher = Publisher()
     publisher.open(settings)
     properties = Properties(delivery_mode=PERSISTENT, table=table.encode(headers) or None)

@@ -1,0 +1,124 @@
+"""What will not end is given up in time, whatever it is, and named."""
+
+import gc
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.application import running as in_process
+from tests.client import connected
+from tests.command import running, write_package
+from tests.consumers import collector
+from tests.ports import free_port
+from tests.rabbit import PrivateRabbit
+from tests.records import fields
+from tests.waiting import eventually
+from workerkit import AMQPConsumer, RunError
+from workerkit.amqp.connection import Channel, connect, scratch
+from workerkit.settings import AMQPSettings
+
+CONSUMER = """
+    import asyncio, time
+    from workerkit import AMQPConsumer
+
+    class Each(AMQPConsumer):
+        queues = ["work"]
+        {more}
+
+        async def handle(self, body: str) -> None: ...
+"""
+
+SWALLOWS = """
+        async def on_stop(self) -> None:
+            while True:
+                try:
+                    await asyncio.sleep(3600)
+                except asyncio.CancelledError:
+                    pass
+"""
+
+EXITS = """
+        async def on_stop(self) -> None:
+            raise SystemExit(0)
+"""
+
+THREAD = """
+        async def on_start(self) -> None:
+            self.task = asyncio.create_task(asyncio.to_thread(time.sleep, 60))
+"""
+
+
+@pytest.mark.parametrize(
+    ("more", "code", "named"),
+    [
+        pytest.param(SWALLOWS, 1, "on_stop of Each", id="a hook that swallows cancellation"),
+        pytest.param(EXITS, 0, "hook failed", id="a hook that exits"),
+        pytest.param(THREAD, 1, "to_thread", id="a thread of asyncio's that does not return"),
+    ],
+)
+async def test_f4_code_beside_the_handlers_that_does_not_end(
+    rabbit: PrivateRabbit, vhost: str, tmp_path: Path, more: str, code: int, named: str
+) -> None:
+    """F4: hooks and threads of the user's cannot keep a stopped process alive."""
+    name = write_package(tmp_path, consumers=CONSUMER.format(more=more))
+
+    async with running(name, cwd=tmp_path, WORKERKIT_AMQP__DEFAULT__URL=rabbit.url(vhost)) as app:
+        await app.says("consuming")
+        began = time.monotonic()
+        app.send(signal.SIGTERM)
+        found = await app.ended(15.0)
+        seconds = time.monotonic() - began
+
+    assert found == code, app
+    assert seconds < 8.0
+    assert any(named in line for line in app.err), app
+
+
+async def test_b7_no_attempt_after_the_stop_has_begun(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """B7: a stop that waits for a handler does not go on connecting meanwhile."""
+    consumer, _ = collector("orders")
+    url = f"amqp://127.0.0.1:{free_port()}/"
+
+    async with in_process(url, consumer, ready=False):
+        await eventually(lambda: fields(caplog, "connection failed"))
+    attempts = len(fields(caplog, "connection failed"))
+    caplog.clear()
+
+    assert attempts >= 1
+    assert fields(caplog, "connection failed") == []
+
+
+async def test_c7_a_handler_that_exits_is_told_to_whoever_runs_it(url: str) -> None:
+    """C7: in a test's own process the end of the block says that the process had to stop."""
+
+    class Exiting(AMQPConsumer):
+        queues = ["orders"]
+
+        async def handle(self, body: bytes) -> None:
+            raise SystemExit(3)
+
+    async def run() -> None:
+        async with in_process(url, Exiting) as runner, connected(url) as client:
+            await client.send("orders", b"x")
+            await eventually(lambda: runner.crashed)
+
+    with pytest.raises(RunError, match="SystemExit"):
+        await run()
+
+
+async def test_g2_questions_leave_no_channel_behind(url: str, rabbit: PrivateRabbit) -> None:
+    """G2: a queue that is missing for a month does not fill the memory with closed channels."""
+    session = await connect(AMQPSettings(url=url), None, "test")  # type: ignore[arg-type]
+    for _ in range(20):
+        async with scratch(session) as channel:
+            await channel.prefetch(1)
+    del channel
+    gc.collect()
+    left = [each for each in gc.get_objects() if isinstance(each, Channel)]
+    await session.close()
+
+    assert len(left) <= 1
