@@ -3,6 +3,8 @@
 import asyncio
 import inspect
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -59,6 +61,8 @@ def test_the_python_of_a_page_runs(page: Path) -> None:
     namespace |= {"__name__": "page", "Session": FakeOrders}
 
     for block in blocks(page, "python"):
+        if page.name == "README.md" and block.startswith("# shop/"):
+            block = re.sub(r"^from shop\..*\n", "", block, flags=re.MULTILINE)
         exec(compile(block, str(page), "exec"), namespace)
     tests = [each for name, each in namespace.items() if name.startswith("test_")]
     for test in tests:
@@ -71,6 +75,21 @@ def test_the_python_of_a_page_runs(page: Path) -> None:
             container.set_providers(session=container.observers, orders=container.observers)
         assembly = Runner(container, packages=[package_of(consumer)]).assemble()
         assert [each.consumer for each in assembly.declared] == [consumer]
+
+
+def test_the_files_of_the_readme_are_a_project(tmp_path: Path) -> None:
+    """Copied as they stand, into an empty directory, they are sound, and `handle` works."""
+    for block in blocks(ROOT / "README.md", "python"):
+        first, _, _ = block.partition("\n")
+        if first.startswith("# shop/"):
+            path = tmp_path / first.removeprefix("# ")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(block)
+    command = [sys.executable, "-m", "workerkit", "check", "shop"]
+
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    assert (done.stdout, done.stderr) == ("shop: 1 consumer, no faults\n", "")
 
 
 def _consumers(namespace: dict[str, Any]) -> list[type[AMQPConsumer]]:
