@@ -82,11 +82,13 @@ class Channel:
         """Limit the unacknowledged messages of each consumer that is started later."""
         await self._ask("basic.qos", self._channel.basic_qos(prefetch_count=count))
 
-    async def consume(self, queue: str, tag: str) -> None:
+    async def consume(self, queue: str, tag: str, arguments: dict[str, Any]) -> None:
         """Start a consumer. Its messages may come before this returns."""
         await self._ask(
             f"basic.consume of {queue!r}",
-            self._channel.basic_consume(queue, self._untapped, consumer_tag=tag),
+            self._channel.basic_consume(
+                queue, self._untapped, consumer_tag=tag, arguments=arguments
+            ),
             needs=f"read on {queue!r}",
         )
 

@@ -6,7 +6,8 @@ from dataclasses import KW_ONLY, dataclass, field
 from typing import Any, Literal
 
 ExchangeType = Literal["direct", "fanout", "topic", "headers"]
-QueueType = Literal["classic", "quorum"]
+QueueType = Literal["classic", "quorum", "stream"]
+StreamOffset = Literal["first", "last", "next"] | int
 Overflow = Literal["drop-head", "reject-publish", "reject-publish-dlx"]
 
 DEAD_LETTER_SUFFIX = ".dlq"
@@ -71,7 +72,8 @@ class Queue:
     A plain name in a consumer's `queues` means `Queue(name)`: durable, without arguments.
 
     Attributes:
-        type: Classic, or replicated by Raft; None leaves it to the virtual host's default.
+        type: Classic, replicated by Raft, or a stream, from which nothing is taken and to which
+            nothing goes back: what fails is dead-lettered. None leaves it to the virtual host.
         durable: It survives a restart of the broker.
         exclusive: Only the connection that declares it may use it; it goes with that connection.
         auto_delete: It goes when its last consumer goes.
@@ -86,6 +88,8 @@ class Queue:
             exchange, which routes by `dead_letter_routing_key`.
         arguments: What the broker is told besides.
         bindings: What it gets, made after the queue has been declared.
+        stream_offset: Where the reading of a stream begins when the process starts. When the
+            connection is lost, it goes on behind the last message that was settled.
     """
 
     name: str
@@ -104,19 +108,21 @@ class Queue:
     single_active_consumer: bool = False
     dead_letter_exchange: str | None = None
     dead_letter_routing_key: str | None = None
+    stream_offset: StreamOffset = "next"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     bindings: Sequence[Binding] = ()
 
     def __post_init__(self) -> None:
         _check_name("queue", self.name)
-        quorum = self.type == "quorum"
-        if quorum and (not self.durable or self.exclusive or self.auto_delete):
+        replicated = self.type in ("quorum", "stream")
+        if replicated and (not self.durable or self.exclusive or self.auto_delete):
             raise ValueError(
-                f"queue {self.name!r}: a quorum queue is durable, not exclusive, not auto_delete"
+                f"queue {self.name!r}: a {self.type} queue is durable, not exclusive, "
+                "not auto_delete"
             )
-        if quorum and self.max_priority is not None:
+        if replicated and self.max_priority is not None:
             raise ValueError(f"queue {self.name!r}: max_priority is for classic queues")
-        if self.delivery_limit is not None and not quorum:
+        if self.delivery_limit is not None and self.type != "quorum":
             raise ValueError(f"queue {self.name!r}: delivery_limit is for quorum queues")
         twice = sorted(self._named.keys() & self.arguments.keys())
         if twice:
@@ -134,6 +140,11 @@ class Queue:
     def declared_arguments(self) -> dict[str, Any]:
         """All arguments of `queue.declare`, the type among them."""
         return {**self._named, **self.arguments}
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it is declared as a stream."""
+        return self.declared_arguments.get("x-queue-type") == "stream"
 
     @property
     def drops_silently(self) -> bool:

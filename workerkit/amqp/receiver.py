@@ -12,6 +12,7 @@ from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.overdue import Overdue
 from workerkit.amqp.settling import Settling
+from workerkit.amqp.stream import Position
 from workerkit.batch import Batching
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
@@ -51,9 +52,16 @@ class Receiver:
         self._take = self._batching.add if options.batch else self._take_one
         self._stopping = False
 
-    def inlet(self, acks: Acks, queue: str) -> "Inlet":
-        """What takes the messages of one channel off the tap."""
-        return Inlet(self._take, acks, queue)
+    def inlet(self, acks: Acks, queue: str, position: Position | None = None) -> "Inlet":
+        """What takes the messages of one channel off the tap; a stream has a position."""
+        if position is None:
+            return Inlet(self._take, acks, queue)
+
+        def take(message: AMQPMessage[Any]) -> None:
+            position.note(message)
+            self._take(message)
+
+        return Inlet(take, acks, queue)
 
     def forget(self) -> None:
         """A channel is lost: the broker delivers again what no worker has begun with."""

@@ -1,5 +1,6 @@
 """Carry out what was decided about a message, on the channel that delivered it."""
 
+import asyncio
 import logging
 from typing import Any
 
@@ -11,6 +12,8 @@ from workerkit.amqp.requeue import Requeue
 from workerkit.delivery import Action, Outcome
 
 log = logging.getLogger(__name__)
+
+_STREAM_PAUSE = 1.0
 
 
 class Settling:
@@ -24,6 +27,7 @@ class Settling:
         self._name = options.name
         self._dead_letters = dead_letters
         self._limits = {queue.name: queue.known_delivery_limit for queue in options.queues}
+        self._streams = {queue.name for queue in options.queues if queue.is_stream}
         most = options.prefetch_count // 2
         self._requeues = {queue.name: Requeue(most) for queue in options.queues}
 
@@ -46,7 +50,8 @@ class Settling:
             if the channel is lost.
         """
         action = outcome.action
-        if action is Action.REQUEUE and self._near_limit(message):
+        stream = message.queue in self._streams
+        if action is Action.REQUEUE and (stream or self._near_limit(message)):
             action = Action.DEAD_LETTER
         if message.acks.lost:
             return action, False
@@ -54,8 +59,14 @@ class Settling:
             return action, self.acknowledge(message)
         if action is Action.REJECT:
             return action, message.acks.reject(message.tag, requeue=False)
-        if action is Action.DEAD_LETTER and await self._buried(message, outcome):
-            return action, message.acks.ack(message.tag)
+        if action is Action.DEAD_LETTER:
+            buried = await self._buried(message, outcome)
+            while stream and not buried and not message.acks.lost:
+                # There is no way back into a stream: to reject would be to acknowledge.
+                await asyncio.sleep(_STREAM_PAUSE)
+                buried = await self._buried(message, outcome)
+            if buried:
+                return action, message.acks.ack(message.tag)
         stubborn = action is Action.DEAD_LETTER
         requeue = self._requeues[message.queue]
         return Action.REQUEUE, await requeue.put(message, stubborn=stubborn)

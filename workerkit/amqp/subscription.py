@@ -9,6 +9,7 @@ from workerkit.amqp.connection import Channel, Session
 from workerkit.amqp.link import Link
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.receiver import Receiver
+from workerkit.amqp.stream import Position
 from workerkit.amqp.topology import Topology
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.health import Part
@@ -50,6 +51,7 @@ class Subscription:
         self._tag = _tag(receiver.name, queue)
         self._channel: Channel | None = None
         self._consuming = False
+        self._position = Position(queue.stream_offset) if queue.is_stream else None
         self._cancelled = asyncio.Event()
         link.followers.append(self)
 
@@ -108,9 +110,12 @@ class Subscription:
         channel = self._channel = await session.channel()
         channel.on_cancel = lambda tag: self._cancelled.set()
         channel.lost.add_done_callback(lambda lost: self._cancelled.set())
-        channel.tap(self._receiver.inlet(channel.acks, self._queue.name))
+        channel.tap(self._receiver.inlet(channel.acks, self._queue.name, self._position))
         await channel.prefetch(self._prefetch)
-        await channel.consume(self._queue.name, self._tag)
+        arguments = {}
+        if self._position is not None:
+            arguments["x-stream-offset"] = self._position.begin(channel.acks)
+        await channel.consume(self._queue.name, self._tag, arguments)
         self._consuming = True
         backoff.reset()
         self._part.ready()
