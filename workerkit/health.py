@@ -42,6 +42,7 @@ class Part:
 
     def waiting(self, reason: str) -> None:
         """It is not ready, and tries again by itself."""
+        self.refusals = 0
         self._set(State.WAITING, reason)
 
     def refused(self, reason: str) -> None:

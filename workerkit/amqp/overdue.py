@@ -32,6 +32,11 @@ class Overdue:
         self._seconds = seconds
         self._counts: OrderedDict[tuple[str, bytes], int] = OrderedDict()
 
+    @property
+    def counting(self) -> bool:
+        """Whether any message was taken away so far."""
+        return bool(self._counts)
+
     def note(self, message: AMQPMessage[Any], seconds: float) -> None:
         """A handler took so many seconds, and the channel of its message was lost meanwhile."""
         if seconds < self._seconds:
@@ -53,9 +58,7 @@ class Overdue:
 
     def given_up(self, message: AMQPMessage[Any]) -> Outcome | None:
         """What becomes of a message that was taken away too often; None for all others."""
-        if not self._counts or not message.redelivered:
-            return None
-        if self._counts.get(_key(message), 0) < TRIES:
+        if not message.redelivered or self._counts.get(_key(message), 0) < TRIES:
             return None
         text = f"took longer than the broker's {self._seconds:g} s, {TRIES} times"
         return Outcome(Action.DEAD_LETTER, HandlerTimeout(f"{self._consumer}: handle {text}"))

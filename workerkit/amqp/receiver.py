@@ -99,9 +99,10 @@ class Receiver:
             if message.acks.lost:
                 continue
             began = perf_counter()
-            outcome = self._overdue.given_up(message) or await self._process(message)
+            given_up = self._overdue.given_up(message) if self._overdue.counting else None
+            outcome = given_up or await self._process(message)
             seconds = perf_counter() - began
-            if outcome.action is Action.ACK:
+            if outcome.action is Action.ACK and not self._settling.failing:
                 self._acknowledge(message, outcome, seconds)
             else:
                 await self._settle(message, outcome, seconds)
@@ -118,14 +119,14 @@ class Receiver:
             seconds = perf_counter() - began
             rest = []
             for message, outcome in zip(batch, outcomes, strict=True):
-                if outcome.action is Action.ACK:
+                if outcome.action is Action.ACK and not self._settling.failing:
                     self._acknowledge(message, outcome, seconds)
                 else:
                     rest.append(self._settle(message, outcome, seconds))
             await asyncio.gather(*rest)
 
     def _acknowledge(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
-        lost = not self._settling.acknowledge(message)
+        lost = not message.acks.ack(message.tag)
         if lost:
             self._overdue.note(message, seconds)
         record = Settled(self.name, message.queue, message, outcome, Action.ACK, seconds, lost)

@@ -17,30 +17,23 @@ _STREAM_PAUSE = 1.0
 
 
 class Settling:
-    """The only place that acknowledges or rejects.
+    """Everything but the acknowledgement of a message that went well.
 
     A message is settled on the channel that delivered it or not at all: when that is lost, the
     broker delivers the message again.
+
+    Attributes:
+        failing: Whether messages have failed in a row, so that a success has to be told as well.
     """
 
     def __init__(self, options: AMQPOptions, dead_letters: DeadLetters) -> None:
         self._name = options.name
         self._dead_letters = dead_letters
         self._limits = {queue.name: queue.known_delivery_limit for queue in options.queues}
+        self.failing = False
         self._streams = {queue.name for queue in options.queues if queue.is_stream}
         most = options.prefetch_count // 2
         self._requeues = {queue.name: Requeue(most) for queue in options.queues}
-
-    def acknowledge(self, message: AMQPMessage[Any]) -> bool:
-        """Acknowledge at the end of this turn of the loop.
-
-        Returns:
-            False if the channel is lost.
-        """
-        requeue = self._requeues[message.queue]
-        if requeue.failing:
-            requeue.succeeded(message)
-        return message.acks.ack(message.tag)
 
     async def settle(self, message: AMQPMessage[Any], outcome: Outcome) -> tuple[Action, bool]:
         """Carry out any outcome.
@@ -56,7 +49,9 @@ class Settling:
         if message.acks.lost:
             return action, False
         if action is Action.ACK:
-            return action, self.acknowledge(message)
+            self._requeues[message.queue].succeeded(message)
+            self.failing = any(each.failing for each in self._requeues.values())
+            return action, message.acks.ack(message.tag)
         if action is Action.REJECT:
             return action, message.acks.reject(message.tag, requeue=False)
         if action is Action.DEAD_LETTER:
@@ -69,6 +64,7 @@ class Settling:
                 return action, message.acks.ack(message.tag)
         stubborn = action is Action.DEAD_LETTER
         requeue = self._requeues[message.queue]
+        self.failing = True
         return Action.REQUEUE, await requeue.put(message, stubborn=stubborn)
 
     def hurry(self) -> None:

@@ -6,7 +6,7 @@ import os
 import socket
 
 from workerkit.amqp.connection import Channel, Session
-from workerkit.amqp.link import Link
+from workerkit.amqp.link import STABLE_AFTER, Link
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.stream import Position
@@ -51,22 +51,29 @@ class Subscription:
         self._tag = _tag(receiver.name, queue)
         self._channel: Channel | None = None
         self._consuming = False
+        self._since = 0.0
         self._position = Position(queue.stream_offset) if queue.is_stream else None
         self._cancelled = asyncio.Event()
         link.followers.append(self)
 
     async def run(self) -> None:
         """Consume until cancelled. The channel then stays open, for handlers that still run."""
+        loop = asyncio.get_running_loop()
         backoff = Backoff()
         while True:
             session = await self._link.session()
-            pause = 0.0
+            pause = _MISSING_RETRY
             try:
-                pause = await self._consume(session, backoff)
+                if await self._there(session):
+                    self._since = loop.time()
+                    await self._consume(session)
+                    pause = backoff.next()
             except (BrokerRefused, ConnectionLost) as error:
                 if not session.gone:
                     pause = backoff.next()
                     self._failed(error, pause)
+            if self._consuming and loop.time() - self._since > STABLE_AFTER:
+                backoff.reset()
             await self._discard()
             if session.gone:
                 # The link logs it, and lends out a new session when there is one.
@@ -93,19 +100,23 @@ class Subscription:
         """The connection could not be made: note why."""
         self._not_ready(error)
 
-    async def _consume(self, session: Session, backoff: Backoff) -> float:
-        """Return when the channel or the queue is lost, with the seconds to wait then.
+    async def _there(self, session: Session) -> bool:
+        """Whether everything is there that has to be."""
+        missing = await self._topology.missing(session, self._queue)
+        if missing is None:
+            return True
+        self._part.waiting(f"queue {missing.name!r} is missing")
+        fields = self._fields(queue=missing.name, retry_in=_MISSING_RETRY)
+        log.warning("queue is missing", extra=fields)
+        return False
+
+    async def _consume(self, session: Session) -> None:
+        """Return when the broker cancels the consumer: the queue was deleted, or moved.
 
         Raises:
-            BrokerRefused: The queue may not be used, or is declared otherwise.
+            BrokerRefused: The queue may not be read, or the broker closed the channel.
             ConnectionLost: The channel went, or the whole session.
         """
-        missing = await self._topology.missing(session, self._queue)
-        if missing is not None:
-            self._part.waiting(f"queue {missing.name!r} is missing")
-            fields = self._fields(queue=missing.name, retry_in=_MISSING_RETRY)
-            log.warning("queue is missing", extra=fields)
-            return _MISSING_RETRY
         self._cancelled.clear()
         channel = self._channel = await session.channel()
         channel.on_cancel = lambda tag: self._cancelled.set()
@@ -117,7 +128,6 @@ class Subscription:
             arguments["x-stream-offset"] = self._position.begin(channel.acks)
         await channel.consume(self._queue.name, self._tag, arguments)
         self._consuming = True
-        backoff.reset()
         self._part.ready()
         log.info("consuming", extra=self._fields())
         await self._cancelled.wait()
@@ -125,8 +135,6 @@ class Subscription:
             raise channel.lost.result()
         self._part.waiting(f"queue {self._queue.name!r} was deleted")
         log.warning("consumer cancelled by the broker", extra=self._fields())
-        # Handlers that still run cannot settle on a queue that is gone.
-        return 0.0
 
     def _failed(self, error: Exception, seconds: float) -> None:
         self._not_ready(error)
