@@ -108,6 +108,7 @@ async def test_a_node_breaks_and_recovers_on_request(broker: PrivateRabbit) -> N
     assert broker.eval("ok") == "ok"
 
     broker.kill()
+    await connection.close()
     with pytest.raises(OSError, match=r".*"):
         await _connect(broker)
     assert await asyncio.to_thread(broker.start) < 60
