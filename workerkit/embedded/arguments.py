@@ -7,7 +7,7 @@ from typing import Any
 from workerkit.embedded.refusals import Refusal, label
 from workerkit.embedded.table import Field, Table
 
-_LONGEST_TIME = 2**32 - 1  # Milliseconds.
+LONGEST_TIME = 10 * 365 * 24 * 3600 * 1000  # Milliseconds: ten years.
 _DEFAULT_LIMIT = 20  # Of quorum queues since RabbitMQ 4.
 _OVERFLOWS = ("drop-head", "reject-publish", "reject-publish-dlx")
 _CLASSIC, _QUORUM = "rabbit_classic_queue", "rabbit_quorum_queue"
@@ -128,7 +128,7 @@ def _count(field: Field) -> str | None:
 
 
 def _time(field: Field) -> str | None:
-    if field.is_integer and field.value > _LONGEST_TIME:
+    if field.is_integer and field.value > LONGEST_TIME:
         return f"{{value_too_large,{field}}}"
     return _count(field)
 

@@ -57,7 +57,7 @@ class Connection(asyncio.Protocol):
         self._deadline: asyncio.TimerHandle | None = None
         self._heart: Heart | None = None
         self._blocked = False
-        self._publishes_before_alarm: int | None = None
+        self._alarmed = broker.alarmed
 
     # asyncio.Protocol
 
@@ -68,8 +68,6 @@ class Connection(asyncio.Protocol):
         self._set_deadline(_LOGIN_TIMEOUT)
         if self._broker.frozen:
             self.freeze()
-        if self._broker.alarmed:
-            self.alarm(True)
 
     def connection_lost(self, error: Exception | None) -> None:
         self._end()
@@ -130,10 +128,10 @@ class Connection(asyncio.Protocol):
     def alarm(self, on: bool) -> None:
         """Block what publishes, or let it go on.
 
-        As RabbitMQ does, the next publish is still taken, and then nothing more is read: a
-        connection that only consumes does not notice.
+        As RabbitMQ does, nothing is read any more from where a publish begins: a connection that
+        only consumes does not notice.
         """
-        self._publishes_before_alarm = self._publishes if on else None
+        self._alarmed = on
         if not on and self._blocked:
             self._blocked = False
             if self._handshake.understands_blocked:
@@ -193,8 +191,8 @@ class Connection(asyncio.Protocol):
                 self.refuse(refusal, dispatcher.number)
             else:
                 self.close_channel(dispatcher.channel, refusal, dispatcher.number)
-        if self._publishes_before_alarm is not None:
-            self._block_publisher()
+        if self._alarmed and dispatcher.receiving:
+            self._block()
 
     def _take_life(self, kind: int, number: int, payload: bytes) -> None:
         """Open or close a channel; anything else is for a channel that is closed, or never was."""
@@ -287,13 +285,7 @@ class Connection(asyncio.Protocol):
 
     # Alarms
 
-    @property
-    def _publishes(self) -> int:
-        return self.session.publishes if self.session else 0
-
-    def _block_publisher(self) -> None:
-        if self._publishes == self._publishes_before_alarm or self._state is not _State.RUNNING:
-            return
+    def _block(self) -> None:
         self._blocked = True
         self._set_deaf(True)
         self._transport.pause_reading()

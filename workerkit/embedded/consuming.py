@@ -23,6 +23,7 @@ def limit(channel: Channel, method: Basic.Qos) -> None:
         channel.prefetch_total = method.prefetch_count
     else:
         channel.prefetch = method.prefetch_count
+        channel.prefetch_total = 0  # As RabbitMQ 3.10 does: the one lifts the other.
     channel.send(replies.QOS_OK)
     channel.pump()
 

@@ -58,6 +58,11 @@ class Dispatcher:
         self.number = (0, 0)
         self._incoming: Incoming | None = None
 
+    @property
+    def receiving(self) -> bool:
+        """Whether a message has begun to come."""
+        return self._incoming is not None
+
     def take(self, kind: int, payload: bytes) -> None:
         """Do what a frame asks for.
 

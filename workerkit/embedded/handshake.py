@@ -36,7 +36,7 @@ class SilentRefusal(Exception):
 
 
 class _Stage(Enum):
-    """What has to come next, as RabbitMQ's texts call it."""
+    """How far it is."""
 
     STARTING = "starting"
     TUNING = "tuning"
@@ -83,8 +83,7 @@ class Handshake:
                 return None
             case _Stage.OPENING, Connection.Open():
                 return self._open(method)
-        text = f"unexpected method in connection state {self._stage.value}"
-        raise Refusal("CHANNEL_ERROR", text)
+        raise SilentRefusal(f"{method.name} while {self._stage.value}")
 
     def _log_in(self, method: Connection.StartOk) -> Reply:
         properties: Any = method.client_properties
@@ -108,11 +107,11 @@ class Handshake:
         channels, frame = method.channel_max, method.frame_max
         if not 0 < channels <= _CHANNEL_MAX:
             raise SilentRefusal(f"a channel_max of {channels}, not of 1 to {_CHANNEL_MAX}")
-        if frame and not _SMALLEST_FRAME <= frame <= self._outbox.frame_max:
+        if not _SMALLEST_FRAME <= frame <= self._outbox.frame_max:
             raise SilentRefusal(f"a frame_max of {frame}, less than the least or more than ours")
         self.channel_max = channels
         self.heartbeat = method.heartbeat
-        self._outbox.frame_max = frame or self._outbox.frame_max
+        self._outbox.frame_max = frame
         self._stage = _Stage.OPENING
 
     def _open(self, method: Connection.Open) -> Reply:

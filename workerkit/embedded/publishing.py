@@ -6,6 +6,7 @@ from functools import partial
 from pamqp.commands import Confirm, Tx
 
 from workerkit.embedded import properties, replies
+from workerkit.embedded.arguments import LONGEST_TIME
 from workerkit.embedded.channel import Channel
 from workerkit.embedded.message import Message, routing_keys
 from workerkit.embedded.properties import FLAGS
@@ -92,7 +93,6 @@ class Incoming:
 
 def publish(channel: Channel, incoming: Incoming) -> None:
     """Route a message that has come, or keep it for tx.commit."""
-    channel.session.publishes += 1
     message = incoming.message()
     _check(channel, message, incoming.immediate)
     if message.flags & _CHECKED:
@@ -187,6 +187,8 @@ def _check_expiration(expiration: str) -> None:
         fault = f'{{leftover_string,"{expiration[found.end() :]}"}}'
     elif int(expiration) < 0:
         fault = f"{{value_negative,{int(expiration)}}}"
+    elif int(expiration) > LONGEST_TIME:
+        fault = f"{{value_too_large,{int(expiration)}}}"
     else:
         return
     raise Refusal("PRECONDITION_FAILED", f"invalid expiration '{expiration}': {fault}")

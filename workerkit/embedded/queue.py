@@ -14,6 +14,7 @@ from workerkit.embedded.refusals import label
 from workerkit.embedded.replies import short
 
 _EXPIRATION, _PRIORITY = FLAGS["expiration"], FLAGS["priority"]
+_QUALIFIED = _EXPIRATION | _PRIORITY
 
 
 class Outlet(Protocol):
@@ -170,10 +171,11 @@ class Queue:
         self._position += 1
         copy = Copy(message, self, self._position)
         self._memory.hold(message.size)
+        if self.arguments.ttl is not None or message.flags & _QUALIFIED:
+            self._qualify(copy)
         if not len(self.waiting) and self.consumers and (consumer := self._next_consumer()):
             self._hand(consumer, copy)
             return True
-        self._qualify(copy)
         self.waiting.add(copy)
         self.waiting_bytes += len(message.body)
         self._settle_down()
@@ -187,11 +189,16 @@ class Queue:
             return None
         copy = self._pop()
         copy.consumer = None
+        self._settle_down()
         return copy
 
     def requeue(self, copies: Iterable[Copy]) -> None:
-        """Take back messages that were delivered, to where they were."""
+        """Take back messages that were delivered, to where they were.
+
+        But quorum queues without a delivery limit put them at the end.
+        """
         limit = self.arguments.delivery_limit
+        to_the_end = self.arguments.quorum and limit is None
         for copy in copies:
             if self.deleted:
                 self.forget(copy)
@@ -202,11 +209,13 @@ class Queue:
             if limit is not None and copy.returns > limit:
                 self._die(copy, "delivery_limit")
                 continue
+            if to_the_end:
+                self._position += 1
+                copy.position = self._position
             self.waiting.restore(copy)
             self.waiting_bytes += len(copy.message.body)
         if not self.deleted:
             self.pump()
-            self._settle_down()
 
     def reject(self, copy: Copy) -> None:
         """Dead-letter or drop a message that was delivered."""
@@ -242,6 +251,7 @@ class Queue:
             self.drop_expired()
             if len(self.waiting):
                 self._hand(consumer, self._pop())
+        self._settle_down()
 
     def delivery_count(self, copy: Copy) -> int | None:
         """How often a message came back, where its consumers are told."""
@@ -362,6 +372,7 @@ class Queue:
         if self._bounded and self.arguments.overflow == "drop-head":
             while len(self.waiting) and self._full():
                 self._die(self._pop(), "maxlen")
+        self.drop_expired()
         if len(self.waiting) and (expires := self.waiting.head().expires) is not None:
             self._wake_at(expires)
 
@@ -377,7 +388,6 @@ class Queue:
         self._unused(self)
 
     def _on_expiry(self) -> None:
-        self.drop_expired()
         self._settle_down()
 
     def _die(self, copy: Copy, reason: str) -> None:

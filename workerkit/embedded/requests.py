@@ -9,9 +9,10 @@ from typing import Any, cast
 from pamqp import base, commands
 
 from workerkit.embedded import table
-from workerkit.embedded.refusals import Refusal, erlang
+from workerkit.embedded.refusals import Refusal, erlang, malformed
 from workerkit.embedded.table import Table
 
+_METHOD = 1
 _NUMBERS = {"octet": 1, "short": 2, "long": 4, "longlong": 8}
 
 
@@ -26,7 +27,7 @@ def read(payload: bytes) -> base.Frame:
     kinds: dict[int, type[base.Frame]] = commands.INDEX_MAPPING
     kind = kinds.get(int.from_bytes(payload[:4], "big"))
     if kind is None:
-        raise Refusal("COMMAND_INVALID", f"unknown method {number_of(payload)}")
+        raise malformed(_METHOD, payload)
     method: base.Frame = object.__new__(kind)  # Its constructor would check what RabbitMQ does not.
     try:
         _fill(method, payload)

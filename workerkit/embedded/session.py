@@ -14,11 +14,9 @@ class Session:
         user: Its name.
         outbox: Of its connection.
         wants_cancels: It understands basic.cancel from the broker.
-        publishes: Messages that it has published.
     """
 
     user: str
     vhost: VirtualHost
     outbox: Outbox
     wants_cancels: bool
-    publishes: int = 0

@@ -30,7 +30,10 @@ _NUMBERS = {
     b"d": ("double", Struct(">d")),
 }
 _NUMBER_TAGS = {name: tag for tag, (name, _) in _NUMBERS.items()}
-_INTEGERS = {"byte", "unsignedbyte", "short", "unsignedshort", "signedint", "unsignedint", "long"}
+_INTEGERS = (
+    "byte unsignedbyte short unsignedshort signedint unsignedint long unsignedlong"
+).split()
+_FLOATS = ("float", "double")
 
 
 class Field(NamedTuple):
@@ -47,15 +50,13 @@ class Field(NamedTuple):
 
     @property
     def type_class(self) -> str:
-        """RabbitMQ compares values within these: all integers are one, all floats another."""
-        if self.type in _INTEGERS or self.type == "unsignedlong":
-            return "integer"
-        return "float" if self.type == "double" else self.type
+        """RabbitMQ compares values within these: all numbers are one."""
+        return "number" if self.type in _INTEGERS or self.type in _FLOATS else self.type
 
     @property
     def is_integer(self) -> bool:
         """Whether it can stand where a queue or consumer argument has to be an integer."""
-        return self.type_class == "integer"
+        return self.type in _INTEGERS
 
     def __str__(self) -> str:
         """The value as RabbitMQ puts it into a text."""

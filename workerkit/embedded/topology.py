@@ -163,10 +163,10 @@ def declare_queue(channel: Channel, method: QueueMethods.Declare) -> Reply:
 
 def bind_queue(channel: Channel, method: QueueMethods.Bind) -> Reply:
     """queue.bind"""
-    queue = usable_queue(channel, method.queue)
     if not method.exchange:
         raise default_exchange()
     exchange = channel.vhost.exchange(method.exchange)
+    queue = usable_queue(channel, method.queue)
     exchange.bind(Binding(queue, _key(queue, method), arguments(method)))
     return replies.QUEUE_BIND_OK
 
