@@ -1,0 +1,6 @@
+"""An in-process AMQP 0-9-1 broker, for demo and tests: the real protocol, no RabbitMQ needed."""
+
+from workerkit.embedded.server import EmbeddedBroker
+from workerkit.embedded.snapshot import MessageSnapshot, QueueSnapshot
+
+__all__ = ["EmbeddedBroker", "MessageSnapshot", "QueueSnapshot"]

@@ -1,0 +1,221 @@
+"""The arguments of queue.declare: which RabbitMQ 3.10 takes, what they mean, when they differ."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from workerkit.embedded.refusals import Refusal, label
+from workerkit.embedded.table import Field, Table
+
+LONGEST_TIME = 10 * 365 * 24 * 3600 * 1000  # Milliseconds: ten years.
+_DEFAULT_LIMIT = 20  # Of quorum queues since RabbitMQ 4.
+_OVERFLOWS = ("drop-head", "reject-publish", "reject-publish-dlx")
+_CLASSIC, _QUORUM = "rabbit_classic_queue", "rabbit_quorum_queue"
+_CLASSIC_ONLY = {"x-max-priority", "x-queue-mode", "x-queue-version", "x-queue-master-locator"}
+_QUORUM_ONLY = {
+    "x-delivery-limit",
+    "x-max-in-memory-length",
+    "x-max-in-memory-bytes",
+    "x-quorum-initial-group-size",
+    "x-dead-letter-strategy",
+}
+_STREAM_ONLY = {"x-max-age", "x-stream-max-segment-size-bytes", "x-initial-cluster-size"}
+# Compared in this order when a queue is declared again; others may differ.
+_COMPARED = (
+    "x-expires x-message-ttl x-dead-letter-exchange x-dead-letter-routing-key x-max-length"
+    " x-max-length-bytes x-max-in-memory-length x-max-in-memory-bytes x-max-priority x-overflow"
+    " x-queue-mode x-single-active-consumer x-queue-type x-queue-version x-delivery-limit"
+).split()
+
+
+@dataclass(frozen=True, slots=True)
+class QueueArguments:
+    """What a queue does by its arguments; None is "not given".
+
+    Attributes:
+        table: As declared.
+        ttl: Seconds that a message may wait.
+        expires: Seconds without use after which the queue goes.
+        overflow: One of `drop-head`, `reject-publish`, `reject-publish-dlx`.
+        delivery_limit: How often a message may come back.
+        silent_at_first: A first delivery has no `x-delivery-count`.
+    """
+
+    table: Table
+    ttl: float | None
+    expires: float | None
+    max_length: int | None
+    max_bytes: int | None
+    overflow: str
+    max_priority: int
+    single_active_consumer: bool
+    dead_letter_exchange: str | None
+    dead_letter_routing_key: str | None
+    quorum: bool
+    delivery_limit: int | None
+    silent_at_first: bool
+
+    @classmethod
+    def of(cls, table: Table, *, rabbitmq4: bool = False) -> "QueueArguments":
+        """Read arguments that `check` lets pass."""
+
+        def value(name: str) -> Any:
+            return table[name].value if name in table else None
+
+        quorum = value("x-queue-type") == "quorum"
+        overflow = value("x-overflow") or "drop-head"
+        default_limit = _DEFAULT_LIMIT if rabbitmq4 else None
+        limit = value("x-delivery-limit") if "x-delivery-limit" in table else default_limit
+        ttl, expires = value("x-message-ttl"), value("x-expires")
+        return cls(
+            table=table,
+            ttl=None if ttl is None else ttl / 1000,
+            expires=None if expires is None else expires / 1000,
+            max_length=value("x-max-length"),
+            max_bytes=value("x-max-length-bytes"),
+            # Quorum queues take it, and do as if they had not.
+            overflow="drop-head" if quorum and overflow == "reject-publish-dlx" else overflow,
+            max_priority=value("x-max-priority") or 0,
+            single_active_consumer=bool(value("x-single-active-consumer")),
+            dead_letter_exchange=value("x-dead-letter-exchange"),
+            dead_letter_routing_key=value("x-dead-letter-routing-key"),
+            quorum=quorum,
+            delivery_limit=limit if quorum and isinstance(limit, int) and limit >= 0 else None,
+            silent_at_first=rabbitmq4,
+        )
+
+
+def check(table: Table, name: str, vhost: str) -> None:
+    """Refuse arguments that RabbitMQ refuses, in its words."""
+    place = label("queue", name, vhost)
+    exchange = table.get("x-dead-letter-exchange")
+    if exchange is not None and exchange.type != "longstr":
+        fault = f"invalid type '{exchange.type}' for arg 'x-dead-letter-exchange' in {place}"
+        raise Refusal("PRECONDITION_FAILED", fault)
+    for argument, field in table.items():
+        if wrong := _fault(argument, field, table):
+            raise Refusal("PRECONDITION_FAILED", f"invalid arg '{argument}' for {place}: {wrong}")
+    kind = table["x-queue-type"].value if "x-queue-type" in table else "classic"
+    if kind == "stream":
+        raise Refusal("NOT_IMPLEMENTED", f"{place} is a stream: the embedded broker has none")
+    foreign = _STREAM_ONLY | (_CLASSIC_ONLY if kind == "quorum" else _QUORUM_ONLY)
+    for argument in table:
+        if argument in foreign:
+            module = _QUORUM if kind == "quorum" else _CLASSIC
+            fault = f"invalid arg '{argument}' for {place} of queue type {module}"
+            raise Refusal("PRECONDITION_FAILED", fault)
+
+
+def integer_fault(field: Field) -> str | None:
+    """What is wrong with an argument that has to be an integer."""
+    return None if field.is_integer else f'"expected integer, got {field.type}"'
+
+
+def _fault(argument: str, field: Field, table: Table) -> str | None:
+    if argument in _CHECKS:
+        return _CHECKS[argument](field)
+    if argument == "x-dead-letter-routing-key":
+        if field.type != "longstr":
+            return f"{{unacceptable_type,{field.type}}}"
+        if "x-dead-letter-exchange" not in table:
+            return "routing_key_but_no_dlx_defined"
+    return None
+
+
+def _count(field: Field) -> str | None:
+    negative = field.is_integer and field.value < 0
+    return f"{{value_negative,{field}}}" if negative else integer_fault(field)
+
+
+def _time(field: Field) -> str | None:
+    if field.is_integer and field.value > LONGEST_TIME:
+        return f"{{value_too_large,{field}}}"
+    return _count(field)
+
+
+def _expires(field: Field) -> str | None:
+    if field.is_integer and field.value == 0:
+        return "{value_zero,0}"
+    return _time(field)
+
+
+def _priority(field: Field) -> str | None:
+    if field.is_integer and field.value > 255:
+        return f"{{max_value_exceeded,{field}}}"
+    return _count(field)
+
+
+def _version(field: Field) -> str | None:
+    if field.is_integer and field.value not in (1, 2):
+        return f"\"unsupported queue version '{field}'\""
+    return _count(field)
+
+
+def _flag(field: Field) -> str | None:
+    return None if field.type == "bool" else f"{{unacceptable_type,{field.type}}}"
+
+
+def _one_of(values: tuple[str, ...], otherwise: str) -> Callable[[Field], str | None]:
+    def check(field: Field) -> str | None:
+        if field.type != "longstr":
+            return f"{{unacceptable_type,{field.type}}}"
+        return None if field.value in values else otherwise.format(field.value)
+
+    return check
+
+
+_CHECKS: dict[str, Callable[[Field], str | None]] = {
+    "x-message-ttl": _time,
+    "x-expires": _expires,
+    "x-max-length": _count,
+    "x-max-length-bytes": _count,
+    "x-max-priority": _priority,
+    "x-queue-version": _version,
+    "x-single-active-consumer": _flag,
+    "x-overflow": _one_of(_OVERFLOWS, "invalid_overflow"),
+    "x-queue-mode": _one_of(("default", "lazy"), "\"unsupported queue mode '{}'\""),
+    "x-queue-type": _one_of(
+        ("classic", "quorum", "stream"), "\"unsupported queue type '{}'\""
+    ),
+}  # fmt: skip
+
+
+def compare(declared: Table, current: Table, place: str) -> None:
+    """Refuse arguments that are not those with which a queue was declared first.
+
+    Args:
+        place: The queue, as texts call it.
+    """
+    for argument in _COMPARED:
+        compare_argument(argument, declared.get(argument), current.get(argument), place)
+
+
+def compare_argument(
+    argument: str, declared: Field | None, current: Field | None, place: str
+) -> None:
+    """Refuse one argument that differs, in RabbitMQ's words."""
+    if argument == "x-queue-type":  # The default may be spelt out.
+        classic = (None, "classic")
+        values = (each.value if each else None for each in (declared, current))
+        if all(value in classic for value in values):
+            return
+    same = declared == current
+    if declared is not None and current is not None:
+        same = (declared.type_class, declared.value) == (current.type_class, current.value)
+        received, is_now = f"'{declared}'", f"'{current}'"
+    else:
+        received, is_now = _with_type(declared), _with_type(current)
+    if not same:
+        raise inequivalent(argument, place, received, is_now)
+
+
+def inequivalent(argument: str, place: str, received: str, current: str) -> Refusal:
+    """Something was declared before, in another way."""
+    return Refusal(
+        "PRECONDITION_FAILED",
+        f"inequivalent arg '{argument}' for {place}: received {received} but current is {current}",
+    )
+
+
+def _with_type(field: Field | None) -> str:
+    return "none" if field is None else f"the value '{field}' of type '{field.type}'"

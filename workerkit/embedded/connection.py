@@ -1,0 +1,344 @@
+"""A client's connection: frames in, channels, alarms, and its end."""
+
+import asyncio
+import logging
+from enum import Enum, auto
+from typing import Any
+
+from pamqp.commands import Connection as Methods
+
+from workerkit.embedded import frames, replies, requests
+from workerkit.embedded.broker import Broker
+from workerkit.embedded.channel import Channel
+from workerkit.embedded.dispatch import Dispatcher
+from workerkit.embedded.handshake import PROTOCOL, Handshake, SilentRefusal
+from workerkit.embedded.heart import Heart
+from workerkit.embedded.outbox import Outbox
+from workerkit.embedded.refusals import Refusal
+from workerkit.embedded.session import Session
+
+log = logging.getLogger(__name__)
+
+_CHANNEL_OPEN = b"\x00\x14\x00\x0a"
+_CHANNEL_CLOSE, _CHANNEL_CLOSE_OK = b"\x00\x14\x00\x28", b"\x00\x14\x00\x29"
+_LOGIN_TIMEOUT = 10.0
+_CLOSE_TIMEOUT = 5.0
+
+
+class _State(Enum):
+    """How far a connection is."""
+
+    NEW = auto()  # Not even the protocol's name has come.
+    LOGGING_IN = auto()
+    RUNNING = auto()
+    CLOSING = auto()  # One side has said so; all that counts is the answer.
+    CLOSED = auto()
+
+
+class Connection(asyncio.Protocol):
+    """One client's socket.
+
+    Attributes:
+        session: Once it is logged in and has opened a virtual host.
+        lost: Done when the socket is closed.
+    """
+
+    def __init__(self, broker: Broker) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.session: Session | None = None
+        self.lost: asyncio.Future[None] = self._loop.create_future()
+        self._broker = broker
+        self._outbox = Outbox(broker.clock, broker.faults, self._pump)
+        self._handshake = Handshake(broker, self._outbox)
+        self._transport: asyncio.Transport
+        self._state = _State.NEW
+        self._rest = b""
+        self._channels: dict[int, Dispatcher | None] = {}  # None: we closed it, they have not yet.
+        self._deadline: asyncio.TimerHandle | None = None
+        self._heart: Heart | None = None
+        self._blocked = False
+        self._alarmed = broker.alarmed
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: Any) -> None:
+        self._transport = transport
+        self._outbox.open(transport)
+        self._broker.clients.add(self)
+        self._set_deadline(_LOGIN_TIMEOUT)
+        if self._broker.frozen:
+            self.freeze()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._end()
+        self._broker.clients.discard(self)
+        if not self.lost.done():
+            self.lost.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._outbox.pause()
+
+    def resume_writing(self) -> None:
+        self._outbox.resume()
+
+    def data_received(self, data: bytes) -> None:
+        if self._heart is not None:
+            self._heart.heard = True
+        try:
+            self._rest = self._read(self._rest + data if self._rest else data)
+        except Refusal as refusal:
+            self.refuse(refusal)
+        except SilentRefusal as refusal:
+            log.warning("a client was not let in", extra={"reason": str(refusal)})
+            self.abort()
+        except Exception:
+            # A fault of this broker, not of the client: other connections go on.
+            log.exception("the embedded broker failed, and closes the connection")
+            self.refuse(Refusal("INTERNAL_ERROR"))
+
+    # broker.Client
+
+    def channels(self) -> list[Channel]:
+        """The open channels, in the order in which they were opened."""
+        return [each.channel for each in self._channels.values() if each is not None]
+
+    def refuse(self, refusal: Refusal, number: tuple[int, int] = (0, 0)) -> None:
+        """Close, and say why."""
+        if self._state in (_State.CLOSING, _State.CLOSED):
+            return
+        self._close_channels()
+        self._state = _State.CLOSING
+        self._outbox.reply(0, replies.connection_close(refusal.code, refusal.text, number))
+        self._outbox.flush()
+        self._set_deadline(_CLOSE_TIMEOUT)
+
+    def close_channel(
+        self, channel: Channel, refusal: Refusal, number: tuple[int, int] = (0, 0)
+    ) -> None:
+        """Close a channel, and say why."""
+        channel.close()
+        self._channels[channel.number] = None
+        channel.send(replies.channel_close(refusal.code, refusal.text, number))
+
+    def abort(self) -> None:
+        """Close the socket without a word."""
+        self._end()
+        self._transport.abort()
+
+    def alarm(self, on: bool) -> None:
+        """Block what publishes, or let it go on.
+
+        As RabbitMQ does, nothing is read any more from where a publish begins: a connection that
+        only consumes does not notice.
+        """
+        self._alarmed = on
+        if not on and self._blocked:
+            self._blocked = False
+            if self._handshake.understands_blocked:
+                self._outbox.reply(0, replies.UNBLOCKED)
+            self._read_on()
+
+    def freeze(self) -> None:
+        """Neither read nor write."""
+        self._transport.pause_reading()
+        self._outbox.freeze()
+        self._set_deaf(True)
+
+    def thaw(self) -> None:
+        """Read and write again."""
+        self._outbox.thaw()
+        self._read_on()
+
+    # Frames
+
+    def _read(self, data: bytes) -> bytes:
+        """Take all frames that are complete; what is left of the last one is returned."""
+        position = 0
+        if self._state is _State.NEW:
+            if len(data) < len(PROTOCOL):
+                return data
+            position = len(PROTOCOL)
+            self._greet(data[:position])
+        while len(data) - position > frames.HEAD_SIZE and not self._blocked:
+            frame = frames.next_frame(data, position, self._outbox.frame_max)
+            if frame is None:
+                break
+            kind, number, payload = frame
+            position += frames.FRAME_SIZE + len(payload)
+            if self._state is _State.RUNNING and number:
+                self._take(kind, number, payload)
+            else:
+                self._take_own(kind, number, payload)
+            if self._state is _State.CLOSED:
+                return b""
+        return data[position:]
+
+    def _take(self, kind: int, number: int, payload: bytes) -> None:
+        """A frame on a channel."""
+        frames.check(kind, number, payload)
+        dispatcher = self._channels.get(number)
+        if dispatcher is None or (
+            kind == frames.METHOD and payload.startswith((_CHANNEL_OPEN, _CHANNEL_CLOSE))
+        ):
+            self._take_life(kind, number, payload)
+            return
+        try:
+            dispatcher.take(kind, payload)
+        except Refusal as refusal:
+            if refusal.code == 541:
+                self.refuse(refusal)
+            elif refusal.closes_connection:
+                self.refuse(refusal, dispatcher.number)
+            else:
+                self.close_channel(dispatcher.channel, refusal, dispatcher.number)
+        if self._alarmed and dispatcher.receiving:
+            self._block()
+
+    def _take_life(self, kind: int, number: int, payload: bytes) -> None:
+        """Open or close a channel; anything else is for a channel that is closed, or never was."""
+        method = payload[:4] if kind == frames.METHOD else b""
+        if method == _CHANNEL_OPEN and number not in self._channels:
+            self._open_channel(number)
+        elif number not in self._channels:
+            refusal = Refusal("CHANNEL_ERROR", "expected 'channel.open'")
+            self.refuse(refusal, requests.number_of(payload))
+        elif method == _CHANNEL_CLOSE:
+            dispatcher = self._channels.pop(number)
+            if dispatcher is not None:
+                dispatcher.channel.close()
+            self._outbox.reply(number, replies.CHANNEL_CLOSE_OK)
+        elif method == _CHANNEL_CLOSE_OK:
+            del self._channels[number]
+        elif method == _CHANNEL_OPEN and self._channels[number] is not None:
+            refusal = Refusal("CHANNEL_ERROR", "second 'channel.open' seen")
+            self.refuse(refusal, requests.number_of(payload))
+
+    def _open_channel(self, number: int) -> None:
+        assert self.session is not None
+        most = self._handshake.channel_max
+        if len(self._channels) >= most:
+            text = f"number of channels opened ({most}) has reached the negotiated channel_max"
+            raise Refusal("NOT_ALLOWED", f"{text} ({most})")
+        self._channels[number] = Dispatcher(Channel(number, self.session))
+        self._outbox.reply(number, replies.CHANNEL_OPEN_OK)
+
+    # The connection's own methods
+
+    def _greet(self, protocol: bytes) -> None:
+        if protocol == PROTOCOL:
+            self._state = _State.LOGGING_IN
+            self._outbox.reply(0, self._handshake.greet())
+            return
+        self._transport.write(PROTOCOL)
+        self._end()
+        self._transport.close()
+
+    def _take_own(self, kind: int, number: int, payload: bytes) -> None:
+        if self._state is _State.CLOSING:
+            self._take_while_closing(kind, number, payload)
+            return
+        if kind == frames.HEARTBEAT and not number and not payload:
+            return
+        frames.check(kind, number, payload)
+        if kind != frames.METHOD or number:
+            raise Refusal("UNEXPECTED_FRAME", f"type {kind} on channel {number}")
+        try:
+            self._take_method(payload)
+        except Refusal as refusal:
+            # Wrong passwords are refused without the number of a method.
+            about = (0, 0) if refusal.code == 403 else requests.number_of(payload)
+            self.refuse(refusal, about)
+
+    def _take_method(self, payload: bytes) -> None:
+        method = requests.read(payload)
+        if isinstance(method, Methods.Close):
+            self._close_channels()
+            self._state = _State.CLOSING
+            self._outbox.reply(0, replies.CLOSE_OK)
+            self._close_socket()
+        elif self._state is _State.LOGGING_IN:
+            reply = self._handshake.take(method)
+            if reply is not None:
+                self._outbox.reply(0, reply)
+            if self._handshake.session is not None:
+                self._run(self._handshake.session)
+        elif isinstance(method, Methods.UpdateSecret):
+            self._outbox.reply(0, replies.UPDATE_SECRET_OK)
+        else:
+            raise Refusal("CHANNEL_ERROR", "unexpected method in connection state running")
+
+    def _take_while_closing(self, kind: int, number: int, payload: bytes) -> None:
+        if kind != frames.METHOD or number or len(payload) < 4:
+            return
+        method = requests.number_of(payload)
+        if method == (10, 50):  # connection.close: both sides close at the same time.
+            self._outbox.reply(0, replies.CLOSE_OK)
+        elif method == (10, 51):  # connection.close-ok
+            self._close_socket()
+
+    def _run(self, session: Session) -> None:
+        self.session = session
+        self._state = _State.RUNNING
+        self._set_deadline(None)
+        if self._handshake.heartbeat:
+            self._heart = Heart(self._handshake.heartbeat, self._outbox.heartbeat, self.abort)
+
+    # Alarms
+
+    def _block(self) -> None:
+        self._blocked = True
+        self._set_deaf(True)
+        self._transport.pause_reading()
+        if self._handshake.understands_blocked:
+            self._outbox.reply(0, replies.blocked("low on memory"))
+
+    def _read_on(self) -> None:
+        """Read again, first what had come before the connection was blocked or frozen."""
+        if self._blocked or self._broker.frozen or self._state is _State.CLOSED:
+            return
+        self._set_deaf(False)
+        self._transport.resume_reading()
+        self.data_received(b"")
+
+    def _set_deaf(self, deaf: bool) -> None:
+        if self._heart is not None:
+            self._heart.deaf = deaf
+
+    # The end
+
+    def _close_socket(self) -> None:
+        """Close the socket when everything is written, or after a while."""
+        self._outbox.flush()
+        self._transport.close()
+        self._set_deadline(_CLOSE_TIMEOUT)
+
+    def _close_channels(self) -> None:
+        """Give everything back; exclusive queues go."""
+        channels = self.channels()
+        self._channels.clear()
+        for channel in channels:
+            channel.close()
+        if self.session is not None:
+            for queue in list(self.session.vhost.queues.values()):
+                if queue.owner is self.session:
+                    self.session.vhost.delete_queue(queue)
+
+    def _end(self) -> None:
+        """Be closed, whatever the socket does."""
+        if self._state is not _State.CLOSED:
+            self._close_channels()
+            self._state = _State.CLOSED
+            self._outbox.close()
+            self._set_deadline(None)
+            if self._heart is not None:
+                self._heart.stop()
+
+    def _set_deadline(self, seconds: float | None) -> None:
+        """Abort after so many seconds, unless something is done until then."""
+        if self._deadline is not None:
+            self._deadline.cancel()
+        self._deadline = self._loop.call_later(seconds, self.abort) if seconds else None
+
+    def _pump(self) -> None:
+        for channel in self.channels():
+            channel.pump()

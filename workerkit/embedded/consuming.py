@@ -1,0 +1,126 @@
+"""basic.* except publish: how messages go out, and what becomes of them."""
+
+from secrets import token_urlsafe
+
+from pamqp.commands import Basic
+
+from workerkit.embedded import replies
+from workerkit.embedded.arguments import integer_fault
+from workerkit.embedded.channel import Channel, Fate
+from workerkit.embedded.queue import Consumer, Queue
+from workerkit.embedded.refusals import Refusal
+from workerkit.embedded.replies import Reply
+from workerkit.embedded.requests import arguments
+from workerkit.embedded.topology import usable_queue
+from workerkit.embedded.vhost import REPLY_TO
+
+
+def limit(channel: Channel, method: Basic.Qos) -> None:
+    """basic.qos: for consumers that begin later, or (global) for all of the channel together."""
+    if method.prefetch_size:
+        raise Refusal("NOT_IMPLEMENTED", f"prefetch_size!=0 ({method.prefetch_size})")
+    if method.global_:
+        channel.prefetch_total = method.prefetch_count
+    else:
+        channel.prefetch = method.prefetch_count
+        channel.prefetch_total = 0  # As RabbitMQ 3.10 does: the one lifts the other.
+    channel.send(replies.QOS_OK)
+    channel.pump()
+
+
+def consume(channel: Channel, method: Basic.Consume) -> None:
+    """basic.consume; it answers itself, as the answer has to come before the first delivery."""
+    tag = method.consumer_tag or f"amq.ctag-{token_urlsafe(16)}"
+    if tag in channel.consumers or tag == channel.reply_tag:
+        raise Refusal("NOT_ALLOWED", f"attempt to reuse consumer tag '{tag}'")
+    if method.queue == REPLY_TO:
+        _consume_replies(channel, method, tag)
+        queue = None
+    else:
+        queue = usable_queue(channel, method.queue)
+        consumer = _new_consumer(channel, queue, method, tag)
+        channel.consumers[tag] = consumer
+        queue.subscribe(consumer)
+    if not method.nowait:
+        channel.send(replies.consume_ok(tag))
+    if queue is not None:
+        queue.pump()
+
+
+def cancel(channel: Channel, method: Basic.Cancel) -> Reply:
+    """basic.cancel: what the consumer has stays its own."""
+    tag = method.consumer_tag or ""
+    if tag == channel.reply_tag:
+        channel.forget_replies()
+    consumer = channel.consumers.pop(tag, None)
+    if consumer is not None:
+        consumer.queue.unsubscribe(consumer)
+    return replies.cancel_ok(tag)
+
+
+def get(channel: Channel, method: Basic.Get) -> Reply | None:
+    """basic.get"""
+    copy = usable_queue(channel, method.queue).get()
+    if copy is None:
+        return replies.GET_EMPTY
+    channel.hand_over(copy, acknowledges=not method.no_ack)
+    return None
+
+
+def ack(channel: Channel, method: Basic.Ack) -> None:
+    """basic.ack"""
+    channel.settle(method.delivery_tag, Fate.ACK, multiple=method.multiple)
+
+
+def nack(channel: Channel, method: Basic.Nack) -> None:
+    """basic.nack"""
+    fate = Fate.REQUEUE if method.requeue else Fate.REJECT
+    channel.settle(method.delivery_tag, fate, multiple=method.multiple)
+
+
+def reject(channel: Channel, method: Basic.Reject) -> None:
+    """basic.reject"""
+    fate = Fate.REQUEUE if method.requeue else Fate.REJECT
+    channel.settle(method.delivery_tag or 0, fate, multiple=False)
+
+
+def recover(channel: Channel, method: Basic.Recover) -> Reply:
+    """basic.recover"""
+    recover_async(channel, method)
+    return replies.RECOVER_OK
+
+
+def recover_async(channel: Channel, method: Basic.Recover | Basic.RecoverAsync) -> None:
+    """basic.recover-async: the same without an answer."""
+    if not method.requeue:
+        raise Refusal("NOT_IMPLEMENTED", "requeue=false")
+    channel.recover()
+
+
+def _consume_replies(channel: Channel, method: Basic.Consume, tag: str) -> None:
+    if channel.reply_tag is not None:
+        raise Refusal("PRECONDITION_FAILED", "reply consumer already set")
+    if not method.no_ack:
+        raise Refusal("PRECONDITION_FAILED", "reply consumer cannot acknowledge")
+    channel.expect_replies(tag)
+
+
+def _new_consumer(channel: Channel, queue: Queue, method: Basic.Consume, tag: str) -> Consumer:
+    if channel.prefetch_total and queue.arguments.quorum:
+        raise Refusal("NOT_IMPLEMENTED", f"{queue.label} does not support global qos")
+    priority = arguments(method).get("x-priority")
+    if priority is not None and (fault := integer_fault(priority)):
+        text = f"invalid arg 'x-priority' for {queue.label}: {fault}"
+        raise Refusal("PRECONDITION_FAILED", text)
+    alone = method.exclusive and (queue.consumers or queue.arguments.single_active_consumer)
+    if alone or queue.in_exclusive_use:
+        raise Refusal("ACCESS_REFUSED", f"{queue.label} in exclusive use")
+    return Consumer(
+        channel,
+        queue,
+        tag,
+        acknowledges=not method.no_ack,
+        exclusive=method.exclusive,
+        prefetch=channel.prefetch,
+        priority=priority.value if priority else 0,
+    )

@@ -1,0 +1,106 @@
+"""From a frame on a channel to the function that knows what to do."""
+
+from collections.abc import Callable
+from typing import Any
+
+from pamqp import base
+from pamqp.commands import Basic, Confirm, Exchange, Queue, Tx
+from pamqp.commands import Channel as ChannelMethods
+
+from workerkit.embedded import consuming, publishing, replies, requests, topology
+from workerkit.embedded.channel import Channel, Fate
+from workerkit.embedded.publishing import Incoming
+from workerkit.embedded.refusals import Refusal, unexpected
+from workerkit.embedded.replies import Reply
+
+_METHOD = 1
+# The methods of every message are read by hand; the numbers of basic.publish and basic.ack.
+_PUBLISH, _ACK = b"\x00\x3c\x00\x28", b"\x00\x3c\x00\x50"
+_SMALLEST_PUBLISH, _ACK_SIZE = 9, 13
+
+_HANDLERS: dict[type[base.Frame], Callable[[Channel, Any], Reply | None]] = {
+    Exchange.Declare: topology.declare_exchange,
+    Exchange.Delete: topology.delete_exchange,
+    Exchange.Bind: topology.bind_exchange,
+    Exchange.Unbind: topology.unbind_exchange,
+    Queue.Declare: topology.declare_queue,
+    Queue.Bind: topology.bind_queue,
+    Queue.Unbind: topology.unbind_queue,
+    Queue.Purge: topology.purge_queue,
+    Queue.Delete: topology.delete_queue,
+    Basic.Qos: consuming.limit,
+    Basic.Consume: consuming.consume,
+    Basic.Cancel: consuming.cancel,
+    Basic.Get: consuming.get,
+    Basic.Ack: consuming.ack,
+    Basic.Nack: consuming.nack,
+    Basic.Reject: consuming.reject,
+    Basic.Recover: consuming.recover,
+    Basic.RecoverAsync: consuming.recover_async,
+    Confirm.Select: publishing.select_confirms,
+    Tx.Select: publishing.select_transactions,
+    Tx.Commit: publishing.commit,
+    Tx.Rollback: publishing.rollback,
+}
+
+
+class Dispatcher:
+    """Takes the frames of one channel, one after the other.
+
+    Attributes:
+        number: Of the method that is being handled, which a refusal names.
+    """
+
+    __slots__ = ("_incoming", "channel", "number")
+
+    def __init__(self, channel: Channel) -> None:
+        self.channel = channel
+        self.number = (0, 0)
+        self._incoming: Incoming | None = None
+
+    @property
+    def receiving(self) -> bool:
+        """Whether a message has begun to come."""
+        return self._incoming is not None
+
+    def take(self, kind: int, payload: bytes) -> None:
+        """Do what a frame asks for.
+
+        Raises:
+            Refusal: It will not be done; the channel or the connection has to be closed.
+        """
+        incoming = self._incoming
+        if incoming is not None:
+            if incoming.take(kind, payload):
+                self._incoming = None
+                publishing.publish(self.channel, incoming)
+            elif not incoming.parts:
+                publishing.check_size(self.channel, incoming.missing)
+        elif kind != _METHOD:
+            self.number = (0, 0)
+            raise unexpected("method frame", "non method frame")
+        else:
+            self._take_method(payload)
+
+    def _take_method(self, payload: bytes) -> None:
+        self.number = requests.number_of(payload)
+        if payload.startswith(_PUBLISH) and len(payload) >= _SMALLEST_PUBLISH:
+            self._incoming = Incoming(payload)
+        elif payload.startswith(_ACK) and len(payload) == _ACK_SIZE:
+            tag = int.from_bytes(payload[4:12], "big")
+            self.channel.settle(tag, Fate.ACK, multiple=bool(payload[12] & 1))
+        else:
+            self._call(requests.read(payload))
+
+    def _call(self, method: base.Frame) -> None:
+        if isinstance(method, ChannelMethods.Flow):
+            if not method.active:
+                raise Refusal("NOT_IMPLEMENTED", "active=false")
+            self.channel.send(replies.CHANNEL_FLOW_OK)
+            return
+        handler = _HANDLERS.get(type(method))
+        if handler is None:
+            raise Refusal("COMMAND_INVALID", "unimplemented method")
+        reply = handler(self.channel, method)
+        if reply is not None and not getattr(method, "nowait", False):
+            self.channel.send(reply)

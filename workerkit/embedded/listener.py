@@ -1,0 +1,91 @@
+"""The socket that clients connect to, which can refuse them without giving up its port."""
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+from workerkit.errors import ConfigurationError
+
+_LOOPBACK = ("127.0.0.1", "::1", "localhost")
+_BACKLOG = 1024
+
+
+class Listener:
+    """A loopback port.
+
+    Args:
+        port: 0 picks a free one.
+        protocol: Makes the protocol of each connection.
+
+    Attributes:
+        port: The one that was bound.
+
+    Raises:
+        ConfigurationError: The host is no loopback address.
+    """
+
+    def __init__(self, host: str, port: int, protocol: Callable[[], asyncio.Protocol]) -> None:
+        if host not in _LOOPBACK:
+            raise ConfigurationError(
+                f"the embedded broker listens on loopback only ({', '.join(_LOOPBACK)}),"
+                f" not on {host!r}: it is for demo and tests"
+            )
+        self.host = host
+        self.port = port
+        self._protocol = protocol
+        self._socket: socket.socket | None = None  # Until the server has it.
+        self._server: asyncio.Server | None = None
+        self._task: asyncio.Task[None] | None = None
+
+    def accept(self) -> None:
+        """Accept clients from now on.
+
+        Raises:
+            ConfigurationError: Somebody else has the port.
+        """
+        if self._task is not None:
+            return
+        bound = self._socket = self._socket or self._bind()
+        # From here on the kernel takes connections; the loop gets to them as soon as it can.
+        bound.listen(_BACKLOG)
+        self._task = asyncio.get_running_loop().create_task(self._serve(bound))
+
+    def refuse(self) -> None:
+        """Accept nobody, but keep the port: connecting fails at once, and nobody else gets it."""
+        self.close()
+        self._socket = self._bind()
+
+    def close(self) -> None:
+        """Give up the port."""
+        if self._task is not None:
+            self._task.cancel()
+            self._task = None
+        if self._server is not None:
+            self._server.close()
+            self._server = None
+        if self._socket is not None:
+            self._socket.close()
+            self._socket = None
+
+    async def _serve(self, bound: socket.socket) -> None:
+        self._server = await asyncio.get_running_loop().create_server(
+            self._protocol, sock=bound, backlog=_BACKLOG, start_serving=False
+        )
+        self._socket = None
+        await self._server.start_serving()
+
+    def _bind(self) -> socket.socket:
+        family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
+        bound = socket.socket(family)
+        try:
+            # Connections of before, in TIME_WAIT, must not keep us from our own port.
+            bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            bound.bind((self.host, self.port))
+        except OSError as error:
+            bound.close()
+            raise ConfigurationError(
+                f"the embedded broker cannot listen on {self.host}:{self.port}:"
+                f" {error.strerror}; choose another port, or 0 for any"
+            ) from error
+        self.port = bound.getsockname()[1]
+        return bound

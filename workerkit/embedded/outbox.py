@@ -1,0 +1,186 @@
+"""What goes out on one connection, gathered over a turn of the loop and written at once.
+
+One write per turn, and one confirm for all publishes of a turn, is what makes the broker cheap:
+20,000 small writes a second would cost more than everything else together.
+"""
+
+import asyncio
+from collections.abc import Callable
+from struct import Struct
+
+from workerkit.embedded import replies
+from workerkit.embedded.clock import Clock
+from workerkit.embedded.faults import Faults
+from workerkit.embedded.replies import Reply
+
+_METHOD, _HEADER, _BODY = 1, 2, 3
+_END = b"\xce"
+_HEAD = Struct(">BHI").pack
+_CONTENT_HEAD = Struct(">BHIHHQ").pack
+_BASIC = 60
+HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+# Deliveries pause when so many bytes are not written, or when so many wait in the transport.
+_FULL = 2**20
+# A client that asks without ever reading the answers is not read any more either.
+_FAR_TOO_FULL = 2**25
+
+
+class Outbox:
+    """Frames to write.
+
+    Args:
+        on_room: Called when deliveries may go on after they had to pause.
+
+    Attributes:
+        has_room: Deliveries may be added. Replies may be at any time.
+        frame_max: Bytes of a frame at most, its head and end included.
+    """
+
+    def __init__(self, clock: Clock, faults: Faults, on_room: Callable[[], None]) -> None:
+        self.has_room = True
+        self.frame_max = 131072
+        self.wrote = False
+        self._clock = clock
+        self._faults = faults
+        self._on_room = on_room
+        self._transport: asyncio.Transport | None = None
+        self._loop = asyncio.get_running_loop()
+        self._parts: list[bytes] = []
+        self._size = 0
+        self._scheduled = False
+        self._confirms: dict[int, list[int]] = {}  # Channel: first tag, last tag, accepted.
+        self._paused = False
+        self._frozen = False
+
+    def open(self, transport: asyncio.Transport) -> None:
+        """Write to *transport* from now on."""
+        self._transport = transport
+        transport.set_write_buffer_limits(_FULL)
+
+    def close(self) -> None:
+        """Forget what is not written, and take no more."""
+        self._transport = None
+        self.has_room = False
+        self._parts.clear()
+        self._confirms.clear()
+
+    # Adding
+
+    def reply(self, channel: int, reply: Reply) -> None:
+        """Send a method, unless a test wants it lost or late."""
+        self._add_confirms()
+        self._add_reply(channel, reply)
+
+    def content(self, channel: int, method: bytes, properties: bytes, body: bytes) -> None:
+        """Send a method that carries a message."""
+        size = len(body)
+        parts = [
+            _HEAD(_METHOD, channel, len(method)),
+            method,
+            _END,
+            _CONTENT_HEAD(_HEADER, channel, 12 + len(properties), _BASIC, 0, size),
+            properties,
+            _END,
+        ]
+        most = self.frame_max - 8
+        if 0 < size <= most:
+            parts += (_HEAD(_BODY, channel, size), body, _END)
+        else:
+            for start in range(0, size, most):
+                part = body[start : start + most]
+                parts += (_HEAD(_BODY, channel, len(part)), part, _END)
+        self._add(b"".join(parts))
+
+    def confirm(self, channel: int, tag: int, *, accepted: bool) -> None:
+        """Confirm a publish, together with others of this turn. Tags come in order."""
+        run = self._confirms.get(channel)
+        if run is not None and run[2] != accepted:
+            self._add_confirms()
+            run = None
+        if run is None:
+            self._confirms[channel] = [tag, tag, accepted]
+            self._schedule()
+        else:
+            run[1] = tag
+
+    def heartbeat(self) -> None:
+        """Send a heartbeat if nothing else went out since the last call."""
+        if not self.wrote:
+            self._add(HEARTBEAT)
+        self.wrote = False
+
+    # Writing
+
+    def flush(self) -> None:
+        """Write what there is, now."""
+        self._scheduled = False
+        self._add_confirms()
+        transport = self._transport
+        if transport is None or self._frozen:
+            return
+        if self._parts:
+            transport.write(b"".join(self._parts))
+            self.wrote = True
+            self._parts.clear()
+            self._size = 0
+            if transport.get_write_buffer_size() > _FAR_TOO_FULL:
+                transport.pause_reading()
+        self._look_for_room()
+
+    def pause(self) -> None:
+        """The transport has enough for now."""
+        self._paused = True
+        self.has_room = False
+
+    def resume(self) -> None:
+        """The transport takes more."""
+        self._paused = False
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
+        self._look_for_room()
+
+    def freeze(self) -> None:
+        """Write nothing until `thaw`."""
+        self._frozen = True
+        self.has_room = False
+
+    def thaw(self) -> None:
+        """Write again."""
+        self._frozen = False
+        self.flush()
+
+    # Within
+
+    def _look_for_room(self) -> None:
+        if not self.has_room and not self._paused and not self._frozen:
+            self.has_room = True
+            self._on_room()
+
+    def _add_reply(self, channel: int, reply: Reply) -> None:
+        fault = self._faults.take(reply.name) if self._faults else None
+        head = _HEAD(_METHOD, channel, len(reply.payload))
+        frame = b"".join((head, reply.payload, _END))
+        if fault is None:
+            self._add(frame)
+        elif fault.delay is not None:
+            self._clock.after(fault.delay, lambda: self._add(frame))
+
+    def _add(self, frame: bytes) -> None:
+        if self._transport is None:
+            return
+        self._parts.append(frame)
+        self._size += len(frame)
+        if self._size > _FULL:
+            self.has_room = False
+        self._schedule()
+
+    def _add_confirms(self) -> None:
+        confirms, self._confirms = self._confirms, {}
+        for channel, (first, last, accepted) in confirms.items():
+            reply = replies.confirm(last, accepted=bool(accepted), multiple=last > first)
+            self._add_reply(channel, reply)
+
+    def _schedule(self) -> None:
+        if not self._scheduled:
+            self._scheduled = True
+            self._loop.call_soon(self.flush)

@@ -1,0 +1,198 @@
+"""basic.publish with its content, confirm.* and tx.*: how messages come in."""
+
+import re
+from functools import partial
+
+from pamqp.commands import Confirm, Tx
+
+from workerkit.embedded import properties, replies
+from workerkit.embedded.arguments import LONGEST_TIME
+from workerkit.embedded.channel import Channel
+from workerkit.embedded.message import Message, routing_keys
+from workerkit.embedded.properties import FLAGS
+from workerkit.embedded.refusals import Refusal, erlang, malformed, unexpected
+from workerkit.embedded.replies import Reply
+from workerkit.embedded.table import MalformedTable
+from workerkit.embedded.vhost import REPLY_TO
+
+_HEADER, _BODY = 2, 3
+_BASIC = 60
+_RETURN = b"\x00\x3c\x00\x32\x01\x38\x08NO_ROUTE"  # With code 312.
+_USER_ID, _EXPIRATION, _REPLY_TO = FLAGS["user_id"], FLAGS["expiration"], FLAGS["reply_to"]
+_CHECKED = _USER_ID | _EXPIRATION | _REPLY_TO
+
+
+class Incoming:
+    """A message whose frames have not all come.
+
+    Args:
+        payload: Of the method basic.publish.
+    """
+
+    __slots__ = ("address", "body_size", "immediate", "mandatory", "missing", "parts", "properties")
+
+    def __init__(self, payload: bytes) -> None:
+        # The number, two bytes without a meaning, exchange and routing key, two bits.
+        self.address = payload[6:-1]
+        bits = payload[-1]
+        self.mandatory = bool(bits & 1)
+        self.immediate = bool(bits & 2)
+        self.properties: bytes | None = None
+        self.body_size = 0
+        self.missing = 0
+        self.parts: list[bytes] = []
+
+    def take(self, kind: int, payload: bytes) -> bool:
+        """Take a frame; whether it was the last one."""
+        if self.properties is None:
+            if kind != _HEADER:
+                raise _no_header("non content header frame")
+            self._take_header(payload)
+        elif kind != _BODY:
+            raise unexpected("content body", "non content body frame")
+        else:
+            self.parts.append(payload)
+            self.missing -= len(payload)
+            if self.missing < 0:
+                raise malformed(kind, b"", "a body longer than its header says")
+        return self.missing == 0
+
+    def message(self) -> Message:
+        """The message, once its frames have come."""
+        address = self.address
+        try:
+            middle = 1 + address[0]
+            if len(address) != middle + 1 + address[middle]:
+                raise IndexError("too long or too short")
+        except IndexError as error:
+            raise Refusal("FRAME_ERROR", f"cannot decode {erlang(address)}") from error
+        assert self.properties is not None
+        parts = self.parts
+        return Message(
+            address[1:middle].decode(errors="surrogateescape"),
+            address[middle + 1 :].decode(errors="surrogateescape"),
+            self.properties,
+            parts[0] if len(parts) == 1 else b"".join(parts),
+            address=address,
+        )
+
+    def _take_header(self, payload: bytes) -> None:
+        if len(payload) < 14:
+            raise malformed(_HEADER, payload)
+        number = int.from_bytes(payload[:2], "big")
+        if number != _BASIC:
+            raise _no_header(f"one for class {number}")
+        self.properties = payload[12:]
+        self.body_size = self.missing = int.from_bytes(payload[4:12], "big")
+        try:
+            properties.check(self.properties)
+        except MalformedTable as error:
+            # What others would choke on; RabbitMQ says no more about it either.
+            raise Refusal("INTERNAL_ERROR") from error
+
+
+def publish(channel: Channel, incoming: Incoming) -> None:
+    """Route a message that has come, or keep it for tx.commit."""
+    message = incoming.message()
+    _check(channel, message, incoming.immediate)
+    if message.flags & _CHECKED:
+        message = _checked(channel, message)
+    if channel.transaction is None:
+        _route(channel, message, incoming.mandatory)
+    else:
+        routing = partial(_route, channel, message, incoming.mandatory)
+        channel.transaction.publishes.append(routing)
+
+
+def check_size(channel: Channel, size: int) -> None:
+    """Refuse a body before it comes, if it is too large."""
+    most = channel.vhost.rules.max_message
+    if size > most:
+        text = f"message size {size} is larger than configured max size {most}"
+        raise Refusal("PRECONDITION_FAILED", text)
+
+
+def select_confirms(channel: Channel, method: Confirm.Select) -> Reply:
+    """confirm.select"""
+    if channel.transaction is not None:
+        raise Refusal("PRECONDITION_FAILED", "cannot switch from tx to confirm mode")
+    if channel.confirmed is None:
+        channel.confirmed = 0
+    return replies.CONFIRM_SELECT_OK
+
+
+def select_transactions(channel: Channel, method: Tx.Select) -> Reply:
+    """tx.select"""
+    if channel.confirmed is not None:
+        raise Refusal("PRECONDITION_FAILED", "cannot switch from confirm to tx mode")
+    channel.begin()
+    return replies.TX_SELECT_OK
+
+
+def commit(channel: Channel, method: Tx.Commit) -> Reply:
+    """tx.commit"""
+    channel.commit()
+    return replies.TX_COMMIT_OK
+
+
+def rollback(channel: Channel, method: Tx.Rollback) -> Reply:
+    """tx.rollback"""
+    channel.rollback()
+    return replies.TX_ROLLBACK_OK
+
+
+def _route(channel: Channel, message: Message, mandatory: bool) -> None:
+    published = channel.vhost.publish(message)
+    if mandatory and not published.routed:
+        channel.outbox.content(
+            channel.number, _RETURN + message.address, message.properties, message.body
+        )
+    if channel.confirmed is not None:
+        channel.confirmed += 1
+        channel.outbox.confirm(channel.number, channel.confirmed, accepted=published.accepted)
+
+
+def _check(channel: Channel, message: Message, immediate: bool) -> None:
+    exchange = channel.vhost.exchange(message.exchange)
+    if exchange.internal:
+        raise Refusal("ACCESS_REFUSED", f"cannot publish to internal {exchange.label}")
+    if immediate:
+        raise Refusal("NOT_IMPLEMENTED", "immediate=true")
+    if message.has_copies:
+        routing_keys(message)
+
+
+def _checked(channel: Channel, message: Message) -> Message:
+    """Check user and expiration; say where answers go."""
+    read, user = message.read_properties(), channel.session.user
+    if read.user_id is not None and read.user_id != user:
+        text = f"user_id property set to '{read.user_id}' but authenticated user was '{user}'"
+        raise Refusal("PRECONDITION_FAILED", text)
+    if read.expiration is not None:
+        _check_expiration(read.expiration)
+    if read.reply_to != REPLY_TO:
+        return message
+    if channel.reply_tag is None:
+        raise Refusal("PRECONDITION_FAILED", "fast reply consumer does not exist")
+    read.reply_to = channel.reply_name
+    return message.changed(read)
+
+
+def _check_expiration(expiration: str) -> None:
+    """Milliseconds, in RabbitMQ's words where they are not."""
+    found = re.match(r"[+-]?[0-9]+", expiration)
+    if found is None:
+        fault = "no_integer"
+    elif found.end() < len(expiration):
+        fault = f'{{leftover_string,"{expiration[found.end() :]}"}}'
+    elif int(expiration) < 0:
+        fault = f"{{value_negative,{int(expiration)}}}"
+    elif int(expiration) > LONGEST_TIME:
+        fault = f"{{value_too_large,{int(expiration)}}}"
+    else:
+        return
+    raise Refusal("PRECONDITION_FAILED", f"invalid expiration '{expiration}': {fault}")
+
+
+def _no_header(got: str) -> Refusal:
+    return unexpected(f"content header for class {_BASIC}", got)

@@ -1,0 +1,299 @@
+"""The embedded broker as users see it: start, stop, and what tests do to it."""
+
+import asyncio
+import logging
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from types import TracebackType
+from typing import Any, Self, TypeVar
+from urllib.parse import quote
+
+from workerkit.embedded import snapshot
+from workerkit.embedded.broker import Broker, Client
+from workerkit.embedded.channel import Channel
+from workerkit.embedded.connection import Connection
+from workerkit.embedded.faults import Fault
+from workerkit.embedded.listener import Listener
+from workerkit.embedded.refusals import CODES, Refusal
+from workerkit.embedded.snapshot import QueueSnapshot
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_MAX_MEMORY = 256 * 2**20
+_HEARTBEAT = 60
+# A client that does not answer connection.close must not hold up a test.
+_GOODBYE = 1.0
+
+
+class EmbeddedBroker:
+    """An AMQP 0-9-1 broker inside this process, which behaves as RabbitMQ 3.10 does.
+
+        async with EmbeddedBroker() as broker:
+            connection = await aio_pika.connect(broker.url)
+
+    It is for demo and tests only: it binds loopback, keeps everything in memory, forgets it at
+    `stop`, and has neither TLS nor permissions, policies, streams or a cluster.
+
+    Every method but `start` and `stop` may be called from any thread, and has done its work when it
+    returns.
+
+    Args:
+        port: 0 picks a free one.
+        host: A loopback address.
+        rabbitmq4: Behave as RabbitMQ 4 where it differs: quorum queues give up a message after 20
+            returns, an `x-death` that a client wrote counts for nothing, messages have 16 MiB at
+            most.
+        max_memory: Bytes of messages at which the memory alarm blocks publishers.
+
+    Raises:
+        ConfigurationError: *host* is no loopback address.
+    """
+
+    def __init__(
+        self,
+        port: int = 0,
+        *,
+        host: str = "127.0.0.1",
+        rabbitmq4: bool = False,
+        max_memory: int = _MAX_MEMORY,
+    ) -> None:
+        self._broker = Broker(
+            rabbitmq4=rabbitmq4,
+            max_memory=max_memory,
+            heartbeat=_HEARTBEAT,
+            version="4.0.0" if rabbitmq4 else "3.10.8",
+        )
+        self._listener = Listener(host, port, lambda: Connection(self._broker))
+        self._loop: asyncio.AbstractEventLoop | None = None
+        self._thread: int | None = None
+
+    # Life
+
+    async def start(self) -> None:
+        """Listen. What was declared before the last `stop` is gone.
+
+        Raises:
+            ConfigurationError: Somebody else has the port.
+        """
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.get_ident()
+        self._broker.clock.start(self._loop)
+        self._listener.accept()
+        place = {"host": self._listener.host, "port": self.port}
+        log.warning("the embedded broker runs: for demo and tests only", extra=place)
+
+    async def stop(self) -> None:
+        """Say goodbye to every client and leave nothing behind: no socket, task or timer."""
+        self._listener.close()
+        self._broker.frozen = False
+        text = "broker forced connection closure with reason 'shutdown'"
+        clients = [each for each in self._broker.clients if isinstance(each, Connection)]
+        for client in clients:
+            client.thaw()
+            client.refuse(Refusal("CONNECTION_FORCED", text))
+        lost = [client.lost for client in clients]
+        if lost:
+            await asyncio.wait(lost, timeout=_GOODBYE)
+        for client in clients:
+            client.abort()
+        if lost:
+            await asyncio.wait(lost)
+        self._broker.forget()
+        self._loop = self._thread = None
+
+    async def __aenter__(self) -> Self:
+        await self.start()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        await self.stop()
+
+    @classmethod
+    @contextmanager
+    def in_thread(cls, port: int = 0, **options: Any) -> Iterator[Self]:
+        """Run a broker in a thread of its own, for synchronous tests, until the block ends.
+
+        Args:
+            options: As for the class.
+        """
+        broker = cls(port, **options)
+        loop = asyncio.new_event_loop()
+        thread = threading.Thread(target=loop.run_forever, name="embedded-broker", daemon=True)
+        thread.start()
+        try:
+            asyncio.run_coroutine_threadsafe(broker.start(), loop).result()
+            try:
+                yield broker
+            finally:
+                asyncio.run_coroutine_threadsafe(broker.stop(), loop).result()
+        finally:
+            loop.call_soon_threadsafe(loop.stop)
+            thread.join()
+            loop.close()
+
+    # Addresses, users, virtual hosts
+
+    @property
+    def port(self) -> int:
+        """The port it listens on, once it has started."""
+        return self._listener.port
+
+    @property
+    def url(self) -> str:
+        """Address of the virtual host `/` for the user `guest`."""
+        return f"amqp://guest:guest@{self._listener.host}:{self.port}/"
+
+    def url_of(self, vhost: str, *, user: str = "guest", password: str = "guest") -> str:
+        """Address of a virtual host, everything in it quoted."""
+        login = f"{quote(user, safe='')}:{quote(password, safe='')}"
+        return f"amqp://{login}@{self._listener.host}:{self.port}/{quote(vhost, safe='')}"
+
+    def add_vhost(self, name: str) -> None:
+        """Create a virtual host, which every user may use."""
+        self._do(lambda: self._broker.add_vhost(name))
+
+    def delete_vhost(self, name: str) -> None:
+        """Delete a virtual host with its queues; its connections are closed."""
+        self._do(lambda: self._broker.delete_vhost(name))
+
+    def add_user(self, name: str, password: str) -> None:
+        """Let a user log in, or change a password. `guest` is there from the beginning."""
+        self._do(lambda: self._broker.users.update({name: password}))
+
+    # Look
+
+    def queue(self, name: str, vhost: str = "/") -> QueueSnapshot:
+        """A queue as it is now.
+
+        Raises:
+            KeyError: There is none of that name.
+        """
+        return self._do(lambda: snapshot.of_queue(self._broker.vhosts[vhost].queues[name]))
+
+    def queues(self, vhost: str = "/") -> list[str]:
+        """Names of all queues of a virtual host, in the order in which they were declared."""
+        return self._do(lambda: list(self._broker.vhosts[vhost].queues))
+
+    @property
+    def connections(self) -> int:
+        """How many sockets are open."""
+        return self._do(lambda: len(self._broker.clients))
+
+    # What may happen to clients
+
+    def drop_connections(self, *, abrupt: bool = False) -> None:
+        """Close every connection: as an operator does, or (*abrupt*) as a cut cable does."""
+        refusal = Refusal("CONNECTION_FORCED", "Closed by a test")
+        self._each(lambda client: client.abort() if abrupt else client.refuse(refusal))
+
+    def close_channel(
+        self,
+        queue: str | None = None,
+        vhost: str = "/",
+        *,
+        code: str = "PRECONDITION_FAILED",
+        text: str = "closed by a test",
+    ) -> int:
+        """Close the channels that consume from a queue; without a queue, every channel.
+
+        Args:
+            code: Name of the reply code.
+
+        Returns:
+            How many were closed.
+
+        Raises:
+            ValueError: There is no such code.
+        """
+        if code not in CODES:
+            raise ValueError(f"{code!r} is none of {', '.join(CODES)}")
+
+        def meant(channel: Channel) -> bool:
+            tags = channel.consumers.values()
+            return queue is None or any(
+                consumer.queue.name == queue and channel.vhost.name == vhost for consumer in tags
+            )
+
+        def close() -> int:
+            found = [
+                (client, channel)
+                for client in self._broker.clients
+                for channel in client.channels()
+                if meant(channel)
+            ]
+            for client, channel in found:
+                client.close_channel(channel, Refusal(code, text))
+            return len(found)
+
+        return self._do(close)
+
+    def refuse_connections(self, refuse: bool) -> None:
+        """Refuse new connections, or accept them again; those that are open stay."""
+        self._do(self._listener.refuse if refuse else self._listener.accept)
+
+    def freeze(self) -> None:
+        """Stop reading and writing: sockets stay open, and nothing answers."""
+        self._broker.frozen = True
+        self._each(lambda client: client.freeze())
+
+    def thaw(self) -> None:
+        """Go on after `freeze`."""
+        self._broker.frozen = False
+        self._each(lambda client: client.thaw())
+
+    def swallow_next(self, method: str) -> None:
+        """Never send the next reply of that name, such as `basic.consume-ok`, on any connection."""
+        self._do(lambda: self._broker.faults.add(Fault(method, None)))
+
+    def delay_next(self, method: str, seconds: float) -> None:
+        """Send the next reply of that name late; others may overtake it."""
+        self._do(lambda: self._broker.faults.add(Fault(method, seconds)))
+
+    def memory_alarm(self, on: bool) -> None:
+        """Raise or clear the memory alarm: while it is on, publishers are blocked."""
+        self._do(lambda: self._broker.set_alarm("test", on))
+
+    def purge(self, queue: str, vhost: str = "/") -> int:
+        """Drop what waits in a queue; how many messages that were."""
+
+        def run() -> int:
+            return self._broker.vhosts[vhost].queues[queue].purge()
+
+        return self._do(run)
+
+    def advance(self, seconds: float) -> None:
+        """Move the broker's clock: what would expire meanwhile expires now, in order."""
+        self._do(lambda: self._broker.clock.advance(seconds))
+
+    # Within
+
+    def _each(self, action: Callable[[Client], None]) -> None:
+        def run() -> None:
+            for client in list(self._broker.clients):
+                action(client)
+
+        self._do(run)
+
+    def _do(self, action: Callable[[], T]) -> T:
+        """Run *action* in the broker's thread, and wait for it."""
+        if self._loop is None or self._thread == threading.get_ident():
+            return action()
+        done: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                done.set_result(action())
+            except BaseException as error:
+                done.set_exception(error)
+
+        self._loop.call_soon_threadsafe(run)
+        return done.result()

@@ -1,0 +1,239 @@
+"""A virtual host: its queues and exchanges, and how a message finds its way between them."""
+
+import time
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol
+
+from workerkit.embedded.arguments import QueueArguments
+from workerkit.embedded.clock import Clock
+from workerkit.embedded.death import buried, is_cycle
+from workerkit.embedded.exchange import Binding, Destination, Exchange
+from workerkit.embedded.memory import Memory
+from workerkit.embedded.message import Message, routing_keys, without_bcc
+from workerkit.embedded.queue import Copy, Queue
+from workerkit.embedded.refusals import not_found
+
+REPLY_TO = "amq.rabbitmq.reply-to"
+_PREDECLARED = {
+    "": "direct",
+    "amq.direct": "direct",
+    "amq.fanout": "fanout",
+    "amq.topic": "topic",
+    "amq.headers": "headers",
+    "amq.match": "headers",
+}
+
+
+class ReplyOutlet(Protocol):
+    """A channel that consumes from `amq.rabbitmq.reply-to`."""
+
+    def deliver_reply(self, message: Message) -> None:
+        """Send an answer to the one who asked."""
+
+
+class Published(NamedTuple):
+    """What became of a message.
+
+    Attributes:
+        routed: It reached a queue.
+        accepted: No queue refused it.
+    """
+
+    routed: bool
+    accepted: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rules:
+    """What differs between versions of RabbitMQ.
+
+    Attributes:
+        rabbitmq4: As RabbitMQ 4: quorum queues have a delivery limit by default, an `x-death`
+            written by a client counts for nothing, messages are of 16 MiB at most.
+    """
+
+    rabbitmq4: bool = False
+
+    @property
+    def max_message(self) -> int:
+        """Bytes of a body at most."""
+        return (16 if self.rabbitmq4 else 128) * 2**20
+
+
+class VirtualHost:
+    """Queues and exchanges by name. Nothing here knows of connections.
+
+    Attributes:
+        replies: Who waits for answers, by the name to send them to.
+    """
+
+    def __init__(self, name: str, clock: Clock, memory: Memory, rules: Rules) -> None:
+        self.name = name
+        self.rules = rules
+        self.queues: dict[str, Queue] = {}
+        self.exchanges = {
+            each: Exchange(each, name, kind, {}, durable=True)
+            for each, kind in _PREDECLARED.items()
+        }
+        self.replies: dict[str, ReplyOutlet] = {}
+        self._clock = clock
+        self._memory = memory
+        self._letters: deque[Message] = deque()
+        self._burying = False
+
+    # Topology
+
+    def queue(self, name: str) -> Queue:
+        """The queue of that name, or NOT_FOUND."""
+        queue = self.queues.get(name)
+        if queue is None:
+            raise not_found("queue", name, self.name)
+        return queue
+
+    def exchange(self, name: str) -> Exchange:
+        """The exchange of that name, or NOT_FOUND."""
+        exchange = self.exchanges.get(name)
+        if exchange is None:
+            raise not_found("exchange", name, self.name)
+        return exchange
+
+    def add_queue(
+        self,
+        name: str,
+        arguments: QueueArguments,
+        *,
+        durable: bool,
+        auto_delete: bool,
+        owner: object | None,
+    ) -> Queue:
+        """Create a queue."""
+        queue = self.queues[name] = Queue(
+            name,
+            self.name,
+            arguments,
+            self._clock,
+            self._memory,
+            durable=durable,
+            auto_delete=auto_delete,
+            owner=owner,
+            bury=self._bury,
+            unused=self.delete_queue,
+        )
+        return queue
+
+    def delete_queue(self, queue: Queue) -> None:
+        """Delete a queue with its bindings, if that is not done yet."""
+        if not queue.deleted:
+            del self.queues[queue.name]
+            self._unbind_all(queue)
+            queue.delete()
+
+    def delete_exchange(self, exchange: Exchange) -> None:
+        """Delete an exchange with its bindings, to it and from it."""
+        if self.exchanges.get(exchange.name) is exchange:
+            del self.exchanges[exchange.name]
+            self._unbind_all(exchange)
+
+    def unbind(self, exchange: Exchange, binding: Binding) -> None:
+        """Remove a binding, if it is there; an auto-delete exchange goes with its last one."""
+        if exchange.unbind(binding):
+            self._drop_unused(exchange)
+
+    def _unbind_all(self, destination: Destination) -> None:
+        for exchange in list(self.exchanges.values()):
+            if exchange.unbind_all(destination):
+                self._drop_unused(exchange)
+
+    def _drop_unused(self, exchange: Exchange) -> None:
+        if exchange.auto_delete and exchange.bound and not exchange.bindings:
+            self.delete_exchange(exchange)
+
+    # Messages
+
+    def publish(self, message: Message) -> Published:
+        """Put a message into every queue that it is routed to."""
+        if not message.exchange and not message.has_copies:  # The usual way, kept short.
+            queue = self.queues.get(message.routing_key)
+            if queue is not None:
+                return Published(True, queue.publish(message))
+        keys = routing_keys(message)
+        message = without_bcc(message)
+        if not message.exchange and self._reply(keys, message):
+            return Published(True, True)
+        queues = self.route(message, keys)
+        accepted = [queue.publish(message) for queue in queues]
+        return Published(bool(queues), all(accepted))
+
+    def route(self, message: Message, keys: Iterable[str]) -> Iterable[Queue]:
+        """The queues for a message: each once, by way of exchange bindings and alternates too."""
+        start = self.exchanges.get(message.exchange)
+        queues: dict[Queue, None] = {}
+        todo = [start] if start else []
+        seen = set(todo)
+        while todo:
+            exchange = todo.pop()
+            found = self._destinations(exchange, message, keys)
+            if not found and exchange.alternate is not None:
+                alternate = self.exchanges.get(exchange.alternate)
+                found = [alternate] if alternate else []
+            for destination in found:
+                if isinstance(destination, Queue):
+                    queues[destination] = None
+                elif destination not in seen:
+                    seen.add(destination)
+                    todo.append(destination)
+        return queues
+
+    def _destinations(
+        self, exchange: Exchange, message: Message, keys: Iterable[str]
+    ) -> list[Destination]:
+        if not exchange.name:
+            return [queue for key in keys if (queue := self.queues.get(key))]
+        return [
+            destination
+            for key in keys
+            for destination in exchange.destinations(key, message.headers)
+        ]
+
+    def _reply(self, keys: list[str], message: Message) -> bool:
+        outlets = [outlet for key in keys if (outlet := self.replies.get(key))]
+        for outlet in outlets:
+            outlet.deliver_reply(message)
+        return bool(outlets)
+
+    def _bury(self, copy: Copy, reason: str) -> None:
+        """Publish a message to the dead-letter exchange of its queue, if it has one.
+
+        What that causes in its turn waits until it is done: a chain of queues, however long, does
+        not grow the stack.
+        """
+        arguments = copy.queue.arguments
+        exchange = arguments.dead_letter_exchange
+        if exchange is None or exchange not in self.exchanges:
+            return
+        letter = buried(
+            copy.message,
+            copy.queue.name,
+            reason,
+            int(time.time()),
+            exchange,
+            arguments.dead_letter_routing_key,
+            rabbitmq4=self.rules.rabbitmq4,
+        )
+        self._letters.append(letter)
+        if not self._burying:
+            self._burying = True
+            try:
+                while self._letters:
+                    self._post(self._letters.popleft(), reason)
+            finally:
+                self._burying = False
+
+    def _post(self, letter: Message, reason: str) -> None:
+        headers = letter.headers()
+        letter_keys = routing_keys(letter)
+        for queue in self.route(letter, letter_keys):
+            if reason == "rejected" or not is_cycle(queue.name, headers):
+                queue.publish(letter)
