@@ -1,0 +1,17 @@
+"""Test consumers: alone, with mocked providers, or as a whole application with a broker."""
+
+from workerkit.testing.broker import embedded_broker
+from workerkit.testing.containers import build, override
+from workerkit.testing.fakes import FakePublisher, Published, fake_message
+from workerkit.testing.running import Application, running
+
+__all__ = [
+    "Application",
+    "FakePublisher",
+    "Published",
+    "build",
+    "embedded_broker",
+    "fake_message",
+    "override",
+    "running",
+]

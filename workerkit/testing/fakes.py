@@ -1,0 +1,154 @@
+"""What a handler is called with, and publishes to, when there is no broker."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Any
+from uuid import uuid4
+
+from workerkit.amqp import table
+from workerkit.amqp.acks import Acks
+from workerkit.amqp.message import ATTEMPT, AMQPMessage
+from workerkit.amqp.properties import Properties
+from workerkit.amqp.properties import encode as encode_properties
+from workerkit.amqp.queue import Exchange
+from workerkit.codec import encode
+from workerkit.settings import WorkerSettings
+
+
+def fake_message(
+    body: Any = None,
+    *,
+    queue: str = "test",
+    headers: Mapping[str, Any] | None = None,
+    message_id: str | None = "fake",
+    correlation_id: str | None = None,
+    reply_to: str | None = None,
+    content_type: str | None = None,
+    type: str | None = None,
+    priority: int | None = None,
+    timestamp: datetime | None = None,
+    exchange: str = "",
+    routing_key: str | None = None,
+    redelivered: bool = False,
+    attempt: int = 1,
+) -> AMQPMessage[Any]:
+    """Make a message that came from nowhere.
+
+    `accept()` and `reject()` are recorded in its `fate`, as in a real one: None while the handler
+    has not decided.
+
+    Args:
+        body: What `message.body` is; `message.raw` has its bytes.
+        routing_key: The name of the queue by default.
+    """
+    raw, encoded_type = encode(body)
+    told = {**(headers or {}), **({ATTEMPT: attempt} if attempt > 1 else {})}
+    properties = Properties(
+        table=table.encode(told) if told else None,
+        message_id=message_id,
+        correlation_id=correlation_id,
+        reply_to=reply_to,
+        content_type=content_type or encoded_type,
+        type=type,
+        priority=priority,
+        timestamp=None if timestamp is None else int(timestamp.timestamp()),
+    )
+    key = (queue if routing_key is None else routing_key).encode()
+    name = exchange.encode()
+    message: AMQPMessage[Any] = AMQPMessage(
+        raw,
+        queue=queue,
+        tag=1,
+        envelope=bytes((redelivered, len(name))) + name + bytes((len(key),)) + key,
+        properties=encode_properties(properties),
+        acks=Acks(1, lambda frames: True, lambda flush: None),
+    )
+    message.body = body
+    return message
+
+
+@dataclass(frozen=True, slots=True)
+class Published:
+    """One message that was published to a `FakePublisher`."""
+
+    body: Any
+    routing_key: str
+    exchange: str = ""
+    headers: Mapping[str, Any] | None = None
+    message_id: str = ""
+    options: Mapping[str, Any] | None = None
+
+
+class FakePublisher:
+    """Takes the place of the container's `publisher` and remembers what was published.
+
+    Attributes:
+        published: In order.
+        error: Raised by each publish, where it is set.
+    """
+
+    def __init__(self) -> None:
+        self.published: list[Published] = []
+        self.error: Exception | None = None
+
+    def open(self, settings: WorkerSettings) -> None:
+        """There is nothing to open."""
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+    async def publish(
+        self,
+        body: Any,
+        routing_key: str,
+        *,
+        exchange: Exchange | str = "",
+        headers: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Remember a message.
+
+        Raises:
+            TypeError: The body could not be published either.
+        """
+        return self._publish(
+            body, routing_key, str(exchange), headers, message_id or uuid4().hex, options
+        )
+
+    async def publish_many(
+        self, bodies: Iterable[Any], routing_key: str, *, window: int = 100, **more: Any
+    ) -> list[str]:
+        """Remember many messages."""
+        return [await self.publish(body, routing_key, **more) for body in bodies]
+
+    def publish_threadsafe(
+        self,
+        body: Any,
+        routing_key: str,
+        *,
+        exchange: Exchange | str = "",
+        headers: Mapping[str, Any] | None = None,
+        message_id: str | None = None,
+        **options: Any,
+    ) -> str:
+        """Remember a message."""
+        return self._publish(
+            body, routing_key, str(exchange), headers, message_id or uuid4().hex, options
+        )
+
+    def _publish(
+        self,
+        body: Any,
+        routing_key: str,
+        exchange: str,
+        headers: Mapping[str, Any] | None,
+        message_id: str,
+        options: Mapping[str, Any],
+    ) -> str:
+        encode(body)
+        if self.error is not None:
+            raise self.error
+        self.published.append(Published(body, routing_key, exchange, headers, message_id, options))
+        return message_id

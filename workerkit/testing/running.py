@@ -1,0 +1,185 @@
+"""A whole application in the test's own process: real sockets, real protocol, no RabbitMQ."""
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any
+
+from dependency_injector import containers, providers
+from pydantic import SecretStr
+
+from workerkit.amqp.publisher import Publisher
+from workerkit.amqp.queue import DEAD_LETTER_SUFFIX
+from workerkit.amqp.wire import AMQPWire
+from workerkit.embedded import EmbeddedBroker, MessageSnapshot, QueueSnapshot
+from workerkit.errors import RunError
+from workerkit.observe import Settled
+from workerkit.options import folded
+from workerkit.periodic import PeriodicWire
+from workerkit.runner import Runner
+from workerkit.settings import AMQPSettings, WorkerSettings
+from workerkit.testing.records import Record
+
+_LOOK_EVERY = 0.005
+_START_DEADLINE = 10.0
+_IDLE_DEADLINE = 10.0
+
+
+class Application:
+    """What a test does with a running application. Get one from `running`."""
+
+    def __init__(
+        self, runner: Runner, broker: EmbeddedBroker, wires: "_Wires", vhosts: set[str]
+    ) -> None:
+        self.runner = runner
+        self.broker = broker
+        self._vhosts = vhosts
+        self._wires = wires
+        self._settled: list[Record] = []
+        self._publisher = Publisher()
+
+    async def publish(self, body: object, routing_key: str, **more: Any) -> str:
+        """Publish a message as somebody outside would; as `Publisher.publish`."""
+        return await self._publisher.publish(body, routing_key, **more)
+
+    async def idle(self, deadline: float = _IDLE_DEADLINE) -> None:
+        """Return when everything that messages have caused is settled.
+
+        Nobody waits for time to pass: batches that are half full are handled, and messages that
+        wait to go back to their queue go back.
+
+        Raises:
+            AssertionError: It is not after *deadline* seconds; the text says what is pending.
+        """
+        loop = asyncio.get_running_loop()
+        until = loop.time() + deadline
+        while pending := self._pending():
+            if loop.time() > until:
+                raise AssertionError(f"not idle after {deadline:g} s: {'; '.join(pending)}")
+            self._wires.amqp.hasten()
+            await asyncio.sleep(_LOOK_EVERY)
+
+    async def tick(self, name: str) -> None:
+        """Let a periodic task run once, and wait for it; by itself none runs in a test.
+
+        Raises:
+            KeyError: There is no periodic task of that name.
+        """
+        await self._wires.periodic.tick(name)
+
+    def settled(self, name: str) -> list[Record]:
+        """What became of the deliveries of one consumer, in order."""
+        key = folded(name)
+        return [each for each in self._settled if folded(each.consumer) == key]
+
+    def queue(self, name: str, vhost: str = "/") -> QueueSnapshot:
+        """A queue as it is now.
+
+        Raises:
+            KeyError: There is no queue of that name.
+        """
+        return self.broker.queue(name, vhost)
+
+    def dead_letters(self, queue: str, vhost: str = "/") -> list[MessageSnapshot]:
+        """The dead letters of a queue, oldest first; none where it has no queue for them."""
+        try:
+            return list(self.broker.queue(queue + DEAD_LETTER_SUFFIX, vhost).messages)
+        except KeyError:
+            return []
+
+    def _observe(self, settled: Settled) -> None:
+        self._settled.append(Record.of(settled))
+
+    def _pending(self) -> list[str]:
+        states = [
+            self.broker.queue(name, vhost)
+            for vhost in self._vhosts
+            for name in self.broker.queues(vhost)
+        ]
+        found = [
+            f"queue {each.name!r} has {each.ready} ready, {each.unacked} unacknowledged"
+            for each in states
+            if each.unacked or (each.ready and each.consumers)
+        ]
+        return found + [f"a handler of {name} runs" for name in self._wires.busy()]
+
+
+class _Wires:
+    """The wires of a test: RabbitMQ as it is, the clock by hand."""
+
+    def __init__(self) -> None:
+        self.amqp = AMQPWire()
+        self.periodic = PeriodicWire(by_hand=True)
+
+    def busy(self) -> list[str]:
+        return self.amqp.busy() + self.periodic.busy()
+
+    def put_into(self, wires: dict[type, Any]) -> dict[type, Any]:
+        """The container's wires, those of its own replaced by these."""
+        kinds = {AMQPWire: self.amqp, PeriodicWire: self.periodic}
+        return {base: kinds.get(type(wire), wire) for base, wire in wires.items()}
+
+
+@asynccontextmanager
+async def running(
+    container: containers.Container, *, packages: Sequence[str], only: Sequence[str] = ()
+) -> AsyncIterator[Application]:
+    """Run the consumers of *packages* on a broker of their own inside the block.
+
+    Every AMQP connection of the settings leads to that broker, and so do all virtual hosts.
+    Everything else is the container's, with the test's overrides.
+
+    Raises:
+        StartError: The application cannot start, or did not stop cleanly.
+    """
+    wires = _Wires()
+    async with EmbeddedBroker() as broker:
+        settings: WorkerSettings = container.providers["settings"]()
+        vhosts = {"/", *(each.vhost_name() for each in settings.amqp.values())}
+        pointed = settings.with_amqp(_connections(settings, broker))
+        replaced = {
+            "settings": pointed,
+            "wires": wires.put_into(container.providers["wires"]()),
+        }
+        if isinstance(container.providers["publisher"](), Publisher):
+            replaced["publisher"] = Publisher()
+        runner = Runner(container, packages=packages, only=only)
+        application = Application(runner, broker, wires, vhosts)
+        observers = container.providers["observers"]()
+        replaced["observers"] = [*observers, application._observe]
+        with ExitStack() as stack:
+            for name, value in replaced.items():
+                provider = container.providers[name]
+                stack.enter_context(provider.override(providers.Object(value)))
+            for declared in runner.assemble().declared:
+                vhosts.add(getattr(declared.options, "vhost", None) or "/")
+            for vhost in vhosts - {"/"}:
+                broker.add_vhost(vhost)
+            async with runner.running():
+                await _ready(runner)
+                application._publisher.open(pointed)
+                try:
+                    yield application
+                finally:
+                    await application._publisher.close()
+
+
+def _connections(settings: WorkerSettings, broker: EmbeddedBroker) -> dict[str, AMQPSettings]:
+    connections = {}
+    for name, connection in settings.amqp.items():
+        connections[name] = AMQPSettings(
+            url=SecretStr(broker.url_of(connection.vhost_name())),
+            declare=connection.declare,
+            heartbeat=connection.heartbeat,
+        )
+    return connections
+
+
+async def _ready(runner: Runner) -> None:
+    loop = asyncio.get_running_loop()
+    until = loop.time() + _START_DEADLINE
+    while runner.health and not runner.ready:
+        if loop.time() > until:
+            waiting = [each for each in runner.health if each.reason]
+            raise RunError(*(f"{each.consumer} is not ready: {each.reason}" for each in waiting))
+        await asyncio.sleep(_LOOK_EVERY)
