@@ -17,7 +17,13 @@ from workerkit.assembly import Assembly
 from workerkit.cli.application import load_container, settings_of
 from workerkit.cli.publishing import publish_once
 from workerkit.container import WorkerContainer
-from workerkit.errors import DeclarationError, PublishError, RunError, StartError
+from workerkit.errors import (
+    ConfigurationError,
+    DeclarationError,
+    PublishError,
+    RunError,
+    StartError,
+)
 from workerkit.inventory import inventory
 from workerkit.places import place
 from workerkit.runner import Runner
@@ -146,6 +152,8 @@ def publish(
             message_id = asyncio.run(publish_once(chosen, raw, headers, to))
         except PublishError as error:
             raise RunError(str(error)) from error
+        except ValueError as error:
+            raise ConfigurationError(str(error)) from error
     print(message_id)
 
 
