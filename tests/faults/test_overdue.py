@@ -19,7 +19,7 @@ from tests.waiting import eventually
 from workerkit import AMQPConsumer, AMQPMessage, PeriodicTask
 
 TOO_LONG = "timeout is longer than the broker waits for an acknowledgement"
-OVERDUE = "handler took longer than the broker's consumer_timeout: its message comes again"
+OVERDUE = "handler takes longer than the broker's consumer_timeout: its message comes again"
 BLOCKED = "the event loop is blocked: nothing else of this process runs"
 CONSUMER_TIMEOUT = 0.5
 
@@ -104,7 +104,7 @@ async def test_c4_a_message_that_takes_too_long_is_given_up_after_three_times(
     assert {each["consumer"] for each in overdue} == {"Slow"}
     assert all("'slow'" in each["delivery"] for each in overdue)
     assert all(each["consumer_timeout"] == CONSUMER_TIMEOUT for each in overdue)
-    assert all(each["seconds"] >= 2 * CONSUMER_TIMEOUT for each in overdue)
+    assert all(each["seconds"] >= CONSUMER_TIMEOUT for each in overdue)
     assert all(runs[b"beside %d" % number] == 1 for number in range(10))
     assert all(runs[b"fast %d" % number] == 1 for number in range(10))
 

@@ -183,18 +183,25 @@ def test_a_target_that_is_none(tmp_path: Path, target: str) -> None:
     assert PASSWORD not in done.stderr
 
 
-@pytest.mark.parametrize("target", ["amqp", "package"])
-def test_a_variable_that_is_wrong(shop: Path, target: str) -> None:
+def test_a_variable_that_is_wrong(shop: Path) -> None:
     """Faults of the environment are lines, as with every other command."""
-    url = "amqp://127.0.0.1:1/" if target == "amqp" else "shop"
-    prefix = "WORKERKIT" if target == "amqp" else "SHOP"
-    done = workerkit(
-        "publish", url, "orders", "x", cwd=shop, **{f"{prefix}_SHUTDOWN_GRACE": "soon"}
-    )
+    done = workerkit("publish", "shop", "orders", "x", cwd=shop, SHOP_SHUTDOWN_GRACE="soon")
 
     [line] = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (2, "")
-    assert f"{prefix}_SHUTDOWN_GRACE" in line
+    assert "SHOP_SHUTDOWN_GRACE" in line
+
+
+async def test_a_url_needs_no_environment(
+    rabbit: PrivateRabbit, vhost: str, tmp_path: Path, client: Client
+) -> None:
+    """Whoever names a broker publishes there, whatever the variables of some application say."""
+    await client.declare("orders")
+    wrong = {"WORKERKIT_SHUTDOWN_GRACE": "soon", "WORKERKIT_AMQP__DEFAULT__HOST": "elsewhere"}
+
+    done = workerkit("publish", rabbit.url(vhost), "orders", "x", cwd=tmp_path, **wrong)
+
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 def test_a_connection_that_is_not_there(shop: Path) -> None:

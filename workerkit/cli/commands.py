@@ -18,7 +18,6 @@ from workerkit.cli.application import load_container, settings_of
 from workerkit.cli.publishing import publish_once
 from workerkit.container import WorkerContainer
 from workerkit.errors import (
-    ConfigurationError,
     DeclarationError,
     PublishError,
     RunError,
