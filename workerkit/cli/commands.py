@@ -149,10 +149,8 @@ def publish(
         to = Destination(routing_key, exchange, connection)
         try:
             message_id = asyncio.run(publish_once(chosen, raw, headers, to))
-        except PublishError as error:
+        except (PublishError, ValueError) as error:
             raise RunError(str(error)) from error
-        except ValueError as error:
-            raise ConfigurationError(str(error)) from error
     print(message_id)
 
 
