@@ -76,6 +76,10 @@ class Client:
         for queue in queues:
             await self._channel.queue_bind(queue, name, routing_key=queue)
 
+    async def bind(self, queue: str, exchange: str, routing_key: str) -> None:
+        """Have *exchange*, which is there, route to *queue*."""
+        await self._channel.queue_bind(queue, exchange, routing_key=routing_key)
+
     async def delete_exchange(self, name: str) -> None:
         """Delete an exchange, whoever publishes to it."""
         await self._channel.exchange_delete(name)

@@ -18,7 +18,7 @@ _METHOD, _HEADER, _BODY = 1, 2, 3
 _FRAME_OVERHEAD = 8
 _DRAIN_ABOVE = 256 * 1024
 _PRECONDITION_FAILED = 406
-_DEFAULT_EXCHANGE = "amq.default"  # As the broker calls it when it refuses.
+DEFAULT_EXCHANGE = "amq.default"  # As the broker calls it when it refuses.
 _TOO_LARGE = "larger than"
 
 
@@ -77,18 +77,21 @@ class Confirms:
         """Whether the broker blocks publishers of this connection."""
         return not self.session.protocol.unblocked.is_set()
 
-    async def writable(self) -> None:
+    async def writable(self, closed: "asyncio.Future[None]") -> None:
         """Wait while the broker blocks publishers, or while the socket takes no more.
+
+        Args:
+            closed: Done when nobody wants to publish any more.
 
         Raises:
             OSError: The socket was closed meanwhile.
         """
         protocol = self.session.protocol
-        while self.blocked and not self.lost:
+        while self.blocked and not self.lost and not closed.done():
             unblocked: asyncio.Future[Any] = asyncio.ensure_future(protocol.unblocked.wait())
             lost: asyncio.Future[Any] = self.channel.lost
             try:
-                await asyncio.wait([unblocked, lost], return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait([unblocked, lost, closed], return_when=asyncio.FIRST_COMPLETED)
             finally:
                 unblocked.cancel()
         if protocol.socket.get_write_buffer_size() > _DRAIN_ABOVE:
@@ -181,7 +184,7 @@ def _blamed(error: BrokerRefused, pending: _Pending, largest: int) -> bool:
     """Whether the broker closed the channel over this publish, as far as its words tell."""
     if error.code == _PRECONDITION_FAILED:
         return _TOO_LARGE in str(error) and pending.size == largest
-    return f"'{pending.exchange or _DEFAULT_EXCHANGE}'" in str(error)
+    return f"'{pending.exchange or DEFAULT_EXCHANGE}'" in str(error)
 
 
 @dataclass(frozen=True, slots=True)

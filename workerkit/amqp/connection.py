@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 RPC_DEADLINE = 10.0
+CANCEL_DEADLINE = 3.0
 _CLOSE_DEADLINE = 5.0
 _FRAME_MAX = 131_072
 _NO_PERMISSION = 403
@@ -93,8 +94,18 @@ class Channel:
         )
 
     async def cancel(self, tag: str) -> None:
-        """Stop a consumer. Its messages may come until this returns."""
-        await self._ask("basic.cancel", self._channel.basic_cancel(tag))
+        """Stop a consumer. Its messages may come until this returns.
+
+        Raises:
+            ConnectionLost: No answer in time; the session is given up then, as the process stops.
+        """
+        late = ConnectionLost(f"no answer to basic.cancel within {CANCEL_DEADLINE:g} s")
+        cancelling = within(CANCEL_DEADLINE, self._channel.basic_cancel(tag), late)
+        try:
+            await _translated("basic.cancel", cancelling)
+        except ConnectionLost as error:
+            self._session.abort(str(error))
+            raise
 
     async def declare_queue(self, name: str, **declared: Any) -> None:
         """Declare a queue, or with `passive=True` ask whether it is there."""
@@ -213,6 +224,9 @@ class Session:
 
     async def close(self) -> None:
         """Close in the orderly way, and by dropping the socket where that takes too long."""
+        if not self.protocol.unblocked.is_set():
+            # A broker that blocks does not read, not even that somebody leaves.
+            self.abort("the broker blocks this connection")
         late = ConnectionLost(f"no answer to connection.close within {_CLOSE_DEADLINE:g} s")
         closing = self._connection.close()
         try:

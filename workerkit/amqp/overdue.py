@@ -38,7 +38,7 @@ class Overdue:
         return bool(self._counts)
 
     def note(self, message: AMQPMessage[Any], seconds: float) -> None:
-        """A handler took so many seconds, and the channel of its message was lost meanwhile."""
+        """A channel was lost, and the handler of one of its messages ran for so many seconds."""
         if seconds < self._seconds:
             return
         key = _key(message)
@@ -46,7 +46,7 @@ class Overdue:
         while len(self._counts) > _REMEMBERED:
             self._counts.popitem(last=False)
         log.error(
-            "handler took longer than the broker's consumer_timeout: its message comes again",
+            "handler takes longer than the broker's consumer_timeout: its message comes again",
             extra={
                 "consumer": self._consumer,
                 "delivery": repr(message),

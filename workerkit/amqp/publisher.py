@@ -10,7 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from workerkit.amqp import table
-from workerkit.amqp.confirms import Outgoing, Refused, Returned
+from workerkit.amqp.confirms import DEFAULT_EXCHANGE, Outgoing, Refused, Returned
 from workerkit.amqp.link import Link
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.properties import encode as encode_properties
@@ -29,8 +29,9 @@ from workerkit.errors import (
 )
 from workerkit.settings import WorkerSettings
 
-_NOT_FOUND, _PRECONDITION_FAILED = 404, 406
-_UNOPENED = "the publisher is used before the Runner has started"
+_NO_PERMISSION, _NOT_FOUND, _PRECONDITION_FAILED = 403, 404, 406
+_UNOPENED = "the publisher is used before the Runner has started, or after it has stopped"
+_LONGEST_EXPIRATION = 4_294_967.0  # 2**32 milliseconds
 
 
 class Publisher:
@@ -120,6 +121,8 @@ class Publisher:
             ExceptionGroup: Of the `PublishError`s; no more was begun after the first one, and
                 everything that was begun has ended.
         """
+        if window < 1:
+            raise ValueError(f"window is {window}: it must be 1 at least")
         left = iter(bodies)
         ids: dict[int, str] = {}
         errors: list[Exception] = []
@@ -178,12 +181,12 @@ class Publisher:
         except MessageTooLarge as error:
             raise MessageTooLarge(f"{where}: {error}") from None
         except (Returned, Refused) as error:
-            raise _typed(where, error) from None
+            raise _typed(where, error, exchange) from None
         except ConnectionLost as error:
             if sent:
                 raise PublishOutcomeUnknown(f"{where}: {error}", message_id) from error
             code = error.code if isinstance(error, BrokerRefused) else 0
-            raise _typed(where, Refused(str(error), code)) from error
+            raise _typed(where, Refused(str(error), code), exchange) from error
         return message_id
 
     async def declare(self, queue: Queue, connection: str, vhost: str | None) -> None:
@@ -200,9 +203,8 @@ class Publisher:
 
     async def close(self) -> None:
         """Close the connections. A publish that still waits fails."""
-        routes, self._routes = self._routes, {}
-        for route in routes.values():
-            await route.close()
+        routes, self._routes, self._settings = self._routes, {}, None
+        await asyncio.gather(*(route.close() for route in routes.values()))
 
     def _route(self, to: "Destination") -> "Route":
         if self._settings is None:
@@ -242,14 +244,17 @@ class Destination:
 
 def _check(expiration: float | None, priority: int | None) -> None:
     """Refuse what would make the broker close the channel, on which others publish too."""
-    if expiration is not None and not expiration >= 0:
-        raise ValueError(f"expiration is {expiration}: it must not be negative")
+    if expiration is not None and not 0 <= expiration <= _LONGEST_EXPIRATION:
+        raise ValueError(f"expiration is {expiration}: it must be 0 to {_LONGEST_EXPIRATION:.0f} s")
     if priority is not None and not 0 <= priority <= 255:
         raise ValueError(f"priority is {priority}: it must be 0 to 255")
 
 
-def _typed(where: str, error: Returned | Refused) -> PublishError:
+def _typed(where: str, error: Returned | Refused, exchange: str) -> PublishError:
     """The public error for what the broker said about one message."""
+    if isinstance(error, Refused) and error.code == _NO_PERMISSION:
+        grant = f"grant write on {exchange or DEFAULT_EXCHANGE!r}"
+        return PublishRefused(f"{where}: {error}; {grant}")
     if isinstance(error, Returned):
         return Unroutable(f"{where}: no queue gets it ({error})")
     kinds = {_NOT_FOUND: Unroutable, _PRECONDITION_FAILED: MessageTooLarge}

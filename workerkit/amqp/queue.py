@@ -149,7 +149,9 @@ class Queue:
     @property
     def drops_silently(self) -> bool:
         """Whether RabbitMQ 4 drops a message that came back too often, and nobody is told."""
-        return self.type == "quorum" and "x-dead-letter-exchange" not in self.declared_arguments
+        arguments = self.declared_arguments
+        quorum = arguments.get("x-queue-type") == "quorum"
+        return quorum and "x-dead-letter-exchange" not in arguments
 
     @property
     def known_delivery_limit(self) -> int | None:

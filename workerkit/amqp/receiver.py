@@ -50,6 +50,7 @@ class Receiver:
             options.full_batch, options.batch_interval, self.workers.wake
         )
         self._take = self._batching.add if options.batch else self._take_one
+        self._running: dict[AMQPMessage[Any], float] = {}
         self._stopping = False
 
     def inlet(self, acks: Acks, queue: str, position: Position | None = None) -> "Inlet":
@@ -67,6 +68,10 @@ class Receiver:
         """A channel is lost: the broker delivers again what no worker has begun with."""
         self._waiting = deque(each for each in self._waiting if not each.acks.lost)
         self._batching.keep(lambda message: not message.acks.lost)
+        now = perf_counter()
+        for message, began in self._running.items():
+            if message.acks.lost:
+                self._overdue.note(message, now - began)
         self._settling.forget()
 
     def stop(self) -> None:
@@ -98,7 +103,7 @@ class Receiver:
                 self.workers.wake()
             if message.acks.lost:
                 continue
-            began = perf_counter()
+            began = self._running[message] = perf_counter()
             given_up = self._overdue.given_up(message) if self._overdue.counting else None
             outcome = given_up or await self._process(message)
             seconds = perf_counter() - began
@@ -106,6 +111,7 @@ class Receiver:
                 self._acknowledge(message, outcome, seconds)
             else:
                 await self._settle(message, outcome, seconds)
+            del self._running[message]
             if began + seconds - turn > _LONG_TURN:
                 # Handlers that compute without awaiting must not starve everybody else.
                 await asyncio.sleep(0)
@@ -115,6 +121,7 @@ class Receiver:
         while batch := [each for each in self._batching.take() if not each.acks.lost]:
             self.workers.wake()
             began = perf_counter()
+            self._running |= dict.fromkeys(batch, began)
             outcomes = await self._process_batch(batch)
             seconds = perf_counter() - began
             rest = []
@@ -124,18 +131,16 @@ class Receiver:
                 else:
                     rest.append(self._settle(message, outcome, seconds))
             await asyncio.gather(*rest)
+            for message in batch:
+                del self._running[message]
 
     def _acknowledge(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
         lost = not message.acks.ack(message.tag)
-        if lost:
-            self._overdue.note(message, seconds)
         record = Settled(self.name, message.queue, message, outcome, Action.ACK, seconds, lost)
         notify(self._observers, record)
 
     async def _settle(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
         action, alive = await self._settling.settle(message, outcome)
-        if not alive:
-            self._overdue.note(message, seconds)
         record = Settled(self.name, message.queue, message, outcome, action, seconds, not alive)
         notify(self._observers, record)
 

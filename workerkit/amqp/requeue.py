@@ -61,12 +61,13 @@ class Requeue:
         Returns:
             False if its channel is lost: the broker has put it back by itself.
         """
-        pause = self._pacing.failed(redelivered=message.redelivered or stubborn)
+        loop = asyncio.get_running_loop()
+        again = message.redelivered or stubborn
+        pause = self._pacing.failed(redelivered=again, now=loop.time())
         if pause:
             await self._wait_for_room()
         if not pause or self._hurried or message.acks.lost:
             return message.acks.reject(message.tag, requeue=True)
-        loop = asyncio.get_running_loop()
         timer = loop.call_later(pause, self._release, message)
         self._held[message] = _Held(loop.time(), timer)
         return True

@@ -1,8 +1,10 @@
 """A way to one virtual host, for everything that is published to it."""
 
 import asyncio
+from typing import Any
 
 from workerkit.amqp.confirms import Confirms, Outgoing
+from workerkit.amqp.connection import Session
 from workerkit.amqp.declaring import available, make_sure
 from workerkit.amqp.link import Link
 from workerkit.amqp.queue import Exchange, Queue
@@ -16,6 +18,7 @@ from workerkit.errors import (
 )
 
 _LOST_PAUSE = 0.05
+_CLOSED = "the publisher was closed before the message could be sent"
 
 
 class Route:
@@ -24,6 +27,7 @@ class Route:
     def __init__(self, link: Link) -> None:
         self._link = link
         self._task = asyncio.create_task(link.run(), name=f"publisher to {link}")
+        self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._failure: Exception | None = None
         self._opening = asyncio.Lock()
         self._confirms: Confirms | None = None
@@ -52,7 +56,9 @@ class Route:
                 if exchange and exchange not in self._exchanges:
                     await make_sure(confirms.session, exchange)
                     self._exchanges.add(exchange)
-                await confirms.writable()
+                await confirms.writable(self._closed)
+                if self._closed.done():
+                    raise PublishTimeout(_CLOSED)
                 return confirms.publish(message)
             except BrokerRefused:
                 raise
@@ -81,13 +87,28 @@ class Route:
         return PublishTimeout(f"{where}: not sent within {timeout:g} s{why}")
 
     async def close(self) -> None:
+        """Close the connection; publishes that are not sent yet fail."""
+        if not self._closed.done():
+            self._closed.set_result(None)
         self._task.cancel()
         await asyncio.wait([self._task])
+
+    async def _session(self) -> Session:
+        """The link's session, unless the route is closed while there is none."""
+        waiting = asyncio.ensure_future(self._link.session())
+        closed: asyncio.Future[Any] = self._closed
+        try:
+            await asyncio.wait([waiting, closed], return_when=asyncio.FIRST_COMPLETED)
+            if not waiting.done():
+                raise PublishTimeout(_CLOSED)
+            return waiting.result()
+        finally:
+            waiting.cancel()
 
     async def _opened(self) -> Confirms:
         async with self._opening:
             if self._confirms is None or self._confirms.lost:
-                session = await self._link.session()
+                session = await self._session()
                 self._confirms = Confirms(session, await session.channel(confirms=True))
                 self._exchanges.clear()
                 self._failure = None

@@ -7,13 +7,18 @@ from pathlib import Path
 from typing import Any
 
 from dependency_injector import containers
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from workerkit import environment
 from workerkit.container import WorkerContainer
 from workerkit.errors import ConfigurationError, DeclarationError
 from workerkit.places import raised_in
-from workerkit.settings import DEFAULT_PORTS, WorkerSettings
+from workerkit.settings import (
+    DEFAULT_CONNECTION,
+    DEFAULT_PORTS,
+    AMQPSettings,
+    WorkerSettings,
+)
 
 
 def load_container(package: str, container: str | None) -> containers.Container:
@@ -64,7 +69,10 @@ def settings_of(target: str, container: str | None) -> WorkerSettings:
     Raises:
         StartError: The settings are wrong, or there is no such package.
     """
-    if target.partition("://")[0] in DEFAULT_PORTS:
+    scheme, separator, _ = target.partition("://")
+    if separator and scheme not in DEFAULT_PORTS:
+        raise ConfigurationError("the URL is wrong: should start with amqp:// or amqps://")
+    if separator:
         return _of_url(target)
     import_package(target)
     provider = load_container(target, container).providers["settings"]
@@ -85,10 +93,19 @@ def _look_here() -> None:
 
 def _of_url(url: str) -> WorkerSettings:
     try:
-        return WorkerSettings(amqp={"default": {"url": url}})
+        connection = AMQPSettings(url=SecretStr(url))
     except ValidationError as error:
         reason = error.errors(include_url=False, include_input=False)[0]["msg"]
         raise ConfigurationError(f"the URL is wrong: {reason}") from None
+    return _Bare().with_amqp({DEFAULT_CONNECTION: connection})
+
+
+class _Bare(WorkerSettings):
+    """Settings that no environment has a say in."""
+
+    @classmethod
+    def settings_customise_sources(cls, *_: Any, **__: Any) -> tuple[()]:
+        return ()
 
 
 def _has_container(package: str) -> bool:

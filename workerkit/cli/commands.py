@@ -17,7 +17,12 @@ from workerkit.assembly import Assembly
 from workerkit.cli.application import load_container, settings_of
 from workerkit.cli.publishing import publish_once
 from workerkit.container import WorkerContainer
-from workerkit.errors import DeclarationError, PublishError, RunError, StartError
+from workerkit.errors import (
+    DeclarationError,
+    PublishError,
+    RunError,
+    StartError,
+)
 from workerkit.inventory import inventory
 from workerkit.places import place
 from workerkit.runner import Runner
@@ -144,7 +149,7 @@ def publish(
         to = Destination(routing_key, exchange, connection)
         try:
             message_id = asyncio.run(publish_once(chosen, raw, headers, to))
-        except PublishError as error:
+        except (PublishError, ValueError) as error:
             raise RunError(str(error)) from error
     print(message_id)
 

@@ -1,0 +1,226 @@
+"""`workerkit publish`: one message from the command line, and what is said where it cannot be."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.client import Client
+from tests.command import environment, workerkit, write_package
+from tests.ports import free_port
+from tests.rabbit import PrivateRabbit
+
+CONSUMERS = """
+    from workerkit import AMQPConsumer
+
+    class OrderPlaced(AMQPConsumer):
+        queues = ["orders"]
+
+        async def handle(self, body: bytes) -> None: ...
+"""
+
+CONTAINER = """
+    from dependency_injector import providers
+    from pydantic_settings import SettingsConfigDict
+    from workerkit import WorkerContainer, WorkerSettings
+
+    class Settings(WorkerSettings):
+        model_config = SettingsConfigDict(env_prefix="SHOP_")
+
+    class Container(WorkerContainer):
+        settings = providers.Singleton(Settings)
+"""
+
+PASSWORD = "hunter22"
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """A directory with the package `shop`, whose variables begin with `SHOP_`."""
+    write_package(tmp_path, "shop", consumers=CONSUMERS, container=CONTAINER)
+    return tmp_path
+
+
+@pytest.fixture
+def vhost(vhost: str, rabbit: PrivateRabbit) -> str:
+    """A virtual host with a user `operator`, whose password must not be shown."""
+    rabbit.add_user(f"operator-{vhost}", PASSWORD, vhost)
+    return vhost
+
+
+def secret_url(rabbit: PrivateRabbit, vhost: str) -> str:
+    """The address, with a password that can be found again."""
+    return rabbit.url(vhost, f"operator-{vhost}", PASSWORD)
+
+
+async def test_to_a_url(rabbit: PrivateRabbit, vhost: str, tmp_path: Path, client: Client) -> None:
+    """No package is needed: the message arrives, persistent, and its id is printed."""
+    await client.declare("orders")
+    done = workerkit("publish", rabbit.url(vhost), "orders", '{"id": 1}', cwd=tmp_path)
+    letter = await client.take("orders")
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert letter.body == b'{"id": 1}'
+    assert done.stdout.strip() == letter.properties.message_id
+    assert letter.properties.delivery_mode == 2
+
+
+async def test_to_a_package(url: str, shop: Path, client: Client) -> None:
+    """The settings of the package say where to; named connections can be chosen."""
+    await client.declare("orders")
+    nowhere = f"amqp://127.0.0.1:{free_port()}/"
+    first = workerkit("publish", "shop", "orders", "a", cwd=shop, SHOP_AMQP__DEFAULT__URL=url)
+    second = workerkit(
+        "publish", "shop", "orders", "b", "--connection", "Other",
+        cwd=shop, SHOP_AMQP__DEFAULT__URL=nowhere, SHOP_AMQP__OTHER__URL=url,
+    )  # fmt: skip
+    letters = [await client.take("orders") for _ in range(2)]
+
+    assert [(each.returncode, each.stderr) for each in (first, second)] == [(0, "")] * 2
+    assert [each.body for each in letters] == [b"a", b"b"]
+
+
+@pytest.mark.parametrize("arguments", [[], ["-"]], ids=["left out", "dash"])
+async def test_from_standard_input(
+    rabbit: PrivateRabbit, vhost: str, tmp_path: Path, client: Client, arguments: list[str]
+) -> None:
+    """Every byte of it is the body."""
+    await client.declare("orders")
+    body = bytes(range(256)) * 2_000
+    done = subprocess.run(
+        [sys.executable, "-m", "workerkit", "publish", rabbit.url(vhost), "orders", *arguments],
+        cwd=tmp_path,
+        env=environment({}),
+        input=body,
+        capture_output=True,
+        timeout=30.0,
+        check=False,
+    )
+    letter = await client.take("orders")
+
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert letter.body == body
+
+
+async def test_headers_and_an_exchange(
+    rabbit: PrivateRabbit, vhost: str, tmp_path: Path, client: Client
+) -> None:
+    """Headers are text; only the first equals sign of each divides it."""
+    await client.declare("orders")
+    await client.declare_exchange("shop", "orders")
+    done = workerkit(
+        "publish", rabbit.url(vhost), "orders", "x", "--exchange", "shop",
+        "--header", "trace=t-1", "--header", "query=a=b", "--header", "empty=",
+        cwd=tmp_path,
+    )  # fmt: skip
+    letter = await client.take("orders")
+
+    assert done.returncode == 0
+    assert letter.headers == {"trace": "t-1", "query": "a=b", "empty": ""}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "reason"),
+    [
+        (["nobody", "x"], "NO_ROUTE"),
+        (["orders", "x", "--exchange", "nowhere"], "nowhere"),
+        (["full", "x"], "'full'"),
+        (["orders", "x", "--header", "h=" + "x" * 100_000, "--header", "i=" + "x" * 40_000], "fit"),
+        (["k" * 256, "x"], "255"),
+        (["orders", "x", "--header", "h" * 256 + "=1"], "255"),
+    ],
+    ids=["queue", "exchange", "full", "headers", "long routing key", "long header"],
+)
+async def test_a_message_that_cannot_be_published(
+    rabbit: PrivateRabbit,
+    vhost: str,
+    tmp_path: Path,
+    client: Client,
+    arguments: list[str],
+    reason: str,
+) -> None:
+    """Exit code 1 and one line with the reason; no traceback, no password."""
+    await client.declare("orders")
+    await client.declare("full", x_max_length=0, x_overflow="reject-publish")
+    done = workerkit("publish", secret_url(rabbit, vhost), *arguments, cwd=tmp_path)
+
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert reason in line
+    assert PASSWORD not in done.stderr
+
+
+@pytest.mark.parametrize("header", ["trace", "=t-1", "", "="])
+def test_a_header_without_its_name(tmp_path: Path, header: str) -> None:
+    """Wrong usage has exit code 2, and says how a header is written; nothing is connected to."""
+    done = workerkit(
+        "publish", "amqp://127.0.0.1:1/", "orders", "x", "--header", header, cwd=tmp_path
+    )
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "name=value" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "target",
+    [
+        "amqp://",
+        f"amqp://user:{PASSWORD}@[bad/",
+        f"amqp://user:{PASSWORD}@host:99999/",
+        "nope",
+        f"http://user:{PASSWORD}@host/",
+    ],
+)
+def test_a_target_that_is_none(tmp_path: Path, target: str) -> None:
+    """One line and exit code 2, whatever is wrong with the address or the package."""
+    done = workerkit("publish", target, "orders", "x", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert len(done.stderr.splitlines()) == 1
+    assert "Traceback" not in done.stderr
+    assert PASSWORD not in done.stderr
+
+
+def test_a_variable_that_is_wrong(shop: Path) -> None:
+    """Faults of the environment are lines, as with every other command."""
+    done = workerkit("publish", "shop", "orders", "x", cwd=shop, SHOP_SHUTDOWN_GRACE="soon")
+
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "SHOP_SHUTDOWN_GRACE" in line
+
+
+async def test_a_url_needs_no_environment(
+    rabbit: PrivateRabbit, vhost: str, tmp_path: Path, client: Client
+) -> None:
+    """Whoever names a broker publishes there, whatever the variables of some application say."""
+    await client.declare("orders")
+    wrong = {"WORKERKIT_SHUTDOWN_GRACE": "soon", "WORKERKIT_AMQP__DEFAULT__HOST": "elsewhere"}
+
+    done = workerkit("publish", rabbit.url(vhost), "orders", "x", cwd=tmp_path, **wrong)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_a_connection_that_is_not_there(shop: Path) -> None:
+    """One line with those there are, exit code 2."""
+    done = workerkit("publish", "shop", "orders", "x", "--connection", "other", cwd=shop)
+
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 2
+    assert "'other'" in line
+    assert "default" in line
+
+
+def test_a_broker_that_refuses_the_login(rabbit: PrivateRabbit, vhost: str, tmp_path: Path) -> None:
+    """Exit code 1 and one line that names user, host and reason, without the password."""
+    wrong = rabbit.url(vhost, f"operator-{vhost}", "swordfish")
+    done = workerkit("publish", wrong, "orders", "x", cwd=tmp_path)
+
+    [line] = done.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (1, "")
+    assert "ACCESS_REFUSED" in line
+    assert f"operator-{vhost}@127.0.0.1:{rabbit.port}" in line
+    assert "swordfish" not in done.stderr
