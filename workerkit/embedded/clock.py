@@ -47,6 +47,7 @@ class Clock:
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._skipped = 0.0
+        self._standing: float | None = None  # The time, while `advance` goes from one to the next.
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._handle: asyncio.TimerHandle | None = None
@@ -64,6 +65,8 @@ class Clock:
 
     def now(self) -> float:
         """Seconds, from any point."""
+        if self._standing is not None:
+            return self._standing
         return (self._loop.time() if self._loop else 0.0) + self._skipped
 
     def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
@@ -76,12 +79,16 @@ class Clock:
 
     def advance(self, seconds: float) -> None:
         """Skip *seconds*: what falls into them happens now, in order and each at its own time."""
-        end = self.now() + seconds
-        while self._timers and self._timers[0][0] <= end:
-            self._skipped += max(0.0, self._timers[0][0] - self.now())
-            heapq.heappop(self._timers)[2].fire()
-        self._skipped += max(0.0, end - self.now())
-        self._arm()
+        self._standing = self.now()
+        end = self._standing + seconds
+        try:
+            while self._timers and self._timers[0][0] <= end:
+                self._standing = max(self._standing, self._timers[0][0])
+                heapq.heappop(self._timers)[2].fire()
+        finally:
+            self._standing = None
+            self._skipped += seconds
+            self._arm()
 
     def _run(self) -> None:
         self._handle = None

@@ -136,7 +136,8 @@ class Connection(asyncio.Protocol):
             self._blocked = False
             if self._handshake.understands_blocked:
                 self._outbox.reply(0, replies.UNBLOCKED)
-            self._read_on()
+            # Later: the alarm may end in the middle of what a queue is doing.
+            self._loop.call_soon(self._read_on)
 
     def freeze(self) -> None:
         """Neither read nor write."""

@@ -18,7 +18,7 @@ _END = b"\xce"
 _HEAD = Struct(">BHI").pack
 _CONTENT_HEAD = Struct(">BHIHHQ").pack
 _BASIC = 60
-HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
+_HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 # Deliveries pause when so many bytes are not written, or when so many wait in the transport.
 _FULL = 2**20
 # A client that asks without ever reading the answers is not read any more either.
@@ -39,7 +39,7 @@ class Outbox:
     def __init__(self, clock: Clock, faults: Faults, on_room: Callable[[], None]) -> None:
         self.has_room = True
         self.frame_max = 131072
-        self.wrote = False
+        self._wrote = False
         self._clock = clock
         self._faults = faults
         self._on_room = on_room
@@ -105,9 +105,9 @@ class Outbox:
 
     def heartbeat(self) -> None:
         """Send a heartbeat if nothing else went out since the last call."""
-        if not self.wrote:
-            self._add(HEARTBEAT)
-        self.wrote = False
+        if not self._wrote and not self._frozen and self._transport is not None:
+            self._transport.write(_HEARTBEAT)
+        self._wrote = False
 
     # Writing
 
@@ -120,7 +120,7 @@ class Outbox:
             return
         if self._parts:
             transport.write(b"".join(self._parts))
-            self.wrote = True
+            self._wrote = True
             self._parts.clear()
             self._size = 0
             if transport.get_write_buffer_size() > _FAR_TOO_FULL:

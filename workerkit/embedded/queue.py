@@ -157,6 +157,7 @@ class Queue:
         self._unused = unused
         self._position = 0
         self._bounded = arguments.max_length is not None or arguments.max_bytes is not None
+        self._timed = False  # Some message had an end to its time.
         self._active: Consumer | None = None
         self._expiry: Timer | None = None
         self._idle: Timer | None = None
@@ -239,7 +240,7 @@ class Queue:
 
     def drop_expired(self) -> None:
         """Dead-letter or drop what has waited too long; only the head counts, as in RabbitMQ."""
-        while len(self.waiting):
+        while self._timed and len(self.waiting):
             expires = self.waiting.head().expires
             if expires is None or expires > self._clock.now():
                 break
@@ -349,6 +350,7 @@ class Queue:
             ttl = own if ttl is None else min(ttl, own)
         if ttl is not None:
             copy.expires = self._clock.now() + ttl
+            self._timed = True
         if self.arguments.max_priority and message.flags & _PRIORITY:
             priority = message.read_properties().priority or 0
             copy.priority = min(priority, self.arguments.max_priority)
@@ -372,6 +374,8 @@ class Queue:
         if self._bounded and self.arguments.overflow == "drop-head":
             while len(self.waiting) and self._full():
                 self._die(self._pop(), "maxlen")
+        if not self._timed:
+            return
         self.drop_expired()
         if len(self.waiting) and (expires := self.waiting.head().expires) is not None:
             self._wake_at(expires)
