@@ -1,4 +1,4 @@
-"""What `make demo` runs: the template on a RabbitMQ of its own, with orders coming in.
+"""What `make demo` runs: the template on an in-process broker, with orders coming in.
 
 Ctrl-C ends it. Nothing of it is left behind.
 """
@@ -19,8 +19,8 @@ ROOT = Path(__file__).parents[1]
 # `python tests/demo.py` puts the directory of this file on the path, not the one above.
 sys.path.insert(0, str(ROOT))
 
-from tests.rabbit import PrivateRabbit, RabbitFailed, missing  # noqa: E402
 from workerkit import Publisher, PublishError, WorkerSettings  # noqa: E402
+from workerkit.embedded import EmbeddedBroker  # noqa: E402
 from workerkit.settings import AMQPSettings  # noqa: E402
 
 ITEMS = ("tea", "coffee", "sugar", "a cup", "a spoon")
@@ -32,12 +32,9 @@ _PR_SET_PDEATHSIG = 1
 
 def main() -> int:
     """Run until SIGINT or SIGTERM; the exit code."""
-    if sentence := missing():
-        print(f"demo: {sentence}", file=sys.stderr)
-        return 1
     try:
         asyncio.run(demo())
-    except (RabbitFailed, WorkerEnded) as error:
+    except WorkerEnded as error:
         print(f"demo: {error}", file=sys.stderr)
         return 1
     return 0
@@ -51,21 +48,15 @@ async def demo() -> None:
     """Start everything, wait for a signal, stop everything in reverse.
 
     Raises:
-        RabbitFailed: The node did not start.
         WorkerEnded: The worker did not run until it was stopped.
     """
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
-    print("A RabbitMQ of its own, a worker that books orders, and a customer who places some.")
+    print("A broker in this process, a worker that books orders, and a customer who places some.")
     print("Each order is a line with the word `handled`. Ctrl-C ends it.", flush=True)
-    rabbit = PrivateRabbit()
-    try:
-        await asyncio.to_thread(rabbit.start)
-        if not asked_to_stop.is_set():
-            await trade(rabbit.url(), asked_to_stop)
-    finally:
-        rabbit.close()
+    async with EmbeddedBroker() as broker:
+        await trade(broker.url, asked_to_stop)
 
 
 async def trade(url: str, asked_to_stop: asyncio.Event) -> None:

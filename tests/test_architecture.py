@@ -32,16 +32,16 @@ FLOORS = {
 
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
-    "amqp": "queue table properties acks message stream consumer pacing requeue tap connection link"
-    " declaring confirms route publisher"
-    " dead_letters topology settling overdue receiver subscription wire",
+    "amqp": "queue table properties acks message stream consumer pacing requeue tap connection"
+    " link declaring confirms route publisher dead_letters topology settling overdue receiver subscription wire",
     "sse": "event stream consumer source cursor receiver wire",
     "http": "problem parameters view openapi server wire",
-    "embedded": "refusals table requests replies properties clock memory message matching arguments"
-    " death backlog queue exchange vhost faults outbox session channel publishing topology consuming"
-    " dispatch frames heart broker handshake connection listener snapshot server",
+    "embedded": "refusals table requests replies properties clock memory message matching"
+    " arguments death backlog queue exchange vhost faults outbox session channel publishing"
+    " topology consuming dispatch frames heart broker handshake connection listener snapshot"
+    " server",
     "ops": "health metrics server",
-    "cli": "application publishing list check settings new broker probe dead_letters run commands",
+    "cli": "application embedded publishing commands",
     "testing": "fakes containers records broker sse running plugin",
 }
 

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -54,16 +55,20 @@ def blocks(page: Path, language: str) -> list[str]:
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_python_of_a_page_runs(page: Path) -> None:
+def test_the_python_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The blocks of a page run one after the other, its tests pass, its consumers are sound."""
     given = (OrderRepository, FakeOrders, Settings, open_pool)
     namespace: dict[str, Any] = {each.__name__: each for each in given}
-    namespace |= {"__name__": "page", "Session": FakeOrders}
+    namespace |= {"__name__": "shop", "Session": FakeOrders}
 
     for block in blocks(page, "python"):
         if page.name == "README.md" and block.startswith("# shop/"):
             block = re.sub(r"^from shop\..*\n", "", block, flags=re.MULTILINE)
         exec(compile(block, str(page), "exec"), namespace)
+    # The page is the package `shop`, for tests that run it as a whole.
+    shop = ModuleType("shop")
+    vars(shop).update(namespace)
+    monkeypatch.setitem(sys.modules, "shop", shop)
     tests = [each for name, each in namespace.items() if name.startswith("test_")]
     for test in tests:
         if not inspect.signature(test).parameters:

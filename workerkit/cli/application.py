@@ -75,7 +75,16 @@ def settings_of(target: str, container: str | None) -> WorkerSettings:
     if separator:
         return _of_url(target)
     import_package(target)
-    provider = load_container(target, container).providers["settings"]
+    return read_settings(load_container(target, container))
+
+
+def read_settings(container: containers.Container) -> WorkerSettings:
+    """The settings of a container.
+
+    Raises:
+        ConfigurationError: With every fault of the environment.
+    """
+    provider = container.providers["settings"]
     made = getattr(provider, "cls", None)
     kind = made if isinstance(made, type) else WorkerSettings
     settings, faults = environment.read(provider, kind)

@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -15,6 +15,7 @@ from workerkit.amqp.publisher import Destination
 from workerkit.amqp.queue import Queue
 from workerkit.assembly import Assembly
 from workerkit.cli.application import load_container, settings_of
+from workerkit.cli.embedded import on_a_broker_of_its_own, serve
 from workerkit.cli.publishing import publish_once
 from workerkit.container import WorkerContainer
 from workerkit.errors import (
@@ -76,12 +77,29 @@ def run(
         LogLevel | None,
         typer.Option(help="Instead of the setting LOG__LEVEL.", case_sensitive=False),
     ] = None,
+    embedded_broker: Annotated[
+        bool,
+        typer.Option("--embedded-broker", help="On an in-process broker, for a demo or a try."),
+    ] = False,
     traceback: Traceback = False,
 ) -> None:
     """Run the consumers of PACKAGE until SIGTERM or SIGINT."""
-    with _faults(traceback):
-        runner = Runner(_loaded(package, container), packages=[package], only=only or ())
+    with _faults(traceback), ExitStack() as stack:
+        loaded = _loaded(package, container)
+        if embedded_broker:
+            stack.enter_context(on_a_broker_of_its_own(loaded))
+        runner = Runner(loaded, packages=[package], only=only or ())
         runner.run(traceback=traceback, log_level=log_level)
+
+
+@app.command()
+def broker(
+    port: Annotated[int, typer.Option(help="0 picks a free one, and it is printed.")] = 5672,
+    traceback: Traceback = False,
+) -> None:
+    """Run the in-process broker alone, for demo and tests, until SIGTERM or SIGINT."""
+    with _faults(traceback):
+        serve(port)
 
 
 @app.command("list")

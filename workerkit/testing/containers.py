@@ -27,10 +27,8 @@ def build(class_: type[T], container: containers.Container) -> T:
         return _typed(class_, made)
     if made.done():
         return _typed(class_, made.result())
-    made.cancel()
-    waiting = sorted(
-        name for name, provider in factory.kwargs.items() if _is_asynchronous(provider)
-    )
+    # Not cancelled: that would leave a resource half open for good.
+    waiting = sorted(name for name, provider in factory.kwargs.items() if _is_waiting(provider))
     raise DeclarationError(
         f"{place(class_)}: {', '.join(waiting)} comes from an asynchronous resource that is not "
         "ready; override it, or await container.init_resources() first"
@@ -67,10 +65,6 @@ def _typed(class_: type[T], made: Any) -> T:
     return made
 
 
-def _is_asynchronous(provider: Any) -> bool:
+def _is_waiting(provider: Any) -> bool:
     value = provider()
-    if not asyncio.isfuture(value):
-        return False
-    waiting = not value.done()
-    value.cancel()
-    return waiting
+    return asyncio.isfuture(value) and not value.done()

@@ -1,0 +1,282 @@
+"""The test kit: what it makes, replaces, runs and waits for."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import suppress
+
+import pytest
+from dependency_injector import providers
+from pydantic import BaseModel
+
+from tests.application import package_of
+from workerkit import (
+    Action,
+    AMQPConsumer,
+    AMQPMessage,
+    DeclarationError,
+    PeriodicTask,
+    Publisher,
+    Reject,
+    Unroutable,
+    WorkerContainer,
+)
+from workerkit.testing import (
+    FakePublisher,
+    build,
+    embedded_broker,
+    fake_message,
+    override,
+    running,
+)
+
+
+class Order(BaseModel):
+    id: int
+
+
+class Book:
+    """Remembers what was booked."""
+
+    def __init__(self) -> None:
+        self.ids: list[int] = []
+
+
+class Booking(AMQPConsumer):
+    """Books orders, and asks for the money."""
+
+    queues = ["orders"]
+
+    def __init__(self, book: Book, publisher: Publisher) -> None:
+        self.book = book
+        self.publisher = publisher
+
+    async def handle(self, order: Order, message: AMQPMessage) -> None:
+        if order.id < 0:
+            raise Reject("negative")
+        self.book.ids.append(order.id)
+        await self.publisher.publish(order, "billing")
+
+
+class Billing(AMQPConsumer):
+    """Bills in batches that would take an hour to fill."""
+
+    queues = ["billing"]
+    batch_size, batch_interval = 100, 3600.0
+
+    async def handle(self, orders: list[Order]) -> None: ...
+
+
+async def opened() -> AsyncIterator[Book]:
+    yield Book()
+
+
+class Container(WorkerContainer):
+    book = providers.Singleton(Book)
+
+
+class Asynchronous(WorkerContainer):
+    book = providers.Resource(opened)
+
+
+def test_a_consumer_out_of_a_container() -> None:
+    """It has what the container has."""
+    container = Container()
+
+    assert build(Booking, container).book is container.book()
+
+
+async def test_an_asynchronous_resource_has_to_be_ready() -> None:
+    """Before, the error names the provider; afterwards the consumer is made without waiting."""
+    container = Asynchronous()
+
+    with pytest.raises(DeclarationError, match="book comes from an asynchronous resource"):
+        build(Booking, container)
+    await container.book.init()
+    made = build(Booking, container)
+    await container.book.shutdown()
+
+    assert isinstance(made.book, Book)
+
+
+async def test_an_overridden_asynchronous_resource() -> None:
+    """Replaced by a value, it needs no waiting."""
+    container = Asynchronous()
+    book = Book()
+
+    with override(container, book=book, publisher=FakePublisher()):
+        assert build(Booking, container).book is book
+
+
+def test_overrides_nest_and_end_with_their_block() -> None:
+    """Also after an exception, and no singleton made inside is left."""
+    container = Container()
+    before, outer, inner = container.book(), Book(), Book()
+
+    with override(container, book=outer):
+        with suppress(KeyError), override(container, book=inner):
+            assert container.book() is inner
+            raise KeyError
+        assert container.book() is outer
+
+    assert isinstance(container.book(), Book)
+    assert container.book() not in (before, outer, inner)
+
+
+def test_a_provider_that_is_not_there() -> None:
+    """The error names those that are."""
+    with (
+        pytest.raises(DeclarationError, match=r"no provider 'books', only book, observers"),
+        override(Container(), books=1),
+    ):
+        pass
+
+
+async def test_a_fake_message() -> None:
+    """It has a body, properties, and the fate that the handler chose."""
+    message = fake_message(
+        Order(id=1), headers={"a": 1}, attempt=3, exchange="shop", routing_key="k", redelivered=True
+    )
+
+    before = message.fate
+    message.reject(requeue=False)
+
+    assert (before, message.fate) == (None, Action.REJECT)
+    assert (message.body, message.raw) == (Order(id=1), b'{"id":1}')
+    assert (message.headers["a"], message.attempt, message.exchange) == (1, 3, "shop")
+    assert (message.routing_key, message.redelivered, message.queue) == ("k", True, "test")
+
+
+async def test_a_fake_publisher() -> None:
+    """It remembers what was published, and raises what it is told to."""
+    publisher = FakePublisher()
+
+    await publisher.publish({"a": 1}, "q", exchange="x", headers={"h": 1}, priority=3)
+    ids = await publisher.publish_many([1, 2], "q")
+    publisher.error = Unroutable("nobody")
+    with pytest.raises(Unroutable):
+        await publisher.publish(1, "q")
+    with pytest.raises(TypeError):
+        await publisher.publish(object(), "q")
+
+    assert [each.body for each in publisher.published] == [{"a": 1}, 1, 2]
+    assert (publisher.published[0].exchange, publisher.published[0].options) == (
+        "x",
+        {"priority": 3},
+    )
+    assert len(set(ids)) == 2
+
+
+async def test_the_whole_application() -> None:
+    """Idle means that everything is settled that a message caused, batches included."""
+    container = Container()
+    async with running(container, packages=[package_of(Booking, Billing)]) as app:
+        for number in (1, 2, -1):
+            await app.publish(Order(id=number), "orders")
+        await app.idle()
+        booked = {each.body.id: each.action for each in app.settled("booking")}
+        billed = [each.body.id for each in app.settled("Billing")]
+        [letter] = app.dead_letters("orders")
+        queue = app.queue("orders")
+        ids = container.book().ids
+
+    assert booked == {1: "ack", 2: "ack", -1: "dead_letter"}
+    assert sorted(billed) == sorted(ids) == [1, 2]
+    assert letter.headers["x-workerkit-reason"] == "negative"
+    assert (queue.ready, queue.unacked, queue.consumers) == (0, 0, 1)
+
+
+async def test_a_message_that_fails_again_and_again() -> None:
+    """A pause before a message goes back is not waited for, and each try is told."""
+
+    class Third(AMQPConsumer):
+        queues = ["orders"]
+        tries = 0
+
+        async def handle(self, order: Order) -> None:
+            Third.tries += 1
+            if Third.tries < 5:
+                raise KeyError(Third.tries)
+
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    async with running(Container(), packages=[package_of(Third)]) as app:
+        await app.publish(Order(id=1), "orders")
+        await app.idle()
+        actions = [each.action for each in app.settled("Third")]
+        reasons = [each.reason for each in app.settled("Third")]
+
+    assert actions == ["requeue"] * 4 + ["ack"]
+    assert reasons == ["1", "2", "3", "4", ""]
+    assert loop.time() - began < 2.0
+
+
+async def test_what_is_pending_is_told() -> None:
+    """A test that waits in vain says for what."""
+    gate = asyncio.Event()
+
+    class Hanging(AMQPConsumer):
+        queues = ["orders"]
+
+        async def handle(self, order: Order) -> None:
+            await gate.wait()
+
+    async with running(Container(), packages=[package_of(Hanging)]) as app:
+        await app.publish(Order(id=1), "orders")
+        with pytest.raises(
+            AssertionError, match=r"queue 'orders' has 0 ready, 1 unacknowledged; .* Hanging runs"
+        ):
+            await app.idle(deadline=0.1)
+        gate.set()
+        await app.idle()
+
+
+async def test_periodic_tasks_run_when_told() -> None:
+    """None runs by itself in a test."""
+    ran: list[int] = []
+
+    class Cleanup(PeriodicTask):
+        every = 0.01
+
+        async def handle(self) -> None:
+            ran.append(1)
+
+    async with running(Container(), packages=[package_of(Cleanup)]) as app:
+        await asyncio.sleep(0.05)
+        before = len(ran)
+        await app.tick("cleanup")
+        with pytest.raises(KeyError, match="no periodic task 'other'"):
+            await app.tick("other")
+
+    assert (before, ran) == (0, [1])
+
+
+async def test_virtual_hosts_and_fake_publishers() -> None:
+    """Every virtual host leads to the same broker, and a fake publisher stays what it is."""
+
+    class Audit(AMQPConsumer):
+        queues = ["audit"]
+        vhost = "logs"
+
+        def __init__(self, publisher: Publisher) -> None:
+            self.publisher = publisher
+
+        async def handle(self, line: str) -> None:
+            await self.publisher.publish(line, "nobody")
+            raise Reject("kept")
+
+    container = Container()
+    fake = FakePublisher()
+    with override(container, publisher=fake):
+        async with running(container, packages=[package_of(Audit)]) as app:
+            await app.publish("line", "audit", vhost="logs")
+            await app.idle()
+            letters = app.dead_letters("audit", "logs")
+
+    assert [each.body for each in fake.published] == ["line"]
+    assert [each.body for each in letters] == [b"line"]
+
+
+async def test_a_broker_alone() -> None:
+    """Its address is there at once."""
+    async with embedded_broker() as broker:
+        assert broker.url == f"amqp://guest:guest@127.0.0.1:{broker.port}/"
