@@ -91,9 +91,13 @@ async def test_an_asynchronous_resource_has_to_be_ready() -> None:
 
     with pytest.raises(DeclarationError, match="book comes from an asynchronous resource"):
         build(Booking, container)
-    await container.book.init()
+    opening = container.book.init()
+    assert opening is not None
+    await opening
     made = build(Booking, container)
-    await container.book.shutdown()
+    closing = container.book.shutdown()
+    assert closing is not None
+    await closing
 
     assert isinstance(made.book, Book)
 

@@ -21,18 +21,23 @@ def build(class_: type[T], container: containers.Container) -> T:
         DeclarationError: Nothing fills a parameter; or what fills it is asynchronous and not
             ready, and then the text names the providers to override or to initialise first.
     """
-    factory = Plan(container).factory(class_)
-    made = factory()
-    if not asyncio.isfuture(made):
-        return _typed(class_, made)
-    if made.done():
-        return _typed(class_, made.result())
-    # Not cancelled: that would leave a resource half open for good.
-    waiting = sorted(name for name, provider in factory.kwargs.items() if _is_waiting(provider))
-    raise DeclarationError(
-        f"{place(class_)}: {', '.join(waiting)} comes from an asynchronous resource that is not "
-        "ready; override it, or await container.init_resources() first"
-    )
+    values = {}
+    waiting = []
+    for name, provider in Plan(container).factory(class_).kwargs.items():
+        value = provider() if isinstance(provider, providers.Provider) else provider
+        # Once anything is asynchronous, even a value that is ready comes in a future.
+        if not asyncio.isfuture(value):
+            values[name] = value
+        elif value.done():
+            values[name] = value.result()
+        else:
+            waiting.append(name)
+    if waiting:
+        raise DeclarationError(
+            f"{place(class_)}: {', '.join(waiting)} comes from an asynchronous resource that is "
+            "not ready; override it, or await container.init_resources() first"
+        )
+    return class_(**values)
 
 
 @contextmanager
@@ -57,14 +62,3 @@ def override(container: containers.Container, **replacements: Any) -> Iterator[N
         container.reset_singletons()
         stack.callback(container.reset_singletons)
         yield
-
-
-def _typed(class_: type[T], made: Any) -> T:
-    if not isinstance(made, class_):
-        raise DeclarationError(f"{place(class_)}: the container made {made!r} of it")
-    return made
-
-
-def _is_waiting(provider: Any) -> bool:
-    value = provider()
-    return asyncio.isfuture(value) and not value.done()
