@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import signal
 import sys
 import threading
 import time
@@ -44,6 +45,9 @@ class Watchdog:
         self._timer = self._loop.call_later(self._seconds / _BEATS_PER_LIMIT, self._turn)
 
     def _watch(self) -> None:
+        # A signal that the kernel gives to this thread would not wake the main one, which is the
+        # only one that can act on it, out of a blocking call.
+        signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         told = 0.0
         while not self._stopped.wait(self._seconds / _BEATS_PER_LIMIT):
             beat = self._beat
