@@ -8,7 +8,7 @@ from pamqp.commands import Confirm, Tx
 from workerkit.embedded import properties, replies
 from workerkit.embedded.arguments import LONGEST_TIME
 from workerkit.embedded.channel import Channel
-from workerkit.embedded.message import Message, routing_keys
+from workerkit.embedded.message import Message, routing_keys, without_bcc
 from workerkit.embedded.properties import FLAGS
 from workerkit.embedded.refusals import Refusal, erlang, malformed, unexpected
 from workerkit.embedded.replies import Reply
@@ -144,9 +144,8 @@ def rollback(channel: Channel, method: Tx.Rollback) -> Reply:
 def _route(channel: Channel, message: Message, mandatory: bool) -> None:
     published = channel.vhost.publish(message)
     if mandatory and not published.routed:
-        channel.outbox.content(
-            channel.number, _RETURN + message.address, message.properties, message.body
-        )
+        method, back = _RETURN + message.address, without_bcc(message)
+        channel.outbox.content(channel.number, method, back.properties, back.body)
     if channel.confirmed is not None:
         channel.confirmed += 1
         channel.outbox.confirm(channel.number, channel.confirmed, accepted=published.accepted)
