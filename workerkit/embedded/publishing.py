@@ -29,7 +29,7 @@ class Incoming:
         payload: Of the method basic.publish.
     """
 
-    __slots__ = ("address", "body_size", "immediate", "mandatory", "missing", "parts", "properties")
+    __slots__ = ("address", "immediate", "mandatory", "missing", "parts", "properties")
 
     def __init__(self, payload: bytes) -> None:
         # The number, two bytes without a meaning, exchange and routing key, two bits.
@@ -38,7 +38,6 @@ class Incoming:
         self.mandatory = bool(bits & 1)
         self.immediate = bool(bits & 2)
         self.properties: bytes | None = None
-        self.body_size = 0
         self.missing = 0
         self.parts: list[bytes] = []
 
@@ -83,7 +82,7 @@ class Incoming:
         if number != _BASIC:
             raise _no_header(f"one for class {number}")
         self.properties = payload[12:]
-        self.body_size = self.missing = int.from_bytes(payload[4:12], "big")
+        self.missing = int.from_bytes(payload[4:12], "big")
         try:
             properties.check(self.properties)
         except MalformedTable as error:
