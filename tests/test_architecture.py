@@ -38,7 +38,7 @@ ORDER = {
     "sse": "event stream consumer source cursor receiver wire",
     "http": "problem parameters view openapi server wire",
     "embedded": "refusals table requests replies properties clock memory message matching"
-    " arguments death backlog queue exchange vhost faults outbox session channel publishing"
+    " arguments death backlog turns queue exchange vhost faults outbox session channel publishing"
     " topology consuming dispatch frames heart broker handshake connection listener snapshot"
     " server",
     "ops": "health metrics server",

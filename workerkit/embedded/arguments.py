@@ -18,6 +18,7 @@ _QUORUM_ONLY = {
     "x-max-in-memory-bytes",
     "x-quorum-initial-group-size",
     "x-dead-letter-strategy",
+    "x-queue-leader-locator",
 }
 _STREAM_ONLY = {"x-max-age", "x-stream-max-segment-size-bytes", "x-initial-cluster-size"}
 # Compared in this order when a queue is declared again; others may differ.

@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 _CHANNEL_OPEN = b"\x00\x14\x00\x0a"
 _CHANNEL_CLOSE, _CHANNEL_CLOSE_OK = b"\x00\x14\x00\x28", b"\x00\x14\x00\x29"
+_CLOSE_OK_FRAME = b"\x01\x00\x00\x00\x00\x00\x04\x00\x0a\x00\x33\xce"
 _LOGIN_TIMEOUT = 10.0
 _CLOSE_TIMEOUT = 5.0
 
@@ -56,6 +57,7 @@ class Connection(asyncio.Protocol):
         self._channels: dict[int, Dispatcher | None] = {}  # None: we closed it, they have not yet.
         self._deadline: asyncio.TimerHandle | None = None
         self._heart: Heart | None = None
+        self._garbled = False  # Where the next frame begins is not known any more.
         self._blocked = False
         self._alarmed = broker.alarmed
 
@@ -80,9 +82,10 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._outbox.resume()
+        self._read_on()
 
     def data_received(self, data: bytes) -> None:
-        if self._heart is not None:
+        if self._heart is not None and data:
             self._heart.heard = True
         try:
             self._rest = self._read(self._rest + data if self._rest else data)
@@ -108,6 +111,7 @@ class Connection(asyncio.Protocol):
             return
         self._close_channels()
         self._state = _State.CLOSING
+        self._rest = b""
         self._outbox.reply(0, replies.connection_close(refusal.code, refusal.text, number))
         self._outbox.flush()
         self._set_deadline(_CLOSE_TIMEOUT)
@@ -116,7 +120,9 @@ class Connection(asyncio.Protocol):
         self, channel: Channel, refusal: Refusal, number: tuple[int, int] = (0, 0)
     ) -> None:
         """Close a channel, and say why."""
-        channel.close()
+        dispatcher = self._channels[channel.number]
+        if dispatcher is not None:
+            dispatcher.close()
         self._channels[channel.number] = None
         channel.send(replies.channel_close(refusal.code, refusal.text, number))
 
@@ -154,6 +160,8 @@ class Connection(asyncio.Protocol):
 
     def _read(self, data: bytes) -> bytes:
         """Take all frames that are complete; what is left of the last one is returned."""
+        if self._garbled:
+            return self._read_garbled(data)
         position = 0
         if self._state is _State.NEW:
             if len(data) < len(PROTOCOL):
@@ -161,7 +169,11 @@ class Connection(asyncio.Protocol):
             position = len(PROTOCOL)
             self._greet(data[:position])
         while len(data) - position > frames.HEAD_SIZE and not self._blocked:
-            frame = frames.next_frame(data, position, self._outbox.frame_max)
+            try:
+                frame = frames.next_frame(data, position, self._outbox.frame_max)
+            except Refusal:
+                self._garbled = True
+                raise
             if frame is None:
                 break
             kind, number, payload = frame
@@ -173,6 +185,12 @@ class Connection(asyncio.Protocol):
             if self._state is _State.CLOSED:
                 return b""
         return data[position:]
+
+    def _read_garbled(self, data: bytes) -> bytes:
+        """Wait for the answer to connection.close in bytes that are no frames any more."""
+        if data.endswith(_CLOSE_OK_FRAME):
+            self._close_socket()
+        return data[-len(_CLOSE_OK_FRAME) :]
 
     def _take(self, kind: int, number: int, payload: bytes) -> None:
         """A frame on a channel."""
@@ -206,7 +224,7 @@ class Connection(asyncio.Protocol):
         elif method == _CHANNEL_CLOSE:
             dispatcher = self._channels.pop(number)
             if dispatcher is not None:
-                dispatcher.channel.close()
+                dispatcher.close()
             self._outbox.reply(number, replies.CHANNEL_CLOSE_OK)
         elif method == _CHANNEL_CLOSE_OK:
             del self._channels[number]
@@ -299,7 +317,8 @@ class Connection(asyncio.Protocol):
             return
         self._set_deaf(False)
         self._transport.resume_reading()
-        self.data_received(b"")
+        if self._rest:
+            self.data_received(b"")
 
     def _set_deaf(self, deaf: bool) -> None:
         if self._heart is not None:
@@ -315,10 +334,10 @@ class Connection(asyncio.Protocol):
 
     def _close_channels(self) -> None:
         """Give everything back; exclusive queues go."""
-        channels = self.channels()
+        dispatchers = [each for each in self._channels.values() if each is not None]
         self._channels.clear()
-        for channel in channels:
-            channel.close()
+        for dispatcher in dispatchers:
+            dispatcher.close()
         if self.session is not None:
             for queue in list(self.session.vhost.queues.values()):
                 if queue.owner is self.session:

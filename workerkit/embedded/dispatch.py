@@ -51,11 +51,12 @@ class Dispatcher:
         number: Of the method that is being handled, which a refusal names.
     """
 
-    __slots__ = ("_incoming", "channel", "number")
+    __slots__ = ("_held", "_incoming", "channel", "number")
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.number = (0, 0)
+        self._held = 0  # Bytes of a message that has not come as a whole.
         self._incoming: Incoming | None = None
 
     @property
@@ -69,18 +70,34 @@ class Dispatcher:
         Raises:
             Refusal: It will not be done; the channel or the connection has to be closed.
         """
-        incoming = self._incoming
-        if incoming is not None:
-            if incoming.take(kind, payload):
-                self._incoming = None
-                publishing.publish(self.channel, incoming)
-            elif not incoming.parts:
-                publishing.check_size(self.channel, incoming.missing)
+        if self._incoming is not None:
+            self._take_content(self._incoming, kind, payload)
         elif kind != _METHOD:
             self.number = (0, 0)
             raise unexpected("method frame", "non method frame")
         else:
             self._take_method(payload)
+
+    def close(self) -> None:
+        """Close the channel, and forget what has come of a message."""
+        self._forget_content()
+        self.channel.close()
+
+    def _take_content(self, incoming: Incoming, kind: int, payload: bytes) -> None:
+        if incoming.take(kind, payload):
+            self._forget_content()
+            publishing.publish(self.channel, incoming)
+        elif not incoming.parts:
+            publishing.check_size(self.channel, incoming.missing)
+        else:
+            self._held += len(payload)
+            self.channel.vhost.memory.hold(len(payload))
+
+    def _forget_content(self) -> None:
+        self._incoming = None
+        if self._held:
+            self.channel.vhost.memory.release(self._held)
+            self._held = 0
 
     def _take_method(self, payload: bytes) -> None:
         self.number = requests.number_of(payload)

@@ -135,8 +135,6 @@ class Outbox:
     def resume(self) -> None:
         """The transport takes more."""
         self._paused = False
-        if self._transport is not None and not self._transport.is_closing():
-            self._transport.resume_reading()
         self._look_for_room()
 
     def freeze(self) -> None:

@@ -8,7 +8,7 @@ from pamqp.commands import Confirm, Tx
 from workerkit.embedded import properties, replies
 from workerkit.embedded.arguments import LONGEST_TIME
 from workerkit.embedded.channel import Channel
-from workerkit.embedded.message import Message, routing_keys
+from workerkit.embedded.message import Message, routing_keys, without_bcc
 from workerkit.embedded.properties import FLAGS
 from workerkit.embedded.refusals import Refusal, erlang, malformed, unexpected
 from workerkit.embedded.replies import Reply
@@ -29,7 +29,7 @@ class Incoming:
         payload: Of the method basic.publish.
     """
 
-    __slots__ = ("address", "body_size", "immediate", "mandatory", "missing", "parts", "properties")
+    __slots__ = ("address", "immediate", "mandatory", "missing", "parts", "properties")
 
     def __init__(self, payload: bytes) -> None:
         # The number, two bytes without a meaning, exchange and routing key, two bits.
@@ -38,7 +38,6 @@ class Incoming:
         self.mandatory = bool(bits & 1)
         self.immediate = bool(bits & 2)
         self.properties: bytes | None = None
-        self.body_size = 0
         self.missing = 0
         self.parts: list[bytes] = []
 
@@ -83,7 +82,7 @@ class Incoming:
         if number != _BASIC:
             raise _no_header(f"one for class {number}")
         self.properties = payload[12:]
-        self.body_size = self.missing = int.from_bytes(payload[4:12], "big")
+        self.missing = int.from_bytes(payload[4:12], "big")
         try:
             properties.check(self.properties)
         except MalformedTable as error:
@@ -144,9 +143,8 @@ def rollback(channel: Channel, method: Tx.Rollback) -> Reply:
 def _route(channel: Channel, message: Message, mandatory: bool) -> None:
     published = channel.vhost.publish(message)
     if mandatory and not published.routed:
-        channel.outbox.content(
-            channel.number, _RETURN + message.address, message.properties, message.body
-        )
+        method, back = _RETURN + message.address, without_bcc(message)
+        channel.outbox.content(channel.number, method, back.properties, back.body)
     if channel.confirmed is not None:
         channel.confirmed += 1
         channel.outbox.confirm(channel.number, channel.confirmed, accepted=published.accepted)

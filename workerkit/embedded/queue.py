@@ -1,6 +1,5 @@
 """A queue: what waits, who consumes, and what becomes of messages that cannot stay."""
 
-from bisect import bisect_right
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -12,6 +11,7 @@ from workerkit.embedded.message import Message
 from workerkit.embedded.properties import FLAGS
 from workerkit.embedded.refusals import label
 from workerkit.embedded.replies import short
+from workerkit.embedded.turns import Turns
 
 _EXPIRATION, _PRIORITY = FLAGS["expiration"], FLAGS["priority"]
 _QUALIFIED = _EXPIRATION | _PRIORITY
@@ -149,7 +149,7 @@ class Queue:
         self.waiting: Backlog[Copy] = Backlog()
         self.waiting_bytes = 0
         self.unacked = 0
-        self.consumers: list[Consumer] = []  # By priority, then in the order of their turns.
+        self.consumers: Turns[Consumer] = Turns(single_active=arguments.single_active_consumer)
         self.deleted = False
         self._clock = clock
         self._memory = memory
@@ -158,7 +158,6 @@ class Queue:
         self._position = 0
         self._bounded = arguments.max_length is not None or arguments.max_bytes is not None
         self._timed = False  # Some message had an end to its time.
-        self._active: Consumer | None = None
         self._expiry: Timer | None = None
         self._idle: Timer | None = None
         self.touch()
@@ -174,12 +173,13 @@ class Queue:
         self._memory.hold(message.size)
         if self.arguments.ttl is not None or message.flags & _QUALIFIED:
             self._qualify(copy)
-        if not len(self.waiting) and self.consumers and (consumer := self._next_consumer()):
+        if not len(self.waiting) and (consumer := self.consumers.next()):
             self._hand(consumer, copy)
             return True
         self.waiting.add(copy)
         self.waiting_bytes += len(message.body)
-        self._settle_down()
+        self._trim()
+        self._watch()
         return True
 
     def get(self) -> Copy | None:
@@ -190,7 +190,7 @@ class Queue:
             return None
         copy = self._pop()
         copy.consumer = None
-        self._settle_down()
+        self._watch()
         return copy
 
     def requeue(self, copies: Iterable[Copy]) -> None:
@@ -216,6 +216,7 @@ class Queue:
             self.waiting.restore(copy)
             self.waiting_bytes += len(copy.message.body)
         if not self.deleted:
+            self._trim()
             self.pump()
 
     def reject(self, copy: Copy) -> None:
@@ -248,11 +249,12 @@ class Queue:
 
     def pump(self) -> None:
         """Deliver what waits to consumers that are ready."""
-        while len(self.waiting) and (consumer := self._next_consumer()):
+        self.consumers.rejoin()
+        self.drop_expired()
+        while len(self.waiting) and (consumer := self.consumers.next()):
+            self._hand(consumer, self._pop())
             self.drop_expired()
-            if len(self.waiting):
-                self._hand(consumer, self._pop())
-        self._settle_down()
+        self._watch()
 
     def delivery_count(self, copy: Copy) -> int | None:
         """How often a message came back, where its consumers are told."""
@@ -264,9 +266,7 @@ class Queue:
 
     def subscribe(self, consumer: Consumer) -> None:
         """Add a consumer; the caller pumps when its client knows of it."""
-        self.consumers.insert(self._turn_of(consumer), consumer)
-        if self._active is None:
-            self._active = consumer
+        self.consumers.add(consumer)
         self.touch()
 
     def unsubscribe(self, consumer: Consumer) -> None:
@@ -274,8 +274,6 @@ class Queue:
         if consumer not in self.consumers:
             return
         self.consumers.remove(consumer)
-        if self._active is consumer:
-            self._active = self.consumers[0] if self.consumers else None
         self.touch()
         if self.auto_delete and not self.consumers:
             self._unused(self)
@@ -305,8 +303,7 @@ class Queue:
         for timer in (self._idle, self._expiry):
             if timer is not None:
                 timer.cancel()
-        consumers, self.consumers = self.consumers, []
-        for consumer in consumers:
+        for consumer in self.consumers.clear():
             consumer.outlet.queue_deleted(consumer)
         self.purge()
 
@@ -320,22 +317,6 @@ class Queue:
         else:
             self._memory.release(copy.message.size)
         consumer.outlet.deliver(consumer, copy)
-
-    def _next_consumer(self) -> Consumer | None:
-        """Whose turn it is, of those with the highest priority that are ready."""
-        if self.arguments.single_active_consumer:
-            return self._active if self._active and self._active.ready() else None
-        for index, consumer in enumerate(self.consumers):
-            if consumer.ready():
-                if len(self.consumers) > 1:
-                    del self.consumers[index]
-                    self.consumers.insert(self._turn_of(consumer), consumer)
-                return consumer
-        return None
-
-    def _turn_of(self, consumer: Consumer) -> int:
-        """The place behind all others of its priority."""
-        return bisect_right(self.consumers, -consumer.priority, key=lambda each: -each.priority)
 
     def _pop(self) -> Copy:
         copy = self.waiting.pop()
@@ -369,11 +350,14 @@ class Queue:
             size is not None and self.waiting_bytes + more_bytes > size
         )
 
-    def _settle_down(self) -> None:
-        """Drop what is too much, and wake when the head expires."""
+    def _trim(self) -> None:
+        """Drop what is too much."""
         if self._bounded and self.arguments.overflow == "drop-head":
             while len(self.waiting) and self._full():
                 self._die(self._pop(), "maxlen")
+
+    def _watch(self) -> None:
+        """Wake when the head expires."""
         if not self._timed:
             return
         self.drop_expired()
@@ -386,13 +370,10 @@ class Queue:
             if timer.when <= when:
                 return
             timer.cancel()
-        self._expiry = self._clock.after(when - self._clock.now(), self._on_expiry)
+        self._expiry = self._clock.after(when - self._clock.now(), self._watch)
 
     def _on_idle(self) -> None:
         self._unused(self)
-
-    def _on_expiry(self) -> None:
-        self._settle_down()
 
     def _die(self, copy: Copy, reason: str) -> None:
         self.forget(copy)

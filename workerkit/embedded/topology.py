@@ -250,11 +250,11 @@ def _check_quorum(name: str, vhost: str, method: QueueMethods.Declare) -> None:
 
 def _compare_queue(channel: Channel, queue: Queue, method: QueueMethods.Declare) -> None:
     usable_queue(channel, queue.name)
+    if method.exclusive != (queue.owner is not None):
+        raise locked(queue.name, channel.vhost.name)
     flags: dict[str, tuple[object, object]] = {
         "durable": (method.durable, queue.durable),
         "auto_delete": (method.auto_delete, queue.auto_delete),
     }
     _compare_flags(flags, queue.label)
-    if method.exclusive != (queue.owner is not None):
-        raise locked(queue.name, channel.vhost.name)
     queue_arguments.compare(arguments(method), queue.arguments.table, queue.label)

@@ -67,6 +67,7 @@ class VirtualHost:
 
     Attributes:
         replies: Who waits for answers, by the name to send them to.
+        memory: Of all virtual hosts together.
     """
 
     def __init__(self, name: str, clock: Clock, memory: Memory, rules: Rules) -> None:
@@ -78,8 +79,8 @@ class VirtualHost:
             for each, kind in _PREDECLARED.items()
         }
         self.replies: dict[str, ReplyOutlet] = {}
+        self.memory = memory
         self._clock = clock
-        self._memory = memory
         self._letters: deque[Message] = deque()
         self._burying = False
 
@@ -114,7 +115,7 @@ class VirtualHost:
             self.name,
             arguments,
             self._clock,
-            self._memory,
+            self.memory,
             durable=durable,
             auto_delete=auto_delete,
             owner=owner,
