@@ -180,7 +180,7 @@ class Channel:
 
     def queue_deleted(self, consumer: Consumer) -> None:
         """The queue of a consumer is gone, and with it the consumer."""
-        del self.consumers[consumer.tag]
+        self.consumers.pop(consumer.tag, None)
         if self.session.wants_cancels:
             self.send(replies.cancel(consumer.tag))
 
