@@ -201,6 +201,8 @@ async def test_a_reply_that_is_swallowed_or_late(
     broker.swallow_next("queue.declare-ok")
     with pytest.raises(TimeoutError):
         await channel.declare_queue("lost", timeout=0.1)
+    with pytest.raises(ValueError, match="is no method of AMQP, such as"):
+        broker.swallow_next("queue.declared")
 
 
 async def test_closing_a_channel(broker: EmbeddedBroker, channel: AbstractChannel) -> None:

@@ -87,13 +87,15 @@ class Channel:
             self._unacked[tag] = copy
             self._in_hand += 1
         method = consumer.prefix + _U64(tag) + _FLAG[copy.redelivered] + message.address
-        self.outbox.content(self.number, method, _properties(copy), message.body)
+        reply = Reply("basic.deliver", method)
+        self.outbox.content(self.number, reply, _properties(copy), message.body)
 
     def deliver_reply(self, message: Message) -> None:
         """Send an answer to the one who asked."""
         self._last_tag += 1
-        method = _DELIVER + short(self.reply_tag or "") + _U64(self._last_tag) + b"\x00"
-        self.outbox.content(self.number, method + message.address, message.properties, message.body)
+        tag = short(self.reply_tag or "") + _U64(self._last_tag)
+        reply = Reply("basic.deliver", _DELIVER + tag + b"\x00" + message.address)
+        self.outbox.content(self.number, reply, message.properties, message.body)
 
     def hand_over(self, copy: Copy, *, acknowledges: bool) -> None:
         """Answer basic.get with a message."""
@@ -105,9 +107,8 @@ class Channel:
         else:
             copy.queue.forget(copy)
         method = _GET_OK + _U64(tag) + _FLAG[copy.redelivered] + message.address
-        self.outbox.content(
-            self.number, method + left.to_bytes(4, "big"), _properties(copy), message.body
-        )
+        reply = Reply("basic.get-ok", method + left.to_bytes(4, "big"))
+        self.outbox.content(self.number, reply, _properties(copy), message.body)
 
     def settle(self, tag: int, fate: Fate, *, multiple: bool) -> None:
         """Settle a delivery, or all up to it; tag 0 with *multiple* is all there are."""
@@ -179,7 +180,7 @@ class Channel:
 
     def queue_deleted(self, consumer: Consumer) -> None:
         """The queue of a consumer is gone, and with it the consumer."""
-        del self.consumers[consumer.tag]
+        self.consumers.pop(consumer.tag, None)
         if self.session.wants_cancels:
             self.send(replies.cancel(consumer.tag))
 

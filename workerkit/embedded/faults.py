@@ -1,6 +1,13 @@
 """Replies that a test wants to get lost or to come late."""
 
+import re
 from dataclasses import dataclass
+
+from pamqp import base, commands
+
+_KINDS: dict[int, type[base.Frame]] = commands.INDEX_MAPPING
+# As in the specification: pamqp's `Basic.ConsumeOk` is `basic.consume-ok`.
+_METHODS = {re.sub("(?<=[a-z])(?=[A-Z])", "-", kind.name).lower() for kind in _KINDS.values()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +33,13 @@ class Faults:
         return bool(self._waiting)
 
     def add(self, fault: Fault) -> None:
-        """Wait for the next reply of that name."""
+        """Wait for the next reply of that name.
+
+        Raises:
+            ValueError: AMQP has no such method.
+        """
+        if fault.name not in _METHODS:
+            raise ValueError(f"{fault.name!r} is no method of AMQP, such as 'basic.consume-ok'")
         self._waiting.append(fault)
 
     def take(self, name: str) -> Fault | None:

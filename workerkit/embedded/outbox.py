@@ -71,12 +71,12 @@ class Outbox:
         self._add_confirms()
         self._add_reply(channel, reply)
 
-    def content(self, channel: int, method: bytes, properties: bytes, body: bytes) -> None:
-        """Send a method that carries a message."""
+    def content(self, channel: int, method: Reply, properties: bytes, body: bytes) -> None:
+        """Send a method that carries a message, unless a test wants it lost or late."""
         size = len(body)
         parts = [
-            _HEAD(_METHOD, channel, len(method)),
-            method,
+            _HEAD(_METHOD, channel, len(method.payload)),
+            method.payload,
             _END,
             _CONTENT_HEAD(_HEADER, channel, 12 + len(properties), _BASIC, 0, size),
             properties,
@@ -89,7 +89,7 @@ class Outbox:
             for start in range(0, size, most):
                 part = body[start : start + most]
                 parts += (_HEAD(_BODY, channel, len(part)), part, _END)
-        self._add(b"".join(parts))
+        self._send(method.name, b"".join(parts))
 
     def confirm(self, channel: int, tag: int, *, accepted: bool) -> None:
         """Confirm a publish, together with others of this turn. Tags come in order."""
@@ -155,9 +155,11 @@ class Outbox:
             self._on_room()
 
     def _add_reply(self, channel: int, reply: Reply) -> None:
-        fault = self._faults.take(reply.name) if self._faults else None
         head = _HEAD(_METHOD, channel, len(reply.payload))
-        frame = b"".join((head, reply.payload, _END))
+        self._send(reply.name, b"".join((head, reply.payload, _END)))
+
+    def _send(self, name: str, frame: bytes) -> None:
+        fault = self._faults.take(name) if self._faults else None
         if fault is None:
             self._add(frame)
         elif fault.delay is not None:

@@ -143,8 +143,8 @@ def rollback(channel: Channel, method: Tx.Rollback) -> Reply:
 def _route(channel: Channel, message: Message, mandatory: bool) -> None:
     published = channel.vhost.publish(message)
     if mandatory and not published.routed:
-        method, back = _RETURN + message.address, without_bcc(message)
-        channel.outbox.content(channel.number, method, back.properties, back.body)
+        back, reply = without_bcc(message), Reply("basic.return", _RETURN + message.address)
+        channel.outbox.content(channel.number, reply, back.properties, back.body)
     if channel.confirmed is not None:
         channel.confirmed += 1
         channel.outbox.confirm(channel.number, channel.confirmed, accepted=published.accepted)

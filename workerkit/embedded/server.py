@@ -251,11 +251,21 @@ class EmbeddedBroker:
         self._each(lambda client: client.thaw())
 
     def swallow_next(self, method: str) -> None:
-        """Never send the next reply of that name, such as `basic.consume-ok`, on any connection."""
+        """Never send the next reply of that name, such as `basic.consume-ok`, on any connection.
+
+        A publish is confirmed with `basic.ack`, one for all that came together.
+
+        Raises:
+            ValueError: AMQP has no such method.
+        """
         self._do(lambda: self._broker.faults.add(Fault(method, None)))
 
     def delay_next(self, method: str, seconds: float) -> None:
-        """Send the next reply of that name late; others may overtake it."""
+        """Send the next reply of that name late, by the broker's clock; others may overtake it.
+
+        Raises:
+            ValueError: AMQP has no such method.
+        """
         self._do(lambda: self._broker.faults.add(Fault(method, seconds)))
 
     def memory_alarm(self, on: bool) -> None:

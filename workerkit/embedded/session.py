@@ -6,7 +6,7 @@ from workerkit.embedded.outbox import Outbox
 from workerkit.embedded.vhost import VirtualHost
 
 
-@dataclass(slots=True, eq=False)
+@dataclass(frozen=True, slots=True, eq=False)
 class Session:
     """A client that is logged in. It owns the exclusive queues that it declares.
 

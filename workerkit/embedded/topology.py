@@ -238,9 +238,9 @@ def _new_queue(channel: Channel, method: QueueMethods.Declare) -> Queue:
 
 def _check_quorum(name: str, vhost: str, method: QueueMethods.Declare) -> None:
     faults = {
-        "non-durable": not method.durable,
         "auto-delete": method.auto_delete,
         "exclusive-owner": method.exclusive,
+        "non-durable": not method.durable,
     }
     for fault, wrong in faults.items():
         if wrong:

@@ -1,0 +1,173 @@
+"""Messages that expire, and in which order it happens."""
+
+import asyncio
+import time
+from typing import Any
+
+from tests.contract.peer import Channel, refused, short
+from tests.contract.site import Row, Site
+
+
+async def _dying(channel: Channel, queue: str = "q", **arguments: Any) -> None:
+    """Declare a queue whose dead letters go to the queue `dead`, which is consumed."""
+    await channel.declare("dead")
+    table = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"} | arguments
+    await channel.declare(queue, **table)
+    await channel.consume("dead", no_ack=True)
+
+
+async def a_queues_ttl_ends_its_messages(site: Site) -> object:
+    """x-message-ttl drops a message after so many milliseconds, and not before."""
+    channel = await site.channel()
+    await _dying(channel, x_message_ttl=50)
+    began = time.monotonic()
+    channel.publish("q", b"x")
+    body = (await channel.message()).body
+    in_time = time.monotonic() - began > 0.045
+    return body, in_time, (await channel.declare("q", passive=True)).message_count
+
+
+async def a_message_may_have_its_own_ttl(site: Site) -> object:
+    """The property expiration, a text of milliseconds, does the same for one message."""
+    channel = await site.channel()
+    await _dying(channel)
+    channel.publish("q", b"short", expiration="30")
+    channel.publish("q", b"for ever")
+    return (await channel.message()).body, await channel.drain("q")
+
+
+async def the_shorter_ttl_counts(site: Site) -> object:
+    """Of queue and message, whichever is less."""
+    channel = await site.channel()
+    await _dying(channel, "long", x_message_ttl=60000)
+    channel.publish("long", b"by message", expiration="20")
+    first = (await channel.message()).body
+    await channel.declare(
+        "q", x_message_ttl=20, x_dead_letter_exchange="", x_dead_letter_routing_key="dead"
+    )
+    channel.publish("q", b"by queue", expiration="60000")
+    return first, (await channel.message()).body
+
+
+async def messages_expire_only_at_the_head(site: Site) -> object:
+    """A message that is over stays, and is counted, behind one that is not."""
+    channel = await site.channel()
+    await _dying(channel)
+    channel.publish("q", b"first")
+    channel.publish("q", b"second", expiration="1")
+    channel.publish("q", b"third")
+    await asyncio.sleep(0.05)
+    counted = (await channel.declare("q", passive=True)).message_count
+    early = channel.waiting()
+    first = await channel.get("q", no_ack=True)
+    dead = (await channel.message()).body
+    return counted, early, first and first.body, dead, await channel.drain("q")
+
+
+async def an_expired_message_is_not_delivered(site: Site) -> object:
+    """Neither to a get nor to a consumer that comes late."""
+    channel = await site.channel()
+    await channel.declare("q")
+    channel.publish("q", b"first")
+    channel.publish("q", b"gone", expiration="1")
+    channel.publish("q", b"last")
+    await asyncio.sleep(0.03)
+    await channel.consume("q", no_ack=True)
+    return await channel.bodies(2)
+
+
+async def a_ttl_of_zero_needs_a_consumer_at_hand(site: Site) -> object:
+    """A message with ttl 0 goes to a consumer that is ready, or dies at once."""
+    channel = await site.channel()
+    await channel.declare("q", x_message_ttl=0)
+    channel.publish("q", b"nobody there")
+    nothing = await channel.get("q")
+    await channel.consume("q", no_ack=True)
+    channel.publish("q", b"somebody there")
+    return nothing, await channel.bodies(1)
+
+
+async def what_is_unacknowledged_does_not_expire(site: Site) -> object:
+    """A message that is held lives on; given back too late, it dies."""
+    channel = await site.channel()
+    await _dying(channel, x_message_ttl=30)
+    await channel.consume("q", "c")
+    channel.publish("q", b"x")
+    held = await channel.message()
+    await channel.cancel("c")
+    await asyncio.sleep(0.08)
+    early = channel.waiting()
+    channel.reject(held.tag, requeue=True)
+    return early, (await channel.message()).body
+
+
+async def a_wrong_expiration_is_406(site: Site) -> object:
+    """The expiration is a text of a whole number, not below zero."""
+    texts = {}
+    for expiration in ("-1", "soon", "1.5"):
+        channel = await site.channel()
+        await channel.declare("q")
+        channel.publish("q", b"x", expiration=expiration)
+        texts[expiration] = await channel.refused()
+    return texts
+
+
+async def a_ttl_beyond_ten_years_is_406(site: Site) -> object:
+    """Ten years of milliseconds are the most, as argument and as property."""
+    most = 10 * 365 * 24 * 3600 * 1000
+    channel = await site.channel()
+    await channel.declare("q", x_message_ttl=most, x_expires=most)
+    channel.publish("q", b"x", expiration=str(most))
+    taken = (await channel.take("q")).body
+    channel.publish("q", b"x", expiration=str(most + 1))
+    texts = [await channel.refused()]
+    beyond: list[dict[str, Any]] = [{"x_message_ttl": most + 1}, {"x_expires": most + 1}]
+    for arguments in beyond:
+        channel = await channel.peer.channel()
+        texts.append(short(await refused(channel.declare("p", **arguments))))
+    return taken, texts
+
+
+async def a_dead_letter_has_no_expiration_left(site: Site) -> object:
+    """The property is taken off, so that it does not expire again; the header remembers it."""
+    channel = await site.channel()
+    await _dying(channel)
+    channel.publish("q", b"x", expiration="10", delivery_mode=2, message_id="m")
+    message = await channel.message()
+    death = message.headers["x-death"][0]
+    properties = message.properties
+    kept = properties.delivery_mode, properties.message_id
+    return properties.expiration, death["original-expiration"], *kept
+
+
+_INVALID = "channel 406: PRECONDITION_FAILED - invalid expiration "
+
+ROWS = [
+    Row(a_queues_ttl_ends_its_messages, (b"x", True, 0)),
+    Row(a_message_may_have_its_own_ttl, (b"short", [b"for ever"])),
+    Row(the_shorter_ttl_counts, (b"by message", b"by queue")),
+    Row(messages_expire_only_at_the_head, (3, [], b"first", b"second", [b"third"])),
+    Row(an_expired_message_is_not_delivered, [b"first", b"last"]),
+    Row(a_ttl_of_zero_needs_a_consumer_at_hand, (None, [b"somebody there"])),
+    Row(what_is_unacknowledged_does_not_expire, ([], b"x")),
+    Row(
+        a_wrong_expiration_is_406,
+        {
+            "-1": _INVALID + "'-1': {value_negative,-1}",
+            "soon": _INVALID + "'soon': no_integer",
+            "1.5": _INVALID + "'1.5': {leftover_string,\".5\"}",
+        },
+    ),
+    Row(
+        a_ttl_beyond_ten_years_is_406,
+        (
+            b"x",
+            [
+                _INVALID + "'315360000001': {value_too_large,315360000001}",
+                "channel 406",
+                "channel 406",
+            ],
+        ),
+    ),
+    Row(a_dead_letter_has_no_expiration_left, (None, "10", 2, "m")),
+]

@@ -1,0 +1,150 @@
+"""How queues end: purged, deleted, or by themselves."""
+
+import asyncio
+
+from pamqp.commands import Queue
+
+from tests.contract.peer import Channel, refused
+from tests.contract.site import Row, Site
+from tests.waiting import eventually
+
+
+async def _fresh(channel: Channel) -> Channel:
+    """Another channel, where an error closed the one before."""
+    return await channel.peer.channel()
+
+
+async def _exists(channel: Channel, queue: str) -> bool:
+    """Say whether there is such a queue."""
+    other = await _fresh(channel)
+    return await refused(other.declare(queue, passive=True)) is None
+
+
+async def _vanishes(channel: Channel, queue: str) -> bool:
+    """Wait until a queue is gone."""
+
+    async def gone() -> bool:
+        return not await _exists(channel, queue)
+
+    return bool(await eventually(gone, what=f"{queue!r} vanishes"))
+
+
+async def an_exclusive_queue_ends_with_its_connection(site: Site) -> object:
+    """The channel that declared it may close; the connection may not."""
+    owner, other = await site.channel(), await site.channel()
+    await owner.declare("q", exclusive=True)
+    sibling = await _fresh(owner)
+    await owner.close()
+    survived = (await sibling.declare("q", passive=True)).queue
+    await owner.peer.close()
+    return survived, await _vanishes(other, "q")
+
+
+async def a_queue_deletes_itself_after_its_last_consumer(site: Site) -> object:
+    """Auto-delete waits for a consumer, and acts when the last one has gone."""
+    channel = await site.channel()
+    await channel.declare("q", auto_delete=True)
+    await channel.get("q")
+    tags = [await channel.consume("q") for _ in range(2)]
+    await channel.cancel(tags[0])
+    kept = await _exists(channel, "q")
+    await channel.cancel(tags[1])
+    return kept, await _vanishes(channel, "q")
+
+
+async def a_queue_deletes_itself_with_its_consumers_channel(site: Site) -> object:
+    """The end of a channel is the end of its consumers."""
+    channel, consumer = await site.channel(), await site.channel()
+    await channel.declare("q", auto_delete=True)
+    await consumer.consume("q")
+    await consumer.close()
+    return await _vanishes(channel, "q")
+
+
+async def an_unused_queue_expires(site: Site) -> object:
+    """x-expires deletes a queue that nobody used for so many milliseconds, messages and all."""
+    channel = await site.channel()
+    await channel.declare("q", x_expires=50)
+    channel.publish("q", b"x")
+    await asyncio.sleep(0.2)  # a look at the queue would be use
+    return await _exists(channel, "q")
+
+
+async def use_keeps_a_queue(site: Site) -> object:
+    """Getting, declaring and consuming are use, publishing is not."""
+    channel = await site.channel()
+    for queue in ("got", "declared", "consumed", "published"):
+        await channel.declare(queue, x_expires=400)
+    await channel.consume("consumed")
+    for _ in range(6):
+        await asyncio.sleep(0.1)
+        await channel.get("got")
+        await channel.declare("declared", x_expires=400)
+        channel.publish("published", b"x")
+    queues = ("got", "declared", "consumed", "published")
+    return [await _exists(channel, queue) for queue in queues]
+
+
+async def purging_counts_what_is_ready(site: Site) -> object:
+    """Purge drops what is ready and leaves what is unacknowledged."""
+    channel = await site.channel()
+    await channel.declare("q")
+    channel.publish("q", b"1", b"2", b"3")
+    held = await channel.take("q", no_ack=False)
+    purged = (await channel.call(Queue.Purge(0, "q"))).message_count
+    channel.reject(held.tag, requeue=True)
+    return purged, await channel.drain("q")
+
+
+async def deleting_counts_what_is_ready(site: Site) -> object:
+    """delete-ok has the number of messages that were ready; a second time it is 0."""
+    channel = await site.channel()
+    await channel.declare("q")
+    channel.publish("q", b"1", b"2", b"3")
+    await channel.take("q", no_ack=False)
+    return [(await channel.call(Queue.Delete(0, "q"))).message_count for _ in range(2)]
+
+
+async def deleting_a_queue_in_use_or_not_empty(site: Site) -> object:
+    """if-unused and if-empty refuse, and the queue stays."""
+    channel = await site.channel()
+    await channel.declare("q")
+    await channel.consume("q")
+    used = await refused((await _fresh(channel)).call(Queue.Delete(0, "q", True)))
+    await channel.declare("p")
+    channel.publish("p", b"x")
+    await channel.declare("p", passive=True)
+    filled = await refused((await _fresh(channel)).call(Queue.Delete(0, "p", False, True)))
+    return used, filled, await _exists(channel, "q"), await _exists(channel, "p")
+
+
+async def an_ack_after_the_queue_is_gone_is_no_error(site: Site) -> object:
+    """The delivery was known; that its queue went does not matter."""
+    channel = await site.channel()
+    await channel.declare("q")
+    channel.publish("q", b"x")
+    message = await channel.take("q", no_ack=False)
+    await channel.call(Queue.Delete(0, "q"))
+    channel.ack(message.tag)
+    return (await channel.declare("p")).queue
+
+
+ROWS = [
+    Row(an_exclusive_queue_ends_with_its_connection, ("q", True)),
+    Row(a_queue_deletes_itself_after_its_last_consumer, (True, True)),
+    Row(a_queue_deletes_itself_with_its_consumers_channel, True),
+    Row(an_unused_queue_expires, False),
+    Row(use_keeps_a_queue, [True, True, True, False]),
+    Row(purging_counts_what_is_ready, (2, [b"1"])),
+    Row(deleting_counts_what_is_ready, [2, 0]),
+    Row(
+        deleting_a_queue_in_use_or_not_empty,
+        (
+            "channel 406: PRECONDITION_FAILED - queue 'q' in vhost 'V' in use",
+            "channel 406: PRECONDITION_FAILED - queue 'p' in vhost 'V' not empty",
+            True,
+            True,
+        ),
+    ),
+    Row(an_ack_after_the_queue_is_gone_is_no_error, "p"),
+]

@@ -1,0 +1,200 @@
+"""Quorum queues: what differs from classic ones, above all that they count deliveries."""
+
+from typing import Any
+
+from pamqp.commands import Basic
+
+from tests.contract.peer import Channel, refused
+from tests.contract.site import Row, Site
+
+
+async def _declared(site: Site, **arguments: Any) -> Channel:
+    """A quorum queue `q`, and the queue `dead`."""
+    channel = await site.channel(confirms=True)
+    await channel.declare("q", durable=True, x_queue_type="quorum", **arguments)
+    await channel.declare("dead")
+    return channel
+
+
+async def _send(channel: Channel, *bodies: bytes, queue: str = "q") -> None:
+    """Publish, and return when the queue has it all."""
+    channel.publish(queue, *bodies)
+    confirmed = 0
+    while confirmed < len(bodies):
+        event = await channel.event()
+        assert isinstance(event, Basic.Ack)
+        confirmed = event.delivery_tag or 0
+
+
+async def returns_are_counted(site: Site) -> object:
+    """x-delivery-count is 0 first, and then counts how often a message was given back."""
+    channel = await _declared(site)
+    await _send(channel, b"x")
+    counts = []
+    for _ in range(3):
+        message = await channel.take("q", no_ack=False)
+        counts.append((message.headers.get("x-delivery-count"), message.method.redelivered))
+        channel.reject(message.tag, requeue=True)
+    return counts
+
+
+async def a_lost_consumer_counts_too(site: Site) -> object:
+    """What a closed channel gives back was delivered once more."""
+    channel = await _declared(site)
+    await _send(channel, b"x")
+    other = await site.channel()
+    await other.consume("q")
+    await other.message()
+    await other.close()
+    return (await channel.take("q")).headers.get("x-delivery-count")
+
+
+async def a_limit_ends_the_returns(site: Site) -> object:
+    """With x-delivery-limit, a message given back more often is dropped."""
+    channel = await _declared(site, x_delivery_limit=2)
+    await _send(channel, b"bad", b"good")
+    seen = []
+    for _ in range(4):
+        message = await channel.take("q", no_ack=False)
+        seen.append(message.body)
+        channel.reject(message.tag, requeue=True)
+    return seen
+
+
+async def a_limit_makes_dead_letters(site: Site) -> object:
+    """A message over the limit becomes a dead letter for that reason."""
+    table: dict[str, Any] = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
+    channel = await _declared(site, x_delivery_limit=1, **table)
+    await _send(channel, b"x")
+    for _ in range(2):
+        message = await channel.take("q", no_ack=False)
+        channel.reject(message.tag, requeue=True)
+    death = (await channel.take("dead")).headers["x-death"][0]
+    return death["reason"], death["count"], death["queue"]
+
+
+async def a_reject_makes_a_dead_letter(site: Site) -> object:
+    """Rejecting and expiry work as with classic queues."""
+    table: dict[str, Any] = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
+    channel = await _declared(site, x_message_ttl=60000, **table)
+    await _send(channel, b"x")
+    channel.reject((await channel.take("q", no_ack=False)).tag, requeue=False)
+    first = await channel.take("dead")
+    channel.publish("q", b"y", expiration="1")
+    second = await channel.take("dead")
+    return [message.headers["x-death"][0]["reason"] for message in (first, second)]
+
+
+async def what_is_given_back_comes_last_or_first(site: Site) -> object:
+    """Messages given back go to the tail, but to the head in a queue with a delivery limit."""
+    orders = []
+    kinds: dict[str, dict[str, Any]] = {"plain": {}, "limited": {"x_delivery_limit": 9}}
+    for queue, table in kinds.items():
+        channel = await site.channel(confirms=True)
+        await channel.declare(queue, durable=True, x_queue_type="quorum", **table)
+        await _send(channel, b"1", b"2", b"3", queue=queue)
+        await channel.qos(2)
+        await channel.consume(queue)
+        tag = [(await channel.message()).tag for _ in range(2)][-1]
+        channel.nack(tag, multiple=True, requeue=True)
+        again = [await channel.message() for _ in range(2)]
+        channel.ack(again[-1].tag, multiple=True)
+        orders.append([*(message.body for message in again), *await channel.bodies(1)])
+    return orders
+
+
+async def prefetch_works(site: Site) -> object:
+    """A consumer's prefetch count holds."""
+    channel = await _declared(site)
+    await _send(channel, b"1", b"2", b"3")
+    await channel.qos(1)
+    await channel.consume("q")
+    bodies = []
+    for _ in range(3):
+        message = await channel.message()
+        bodies.append(message.body)
+        channel.ack(message.tag)
+    return bodies
+
+
+async def shared_prefetch_is_refused(site: Site) -> object:
+    """Quorum queues know no global prefetch: consuming with one ends the connection."""
+    channel = await _declared(site)
+    await channel.qos(1, shared=True)
+    return await refused(channel.consume("q"))
+
+
+async def what_a_quorum_queue_cannot_be(site: Site) -> object:
+    """It is durable, shared and permanent, and has no priorities."""
+    peer = await site.peer()
+
+    async def declare(durable: bool = True, **options: Any) -> str | None:
+        channel = await peer.channel()
+        call = channel.declare("q", durable=durable, x_queue_type="quorum", **options)
+        return await refused(call)
+
+    return {
+        "transient": await declare(durable=False),
+        "exclusive": await declare(exclusive=True),
+        "auto-delete": await declare(auto_delete=True),
+        "all of it": await declare(durable=False, exclusive=True, auto_delete=True),
+        "priorities": await declare(x_max_priority=5),
+    }
+
+
+async def one_active_consumer_of_a_quorum_queue(site: Site) -> object:
+    """A single active consumer hands over when it ends."""
+    channel = await _declared(site, x_single_active_consumer=True)
+    for tag in ("a", "b"):
+        await channel.consume("q", tag, no_ack=True)
+    other = await site.channel()
+    tags = []
+    for end in ("a", "b"):
+        other.publish("q", b"x")
+        tags.append((await channel.message()).method.consumer_tag)
+        await channel.cancel(end)
+    return tags
+
+
+ROWS = [
+    Row(returns_are_counted, [(0, False), (1, True), (2, True)]),
+    Row(a_lost_consumer_counts_too, 1),
+    Row(a_limit_ends_the_returns, [b"bad", b"bad", b"bad", b"good"]),
+    Row(a_limit_makes_dead_letters, ("delivery_limit", 1, "q")),
+    Row(a_reject_makes_a_dead_letter, ["rejected", "expired"]),
+    Row(
+        what_is_given_back_comes_last_or_first,
+        [[b"3", b"1", b"2"], [b"1", b"2", b"3"]],
+    ),
+    Row(prefetch_works, [b"1", b"2", b"3"]),
+    Row(
+        shared_prefetch_is_refused,
+        "connection 540: NOT_IMPLEMENTED - queue 'q' in vhost 'V' does not support global qos",
+    ),
+    Row(
+        what_a_quorum_queue_cannot_be,
+        {
+            "transient": (
+                "channel 406: PRECONDITION_FAILED - invalid property 'non-durable' for queue "
+                "'q' in vhost 'V'"
+            ),
+            "exclusive": (
+                "channel 406: PRECONDITION_FAILED - invalid property 'exclusive-owner' for "
+                "queue 'q' in vhost 'V'"
+            ),
+            "auto-delete": (
+                "channel 406: PRECONDITION_FAILED - invalid property 'auto-delete' for queue "
+                "'q' in vhost 'V'"
+            ),
+            "all of it": (
+                "channel 406: PRECONDITION_FAILED - invalid property 'auto-delete' for queue 'q'"
+                " in vhost 'V'"
+            ),
+            "priorities": (
+                "channel 406: PRECONDITION_FAILED - invalid arg 'x-max-priority' for queue "
+                "'q' in vhost 'V' of queue type rabbit_quorum_queue"
+            ),
+        },
+    ),
+    Row(one_active_consumer_of_a_quorum_queue, ["a", "b"]),
+]

@@ -1,0 +1,328 @@
+"""Acks, rejects, requeues, recovery, and the prefetch count."""
+
+from pamqp.commands import Basic
+
+from tests.contract.line import METHOD, frame
+from tests.contract.peer import Channel, refused, short
+from tests.contract.site import Row, Site
+
+
+async def _holding(site: Site, count: int) -> Channel:
+    """A channel with a consumer on `q` that holds messages 1 to *count*, unacknowledged."""
+    channel = await site.channel()
+    await channel.declare("q")
+    channel.publish("q", *(str(n + 1).encode() for n in range(count)))
+    await channel.consume("q", "c")
+    await channel.bodies(count)
+    await channel.cancel("c")
+    return channel
+
+
+async def _left(channel: Channel) -> list[tuple[bytes, bool]]:
+    """What a closed channel gives back: bodies and redelivered flags."""
+    await channel.close()
+    other = await channel.peer.channel()
+    left = []
+    while message := await other.get("q", no_ack=True):
+        left.append((message.body, message.method.redelivered))
+    return left
+
+
+async def an_ack_settles_one(site: Site) -> object:
+    """Only the message with that tag is gone."""
+    channel = await _holding(site, 3)
+    channel.ack(2)
+    return await _left(channel)
+
+
+async def an_ack_with_multiple_settles_all_before(site: Site) -> object:
+    """Multiple covers everything up to that tag that is still open."""
+    channel = await _holding(site, 4)
+    channel.ack(2)
+    channel.ack(3, multiple=True)
+    return await _left(channel)
+
+
+async def tag_zero_with_multiple_is_everything(site: Site) -> object:
+    """Tag 0 stands for all deliveries of the channel, even when there are none."""
+    channel = await _holding(site, 3)
+    channel.ack(0, multiple=True)
+    channel.ack(0, multiple=True)
+    return await _left(channel)
+
+
+async def an_unknown_tag_is_406(site: Site) -> object:
+    """A tag that was never given, settled already, or zero without multiple."""
+    texts = []
+    for tags in ([9], [1, 1], [0]):
+        channel = await _holding(site, 2)
+        for tag in tags:
+            channel.ack(tag)
+        texts.append(await channel.refused())
+        await (await channel.peer.channel()).drain("q")
+    return texts
+
+
+async def an_unknown_tag_is_406_in_each_method(site: Site) -> object:
+    """Nack and reject are as strict as ack, and a multiple that ends on a settled tag, too."""
+    texts = []
+    for method in (Basic.Nack(9), Basic.Reject(9), Basic.Nack(9, True), Basic.Ack(1, True)):
+        channel = await _holding(site, 1)
+        channel.ack(1)
+        channel.send(method)
+        texts.append(await channel.refused())
+    return texts
+
+
+async def an_error_gives_back_what_was_held(site: Site) -> object:
+    """A channel closed by the broker gives its unacknowledged messages back."""
+    channel = await _holding(site, 2)
+    channel.ack(9)
+    await channel.refused()
+    return await (await channel.peer.channel()).drain("q")
+
+
+async def a_tag_belongs_to_its_channel(site: Site) -> object:
+    """Another channel of the same connection does not know the tag."""
+    channel = await _holding(site, 1)
+    other = await channel.peer.channel()
+    other.ack(1)
+    return await other.refused(), await _left(channel)
+
+
+async def what_needs_no_ack_has_no_tag_to_ack(site: Site) -> object:
+    """The tag of a no-ack delivery is unknown."""
+    channel = await site.channel()
+    await channel.declare("q")
+    channel.publish("q", b"x")
+    message = await channel.take("q", no_ack=True)
+    channel.ack(message.tag)
+    return message.tag, await channel.refused()
+
+
+async def acks_on_a_closed_channel_end_the_connection(site: Site) -> object:
+    """After the close, an ack is a method on a channel that is not open."""
+    channel = await _holding(site, 1)
+    await channel.close()
+    channel.ack(1)
+    return await channel.peer.ended()
+
+
+async def a_reject_drops_or_requeues(site: Site) -> object:
+    """Reject settles one; without requeue it is gone."""
+    channel = await _holding(site, 3)
+    channel.reject(1, requeue=False)
+    channel.reject(2, requeue=True)
+    again = await channel.take("q", no_ack=False)
+    return again.body, again.method.redelivered, await _left(channel)
+
+
+async def a_nack_with_multiple(site: Site) -> object:
+    """Nack settles many: without requeue they are gone, with it they are back in order."""
+    channel = await _holding(site, 5)
+    channel.nack(2, multiple=True, requeue=False)
+    channel.nack(4, multiple=True, requeue=True)
+    back = [await channel.take("q", no_ack=False) for _ in range(2)]
+    return [message.body for message in back], await _left(channel)
+
+
+async def a_nack_of_zero_is_everything(site: Site) -> object:
+    """Nack of tag 0 with multiple gives back all that the channel holds."""
+    channel = await _holding(site, 3)
+    channel.nack(0, multiple=True)
+    return await channel.drain("q")
+
+
+async def a_requeued_message_returns_to_its_place(site: Site) -> object:
+    """Whatever the order of the requeues, the queue has its old order, and newer ones after."""
+    channel = await _holding(site, 4)
+    channel.publish("q", b"5")
+    for tag in (3, 1, 4, 2):
+        channel.reject(tag, requeue=True)
+    return await _left(channel)
+
+
+async def a_requeued_message_goes_to_a_consumer_before_newer_ones(site: Site) -> object:
+    """A message given back is the next to be delivered."""
+    channel = await site.channel()
+    await channel.declare("q")
+    await channel.qos(1)
+    channel.publish("q", b"1", b"2", b"3")
+    await channel.consume("q")
+    first = await channel.message()
+    channel.reject(first.tag, requeue=True)
+    again = await channel.message()
+    return again.body, again.method.redelivered, again.tag
+
+
+async def recover_gives_back_everything(site: Site) -> object:
+    """basic.recover with requeue redelivers, to whoever is there, under new tags."""
+    channel = await site.channel()
+    await channel.declare("q")
+    channel.publish("q", b"1", b"2")
+    await channel.consume("q")
+    await channel.bodies(2)
+    await channel.call(Basic.Recover(True))
+    messages = [await channel.message() for _ in range(2)]
+    return [(message.body, message.tag, message.method.redelivered) for message in messages]
+
+
+async def recover_async_has_no_answer(site: Site) -> object:
+    """basic.recover-async does the same without an answer."""
+    channel = await _holding(site, 2)
+    # pamqp warns that the method is deprecated, which nobody asked here.
+    channel.peer.line.write(frame(METHOD, channel.number, b"\x00\x3c\x00\x64\x01"))
+    return await channel.drain("q")
+
+
+async def prefetch_limits_a_consumer(site: Site) -> object:
+    """A consumer holds at most so many, and gets one for each that it settles."""
+    channel = await site.channel()
+    await channel.declare("q")
+    await channel.qos(2)
+    channel.publish("q", b"1", b"2", b"3", b"4")
+    await channel.consume("q")
+    first, second = await channel.message(), await channel.message()
+    await channel.settled("q")
+    seen = [channel.waiting()]
+    channel.ack(first.tag)
+    seen.append(await channel.bodies(1))
+    channel.reject(second.tag, requeue=False)
+    seen.append(await channel.bodies(1))
+    await channel.settled("q")
+    return seen, channel.waiting()
+
+
+async def prefetch_is_each_consumers_own(site: Site) -> object:
+    """Without global, each later consumer has its own count, and earlier ones keep theirs."""
+    channel = await site.channel()
+    for queue in ("q", "p", "r"):
+        await channel.declare(queue)
+        channel.publish(queue, b"1", b"2", b"3")
+    await channel.qos(1)
+    await channel.consume("q", "q")
+    await channel.qos(2)
+    await channel.consume("p", "p")
+    await channel.qos(0)
+    await channel.consume("r", "r")
+    for queue in ("q", "p", "r"):
+        await channel.settled(queue)
+    return sorted(channel.waiting()), [
+        (await channel.declare(queue)).message_count for queue in ("q", "p", "r")
+    ]
+
+
+async def global_prefetch_is_shared(site: Site) -> object:
+    """With global, all consumers of the channel together hold at most so many."""
+    channel = await site.channel()
+    await channel.qos(3, shared=True)
+    for queue in ("q", "p"):
+        await channel.declare(queue)
+        channel.publish(queue, b"1", b"2", b"3")
+        await channel.consume(queue, queue)
+    held = [await channel.message() for _ in range(3)]
+    await channel.settled("q")
+    await channel.settled("p")
+    more = channel.waiting()
+    channel.ack(held[0].tag)
+    return more, (await channel.message()).tag
+
+
+async def both_kinds_of_prefetch_count(site: Site) -> object:
+    """The smaller of the two limits stops a consumer."""
+    channel = await site.channel()
+    await channel.qos(2)
+    await channel.qos(3, shared=True)
+    for queue in ("q", "p"):
+        await channel.declare(queue)
+        channel.publish(queue, b"1", b"2", b"3")
+        await channel.consume(queue, queue)
+    tags = sorted([(await channel.message()).method.consumer_tag for _ in range(3)])
+    await channel.settled("q")
+    await channel.settled("p")
+    return tags, channel.waiting()
+
+
+async def a_prefetch_of_consumers_lifts_the_shared_one(site: Site) -> object:
+    """In 3.10, setting the count of later consumers ends a limit of the channel set before."""
+    channel = await site.channel()
+    await channel.declare("q")
+    channel.publish("q", b"1", b"2", b"3")
+    await channel.qos(1, shared=True)
+    await channel.qos(2)
+    await channel.consume("q")
+    return await channel.bodies(2)
+
+
+async def global_prefetch_set_later_counts_what_is_held(site: Site) -> object:
+    """It applies at once, to consumers that are there, and what they hold counts."""
+    channel = await site.channel()
+    await channel.declare("q")
+    channel.publish("q", b"1", b"2")
+    await channel.consume("q")
+    await channel.bodies(2)
+    await channel.qos(2, shared=True)
+    channel.publish("q", b"3")
+    await channel.settled("q")
+    before = channel.waiting()
+    await channel.qos(3, shared=True)
+    return before, await channel.bodies(1)
+
+
+async def prefetch_does_not_limit_no_ack_or_get(site: Site) -> object:
+    """What needs no ack is not counted, and a get is not limited."""
+    channel = await site.channel()
+    await channel.declare("q")
+    await channel.qos(1)
+    channel.publish("q", b"1", b"2", b"3", b"4", b"5")
+    gets = [(await channel.take("q", no_ack=False)).body for _ in range(2)]
+    await channel.consume("q", no_ack=True)
+    return gets, await channel.bodies(3)
+
+
+async def settling_after_the_connection_is_closed_by_an_error(site: Site) -> object:
+    """A close by the broker is final: what was acked before it is gone, the rest is back."""
+    channel = await _holding(site, 2)
+    other = await site.channel()
+    channel.ack(1)
+    code = short(await refused(channel.exchange("e", "magic")))
+    return code, (await other.take("q")).body, await other.drain("q")
+
+
+_UNKNOWN = "channel 406: PRECONDITION_FAILED - unknown delivery tag {}"
+
+ROWS = [
+    Row(an_ack_settles_one, [(b"1", True), (b"3", True)]),
+    Row(an_ack_with_multiple_settles_all_before, [(b"4", True)]),
+    Row(tag_zero_with_multiple_is_everything, []),
+    Row(an_unknown_tag_is_406, [_UNKNOWN.format(tag) for tag in (9, 1, 0)]),
+    Row(
+        an_unknown_tag_is_406_in_each_method,
+        [_UNKNOWN.format(tag) for tag in (9, 9, 9, 1)],
+    ),
+    Row(an_error_gives_back_what_was_held, [b"1", b"2"]),
+    Row(a_tag_belongs_to_its_channel, (_UNKNOWN.format(1), [(b"1", True)])),
+    Row(what_needs_no_ack_has_no_tag_to_ack, (1, _UNKNOWN.format(1))),
+    Row(
+        acks_on_a_closed_channel_end_the_connection,
+        "connection 504: CHANNEL_ERROR - expected 'channel.open'",
+    ),
+    Row(a_reject_drops_or_requeues, (b"2", True, [(b"2", True), (b"3", True)])),
+    Row(a_nack_with_multiple, ([b"3", b"4"], [(b"3", True), (b"4", True), (b"5", True)])),
+    Row(a_nack_of_zero_is_everything, [b"1", b"2", b"3"]),
+    Row(
+        a_requeued_message_returns_to_its_place,
+        [(b"1", True), (b"2", True), (b"3", True), (b"4", True), (b"5", False)],
+    ),
+    Row(a_requeued_message_goes_to_a_consumer_before_newer_ones, (b"1", True, 2)),
+    Row(recover_gives_back_everything, [(b"1", 3, True), (b"2", 4, True)]),
+    Row(recover_async_has_no_answer, [b"1", b"2"]),
+    Row(prefetch_limits_a_consumer, ([[], [b"3"], [b"4"]], [])),
+    Row(prefetch_is_each_consumers_own, ([b"1"] * 3 + [b"2"] * 2 + [b"3"], [2, 1, 0])),
+    Row(global_prefetch_is_shared, ([], 4)),
+    Row(both_kinds_of_prefetch_count, (["p", "q", "q"], [])),
+    Row(a_prefetch_of_consumers_lifts_the_shared_one, [b"1", b"2"]),
+    Row(global_prefetch_set_later_counts_what_is_held, ([], [b"3"])),
+    Row(prefetch_does_not_limit_no_ack_or_get, ([b"1", b"2"], [b"3", b"4", b"5"])),
+    Row(settling_after_the_connection_is_closed_by_an_error, ("connection 503", b"2", [])),
+]

@@ -1,0 +1,164 @@
+"""Transactions: tx.select, commit, rollback."""
+
+from typing import Any
+
+from pamqp.commands import Basic, Confirm, Tx
+
+from tests.contract.peer import Channel, refused
+from tests.contract.site import Row, Site
+
+
+async def _selected(site: Site) -> Channel:
+    """A channel in transaction mode, and a queue `q`."""
+    channel = await site.channel()
+    await channel.declare("q")
+    await channel.call(Tx.Select())
+    return channel
+
+
+async def a_commit_publishes(site: Site) -> object:
+    """Nothing is in the queue before the commit; all of it, in order, after."""
+    channel = await _selected(site)
+    channel.publish("q", b"1", b"2")
+    before = (await channel.declare("q")).message_count
+    await channel.call(Tx.Commit())
+    return before, await channel.drain("q")
+
+
+async def a_rollback_publishes_nothing(site: Site) -> object:
+    """What was published since the last commit is forgotten, and a new transaction begins."""
+    channel = await _selected(site)
+    channel.publish("q", b"forgotten")
+    await channel.call(Tx.Rollback())
+    channel.publish("q", b"kept")
+    await channel.call(Tx.Commit())
+    return await channel.drain("q")
+
+
+async def acks_wait_for_the_commit(site: Site) -> object:
+    """An ack counts at the commit; without one, the message is given back."""
+    results = []
+    for end in (Tx.Commit, None):
+        channel, other = await _selected(site), await site.channel()
+        other.publish("q", b"x")
+        message = await channel.take("q", no_ack=False)
+        channel.ack(message.tag)
+        if end:
+            await channel.call(end())
+        await channel.close()
+        results.append(await other.drain("q"))
+    return results
+
+
+async def a_rolled_back_ack_leaves_the_message_unacknowledged(site: Site) -> object:
+    """After the rollback the message is still held, not requeued, and can be acked again."""
+    channel = await _selected(site)
+    await channel.call(Tx.Rollback())
+    other = await site.channel()
+    other.publish("q", b"x")
+    message = await channel.take("q", no_ack=False)
+    channel.ack(message.tag)
+    await channel.call(Tx.Rollback())
+    ready = (await channel.declare("q")).message_count
+    channel.ack(message.tag)
+    await channel.call(Tx.Commit())
+    await channel.close()
+    return ready, await other.drain("q")
+
+
+async def a_reject_waits_for_the_commit(site: Site) -> object:
+    """A requeue within a transaction happens at the commit."""
+    channel = await _selected(site)
+    other = await site.channel()
+    other.publish("q", b"x")
+    message = await channel.take("q", no_ack=False)
+    channel.reject(message.tag, requeue=True)
+    before = (await channel.declare("q")).message_count
+    await channel.call(Tx.Commit())
+    return before, (await channel.take("q")).body
+
+
+async def returns_come_at_the_commit(site: Site) -> object:
+    """A mandatory message without a queue is returned before commit-ok, not at the publish."""
+    channel = await _selected(site)
+    channel.publish("nowhere", b"x", mandatory=True)
+    await channel.settled("q")
+    before = channel.waiting()
+    await channel.call(Tx.Commit())
+    return before, channel.waiting()
+
+
+async def an_open_transaction_ends_with_its_channel(site: Site) -> object:
+    """A close is a rollback."""
+    channel = await _selected(site)
+    channel.publish("q", b"x")
+    await channel.close()
+    return await (await channel.peer.channel()).drain("q")
+
+
+async def transactions_must_be_selected(site: Site) -> object:
+    """Commit and rollback without a transaction are 406; select twice is fine."""
+    peer = await site.peer()
+    channel = await peer.channel()
+    for _ in range(2):
+        await channel.call(Tx.Select())
+    calls: tuple[Any, ...] = (Tx.Commit(), Tx.Rollback())
+    return [await refused((await peer.channel()).call(call)) for call in calls]
+
+
+async def transactions_and_confirms_exclude_each_other(site: Site) -> object:
+    """A channel has one of the two modes."""
+    confirming = await site.channel(confirms=True)
+    channel = await _selected(site)
+    return [
+        await refused(confirming.call(Tx.Select())),
+        await refused(channel.call(Confirm.Select())),
+    ]
+
+
+async def a_publish_to_no_exchange_is_refused_at_once(site: Site) -> object:
+    """The exchange is looked at when the message comes, not at the commit."""
+    channel = await _selected(site)
+    channel.publish("", b"x", exchange="nowhere")
+    return await channel.refused()
+
+
+async def gets_are_not_part_of_a_transaction(site: Site) -> object:
+    """A get without ack takes the message for good, whatever becomes of the transaction."""
+    channel = await _selected(site)
+    other = await site.channel()
+    other.publish("q", b"x")
+    await channel.take("q", no_ack=True)
+    await channel.call(Tx.Rollback())
+    empty = await channel.call(Basic.Get(0, "q"))
+    return empty.name
+
+
+ROWS = [
+    Row(a_commit_publishes, (0, [b"1", b"2"])),
+    Row(a_rollback_publishes_nothing, [b"kept"]),
+    Row(acks_wait_for_the_commit, [[], [b"x"]]),
+    Row(a_rolled_back_ack_leaves_the_message_unacknowledged, (0, [])),
+    Row(a_reject_waits_for_the_commit, (0, b"x")),
+    Row(returns_come_at_the_commit, ([], [b"x"])),
+    Row(an_open_transaction_ends_with_its_channel, []),
+    Row(
+        transactions_must_be_selected,
+        [
+            "channel 406: PRECONDITION_FAILED - channel is not transactional",
+            "channel 406: PRECONDITION_FAILED - channel is not transactional",
+        ],
+    ),
+    Row(
+        transactions_and_confirms_exclude_each_other,
+        [
+            "channel 406: PRECONDITION_FAILED - cannot switch from confirm to tx mode",
+            "channel 406: PRECONDITION_FAILED - cannot switch from tx to confirm mode",
+        ],
+    ),
+    Row(
+        a_publish_to_no_exchange_is_refused_at_once,
+        "channel 404: NOT_FOUND - no exchange 'nowhere' in vhost 'V'",
+    ),
+    Row(gets_are_not_part_of_a_transaction, "Basic.GetEmpty"),
+]
