@@ -1,0 +1,69 @@
+"""The in-process broker from the command line, and as a fixture."""
+
+import signal
+import sys
+from pathlib import Path
+
+from tests.client import connected
+from tests.command import process, running, write_package
+from workerkit.embedded import EmbeddedBroker
+
+CONSUMERS = """
+    from workerkit import AMQPConsumer
+
+    class Each(AMQPConsumer):
+        queues = ["work"]
+
+        async def handle(self, body: str) -> None:
+            print("handled", body, flush=True)
+"""
+
+
+async def test_the_broker_alone(tmp_path: Path) -> None:
+    """Its address is the first line; it serves until a signal, and exits with 0."""
+    command = (sys.executable, "-m", "workerkit", "broker", "--port", "0")
+    async with process(*command, cwd=tmp_path) as broker:
+        url = await broker.says("amqp://")
+        async with connected(url) as client:
+            await client.declare("work")
+            await client.send("work", b"x")
+            letter = await client.take("work")
+        broker.send(signal.SIGTERM)
+        code = await broker.ended(5.0)
+
+    assert broker.out[0] == url
+    assert letter.body == b"x"
+    assert (code, "Traceback" in repr(broker)) == (0, False)
+
+
+async def test_a_port_that_somebody_else_has(tmp_path: Path) -> None:
+    """One line that names the port, and exit code 2."""
+    async with EmbeddedBroker() as other:
+        command = (sys.executable, "-m", "workerkit", "broker", "--port", str(other.port))
+        async with process(*command, cwd=tmp_path) as broker:
+            code = await broker.ended(5.0)
+
+    assert code == 2, broker
+    [line] = broker.err
+    assert str(other.port) in line
+
+
+async def test_an_application_on_a_broker_of_its_own(tmp_path: Path) -> None:
+    """The default connection leads to a broker whose address is the first line."""
+    name = write_package(tmp_path, consumers=CONSUMERS)
+    async with running(name, "--embedded-broker", cwd=tmp_path) as app:
+        url = (await app.says("embedded broker at")).rpartition(" ")[2]
+        await app.says("consuming")
+        async with connected(url) as client:
+            await client.send("work", b"something")
+            await app.says("handled something")
+        app.send(signal.SIGINT)
+        code = await app.ended(5.0)
+
+    assert code == 0, app
+
+
+def test_the_fixture(embedded_amqp_broker: EmbeddedBroker) -> None:
+    """A synchronous test has a broker as well, in a thread of its own."""
+    assert embedded_amqp_broker.queues() == []
+    assert embedded_amqp_broker.url.startswith("amqp://guest:guest@127.0.0.1:")
