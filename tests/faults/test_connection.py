@@ -249,7 +249,7 @@ async def test_b2_prefetched_messages_are_not_handled_from_memory(
     ):
         async with connected(url) as client:
             await client.send("orders", *bodies)
-        await eventually(lambda: rabbit.queues(vhost)["orders"].unacked == 6)
+        await eventually(lambda: handled and rabbit.queues(vhost)["orders"].unacked == 6)
         proxy.drop()
         await eventually(lambda: not runner.ready)
         await eventually(lambda: runner.ready)
