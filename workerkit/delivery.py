@@ -3,6 +3,7 @@
 import logging
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 log = logging.getLogger(__name__)
 
@@ -41,13 +42,15 @@ class Delivery:
     """One message or event, and the fate that its handler chose for it.
 
     Attributes:
-        raw: The undecoded payload.
+        raw: The undecoded payload: bytes, or text where the wire has no other.
         fate: None until the handler decides by itself or has been called.
     """
 
     __slots__ = ("fate", "raw")
 
-    def __init__(self, raw: bytes) -> None:
+    raw: Any  # bytes or str; each wire's own type says which.
+
+    def __init__(self, raw: bytes | str) -> None:
         self.raw = raw
         self.fate: Action | None = None
 

@@ -24,6 +24,7 @@ from workerkit.testing import (
     FakePublisher,
     build,
     embedded_broker,
+    fake_event,
     fake_message,
     override,
     running,
@@ -148,6 +149,19 @@ async def test_a_fake_message() -> None:
     assert (message.body, message.raw) == (Order(id=1), b'{"id":1}')
     assert (message.headers["a"], message.attempt, message.exchange) == (1, 3, "shop")
     assert (message.routing_key, message.redelivered, message.queue) == ("k", True, "test")
+
+
+def test_a_fake_event() -> None:
+    """It has a name, a body, and the fate that the handler chose."""
+    event = fake_event({"id": 1}, name="deployed", id="7", attempt=2)
+
+    before = event.fate
+    event.accept()
+    event.reject()
+
+    assert (before, event.fate) == (None, Action.ACK)
+    assert (event.name, event.body, event.raw) == ("deployed", {"id": 1}, '{"id":1}')
+    assert (event.id, event.route, event.attempt) == ("7", "/", 2)
 
 
 async def test_a_fake_publisher() -> None:

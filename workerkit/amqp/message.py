@@ -45,6 +45,7 @@ class AMQPMessage(Delivery, Generic[T]):
     )
 
     body: T
+    raw: bytes
 
     def __init__(
         self,

@@ -2,7 +2,7 @@
 
 from workerkit.testing.broker import embedded_broker
 from workerkit.testing.containers import build, override
-from workerkit.testing.fakes import FakePublisher, Published, fake_message
+from workerkit.testing.fakes import FakePublisher, Published, fake_event, fake_message
 from workerkit.testing.running import Application, running
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Published",
     "build",
     "embedded_broker",
+    "fake_event",
     "fake_message",
     "override",
     "running",

@@ -14,6 +14,7 @@ from workerkit.amqp.properties import encode as encode_properties
 from workerkit.amqp.queue import Exchange
 from workerkit.codec import encode
 from workerkit.settings import WorkerSettings
+from workerkit.sse.event import SSEEvent
 
 
 def fake_message(
@@ -66,6 +67,22 @@ def fake_message(
     )
     message.body = body
     return message
+
+
+def fake_event(
+    body: Any = None,
+    *,
+    name: str = "message",
+    id: str = "",
+    route: str = "/",
+    attempt: int = 1,
+) -> SSEEvent[Any]:
+    """Make a Server-Sent Event that came from nowhere; its `fate` records what was decided."""
+    event: SSEEvent[Any] = SSEEvent(
+        encode(body)[0].decode(), name=name, id=id, route=route, attempt=attempt
+    )
+    event.body = body
+    return event
 
 
 @dataclass(frozen=True, slots=True)
