@@ -178,7 +178,7 @@ async def test_f3_a_cancelled_handler_that_raises_is_no_failure(
             on_exception = Action.{on_exception}
 
             async def handle(self, body: str) -> None:
-                print("begin", body, flush=True)
+                print("begin " + body, flush=True)
                 try:
                     await asyncio.sleep(3600)
                 except asyncio.CancelledError as error:
@@ -208,7 +208,7 @@ async def test_f3_a_cancelled_handler_that_raises_is_no_failure(
         pytest.param(
             """
             async def handle(self, body: str) -> None:
-                print("begin", body, flush=True)
+                print("begin " + body, flush=True)
                 try:
                     await asyncio.sleep(3600)
                 except asyncio.CancelledError:
@@ -219,7 +219,7 @@ async def test_f3_a_cancelled_handler_that_raises_is_no_failure(
         pytest.param(
             """
             def handle(self, body: str) -> None:
-                print("begin", body, flush=True)
+                print("begin " + body, flush=True)
                 while not Path("gate").exists():
                     time.sleep(0.01)
             """,
@@ -274,7 +274,7 @@ async def test_f4_handlers_that_cannot_be_cancelled(
             queues = ["work"]
 
             async def handle(self, body: str) -> None:
-                print("begin", body, flush=True)
+                print("begin " + body, flush=True)
                 while True:
                     try:
                         await asyncio.sleep(3600)
@@ -286,7 +286,7 @@ async def test_f4_handlers_that_cannot_be_cancelled(
             name = "stuck-thread"
 
             def handle(self, body: str) -> None:
-                print("begin", body, flush=True)
+                print("begin " + body, flush=True)
                 time.sleep(3600)
 
             async def on_start(self) -> None:
@@ -400,7 +400,7 @@ async def test_f6_while_the_event_loop_is_blocked(
             queues = ["work"]
 
             async def handle(self, body: str) -> None:
-                print("begin", body, flush=True)
+                print("begin " + body, flush=True)
                 time.sleep(3600)
     """
     name = write_package(tmp_path, consumers=consumers)
