@@ -53,7 +53,7 @@ def assemble(
     faults = Faults()
     classes = faults.collect(discover, packages) or []
     wires: Wires = container.providers["wires"]()
-    make_settings, settings_type = _settings(container)
+    make_settings, settings_type = settings_source(container)
     settings, wrong = environment.read(make_settings, settings_type)
     faults.configuration += wrong
     named = _named(classes, faults)
@@ -103,7 +103,8 @@ class Faults:
             raise ConfigurationError(*self.configuration)
 
 
-def _settings(container: containers.Container) -> tuple[Any, type[WorkerSettings]]:
+def settings_source(container: containers.Container) -> tuple[Any, type[WorkerSettings]]:
+    """The provider of the settings, and the class that says which variables there are."""
     provider = container.providers["settings"]
     made = getattr(provider, "cls", None)
     return provider, made if isinstance(made, type) else WorkerSettings

@@ -1,6 +1,5 @@
 """Variables against settings and options: every fault at once, each with the variable to mend."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_type_hints
 
@@ -8,15 +7,12 @@ from pydantic import Field, ValidationError
 from pydantic_settings import SettingsError
 
 from workerkit.faults import Faults, bad_json, did_you_mean, in_code
-from workerkit.options import Options, Override, Source, adapters, folded
+from workerkit.options import Options, Override, Source, adapters, folded, in_words
 from workerkit.settings import WorkerSettings
 from workerkit.shapes import Location, as_written, leaves, strays
 from workerkit.variables import Place, Variables, most_like
 
 CONSUMERS = "consumers"
-
-# Between the words of a class name: OrderPlaced, HTTPProbe.
-_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 
 
 def read(
@@ -166,7 +162,7 @@ class _ConsumerOptions:
 def _unknown_consumer(
     variables: Variables, key: str, given: Mapping[str, Any], names: list[str]
 ) -> Iterator[str]:
-    known = [_WORDS.sub("_", name).lower() for name in names]
+    known = [in_words(name) for name in names]
     nearest = most_like(key, known)
     for option, value in given.items():
         at: Location = (CONSUMERS, key, option)

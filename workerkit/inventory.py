@@ -1,7 +1,6 @@
 """Every environment variable that an application listens to, with what it says now."""
 
 import dataclasses
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -13,13 +12,12 @@ from pydantic import BaseModel, SecretStr
 from workerkit.amqp.queue import Queue
 from workerkit.assembly import Assembly
 from workerkit.faults import is_secret
-from workerkit.options import adapters
+from workerkit.options import adapters, in_words
 from workerkit.settings import WorkerSettings
 from workerkit.shapes import Location, leaves, members
 from workerkit.variables import Variables
 from workerkit.wire import Declared
 
-_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _HIDDEN = "***"
 _NAMES = {SecretStr: "str", Queue: "str", Path: "path"}
 
@@ -87,7 +85,7 @@ def _options(variables: Variables, declared: Declared) -> Iterator[Row]:
     options = declared.options
     hints = get_type_hints(type(options))
     defaults = {each.name: each.default for each in dataclasses.fields(options)}
-    key = _WORDS.sub("_", options.name).lower()
+    key = in_words(options.name)
     for option in adapters(type(options)):
         if option == "name":
             continue

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -15,6 +16,8 @@ Concurrency = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
+# Between the words of a class name: OrderPlaced, HTTPProbe.
+_WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NEARLY = 0.88
 _NO_OPTIONS = frozenset({"batch", "sources"})
 
@@ -76,6 +79,11 @@ class InvalidOption(ValueError):
 def folded(name: str) -> str:
     """A consumer's name as it compares: `OrderPlaced` and `ORDER_PLACED` are the same."""
     return name.replace("_", "").casefold()
+
+
+def in_words(name: str) -> str:
+    """A consumer's name as it stands in variables, in lower case: `order_placed`."""
+    return _WORDS.sub("_", name).lower()
 
 
 def adapters(kind: type[Options]) -> Mapping[str, TypeAdapter[Any]]:

@@ -103,7 +103,7 @@ class Runner:
         except StartError as error:
             if traceback:
                 raise
-            _complain(error.faults)
+            complain(error.faults)
             raise SystemExit(error.exit_code) from None
 
     @asynccontextmanager
@@ -144,7 +144,7 @@ class Runner:
             faults.append(f"still running, given up: {', '.join(late)}")
         if process.abandoned:
             # Their tasks and threads would keep the event loop, and so the process, for ever.
-            _complain(faults)
+            complain(faults)
             _leave(RunError.exit_code)
         if faults:
             raise RunError(*faults)
@@ -245,7 +245,8 @@ def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def _complain(faults: Sequence[str]) -> None:
+def complain(faults: Sequence[str]) -> None:
+    """Write each fault to stderr, on a line of its own."""
     for fault in faults:
         print(" ".join(fault.splitlines()), file=sys.stderr)
 

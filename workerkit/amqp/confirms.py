@@ -6,6 +6,7 @@ from itertools import takewhile
 from struct import Struct
 from typing import Any
 
+from workerkit.amqp.codes import PRECONDITION_FAILED
 from workerkit.amqp.connection import Channel, Session
 from workerkit.amqp.properties import decode
 from workerkit.errors import BrokerRefused, ConnectionLost, MessageTooLarge
@@ -17,7 +18,6 @@ _FRAME_END = b"\xce"
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _FRAME_OVERHEAD = 8
 _DRAIN_ABOVE = 256 * 1024
-_PRECONDITION_FAILED = 406
 DEFAULT_EXCHANGE = "amq.default"  # As the broker calls it when it refuses.
 _TOO_LARGE = "larger than"
 
@@ -182,7 +182,7 @@ class Confirms:
 
 def _blamed(error: BrokerRefused, pending: _Pending, largest: int) -> bool:
     """Whether the broker closed the channel over this publish, as far as its words tell."""
-    if error.code == _PRECONDITION_FAILED:
+    if error.code == PRECONDITION_FAILED:
         return _TOO_LARGE in str(error) and pending.size == largest
     return f"'{pending.exchange or DEFAULT_EXCHANGE}'" in str(error)
 

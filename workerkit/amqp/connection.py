@@ -20,6 +20,7 @@ from aiormq.exceptions import (
 )
 
 from workerkit.amqp.acks import Acks
+from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.tap import Sink, TapProtocol, TapTransportFactory
 from workerkit.errors import BrokerRefused, ConnectionLost, StartError
 from workerkit.settings import AMQPSettings
@@ -33,8 +34,7 @@ RPC_DEADLINE = 10.0
 CANCEL_DEADLINE = 3.0
 _CLOSE_DEADLINE = 5.0
 _FRAME_MAX = 131_072
-_NO_PERMISSION = 403
-_REFUSALS = (_NO_PERMISSION, 530)
+_REFUSALS = (NO_PERMISSION, 530)
 _CODES: dict[type[AMQPChannelError], int] = {
     ChannelAccessRefused: 403,
     ChannelNotFoundEntity: 404,
@@ -150,7 +150,7 @@ class Channel:
         try:
             return await _translated(what, within(RPC_DEADLINE, awaitable, late))
         except BrokerRefused as error:
-            if error.code != _NO_PERMISSION or not needs:
+            if error.code != NO_PERMISSION or not needs:
                 raise
             raise BrokerRefused(f"{error}; grant {needs}", error.code) from error
 

@@ -7,6 +7,7 @@ The broker closes a channel when it says no: every question gets one of its own.
 import logging
 import re
 
+from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND
 from workerkit.amqp.connection import Channel, Session, scratch
 from workerkit.amqp.consumer import Declare
 from workerkit.amqp.queue import Binding, Exchange, Queue
@@ -14,7 +15,6 @@ from workerkit.errors import BrokerRefused
 
 log = logging.getLogger(__name__)
 
-_NO_PERMISSION, _NOT_FOUND = 403, 404
 # PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received ...
 _DIFFERS = re.compile(r"inequivalent arg '([^']+)' for queue .*?: (received .*)")
 
@@ -51,7 +51,7 @@ async def make_sure(session: Session, exchange: Exchange | str) -> None:
         async with scratch(session) as channel:
             await channel.declare_exchange(str(exchange), passive=True)
     except BrokerRefused as error:
-        if error.code != _NOT_FOUND or isinstance(exchange, str):
+        if error.code != NOT_FOUND or isinstance(exchange, str):
             raise
         await _declare_exchange(session, exchange)
 
@@ -61,7 +61,7 @@ async def _exists(session: Session, queue: Queue) -> bool:
         async with scratch(session) as channel:
             await channel.declare_queue(queue.name, passive=True)
     except BrokerRefused as error:
-        if error.code == _NOT_FOUND:
+        if error.code == NOT_FOUND:
             return False
         raise
     return True
@@ -73,7 +73,7 @@ async def _compare(session: Session, queue: Queue) -> None:
         async with scratch(session) as channel:
             await _declare_queue(channel, queue)
     except BrokerRefused as error:
-        if error.code != _NO_PERMISSION:
+        if error.code != NO_PERMISSION:
             raise
 
 

@@ -10,6 +10,7 @@ from typing import Any
 from uuid import uuid4
 
 from workerkit.amqp import table
+from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND, PRECONDITION_FAILED
 from workerkit.amqp.confirms import DEFAULT_EXCHANGE, Outgoing, Refused, Returned
 from workerkit.amqp.link import Link
 from workerkit.amqp.properties import PERSISTENT, Properties
@@ -29,7 +30,6 @@ from workerkit.errors import (
 )
 from workerkit.settings import WorkerSettings
 
-_NO_PERMISSION, _NOT_FOUND, _PRECONDITION_FAILED = 403, 404, 406
 _UNOPENED = "the publisher is used before the Runner has started, or after it has stopped"
 _LONGEST_EXPIRATION = 4_294_967.0  # 2**32 milliseconds
 
@@ -252,10 +252,10 @@ def _check(expiration: float | None, priority: int | None) -> None:
 
 def _typed(where: str, error: Returned | Refused, exchange: str) -> PublishError:
     """The public error for what the broker said about one message."""
-    if isinstance(error, Refused) and error.code == _NO_PERMISSION:
+    if isinstance(error, Refused) and error.code == NO_PERMISSION:
         grant = f"grant write on {exchange or DEFAULT_EXCHANGE!r}"
         return PublishRefused(f"{where}: {error}; {grant}")
     if isinstance(error, Returned):
         return Unroutable(f"{where}: no queue gets it ({error})")
-    kinds = {_NOT_FOUND: Unroutable, _PRECONDITION_FAILED: MessageTooLarge}
+    kinds = {NOT_FOUND: Unroutable, PRECONDITION_FAILED: MessageTooLarge}
     return kinds.get(error.code, PublishRefused)(f"{where}: {error}")

@@ -1,5 +1,6 @@
 """The queues that one consumer needs: those it reads from, and those of its dead letters."""
 
+from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.connection import Session
 from workerkit.amqp.consumer import AMQPOptions, Declare
 from workerkit.amqp.dead_letters import DeadLetters
@@ -7,8 +8,6 @@ from workerkit.amqp.declaring import available
 from workerkit.amqp.queue import Queue
 from workerkit.delivery import Action
 from workerkit.errors import BrokerRefused, PublishRefused
-
-_NO_PERMISSION = 403
 
 
 class Topology:
@@ -45,12 +44,12 @@ class Topology:
                 await self._dead_letters.check()
                 self._may_bury = True
         except (BrokerRefused, PublishRefused) as error:
-            if isinstance(error, BrokerRefused) and error.code != _NO_PERMISSION:
+            if isinstance(error, BrokerRefused) and error.code != NO_PERMISSION:
                 raise
             raise BrokerRefused(
                 f"dead letters cannot go to {dead_letters.name!r}: {error}; "
                 "or set on_invalid = Action.REJECT",
-                _NO_PERMISSION,
+                NO_PERMISSION,
             ) from error
         return None
 

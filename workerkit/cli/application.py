@@ -10,6 +10,7 @@ from dependency_injector import containers
 from pydantic import SecretStr, ValidationError
 
 from workerkit import environment
+from workerkit.assembly import settings_source
 from workerkit.container import WorkerContainer
 from workerkit.errors import ConfigurationError, DeclarationError
 from workerkit.places import raised_in
@@ -84,10 +85,7 @@ def read_settings(container: containers.Container) -> WorkerSettings:
     Raises:
         ConfigurationError: With every fault of the environment.
     """
-    provider = container.providers["settings"]
-    made = getattr(provider, "cls", None)
-    kind = made if isinstance(made, type) else WorkerSettings
-    settings, faults = environment.read(provider, kind)
+    settings, faults = environment.read(*settings_source(container))
     if settings is None or faults:
         raise ConfigurationError(*faults)
     return settings

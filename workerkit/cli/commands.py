@@ -26,7 +26,7 @@ from workerkit.errors import (
 )
 from workerkit.inventory import inventory
 from workerkit.places import place
-from workerkit.runner import Runner
+from workerkit.runner import Runner, complain
 from workerkit.version import __version__
 
 app = typer.Typer(
@@ -246,6 +246,5 @@ def _faults(traceback: bool) -> Iterator[None]:
     except StartError as error:
         if traceback:
             raise
-        for fault in error.faults:
-            print(" ".join(fault.splitlines()), file=sys.stderr)
+        complain(error.faults)
         raise typer.Exit(error.exit_code) from None
