@@ -22,6 +22,7 @@ from workerkit.errors import (
     PublishRefused,
     PublishTimeout,
     Reject,
+    Retry,
     RunError,
     StartError,
     Unroutable,
@@ -29,6 +30,7 @@ from workerkit.errors import (
 )
 from workerkit.observe import Settled
 from workerkit.periodic import PeriodicTask
+from workerkit.retry import RetryPolicy
 from workerkit.runner import Runner
 from workerkit.settings import WorkerSettings
 from workerkit.version import __version__
@@ -57,6 +59,8 @@ __all__ = [
     "Publisher",
     "Queue",
     "Reject",
+    "Retry",
+    "RetryPolicy",
     "RunError",
     "Runner",
     "Settled",

@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
 
+from workerkit.errors import Retry
+
 log = logging.getLogger(__name__)
 
 
@@ -14,13 +16,15 @@ class Action(StrEnum):
     On AMQP: `ACK` takes the message off the queue; `REQUEUE` puts it back, with a pause for one
     that keeps failing; `REJECT` hands it to the queue's dead-letter exchange, or drops it where
     there is none; `DEAD_LETTER` moves it, with the evidence of what went wrong in its headers,
-    to `<queue>.dlq`.
+    to `<queue>.dlq`. `RETRY` tries it again later; a handler asks for it by raising `Retry` or by
+    `message.retry()`, a class by its `retry`, so it is nothing for `on_success` and its kin.
     """
 
     ACK = "ack"
     REQUEUE = "requeue"
     REJECT = "reject"
     DEAD_LETTER = "dead_letter"
+    RETRY = "retry"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,11 +35,13 @@ class Outcome:
         action: What to do.
         error: What the handler raised, or why the body could not be read.
         value: What the handler returned.
+        delay: Seconds until the next try of a `RETRY`; 0 is again in place.
     """
 
     action: Action
     error: Exception | None = None
     value: object = None
+    delay: float = 0.0
 
 
 class Delivery:
@@ -43,16 +49,20 @@ class Delivery:
 
     Attributes:
         raw: The undecoded payload: bytes, or text where the wire has no other.
+        attempt: Which try this is, from 1.
         fate: None until the handler decides by itself or has been called.
+        after: Seconds until the next try, where the handler has asked for one and said when.
     """
 
-    __slots__ = ("fate", "raw")
+    __slots__ = ("after", "attempt", "fate", "raw")
 
     raw: Any  # bytes or str; each wire's own type says which.
 
-    def __init__(self, raw: bytes | str) -> None:
+    def __init__(self, raw: bytes | str, attempt: int = 1) -> None:
         self.raw = raw
+        self.attempt = attempt
         self.fate: Action | None = None
+        self.after: float | None = None
 
     def decide(self, action: Action) -> None:
         """Choose what becomes of this delivery, whatever the handler does afterwards.
@@ -67,3 +77,22 @@ class Delivery:
             "second settlement ignored",
             extra={"delivery": repr(self), "first": self.fate, "second": action},
         )
+
+    def retry(self, after: float | None = None) -> None:
+        """Have this delivery tried again later, whatever the handler does afterwards.
+
+        Args:
+            after: Seconds, as for `Retry`, which says how they are rounded.
+
+        Raises:
+            ValueError: *after* is negative or not finite.
+        """
+        asked = Retry(after=after).after
+        if self.fate is None:
+            self.after = asked
+        self.decide(Action.RETRY)
+
+    def again(self) -> None:
+        """Its wire begins with the next try: nothing is decided."""
+        self.attempt += 1
+        self.fate = self.after = None

@@ -10,8 +10,9 @@ from typing import Any
 from workerkit.consumer import Consumer
 from workerkit.deadlines import Deadlines
 from workerkit.delivery import Action, Delivery, Outcome
-from workerkit.errors import HandlerCancelled, HandlerExit, HandlerTimeout, Reject
+from workerkit.errors import HandlerCancelled, HandlerExit, HandlerTimeout, Reject, Retry
 from workerkit.options import Options
+from workerkit.retry import RetryPolicy, next_delay
 from workerkit.signature import Signature
 from workerkit.supervisor import guarded
 from workerkit.threads import Threads
@@ -31,6 +32,7 @@ class Endpoint:
         on_success: What becomes of a delivery that `handle` returned from.
         on_exception: ... that `handle` raised for, ran late for, or was cancelled from inside.
         on_invalid: ... whose body does not fit; `handle` is not called then.
+        retry: Decides about failures instead of *on_exception*, where there is one.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class Endpoint:
         on_success: Action,
         on_exception: Action,
         on_invalid: Action,
+        retry: RetryPolicy | None = None,
     ) -> None:
         self.consumer = consumer
         self.options = options
@@ -52,6 +55,7 @@ class Endpoint:
         self._handled = Outcome(on_success)
         self._on_exception = on_exception
         self._on_invalid = on_invalid
+        self._retry = retry
         self._threads: Threads | None = None
         self._handle = consumer.handle
         timeout = options.timeout
@@ -76,7 +80,7 @@ class Endpoint:
             outcome = Outcome(self._on_invalid, error)
         else:
             outcome = await self._attempt(args, kwargs)
-        return _decided(delivery, outcome)
+        return self._decided(delivery, outcome)
 
     async def process_batch(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
         """As `process`, for one call of `handle` with many deliveries; an outcome for each.
@@ -94,7 +98,7 @@ class Endpoint:
                 outcomes.append(Outcome(self._on_invalid, error))
         common = await self._attempt((items,), {}) if items else self._handled
         return [
-            _decided(delivery, outcome or common)
+            self._decided(delivery, outcome or common)
             for delivery, outcome in zip(deliveries, outcomes, strict=True)
         ]
 
@@ -116,13 +120,20 @@ class Endpoint:
     async def _attempt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         try:
             return await self._call(args, kwargs)
-        except Reject as signal:
-            return Outcome(Action.DEAD_LETTER, signal)
         except (SystemExit, KeyboardInterrupt, MemoryError) as error:
             text = f"{self.name}: handle raised {type(error).__name__}: {error}"
             raise HandlerExit(text) from error
         except Exception as error:
-            return Outcome(self._on_exception, error)
+            return Outcome(self._meant_by(error), error)
+
+    def _meant_by(self, error: Exception) -> Action:
+        if isinstance(error, Reject):
+            return Action.DEAD_LETTER
+        if isinstance(error, Retry):
+            return Action.RETRY
+        if self._retry is None:
+            return self._on_exception
+        return Action.RETRY if self._retry.covers(error) else Action.DEAD_LETTER
 
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
         task = asyncio.current_task()
@@ -153,16 +164,27 @@ class Endpoint:
             self._deadlines.end(task)
         return self._handled if value is None else Outcome(self._handled.action, value=value)
 
+    def _decided(self, delivery: Delivery, outcome: Outcome) -> Outcome:
+        """The handler's own choice for *delivery*, if it made one; no later one counts."""
+        if delivery.fate is not None:
+            outcome = Outcome(delivery.fate, outcome.error, outcome.value)
+        if outcome.action is Action.RETRY:
+            outcome = self._retried(delivery, outcome)
+        delivery.fate = outcome.action
+        return outcome
+
+    def _retried(self, delivery: Delivery, outcome: Outcome) -> Outcome:
+        """The same with the time of the next try; the end of it after the last one."""
+        error, asked = outcome.error, delivery.after
+        if delivery.fate is None and isinstance(error, Retry):
+            asked = error.after
+        delay = next_delay(self._retry, delivery.attempt, asked)
+        if delay is None:
+            return Outcome(Action.DEAD_LETTER, error or Retry(), outcome.value)
+        return Outcome(Action.RETRY, error, outcome.value, delay)
+
     async def _hook(self, name: str, call: Any) -> None:
         try:
             await guarded(call)
         except Exception:
             log.exception("hook failed", extra={"consumer": self.name, "hook": name})
-
-
-def _decided(delivery: Delivery, outcome: Outcome) -> Outcome:
-    """The handler's own choice for *delivery*, if it made one; no later one counts."""
-    if delivery.fate is None:
-        delivery.fate = outcome.action
-        return outcome
-    return Outcome(delivery.fate, outcome.error, outcome.value)

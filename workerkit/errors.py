@@ -1,4 +1,4 @@
-"""Everything workerkit raises, and the signal a handler may raise.
+"""Everything workerkit raises, and the signals a handler may raise.
 
 * WorkerkitError
   - StartError             the process cannot start; holds one line per fault
@@ -19,8 +19,11 @@
     - PublishOutcomeUnknown  sent, but no confirm came: it may be published or not
       - BrokerBlocked          because the broker is out of memory or disk
 * Signal                   raised by a handler on purpose; not an error
-  - Reject
+  - Reject                   never again
+  - Retry                    again later
 """
+
+import math
 
 
 class WorkerkitError(Exception):
@@ -153,3 +156,29 @@ class Reject(Signal):
     def __init__(self, reason: str = "") -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+class Retry(Signal):
+    """Try this delivery again later: raise it in `handle`. It counts as an attempt.
+
+    Args:
+        reason: Why, for logs and for the dead letter after the last try.
+        after: Seconds, rounded up to the next delay of the consumer's `RetryPolicy`, and where it
+            has none that long to 1, 5, 15, 60, 300, 900, 3600 s or whole hours. None takes the
+            delay that is next anyway. Without a policy there is no last try.
+
+    Raises:
+        ValueError: *after* is negative or not finite.
+    """
+
+    def __init__(self, reason: str = "", *, after: float | None = None) -> None:
+        if not isinstance(reason, str):
+            raise TypeError(f"Retry({reason!r}): write Retry(after={reason!r})")
+        if after is not None and not (math.isfinite(after) and after >= 0):
+            raise ValueError(f"after is {after!r}: it must be 0 or more seconds")
+        super().__init__(reason)
+        self.reason = reason
+        self.after = after
+
+    def __str__(self) -> str:
+        return self.reason or "the handler asked for another try"

@@ -10,11 +10,22 @@ from functools import cache
 from types import MappingProxyType
 from typing import Annotated, Any, TypeVar, get_type_hints
 
-from pydantic import Field, TypeAdapter, ValidationError
+from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+
+from workerkit.delivery import Action
+from workerkit.retry import RetryTuning
 
 Concurrency = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
+
+def _settles(action: Action) -> Action:
+    if action is Action.RETRY:
+        raise ValueError("set `retry` to a RetryPolicy instead")
+    return action
+
+
+Settlement = Annotated[Action, AfterValidator(_settles)]
 
 # Between the words of a class name: OrderPlaced, HTTPProbe.
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
@@ -123,7 +134,7 @@ def resolve(
     sources = dict.fromkeys(adapters(kind), Source.FRAMEWORK)
     for option, adapter in adapters(kind).items():
         if option in overrides:
-            values[option] = overrides[option].value
+            values[option] = _laid_over(adapter, declared, option, overrides[option])
             sources[option] = overrides[option].source
         elif _states(declared, option):
             values[option] = _validated(adapter, option, getattr(declared, option))
@@ -133,6 +144,17 @@ def resolve(
             raise InvalidOption(f"option {option!r} is missing: the class has to set it")
     _refuse_misspelt(declared, sources)
     return kind(**values, sources=MappingProxyType(sources))
+
+
+def _laid_over(adapter: TypeAdapter[Any], declared: type, option: str, override: Override) -> Any:
+    """The value of an override; one that is in parts is laid over what the class says."""
+    if not isinstance(override.value, RetryTuning):
+        return override.value
+    stated = getattr(declared, option, None)
+    try:
+        return override.value.over(_validated(adapter, option, stated))
+    except ValueError as error:
+        raise InvalidOption(f"{override.origin}: {error}") from error
 
 
 def _refuse_misspelt(declared: type, sources: Mapping[str, Source]) -> None:

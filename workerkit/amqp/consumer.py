@@ -9,7 +9,8 @@ from pydantic import BeforeValidator, Field
 from workerkit.amqp.queue import Queue
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action
-from workerkit.options import Concurrency, Options, Seconds
+from workerkit.options import Concurrency, Options, Seconds, Settlement
+from workerkit.retry import Retries, RetryPolicy
 
 Declare = Literal["missing", "always", "never"]
 HIGHEST_PREFETCH = 65_535
@@ -38,6 +39,8 @@ class AMQPOptions(Options):
             or for what batches need.
         batch_size: Messages of a full batch, where `handle` takes a list.
         batch_interval: Seconds that the first message of a batch waits for others.
+        on_exception: What becomes of a message that `handle` raised for; `retry` comes first.
+        retry: Tries such a message again, and dead-letters it in the end.
         declare: `missing` declares queues that are not there, `always` also those that were
             deleted later, `never` none; None leaves it to the connection's setting.
     """
@@ -51,9 +54,10 @@ class AMQPOptions(Options):
     declare: Declare | None = None
     batch_size: Annotated[int, Field(ge=1, le=HIGHEST_PREFETCH)] = 100
     batch_interval: Seconds = 1.0
-    on_success: Action = Action.ACK
-    on_exception: Action = Action.REQUEUE
-    on_invalid: Action = Action.DEAD_LETTER
+    on_success: Settlement = Action.ACK
+    on_exception: Settlement = Action.REQUEUE
+    on_invalid: Settlement = Action.DEAD_LETTER
+    retry: Retries = None
 
     @property
     def prefetch_count(self) -> int:
@@ -99,3 +103,4 @@ class AMQPConsumer(Consumer, abstract=True):
     on_success: ClassVar[Action]
     on_exception: ClassVar[Action]
     on_invalid: ClassVar[Action]
+    retry: ClassVar[RetryPolicy | None]

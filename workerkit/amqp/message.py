@@ -58,7 +58,7 @@ class AMQPMessage(Delivery, Generic[T]):
         acks: Acks,
     ) -> None:
         self.raw = raw
-        self.fate = None
+        self.fate = self.after = None
         self.queue = queue
         self.tag = tag
         self.acks = acks
@@ -139,7 +139,12 @@ class AMQPMessage(Delivery, Generic[T]):
     @property
     def attempt(self) -> int:
         """Which try this is, from 1, as the header `x-workerkit-attempt` counts."""
-        return self._count(ATTEMPT, otherwise=1)
+        return self.__dict__.get("attempt") or self._count(ATTEMPT, otherwise=1)
+
+    @attempt.setter
+    def attempt(self, attempt: int) -> None:
+        # Of a try in place, which no header counts.
+        self.__dict__["attempt"] = attempt
 
     @property
     def delivery_count(self) -> int:

@@ -21,7 +21,7 @@ class SSEEvent(Delivery, Generic[T]):
         attempt: Which try this is, from 1.
     """
 
-    __slots__ = ("attempt", "body", "id", "name", "route")
+    __slots__ = ("body", "id", "name", "route")
 
     body: T
     raw: str
@@ -29,11 +29,10 @@ class SSEEvent(Delivery, Generic[T]):
     def __init__(
         self, raw: str, *, name: str = "message", id: str = "", route: str = "", attempt: int = 1
     ) -> None:
-        super().__init__(raw)
+        super().__init__(raw, attempt)
         self.name = name
         self.id = id
         self.route = route
-        self.attempt = attempt
 
     def __repr__(self) -> str:
         return f"<SSEEvent {self.name} {self.id!r} of {self.route!r}, {len(self.raw)} characters>"

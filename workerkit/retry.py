@@ -1,0 +1,165 @@
+"""When to try again, and when to give up. Pure: no clock, no I/O."""
+
+import math
+import random
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any
+
+from pydantic import Field, WrapValidator
+
+LADDER = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
+"""Seconds that `Retry` may wait where no policy has a step for it; beyond that, whole hours."""
+
+LONGEST_DELAY = 4_294_800.0
+"""Seconds; a message's time to live is at most 2**32 milliseconds, and this is whole hours."""
+
+
+@dataclass(frozen=True, slots=True)
+class RetryPolicy:
+    """How often, and after how long, a delivery is tried again whose handler failed.
+
+    Tries in all are one more than delays. After the last one, and at once for an exception that
+    is not worth a second try, the delivery is dead-lettered.
+
+    Attributes:
+        delays: Seconds before the second try, the third one...; 0 is again in place, without
+            letting go of the delivery.
+        fatal: Exceptions that no further try would mend.
+        only: Where given, all other exceptions are fatal.
+        jitter: Share of a delay that is random: it is drawn from `[(1 - jitter) d, d]`.
+
+    Raises:
+        ValueError: A number is out of range, or something is not an exception class.
+    """
+
+    delays: tuple[float, ...]
+    fatal: tuple[type[Exception], ...] = ()
+    only: tuple[type[Exception], ...] = ()
+    jitter: float = 0.2
+
+    def __post_init__(self) -> None:
+        given: object = self.delays
+        if isinstance(given, str | int | float):
+            raise ValueError(f"delays is {given!r}: write a tuple, such as (0, 5, 60)")
+        object.__setattr__(self, "delays", tuple(float(each) for each in self.delays))
+        for name in ("fatal", "only"):
+            object.__setattr__(self, name, _classes(name, getattr(self, name)))
+        for delay in self.delays:
+            check_delay("delays", delay)
+        if not 0 <= self.jitter <= 1:
+            raise ValueError(f"jitter is {self.jitter!r}: it must be 0 to 1")
+
+    @property
+    def tries(self) -> int:
+        """Calls of `handle` at most, the first one included."""
+        return len(self.delays) + 1
+
+    @property
+    def steps(self) -> tuple[float, ...]:
+        """Its different delays but for zero, the shortest first."""
+        return tuple(sorted({delay for delay in self.delays if delay}))
+
+    @property
+    def most_in_place(self) -> int:
+        """Calls of `handle` in a row, at most, before the delivery is let go of."""
+        longest = run = 1
+        for delay in self.delays:
+            run = 1 if delay else run + 1
+            longest = max(longest, run)
+        return longest
+
+    def covers(self, error: Exception) -> bool:
+        """Whether another try may mend *error*."""
+        if isinstance(error, self.fatal):
+            return False
+        return not self.only or isinstance(error, self.only)
+
+
+def next_delay(
+    policy: RetryPolicy | None, attempt: int, asked: float | None = None
+) -> float | None:
+    """The seconds until the next try; None if there is none.
+
+    Args:
+        policy: Without one there is no end to the tries, and the ladder has the steps.
+        attempt: Which try has failed, from 1.
+        asked: Seconds that the handler asked for, which are rounded up to a step.
+    """
+    if policy is not None and attempt >= policy.tries:
+        return None
+    if asked is not None:
+        return _rounded_up(policy, asked)
+    if policy is not None:
+        return policy.delays[attempt - 1]
+    return LADDER[min(attempt, len(LADDER)) - 1]
+
+
+def jittered(delay: float, policy: RetryPolicy | None) -> float:
+    """A delay as long as the policy says, or a random part of it shorter."""
+    jitter = 0.0 if policy is None else policy.jitter
+    return delay * (1.0 - jitter * random.random())
+
+
+def check_delay(name: str, seconds: Any) -> None:
+    """Refuse what is no delay.
+
+    Raises:
+        ValueError: It is negative, not finite, or longer than a queue can hold a message.
+    """
+    if not (math.isfinite(seconds) and 0 <= seconds <= LONGEST_DELAY):
+        raise ValueError(f"{name} has {seconds!r}: write 0 to {LONGEST_DELAY:.0f} seconds")
+
+
+@dataclass(frozen=True, slots=True)
+class RetryTuning:
+    """What an operator can set of a policy; exceptions are the author's.
+
+    Attributes:
+        delays, jitter: As in `RetryPolicy`; None leaves what the class says.
+    """
+
+    delays: tuple[Annotated[float, Field(ge=0, le=LONGEST_DELAY)], ...] | None = None
+    jitter: Annotated[float, Field(ge=0, le=1)] | None = None
+
+    def over(self, policy: RetryPolicy | None) -> RetryPolicy:
+        """The policy of the class with these values in place of its own.
+
+        Raises:
+            ValueError: The class has no policy, and without delays there is none.
+        """
+        if policy is None and self.delays is None:
+            raise ValueError("the class has no retry, so RETRY__DELAYS has to be set as well")
+        base = policy or RetryPolicy(())
+        return RetryPolicy(
+            base.delays if self.delays is None else self.delays,
+            base.fatal,
+            base.only,
+            base.jitter if self.jitter is None else self.jitter,
+        )
+
+
+def _as_it_is(found: Any, validate: Any) -> Any:
+    return found if isinstance(found, RetryPolicy) else validate(found)
+
+
+if TYPE_CHECKING:
+    Retries = RetryPolicy | None
+else:
+    # A class gives a policy. An operator gives parts of one, which are laid over it.
+    Retries = Annotated[RetryTuning | None, WrapValidator(_as_it_is)]
+
+
+def _rounded_up(policy: RetryPolicy | None, seconds: float) -> float:
+    steps: list[float] = sorted(policy.delays) if policy is not None else []
+    for step in (*steps, *LADDER):
+        if step >= seconds:
+            return step
+    return LADDER[-1] * math.ceil(seconds / LADDER[-1])
+
+
+def _classes(name: str, found: Any) -> tuple[type[Exception], ...]:
+    classes = (found,) if isinstance(found, type) else tuple(found)
+    for each in classes:
+        if not (isinstance(each, type) and issubclass(each, Exception)):
+            raise ValueError(f"{name} has {each!r}: write exception classes, such as (KeyError,)")
+    return classes
