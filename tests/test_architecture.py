@@ -33,8 +33,8 @@ FLOORS = {
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
     "amqp": "codes queue table properties acks message stream consumer pacing requeue tap"
-    " connection link declaring confirms route publisher dead_letters topology settling overdue"
-    " receiver subscription wire",
+    " connection link declaring confirms route publisher moving dead_letters retries topology"
+    " settling overdue handled receiver subscription wire",
     "sse": "event stream consumer source cursor receiver wire",
     "http": "problem parameters view openapi server wire",
     "embedded": "refusals table requests replies properties clock memory message matching"

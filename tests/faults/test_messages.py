@@ -158,6 +158,7 @@ async def test_d1_a_dead_letter_carries_the_evidence(url: str, client: Client) -
         "first-failed-at",
         "failed-at",
         "host",
+        "version",
     }
     assert evidence["reason"].startswith("id: Input should be a valid integer")
     assert evidence["error"] == "InvalidBody"

@@ -81,6 +81,7 @@ async def test_c4_a_message_that_takes_too_long_is_given_up_after_three_times(
             runs[message.body] += 1
             if message.body == b"slow":
                 await asyncio.sleep(2 * CONSUMER_TIMEOUT)
+                raise KeyError("in the end")
 
     async with (
         running(impatient.url(), Slow, recorder=recorder, consumer_timeout=CONSUMER_TIMEOUT),
@@ -107,6 +108,36 @@ async def test_c4_a_message_that_takes_too_long_is_given_up_after_three_times(
     assert all(each["seconds"] >= CONSUMER_TIMEOUT for each in overdue)
     assert all(runs[b"beside %d" % number] == 1 for number in range(10))
     assert all(runs[b"fast %d" % number] == 1 for number in range(10))
+
+
+async def test_c4_a_late_success_is_a_success(
+    impatient: PrivateRabbit, caplog: pytest.LogCaptureFixture
+) -> None:
+    """What was handled before it comes again is acknowledged then, without another call."""
+    recorder = Recorder()
+    runs = 0
+
+    class Late(AMQPConsumer):
+        queues = ["late"]
+        concurrency = 1
+
+        async def handle(self, body: bytes) -> None:
+            nonlocal runs
+            runs += 1
+            await asyncio.sleep(2 * CONSUMER_TIMEOUT)
+
+    async with (
+        running(impatient.url(), Late, recorder=recorder, consumer_timeout=CONSUMER_TIMEOUT),
+        connected(impatient.url()) as client,
+    ):
+        await client.send("late", b"late")
+        await eventually(lambda: recorder.actions[-1:] == ["ack"], 20.0)
+        await eventually(lambda: impatient.queues()["late"] == QueueState(0, 0, 1))
+        left = impatient.queues()["late.dlq"].ready
+
+    assert recorder.actions == ["lost", "ack"]
+    assert (runs, left) == (1, 0)
+    assert len(fields(caplog, OVERDUE)) == 1
 
 
 async def test_c4_a_handler_that_does_not_end_is_counted_as_well(

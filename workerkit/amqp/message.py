@@ -2,6 +2,7 @@
 
 from datetime import datetime
 from functools import cached_property
+from hashlib import blake2b
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
@@ -13,7 +14,9 @@ from workerkit.delivery import Action, Delivery
 
 T = TypeVar("T", default=Any)
 
-ATTEMPT = "x-workerkit-attempt"
+OURS = "x-workerkit-"
+ATTEMPT = f"{OURS}attempt"
+EXCHANGE, ROUTING_KEY = f"{OURS}exchange", f"{OURS}routing-key"
 DELIVERY_COUNT = "x-delivery-count"
 _MOST_ATTEMPTS = 1_000_000
 
@@ -129,11 +132,19 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def exchange(self) -> str:
-        """The exchange it was published to; empty for the default exchange."""
-        return self._short_string(1)
+        """The exchange it was published to; empty for the default exchange.
+
+        A retry comes by way of the default exchange, and its headers know the first one.
+        """
+        first = self.headers.get(EXCHANGE)
+        return first if isinstance(first, str) else self._short_string(1)
 
     @property
     def routing_key(self) -> str:
+        """The routing key it was published with."""
+        first = self.headers.get(ROUTING_KEY)
+        if isinstance(first, str):
+            return first
         return self._short_string(2 + self._envelope[1] if len(self._envelope) > 1 else 1)
 
     @property
@@ -145,6 +156,12 @@ class AMQPMessage(Delivery, Generic[T]):
     def attempt(self, attempt: int) -> None:
         # Of a try in place, which no header counts.
         self.__dict__["attempt"] = attempt
+
+    @property
+    def fingerprint(self) -> tuple[str, bytes]:
+        """What it has in common with itself when it comes again, and with hardly any other."""
+        name = (self.message_id or "").encode()
+        return self.queue, blake2b(self.raw, digest_size=16, key=name[:64]).digest()
 
     @property
     def delivery_count(self) -> int:

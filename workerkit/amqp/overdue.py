@@ -6,7 +6,6 @@ channel and delivers the message again. Nobody but us can count how often that h
 
 import logging
 from collections import OrderedDict
-from hashlib import blake2b
 from typing import Any
 
 from workerkit.amqp.message import AMQPMessage
@@ -32,16 +31,11 @@ class Overdue:
         self._seconds = seconds
         self._counts: OrderedDict[tuple[str, bytes], int] = OrderedDict()
 
-    @property
-    def counting(self) -> bool:
-        """Whether any message was taken away so far."""
-        return bool(self._counts)
-
     def note(self, message: AMQPMessage[Any], seconds: float) -> None:
         """A channel was lost, and the handler of one of its messages ran for so many seconds."""
         if seconds < self._seconds:
             return
-        key = _key(message)
+        key = message.fingerprint
         self._counts[key] = self._counts.pop(key, 0) + 1
         while len(self._counts) > _REMEMBERED:
             self._counts.popitem(last=False)
@@ -57,13 +51,12 @@ class Overdue:
         )
 
     def given_up(self, message: AMQPMessage[Any]) -> Outcome | None:
-        """What becomes of a message that was taken away too often; None for all others."""
-        if not message.redelivered or self._counts.get(_key(message), 0) < TRIES:
+        """What becomes of a message that was taken away too often; None for all others.
+
+        Args:
+            message: One that is redelivered.
+        """
+        if not self._counts or self._counts.get(message.fingerprint, 0) < TRIES:
             return None
         text = f"took longer than the broker's {self._seconds:g} s, {TRIES} times"
         return Outcome(Action.DEAD_LETTER, HandlerTimeout(f"{self._consumer}: handle {text}"))
-
-
-def _key(message: AMQPMessage[Any]) -> tuple[str, bytes]:
-    name = (message.message_id or "").encode()
-    return message.queue, blake2b(message.raw, digest_size=16, key=name[:64]).digest()

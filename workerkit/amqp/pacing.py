@@ -4,6 +4,7 @@ _FIRST = 1.0
 _CAP = 30.0
 _BURST = 0.05
 _UNKNOWN_LIMIT = 15
+_RABBITMQ_4_LIMIT = 20
 
 
 class Pacing:
@@ -54,3 +55,14 @@ def near_limit(delivery_count: int, limit: int | None, *, redelivered: bool) -> 
     if limit < 0:  # Switched off.
         return False
     return delivery_count >= min(limit, max(limit - 1, 1))
+
+
+def at_limit(delivery_count: int, limit: int | None) -> bool:
+    """Whether a quorum queue will drop a redelivered message that is not settled this time either.
+
+    `near_limit` keeps a message that merely fails away from here: the process that had this one
+    ended, or lost its connection. With a limit of 1 that cannot be told apart.
+    """
+    if limit is None:
+        return delivery_count >= _RABBITMQ_4_LIMIT
+    return 1 < limit <= delivery_count

@@ -11,6 +11,7 @@ StreamOffset = Literal["first", "last", "next"] | int
 Overflow = Literal["drop-head", "reject-publish", "reject-publish-dlx"]
 
 DEAD_LETTER_SUFFIX = ".dlq"
+RETRY_INFIX = ".retry."
 # RabbitMQ takes any text; pamqp, which aio-pika declares with, takes no other characters.
 _NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]{1,255}")
 
@@ -164,6 +165,27 @@ class Queue:
         """The name of the queue that holds its dead letters."""
         return self.name + DEAD_LETTER_SUFFIX
 
+    def retries(self, delay: float) -> "Queue":
+        """The queue in which its messages wait for so many seconds, and from which they return.
+
+        It never expires: it would take along what waits in it. Where this queue is replicated, so
+        is that one, and it keeps a message until this one has taken it over.
+        """
+        safely: dict[str, Any] = {}
+        if self.declared_arguments.get("x-queue-type") == "quorum":
+            safely = {
+                "type": "quorum",
+                "overflow": "reject-publish",
+                "arguments": {"x-dead-letter-strategy": "at-least-once"},
+            }
+        return Queue(
+            self.name + retry_suffix(delay),
+            ttl=delay,
+            dead_letter_exchange="",
+            dead_letter_routing_key=self.name,
+            **safely,
+        )
+
     @property
     def _named(self) -> dict[str, Any]:
         """What the attributes say, in RabbitMQ's own names and units."""
@@ -181,6 +203,14 @@ class Queue:
             "x-dead-letter-routing-key": self.dead_letter_routing_key,
         }
         return {name: value for name, value in arguments.items() if value is not None}
+
+
+def retry_suffix(delay: float) -> str:
+    """What follows the name of a queue in that of its retries: `.retry.5s`, `.retry.300ms`."""
+    milliseconds = round(delay * 1000)
+    if milliseconds % 1000:
+        return f"{RETRY_INFIX}{milliseconds}ms"
+    return f"{RETRY_INFIX}{milliseconds // 1000}s"
 
 
 def _milliseconds(seconds: float | None) -> int | None:

@@ -1,14 +1,17 @@
 """The room in which a message is handled and settled."""
 
 import asyncio
+import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Coroutine, Sequence
+from contextlib import suppress
 from struct import Struct
 from time import perf_counter
 from typing import Any
 
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.consumer import AMQPOptions
+from workerkit.amqp.handled import Handled, Place
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.overdue import Overdue
 from workerkit.amqp.settling import Settling
@@ -18,6 +21,8 @@ from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify
 from workerkit.workers import Workers
+
+log = logging.getLogger(__name__)
 
 _U64 = Struct(">Q").unpack_from
 _LONG_TURN = 0.001
@@ -36,6 +41,8 @@ class Receiver:
         observers: Sequence[Observer],
         settling: Settling,
         overdue: Overdue,
+        handled: Handled,
+        place: Place,
     ) -> None:
         self.name = endpoint.name
         work = self._work_batches if options.batch else self._work
@@ -45,13 +52,15 @@ class Receiver:
         self._observers = observers
         self._settling = settling
         self._overdue = overdue
+        self._handled = handled
+        self._place = place
         self._waiting: deque[AMQPMessage[Any]] = deque()
         self._batching: Batching[AMQPMessage[Any]] = Batching(
             options.full_batch, options.batch_interval, self.workers.wake
         )
         self._take = self._batching.add if options.batch else self._take_one
         self._running: dict[AMQPMessage[Any], float] = {}
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     def inlet(self, acks: Acks, queue: str, position: Position | None = None) -> "Inlet":
         """What takes the messages of one channel off the tap; a stream has a position."""
@@ -76,7 +85,7 @@ class Receiver:
 
     def stop(self) -> None:
         """Begin with nothing new, but for a batch that has come in part."""
-        self._stopping = True
+        self._stopping.set()
         self._batching.flush()
 
     def hasten(self) -> None:
@@ -97,15 +106,15 @@ class Receiver:
 
     async def _work(self) -> None:
         turn = perf_counter()
-        while self._waiting and not self._stopping:
+        while self._waiting and not self._stopping.is_set():
             message = self._waiting.popleft()
             if self._waiting:
                 self.workers.wake()
             if message.acks.lost:
                 continue
             began = self._running[message] = perf_counter()
-            given_up = self._overdue.given_up(message) if self._overdue.counting else None
-            outcome = given_up or await self._process(message)
+            known = self._known(message) if message.redelivered else None
+            outcome = known or await self._process(message)
             seconds = perf_counter() - began
             if outcome.action is Action.ACK and not self._settling.failing:
                 self._acknowledge(message, outcome, seconds)
@@ -120,28 +129,86 @@ class Receiver:
     async def _work_batches(self) -> None:
         while batch := [each for each in self._batching.take() if not each.acks.lost]:
             self.workers.wake()
-            began = perf_counter()
-            self._running |= dict.fromkeys(batch, began)
-            outcomes = await self._process_batch(batch)
-            seconds = perf_counter() - began
-            rest = []
-            for message, outcome in zip(batch, outcomes, strict=True):
-                if outcome.action is Action.ACK and not self._settling.failing:
-                    self._acknowledge(message, outcome, seconds)
-                else:
-                    rest.append(self._settle(message, outcome, seconds))
+            self._running |= dict.fromkeys(batch, perf_counter())
+            redelivered = {each: self._known(each) for each in batch if each.redelivered}
+            known = {message: outcome for message, outcome in redelivered.items() if outcome}
+            rest = [self._settle(message, outcome, 0.0) for message, outcome in known.items()]
+            rest += await self._handle_batch([each for each in batch if each not in known])
             await asyncio.gather(*rest)
             for message in batch:
                 del self._running[message]
 
+    async def _handle_batch(self, batch: list[AMQPMessage[Any]]) -> list[Coroutine[Any, Any, None]]:
+        """Acknowledge what went well; what is still to be settled otherwise."""
+        rest = []
+        while batch:
+            began = perf_counter()
+            outcomes = await self._process_batch(batch)
+            seconds = perf_counter() - began
+            again = []
+            for message, outcome in zip(batch, outcomes, strict=True):
+                if outcome.action is Action.ACK and not self._settling.failing:
+                    self._acknowledge(message, outcome, seconds)
+                elif self._settling.in_place(message, outcome):
+                    again.append((message, outcome))
+                else:
+                    rest.append(self._settle(message, outcome, seconds))
+            batch = [
+                message
+                for message, outcome in again
+                if await self._again(message, outcome, seconds)
+            ]
+        return rest
+
+    def _known(self, message: AMQPMessage[Any]) -> Outcome | None:
+        """What the past of a redelivered message has decided; None for most."""
+        if self._handled.recall(self._place, message):
+            log.info(
+                "handled before its connection was lost: acknowledged now",
+                extra={"consumer": self.name, "delivery": repr(message)},
+            )
+            return Outcome(Action.ACK)
+        return self._overdue.given_up(message) or self._settling.given_up(message)
+
+    async def _again(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> bool:
+        """Pause before a try in place; False if the process stops meanwhile."""
+        self._tell(message, outcome, Action.RETRY, seconds)
+        if outcome.delay:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), outcome.delay)
+                return False
+        message.again()
+        return True
+
     def _acknowledge(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
         lost = not message.acks.ack(message.tag)
+        if lost:
+            self._handled.remember(self._place, message)
         record = Settled(self.name, message.queue, message, outcome, Action.ACK, seconds, lost)
         notify(self._observers, record)
 
     async def _settle(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
+        while self._settling.in_place(message, outcome):
+            if not await self._again(message, outcome, seconds):
+                return
+            began = perf_counter()
+            outcome = await self._process(message)
+            seconds = perf_counter() - began
         action, alive = await self._settling.settle(message, outcome)
-        record = Settled(self.name, message.queue, message, outcome, action, seconds, not alive)
+        if action is Action.ACK and not alive:
+            self._handled.remember(self._place, message)
+        self._tell(message, outcome, action, seconds, lost=not alive)
+
+    def _tell(
+        self,
+        message: AMQPMessage[Any],
+        outcome: Outcome,
+        action: Action,
+        seconds: float,
+        *,
+        lost: bool = False,
+    ) -> None:
+        record = Settled(self.name, message.queue, message, outcome, action, seconds, lost)
         notify(self._observers, record)
 
 

@@ -2,14 +2,18 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable
 from typing import Any
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.dead_letters import DeadLetters
 from workerkit.amqp.message import AMQPMessage
-from workerkit.amqp.pacing import near_limit
+from workerkit.amqp.moving import Moves
+from workerkit.amqp.pacing import at_limit, near_limit
 from workerkit.amqp.requeue import Requeue
+from workerkit.amqp.retries import Retries
 from workerkit.delivery import Action, Outcome
+from workerkit.errors import MessageTooLarge, Reject
 
 log = logging.getLogger(__name__)
 
@@ -26,9 +30,10 @@ class Settling:
         failing: Whether messages have failed in a row, so that a success has to be told as well.
     """
 
-    def __init__(self, options: AMQPOptions, dead_letters: DeadLetters) -> None:
+    def __init__(self, options: AMQPOptions, moves: Moves) -> None:
         self._name = options.name
-        self._dead_letters = dead_letters
+        self._dead_letters = DeadLetters(moves, options.name)
+        self._retries = Retries(moves, options.queues, options.retry)
         self._limits = {queue.name: queue.known_delivery_limit for queue in options.queues}
         self.failing = False
         self._streams = {queue.name for queue in options.queues if queue.is_stream}
@@ -43,8 +48,7 @@ class Settling:
             if the channel is lost.
         """
         action = outcome.action
-        stream = message.queue in self._streams
-        if action is Action.REQUEUE and (stream or self._near_limit(message)):
+        if action is Action.REQUEUE and self._no_way_back(message):
             action = Action.DEAD_LETTER
         if message.acks.lost:
             return action, False
@@ -54,18 +58,38 @@ class Settling:
             return action, message.acks.ack(message.tag)
         if action is Action.REJECT:
             return action, message.acks.reject(message.tag, requeue=False)
-        if action is Action.DEAD_LETTER:
-            buried = await self._buried(message, outcome)
-            while stream and not buried and not message.acks.lost:
-                # There is no way back into a stream: to reject would be to acknowledge.
-                await asyncio.sleep(_STREAM_PAUSE)
-                buried = await self._buried(message, outcome)
-            if buried:
+        if action is Action.RETRY:
+            failure = await self._failure(message, self._retries.postpone(message, outcome.delay))
+            if failure is None:
                 return action, message.acks.ack(message.tag)
-        stubborn = action is Action.DEAD_LETTER
+            if isinstance(failure, MessageTooLarge):
+                # As a dead letter it may leave headers behind.
+                action = Action.DEAD_LETTER
+        if action is Action.DEAD_LETTER and await self._buried(message, outcome):
+            return action, message.acks.ack(message.tag)
+        stubborn = outcome.action is not Action.REQUEUE
         requeue = self._requeues[message.queue]
         self.failing = True
         return Action.REQUEUE, await requeue.put(message, stubborn=stubborn)
+
+    def in_place(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
+        """Whether the next try is made without letting go of the message."""
+        if outcome.action is not Action.RETRY or message.acks.lost:
+            return False
+        # What comes back to a stream comes to everybody who reads it.
+        return not outcome.delay or message.queue in self._streams
+
+    def given_up(self, message: AMQPMessage[Any]) -> Outcome | None:
+        """What becomes of a redelivered message that seems to end processes; None for all others.
+
+        Only a quorum queue counts how often it comes back.
+        """
+        count = message.delivery_count
+        if not count or not at_limit(count, self._limits[message.queue]):
+            return None
+        return Outcome(
+            Action.DEAD_LETTER, Reject(f"came back {count} times, and was never settled")
+        )
 
     def hurry(self) -> None:
         """The process stops: put back at once what waits to go back, now and from now on."""
@@ -82,19 +106,33 @@ class Settling:
         for requeue in self._requeues.values():
             requeue.forget()
 
-    def _near_limit(self, message: AMQPMessage[Any]) -> bool:
+    def _no_way_back(self, message: AMQPMessage[Any]) -> bool:
+        """Whether the queue would not take the message, or drop it."""
+        if message.queue in self._streams:
+            return True
         limit = self._limits[message.queue]
         return near_limit(message.delivery_count, limit, redelivered=message.redelivered)
 
     async def _buried(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
         """Move to the dead letters; False where that failed, and the original has to stay."""
+        while await self._failure(message, self._dead_letters.bury(message, outcome)):
+            if message.queue not in self._streams or message.acks.lost:
+                return False
+            # There is no way back into a stream: to reject would be to acknowledge.
+            await asyncio.sleep(_STREAM_PAUSE)
+        return True
+
+    async def _failure(
+        self, message: AMQPMessage[Any], moving: Awaitable[None]
+    ) -> Exception | None:
+        """Await a move, and tell why it failed."""
         try:
-            await self._dead_letters.move(message, outcome)
-        except Exception:
+            await moving
+        except Exception as error:
             # Whatever it is, the original must neither be lost nor take its worker along.
             log.exception(
-                "dead letter could not be moved: the message goes back",
+                "message could not be moved and stays",
                 extra={"consumer": self._name, "delivery": repr(message)},
             )
-            return False
-        return True
+            return error
+        return None

@@ -1,10 +1,12 @@
-"""The queues that one consumer needs: those it reads from, and those of its dead letters."""
+"""The queues that one consumer needs: those it reads from, their retries' and dead letters'."""
+
+from collections.abc import Iterator
 
 from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.connection import Session
 from workerkit.amqp.consumer import AMQPOptions, Declare
-from workerkit.amqp.dead_letters import DeadLetters
 from workerkit.amqp.declaring import available
+from workerkit.amqp.moving import Moves
 from workerkit.amqp.queue import Queue
 from workerkit.delivery import Action
 from workerkit.errors import BrokerRefused, PublishRefused
@@ -17,41 +19,45 @@ class Topology:
         declare: The consumer's own option, or the connection's setting.
     """
 
-    def __init__(self, options: AMQPOptions, declare: Declare, dead_letters: DeadLetters) -> None:
+    def __init__(self, options: AMQPOptions, declare: Declare, moves: Moves) -> None:
         self._declare = declare
-        self._dead_letters = dead_letters
+        self._moves = moves
+        self._retry = options.retry
         actions = (options.on_success, options.on_exception, options.on_invalid)
-        self._buries = Action.DEAD_LETTER in actions
-        self._may_bury = False
-        self._seen = dead_letters.seen
+        self._buries = Action.DEAD_LETTER in actions or options.retry is not None
+        self._may_move = False
+        self._seen = moves.seen
 
     async def missing(self, session: Session, queue: Queue) -> Queue | None:
-        """Which queue is not there yet, that one or its dead letters'; None if none is.
+        """Which queue is not there yet, that one or one that it needs; None if none is.
 
         Raises:
-            BrokerRefused: It exists otherwise, or a permission is missing, which the text names.
+            BrokerRefused: One exists otherwise, or a permission is missing, which the text names.
             ConnectionLost: The session went meanwhile.
         """
         if not await self._available(session, queue):
             return queue
-        if not self._buries:
-            return None
-        dead_letters = Queue(queue.dead_letters)
-        try:
-            if not await self._available(session, dead_letters):
-                return dead_letters
-            if not self._may_bury:
-                await self._dead_letters.check()
-                self._may_bury = True
-        except (BrokerRefused, PublishRefused) as error:
-            if isinstance(error, BrokerRefused) and error.code != NO_PERMISSION:
-                raise
-            raise BrokerRefused(
-                f"dead letters cannot go to {dead_letters.name!r}: {error}; "
-                "or set on_invalid = Action.REJECT",
-                NO_PERMISSION,
-            ) from error
+        for needed, what, instead in self._needed(queue):
+            try:
+                if not await self._available(session, needed):
+                    return needed
+                if not self._may_move:
+                    await self._moves.check()
+                    self._may_move = True
+            except (BrokerRefused, PublishRefused) as error:
+                if isinstance(error, BrokerRefused) and error.code != NO_PERMISSION:
+                    raise
+                text = f"{what} cannot go to {needed.name!r}: {error}; or set {instead}"
+                raise BrokerRefused(text, NO_PERMISSION) from error
         return None
+
+    def _needed(self, queue: Queue) -> Iterator[tuple[Queue, str, str]]:
+        """Where its messages may have to go, with what they are then and how to do without."""
+        if self._retry is not None and not queue.is_stream:
+            for step in self._retry.steps:
+                yield queue.retries(step), "retries", "retry = None"
+        if self._buries:
+            yield Queue(queue.dead_letters), "dead letters", "on_invalid = Action.REJECT"
 
     async def _available(self, session: Session, queue: Queue) -> bool:
         there = await available(session, queue, self._mode(queue))

@@ -6,11 +6,13 @@ from collections.abc import Iterator, Sequence
 from functools import partial
 
 from workerkit.amqp.consumer import AMQPOptions
-from workerkit.amqp.dead_letters import DeadLetters
+from workerkit.amqp.handled import Handled
 from workerkit.amqp.link import Link
 from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.moving import Moves
 from workerkit.amqp.overdue import Overdue
 from workerkit.amqp.publisher import Publisher
+from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, retry_suffix
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.settling import Settling
 from workerkit.amqp.subscription import Subscription
@@ -45,6 +47,7 @@ class AMQPWire:
         self._loops: list[asyncio.Task[None]] = []
         self._keeping: list[asyncio.Task[None]] = []
         self._publisher: Publisher | None = None
+        self._handled = Handled()
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
         """Faults that only the settings or RabbitMQ's limits show."""
@@ -63,10 +66,11 @@ class AMQPWire:
             if names.count(name) > 1
         ][:1]
         faults += [
-            f"{where}: the name of queue {queue.name!r} is too long for that of its dead letters"
+            f"{where}: the name of queue {queue.name!r} leaves no room for {suffix!r} behind it"
             for queue in options.queues
-            if len(queue.dead_letters.encode()) > _LONGEST_NAME
-        ]
+            for suffix in _suffixes(options)
+            if len((queue.name + suffix).encode()) > _LONGEST_NAME
+        ][:1]
         return faults
 
     def source(self, options: Options) -> str:
@@ -88,6 +92,7 @@ class AMQPWire:
             on_success=options.on_success,
             on_exception=options.on_exception,
             on_invalid=options.on_invalid,
+            retry=options.retry,
         )
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
@@ -162,11 +167,17 @@ class AMQPWire:
         for text, fields in _warnings(options, consumer_timeout):
             log.warning(text, extra={"consumer": options.name, **fields})
         declare = options.declare or settings.declare
-        dead_letters = DeadLetters(publisher, options.name, name, options.vhost, declare)
-        topology = Topology(options, declare, dead_letters)
-        settling = Settling(options, dead_letters)
-        overdue = Overdue(options.name, consumer_timeout)
-        receiver = Receiver(endpoint, options, context.observers, settling, overdue)
+        moves = Moves(publisher, name, options.vhost, declare)
+        topology = Topology(options, declare, moves)
+        receiver = Receiver(
+            endpoint,
+            options,
+            context.observers,
+            Settling(options, moves),
+            Overdue(options.name, consumer_timeout),
+            self._handled,
+            key,
+        )
         self._receivers.append(receiver)
         self._workers += [context.keep(work, name) for name, work in receiver.workers.tasks()]
         parts = [Part(context.changed) for _ in options.queues]
@@ -206,10 +217,15 @@ def _warnings(
             "batches are cut to the prefetch",
             {"batch_size": options.batch_size, "prefetch": options.full_batch},
         )
-    if options.timeout is None or options.timeout > consumer_timeout:
+    tries = 1 if options.retry is None else options.retry.most_in_place
+    if options.timeout is None or options.timeout * tries > consumer_timeout:
         yield (
             "timeout is longer than the broker waits for an acknowledgement",
-            {"timeout": options.timeout, "consumer_timeout": consumer_timeout},
+            {
+                "timeout": options.timeout,
+                "tries_in_place": tries,
+                "consumer_timeout": consumer_timeout,
+            },
         )
     for queue in options.queues:
         if queue.drops_silently:
@@ -217,6 +233,13 @@ def _warnings(
                 "quorum queue without dead_letter_exchange: RabbitMQ 4 drops what comes back often",
                 {"queue": queue.name, "delivery_limit": queue.known_delivery_limit},
             )
+
+
+def _suffixes(options: AMQPOptions) -> Iterator[str]:
+    """What the names of the queues beside a consumer's own end in."""
+    yield DEAD_LETTER_SUFFIX
+    if options.retry is not None:
+        yield from map(retry_suffix, options.retry.steps)
 
 
 def _amqp(options: object) -> AMQPOptions:

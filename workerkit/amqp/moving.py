@@ -1,0 +1,165 @@
+"""Move messages to other queues: a confirmed copy goes there, then the original is acknowledged.
+
+Whoever is killed in between leaves two messages behind, never none.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any
+from uuid import uuid4
+
+from workerkit.amqp import table
+from workerkit.amqp.consumer import Declare
+from workerkit.amqp.message import DELIVERY_COUNT, EXCHANGE, OURS, ROUTING_KEY, AMQPMessage
+from workerkit.amqp.properties import PERSISTENT, Properties
+from workerkit.amqp.publisher import Destination, Publisher
+from workerkit.amqp.queue import Queue
+from workerkit.errors import MessageTooLarge, PublishError, PublishRefused, Unroutable
+
+FIRST_FAILED_AT = f"{OURS}first-failed-at"
+
+_EMPTY = table.encode({})
+_SMALL = 1_000
+_MOST_NAMED = 50
+# CC and BCC would route the copy back to where it came from. RabbitMQ takes a count of deliveries,
+# and the deaths that it sees cycles in, for those of the copy, and drops it.
+_NOT_FOR_COPIES = frozenset({"CC", "BCC", "x-death", DELIVERY_COUNT})
+
+
+class Moves:
+    """Moves the messages of one consumer.
+
+    Args:
+        connection: The connection it reads from, on which the copies go as well.
+        vhost: ... and its virtual host.
+        declare: Whether a queue may be declared that is missing when the first message goes there.
+
+    Attributes:
+        seen: Names of the queues that were there. One that was deleted is waited for.
+    """
+
+    def __init__(
+        self, publisher: Publisher, connection: str, vhost: str | None, declare: Declare
+    ) -> None:
+        self._publisher = publisher
+        self._connection = connection
+        self._vhost = vhost
+        self._declare = declare
+        self.seen: set[str] = set()
+
+    async def check(self) -> None:
+        """Find out whether messages could be moved, before the first one has to be.
+
+        A message that must not get lost, to a queue that does not exist, comes back, and without
+        the permission to publish the broker refuses it.
+
+        Raises:
+            PublishRefused: There is no such permission.
+        """
+        try:
+            await self._publisher.send(b"", Properties(), self._to(f"workerkit.{uuid4().hex}"))
+        except PublishRefused:
+            raise
+        except PublishError:
+            # It came back; or a broker that is blocked or gone says nothing about permissions.
+            return
+
+    async def move(
+        self, message: AMQPMessage[Any], to: Queue, copies: Iterator[Properties]
+    ) -> None:
+        """Put a copy into a queue; the caller acknowledges the original afterwards.
+
+        Args:
+            to: Declared like this where it is missing.
+            copies: The properties of the copy; the next ones are used where these are too large.
+
+        Raises:
+            PublishError: The copy has not safely arrived: the original must stay.
+        """
+        for properties in copies:
+            try:
+                return await self._send(message.raw, properties, to)
+            except MessageTooLarge as error:
+                too_large = error
+        raise too_large
+
+    async def _send(self, raw: bytes, properties: Properties, to: Queue) -> None:
+        destination = self._to(to.name)
+        try:
+            await self._publisher.send(raw, properties, destination)
+        except Unroutable:
+            if not self._may_declare(to.name):
+                raise
+            await self._publisher.declare(to, self._connection, self._vhost)
+            await self._publisher.send(raw, properties, destination)
+        self.seen.add(to.name)
+
+    def _may_declare(self, queue: str) -> bool:
+        """One that was there and was deleted is waited for, like any other queue."""
+        if self._declare == "missing":
+            return queue not in self.seen
+        return self._declare == "always"
+
+    def _to(self, queue: str) -> Destination:
+        return Destination(queue, "", self._connection, self._vhost)
+
+
+def history(message: AMQPMessage[Any]) -> dict[str, Any]:
+    """The headers that tell a copy's past: where it was published to, and when it first failed."""
+    told = {
+        FIRST_FAILED_AT: message.headers.get(FIRST_FAILED_AT, now()),
+        EXCHANGE: message.exchange,
+        ROUTING_KEY: message.routing_key,
+    }
+    if "CC" in message.headers:
+        told[f"{OURS}cc"] = message.headers["CC"]
+    return told
+
+
+def now() -> str:
+    """The time, as our headers have it."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")
+
+
+def copied(
+    message: AMQPMessage[Any],
+    told: Mapping[str, Any],
+    *,
+    largest: int | None = None,
+    expiration: float | None = None,
+) -> Properties:
+    """The properties of a copy: the sender's, and what we tell.
+
+    Those are left out that would make the broker drop, refuse or multiply the copy: the sender's
+    expiration would run out in the other queue, a user id must be the publisher's own.
+
+    Args:
+        told: Headers, by name.
+        largest: Leave out the sender's headers of more bytes.
+        expiration: Seconds that the copy may stay there.
+    """
+    return dataclasses.replace(
+        message.properties,
+        table=_merged(message.properties.table or _EMPTY, told, largest),
+        delivery_mode=PERSISTENT,
+        expiration=None if expiration is None else str(max(round(expiration * 1000), 1)),
+        user_id=None,
+    )
+
+
+def _merged(original: bytes, told: Mapping[str, Any], largest: int | None) -> bytes:
+    left_out: list[str] = []
+
+    def keep(name: str, entry: bytes) -> bool:
+        if largest is not None and len(entry) > largest:
+            left_out.append(name)
+        return name not in _NOT_FOR_COPIES and (largest is None or len(entry) <= largest)
+
+    try:
+        merged = table.merge(original, told, keep)
+    except table.MalformedTable:
+        return table.encode({**told, f"{OURS}undecoded": original[:_SMALL]})
+    if left_out and told:
+        merged = table.merge(merged, {f"{OURS}left-out": left_out[:_MOST_NAMED]})
+    return merged

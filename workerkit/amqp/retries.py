@@ -1,0 +1,33 @@
+"""Try messages again later: a copy waits in a queue of the broker until it is time.
+
+There is one such queue for each delay, because RabbitMQ looks at the first message of a queue only:
+one that waits for a minute would hold back those that wait for a second.
+"""
+
+from typing import Any
+
+from workerkit.amqp.message import ATTEMPT, AMQPMessage
+from workerkit.amqp.moving import Moves, copied, history
+from workerkit.amqp.queue import Queue
+from workerkit.retry import RetryPolicy, jittered
+
+
+class Retries:
+    """The messages of one consumer that wait for their next try."""
+
+    def __init__(self, moves: Moves, queues: tuple[Queue, ...], policy: RetryPolicy | None) -> None:
+        self._moves = moves
+        self._queues = {queue.name: queue for queue in queues}
+        self._policy = policy
+
+    async def postpone(self, message: AMQPMessage[Any], delay: float) -> None:
+        """Have a message come again after so many seconds, or somewhat fewer, as the policy says.
+
+        Raises:
+            MessageTooLarge: Its headers leave no room for what has to be remembered.
+            PublishError: The copy has not safely arrived: the original must stay.
+        """
+        waiting = self._queues[message.queue].retries(delay)
+        told = {ATTEMPT: message.attempt + 1, **history(message)}
+        properties = copied(message, told, expiration=jittered(delay, self._policy))
+        await self._moves.move(message, waiting, iter([properties]))
