@@ -41,12 +41,12 @@ class DeadLetters:
 
 def evidence(message: AMQPMessage[Any], outcome: Outcome, consumer: str) -> dict[str, Any]:
     """The headers that tell where a dead letter came from and why it is one."""
-    error = outcome.error
+    error, failed_at = outcome.error, now()
     headers: dict[str, Any] = {
         "reason": _shortened(_reason(error), _LONGEST_REASON),
         "consumer": consumer,
         "queue": message.queue,
-        "failed-at": now(),
+        "failed-at": failed_at,
         "host": socket.gethostname(),
         "version": __version__,
     }
@@ -54,7 +54,7 @@ def evidence(message: AMQPMessage[Any], outcome: Outcome, consumer: str) -> dict
         headers["error"] = type(error).__qualname__
         headers["traceback"] = _shortened(_traceback(error), _LONGEST_TRACEBACK)
     told = {OURS + name: value for name, value in headers.items()}
-    return {**history(message), ATTEMPT: message.attempt, **told}
+    return {**history(message, failed_at), ATTEMPT: message.attempt, **told}
 
 
 def _copies(message: AMQPMessage[Any], headers: dict[str, Any]) -> Iterator[Properties]:

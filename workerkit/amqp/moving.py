@@ -105,10 +105,10 @@ class Moves:
         return Destination(queue, "", self._connection, self._vhost)
 
 
-def history(message: AMQPMessage[Any]) -> dict[str, Any]:
+def history(message: AMQPMessage[Any], failed_at: str) -> dict[str, Any]:
     """The headers that tell a copy's past: where it was published to, and when it first failed."""
     told = {
-        FIRST_FAILED_AT: message.headers.get(FIRST_FAILED_AT, now()),
+        FIRST_FAILED_AT: message.headers.get(FIRST_FAILED_AT, failed_at),
         EXCHANGE: message.exchange,
         ROUTING_KEY: message.routing_key,
     }

@@ -7,7 +7,7 @@ one that waits for a minute would hold back those that wait for a second.
 from typing import Any
 
 from workerkit.amqp.message import ATTEMPT, AMQPMessage
-from workerkit.amqp.moving import Moves, copied, history
+from workerkit.amqp.moving import Moves, copied, history, now
 from workerkit.amqp.queue import Queue
 from workerkit.retry import RetryPolicy, jittered
 
@@ -28,6 +28,6 @@ class Retries:
             PublishError: The copy has not safely arrived: the original must stay.
         """
         waiting = self._queues[message.queue].retries(delay)
-        told = {ATTEMPT: message.attempt + 1, **history(message)}
+        told = {ATTEMPT: message.attempt + 1, **history(message, now())}
         properties = copied(message, told, expiration=jittered(delay, self._policy))
         await self._moves.move(message, waiting, iter([properties]))
