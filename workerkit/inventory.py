@@ -14,7 +14,7 @@ from workerkit.assembly import Assembly
 from workerkit.faults import is_secret
 from workerkit.options import adapters, in_words
 from workerkit.settings import WorkerSettings
-from workerkit.shapes import Location, leaves, members
+from workerkit.shapes import Location, inside, leaves, members
 from workerkit.variables import Variables
 from workerkit.wire import Declared
 
@@ -83,21 +83,30 @@ def _setting(
 
 def _options(variables: Variables, declared: Declared) -> Iterator[Row]:
     options = declared.options
-    hints = get_type_hints(type(options))
+    hints = get_type_hints(type(options), include_extras=True)
     defaults = {each.name: each.default for each in dataclasses.fields(options)}
     key = in_words(options.name)
     for option in adapters(type(options)):
         if option == "name":
             continue
-        default = defaults[option]
+        default = None if defaults[option] is dataclasses.MISSING else defaults[option]
         source = str(options.sources[option])
-        yield Row(
-            variables.name(("consumers", key, option)),
-            _type_name(hints[option]),
-            None if default is dataclasses.MISSING else _shown(default, secret=False),
-            _shown(getattr(options, option), secret=False),
-            "default" if source == "framework" else source,
-        )
+        for leaf in leaves(hints[option], ()):
+            location = ("consumers", key, option, *leaf)
+            yield Row(
+                variables.name(location),
+                _type_name(_annotation(hints[option], leaf)),
+                _shown(_at(default, leaf), secret=False),
+                _shown(_at(getattr(options, option), leaf), secret=False),
+                "default" if source == "framework" else source,
+            )
+
+
+def _annotation(hint: Any, leaf: Location) -> Any:
+    """The type of a part of an option."""
+    for step in leaf:
+        hint = inside(hint, str(step))[0]
+    return hint
 
 
 def _at(value: Any, steps: Location) -> Any:

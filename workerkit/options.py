@@ -8,9 +8,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
 from types import MappingProxyType
-from typing import Annotated, Any, TypeVar, get_type_hints
+from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
-from pydantic import AfterValidator, Field, TypeAdapter, ValidationError
+from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from workerkit.delivery import Action
 from workerkit.retry import RetryTuning
@@ -19,13 +19,19 @@ Concurrency = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
-def _settles(action: Action) -> Action:
-    if action is Action.RETRY:
+def _settles(found: object) -> object:
+    if found == Action.RETRY:
         raise ValueError("set `retry` to a RetryPolicy instead")
-    return action
+    if found not in set(Action):
+        raise ValueError("should be 'ack', 'requeue', 'reject' or 'dead_letter'")
+    return found
 
 
-Settlement = Annotated[Action, AfterValidator(_settles)]
+Settlement = Annotated[
+    Literal[Action.ACK, Action.REQUEUE, Action.REJECT, Action.DEAD_LETTER],
+    BeforeValidator(_settles),
+]
+"""What a class may say that becomes of a delivery."""
 
 # Between the words of a class name: OrderPlaced, HTTPProbe.
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")

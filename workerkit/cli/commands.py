@@ -26,6 +26,7 @@ from workerkit.errors import (
 )
 from workerkit.inventory import inventory
 from workerkit.places import place
+from workerkit.retry import RetryPolicy
 from workerkit.runner import Runner, complain
 from workerkit.version import __version__
 
@@ -235,7 +236,9 @@ def _plain(value: Any) -> Any:
         return [_plain(each) for each in value]
     if isinstance(value, Queue):
         return value.name
-    return value
+    if isinstance(value, RetryPolicy):
+        return {name: _plain(each) for name, each in dataclasses.asdict(value).items()}
+    return value.__name__ if isinstance(value, type) else value
 
 
 @contextmanager
