@@ -22,7 +22,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 def _settles(found: object) -> object:
     if found == Action.RETRY:
         raise ValueError("set `retry` to a RetryPolicy instead")
-    if found not in set(Action):
+    if found not in list(Action):
         raise ValueError("should be 'ack', 'requeue', 'reject' or 'dead_letter'")
     return found
 

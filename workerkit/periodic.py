@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import random
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from time import perf_counter
@@ -14,14 +14,15 @@ from croniter import CroniterError, croniter
 from pydantic import AfterValidator, Field
 
 from workerkit.consumer import Consumer
-from workerkit.delivery import Action, Delivery
+from workerkit.delivery import Action, Delivery, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
 from workerkit.observe import Settled, notify
 from workerkit.options import Concurrency, Options, Seconds, folded
 from workerkit.places import place
+from workerkit.retry import Retries, RetryPolicy, jittered
 from workerkit.settings import WorkerSettings
-from workerkit.supervisor import cancelled
+from workerkit.supervisor import cancelled, paused
 from workerkit.wire import Context, Declared
 
 log = logging.getLogger(__name__)
@@ -57,12 +58,14 @@ class PeriodicOptions(Options):
             runs is left out.
         cron: Instead, the five fields of a crontab line.
         timezone: Of `cron`, daylight saving time included.
+        retry: Calls again after a call that failed; nothing else is called meanwhile.
         jitter: At most so many seconds later, drawn anew for each call, so that the processes of a
             fleet do not all call at once.
     """
 
     concurrency: Concurrency = 1
     timeout: Seconds | None = None
+    retry: Retries = None
     every: Seconds | None = None
     cron: Annotated[str, AfterValidator(_cron)] | None = None
     timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
@@ -89,6 +92,7 @@ class PeriodicTask(Consumer, abstract=True):
     """
 
     options: ClassVar[type[Options]] = PeriodicOptions
+    retry: ClassVar[RetryPolicy | None]
     every: ClassVar[float | None]
     cron: ClassVar[str | None]
     timezone: ClassVar[str]
@@ -122,6 +126,7 @@ class PeriodicWire:
         self._by_hand = by_hand
         self._timers: list[_Timer] = []
         self._loops: list[asyncio.Task[None]] = []
+        self._stopping = asyncio.Event()
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
         """A task has one schedule."""
@@ -148,13 +153,14 @@ class PeriodicWire:
             on_success=Action.ACK,
             on_exception=Action.REJECT,
             on_invalid=Action.REJECT,
+            retry=_periodic(declared.options).retry,
         )
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
         """Start the clocks."""
         health = []
         for endpoint in endpoints:
-            timer = _Timer(endpoint, _periodic(endpoint.options), context)
+            timer = _Timer(endpoint, _periodic(endpoint.options), context, self._pause)
             self._timers.append(timer)
             if not self._by_hand:
                 self._loops.append(context.keep(timer.run(), f"{endpoint.name} timer"))
@@ -175,7 +181,8 @@ class PeriodicWire:
         await timers[folded(name)].tick()
 
     async def stop(self) -> None:
-        """Stop the clocks."""
+        """Stop the clocks; what waits to be called again is not called."""
+        self._stopping.set()
         await cancelled(self._loops)
 
     async def drain(self) -> None:
@@ -195,15 +202,25 @@ class PeriodicWire:
     async def close(self) -> None:
         """There is nothing to close."""
 
+    async def _pause(self, seconds: float) -> bool:
+        return await paused(0.0 if self._by_hand else seconds, self._stopping)
+
 
 class _Timer:
     """The clock of one task, and its calls that run."""
 
-    def __init__(self, endpoint: Endpoint, options: PeriodicOptions, context: Context) -> None:
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        options: PeriodicOptions,
+        context: Context,
+        pause: Callable[[float], Awaitable[bool]],
+    ) -> None:
         self.endpoint = endpoint
         self.calls: set[asyncio.Task[None]] = set()
         self._options = options
         self._context = context
+        self._pause = pause
 
     async def run(self) -> None:
         """Call when it is time, until cancelled."""
@@ -250,12 +267,23 @@ class _Timer:
 
     async def _handle(self) -> None:
         tick = Tick(self.endpoint.name)
+        outcome = await self._try(tick)
+        while outcome.action is Action.RETRY:
+            if not await self._pause(jittered(outcome.delay, self._options.retry)):
+                return
+            tick.again()
+            outcome = await self._try(tick)
+
+    async def _try(self, tick: Tick) -> Outcome:
         began = perf_counter()
         outcome = await self.endpoint.process(tick)
         seconds = perf_counter() - began
+        # There is no queue that a call could be put aside to.
+        action = Action.REJECT if outcome.action is Action.DEAD_LETTER else outcome.action
         name, source = self.endpoint.name, self._options.schedule
-        record = Settled(name, source, tick, outcome, outcome.action, seconds)
+        record = Settled(name, source, tick, outcome, action, seconds)
         notify(self._context.observers, record)
+        return outcome
 
 
 async def _sleep_until(due: datetime) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Collection, Mapping
+from contextlib import suppress
 from typing import TypeVar
 
 from workerkit.places import said
@@ -58,6 +59,13 @@ async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) 
         if task.cancelling():
             raise
         raise otherwise from error
+
+
+async def paused(seconds: float, stopping: asyncio.Event) -> bool:
+    """Let time pass before another try; False if the process stops meanwhile."""
+    with suppress(TimeoutError):
+        await asyncio.wait_for(stopping.wait(), seconds)
+    return not stopping.is_set()
 
 
 async def cancelled(tasks: Collection[asyncio.Task[None]]) -> None:

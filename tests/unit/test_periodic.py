@@ -12,7 +12,15 @@ from dependency_injector import providers
 
 from tests.application import Recorder, container_of, package_of
 from tests.waiting import eventually
-from workerkit import Consumer, DeclarationError, HandlerTimeout, PeriodicTask, Runner
+from workerkit import (
+    Consumer,
+    DeclarationError,
+    HandlerTimeout,
+    PeriodicTask,
+    Retry,
+    RetryPolicy,
+    Runner,
+)
 
 NOWHERE = "amqp://127.0.0.1:1"
 
@@ -48,6 +56,45 @@ async def test_every_runs_at_once_and_stays_on_its_grid() -> None:
     assert ready
     assert times[0] - began < 0.04
     assert 0.22 < times[5] - times[0] < 0.32
+
+
+async def test_a_call_that_fails_is_made_again() -> None:
+    """By the policy, then the task goes on as if nothing had been."""
+    calls: list[int] = []
+    recorder = Recorder()
+
+    class Failing(PeriodicTask):
+        every = 3600.0
+        retry = RetryPolicy(delays=(0, 0.05), jitter=0)
+
+        async def handle(self) -> None:
+            calls.append(len(calls))
+            raise KeyError("no")
+
+    async with running(Failing, recorder):
+        await eventually(lambda: recorder.actions == ["retry", "retry", "reject"])
+
+    assert len(calls) == 3
+    assert [each.delivery.attempt for each in recorder.settled[-1:]] == [3]
+
+
+async def test_f5_a_stop_does_not_wait_for_the_next_try() -> None:
+    """What waits to be called again is not called."""
+    loop = asyncio.get_running_loop()
+    recorder = Recorder()
+
+    class Failing(PeriodicTask):
+        every = 3600.0
+
+        async def handle(self) -> None:
+            raise Retry(after=3600)
+
+    async with running(Failing, recorder):
+        await eventually(lambda: recorder.settled)
+        began = loop.time()
+
+    assert loop.time() - began < 1.0
+    assert recorder.actions == ["retry"]
 
 
 async def test_calls_do_not_overlap() -> None:

@@ -17,6 +17,7 @@ from workerkit import (
     PeriodicTask,
     Publisher,
     Reject,
+    RetryPolicy,
     Unroutable,
     WorkerContainer,
 )
@@ -226,6 +227,38 @@ async def test_a_message_that_fails_again_and_again() -> None:
     assert actions == ["requeue"] * 4 + ["ack"]
     assert reasons == ["1", "2", "3", "4", ""]
     assert loop.time() - began < 2.0
+
+
+async def test_time_passes_for_retries() -> None:
+    """A test does not wait for the next try: the broker's clock moves on to it."""
+
+    class Stubborn(AMQPConsumer):
+        queues = ["stubborn"]
+        retry = RetryPolicy(delays=(0, 5, 3600), fatal=(ZeroDivisionError,))
+
+        async def handle(self, order: Order, message: AMQPMessage) -> None:
+            if message.attempt <= order.id:
+                raise KeyError(order.id)
+            if order.id == 0:
+                raise ZeroDivisionError
+            if order.id < 0:
+                message.retry(after=60)
+
+    async with running(WorkerContainer(), packages=[package_of(Stubborn)]) as app:
+        for number in (3, 9, 0, -1):
+            await app.publish(Order(id=number), "stubborn")
+            await app.idle()
+        actions = [record.action for record in app.settled("Stubborn")]
+        letters = app.dead_letters("stubborn")
+
+    again = ["retry", "retry", "retry"]
+    assert actions == [*again, "ack", *again, "dead_letter", "dead_letter", *again, "dead_letter"]
+    assert [each.headers["x-workerkit-attempt"] for each in letters] == [4, 1, 4]
+    assert [each.headers["x-workerkit-reason"] for each in letters] == [
+        "9",
+        "ZeroDivisionError",
+        "the handler asked for another try",
+    ]
 
 
 async def test_what_is_pending_is_told() -> None:

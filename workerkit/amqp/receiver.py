@@ -4,7 +4,6 @@ import asyncio
 import logging
 from collections import deque
 from collections.abc import Callable, Coroutine, Sequence
-from contextlib import suppress
 from struct import Struct
 from time import perf_counter
 from typing import Any
@@ -20,6 +19,7 @@ from workerkit.batch import Batching
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify
+from workerkit.supervisor import paused
 from workerkit.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -173,10 +173,8 @@ class Receiver:
     async def _again(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> bool:
         """Pause before a try in place; False if the process stops meanwhile."""
         self._tell(message, outcome, Action.RETRY, seconds)
-        if outcome.delay:
-            with suppress(TimeoutError):
-                await asyncio.wait_for(self._stopping.wait(), outcome.delay)
-                return False
+        if outcome.delay and not await paused(outcome.delay, self._stopping):
+            return False
         message.again()
         return True
 

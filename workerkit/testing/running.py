@@ -9,7 +9,7 @@ from dependency_injector import containers, providers
 from pydantic import SecretStr
 
 from workerkit.amqp.publisher import Publisher
-from workerkit.amqp.queue import DEAD_LETTER_SUFFIX
+from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
 from workerkit.amqp.wire import AMQPWire
 from workerkit.embedded import EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
@@ -45,8 +45,8 @@ class Application:
     async def idle(self, deadline: float = _IDLE_DEADLINE) -> None:
         """Return when everything that messages have caused is settled.
 
-        Nobody waits for time to pass: batches that are half full are handled, and messages that
-        wait to go back to their queue go back.
+        Nobody waits for time to pass: batches that are half full are handled, messages that wait to
+        go back to their queue go back, and the broker's clock moves on to the next retry.
 
         Raises:
             AssertionError: It is not after *deadline* seconds; the text says what is pending.
@@ -57,6 +57,9 @@ class Application:
             if loop.time() > until:
                 raise AssertionError(f"not idle after {deadline:g} s: {'; '.join(pending)}")
             self._wires.amqp.hasten()
+            waiting = self._waiting()
+            if pending == list(waiting):
+                self.broker.advance(min(waiting.values()))
             await asyncio.sleep(_LOOK_EVERY)
 
     async def tick(self, name: str) -> None:
@@ -91,17 +94,29 @@ class Application:
         self._settled.append(Record.of(settled))
 
     def _pending(self) -> list[str]:
-        states = [
+        """What is not settled yet, in words."""
+        found = [
+            f"queue {each.name!r} has {each.ready} ready, {each.unacked} unacknowledged"
+            for each in self._queues()
+            if each.unacked or (each.ready and each.consumers)
+        ]
+        found += [f"a handler of {name} runs" for name in self._wires.busy()]
+        return found + list(self._waiting())
+
+    def _waiting(self) -> dict[str, float]:
+        """The retries that wait, in words, and the seconds after which they come at the latest."""
+        return {
+            f"{each.ready} messages wait in {each.name!r}": each.arguments["x-message-ttl"] / 1000
+            for each in self._queues()
+            if each.ready and RETRY_INFIX in each.name and "x-message-ttl" in each.arguments
+        }
+
+    def _queues(self) -> list[QueueSnapshot]:
+        return [
             self.broker.queue(name, vhost)
             for vhost in self._vhosts
             for name in self.broker.queues(vhost)
         ]
-        found = [
-            f"queue {each.name!r} has {each.ready} ready, {each.unacked} unacknowledged"
-            for each in states
-            if each.unacked or (each.ready and each.consumers)
-        ]
-        return found + [f"a handler of {name} runs" for name in self._wires.busy()]
 
 
 class _Wires:
