@@ -2,20 +2,22 @@
 
 from shop.orders import Order, OrderRepository
 from shop.settings import Settings
-from workerkit import AMQPConsumer, Reject
+from workerkit import AMQPConsumer, Reject, RetryPolicy
 
 
 class OrderPlaced(AMQPConsumer):
     """Books every order the shop publishes.
 
-    Returning acknowledges the message. Raising puts it back, `Reject` puts it aside into
-    `orders.dlq` with the reason, and so does a body that is no `Order`. A further parameter
+    Returning acknowledges the message. Raising tries it again, at once and later, as `retry` says,
+    and then puts it aside into `orders.dlq`; so do `Reject`, with the reason, and a body that is no
+    `Order`. A further parameter
     `message: AMQPMessage[Order]` would get headers, queue, and whether it came before.
     """
 
     queues = ["orders", "orders/priority"]
     concurrency = 16
     timeout = 30.0
+    retry = RetryPolicy(delays=(0, 5, 60))
 
     def __init__(self, orders: OrderRepository, settings: Settings) -> None:
         self.orders = orders
