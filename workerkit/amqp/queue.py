@@ -91,6 +91,8 @@ class Queue:
         bindings: What it gets, made after the queue has been declared.
         stream_offset: Where the reading of a stream begins when the process starts. When the
             connection is lost, it goes on behind the last message that was settled.
+        retry_type: What the queues are in which its retries wait: `classic` for RabbitMQ before
+            3.10, which may lose a retry that this queue cannot take over when it is time.
     """
 
     name: str
@@ -110,6 +112,7 @@ class Queue:
     dead_letter_exchange: str | None = None
     dead_letter_routing_key: str | None = None
     stream_offset: StreamOffset = "next"
+    retry_type: Literal["quorum", "classic"] = "quorum"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     bindings: Sequence[Binding] = ()
 
@@ -135,7 +138,7 @@ class Queue:
     @property
     def is_plain(self) -> bool:
         """Whether it is a mere name, so that the broker's own declaration is as good as any."""
-        return self == Queue(self.name)
+        return self == Queue(self.name, retry_type=self.retry_type)
 
     @property
     def declared_arguments(self) -> dict[str, Any]:
@@ -168,22 +171,21 @@ class Queue:
     def retries(self, delay: float) -> "Queue":
         """The queue in which its messages wait for so many seconds, and from which they return.
 
-        It never expires: it would take along what waits in it. Where this queue is replicated, so
-        is that one, and it keeps a message until this one has taken it over.
+        It never expires: it would take along what waits in it. A quorum queue keeps a message until
+        this one has taken it over, while a classic one lets go of it first: where this one is full
+        or gone just then, or a node fails, it would be lost.
         """
-        safely: dict[str, Any] = {}
-        if self.declared_arguments.get("x-queue-type") == "quorum":
-            safely = {
-                "type": "quorum",
-                "overflow": "reject-publish",
-                "arguments": {"x-dead-letter-strategy": "at-least-once"},
-            }
+        safely: dict[str, Any] = {
+            "overflow": "reject-publish",
+            "arguments": {"x-dead-letter-strategy": "at-least-once"},
+        }
         return Queue(
             self.name + retry_suffix(delay),
+            self.retry_type,
             ttl=delay,
             dead_letter_exchange="",
             dead_letter_routing_key=self.name,
-            **safely,
+            **(safely if self.retry_type == "quorum" else {}),
         )
 
     @property
