@@ -168,6 +168,9 @@ class Endpoint:
         """The handler's own choice for *delivery*, if it made one; no later one counts."""
         if delivery.fate is not None:
             outcome = Outcome(delivery.fate, outcome.error, outcome.value)
+        elif outcome.error is None:
+            delivery.fate = outcome.action
+            return outcome
         if outcome.action is Action.RETRY:
             outcome = self._retried(delivery, outcome)
         delivery.fate = outcome.action
