@@ -10,8 +10,9 @@ from pydantic import Field, WrapValidator
 LADDER = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 """Seconds that `Retry` may wait where no policy has a step for it; beyond that, whole hours."""
 
+SHORTEST_DELAY = 0.001
 LONGEST_DELAY = 4_294_800.0
-"""Seconds; a message's time to live is at most 2**32 milliseconds, and this is whole hours."""
+"""Seconds; queues count whole milliseconds, at most 2**32 of them, and this is whole hours."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,10 +105,12 @@ def check_delay(name: str, seconds: Any) -> None:
     """Refuse what is no delay.
 
     Raises:
-        ValueError: It is negative, not finite, or longer than a queue can hold a message.
+        ValueError: It is negative, no number, or shorter or longer than a queue can hold a message.
     """
-    if not (math.isfinite(seconds) and 0 <= seconds <= LONGEST_DELAY):
-        raise ValueError(f"{name} has {seconds!r}: write 0 to {LONGEST_DELAY:.0f} seconds")
+    if seconds != 0 and not SHORTEST_DELAY <= seconds <= LONGEST_DELAY:
+        raise ValueError(
+            f"{name} has {seconds!r}: write 0, or {SHORTEST_DELAY} to {LONGEST_DELAY:.0f} seconds"
+        )
 
 
 @dataclass(frozen=True, slots=True)

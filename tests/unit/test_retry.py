@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workerkit import Retry, RetryPolicy
-from workerkit.retry import LADDER, LONGEST_DELAY, RetryTuning, jittered, next_delay
+from workerkit.retry import LADDER, LONGEST_DELAY, SHORTEST_DELAY, RetryTuning, jittered, next_delay
 
 POLICY = RetryPolicy(delays=(0, 5, 60))
 
@@ -49,7 +49,7 @@ def test_when_there_is_another_try(
 
 
 @given(
-    st.lists(st.floats(0, LONGEST_DELAY), max_size=5),
+    st.lists(st.floats(SHORTEST_DELAY, LONGEST_DELAY), max_size=5),
     st.floats(0, LONGEST_DELAY),
 )
 def test_what_is_asked_for_is_never_cut_short(delays: list[float], asked: float) -> None:
@@ -75,6 +75,7 @@ def test_jitter_makes_delays_shorter_only(jitter: float, delay: float) -> None:
         ({"delays": "5"}, "write a tuple"),
         ({"delays": (-1,)}, "-1.0"),
         ({"delays": (float("nan"),)}, "nan"),
+        ({"delays": (0.0001,)}, "0.0001"),
         ({"delays": (LONGEST_DELAY + 1,)}, "seconds"),
         ({"delays": (1,), "jitter": 1.1}, "jitter is 1.1"),
         ({"delays": (1,), "fatal": ("KeyError",)}, "fatal has 'KeyError'"),
