@@ -2,7 +2,6 @@
 
 import asyncio
 import logging
-from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
@@ -227,7 +226,7 @@ async def test_b2_a_handler_that_fails_after_the_loss_fails_nothing(
 async def test_b2_prefetched_messages_are_not_handled_from_memory(
     rabbit: PrivateRabbit, vhost: str, url: str
 ) -> None:
-    """What was sent ahead is forgotten, and handled once when it comes again."""
+    """What was sent ahead is forgotten, and handled when it comes again; what was handled is not."""
     recorder = Recorder()
     gate = asyncio.Event()
     handled: list[bytes] = []
@@ -258,7 +257,6 @@ async def test_b2_prefetched_messages_are_not_handled_from_memory(
         await eventually(lambda: len(recorder.settled) == 7)
         await eventually(lambda: rabbit.queues(vhost)["orders"].unacked == 0)
 
-    assert Counter(handled) == Counter([b"0", *bodies])
-    assert handled == [b"0", *bodies]
+    assert handled == bodies
     assert recorder.actions == ["lost"] + ["ack"] * 6
-    assert [each.delivery.raw for each in recorder.settled] == handled
+    assert [each.delivery.raw for each in recorder.settled] == [b"0", *bodies]
