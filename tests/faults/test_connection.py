@@ -226,7 +226,7 @@ async def test_b2_a_handler_that_fails_after_the_loss_fails_nothing(
 async def test_b2_prefetched_messages_are_not_handled_from_memory(
     rabbit: PrivateRabbit, vhost: str, url: str
 ) -> None:
-    """What was sent ahead is forgotten, and handled when it comes again; what was handled is not."""
+    """What was sent ahead is handled when it comes again; what has been handled by then is not."""
     recorder = Recorder()
     gate = asyncio.Event()
     handled: list[bytes] = []
