@@ -19,8 +19,8 @@ LONGEST_FUNCTION = 50
 # From the ground up. Within a floor the order counts; names joined by | are neighbours at the same
 # height, which know nothing of each other.
 FLOORS = {
-    "F0 words": "version errors delivery sources settings",
-    "F1 pure": "places codec signature retry health observe logs",
+    "F0 words": "version errors delivery sources metrics_settings settings",
+    "F1 pure": "places codec signature retry health readiness observe counts catalogue logs",
     "F2 declared": "options consumer",
     "F3 spine": "deadlines threads workers supervisor endpoint batch wire",
     "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
@@ -41,7 +41,7 @@ ORDER = {
     " arguments death backlog turns queue exchange vhost faults outbox session channel publishing"
     " topology consuming dispatch frames heart broker handshake connection listener snapshot"
     " server",
-    "ops": "health metrics server",
+    "ops": "pages server",
     "cli": "application embedded publishing commands",
     "testing": "fakes containers records broker sse running plugin",
 }

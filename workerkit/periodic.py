@@ -160,7 +160,7 @@ class PeriodicWire:
                 self._loops.append(context.keep(timer.run(), f"{endpoint.name} timer"))
             part = Part(context.changed)
             part.ready()
-            health.append(Health(endpoint.name, [part], outside=False))
+            health.append(Health(endpoint.name, [part], False, timer.in_flight))
         return health
 
     async def tick(self, name: str) -> None:
@@ -211,6 +211,10 @@ class _Timer:
             await self._by_cron(self._options.cron)
         elif self._options.every is not None:
             await self._by_grid(self._options.every)
+
+    def in_flight(self) -> int:
+        """How many calls run."""
+        return len(self.calls)
 
     async def tick(self) -> None:
         """Call it once, whatever the clock says."""

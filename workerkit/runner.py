@@ -1,6 +1,7 @@
 """The life of the process: find, build, start, wait, drain, stop."""
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -15,10 +16,14 @@ from dependency_injector import containers
 from workerkit import logs
 from workerkit.assembly import Assembly, assemble
 from workerkit.errors import RunError, StartError
-from workerkit.health import Health, State, hopeless
+from workerkit.faults import Faults
+from workerkit.health import Health, hopeless
+from workerkit.metrics import Metrics
+from workerkit.ops.server import OpsServer
 from workerkit.places import said
 from workerkit.process import Process
-from workerkit.settings import LogSettings
+from workerkit.settings import LogSettings, WorkerSettings
+from workerkit.variables import Variables
 from workerkit.version import __version__
 
 log = logging.getLogger(__name__)
@@ -54,7 +59,7 @@ class Runner:
     @property
     def health(self) -> Sequence[Health]:
         """How each consumer is doing; empty before the start."""
-        return self._process.health if self._process is not None else ()
+        return self._process.readiness.health if self._process is not None else ()
 
     @property
     def crashed(self) -> bool:
@@ -63,12 +68,13 @@ class Runner:
 
     @property
     def ready(self) -> bool:
-        """Whether every consumer receives what it should."""
-        return (
-            bool(self.health)
-            and not self.crashed
-            and all(each.state is State.READY for each in self.health)
-        )
+        """Whether it should be given work; `/health/ready` says the same, with the reasons."""
+        return self._process is not None and self._process.readiness.ready
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """What the process counts; None before the start, or where that is switched off."""
+        return self._process.metrics if self._process is not None else None
 
     def assemble(self) -> Assembly:
         """Check everything that can be checked without opening a socket.
@@ -129,7 +135,9 @@ class Runner:
         faults: list[str] = []
         with _signals(process.changed.set) as asked_to_stop:
             log.info(banner(assembly))
+            ops = OpsServer(assembly.settings, process.readiness, process.metrics)
             try:
+                await _listen(ops, assembly.settings)
                 await _until_stopped(process, assembly.settings.start_timeout, asked_to_stop)
             except RunError as error:
                 faults += error.faults
@@ -138,6 +146,7 @@ class Runner:
                 faults.append(f"the start failed: {said(error)}")
             log.info("stopping")
             faults += await process.stop()
+            await ops.close()
             log.info("stopped")
         if not process.abandoned and (late := await _left_over()):
             process.abandoned += late
@@ -164,6 +173,31 @@ def banner(assembly: Assembly) -> str:
     return "\n".join(lines)
 
 
+async def _listen(ops: OpsServer, settings: WorkerSettings) -> None:
+    """Open the ops server, if it is wanted and can be had.
+
+    Raises:
+        RunError: Somebody else has the port that was set, or the host that was set is not here. A
+            default that does not work is no reason not to run: two workers on one machine.
+    """
+    if not settings.ops.enabled:
+        return
+    try:
+        await ops.open()
+    except OSError as error:
+        field = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+        # asyncio's own text repeats the address.
+        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        if field in settings.ops.model_fields_set:
+            label = Faults(Variables(type(settings))).label(("ops", field))
+            raise RunError(f"{label}: no ops server at {ops.url}: {reason}") from error
+        log.warning("no ops server", extra={"url": ops.url, "reason": reason})
+        return
+    log.info("ops server", extra={"url": ops.url})
+    if settings.ops.port == 0:
+        print(f"ops server at {ops.url}", flush=True)
+
+
 async def _until_stopped(
     process: Process, start_timeout: float | None, asked_to_stop: Callable[[], bool]
 ) -> None:
@@ -181,7 +215,7 @@ async def _until_stopped(
             process.changed.clear()
             if starting.done():
                 starting.result()
-                if all(each.was_ready for each in process.health):
+                if process.readiness.was_ready:
                     latest = None
             _check(process, latest is not None and loop.time() >= latest)
             try:
@@ -212,10 +246,10 @@ def _check(process: Process, late: bool) -> None:
     if process.crash is not None:
         crash = process.crash
         raise RunError(f"stopped by {said(crash)}")
-    if reasons := hopeless(process.health):
+    if reasons := hopeless(process.readiness.health):
         raise RunError(*reasons)
     if late:
-        waiting = [each for each in process.health if not each.was_ready]
+        waiting = [each for each in process.readiness.health if not each.was_ready]
         raise (
             RunError(*(f"{each.consumer} is not ready in time: {each.reason}" for each in waiting))
             if waiting
