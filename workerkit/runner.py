@@ -187,7 +187,8 @@ async def _listen(ops: OpsServer, settings: WorkerSettings) -> None:
     except OSError as error:
         field = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
         # asyncio's own text repeats the address.
-        reason = os.strerror(error.errno) if (error.errno or 0) > 0 else error.strerror
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror
         if field in settings.ops.model_fields_set:
             label = Faults(Variables(type(settings))).label(("ops", field))
             raise RunError(f"{label}: no ops server at {ops.url}: {reason}") from error

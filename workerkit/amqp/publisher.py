@@ -204,25 +204,20 @@ class Publisher:
         self, raw: bytes, properties: Properties, to: "Destination", timeout: float
     ) -> str:
         """As `send`, and tell the observers how it ended."""
-        failed: PublishError | None = None
         began = perf_counter()
+
+        def ended(error: PublishError | None = None) -> Published:
+            name, message_id = to.connection.casefold(), properties.message_id or ""
+            seconds = perf_counter() - began
+            exchange, key = str(to.exchange), to.routing_key
+            return Published(name, exchange, key, message_id, len(raw), seconds, error)
+
         try:
-            await self.send(raw, properties, to, timeout)
+            message_id = await self.send(raw, properties, to, timeout)
         except PublishError as error:
-            failed = error
-        message_id = properties.message_id or ""
-        record = Published(
-            to.connection.casefold(),
-            str(to.exchange),
-            to.routing_key,
-            message_id,
-            len(raw),
-            perf_counter() - began,
-            failed,
-        )
-        tell(self.observers, "published", record)
-        if failed is not None:
-            raise failed
+            tell(self.observers, "published", ended(error))
+            raise
+        tell(self.observers, "published", ended())
         return message_id
 
     async def declare(self, queue: Queue, connection: str, vhost: str | None) -> None:
