@@ -33,7 +33,7 @@ DEAD_LETTERS = Metric(
     "dead_letters_total",
     "counter",
     ("consumer", "source", "error"),
-    "Deliveries moved to the dead letters; error as above",
+    "Deliveries moved to the dead letters; error as for retries",
 )
 CONSUMER_STATE = Metric(
     "consumer_state",

@@ -22,7 +22,7 @@ from workerkit.metrics import Metrics
 from workerkit.ops.server import OpsServer
 from workerkit.places import said
 from workerkit.process import Process
-from workerkit.settings import LogSettings, WorkerSettings
+from workerkit.settings import LogSettings, OpsSettings, WorkerSettings
 from workerkit.variables import Variables
 from workerkit.version import __version__
 
@@ -116,6 +116,8 @@ class Runner:
     async def running(self) -> AsyncIterator["Runner"]:
         """Run inside the block, without signals: start before it, drain and stop behind it.
 
+        There is no ops server: `ready`, `health` and `metrics` tell the same.
+
         Raises:
             StartError: It could not start, or could not stop cleanly.
         """
@@ -189,10 +191,14 @@ async def _listen(ops: OpsServer, settings: WorkerSettings) -> None:
         # asyncio's own text repeats the address.
         number = error.errno or 0
         reason = os.strerror(number) if number > 0 else error.strerror
-        if field in settings.ops.model_fields_set:
-            label = Faults(Variables(type(settings))).label(("ops", field))
+        variables = Variables(type(settings))
+        default = OpsSettings.model_fields[field].default
+        if variables.locate(("ops", field)) or getattr(settings.ops, field) != default:
+            label = Faults(variables).label(("ops", field))
             raise RunError(f"{label}: no ops server at {ops.url}: {reason}") from error
-        log.warning("no ops server", extra={"url": ops.url, "reason": reason})
+        variable = variables.name(("ops", field))
+        fields = {"url": ops.url, "reason": reason, "variable": variable}
+        log.warning("no ops server", extra=fields)
         return
     log.info("ops server", extra={"url": ops.url})
     if settings.ops.port == 0:

@@ -11,6 +11,7 @@ import sys
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException
+from math import inf
 
 FAILED = 69
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -50,7 +51,7 @@ def _parser() -> ArgumentParser:
     parser.add_argument("--host", help="of the ops server (default: PREFIX + OPS__HOST)")
     parser.add_argument("--port", help="of the ops server (default: PREFIX + OPS__PORT, or 8081)")
     parser.add_argument(
-        "--timeout", type=float, default=1.0, help="seconds for an answer (default: 1)"
+        "--timeout", type=_seconds, default=1.0, help="seconds for an answer (default: 1)"
     )
     parser.add_argument(
         "--prefix",
@@ -58,6 +59,13 @@ def _parser() -> ArgumentParser:
         help="of the environment variables (default: WORKERKIT_)",
     )
     return parser
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < inf:
+        raise ValueError
+    return seconds
 
 
 def _asked(host: str, port: int, page: str, timeout: float) -> str:
