@@ -15,6 +15,7 @@ from prometheus_client.parser import text_string_to_metric_families as read
 from tests.client import Client
 from tests.command import Application, running, workerkit, write_package
 from tests.ports import free_port
+from tests.proxy import Proxy
 from tests.rabbit import PrivateRabbit
 from tests.waiting import eventually
 
@@ -29,9 +30,9 @@ CONSUMERS = """
         async def handle(self, body: str) -> None:
             print("handling", body, flush=True)
             if body == "slow":
-                await asyncio.sleep(2.0)
+                await asyncio.sleep(1.0)
             if body == "block":
-                time.sleep(1.5)
+                time.sleep(1.0)
             if body == "bad":
                 raise Reject("bad")
             print("handled", body, flush=True)
@@ -222,21 +223,24 @@ async def test_c6_probes_of_a_worker_whose_loop_is_blocked_time_out(
 
 
 async def test_a_consumer_that_lost_its_broker_has_started_all_the_same(
-    broker: PrivateRabbit, tmp_path: Path
+    rabbit: PrivateRabbit, url: str, tmp_path: Path
 ) -> None:
-    """Readiness goes and comes with the broker, startup stays; the connection is counted."""
-    async with worker(tmp_path, broker.url()) as (_, ops):
+    """Readiness goes and comes with the broker, startup stays; the connections are counted."""
+    async with (
+        Proxy("127.0.0.1", rabbit.port) as proxy,
+        worker(tmp_path, proxy.url(url)) as (_, ops),
+    ):
         await is_ready(ops)
-        broker.kill()
-
-        async def lost() -> bool:
-            return (await ops.asks("ready"))[0] == 503
-
-        await eventually(lost)
+        proxy.refuse()
+        proxy.drop()
+        await ops.counts("workerkit_connection_failures_total", "default,consumers")
         statuses = await ops.statuses()
+        await proxy.accept()
+        await is_ready(ops)
         samples = await ops.samples()
 
     assert statuses == (200, 503, 200)
+    assert samples["workerkit_connections_total", "default,consumers"] == 2
     assert samples["workerkit_connection_losses_total", "default,consumers"] == 1
 
 
