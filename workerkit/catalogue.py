@@ -58,7 +58,12 @@ PUBLISHES = Metric(
 PUBLISH_SECONDS = Metric(
     "publish_seconds", "histogram", ("connection",), "From the call of publish to its end"
 )
-CONNECTIONS = Metric("connections_total", "counter", ("connection", "role"), "Connections made")
+CONNECTIONS = Metric(
+    "connections_total",
+    "counter",
+    ("connection", "role"),
+    "Connections made; all after the first are reconnections",
+)
 CONNECTION_FAILURES = Metric(
     "connection_failures_total",
     "counter",

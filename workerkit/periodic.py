@@ -160,7 +160,8 @@ class PeriodicWire:
                 self._loops.append(context.keep(timer.run(), f"{endpoint.name} timer"))
             part = Part(context.changed)
             part.ready()
-            health.append(Health(endpoint.name, [part], False, timer.in_flight))
+            name, in_flight = endpoint.name, timer.in_flight
+            health.append(Health(name, [part], outside=False, in_flight=in_flight))
         return health
 
     async def tick(self, name: str) -> None:

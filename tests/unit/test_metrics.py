@@ -27,6 +27,7 @@ from workerkit import (
     Settled,
     Unroutable,
     WorkerSettings,
+    environment,
 )
 from workerkit.catalogue import METRICS, table
 from workerkit.delivery import Delivery, Outcome
@@ -331,6 +332,26 @@ def test_settings_that_prometheus_would_not_take(wrong: dict[str, Any]) -> None:
     """They are refused at the start, not when Prometheus comes."""
     with pytest.raises(ValidationError):
         MetricsSettings.model_validate(wrong)
+
+
+@pytest.mark.parametrize(
+    ("text", "fault"),
+    [
+        ("10,1", ": should be in ascending order, each once"),
+        ("[10, 1]", ": should be in ascending order, each once"),
+        ("1,soon", " at [1] is 'soon': should be a valid number"),
+    ],
+)
+def test_a_fault_of_a_list_names_its_variable(
+    text: str, fault: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whether it is written with commas or as JSON."""
+    monkeypatch.setenv("WORKERKIT_METRICS__BUCKETS", text)
+
+    _, faults = environment.read(WorkerSettings, WorkerSettings)
+
+    assert len(faults) == 1
+    assert faults[0].startswith(f"WORKERKIT_METRICS__BUCKETS{fault}")
 
 
 def test_everything_that_is_collected_is_declared() -> None:
