@@ -17,7 +17,7 @@ from workerkit import logs
 from workerkit.assembly import Assembly, assemble
 from workerkit.errors import RunError, StartError
 from workerkit.faults import Faults
-from workerkit.health import Health, hopeless
+from workerkit.health import Health, State, hopeless
 from workerkit.metrics import Metrics
 from workerkit.ops.server import OpsServer
 from workerkit.places import said
@@ -68,8 +68,12 @@ class Runner:
 
     @property
     def ready(self) -> bool:
-        """Whether it should be given work; `/health/ready` says the same, with the reasons."""
-        return self._process is not None and self._process.readiness.ready
+        """Whether every consumer receives what it should."""
+        return (
+            bool(self.health)
+            and not self.crashed
+            and all(each.state is State.READY for each in self.health)
+        )
 
     @property
     def metrics(self) -> Metrics | None:
@@ -116,7 +120,7 @@ class Runner:
     async def running(self) -> AsyncIterator["Runner"]:
         """Run inside the block, without signals: start before it, drain and stop behind it.
 
-        There is no ops server: `ready`, `health` and `metrics` tell the same.
+        There is no ops server: `health` and `metrics` tell the same.
 
         Raises:
             StartError: It could not start, or could not stop cleanly.
