@@ -12,12 +12,17 @@ import aiohttp
 import pytest
 from prometheus_client.parser import text_string_to_metric_families as read
 
+from tests.application import Recorder
+from tests.application import running as running_here
 from tests.client import Client
 from tests.command import Application, running, workerkit, write_package
+from tests.consumers import collector
 from tests.ports import free_port
 from tests.proxy import Proxy
 from tests.rabbit import PrivateRabbit
 from tests.waiting import eventually
+from workerkit import AMQPConsumer, Publisher
+from workerkit.observe import Connection, Published
 
 CONSUMERS = """
     import asyncio, time
@@ -187,7 +192,6 @@ async def test_f2_a_worker_that_drains_is_not_ready(
         code = await application.ended()
 
     assert told["reasons"][0] == "stopping"
-    assert told["consumers"]["OrderPlaced"]["state"] == "stopping"
     assert samples["workerkit_in_flight", "OrderPlaced"] == 1
     assert (live, ended, code) == (200, False, 0)
 
@@ -245,26 +249,87 @@ async def test_a_consumer_that_lost_its_broker_has_started_all_the_same(
 
 
 async def test_e3_a_worker_whose_publishers_are_blocked_is_not_ready(
-    broker: PrivateRabbit, tmp_path: Path
+    rabbit: PrivateRabbit, url: str, tmp_path: Path
 ) -> None:
     """As long as the alarm lasts; its consumers are well, and its publishes are counted."""
-    async with worker(tmp_path, broker.url(), PUBLISHER) as (_, ops):
+    async with worker(tmp_path, url, PUBLISHER) as (_, ops):
         await is_ready(ops)
-        broker.memory_alarm(on=True)
+        rabbit.memory_alarm(on=True)
 
         async def blocked() -> Any:
             status, body = await ops.asks("ready")
             return body if status == 503 else None
 
-        told = await eventually(blocked)
-        samples = await ops.counts("workerkit_publishes_total", "default,blocked")
-        broker.memory_alarm(on=False)
+        try:
+            told = await eventually(blocked)
+            samples = await ops.counts("workerkit_publishes_total", "default,blocked")
+        finally:
+            rabbit.memory_alarm(on=False)
         await is_ready(ops)
 
     assert told["reasons"] == ["connection default: the broker blocks publishers"]
     assert told["consumers"] == {"Beat": {"state": "ready", "reason": ""}}
     assert samples["workerkit_publishes_total", "default,unroutable"] >= 1
     assert samples["workerkit_connections_total", "default,publisher"] == 1
+
+
+class Trail(Recorder):
+    """An observer of the user's, who wants to know everything."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[tuple[str, str]] = []
+
+    def connected(self, record: Connection) -> None:
+        """Note for what."""
+        self.told.append(("connected", record.role))
+
+    def published(self, record: Published) -> None:
+        """Note where to."""
+        self.told.append(("published", record.routing_key))
+
+
+async def test_an_observer_of_the_container_is_told_of_connections_and_publishes(
+    url: str, client: Client
+) -> None:
+    """Because it has methods of those names; the metrics count all the same."""
+
+    class Forward(AMQPConsumer):
+        queues = ["incoming"]
+
+        def __init__(self, publisher: Publisher) -> None:
+            self.publisher = publisher
+
+        async def handle(self, body: bytes) -> None:
+            await self.publisher.publish(body, "outgoing")
+
+    trail = Trail()
+    await client.declare("incoming", "outgoing")
+
+    async with running_here(url, Forward, recorder=trail) as runner:
+        await client.send("incoming", b"x")
+        await eventually(lambda: trail.actions == ["ack"])
+        assert runner.metrics is not None
+        confirmed = runner.metrics.registry.get_sample_value(
+            "workerkit_publishes_total", {"connection": "default", "outcome": "confirmed"}
+        )
+
+    assert sorted(trail.told) == [
+        ("connected", "consumers"),
+        ("connected", "publisher"),
+        ("published", "outgoing"),
+    ]
+    assert confirmed == 1
+
+
+async def test_running_in_a_test_opens_no_port(url: str) -> None:
+    """Not even one that is set: many run in one process, and beside a worker."""
+    consumer, _ = collector("orders")
+    port = free_port()
+
+    async with running_here(url, consumer, ops={"port": port}):
+        with pytest.raises(OSError, match="Connect call failed"):
+            await asyncio.open_connection("127.0.0.1", port)
 
 
 async def test_a_busy_default_port_is_a_warning(tmp_path: Path) -> None:

@@ -184,5 +184,5 @@ def test_every_public_name_can_be_had() -> None:
     for name, module in seen.items():
         assert module is not None
         assert getattr(workerkit, name) is getattr(sys.modules[module], name)
-    with pytest.raises(AttributeError, match="has no attribute 'Nothing'"):
-        _ = workerkit.Nothing
+    with pytest.raises(ImportError, match="cannot import name 'Nothing'"):
+        exec("from workerkit import Nothing")
