@@ -118,12 +118,3 @@ METRICS = (
     HTTP_RESPONSE_SIZE,
     LOOP_LAG,
 )
-
-
-def table(prefix: str) -> str:
-    """All of them as a table in Markdown."""
-    rows = ["| metric | type | labels | |", "|---|---|---|---|"]
-    for each in METRICS:
-        labels = ", ".join(f"`{label}`" for label in each.labels)
-        rows.append(f"| `{prefix}_{each.name}` | {each.kind} | {labels} | {each.text} |")
-    return "\n".join(rows) + "\n"
