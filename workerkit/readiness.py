@@ -6,10 +6,6 @@ from dataclasses import dataclass, field
 from workerkit.health import Health, State
 
 
-def _nothing() -> Sequence[str]:
-    return ()
-
-
 @dataclass(slots=True)
 class Readiness:
     """What is known of a whole process; the process keeps it up to date.
@@ -27,7 +23,7 @@ class Readiness:
     started: bool = False
     draining: bool = False
     crashed: bool = False
-    blocked: Callable[[], Sequence[str]] = field(default=_nothing, repr=False)
+    blocked: Callable[[], Sequence[str]] = field(default=lambda: (), repr=False)
 
     @property
     def ready(self) -> bool:

@@ -381,7 +381,7 @@ def test_everything_that_is_collected_is_declared() -> None:
 
 
 def test_the_table_of_the_docs_is_the_catalogue() -> None:
-    """Whoever changes one copies the other from what this test prints."""
+    """Whoever changes the catalogue copies what this test prints into the page."""
     rows = ["| metric | type | labels | |", "|---|---|---|---|"]
     for each in METRICS:
         labels = ", ".join(f"`{label}`" for label in each.labels)
