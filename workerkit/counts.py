@@ -1,7 +1,6 @@
 """Count and measure in plain Python, as it is done for each message; others read it off."""
 
 from bisect import bisect_left
-from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -26,20 +25,60 @@ class Metric:
     text: str
 
 
+class Count:
+    """How often something happened, under one set of labels."""
+
+    __slots__ = ("value",)
+
+    def __init__(self) -> None:
+        self.value = 0
+
+
+class Distribution:
+    """The values of something, under one set of labels.
+
+    Attributes:
+        counts: By bucket; not cumulated.
+        total: The sum of the values.
+    """
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: Sequence[float]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def observe(self, value: float) -> None:
+        """Add one value."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+    def cumulated(self) -> Iterator[int]:
+        """For each bucket, how many values are in it or below."""
+        return accumulate(self.counts)
+
+
 class Counter:
-    """How often something happened, by labels."""
+    """How often something happened."""
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
-        self.values: dict[Labels, int] = defaultdict(int)
+        self.series: dict[Labels, Count] = {}
+
+    def of(self, *labels: str) -> Count:
+        """The count of these labels, for those who keep it."""
+        if labels not in self.series:
+            self.series[labels] = Count()
+        return self.series[labels]
 
     def add(self, *labels: str) -> None:
         """It happened once more."""
-        self.values[labels] += 1
+        self.of(*labels).value += 1
 
 
 class Histogram:
-    """How large the values of something were, by labels.
+    """How large the values of something were.
 
     Args:
         bounds: Upper ones of the buckets, ascending; one more bucket takes what is above them.
@@ -48,31 +87,14 @@ class Histogram:
     def __init__(self, metric: Metric, bounds: Sequence[float]) -> None:
         self.metric = metric
         self.bounds = bounds
-        self.series: dict[Labels, Series] = {}
+        self.series: dict[Labels, Distribution] = {}
+
+    def of(self, *labels: str) -> Distribution:
+        """The distribution of these labels, for those who keep it."""
+        if labels not in self.series:
+            self.series[labels] = Distribution(self.bounds)
+        return self.series[labels]
 
     def observe(self, value: float, *labels: str) -> None:
         """Add one value."""
-        series = self.series.get(labels)
-        if series is None:
-            series = self.series[labels] = Series(len(self.bounds) + 1)
-        series.counts[bisect_left(self.bounds, value)] += 1
-        series.total += value
-
-
-class Series:
-    """The values of one histogram that have the same labels.
-
-    Attributes:
-        counts: By bucket; not cumulated.
-        total: The sum of the values.
-    """
-
-    __slots__ = ("counts", "total")
-
-    def __init__(self, buckets: int) -> None:
-        self.counts = [0] * buckets
-        self.total = 0.0
-
-    def cumulated(self) -> Iterator[int]:
-        """For each bucket, how many values are in it or below."""
-        return accumulate(self.counts)
+        self.of(*labels).observe(value)

@@ -7,7 +7,7 @@ prometheus_client's own metrics: a labelled `Histogram.observe` of theirs takes 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from time import monotonic, time
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import (
@@ -37,7 +37,7 @@ from workerkit.catalogue import (
     READY,
     RETRIES,
 )
-from workerkit.counts import Counter, Histogram, Labels, Metric
+from workerkit.counts import Count, Counter, Distribution, Histogram, Labels, Metric
 from workerkit.delivery import Action, Delivery
 from workerkit.errors import (
     BrokerBlocked,
@@ -72,6 +72,8 @@ _SIZES = (100.0, 1e3, 1e4, 1e5, 1e6, 1e7)
 class Answered(Protocol):
     """A delivery that was an HTTP request; the record's source is the template of its route.
 
+    The first delivery of a source tells, by having a `status`, that all of them are.
+
     Attributes:
         status: Of the answer.
         request_size: Bytes of the body; None where nobody counted, as with what is streamed.
@@ -82,6 +84,14 @@ class Answered(Protocol):
     status: int
     request_size: int | None
     response_size: int | None
+
+
+class _Source(NamedTuple):
+    """What is counted for each delivery of one source of one consumer, found with one look."""
+
+    acks: Count
+    seconds: Distribution
+    has_requests: bool
 
 
 class Metrics:
@@ -114,26 +124,20 @@ class Metrics:
         self._request_sizes = self._histogram(HTTP_REQUEST_SIZE, _SIZES)
         self._response_sizes = self._histogram(HTTP_RESPONSE_SIZE, _SIZES)
         self._lags = self._histogram(LOOP_LAG, _LAGS)
-        self._are_answers: dict[type[Delivery], bool] = {}
+        self._sources: dict[tuple[str, str], _Source] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
     def __call__(self, record: Settled) -> None:
         """Count a delivery."""
-        consumer, source, delivery, outcome, action, seconds, lost = record
-        self._deliveries.add(consumer, source, "lost" if lost else action)
-        self._handling.observe(seconds, consumer, source)
-        if action is not Action.ACK and not lost:
-            error = outcome.error
-            name = "" if error is None else type(error).__name__
-            if action is Action.RETRY:
-                self._retries.add(consumer, source, name)
-            elif action is Action.DEAD_LETTER:
-                self._dead_letters.add(consumer, source, name)
-        kind = type(delivery)
-        if kind not in self._are_answers:
-            self._are_answers[kind] = hasattr(delivery, "status")
-        if self._are_answers[kind]:
+        consumer, source, delivery, _, action, seconds, lost = record
+        its = self._sources.get((consumer, source)) or self._new_source(record)
+        if action is Action.ACK and not lost:
+            its.acks.value += 1
+        else:
+            self._not_acknowledged(record)
+        its.seconds.observe(seconds)
+        if its.has_requests:
             self._answered(source, delivery, seconds)
         if self._measures_age:
             self._aged(consumer, source, delivery)
@@ -166,7 +170,8 @@ class Metrics:
     def collect(self) -> Iterator[Family]:
         """What Prometheus reads."""
         for counter in self._counters:
-            yield self._gathered(CounterMetricFamily, counter.metric, counter.values)
+            counts = {labels: count.value for labels, count in counter.series.items()}
+            yield self._gathered(CounterMetricFamily, counter.metric, counts)
         for histogram in self._histograms:
             yield self._measured(histogram)
         health, now = self._readiness.health, monotonic()
@@ -193,6 +198,28 @@ class Metrics:
     def _histogram(self, metric: Metric, bounds: Sequence[float]) -> Histogram:
         self._histograms.append(Histogram(metric, bounds))
         return self._histograms[-1]
+
+    def _new_source(self, record: Settled) -> "_Source":
+        labels = record.consumer, record.source
+        found = self._sources[labels] = _Source(
+            self._deliveries.of(*labels, Action.ACK),
+            self._handling.of(*labels),
+            hasattr(record.delivery, "status"),
+        )
+        return found
+
+    def _not_acknowledged(self, record: Settled) -> None:
+        labels = record.consumer, record.source
+        if record.lost:
+            self._deliveries.add(*labels, "lost")
+            return
+        self._deliveries.add(*labels, record.action)
+        error = record.outcome.error
+        name = "" if error is None else type(error).__name__
+        if record.action is Action.RETRY:
+            self._retries.add(*labels, name)
+        elif record.action is Action.DEAD_LETTER:
+            self._dead_letters.add(*labels, name)
 
     def _answered(self, route: str, request: Any, seconds: float) -> None:
         answered: Answered = request
@@ -227,7 +254,7 @@ class Metrics:
         name = f"{self._prefix}_{metric.name}"
         measured = HistogramMetricFamily(name, metric.text, labels=metric.labels)
         bounds = [*map(str, histogram.bounds), "+Inf"]
-        for labels, series in histogram.series.items():
-            buckets = list(zip(bounds, series.cumulated(), strict=True))
-            measured.add_metric([str(each) for each in labels], buckets, series.total)
+        for labels, values in histogram.series.items():
+            buckets = list(zip(bounds, values.cumulated(), strict=True))
+            measured.add_metric([str(each) for each in labels], buckets, values.total)
         return measured

@@ -360,8 +360,8 @@ def test_everything_that_is_collected_is_declared() -> None:
     metrics = made(readiness, age=True)
     message = fake_message(b"x", timestamp=datetime.now(UTC))
 
-    for delivery in (message, Request()):
-        metrics(settled(delivery=delivery))
+    metrics(settled(delivery=message))
+    metrics(settled(delivery=Request(), source="/orders"))
     for action in (Action.RETRY, Action.DEAD_LETTER):
         metrics(settled(action))
     metrics.published(Published("default", "", "orders", "id", 10, 0.25))
