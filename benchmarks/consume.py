@@ -5,6 +5,7 @@
 Each side consumes the same 204-byte JSON bodies with prefetch 256 in a process of its own, reads
 them into the same pydantic model, and acknowledges each. Rounds alternate between the sides, the
 order drawn anew each time; the ratio is taken within a round, and the median of the rounds counts.
+workerkit runs with metrics, as it does by default, and without, which tells what they cost.
 """
 
 import asyncio
@@ -23,6 +24,7 @@ from tests.rabbit import PrivateRabbit
 from workerkit import AMQPConsumer, Runner, WorkerContainer
 
 QUEUE = "benchmark"
+WITHOUT_METRICS = "workerkit without metrics"
 PREFETCH = 256
 BODY = json.dumps({"id": 1, "item": "x" * 100, "quantity": 3, "note": "y" * 44}).encode()
 
@@ -108,6 +110,8 @@ def measure(side: str, url: str, count: int) -> float:
     """Microseconds of CPU per message that a process of this *side* takes."""
     asyncio.run(fill(url, count))
     environment = {**os.environ, "WORKERKIT_AMQP__DEFAULT__URL": url}
+    if side == WITHOUT_METRICS:
+        side, environment["WORKERKIT_METRICS__ENABLED"] = "workerkit", "false"
     command = [sys.executable, "-m", "benchmarks.consume", side, str(count), url]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
@@ -119,13 +123,16 @@ def measure(side: str, url: str, count: int) -> float:
 def main(count: int = 30_000, rounds: int = 5) -> None:
     """Print the figures of each round, and the ratio."""
     ratios = []
+    metrics = []
     with PrivateRabbit() as rabbit:
         for _ in range(rounds):
-            sides = ["workerkit", "aio-pika"]
+            sides = ["workerkit", WITHOUT_METRICS, "aio-pika"]
             random.shuffle(sides)
             micros = {side: measure(side, rabbit.url(), count) for side in sides}
             ratios.append(micros["workerkit"] / micros["aio-pika"])
+            metrics.append(micros["workerkit"] - micros[WITHOUT_METRICS])
             print({side: micros[side] for side in sorted(micros)}, f"ratio {ratios[-1]:.3f}")
+    print(f"metrics: median {statistics.median(metrics):.2f} microseconds a message")
     print(f"ratio: median {statistics.median(ratios):.3f}, {min(ratios):.3f} to {max(ratios):.3f}")
 
 

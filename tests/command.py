@@ -152,14 +152,15 @@ async def process(*command: str, cwd: Path, **variables: str) -> AsyncIterator[A
 async def running(
     package: str, *arguments: str, cwd: Path, uvloop: bool = True, **variables: str
 ) -> AsyncIterator[Application]:
-    """Run `workerkit run` inside the block, with log lines for people.
+    """Run `workerkit run` inside the block, with log lines for people and without ops server.
 
     Args:
         uvloop: Whether uvloop may be found.
-        variables: Of the environment, beside those of the log.
+        variables: Of the environment, instead of those and beside them.
     """
     start = ["-m", "workerkit"] if uvloop else ["-c", _WITHOUT_UVLOOP]
-    variables = {"WORKERKIT_LOG__FORMAT": "text", **variables}
+    given = {"WORKERKIT_LOG__FORMAT": "text", "WORKERKIT_OPS__ENABLED": "false"}
+    variables = {**given, **variables}
     command = (sys.executable, *start, "run", package, *arguments)
     async with process(*command, cwd=cwd, **variables) as application:
         yield application

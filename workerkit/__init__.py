@@ -1,39 +1,43 @@
 """Class-based consumers for RabbitMQ queues, wired by a container, kept alive by a Runner."""
 
-from workerkit.amqp.consumer import AMQPConsumer
-from workerkit.amqp.message import AMQPMessage
-from workerkit.amqp.publisher import Publisher
-from workerkit.amqp.queue import Binding, Exchange, Queue
-from workerkit.consumer import Consumer
-from workerkit.container import WorkerContainer
-from workerkit.delivery import Action
-from workerkit.errors import (
-    BrokerBlocked,
-    BrokerRefused,
-    ConfigurationError,
-    ConnectionLost,
-    DeclarationError,
-    HandlerCancelled,
-    HandlerTimeout,
-    InvalidBody,
-    MessageTooLarge,
-    PublishError,
-    PublishOutcomeUnknown,
-    PublishRefused,
-    PublishTimeout,
-    Reject,
-    Retry,
-    RunError,
-    StartError,
-    Unroutable,
-    WorkerkitError,
-)
-from workerkit.observe import Settled
-from workerkit.periodic import PeriodicTask
-from workerkit.retry import RetryPolicy
-from workerkit.runner import Runner
-from workerkit.settings import WorkerSettings
-from workerkit.version import __version__
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from workerkit.amqp.consumer import AMQPConsumer
+    from workerkit.amqp.message import AMQPMessage
+    from workerkit.amqp.publisher import Publisher
+    from workerkit.amqp.queue import Binding, Exchange, Queue
+    from workerkit.consumer import Consumer
+    from workerkit.container import WorkerContainer
+    from workerkit.delivery import Action
+    from workerkit.errors import (
+        BrokerBlocked,
+        BrokerRefused,
+        ConfigurationError,
+        ConnectionLost,
+        DeclarationError,
+        HandlerCancelled,
+        HandlerTimeout,
+        InvalidBody,
+        MessageTooLarge,
+        PublishError,
+        PublishOutcomeUnknown,
+        PublishRefused,
+        PublishTimeout,
+        Reject,
+        Retry,
+        RunError,
+        StartError,
+        Unroutable,
+        WorkerkitError,
+    )
+    from workerkit.observe import Settled
+    from workerkit.periodic import PeriodicTask
+    from workerkit.retry import RetryPolicy
+    from workerkit.runner import Runner
+    from workerkit.settings import WorkerSettings
+    from workerkit.version import __version__
 
 __all__ = [
     "AMQPConsumer",
@@ -71,3 +75,41 @@ __all__ = [
     "WorkerkitError",
     "__version__",
 ]
+
+# Each name is imported when it is first asked for, so that `workerkit probe`, which runs every few
+# seconds, does not import everything. The modules are those of the imports above.
+_NAMES = {
+    "amqp.consumer": "AMQPConsumer",
+    "amqp.message": "AMQPMessage",
+    "amqp.publisher": "Publisher",
+    "amqp.queue": "Binding Exchange Queue",
+    "consumer": "Consumer",
+    "container": "WorkerContainer",
+    "delivery": "Action",
+    "errors": (
+        "BrokerBlocked BrokerRefused ConfigurationError ConnectionLost DeclarationError"
+        " HandlerCancelled HandlerTimeout InvalidBody MessageTooLarge PublishError"
+        " PublishOutcomeUnknown PublishRefused PublishTimeout Reject Retry RunError"
+        " StartError Unroutable WorkerkitError"
+    ),
+    "observe": "Settled",
+    "periodic": "PeriodicTask",
+    "retry": "RetryPolicy",
+    "runner": "Runner",
+    "settings": "WorkerSettings",
+    "version": "__version__",
+}
+_MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
+
+
+if not TYPE_CHECKING:  # To a type checker it would mean that there is any name.
+
+    def __getattr__(name: str) -> Any:
+        if name not in _MODULES:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        value = globals()[name] = getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+        return value
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

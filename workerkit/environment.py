@@ -101,6 +101,7 @@ def salvage(settings_type: type[WorkerSettings]) -> WorkerSettings:
         amqp: Any = Field(default_factory=dict)
         http: Any = None
         ops: Any = None
+        metrics: Any = None
         log: Any = None
         shutdown_grace: Any = None
         start_timeout: Any = None

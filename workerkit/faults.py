@@ -10,7 +10,7 @@ from pydantic import Secret, SecretBytes, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from workerkit.shapes import Location, is_nested, members, without_tags
-from workerkit.sources import takes_list
+from workerkit.sources import split_list, takes_list
 from workerkit.variables import Found, Place, Variable, Variables
 
 _SECRET_NAME = re.compile(
@@ -130,7 +130,7 @@ class Faults:
         secret = is_secret(location, annotation) or found.variable.place is Place.SECRET_FILE
         if isinstance(found.value, str) and (is_nested(annotation) or takes_list(annotation)):
             try:
-                json.loads(found.value)
+                (split_list if takes_list(annotation) else json.loads)(found.value)
             except (ValueError, RecursionError) as error:
                 return f"{_label_of(found)} {bad_json(error)}"
             # It may hold anything, the credentials of a whole connection too.

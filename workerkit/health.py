@@ -27,6 +27,9 @@ class Part:
         was_ready: It was ready at least once in this process.
         refusals: How often in a row the other side refused it by decision, not by accident.
         changed: Called after every change.
+        source: The queue or route, where its wire has events whose age matters.
+        last_event: `time.monotonic()` when the last one came; None before, and where nobody notes
+            it.
     """
 
     changed: Callable[[], None] = field(default=lambda: None, repr=False)
@@ -34,6 +37,8 @@ class Part:
     reason: str = ""
     was_ready: bool = False
     refusals: int = 0
+    source: str = ""
+    last_event: float | None = None
 
     def ready(self) -> None:
         """It delivers."""
@@ -67,11 +72,13 @@ class Health:
         consumer: Its name.
         parts: What it reads from.
         outside: Whether it needs something outside of this process.
+        in_flight: Says how many calls of its `handle` run.
     """
 
     consumer: str
     parts: list[Part]
     outside: bool = True
+    in_flight: Callable[[], int] = field(default=lambda: 0, repr=False)
 
     @property
     def state(self) -> State:

@@ -1,11 +1,11 @@
-"""Tell whoever listens what became of each delivery."""
+"""Tell whoever listens what became of each delivery, each publish and each connection."""
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from workerkit.delivery import Action, Delivery, Outcome
-from workerkit.errors import InvalidBody, Signal
+from workerkit.errors import InvalidBody, PublishError, Signal
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,46 @@ class Settled(NamedTuple):
     lost: bool = False
 
 
+class Published(NamedTuple):
+    """One publish that came to its end; a cancelled one does not.
+
+    Attributes:
+        connection: Its name in the settings.
+        size: Bytes of the body.
+        seconds: From the call to the end.
+        error: Why it failed; None when the broker has confirmed it.
+    """
+
+    connection: str
+    exchange: str
+    routing_key: str
+    message_id: str
+    size: int
+    seconds: float
+    error: PublishError | None = None
+
+
+class Connection(NamedTuple):
+    """A connection that was made, could not be made, or was lost.
+
+    Attributes:
+        name: In the settings.
+        role: What it is for, such as `consumers` or `publisher`.
+        attempt: Which one it was in a row, from 1.
+        reason: Why it failed or was lost; empty when it was made.
+    """
+
+    name: str
+    role: str
+    vhost: str
+    attempt: int
+    reason: str = ""
+
+
 Observer = Callable[[Settled], object]
+"""Called with each `Settled`. One that has methods called like an `Event` is told of those too."""
+
+Event = Literal["published", "connected", "connection_failed", "connection_lost"]
 
 
 def notify(observers: Sequence[Observer], record: Settled) -> None:
@@ -40,6 +79,18 @@ def notify(observers: Sequence[Observer], record: Settled) -> None:
     for observer in observers:
         try:
             observer(record)
+        except Exception:
+            log.exception("observer failed", extra={"observer": repr(observer)})
+
+
+def tell(observers: Sequence[Observer], event: Event, record: Published | Connection) -> None:
+    """Call the method named *event* of each observer that has it, as `notify` calls all of them."""
+    for observer in observers:
+        method = getattr(observer, event, None)
+        if method is None:
+            continue
+        try:
+            method(record)
         except Exception:
             log.exception("observer failed", extra={"observer": repr(observer)})
 

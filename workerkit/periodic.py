@@ -166,7 +166,8 @@ class PeriodicWire:
                 self._loops.append(context.keep(timer.run(), f"{endpoint.name} timer"))
             part = Part(context.changed)
             part.ready()
-            health.append(Health(endpoint.name, [part], outside=False))
+            name, in_flight = endpoint.name, timer.in_flight
+            health.append(Health(name, [part], outside=False, in_flight=in_flight))
         return health
 
     async def tick(self, name: str) -> None:
@@ -228,6 +229,10 @@ class _Timer:
             await self._by_cron(self._options.cron)
         elif self._options.every is not None:
             await self._by_grid(self._options.every)
+
+    def in_flight(self) -> int:
+        """How many calls run."""
+        return len(self.calls)
 
     async def tick(self) -> None:
         """Call it once, whatever the clock says."""

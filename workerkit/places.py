@@ -3,6 +3,7 @@
 import inspect
 from collections.abc import Callable
 from pathlib import Path
+from tokenize import TokenError
 from traceback import walk_tb
 from typing import Any
 
@@ -13,8 +14,8 @@ def place(declared: type | Callable[..., Any]) -> str:
     try:
         file = inspect.getsourcefile(declared) or ""
         line = inspect.getsourcelines(declared)[1]
-    except (OSError, TypeError):
-        # Written at a prompt, or generated: there is no file to name.
+    except (OSError, TypeError, SyntaxError, TokenError):
+        # Written at a prompt, or generated, or the file is no longer what was imported.
         return name
     return f"{name} ({Path(file).name}:{line})"
 

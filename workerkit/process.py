@@ -9,12 +9,14 @@ from typing import Any
 from dependency_injector import containers
 
 from workerkit import logs
+from workerkit.amqp.publisher import Publisher
 from workerkit.assembly import Assembly
 from workerkit.container import Resources
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
-from workerkit.health import Health
+from workerkit.metrics import Metrics
 from workerkit.places import place, said
+from workerkit.readiness import Readiness
 from workerkit.supervisor import LATE, finish, guarded
 from workerkit.watchdog import Watchdog
 from workerkit.wire import Context, Declared, Wire
@@ -35,14 +37,17 @@ class Process:
     """One run of an application, from resources opened to resources closed.
 
     Attributes:
-        health: How each consumer is doing.
+        readiness: How each consumer is doing, and whether the process should be given work.
+        metrics: What it counts; None where the settings switch that off.
         changed: Set when health has changed, or something failed.
         crash: What one of our own tasks ended in; the process must stop then.
         abandoned: Names of consumers and of others that would not end.
     """
 
     def __init__(self, assembly: Assembly, container: containers.Container) -> None:
-        self.health: list[Health] = []
+        self.readiness = Readiness()
+        wanted = assembly.settings.metrics
+        self.metrics = Metrics(wanted, self.readiness) if wanted.enabled else None
         self.changed = asyncio.Event()
         self.crash: BaseException | None = None
         self.abandoned: list[str] = []
@@ -61,7 +66,9 @@ class Process:
             RunError: One of them failed; `stop` closes what was opened before it.
         """
         logs.quiet_libraries()
-        self._watchdog = Watchdog()
+        self._watchdog = (
+            Watchdog() if self.metrics is None else Watchdog(lagged=self.metrics.lagged)
+        )
         self._watchdog.start()
         settings = self._assembly.settings
         await self._resources.open()
@@ -69,6 +76,11 @@ class Process:
         self._publisher = publisher
         publisher.open(settings)
         observers = await _made("provider 'observers'", self._container.providers["observers"])
+        if self.metrics is not None:
+            observers = [*observers, self.metrics]
+        if isinstance(publisher, Publisher):
+            publisher.observers = observers
+            self.readiness.blocked = publisher.blocked
         context = Context(settings, observers, publisher, self.changed.set, self._keep)
         fed = [
             (wire, [await self._endpoint(wire, each) for each in declared])
@@ -76,7 +88,8 @@ class Process:
         ]
         for wire, endpoints in fed:
             self._wires.append(wire)
-            self.health += await wire.start(endpoints, context)
+            self.readiness.health += await wire.start(endpoints, context)
+        self.readiness.started = True
 
     async def stop(self) -> list[str]:
         """Take nothing new, let handlers finish, close everything in reverse.
@@ -84,6 +97,7 @@ class Process:
         Returns:
             What could not be stopped or closed cleanly, one sentence each.
         """
+        self.readiness.draining = True
         loop = asyncio.get_running_loop()
         grace_ends = loop.time() + self._assembly.settings.shutdown_grace
         wires = {f"{wire.kind} wire": wire for wire in self._wires}
@@ -150,6 +164,7 @@ class Process:
             return
         log.critical("stopping: a task failed", exc_info=error, extra={"task": task.get_name()})
         self.crash = self.crash or error
+        self.readiness.crashed = True
         self.changed.set()
 
 

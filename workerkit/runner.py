@@ -1,6 +1,7 @@
 """The life of the process: find, build, start, wait, drain, stop."""
 
 import asyncio
+import errno
 import logging
 import os
 import signal
@@ -15,10 +16,14 @@ from dependency_injector import containers
 from workerkit import logs
 from workerkit.assembly import Assembly, assemble
 from workerkit.errors import RunError, StartError
+from workerkit.faults import Faults
 from workerkit.health import Health, State, hopeless
+from workerkit.metrics import Metrics
+from workerkit.ops.server import OpsServer
 from workerkit.places import said
 from workerkit.process import Process
-from workerkit.settings import LogSettings
+from workerkit.settings import LogSettings, OpsSettings, WorkerSettings
+from workerkit.variables import Variables
 from workerkit.version import __version__
 
 log = logging.getLogger(__name__)
@@ -54,7 +59,7 @@ class Runner:
     @property
     def health(self) -> Sequence[Health]:
         """How each consumer is doing; empty before the start."""
-        return self._process.health if self._process is not None else ()
+        return self._process.readiness.health if self._process is not None else ()
 
     @property
     def crashed(self) -> bool:
@@ -69,6 +74,11 @@ class Runner:
             and not self.crashed
             and all(each.state is State.READY for each in self.health)
         )
+
+    @property
+    def metrics(self) -> Metrics | None:
+        """What the process counts; None before the start, or where that is switched off."""
+        return self._process.metrics if self._process is not None else None
 
     def assemble(self) -> Assembly:
         """Check everything that can be checked without opening a socket.
@@ -110,6 +120,8 @@ class Runner:
     async def running(self) -> AsyncIterator["Runner"]:
         """Run inside the block, without signals: start before it, drain and stop behind it.
 
+        There is no ops server: `health` and `metrics` tell the same.
+
         Raises:
             StartError: It could not start, or could not stop cleanly.
         """
@@ -129,7 +141,9 @@ class Runner:
         faults: list[str] = []
         with _signals(process.changed.set) as asked_to_stop:
             log.info(banner(assembly))
+            ops = OpsServer(assembly.settings, process.readiness, process.metrics)
             try:
+                await _listen(ops, assembly.settings)
                 await _until_stopped(process, assembly.settings.start_timeout, asked_to_stop)
             except RunError as error:
                 faults += error.faults
@@ -138,6 +152,7 @@ class Runner:
                 faults.append(f"the start failed: {said(error)}")
             log.info("stopping")
             faults += await process.stop()
+            await ops.close()
             log.info("stopped")
         if not process.abandoned and (late := await _left_over()):
             process.abandoned += late
@@ -164,6 +179,36 @@ def banner(assembly: Assembly) -> str:
     return "\n".join(lines)
 
 
+async def _listen(ops: OpsServer, settings: WorkerSettings) -> None:
+    """Open the ops server, if it is wanted and can be had.
+
+    Raises:
+        RunError: Somebody else has the port that was set, or the host that was set is not here. A
+            default that does not work is no reason not to run: two workers on one machine.
+    """
+    if not settings.ops.enabled:
+        return
+    try:
+        await ops.open()
+    except OSError as error:
+        field = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+        # asyncio's own text repeats the address.
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror
+        variables = Variables(type(settings))
+        default = OpsSettings.model_fields[field].default
+        if variables.locate(("ops", field)) or getattr(settings.ops, field) != default:
+            label = Faults(variables).label(("ops", field))
+            raise RunError(f"{label}: no ops server at {ops.url}: {reason}") from error
+        variable = variables.name(("ops", field))
+        fields = {"url": ops.url, "reason": reason, "variable": variable}
+        log.warning("no ops server", extra=fields)
+        return
+    log.info("ops server", extra={"url": ops.url})
+    if settings.ops.port == 0:
+        print(f"ops server at {ops.url}", flush=True)
+
+
 async def _until_stopped(
     process: Process, start_timeout: float | None, asked_to_stop: Callable[[], bool]
 ) -> None:
@@ -181,7 +226,7 @@ async def _until_stopped(
             process.changed.clear()
             if starting.done():
                 starting.result()
-                if all(each.was_ready for each in process.health):
+                if process.readiness.was_ready:
                     latest = None
             _check(process, latest is not None and loop.time() >= latest)
             try:
@@ -212,10 +257,10 @@ def _check(process: Process, late: bool) -> None:
     if process.crash is not None:
         crash = process.crash
         raise RunError(f"stopped by {said(crash)}")
-    if reasons := hopeless(process.health):
+    if reasons := hopeless(process.readiness.health):
         raise RunError(*reasons)
     if late:
-        waiting = [each for each in process.health if not each.was_ready]
+        waiting = [each for each in process.readiness.health if not each.was_ready]
         raise (
             RunError(*(f"{each.consumer} is not ready in time: {each.reason}" for each in waiting))
             if waiting

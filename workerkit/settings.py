@@ -21,6 +21,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 from yarl import URL
 
 from workerkit.errors import ConfigurationError
+from workerkit.metrics_settings import MetricsSettings
 from workerkit.sources import EnvFile, Environment, SecretFiles
 
 log = logging.getLogger(__name__)
@@ -286,6 +287,7 @@ class WorkerSettings(BaseSettings):
     )
     http: HTTPSettings = HTTPSettings()
     ops: OpsSettings = OpsSettings()
+    metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
     shutdown_grace: Grace = 20.0
     start_timeout: Seconds | None = None

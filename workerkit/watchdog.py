@@ -7,6 +7,7 @@ import sys
 import threading
 import time
 import traceback
+from collections.abc import Callable
 from types import FrameType
 
 log = logging.getLogger(__name__)
@@ -19,10 +20,16 @@ class Watchdog:
 
     Args:
         seconds: The loop may stand still for so long.
+        lagged: Told at each of its looks at the loop, twice a second, how many seconds too late
+            the loop came to it.
     """
 
-    def __init__(self, seconds: float = 2.0) -> None:
+    def __init__(
+        self, seconds: float = 2.0, lagged: Callable[[float], object] = lambda _: None
+    ) -> None:
         self._seconds = seconds
+        self._every = seconds / _BEATS_PER_LIMIT
+        self._lagged = lagged
         self._loop = asyncio.get_running_loop()
         self._ident = threading.get_ident()
         self._beat = time.monotonic()
@@ -31,7 +38,7 @@ class Watchdog:
 
     def start(self) -> None:
         """Begin to look."""
-        self._turn()
+        self._look_again()
         threading.Thread(target=self._watch, name="workerkit-watchdog", daemon=True).start()
 
     def stop(self) -> None:
@@ -41,15 +48,19 @@ class Watchdog:
             self._timer.cancel()
 
     def _turn(self) -> None:
+        self._lagged(time.monotonic() - self._beat - self._every)
+        self._look_again()
+
+    def _look_again(self) -> None:
         self._beat = time.monotonic()
-        self._timer = self._loop.call_later(self._seconds / _BEATS_PER_LIMIT, self._turn)
+        self._timer = self._loop.call_later(self._every, self._turn)
 
     def _watch(self) -> None:
         # A signal that the kernel gives to this thread would not wake the main one, which is the
         # only one that can act on it, out of a blocking call.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
         told = 0.0
-        while not self._stopped.wait(self._seconds / _BEATS_PER_LIMIT):
+        while not self._stopped.wait(self._every):
             beat = self._beat
             blocked = time.monotonic() - beat
             # Once for each time it stands still, with the stack of that moment.

@@ -29,6 +29,11 @@ class Workers:
         """Whether any of them works."""
         return self._working > 0
 
+    @property
+    def working(self) -> int:
+        """How many of them work."""
+        return self._working
+
     def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """The workers, each with its name; the caller runs them as tasks."""
         for number in range(1, self.size + 1):

@@ -2,11 +2,12 @@
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from workerkit.amqp.connection import Session, connect
 from workerkit.errors import BrokerRefused, ConnectionLost
+from workerkit.observe import Connection, Event, Observer, tell
 from workerkit.settings import AMQPSettings
 from workerkit.supervisor import Backoff
 
@@ -32,10 +33,16 @@ class Link:
         name: Of the connection in the settings.
         settings: Asked anew at each attempt, as passwords and certificates change.
         role: What it is for; shown by the broker's management.
+        observers: Told of each attempt, and of each loss.
     """
 
     def __init__(
-        self, name: str, settings: Callable[[], AMQPSettings], vhost: str | None, role: str
+        self,
+        name: str,
+        settings: Callable[[], AMQPSettings],
+        vhost: str | None,
+        role: str,
+        observers: Sequence[Observer] = (),
     ) -> None:
         self.name = name
         self.followers: list[Follower] = []
@@ -44,6 +51,7 @@ class Link:
         self.vhost = self._settings.vhost_name(vhost)
         self._asked_vhost = vhost
         self._role = role
+        self._observers = observers
         self._session: Session | None = None
         self._stopping = False
         self._connected = asyncio.Event()
@@ -74,11 +82,14 @@ class Link:
                 continue
             since = loop.time()
             log.info("connected", extra=self._fields(attempt=attempt))
+            self._tell("connected", attempt)
             attempt = 1
             await self._serve(session)
             if self._stopping:
                 return
-            log.warning("connection lost", extra=self._fields(reason=session.protocol.reason))
+            reason = session.protocol.reason
+            log.warning("connection lost", extra=self._fields(reason=reason))
+            self._tell("connection_lost", attempt, reason)
             if loop.time() - since > STABLE_AFTER:
                 backoff.reset()
             await asyncio.sleep(backoff.next())
@@ -133,8 +144,13 @@ class Link:
             exc_info=error,
             extra=self._fields(attempt=attempt, retry_in=round(seconds, 2)),
         )
+        self._tell("connection_failed", attempt, str(error))
         for follower in self.followers:
             follower.connection_failed(error, attempt)
+
+    def _tell(self, event: Event, attempt: int, reason: str = "") -> None:
+        record = Connection(self.name, self._role, self.vhost, attempt, reason)
+        tell(self._observers, event, record)
 
     def _fields(self, **more: object) -> dict[str, object]:
         return {

@@ -2,10 +2,11 @@
 
 import asyncio
 import threading
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
+from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
@@ -28,6 +29,7 @@ from workerkit.errors import (
     PublishRefused,
     Unroutable,
 )
+from workerkit.observe import Observer, Published, tell
 from workerkit.settings import WorkerSettings
 
 _UNOPENED = "the publisher is used before the Runner has started, or after it has stopped"
@@ -39,7 +41,12 @@ class Publisher:
 
     Connections of its own, so that a broker which blocks publishers cannot block consumers. They
     are opened when first published to, and kept alive from then on.
+
+    Attributes:
+        observers: Told of each publish and of the connections; the Runner sets it.
     """
+
+    observers: Sequence[Observer] = ()
 
     def __init__(self) -> None:
         self._settings: WorkerSettings | None = None
@@ -52,6 +59,10 @@ class Publisher:
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+
+    def blocked(self) -> list[str]:
+        """Names of the connections whose broker blocks publishers, out of memory or disk."""
+        return [name for (name, _), route in self._routes.items() if route.blocked]
 
     async def publish(
         self,
@@ -102,7 +113,7 @@ class Publisher:
             expiration=None if expiration is None else str(round(expiration * 1000)),
         )
         to = Destination(routing_key, exchange, connection, vhost, mandatory)
-        return await self.send(raw, properties, to, timeout)
+        return await self._observed(raw, properties, to, timeout)
 
     async def publish_many(
         self, bodies: Iterable[object], routing_key: str, *, window: int = 100, **more: Any
@@ -189,6 +200,26 @@ class Publisher:
             raise _typed(where, Refused(str(error), code), exchange) from error
         return message_id
 
+    async def _observed(
+        self, raw: bytes, properties: Properties, to: "Destination", timeout: float
+    ) -> str:
+        """As `send`, and tell the observers how it ended."""
+        began = perf_counter()
+
+        def ended(error: PublishError | None = None) -> Published:
+            name, message_id = to.connection.casefold(), properties.message_id or ""
+            seconds = perf_counter() - began
+            exchange, key = str(to.exchange), to.routing_key
+            return Published(name, exchange, key, message_id, len(raw), seconds, error)
+
+        try:
+            message_id = await self.send(raw, properties, to, timeout)
+        except PublishError as error:
+            tell(self.observers, "published", ended(error))
+            raise
+        tell(self.observers, "published", ended())
+        return message_id
+
     async def declare(self, queue: Queue, connection: str, vhost: str | None) -> None:
         """Declare a queue where it is missing.
 
@@ -219,7 +250,7 @@ class Publisher:
         key = (name, settings.vhost_name(to.vhost))
         if key not in self._routes:
             read = partial(self._settings.connection, name)
-            self._routes[key] = Route(Link(name, read, to.vhost, "publisher"))
+            self._routes[key] = Route(Link(name, read, to.vhost, "publisher", self.observers))
         return self._routes[key]
 
 

@@ -74,6 +74,12 @@ class Route:
         """
         await available(await self._link.session(), queue, "missing")
 
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker blocks publishers of this connection."""
+        confirms = self._confirms
+        return confirms is not None and not confirms.lost and confirms.blocked
+
     def late(self, where: str, message_id: str, timeout: float, *, sent: bool) -> PublishError:
         """Which error it is that nothing came of a publish in time."""
         if self._confirms is not None and self._confirms.blocked:

@@ -102,6 +102,7 @@ class AMQPWire:
         else:
             publisher = self._publisher = Publisher()
             publisher.open(context.settings)
+            publisher.observers = context.observers
         health = [self._subscribe(endpoint, context, publisher) for endpoint in endpoints]
         for link in self._links.values():
             self._keeping.append(context.keep(link.run(), f"link to {link}"))
@@ -159,7 +160,7 @@ class AMQPWire:
         key = (name, settings.vhost_name(options.vhost))
         if key not in self._links:
             read = partial(context.settings.connection, name)
-            self._links[key] = Link(name, read, options.vhost, "consumers")
+            self._links[key] = Link(name, read, options.vhost, "consumers", context.observers)
         link = self._links[key]
         self._hooks.append(_Hook(endpoint))
         link.followers.append(self._hooks[-1])
@@ -187,7 +188,7 @@ class AMQPWire:
             )
             self._subscriptions.append(subscription)
             self._loops.append(context.keep(subscription.run(), f"{options.name} of {queue}"))
-        return Health(options.name, parts)
+        return Health(options.name, parts, in_flight=lambda: receiver.workers.working)
 
 
 class _Hook:

@@ -16,6 +16,7 @@ from workerkit.amqp.queue import Queue
 from workerkit.assembly import Assembly
 from workerkit.cli.application import load_container, settings_of
 from workerkit.cli.embedded import on_a_broker_of_its_own, serve
+from workerkit.cli.probe import probe
 from workerkit.cli.publishing import publish_once
 from workerkit.container import WorkerContainer
 from workerkit.errors import (
@@ -171,6 +172,16 @@ def publish(
         except (PublishError, ValueError) as error:
             raise RunError(str(error)) from error
     print(message_id)
+
+
+@app.command(
+    "probe",
+    add_help_option=False,
+    context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
+)
+def probe_(context: typer.Context) -> None:
+    """Ask a running worker whether it is live, ready or started: exit 0, else 69."""
+    raise typer.Exit(probe(context.args))
 
 
 def _pairs(headers: list[str]) -> Iterator[tuple[str, str]]:
