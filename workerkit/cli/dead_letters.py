@@ -1,0 +1,232 @@
+"""The commands `workerkit dead-letters ...`."""
+
+import asyncio
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from workerkit.cli import letters
+from workerkit.cli.clearing import PURGE, REPLAY, Errand, Result, Task, clear
+from workerkit.cli.options import Container, Traceback, faults
+from workerkit.cli.reading import Found, Missing, collect, first, survey
+from workerkit.cli.selection import Selection, since
+from workerkit.cli.whereabouts import Whereabouts, find
+from workerkit.errors import ConfigurationError, RunError
+
+app = typer.Typer(
+    help="Look through the dead letters of a queue, replay them or delete them.",
+    no_args_is_help=True,
+)
+
+
+def _since(text: str) -> datetime:
+    try:
+        return since(text, datetime.now(UTC))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
+
+
+Target = Annotated[str, typer.Argument(help="A package, or an amqp:// URL.")]
+QueueName = Annotated[
+    str, typer.Argument(metavar="QUEUE", help="The queue whose dead letters are meant.")
+]
+Error = Annotated[str | None, typer.Option(help="Only those of this exception.", metavar="CLASS")]
+Consumer = Annotated[str | None, typer.Option(help="Only those of the consumer of this name.")]
+Since = Annotated[
+    datetime | None,
+    typer.Option(
+        parser=_since, metavar="TIME", help="... that failed since then: ISO 8601, or 2h."
+    ),
+]
+Id = Annotated[str | None, typer.Option("--id", help="... with this message id.", metavar="ID")]
+Connection = Annotated[
+    str | None, typer.Option(help="A named connection, instead of the consumer's.")
+]
+VHost = Annotated[str | None, typer.Option(help="A virtual host, instead of the consumer's.")]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Limit = Annotated[int | None, typer.Option(min=1, help="No more than so many.")]
+Rate = Annotated[float | None, typer.Option(min=0.001, help="No more than so many in a second.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Change nothing, say what would be done.")]
+Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
+
+
+@app.command("list")
+def list_(
+    target: Target,
+    queue: QueueName,
+    error: Error = None,
+    consumer: Consumer = None,
+    since: Since = None,
+    message_id: Id = None,
+    limit: Annotated[int, typer.Option(min=1, help="No more than so many.")] = 50,
+    as_json: Json = False,
+    connection: Connection = None,
+    vhost: VHost = None,
+    container: Container = None,
+    traceback: Traceback = False,
+) -> None:
+    """List dead letters, the oldest first."""
+    selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
+    with faults(traceback):
+        where = find(target, queue, container=container, connection=connection, vhost=vhost)
+        with _missing(where, "[]" if as_json else ""):
+            if as_json:
+                found = asyncio.run(collect(where, selection, limit, letters.as_json))
+                print(json.dumps(found.letters, indent=2))
+            else:
+                rows = asyncio.run(collect(where, selection, limit, letters.row))
+                _print_table(rows, selection, where)
+
+
+@app.command()
+def show(
+    target: Target,
+    queue: QueueName,
+    error: Error = None,
+    consumer: Consumer = None,
+    since: Since = None,
+    message_id: Id = None,
+    as_json: Json = False,
+    connection: Connection = None,
+    vhost: VHost = None,
+    container: Container = None,
+    traceback: Traceback = False,
+) -> None:
+    """Show everything of the first dead letter: headers, traceback, body."""
+    selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
+    with faults(traceback):
+        where = find(target, queue, container=container, connection=connection, vhost=vhost)
+        with _missing(where):
+            message = asyncio.run(first(where, selection))
+            if message is None:
+                raise RunError(_none(where, selection))
+            if as_json:
+                told = {**letters.as_json(message), **letters.body_as_json(message.raw)}
+                print(json.dumps(told, indent=2))
+            else:
+                print(*letters.in_full(message), sep="\n")
+
+
+@app.command()
+def replay(
+    target: Target,
+    queue: QueueName,
+    error: Error = None,
+    consumer: Consumer = None,
+    since: Since = None,
+    message_id: Id = None,
+    limit: Limit = None,
+    rate: Rate = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
+    connection: Connection = None,
+    vhost: VHost = None,
+    container: Container = None,
+    traceback: Traceback = False,
+) -> None:
+    """Put dead letters back into the queue they failed in, to begin with their first try."""
+    selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
+    with faults(traceback):
+        where = find(target, queue, container=container, connection=connection, vhost=vhost)
+        task = Task(where, selection, limit, rate, datetime.now(UTC))
+        _clear(REPLAY, task, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+@app.command()
+def purge(
+    target: Target,
+    queue: QueueName,
+    error: Error = None,
+    consumer: Consumer = None,
+    since: Since = None,
+    message_id: Id = None,
+    limit: Limit = None,
+    rate: Rate = None,
+    dry_run: DryRun = False,
+    yes: Yes = False,
+    as_json: Json = False,
+    connection: Connection = None,
+    vhost: VHost = None,
+    container: Container = None,
+    traceback: Traceback = False,
+) -> None:
+    """Delete dead letters for good."""
+    selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
+    with faults(traceback):
+        where = find(target, queue, container=container, connection=connection, vhost=vhost)
+        task = Task(where, selection, limit, rate, datetime.now(UTC))
+        _clear(PURGE, task, dry_run=dry_run, yes=yes, as_json=as_json)
+
+
+def _clear(errand: Errand, task: Task, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+    """Ask, do it, and say what came of it."""
+    if not (dry_run or yes or sys.stdin.isatty()):
+        raise ConfigurationError(
+            "there is no terminal to ask at: add --yes, or --dry-run to see what would be done"
+        )
+    with _missing(task.where, json.dumps(_summary(errand, task, Result())) if as_json else ""):
+        if dry_run or not yes:
+            found = asyncio.run(survey(task.where, task.selection))
+            matching = min(found.matching, task.limit or found.matching)
+            told = _told(matching, found.count, task)
+            if dry_run:
+                result = Result(found.count, matching)
+                summary = _summary(errand, task, result, dry_run=True)
+                print(json.dumps(summary) if as_json else f"{told} would be {errand.done}")
+                return
+            typer.confirm(errand.question.format(told), abort=True, err=True)
+        result = asyncio.run(clear(task, errand))
+    if as_json:
+        print(json.dumps(_summary(errand, task, result)))
+        return
+    later = f"; {result.later} failed since the beginning and stay" if result.later else ""
+    told = f"{_told(result.done, result.count, task)} {errand.done}{later}"
+    print(f"interrupted: {told}" if result.interrupted else told)
+
+
+def _told(number: int, count: int, task: Task) -> str:
+    filters = f" ({task.selection})" if task.selection else ""
+    return f"{number} of {count} dead letters of {task.where.queue!r}{filters}"
+
+
+def _summary(
+    errand: Errand, task: Task, result: Result, *, dry_run: bool = False
+) -> dict[str, str | int | bool]:
+    return {
+        "queue": task.where.queue,
+        "count": result.count,
+        errand.done: result.done,
+        "later": result.later,
+        "interrupted": result.interrupted,
+        "dry_run": dry_run,
+    }
+
+
+def _print_table(found: Found[tuple[str, ...]], selection: Selection, where: Whereabouts) -> None:
+    if not found.letters:
+        print(_none(where, selection))
+        return
+    print(*letters.lines(found.letters), sep="\n")
+    if found.more:
+        print(f"and {found.more} more: ask for them with --limit")
+
+
+def _none(where: Whereabouts, selection: Selection) -> str:
+    return f"no dead letters of {where.queue!r}" + (f" match ({selection})" if selection else "")
+
+
+@contextmanager
+def _missing(where: Whereabouts, instead: str = "") -> Iterator[None]:
+    """Say that there is no dead-letter queue, which is no failure."""
+    try:
+        yield
+    except Missing:
+        if instead:
+            print(instead)
+        print(f"no dead letters: there is no {where}", file=sys.stderr if instead else sys.stdout)
