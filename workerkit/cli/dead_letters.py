@@ -31,7 +31,9 @@ def _since(text: str) -> datetime:
         raise typer.BadParameter(str(error)) from error
 
 
-Target = Annotated[str, typer.Argument(help="A package, or an amqp:// URL.")]
+Target = Annotated[
+    str, typer.Argument(metavar="PACKAGE-or-URL", help="A package, or an amqp:// URL.")
+]
 QueueName = Annotated[
     str, typer.Argument(metavar="QUEUE", help="The queue whose dead letters are meant.")
 ]
