@@ -31,7 +31,12 @@ def letter(raw: bytes = b"", properties: bytes | None = None, **more: Any) -> AM
     encoded = encode(Properties(**more)) if properties is None else properties
     acks = Acks(1, lambda data: True, lambda flush: None)
     return AMQPMessage(
-        raw, queue="orders.dlq", tag=1, envelope=b"\0\0\x0aorders.dlq", properties=encoded, acks=acks
+        raw,
+        queue="orders.dlq",
+        tag=1,
+        envelope=b"\0\0\x0aorders.dlq",
+        properties=encoded,
+        acks=acks,
     )
 
 

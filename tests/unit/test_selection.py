@@ -101,7 +101,7 @@ def test_times_and_ages(text: str, expected: datetime) -> None:
 @pytest.mark.parametrize("text", ["", "h", "2", "2 h", "2y", "-2h", "soon", "9" * 30 + "w"])
 def test_what_is_neither(text: str) -> None:
     """The sentence says what was found and how both are written."""
-    with pytest.raises(ValueError, match="write a time such as .* or an age such as 2h") as raised:
+    with pytest.raises(ValueError, match=r"write a time such as .* or an age such as 2h") as raised:
         since(text, NOW)
 
     assert repr(text) in str(raised.value)

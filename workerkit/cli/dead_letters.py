@@ -172,35 +172,37 @@ def _clear(errand: Errand, task: Task, *, dry_run: bool, yes: bool, as_json: boo
         raise ConfigurationError(
             "there is no terminal to ask at: add --yes, or --dry-run to see what would be done"
         )
-    with _missing(task.where, json.dumps(_summary(errand, task, Result())) if as_json else ""):
-        if dry_run or not yes:
-            found = asyncio.run(survey(task.where, task.selection))
-            matching = min(found.matching, task.limit or found.matching)
-            told = _told(matching, found.count, task)
-            if dry_run:
-                result = Result(found.count, matching)
-                summary = _summary(errand, task, result, dry_run=True)
-                print(json.dumps(summary) if as_json else f"{told} would be {errand.done}")
-                return
-            typer.confirm(errand.question.format(told), abort=True, err=True)
-        result = asyncio.run(clear(task, errand))
+    nothing = _as_json(errand, task, Result(), dry_run) if as_json else ""
+    with _missing(task.where, nothing):
+        if dry_run:
+            result = _foreseen(task)
+        else:
+            if not yes:
+                question = errand.question.format(_in_words(task, _foreseen(task)))
+                typer.confirm(question, abort=True, err=True)
+            result = asyncio.run(clear(task, errand))
     if as_json:
-        print(json.dumps(_summary(errand, task, result)))
+        print(_as_json(errand, task, result, dry_run))
         return
+    begin = "interrupted: " if result.interrupted else ""
+    done = f"would be {errand.done}" if dry_run else errand.done
     later = f"; {result.later} failed since the beginning and stay" if result.later else ""
-    told = f"{_told(result.done, result.count, task)} {errand.done}{later}"
-    print(f"interrupted: {told}" if result.interrupted else told)
+    print(f"{begin}{_in_words(task, result)} {done}{later}")
 
 
-def _told(number: int, count: int, task: Task) -> str:
+def _foreseen(task: Task) -> Result:
+    """What would come of it."""
+    found = asyncio.run(survey(task.where, task.selection))
+    return Result(found.count, min(found.matching, task.limit or found.matching))
+
+
+def _in_words(task: Task, result: Result) -> str:
     filters = f" ({task.selection})" if task.selection else ""
-    return f"{number} of {count} dead letters of {task.where.queue!r}{filters}"
+    return f"{result.done} of {result.count} dead letters of {task.where.queue!r}{filters}"
 
 
-def _summary(
-    errand: Errand, task: Task, result: Result, *, dry_run: bool = False
-) -> dict[str, str | int | bool]:
-    return {
+def _as_json(errand: Errand, task: Task, result: Result, dry_run: bool) -> str:
+    told = {
         "queue": task.where.queue,
         "count": result.count,
         errand.done: result.done,
@@ -208,6 +210,7 @@ def _summary(
         "interrupted": result.interrupted,
         "dry_run": dry_run,
     }
+    return json.dumps(told)
 
 
 def _print_table(found: Found[tuple[str, ...]], selection: Selection, where: Whereabouts) -> None:
@@ -225,10 +228,11 @@ def _none(where: Whereabouts, selection: Selection) -> str:
 
 @contextmanager
 def _missing(where: Whereabouts, instead: str = "") -> Iterator[None]:
-    """Say that there is no dead-letter queue, which is no failure."""
+    """Say that there is no dead-letter queue, which is no failure, and exit."""
     try:
         yield
     except Missing:
         if instead:
             print(instead)
         print(f"no dead letters: there is no {where}", file=sys.stderr if instead else sys.stdout)
+        raise typer.Exit from None

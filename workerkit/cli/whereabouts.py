@@ -59,6 +59,8 @@ def find(
         StartError: The package or its settings are wrong, or leave open which broker is meant.
     """
     queue = queue.removesuffix(DEAD_LETTER_SUFFIX)
+    if not queue:
+        raise ConfigurationError("the dead letters of which queue? Its name is empty")
     try:
         Queue(queue + DEAD_LETTER_SUFFIX)
     except ValueError as error:
