@@ -24,6 +24,7 @@ from tests.client import Client, Letter, RawProperties, connected
 from tests.command import Application, environment, process, workerkit, write_package
 from tests.consumers import collector
 from tests.ports import free_port
+from tests.proxy import Proxy
 from tests.rabbit import PrivateRabbit
 from tests.waiting import eventually
 from tests.wire_format import CORRELATION_ID, HEADERS, MESSAGE_ID, array, properties, short, table
@@ -247,8 +248,9 @@ async def test_d5_a_queue_that_is_full_takes_what_it_can(
     replayed = await emptied(client, rabbit, vhost, "orders")
     stayed = await emptied(client, rabbit, vhost, "orders.dlq")
 
+    [line] = done.stderr.splitlines()
     assert done.returncode == 1
-    assert f"stopped with {len(replayed)} replayed" in done.stderr
+    assert f"stopped with {len(replayed)} replayed" in line
     assert 0 < len(replayed) < 200
     assert sorted(each.body for each in [*replayed, *stayed]) == sorted(bodies)
 
@@ -503,6 +505,30 @@ async def test_d6_killed_again_and_again_a_replay_loses_nothing(
     assert set(found) == set(bodies)
     assert killed > 0
     assert found.total() - len(found) <= killed * 50
+
+
+async def test_d6_a_replay_whose_connections_are_lost_loses_nothing(
+    url: str, client: Client, rabbit: PrivateRabbit, vhost: str
+) -> None:
+    """Exit code 1, one line, and every message is in one of the two queues at least."""
+    bodies = [b"%d" % number for number in range(1_000)]
+    await bury(client, *bodies)
+    async with (
+        Proxy("127.0.0.1", rabbit.port) as proxy,
+        replaying(proxy.url(url), "--rate", "500") as replay,
+    ):
+        await eventually(lambda: rabbit.queues(vhost)["orders"].ready > 100)
+        proxy.drop()
+        code = await replay.ended()
+    await eventually(lambda: rabbit.queues(vhost)["orders.dlq"].unacked == 0)
+    queues = ("orders", "orders.dlq")
+    found = [each.body for name in queues for each in await emptied(client, rabbit, vhost, name)]
+
+    [line] = replay.err
+    assert code == 1
+    assert line.startswith("stopped with ")
+    assert set(found) == set(bodies)
+    assert len(found) <= len(bodies) + 50
 
 
 async def test_a_replay_does_not_chase_what_comes_back(url: str, client: Client) -> None:

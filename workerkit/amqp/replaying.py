@@ -105,8 +105,8 @@ class Clearing:
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
         self._under_way.discard(task)
-        if not task.cancelled():
-            self._failure = self._failure or task.exception()
+        error = None if task.cancelled() else task.exception()
+        self._failure = self._failure or error
 
 
 class _Pace:
