@@ -19,22 +19,22 @@ from workerkit.errors import ConnectionLost, PublishError, RunError
 
 
 @dataclass(frozen=True, slots=True)
-class Errand:
+class Treatment:
     """What is done with each dead letter before it is taken out of its queue.
 
     Attributes:
         question: To be asked before, for the number of dead letters.
         done: What has happened to them afterwards, in a word.
-        treatment: Opens what it takes.
+        begin: Opens what it takes.
     """
 
     question: str
     done: str
-    treatment: Callable[[Whereabouts], AbstractAsyncContextManager[Treat]]
+    begin: Callable[[Whereabouts], AbstractAsyncContextManager[Treat]]
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class Errand:
     """Which dead letters, how many of them and how fast.
 
     Attributes:
@@ -90,11 +90,11 @@ async def _purging(where: Whereabouts) -> AsyncIterator[Treat]:
     yield purge
 
 
-REPLAY = Errand("Replay {} to where they failed?", "replayed", _replaying)
-PURGE = Errand("Delete {} for good?", "purged", _purging)
+REPLAY = Treatment("Replay {} to where they failed?", "replayed", _replaying)
+PURGE = Treatment("Delete {} for good?", "purged", _purging)
 
 
-async def clear(task: Task, errand: Errand) -> Result:
+async def clear(errand: Errand, treatment: Treatment) -> Result:
     """Run an errand until the end, the first failure, SIGINT or SIGTERM.
 
     Raises:
@@ -102,12 +102,12 @@ async def clear(task: Task, errand: Errand) -> Result:
         RunError: The broker is gone, or a message could not be treated and has stayed.
     """
     stopping = asyncio.Event()
-    async with opened(task.where) as browser, errand.treatment(task.where) as treat:
-        wanted = Sieve(task.selection, task.until)
-        clearing = Clearing(browser, wanted, stopping, limit=task.limit, rate=task.rate)
+    async with opened(errand.where) as browser, treatment.begin(errand.where) as treat:
+        wanted = Sieve(errand.selection, errand.until)
+        clearing = Clearing(browser, wanted, stopping, limit=errand.limit, rate=errand.rate)
 
         def so_far() -> str:
-            return f"{clearing.done} {errand.done}, {browser.read} of {browser.count} read"
+            return f"{clearing.done} {treatment.done}, {browser.read} of {browser.count} read"
 
         with _signals(stopping.set):
             try:

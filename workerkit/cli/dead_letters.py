@@ -6,14 +6,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from typing import Annotated
+from typing import Annotated, TextIO
 
 import typer
 
 from workerkit.cli import letters
-from workerkit.cli.clearing import PURGE, REPLAY, Errand, Result, Task, clear
+from workerkit.cli.clearing import PURGE, REPLAY, Errand, Result, Treatment, clear
 from workerkit.cli.options import Container, Traceback, faults
-from workerkit.cli.reading import Found, Missing, collect, first, survey
+from workerkit.cli.reading import Missing, collect, first, survey
 from workerkit.cli.selection import Selection, since
 from workerkit.cli.whereabouts import Whereabouts, find
 from workerkit.errors import ConfigurationError, RunError
@@ -37,15 +37,19 @@ Target = Annotated[
 QueueName = Annotated[
     str, typer.Argument(metavar="QUEUE", help="The queue whose dead letters are meant.")
 ]
-Error = Annotated[str | None, typer.Option(help="Only those of this exception.", metavar="CLASS")]
+Error = Annotated[str | None, typer.Option(help="Only those with this exception.", metavar="CLASS")]
 Consumer = Annotated[str | None, typer.Option(help="Only those of the consumer of this name.")]
 Since = Annotated[
     datetime | None,
     typer.Option(
-        parser=_since, metavar="TIME", help="... that failed since then: ISO 8601, or 2h."
+        parser=_since,
+        metavar="TIME",
+        help="Only those that failed since: ISO 8601, in UTC, or an age such as 2h.",
     ),
 ]
-Id = Annotated[str | None, typer.Option("--id", help="... with this message id.", metavar="ID")]
+Id = Annotated[
+    str | None, typer.Option("--id", help="Only those with this message id.", metavar="ID")
+]
 Connection = Annotated[
     str | None, typer.Option(help="A named connection, instead of the consumer's.")
 ]
@@ -80,9 +84,12 @@ def list_(
             if as_json:
                 found = asyncio.run(collect(where, selection, limit, letters.as_json))
                 print(json.dumps(found.letters, indent=2))
+                _print_more(found.more, sys.stderr)
             else:
                 rows = asyncio.run(collect(where, selection, limit, letters.row))
-                _print_table(rows, selection, where)
+                told = letters.lines(rows.letters) if rows.letters else [_none(where, selection)]
+                print(*told, sep="\n")
+                _print_more(rows.more, sys.stdout)
 
 
 @app.command()
@@ -103,7 +110,7 @@ def show(
     selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
     with faults(traceback):
         where = find(target, queue, container=container, connection=connection, vhost=vhost)
-        with _missing(where):
+        with _missing(where, "null" if as_json else ""):
             message = asyncio.run(first(where, selection))
             if message is None:
                 raise RunError(_none(where, selection))
@@ -136,8 +143,8 @@ def replay(
     selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
     with faults(traceback):
         where = find(target, queue, container=container, connection=connection, vhost=vhost)
-        task = Task(where, selection, limit, rate, datetime.now(UTC))
-        _clear(REPLAY, task, dry_run=dry_run, yes=yes, as_json=as_json)
+        errand = Errand(where, selection, limit, rate, datetime.now(UTC))
+        _clear(REPLAY, errand, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
 @app.command()
@@ -162,50 +169,59 @@ def purge(
     selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
     with faults(traceback):
         where = find(target, queue, container=container, connection=connection, vhost=vhost)
-        task = Task(where, selection, limit, rate, datetime.now(UTC))
-        _clear(PURGE, task, dry_run=dry_run, yes=yes, as_json=as_json)
+        errand = Errand(where, selection, limit, rate, datetime.now(UTC))
+        _clear(PURGE, errand, dry_run=dry_run, yes=yes, as_json=as_json)
 
 
-def _clear(errand: Errand, task: Task, *, dry_run: bool, yes: bool, as_json: bool) -> None:
+def _clear(
+    treatment: Treatment, errand: Errand, *, dry_run: bool, yes: bool, as_json: bool
+) -> None:
     """Ask, do it, and say what came of it."""
     if not (dry_run or yes or sys.stdin.isatty()):
         raise ConfigurationError(
             "there is no terminal to ask at: add --yes, or --dry-run to see what would be done"
         )
-    nothing = _as_json(errand, task, Result(), dry_run) if as_json else ""
-    with _missing(task.where, nothing):
+    nothing = _as_json(treatment, errand, Result(), dry_run) if as_json else ""
+    with _missing(errand.where, nothing):
         if dry_run:
-            result = _foreseen(task)
+            result = _foreseen(errand)
         else:
             if not yes:
-                question = errand.question.format(_in_words(task, _foreseen(task)))
-                typer.confirm(question, abort=True, err=True)
-            result = asyncio.run(clear(task, errand))
+                _ask(treatment, errand)
+            result = asyncio.run(clear(errand, treatment))
     if as_json:
-        print(_as_json(errand, task, result, dry_run))
+        print(_as_json(treatment, errand, result, dry_run))
         return
     begin = "interrupted: " if result.interrupted else ""
-    done = f"would be {errand.done}" if dry_run else errand.done
+    done = f"would be {treatment.done}" if dry_run else treatment.done
     later = f"; {result.later} failed since the beginning and stay" if result.later else ""
-    print(f"{begin}{_in_words(task, result)} {done}{later}")
+    print(f"{begin}{_in_words(errand, result)} {done}{later}")
 
 
-def _foreseen(task: Task) -> Result:
+def _ask(treatment: Treatment, errand: Errand) -> None:
+    """Have somebody agree, if there is anything to be done."""
+    foreseen = _foreseen(errand)
+    if foreseen.done:
+        question = treatment.question.format(_in_words(errand, foreseen))
+        typer.confirm(question, abort=True, err=True)
+
+
+def _foreseen(errand: Errand) -> Result:
     """What would come of it."""
-    found = asyncio.run(survey(task.where, task.selection))
-    return Result(found.count, min(found.matching, task.limit or found.matching))
+    found = asyncio.run(survey(errand.where, errand.selection))
+    return Result(found.count, min(found.matching, errand.limit or found.matching))
 
 
-def _in_words(task: Task, result: Result) -> str:
-    filters = f" ({task.selection})" if task.selection else ""
-    return f"{result.done} of {result.count} dead letters of {task.where.queue!r}{filters}"
+def _in_words(errand: Errand, result: Result) -> str:
+    filters = f" ({errand.selection})" if errand.selection else ""
+    return f"{result.done} of {result.count} dead letters of {errand.where.queue!r}{filters}"
 
 
-def _as_json(errand: Errand, task: Task, result: Result, dry_run: bool) -> str:
+def _as_json(treatment: Treatment, errand: Errand, result: Result, dry_run: bool) -> str:
     told = {
-        "queue": task.where.queue,
+        "queue": errand.where.queue,
         "count": result.count,
-        errand.done: result.done,
+        treatment.done: result.done,
         "later": result.later,
         "interrupted": result.interrupted,
         "dry_run": dry_run,
@@ -213,13 +229,9 @@ def _as_json(errand: Errand, task: Task, result: Result, dry_run: bool) -> str:
     return json.dumps(told)
 
 
-def _print_table(found: Found[tuple[str, ...]], selection: Selection, where: Whereabouts) -> None:
-    if not found.letters:
-        print(_none(where, selection))
-        return
-    print(*letters.lines(found.letters), sep="\n")
-    if found.more:
-        print(f"and {found.more} more: ask for them with --limit")
+def _print_more(more: int, file: TextIO) -> None:
+    if more:
+        print(f"and {more} more: ask for them with --limit", file=file)
 
 
 def _none(where: Whereabouts, selection: Selection) -> str:
