@@ -79,22 +79,22 @@ class Clearing:
         """The next one of those that are chosen, when its turn has come."""
         if len(self._under_way) >= _AT_A_TIME:
             await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
-        while not self._over:
+        while not self._finished:
             message = await self._browser.next()
             if message is None:
                 return None
             if self._chosen(message):
                 await self._pace.turn()
                 self._begun += 1
-                return None if self._ended else message
+                return None if self._stopped else message
         return None
 
     @property
-    def _over(self) -> bool:
-        return self._ended or (self._limit is not None and self._begun >= self._limit)
+    def _finished(self) -> bool:
+        return self._stopped or (self._limit is not None and self._begun >= self._limit)
 
     @property
-    def _ended(self) -> bool:
+    def _stopped(self) -> bool:
         return self._stopping.is_set() or self._failure is not None
 
     async def _take(self, message: AMQPMessage[Any], treat: Treat) -> None:
