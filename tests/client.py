@@ -104,6 +104,12 @@ class Client:
         assert letter is not None
         return letter
 
+    async def give_back(self, queue: str) -> None:
+        """Take the first message of a queue and return it."""
+        message = await self._channel.basic_get(queue)
+        assert message.delivery_tag is not None
+        await self._channel.basic_nack(message.delivery_tag, requeue=True)
+
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Client]:

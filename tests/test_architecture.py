@@ -33,8 +33,8 @@ FLOORS = {
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
     "amqp": "codes queue table properties acks message stream consumer pacing requeue tap"
-    " connection link declaring confirms route publisher moving dead_letters retries topology"
-    " settling overdue handled receiver subscription wire",
+    " gets connection link declaring confirms route publisher moving dead_letters retries topology"
+    " evidence browsing replaying settling overdue handled receiver subscription wire",
     "sse": "event stream consumer source cursor receiver wire",
     "http": "problem parameters view openapi server wire",
     "embedded": "refusals table requests replies properties clock memory message matching"
@@ -42,7 +42,8 @@ ORDER = {
     " topology consuming dispatch frames heart broker handshake connection listener snapshot"
     " server",
     "ops": "pages server",
-    "cli": "probe application embedded publishing commands",
+    "cli": "probe options application embedded publishing selection letters whereabouts"
+    " reading clearing dead_letters commands",
     "testing": "fakes containers records broker sse running plugin",
 }
 

@@ -19,6 +19,7 @@ from workerkit.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "app_template" / "README.md", *(ROOT / "docs").glob("*.md")]
+GROUPS = ["dead-letters"]  # Commands of commands.
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
@@ -113,7 +114,8 @@ def test_the_commands_of_a_page_exist(page: Path) -> None:
     for line in "".join(blocks(page, "console")).splitlines():
         words = line.removeprefix("$ ").split("#")[0].split()
         if words[:1] == ["workerkit"]:
-            text = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "200"}).output
+            command = words[1:3] if words[1] in GROUPS else words[1:2]
+            text = CliRunner().invoke(app, [*command, "--help"], env={"COLUMNS": "200"}).output
             assert all(word in text for word in words if word.startswith("--")), line
             assert "usage" in text.lower(), line
         if words[:1] == ["make"]:

@@ -13,6 +13,7 @@ from workerkit.amqp.tap import MalformedFrame, Tap
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 DELIVER, RETURN = (60, 60), (60, 50)
 ACK, NACK = (60, 80), (60, 120)
+GET_OK, GET_EMPTY = (60, 71), (60, 72)
 TAPPED = 3
 
 
@@ -24,6 +25,9 @@ class Log:
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
         self.events.append(("delivered", method, properties, body))
+
+    def empty(self) -> None:
+        self.events.append(("empty",))
 
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
         self.events.append(("returned", method, properties, body))
@@ -65,6 +69,12 @@ def content(channel: int, body: bytes, sizes: list[int], properties: bytes = b"\
 
 def message(channel: int, tag: int, body: bytes, sizes: list[int] | None = None) -> bytes:
     return method(channel, DELIVER, deliver(tag)) + content(channel, body, sizes or [])
+
+
+def got(channel: int, tag: int, body: bytes, sizes: list[int] | None = None) -> bytes:
+    """The answer to basic.get: a delivery without a consumer tag, and how many are left."""
+    arguments = deliver(tag, queue=b"")[1:] + pack(">I", 7)
+    return method(channel, GET_OK, arguments) + content(channel, body, sizes or [])
 
 
 def tap_with(log: Log) -> Tap:
@@ -117,6 +127,12 @@ def decoded(data: bytes) -> tuple[list[tuple[object, ...]], bytes, bool]:
                 open_content = ["delivered", payload[4:], None, 0, b""]
             elif ids == (0, 60, 0, 50):
                 open_content = ["returned", payload[4:], None, 0, b""]
+            elif ids == (0, 60, 0, 71):
+                if len(payload) < 19:
+                    return events, b"", True
+                open_content = ["delivered", b"\0" + payload[4:], None, 0, b""]
+            elif ids == (0, 60, 0, 72):
+                events.append(("empty",))
             elif ids in ((0, 60, 0, 80), (0, 60, 0, 120)):
                 if len(payload) < 13:
                     return events, b"", True
@@ -155,11 +171,14 @@ broken = st.one_of(
     st.builds(content, channels, bodies, st.just([])),
     st.builds(lambda payload: method(TAPPED, DELIVER, payload), st.binary(max_size=20)),
     st.builds(lambda payload: method(TAPPED, ACK, payload), st.binary(max_size=12)),
+    st.builds(lambda payload: method(TAPPED, GET_OK, payload), st.binary(max_size=20)),
     st.binary(max_size=30),
     st.sampled_from([b"AMQP\0\0\x09\x01", b"HTTP/1.1 400 Bad Request\r\n", b"\x15\x03\x03\0\x02"]),
 )
 sound = st.one_of(
     st.builds(message, channels, st.integers(1, 2**63), bodies, st.lists(st.integers(0, 20))),
+    st.builds(got, channels, st.integers(1, 2**63), bodies, st.lists(st.integers(0, 20))),
+    st.builds(lambda channel: method(channel, GET_EMPTY, short(b"")), channels),
     st.builds(
         lambda ids, tag, multiple: method(TAPPED, ids, pack(">QB", tag, multiple)),
         st.sampled_from([ACK, NACK]),
@@ -212,6 +231,18 @@ def test_a_message_byte_by_byte() -> None:
     assert before == []
     assert log.events == [("delivered", deliver(7), b"\0\0", b"body")]
     assert b"".join(passed) == b""
+
+
+def test_what_was_asked_for_comes_as_a_delivery_without_a_consumer_tag() -> None:
+    """A message of basic.get reads like any other, and "there is none" is told."""
+    log = Log()
+    tap = tap_with(log)
+
+    passed = tap.feed(got(TAPPED, 7, b"body") + method(TAPPED, GET_EMPTY, short(b"")))
+
+    delivered = deliver(7, queue=b"") + pack(">I", 7)
+    assert log.events == [("delivered", delivered, b"\0\0", b"body"), ("empty",)]
+    assert passed == b""
 
 
 def test_other_channels_pass_untouched() -> None:
@@ -272,6 +303,7 @@ def test_the_reason_of_a_connection_close_is_kept() -> None:
         ),
         pytest.param(method(TAPPED, DELIVER, deliver(1)) * 2, id="a message within a message"),
         pytest.param(method(TAPPED, DELIVER, b"\xff"), id="a delivery cut short"),
+        pytest.param(method(TAPPED, GET_OK, b"\0" * 14), id="an answer cut short"),
     ],
 )
 def test_malformed(data: bytes) -> None:

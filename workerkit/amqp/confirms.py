@@ -132,6 +132,9 @@ class Confirms:
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Nothing is consumed on this channel."""
 
+    def empty(self) -> None:
+        """Nothing is asked for on this channel."""
+
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Note which publish came back; its confirm, which follows, is positive all the same."""
         text, exchange, routing_key = _texts(method[2:])

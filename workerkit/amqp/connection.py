@@ -21,6 +21,8 @@ from aiormq.exceptions import (
 
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.codes import NO_PERMISSION
+from workerkit.amqp.gets import Gets
+from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.tap import Sink, TapProtocol, TapTransportFactory
 from workerkit.errors import BrokerRefused, ConnectionLost, StartError
 from workerkit.settings import AMQPSettings
@@ -63,6 +65,7 @@ class Channel:
         self._session = session
         self._channel = channel
         self._sink: Sink | None = None
+        self._gets: Gets | None = None
         self.number: int = channel.number
         loop = asyncio.get_running_loop()
         self.acks = Acks(self.number, session.protocol.write, loop.call_soon)
@@ -106,6 +109,28 @@ class Channel:
         except ConnectionLost as error:
             self._session.abort(str(error))
             raise
+
+    async def get(self, queue: str) -> AMQPMessage[Any] | None:
+        """Ask for the first message of a queue; None where it has none.
+
+        What is not settled goes back to its place when the channel closes. Nothing else can be
+        received on a channel that is used for this.
+        """
+        if self._gets is None:
+            self._gets = Gets(self.number, self.acks, self._session.protocol.write, self.lost)
+            self.tap(self._gets)
+        what = f"basic.get of {queue!r}"
+        return await self._ask(what, self._gets.ask(queue), needs=f"read on {queue!r}")
+
+    async def count(self, queue: str) -> int:
+        """How many messages wait in a queue.
+
+        Raises:
+            BrokerRefused: With code 404 where there is no such queue.
+        """
+        what = f"passive queue.declare of {queue!r}"
+        declared = await self._ask(what, self._channel.queue_declare(queue, passive=True))
+        return int(getattr(declared, "message_count", None) or 0)
 
     async def declare_queue(self, name: str, **declared: Any) -> None:
         """Declare a queue, or with `passive=True` ask whether it is there."""

@@ -24,7 +24,7 @@ _SMALL = 1_000
 _MOST_NAMED = 50
 # CC and BCC would route the copy back to where it came from. RabbitMQ takes a count of deliveries,
 # and the deaths that it sees cycles in, for those of the copy, and drops it.
-_NOT_FOR_COPIES = frozenset({"CC", "BCC", "x-death", DELIVERY_COUNT})
+NOT_FOR_COPIES = frozenset({"CC", "BCC", "x-death", DELIVERY_COUNT})
 
 
 class Moves:
@@ -154,7 +154,7 @@ def _merged(original: bytes, told: Mapping[str, Any], largest: int | None) -> by
     def keep(name: str, entry: bytes) -> bool:
         if largest is not None and len(entry) > largest:
             left_out.append(name)
-        return name not in _NOT_FOR_COPIES and (largest is None or len(entry) <= largest)
+        return name not in NOT_FOR_COPIES and (largest is None or len(entry) <= largest)
 
     try:
         merged = table.merge(original, told, keep)

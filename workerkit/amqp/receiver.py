@@ -234,6 +234,9 @@ class Inlet:
             )
         )
 
+    def empty(self) -> None:
+        """Nothing is asked for on this channel: messages come by themselves."""
+
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Nothing is published on this channel."""
 

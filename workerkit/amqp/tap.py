@@ -23,6 +23,7 @@ _METHOD, _HEADER, _BODY = 1, 2, 3
 _FRAME_END = 0xCE
 _DELIVER, _RETURN = b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x32"
 _ACK, _NACK = b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x78"
+_GET_OK, _GET_EMPTY = b"\x00\x3c\x00\x47", b"\x00\x3c\x00\x48"
 _CHANNEL_CLOSE = b"\x00\x14\x00\x28"
 _CONNECTION_CLOSE = b"\x00\x0a\x00\x32"
 _BLOCKED, _UNBLOCKED = b"\x00\x0a\x00\x3c", b"\x00\x0a\x00\x3d"
@@ -39,7 +40,13 @@ class Sink(Protocol):
     """Gets what is tapped off one channel, in the order in which the broker sent it."""
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """A message: the arguments of basic.deliver, the property flags and values, the body."""
+        """A message: the arguments of basic.deliver, the property flags and values, the body.
+
+        One that was asked for by basic.get comes as if to a consumer whose tag is empty.
+        """
+
+    def empty(self) -> None:
+        """There is no message for a basic.get."""
 
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
         """A message that could not be routed: the arguments of basic.return, and the message."""
@@ -172,6 +179,15 @@ class Tap:
                 raise MalformedFrame("a confirm that is cut short")
             (tag,) = _U64(payload, 4)
             sink.confirmed(tag, multiple=bool(payload[12] & 1), accepted=method == _ACK)
+            return True
+        if method == _GET_OK:
+            # Delivery tag, a bit, exchange and routing key, messages left.
+            if len(payload) < 19:
+                raise MalformedFrame("an answer to basic.get that is cut short")
+            self._contents[channel] = _Content(b"\0" + payload[4:], deliver=True)
+            return True
+        if method == _GET_EMPTY:
+            sink.empty()
             return True
         if method == _CHANNEL_CLOSE:
             sink.closed()

@@ -64,16 +64,25 @@ def import_package(package: str) -> None:
         raise DeclarationError(f"cannot import {package}: {raised_in(error, package)}") from error
 
 
+def is_url(target: str) -> bool:
+    """Whether *target* is no package.
+
+    Raises:
+        ConfigurationError: It is the URL of something else than a message broker.
+    """
+    scheme, separator, _ = target.partition("://")
+    if separator and scheme not in DEFAULT_PORTS:
+        raise ConfigurationError("the URL is wrong: should start with amqp:// or amqps://")
+    return bool(separator)
+
+
 def settings_of(target: str, container: str | None) -> WorkerSettings:
     """The settings of a package, or for a bare broker those of an `amqp://` URL.
 
     Raises:
         StartError: The settings are wrong, or there is no such package.
     """
-    scheme, separator, _ = target.partition("://")
-    if separator and scheme not in DEFAULT_PORTS:
-        raise ConfigurationError("the URL is wrong: should start with amqp:// or amqps://")
-    if separator:
+    if is_url(target):
         return _of_url(target)
     import_package(target)
     return read_settings(load_container(target, container))

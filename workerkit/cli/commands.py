@@ -5,7 +5,7 @@ import dataclasses
 import json
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from enum import StrEnum
 from typing import Annotated, Any
 
@@ -14,8 +14,10 @@ import typer
 from workerkit.amqp.publisher import Destination
 from workerkit.amqp.queue import Queue
 from workerkit.assembly import Assembly
+from workerkit.cli import dead_letters
 from workerkit.cli.application import load_container, settings_of
 from workerkit.cli.embedded import on_a_broker_of_its_own, serve
+from workerkit.cli.options import Container, Traceback, faults
 from workerkit.cli.probe import probe
 from workerkit.cli.publishing import publish_once
 from workerkit.container import WorkerContainer
@@ -28,7 +30,7 @@ from workerkit.errors import (
 from workerkit.inventory import inventory
 from workerkit.places import place
 from workerkit.retry import RetryPolicy
-from workerkit.runner import Runner, complain
+from workerkit.runner import Runner
 from workerkit.version import __version__
 
 app = typer.Typer(
@@ -37,12 +39,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+app.add_typer(dead_letters.app, name="dead-letters")
 
 Package = Annotated[str, typer.Argument(help="The package that has the consumers.")]
-Container = Annotated[
-    str | None,
-    typer.Option(help="module:attribute; PACKAGE.container:Container by default."),
-]
 Only = Annotated[
     list[str] | None, typer.Option(help="Only the consumer of this name; may be repeated.")
 ]
@@ -55,9 +54,6 @@ class LogLevel(StrEnum):
     INFO = "info"
     WARNING = "warning"
     ERROR = "error"
-
-
-Traceback = Annotated[bool, typer.Option("--traceback", help="Show where a fault was found.")]
 
 
 @app.callback(invoke_without_command=True)
@@ -86,7 +82,7 @@ def run(
     traceback: Traceback = False,
 ) -> None:
     """Run the consumers of PACKAGE until SIGTERM or SIGINT."""
-    with _faults(traceback), ExitStack() as stack:
+    with faults(traceback), ExitStack() as stack:
         loaded = _loaded(package, container)
         if embedded_broker:
             stack.enter_context(on_a_broker_of_its_own(loaded))
@@ -100,7 +96,7 @@ def broker(
     traceback: Traceback = False,
 ) -> None:
     """Run the in-process broker alone, for demo and tests, until SIGTERM or SIGINT."""
-    with _faults(traceback):
+    with faults(traceback):
         serve(port)
 
 
@@ -112,7 +108,7 @@ def list_(
     traceback: Traceback = False,
 ) -> None:
     """List the consumers of PACKAGE with the options in force."""
-    with _faults(traceback):
+    with faults(traceback):
         rows = list(_rows(_assembled(package, container)))
     if as_json:
         print(json.dumps(rows, indent=2))
@@ -126,7 +122,7 @@ def list_(
 @app.command()
 def check(package: Package, container: Container = None, traceback: Traceback = False) -> None:
     """Say everything that is wrong with PACKAGE, without opening a socket."""
-    with _faults(traceback):
+    with faults(traceback):
         declared = _assembled(package, container).declared
     print(f"{package}: {len(declared)} consumer{'s' if len(declared) > 1 else ''}, no faults")
 
@@ -139,7 +135,7 @@ def settings(
     traceback: Traceback = False,
 ) -> None:
     """List every environment variable that PACKAGE listens to, with its value and source."""
-    with _faults(traceback):
+    with faults(traceback):
         rows = inventory(_assembled(package, container))
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
@@ -164,7 +160,7 @@ def publish(
     """Publish one message, and say when the broker has it."""
     raw = sys.stdin.buffer.read() if body == "-" else body.encode(errors="surrogateescape")
     headers = dict(_pairs(header or []))
-    with _faults(traceback):
+    with faults(traceback):
         chosen = settings_of(target, container)
         to = Destination(routing_key, exchange, connection)
         try:
@@ -250,15 +246,3 @@ def _plain(value: Any) -> Any:
     if isinstance(value, RetryPolicy):
         return {name: _plain(each) for name, each in dataclasses.asdict(value).items()}
     return value.__name__ if isinstance(value, type) else value
-
-
-@contextmanager
-def _faults(traceback: bool) -> Iterator[None]:
-    """Write each fault on a line of its own, and exit as its kind wants."""
-    try:
-        yield
-    except StartError as error:
-        if traceback:
-            raise
-        complain(error.faults)
-        raise typer.Exit(error.exit_code) from None

@@ -1,12 +1,11 @@
 """Publish a message from the command line."""
 
-import logging
 from collections.abc import Mapping
 
-from workerkit import logs
 from workerkit.amqp import table
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.publisher import Destination, Publisher
+from workerkit.cli.options import quiet
 from workerkit.settings import WorkerSettings
 
 
@@ -19,9 +18,7 @@ async def publish_once(
         PublishError: It has not.
         ConfigurationError: The settings have no such connection.
     """
-    logs.quiet_libraries()
-    # What goes wrong is said once, by the error.
-    logging.getLogger("workerkit").setLevel(logging.CRITICAL)
+    quiet()
     publisher = Publisher()
     publisher.open(settings)
     properties = Properties(delivery_mode=PERSISTENT, table=table.encode(headers) or None)

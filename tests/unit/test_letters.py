@@ -1,0 +1,169 @@
+"""Dead letters as text and as JSON, and what a replay makes of their properties."""
+
+import json
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from workerkit import AMQPMessage
+from workerkit.amqp import table
+from workerkit.amqp.acks import Acks
+from workerkit.amqp.evidence import Evidence
+from workerkit.amqp.properties import Properties, encode
+from workerkit.amqp.replaying import replayed
+from workerkit.cli.letters import as_json, body_as_json, in_full, lines, printable, row
+
+EVIDENCE = {
+    "x-workerkit-reason": "no\nway",
+    "x-workerkit-error": "KeyError",
+    "x-workerkit-consumer": "OrderPlaced",
+    "x-workerkit-queue": "orders",
+    "x-workerkit-attempt": 3,
+    "x-workerkit-failed-at": "2026-01-31T12:00:00.123+00:00",
+}
+
+
+def letter(raw: bytes = b"", properties: bytes | None = None, **more: Any) -> AMQPMessage[Any]:
+    """A dead letter; *more* are its properties."""
+    encoded = encode(Properties(**more)) if properties is None else properties
+    acks = Acks(1, lambda data: True, lambda flush: None)
+    return AMQPMessage(
+        raw,
+        queue="orders.dlq",
+        tag=1,
+        envelope=b"\0\0\x0aorders.dlq",
+        properties=encoded,
+        acks=acks,
+    )
+
+
+def with_headers(headers: dict[str, Any], raw: bytes = b"", **more: Any) -> AMQPMessage[Any]:
+    """A dead letter with *headers*."""
+    return letter(raw, table=table.encode(headers), **more)
+
+
+def test_a_line() -> None:
+    """When, who, why, how often, which, how large, and the first line of the reason."""
+    message = with_headers(EVIDENCE | {"x-workerkit-replays": 2}, b"1234", message_id="m-1")
+
+    head, line = lines([row(message)])
+
+    assert head.split("  ")[0] == "FAILED AT (UTC)"
+    assert line.split() == [
+        "2026-01-31", "12:00:00", "OrderPlaced", "KeyError", "3", "2", "m-1", "4", "no",
+    ]  # fmt: skip
+
+
+def test_a_line_of_a_message_without_evidence() -> None:
+    """What is not known is a dash."""
+    assert row(letter(b"x")) == ("-", "-", "-", "-", "0", "-", "1", "-")
+
+
+def test_the_broker_s_own_evidence() -> None:
+    """A message that the broker dead-lettered says so by `x-death`, the last time first."""
+    time = datetime(2026, 1, 31, tzinfo=UTC)
+    deaths = [{"reason": "expired", "queue": "orders", "time": time}, {"reason": "rejected"}]
+
+    found = Evidence.of(with_headers({"x-death": deaths}))
+
+    assert found.reason == "dead-lettered by the broker: expired in 'orders'"
+    assert found.failed_at == time
+    assert found.queue is None
+
+
+def test_as_json() -> None:
+    """Evidence, properties and the sender's headers each have a place of their own."""
+    headers = EVIDENCE | {"trace": "t-1", "bytes": b"\xff", "nested": {"at": [1.5, None]}}
+    told = as_json(with_headers(headers, b"1234", message_id="m-1", priority=3))
+
+    assert json.loads(json.dumps(told)) == told
+    assert told["headers"] == {"trace": "t-1", "bytes": "\\xff", "nested": {"at": [1.5, None]}}
+    assert told["properties"] == {"message_id": "m-1", "priority": 3}
+    assert told["evidence"]["failed-at"] == "2026-01-31T12:00:00.123+00:00"
+    assert (told["error"], told["attempt"], told["size"]) == ("KeyError", 3, 4)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b"caf\xc3\xa9", {"body": "café", "body_encoding": "utf-8"}),
+        (b"\xff\x00", {"body": "/wA=", "body_encoding": "base64"}),
+        (b"", {"body": "", "body_encoding": "utf-8"}),
+    ],
+)
+def test_a_body_as_json(raw: bytes, expected: dict[str, str]) -> None:
+    """Text where it is UTF-8, base64 where it is not."""
+    assert body_as_json(raw) == expected
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (b'{"id": 1}', ["body (9 bytes, JSON):", "{", '  "id": 1', "}"]),
+        (b"two\nlines", ["body (9 bytes, text):", "two", "lines"]),
+        (b"\xff\x00", ["body (2 bytes, in base64):", "/wA="]),
+        (b"[" * 100_000, ["body (100000 bytes, text):", "[" * 100_000]),
+        (b"\x1b[2J", ["body (4 bytes, text):", "\\x1b[2J"]),
+    ],
+    ids=["json", "text", "bytes", "deep", "escape"],
+)
+def test_a_body_for_people(raw: bytes, expected: list[str]) -> None:
+    """JSON is laid out, and nothing in a body gives orders to a terminal."""
+    assert list(in_full(letter(raw)))[-len(expected) :] == expected
+
+
+@given(st.text())
+def test_printable(text: str) -> None:
+    """Only what a terminal shows is left, and it stays on its line."""
+    assert printable(text).isprintable()
+
+
+@given(st.binary(max_size=300), st.binary(max_size=40))
+def test_any_message_can_be_told(properties: bytes, raw: bytes) -> None:
+    """Whatever bytes a message has, it has a line, a page, a JSON object and a replay."""
+    message = letter(raw, properties)
+
+    assert all(cell.isprintable() for cell in row(message))
+    assert "".join(in_full(message)).isprintable()
+    assert json.dumps(as_json(message))
+    assert replayed(message, "orders").delivery_mode == 2
+
+
+names = st.text("abc-", min_size=1, max_size=8)
+values = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_size=8)
+
+
+@given(st.dictionaries(names, values), st.integers(0, 5))
+def test_a_replay_keeps_what_the_sender_wrote(headers: dict[str, Any], replays: int) -> None:
+    """Every header stays in its place, evidence goes, and replays are counted."""
+    before = {"x-workerkit-replays": replays} if replays else {}
+    message = with_headers({**headers, **EVIDENCE, **before, "x-death": [], "x-delivery-count": 9})
+
+    properties = replayed(message, "orders")
+
+    kept = table.encode(headers)[4:]
+    assert properties.table is not None
+    assert properties.table[4:].startswith(kept)
+    assert table.decode(properties.table) == {**headers, "x-workerkit-replays": replays + 1}
+
+
+def test_a_replay_remembers_where_a_message_was_published_to() -> None:
+    """`handle` may ask for the first exchange and routing key, unless they say nothing new."""
+    there = {"x-workerkit-exchange": "shop", "x-workerkit-routing-key": "order.placed"}
+    plain = {"x-workerkit-exchange": "", "x-workerkit-routing-key": "orders"}
+
+    remembered = replayed(with_headers(EVIDENCE | there), "orders").table
+    forgotten = replayed(with_headers(EVIDENCE | plain), "orders").table
+
+    assert table.decode(remembered or b"") == {"x-workerkit-replays": 1, **there}
+    assert table.decode(forgotten or b"") == {"x-workerkit-replays": 1}
+
+
+def test_a_replay_of_headers_that_cannot_be_read_leaves_them_alone() -> None:
+    """They cannot be added to, so this replay is not counted."""
+    malformed = b"\0\0\0\x05hello"
+
+    assert replayed(letter(table=malformed), "orders").table == malformed

@@ -1,0 +1,107 @@
+"""Which dead letters a command is about: filters, times and ages."""
+
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+
+from workerkit import AMQPMessage
+from workerkit.amqp import table
+from workerkit.amqp.acks import Acks
+from workerkit.amqp.properties import Properties, encode
+from workerkit.cli.selection import Selection, since
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+
+def letter(message_id: str | None = "m-1", **evidence: Any) -> AMQPMessage[Any]:
+    """A dead letter with that evidence; underscores become hyphens."""
+    headers = {f"x-workerkit-{name.replace('_', '-')}": each for name, each in evidence.items()}
+    properties = encode(Properties(table=table.encode(headers), message_id=message_id))
+    acks = Acks(1, lambda data: True, lambda flush: None)
+    return AMQPMessage(
+        b"", queue="q.dlq", tag=1, envelope=b"\0\0\0", properties=properties, acks=acks
+    )
+
+
+@pytest.mark.parametrize(
+    ("selection", "matches"),
+    [
+        (Selection(), True),
+        (Selection(error="KeyError"), True),
+        (Selection(error="Key"), False),
+        (Selection(error="keyerror"), False),
+        (Selection(consumer="OrderPlaced"), True),
+        (Selection(consumer="order_placed"), True),
+        (Selection(consumer="Order"), False),
+        (Selection(since=NOW), True),
+        (Selection(since=NOW + timedelta(seconds=1)), False),
+        (Selection(message_id="m-1"), True),
+        (Selection(message_id="m"), False),
+        (Selection(error="KeyError", consumer="Other"), False),
+        (Selection(error="KeyError", consumer="OrderPlaced", since=NOW, message_id="m-1"), True),
+    ],
+    ids=str,
+)
+def test_filters(selection: Selection, matches: bool) -> None:
+    """A message has to pass every filter that is given."""
+    message = letter(error="KeyError", consumer="OrderPlaced", failed_at=NOW.isoformat())
+
+    assert selection.matches(message) is matches
+
+
+def test_the_last_part_of_a_nested_class_is_enough() -> None:
+    """An exception that is written inside a class or function has dots in its name."""
+    message = letter(error="Orders.handle.<locals>.TooLate")
+
+    assert Selection(error="TooLate").matches(message)
+    assert Selection(error="Orders.handle.<locals>.TooLate").matches(message)
+
+
+@pytest.mark.parametrize(
+    "selection",
+    [Selection(error="KeyError"), Selection(consumer="Orders"), Selection(since=NOW)],
+    ids=str,
+)
+def test_what_says_nothing_passes_no_filter(selection: Selection) -> None:
+    """A message without evidence, or with evidence of the wrong type, is none of those."""
+    assert not selection.matches(letter())
+    assert not selection.matches(letter(error=1, consumer=None, failed_at="soon"))
+
+
+def test_filters_in_words() -> None:
+    """As they stand in questions and summaries; only what is given counts as a filter."""
+    given = Selection(error="KeyError", since=NOW)
+
+    assert str(given) == "error KeyError, since 2026-01-31 12:00:00 UTC"
+    assert given
+    assert not Selection()
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("30s", NOW - timedelta(seconds=30)),
+        ("30m", NOW - timedelta(minutes=30)),
+        ("2h", NOW - timedelta(hours=2)),
+        ("1.5h", NOW - timedelta(minutes=90)),
+        ("1d", NOW - timedelta(days=1)),
+        ("2w", NOW - timedelta(weeks=2)),
+        ("2026-01-31", datetime(2026, 1, 31, tzinfo=UTC)),
+        ("2026-01-31T10:00", datetime(2026, 1, 31, 10, tzinfo=UTC)),
+        ("2026-01-31T10:00:00Z", datetime(2026, 1, 31, 10, tzinfo=UTC)),
+        ("2026-01-31T10:00+02:00", datetime(2026, 1, 31, 8, tzinfo=UTC)),
+    ],
+)
+def test_times_and_ages(text: str, expected: datetime) -> None:
+    """A time in ISO 8601, in UTC unless it says otherwise, or an age."""
+    assert since(text, NOW) == expected
+
+
+@pytest.mark.parametrize("text", ["", "h", "2", "2 h", "2y", "-2h", "soon", "9" * 30 + "w"])
+def test_what_is_neither(text: str) -> None:
+    """The sentence says what was found and how both are written."""
+    with pytest.raises(ValueError, match=r"write a time such as .* or an age such as 2h") as raised:
+        since(text, NOW)
+
+    assert repr(text) in str(raised.value)

@@ -1,0 +1,101 @@
+"""Where the dead letters of a queue are: what packages, URLs and options say about it."""
+
+from pathlib import Path
+from secrets import token_hex
+
+import pytest
+
+from tests.command import write_package
+from workerkit.cli.whereabouts import Whereabouts, find
+from workerkit.errors import StartError
+
+CONSUMER = """
+    from workerkit import AMQPConsumer
+
+    class {name}(AMQPConsumer):
+        queues = ["{queue}"]
+        connection = "{connection}"
+        vhost = {vhost!r}
+
+        async def handle(self, body: bytes) -> None: ...
+"""
+ORDERS = CONSUMER.format(name="Orders", queue="orders", connection="Other", vhost="shop")
+MIRROR = CONSUMER.format(name="Mirror", queue="orders", connection="default", vhost=None)
+PAYMENTS = CONSUMER.format(name="Payments", queue="payments", connection="default", vhost=None)
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package with two consumers, in the current directory; the name is new each time."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("WORKERKIT_AMQP__OTHER__URL", "amqp://other/own")
+    return write_package(tmp_path, f"shop_{token_hex(4)}", orders=ORDERS, payments=PAYMENTS)
+
+
+def place(found: Whereabouts) -> tuple[str, str]:
+    """Connection and virtual host."""
+    return found.connection, found.broker.vhost_name(found.vhost)
+
+
+@pytest.mark.parametrize("queue", ["orders", "orders.dlq"])
+def test_the_consumer_that_reads_the_queue_knows(package: str, queue: str) -> None:
+    """Its connection and virtual host; the name of the dead-letter queue will do as well."""
+    found = find(package, queue)
+
+    assert (found.queue, found.dead_letters) == ("orders", "orders.dlq")
+    assert place(found) == ("other", "shop")
+    assert str(found) == "queue 'orders.dlq' on amqp://other:5672/shop"
+
+
+def test_a_queue_that_nobody_reads(package: str) -> None:
+    """It is looked for on the default connection."""
+    assert place(find(package, "nobody")) == ("default", "/")
+
+
+def test_options_come_first(package: str) -> None:
+    """What is said on the command line holds, and a consumer on another connection has no say."""
+    assert place(find(package, "orders", vhost="else")) == ("other", "else")
+    assert place(find(package, "orders", connection="OTHER")) == ("other", "shop")
+    assert place(find(package, "payments", connection="other")) == ("other", "own")
+    assert place(find(package, "orders", connection="default")) == ("default", "/")
+
+
+def test_a_url() -> None:
+    """It says everything, but for a virtual host that is given beside it."""
+    assert place(find("amqp://host/shop", "orders")) == ("default", "shop")
+    assert place(find("amqp://host/shop", "orders", vhost="else")) == ("default", "else")
+
+
+def test_a_queue_that_is_read_in_two_places(package: str, tmp_path: Path) -> None:
+    """Which one is meant has to be said."""
+    both = write_package(tmp_path, f"{package}_both", orders=ORDERS, mirror=MIRROR)
+
+    with pytest.raises(StartError) as raised:
+        find(both, "orders")
+
+    assert str(raised.value) == (
+        "queue 'orders' is read by Mirror on connection 'default', virtual host '/' and Orders "
+        "on connection 'other', virtual host 'shop': choose with --connection and --vhost"
+    )
+    assert place(find(both, "orders", connection="default")) == ("default", "/")
+
+
+@pytest.mark.parametrize(
+    ("target", "queue", "options", "fault"),
+    [
+        ("http://host/", "orders", {}, "should start with amqp:// or amqps://"),
+        ("amqp://host/", "orders", {"connection": "other"}, "no connection 'other', only default"),
+        ("amqp://host/", "orders", {"vhost": "a%2Fb"}, "must not contain '%2F'"),
+        ("amqp://host/", "ord\u00ebrs", {}, "cannot be the name of a queue"),
+        ("amqp://host/", "", {}, "dead letters of which queue"),
+        ("amqp://host/", "q" * 252, {}, "cannot be the name of a queue"),
+        ("no_such_package", "orders", {}, "cannot import no_such_package"),
+    ],
+)
+def test_what_leads_nowhere(target: str, queue: str, options: dict[str, str], fault: str) -> None:
+    """One sentence says what is wrong, before anything is connected to."""
+    with pytest.raises(StartError) as raised:
+        find(target, queue, **options)
+
+    assert fault in str(raised.value)

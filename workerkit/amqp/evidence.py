@@ -1,0 +1,89 @@
+"""What the headers of a dead letter tell about it: ours, or the broker's where it has none of ours.
+
+Reading is total: whatever stands in the headers, what cannot be read is absent.
+"""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
+
+from workerkit.amqp.message import OURS, AMQPMessage
+
+REPLAYS = f"{OURS}replays"
+_DEATHS = "x-death"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Why a message is a dead letter.
+
+    Attributes:
+        queue: The one it was in, and goes back to.
+        error: The class of the exception; None where none was raised.
+        attempt: The try that was the last.
+        replays: How often it was replayed before.
+        failed_at: The last time; to the second where the broker says it.
+    """
+
+    queue: str | None = None
+    consumer: str | None = None
+    error: str | None = None
+    reason: str | None = None
+    traceback: str | None = None
+    attempt: int | None = None
+    replays: int = 0
+    failed_at: datetime | None = None
+    first_failed_at: datetime | None = None
+
+    @classmethod
+    def of(cls, message: AMQPMessage[Any]) -> Self:
+        """Read the headers of *message*."""
+        headers = message.headers
+
+        def text(name: str) -> str | None:
+            value = headers.get(OURS + name)
+            return value if isinstance(value, str) else None
+
+        death = _last_death(headers.get(_DEATHS))
+        replays = headers.get(REPLAYS)
+        return cls(
+            queue=text("queue"),
+            consumer=text("consumer"),
+            error=text("error"),
+            reason=text("reason") or _reason(death),
+            traceback=text("traceback"),
+            attempt=message.attempt if f"{OURS}attempt" in headers else None,
+            replays=replays if type(replays) is int and replays > 0 else 0,
+            failed_at=moment(text("failed-at")) or _time(death),
+            first_failed_at=moment(text("first-failed-at")),
+        )
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time in ISO 8601, in UTC where it does not say; None where it is none."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _last_death(deaths: object) -> dict[str, Any]:
+    """The entry that the broker added last: it stands first."""
+    if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
+        return deaths[0]
+    return {}
+
+
+def _reason(death: dict[str, Any]) -> str | None:
+    why, queue = death.get("reason"), death.get("queue")
+    if not isinstance(why, str):
+        return None
+    return f"dead-lettered by the broker: {why}" + (f" in {queue!r}" if queue else "")
+
+
+def _time(death: dict[str, Any]) -> datetime | None:
+    time = death.get("time")
+    return time if isinstance(time, datetime) else None

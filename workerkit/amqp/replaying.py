@@ -1,0 +1,149 @@
+"""Take dead letters out of their queue, each one once it is safe elsewhere or not wanted any more.
+
+Whoever is killed in between leaves two messages behind, never none.
+"""
+
+import asyncio
+import dataclasses
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+from workerkit.amqp import table
+from workerkit.amqp.browsing import Browser
+from workerkit.amqp.evidence import REPLAYS, Evidence
+from workerkit.amqp.message import EXCHANGE, OURS, ROUTING_KEY, AMQPMessage
+from workerkit.amqp.moving import NOT_FOR_COPIES, copied
+from workerkit.amqp.properties import Properties
+from workerkit.errors import ConnectionLost
+
+Treat = Callable[[AMQPMessage[Any]], Awaitable[None]]
+
+_AT_A_TIME = 50
+
+
+class Clearing:
+    """Takes some messages out of a queue.
+
+    Args:
+        chosen: Which ones; the others stay.
+        limit: Take no more.
+        rate: ... and no more in a second.
+        stopping: Begin with no further message once it is set.
+
+    Attributes:
+        done: Messages that were taken out.
+    """
+
+    def __init__(
+        self,
+        browser: Browser,
+        chosen: Callable[[AMQPMessage[Any]], bool],
+        stopping: asyncio.Event,
+        *,
+        limit: int | None = None,
+        rate: float | None = None,
+    ) -> None:
+        self._browser = browser
+        self._chosen = chosen
+        self._limit = limit
+        self._stopping = stopping
+        self._pace = _Pace(rate, stopping)
+        self._under_way: set[asyncio.Task[None]] = set()
+        self._begun = 0
+        self._failure: BaseException | None = None
+        self.done = 0
+
+    async def run(self, treat: Treat) -> None:
+        """Acknowledge each message once *treat* has returned for it; some at the same time.
+
+        After the first failure no further message is begun with.
+
+        Raises:
+            ConnectionLost: The broker is gone; what was not acknowledged stays, but may already
+                have been treated.
+            Exception: What *treat* raised: this message stays where it is.
+        """
+        try:
+            while (message := await self._next()) is not None:
+                task = asyncio.create_task(self._take(message, treat))
+                self._under_way.add(task)
+                task.add_done_callback(self._on_done)
+        finally:
+            if self._under_way:
+                await asyncio.wait(self._under_way)
+        if self._failure is not None:
+            raise self._failure
+
+    async def _next(self) -> AMQPMessage[Any] | None:
+        """The next one of those that are chosen, when its turn has come."""
+        if len(self._under_way) >= _AT_A_TIME:
+            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+        while not self._finished:
+            message = await self._browser.next()
+            if message is None:
+                return None
+            if self._chosen(message):
+                await self._pace.turn()
+                self._begun += 1
+                return None if self._stopped else message
+        return None
+
+    @property
+    def _finished(self) -> bool:
+        return self._stopped or (self._limit is not None and self._begun >= self._limit)
+
+    @property
+    def _stopped(self) -> bool:
+        return self._stopping.is_set() or self._failure is not None
+
+    async def _take(self, message: AMQPMessage[Any], treat: Treat) -> None:
+        await treat(message)
+        if not message.acks.ack(message.tag):
+            raise ConnectionLost("the channel was closed before the acknowledgement")
+        self.done += 1
+
+    def _on_done(self, task: asyncio.Task[None]) -> None:
+        self._under_way.discard(task)
+        error = None if task.cancelled() else task.exception()
+        self._failure = self._failure or error
+
+
+class _Pace:
+    """Turns, so many in a second."""
+
+    def __init__(self, rate: float | None, stopping: asyncio.Event) -> None:
+        self._seconds = None if rate is None else 1 / rate
+        self._stopping = stopping
+        self._due = 0.0
+
+    async def turn(self) -> None:
+        """Wait for the next one, or until the process is asked to stop."""
+        if self._seconds is None:
+            return
+        now = asyncio.get_running_loop().time()
+        self._due = max(self._due, now)
+        wait, self._due = self._due - now, self._due + self._seconds
+        if wait > 0:
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._stopping.wait(), wait)
+
+
+def replayed(message: AMQPMessage[Any], queue: str) -> Properties:
+    """The properties with which a dead letter goes back to *queue*, to begin with its first try.
+
+    All that the sender wrote stays, byte for byte. Of what is ours there is the number of replays,
+    and where it was published to first, if that was not this queue: `handle` may ask for it.
+    """
+    told: dict[str, Any] = {REPLAYS: Evidence.of(message).replays + 1}
+    if (message.exchange, message.routing_key) != ("", queue) and EXCHANGE in message.headers:
+        told |= {EXCHANGE: message.exchange, ROUTING_KEY: message.routing_key}
+    headers = message.properties.table or table.encode({})
+    # What is no table cannot be added to, and stays as it is.
+    with suppress(table.MalformedTable):
+        headers = table.merge(headers, told, _stays)
+    return dataclasses.replace(copied(message, {}), table=headers)
+
+
+def _stays(name: str, entry: bytes) -> bool:
+    return not name.startswith(OURS) and name not in NOT_FOR_COPIES

@@ -1,0 +1,78 @@
+"""Which dead letters a command is about."""
+
+import re
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from workerkit.amqp.evidence import Evidence, moment
+from workerkit.amqp.message import AMQPMessage
+from workerkit.options import folded
+
+_AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
+_NEVER = datetime.min.replace(tzinfo=UTC)
+_UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Selection:
+    """Filters, all of which a message has to pass.
+
+    Attributes:
+        error: The class of the exception; of a nested one the last part is enough.
+        consumer: Its name, which compares as environment variables do.
+        since: It failed then or later; what does not say when it failed is left out.
+        message_id: Its id.
+    """
+
+    error: str | None = None
+    consumer: str | None = None
+    since: datetime | None = None
+    message_id: str | None = None
+
+    def __bool__(self) -> bool:
+        return self != Selection()
+
+    def __str__(self) -> str:
+        told = {
+            "error": self.error,
+            "consumer": self.consumer,
+            "since": self.since and f"{self.since:%Y-%m-%d %H:%M:%S} UTC",
+            "id": self.message_id,
+        }
+        return ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
+
+    def matches(self, message: AMQPMessage[Any]) -> bool:
+        """Whether *message* is one of them."""
+        if self.message_id is not None and message.message_id != self.message_id:
+            return False
+        found = Evidence.of(message)
+        return (
+            (self.error is None or _is_error(self.error, found.error))
+            and (self.consumer is None or folded(self.consumer) == folded(found.consumer or ""))
+            and (self.since is None or (found.failed_at or _NEVER) >= self.since)
+        )
+
+
+def since(text: str, now: datetime) -> datetime:
+    """The time that somebody means with `2026-01-31T12:00`, or with an age such as `2h`.
+
+    Args:
+        text: ISO 8601, in UTC unless it says otherwise, or a number of s, m, h, d or w.
+
+    Raises:
+        ValueError: It is neither.
+    """
+    found = moment(text)
+    if age := _AGE.fullmatch(text):
+        try:
+            found = now - timedelta(**{_UNITS[age[2]]: float(age[1])})
+        except OverflowError:
+            found = None
+    if found is None:
+        raise ValueError(f"{text!r}: write a time such as 2026-01-31T12:00, or an age such as 2h")
+    return found
+
+
+def _is_error(asked: str, found: str | None) -> bool:
+    return found is not None and asked in (found, found.rpartition(".")[2])

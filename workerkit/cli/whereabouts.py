@@ -1,0 +1,108 @@
+"""Where the dead letters are that a command is about."""
+
+from dataclasses import dataclass
+
+from workerkit.amqp.consumer import AMQPOptions
+from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue
+from workerkit.assembly import Assembly
+from workerkit.cli.application import is_url, load_container, settings_of
+from workerkit.errors import ConfigurationError
+from workerkit.runner import Runner
+from workerkit.settings import DEFAULT_CONNECTION, AMQPSettings, WorkerSettings
+
+
+@dataclass(frozen=True, slots=True)
+class Whereabouts:
+    """A queue, and how to get there.
+
+    Attributes:
+        queue: The one whose dead letters are meant.
+        connection: Its name in the settings.
+        vhost: None for the connection's own.
+    """
+
+    settings: WorkerSettings
+    connection: str
+    vhost: str | None
+    queue: str
+
+    @property
+    def dead_letters(self) -> str:
+        """The name of the queue that holds them."""
+        return self.queue + DEAD_LETTER_SUFFIX
+
+    @property
+    def broker(self) -> AMQPSettings:
+        """The connection, with what its secret files say now."""
+        return self.settings.connection(self.connection)
+
+    def __str__(self) -> str:
+        return f"queue {self.dead_letters!r} on {self.broker.display(self.vhost)}"
+
+
+def find(
+    target: str,
+    queue: str,
+    *,
+    container: str | None = None,
+    connection: str | None = None,
+    vhost: str | None = None,
+) -> Whereabouts:
+    """Find the dead letters of a queue.
+
+    Args:
+        target: A package, in which the consumer that reads the queue knows the way; or a URL.
+        queue: Its name, or that of its dead-letter queue.
+        connection, vhost: Instead of the consumer's.
+
+    Raises:
+        StartError: The package or its settings are wrong, or leave open which broker is meant.
+    """
+    queue = queue.removesuffix(DEAD_LETTER_SUFFIX)
+    if not queue:
+        raise ConfigurationError("the dead letters of which queue? Its name is empty")
+    try:
+        Queue(queue + DEAD_LETTER_SUFFIX)
+    except ValueError as error:
+        raise ConfigurationError(str(error)) from error
+    if is_url(target):
+        settings, known = settings_of(target, container), None
+    else:
+        assembly = Runner(load_container(target, container), packages=[target]).assemble()
+        settings, known = assembly.settings, _reader(assembly, queue, connection, vhost)
+    if known is not None:
+        connection = connection or known.connection
+        vhost = known.vhost if vhost is None else vhost
+    name = (connection or DEFAULT_CONNECTION).casefold()
+    if name not in settings.amqp:
+        listed = ", ".join(sorted(settings.amqp))
+        raise ConfigurationError(f"the settings have no connection {connection!r}, only {listed}")
+    settings.amqp[name].address(vhost)  # Raises where it cannot be written.
+    return Whereabouts(settings, name, vhost, queue)
+
+
+def _reader(
+    assembly: Assembly, queue: str, connection: str | None, vhost: str | None
+) -> AMQPOptions | None:
+    """The options of a consumer that reads *queue*; None if there is none.
+
+    Raises:
+        ConfigurationError: Consumers read queues of this name on several brokers.
+    """
+    places: dict[tuple[str, str], AMQPOptions] = {}
+    for each in (declared.options for declared in assembly.declared):
+        if not isinstance(each, AMQPOptions) or queue not in map(str, each.queues):
+            continue
+        name = each.connection.casefold()
+        if connection is None or connection.casefold() == name:
+            places[name, assembly.settings.amqp[name].vhost_name(each.vhost)] = each
+    connections = {name for name, _ in places}
+    if len(connections) > 1 or (len(places) > 1 and vhost is None):
+        where = " and ".join(
+            f"{each.name} on connection {name!r}, virtual host {host!r}"
+            for (name, host), each in sorted(places.items())
+        )
+        raise ConfigurationError(
+            f"queue {queue!r} is read by {where}: choose with --connection and --vhost"
+        )
+    return next(iter(places.values()), None)
