@@ -3,17 +3,20 @@
 PYTHON ?= python3
 # More arguments for pytest: make test ARGS="tests/unit -k retry"
 ARGS ?=
+# How long make soak runs
+SOAK_SECONDS ?= 600
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help test lint types unit template demo install rabbitmq clean
+.PHONY: help test lint types unit template demo soak install rabbitmq clean
 
 help:
 	@echo "make test    everything CI runs: style, types and all tests, against a real RabbitMQ"
 	@echo "make lint    style only"
 	@echo "make types   types only"
 	@echo "make demo    run the template on an in-process broker; Ctrl-C ends it"
+	@echo "make soak    ten minutes of failures against a real RabbitMQ; SOAK_SECONDS=... for others"
 	@echo "make clean   remove the virtual environment and caches"
 	@echo
 	@echo "PYTHON=$(PYTHON) chooses the interpreter (3.11 or newer) of a new .venv;"
@@ -40,6 +43,9 @@ template: $(INSTALLED)
 
 demo: $(INSTALLED)
 	@$(BIN)/python tests/demo.py
+
+soak: rabbitmq
+	@SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m tests.soak
 
 install: $(INSTALLED)
 

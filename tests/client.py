@@ -91,6 +91,14 @@ class Client:
         for body in bodies:
             await self._channel.basic_publish(body, routing_key=queue, properties=properties)
 
+    async def publish(
+        self, exchange: str, routing_key: str, body: bytes, properties: Basic.Properties
+    ) -> None:
+        """Publish to an exchange, and return when the broker has it."""
+        await self._channel.basic_publish(
+            body, exchange=exchange, routing_key=routing_key, properties=properties
+        )
+
     async def take(self, queue: str, deadline: float = 10.0) -> Letter:
         """Take the first message of a queue for good; wait for it where there is none."""
 

@@ -4,17 +4,25 @@ async with Proxy("127.0.0.1", rabbit.port) as proxy:
     ...connect to 127.0.0.1:proxy.port...
     proxy.freeze()      # packets vanish, connections stay open
     proxy.drop()        # everybody gets a TCP reset
+    proxy.swallow(QOS_OK)   # the server's next reply of this kind does not arrive
 """
 
 import asyncio
 import socket
 import struct
+from collections.abc import Callable
 from types import TracebackType
 from typing import Self
 
 from tests.ports import free_port
 
+CHANNEL_OPEN_OK = (20, 11)
+DECLARE_OK = (50, 11)
+QOS_OK = (60, 11)
+CONSUME_OK = (60, 21)
+
 _RESET_ON_CLOSE = struct.pack("ii", 1, 0)
+_METHOD_FRAME = 1
 
 
 class Proxy:
@@ -25,16 +33,21 @@ class Proxy:
     Args:
         host: Host of the server.
         port: Port of the server. It need not listen yet.
+        amqp: Read the frames of the server, for `swallow`.
 
     Attributes:
         port: Where clients connect to, on 127.0.0.1; it stays the same through `refuse`.
         accepted: How many connections were accepted so far.
+        swallowed: Class and method of each frame that did not arrive, see `swallow`.
     """
 
-    def __init__(self, host: str, port: int) -> None:
+    def __init__(self, host: str, port: int, *, amqp: bool = False) -> None:
         self.port = 0
+        self.amqp = amqp
         self.accepted = 0
         self.frozen = False
+        self.swallowed: list[tuple[int, int]] = []
+        self._left: dict[tuple[int, int], int] = {}
         self._upstream = host, port
         self._listener: asyncio.Server | None = None
         self._links: set[_Link] = set()
@@ -64,6 +77,26 @@ class Proxy:
         host, port = self._upstream
         assert f"{host}:{port}" in direct
         return direct.replace(f"{host}:{port}", f"127.0.0.1:{self.port}")
+
+    def swallow(self, method: tuple[int, int], number: int = 1) -> None:
+        """Leave out one AMQP method frame of the server; everything else passes.
+
+        Args:
+            method: Its class and method.
+            number: Which one of this kind from now on, over all connections.
+        """
+        self._left[method] = number
+
+    def wanted(self, method: tuple[int, int]) -> bool:
+        """Whether a frame of the server passes: asked once for each."""
+        if method not in self._left:
+            return True
+        self._left[method] -= 1
+        if self._left[method]:
+            return True
+        del self._left[method]
+        self.swallowed.append(method)
+        return False
 
     def drop(self) -> None:
         """Reset (RST) every connection, on both sides."""
@@ -162,6 +195,31 @@ class _Link:
             self.client.reset()
 
 
+class _Frames:
+    """Splits what an AMQP server sends, so that single frames can be left out."""
+
+    def __init__(self, wanted: Callable[[tuple[int, int]], bool]) -> None:
+        self._wanted = wanted
+        self._rest = b""
+
+    def passed(self, data: bytes) -> bytes:
+        """What may go on of *data*; a frame that is cut goes on once it is whole."""
+        buffer = self._rest + data
+        position = 0
+        kept = []
+        while len(buffer) - position >= 8:
+            kind, _, size = struct.unpack_from(">BHI", buffer, position)
+            end = position + 7 + size + 1
+            if end > len(buffer):
+                break
+            frame = buffer[position:end]
+            if kind != _METHOD_FRAME or self._wanted(struct.unpack_from(">HH", frame, 7)):
+                kept.append(frame)
+            position = end
+        self._rest = buffer[position:]
+        return b"".join(kept)
+
+
 class _End(asyncio.Protocol):
     """One of the two sockets of a link."""
 
@@ -170,6 +228,7 @@ class _End(asyncio.Protocol):
         self.writable = False
         self._ended = False
         self._link = link
+        self._frames = _Frames(link.proxy.wanted)
 
     @property
     def _other(self) -> "_End":
@@ -182,6 +241,8 @@ class _End(asyncio.Protocol):
         self._link.opened(self)
 
     def data_received(self, data: bytes) -> None:
+        if self is self._link.server and self._link.proxy.amqp:
+            data = self._frames.passed(data)
         if self._other.transport is not None:
             self._other.transport.write(data)
 

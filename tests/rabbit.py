@@ -139,6 +139,8 @@ class PrivateRabbit:
                 if self._root is None:
                     self._prepare()
                 self._boot(began + timeout)
+                # A quorum queue tells its numbers so often, every 5 s by itself.
+                self.eval("application:set_env(rabbit, quorum_tick_interval, 100)")
                 return time.monotonic() - began
             except _PortClash:
                 self.close()

@@ -1,15 +1,29 @@
 """D2, D3, D5, D8, D9. Retries: how often, when, in which order, and what is kept meanwhile."""
 
 import asyncio
+import gc
+import warnings
 from collections.abc import Callable
 from itertools import pairwise
 from typing import Any
 
 import pytest
+from pamqp.commands import Basic
 
 from tests.application import Recorder, running
 from tests.client import Client
-from workerkit import AMQPConsumer, AMQPMessage, Queue, RetryPolicy
+from tests.rabbit import PrivateRabbit, QueueState
+from tests.records import fields
+from tests.waiting import eventually
+from workerkit import (
+    Action,
+    AMQPConsumer,
+    AMQPMessage,
+    Queue,
+    Reject,
+    Retry,
+    RetryPolicy,
+)
 
 Handle = Callable[[AMQPMessage[bytes]], Any]
 
@@ -59,3 +73,451 @@ async def test_d2_a_message_that_always_fails_gets_its_tries_and_is_dead_lettere
     assert letter.evidence["attempt"] == 4
     assert letter.evidence["error"] == "KeyError"
     assert letter.evidence["first-failed-at"] < letter.evidence["failed-at"]
+
+
+def arguments(rabbit: PrivateRabbit, vhost: str, queue: str) -> str:
+    """The arguments of a queue, as the broker tells them."""
+    name = f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)'
+    return rabbit.eval(
+        f"{{ok, Q}} = rabbit_amqqueue:lookup({name}),"
+        ' iolist_to_binary(lists:join(" ", lists:sort([io_lib:format("~ts=~p", [K, V])'
+        " || {K, _, V} <- amqqueue:get_arguments(Q)])))"
+    )
+
+
+async def test_d2_the_tries_of_a_sync_handler(url: str, client: Client) -> None:
+    """A handler that runs in a thread has as many tries as any other."""
+    attempts: list[int] = []
+
+    class Orders(AMQPConsumer):
+        queues = ["orders"]
+        retry = RetryPolicy(delays=(0, 0.2))
+
+        def handle(self, message: AMQPMessage[bytes]) -> None:
+            attempts.append(message.attempt)
+            raise KeyError("no")
+
+    async with running(url, Orders):
+        await client.send("orders", b"a")
+        letter = await client.take("orders.dlq")
+
+    assert attempts == [1, 2, 3]
+    assert letter.evidence["attempt"] == 3
+
+
+@pytest.mark.parametrize("policy", [RetryPolicy((0, 0.2)), RetryPolicy((0, 0.2), only=(OSError,))])
+async def test_d2_a_timeout_is_a_failure(url: str, client: Client, policy: RetryPolicy) -> None:
+    """A call that takes too long is tried again, unless the policy says otherwise."""
+    attempts: list[int] = []
+
+    class Orders(AMQPConsumer):
+        queues = ["orders"]
+        timeout = 0.1
+        retry = policy
+
+        async def handle(self, message: AMQPMessage[bytes]) -> None:
+            attempts.append(message.attempt)
+            await asyncio.sleep(60.0)
+
+    async with running(url, Orders):
+        await client.send("orders", b"a")
+        letter = await client.take("orders.dlq")
+
+    assert attempts == ([1] if policy.only else [1, 2, 3])
+    assert letter.evidence["error"] == "HandlerTimeout"
+
+
+@pytest.mark.parametrize(
+    ("policy", "error", "tries"),
+    [
+        (RetryPolicy((0, 0), fatal=(LookupError,)), KeyError("k"), 1),
+        (RetryPolicy((0, 0), fatal=(LookupError,)), ValueError("v"), 3),
+        (RetryPolicy((0, 0), only=(OSError,)), KeyError("k"), 1),
+        (RetryPolicy((0, 0), only=(OSError,)), TimeoutError("t"), 3),
+        (RetryPolicy((0, 0), only=(OSError,), fatal=(TimeoutError,)), TimeoutError("t"), 1),
+        (RetryPolicy(()), KeyError("k"), 1),
+        (RetryPolicy((0, 0)), Reject("never"), 1),
+    ],
+)
+async def test_d2_what_no_try_would_mend_gets_none(
+    url: str, client: Client, policy: RetryPolicy, error: Exception, tries: int
+) -> None:
+    """Fatal exceptions, those that are not named where some are, and `Reject`."""
+    attempts: list[int] = []
+
+    def handle(message: AMQPMessage[bytes]) -> None:
+        attempts.append(message.attempt)
+        raise error
+
+    async with running(url, consumer(handle, retry=policy)):
+        await client.send("orders", b"a")
+        letter = await client.take("orders.dlq")
+
+    assert attempts == list(range(1, tries + 1))
+    assert letter.evidence["attempt"] == tries
+
+
+async def test_d2_an_invalid_body_is_never_tried_again(url: str, client: Client) -> None:
+    """It is dead-lettered at once, whatever the policy says."""
+    recorder = Recorder()
+
+    class Orders(AMQPConsumer):
+        queues = ["orders"]
+        retry = RetryPolicy(delays=(0, 0.2))
+
+        async def handle(self, body: dict[str, int]) -> None:
+            raise AssertionError("never called")
+
+    async with running(url, Orders, recorder=recorder):
+        await client.send("orders", b"{")
+        letter = await client.take("orders.dlq")
+
+    assert recorder.actions == ["dead_letter"]
+    assert letter.evidence["error"] == "InvalidBody"
+    assert letter.evidence["attempt"] == 1
+
+
+@pytest.mark.parametrize(
+    ("policy", "after", "queue"),
+    [
+        (RetryPolicy((0.2, 0.4)), None, "orders.retry.200ms"),
+        (RetryPolicy((0.2, 0.4)), 0.1, "orders.retry.200ms"),
+        (RetryPolicy((0.2, 0.4)), 0.3, "orders.retry.400ms"),
+        (RetryPolicy((0.2, 0.4)), 7, "orders.retry.15s"),
+        (None, None, "orders.retry.1s"),
+        (None, 61, "orders.retry.300s"),
+        (None, 3601, "orders.retry.7200s"),
+    ],
+)
+@pytest.mark.parametrize("how", ["raises", "asks", "asks, then raises"])
+async def test_d2_the_handler_says_when(
+    rabbit: PrivateRabbit,
+    vhost: str,
+    url: str,
+    client: Client,
+    policy: RetryPolicy | None,
+    after: float | None,
+    queue: str,
+    how: str,
+) -> None:
+    """`Retry` and `message.retry` round up to a step of the policy, else of the ladder."""
+    if policy is not None:
+        policy = RetryPolicy(policy.delays, fatal=(KeyError,), jitter=0)
+
+    def handle(message: AMQPMessage[bytes]) -> None:
+        if message.attempt > 1:
+            return
+        if how == "raises":
+            raise Retry(after=after)
+        message.retry(after=after)
+        if how == "asks, then raises":
+            raise KeyError("no")
+
+    recorder = Recorder()
+    async with running(url, consumer(handle, retry=policy), recorder=recorder):
+        await client.send("orders", b"a")
+        await eventually(lambda: recorder.settled)
+        used = arguments(rabbit, vhost, queue)
+        delay = recorder.settled[0].outcome.delay
+
+    assert recorder.actions[0] == "retry"
+    assert f"x-message-ttl={round(delay * 1000)}" in used.split()
+
+
+async def test_d2_without_a_policy_there_is_no_end_to_retries(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client
+) -> None:
+    """A message that came a thousand times is tried again all the same; one that raises is not."""
+    recorder = Recorder()
+    async with running(url, consumer(lambda message: message.retry(1)), recorder=recorder):
+        sent = Basic.Properties(headers={"x-workerkit-attempt": 1000})
+        await client.send("orders", b"a", properties=sent)
+        await eventually(lambda: len(recorder.settled) == 2)
+        dead = rabbit.queues(vhost)["orders.dlq"]
+
+    assert recorder.actions == ["retry", "retry"]
+    assert dead.ready == 0
+
+
+async def test_d2_the_last_try_may_not_ask_for_more(url: str, client: Client) -> None:
+    """With a policy, a `Retry` counts like any failure."""
+    attempts: list[int] = []
+
+    def handle(message: AMQPMessage[bytes]) -> None:
+        attempts.append(message.attempt)
+        raise Retry("not yet", after=0.1)
+
+    async with running(url, consumer(handle, retry=RetryPolicy((0.2, 0.2)))):
+        await client.send("orders", b"a")
+        letter = await client.take("orders.dlq")
+
+    assert attempts == [1, 2, 3]
+    assert letter.evidence["reason"] == "not yet"
+
+
+async def test_d2_a_batch_of_messages_with_different_attempts(url: str, client: Client) -> None:
+    """Each has its own attempt and fate; tries in place are made with those that need one."""
+    recorder = Recorder()
+    batches: list[list[tuple[bytes, int]]] = []
+
+    class Orders(AMQPConsumer):
+        queues = ["orders"]
+        batch_size = 4
+        batch_interval = 60.0
+        retry = RetryPolicy(delays=(0, 0.2, 0.2))
+
+        async def handle(self, messages: list[AMQPMessage[int]]) -> None:
+            batches.append([(each.raw, each.attempt) for each in messages])
+            for message in messages:
+                if message.body == 1:
+                    message.accept()
+            raise KeyError("no")
+
+    def tried(attempt: int) -> Basic.Properties:
+        return Basic.Properties(headers={"x-workerkit-attempt": attempt})
+
+    async with running(url, Orders, recorder=recorder):
+        await client.send("orders", b"1", b"invalid", b"2")
+        await client.send("orders", b"3", properties=tried(4))
+        await eventually(lambda: len(recorder.settled) == 5)
+        letters = [await client.take("orders.dlq") for _ in range(2)]
+
+    actions = [(each.delivery.raw, each.action) for each in recorder.settled]
+    assert batches == [[(b"1", 1), (b"2", 1), (b"3", 4)], [(b"2", 2)]]
+    assert actions[0] == (b"1", Action.ACK)
+    assert sorted(actions[1:]) == [
+        (b"2", Action.RETRY),
+        (b"2", Action.RETRY),
+        (b"3", Action.DEAD_LETTER),
+        (b"invalid", Action.DEAD_LETTER),
+    ]
+    assert {each.body: each.evidence["attempt"] for each in letters} == {b"3": 4, b"invalid": 1}
+
+
+async def test_d2_a_batch_that_tries_in_place_holds_nobody_back(url: str, client: Client) -> None:
+    """What is decided for a message is carried out before others of its batch are tried again."""
+    again = asyncio.Event()
+    gate = asyncio.Event()
+
+    class Orders(AMQPConsumer):
+        queues = ["orders"]
+        batch_size = 2
+        retry = RetryPolicy(delays=(0,))
+
+        async def handle(self, messages: list[AMQPMessage[bytes]]) -> None:
+            if messages[0].attempt == 2:
+                again.set()
+                await gate.wait()
+                return
+            raise KeyError("no")
+
+    async with running(url, Orders):
+        sent = Basic.Properties(headers={"x-workerkit-attempt": 2})
+        await client.send("orders", b"first")
+        await client.send("orders", b"last", properties=sent)
+        try:
+            await again.wait()
+            letter = await client.take("orders.dlq", 3.0)
+        finally:
+            gate.set()
+
+    assert letter.body == b"last"
+
+
+async def test_f3_a_batch_that_is_cancelled_between_two_tries(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client
+) -> None:
+    """What was decided before is carried out; what is tried in place at a stop goes back."""
+    again = asyncio.Event()
+
+    class Orders(AMQPConsumer):
+        queues = ["orders"]
+        batch_size = 2
+        retry = RetryPolicy(delays=(0, 60))
+
+        async def handle(self, messages: list[AMQPMessage[bytes]]) -> None:
+            if len(messages) == 1:
+                again.set()
+                await asyncio.sleep(60.0)
+            raise KeyError("no")
+
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        async with running(url, Orders, shutdown_grace=0.5):
+            sent = Basic.Properties(headers={"x-workerkit-attempt": 2})
+            await client.send("orders", b"first")
+            await client.send("orders", b"later", properties=sent)
+            await again.wait()
+        gc.collect()
+    queues = rabbit.queues(vhost)
+
+    assert [str(each.message) for each in warned] == []
+    assert (queues["orders"].ready, queues["orders.retry.60s"].ready) == (1, 1)
+    assert (await client.take("orders")).body == b"first"
+
+
+async def test_d2_pauses_in_place_of_a_batch_do_not_add_up(url: str, client: Client) -> None:
+    """The messages of a stream are tried again after their pause, however many fail together."""
+    loop = asyncio.get_running_loop()
+    calls: list[float] = []
+
+    class Orders(AMQPConsumer):
+        queues = [Queue("orders", "stream", stream_offset="first")]
+        batch_size = 10
+        retry = RetryPolicy(delays=(0.4,), jitter=0)
+
+        async def handle(self, messages: list[AMQPMessage[bytes]]) -> None:
+            calls.append(loop.time())
+            if len(calls) == 1:
+                raise KeyError("no")
+
+    async with running(url, Orders):
+        await client.send("orders", *[b"x"] * 10)
+        await eventually(lambda: len(calls) == 2)
+
+    assert 0.3 <= calls[1] - calls[0] < 1.2
+
+
+async def test_d2_a_retry_comes_back_to_its_own_queue(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client
+) -> None:
+    """A consumer of several queues has retries and dead letters for each of them."""
+    seen: list[tuple[str, bytes, int]] = []
+
+    def handle(message: AMQPMessage[bytes]) -> None:
+        seen.append((message.queue, message.body, message.attempt))
+        raise KeyError("no")
+
+    both = consumer(handle, "a", Queue("b", "quorum"), retry=RetryPolicy((0.2,)))
+    async with running(url, both):
+        await client.send("a", b"of a")
+        await client.send("b", b"of b")
+        letters = [await client.take("a.dlq"), await client.take("b.dlq")]
+        await eventually(lambda: not any(each.ready for each in rabbit.queues(vhost).values()))
+
+    assert sorted(seen) == [
+        *(("a", b"of a", attempt) for attempt in (1, 2)),
+        *(("b", b"of b", attempt) for attempt in (1, 2)),
+    ]
+    assert [each.body for each in letters] == [b"of a", b"of b"]
+
+
+async def test_d2_names_and_arguments_of_the_queues(
+    rabbit: PrivateRabbit, vhost: str, url: str
+) -> None:
+    """One queue for each delay, which keeps what waits in it, and is replicated like its own."""
+    policy = RetryPolicy(delays=(0, 0.3, 1.5, 5, 60, 5))
+    queues = ("plain", Queue("safe", "quorum"))
+    async with running(url, consumer(lambda message: None, *queues, retry=policy)):
+        names = sorted(rabbit.queues(vhost))
+        plain = arguments(rabbit, vhost, "plain.retry.300ms")
+        safe = arguments(rabbit, vhost, "safe.retry.5s")
+
+    suffixes = ["", ".dlq", ".retry.1500ms", ".retry.300ms", ".retry.5s", ".retry.60s"]
+    assert names == [name + suffix for name in ("plain", "safe") for suffix in suffixes]
+    assert plain.split() == [
+        "x-dead-letter-exchange=<<>>",
+        'x-dead-letter-routing-key=<<"plain">>',
+        "x-message-ttl=300",
+    ]
+    assert safe.split() == [
+        "x-dead-letter-exchange=<<>>",
+        'x-dead-letter-routing-key=<<"safe">>',
+        'x-dead-letter-strategy=<<"at-least-once">>',
+        "x-message-ttl=5000",
+        'x-overflow=<<"reject-publish">>',
+        'x-queue-type=<<"quorum">>',
+    ]
+
+
+# D9
+
+
+async def test_d9_a_short_delay_does_not_wait_behind_a_long_one(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client
+) -> None:
+    """300 ms are 300 ms, while others wait for a minute."""
+    loop = asyncio.get_running_loop()
+    calls: list[tuple[bytes, float]] = []
+
+    def handle(message: AMQPMessage[bytes]) -> None:
+        calls.append((message.body, loop.time()))
+        if message.attempt == 1:
+            raise Retry(after=60 if message.body == b"long" else 0.3)
+
+    policy = RetryPolicy(delays=(0.3, 60), jitter=0)
+    async with running(url, consumer(handle, retry=policy)):
+        await client.send("orders", *[b"long"] * 5, b"short")
+        await eventually(lambda: len(calls) == 7)
+        waiting = rabbit.queues(vhost)["orders.retry.60s"].ready
+
+    first, second = [at for body, at in calls if body == b"short"]
+    assert 0.25 <= second - first < 1.5
+    assert waiting == 5
+
+
+async def test_d9_jitter_keeps_within_its_bounds(url: str, client: Client) -> None:
+    """No message comes again too early, and none later than without jitter."""
+    loop = asyncio.get_running_loop()
+    calls: dict[bytes, list[float]] = {}
+
+    def handle(message: AMQPMessage[bytes]) -> None:
+        calls.setdefault(message.body, []).append(loop.time())
+        if message.attempt == 1:
+            raise KeyError("not yet")
+
+    policy = RetryPolicy(delays=(1.0,), jitter=0.8)
+    async with running(url, consumer(handle, retry=policy)):
+        await client.send("orders", *(b"%d" % number for number in range(30)))
+        await eventually(lambda: sum(map(len, calls.values())) == 60)
+
+    pauses = sorted(second - first for first, second in calls.values())
+    assert pauses[0] >= 0.2
+    assert pauses[-1] < 1.6
+
+
+# C4
+
+
+@pytest.mark.parametrize(
+    ("delays", "tries"),
+    [((0, 0, 5), None), ((0, 0, 0, 5), 4), ((5, 0, 0, 0), 4), ((5, 5, 5), None)],
+)
+async def test_c4_tries_in_place_add_up(
+    url: str, caplog: pytest.LogCaptureFixture, delays: tuple[float, ...], tries: int | None
+) -> None:
+    """A WARNING at the start where they take longer than the broker waits, with the numbers."""
+    slow = consumer(lambda message: None, timeout=10.0, retry=RetryPolicy(delays))
+    async with running(url, slow, consumer_timeout=35.0):
+        warnings = fields(caplog, "timeout is longer than the broker waits for an acknowledgement")
+
+    assert [(each["timeout"], each["tries_in_place"]) for each in warnings] == (
+        [(10.0, tries)] if tries else []
+    )
+
+
+# F5
+
+
+async def test_f5_a_stop_does_not_wait_for_retries(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client
+) -> None:
+    """What waits at the broker goes on waiting there, and a pause in place is over."""
+    loop = asyncio.get_running_loop()
+    recorder = Recorder()
+
+    def handle(message: AMQPMessage[bytes]) -> None:
+        raise KeyError("no")
+
+    policy = RetryPolicy(delays=(60,))
+    streamed = Queue("events", "stream", stream_offset="first")
+    async with running(url, consumer(handle, "orders", streamed, retry=policy), recorder=recorder):
+        await client.send("orders", b"a")
+        await client.send("events", b"b")
+        await eventually(lambda: len(recorder.settled) == 2)
+        began = loop.time()
+    seconds = loop.time() - began
+
+    assert seconds < 2.0
+    assert rabbit.queues(vhost)["orders.retry.60s"] == QueueState(1, 0, 0)
+    assert rabbit.queues(vhost)["orders.dlq"].ready == 0

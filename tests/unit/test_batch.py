@@ -86,3 +86,27 @@ async def test_clearing_gives_back_what_waits() -> None:
 
     assert batching.clear() == [1, 2]
     assert batching.take() == []
+
+
+async def test_what_comes_after_a_lost_batch_is_ripe_after_its_own_interval() -> None:
+    """The interval of items that are gone ends, and those that came later are not forgotten."""
+    _, batching = counted()
+    batching.add(1)
+    await asyncio.sleep(0.03)
+    batching.keep(lambda item: False)
+    batching.add(2)
+
+    assert await eventually(batching.take, 1.0) == [2]
+
+
+async def test_what_comes_after_a_lost_batch_makes_a_batch_ripe() -> None:
+    """Whoever takes batches is told, though the first timer finds nothing that is ripe."""
+    taken: list[list[int]] = []
+    batching: Batching[int] = Batching(3, 0.05, lambda: taken.append(batching.take()))
+    batching.add(1)
+    await asyncio.sleep(0.03)
+    batching.keep(lambda item: False)
+
+    batching.add(2)
+
+    await eventually(lambda: [2] in taken, 1.0)

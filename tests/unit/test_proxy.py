@@ -1,11 +1,12 @@
 """The proxy of the fault tests."""
 
 import asyncio
+import struct
 from collections.abc import AsyncIterator
 
 import pytest
 
-from tests.proxy import Proxy
+from tests.proxy import CONSUME_OK, QOS_OK, Proxy
 from tests.waiting import eventually
 
 
@@ -106,3 +107,29 @@ async def test_a_client_is_reset_when_the_server_is_down() -> None:
         with pytest.raises(ConnectionResetError):
             await reader.read()
         writer.close()
+
+
+def _frame(kind: int, payload: bytes) -> bytes:
+    return struct.pack(">BHI", kind, 1, len(payload)) + payload + b"\xce"
+
+
+async def test_one_frame_is_swallowed_however_the_bytes_are_cut() -> None:
+    """The second `qos-ok` is left out; other methods, headers, bodies and heartbeats pass."""
+    server = await asyncio.start_server(_echo, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    qos, consume = _frame(1, struct.pack(">HH", *QOS_OK)), struct.pack(">HH", *CONSUME_OK)
+    body = _frame(3, struct.pack(">HH", *QOS_OK) * 3)
+    sent = [qos, _frame(1, consume + b"tag"), body, qos, _frame(8, b""), qos, _frame(2, b"x" * 14)]
+    left = b"".join([*sent[:3], *sent[4:]])
+    async with server, Proxy("127.0.0.1", port, amqp=True) as proxy:
+        proxy.swallow(QOS_OK, 2)
+        reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
+        for byte in b"".join(sent):
+            writer.write(bytes((byte,)))
+            await writer.drain()
+            await asyncio.sleep(0)
+        received = await asyncio.wait_for(reader.readexactly(len(left)), 5)
+        writer.close()
+
+    assert received == left
+    assert proxy.swallowed == [QOS_OK]
