@@ -87,5 +87,10 @@ class Batching(Generic[T]):
 
     def _fire(self) -> None:
         self._timer = None
-        if self._items:
+        if not self._items:
+            return
+        if self._due():
             self._ripe()
+        else:
+            # The timer was that of an item that is gone.
+            self._arm()

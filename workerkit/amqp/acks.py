@@ -6,6 +6,7 @@ collected over one turn of the event loop; a run of them without a gap needs one
 
 from collections.abc import Callable
 from struct import Struct
+from typing import Any
 
 _FRAME_END = 0xCE
 _ACK = Struct(">BHIHHQBB").pack  # frame type, channel, size, class, method, tag, multiple, end
@@ -23,9 +24,12 @@ class Acks:
         channel: Its number.
         write: Sends bytes at once, or buffers them; False once nothing can be sent.
         soon: Calls a function later in, or at the end of, this turn of the event loop.
+
+    Attributes:
+        unsent: Told the deliveries whose acks were taken and could not be sent any more.
     """
 
-    __slots__ = ("_channel", "_outstanding", "_pending", "_soon", "_write", "lost")
+    __slots__ = ("_channel", "_outstanding", "_pending", "_soon", "_write", "lost", "unsent")
 
     def __init__(
         self,
@@ -37,8 +41,9 @@ class Acks:
         self._write = write
         self._soon = soon
         self._outstanding: dict[int, None] = {}  # In order; not settled on the wire.
-        self._pending: list[int] = []
+        self._pending: dict[int, Any] = {}
         self.lost = False
+        self.unsent: Callable[[list[Any]], None] = lambda deliveries: None
 
     @property
     def first(self) -> int | None:
@@ -49,8 +54,11 @@ class Acks:
         """A delivery has come, and will have to be settled."""
         self._outstanding[tag] = None
 
-    def ack(self, tag: int) -> bool:
+    def ack(self, tag: int, delivery: Any = None) -> bool:
         """Acknowledge one delivery at the end of this turn.
+
+        Args:
+            delivery: What `unsent` is told where that is not possible any more; None for nothing.
 
         Returns:
             False if the channel is lost: nothing is sent, and the broker delivers it again.
@@ -59,7 +67,7 @@ class Acks:
             return False
         if not self._pending:
             self._soon(self.flush)
-        self._pending.append(tag)
+        self._pending[tag] = delivery
         return True
 
     def reject(self, tag: int, *, requeue: bool) -> bool:
@@ -73,10 +81,10 @@ class Acks:
 
     def flush(self) -> None:
         """Send what is pending: before the channel is closed or its consumers are cancelled."""
-        pending, self._pending = self._pending, []
-        if self.lost or not pending:
+        if self.lost or not self._pending:
             return
-        pending.sort()
+        taken, self._pending = self._pending, {}
+        pending = sorted(taken)
         for tag in pending:
             del self._outstanding[tag]
         first = self.first
@@ -87,12 +95,18 @@ class Acks:
                 frames.append(self._frame(pending[position], multiple=position > 0))
                 break
             frames.append(self._frame(pending[position], multiple=False))
-        self._send(b"".join(frames))
+        if not self._send(b"".join(frames)):
+            self._tell(taken)
 
     def fence(self) -> None:
         """The channel is gone: send nothing any more."""
         self.lost = True
-        self._pending.clear()
+        taken, self._pending = self._pending, {}
+        self._tell(taken)
+
+    def _tell(self, taken: dict[int, Any]) -> None:
+        if deliveries := [each for each in taken.values() if each is not None]:
+            self.unsent(deliveries)
 
     def _frame(self, tag: int, *, multiple: bool) -> bytes:
         return _ACK(_METHOD, self._channel, _SIZE, _BASIC, _ACK_ID, tag, multiple, _FRAME_END)

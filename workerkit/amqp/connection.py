@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import ssl
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
@@ -137,7 +137,7 @@ class Channel:
         await self._ask(
             f"queue.declare of {name!r}",
             self._channel.queue_declare(name, **declared),
-            needs=f"configure on {name!r}",
+            needs=_needs(name, declared.get("arguments") or {}),
         )
 
     async def bind_queue(
@@ -307,6 +307,14 @@ async def connect(settings: AMQPSettings, vhost: str | None, role: str) -> Sessi
             "transport_factory any more; install the versions that setup.cfg names"
         )
     return Session(connection, factory.protocol)
+
+
+def _needs(queue: str, arguments: Mapping[str, Any]) -> str:
+    """The permissions to declare a queue: where it dead-letters, those of an exchange too."""
+    exchange = arguments.get("x-dead-letter-exchange")
+    if exchange is None:
+        return f"configure on {queue!r}"
+    return f"configure and read on {queue!r} and write on {exchange or 'amq.default'!r}"
 
 
 def _tls(settings: AMQPSettings, where: str) -> ssl.SSLContext | None:

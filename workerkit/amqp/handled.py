@@ -21,7 +21,12 @@ class Handled:
         self._times: OrderedDict[tuple[Place, tuple[str, bytes]], int] = OrderedDict()
 
     def remember(self, place: Place, message: AMQPMessage[Any]) -> None:
-        """A message was handled, and cannot be acknowledged."""
+        """A message was handled, and cannot be acknowledged.
+
+        One without an id cannot be told from others: it runs again, rather than another one never.
+        """
+        if not message.message_id:
+            return
         key = place, message.fingerprint
         # Two messages may look the same, and then both come again.
         self._times[key] = self._times.pop(key, 0) + 1

@@ -160,8 +160,8 @@ class AMQPMessage(Delivery, Generic[T]):
     @property
     def fingerprint(self) -> tuple[str, bytes]:
         """What it has in common with itself when it comes again, and with hardly any other."""
-        name = (self.message_id or "").encode()
-        return self.queue, blake2b(self.raw, digest_size=16, key=name[:64]).digest()
+        name = blake2b((self.message_id or "").encode()).digest()
+        return self.queue, blake2b(self.raw, digest_size=16, key=name).digest()
 
     @property
     def delivery_count(self) -> int:

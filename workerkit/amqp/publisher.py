@@ -27,12 +27,14 @@ from workerkit.errors import (
     PublishError,
     PublishOutcomeUnknown,
     PublishRefused,
+    PublishTimeout,
     Unroutable,
 )
 from workerkit.observe import Observer, Published, tell
 from workerkit.settings import WorkerSettings
 
 _UNOPENED = "the publisher is used before the Runner has started, or after it has stopped"
+_DECLARE_DEADLINE = 30.0  # Some questions, each with a deadline of its own.
 _LONGEST_EXPIRATION = 4_294_967.0  # 2**32 milliseconds
 
 
@@ -225,10 +227,15 @@ class Publisher:
 
         Raises:
             PublishRefused: It may not be declared, or exists otherwise.
+            PublishTimeout: There is no connection.
         """
         route = self._route(Destination(queue.name, "", connection, vhost))
         try:
-            await route.declare(queue)
+            async with asyncio.timeout(_DECLARE_DEADLINE):
+                await route.declare(queue)
+        except TimeoutError as error:
+            text = f"queue {queue.name!r}: not declared within {_DECLARE_DEADLINE:g} s"
+            raise PublishTimeout(text) from error
         except ConnectionLost as error:
             raise PublishRefused(f"queue {queue.name!r} cannot be declared: {error}") from error
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Sequence
 from struct import Struct
 from time import perf_counter
 from typing import Any
@@ -19,7 +19,7 @@ from workerkit.batch import Batching
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify
-from workerkit.supervisor import paused
+from workerkit.supervisor import cancelled, paused
 from workerkit.workers import Workers
 
 log = logging.getLogger(__name__)
@@ -64,6 +64,7 @@ class Receiver:
 
     def inlet(self, acks: Acks, queue: str, position: Position | None = None) -> "Inlet":
         """What takes the messages of one channel off the tap; a stream has a position."""
+        acks.unsent = self._remember
         if position is None:
             return Inlet(self._take, acks, queue)
 
@@ -132,15 +133,19 @@ class Receiver:
             self._running |= dict.fromkeys(batch, perf_counter())
             redelivered = {each: self._known(each) for each in batch if each.redelivered}
             known = {message: outcome for message, outcome in redelivered.items() if outcome}
-            rest = [self._settle(message, outcome, 0.0) for message, outcome in known.items()]
-            rest += await self._handle_batch([each for each in batch if each not in known])
-            await asyncio.gather(*rest)
+            settling = {self._begin(message, outcome, 0.0) for message, outcome in known.items()}
+            try:
+                await self._handle_batch([each for each in batch if each not in known], settling)
+                await asyncio.gather(*settling)
+            finally:
+                await cancelled(settling)
             for message in batch:
                 del self._running[message]
 
-    async def _handle_batch(self, batch: list[AMQPMessage[Any]]) -> list[Coroutine[Any, Any, None]]:
-        """Acknowledge what went well; what is still to be settled otherwise."""
-        rest = []
+    async def _handle_batch(
+        self, batch: list[AMQPMessage[Any]], settling: set[asyncio.Task[None]]
+    ) -> None:
+        """Acknowledge what went well, and begin to settle what did not, into *settling*."""
         while batch:
             began = perf_counter()
             outcomes = await self._process_batch(batch)
@@ -152,13 +157,13 @@ class Receiver:
                 elif self._settling.in_place(message, outcome):
                     again.append((message, outcome))
                 else:
-                    rest.append(self._settle(message, outcome, seconds))
-            batch = [
-                message
-                for message, outcome in again
-                if await self._again(message, outcome, seconds)
-            ]
-        return rest
+                    settling.add(self._begin(message, outcome, seconds))
+            batch = await self._again(again, seconds)
+
+    def _begin(
+        self, message: AMQPMessage[Any], outcome: Outcome, seconds: float
+    ) -> asyncio.Task[None]:
+        return asyncio.create_task(self._settle(message, outcome, seconds))
 
     def _known(self, message: AMQPMessage[Any]) -> Outcome | None:
         """What the past of a redelivered message has decided; None for most."""
@@ -170,16 +175,21 @@ class Receiver:
             return Outcome(Action.ACK)
         return self._overdue.given_up(message) or self._settling.given_up(message)
 
-    async def _again(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> bool:
-        """Pause before a try in place; False if the process stops meanwhile."""
-        self._tell(message, outcome, Action.RETRY, seconds)
-        if outcome.delay and not await paused(outcome.delay, self._stopping):
-            return False
-        message.again()
-        return True
+    async def _again(
+        self, failed: Sequence[tuple[AMQPMessage[Any], Outcome]], seconds: float
+    ) -> list[AMQPMessage[Any]]:
+        """Pause before tries in place, once for all; none are made if the process stops."""
+        for message, outcome in failed:
+            self._tell(message, outcome, Action.RETRY, seconds)
+        pause = max((outcome.delay for _, outcome in failed), default=0.0)
+        if pause and not await paused(pause, self._stopping):
+            return []
+        for message, _ in failed:
+            message.again()
+        return [message for message, _ in failed]
 
     def _acknowledge(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
-        lost = not message.acks.ack(message.tag)
+        lost = not message.acks.ack(message.tag, message)
         if lost:
             self._handled.remember(self._place, message)
         record = Settled(self.name, message.queue, message, outcome, Action.ACK, seconds, lost)
@@ -187,7 +197,7 @@ class Receiver:
 
     async def _settle(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
         while self._settling.in_place(message, outcome):
-            if not await self._again(message, outcome, seconds):
+            if not await self._again([(message, outcome)], seconds):
                 return
             began = perf_counter()
             outcome = await self._process(message)
@@ -196,6 +206,10 @@ class Receiver:
         if action is Action.ACK and not alive:
             self._handled.remember(self._place, message)
         self._tell(message, outcome, action, seconds, lost=not alive)
+
+    def _remember(self, messages: Sequence[AMQPMessage[Any]]) -> None:
+        for message in messages:
+            self._handled.remember(self._place, message)
 
     def _tell(
         self,

@@ -14,10 +14,9 @@ from workerkit.amqp.requeue import Requeue
 from workerkit.amqp.retries import Retries
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import MessageTooLarge, Reject
+from workerkit.supervisor import Backoff, paused
 
 log = logging.getLogger(__name__)
-
-_STREAM_PAUSE = 1.0
 
 
 class Settling:
@@ -36,6 +35,7 @@ class Settling:
         self._retries = Retries(moves, options.queues, options.retry)
         self._limits = {queue.name: queue.known_delivery_limit for queue in options.queues}
         self.failing = False
+        self._stopping = asyncio.Event()
         self._streams = {queue.name for queue in options.queues if queue.is_stream}
         most = options.prefetch_count // 2
         self._requeues = {queue.name: Requeue(most) for queue in options.queues}
@@ -53,20 +53,22 @@ class Settling:
         if message.acks.lost:
             return action, False
         if action is Action.ACK:
-            self._requeues[message.queue].succeeded(message)
-            self.failing = any(each.failing for each in self._requeues.values())
-            return action, message.acks.ack(message.tag)
+            self._progressed(message)
+            return action, message.acks.ack(message.tag, message)
         if action is Action.REJECT:
             return action, message.acks.reject(message.tag, requeue=False)
         if action is Action.RETRY:
             failure = await self._failure(message, self._retries.postpone(message, outcome.delay))
             if failure is None:
-                return action, message.acks.ack(message.tag)
-            if isinstance(failure, MessageTooLarge):
-                # As a dead letter it may leave headers behind.
+                return action, self._moved(message)
+            if isinstance(failure, MessageTooLarge) or self._no_way_back(message):
+                # As a dead letter it may leave headers behind; and it must not go back.
                 action = Action.DEAD_LETTER
         if action is Action.DEAD_LETTER and await self._buried(message, outcome):
-            return action, message.acks.ack(message.tag)
+            return action, self._moved(message)
+        if self._no_way_back(message):
+            # To reject it would be to lose it: it stays as it is, and the process stops.
+            return action, False
         stubborn = outcome.action is not Action.REQUEUE
         requeue = self._requeues[message.queue]
         self.failing = True
@@ -93,6 +95,7 @@ class Settling:
 
     def hurry(self) -> None:
         """The process stops: put back at once what waits to go back, now and from now on."""
+        self._stopping.set()
         for requeue in self._requeues.values():
             requeue.hurry()
 
@@ -106,6 +109,16 @@ class Settling:
         for requeue in self._requeues.values():
             requeue.forget()
 
+    def _moved(self, message: AMQPMessage[Any]) -> bool:
+        """Acknowledge an original whose copy has arrived; False if the channel is lost."""
+        self._progressed(message)
+        return message.acks.ack(message.tag)
+
+    def _progressed(self, message: AMQPMessage[Any]) -> None:
+        """A message leaves its queue: those that come again begin with short pauses."""
+        self._requeues[message.queue].succeeded(message)
+        self.failing = any(each.failing for each in self._requeues.values())
+
     def _no_way_back(self, message: AMQPMessage[Any]) -> bool:
         """Whether the queue would not take the message, or drop it."""
         if message.queue in self._streams:
@@ -115,11 +128,12 @@ class Settling:
 
     async def _buried(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
         """Move to the dead letters; False where that failed, and the original has to stay."""
+        backoff = Backoff(first=1.0)
         while await self._failure(message, self._dead_letters.bury(message, outcome)):
-            if message.queue not in self._streams or message.acks.lost:
+            if not self._no_way_back(message) or message.acks.lost:
                 return False
-            # There is no way back into a stream: to reject would be to acknowledge.
-            await asyncio.sleep(_STREAM_PAUSE)
+            if not await paused(backoff.next(), self._stopping):
+                return False
         return True
 
     async def _failure(
