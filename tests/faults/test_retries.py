@@ -419,6 +419,7 @@ async def test_d2_names_and_arguments_of_the_queues(
         "x-dead-letter-exchange=<<>>",
         'x-dead-letter-routing-key=<<"plain">>',
         "x-message-ttl=300",
+        'x-queue-type=<<"classic">>',
     ]
     assert safe.split() == [
         "x-dead-letter-exchange=<<>>",
