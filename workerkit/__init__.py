@@ -25,6 +25,7 @@ from workerkit.errors import (
     Retry,
     RunError,
     StartError,
+    StreamRefused,
     Unroutable,
     WorkerkitError,
 )
@@ -33,6 +34,9 @@ from workerkit.periodic import PeriodicTask
 from workerkit.retry import RetryPolicy
 from workerkit.runner import Runner
 from workerkit.settings import WorkerSettings
+from workerkit.sse.consumer import SSEConsumer
+from workerkit.sse.cursor import CursorStore
+from workerkit.sse.event import SSEEvent
 from workerkit.version import __version__
 
 __all__ = [
@@ -45,6 +49,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectionLost",
     "Consumer",
+    "CursorStore",
     "DeclarationError",
     "Exchange",
     "HandlerCancelled",
@@ -63,8 +68,11 @@ __all__ = [
     "RetryPolicy",
     "RunError",
     "Runner",
+    "SSEConsumer",
+    "SSEEvent",
     "Settled",
     "StartError",
+    "StreamRefused",
     "Unroutable",
     "WorkerContainer",
     "WorkerSettings",

@@ -69,7 +69,8 @@ class Process:
         self._publisher = publisher
         publisher.open(settings)
         observers = await _made("provider 'observers'", self._container.providers["observers"])
-        context = Context(settings, observers, publisher, self.changed.set, self._keep)
+        cursors = await _made("provider 'cursors'", self._container.providers["cursors"])
+        context = Context(settings, observers, publisher, cursors, self.changed.set, self._keep)
         fed = [
             (wire, [await self._endpoint(wire, each) for each in declared])
             for wire, declared in self._assembly.wires

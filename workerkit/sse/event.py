@@ -19,9 +19,10 @@ class SSEEvent(Delivery, Generic[T]):
         id: The id that was in force, with which the stream can be resumed; empty if none was sent.
         route: The stream that it came from.
         attempt: Which try this is, from 1.
+        oversized: Its data was longer than `max_event_size`, and was not kept.
     """
 
-    __slots__ = ("body", "id", "name", "route")
+    __slots__ = ("body", "id", "name", "oversized", "route")
 
     body: T
     raw: str
@@ -33,6 +34,7 @@ class SSEEvent(Delivery, Generic[T]):
         self.name = name
         self.id = id
         self.route = route
+        self.oversized = False
 
     def __repr__(self) -> str:
         return f"<SSEEvent {self.name} {self.id!r} of {self.route!r}, {len(self.raw)} characters>"
