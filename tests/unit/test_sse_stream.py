@@ -131,6 +131,13 @@ TOKENS = [
     *(b"retry: 12", b"retry:", b"retry: 1x", b"retry: -1", b"retry: 007", b"retry: \xd9\xa1"),
     *(b"Data: no", b"data : no", b" data: no", b"other: x", b"{}", b"a", b"\xef\xbb\xbf"),
     *(b"\xef\xbb", b"\xbf", b"\xff", b"\xc3", b"\xa9", b"\xe2\x82", b"\xac", b"\xf0\x9f\x98\x80"),
+    *(
+        b"data: x\n\n",
+        b"id: 1\ndata: x\n\n",
+        b"id: 2\nevent: e\ndata: x\n\n",
+        b"event: \ndata: \n\n",
+    ),
+    *(b"id: \ndata: x\n\n", b"id: 3\0\ndata: x\n\n", b"event: e\nid: 4\ndata: x\n\n"),
     *(b"\xed\xa0\x80", b"\xe0\x80", b"\xf4\x90", b"\xc0\x80", "é€😀".encode()),
 ]
 STREAMS = st.lists(st.sampled_from(TOKENS) | st.binary(max_size=3), max_size=40).map(b"".join)

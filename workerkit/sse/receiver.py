@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from time import perf_counter
 from typing import Any
@@ -18,8 +18,11 @@ from workerkit.sse.event import SSEEvent
 from workerkit.sse.progress import Progress
 from workerkit.workers import Workers
 
+ACK, REJECT, DEAD_LETTER = Action.ACK, Action.REJECT, Action.DEAD_LETTER
+
 _LONG_TURN = 0.001
 _MOST_TEXT = 1024 * 1024
+_MOST_OPEN = 10_000
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 
@@ -56,15 +59,14 @@ class Receiver:
         self._process_batch = endpoint.process_batch
         self._observers = observers
         self._bookmark = bookmark
-        self._slot = slot or nullcontext()
+        self._slot = slot
         self._progress = Progress()
         self._waiting: deque[SSEEvent[Any]] = deque()
         self._batching: Batching[SSEEvent[Any]] = Batching(
             options.batch_size, options.batch_interval, self.workers.wake
         )
-        self._count = 0
-        self._text = 0
-        self._taken = asyncio.Event()
+        self._several = options.concurrency > 1
+        self._hungry: asyncio.Future[None] | None = None
         self._pauses: set[asyncio.Future[None]] = set()
         self._stopping = False
 
@@ -76,7 +78,12 @@ class Receiver:
     @property
     def full(self) -> bool:
         """Whether so much waits for a worker that no more should be read."""
-        return self._count >= self._options.room or self._text >= _MOST_TEXT
+        waiting = self._batching if self._options.batch else self._waiting
+        return (
+            len(waiting) >= self._options.room
+            or sum(len(event.raw) for event in waiting) >= _MOST_TEXT
+            or len(self._progress) >= _MOST_OPEN
+        )
 
     def begin(self, cursor: str) -> None:
         """The stream begins behind *cursor*."""
@@ -88,31 +95,29 @@ class Receiver:
         Args:
             last_event_id: In force behind them, which may be none of theirs.
         """
-        wanted, progress = self._wanted, self._progress
-        for event in events:
-            if wanted is not None and event.name not in wanted:
-                progress.passed(event.id)
-                continue
-            progress.received(event)
-            self._count += 1
-            self._text += len(event.raw)
-            if self._options.batch:
+        progress = self._progress
+        if self._wanted is not None:
+            events = list(self._filtered(events, self._wanted))
+        else:
+            progress.received(events)
+        if self._options.batch:
+            for event in events:
                 self._batching.add(event)
-            else:
-                self._waiting.append(event)
+        elif events:
+            self._waiting.extend(events)
+            self.workers.wake()
         if not events or events[-1].id != last_event_id:
             progress.passed(last_event_id)
         self._bookmark.note(progress.cursor)
-        if self._waiting:
-            self.workers.wake()
 
     async def room(self) -> None:
         """Return when there is room for more."""
         while self.full:
-            # Of large events there will not come enough for a batch.
-            self._batching.ripen()
-            self._taken.clear()
-            await self._taken.wait()
+            if self._options.batch and len(self._batching):
+                # Of large events there will not come enough for a full one.
+                self._batching.ripen()
+            self._hungry = asyncio.get_running_loop().create_future()
+            await self._hungry
 
     def stop(self) -> None:
         """Begin with nothing new, but for a batch that has come in part; try nothing again."""
@@ -130,25 +135,38 @@ class Receiver:
         self._waiting.clear()
         self._batching.clear()
 
+    def _filtered(self, events: Events, wanted: Container[str]) -> Iterator[SSEEvent[Any]]:
+        for event in events:
+            if event.name in wanted:
+                self._progress.received((event,))
+                yield event
+            else:
+                self._progress.passed(event.id)
+
     async def _work(self) -> None:
         turn = perf_counter()
-        while self._waiting and not self._stopping:
-            event = self._waiting.popleft()
-            if self._waiting:
+        waiting, process, slot = self._waiting, self._process, self._slot
+        while waiting and not self._stopping:
+            event = waiting.popleft()
+            if waiting and self._several:
                 self.workers.wake()
-            self._begun((event,))
+            if self._hungry is not None:
+                self._feed()
             while True:
-                async with self._slot:
-                    began = perf_counter()
-                    outcome = await self._process(event)
-                seconds = perf_counter() - began
-                if self._settle(event, outcome, seconds):
+                began = perf_counter()
+                if slot is None:
+                    outcome = await process(event)
+                else:
+                    async with slot:
+                        began = perf_counter()
+                        outcome = await process(event)
+                now = perf_counter()
+                if self._settle(event, outcome, now - began):
                     break
                 if not await self._pause(self._delay(event, outcome)):
                     return
                 event.again()
-            self._bookmark.note(self._progress.cursor)
-            if perf_counter() - turn > _LONG_TURN:
+            if now - turn > _LONG_TURN:
                 # Handlers that compute without awaiting must not starve everybody else.
                 await asyncio.sleep(0)
                 turn = perf_counter()
@@ -156,9 +174,9 @@ class Receiver:
     async def _work_batches(self) -> None:
         while batch := self._batching.take():
             self.workers.wake()
-            self._begun(batch)
+            self._feed()
             while batch:
-                async with self._slot:
+                async with self._slot or nullcontext():
                     began = perf_counter()
                     outcomes = await self._process_batch(batch)
                 seconds = perf_counter() - began
@@ -167,32 +185,32 @@ class Receiver:
                     for event, outcome in zip(batch, outcomes, strict=True)
                     if not self._settle(event, outcome, seconds)
                 ]
-                self._bookmark.note(self._progress.cursor)
                 batch = [event for event, _ in again]
                 if batch and not await self._pause(max(delay for _, delay in again)):
                     return
                 for event in batch:
                     event.again()
 
-    def _begun(self, events: Events) -> None:
-        """A worker has taken *events*."""
-        self._count -= len(events)
-        for event in events:
-            self._text -= len(event.raw)
-        self._taken.set()
-
     def _settle(self, event: SSEEvent[Any], outcome: Outcome, seconds: float) -> bool:
         """Carry out an outcome, and tell; False where the event has to be tried again."""
         action = outcome.action
-        if action is Action.DEAD_LETTER:
+        if action is DEAD_LETTER:
             # There is no place for the letters of a stream.
-            action = Action.REJECT
-        done = action is Action.ACK or action is Action.REJECT
+            action = REJECT
+        done = action is ACK or action is REJECT
         if done:
-            self._progress.settled(event)
+            progress = self._progress
+            progress.settled(event.sequence)
+            self._bookmark.note(progress.cursor)
         record = Settled(self.name, self._source, event, outcome, action, seconds)
         notify(self._observers, record)
         return done
+
+    def _feed(self) -> None:
+        """Let the reader look again whether there is room, if it waits for it."""
+        hungry, self._hungry = self._hungry, None
+        if hungry is not None and not hungry.done():
+            hungry.set_result(None)
 
     def _delay(self, event: SSEEvent[Any], outcome: Outcome) -> float:
         """Seconds until the next try: what the policy says, or longer with each failure."""
