@@ -202,6 +202,8 @@ class Receiver:
             progress = self._progress
             progress.settled(event.sequence)
             self._bookmark.note(progress.cursor)
+            if self._hungry is not None:
+                self._feed()
         record = Settled(self.name, self._source, event, outcome, action, seconds)
         notify(self._observers, record)
         return done

@@ -3,6 +3,7 @@
 import asyncio
 import re
 import socket
+import ssl
 import struct
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
@@ -84,7 +85,8 @@ class SSEServer:
         opened: Those that were answered with a stream.
     """
 
-    def __init__(self, port: int = 0) -> None:
+    def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.requests: list[SSERequest] = []
         self.opened: list[SSERequest] = []
         self._port = port
@@ -104,7 +106,7 @@ class SSEServer:
     @property
     def url(self) -> str:
         """The address, without a path."""
-        return f"http://127.0.0.1:{self._port}"
+        return f"http{'s' if self._tls else ''}://127.0.0.1:{self._port}"
 
     @property
     def clients(self) -> int:
@@ -113,10 +115,10 @@ class SSEServer:
 
     async def start(self) -> None:
         """Listen, again on the same port after `stop`."""
-        server = web.Server(self._answer, handler_cancellation=True)
-        self._runner = web.ServerRunner(server)
+        server = web.Server(self._answer, handler_cancellation=True, access_log=None)
+        self._runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", self._port, shutdown_timeout=1.0)
+        site = web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=self._tls)
         await site.start()
         self._port = self._runner.addresses[0][1]
 

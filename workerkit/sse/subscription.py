@@ -85,6 +85,7 @@ class Subscription:
         self._bookmark = bookmark
         self.stream = stream
         self._backoff = Backoff(cap=_CAP)
+        self._first_pause = 0.0
         self._refusals = Backoff(cap=_REFUSED_CAP)
         self._display = settings().display(stream.route)
         self._attempt = 1
@@ -175,7 +176,9 @@ class Subscription:
     def _ask_again_after(self, seconds: float) -> None:
         # The pause is drawn from the upper half of its bound: so it is never shorter than asked.
         first = 2 * min(max(seconds, _LEAST_RETRY), _LONGEST_RETRY)
-        self._backoff = Backoff(first, max(first, _CAP))
+        if first != self._first_pause:
+            self._first_pause = first
+            self._backoff = Backoff(first, max(first, _CAP))
 
     def _up(self) -> None:
         self.stream.ready()

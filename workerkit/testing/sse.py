@@ -1,5 +1,6 @@
 """A server of event streams for one test."""
 
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -7,11 +8,14 @@ from workerkit.sse.scripted import SSEServer
 
 
 @asynccontextmanager
-async def sse_server(port: int = 0) -> AsyncIterator[SSEServer]:
+async def sse_server(
+    port: int = 0, *, tls: ssl.SSLContext | None = None
+) -> AsyncIterator[SSEServer]:
     """A scripted server of event streams on the loopback; `server.url` is its address.
 
     Args:
         port: 0 for any free one.
+        tls: Serve HTTPS with the certificate in it.
     """
-    async with SSEServer(port) as server:
+    async with SSEServer(port, tls) as server:
         yield server
