@@ -49,6 +49,7 @@ async def consuming(
     ready: bool = True,
     cursors: object = None,
     directory: Path | None = None,
+    grace: float = 5.0,
     **connection: Any,
 ) -> AsyncIterator[Runner]:
     """Run *consumers* of *server* inside the block, ready unless told otherwise.
@@ -56,11 +57,14 @@ async def consuming(
     Args:
         cursors: A store, instead of the container's.
         directory: For cursors in files.
+        grace: Seconds for handlers to end.
         connection: Of the settings, such as `idle_timeout`.
     """
     url = server if isinstance(server, str) else server.url
     sse = {"server": {"url": url, **connection}}
-    container = container_of("amqp://nobody", recorder, sse=sse, cursors=directory)
+    container = container_of(
+        "amqp://nobody", recorder, sse=sse, cursors=directory, shutdown_grace=grace
+    )
     if cursors is not None:
         container.cursors.override(providers.Object(cursors))
     async with Runner(container, packages=[package_of(*consumers)]).running() as runner:
