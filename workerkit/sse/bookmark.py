@@ -40,13 +40,14 @@ class Bookmark:
         self._saved: str | None = None
         self._cursor: str | None = None
         self._moved = asyncio.Event()
+        self._saving = asyncio.Lock()
 
     async def load(self) -> str:
         """The stored cursor, "" if there is none. Asks until the store answers."""
         backoff = Backoff(cap=_LONGEST_PAUSE)
         while True:
             try:
-                found = await _answer(self._store.load(self._consumer, self._route), _DEADLINE)
+                found = await _answer(self._store.load(self._consumer, self._route))
             except Exception as error:
                 await self._failed("cursor not loaded: the stream waits for it", error, backoff)
                 continue
@@ -67,7 +68,7 @@ class Bookmark:
             await self._moved.wait()
             self._moved.clear()
             try:
-                await self._save(_DEADLINE)
+                await self._save()
             except Exception as error:
                 self._moved.set()
                 await self._failed("cursor not saved: it will be tried again", error, backoff)
@@ -77,9 +78,10 @@ class Bookmark:
             await asyncio.sleep(_SAVE_EVERY)
 
     async def close(self) -> None:
-        """Save the cursor for the last time, if it has moved."""
+        """Save the cursor for the last time, if it has moved; then `run` has nothing more to do."""
+        late = TimeoutError(f"the store did not answer within {_LAST_DEADLINE:g} s")
         try:
-            await self._save(_LAST_DEADLINE)
+            await within(_LAST_DEADLINE, self._save(), late)
         except Exception as error:
             log.error(
                 "cursor not saved: what was handled since will come again",
@@ -87,12 +89,13 @@ class Bookmark:
                 extra=self._fields(),
             )
 
-    async def _save(self, seconds: float) -> None:
-        cursor = self._cursor
-        if cursor is None or cursor == self._saved:
-            return
-        await _answer(self._store.save(self._consumer, self._route, cursor), seconds)
-        self._saved = cursor
+    async def _save(self) -> None:
+        # One at a time: a save that is overtaken would put an old cursor over a new one.
+        async with self._saving:
+            cursor = self._cursor
+            if cursor is not None and cursor != self._saved:
+                await _answer(self._store.save(self._consumer, self._route, cursor))
+                self._saved = cursor
 
     async def _failed(self, text: str, error: Exception, backoff: Backoff) -> None:
         pause = backoff.next()
@@ -115,6 +118,6 @@ class Bookmark:
         return {"consumer": self._consumer, "route": self._route, **more}
 
 
-async def _answer(call: Awaitable[T], seconds: float) -> T:
-    late = TimeoutError(f"the store did not answer within {seconds:g} s")
-    return await within(seconds, guarded(call), late)
+async def _answer(call: Awaitable[T]) -> T:
+    late = TimeoutError(f"the store did not answer within {_DEADLINE:g} s")
+    return await within(_DEADLINE, guarded(call), late)

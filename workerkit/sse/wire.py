@@ -136,8 +136,8 @@ class SSEWire:
         if not self.busy():
             await cancelled(self._workers)
         await asyncio.gather(*(each.close() for each in self._subscriptions))
-        await cancelled(self._saving)
         await asyncio.gather(*(each.close() for each in self._bookmarks))
+        await cancelled(self._saving)
 
     def _subscribe(self, endpoint: Endpoint, store: CursorStore, context: Context) -> Health:
         options = _sse(endpoint.options)
