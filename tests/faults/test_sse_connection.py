@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import trustme
+from yarl import URL
 
 from tests.application import Recorder
 from tests.ports import free_port
@@ -18,6 +19,8 @@ from tests.waiting import eventually
 from workerkit import SSEConsumer, SSEEvent, StreamRefused
 from workerkit.health import hopeless
 from workerkit.sse.scripted import SSEServer
+from workerkit.sse.source import Request, Source
+from workerkit.sse.stream import Parser
 from workerkit.sse.subscription import Stream
 from workerkit.testing import sse_server
 
@@ -423,3 +426,73 @@ async def test_s1_stop_while_reconnecting() -> None:
         before = time.monotonic()
 
     assert time.monotonic() - before < 1.0
+
+
+HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n"
+CHUNKED = HEAD + b"Transfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"",
+        b"\0\xff" * 100,
+        b"SSH-2.0-OpenSSH_9.2\r\n",
+        b"HTTP/1.1 999999 ?\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nbad header\r\n\r\n",
+        HEAD + b"X-Long: " + b"x" * 100_000 + b"\r\n\r\n",
+        HEAD + b"Content-Encoding: gzip\r\n\r\nno gzip at all",
+        HEAD + b"Content-Length: 1000\r\n\r\ndata: half",
+        HEAD + b"Content-Length: -5\r\n\r\n",
+        CHUNKED + b"zzzz\r\ndata: x\n\n\r\n",
+        CHUNKED + b"5\r\ndata: x\n\n and more than five",
+        CHUNKED + b"-1\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: ftp://elsewhere/\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 302 Found\r\nLocation: http://[bad\r\nContent-Length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Type: \xff\xfe\r\nRetry-After: \xff\r\n\r\n",
+    ],
+)
+async def test_s1_answers_that_are_no_http(answer: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    """S1: whatever a server sends, it costs the connection and no more: another try follows."""
+    tries = 0
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal tries
+        tries += 1
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(answer)
+        writer.close()
+
+    consumer, _ = collector()
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    async with server, consuming(url, consumer, ready=False) as runner:
+        await eventually(lambda: tries == 2)
+        assert not runner.crashed
+
+    assert len(fields(caplog, "connection failed")) + len(fields(caplog, "stream lost")) >= 1
+
+
+@pytest.mark.parametrize(
+    ("retry_after", "seconds"),
+    [
+        ("0", 0.0),
+        ("120", 120.0),
+        ("Wed, 21 Oct 2015 07:28:00 GMT", 0.0),
+        ("Wed, 21 Oct 2015 07:28:00", 0.0),
+        ("soon", None),
+        ("-1", None),
+        ("\u0661", None),
+        ("9" * 400, 999_999_999.0),
+    ],
+)
+async def test_s1_what_retry_after_may_be(retry_after: str, seconds: float | None) -> None:
+    """S1: seconds or a date; what is neither is not there."""
+    async with sse_server() as server:
+        server.refuse(503, headers={"Retry-After": retry_after})
+        request = Request("GET", URL(server.url), server.url, {}, None, None, None, 5.0, 5.0)
+        with pytest.raises(StreamRefused) as caught:
+            async with Source(request, Parser()):
+                pass
+
+    assert caught.value.retry_after == seconds

@@ -158,6 +158,8 @@ class Receiver:
                     outcome = await process(event)
                 else:
                     async with slot:
+                        if self._stopping:
+                            return
                         began = perf_counter()
                         outcome = await process(event)
                 now = perf_counter()
