@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import Application, running, write_package
+from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit.sse.cursor import FileCursors
 from workerkit.testing import sse_server
@@ -143,8 +144,6 @@ async def test_a_handler_that_exits_settles_nothing(tmp_path: Path) -> None:
 
 async def test_nothing_is_left_behind() -> None:
     """After a stop no task of the streams is left."""
-    from tests.streams import collector, consuming
-
     before = asyncio.all_tasks()
     consumer, handled = collector(concurrency=3)
 

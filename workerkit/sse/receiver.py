@@ -18,8 +18,6 @@ from workerkit.sse.event import SSEEvent
 from workerkit.sse.progress import Progress
 from workerkit.workers import Workers
 
-ACK, REJECT, DEAD_LETTER = Action.ACK, Action.REJECT, Action.DEAD_LETTER
-
 _LONG_TURN = 0.001
 _MOST_TEXT = 1024 * 1024
 _MOST_OPEN = 10_000
@@ -196,10 +194,10 @@ class Receiver:
     def _settle(self, event: SSEEvent[Any], outcome: Outcome, seconds: float) -> bool:
         """Carry out an outcome, and tell; False where the event has to be tried again."""
         action = outcome.action
-        if action is DEAD_LETTER:
+        if action is Action.DEAD_LETTER:
             # There is no place for the letters of a stream.
-            action = REJECT
-        done = action is ACK or action is REJECT
+            action = Action.REJECT
+        done = action is Action.ACK or action is Action.REJECT
         if done:
             progress = self._progress
             progress.settled(event.sequence)

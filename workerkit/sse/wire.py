@@ -2,9 +2,9 @@
 
 import asyncio
 import inspect
-import logging
 from collections.abc import Callable, Sequence
 from functools import partial
+from typing import Any
 
 from pydantic import SecretStr
 from yarl import URL
@@ -28,8 +28,6 @@ from workerkit.sse.subscription import Stream, Subscription
 from workerkit.supervisor import cancelled
 from workerkit.wire import Context, Declared
 
-log = logging.getLogger(__name__)
-
 
 class SSEWire:
     """Feeds every `SSEConsumer` and keeps the cursors of their streams."""
@@ -51,7 +49,8 @@ class SSEWire:
         faults = list(_server_faults(options, settings))
         if options.json is not None and options.verb == "GET":
             faults.append("json is the body of a request, and GET has none: set method to 'POST'")
-        if not inspect.iscoroutinefunction(inspect.unwrap(getattr(class_, "headers", None) or len)):
+        headers: Any = getattr(class_, "headers", None)
+        if not inspect.iscoroutinefunction(inspect.unwrap(headers)):
             faults.append(
                 "headers is no `async def headers(self)`; headers that do not change belong to a "
                 "connection of the settings"
