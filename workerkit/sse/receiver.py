@@ -66,7 +66,7 @@ class Receiver:
         self._several = options.concurrency > 1
         self._hungry: asyncio.Future[None] | None = None
         self._pauses: set[asyncio.Future[None]] = set()
-        self._stopping = False
+        self._stopping = asyncio.Event()
 
     @property
     def unsettled(self) -> int:
@@ -119,7 +119,7 @@ class Receiver:
 
     def stop(self) -> None:
         """Begin with nothing new, but for a batch that has come in part; try nothing again."""
-        self._stopping = True
+        self._stopping.set()
         self._batching.flush()
         self._end_pauses()
 
@@ -144,7 +144,7 @@ class Receiver:
     async def _work(self) -> None:
         turn = perf_counter()
         waiting, process, slot = self._waiting, self._process, self._slot
-        while waiting and not self._stopping:
+        while waiting and not self._stopping.is_set():
             event = waiting.popleft()
             if waiting and self._several:
                 self.workers.wake()
@@ -156,7 +156,7 @@ class Receiver:
                     outcome = await process(event)
                 else:
                     async with slot:
-                        if self._stopping:
+                        if self._stopping.is_set():
                             return
                         began = perf_counter()
                         outcome = await process(event)
@@ -222,14 +222,14 @@ class Receiver:
 
     async def _pause(self, seconds: float) -> bool:
         """Wait before the next try; False where there is none, because the process stops."""
-        if seconds and not self._stopping:
+        if seconds and not self._stopping.is_set():
             over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._pauses.add(over)
             try:
                 await asyncio.wait([over], timeout=seconds)
             finally:
                 self._pauses.discard(over)
-        return not self._stopping
+        return not self._stopping.is_set()
 
     def _end_pauses(self) -> None:
         for over in self._pauses:
