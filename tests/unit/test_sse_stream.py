@@ -107,11 +107,16 @@ def interpreted(stream: bytes) -> Found:
             data_buffer += value
             data_buffer += "\n"
         elif field == "id":
-            if "\0" not in value:
+            if not unsendable(value):
                 last_event_id_buffer = value
         elif field == "retry" and value and all(each in "0123456789" for each in value):
             reconnection_time = int(value)
     return events, last_event_id, reconnection_time
+
+
+def unsendable(id_: str) -> bool:
+    """Where we leave the standard, which only has NUL: no HTTP header can have these."""
+    return any((each < " " and each != "\t") or each == "\x7f" for each in id_)
 
 
 def parsed(stream: bytes, cuts: list[int], largest: int = 1_000_000) -> Found:
@@ -126,6 +131,7 @@ def parsed(stream: bytes, cuts: list[int], largest: int = 1_000_000) -> Found:
 
 
 TOKENS = [
+    *(b"id: \x01", b"id: \x7f\ndata: x\n\n", b"id: a\tb\ndata: x\n\n"),
     *(b"\r", b"\n", b"\r\n", b"\n\n", b"\r\r", b"\r\n\r\n", b":", b" ", b"  ", b": ", b"\0"),
     *(b"data", b"data:", b"data: ", b"event:", b"event: x", b"id", b"id:", b"id: 7", b"id:\0"),
     *(b"retry: 12", b"retry:", b"retry: 1x", b"retry: -1", b"retry: 007", b"retry: \xd9\xa1"),
