@@ -358,7 +358,7 @@ async def test_headers_are_asked_for_at_each_attempt(caplog: pytest.LogCaptureFi
             token = next(tokens)
             if not token:
                 raise LookupError("no token now")
-            return {"Authorization": f"Bearer {token}"}
+            return {"authorization": f"Bearer {token}"}
 
         async def handle(self, data: str) -> None: ...
 

@@ -15,6 +15,7 @@ from aiohttp_sse_client.client import (
     READY_STATE_OPEN,
     EventSource,
 )
+from multidict import CIMultiDict
 from yarl import URL
 
 from workerkit.errors import ConnectionLost, StreamRefused
@@ -152,13 +153,11 @@ class Source(EventSource):
             text = "a header has a value that cannot be sent"
             raise StreamRefused(f"{request}: {text}", 0) from None
 
-    def _headers(self) -> dict[str, str]:
+    def _headers(self) -> CIMultiDict[str]:
         # As the standard asks for, over what is configured.
-        headers = {
-            **self._request.headers,
-            "Accept": _EVENT_STREAM,
-            "Cache-Control": "no-cache",
-        }
+        headers = CIMultiDict(self._request.headers)
+        headers["Accept"] = _EVENT_STREAM
+        headers["Cache-Control"] = "no-cache"
         if self.parser.last_event_id:
             headers["Last-Event-ID"] = self.parser.last_event_id
         return headers

@@ -6,6 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from multidict import CIMultiDict
+
 from workerkit.endpoint import Endpoint
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State
@@ -128,7 +130,9 @@ class Subscription:
             StreamRefused: The files of TLS cannot be read.
         """
         settings, options, route = self._settings(), self._options, self.stream.route
-        headers = settings.request_headers() | await self._own_headers(settings.connect_timeout)
+        # One name in different cases is one header.
+        headers = CIMultiDict(settings.request_headers())
+        headers.update(await self._own_headers(settings.connect_timeout))
         self._display = settings.display(route)
         try:
             tls = settings.tls.context() if settings.address().scheme == "https" else None
