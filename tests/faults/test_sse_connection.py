@@ -440,8 +440,8 @@ HOSTILE = [
     CHUNKED + b"zzzz\r\ndata: x\n\n\r\n",
     CHUNKED + b"5\r\ndata: x\n\n and more than five",
     CHUNKED + b"-1\r\n",
-    b"HTTP/1.1 302 Found\r\nLocation: ftp://elsewhere/\r\nContent-Length: 0\r\n\r\n",
-    b"HTTP/1.1 302 Found\r\nLocation: http://[bad\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: ftp://s3cret/\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: http://[s3cret\r\nContent-Length: 0\r\n\r\n",
     b"HTTP/1.1 200 OK\r\nContent-Type: \xff\xfe\r\nRetry-After: \xff\r\n\r\n",
 ]
 
@@ -468,6 +468,8 @@ async def test_s1_answers_that_are_no_http(caplog: pytest.LogCaptureFixture) -> 
 
     await asyncio.gather(*map(against, HOSTILE))
 
+    # Where a server redirects to may be a secret as well.
+    assert "s3cret" not in everything(caplog)
     told = len(fields(caplog, "connection failed")) + len(fields(caplog, "stream lost"))
     assert told >= len(HOSTILE)
 
@@ -495,3 +497,24 @@ async def test_s1_what_retry_after_may_be(retry_after: str, seconds: float | Non
                 pass
 
     assert caught.value.retry_after == seconds
+
+
+async def test_the_health_of_a_stream() -> None:
+    """Its part of the consumer's health tells the route, the connection, and the last event."""
+    consumer, handled = collector()
+
+    async with sse_server() as server, consuming(server, consumer) as runner:
+        stream = stream_of(runner)
+        before = (stream.route, stream.connected, stream.age, stream.cursor_stored)
+        await server.send("a")
+        await eventually(lambda: handled == ["a"])
+        age = stream.age
+        await server.stop()
+        await eventually(lambda: not stream.connected)
+        reason = runner.health[0].reason
+        await server.start()
+
+    assert before == ("/events", True, None, True)
+    assert age is not None
+    assert 0 <= age < 5
+    assert reason.startswith(f"GET {server.url}/events: ")

@@ -31,6 +31,9 @@ _CHUNK = 16 * 1024
 # Mistakes of whoever configured it, which no second try mends.
 _TLS = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError, ssl.SSLError)
 
+# Their texts have whole URLs, or what the server wrote.
+_TELLTALE = (aiohttp.ClientResponseError, aiohttp.InvalidURL, aiohttp.RedirectClientError)
+
 
 @dataclass(frozen=True, slots=True)
 class Request:
@@ -141,9 +144,8 @@ class Source(EventSource):
                 )
         except _TLS as error:
             raise StreamRefused(f"{request}: {said(error)}", 0) from error
-        except aiohttp.ClientResponseError as error:
-            # Not chained: its text has the whole URL, and it carries the headers of the request.
-            raise ConnectionLost(f"{request}: {type(error).__name__} {error.message}") from None
+        except _TELLTALE as error:
+            raise ConnectionLost(f"{request}: {type(error).__name__}") from None
         except TimeoutError as error:
             raise ConnectionLost(f"{request}: no answer in time") from error
         except (aiohttp.ClientError, OSError) as error:
