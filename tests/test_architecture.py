@@ -19,7 +19,7 @@ LONGEST_FUNCTION = 50
 # From the ground up. Within a floor the order counts; names joined by | are neighbours at the same
 # height, which know nothing of each other.
 FLOORS = {
-    "F0 words": "version errors delivery sources metrics_settings settings",
+    "F0 words": "version errors delivery sources sections metrics_settings settings",
     "F1 pure": "places codec signature retry health readiness observe counts catalogue logs",
     "F2 declared": "options consumer",
     "F3 spine": "deadlines threads workers supervisor endpoint batch wire",
@@ -35,7 +35,8 @@ ORDER = {
     "amqp": "codes queue table properties acks message stream consumer pacing requeue tap"
     " gets connection link declaring confirms route publisher moving dead_letters retries topology"
     " evidence browsing replaying settling overdue handled receiver subscription wire",
-    "sse": "event stream consumer source cursor receiver wire",
+    "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
+    " wire scripted",
     "http": "problem parameters view openapi server wire",
     "embedded": "refusals table requests replies properties clock memory message matching"
     " arguments death backlog turns queue exchange vhost faults outbox session channel publishing"

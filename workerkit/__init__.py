@@ -29,6 +29,7 @@ if TYPE_CHECKING:
         Retry,
         RunError,
         StartError,
+        StreamRefused,
         Unroutable,
         WorkerkitError,
     )
@@ -37,6 +38,9 @@ if TYPE_CHECKING:
     from workerkit.retry import RetryPolicy
     from workerkit.runner import Runner
     from workerkit.settings import WorkerSettings
+    from workerkit.sse.consumer import SSEConsumer
+    from workerkit.sse.cursor import CursorStore
+    from workerkit.sse.event import SSEEvent
     from workerkit.version import __version__
 
 __all__ = [
@@ -49,6 +53,7 @@ __all__ = [
     "ConfigurationError",
     "ConnectionLost",
     "Consumer",
+    "CursorStore",
     "DeclarationError",
     "Exchange",
     "HandlerCancelled",
@@ -67,8 +72,11 @@ __all__ = [
     "RetryPolicy",
     "RunError",
     "Runner",
+    "SSEConsumer",
+    "SSEEvent",
     "Settled",
     "StartError",
+    "StreamRefused",
     "Unroutable",
     "WorkerContainer",
     "WorkerSettings",
@@ -90,13 +98,16 @@ _NAMES = {
         "BrokerBlocked BrokerRefused ConfigurationError ConnectionLost DeclarationError"
         " HandlerCancelled HandlerTimeout InvalidBody MessageTooLarge PublishError"
         " PublishOutcomeUnknown PublishRefused PublishTimeout Reject Retry RunError"
-        " StartError Unroutable WorkerkitError"
+        " StartError StreamRefused Unroutable WorkerkitError"
     ),
     "observe": "Settled",
     "periodic": "PeriodicTask",
     "retry": "RetryPolicy",
     "runner": "Runner",
     "settings": "WorkerSettings",
+    "sse.consumer": "SSEConsumer",
+    "sse.cursor": "CursorStore",
+    "sse.event": "SSEEvent",
     "version": "__version__",
 }
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}

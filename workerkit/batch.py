@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 T = TypeVar("T")
@@ -29,6 +29,14 @@ class Batching(Generic[T]):
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
         self._ripened = 0
+
+    def __len__(self) -> int:
+        """How many items wait."""
+        return len(self._items)
+
+    def __iter__(self) -> Iterator[T]:
+        """The items that wait, the oldest first."""
+        return (item for _, item in self._items)
 
     def add(self, item: T) -> None:
         """An item has come."""

@@ -13,6 +13,9 @@ from workerkit.observe import log_settled
 from workerkit.periodic import PeriodicTask, PeriodicWire
 from workerkit.places import said
 from workerkit.settings import WorkerSettings
+from workerkit.sse.consumer import SSEConsumer
+from workerkit.sse.cursor import MemoryCursors
+from workerkit.sse.wire import SSEWire
 from workerkit.supervisor import finish, guarded
 
 
@@ -25,15 +28,19 @@ class WorkerContainer(containers.DeclarativeContainer):
         settings: Replace it with `providers.Singleton(Settings)` of your own class.
         publisher: Publishes to RabbitMQ.
         observers: Called with a `Settled` record for each delivery.
+        cursors: Keeps the cursors of event streams: in memory, or in files where the settings name
+            a directory; a `CursorStore` of your own comes before both.
         wires: Which wire feeds which base class. Add a pair to add a wire.
     """
 
     settings = providers.Singleton(WorkerSettings)
     publisher = providers.Singleton(Publisher)
     observers = providers.List(providers.Object(log_settled))
+    cursors = providers.Singleton(MemoryCursors)
     wires = providers.Dict(
         {
             AMQPConsumer: providers.Singleton(AMQPWire),
+            SSEConsumer: providers.Singleton(SSEWire),
             PeriodicTask: providers.Singleton(PeriodicWire),
         }
     )

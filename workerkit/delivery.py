@@ -16,8 +16,11 @@ class Action(StrEnum):
     On AMQP: `ACK` takes the message off the queue; `REQUEUE` puts it back, with a pause for one
     that keeps failing; `REJECT` hands it to the queue's dead-letter exchange, or drops it where
     there is none; `DEAD_LETTER` moves it, with the evidence of what went wrong in its headers,
-    to `<queue>.dlq`. `RETRY` tries it again later; a handler asks for it by raising `Retry` or by
-    `message.retry()`, a class by its `retry`, so it is nothing for `on_success` and its kin.
+    to `<queue>.dlq`. On an event stream: `ACK` and `REJECT` move the cursor past the event,
+    `REQUEUE` handles it again, with growing pauses; `DEAD_LETTER` is `REJECT`.
+
+    `RETRY` tries it again later; a handler asks for it by raising `Retry` or by `retry()` of the
+    delivery, a class by its `retry`, so it is nothing for `on_success` and its kin.
     """
 
     ACK = "ack"

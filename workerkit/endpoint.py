@@ -56,6 +56,7 @@ class Endpoint:
         self._on_exception = on_exception
         self._on_invalid = on_invalid
         self._retry = retry
+        self._loop = asyncio.get_running_loop()
         self._threads: Threads | None = None
         self._handle = consumer.handle
         timeout = options.timeout
@@ -136,7 +137,7 @@ class Endpoint:
         return Action.RETRY if self._retry.covers(error) else Action.DEAD_LETTER
 
     async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
-        task = asyncio.current_task()
+        task = asyncio.current_task(self._loop)
         assert task is not None
         value = None
         self._deadlines.begin(task)

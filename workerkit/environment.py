@@ -99,6 +99,9 @@ def salvage(settings_type: type[WorkerSettings]) -> WorkerSettings:
         model_config = settings_type.model_config
 
         amqp: Any = Field(default_factory=dict)
+        sse: Any = None
+        cursors: Any = None
+        cursors_fsync: Any = None
         http: Any = None
         ops: Any = None
         metrics: Any = None

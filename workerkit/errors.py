@@ -11,6 +11,7 @@
   - HandlerExit            a handler wants the process to end; its delivery will come again
   - ConnectionLost         the world: a connection or channel was lost, or could not be opened
     - BrokerRefused          the broker will not do it: a right, a queue or a login is missing
+    - StreamRefused          the server answered, but not with an event stream
   - PublishError           a message was not, or may not have been, published
     - Unroutable             no exchange of that name, or no queue bound for the routing key
     - PublishRefused         the broker answered with a negative confirm
@@ -101,6 +102,25 @@ class BrokerRefused(ConnectionLost):
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
         self.code = code
+
+
+class StreamRefused(ConnectionLost):
+    """The server answered, but not with an event stream.
+
+    Attributes:
+        status: Of HTTP; 200 where the content type was wrong, 0 where TLS failed.
+        retry_after: Seconds that the server asks to stay away for; None where it does not.
+    """
+
+    def __init__(self, text: str, status: int, retry_after: float | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.retry_after = retry_after
+
+    @property
+    def for_now(self) -> bool:
+        """Whether the server may answer otherwise without anybody changing anything."""
+        return self.status >= 500 or self.status in (408, 425, 429)
 
 
 class PublishError(WorkerkitError):

@@ -15,7 +15,7 @@ class Settled(NamedTuple):
 
     Attributes:
         consumer: Name of the consumer.
-        source: The queue it came from.
+        source: The queue or stream it came from.
         outcome: What was decided, with the exception where there was one.
         action: What the wire did; it differs from the decision where that could not be carried
             out, as when a dead letter could not be moved and went back instead.

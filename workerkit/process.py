@@ -81,7 +81,8 @@ class Process:
         if isinstance(publisher, Publisher):
             publisher.observers = observers
             self.readiness.blocked = publisher.blocked
-        context = Context(settings, observers, publisher, self.changed.set, self._keep)
+        cursors = await _made("provider 'cursors'", self._container.providers["cursors"])
+        context = Context(settings, observers, publisher, cursors, self.changed.set, self._keep)
         fed = [
             (wire, [await self._endpoint(wire, each) for each in declared])
             for wire, declared in self._assembly.wires

@@ -1,7 +1,6 @@
 """What operators can set, and where it is read from: code, environment, `.env`, secret files."""
 
 import logging
-import ssl
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, Self
@@ -10,10 +9,10 @@ from urllib.parse import quote
 from pydantic import (
     BaseModel,
     BeforeValidator,
-    ConfigDict,
     Field,
     PrivateAttr,
     SecretStr,
+    ValidationInfo,
     field_validator,
 )
 from pydantic_core import PydanticCustomError
@@ -22,15 +21,13 @@ from yarl import URL
 
 from workerkit.errors import ConfigurationError
 from workerkit.metrics_settings import MetricsSettings
+from workerkit.sections import SECTION, Grace, Seconds, SSESettings, TLSSettings
 from workerkit.sources import EnvFile, Environment, SecretFiles
 
 log = logging.getLogger(__name__)
 
 DEFAULT_CONNECTION = "default"
 DEFAULT_PORTS: Mapping[str, int] = {"amqp": 5672, "amqps": 5671}
-
-# The values stay out of every text of an error: one of them may be a password.
-_SECTION = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def _upper(value: Any) -> Any:
@@ -43,8 +40,6 @@ def _lower(value: Any) -> Any:
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 ListenPort = Annotated[int, Field(ge=0, le=65_535)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Grace = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Declare = Annotated[Literal["missing", "always", "never"], BeforeValidator(_lower)]
 Auth = Annotated[Literal["plain", "external"], BeforeValidator(_lower)]
 LogFormat = Annotated[Literal["text", "json"], BeforeValidator(_lower)]
@@ -52,45 +47,6 @@ Level = Annotated[
     Literal["CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET"],
     BeforeValidator(_upper),
 ]
-
-
-class TLSSettings(BaseModel):
-    """How a TLS connection is made; looked at where the URL begins with `amqps`.
-
-    Attributes:
-        ca: File of the certificates to trust; those of the system by default.
-        cert: File of the client's certificate, and of its key unless that has its own.
-        key: File of the client's key.
-        key_password: Of the key.
-        server_name: That the server's certificate must have, instead of the host of the URL.
-        verify: Without it anybody can pose as the broker; a WARNING says so at each connection.
-    """
-
-    model_config = _SECTION
-
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-    key_password: SecretStr | None = None
-    server_name: str | None = None
-    verify: bool = True
-
-    def context(self) -> ssl.SSLContext:
-        """Read the files, as they are now.
-
-        Raises:
-            OSError: A file cannot be read.
-            ssl.SSLError: A file does not have what it should.
-        """
-        context = ssl.create_default_context(cafile=self.ca)
-        if self.cert is not None:
-            secret = self.key_password
-            password = None if secret is None else secret.get_secret_value()
-            context.load_cert_chain(self.cert, self.key, password)
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
 
 
 class AMQPSettings(BaseModel):
@@ -110,7 +66,7 @@ class AMQPSettings(BaseModel):
         auth: `external` lets the client's certificate say who this is.
     """
 
-    model_config = _SECTION
+    model_config = SECTION
 
     url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672/")
     host: str | None = None
@@ -216,7 +172,7 @@ class HTTPSettings(BaseModel):
         max_body: Bytes of a request's body; more is answered with 413.
     """
 
-    model_config = _SECTION
+    model_config = SECTION
 
     host: str = "127.0.0.1"
     port: ListenPort = 8080
@@ -230,7 +186,7 @@ class OpsSettings(BaseModel):
         port: 0 for any free one.
     """
 
-    model_config = _SECTION
+    model_config = SECTION
 
     enabled: bool = True
     host: str = "127.0.0.1"
@@ -245,7 +201,7 @@ class LogSettings(BaseModel):
         format: None for text when stderr is a terminal and JSON otherwise.
     """
 
-    model_config = _SECTION
+    model_config = SECTION
 
     level: Level = "INFO"
     format: LogFormat | None = None
@@ -264,6 +220,9 @@ class WorkerSettings(BaseSettings):
 
     Attributes:
         amqp: Connections by name, in lower case; `default` always exists.
+        sse: Servers of event streams by name, in lower case.
+        cursors: Directory for the cursors of event streams; None keeps them in memory.
+        cursors_fsync: Whether a cursor outlives a loss of power, and not only of the process.
         shutdown_grace: Seconds that running handlers get before they are cancelled.
         start_timeout: Seconds for the consumers to become ready; None waits for ever.
         consumer_timeout: Seconds after which the broker takes an unacknowledged message away and
@@ -285,6 +244,9 @@ class WorkerSettings(BaseSettings):
     amqp: dict[str, AMQPSettings] = Field(
         default_factory=lambda: {DEFAULT_CONNECTION: AMQPSettings()}
     )
+    sse: dict[str, SSESettings] = Field(default_factory=dict)
+    cursors: Path | None = None
+    cursors_fsync: bool = True
     http: HTTPSettings = HTTPSettings()
     ops: OpsSettings = OpsSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -305,14 +267,11 @@ class WorkerSettings(BaseSettings):
 
         Files that cannot be read at the moment leave it as it was.
         """
-        if self._given is None or self.model_config.get("secrets_dir") is None:
-            return self.amqp[name]
-        try:
-            return type(self)(**self._given).amqp[name]
-        except (ValueError, OSError, KeyError):
-            # Without the error, which may contain what is in a file.
-            log.warning("secret files cannot be read: going on with what they said before")
-            return self.amqp[name]
+        return self._as_files_say().amqp.get(name, self.amqp[name])
+
+    def stream_server(self, name: str) -> SSESettings:
+        """A named server of event streams, with what its secret files say now."""
+        return self._as_files_say().sse.get(name, self.sse[name])
 
     def with_amqp(self, connections: Mapping[str, AMQPSettings]) -> Self:
         """The same settings with other connections, whatever secret files say."""
@@ -320,14 +279,27 @@ class WorkerSettings(BaseSettings):
         settings._given = None
         return settings
 
-    @field_validator("amqp", mode="before")
+    def _as_files_say(self) -> Self:
+        if self._given is None or self.model_config.get("secrets_dir") is None:
+            return self
+        try:
+            return type(self)(**self._given)
+        except (ValueError, OSError):
+            # Without the error, which may contain what is in a file.
+            log.warning("secret files cannot be read: going on with what they said before")
+            return self
+
+    @field_validator("amqp", "sse", mode="before")
     @classmethod
-    def _complete_connections(cls, given: Any) -> Any:
+    def _complete_connections(cls, given: Any, info: ValidationInfo) -> Any:
         """Fold the names, and put back the connections of the class that nobody names."""
         if not isinstance(given, Mapping):
             return given
-        default = cls.model_fields["amqp"].get_default(call_default_factory=True, validated_data={})
-        connections: dict[Any, Any] = {DEFAULT_CONNECTION: {}}
+        field = cls.model_fields[str(info.field_name)]
+        default = field.get_default(call_default_factory=True, validated_data={})
+        connections: dict[Any, Any] = {}
+        if info.field_name == "amqp":
+            connections[DEFAULT_CONNECTION] = {}
         for name, connection in default.items():
             connections[name] = connection.model_dump(exclude_unset=True)
         for name, connection in given.items():

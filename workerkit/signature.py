@@ -50,6 +50,8 @@ class Signature:
 
     Attributes:
         batch: Whether the first parameter is a list.
+        body: The type that bodies are read as.
+        whole: Whether `handle` takes deliveries with their bodies, not the bodies alone.
         read: Makes the first argument of one delivery, or an item of it.
 
     Raises:
@@ -70,6 +72,8 @@ class Signature:
         self._provide: dict[str, Source] = {}
         self._deliver: list[str] = []
         self.batch = False
+        self.whole = False
+        self.body: Any = None
         parameters = self._parameters(handle)
         self.read: Read = _nothing
         if delivery is not None and parameters:
@@ -139,14 +143,14 @@ class Signature:
         if type_ is list or get_origin(type_) is list:
             self.batch = True
             type_ = (get_args(type_) or (Any,))[0]
-        whole = self._is_delivery(type_)
-        body = (get_args(type_) or (Any,))[0] if whole else type_
+        self.whole = self._is_delivery(type_)
+        self.body = (get_args(type_) or (Any,))[0] if self.whole else type_
         try:
-            decode = decoder(body)
+            decode = decoder(self.body)
         except UnknownType as error:
             self._fault(parameter, f"has a type that no body can be read as: {error}")
             return _nothing
-        return _reader(decode, whole)
+        return _reader(decode, self.whole)
 
     def _further(self, parameter: inspect.Parameter, type_: Any) -> None:
         if parameter.kind is parameter.POSITIONAL_ONLY:

@@ -36,6 +36,7 @@ class Context:
 
     Attributes:
         publisher: The container's; a test may have put a fake there.
+        cursors: The container's store of the cursors of streams.
         changed: For each `Part` of a `Health`: called after every change of it.
         keep: Runs a coroutine as a task, for as long as the process runs: one that ends in an
             exception stops the process.
@@ -44,6 +45,7 @@ class Context:
     settings: WorkerSettings
     observers: Sequence[Observer]
     publisher: object
+    cursors: object
     changed: Callable[[], None]
     keep: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 

@@ -12,9 +12,11 @@ from pydantic_settings import SettingsConfigDict
 from tests.waiting import eventually
 from workerkit import (
     AMQPConsumer,
+    CursorStore,
     PeriodicTask,
     Publisher,
     RunError,
+    SSEConsumer,
     WorkerContainer,
     WorkerSettings,
 )
@@ -75,14 +77,15 @@ def container(**made: Any) -> Any:
 
 
 def test_what_it_brings() -> None:
-    """A container has settings, publisher, observers and wires, none of which needs another."""
+    """Settings, publisher, observers, cursors and wires, none of which needs another."""
     made = WorkerContainer()
 
     assert isinstance(made.settings(), WorkerSettings)
     assert isinstance(made.publisher(), Publisher)
-    assert list(made.wires()) == [AMQPConsumer, PeriodicTask]
+    assert list(made.wires()) == [AMQPConsumer, SSEConsumer, PeriodicTask]
     assert len(made.observers()) == 1
-    for provider in (made.settings, made.publisher, made.observers, made.wires):
+    assert isinstance(made.cursors(), CursorStore)
+    for provider in (made.settings, made.publisher, made.observers, made.cursors, made.wires):
         assert not set(made.providers.values()) & set(provider.related)
 
 

@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
+from aiohttp import ClientSession
 from dependency_injector import providers
 from pydantic import BaseModel
 
@@ -18,8 +19,11 @@ from workerkit import (
     Publisher,
     Reject,
     RetryPolicy,
+    SSEConsumer,
+    SSEEvent,
     Unroutable,
     WorkerContainer,
+    WorkerSettings,
 )
 from workerkit.testing import (
     FakePublisher,
@@ -29,6 +33,7 @@ from workerkit.testing import (
     fake_message,
     override,
     running,
+    sse_server,
 )
 
 
@@ -131,7 +136,7 @@ def test_overrides_nest_and_end_with_their_block() -> None:
 def test_a_provider_that_is_not_there() -> None:
     """The error names those that are."""
     with (
-        pytest.raises(DeclarationError, match=r"no provider 'books', only book, observers"),
+        pytest.raises(DeclarationError, match=r"no provider 'books', only book, cursors"),
         override(Container(), books=1),
     ):
         pass
@@ -331,3 +336,91 @@ async def test_a_broker_alone() -> None:
     """Its address is there at once."""
     async with embedded_broker() as broker:
         assert broker.url == f"amqp://guest:guest@127.0.0.1:{broker.port}/"
+
+
+class Failing(SSEConsumer):
+    """Fails once for each event, and waits a minute before it tries again."""
+
+    connection = "server"
+    retry = RetryPolicy(delays=(60,))
+
+    async def handle(self, event: SSEEvent[int]) -> None:
+        if event.attempt == 1:
+            raise ValueError("not yet")
+
+
+class Gathering(SSEConsumer):
+    """Handles batches that would take an hour to fill."""
+
+    connection = "server"
+    batch_interval = 3600.0
+
+    async def handle(self, numbers: list[int]) -> None: ...
+
+
+async def test_running_streams() -> None:
+    """`idle` waits for events, for nothing but them, and for a stream that was cut."""
+    container = WorkerContainer()
+    async with sse_server() as server:
+        settings = WorkerSettings(sse={"server": {"url": server.url}})
+        with override(container, settings=settings):
+            async with running(container, packages=[package_of(Failing, Gathering)]) as app:
+                await server.send(1)
+                await app.idle()
+                server.cut()
+                await server.send(2)
+                await app.idle()
+
+                found = [(each.action, each.body) for each in app.settled("Failing")]
+                gathered = [(each.action, each.body) for each in app.settled("Gathering")]
+
+    assert found == [("retry", 1), ("ack", 1), ("retry", 2), ("ack", 2)]
+    assert gathered == [("ack", 1), ("ack", 2)]
+
+
+async def test_idle_says_which_stream_is_pending() -> None:
+    """A handler that hangs is named."""
+
+    class Hanging(SSEConsumer):
+        connection = "server"
+
+        async def handle(self, data: str) -> None:
+            await asyncio.sleep(3600)
+
+    container = WorkerContainer()
+    async with sse_server() as server:
+        settings = WorkerSettings(sse={"server": {"url": server.url}}, shutdown_grace=0)
+        with override(container, settings=settings):
+            async with running(container, packages=[package_of(Hanging)]) as app:
+                await server.send("x")
+                with pytest.raises(AssertionError, match="1 events of Hanging are not settled"):
+                    await app.idle(deadline=0.1)
+
+
+async def test_the_scripted_server() -> None:
+    """Events have ids, clients are resumed behind theirs, requests are there to look at."""
+    async with sse_server() as server:
+        assert await server.send("a") == "1"
+        await server.send("b\nc", name="x", route="/one")
+        async with ClientSession() as session:
+            headers = {"Last-Event-ID": "1"}
+            response = await session.get(f"{server.url}/one?a=1", headers=headers)
+            request = await server.client()
+            await server.comment("hello")
+            server.end()
+            text = await response.text()
+            server.refuse(503, times=1, headers={"Retry-After": "7"})
+            refused = await session.get(server.url)
+
+    assert text == "retry: 10\n\nid: 2\nevent: x\ndata: b\ndata: c\n\n: hello\n"
+    assert (request.method, request.path, request.query) == ("GET", "/one", {"a": "1"})
+    assert (request.last_event_id, request.body) == ("1", b"")
+    assert (refused.status, refused.headers["Retry-After"]) == (503, "7")
+    assert (len(server.requests), len(server.opened)) == (2, 1)
+
+
+async def test_the_scripted_server_waits_for_a_client() -> None:
+    """And says what has come instead."""
+    async with sse_server() as server:
+        with pytest.raises(AssertionError, match="0 of 1 streams, 0 requests"):
+            await server.client(deadline=0.01)

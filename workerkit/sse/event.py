@@ -19,9 +19,11 @@ class SSEEvent(Delivery, Generic[T]):
         id: The id that was in force, with which the stream can be resumed; empty if none was sent.
         route: The stream that it came from.
         attempt: Which try this is, from 1.
+        sequence: Its place in the stream, counted anew by each process.
+        oversized: Its data was longer than `max_event_size`, and was not kept.
     """
 
-    __slots__ = ("body", "id", "name", "route")
+    __slots__ = ("body", "id", "name", "oversized", "route", "sequence")
 
     body: T
     raw: str
@@ -29,10 +31,15 @@ class SSEEvent(Delivery, Generic[T]):
     def __init__(
         self, raw: str, *, name: str = "message", id: str = "", route: str = "", attempt: int = 1
     ) -> None:
-        super().__init__(raw, attempt)
+        # As Delivery does, without the call: there are many events.
+        self.raw = raw
+        self.attempt = attempt
+        self.fate = self.after = None
         self.name = name
         self.id = id
         self.route = route
+        self.sequence = 0
+        self.oversized = False
 
     def __repr__(self) -> str:
         return f"<SSEEvent {self.name} {self.id!r} of {self.route!r}, {len(self.raw)} characters>"

@@ -4,6 +4,7 @@ from workerkit.testing.broker import embedded_broker
 from workerkit.testing.containers import build, override
 from workerkit.testing.fakes import FakePublisher, Published, fake_event, fake_message
 from workerkit.testing.running import Application, running
+from workerkit.testing.sse import sse_server
 
 __all__ = [
     "Application",
@@ -15,4 +16,5 @@ __all__ = [
     "fake_message",
     "override",
     "running",
+    "sse_server",
 ]

@@ -18,9 +18,11 @@ from workerkit.options import folded
 from workerkit.periodic import PeriodicWire
 from workerkit.runner import Runner
 from workerkit.settings import AMQPSettings, WorkerSettings
+from workerkit.sse.wire import SSEWire
 from workerkit.testing.records import Record
 
 _LOOK_EVERY = 0.005
+_TURNS = 10
 _START_DEADLINE = 10.0
 _IDLE_DEADLINE = 10.0
 
@@ -43,20 +45,22 @@ class Application:
         return await self._publisher.publish(body, routing_key, **more)
 
     async def idle(self, deadline: float = _IDLE_DEADLINE) -> None:
-        """Return when everything that messages have caused is settled.
+        """Return when everything that messages and events have caused is settled.
 
         Nobody waits for time to pass: batches that are half full are handled, messages that wait to
-        go back to their queue go back, and the broker's clock moves on to the next retry.
+        go back to their queue go back, events that wait for another try are tried, and the broker's
+        clock moves on to the next retry. An event that a server of this process has sent counts
+        from then on.
 
         Raises:
             AssertionError: It is not after *deadline* seconds; the text says what is pending.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + deadline
-        while pending := self._pending():
+        while pending := await self._pending():
             if loop.time() > until:
                 raise AssertionError(f"not idle after {deadline:g} s: {'; '.join(pending)}")
-            self._wires.amqp.hasten()
+            self._wires.hasten()
             waiting = self._waiting()
             if pending == list(waiting):
                 self.broker.advance(min(waiting.values()))
@@ -93,13 +97,17 @@ class Application:
     def _observe(self, settled: Settled) -> None:
         self._settled.append(Record.of(settled))
 
-    def _pending(self) -> list[str]:
+    async def _pending(self) -> list[str]:
         """What is not settled yet, in words."""
+        # What is in a socket of the loopback is read within a few turns of the loop.
+        for _ in range(_TURNS):
+            await asyncio.sleep(0)
         found = [
             f"queue {each.name!r} has {each.ready} ready, {each.unacked} unacknowledged"
             for each in self._queues()
             if each.unacked or (each.ready and each.consumers)
         ]
+        found += self._wires.sse.pending()
         found += [f"a handler of {name} runs" for name in self._wires.busy()]
         return found + list(self._waiting())
 
@@ -120,18 +128,23 @@ class Application:
 
 
 class _Wires:
-    """The wires of a test: RabbitMQ as it is, the clock by hand."""
+    """The wires of a test: RabbitMQ and streams as they are, the clock by hand."""
 
     def __init__(self) -> None:
         self.amqp = AMQPWire()
+        self.sse = SSEWire()
         self.periodic = PeriodicWire(by_hand=True)
 
     def busy(self) -> list[str]:
-        return self.amqp.busy() + self.periodic.busy()
+        return self.amqp.busy() + self.sse.busy() + self.periodic.busy()
+
+    def hasten(self) -> None:
+        self.amqp.hasten()
+        self.sse.hasten()
 
     def put_into(self, wires: dict[type, Any]) -> dict[type, Any]:
         """The container's wires, those of its own replaced by these."""
-        kinds = {AMQPWire: self.amqp, PeriodicWire: self.periodic}
+        kinds = {AMQPWire: self.amqp, SSEWire: self.sse, PeriodicWire: self.periodic}
         return {base: kinds.get(type(wire), wire) for base, wire in wires.items()}
 
 

@@ -1,0 +1,340 @@
+"""What a class declares about a stream, what the settings know of its server, and their faults."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+from dependency_injector import providers
+from pydantic import ValidationError
+from pydantic_settings import SettingsConfigDict
+
+from tests.application import package_of
+from tests.command import workerkit, write_package
+from workerkit import (
+    Action,
+    ConfigurationError,
+    DeclarationError,
+    Runner,
+    SSEConsumer,
+    SSEEvent,
+    WorkerContainer,
+    WorkerSettings,
+)
+from workerkit.runner import banner
+from workerkit.sections import SSESettings
+from workerkit.sse.consumer import SSEOptions
+
+
+class Settings(WorkerSettings):
+    model_config = SettingsConfigDict(env_prefix="SHOP_")
+
+
+def container(**sse: Any) -> Any:
+    """A container whose settings know these servers."""
+    made = WorkerContainer()
+    made.settings.override(providers.Object(Settings(sse=sse)))
+    return made
+
+
+def consumer(handle: Any = None, **attributes: Any) -> type[SSEConsumer]:
+    """A class with these attributes."""
+
+    async def nothing(self: Any, data: str) -> None: ...
+
+    return type("Deployments", (SSEConsumer,), {"handle": handle or nothing, **attributes})
+
+
+def options(class_: type[SSEConsumer], **sse: Any) -> SSEOptions:
+    """The options in force."""
+    (declared,) = Runner(container(**sse), packages=[package_of(class_)]).assemble().declared
+    assert isinstance(declared.options, SSEOptions)
+    return declared.options
+
+
+def fault(class_: type[SSEConsumer], **sse: Any) -> str:
+    """The only fault of a class."""
+    with pytest.raises(DeclarationError) as caught:
+        Runner(container(**sse), packages=[package_of(class_)]).assemble()
+    (sentence,) = caught.value.faults
+    return sentence.partition("Deployments: ")[2]
+
+
+def test_the_defaults() -> None:
+    """In order, one at a time; the same event again; what does not fit is passed by."""
+    found = options(consumer(url="https://host/events"))
+
+    assert (found.concurrency, found.timeout, found.routes) == (1, 300.0, ("",))
+    assert (found.on_success, found.on_exception, found.on_invalid) == (
+        Action.ACK,
+        Action.REQUEUE,
+        Action.REJECT,
+    )
+    assert (found.events, found.retry, found.verb) == (None, None, "GET")
+    assert (found.batch_size, found.batch_interval) == (100, 1.0)
+
+
+@pytest.mark.parametrize(
+    ("attributes", "sentence"),
+    [
+        (
+            {"url": "https://h/", "routes": "/events"},
+            "option 'routes' is '/events': value error, write a list, such as ['/events']",
+        ),
+        (
+            {"url": "https://h/", "routes": ["events"]},
+            "option 'routes' is ['events']: value error, a route begins with '/', unlike 'events'",
+        ),
+        (
+            {"url": "https://h/", "routes": ["/a", "/a"]},
+            "option 'routes' is ['/a', '/a']: value error, a route stands twice in it",
+        ),
+        (
+            {"url": "https://h/", "events": "created"},
+            (
+                "option 'events' is 'created': value error, write a list, such as ['created'], "
+                "or a dict of types by name"
+            ),
+        ),
+        (
+            {"url": "amqp://h/"},
+            "option 'url' is 'amqp://h/': should start with http:// or https://",
+        ),
+        (
+            {},
+            (
+                "set url, or connection to one of the settings: the settings have no SSE "
+                "connection 'default', only marathon"
+            ),
+        ),
+        (
+            {"connection": "maraton"},
+            "the settings have no SSE connection 'maraton', only marathon",
+        ),
+        (
+            {"connection": "marathon", "url": "https://h/"},
+            "set either url or connection; found both",
+        ),
+        (
+            {"url": "https://me:secret@h/"},
+            "url has a user or a password: those belong to a connection of the settings",
+        ),
+        (
+            {"url": "https://h/", "json": {}, "method": "get"},
+            "json is the body of a request, and GET has none: set method to 'POST'",
+        ),
+        (
+            {"url": "https://h/", "headers": {"X-Key": "1"}},
+            (
+                "headers is no `async def headers(self)`; headers that do not change belong to a "
+                "connection of the settings"
+            ),
+        ),
+        (
+            {"url": "https://h/", "events": {"a": int}},
+            "events['a'] is no part of what handle takes",
+        ),
+        (
+            {"url": "https://h/", "rutes": ["/a"]},
+            "there is no option 'rutes'; did you mean 'routes'?",
+        ),
+    ],
+)
+def test_faults_of_a_class(attributes: dict[str, Any], sentence: str) -> None:
+    """Each is one sentence that says what would be right, before any socket opens."""
+    assert fault(consumer(**attributes), marathon={"url": "https://m/"}) == sentence
+
+
+def test_types_by_name_have_to_be_part_of_what_handle_takes() -> None:
+    """A type that handle does not name, or that no data can be read as, is a fault."""
+
+    class Other:
+        """No data can be read as this."""
+
+    async def handle(self: Any, event: SSEEvent[int | str]) -> None: ...
+
+    assert fault(consumer(handle, url="https://h/", events={"a": int, "b": float})) == (
+        "events['b'] is no part of what handle takes"
+    )
+    assert fault(consumer(handle, url="https://h/", events={"a": Other})).startswith(
+        "events['a'] cannot be read from data: "
+    )
+    assert options(consumer(handle, url="https://h/", events={"a": int})).events == ("a",)
+
+
+def test_the_name_of_a_connection_folds() -> None:
+    """`MARATHON` in the environment is `marathon` in a class, and `Marathon` too."""
+    found = options(consumer(connection="Marathon"), MARATHON={"url": "https://m/"})
+
+    assert found.connection == "Marathon"
+
+
+def test_the_banner_has_no_credentials() -> None:
+    """What is about to run is shown with its server, and without secrets."""
+    class_ = consumer(connection="m", routes=["/a", "/b"])
+    made = container(m={"url": "https://me:pa55@host:8080/base?key=s3cret"})
+
+    shown = banner(Runner(made, packages=[package_of(class_)]).assemble())
+
+    assert shown.endswith("  Deployments: sse /a, /b, server https://host:8080/base")
+
+
+def test_variables_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Everything of a server has a variable; headers are JSON."""
+    monkeypatch.setenv("SHOP_SSE__MARATHON__URL", "https://m/base")
+    monkeypatch.setenv("SHOP_SSE__MARATHON__HEADERS", '{"X-Key": "a"}')
+    monkeypatch.setenv("SHOP_SSE__MARATHON__TOKEN", "t0ken")
+    monkeypatch.setenv("SHOP_SSE__MARATHON__IDLE_TIMEOUT", "0")
+    monkeypatch.setenv("SHOP_SSE__MARATHON__TLS__VERIFY", "false")
+    monkeypatch.setenv("SHOP_CURSORS", str(tmp_path))
+
+    settings = Settings()
+    marathon = settings.sse["marathon"]
+
+    assert marathon.request_headers() == {"X-Key": "a", "Authorization": "Bearer t0ken"}
+    assert (marathon.idle_timeout, marathon.tls.verify) == (0.0, False)
+    assert (settings.cursors, settings.cursors_fsync) == (tmp_path, True)
+    assert "t0ken" not in repr(settings)
+    assert "X-Key" not in str(marathon.token)
+
+
+def test_options_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any option may be set there, lists with commas."""
+    monkeypatch.setenv("SHOP_CONSUMERS__DEPLOYMENTS__EVENTS", "a, b")
+    monkeypatch.setenv("SHOP_CONSUMERS__DEPLOYMENTS__ROUTES", "/x,/y")
+    monkeypatch.setenv("SHOP_CONSUMERS__DEPLOYMENTS__METHOD", "post")
+    monkeypatch.setenv("SHOP_CONSUMERS__DEPLOYMENTS__JSON", '{"a": 1}')
+    monkeypatch.setenv("SHOP_CONSUMERS__DEPLOYMENTS__IDLE_TIMEOUT", "5")
+
+    found = options(consumer(connection="m"), m={"url": "https://m/"})
+
+    assert (found.events, found.routes, found.verb) == (("a", "b"), ("/x", "/y"), "POST")
+    assert (found.json, found.idle_timeout) == ({"a": 1}, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "sentence"),
+    [
+        ("SHOP_SSE__M__URL", "ftp://me:pa55word@h/", "should start with http:// or https://"),
+        ("SHOP_SSE__M__URL", "https://", "should"),
+        ("SHOP_SSE__M__IDLE_TIMOUT", "5", "did you mean SHOP_SSE__M__IDLE_TIMEOUT?"),
+        ("SHOP_SSE__M__CONNECT_TIMEOUT", "0", "SHOP_SSE__M__CONNECT_TIMEOUT"),
+        ("SHOP_SSE__M__USER", "me", "should have a token or a user, not both"),
+    ],
+)
+def test_faults_of_the_environment(
+    monkeypatch: pytest.MonkeyPatch, name: str, text: str, sentence: str
+) -> None:
+    """Each names its variable, and no secret."""
+    monkeypatch.setenv("SHOP_SSE__M__URL", "https://h/")
+    monkeypatch.setenv("SHOP_SSE__M__TOKEN", "t0ken")
+    monkeypatch.setenv(name, text)
+    made = WorkerContainer()
+    made.settings.override(providers.Singleton(Settings))
+
+    class Container(WorkerContainer):
+        settings = providers.Singleton(Settings)
+
+    with pytest.raises(ConfigurationError) as caught:
+        Runner(Container(), packages=[package_of(consumer(connection="m"))]).assemble()
+
+    assert sentence in str(caught.value)
+    assert "SHOP_SSE__M" in str(caught.value)
+    assert "pa55word" not in str(caught.value)
+    assert "t0ken" not in str(caught.value)
+
+
+def test_faults_of_settings_and_of_options_are_said_together(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A server without an URL does not hide a wrong option."""
+    monkeypatch.setenv("SHOP_SSE__M__TOKEN", "t0ken")
+    monkeypatch.setenv("SHOP_CONSUMERS__DEPLOYMENTS__CONCURRENCY", "none of your business")
+
+    class Container(WorkerContainer):
+        settings = providers.Singleton(Settings)
+
+    with pytest.raises(ConfigurationError) as caught:
+        Runner(Container(), packages=[package_of(consumer(url="https://h/"))]).assemble()
+
+    assert [each.split(":")[0].split(" ")[0] for each in caught.value.faults] == [
+        "SHOP_SSE__M__URL",
+        "SHOP_CONSUMERS__DEPLOYMENTS__CONCURRENCY",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("base", "route", "url"),
+    [
+        ("https://h", "", "https://h"),
+        ("https://h", "/a", "https://h/a"),
+        ("https://h/base/", "/a/b", "https://h/base/a/b"),
+        ("https://h/base?key=1", "/a?x=2", "https://h/base/a?key=1&x=2"),
+        ("https://me:pw@h:8443/", "/a%20b", "https://h:8443/a%20b"),
+        ("https://h/#part", "/ü", "https://h/%C3%BC"),
+    ],
+)
+def test_a_route_is_appended(base: str, route: str, url: str) -> None:
+    """To the path of the server's address; both may have a query."""
+    settings = SSESettings.model_validate({"url": base})
+
+    assert str(settings.address(route)) == url
+    assert settings.display(route) == url.partition("?")[0]
+
+
+def test_basic_authentication() -> None:
+    """User and password come from the URL, decoded, or from their own settings."""
+    inside = SSESettings.model_validate({"url": "https://me:p%40ss@h/"})
+    beside = SSESettings.model_validate(
+        {"url": "https://me:x@h/", "user": "me", "password": "p@ss"}
+    )
+
+    assert inside.request_headers() == {"Authorization": "Basic bWU6cEBzcw=="}
+    assert beside.request_headers() == inside.request_headers()
+
+
+def test_a_token_and_a_user_contradict_each_other() -> None:
+    """One of them would not be sent."""
+    with pytest.raises(ValidationError, match="should have a token or a user, not both"):
+        SSESettings.model_validate({"url": "https://h/", "token": "t", "user": "me"})
+
+
+def test_secret_files_are_read_again(tmp_path: Path) -> None:
+    """A token that was replaced in its file is the next attempt's."""
+
+    class Mounted(WorkerSettings):
+        model_config = SettingsConfigDict(env_prefix="SHOP_", secrets_dir=tmp_path)
+
+    (tmp_path / "sse__m__url").write_text("https://h/")
+    (tmp_path / "sse__m__token").write_text("old")
+    settings = Mounted()
+    (tmp_path / "sse__m__token").write_text("new")
+
+    assert settings.stream_server("m").request_headers() == {"Authorization": "Bearer new"}
+
+
+def test_it_is_listed(tmp_path: Path) -> None:
+    """`list` and `settings` show streams as everything else, secrets as stars."""
+    text = """
+        from workerkit import SSEConsumer
+
+        class Deployments(SSEConsumer):
+            connection = "marathon"
+            routes = ["/v2/events"]
+            events = {"info": int}
+
+            async def handle(self, data: int) -> None: ...
+    """
+    name = write_package(tmp_path, consumers=text)
+    variables = {
+        "WORKERKIT_SSE__MARATHON__URL": "https://m/",
+        "WORKERKIT_SSE__MARATHON__TOKEN": "t0ken",
+    }
+
+    (row,) = json.loads(workerkit("list", name, "--json", cwd=tmp_path, **variables).stdout)
+    shown = workerkit("settings", name, cwd=tmp_path, **variables).stdout
+
+    assert (row["kind"], row["source"], row["connection"]) == ("sse", "/v2/events", "marathon")
+    assert row["options"]["events"] == ["info"]
+    assert "WORKERKIT_SSE__MARATHON__TOKEN" in shown
+    assert "t0ken" not in shown

@@ -1,0 +1,61 @@
+"""How far a stream is settled: the prefix without a gap, by place and not by id."""
+
+import random
+from typing import Any
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from workerkit import SSEEvent
+from workerkit.sse.progress import Progress
+
+# What comes: an id, and whether somebody handles it. Ids come again, or are empty.
+COMING = st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.booleans()), max_size=60)
+
+
+@settings(max_examples=500, deadline=None)
+@given(coming=COMING, seed=st.integers())
+def test_the_cursor_is_the_end_of_the_prefix(coming: list[tuple[str, bool]], seed: int) -> None:
+    """In whatever order events are settled, while others come: never past one that is not."""
+    dice = random.Random(seed)
+    progress = Progress("begin")
+    model: list[list[Any]] = []  # Each place: its id, and whether it is settled.
+    unsettled: list[tuple[SSEEvent[Any], list[Any]]] = []
+
+    while coming or unsettled:
+        if coming and (not unsettled or dice.random() < 0.6):
+            id_, wanted = coming.pop(0)
+            place = [id_, not wanted]
+            model.append(place)
+            if wanted:
+                event: SSEEvent[Any] = SSEEvent("", id=id_)
+                progress.received([event])
+                unsettled.append((event, place))
+            else:
+                progress.passed(id_)
+        else:
+            event, place = unsettled.pop(dice.randrange(len(unsettled)))
+            progress.settled(event.sequence)
+            place[1] = True
+        expected = "begin"
+        for id_, done in model:
+            if not done:
+                break
+            expected = id_
+        assert progress.cursor == expected
+
+    assert len(progress) == 0
+
+
+def test_what_nobody_handles_takes_no_room() -> None:
+    """A million of them behind an event that is not settled are one place."""
+    progress = Progress()
+    event: SSEEvent[Any] = SSEEvent("", id="0")
+    progress.received([event])
+
+    for number in range(1_000_000):
+        progress.passed(str(number))
+
+    assert (len(progress), progress.cursor) == (2, "")
+    progress.settled(event.sequence)
+    assert (len(progress), progress.cursor) == (0, "999999")

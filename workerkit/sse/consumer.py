@@ -1,0 +1,141 @@
+"""What a user's class declares about an event stream."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from workerkit.consumer import Consumer
+from workerkit.delivery import Action
+from workerkit.options import Concurrency, Options, Seconds, Settlement
+from workerkit.retry import Retries, RetryPolicy
+from workerkit.sections import Grace, check_stream_url
+from workerkit.sse.stream import LARGEST_EVENT
+
+Method = Literal["GET", "POST", "PUT"]
+Types = Mapping[str, Any]
+
+_LARGEST_BATCH = 65_535
+
+
+def _as_routes(found: object) -> object:
+    if isinstance(found, str):
+        raise ValueError("write a list, such as ['/events']")
+    if isinstance(found, Sequence):
+        for each in found:
+            if not (isinstance(each, str) and each.startswith("/")) and tuple(found) != ("",):
+                raise ValueError(f"a route begins with '/', unlike {each!r}")
+        if len(set(found)) < len(found):
+            raise ValueError("a route stands twice in it")
+    return found
+
+
+def _as_names(found: object) -> object:
+    if isinstance(found, str):
+        raise ValueError("write a list, such as ['created'], or a dict of types by name")
+    return tuple(found) if isinstance(found, Mapping) else found
+
+
+def _upper(found: object) -> object:
+    return found.upper() if isinstance(found, str) else found
+
+
+Routes = Annotated[tuple[str, ...], BeforeValidator(_as_routes), Field(min_length=1)]
+Names = Annotated[tuple[str, ...] | None, BeforeValidator(_as_names)]
+URL = Annotated[str, AfterValidator(check_stream_url)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SSEOptions(Options):
+    """The options of an `SSEConsumer`.
+
+    Attributes:
+        connection: A named server of `settings.sse`.
+        url: Of a server, instead of a named one.
+        routes: Streams of the server, each read by a loop of its own and with a cursor of its own;
+            by default the one at the server's own URL.
+        events: Names of the events to handle, None for all; the others count as settled.
+        method: POST where there is `json`, else GET.
+        json: Body of the request.
+        batch_size: Events of a full batch, where `handle` takes a list.
+        batch_interval: Seconds that the first event of a batch waits for others.
+        idle_timeout: Seconds without a sign of life after which the stream is opened anew, 0 for
+            never; None for the connection's.
+        max_event_size: Characters of an event's data; a longer one is invalid.
+        on_exception: What becomes of an event that `handle` raised for; `retry` comes first.
+        retry: Tries such an event again, and goes on behind it in the end.
+    """
+
+    concurrency: Concurrency = 1
+    timeout: Seconds | None = 300.0
+    connection: str = "default"
+    url: URL | None = None
+    routes: Routes = ("",)
+    events: Names = None
+    method: Annotated[Method, BeforeValidator(_upper)] | None = None
+    json: dict[str, Any] | list[Any] | None = None
+    batch_size: Annotated[int, Field(ge=1, le=_LARGEST_BATCH)] = 100
+    batch_interval: Seconds = 1.0
+    idle_timeout: Grace | None = None
+    max_event_size: Annotated[int, Field(ge=1)] = LARGEST_EVENT
+    on_success: Settlement = Action.ACK
+    on_exception: Settlement = Action.REQUEUE
+    on_invalid: Settlement = Action.REJECT
+    retry: Retries = None
+
+    @property
+    def verb(self) -> str:
+        """The method in force."""
+        return self.method or ("GET" if self.json is None else "POST")
+
+    @property
+    def room(self) -> int:
+        """Events of a stream that may wait before no more are read."""
+        return self.batch_size * (self.concurrency + 1) if self.batch else 2 * self.concurrency
+
+
+class SSEConsumer(Consumer, abstract=True):
+    """Handles the events of one or more streams of a server.
+
+    ```python
+    class Deployments(SSEConsumer):
+        connection = "marathon"
+        routes = ["/v2/events"]
+        events = ["deployment_info", "deployment_success"]
+
+        async def handle(self, event: SSEEvent[dict[str, Any]]) -> None: ...
+    ```
+
+    The first parameter of `handle` takes the data, read as its annotation says, or the `SSEEvent`
+    with the data in it. A class attribute named like an option sets it; see `SSEOptions` for all
+    of them. The cursor moves past an event when `handle` returns; when it raises, the same event
+    is handled again, after a pause.
+
+    Attributes:
+        events: Names; or types by name, and then `handle` takes a union of them.
+    """
+
+    options: ClassVar[type[Options]] = SSEOptions
+    connection: ClassVar[str]
+    url: ClassVar[str | None]
+    routes: ClassVar[Sequence[str]]
+    events: ClassVar[Sequence[str] | Types | None]
+    method: ClassVar[str | None]
+    json: ClassVar[Any]
+    batch_size: ClassVar[int]
+    batch_interval: ClassVar[float]
+    idle_timeout: ClassVar[float | None]
+    max_event_size: ClassVar[int]
+    on_success: ClassVar[Action]
+    on_exception: ClassVar[Action]
+    on_invalid: ClassVar[Action]
+    retry: ClassVar[RetryPolicy | None]
+
+    async def headers(self) -> Mapping[str, str]:
+        """Headers of the next request, over those of the connection; none by default.
+
+        Called before each attempt to connect, so this is the place for tokens that expire. What
+        it raises fails the attempt; so does taking longer than the connection's `connect_timeout`.
+        """
+        return {}

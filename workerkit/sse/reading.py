@@ -1,0 +1,73 @@
+"""The data of an event to what `handle` takes, by the name of the event where types are given."""
+
+from collections.abc import Callable, Mapping
+from types import UnionType
+from typing import Any, Union, get_args, get_origin
+
+from workerkit.codec import UnknownType, decoder
+from workerkit.errors import InvalidBody
+from workerkit.signature import Read
+from workerkit.sse.consumer import Types
+from workerkit.sse.event import SSEEvent
+
+Decode = Callable[[str], Any]
+
+
+def reader(body: Any, whole: bool, types: Types) -> Read:
+    """Make the function that reads an event.
+
+    Args:
+        body: The type of the data of events that are not among *types*.
+        whole: Give the event with its body, not the body alone.
+        types: Types by name of the event.
+
+    Raises:
+        UnknownType: No data can be read as one of the types.
+    """
+    default = _decoder(body)
+    decoders = {name: _decoder(type_) for name, type_ in types.items()}
+
+    def read(event: SSEEvent[Any]) -> Any:
+        if event.oversized:
+            raise InvalidBody("the event is longer than max_event_size")
+        decode = decoders.get(event.name, default) if decoders else default
+        body = event.body = decode(event.raw)
+        return event if whole else body
+
+    return read
+
+
+def types_of(events: object) -> Types:
+    """The types of a class's `events`, where it gives types and not only names."""
+    return events if isinstance(events, Mapping) else {}
+
+
+def misfits(body: Any, types: Types) -> list[str]:
+    """What is wrong with *types* where `handle` takes a *body*, one phrase each."""
+    union = get_origin(body) in (Union, UnionType)
+    taken = get_args(body) if union else (body,)
+    found = []
+    for name, type_ in types.items():
+        try:
+            decoder(type_)
+        except UnknownType as error:
+            found.append(f"events[{name!r}] cannot be read from data: {error}")
+            continue
+        if type_ not in taken and not {Any, object} & set(taken):
+            found.append(f"events[{name!r}] is no part of what handle takes")
+    return found
+
+
+def _decoder(type_: Any) -> Decode:
+    if type_ is str:
+        return _as_it_is
+    if type_ is bytes:
+        return str.encode
+    # Decoders of JSON read text as well as bytes.
+    decode: Any = decoder(type_)
+    made: Decode = decode
+    return made
+
+
+def _as_it_is(raw: str) -> str:
+    return raw

@@ -1,0 +1,176 @@
+"""Bytes of an event stream to events, as the WHATWG says. Pure: no clock, no I/O.
+
+https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
+"""
+
+import codecs
+import re
+from typing import Any
+
+from workerkit.sse.event import SSEEvent
+
+LARGEST_EVENT = 16 * 1024 * 1024
+
+_UTF_8 = codecs.getincrementaldecoder("utf-8")
+_LONGEST_NUMBER = 15
+_CONTROLS = r"\x00-\x08\x0b-\x1f\x7f"
+_UNSENDABLE = re.compile(f"[{_CONTROLS}]")
+
+# Most servers write all of their events like this. To find a run of them and take it apart in two
+# calls costs 0.6 microseconds an event; line by line it is 1.1.
+_FORM = rf"(?:id: ([^\n{_CONTROLS}]+)\n)?(?:event: ([^\n]*)\n)?data: ([^\n]*)\n\n"
+_USUAL = re.compile(_FORM)
+_RUN = re.compile(f"(?:{_FORM})*+".replace("([", "(?:["))
+
+
+class Parser:
+    """Reads one connection's bytes, in chunks cut anywhere.
+
+    What is buffered is at most one event. The standard has no limit for an event: one that is
+    longer than ours is given out in its place, empty and marked as `oversized`, so that the stream
+    goes on behind it.
+
+    Args:
+        route: Of the events.
+        last_event_id: Of the connection before. The standard begins with none; then an event
+            without an id, first on a new connection, would make us forget where we were.
+        max_event_size: Characters of one event's data.
+
+    Attributes:
+        last_event_id: With which the stream is resumed: of the last event that came whole, or of
+            a later block that has an id and no data.
+        retry: Milliseconds the server asks us to wait before we reconnect; None until it does.
+    """
+
+    def __init__(
+        self, route: str = "", last_event_id: str = "", max_event_size: int = LARGEST_EVENT
+    ) -> None:
+        self.last_event_id = last_event_id
+        self.retry: int | None = None
+        self._route = route
+        self._largest = max_event_size
+        self._decode = _UTF_8("replace").decode
+        self._begun = False
+        self._after_cr = False
+        self._part: list[str] = []  # Of a line whose end has not come yet.
+        self._part_size = 0
+        self._data: list[str] = []
+        self._data_size = 0
+        self._name = ""
+        self._id = last_event_id
+
+    def feed(self, chunk: bytes) -> list[SSEEvent[Any]]:
+        """The events that *chunk* completes."""
+        events: list[SSEEvent[Any]] = []
+        text = self._text(chunk)
+        place, size = 0, len(text)
+        while place < size:
+            if size <= self._largest and self._between:
+                place = self._usual(text, place, events)
+            end = text.find("\n\n", place) + 2
+            if end < 2:
+                end = size
+            self._lines(text[place:end], events)
+            place = end
+        return events
+
+    def _text(self, chunk: bytes) -> str:
+        """Decode, and make each line end a LF. A CR is one at once, whatever follows."""
+        text = self._decode(chunk)
+        if self._after_cr and text:
+            self._after_cr = False
+            text = text.removeprefix("\n")
+        if not self._begun and text:
+            self._begun = True
+            text = text.removeprefix("\ufeff")
+        if "\r" in text:
+            self._after_cr = text.endswith("\r")
+            text = text.replace("\r\n", "\n").replace("\r", "\n")
+        return text
+
+    @property
+    def _between(self) -> bool:
+        """Whether nothing has come yet of the next event."""
+        return not (self._part or self._data or self._name) and self._id == self.last_event_id
+
+    def _usual(self, text: str, place: int, events: list[SSEEvent[Any]]) -> int:
+        """Read events that have the usual form, as many as follow each other; where they end."""
+        run = _RUN.match(text, place)
+        assert run is not None  # It may be empty.
+        route, current = self._route, self._id
+        for id_, name, data in _USUAL.findall(text, place, run.end()):
+            current = id_ or current
+            events.append(SSEEvent(data, name=name or "message", id=current, route=route))
+        self._id = self.last_event_id = current
+        return run.end()
+
+    def _lines(self, text: str, events: list[SSEEvent[Any]]) -> None:
+        """Read *text* line by line; what follows the last line end is kept."""
+        lines = text.split("\n")
+        last = lines.pop()
+        if lines and self._part:
+            lines[0] = self._whole_line(lines[0])
+        if last:
+            self._keep(last)
+        for line in lines:
+            if line:
+                self._field(line)
+                continue
+            self.last_event_id = self._id
+            if self._data:
+                events.append(self._event())
+            self._name = ""
+
+    def _keep(self, part: str) -> None:
+        """Keep a part of a line. Of a line that is too long the beginning will do: its name."""
+        self._part_size += len(part)
+        if self._part_size <= self._largest or not self._part:
+            self._part.append(part)
+
+    def _whole_line(self, end: str) -> str:
+        size = self._part_size
+        line = "".join([*self._part, end])
+        self._part, self._part_size = [], 0
+        if size <= self._largest:
+            return line
+        name = line[:6].partition(":")[0]
+        if name == "data":
+            self._data_size = size
+            self._data = [""]
+        # A comment, in place of what was never kept.
+        return ":"
+
+    def _field(self, line: str) -> None:
+        name, _, value = line.partition(":")
+        value = value.removeprefix(" ")
+        if name == "id":
+            # The standard ignores an id with a NUL. One with another control character cannot be
+            # sent back in a header: to take it would be never to get into the stream again.
+            if _UNSENDABLE.search(value) is None:
+                self._id = value
+        elif name == "event":
+            self._name = value
+        elif name == "data":
+            self._add(value)
+        elif name == "retry" and value.isascii() and value.isdigit():
+            # Python refuses to read numbers of thousands of digits.
+            self.retry = int(value.lstrip("0")[:_LONGEST_NUMBER] or "0")
+
+    def _add(self, value: str) -> None:
+        self._data_size += len(value)
+        if self._data_size > self._largest:
+            value = ""
+            self._data.clear()
+        self._data.append(value)
+
+    def _event(self) -> SSEEvent[Any]:
+        data = self._data
+        raw = data[0] if len(data) == 1 else "\n".join(data)
+        event: SSEEvent[Any] = SSEEvent(
+            raw, name=self._name or "message", id=self._id, route=self._route
+        )
+        if self._data_size > self._largest:
+            event.raw, event.oversized = "", True
+        self._data_size = 0
+        data.clear()
+        return event

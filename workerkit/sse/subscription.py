@@ -1,0 +1,229 @@
+"""One stream of a consumer: connect, read, lose, connect again behind what came last."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from multidict import CIMultiDict
+
+from workerkit.endpoint import Endpoint
+from workerkit.errors import ConnectionLost, StreamRefused
+from workerkit.health import Part, State
+from workerkit.places import said
+from workerkit.sections import SSESettings
+from workerkit.sse.bookmark import Bookmark
+from workerkit.sse.consumer import SSEConsumer, SSEOptions
+from workerkit.sse.receiver import Receiver
+from workerkit.sse.source import Request, Source
+from workerkit.sse.stream import Parser
+from workerkit.supervisor import Backoff, cancelled, guarded, within
+
+log = logging.getLogger(__name__)
+
+STABLE_AFTER = 10.0
+"""Seconds that a connection without events has to last until its loss counts as a first one."""
+
+_CAP = 30.0
+_REFUSED_CAP = 60.0
+_LEAST_RETRY = 0.01
+_LONGEST_RETRY = 3600.0
+
+
+@dataclass(slots=True)
+class Stream(Part):
+    """How one stream is doing.
+
+    Attributes:
+        route: Which one.
+        over: The server has ended it for good.
+        last_event: When the last event came, in seconds of `time.monotonic`; None before the first.
+        cursor_stored: Whether the store of the cursors answered the last time.
+    """
+
+    route: str = field(kw_only=True)
+    over: bool = False
+    last_event: float | None = None
+    cursor_stored: bool = True
+
+    @property
+    def connected(self) -> bool:
+        """Whether there is a connection."""
+        return self.state is State.READY and not self.over
+
+    @property
+    def age(self) -> float | None:
+        """Seconds since the last event; None before the first."""
+        return None if self.last_event is None else time.monotonic() - self.last_event
+
+    def cursor_reached(self, reachable: bool) -> None:
+        """The store of the cursors answers, or does not."""
+        self.cursor_stored = reachable
+        self.changed()
+
+
+class Subscription:
+    """Feeds a receiver from one stream, through every loss of the connection.
+
+    Args:
+        settings: Asked anew at each attempt, as tokens and certificates change.
+        stream: Told how it is going.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        options: SSEOptions,
+        settings: Callable[[], SSESettings],
+        receiver: Receiver,
+        bookmark: Bookmark,
+        stream: Stream,
+    ) -> None:
+        self._endpoint = endpoint
+        self._options = options
+        self._settings = settings
+        self._receiver = receiver
+        self._bookmark = bookmark
+        self.stream = stream
+        self._backoff = Backoff(cap=_CAP)
+        self._first_pause = 0.0
+        self._refusals = Backoff(cap=_REFUSED_CAP)
+        self._display = settings().display(stream.route)
+        self._attempt = 1
+        self._last_event_id = ""
+        self._hooks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Read until cancelled, or until the server has ended the stream for good."""
+        self.stream.waiting("the cursor is not loaded yet")
+        self._last_event_id = await self._bookmark.load()
+        self._receiver.begin(self._last_event_id)
+        while not self.stream.over:
+            opened = 0.0
+            try:
+                async with Source(await self._request(), self._parser()) as source:
+                    if source.over:
+                        self._end()
+                        return
+                    opened = time.monotonic()
+                    self._up()
+                    await self._read(source)
+                lost = ConnectionLost("the server ended the stream")
+            except ConnectionLost as error:
+                lost = error
+            await asyncio.sleep(self._lost(lost, opened) if opened else self._failed(lost))
+
+    async def close(self) -> None:
+        """Cancel the hooks that still run."""
+        await cancelled(self._hooks)
+
+    def _parser(self) -> Parser:
+        route, most = self.stream.route, self._options.max_event_size
+        return Parser(route, self._last_event_id, most)
+
+    async def _request(self) -> Request:
+        """What the next attempt sends.
+
+        Raises:
+            ConnectionLost: The consumer's own headers could not be had.
+            StreamRefused: The files of TLS cannot be read.
+        """
+        settings, options, route = self._settings(), self._options, self.stream.route
+        # One name in different cases is one header.
+        headers = CIMultiDict(settings.request_headers())
+        headers.update(await self._own_headers(settings.connect_timeout))
+        self._display = settings.display(route)
+        try:
+            tls = settings.tls.context() if settings.address().scheme == "https" else None
+        except OSError as error:  # Errors of ssl are among them.
+            raise StreamRefused(f"TLS for {self._display}: {said(error)}", 0) from error
+        if tls is not None and not settings.tls.verify:
+            log.warning("the server's certificate is not verified", extra=self._fields())
+        idle = options.idle_timeout
+        return Request(
+            method=options.verb,
+            url=settings.address(route),
+            display=self._display,
+            headers=headers,
+            json=options.json,
+            tls=tls,
+            server_name=settings.tls.server_name if tls is not None else None,
+            connect_timeout=settings.connect_timeout,
+            idle_timeout=settings.idle_timeout if idle is None else idle,
+        )
+
+    async def _own_headers(self, seconds: float) -> dict[str, str]:
+        consumer = self._endpoint.consumer
+        assert isinstance(consumer, SSEConsumer)
+        late = TimeoutError(f"it took longer than {seconds:g} s")
+        try:
+            return dict(await within(seconds, guarded(consumer.headers()), late))
+        except Exception as error:
+            raise ConnectionLost(f"headers of {self._receiver.name}: {said(error)}") from error
+
+    async def _read(self, source: Source) -> None:
+        parser, receiver = source.parser, self._receiver
+        async for events in source:
+            if parser.last_event_id != self._last_event_id or events:
+                self._last_event_id = parser.last_event_id
+                receiver.take(events, parser.last_event_id)
+            if events:
+                self.stream.last_event = time.monotonic()
+                self._backoff.reset()
+            if parser.retry is not None:
+                self._ask_again_after(parser.retry / 1000)
+                parser.retry = None
+            if receiver.full:
+                await receiver.room()
+
+    def _ask_again_after(self, seconds: float) -> None:
+        # The pause is drawn from the upper half of its bound: so it is never shorter than asked.
+        first = 2 * min(max(seconds, _LEAST_RETRY), _LONGEST_RETRY)
+        if first != self._first_pause:
+            self._first_pause = first
+            self._backoff = Backoff(first, max(first, _CAP))
+
+    def _up(self) -> None:
+        self.stream.ready()
+        log.info("stream is open", extra=self._fields(attempt=self._attempt))
+        self._attempt = 1
+        self._refusals.reset()
+
+    def _end(self) -> None:
+        self.stream.over = True
+        # All that there was has come: nothing is wrong, and nobody has to do anything.
+        self.stream.ready()
+        log.warning("the server has ended the stream for good: 204", extra=self._fields())
+
+    def _lost(self, error: ConnectionLost, opened: float) -> float:
+        """A connection is gone; the pause before the next attempt."""
+        if time.monotonic() - opened > STABLE_AFTER:
+            self._backoff.reset()
+        pause = self._backoff.next()
+        self.stream.waiting(str(error))
+        fields = self._fields(reason=str(error), retry_in=round(pause, 2))
+        log.warning("stream lost", extra=fields)
+        return pause
+
+    def _failed(self, error: ConnectionLost) -> float:
+        """An attempt to connect failed; the pause before the next one."""
+        if isinstance(error, StreamRefused) and not error.for_now:
+            pause = self._refusals.next()
+            self.stream.refused(str(error))
+        else:
+            pause = self._backoff.next()
+            self.stream.waiting(str(error))
+        asked = error.retry_after if isinstance(error, StreamRefused) else None
+        pause = max(pause, min(asked or 0.0, _LONGEST_RETRY))
+        fields = self._fields(attempt=self._attempt, retry_in=round(pause, 2))
+        log.error("connection failed", exc_info=error, extra=fields)
+        hook = asyncio.create_task(self._endpoint.connection_failed(error, self._attempt))
+        self._hooks.add(hook)
+        hook.add_done_callback(self._hooks.discard)
+        self._attempt += 1
+        return pause
+
+    def _fields(self, **more: object) -> dict[str, object]:
+        name, route = self._receiver.name, self.stream.route
+        return {"consumer": name, "route": route, "url": self._display, **more}

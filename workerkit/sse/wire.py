@@ -1,0 +1,198 @@
+"""Event streams as a wire: one subscription and one receiver for each stream of a consumer."""
+
+import asyncio
+import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+from pydantic import SecretStr
+from yarl import URL
+
+from workerkit.consumer import Consumer
+from workerkit.delivery import Delivery
+from workerkit.endpoint import Endpoint
+from workerkit.errors import RunError
+from workerkit.health import Health
+from workerkit.options import Options, Source
+from workerkit.places import place
+from workerkit.sections import SSESettings
+from workerkit.settings import WorkerSettings
+from workerkit.sse.bookmark import Bookmark
+from workerkit.sse.consumer import SSEOptions
+from workerkit.sse.cursor import CursorStore, FileCursors, MemoryCursors
+from workerkit.sse.event import SSEEvent
+from workerkit.sse.reading import misfits, reader, types_of
+from workerkit.sse.receiver import Receiver
+from workerkit.sse.subscription import Stream, Subscription
+from workerkit.supervisor import cancelled
+from workerkit.wire import Context, Declared
+
+
+class SSEWire:
+    """Feeds every `SSEConsumer` and keeps the cursors of their streams."""
+
+    kind = "sse"
+    delivery: type[Delivery] | None = SSEEvent
+
+    def __init__(self) -> None:
+        self._subscriptions: list[Subscription] = []
+        self._receivers: list[Receiver] = []
+        self._bookmarks: list[Bookmark] = []
+        self._workers: list[asyncio.Task[None]] = []
+        self._loops: list[asyncio.Task[None]] = []
+        self._saving: list[asyncio.Task[None]] = []
+
+    def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
+        """Faults that only the settings show, or the options together."""
+        options, class_ = _sse(declared.options), declared.consumer
+        faults = list(_server_faults(options, settings))
+        if options.json is not None and options.verb == "GET":
+            faults.append("json is the body of a request, and GET has none: set method to 'POST'")
+        headers: Any = getattr(class_, "headers", None)
+        if not inspect.iscoroutinefunction(inspect.unwrap(headers)):
+            faults.append(
+                "headers is no `async def headers(self)`; headers that do not change belong to a "
+                "connection of the settings"
+            )
+        faults += misfits(declared.signature.body, types_of(getattr(class_, "events", None)))
+        return [f"{place(class_)}: {fault}" for fault in faults]
+
+    def source(self, options: Options) -> str:
+        """The routes, or the server where it has only one stream."""
+        routes = ", ".join(filter(None, _sse(options).routes))
+        return routes or _sse(options).url or f"connection {_sse(options).connection}"
+
+    def via(self, options: Options, settings: WorkerSettings) -> str:
+        """The server, without credentials."""
+        return f"server {_server(_sse(options), settings)().display()}"
+
+    def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
+        """The endpoint of one consumer."""
+        options, signature = _sse(declared.options), declared.signature
+        types = types_of(getattr(declared.consumer, "events", None))
+        signature.read = reader(signature.body, signature.whole, types)
+        return Endpoint(
+            consumer,
+            options,
+            signature,
+            on_success=options.on_success,
+            on_exception=options.on_exception,
+            on_invalid=options.on_invalid,
+            retry=options.retry,
+        )
+
+    async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
+        """Load the cursors and connect; what goes wrong is tried again for ever.
+
+        Raises:
+            RunError: What the container has for `cursors` is no store.
+        """
+        store = _store(context)
+        return [self._subscribe(endpoint, store, context) for endpoint in endpoints]
+
+    async def stop(self) -> None:
+        """Read nothing more; what no handler has begun with comes again."""
+        for receiver in self._receivers:
+            receiver.stop()
+        for subscription in self._subscriptions:
+            subscription.stream.stopping()
+        await cancelled(self._loops)
+        for receiver in self._receivers:
+            receiver.drop()
+
+    def hasten(self) -> None:
+        """Handle batches that are half full, end the pauses before other tries: for tests."""
+        for receiver in self._receivers:
+            receiver.hasten()
+
+    def pending(self) -> list[str]:
+        """What is not settled, and which streams are being opened again, for people."""
+        return [
+            f"{each.unsettled} events of {each.name} are not settled"
+            for each in self._receivers
+            if each.unsettled
+        ] + [
+            f"stream {each.stream.route!r} is not open: {each.stream.reason}"
+            for each in self._subscriptions
+            if each.stream.reason and not each.stream.refusals
+        ]
+
+    async def drain(self) -> None:
+        """Return once no handler runs."""
+        await asyncio.gather(*(each.workers.quiet() for each in self._receivers))
+
+    async def cancel(self) -> None:
+        """Cancel the handlers that still run, and wait for them."""
+        await cancelled(self._workers)
+
+    def busy(self) -> list[str]:
+        """Consumers with handlers that still run."""
+        return list(dict.fromkeys(each.name for each in self._receivers if each.workers.busy))
+
+    async def close(self) -> None:
+        """Save the cursors."""
+        if not self.busy():
+            await cancelled(self._workers)
+        await asyncio.gather(*(each.close() for each in self._subscriptions))
+        await asyncio.gather(*(each.close() for each in self._bookmarks))
+        await cancelled(self._saving)
+
+    def _subscribe(self, endpoint: Endpoint, store: CursorStore, context: Context) -> Health:
+        options = _sse(endpoint.options)
+        name, keep = options.name, context.keep
+        # Of one stream the number of its workers is limit enough.
+        slots = asyncio.Semaphore(options.concurrency) if len(options.routes) > 1 else None
+        streams = []
+        for route in options.routes:
+            stream = Stream(context.changed, route=route)
+            bookmark = Bookmark(store, name, route, stream.cursor_reached)
+            receiver = Receiver(endpoint, options, route, context.observers, bookmark, slots)
+            server = _server(options, context.settings)
+            subscription = Subscription(endpoint, options, server, receiver, bookmark, stream)
+            self._bookmarks.append(bookmark)
+            self._receivers.append(receiver)
+            self._subscriptions.append(subscription)
+            self._workers += [keep(work, task) for task, work in receiver.workers.tasks()]
+            self._loops.append(keep(subscription.run(), f"{name} of {route or 'its server'}"))
+            self._saving.append(keep(bookmark.run(), f"{name} cursor of {route or 'its server'}"))
+            streams.append(stream)
+        return Health(name, list(streams))
+
+
+def _server_faults(options: SSEOptions, settings: WorkerSettings) -> list[str]:
+    known = ", ".join(sorted(settings.sse)) or "none"
+    named = options.sources.get("connection") is not Source.FRAMEWORK
+    if options.url is not None:
+        url = URL(options.url)
+        if named:
+            return ["set either url or connection; found both"]
+        if url.user is not None or url.password is not None:
+            return ["url has a user or a password: those belong to a connection of the settings"]
+        return []
+    if options.connection.casefold() in settings.sse:
+        return []
+    missing = f"the settings have no SSE connection {options.connection!r}, only {known}"
+    return [missing if named else f"set url, or connection to one of the settings: {missing}"]
+
+
+def _server(options: SSEOptions, settings: WorkerSettings) -> Callable[[], SSESettings]:
+    """What is known of the server, asked anew each time."""
+    if options.url is not None:
+        fixed = SSESettings(url=SecretStr(options.url))
+        return lambda: fixed
+    return partial(settings.stream_server, options.connection.casefold())
+
+
+def _store(context: Context) -> CursorStore:
+    store, directory = context.cursors, context.settings.cursors
+    if isinstance(store, MemoryCursors) and directory is not None:
+        return FileCursors(directory, fsync=context.settings.cursors_fsync)
+    if not isinstance(store, CursorStore):
+        raise RunError(f"provider 'cursors' gave a {type(store).__name__}: it needs load and save")
+    return store
+
+
+def _sse(options: object) -> SSEOptions:
+    assert isinstance(options, SSEOptions)
+    return options
