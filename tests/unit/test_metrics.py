@@ -1,5 +1,6 @@
 """What is counted, what it is called, and how Prometheus reads it."""
 
+import asyncio
 import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
@@ -13,6 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families as read
 from pydantic import ValidationError
 
 from tests.records import errors
+from tests.streams import consuming
 from tests.waiting import eventually
 from workerkit import (
     Action,
@@ -25,6 +27,7 @@ from workerkit import (
     PublishTimeout,
     Reject,
     Settled,
+    SSEConsumer,
     Unroutable,
     WorkerSettings,
     environment,
@@ -37,7 +40,7 @@ from workerkit.metrics_settings import MetricsSettings
 from workerkit.observe import Connection, Published, notify, tell
 from workerkit.ops import pages
 from workerkit.readiness import Readiness
-from workerkit.testing import fake_message
+from workerkit.testing import fake_message, sse_server
 from workerkit.watchdog import Watchdog
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
@@ -243,6 +246,36 @@ def test_the_age_of_the_last_event_is_read_off_the_parts() -> None:
 
     assert age("/v2/events") == pytest.approx(60, abs=5)
     assert age("/v2/other") is None
+
+
+async def test_an_event_stream_is_measured() -> None:
+    """The wire of event streams keeps its parts and its calls up to date."""
+    gate = asyncio.Event()
+    called = asyncio.Event()
+
+    class Deployments(SSEConsumer):
+        connection = "server"
+        routes = ["/events"]
+
+        async def handle(self, body: str) -> None:
+            called.set()
+            await gate.wait()
+
+    async with sse_server() as server, consuming(server, Deployments) as runner:
+        metrics = made(Readiness(list(runner.health)))
+        await server.send("one", route="/events")
+        await called.wait()
+        age = value(
+            metrics,
+            "workerkit_last_event_age_seconds",
+            consumer="Deployments",
+            source="/events",
+        )
+        in_flight = value(metrics, "workerkit_in_flight", consumer="Deployments")
+        gate.set()
+
+    assert age == pytest.approx(0.0, abs=5.0)
+    assert in_flight == 1
 
 
 def test_requests_are_counted_by_route_method_and_status() -> None:

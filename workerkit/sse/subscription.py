@@ -38,13 +38,11 @@ class Stream(Part):
     Attributes:
         route: Which one.
         over: The server has ended it for good.
-        last_event: When the last event came, in seconds of `time.monotonic`; None before the first.
         cursor_stored: Whether the store of the cursors answered the last time.
     """
 
     route: str = field(kw_only=True)
     over: bool = False
-    last_event: float | None = None
     cursor_stored: bool = True
 
     @property

@@ -13,7 +13,7 @@ from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
-from workerkit.health import Health
+from workerkit.health import Health, Part
 from workerkit.options import Options, Source
 from workerkit.places import place
 from workerkit.sections import SSESettings
@@ -27,6 +27,7 @@ from workerkit.sse.receiver import Receiver
 from workerkit.sse.subscription import Stream, Subscription
 from workerkit.supervisor import cancelled
 from workerkit.wire import Context, Declared
+from workerkit.workers import Workers
 
 
 class SSEWire:
@@ -143,21 +144,23 @@ class SSEWire:
         name, keep = options.name, context.keep
         # Of one stream the number of its workers is limit enough.
         slots = asyncio.Semaphore(options.concurrency) if len(options.routes) > 1 else None
-        streams = []
+        streams: list[Part] = []
+        workers: list[Workers] = []
         for route in options.routes:
-            stream = Stream(context.changed, route=route)
+            stream = Stream(context.changed, source=route or name, route=route)
             bookmark = Bookmark(store, name, route, stream.cursor_reached)
             receiver = Receiver(endpoint, options, route, context.observers, bookmark, slots)
             server = _server(options, context.settings)
             subscription = Subscription(endpoint, options, server, receiver, bookmark, stream)
             self._bookmarks.append(bookmark)
             self._receivers.append(receiver)
+            workers.append(receiver.workers)
             self._subscriptions.append(subscription)
             self._workers += [keep(work, task) for task, work in receiver.workers.tasks()]
             self._loops.append(keep(subscription.run(), f"{name} of {route or 'its server'}"))
             self._saving.append(keep(bookmark.run(), f"{name} cursor of {route or 'its server'}"))
             streams.append(stream)
-        return Health(name, list(streams))
+        return Health(name, streams, in_flight=lambda: sum(each.working for each in workers))
 
 
 def _server_faults(options: SSEOptions, settings: WorkerSettings) -> list[str]:
