@@ -13,7 +13,7 @@ from workerkit.delivery import Action, Delivery, Outcome
 from workerkit.errors import HandlerCancelled, HandlerExit, HandlerTimeout, Reject, Retry
 from workerkit.options import Options
 from workerkit.retry import RetryPolicy, next_delay
-from workerkit.signature import Signature
+from workerkit.signature import Arguments
 from workerkit.supervisor import guarded
 from workerkit.threads import Threads
 
@@ -21,30 +21,32 @@ log = logging.getLogger(__name__)
 
 
 class Endpoint:
-    """One consumer, ready to be called by its wire.
+    """One method of a consumer, ready to be called by its wire.
 
     All code of the user's class is called from here, and nowhere else.
 
     Args:
-        consumer: The instance whose `handle` is called.
+        consumer: The instance whose method is called.
         options: Its resolved options.
-        signature: The plan of its `handle`.
+        signature: The plan of the method.
         on_success: What becomes of a delivery that `handle` returned from.
         on_exception: ... that `handle` raised for, ran late for, or was cancelled from inside.
         on_invalid: ... whose body does not fit; `handle` is not called then.
         retry: Decides about failures instead of *on_exception*, where there is one.
+        method: The name of the method; the texts here call it `handle`, whatever it is called.
     """
 
     def __init__(
         self,
         consumer: Consumer,
         options: Options,
-        signature: Signature,
+        signature: Arguments,
         *,
         on_success: Action,
         on_exception: Action,
         on_invalid: Action,
         retry: RetryPolicy | None = None,
+        method: str = "handle",
     ) -> None:
         self.consumer = consumer
         self.options = options
@@ -57,12 +59,12 @@ class Endpoint:
         self._on_invalid = on_invalid
         self._retry = retry
         self._threads: Threads | None = None
-        self._handle = consumer.handle
+        self._handle = handle = getattr(consumer, method)
         timeout = options.timeout
         # A decorator may hide from the outside that what it wraps is asynchronous.
-        if not inspect.iscoroutinefunction(inspect.unwrap(consumer.handle)):
+        if not inspect.iscoroutinefunction(inspect.unwrap(handle)):
             self._threads = Threads(options.name, options.concurrency, timeout)
-            self._handle = partial(self._threads.call, consumer.handle)
+            self._handle = partial(self._threads.call, handle)
             timeout = None
         self._deadlines = Deadlines(timeout)
 
@@ -108,10 +110,14 @@ class Endpoint:
 
     async def stop(self) -> None:
         """Call the consumer's `on_stop`; what it raises is logged."""
+        self.close()
+        await self._hook("on_stop", self.consumer.on_stop())
+
+    def close(self) -> None:
+        """Let go of timer and threads: there will be no more calls."""
         self._deadlines.close()
         if self._threads is not None:
             self._threads.close()
-        await self._hook("on_stop", self.consumer.on_stop())
 
     async def connection_failed(self, error: Exception, attempt: int) -> None:
         """Call the consumer's `on_connection_error`; what it raises is logged."""

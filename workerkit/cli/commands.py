@@ -215,7 +215,7 @@ def _rows(assembly: Assembly) -> Iterator[dict[str, Any]]:
             values = {
                 field.name: _plain(getattr(options, field.name))
                 for field in dataclasses.fields(options)
-                if field.name not in ("name", "batch", "sources")
+                if field.name != "name" and field.name in options.sources
             }
             yield {
                 "name": options.name,
