@@ -28,6 +28,8 @@ from workerkit.errors import (
     Unroutable,
     WorkerkitError,
 )
+from workerkit.http.parameters import Cookie, Header
+from workerkit.http.view import HTTPView
 from workerkit.observe import Settled
 from workerkit.periodic import PeriodicTask
 from workerkit.retry import RetryPolicy
@@ -45,10 +47,13 @@ __all__ = [
     "ConfigurationError",
     "ConnectionLost",
     "Consumer",
+    "Cookie",
     "DeclarationError",
     "Exchange",
+    "HTTPView",
     "HandlerCancelled",
     "HandlerTimeout",
+    "Header",
     "InvalidBody",
     "MessageTooLarge",
     "PeriodicTask",

@@ -56,7 +56,7 @@ def assemble(
     settings, wrong = environment.read(make_settings, settings_type)
     faults.configuration += wrong
     named = _named(classes, faults)
-    kinds = {name: class_.options for name, class_ in named.items()}
+    kinds = {name: class_.options_type() for name, class_ in named.items()}
     overrides, wrong = environment.overrides(settings or environment.salvage(settings_type), kinds)
     faults.configuration += wrong
     chosen = _chosen(named, only, faults)
@@ -181,7 +181,7 @@ def _options(
     name: str, class_: type[Consumer], overrides: Mapping[str, Override], batch: bool = False
 ) -> Options:
     try:
-        return resolve(class_.options, class_, name, overrides, batch=batch)
+        return resolve(class_.options_type(), class_, name, overrides, batch=batch)
     except InvalidOption as error:
         raise DeclarationError(f"{place(class_)}: {error}") from error
 

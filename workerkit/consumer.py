@@ -41,6 +41,12 @@ class Consumer:
         return cls._abstract
 
     @classmethod
+    def options_type(cls) -> type[Options]:
+        """The options of its kind; a class may have a method called `options`."""
+        found = (vars(base).get("options") for base in cls.__mro__)
+        return next(each for each in found if isinstance(each, type))
+
+    @classmethod
     def signatures(
         cls, options: Options | None, delivery: type[Delivery] | None, resolve: Resolve
     ) -> Mapping[str, Arguments]:

@@ -9,6 +9,8 @@ from workerkit.amqp.consumer import AMQPConsumer
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.wire import AMQPWire
 from workerkit.errors import RunError
+from workerkit.http.view import HTTPView
+from workerkit.http.wire import HTTPWire
 from workerkit.observe import log_settled
 from workerkit.periodic import PeriodicTask, PeriodicWire
 from workerkit.places import said
@@ -26,6 +28,7 @@ class WorkerContainer(containers.DeclarativeContainer):
         publisher: Publishes to RabbitMQ.
         observers: Called with a `Settled` record for each delivery.
         wires: Which wire feeds which base class. Add a pair to add a wire.
+        middlewares: aiohttp's, around every request, the outermost first.
     """
 
     settings = providers.Singleton(WorkerSettings)
@@ -34,9 +37,11 @@ class WorkerContainer(containers.DeclarativeContainer):
     wires = providers.Dict(
         {
             AMQPConsumer: providers.Singleton(AMQPWire),
+            HTTPView: providers.Singleton(HTTPWire),
             PeriodicTask: providers.Singleton(PeriodicWire),
         }
     )
+    middlewares = providers.List()
 
 
 class Resources:

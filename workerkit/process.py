@@ -69,7 +69,11 @@ class Process:
         self._publisher = publisher
         publisher.open(settings)
         observers = await _made("provider 'observers'", self._container.providers["observers"])
-        context = Context(settings, observers, publisher, self.changed.set, self._keep)
+        provider = self._container.providers["middlewares"]
+        middlewares = await _made("provider 'middlewares'", provider)
+        context = Context(
+            settings, observers, publisher, self.changed.set, self._keep, middlewares=middlewares
+        )
         fed = [
             (wire, [await self._endpoint(wire, each) for each in declared])
             for wire, declared in self._assembly.wires

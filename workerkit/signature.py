@@ -36,11 +36,13 @@ class Arguments(Protocol):
 
     Attributes:
         batch: Whether one call takes many deliveries.
-        read: Makes the first argument of one delivery, or an item of it.
     """
 
     batch: bool
-    read: Read
+
+    @property
+    def read(self) -> Read:
+        """Makes the first argument of one delivery, or an item of it."""
 
     @property
     def provides(self) -> bool:
@@ -157,9 +159,7 @@ class Signature:
         self._faults.append(f"{self._where}: parameter {parameter.name!r} {sentence}")
 
 
-def annotated(
-    handle: Callable[..., Any], faults: list[str]
-) -> list[tuple[inspect.Parameter, Any]]:
+def annotated(handle: Callable[..., Any], faults: list[str]) -> list[tuple[inspect.Parameter, Any]]:
     """The parameters of a method behind `self`, each with its type.
 
     Args:

@@ -1,0 +1,76 @@
+"""What becomes of a request: an outcome turned into the answer that the client gets."""
+
+import math
+
+from aiohttp import web
+from pydantic_core import to_json
+
+from workerkit.codec import JSON, encode
+from workerkit.delivery import Action, Outcome
+from workerkit.errors import HandlerTimeout, InvalidRequest, Reject, Retry
+from workerkit.http.problem import problem
+
+
+def answer(outcome: Outcome, status: int) -> tuple[web.StreamResponse, Outcome]:
+    """Make the answer to a request, and say what is settled by it.
+
+    | outcome | answer |
+    |---|---|
+    | returned | its value as JSON; 204 for None |
+    | an exception of aiohttp's | itself |
+    | the request does not fit | 400, 413, 415 or 422 |
+    | `Reject` | 422 with its reason |
+    | `Retry` | 503 with `Retry-After` |
+    | late | 504 |
+    | anything else | 500 |
+
+    Args:
+        status: Of an answer that does not say.
+
+    Returns:
+        The answer, and the outcome as it is settled: an exception of aiohttp's below 500 is an
+        answer like any other, and a value that cannot be written is a failure.
+    """
+    error = outcome.error
+    if isinstance(error, web.HTTPException):
+        chosen = Outcome(Action.ACK if error.status < 500 else Action.REJECT, value=error)
+        return error, chosen
+    if error is not None:
+        action = Action.RETRY if isinstance(error, Retry) else Action.REJECT
+        return _failed(outcome, error), Outcome(action, error, delay=outcome.delay)
+    try:
+        return _returned(outcome.value, status), outcome
+    except Exception as failure:
+        # The value's own code may raise anything: serializers, computed fields.
+        return problem(500), Outcome(Action.REJECT, failure)
+
+
+def _failed(outcome: Outcome, error: Exception) -> web.Response:
+    if isinstance(error, InvalidRequest):
+        return problem(error.status, str(error), parts=error.parts)
+    if isinstance(error, Reject):
+        return problem(422, error.reason)
+    if isinstance(error, Retry):
+        seconds = outcome.delay if error.after is None else error.after
+        return problem(503, error.reason, headers={"Retry-After": str(math.ceil(seconds))})
+    if isinstance(error, HandlerTimeout):
+        return problem(504)
+    return problem(500)
+
+
+def _returned(value: object, status: int) -> web.StreamResponse:
+    if isinstance(value, web.StreamResponse):
+        return value
+    if isinstance(value, tuple) and len(value) == 2 and _is_status(value[1]):
+        value, status = value
+    elif value is None and status == 200:
+        status = 204
+    if value is None:
+        return web.Response(status=status)
+    # Text is JSON as well; only bytes go as they are.
+    body, content_type = (to_json(value), JSON) if isinstance(value, str) else encode(value)
+    return web.Response(body=body, status=status, headers={"Content-Type": content_type})
+
+
+def _is_status(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value in range(200, 600)

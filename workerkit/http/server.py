@@ -1,0 +1,120 @@
+"""The listening socket, and the connections that it has accepted."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Any
+
+from aiohttp import web
+
+from workerkit.http.connection import Connection
+from workerkit.http.traffic import Traffic
+from workerkit.settings import HTTPSettings
+
+KEEP_ALIVE = 75.0
+"""Seconds that a connection may rest between requests: longer than proxies usually keep it."""
+
+_SENDING = 2.0
+_LOOK_EVERY = 1.0
+
+
+class Server:
+    """Serves an application of aiohttp's on one port.
+
+    Args:
+        middlewares: The user's, the outermost first.
+
+    Attributes:
+        application: To add routes to, until it listens.
+    """
+
+    def __init__(self, settings: HTTPSettings, middlewares: Sequence[Any] = ()) -> None:
+        self._settings = settings
+        self._changed = asyncio.Event()
+        self._traffic = Traffic(self._changed.set)
+        self.application = web.Application(
+            middlewares=[self._traffic.surround, *middlewares], client_max_size=settings.max_body
+        )
+        self.application.on_response_prepare.append(self._traffic.prepare)
+        # Answers that the process does not wait for any more have a moment to be sent.
+        self._runner = web.AppRunner(self.application, shutdown_timeout=_SENDING)
+        self._listener: asyncio.Server | None = None
+        self._look: asyncio.TimerHandle | None = None
+
+    @property
+    def url(self) -> str:
+        """Where it listens."""
+        assert self._listener is not None
+        host, port = self._listener.sockets[0].getsockname()[:2]
+        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+    @property
+    def is_quiet(self) -> bool:
+        """Whether no request is being answered, and no connection is left."""
+        return not self._traffic and not self._connections()
+
+    async def listen(self) -> None:
+        """Begin to take connections.
+
+        Raises:
+            OSError: The address is in use, or not ours.
+        """
+        await self._runner.setup()
+        loop = asyncio.get_running_loop()
+        self._listener = await loop.create_server(
+            self._connection,
+            self._settings.host,
+            self._settings.port,
+            reuse_port=self._settings.reuse_port or None,
+        )
+        self._look_for_slow_clients()
+
+    def refuse(self) -> None:
+        """Take no new connections and no new requests."""
+        if self._listener is not None:
+            self._listener.close()
+        self._traffic.stop()
+        for connection in self._connections():
+            # One that is being answered may still have to read the body.
+            if not connection.answering:
+                connection.close()
+
+    async def drain(self) -> None:
+        """Return once every request is answered, and every answer is sent."""
+        while not self.is_quiet:
+            self._changed.clear()
+            await self._changed.wait()
+
+    async def cancel(self) -> None:
+        """Cancel the handling of requests, and wait for it."""
+        await self._traffic.cancel()
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._look is not None:
+            self._look.cancel()
+        await self._runner.cleanup()
+
+    def _connection(self) -> Connection:
+        server = self._runner.server
+        assert server is not None
+        loop = asyncio.get_running_loop()
+        return Connection(
+            server,
+            lost=self._changed.set,
+            loop=loop,
+            keepalive_timeout=KEEP_ALIVE,
+            access_log=None,
+        )
+
+    def _connections(self) -> list[Connection]:
+        server = self._runner.server
+        found = server.connections if server is not None else []
+        return [each for each in found if isinstance(each, Connection)]
+
+    def _look_for_slow_clients(self) -> None:
+        loop = asyncio.get_running_loop()
+        before = loop.time() - self._settings.read_timeout
+        for connection in self._connections():
+            connection.close_late(before)
+        every = min(_LOOK_EVERY, self._settings.read_timeout / 4)
+        self._look = loop.call_later(every, self._look_for_slow_clients)
