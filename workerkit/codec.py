@@ -87,12 +87,12 @@ def encode(body: object) -> tuple[bytes, str]:
     Raises:
         TypeError: The value cannot be written as JSON.
     """
+    if isinstance(body, BaseModel):
+        return body.__pydantic_serializer__.to_json(body, by_alias=True), JSON
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body), "application/octet-stream"
     if isinstance(body, str):
         return body.encode(), "text/plain; charset=utf-8"
-    if isinstance(body, BaseModel):
-        return body.__pydantic_serializer__.to_json(body, by_alias=True), JSON
     if is_struct(type(body)):
         import msgspec
 

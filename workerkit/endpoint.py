@@ -168,7 +168,7 @@ class Endpoint:
             raise
         finally:
             self._deadlines.end(task)
-        return self._handled if value is None else Outcome(self._handled.action, value=value)
+        return self._handled if value is None else Outcome(self._handled.action, None, value)
 
     def _decided(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         """The handler's own choice for *delivery*, if it made one; no later one counts."""

@@ -2,13 +2,17 @@
 
 import math
 
-from aiohttp import web
+from aiohttp import ClientConnectionResetError, web
+from pydantic import BaseModel
 from pydantic_core import to_json
 
 from workerkit.codec import JSON, encode
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import HandlerTimeout, InvalidRequest, Reject, Retry
 from workerkit.http.problem import problem
+
+_JSON = {"Content-Type": JSON}
+_CLIENT_LEFT = 499  # As nginx has it; no client ever sees it.
 
 
 def answer(outcome: Outcome, status: int) -> tuple[web.StreamResponse, Outcome]:
@@ -32,17 +36,23 @@ def answer(outcome: Outcome, status: int) -> tuple[web.StreamResponse, Outcome]:
         answer like any other, and a value that cannot be written is a failure.
     """
     error = outcome.error
-    if isinstance(error, web.HTTPException):
-        chosen = Outcome(Action.ACK if error.status < 500 else Action.REJECT, value=error)
-        return error, chosen
     if error is not None:
-        action = Action.RETRY if isinstance(error, Retry) else Action.REJECT
-        return _failed(outcome, error), Outcome(action, error, delay=outcome.delay)
+        return _raised(outcome, error)
     try:
         return _returned(outcome.value, status), outcome
     except Exception as failure:
         # The value's own code may raise anything: serializers, computed fields.
         return problem(500), Outcome(Action.REJECT, failure)
+
+
+def _raised(outcome: Outcome, error: Exception) -> tuple[web.StreamResponse, Outcome]:
+    if isinstance(error, web.HTTPException):
+        return error, Outcome(Action.ACK if error.status < 500 else Action.REJECT, value=error)
+    if isinstance(error, ClientConnectionResetError):
+        # What a stream meets whose client has left: it has done what it could.
+        return web.Response(status=_CLIENT_LEFT), Outcome(Action.ACK)
+    action = Action.RETRY if isinstance(error, Retry) else Action.REJECT
+    return _failed(outcome, error), Outcome(action, error, delay=outcome.delay)
 
 
 def _failed(outcome: Outcome, error: Exception) -> web.Response:
@@ -59,6 +69,10 @@ def _failed(outcome: Outcome, error: Exception) -> web.Response:
 
 
 def _returned(value: object, status: int) -> web.StreamResponse:
+    if isinstance(value, BaseModel):
+        # The most frequent one; asking an abstract class such as the next takes half a µs.
+        body = value.__pydantic_serializer__.to_json(value, by_alias=True)
+        return web.Response(body=body, status=status, headers=_JSON)
     if isinstance(value, web.StreamResponse):
         return value
     if isinstance(value, tuple) and len(value) == 2 and _is_status(value[1]):

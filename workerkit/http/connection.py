@@ -1,12 +1,15 @@
 """One client's connection, which may be slow and may send anything."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from typing import Any
 
 from aiohttp import web
 
-from workerkit.http.problem import PROBLEM, problem
+from workerkit.http.problem import PROBLEM, of_exception, problem
+from workerkit.http.request_ids import REQUEST_ID, identify
+from workerkit.http.sending import is_plain, send
+from workerkit.logs import request_id
 
 log = logging.getLogger(__name__)
 
@@ -20,49 +23,90 @@ _TOO_SLOW_HEAD = (
 ).encode()
 
 
-class Connection(web.RequestHandler):
-    """aiohttp's protocol of the server's side, with a limit to how long a request may take to come.
+_feed = web.RequestHandler.data_received
 
-    aiohttp itself waits for the rest of a request for as long as the client likes.
+
+class Connection(web.RequestHandler):
+    """aiohttp's protocol, made to answer with problems, and only as long as it is wanted.
+
+    What is overridden are methods that aiohttp calls for each request, which costs less than the
+    middleware and the signal that would do the same: 1 µs instead of 5.
 
     Args:
         lost: Called when it is closed.
 
     Attributes:
-        answering: A request is being answered.
-        since: When the first byte of a request came, in the time of the loop; when the connection
-            was made, before that; None where there is nothing to wait for.
+        answering: The request that a view answers.
+        last: Close it behind the next answer.
     """
 
-    __slots__ = ("_clock", "_heard", "_lost", "answering", "since")
+    __slots__ = ("_clock", "_heard", "_lost", "_since", "answering", "last")
 
     def __init__(self, server: web.Server, *, lost: Callable[[], None], **options: Any) -> None:
         super().__init__(server, **options)
         self._clock = options["loop"].time
         self._lost = lost
+        # When the first byte of a request came, in the time of the loop; when the connection was
+        # made, before that; None where there is nothing to wait for.
+        self._since: float | None = self._clock()
         self._heard = False
-        self.answering = False
-        self.since: float | None = self._clock()
+        self.answering: web.Request | None = None
+        self.last = False
 
     def data_received(self, data: bytes) -> None:
         """Note when a request begins."""
         if not self._heard:
             self._heard = True
-            if not self.answering:
-                self.since = self._clock()
-        super().data_received(data)
+            self._since = self._clock()
+        _feed(self, data)
 
-    def begin(self) -> None:
-        """The head of a request is here, and somebody answers it."""
-        self.answering, self.since = True, None
+    def begin(self, request: web.Request) -> None:
+        """The head of a request is here, and a view answers it."""
+        self.answering = request
+        self._since = None
 
-    def end(self) -> None:
-        """The answer is there."""
-        self.answering = self._heard = False
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Complete the answer, and send what is not sent yet."""
+        self.answering = self._since = None
+        self._heard = False
+        if type(resp) is not web.Response and isinstance(resp, web.HTTPException):
+            resp = of_exception(resp, request.method)
+        if self.last:
+            resp.force_close()
+        resp.headers[REQUEST_ID] = request_id.get() or identify(request)
+        if is_plain(request, resp):
+            return send(request, resp)
+        return super().finish_response(request, resp, start_time)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, and what a middleware raised; views raise nothing.
+
+        Raises:
+            ConnectionError: Half of an answer is sent already.
+        """
+        if request.writer.output_size:
+            raise ConnectionResetError("it ended with half of an answer sent") from exc
+        if status == 400:
+            # Anybody on the network may send it, so it is no ERROR.
+            kind = type(exc).__name__
+            log.info("no HTTP request", extra={"client": request.remote, "error": kind})
+            response = problem(400, "this is no HTTP request")
+            response.force_close()
+            return response
+        log.error("middleware failed", exc_info=exc, extra={"path": request.path})
+        return problem(status)
 
     def close_late(self, before: float) -> None:
         """Close it where a request has begun to come before that time and is not here yet."""
-        if self.since is None or self.since >= before or self.transport is None:
+        if self._since is None or self._since >= before or self.transport is None:
             return
         if self._heard:
             self.transport.write(_TOO_SLOW_HEAD + _TOO_SLOW)
@@ -73,17 +117,8 @@ class Connection(web.RequestHandler):
         super().connection_lost(exc)
         self._lost()
 
-    def handle_error(
-        self,
-        request: web.BaseRequest,
-        status: int = 500,
-        exc: BaseException | None = None,
-        message: str | None = None,
-    ) -> web.StreamResponse:
-        """Answer what is no HTTP: anybody on the network may send it, so it is no ERROR."""
-        if status != 400:
-            return super().handle_error(request, status, exc, message)
-        log.info("no HTTP request", extra={"client": request.remote, "error": type(exc).__name__})
-        response = problem(400, "this is no HTTP request")
-        response.force_close()
-        return response
+
+def is_event_stream(request: web.Request) -> bool:
+    """Whether a stream of Server-Sent Events is being sent in answer."""
+    asked = "text/event-stream" in request.headers.get("Accept", "")
+    return asked and request.writer.output_size > 0

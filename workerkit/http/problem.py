@@ -42,8 +42,16 @@ def problem(
     return web.Response(body=to_json(body), status=status, headers=told)
 
 
-def of_exception(error: web.HTTPException) -> web.StreamResponse:
-    """Turn an exception of aiohttp's into an answer; one that brings a body of its own keeps it."""
+def of_exception(error: web.HTTPException, method: str) -> web.Response:
+    """Turn an exception of aiohttp's into an answer; one that brings a body of its own keeps it.
+
+    Args:
+        method: Of the request; `OPTIONS` of a route gets the methods that it has.
+    """
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        error.headers["Allow"] = allowed = ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))
+        if method == "OPTIONS":
+            return web.Response(status=204, headers={"Allow": allowed})
     if error.status < 400 or error.text != f"{error.status}: {error.reason}":
         return _as_it_is(error)
     headers = {

@@ -3,7 +3,6 @@
 from aiohttp import web
 
 from workerkit.delivery import Delivery
-from workerkit.logs import request_id
 
 
 class HTTPRequest(Delivery):
@@ -12,32 +11,43 @@ class HTTPRequest(Delivery):
     Attributes:
         request: aiohttp's.
         id: Of its `X-Request-ID`, or made here.
-        method: Such as `GET`.
         route: As the view declares it, such as `/orders/{order_id}`.
         body: As the view takes it; None where it takes none.
-        status: Of the answer; 0 before there is one.
-        response_size: Bytes of the answer's body; None for a stream, whose size nobody knows.
+        answer: What the client gets; None before it is known.
     """
 
-    __slots__ = ("body", "id", "method", "request", "response_size", "route", "status")
+    __slots__ = ("answer", "body", "id", "request", "route")
 
     raw: bytes
 
-    def __init__(self, request: web.Request) -> None:
+    def __init__(self, request: web.Request, route: str, id: str) -> None:
         super().__init__(b"")
-        resource = request.match_info.route.resource
         self.request = request
-        self.id = request_id.get()
-        self.method = request.method
-        self.route = "" if resource is None else resource.canonical
+        self.route = route
+        self.id = id
         self.body: object = None
-        self.status = 0
-        self.response_size: int | None = None
+        self.answer: web.StreamResponse | None = None
+
+    @property
+    def method(self) -> str:
+        """Such as `GET`."""
+        return self.request.method
 
     @property
     def request_size(self) -> int:
         """Bytes of the body; what the client has announced, where nobody has read it."""
         return len(self.raw) or self.request.content_length or 0
+
+    @property
+    def status(self) -> int:
+        """Of the answer; 0 before it is known."""
+        return 0 if self.answer is None else self.answer.status
+
+    @property
+    def response_size(self) -> int | None:
+        """Bytes of the answer's body; None for a stream, whose size only sending it tells."""
+        body = getattr(self.answer, "body", self.answer)
+        return len(body) if isinstance(body, bytes) else 0 if body is None else None
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.route} {self.id}>"

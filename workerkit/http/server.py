@@ -6,9 +6,10 @@ from typing import Any
 
 from aiohttp import web
 
-from workerkit.http.connection import Connection
-from workerkit.http.traffic import Traffic
+from workerkit.http.connection import Connection, is_event_stream
+from workerkit.http.request_ids import identified
 from workerkit.settings import HTTPSettings
+from workerkit.supervisor import cancelled
 
 KEEP_ALIVE = 75.0
 """Seconds that a connection may rest between requests: longer than proxies usually keep it."""
@@ -30,11 +31,10 @@ class Server:
     def __init__(self, settings: HTTPSettings, middlewares: Sequence[Any] = ()) -> None:
         self._settings = settings
         self._changed = asyncio.Event()
-        self._traffic = Traffic(self._changed.set)
         self.application = web.Application(
-            middlewares=[self._traffic.surround, *middlewares], client_max_size=settings.max_body
+            middlewares=[identified, *middlewares] if middlewares else (),
+            client_max_size=settings.max_body,
         )
-        self.application.on_response_prepare.append(self._traffic.prepare)
         # Answers that the process does not wait for any more have a moment to be sent.
         self._runner = web.AppRunner(self.application, shutdown_timeout=_SENDING)
         self._listener: asyncio.Server | None = None
@@ -49,8 +49,8 @@ class Server:
 
     @property
     def is_quiet(self) -> bool:
-        """Whether no request is being answered, and no connection is left."""
-        return not self._traffic and not self._connections()
+        """Whether no connection is left; aiohttp keeps one whose client has left until its end."""
+        return not self._connections()
 
     async def listen(self) -> None:
         """Begin to take connections.
@@ -72,11 +72,14 @@ class Server:
         """Take no new connections and no new requests."""
         if self._listener is not None:
             self._listener.close()
-        self._traffic.stop()
         for connection in self._connections():
-            # One that is being answered may still have to read the body.
-            if not connection.answering:
+            connection.last = True
+            if connection.answering is None:
+                # Not the others: aiohttp would read no more of their bodies.
                 connection.close()
+            elif is_event_stream(connection.answering):
+                # It has no end of its own, and its client connects again, elsewhere.
+                connection.answering.task.cancel()
 
     async def drain(self) -> None:
         """Return once every request is answered, and every answer is sent."""
@@ -86,7 +89,8 @@ class Server:
 
     async def cancel(self) -> None:
         """Cancel the handling of requests, and wait for it."""
-        await self._traffic.cancel()
+        answering = [each.answering for each in self._connections()]
+        await cancelled([each.task for each in answering if each is not None])
 
     async def close(self) -> None:
         """Close every connection."""

@@ -84,21 +84,25 @@ class RequestSignature:
         self._request: list[str] = []
         self._provide: dict[str, Source] = {}
         self._faults: list[str] = []
-        for parameter, type_ in annotated(method, self._faults):
+        parameters = annotated(method, self._faults)
+        for parameter, type_ in parameters:
             self._take(parameter, type_)
         if self._faults:
             raise DeclarationError(*self._faults)
+        # The raw form is to cost nothing: its one argument is handed over as it is.
+        kinds = [parameter.kind for parameter, _ in parameters]
+        self._only_request = bool(self._request) and kinds == [Parameter.POSITIONAL_OR_KEYWORD]
         self.returns = get_type_hints(method, include_extras=True).get("return", Parameter.empty)
+
+    @property
+    def takes_request(self) -> bool:
+        """Whether it takes the request itself."""
+        return bool(self._request)
 
     @property
     def provides(self) -> bool:
         """Whether a call needs anything of the container."""
         return bool(self._provide)
-
-    @property
-    def raw(self) -> bool:
-        """Whether it takes the request and nothing else of it."""
-        return bool(self._request) and not self.values and self.body is None
 
     def read(self, delivery: HTTPRequest) -> HTTPRequest:
         """The whole request; there are no batches of them."""
@@ -112,7 +116,9 @@ class RequestSignature:
             Exception: Whatever a validator of the user's raises.
         """
         request = delivery.request
-        arguments: dict[str, Any] = dict.fromkeys(self._request, request)
+        if self._only_request:
+            return (request,), {}
+        arguments: dict[str, Any] = dict.fromkeys(self._request, request) if self._request else {}
         unfit: list[dict[str, str]] = []
         for value in self.values:
             try:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from aiohttp import web
 
@@ -174,12 +175,14 @@ class HTTPWire:
                 status = status_of(view.declared.consumer, name)
                 receiver = Receiver(endpoint, signature, status, options.max_body, context)
                 yield receiver
-                for verb in signature.verbs:
-                    for route in options.routes:
-                        application.router.add_route(verb, route, receiver.respond)
+                for route in options.routes:
+                    resource = application.router.add_resource(route)
+                    respond = partial(receiver.respond, resource.canonical)
+                    for verb in signature.verbs:
+                        resource.add_route(verb, respond)
                         # GET answers HEAD as well, unless somebody does that by himself.
                         if verb == "GET" and ("HEAD", route) not in taken:
-                            application.router.add_route("HEAD", route, receiver.respond)
+                            resource.add_route("HEAD", respond)
 
 
 def _claims(view: _View) -> Iterator[tuple[str, str]]:
