@@ -40,37 +40,28 @@ class Connection(web.RequestHandler):
         last: Close it behind the next answer.
     """
 
-    __slots__ = ("_clock", "_heard", "_lost", "_since", "answering", "last")
+    __slots__ = ("_asked", "_heard", "_lost", "_waiting", "answering", "last")
 
     def __init__(self, server: web.Server, *, lost: Callable[[], None], **options: Any) -> None:
         super().__init__(server, **options)
-        self._clock = options["loop"].time
         self._lost = lost
-        # When the first byte of a request came, in the time of the loop; when the connection was
-        # made, before that; None where there is nothing to wait for.
-        self._since: float | None = self._clock()
         self._heard = False
+        self._waiting: float | None = None
+        self._asked = False
         self.answering: web.Request | None = None
         self.last = False
 
     def data_received(self, data: bytes) -> None:
-        """Note when a request begins."""
-        if not self._heard:
-            self._heard = True
-            self._since = self._clock()
+        """Note that a request begins."""
+        self._heard = True
         _feed(self, data)
-
-    def begin(self, request: web.Request) -> None:
-        """The head of a request is here, and a view answers it."""
-        self.answering = request
-        self._since = None
 
     def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """Complete the answer, and send what is not sent yet."""
-        self.answering = self._since = None
-        self._heard = False
+        self.answering = None
+        self._heard, self._asked = False, True
         if type(resp) is not web.Response and isinstance(resp, web.HTTPException):
             resp = of_exception(resp, request.method)
         if self.last:
@@ -104,13 +95,21 @@ class Connection(web.RequestHandler):
         log.error("middleware failed", exc_info=exc, extra={"path": request.path})
         return problem(status)
 
-    def close_late(self, before: float) -> None:
-        """Close it where a request has begun to come before that time and is not here yet."""
-        if self._since is None or self._since >= before or self.transport is None:
-            return
-        if self._heard:
-            self.transport.write(_TOO_SLOW_HEAD + _TOO_SLOW)
-        self.force_close()
+    def look(self, now: float, patience: float) -> None:
+        """Close it if it has waited too long for the rest of a request, or for the first one.
+
+        Args:
+            now: In seconds; this is called more often than *patience* passes.
+            patience: Seconds to wait.
+        """
+        if self.answering is not None or (self._asked and not self._heard):
+            self._waiting = None
+        elif self._waiting is None:
+            self._waiting = now
+        elif now - self._waiting > patience and self.transport is not None:
+            if self._heard:
+                self.transport.write(_TOO_SLOW_HEAD + _TOO_SLOW)
+            self.force_close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         """Say that it is closed."""

@@ -63,7 +63,7 @@ class Receiver:
             request = request.clone(client_max_size=self._max_body)
         connection = request.protocol
         assert isinstance(connection, Connection)
-        connection.begin(request)
+        connection.answering = request
         delivery = HTTPRequest(request, route, identify(request))
         began = perf_counter()
         self.running += 1

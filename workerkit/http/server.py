@@ -117,8 +117,7 @@ class Server:
 
     def _look_for_slow_clients(self) -> None:
         loop = asyncio.get_running_loop()
-        before = loop.time() - self._settings.read_timeout
         for connection in self._connections():
-            connection.close_late(before)
+            connection.look(loop.time(), self._settings.read_timeout)
         every = min(_LOOK_EVERY, self._settings.read_timeout / 4)
         self._look = loop.call_later(every, self._look_for_slow_clients)
