@@ -24,6 +24,8 @@ from workerkit.errors import (
     RunError,
     StartError,
 )
+from workerkit.http.openapi import document
+from workerkit.http.view import HTTPView
 from workerkit.inventory import inventory
 from workerkit.places import place
 from workerkit.runner import Runner, complain
@@ -144,6 +146,15 @@ def settings(
         return
     for row in rows:
         print(f"{row.variable}={_text(row.value)}  ({row.type}, {row.source})")
+
+
+@app.command()
+def openapi(package: Package, container: Container = None, traceback: Traceback = False) -> None:
+    """Print the OpenAPI document of the views of PACKAGE, without opening a socket."""
+    with _faults(traceback):
+        declared = _assembled(package, container).declared
+    views = [each for each in declared if issubclass(each.consumer, HTTPView)]
+    print(json.dumps(document(views), indent=2))
 
 
 @app.command()

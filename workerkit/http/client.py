@@ -3,8 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 import aiohttp
 
@@ -39,13 +38,18 @@ class HTTPAnswer:
 
 
 class HTTPClient:
-    """Asks one server, over real connections; close it, or use it in an `async with`.
+    """Asks one server, over real connections.
 
     Attributes:
-        url: Of the server, for clients of your own.
+        url: Of the server, for clients of your own; empty before `open`.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self) -> None:
+        self.url = ""
+        self._session: aiohttp.ClientSession | None = None
+
+    def open(self, url: str) -> None:
+        """Ask the server of this address from now on."""
         self.url = url
         self._session = aiohttp.ClientSession(url, cookie_jar=aiohttp.DummyCookieJar())
 
@@ -66,7 +70,12 @@ class HTTPClient:
             json: A model, a dataclass or JSON values, which become the body.
             body: Instead, as it is.
             query: Lists become parameters that are repeated.
+
+        Raises:
+            RuntimeError: There is no server, because no view runs.
         """
+        if self._session is None:
+            raise RuntimeError("there is no HTTP server: no view runs")
         told = dict(headers or {})
         if json is not None:
             body, content_type = encode(json)
@@ -112,15 +121,5 @@ class HTTPClient:
 
     async def close(self) -> None:
         """Close its connections."""
-        await self._session.close()
-
-    async def __aenter__(self) -> Self:
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        await self.close()
+        if self._session is not None:
+            await self._session.close()

@@ -60,14 +60,8 @@ class HTTPWire:
 
     @property
     def url(self) -> str:
-        """Where it listens, such as `http://127.0.0.1:8080`.
-
-        Raises:
-            LookupError: It does not.
-        """
-        if self._server is None:
-            raise LookupError("there is no HTTP server: no view runs")
-        return self._server.url
+        """Where it listens, such as `http://127.0.0.1:8080`; empty where it does not."""
+        return "" if self._server is None else self._server.url
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
         """Routes that aiohttp would not take, and attributes that fit no view."""
