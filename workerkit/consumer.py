@@ -26,7 +26,7 @@ class Consumer:
     name: ClassVar[str]
     concurrency: ClassVar[int]
     timeout: ClassVar[float | None]
-    options: ClassVar[type[Options]] = Options
+    options: ClassVar[Any] = Options  # A view may have a method of that name.
     handle: Callable[..., Any]
     _abstract: ClassVar[bool] = True
 
@@ -42,7 +42,7 @@ class Consumer:
 
     @classmethod
     def options_type(cls) -> type[Options]:
-        """The options of its kind; a class may have a method called `options`."""
+        """The options of its kind, even where a method of its own is called `options`."""
         found = (vars(base).get("options") for base in cls.__mro__)
         return next(each for each in found if isinstance(each, type))
 

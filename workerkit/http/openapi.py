@@ -19,6 +19,8 @@ from workerkit.wire import Declared
 
 VERSION = "3.1.0"
 
+# No class can have this name, so no model of the user's does.
+_PROBLEM = "problem+json"
 _PROBLEM_SCHEMA = {
     "type": "object",
     "description": "An error, as RFC 9457 has it.",
@@ -86,7 +88,7 @@ def document(views: Sequence[Declared]) -> dict[str, Any]:
         "info": _info(views),
         "tags": [_tag(view) for view in views],
         "paths": paths,
-        "components": {"schemas": {**schemas.definitions, "Problem": _PROBLEM_SCHEMA}},
+        "components": {"schemas": {**schemas.definitions, _PROBLEM: _PROBLEM_SCHEMA}},
     }
 
 
@@ -183,7 +185,7 @@ def _responses(operation: _Operation, schemas: Schemas) -> Iterator[tuple[str, A
 
 
 def _problem(description: str) -> dict[str, Any]:
-    schema = {"$ref": "#/components/schemas/Problem"}
+    schema = {"$ref": f"#/components/schemas/{_PROBLEM}"}
     return {"description": description, "content": {PROBLEM: {"schema": schema}}}
 
 

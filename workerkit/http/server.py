@@ -39,6 +39,7 @@ class Server:
         self._runner = web.AppRunner(self.application, shutdown_timeout=_SENDING)
         self._listener: asyncio.Server | None = None
         self._look: asyncio.TimerHandle | None = None
+        self._refused = False
 
     @property
     def url(self) -> str:
@@ -48,9 +49,10 @@ class Server:
         return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
-    def is_quiet(self) -> bool:
-        """Whether no connection is left; aiohttp keeps one whose client has left until its end."""
-        return not self._connections()
+    def is_ending(self) -> bool:
+        """Whether it takes nothing new, and something is still being answered or sent."""
+        # aiohttp keeps a connection whose client has left until the handler has returned.
+        return self._refused and bool(self._connections())
 
     async def listen(self) -> None:
         """Begin to take connections.
@@ -70,6 +72,7 @@ class Server:
 
     def refuse(self) -> None:
         """Take no new connections and no new requests."""
+        self._refused = True
         if self._listener is not None:
             self._listener.close()
         for connection in self._connections():
@@ -83,7 +86,7 @@ class Server:
 
     async def drain(self) -> None:
         """Return once every request is answered, and every answer is sent."""
-        while not self.is_quiet:
+        while self.is_ending:
             self._changed.clear()
             await self._changed.wait()
 

@@ -146,9 +146,9 @@ class HTTPWire:
     def busy(self) -> list[str]:
         """Views with requests that are being answered; the server, where answers are being sent."""
         running = list(dict.fromkeys(each.name for each in self._receivers if each.running))
-        if running or self._server is None or self._server.is_quiet:
-            return running
-        return ["HTTP server"]
+        if not running and self._server is not None and self._server.is_ending:
+            return ["HTTP server"]
+        return running
 
     async def close(self) -> None:
         """Close every connection."""

@@ -1,18 +1,16 @@
 """What the shop answers over HTTP."""
 
-from uuid import UUID
-
 from aiohttp import web
 from pydantic import BaseModel
 
 from shop.orders import Order, OrderRepository
-from workerkit import HTTPView, Publisher
+from workerkit import HTTPView, Publisher, PublishError, Retry
 
 
 class Accepted(BaseModel):
     """An order that is on its way."""
 
-    message_id: UUID
+    message_id: str
 
 
 class PlaceOrder(HTTPView):
@@ -27,10 +25,14 @@ class PlaceOrder(HTTPView):
     async def post(self, order: Order) -> Accepted:
         """Place an order.
 
-        It is accepted as soon as RabbitMQ has it; `OrderPlaced` books it.
+        It is accepted as soon as RabbitMQ has it; `OrderPlaced` books it. While RabbitMQ does not
+        take it, the answer is a 503 that says when to come again.
         """
-        message_id = await self.publisher.publish(order, "orders")
-        return Accepted(message_id=UUID(message_id))
+        try:
+            message_id = await self.publisher.publish(order, "orders")
+        except PublishError as error:
+            raise Retry("no orders are taken at the moment", after=5) from error
+        return Accepted(message_id=message_id)
 
 
 class OrderView(HTTPView):
