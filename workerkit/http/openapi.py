@@ -20,7 +20,7 @@ from workerkit.wire import Declared
 VERSION = "3.1.0"
 
 # No class can have this name, so no model of the user's does.
-_PROBLEM = "problem+json"
+_PROBLEM = "problem-json"
 _PROBLEM_SCHEMA = {
     "type": "object",
     "description": "An error, as RFC 9457 has it.",
