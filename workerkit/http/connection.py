@@ -62,11 +62,12 @@ class Connection(web.RequestHandler):
         """Complete the answer, and send what is not sent yet."""
         self.answering = None
         self._heard, self._asked = False, True
+        known = request_id.get() or identify(request)
         if type(resp) is not web.Response and isinstance(resp, web.HTTPException):
             resp = of_exception(resp, request.method)
         if self.last:
             resp.force_close()
-        resp.headers[REQUEST_ID] = request_id.get() or identify(request)
+        resp.headers[REQUEST_ID] = known
         if is_plain(request, resp):
             return send(request, resp)
         return super().finish_response(request, resp, start_time)

@@ -39,7 +39,11 @@ def problem(
     if current := request_id.get():
         body["request_id"] = current
     told = {**(headers or {}), "Content-Type": PROBLEM}
-    return web.Response(body=to_json(body), status=status, headers=told)
+    response = web.Response(body=to_json(body), status=status, headers=told)
+    if status == 408:
+        # The rest may still come, and would be read as the next request.
+        response.force_close()
+    return response
 
 
 def of_exception(error: web.HTTPException, method: str) -> web.Response:

@@ -9,11 +9,12 @@ from aiohttp import web
 from workerkit.http.connection import Connection, is_event_stream
 from workerkit.http.request_ids import identified
 from workerkit.settings import HTTPSettings
-from workerkit.supervisor import cancelled
 
 KEEP_ALIVE = 75.0
 """Seconds that a connection may rest between requests: longer than proxies usually keep it."""
 
+# For what a client still sends of a body that nobody wants, so that it comes to read the answer.
+_LINGERING = 1.0
 _SENDING = 2.0
 _LOOK_EVERY = 1.0
 
@@ -91,9 +92,13 @@ class Server:
             await self._changed.wait()
 
     async def cancel(self) -> None:
-        """Cancel the handling of requests, and wait for it."""
-        answering = [each.answering for each in self._connections()]
-        await cancelled([each.task for each in answering if each is not None])
+        """Cancel the handling of requests, drop connections that rest, and wait for both."""
+        for connection in self._connections():
+            if connection.answering is not None:
+                connection.answering.task.cancel()
+            else:
+                connection.force_close()
+        await self.drain()
 
     async def close(self) -> None:
         """Close every connection."""
@@ -110,6 +115,7 @@ class Server:
             lost=self._changed.set,
             loop=loop,
             keepalive_timeout=KEEP_ALIVE,
+            lingering_time=_LINGERING,
             access_log=None,
         )
 
