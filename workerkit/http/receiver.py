@@ -78,6 +78,7 @@ class Receiver:
         except asyncio.CancelledError:
             if connection.last and is_event_stream(request):
                 await request.writer.write_eof()
+            connection.release()
             raise
         finally:
             self.running -= 1

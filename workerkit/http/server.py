@@ -41,6 +41,7 @@ class Server:
         self._listener: asyncio.Server | None = None
         self._look: asyncio.TimerHandle | None = None
         self._refused = False
+        self._open: set[Connection] = set()
 
     @property
     def url(self) -> str:
@@ -52,8 +53,7 @@ class Server:
     @property
     def is_ending(self) -> bool:
         """Whether it takes nothing new, and something is still being answered or sent."""
-        # aiohttp keeps a connection whose client has left until the handler has returned.
-        return self._refused and bool(self._connections())
+        return self._refused and bool(self._open)
 
     async def listen(self) -> None:
         """Begin to take connections.
@@ -76,11 +76,10 @@ class Server:
         self._refused = True
         if self._listener is not None:
             self._listener.close()
-        for connection in self._connections():
+        for connection in list(self._open):
             connection.last = True
             if connection.answering is None:
-                # Not the others: aiohttp would read no more of their bodies.
-                connection.close()
+                connection.force_close()
             elif is_event_stream(connection.answering):
                 # It has no end of its own, and its client connects again, elsewhere.
                 connection.answering.task.cancel()
@@ -93,7 +92,7 @@ class Server:
 
     async def cancel(self) -> None:
         """Cancel the handling of requests, drop connections that rest, and wait for both."""
-        for connection in self._connections():
+        for connection in list(self._open):
             if connection.answering is not None:
                 connection.answering.task.cancel()
             else:
@@ -109,24 +108,24 @@ class Server:
     def _connection(self) -> Connection:
         server = self._runner.server
         assert server is not None
-        loop = asyncio.get_running_loop()
-        return Connection(
+        connection = Connection(
             server,
-            lost=self._changed.set,
-            loop=loop,
+            ended=self._forget,
+            loop=asyncio.get_running_loop(),
             keepalive_timeout=KEEP_ALIVE,
             lingering_time=_LINGERING,
             access_log=None,
         )
+        self._open.add(connection)
+        return connection
 
-    def _connections(self) -> list[Connection]:
-        server = self._runner.server
-        found = server.connections if server is not None else []
-        return [each for each in found if isinstance(each, Connection)]
+    def _forget(self, connection: Connection) -> None:
+        self._open.discard(connection)
+        self._changed.set()
 
     def _look_for_slow_clients(self) -> None:
         loop = asyncio.get_running_loop()
-        for connection in self._connections():
+        for connection in list(self._open):
             connection.look(loop.time(), self._settings.read_timeout)
         every = min(_LOOK_EVERY, self._settings.read_timeout / 4)
         self._look = loop.call_later(every, self._look_for_slow_clients)
