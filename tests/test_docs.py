@@ -14,7 +14,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.application import package_of
-from workerkit import AMQPConsumer, Runner, WorkerContainer, WorkerSettings
+from workerkit import AMQPConsumer, Consumer, HTTPView, Runner, WorkerContainer, WorkerSettings
 from workerkit.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
@@ -97,11 +97,13 @@ def test_the_files_of_the_readme_are_a_project(tmp_path: Path) -> None:
     assert (done.stdout, done.stderr) == ("shop: 1 consumer, no faults\n", "")
 
 
-def _consumers(namespace: dict[str, Any]) -> list[type[AMQPConsumer]]:
+def _consumers(namespace: dict[str, Any]) -> list[type[Consumer]]:
     return [
         each
         for each in namespace.values()
-        if isinstance(each, type) and issubclass(each, AMQPConsumer) and not each.is_abstract()
+        if isinstance(each, type)
+        and issubclass(each, AMQPConsumer | HTTPView)
+        and not each.is_abstract()
     ]
 
 

@@ -33,6 +33,7 @@ class Connection(web.RequestHandler):
     middleware and the signal that would do the same: 1 µs instead of 5.
 
     Args:
+        signals: Somebody waits for aiohttp's signal that an answer is about to be sent.
         ended: Called with it when it is closed and nothing is done for it any more.
 
     Attributes:
@@ -40,12 +41,18 @@ class Connection(web.RequestHandler):
         last: Close it behind the next answer.
     """
 
-    __slots__ = ("_asked", "_ended", "_heard", "_lost", "_waiting", "answering", "last")
+    __slots__ = ("_asked", "_ended", "_heard", "_lost", "_signals", "_waiting", "answering", "last")
 
     def __init__(
-        self, server: web.Server, *, ended: Callable[["Connection"], None], **options: Any
+        self,
+        server: web.Server,
+        *,
+        signals: bool,
+        ended: Callable[["Connection"], None],
+        **options: Any,
     ) -> None:
         super().__init__(server, **options)
+        self._signals = signals
         self._ended = ended
         self._lost = False
         self._heard = False
@@ -70,7 +77,7 @@ class Connection(web.RequestHandler):
         if self.last:
             resp.force_close()
         resp.headers[REQUEST_ID] = known
-        if is_plain(request, resp):
+        if not self._signals and is_plain(request, resp):
             return send(request, resp, self.release)
         return self._finish(super().finish_response(request, resp, start_time))
 

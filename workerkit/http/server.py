@@ -110,6 +110,7 @@ class Server:
         assert server is not None
         connection = Connection(
             server,
+            signals=bool(self.application.on_response_prepare),
             ended=self._forget,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=KEEP_ALIVE,
