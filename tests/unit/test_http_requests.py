@@ -1,5 +1,9 @@
 """What a view's method gets of a request, and what becomes of what it returns."""
 
+import asyncio
+import functools
+import inspect
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -426,3 +430,113 @@ async def test_what_observers_are_told() -> None:
     assert (delivery.request_size, delivery.response_size) == (8, 21)
     assert bad.action == "reject"
     assert 0 < good.seconds < 1
+
+
+def counted(method: Any) -> Any:
+    """A decorator that sees the signature of what it wraps."""
+
+    @functools.wraps(method)
+    async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
+        assert list(inspect.signature(method).parameters) == ["self", "order_id"]
+        return [await method(self, *args, **kwargs)]
+
+    return wrapper
+
+
+async def test_a_decorated_method() -> None:
+    """It has the parameters of the method within."""
+
+    class Decorated(HTTPView):
+        routes = ["/{order_id}"]
+
+        @counted
+        async def get(self, order_id: int) -> int:
+            return order_id
+
+    async with serving(Decorated) as client:
+        assert (await client.get("/7")).json() == [7]
+
+
+async def test_methods_that_are_not_async() -> None:
+    """They run in threads, many at the same time."""
+    arrived = threading.Barrier(8, timeout=5.0)
+
+    class Blocking(HTTPView):
+        routes = ["/"]
+
+        def get(self) -> str:
+            arrived.wait()
+            return threading.current_thread().name
+
+    async with serving(Blocking) as client:
+        answers = await asyncio.gather(*(client.get("/") for _ in range(8)))
+
+    names = {answer.json() for answer in answers}
+    assert len(names) == 8
+    assert all(name.startswith("workerkit-Blocking-") for name in names)
+
+
+async def test_hooks_are_called_once() -> None:
+    """However many methods a view has, it is one consumer."""
+    called: list[str] = []
+
+    class Hooked(HTTPView):
+        routes = ["/"]
+
+        async def get(self) -> None: ...
+
+        async def put(self) -> None: ...
+
+        async def on_start(self) -> None:
+            called.append("start")
+
+        async def on_stop(self) -> None:
+            called.append("stop")
+
+    async with serving(Hooked) as client:
+        await client.get("/")
+        assert called == ["start"]
+
+    assert called == ["start", "stop"]
+
+
+async def test_the_limit_of_a_body() -> None:
+    """`max_body` of the class is over the setting's, also for a method that reads it by itself."""
+
+    class Upload(HTTPView):
+        routes = ["/upload"]
+        max_body = 100
+
+        async def put(self, request: web.Request) -> int:
+            return len(await request.read())
+
+    class Other(HTTPView):
+        routes = ["/other"]
+
+        async def put(self, request: web.Request) -> int:
+            return len(await request.read())
+
+    async with serving(Upload, Other, max_body=10) as client:
+        routes = ["/upload", "/other"]
+        fitting = [await client.put("/upload", body=b"x" * 100), await client.put("/other")]
+        larger = [await client.put(route, body=b"x" * 101) for route in routes]
+
+    assert [each.status for each in (*fitting, *larger)] == [200, 200, 413, 413]
+
+
+async def test_an_observer_that_raises() -> None:
+    """The answer is the same."""
+
+    def failing(record: Any) -> None:
+        raise KeyError("observer")
+
+    recorder: Any = failing
+
+    class Hello(HTTPView):
+        routes = ["/"]
+
+        async def get(self) -> str:
+            return "hello"
+
+    async with serving(Hello, recorder=recorder) as client:
+        assert (await client.get("/")).json() == "hello"
