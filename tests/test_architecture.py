@@ -37,7 +37,7 @@ ORDER = {
     " receiver subscription wire",
     "sse": "event stream consumer source cursor receiver wire",
     "http": "problem shape parameters request signature view returned schemas openapi page answer"
-    " request_ids connection server receiver wire client",
+    " request_ids sending connection server receiver wire client",
     "embedded": "refusals table requests replies properties clock memory message matching"
     " arguments death backlog turns queue exchange vhost faults outbox session channel publishing"
     " topology consuming dispatch frames heart broker handshake connection listener snapshot"

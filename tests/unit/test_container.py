@@ -12,6 +12,7 @@ from pydantic_settings import SettingsConfigDict
 from tests.waiting import eventually
 from workerkit import (
     AMQPConsumer,
+    HTTPView,
     PeriodicTask,
     Publisher,
     RunError,
@@ -80,7 +81,7 @@ def test_what_it_brings() -> None:
 
     assert isinstance(made.settings(), WorkerSettings)
     assert isinstance(made.publisher(), Publisher)
-    assert list(made.wires()) == [AMQPConsumer, PeriodicTask]
+    assert list(made.wires()) == [AMQPConsumer, HTTPView, PeriodicTask]
     assert len(made.observers()) == 1
     for provider in (made.settings, made.publisher, made.observers, made.wires):
         assert not set(made.providers.values()) & set(provider.related)

@@ -270,7 +270,7 @@ def test_nothing_fits() -> None:
         def __init__(self, clock: Clock, size: int, orders: Repository) -> None: ...
 
     clock, size = faults(Wants)
-    known = "name, nested, observers, orders, pool, publisher, settings, wires"
+    known = "middlewares, name, nested, observers, orders, pool, publisher, settings, wires"
     assert clock == (
         "parameter 'clock' has no provider of its name or of type Clock; the container has " + known
     )
@@ -457,5 +457,7 @@ def test_a_parameter_of_handle_that_nothing_fills() -> None:
     """... or not at all."""
     clock = parameter(handle, "clock")
 
-    with pytest.raises(Unresolved, match="of type Clock; the container has name, nested"):
+    with pytest.raises(
+        Unresolved, match="of type Clock; the container has middlewares, name, nested"
+    ):
         Plan(Container()).resolve(clock, Clock)

@@ -133,7 +133,9 @@ def test_overrides_nest_and_end_with_their_block() -> None:
 def test_a_provider_that_is_not_there() -> None:
     """The error names those that are."""
     with (
-        pytest.raises(DeclarationError, match=r"no provider 'books', only book, middlewares, observers"),
+        pytest.raises(
+            DeclarationError, match=r"no provider 'books', only book, middlewares, observers"
+        ),
         override(Container(), books=1),
     ):
         pass

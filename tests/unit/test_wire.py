@@ -334,7 +334,9 @@ def test_without_its_wire_a_base_class_is_a_fault() -> None:
     container = container_of("amqp://127.0.0.1:1/")
     runner = Runner(container, packages=[package_of(Piped)])
 
-    with pytest.raises(DeclarationError, match=r"no wire feeds .* AMQPConsumer, PeriodicTask"):
+    with pytest.raises(
+        DeclarationError, match=r"no wire feeds .* AMQPConsumer, HTTPView, PeriodicTask"
+    ):
         runner.assemble()
 
 
