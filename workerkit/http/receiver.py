@@ -3,7 +3,7 @@
 import asyncio
 from time import perf_counter
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from workerkit.codec import JSON
 from workerkit.delivery import Action, Outcome
@@ -136,7 +136,7 @@ async def _ended_by(error: HandlerExit) -> None:
 def _check_type(request: web.Request, raw: bytes) -> None:
     if not raw:
         raise InvalidRequest(400, "the body is missing")
-    if request.headers.get("Content-Type") == JSON:
+    if request.headers.get(hdrs.CONTENT_TYPE) == JSON:
         return
     found = request.content_type
     if found != JSON and not found.endswith("+json"):

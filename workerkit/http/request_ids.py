@@ -6,10 +6,11 @@ from itertools import count
 from secrets import token_hex
 
 from aiohttp import web
+from multidict import istr
 
 from workerkit.logs import request_id
 
-REQUEST_ID = "X-Request-ID"
+REQUEST_ID = istr("X-Request-ID")
 
 # A client may choose it, and it stands in logs.
 _SOUND = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable
 from email.utils import formatdate
 
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.http import SERVER_SOFTWARE, HttpVersion11
 
 _WITHOUT_BODY = frozenset({204, 205, 304})
@@ -19,28 +19,12 @@ _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
 class _Sent(web.Response):
     """Stands for an answer that is sent; aiohttp asks it whether the connection goes on."""
 
-    @property
-    def keep_alive(self) -> bool:
-        """It does."""
-        return True
+    keep_alive = True
 
 
-class _Date:
-    """The header `Date`, made anew once a second."""
-
-    def __init__(self) -> None:
-        self._second = 0
-        self._text = ""
-
-    def __str__(self) -> str:
-        now = int(time.time())
-        if now != self._second:
-            self._second, self._text = now, formatdate(now, usegmt=True)
-        return self._text
-
-
-_date = _Date()
 _sent = _Sent()
+_second = 0
+_date = ""
 
 
 def is_plain(request: web.BaseRequest, response: web.StreamResponse) -> bool:
@@ -58,13 +42,13 @@ def is_plain(request: web.BaseRequest, response: web.StreamResponse) -> bool:
         and (request.method == "GET" or _has_no_parts(request))
         and request.version is HttpVersion11
         and request.keep_alive
-        and "Upgrade" not in request.headers
+        and hdrs.UPGRADE not in request.headers
     )
 
 
 def _has_no_parts(request: web.BaseRequest) -> bool:
     # aiohttp closes the files of a form behind the answer.
-    form = request.headers.get("Content-Type", "").startswith("multipart/")
+    form = request.headers.get(hdrs.CONTENT_TYPE, "").startswith("multipart/")
     return request.method in _WITH_BODY and not form
 
 
@@ -76,13 +60,13 @@ async def send(
     body = response.body
     assert type(body) is bytes
     headers = response.headers
-    headers["Content-Length"] = str(len(body))
-    if "Content-Type" not in headers:
-        headers["Content-Type"] = "application/octet-stream"
-    if "Date" not in headers:
-        headers["Date"] = str(_date)
-    if "Server" not in headers:
-        headers["Server"] = SERVER_SOFTWARE
+    headers[hdrs.CONTENT_LENGTH] = str(len(body))
+    if hdrs.CONTENT_TYPE not in headers:
+        headers[hdrs.CONTENT_TYPE] = "application/octet-stream"
+    if hdrs.DATE not in headers:
+        headers[hdrs.DATE] = _now()
+    if hdrs.SERVER not in headers:
+        headers[hdrs.SERVER] = SERVER_SOFTWARE
     writer = request.writer
     try:
         await writer.write_headers(f"HTTP/1.1 {response.status} {response.reason}", headers)
@@ -92,3 +76,12 @@ async def send(
     finally:
         sent()
     return _sent, False
+
+
+def _now() -> str:
+    """The value of the header `Date`, made anew once a second."""
+    global _second, _date
+    now = int(time.time())
+    if now != _second:
+        _second, _date = now, formatdate(now, usegmt=True)
+    return _date
