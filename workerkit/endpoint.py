@@ -124,13 +124,49 @@ class Endpoint:
         await self._hook("on_connection_error", self.consumer.on_connection_error(error, attempt))
 
     async def _attempt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+        """Call the method; in one coroutine, because every delivery pays for each one more."""
+        task = asyncio.current_task()
+        assert task is not None
+        self._deadlines.begin(task)
         try:
-            return await self._call(args, kwargs)
-        except (SystemExit, KeyboardInterrupt, MemoryError) as error:
+            if self._provided is None:
+                value = await self._handle(*args, **kwargs)
+            else:
+                async with self._provided() as provided:
+                    value = await self._handle(*args, **kwargs, **provided)
+        except BaseException as error:
+            return self._failed(task, error)
+        self._deadlines.end(task)
+        return self._handled if value is None else Outcome(self._handled.action, None, value)
+
+    def _failed(self, task: "asyncio.Task[Any]", error: BaseException) -> Outcome:
+        """The outcome of a call that has raised *error*.
+
+        Raises:
+            asyncio.CancelledError: The task was cancelled: there is no outcome.
+            HandlerExit: The process has to end.
+        """
+        late = self._deadlines.end(task)
+        if task.cancelling() and isinstance(error, Exception | asyncio.CancelledError):
+            # Asked to stop, drivers raise errors of their own: that is no failure either.
+            raise asyncio.CancelledError from error
+        if isinstance(error, asyncio.CancelledError):
+            failure = self._interrupted(late)
+            failure.__cause__ = error
+            return Outcome(self._meant_by(failure), failure)
+        if isinstance(error, SystemExit | KeyboardInterrupt | MemoryError):
             text = f"{self.name}: handle raised {type(error).__name__}: {error}"
             raise HandlerExit(text) from error
-        except Exception as error:
-            return Outcome(self._meant_by(error), error)
+        if not isinstance(error, Exception):
+            raise error
+        return Outcome(self._meant_by(error), error)
+
+    def _interrupted(self, late: bool) -> Exception:
+        if late:
+            return HandlerTimeout(
+                f"{self.name}: handle took longer than its {self.options.timeout:g} s"
+            )
+        return HandlerCancelled(f"{self.name}: handle was cancelled from inside")
 
     def _meant_by(self, error: Exception) -> Action:
         if isinstance(error, Reject):
@@ -140,35 +176,6 @@ class Endpoint:
         if self._retry is None:
             return self._on_exception
         return Action.RETRY if self._retry.covers(error) else Action.DEAD_LETTER
-
-    async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
-        task = asyncio.current_task()
-        assert task is not None
-        value = None
-        self._deadlines.begin(task)
-        try:
-            if self._provided is None:
-                value = await self._handle(*args, **kwargs)
-            else:
-                async with self._provided() as provided:
-                    value = await self._handle(*args, **kwargs, **provided)
-        except asyncio.CancelledError as error:
-            late = self._deadlines.end(task)
-            if task.cancelling():
-                raise
-            if late:
-                text = f"{self.name}: handle took longer than its {self.options.timeout:g} s"
-                raise HandlerTimeout(text) from error
-            raise HandlerCancelled(f"{self.name}: handle was cancelled from inside") from error
-        except Exception as error:
-            self._deadlines.end(task)
-            if task.cancelling():
-                # Asked to stop, drivers raise errors of their own: that is no failure either.
-                raise asyncio.CancelledError from error
-            raise
-        finally:
-            self._deadlines.end(task)
-        return self._handled if value is None else Outcome(self._handled.action, None, value)
 
     def _decided(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         """The handler's own choice for *delivery*, if it made one; no later one counts."""
