@@ -154,7 +154,7 @@ async def test_headers_and_cookies() -> None:
             self,
             token: Annotated[str, Header],
             x_request_count: Annotated[int, Header],
-            other: Annotated[str | None, Header("If-Match")],
+            other: Annotated[str, Header("If-Match")] | None,
             forwarded: Annotated[list[str], Header()],
             theme: Annotated[str, Cookie],
             session: Annotated[str, Cookie("sid")] = "none",

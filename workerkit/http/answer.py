@@ -47,7 +47,8 @@ def answer(outcome: Outcome, status: int) -> tuple[web.StreamResponse, Outcome]:
 
 def _raised(outcome: Outcome, error: Exception) -> tuple[web.StreamResponse, Outcome]:
     if isinstance(error, web.HTTPException):
-        return error, Outcome(Action.ACK if error.status < 500 else Action.REJECT, value=error)
+        failed = error.status >= 500
+        return error, Outcome(Action.REJECT, error) if failed else Outcome(Action.ACK, value=error)
     if isinstance(error, ClientConnectionResetError):
         # What a stream meets whose client has left: it has done what it could.
         return web.Response(status=_CLIENT_LEFT), Outcome(Action.ACK)

@@ -4,7 +4,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from inspect import Parameter, getdoc
-from typing import Annotated, Any, get_args, get_origin, get_type_hints
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from aiohttp import web
 from pydantic import TypeAdapter
@@ -234,4 +235,9 @@ def _is_provided(parameter: Parameter, type_: Any) -> bool:
 
 
 def _extras(type_: Any) -> Iterator[Any]:
-    yield from get_args(type_)[1:] if get_origin(type_) is Annotated else ()
+    """What the type is annotated with, also where that stands inside of `| None`."""
+    if get_origin(type_) is Annotated:
+        yield from get_args(type_)[1:]
+    elif get_origin(type_) in (Union, UnionType):
+        for member in get_args(type_):
+            yield from _extras(member)
