@@ -451,3 +451,33 @@ async def test_h2_a_client_that_leaves_a_stream(caplog: pytest.LogCaptureFixture
     assert recorder.actions == ["ack"]
     assert errors(caplog) == []
     assert "Traceback" not in everything(caplog)
+
+
+@pytest.mark.parametrize(
+    ("request_", "answers", "stays"),
+    [
+        (b"GET /orders/1 HTTP/1.1\r\nHost: x\r\n\r\n", 1, True),
+        (b"GET /orders/1 HTTP/1.1\r\nHost: x\r\n\r\n" * 3, 3, True),
+        (b"GET /orders/1 HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n", 1, False),
+        (b"GET /orders/1 HTTP/1.0\r\n\r\n", 1, False),
+        (b"GET /orders/1 HTTP/1.0\r\nConnection: keep-alive\r\n\r\n", 1, True),
+    ],
+)
+async def test_connections_of_all_kinds(request_: bytes, answers: int, stays: bool) -> None:
+    """Old clients, those that close, and those that send requests ahead get what they expect."""
+    async with serving(Orders) as client, asyncio.timeout(5.0):
+        port = int(client.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(request_)
+        found = [await reader.readuntil(b"\r\n\r\n1") for _ in range(answers)]
+        if stays:
+            writer.write(b"GET /orders/1 HTTP/1.1\r\nHost: x\r\n\r\n")
+            found.append(await reader.readuntil(b"\r\n\r\n1"))
+        else:
+            assert await reader.read() == b""
+        writer.close()
+
+    for head in found:
+        assert head.split()[1] == b"200"
+        for name in (b"Content-Length: 1", b"Date: ", b"Server: ", b"X-Request-ID: "):
+            assert head.count(b"\r\n" + name) == 1
