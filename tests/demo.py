@@ -81,6 +81,8 @@ async def worker(url: str) -> AsyncIterator[asyncio.subprocess.Process]:
         env={
             **os.environ,
             "SHOP_AMQP__DEFAULT__URL": url,
+            # Any free one: 8080 may be somebody else's.
+            "SHOP_HTTP__PORT": "0",
             "SHOP_LOG__FORMAT": "text",
             "SHOP_LOG__LEVEL": "DEBUG",
             "SHOP_SHUTDOWN_GRACE": "5",

@@ -14,7 +14,15 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.application import package_of
-from workerkit import AMQPConsumer, Consumer, Runner, SSEConsumer, WorkerContainer, WorkerSettings
+from workerkit import (
+    AMQPConsumer,
+    Consumer,
+    HTTPView,
+    Runner,
+    SSEConsumer,
+    WorkerContainer,
+    WorkerSettings,
+)
 from workerkit.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
@@ -103,7 +111,7 @@ def _consumers(namespace: dict[str, Any]) -> list[type[Consumer]]:
         each
         for each in namespace.values()
         if isinstance(each, type)
-        and issubclass(each, AMQPConsumer | SSEConsumer)
+        and issubclass(each, AMQPConsumer | SSEConsumer | HTTPView)
         and not each.is_abstract()
     ]
 

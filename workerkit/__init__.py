@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         HandlerCancelled,
         HandlerTimeout,
         InvalidBody,
+        InvalidRequest,
         MessageTooLarge,
         PublishError,
         PublishOutcomeUnknown,
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
         Unroutable,
         WorkerkitError,
     )
+    from workerkit.http.parameters import Cookie, Header
+    from workerkit.http.view import HTTPView
     from workerkit.observe import Settled
     from workerkit.periodic import PeriodicTask
     from workerkit.retry import RetryPolicy
@@ -53,12 +56,16 @@ __all__ = [
     "ConfigurationError",
     "ConnectionLost",
     "Consumer",
+    "Cookie",
     "CursorStore",
     "DeclarationError",
     "Exchange",
+    "HTTPView",
     "HandlerCancelled",
     "HandlerTimeout",
+    "Header",
     "InvalidBody",
+    "InvalidRequest",
     "MessageTooLarge",
     "PeriodicTask",
     "PublishError",
@@ -96,10 +103,12 @@ _NAMES = {
     "delivery": "Action",
     "errors": (
         "BrokerBlocked BrokerRefused ConfigurationError ConnectionLost DeclarationError"
-        " HandlerCancelled HandlerTimeout InvalidBody MessageTooLarge PublishError"
+        " HandlerCancelled HandlerTimeout InvalidBody InvalidRequest MessageTooLarge PublishError"
         " PublishOutcomeUnknown PublishRefused PublishTimeout Reject Retry RunError"
         " StartError StreamRefused Unroutable WorkerkitError"
     ),
+    "http.parameters": "Cookie Header",
+    "http.view": "HTTPView",
     "observe": "Settled",
     "periodic": "PeriodicTask",
     "retry": "RetryPolicy",

@@ -1,7 +1,7 @@
 """Put an application together, as far as that goes without opening anything."""
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,11 +11,10 @@ from workerkit import environment
 from workerkit.consumer import Consumer
 from workerkit.discovery import discover
 from workerkit.errors import ConfigurationError, DeclarationError, StartError
-from workerkit.options import InvalidOption, Override, folded, resolve
+from workerkit.options import InvalidOption, Options, Override, folded, resolve
 from workerkit.places import place
 from workerkit.plan import Plan
 from workerkit.settings import WorkerSettings
-from workerkit.signature import Signature
 from workerkit.wire import Declared, Wire
 
 Wires = Mapping[type[Consumer], Wire]
@@ -57,7 +56,7 @@ def assemble(
     settings, wrong = environment.read(make_settings, settings_type)
     faults.configuration += wrong
     named = _named(classes, faults)
-    kinds = {name: class_.options for name, class_ in named.items()}
+    kinds = {name: class_.options_type() for name, class_ in named.items()}
     overrides, wrong = environment.overrides(settings or environment.salvage(settings_type), kinds)
     faults.configuration += wrong
     chosen = _chosen(named, only, faults)
@@ -73,6 +72,7 @@ def assemble(
         fed.setdefault(wire, []).append(declared)
         if settings is not None:
             faults.declaration += wire.check(declared, settings)
+    faults.declaration += _contested(each for every in fed.values() for each in every)
     faults.throw()
     assert settings is not None
     return Assembly(settings, list(fed.items()))
@@ -168,18 +168,29 @@ def _declared(
     faults: Faults,
 ) -> Declared | None:
     factory = faults.collect(plan.factory, class_)
-    signature = None
-    handle = getattr(class_, "handle", None)
-    if not callable(handle):
-        faults.declaration.append(f"{place(class_)}: needs a method `handle`")
-    else:
-        signature = faults.collect(Signature, handle, wire.delivery, plan.resolve)
-    options = None
-    batch = signature is not None and signature.batch
-    try:
-        options = resolve(class_.options, class_, name, overrides, batch=batch)
-    except InvalidOption as error:
-        faults.declaration.append(f"{place(class_)}: {error}")
-    if options is None or factory is None or signature is None:
+    options = faults.collect(_options, name, class_, overrides)
+    signatures = faults.collect(class_.signatures, options, wire.delivery, plan.resolve)
+    if options is None or factory is None or signatures is None:
         return None
-    return Declared(class_, options, signature, factory)
+    if any(each.batch for each in signatures.values()):
+        options = _options(name, class_, overrides, batch=True)
+    return Declared(class_, options, signatures, factory)
+
+
+def _options(
+    name: str, class_: type[Consumer], overrides: Mapping[str, Override], batch: bool = False
+) -> Options:
+    try:
+        return resolve(class_.options_type(), class_, name, overrides, batch=batch)
+    except InvalidOption as error:
+        raise DeclarationError(f"{place(class_)}: {error}") from error
+
+
+def _contested(all_declared: Iterable[Declared]) -> Iterator[str]:
+    """Faults of consumers that claim the same."""
+    claimed: dict[str, type[Consumer]] = {}
+    for declared in all_declared:
+        for claim in declared.consumer.claims(declared.options):
+            other = claimed.setdefault(claim, declared.consumer)
+            if other is not declared.consumer:
+                yield f"{place(declared.consumer)} and {place(other)} both answer {claim}"

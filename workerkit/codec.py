@@ -8,7 +8,7 @@ import re
 import sys
 import types
 import typing
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any, NotRequired
 
 from pydantic import (
@@ -53,9 +53,30 @@ def decoder(type_: Any) -> Decode:
         return _identity
     if type_ is str:
         return _text
-    if _is_struct(type_):
+    if is_struct(type_):
         return _struct_decoder(type_)
     return _json_decoder(type_)
+
+
+def adapter(type_: Any) -> TypeAdapter[Any]:
+    """Make what validates and describes *type_*.
+
+    Raises:
+        UnknownType: Pydantic knows nothing of it.
+    """
+    try:
+        return TypeAdapter(_rebuilt(type_))
+    except (PydanticSchemaGenerationError, PydanticUserError, NameError, TypeError) as error:
+        raise UnknownType(str(error).split("\n", 1)[0]) from error
+
+
+def is_struct(type_: Any) -> bool:
+    """Whether *type_* is a `msgspec.Struct`, which pydantic knows nothing of."""
+    if not isinstance(type_, type) or importlib.util.find_spec("msgspec") is None:
+        return False
+    import msgspec
+
+    return issubclass(type_, msgspec.Struct)
 
 
 def encode(body: object) -> tuple[bytes, str]:
@@ -66,13 +87,13 @@ def encode(body: object) -> tuple[bytes, str]:
     Raises:
         TypeError: The value cannot be written as JSON.
     """
+    if isinstance(body, BaseModel):
+        return body.__pydantic_serializer__.to_json(body, by_alias=True), JSON
     if isinstance(body, bytes | bytearray | memoryview):
         return bytes(body), "application/octet-stream"
     if isinstance(body, str):
         return body.encode(), "text/plain; charset=utf-8"
-    if isinstance(body, BaseModel):
-        return body.__pydantic_serializer__.to_json(body, by_alias=True), JSON
-    if _is_struct(type(body)):
+    if is_struct(type(body)):
         import msgspec
 
         return msgspec.json.encode(body), JSON
@@ -106,19 +127,18 @@ def _text(raw: bytes) -> str:
 
 
 def _json_decoder(type_: Any) -> Decode:
-    try:
-        adapter = TypeAdapter(_rebuilt(type_))
-    except (PydanticSchemaGenerationError, PydanticUserError, NameError, TypeError) as error:
-        raise UnknownType(str(error).split("\n", 1)[0]) from error
-    validate = adapter.validator.validate_json
-    fields = frozenset(_fields(adapter.core_schema))
+    validator = adapter(type_)
+    validate = validator.validator.validate_json
+    fields = frozenset(_fields(validator.core_schema))
 
     def decode(raw: bytes) -> Any:
         try:
             return validate(raw)
         except ValidationError as error:
+            findings = list(_findings(error, fields))
+            is_json = error.errors(include_url=False)[0]["type"] != "json_invalid"
             # Not chained: pydantic's own text contains the body.
-            raise InvalidBody(_explain(error, fields)) from None
+            raise InvalidBody(_explain(findings), findings if is_json else ()) from None
 
     return decode
 
@@ -156,13 +176,14 @@ def _rebuilt(type_: Any) -> Any:
     return type_
 
 
-def _explain(error: ValidationError, fields: Collection[str]) -> str:
+def _findings(error: ValidationError, fields: Collection[str]) -> Iterator[tuple[str, str]]:
     """Pydantic's findings, without the input and all that a sender chose."""
-    findings = error.errors(include_url=False, include_context=False, include_input=False)
-    texts = [
-        f"{_place(each['loc'], fields)}: {_SENDERS.get(each['type'], each['msg'])}"
-        for each in findings[:_MOST_FINDINGS]
-    ]
+    for each in error.errors(include_url=False, include_context=False, include_input=False):
+        yield _place(each["loc"], fields), _SENDERS.get(each["type"], each["msg"])
+
+
+def _explain(findings: Sequence[tuple[str, str]]) -> str:
+    texts = [f"{place}: {text}" for place, text in findings[:_MOST_FINDINGS]]
     if len(findings) > _MOST_FINDINGS:
         texts.append(f"and {len(findings) - _MOST_FINDINGS} more")
     return "; ".join(texts)
@@ -171,14 +192,6 @@ def _explain(error: ValidationError, fields: Collection[str]) -> str:
 def _place(steps: tuple[int | str, ...], fields: Collection[str]) -> str:
     known = [str(step) if isinstance(step, int) or step in fields else "[key]" for step in steps]
     return ".".join(known) or "the body"
-
-
-def _is_struct(type_: Any) -> bool:
-    if not isinstance(type_, type) or importlib.util.find_spec("msgspec") is None:
-        return False
-    import msgspec
-
-    return issubclass(type_, msgspec.Struct)
 
 
 def _struct_decoder(type_: Any) -> Decode:
@@ -191,6 +204,8 @@ def _struct_decoder(type_: Any) -> Decode:
             return decode_json(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             # msgspec quotes values, and names unknown fields; not chained for that reason.
-            raise InvalidBody(f"the body: {_QUOTED.sub('...', str(error))}") from None
+            text = _QUOTED.sub("...", str(error))
+            findings = [("the body", text)] if isinstance(error, msgspec.ValidationError) else ()
+            raise InvalidBody(f"the body: {text}", findings) from None
 
     return decode

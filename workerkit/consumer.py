@@ -1,9 +1,13 @@
 """What a user's class declares. Nothing here opens a socket."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
+from workerkit.delivery import Delivery
+from workerkit.errors import DeclarationError
 from workerkit.options import Options
+from workerkit.places import place
+from workerkit.signature import Arguments, Resolve, Signature
 
 
 class Consumer:
@@ -22,7 +26,7 @@ class Consumer:
     name: ClassVar[str]
     concurrency: ClassVar[int]
     timeout: ClassVar[float | None]
-    options: ClassVar[type[Options]] = Options
+    options: ClassVar[Any] = Options  # A view may have a method of that name.
     handle: Callable[..., Any]
     _abstract: ClassVar[bool] = True
 
@@ -35,6 +39,35 @@ class Consumer:
     def is_abstract(cls) -> bool:
         """Whether this class is only a base of others and is never run."""
         return cls._abstract
+
+    @classmethod
+    def options_type(cls) -> type[Options]:
+        """The options of its kind, even where a method of its own is called `options`."""
+        found = (vars(base).get("options") for base in cls.__mro__)
+        return next(each for each in found if isinstance(each, type))
+
+    @classmethod
+    def signatures(
+        cls, options: Options | None, delivery: type[Delivery] | None, resolve: Resolve
+    ) -> Mapping[str, Arguments]:
+        """Read the methods that the wire of this kind of consumer calls, by name.
+
+        Args:
+            options: Its options; None where they are wrong.
+            delivery: The type that the wire hands over.
+            resolve: Gives the container's provider for a parameter and its type.
+
+        Raises:
+            DeclarationError: With every fault of the methods.
+        """
+        if not callable(getattr(cls, "handle", None)):
+            raise DeclarationError(f"{place(cls)}: needs a method `handle`")
+        return {"handle": Signature(cls.handle, delivery, resolve)}
+
+    @classmethod
+    def claims(cls, options: Options) -> Iterable[str]:
+        """What no other consumer may have as well, in words; by default nothing."""
+        return ()
 
     async def on_start(self) -> None:
         """Called once before the first delivery; an exception fails the start."""

@@ -9,6 +9,8 @@ from workerkit.amqp.consumer import AMQPConsumer
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.wire import AMQPWire
 from workerkit.errors import RunError
+from workerkit.http.view import HTTPView
+from workerkit.http.wire import HTTPWire
 from workerkit.observe import log_settled
 from workerkit.periodic import PeriodicTask, PeriodicWire
 from workerkit.places import said
@@ -31,6 +33,7 @@ class WorkerContainer(containers.DeclarativeContainer):
         cursors: Keeps the cursors of event streams: in memory, or in files where the settings name
             a directory; a `CursorStore` of your own comes before both.
         wires: Which wire feeds which base class. Add a pair to add a wire.
+        middlewares: aiohttp's, around every request, the outermost first.
     """
 
     settings = providers.Singleton(WorkerSettings)
@@ -41,9 +44,11 @@ class WorkerContainer(containers.DeclarativeContainer):
         {
             AMQPConsumer: providers.Singleton(AMQPWire),
             SSEConsumer: providers.Singleton(SSEWire),
+            HTTPView: providers.Singleton(HTTPWire),
             PeriodicTask: providers.Singleton(PeriodicWire),
         }
     )
+    middlewares = providers.List()
 
 
 class Resources:

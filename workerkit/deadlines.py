@@ -37,8 +37,7 @@ class Deadlines:
             Whether it was cancelled for being late. That cancellation is then taken back, so that
             the task goes on; one from elsewhere stays.
         """
-        self._running.pop(task, None)
-        if task not in self._overdue:
+        if self._running.pop(task, None) is not None or task not in self._overdue:
             return False
         self._overdue.discard(task)
         task.uncancel()

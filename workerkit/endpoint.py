@@ -13,7 +13,7 @@ from workerkit.delivery import Action, Delivery, Outcome
 from workerkit.errors import HandlerCancelled, HandlerExit, HandlerTimeout, Reject, Retry
 from workerkit.options import Options
 from workerkit.retry import RetryPolicy, next_delay
-from workerkit.signature import Signature
+from workerkit.signature import Arguments
 from workerkit.supervisor import guarded
 from workerkit.threads import Threads
 
@@ -21,30 +21,32 @@ log = logging.getLogger(__name__)
 
 
 class Endpoint:
-    """One consumer, ready to be called by its wire.
+    """One method of a consumer, ready to be called by its wire.
 
     All code of the user's class is called from here, and nowhere else.
 
     Args:
-        consumer: The instance whose `handle` is called.
+        consumer: The instance whose method is called.
         options: Its resolved options.
-        signature: The plan of its `handle`.
+        signature: The plan of the method.
         on_success: What becomes of a delivery that `handle` returned from.
         on_exception: ... that `handle` raised for, ran late for, or was cancelled from inside.
         on_invalid: ... whose body does not fit; `handle` is not called then.
         retry: Decides about failures instead of *on_exception*, where there is one.
+        method: The name of the method; the texts here call it `handle`, whatever it is called.
     """
 
     def __init__(
         self,
         consumer: Consumer,
         options: Options,
-        signature: Signature,
+        signature: Arguments,
         *,
         on_success: Action,
         on_exception: Action,
         on_invalid: Action,
         retry: RetryPolicy | None = None,
+        method: str = "handle",
     ) -> None:
         self.consumer = consumer
         self.options = options
@@ -58,12 +60,12 @@ class Endpoint:
         self._retry = retry
         self._loop = asyncio.get_running_loop()
         self._threads: Threads | None = None
-        self._handle = consumer.handle
+        self._handle = handle = getattr(consumer, method)
         timeout = options.timeout
         # A decorator may hide from the outside that what it wraps is asynchronous.
-        if not inspect.iscoroutinefunction(inspect.unwrap(consumer.handle)):
+        if not inspect.iscoroutinefunction(inspect.unwrap(handle)):
             self._threads = Threads(options.name, options.concurrency, timeout)
-            self._handle = partial(self._threads.call, consumer.handle)
+            self._handle = partial(self._threads.call, handle)
             timeout = None
         self._deadlines = Deadlines(timeout)
 
@@ -109,23 +111,63 @@ class Endpoint:
 
     async def stop(self) -> None:
         """Call the consumer's `on_stop`; what it raises is logged."""
+        self.close()
+        await self._hook("on_stop", self.consumer.on_stop())
+
+    def close(self) -> None:
+        """Let go of timer and threads: there will be no more calls."""
         self._deadlines.close()
         if self._threads is not None:
             self._threads.close()
-        await self._hook("on_stop", self.consumer.on_stop())
 
     async def connection_failed(self, error: Exception, attempt: int) -> None:
         """Call the consumer's `on_connection_error`; what it raises is logged."""
         await self._hook("on_connection_error", self.consumer.on_connection_error(error, attempt))
 
     async def _attempt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
+        """Call the method; in one coroutine, because every delivery pays for each one more."""
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        self._deadlines.begin(task)
         try:
-            return await self._call(args, kwargs)
-        except (SystemExit, KeyboardInterrupt, MemoryError) as error:
+            if self._provided is None:
+                value = await self._handle(*args, **kwargs)
+            else:
+                async with self._provided() as provided:
+                    value = await self._handle(*args, **kwargs, **provided)
+        except BaseException as error:
+            return self._failed(task, error)
+        self._deadlines.end(task)
+        return self._handled if value is None else Outcome(self._handled.action, None, value)
+
+    def _failed(self, task: "asyncio.Task[Any]", error: BaseException) -> Outcome:
+        """The outcome of a call that has raised *error*.
+
+        Raises:
+            asyncio.CancelledError: The task was cancelled: there is no outcome.
+            HandlerExit: The process has to end.
+        """
+        late = self._deadlines.end(task)
+        if task.cancelling() and isinstance(error, Exception | asyncio.CancelledError):
+            # Asked to stop, drivers raise errors of their own: that is no failure either.
+            raise asyncio.CancelledError from error
+        if isinstance(error, asyncio.CancelledError):
+            failure = self._interrupted(late)
+            failure.__cause__ = error
+            return Outcome(self._meant_by(failure), failure)
+        if isinstance(error, SystemExit | KeyboardInterrupt | MemoryError):
             text = f"{self.name}: handle raised {type(error).__name__}: {error}"
             raise HandlerExit(text) from error
-        except Exception as error:
-            return Outcome(self._meant_by(error), error)
+        if not isinstance(error, Exception):
+            raise error
+        return Outcome(self._meant_by(error), error)
+
+    def _interrupted(self, late: bool) -> Exception:
+        if late:
+            return HandlerTimeout(
+                f"{self.name}: handle took longer than its {self.options.timeout:g} s"
+            )
+        return HandlerCancelled(f"{self.name}: handle was cancelled from inside")
 
     def _meant_by(self, error: Exception) -> Action:
         if isinstance(error, Reject):
@@ -135,35 +177,6 @@ class Endpoint:
         if self._retry is None:
             return self._on_exception
         return Action.RETRY if self._retry.covers(error) else Action.DEAD_LETTER
-
-    async def _call(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
-        task = asyncio.current_task(self._loop)
-        assert task is not None
-        value = None
-        self._deadlines.begin(task)
-        try:
-            if self._provided is None:
-                value = await self._handle(*args, **kwargs)
-            else:
-                async with self._provided() as provided:
-                    value = await self._handle(*args, **kwargs, **provided)
-        except asyncio.CancelledError as error:
-            late = self._deadlines.end(task)
-            if task.cancelling():
-                raise
-            if late:
-                text = f"{self.name}: handle took longer than its {self.options.timeout:g} s"
-                raise HandlerTimeout(text) from error
-            raise HandlerCancelled(f"{self.name}: handle was cancelled from inside") from error
-        except Exception as error:
-            self._deadlines.end(task)
-            if task.cancelling():
-                # Asked to stop, drivers raise errors of their own: that is no failure either.
-                raise asyncio.CancelledError from error
-            raise
-        finally:
-            self._deadlines.end(task)
-        return self._handled if value is None else Outcome(self._handled.action, value=value)
 
     def _decided(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         """The handler's own choice for *delivery*, if it made one; no later one counts."""

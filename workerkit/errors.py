@@ -6,6 +6,7 @@
     - ConfigurationError     the operator: an environment variable, a broker's refusal
     - RunError               started, and then could not go on or stop cleanly
   - InvalidBody            the sender: a body does not fit what `handle` declares
+    - InvalidRequest         the client: some part of an HTTP request does not fit
   - HandlerTimeout         a call of `handle` took longer than the consumer's `timeout`
   - HandlerCancelled       a call of `handle` was cancelled from inside, by nobody of ours
   - HandlerExit            a handler wants the process to end; its delivery will come again
@@ -25,6 +26,7 @@
 """
 
 import math
+from collections.abc import Iterable, Mapping
 
 
 class WorkerkitError(Exception):
@@ -66,7 +68,30 @@ class InvalidBody(WorkerkitError):
     """A body does not fit the type that `handle` declares.
 
     The text names the place and what would be right, never the value itself.
+
+    Attributes:
+        findings: Each place in the body and what is wrong there; none where the body cannot be
+            read at all, because it is no JSON or no text.
     """
+
+    def __init__(self, text: str, findings: Iterable[tuple[str, str]] = ()) -> None:
+        super().__init__(text)
+        self.findings = tuple(findings)
+
+
+class InvalidRequest(InvalidBody):
+    """An HTTP request does not fit the view that it is for.
+
+    Attributes:
+        status: What it is answered with, 400 to 422.
+        parts: One mapping for each part that does not fit: `in` (`path`, `query`, `header`,
+            `cookie`, `body`), `name`, and `detail`, which says what would be right.
+    """
+
+    def __init__(self, status: int, text: str, parts: Iterable[Mapping[str, str]] = ()) -> None:
+        super().__init__(text)
+        self.status = status
+        self.parts = tuple(parts)
 
 
 class HandlerTimeout(WorkerkitError):

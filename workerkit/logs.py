@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
 
@@ -16,6 +17,9 @@ from pythonjsonlogger.json import JsonFormatter
 from workerkit.settings import LogSettings
 
 LIBRARIES = ("aio_pika", "aiormq")
+
+request_id: ContextVar[str] = ContextVar("request_id", default="")
+"""Of the HTTP request that is being answered; a field of every record that is made meanwhile."""
 
 # `taskName` is an attribute of every record from Python 3.12 on, never a field of ours.
 _RESERVED = frozenset(RESERVED_ATTRS) | {"taskName"}
@@ -109,8 +113,11 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what the caller gave as `extra`."""
-    return {name: value for name, value in vars(record).items() if name not in _RESERVED}
+    """Return what the caller gave as `extra`, and which request it was about."""
+    fields = {name: value for name, value in vars(record).items() if name not in _RESERVED}
+    if current := request_id.get():
+        fields.setdefault("request_id", current)
+    return fields
 
 
 def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str | None:

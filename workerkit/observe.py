@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from workerkit.delivery import Action, Delivery, Outcome
-from workerkit.errors import InvalidBody, PublishError, Signal
+from workerkit.errors import InvalidBody, InvalidRequest, PublishError, Signal
 
 log = logging.getLogger(__name__)
 
@@ -15,7 +15,7 @@ class Settled(NamedTuple):
 
     Attributes:
         consumer: Name of the consumer.
-        source: The queue or stream it came from.
+        source: The queue, stream or route it came from.
         outcome: What was decided, with the exception where there was one.
         action: What the wire did; it differs from the decision where that could not be carried
             out, as when a dead letter could not be moved and went back instead.
@@ -96,13 +96,17 @@ def tell(observers: Sequence[Observer], event: Event, record: Published | Connec
 
 
 def log_settled(record: Settled) -> None:
-    """Write one line per delivery: at DEBUG when all went well, else with the traceback."""
+    """Write one line per delivery: at DEBUG when all went well, else with the traceback.
+
+    A request that does not fit its view is nobody's fault here: at INFO.
+    """
     error = record.outcome.error
     fine = record.action is Action.ACK and error is None and not record.lost
     if fine and not log.isEnabledFor(logging.DEBUG):
         return
+    wrong = logging.INFO if isinstance(error, InvalidRequest) else logging.WARNING
     log.log(
-        logging.DEBUG if fine else logging.WARNING,
+        logging.DEBUG if fine else wrong,
         "handled" if fine else "not handled",
         # Said on purpose, or about the body: there is nothing to trace.
         exc_info=None if isinstance(error, Signal | InvalidBody) else error,

@@ -36,7 +36,8 @@ Settlement = Annotated[
 # Between the words of a class name: OrderPlaced, HTTPProbe.
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NEARLY = 0.88
-_NO_OPTIONS = frozenset({"batch", "sources"})
+NOT_SET: Mapping[str, bool] = MappingProxyType({"set": False})
+"""Metadata of a field that is no option: neither a class nor an operator sets it."""
 
 BATCH_DEFAULTS: Mapping[str, Any] = MappingProxyType({"concurrency": 1})
 """What a consumer whose `handle` takes a list has instead of the defaults of its kind."""
@@ -82,8 +83,10 @@ class Options:
     name: str
     concurrency: Concurrency = 1
     timeout: Seconds | None = 300.0
-    batch: bool = field(default=False, repr=False)
-    sources: Mapping[str, Source] = field(default_factory=dict, repr=False, compare=False)
+    batch: bool = field(default=False, repr=False, metadata=NOT_SET)
+    sources: Mapping[str, Source] = field(
+        default_factory=dict, repr=False, compare=False, metadata=NOT_SET
+    )
 
 
 Kind = TypeVar("Kind", bound=Options)
@@ -112,7 +115,7 @@ def adapters(kind: type[Options]) -> Mapping[str, TypeAdapter[Any]]:
 @cache
 def _adapters(kind: Any) -> Mapping[str, TypeAdapter[Any]]:
     hints = get_type_hints(kind, include_extras=True)
-    names = [each.name for each in dataclasses.fields(kind) if each.name not in _NO_OPTIONS]
+    names = [each.name for each in dataclasses.fields(kind) if each.metadata.get("set", True)]
     return MappingProxyType({name: TypeAdapter(hints[name]) for name in names})
 
 

@@ -82,7 +82,11 @@ class Process:
             publisher.observers = observers
             self.readiness.blocked = publisher.blocked
         cursors = await _made("provider 'cursors'", self._container.providers["cursors"])
-        context = Context(settings, observers, publisher, cursors, self.changed.set, self._keep)
+        provider = self._container.providers["middlewares"]
+        middlewares = await _made("provider 'middlewares'", provider)
+        context = Context(
+            settings, observers, publisher, cursors, middlewares, self.changed.set, self._keep
+        )
         fed = [
             (wire, [await self._endpoint(wire, each) for each in declared])
             for wire, declared in self._assembly.wires

@@ -170,6 +170,9 @@ class HTTPSettings(BaseModel):
     Attributes:
         port: 0 for any free one.
         max_body: Bytes of a request's body; more is answered with 413.
+        read_timeout: Seconds for the head, and again for the body, of a request to come.
+        reuse_port: Share the port with other processes, between which the kernel distributes.
+        openapi: Whether `/openapi.json` and `/docs` are served as well.
     """
 
     model_config = SECTION
@@ -177,6 +180,9 @@ class HTTPSettings(BaseModel):
     host: str = "127.0.0.1"
     port: ListenPort = 8080
     max_body: Annotated[int, Field(gt=0)] = 1024 * 1024
+    read_timeout: Seconds = 30.0
+    reuse_port: bool = False
+    openapi: bool = True
 
 
 class OpsSettings(BaseModel):

@@ -1,10 +1,10 @@
 """Read the signature of `handle` once, then turn deliveries into its arguments."""
 
 import inspect
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, get_args, get_origin, get_type_hints
+from typing import Any, Protocol, get_args, get_origin, get_type_hints
 
 from workerkit.codec import UnknownType, decoder
 from workerkit.delivery import Delivery
@@ -29,6 +29,34 @@ class Source:
 
 
 Resolve = Callable[[inspect.Parameter, Any], Source]
+
+
+class Arguments(Protocol):
+    """Where the arguments of one method come from: what an endpoint needs of a signature.
+
+    Attributes:
+        batch: Whether one call takes many deliveries.
+    """
+
+    batch: bool
+
+    @property
+    def read(self) -> Read:
+        """Makes the first argument of one delivery, or an item of it."""
+
+    @property
+    def provides(self) -> bool:
+        """Whether a call needs anything of the container."""
+
+    def bind(self, delivery: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Read the arguments that come from the delivery.
+
+        Raises:
+            Exception: The delivery does not fit.
+        """
+
+    def provided(self) -> AbstractAsyncContextManager[dict[str, Any]]:
+        """The arguments of one call that come from the container."""
 
 
 class Unresolved(LookupError):
@@ -65,16 +93,14 @@ class Signature:
         self._delivery = delivery
         self._resolve = resolve
         self._faults: list[str] = []
-        if inspect.isgeneratorfunction(inspect.unwrap(handle)) or inspect.isasyncgenfunction(
-            inspect.unwrap(handle)
-        ):
-            self._faults.append(f"{self._where}: is a generator; return instead of yielding")
         self._provide: dict[str, Source] = {}
         self._deliver: list[str] = []
         self.batch = False
         self.whole = False
         self.body: Any = None
-        parameters = self._parameters(handle)
+        parameters = annotated(handle, self._faults)
+        if delivery is not None and not parameters and not self._faults:
+            self._faults.append(f"{self._where}: needs a first parameter, which takes the body")
         self.read: Read = _nothing
         if delivery is not None and parameters:
             self.read = self._first(*parameters.pop(0))
@@ -98,44 +124,9 @@ class Signature:
         arguments = () if self._delivery is None else (self.read(delivery),)
         return arguments, dict.fromkeys(self._deliver, delivery) if self._deliver else {}
 
-    @asynccontextmanager
-    async def provided(self) -> AsyncIterator[dict[str, Any]]:
-        """The arguments of one call that come from the container.
-
-        An asynchronous provider gives a future, which is awaited. An asynchronous context manager
-        made for this call, such as a database session, is entered, and left behind the call, with
-        its exception if there is one.
-        """
-        async with AsyncExitStack() as stack:
-            values = {}
-            for name, source in self._provide.items():
-                value = source.provide()
-                if inspect.isawaitable(value):
-                    value = await value
-                if source.anew and hasattr(type(value), "__aenter__"):
-                    value = await stack.enter_async_context(value)
-                values[name] = value
-            yield values
-
-    def _parameters(self, handle: Callable[..., Any]) -> list[tuple[inspect.Parameter, Any]]:
-        try:
-            hints = get_type_hints(handle, include_extras=True)
-        except Exception as error:
-            # An annotation that is a string may be any expression.
-            raise DeclarationError(
-                f"{self._where}: its annotations cannot be read: {error}"
-            ) from error
-        found = []
-        for parameter in list(inspect.signature(handle).parameters.values())[1:]:
-            if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
-                self._fault(parameter, "cannot be filled; name each parameter instead")
-            elif parameter.name not in hints:
-                self._fault(parameter, "needs a type annotation")
-            else:
-                found.append((parameter, hints[parameter.name]))
-        if self._delivery is not None and not found and not self._faults:
-            self._faults.append(f"{self._where}: needs a first parameter, which takes the body")
-        return found
+    def provided(self) -> AbstractAsyncContextManager[dict[str, Any]]:
+        """The arguments of one call that come from the container."""
+        return provided(self._provide)
 
     def _first(self, parameter: inspect.Parameter, type_: Any) -> Read:
         if parameter.kind not in _POSITIONAL:
@@ -170,6 +161,56 @@ class Signature:
 
     def _fault(self, parameter: inspect.Parameter, sentence: str) -> None:
         self._faults.append(f"{self._where}: parameter {parameter.name!r} {sentence}")
+
+
+def annotated(handle: Callable[..., Any], faults: list[str]) -> list[tuple[inspect.Parameter, Any]]:
+    """The parameters of a method behind `self`, each with its type.
+
+    Args:
+        faults: What is wrong with the others, or with the method, is added here.
+
+    Raises:
+        DeclarationError: The annotations cannot be read.
+    """
+    where = place(handle)
+    function = inspect.unwrap(handle)
+    if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+        faults.append(f"{where}: is a generator; return instead of yielding")
+    try:
+        hints = get_type_hints(handle, include_extras=True)
+    except Exception as error:
+        # An annotation that is a string may be any expression.
+        raise DeclarationError(f"{where}: its annotations cannot be read: {error}") from error
+    found = []
+    for parameter in list(inspect.signature(handle).parameters.values())[1:]:
+        start = f"{where}: parameter {parameter.name!r}"
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            faults.append(f"{start} cannot be filled; name each parameter instead")
+        elif parameter.name not in hints:
+            faults.append(f"{start} needs a type annotation")
+        else:
+            found.append((parameter, hints[parameter.name]))
+    return found
+
+
+@asynccontextmanager
+async def provided(sources: Mapping[str, Source]) -> AsyncIterator[dict[str, Any]]:
+    """The arguments of one call that come from the container.
+
+    An asynchronous provider gives a future, which is awaited. An asynchronous context manager
+    made for this call, such as a database session, is entered, and left behind the call, with
+    its exception if there is one.
+    """
+    async with AsyncExitStack() as stack:
+        values = {}
+        for name, source in sources.items():
+            value = source.provide()
+            if inspect.isawaitable(value):
+                value = await value
+            if source.anew and hasattr(type(value), "__aenter__"):
+                value = await stack.enter_async_context(value)
+            values[name] = value
+        yield values
 
 
 def _nothing(delivery: object) -> None:

@@ -1,7 +1,7 @@
 """What the Runner needs of a wire: the seam at which others add SQS, Kafka or NATS."""
 
 import asyncio
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -12,7 +12,7 @@ from workerkit.health import Health
 from workerkit.observe import Observer
 from workerkit.options import Options
 from workerkit.settings import WorkerSettings
-from workerkit.signature import Signature
+from workerkit.signature import Arguments, Signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,14 +20,22 @@ class Declared:
     """A consumer class with everything known of it before it is made.
 
     Attributes:
+        signatures: The plan of each method that its wire calls, by the method's name.
         factory: Makes the instance, from the container; gives a future where a resource is
             asynchronous.
     """
 
     consumer: type[Consumer]
     options: Options
-    signature: Signature
+    signatures: Mapping[str, Arguments]
     factory: Callable[[], Any]
+
+    @property
+    def signature(self) -> Signature:
+        """The plan of `handle`, for kinds of consumers that have nothing but that."""
+        signature = self.signatures["handle"]
+        assert isinstance(signature, Signature)
+        return signature
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,6 +45,7 @@ class Context:
     Attributes:
         publisher: The container's; a test may have put a fake there.
         cursors: The container's store of the cursors of streams.
+        middlewares: The container's, for requests.
         changed: For each `Part` of a `Health`: called after every change of it.
         keep: Runs a coroutine as a task, for as long as the process runs: one that ends in an
             exception stops the process.
@@ -46,6 +55,7 @@ class Context:
     observers: Sequence[Observer]
     publisher: object
     cursors: object
+    middlewares: Sequence[Any]
     changed: Callable[[], None]
     keep: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
@@ -74,7 +84,11 @@ class Wire(Protocol):
         """How it is reached, for people; without passwords."""
 
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
-        """Make the endpoint of one consumer."""
+        """Make the endpoint of one consumer.
+
+        Where several methods are called there is one for each; this is the first, whose `start`
+        and `stop` are called for the consumer. The wire closes the others.
+        """
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
         """Begin to deliver, and go on through every loss of the connection.

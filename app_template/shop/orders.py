@@ -24,6 +24,10 @@ class OrderRepository:
         """Book an order; booking it twice is booking it once, as messages may come twice."""
         self.booked[order.id] = order
 
+    async def find(self, order_id: int) -> Order | None:
+        """The order of that id, if it is booked."""
+        return self.booked.get(order_id)
+
 
 async def open_book() -> AsyncIterator[dict[int, Order]]:
     """Open the book before the first consumer starts, close it behind the last one."""

@@ -13,6 +13,7 @@ from tests.waiting import eventually
 from workerkit import (
     AMQPConsumer,
     CursorStore,
+    HTTPView,
     PeriodicTask,
     Publisher,
     RunError,
@@ -82,7 +83,7 @@ def test_what_it_brings() -> None:
 
     assert isinstance(made.settings(), WorkerSettings)
     assert isinstance(made.publisher(), Publisher)
-    assert list(made.wires()) == [AMQPConsumer, SSEConsumer, PeriodicTask]
+    assert list(made.wires()) == [AMQPConsumer, SSEConsumer, HTTPView, PeriodicTask]
     assert len(made.observers()) == 1
     assert isinstance(made.cursors(), CursorStore)
     for provider in (made.settings, made.publisher, made.observers, made.cursors, made.wires):

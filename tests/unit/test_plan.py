@@ -270,7 +270,9 @@ def test_nothing_fits() -> None:
         def __init__(self, clock: Clock, size: int, orders: Repository) -> None: ...
 
     clock, size = faults(Wants)
-    known = "cursors, name, nested, observers, orders, pool, publisher, settings, wires"
+    known = (
+        "cursors, middlewares, name, nested, observers, orders, pool, publisher, settings, wires"
+    )
     assert clock == (
         "parameter 'clock' has no provider of its name or of type Clock; the container has " + known
     )
@@ -457,5 +459,7 @@ def test_a_parameter_of_handle_that_nothing_fills() -> None:
     """... or not at all."""
     clock = parameter(handle, "clock")
 
-    with pytest.raises(Unresolved, match="of type Clock; the container has cursors, name"):
+    with pytest.raises(
+        Unresolved, match="of type Clock; the container has cursors, middlewares, name"
+    ):
         Plan(Container()).resolve(clock, Clock)

@@ -15,6 +15,7 @@ from workerkit import (
     AMQPConsumer,
     AMQPMessage,
     DeclarationError,
+    HTTPView,
     PeriodicTask,
     Publisher,
     Reject,
@@ -25,6 +26,7 @@ from workerkit import (
     WorkerContainer,
     WorkerSettings,
 )
+from workerkit.settings import HTTPSettings
 from workerkit.testing import (
     FakePublisher,
     build,
@@ -136,7 +138,9 @@ def test_overrides_nest_and_end_with_their_block() -> None:
 def test_a_provider_that_is_not_there() -> None:
     """The error names those that are."""
     with (
-        pytest.raises(DeclarationError, match=r"no provider 'books', only book, cursors"),
+        pytest.raises(
+            DeclarationError, match=r"no provider 'books', only book, cursors, middlewares"
+        ),
         override(Container(), books=1),
     ):
         pass
@@ -424,3 +428,33 @@ async def test_the_scripted_server_waits_for_a_client() -> None:
     async with sse_server() as server:
         with pytest.raises(AssertionError, match="0 of 1 streams, 0 requests"):
             await server.client(deadline=0.01)
+
+
+async def test_views_of_a_running_application() -> None:
+    """`app.http` asks them, on a free port whatever the settings say; without views it says so."""
+
+    class Shown(HTTPView):
+        routes = ["/orders/{order_id}"]
+
+        def __init__(self, publisher: Publisher) -> None:
+            self.publisher = publisher
+
+        async def get(self, order_id: int) -> Order:
+            await self.publisher.publish(Order(id=order_id), "billing")
+            return Order(id=order_id)
+
+    container = Container()
+    settings = WorkerSettings(http=HTTPSettings(host="192.0.2.1", port=1))
+
+    with override(container, settings=settings):
+        async with running(container, packages=[package_of(Shown, Billing)]) as app:
+            answer = await app.http.get("/orders/7")
+            await app.idle()
+            billed = [each.body for each in app.settled("Billing")]
+            shown = [each.action for each in app.settled("Shown")]
+        async with running(container, packages=[package_of(Billing)]) as app:
+            with pytest.raises(RuntimeError, match="no view runs"):
+                await app.http.get("/")
+
+    assert (answer.status, answer.json()) == (200, {"id": 7})
+    assert (billed, shown) == ([Order(id=7)], ["ack"])

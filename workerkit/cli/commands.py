@@ -27,6 +27,8 @@ from workerkit.errors import (
     RunError,
     StartError,
 )
+from workerkit.http.openapi import document
+from workerkit.http.view import HTTPView
 from workerkit.inventory import inventory
 from workerkit.places import place
 from workerkit.retry import RetryPolicy
@@ -145,6 +147,15 @@ def settings(
 
 
 @app.command()
+def openapi(package: Package, container: Container = None, traceback: Traceback = False) -> None:
+    """Print the OpenAPI document of the views of PACKAGE, without opening a socket."""
+    with faults(traceback):
+        declared = _assembled(package, container).declared
+    views = [each for each in declared if issubclass(each.consumer, HTTPView)]
+    print(json.dumps(document(views), indent=2))
+
+
+@app.command()
 def publish(
     target: Annotated[str, typer.Argument(help="A package, or an amqp:// URL.")],
     routing_key: Annotated[str, typer.Argument(help="The queue, where there is no exchange.")],
@@ -223,7 +234,7 @@ def _rows(assembly: Assembly) -> Iterator[dict[str, Any]]:
             values = {
                 field.name: _plain(getattr(options, field.name))
                 for field in dataclasses.fields(options)
-                if field.name not in ("name", "batch", "sources")
+                if field.name != "name" and field.name in options.sources
             }
             yield {
                 "name": options.name,

@@ -13,6 +13,8 @@ from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
 from workerkit.amqp.wire import AMQPWire
 from workerkit.embedded import EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
+from workerkit.http.client import HTTPClient
+from workerkit.http.wire import HTTPWire
 from workerkit.observe import Settled
 from workerkit.options import folded
 from workerkit.periodic import PeriodicWire
@@ -28,13 +30,18 @@ _IDLE_DEADLINE = 10.0
 
 
 class Application:
-    """What a test does with a running application. Get one from `running`."""
+    """What a test does with a running application. Get one from `running`.
+
+    Attributes:
+        http: A client of its views.
+    """
 
     def __init__(
         self, runner: Runner, broker: EmbeddedBroker, wires: "_Wires", vhosts: set[str]
     ) -> None:
         self.runner = runner
         self.broker = broker
+        self.http = HTTPClient()
         self._vhosts = vhosts
         self._wires = wires
         self._settled: list[Record] = []
@@ -128,15 +135,17 @@ class Application:
 
 
 class _Wires:
-    """The wires of a test: RabbitMQ and streams as they are, the clock by hand."""
+    """The wires of a test: RabbitMQ, streams and HTTP as they are, the clock by hand."""
 
     def __init__(self) -> None:
         self.amqp = AMQPWire()
         self.sse = SSEWire()
         self.periodic = PeriodicWire(by_hand=True)
+        self.http: HTTPWire | None = None
 
     def busy(self) -> list[str]:
-        return self.amqp.busy() + self.sse.busy() + self.periodic.busy()
+        found = self.amqp.busy() + self.sse.busy() + self.periodic.busy()
+        return found + (self.http.busy() if self.http else [])
 
     def hasten(self) -> None:
         self.amqp.hasten()
@@ -144,6 +153,7 @@ class _Wires:
 
     def put_into(self, wires: dict[type, Any]) -> dict[type, Any]:
         """The container's wires, those of its own replaced by these."""
+        self.http = next((each for each in wires.values() if isinstance(each, HTTPWire)), None)
         kinds = {AMQPWire: self.amqp, SSEWire: self.sse, PeriodicWire: self.periodic}
         return {base: kinds.get(type(wire), wire) for base, wire in wires.items()}
 
@@ -154,7 +164,8 @@ async def running(
 ) -> AsyncIterator[Application]:
     """Run the consumers of *packages* on a broker of their own inside the block.
 
-    Every AMQP connection of the settings leads to that broker, and so do all virtual hosts.
+    Every AMQP connection of the settings leads to that broker, and so do all virtual hosts. Views
+    are served on a free port.
     Everything else is the container's, with the test's overrides.
 
     Raises:
@@ -164,7 +175,10 @@ async def running(
     async with EmbeddedBroker() as broker:
         settings: WorkerSettings = container.providers["settings"]()
         vhosts = {"/", *(each.vhost_name() for each in settings.amqp.values())}
-        pointed = settings.with_amqp(_connections(settings, broker))
+        http = settings.http.model_copy(update={"host": "127.0.0.1", "port": 0})
+        pointed = settings.with_amqp(_connections(settings, broker)).model_copy(
+            update={"http": http}
+        )
         replaced = {
             "settings": pointed,
             "wires": wires.put_into(container.providers["wires"]()),
@@ -186,9 +200,12 @@ async def running(
             async with runner.running():
                 await _ready(runner)
                 application._publisher.open(pointed)
+                if wires.http is not None and wires.http.url:
+                    application.http.open(wires.http.url)
                 try:
                     yield application
                 finally:
+                    await application.http.close()
                     await application._publisher.close()
 
 

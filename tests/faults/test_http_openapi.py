@@ -1,0 +1,169 @@
+"""Row H4: requests that are generated from the served OpenAPI document, right ones and wrong ones.
+
+None is answered with a 500, and every answer is as the document says.
+"""
+
+import asyncio
+import importlib
+import sys
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import date
+from decimal import Decimal
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Any, Literal
+from uuid import UUID
+
+import pytest
+import requests
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, seed, settings
+from hypothesis.errors import Unsatisfiable
+from openapi_spec_validator import validate
+from pydantic import BaseModel, Field
+from schemathesis.core.result import Ok
+from schemathesis.specs.openapi import checks
+
+from tests.serving import serving
+from workerkit import Cookie, Header, HTTPView, Reject, Retry
+from workerkit.testing import running
+
+TEMPLATE = Path(__file__).parents[2] / "app_template"
+EXAMPLES = 25
+MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
+# What no document promises: that a wrong value is refused whatever Python reads in it ("1" is a
+# number in a query), that a right one may not be refused for reasons of the application's, and that
+# nobody is asked to come again with a 503.
+NOT_PROMISED = [
+    checks.negative_data_rejection,
+    checks.positive_data_acceptance,
+    schemathesis.checks.not_a_server_error,
+]
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Line(BaseModel):
+    item: Annotated[str, Field(min_length=1, max_length=50)]
+    price: Annotated[Decimal, Field(ge=0, le=1_000_000)]
+    colour: Colour = Colour.RED
+
+
+class Order(BaseModel):
+    id: int
+    lines: list[Line] = []
+    due: date | None = None
+    labels: dict[str, int] = {}
+
+
+class Orders(HTTPView):
+    """Everything that a request may have."""
+
+    routes = ["/orders/{order_id}", "/shops/{shop:[a-z]{1,5}}/orders/{order_id}"]
+    status = {"post": 201}
+
+    async def get(
+        self,
+        order_id: int,
+        shop: str = "main",
+        colours: list[Colour] = [],  # noqa: B006
+        limit: Annotated[int, Field(ge=1, le=100)] = 10,
+        since: date | None = None,
+        key: UUID | None = None,
+        kind: Literal["a", "b"] = "a",
+        exact: bool = False,
+        x_count: Annotated[int, Header] = 0,
+        if_match: Annotated[str | None, Header] = None,
+        sid: Annotated[str | None, Cookie] = None,
+    ) -> list[Order] | None:
+        """Give back what fits."""
+        if exact:
+            return None
+        return [Order(id=order_id, due=since)]
+
+    async def post(self, order_id: int, order: Order) -> Order:
+        """Give it back."""
+        if order_id < 0:
+            raise Reject("negative")
+        if order_id > 100:
+            raise Retry(after=5)
+        return order
+
+    def put(self, order_id: Decimal, lines: list[Line]) -> tuple[list[Line], Literal[202]]:
+        """Give them back, from a thread."""
+        return lines, 202
+
+    async def delete(self, order_id: str) -> None:
+        """Do nothing."""
+
+
+def fuzz(url: str) -> list[str]:
+    """Make requests as the document of the server says, and others; what was asked, in short."""
+    document = requests.get(f"{url}/openapi.json", timeout=5.0).json()
+    validate(document)
+    schema = schemathesis.openapi.from_dict(document)
+    asked: list[str] = []
+    with requests.Session() as session:
+        for result in schema.get_all_operations():
+            assert isinstance(result, Ok)
+            for mode in MODES:
+                asked += _ask(result.ok(), mode, url, session)
+    return asked
+
+
+def _ask(
+    operation: Any, mode: schemathesis.GenerationMode, url: str, session: requests.Session
+) -> Iterator[str]:
+    @seed(1)
+    @settings(
+        max_examples=EXAMPLES,
+        deadline=None,
+        database=None,
+        phases=[Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    @given(case=operation.as_strategy(mode))
+    def ask(case: Any) -> None:
+        answer = case.call_and_validate(
+            base_url=url, session=session, excluded_checks=NOT_PROMISED, timeout=5.0
+        )
+        assert answer.status_code not in (500, 504)
+        asked.append(f"{operation.method} {operation.path} {answer.status_code}")
+
+    asked: list[str] = []
+    # There may be nothing that would be wrong.
+    with suppress(Unsatisfiable):
+        ask()
+    yield from asked
+
+
+@pytest.fixture
+def template(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
+    """The container of the template's application."""
+    monkeypatch.syspath_prepend(str(TEMPLATE))
+    yield importlib.import_module("shop.container").Container()
+    for name in [each for each in sys.modules if each.partition(".")[0] == "shop"]:
+        del sys.modules[name]
+
+
+async def test_h4_the_template(template: Any) -> None:
+    """H4: the application of the template, with its broker."""
+    async with running(template, packages=["shop"]) as app:
+        asked = await asyncio.to_thread(fuzz, app.http.url)
+        await app.idle()
+
+    assert {each.rpartition(" ")[2] for each in asked} >= {"202", "404", "422"}
+    assert len(asked) > 3 * EXAMPLES
+
+
+async def test_h4_everything_that_a_request_may_have() -> None:
+    """H4: a view that takes all kinds of values, and gives all kinds of answers."""
+    async with serving(Orders) as client:
+        asked = await asyncio.to_thread(fuzz, client.url)
+
+    assert {each.rpartition(" ")[2] for each in asked} >= {"200", "201", "202", "204", "422"}
+    assert len(asked) > 10 * EXAMPLES

@@ -1,0 +1,356 @@
+"""Row H3, and the life of the server: its address, its port, its end."""
+
+import asyncio
+import json
+import re
+import signal
+import socket
+import time
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from tests.command import Application, running, workerkit, write_package
+from tests.ports import free_port
+from tests.serving import serving
+from tests.waiting import eventually
+from workerkit import HTTPView
+
+# Handlers that wait at a gate: a file that the test makes.
+GATED = """
+    import asyncio
+    from pathlib import Path
+
+    from aiohttp import web
+    from pydantic import BaseModel
+
+    from workerkit import HTTPView
+
+
+    class Order(BaseModel):
+        id: int
+
+
+    class Gated(HTTPView):
+        routes = ["/gated"]
+
+        async def get(self) -> str:
+            print("begin", flush=True)
+            try:
+                while not Path("gate").exists():
+                    await asyncio.sleep(0.01)
+            except asyncio.CancelledError:
+                print("cancelled", flush=True)
+                raise
+            print("end", flush=True)
+            return "done"
+
+        async def post(self, order: Order) -> Order:
+            return order
+
+        async def put(self) -> None:
+            raise SystemExit(0)
+
+
+    class Stream(HTTPView):
+        routes = ["/stream"]
+        timeout = None
+
+        async def get(self, request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+            await response.prepare(request)
+            print("streaming", flush=True)
+            while True:
+                await response.write(b"data: x\\n\\n")
+                await asyncio.sleep(0.01)
+"""
+NO_AMQP: dict[str, Any] = {"WORKERKIT_AMQP__DEFAULT__URL": "amqp://127.0.0.1:1/"}
+ANY_PORT: dict[str, Any] = {"WORKERKIT_HTTP__PORT": "0", **NO_AMQP}
+
+
+async def address(app: Application) -> str:
+    """Where it says that it listens."""
+    line = await app.says("listening")
+    found = re.search(r"url=(http://\S+)", line)
+    assert found, line
+    return found[1]
+
+
+def refused(url: str) -> bool:
+    """Whether nobody listens there any more."""
+    with socket.socket() as client:
+        return client.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) != 0
+
+
+@pytest.mark.parametrize("uvloop", [True, False])
+async def test_h3_stop_while_requests_run(tmp_path: Path, uvloop: bool) -> None:
+    """H3: new connections are refused, what runs is finished and answered, the exit code is 0."""
+    name = write_package(tmp_path, views=GATED)
+
+    async with (
+        running(name, cwd=tmp_path, uvloop=uvloop, **ANY_PORT) as app,
+        aiohttp.ClientSession() as session,
+    ):
+        url = await address(app)
+        idle = await session.post(f"{url}/gated", json={"id": 1})
+        asking = asyncio.create_task(session.get(f"{url}/gated"))
+        await app.says("begin")
+        app.send(signal.SIGTERM)
+        await eventually(lambda: refused(url))
+        (tmp_path / "gate").touch()
+        answer = await asking
+        text = await answer.text()
+        code = await app.ended(5.0)
+
+    assert idle.status == 200
+    assert (answer.status, text, answer.headers["Connection"]) == (200, '"done"', "close")
+    assert code == 0, app
+    assert not list(app.lines("cancelled"))
+
+
+async def test_h3_a_body_that_is_still_coming(tmp_path: Path) -> None:
+    """H3: a request whose head was there before the stop is read to its end."""
+    name = write_package(tmp_path, views=GATED)
+
+    async with running(name, cwd=tmp_path, **ANY_PORT) as app:
+        url = await address(app)
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        writer.write(
+            b"POST /gated HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\n"
+            b'Content-Length: 9\r\nExpect: 100-continue\r\n\r\n{"id"'
+        )
+        assert await reader.readline() == b"HTTP/1.1 100 Continue\r\n"
+        app.send(signal.SIGTERM)
+        await eventually(lambda: refused(url))
+        writer.write(b": 1}")
+        answer = await reader.read()
+        writer.close()
+        code = await app.ended(5.0)
+
+    assert answer.startswith(b"\r\nHTTP/1.1 200 OK\r\n")
+    assert answer.endswith(b'{"id":1}')
+    assert code == 0, app
+
+
+async def test_h3_a_request_that_will_not_end(tmp_path: Path) -> None:
+    """H3: after the grace the handler is cancelled; its client sees the connection end."""
+    name = write_package(tmp_path, views=GATED)
+
+    async with (
+        running(name, cwd=tmp_path, WORKERKIT_SHUTDOWN_GRACE="0.3", **ANY_PORT) as app,
+        aiohttp.ClientSession() as session,
+    ):
+        url = await address(app)
+        asking = asyncio.create_task(session.get(f"{url}/gated"))
+        await app.says("begin")
+        before = time.monotonic()
+        app.send(signal.SIGTERM)
+        with pytest.raises(aiohttp.ClientError):
+            await asking
+        code = await app.ended(5.0)
+        seconds = time.monotonic() - before
+
+    assert code == 0, app
+    assert list(app.lines("cancelled")) == [""]
+    assert 0.3 <= seconds < 2.0
+    assert [line for line in app.err if "grace is over" in line and "Gated" in line]
+
+
+async def test_h3_a_stream_of_events(tmp_path: Path) -> None:
+    """H3: a stream of events is ended at once and properly: its client connects again elsewhere."""
+    name = write_package(tmp_path, views=GATED)
+
+    async with (
+        running(name, cwd=tmp_path, **ANY_PORT) as app,
+        aiohttp.ClientSession(headers={"Accept": "text/event-stream"}) as session,
+    ):
+        url = await address(app)
+        async with session.get(f"{url}/stream") as stream:
+            assert await stream.content.readline() == b"data: x\n"
+            before = time.monotonic()
+            app.send(signal.SIGTERM)
+            rest = await stream.read()
+        code = await app.ended(5.0)
+        seconds = time.monotonic() - before
+
+    assert (b"data: x\n" + rest).endswith(b"data: x\n\n")
+    assert (stream.status, code) == (200, 0), app
+    assert seconds < 1.0
+
+
+async def test_h3_connections_that_rest() -> None:
+    """H3: they hold up nothing, whether a request was ever made on them or not."""
+
+    class Hello(HTTPView):
+        routes = ["/"]
+
+        async def get(self) -> str:
+            return "hello"
+
+    async with serving(Hello) as client:
+        await client.get("/")
+        port = int(client.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        half, half_writer = await asyncio.open_connection("127.0.0.1", port)
+        half_writer.write(b"GET / HTTP/1.1\r\n")
+        before = time.monotonic()
+    seconds = time.monotonic() - before
+
+    assert (await reader.read(), await half.read()) == (b"", b"")
+    assert seconds < 1.0
+    for each in (writer, half_writer):
+        each.close()
+
+
+async def test_h3_a_client_that_reads_slowly() -> None:
+    """H3: an answer that is being sent is sent to its end, within the grace."""
+
+    class Large(HTTPView):
+        routes = ["/"]
+
+        async def get(self) -> web.Response:
+            return web.Response(body=b"x" * 20_000_000)
+
+    read = b""
+    async with serving(Large, grace=10.0) as client:
+        port = int(client.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port, limit=1_000)
+        writer.write(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
+        read += await reader.readuntil(b"\r\n\r\n")
+        reading = asyncio.create_task(reader.read())
+    read += await reading
+
+    assert len(read.partition(b"\r\n\r\n")[2]) == 20_000_000
+    writer.close()
+
+
+async def test_a_handler_that_wants_to_leave(tmp_path: Path) -> None:
+    """`SystemExit` in a view stops the process with a code that is not 0; its client gets a 500."""
+    name = write_package(tmp_path, views=GATED)
+
+    async with (
+        running(name, cwd=tmp_path, **ANY_PORT) as app,
+        aiohttp.ClientSession() as session,
+    ):
+        url = await address(app)
+        answer = await session.put(f"{url}/gated")
+        code = await app.ended(5.0)
+
+    assert (answer.status, code) == (500, 1), app
+    assert [line for line in app.err if line.startswith("stopped by HandlerExit: Gated: handle")]
+
+
+async def test_a_port_that_is_taken(tmp_path: Path) -> None:
+    """One line that names address and variable, exit code 1, and nothing is left running."""
+    name = write_package(tmp_path, views=GATED)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        done = await asyncio.to_thread(
+            workerkit, "run", name, cwd=tmp_path, WORKERKIT_HTTP__PORT=port, **NO_AMQP
+        )
+
+    fault = done.stderr.splitlines()[-1]
+    assert done.returncode == 1
+    assert fault.startswith(f"WORKERKIT_HTTP__PORT={port}: cannot listen on 127.0.0.1:{port}: ")
+    assert "address already in use" in fault
+    assert "Traceback" not in done.stderr
+
+
+async def test_a_port_that_is_shared(tmp_path: Path) -> None:
+    """With `HTTP__REUSE_PORT` two processes serve the same port."""
+    name = write_package(tmp_path, views=GATED)
+    port = str(free_port())
+    settings: dict[str, Any] = {
+        **NO_AMQP,
+        "WORKERKIT_HTTP__PORT": port,
+        "WORKERKIT_HTTP__REUSE_PORT": "true",
+    }
+
+    async with (
+        running(name, cwd=tmp_path, **settings) as one,
+        running(name, cwd=tmp_path, **settings) as other,
+    ):
+        urls = {await address(one), await address(other)}
+
+    assert urls == {f"http://127.0.0.1:{port}"}
+
+
+async def test_without_views_nothing_listens(tmp_path: Path) -> None:
+    """The port is bound only where there is something to serve."""
+    consumers = """
+        from workerkit import PeriodicTask
+
+        class Tick(PeriodicTask):
+            every = 60.0
+
+            async def handle(self) -> None:
+                print("tick", flush=True)
+    """
+    name = write_package(tmp_path, consumers=consumers)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        async with running(name, cwd=tmp_path, WORKERKIT_HTTP__PORT=port, **NO_AMQP) as app:
+            await app.says("tick")
+            app.send(signal.SIGTERM)
+            code = await app.ended(5.0)
+
+    assert code == 0
+    assert "listening" not in repr(app)
+
+
+async def test_the_log_of_a_request(tmp_path: Path) -> None:
+    """Every record that is made while a request is answered has its id, in JSON a field."""
+    views = """
+        import logging
+        from workerkit import HTTPView
+
+        class Logging(HTTPView):
+            routes = ["/"]
+
+            async def get(self) -> None:
+                logging.getLogger("app").warning("mine")
+
+            def post(self) -> None:
+                logging.getLogger("app").warning("mine, in a thread")
+                raise KeyError("x")
+    """
+    name = write_package(tmp_path, views=views)
+    settings: dict[str, Any] = {**ANY_PORT, "WORKERKIT_LOG__FORMAT": "json"}
+
+    async with (
+        running(name, cwd=tmp_path, **settings) as app,
+        aiohttp.ClientSession() as session,
+    ):
+        url = json.loads(await app.says("listening"))["url"]
+        await session.get(url, headers={"X-Request-ID": "get-1"})
+        answer = await session.post(url, headers={"X-Request-ID": "post-1"})
+        await app.says("not handled")
+
+    records: list[dict[str, Any]] = [json.loads(line) for line in app.err if line[:1] == "{"]
+    found = [(each["message"], each.get("request_id")) for each in records if "request_id" in each]
+    assert answer.status == 500
+    assert found == [("mine", "get-1"), ("mine, in a thread", "post-1"), ("not handled", "post-1")]
+
+
+def test_the_commands(tmp_path: Path) -> None:
+    """`list` shows routes and address, `openapi` prints the document; neither opens a socket."""
+    name = write_package(tmp_path, views=GATED)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = {"WORKERKIT_HTTP__PORT": str(taken.getsockname()[1])}
+        listed = workerkit("list", name, "--json", cwd=tmp_path, **port)
+        printed = workerkit("openapi", name, cwd=tmp_path, **port)
+
+    [gated, stream] = json.loads(listed.stdout)
+    assert (gated["kind"], gated["source"], stream["source"]) == ("http", "/gated", "/stream")
+    assert gated["options"]["timeout"] == 60.0
+    assert "concurrency" not in gated["options"]
+    assert sorted(json.loads(printed.stdout)["paths"]) == ["/gated", "/stream"]

@@ -1,0 +1,247 @@
+"""What is said of views that cannot be run: class, file and line, before any socket opens."""
+
+import re
+from typing import Annotated, Any
+
+import pytest
+from aiohttp import web
+from dependency_injector import providers
+from pydantic import BaseModel
+
+from tests.application import container_of, package_of
+from tests.serving import NO_BROKER
+from workerkit import AMQPConsumer, Cookie, Header, HTTPView, Runner, StartError, WorkerContainer
+from workerkit.assembly import Assembly
+from workerkit.http.view import HTTPOptions
+from workerkit.wire import Declared
+
+
+class Order(BaseModel):
+    id: int
+
+
+class Opaque:
+    """Nothing that a request could hold."""
+
+
+def assembled(*classes: type[Any], **settings: Any) -> Assembly:
+    """The application of these classes."""
+    return Runner(container_of(NO_BROKER, **settings), packages=[package_of(*classes)]).assemble()
+
+
+def faults(*classes: type[Any], **settings: Any) -> list[str]:
+    """What is said of them, behind their places."""
+    with pytest.raises(StartError) as raised:
+        assembled(*classes, **settings)
+    found = [
+        re.sub(r"\S*\.(\w+)( \([^)]*\))?", r"\1", each, count=1) for each in raised.value.faults
+    ]
+    return [each.removeprefix("view: ").removeprefix("View: ") for each in found]
+
+
+def view(method: Any = None, called: str = "get", /, **attributes: Any) -> type[HTTPView]:
+    """A view with one method."""
+    given: dict[str, Any] = {"routes": ["/"], **attributes}
+    class_name = str(attributes.get("name", "View"))
+    return type(class_name, (HTTPView,), {**given, **({called: method} if method else {})})
+
+
+async def fine(self: Any) -> None: ...
+
+
+async def bare(self: Any, x) -> None: ...  # type: ignore[no-untyped-def]
+
+
+async def opaque(self: Any, x: Opaque) -> None: ...
+
+
+async def anything(self: Any, x: Any) -> None: ...
+
+
+async def body(self: Any, order: Order) -> None: ...
+
+
+async def two_bodies(self: Any, order: Order, other: Order) -> None: ...
+
+
+async def variadic(self: Any, *values: int) -> None: ...
+
+
+async def positional(self: Any, x: int, /) -> None: ...
+
+
+async def model_header(self: Any, x: Annotated[Order, Header]) -> None: ...
+
+
+async def list_cookie(self: Any, x: Annotated[list[int], Cookie]) -> None: ...
+
+
+async def list_path(self: Any, x: list[int]) -> None: ...
+
+
+async def path(self: Any, x: int) -> None: ...
+
+
+@pytest.mark.parametrize(
+    ("class_", "fault"),
+    [
+        (view(), "needs a method `handle`, or one for a verb: get, post, put, patch, delete, hea"),
+        (view(fine, handle=fine), "has both handle and get; keep one form"),
+        (view(bare), "bare: parameter 'x' needs a type annotation"),
+        (view(opaque), "opaque: parameter 'x' has no provider of its name or of type Opaque; the"),
+        (view(anything), "anything: parameter 'x' has no provider of its name or of type Any"),
+        (view(body), "body: parameter 'order' is read from the body, and a GET has none; mark it"),
+        (view(two_bodies, "post"), "two_bodies: parameter 'other' is read from the body, and so"),
+        (view(variadic), "variadic: parameter 'values' cannot be filled; name each parameter"),
+        (view(positional), "positional: parameter 'x' must not be positional-only"),
+        (view(model_header), "model_header: parameter 'x' has a type that no text of a header ca"),
+        (view(list_cookie), "list_cookie: parameter 'x' is a list, and a cookie has only one va"),
+        (view(list_path, routes=["/{x}"]), "list_path: parameter 'x' is a list, and a path has"),
+        (view(path, routes=["/{x}", "/"]), "path: parameter 'x' needs a default: not every rou"),
+        (view(fine, routes=["orders"]), "route 'orders': write a path that begins with a slash"),
+        (view(fine, routes=["/{x"]), "route '/{x': Invalid path '/{x'"),
+        (view(fine, routes=["/", "/"]), "route '/' stands twice in routes"),
+        (
+            view(fine, routes="/"),
+            "option 'routes' is '/': value error, write a list, such",
+        ),
+        (view(fine, routes=[]), "option 'routes' is []: value should have"),
+        (type("View", (HTTPView,), {"get": fine}), "option 'routes' is missing: the class has"),
+        (view(fine, methods=["GET"]), "methods goes with handle; here each verb has its own meth"),
+        (view(fine, "handle", methods=["FETCH"]), "option 'methods' is ['FETCH']: value error, 'F"),
+        (view(fine, "handle", methods="GET"), "option 'methods' is 'GET': value error, write a li"),
+        (view(fine, concurrency=3), "a view has no concurrency: requests are not limited"),
+        (view(fine, status=99), "status is 99: write 200 to 399"),
+        (view(fine, status="201"), "status is '201': write 200 to 399"),
+        (view(fine, status={"fetch": 201}), "status has 'fetch': write verbs, such as {'post': 2"),
+        (view(fine, max_body=0), "option 'max_body' is 0: input should be greater than 0"),
+        (view(fine, timeout=0), "option 'timeout' is 0: input should be greater than 0"),
+    ],
+    ids=lambda each: each if isinstance(each, str) else "",
+)
+def test_a_view_that_cannot_be_run(class_: type[HTTPView], fault: str) -> None:
+    """It is a fault of the start that says what would be right."""
+    assert [each[: len(fault)] for each in faults(class_)] == [fault]
+
+
+def test_a_fault_names_class_file_and_line() -> None:
+    """As for every other consumer."""
+    with pytest.raises(StartError) as raised:
+        assembled(view(bare))
+
+    assert re.match(r"\S+bare \(test_http_declarations.py:\d+\): parameter", str(raised.value))
+
+
+def test_every_fault_is_said_at_once() -> None:
+    """Of the methods of one class, too."""
+    found = faults(view(bare, post=opaque, status=7), view(fine, routes=["x"], name="Other"))
+
+    assert [each.split(":")[0] for each in found] == ["bare", "opaque", "Other"]
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "claim"),
+    [
+        (["/orders/{order_id}"], ["/x", "/orders/{id}"], "GET /orders/{}"),
+        (["/orders/{order_id:[0-9]+}"], ["/orders/{id:[0-9]+}"], "GET /orders/{:[0-9]+}"),
+        (["/"], ["/"], "GET /"),
+    ],
+)
+def test_two_views_of_one_route(first: list[str], second: list[str], claim: str) -> None:
+    """The fault names both classes; what a part of the path is called makes no difference."""
+
+    class One(HTTPView):
+        routes = first
+
+        async def get(self) -> None: ...
+
+    class Two(HTTPView):
+        routes = second
+        methods = ["POST", "GET"]
+
+        async def handle(self) -> None: ...
+
+    with pytest.raises(StartError) as raised:
+        assembled(One, Two)
+
+    [fault] = raised.value.faults
+    assert "Two" in fault
+    assert fault.endswith(f" both answer {claim}")
+    assert fault.index("Two") < fault.index("One")
+
+
+def test_views_that_share_a_route() -> None:
+    """Different verbs, or another expression, are no conflict."""
+    first = view(fine, routes=["/x"], name="first")
+    second = view(fine, "post", routes=["/x"], name="second")
+    third = view(fine, routes=["/{name}"], name="third")
+
+    assert len(assembled(first, second, third).declared) == 3
+
+
+def declared(class_: type[HTTPView], **settings: Any) -> tuple[Declared, HTTPOptions]:
+    [found] = assembled(class_, **settings).declared
+    assert isinstance(found.options, HTTPOptions)
+    return found, found.options
+
+
+def test_the_options_of_a_view() -> None:
+    """Those of the design: no concurrency, a minute for a call."""
+    _, options = declared(view(fine))
+
+    assert options.timeout == 60.0
+    assert sorted(options.sources) == ["max_body", "methods", "name", "routes", "timeout"]
+
+
+def test_options_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Any option of a view can be set there, the routes too: the method then follows them."""
+    monkeypatch.setenv("TESTS_ONLY_CONSUMERS__ORDER_VIEW__TIMEOUT", "5")
+    monkeypatch.setenv("TESTS_ONLY_CONSUMERS__ORDER_VIEW__ROUTES", "/a/{x},/b/{x}")
+    monkeypatch.setenv("TESTS_ONLY_CONSUMERS__ORDER_VIEW__MAX_BODY", "10")
+
+    found, options = declared(view(path, name="OrderView"))
+
+    signature: Any = found.signatures["get"]
+    assert (options.timeout, options.max_body) == (5.0, 10)
+    assert options.routes == ("/a/{x}", "/b/{x}")
+    assert [(each.part, each.required) for each in signature.values] == [("path", True)]
+
+
+def test_concurrency_is_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator who sets it is told so."""
+    monkeypatch.setenv("TESTS_ONLY_CONSUMERS__ORDER_VIEW__CONCURRENCY", "5")
+
+    [fault] = faults(view(fine, name="OrderView"))
+
+    assert "CONCURRENCY: no option of that name" in fault
+
+
+def test_settings_are_never_read_from_a_body() -> None:
+    """A model of settings comes from the container, though it is a model."""
+
+    class View(HTTPView):
+        routes = ["/"]
+
+        async def post(self, settings: WorkerContainer.settings.cls) -> None: ...  # type: ignore[name-defined]
+
+    found, _ = declared(View)
+    signature: Any = found.signatures["post"]
+
+    assert (signature.body, signature.provides) == (None, True)
+
+
+def test_a_view_beside_other_consumers() -> None:
+    """Each kind has its own wire."""
+
+    class Queue(AMQPConsumer):
+        queues = ["q"]
+
+        async def handle(self, body: bytes, request: web.Request) -> None: ...
+
+    container = container_of(NO_BROKER)
+    container.set_provider("request", providers.Object(None))
+    package = package_of(Queue, view(fine))
+
+    wires = Runner(container, packages=[package]).assemble().wires
+
+    assert sorted(wire.kind for wire, _ in wires) == ["amqp", "http"]

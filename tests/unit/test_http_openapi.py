@@ -1,0 +1,228 @@
+"""The OpenAPI document: it is valid, and says what the signatures say."""
+
+from dataclasses import dataclass
+from enum import Enum
+from typing import Annotated, Any, Literal
+
+import msgspec
+import pytest
+from aiohttp import web
+from openapi_spec_validator import OpenAPIV31SpecValidator
+from pydantic import BaseModel
+
+from tests.application import container_of, package_of
+from tests.serving import NO_BROKER, serving
+from workerkit import Cookie, Header, HTTPView, Runner
+from workerkit.http.openapi import document
+
+
+class Colour(Enum):
+    RED = "red"
+    BLUE = "blue"
+
+
+class Line(BaseModel):
+    item: str
+    colour: Colour = Colour.RED
+
+
+class Order(BaseModel):
+    id: int
+    lines: list[Line] = []
+
+
+class Tree(BaseModel):
+    children: list["Tree"] = []
+
+
+@dataclass
+class Point:
+    x: int
+
+
+class Frame(msgspec.Struct):
+    id: int
+    point: str = ""
+
+
+def described(*views: type[HTTPView]) -> dict[str, Any]:
+    """The document of these views, which is valid."""
+    runner = Runner(container_of(NO_BROKER), packages=[package_of(*views)])
+    made = document(runner.assemble().declared)
+    assert not list(OpenAPIV31SpecValidator(made).iter_errors())
+    return made
+
+
+def responses(returns: Any, **attributes: Any) -> dict[str, Any]:
+    """The schemas of the answers of a view that returns this."""
+
+    async def post(self: HTTPView) -> Any: ...
+
+    post.__annotations__["return"] = returns
+    view = type("View", (HTTPView,), {"routes": ["/"], "post": post, **attributes})
+    found = described(view)["paths"]["/"]["post"]["responses"]
+    media = {status: each.get("content", {}) for status, each in found.items()}
+    return {
+        status: each.get("application/json", {}).get("schema")
+        for status, each in media.items()
+        if "application/problem+json" not in each
+    }
+
+
+def test_an_operation() -> None:
+    """Docstrings, parameters with their places, defaults and schemas, the body, the answers."""
+
+    class OrderView(HTTPView):
+        """Orders.
+
+        All of them.
+        """
+
+        routes = ["/shops/{shop:[a-z]+}/orders/{order_id}"]
+
+        async def put(
+            self,
+            shop: str,
+            order_id: int,
+            order: Order,
+            x_token: Annotated[str, Header],
+            colours: list[Colour],
+            verbose: bool = False,
+            sid: Annotated[str | None, Cookie] = None,
+        ) -> Order:
+            """Change an order.
+
+            Or make it.
+            """
+            return order
+
+    made = described(OrderView)
+
+    [path] = made["paths"]
+    operation = made["paths"][path]["put"]
+    assert path == "/shops/{shop}/orders/{order_id}"
+    assert (operation["summary"], operation["description"]) == ("Change an order.", "Or make it.")
+    assert (operation["operationId"], operation["tags"]) == ("OrderView_put", ["OrderView"])
+    assert made["tags"] == [{"name": "OrderView", "description": "Orders.\n\nAll of them."}]
+    parameters = {each.pop("name"): each for each in operation["parameters"]}
+    assert parameters["shop"]["schema"] == {"type": "string", "pattern": "^(?:[a-z]+)$"}
+    assert parameters["order_id"] == {"in": "path", "required": True, "schema": {"type": "integer"}}
+    assert parameters["x-token"]["in"] == "header"
+    assert parameters["colours"]["schema"]["items"] == {"$ref": "#/components/schemas/Colour"}
+    assert parameters["verbose"]["schema"] == {"type": "boolean", "default": False}
+    assert (parameters["sid"]["in"], parameters["sid"]["required"]) == ("cookie", False)
+    body = operation["requestBody"]
+    assert body["required"]
+    schema = {"$ref": "#/components/schemas/Order"}
+    assert body["content"] == {"application/json": {"schema": schema}}
+    assert sorted(operation["responses"]) == ["200", "400", "408", "413", "415", "422", "default"]
+    assert sorted(made["components"]["schemas"]) == ["Colour", "Line", "Order", "problem-json"]
+
+
+@pytest.mark.parametrize(
+    ("returns", "attributes", "expected"),
+    [
+        (Point, {}, {"200": {"$ref": "#/components/schemas/Point"}}),
+        (Tree, {}, {"200": {"$ref": "#/components/schemas/Tree"}}),
+        (Frame, {}, {"200": {"$ref": "#/components/schemas/Frame"}}),
+        (list[int], {}, {"200": {"type": "array", "items": {"type": "integer"}}}),
+        (str, {}, {"200": {"type": "string"}}),
+        (None, {}, {"204": None}),
+        (None, {"status": 202}, {"202": None}),
+        (int, {"status": {"post": 201}}, {"201": {"type": "integer"}}),
+        (int | None, {}, {"200": {"type": "integer"}, "204": None}),
+        (int | str, {}, {"200": {"anyOf": [{"type": "integer"}, {"type": "string"}]}}),
+        (
+            tuple[int, Literal[201, 202]],
+            {},
+            {"201": {"type": "integer"}, "202": {"type": "integer"}},
+        ),
+        (tuple[int, int], {}, {"2XX": {"type": "integer"}}),
+        (tuple[None, Literal[202]] | int, {}, {"202": None, "200": {"type": "integer"}}),
+        (web.Response, {}, {"default": None}),
+        (Any, {}, {"default": None}),
+        (int | web.Response, {}, {"200": {"type": "integer"}, "default": None}),
+    ],
+)
+def test_answers(returns: Any, attributes: dict[str, Any], expected: dict[str, Any]) -> None:
+    """What the annotation and the class say of answers; where they do not, any answer is right."""
+    assert responses(returns, **attributes) == expected
+
+
+def test_a_struct_as_a_body() -> None:
+    """It is described by msgspec."""
+
+    class View(HTTPView):
+        routes = ["/", "/again"]
+
+        async def post(self, frame: Frame) -> Order:
+            return Order(id=frame.id)
+
+    made = described(View)
+
+    assert made["components"]["schemas"]["Frame"]["required"] == ["id"]
+    ids = [path["post"]["operationId"] for path in made["paths"].values()]
+    assert ids == ["View_post", "View_post_2"]
+
+
+def test_the_raw_form() -> None:
+    """Only its path is known."""
+
+    class Raw(HTTPView):
+        """Says hello."""
+
+        routes = ["/{name}/{rest:.*}"]
+        methods = ["GET", "POST"]
+
+        async def handle(self, request: web.Request) -> web.StreamResponse:
+            return web.Response()
+
+    path = described(Raw)["paths"]["/{name}/{rest}"]
+
+    assert sorted(path) == ["get", "post"]
+    assert path["get"]["summary"] == "Says hello."
+    assert [each["name"] for each in path["get"]["parameters"]] == ["name", "rest"]
+
+
+async def test_it_is_served() -> None:
+    """With a page that needs nothing of any other server."""
+
+    class View(HTTPView):
+        routes = ["/"]
+
+        async def get(self) -> None: ...
+
+    async with serving(View) as client:
+        found, page = await client.get("/openapi.json"), await client.get("/docs")
+
+    assert found.json()["openapi"] == "3.1.0"
+    assert (page.status, page.headers["Content-Type"]) == (200, "text/html; charset=utf-8")
+    assert "://" not in page.text
+    assert "default-src 'none'" in page.headers["Content-Security-Policy"]
+
+
+async def test_it_can_be_switched_off() -> None:
+    """Then neither is there."""
+
+    class View(HTTPView):
+        routes = ["/"]
+
+        async def get(self) -> None: ...
+
+    async with serving(View, openapi=False) as client:
+        answers = [await client.get("/openapi.json"), await client.get("/docs")]
+
+    assert [each.status for each in answers] == [404, 404]
+
+
+async def test_a_view_with_the_same_route() -> None:
+    """It is the user's that is served."""
+
+    class Docs(HTTPView):
+        routes = ["/docs"]
+
+        async def get(self) -> str:
+            return "mine"
+
+    async with serving(Docs) as client:
+        assert (await client.get("/docs")).json() == "mine"

@@ -1,0 +1,1 @@
+"""HTTP: views and their signatures, errors, the OpenAPI document, the server."""

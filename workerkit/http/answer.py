@@ -1,0 +1,91 @@
+"""What becomes of a request: an outcome turned into the answer that the client gets."""
+
+import math
+
+from aiohttp import ClientConnectionResetError, web
+from pydantic import BaseModel
+from pydantic_core import to_json
+
+from workerkit.codec import JSON, encode
+from workerkit.delivery import Action, Outcome
+from workerkit.errors import HandlerTimeout, InvalidRequest, Reject, Retry
+from workerkit.http.problem import problem
+
+_JSON = {"Content-Type": JSON}
+_CLIENT_LEFT = 499  # As nginx has it; no client ever sees it.
+
+
+def answer(outcome: Outcome, status: int) -> tuple[web.StreamResponse, Outcome]:
+    """Make the answer to a request, and say what is settled by it.
+
+    | outcome | answer |
+    |---|---|
+    | returned | its value as JSON; 204 for None |
+    | an exception of aiohttp's | itself |
+    | the request does not fit | 400, 413, 415 or 422 |
+    | `Reject` | 422 with its reason |
+    | `Retry` | 503 with `Retry-After` |
+    | late | 504 |
+    | anything else | 500 |
+
+    Args:
+        status: Of an answer that does not say.
+
+    Returns:
+        The answer, and the outcome as it is settled: an exception of aiohttp's below 500 is an
+        answer like any other, and a value that cannot be written is a failure.
+    """
+    error = outcome.error
+    if error is not None:
+        return _raised(outcome, error)
+    try:
+        return _returned(outcome.value, status), outcome
+    except Exception as failure:
+        # The value's own code may raise anything: serializers, computed fields.
+        return problem(500), Outcome(Action.REJECT, failure)
+
+
+def _raised(outcome: Outcome, error: Exception) -> tuple[web.StreamResponse, Outcome]:
+    if isinstance(error, web.HTTPException):
+        failed = error.status >= 500
+        return error, Outcome(Action.REJECT, error) if failed else Outcome(Action.ACK, value=error)
+    if isinstance(error, ClientConnectionResetError):
+        # What a stream meets whose client has left: it has done what it could.
+        return web.Response(status=_CLIENT_LEFT), Outcome(Action.ACK)
+    action = Action.RETRY if isinstance(error, Retry) else Action.REJECT
+    return _failed(outcome, error), Outcome(action, error, delay=outcome.delay)
+
+
+def _failed(outcome: Outcome, error: Exception) -> web.Response:
+    if isinstance(error, InvalidRequest):
+        return problem(error.status, str(error), parts=error.parts)
+    if isinstance(error, Reject):
+        return problem(422, error.reason)
+    if isinstance(error, Retry):
+        seconds = outcome.delay if error.after is None else error.after
+        return problem(503, error.reason, headers={"Retry-After": str(math.ceil(seconds))})
+    if isinstance(error, HandlerTimeout):
+        return problem(504)
+    return problem(500)
+
+
+def _returned(value: object, status: int) -> web.StreamResponse:
+    if isinstance(value, BaseModel):
+        # The most frequent one; asking an abstract class such as the next takes half a µs.
+        body = value.__pydantic_serializer__.to_json(value, by_alias=True)
+        return web.Response(body=body, status=status, headers=_JSON)
+    if isinstance(value, web.StreamResponse):
+        return value
+    if isinstance(value, tuple) and len(value) == 2 and _is_status(value[1]):
+        value, status = value
+    elif value is None and status == 200:
+        status = 204
+    if value is None:
+        return web.Response(status=status)
+    # Text is JSON as well; only bytes go as they are.
+    body, content_type = (to_json(value), JSON) if isinstance(value, str) else encode(value)
+    return web.Response(body=body, status=status, headers={"Content-Type": content_type})
+
+
+def _is_status(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value in range(200, 600)

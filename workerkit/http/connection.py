@@ -1,0 +1,152 @@
+"""One client's connection, which may be slow and may send anything."""
+
+import logging
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from aiohttp import web
+
+from workerkit.http.problem import PROBLEM, of_exception, problem
+from workerkit.http.request_ids import REQUEST_ID, identify
+from workerkit.http.sending import is_plain, send
+from workerkit.logs import request_id
+
+log = logging.getLogger(__name__)
+
+_TOO_SLOW = (
+    b'{"type":"about:blank","title":"Request Timeout","status":408,'
+    b'"detail":"the request did not come in time"}'
+)
+_TOO_SLOW_HEAD = (
+    "HTTP/1.1 408 Request Timeout\r\n"
+    f"Content-Type: {PROBLEM}\r\nContent-Length: {len(_TOO_SLOW)}\r\nConnection: close\r\n\r\n"
+).encode()
+
+
+_feed = web.RequestHandler.data_received
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's protocol, made to answer with problems, and only as long as it is wanted.
+
+    What is overridden are methods that aiohttp calls for each request, which costs less than the
+    middleware and the signal that would do the same: 1 µs instead of 5.
+
+    Args:
+        signals: Somebody waits for aiohttp's signal that an answer is about to be sent.
+        ended: Called with it when it is closed and nothing is done for it any more.
+
+    Attributes:
+        answering: The request that a view answers, until the answer is sent.
+        last: Close it behind the next answer.
+    """
+
+    __slots__ = ("_asked", "_ended", "_heard", "_lost", "_signals", "_waiting", "answering", "last")
+
+    def __init__(
+        self,
+        server: web.Server,
+        *,
+        signals: bool,
+        ended: Callable[["Connection"], None],
+        **options: Any,
+    ) -> None:
+        super().__init__(server, **options)
+        self._signals = signals
+        self._ended = ended
+        self._lost = False
+        self._heard = False
+        self._waiting: float | None = None
+        self._asked = False
+        self.answering: web.Request | None = None
+        self.last = False
+
+    def data_received(self, data: bytes) -> None:
+        """Note that a request begins."""
+        self._heard = True
+        _feed(self, data)
+
+    def finish_response(
+        self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
+    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+        """Complete the answer, and send what is not sent yet."""
+        self._heard, self._asked = False, True
+        known = request_id.get() or identify(request)
+        if type(resp) is not web.Response and isinstance(resp, web.HTTPException):
+            resp = of_exception(resp, request.method)
+        if self.last:
+            resp.force_close()
+        resp.headers[REQUEST_ID] = known
+        if not self._signals and is_plain(request, resp):
+            return send(request, resp, self.release)
+        return self._finish(super().finish_response(request, resp, start_time))
+
+    async def _finish(
+        self, sending: Coroutine[Any, Any, tuple[web.StreamResponse, bool]]
+    ) -> tuple[web.StreamResponse, bool]:
+        try:
+            return await sending
+        finally:
+            self.release()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """Answer what is no HTTP, and what a middleware raised; views raise nothing.
+
+        Raises:
+            ConnectionError: Half of an answer is sent already.
+        """
+        if request.writer.output_size:
+            self.release()
+            raise ConnectionResetError("it ended with half of an answer sent") from exc
+        if status == 400:
+            # Anybody on the network may send it, so it is no ERROR.
+            kind = type(exc).__name__
+            log.info("no HTTP request", extra={"client": request.remote, "error": kind})
+            response = problem(400, "this is no HTTP request")
+            response.force_close()
+            return response
+        log.error("middleware failed", exc_info=exc, extra={"path": request.path})
+        return problem(status)
+
+    def look(self, now: float, patience: float) -> None:
+        """Close it if it has waited too long for the rest of a request, or for the first one.
+
+        Args:
+            now: In seconds; this is called more often than *patience* passes.
+            patience: Seconds to wait.
+        """
+        if self.answering is not None or (self._asked and not self._heard):
+            self._waiting = None
+        elif self._waiting is None:
+            self._waiting = now
+        elif now - self._waiting > patience and self.transport is not None:
+            if self._heard:
+                self.transport.write(_TOO_SLOW_HEAD + _TOO_SLOW)
+            self.force_close()
+
+    def release(self) -> None:
+        """Nothing is done for its request any more."""
+        self.answering = None
+        if self.last:
+            self.close()
+        if self._lost:
+            self._ended(self)
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note it; a view may go on with its request."""
+        super().connection_lost(exc)
+        self._lost = True
+        if self.answering is None:
+            self._ended(self)
+
+
+def is_event_stream(request: web.Request) -> bool:
+    """Whether a stream of Server-Sent Events is being sent in answer."""
+    asked = "text/event-stream" in request.headers.get("Accept", "")
+    return asked and request.writer.output_size > 0

@@ -1,0 +1,212 @@
+"""The OpenAPI 3.1 document of the views, out of the same signatures that read their requests."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from inspect import cleandoc
+from typing import Any
+
+from pydantic_core import PydanticSerializationError, to_jsonable_python
+
+from workerkit.codec import JSON
+from workerkit.http.parameters import Part, Value
+from workerkit.http.problem import PROBLEM
+from workerkit.http.returned import Returned
+from workerkit.http.schemas import Schemas
+from workerkit.http.signature import RequestSignature
+from workerkit.http.view import HTTPOptions, path_patterns, status_of
+from workerkit.wire import Declared
+
+VERSION = "3.1.0"
+
+# No class can have this name, so no model of the user's does.
+_PROBLEM = "problem-json"
+_PROBLEM_SCHEMA = {
+    "type": "object",
+    "description": "An error, as RFC 9457 has it.",
+    "required": ["type", "title", "status"],
+    "properties": {
+        "type": {"type": "string"},
+        "title": {"type": "string"},
+        "status": {"type": "integer"},
+        "detail": {"type": "string"},
+        "request_id": {"type": "string"},
+        "errors": {
+            "type": "array",
+            "items": {
+                "type": "object",
+                "required": ["in", "name", "detail"],
+                "properties": {
+                    "in": {"enum": ["path", "query", "header", "cookie", "body"]},
+                    "name": {"type": "string"},
+                    "detail": {"type": "string"},
+                },
+            },
+        },
+    },
+}
+_BODY_PROBLEMS = {
+    "400": "The body is no JSON, or missing",
+    "408": "The body did not come in time",
+    "413": "The body is too large",
+    "415": "The body has another content type",
+}
+_ANY_PROBLEM = "Any other error"
+
+
+@dataclass(frozen=True, slots=True)
+class _Operation:
+    """One verb of one route."""
+
+    id: str
+    route: str
+    verb: str
+    tag: str
+    signature: RequestSignature
+    returned: Returned
+    doc: str
+
+
+def document(views: Sequence[Declared]) -> dict[str, Any]:
+    """Describe *views*, which are declarations of `HTTPView` classes."""
+    operations = [each for view in views for each in _operations(view)]
+    schemas = Schemas()
+    for each in operations:
+        for value in each.signature.values:
+            schemas.want(value.adapter, "validation")
+        if (body := each.signature.body) is not None:
+            schemas.want(body.adapter or body.type, "validation")
+        for adapter in each.returned.adapters:
+            schemas.want(adapter, "serialization")
+    schemas.make()
+    paths: dict[str, dict[str, Any]] = {}
+    for each in operations:
+        path = paths.setdefault(_template(each.route), {})
+        path[each.verb.lower()] = _described(each, schemas)
+    return {
+        "openapi": VERSION,
+        "info": _info(views),
+        "tags": [_tag(view) for view in views],
+        "paths": paths,
+        "components": {"schemas": {**schemas.definitions, _PROBLEM: _PROBLEM_SCHEMA}},
+    }
+
+
+def _operations(view: Declared) -> Iterator[_Operation]:
+    options = view.options
+    assert isinstance(options, HTTPOptions)
+    for name, signature in view.signatures.items():
+        assert isinstance(signature, RequestSignature)
+        returned = Returned(signature.returns, status_of(view.consumer, name))
+        for verb in signature.verbs:
+            for number, route in enumerate(options.routes, 1):
+                suffix = f"_{number}" if number > 1 else ""
+                yield _Operation(
+                    f"{options.name}_{verb.lower()}{suffix}",
+                    route,
+                    verb,
+                    options.name,
+                    signature,
+                    returned,
+                    signature.doc or _doc(view),
+                )
+
+
+def _described(operation: _Operation, schemas: Schemas) -> dict[str, Any]:
+    summary, _, description = operation.doc.partition("\n")
+    described: dict[str, Any] = {"operationId": operation.id, "tags": [operation.tag]}
+    if summary:
+        described["summary"] = summary
+    if description.strip():
+        described["description"] = description.strip()
+    if parameters := list(_parameters(operation, schemas)):
+        described["parameters"] = parameters
+    if (body := operation.signature.body) is not None:
+        schema = schemas.of(body.adapter or body.type, "validation")
+        described["requestBody"] = {
+            "required": body.required,
+            "content": {JSON: {"schema": schema}},
+        }
+    described["responses"] = dict(_responses(operation, schemas))
+    return described
+
+
+def _parameters(operation: _Operation, schemas: Schemas) -> Iterator[dict[str, Any]]:
+    patterns = path_patterns(operation.route)
+    for value in operation.signature.values:
+        if value.part is Part.PATH:
+            if value.name not in patterns:
+                continue
+            schema = _within(schemas.of(value.adapter, "validation"), patterns.pop(value.name))
+        else:
+            schema = {**schemas.of(value.adapter, "validation"), **_default(value)}
+        yield {
+            "name": value.name,
+            "in": value.part.value,
+            "required": value.required or value.part is Part.PATH,
+            "schema": schema,
+        }
+    for name, pattern in patterns.items():
+        schema = _within({"type": "string"}, pattern)
+        yield {"name": name, "in": "path", "required": True, "schema": schema}
+
+
+def _within(schema: dict[str, Any], pattern: str) -> dict[str, Any]:
+    if not pattern or schema.get("type") != "string" or "pattern" in schema:
+        return schema
+    return {**schema, "pattern": f"^(?:{pattern})$"}
+
+
+def _default(value: Value) -> dict[str, Any]:
+    if value.required or value.default is None:
+        return {}
+    try:
+        return {"default": to_jsonable_python(value.default)}
+    except PydanticSerializationError:
+        return {}
+
+
+def _responses(operation: _Operation, schemas: Schemas) -> Iterator[tuple[str, Any]]:
+    signature = operation.signature
+    for status, adapter in operation.returned.answers.items():
+        content = {}
+        if adapter is not None:
+            content = {"content": {JSON: {"schema": schemas.of(adapter, "serialization")}}}
+        yield status, {"description": "Done", **content}
+    if operation.returned.anything:
+        yield "default", {"description": "Whatever the view answers"}
+        return
+    if signature.body is not None:
+        for status, text in _BODY_PROBLEMS.items():
+            yield status, _problem(text)
+    if signature.values or signature.body is not None:
+        yield "422", _problem("A part of the request does not fit")
+    yield "default", _problem(_ANY_PROBLEM)
+
+
+def _problem(description: str) -> dict[str, Any]:
+    schema = {"$ref": f"#/components/schemas/{_PROBLEM}"}
+    return {"description": description, "content": {PROBLEM: {"schema": schema}}}
+
+
+def _template(route: str) -> str:
+    """A route without the regular expressions in it."""
+    for name, pattern in path_patterns(route).items():
+        route = route.replace(f"{{{name}:{pattern}}}", f"{{{name}}}")
+    return route
+
+
+def _info(views: Sequence[Declared]) -> dict[str, str]:
+    package = views[0].consumer.__module__.partition(".")[0] if views else "workerkit"
+    version = getattr(sys.modules.get(package), "__version__", "0")
+    return {"title": package, "version": str(version)}
+
+
+def _tag(view: Declared) -> dict[str, str]:
+    doc = _doc(view)
+    return {"name": view.options.name, **({"description": doc} if doc else {})}
+
+
+def _doc(view: Declared) -> str:
+    # Its own: getdoc() would give that of the base class.
+    return cleandoc(view.consumer.__doc__ or "")

@@ -1,0 +1,79 @@
+"""Errors as RFC 9457 wants them: `application/problem+json`."""
+
+from collections.abc import Iterable, Mapping
+from http import HTTPStatus
+from typing import Any
+
+from aiohttp import web
+from pydantic_core import to_json
+
+from workerkit.logs import request_id
+
+PROBLEM = "application/problem+json"
+# What aiohttp says of the same thing by itself.
+_OF_THE_OLD_BODY = frozenset({"content-type", "content-length"})
+
+
+def problem(
+    status: int,
+    detail: str = "",
+    *,
+    parts: Iterable[Mapping[str, str]] = (),
+    headers: Mapping[str, str] | None = None,
+) -> web.Response:
+    """Make the answer to a request that was not done.
+
+    Its members are `type`, `title`, `status`, `request_id`, and where there is something to say
+    `detail` and `errors`.
+
+    Args:
+        detail: For the client: no secrets, nothing of what it sent.
+        parts: As in `InvalidRequest`.
+        headers: Beside that of the content type.
+    """
+    body: dict[str, Any] = {"type": "about:blank", "title": _title(status), "status": status}
+    if detail:
+        body["detail"] = detail
+    if errors := [dict(each) for each in parts]:
+        body["errors"] = errors
+    if current := request_id.get():
+        body["request_id"] = current
+    told = {**(headers or {}), "Content-Type": PROBLEM}
+    response = web.Response(body=to_json(body), status=status, headers=told)
+    if status == 408:
+        # The rest may still come, and would be read as the next request.
+        response.force_close()
+    return response
+
+
+def of_exception(error: web.HTTPException, method: str) -> web.Response:
+    """Turn an exception of aiohttp's into an answer; one that brings a body of its own keeps it.
+
+    Args:
+        method: Of the request; `OPTIONS` of a route gets the methods that it has.
+    """
+    if isinstance(error, web.HTTPMethodNotAllowed):
+        error.headers["Allow"] = allowed = ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))
+        if method == "OPTIONS":
+            return web.Response(status=204, headers={"Allow": allowed})
+    if error.status < 400 or error.text != f"{error.status}: {error.reason}":
+        return _as_it_is(error)
+    headers = {
+        name: value for name, value in error.headers.items() if name.lower() not in _OF_THE_OLD_BODY
+    }
+    detail = "" if error.reason == _title(error.status) else error.reason
+    return problem(error.status, detail, headers=headers)
+
+
+def _as_it_is(error: web.HTTPException) -> web.Response:
+    # An exception may be raised again and again, an answer can be sent only once.
+    return web.Response(
+        body=error.body, status=error.status, reason=error.reason, headers=error.headers
+    )
+
+
+def _title(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return "Error"

@@ -1,0 +1,143 @@
+"""Answers the requests for one method of a view."""
+
+import asyncio
+from time import perf_counter
+
+from aiohttp import hdrs, web
+
+from workerkit.codec import JSON
+from workerkit.delivery import Action, Outcome
+from workerkit.endpoint import Endpoint
+from workerkit.errors import HandlerExit, InvalidRequest
+from workerkit.http.answer import answer
+from workerkit.http.connection import Connection, is_event_stream
+from workerkit.http.request import HTTPRequest
+from workerkit.http.request_ids import identify
+from workerkit.http.signature import RequestSignature
+from workerkit.observe import Settled, notify
+from workerkit.wire import Context
+
+
+class Receiver:
+    """Answers the requests for one method of a view.
+
+    Args:
+        status: Of an answer that does not say.
+        max_body: Bytes of a body; None leaves it to the server.
+
+    Attributes:
+        running: Requests that are being answered.
+    """
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        signature: RequestSignature,
+        status: int,
+        max_body: int | None,
+        context: Context,
+    ) -> None:
+        self.name = endpoint.name
+        self.running = 0
+        self._process = endpoint.process
+        self._body = signature.body
+        self._takes_request = signature.takes_request
+        self._status = status
+        self._max_body = max_body
+        self._context = context
+        self._observers = context.observers
+
+    async def respond(self, route: str, request: web.Request) -> web.StreamResponse:
+        """Answer one request, and tell the observers.
+
+        A client that leaves cancels nothing: what was begun is finished.
+
+        Args:
+            route: As it stands in the record.
+
+        Raises:
+            web.HTTPException: It is the answer.
+            ConnectionError: It ended with half of an answer sent, so the connection has to end.
+        """
+        if self._max_body is not None:
+            request = request.clone(client_max_size=self._max_body)
+        connection = request.protocol
+        assert isinstance(connection, Connection)
+        connection.answering = request
+        delivery = HTTPRequest(request, route, identify(request))
+        began = perf_counter()
+        self.running += 1
+        try:
+            if self._body is not None:
+                delivery.raw = await self._received(request, self._body.required)
+            outcome = await self._process(delivery)
+        except InvalidRequest as error:
+            outcome = Outcome(Action.REJECT, error)
+        except HandlerExit as error:
+            outcome = await self._exited(error)
+        except asyncio.CancelledError:
+            if connection.last and is_event_stream(request):
+                await request.writer.write_eof()
+            connection.release()
+            raise
+        finally:
+            self.running -= 1
+        if type(outcome.value) is web.Response and outcome.error is None:
+            response: web.StreamResponse = outcome.value
+        else:
+            response, outcome = answer(outcome, self._status)
+        seconds = perf_counter() - began
+        delivery.answer = response
+        record = Settled(self.name, route, delivery, outcome, outcome.action, seconds)
+        notify(self._observers, record)
+        if request.writer.output_size and not response.prepared:
+            raise ConnectionResetError("it ended with half of an answer sent")
+        if type(response) is not web.Response and isinstance(response, web.HTTPException):
+            raise response
+        return response
+
+    async def _exited(self, error: HandlerExit) -> Outcome:
+        """Have the process stop, and let the client know no more than of any failure."""
+        await asyncio.wait([self._context.keep(_ended_by(error), f"{self.name} exit")])
+        return Outcome(Action.REJECT, error)
+
+    async def _received(self, request: web.Request, required: bool) -> bytes:
+        """The body of a request, as JSON if there is any.
+
+        Raises:
+            InvalidRequest: It is too large, too slow, broken, or of another type.
+        """
+        try:
+            if request.content.is_eof() and not self._takes_request:
+                # All of it is here, and read() would take 2 µs to find that out.
+                raw = request.content.read_nowait()
+                if len(raw) > request.client_max_size:
+                    raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(raw))
+            else:
+                async with asyncio.timeout(self._context.settings.http.read_timeout):
+                    raw = await request.read()
+        except web.HTTPRequestEntityTooLarge as error:
+            text = f"the body is larger than {request.client_max_size} bytes"
+            raise InvalidRequest(413, text) from error
+        except TimeoutError as error:
+            raise InvalidRequest(408, "the body did not come in time") from error
+        except (web.RequestPayloadError, ConnectionError) as error:
+            raise InvalidRequest(400, "the body is broken off, or encoded wrongly") from error
+        if raw or required:
+            _check_type(request, raw)
+        return raw
+
+
+async def _ended_by(error: HandlerExit) -> None:
+    """A task that ends like this stops the process."""
+    raise error
+
+
+def _check_type(request: web.Request, raw: bytes) -> None:
+    if not raw:
+        raise InvalidRequest(400, "the body is missing")
+    if request.headers.get(hdrs.CONTENT_TYPE) == JSON:
+        return
+    found = request.content_type
+    if found != JSON and not found.endswith("+json"):
+        raise InvalidRequest(415, f"the body has to be {JSON}")

@@ -1,0 +1,92 @@
+"""What a view's method may answer, as far as its annotation tells."""
+
+import functools
+import operator
+from collections.abc import Iterator
+from inspect import Parameter
+from types import NoneType, UnionType
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from aiohttp import web
+from pydantic import TypeAdapter
+
+from workerkit.codec import UnknownType, adapter, is_struct
+
+_ANY_STATUS = "2XX"
+
+
+class Returned:
+    """The answers of one method.
+
+    Args:
+        annotation: Of what it returns; `Parameter.empty` where there is none.
+        status: Of an answer that does not say.
+
+    Attributes:
+        answers: By status, `2XX` for any: an adapter or a `msgspec.Struct` for the body, None for
+            an empty one.
+        anything: It may also answer what no annotation tells.
+    """
+
+    def __init__(self, annotation: Any, status: int) -> None:
+        self.anything = False
+        self.answers: dict[str, Any] = {}
+        types: dict[str, list[Any]] = {}
+        for member in _members(annotation):
+            for found, type_ in _with_status(member, status):
+                if _is_unknown(type_):
+                    self.anything = True
+                else:
+                    types.setdefault(found, []).append(type_)
+        for found, members in types.items():
+            bodies = [each for each in members if each is not NoneType]
+            self.answers[found] = self._adapter(bodies) if bodies else None
+
+    @property
+    def adapters(self) -> list[Any]:
+        """What describes the bodies."""
+        return [each for each in self.answers.values() if each is not None]
+
+    def _adapter(self, bodies: list[Any]) -> TypeAdapter[Any] | Any:
+        if len(bodies) == 1 and is_struct(bodies[0]):
+            return bodies[0]
+        try:
+            return adapter(functools.reduce(operator.or_, bodies))
+        except UnknownType:
+            self.anything = True
+            return None
+
+
+def _members(annotation: Any) -> list[Any]:
+    if annotation is None:
+        return [NoneType]
+    if get_origin(annotation) in (Union, UnionType):
+        return [each for member in get_args(annotation) for each in _members(member)]
+    return [annotation]
+
+
+def _with_status(type_: Any, status: int) -> Iterator[tuple[str, Any]]:
+    """The statuses with which an alternative is answered, and its type."""
+    arguments = get_args(type_)
+    if get_origin(type_) is tuple and len(arguments) == 2 and _says_status(arguments[1]):
+        chosen = [str(each) for each in get_args(arguments[1])] or [_ANY_STATUS]
+        for member in _members(arguments[0]):
+            yield from ((each, member) for each in chosen)
+    elif type_ is NoneType and status == 200:
+        yield "204", type_
+    else:
+        yield str(status), type_
+
+
+def _says_status(type_: Any) -> bool:
+    if get_origin(type_) is Literal:
+        return all(isinstance(each, int) for each in get_args(type_))
+    return type_ is int
+
+
+def _is_unknown(type_: Any) -> bool:
+    if get_origin(type_) is Annotated:
+        return _is_unknown(get_args(type_)[0])
+    if type_ is Parameter.empty or type_ in (Any, object):
+        return True
+    return isinstance(type_, type) and issubclass(type_, web.StreamResponse)

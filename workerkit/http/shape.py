@@ -1,0 +1,82 @@
+"""What a type looks like in JSON, which decides where in a request it comes from."""
+
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from types import NoneType
+from typing import Annotated, Any, get_args, get_origin
+
+from pydantic import BaseModel, TypeAdapter
+from pydantic.errors import PydanticInvalidForJsonSchema
+from pydantic_settings import BaseSettings
+
+from workerkit.codec import UnknownType, adapter, is_struct
+
+_SCALARS = frozenset({"string", "integer", "number", "boolean"})
+
+
+class Shape(Enum):
+    """Forms of a type that a request can hold."""
+
+    SCALAR = "one value"
+    LIST = "a list of values"
+    BODY = "an object, or a list of them"
+
+
+def shape_of(type_: Any) -> tuple[Shape, TypeAdapter[Any] | None] | None:
+    """The form of a type, and what validates it; None where no request can hold it.
+
+    A `msgspec.Struct` has a form, but no adapter of pydantic's.
+    """
+    if is_struct(type_):
+        return Shape.BODY, None
+    if type_ is bytes or _is_settings(type_):
+        return None
+    try:
+        validator = adapter(type_)
+        schema = validator.json_schema()
+    except (UnknownType, PydanticInvalidForJsonSchema):
+        return None
+    if _is_model(type_):
+        return Shape.BODY, validator
+    forms = set(_forms(schema, schema.get("$defs", {})))
+    for shape in (Shape.BODY, Shape.LIST, Shape.SCALAR):
+        if shape in forms and None not in forms:
+            return shape, validator
+    return None
+
+
+def is_optional(type_: Any) -> bool:
+    """Whether None is a value of the type."""
+    if get_origin(type_) is Annotated:
+        return is_optional(get_args(type_)[0])
+    return NoneType in get_args(type_)
+
+
+def _is_model(type_: Any) -> bool:
+    return isinstance(type_, type) and issubclass(type_, BaseModel)
+
+
+def _is_settings(type_: Any) -> bool:
+    # A model like any other, but nothing that a client may send.
+    return isinstance(type_, type) and issubclass(type_, BaseSettings)
+
+
+def _forms(schema: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[Shape | None]:
+    """The forms of all alternatives of a schema; None for one that may be anything."""
+    if "$ref" in schema:
+        # A type that contains itself is an object.
+        inner = known.get(schema["$ref"].rpartition("/")[2], {})
+        yield from [Shape.BODY] if "properties" in inner else _forms(inner, known)
+    elif alternatives := schema.get("anyOf") or schema.get("oneOf"):
+        for each in alternatives:
+            yield from _forms(each, known)
+    elif schema.get("type") in _SCALARS or "enum" in schema or "const" in schema:
+        yield Shape.SCALAR
+    elif schema.get("type") == "object":
+        yield Shape.BODY
+    elif schema.get("type") == "array":
+        items = [schema.get("items", {}), *schema.get("prefixItems", ())]
+        forms = {form for each in items if each for form in _forms(each, known)}
+        yield Shape.LIST if forms == {Shape.SCALAR} else Shape.BODY
+    elif schema.get("type") != "null":
+        yield None

@@ -1,0 +1,243 @@
+"""Read the signature of a view's method once, then turn requests into its arguments."""
+
+from collections.abc import Callable, Collection, Iterator, Mapping
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from inspect import Parameter, getdoc
+from types import UnionType
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+
+from aiohttp import web
+from pydantic import TypeAdapter
+
+from workerkit.codec import Decode, decoder
+from workerkit.errors import DeclarationError, InvalidBody, InvalidRequest
+from workerkit.http.parameters import Cookie, Header, Part, Unfit, Value
+from workerkit.http.request import HTTPRequest
+from workerkit.http.shape import Shape, is_optional, shape_of
+from workerkit.places import place
+from workerkit.signature import Resolve, Source, Unresolved, annotated, provided
+
+_WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """The JSON body that a view takes.
+
+    Attributes:
+        type: What it is read as.
+        adapter: Describes it; None for a `msgspec.Struct`.
+        default: `Parameter.empty` where there has to be a body.
+    """
+
+    argument: str
+    type: Any
+    adapter: TypeAdapter[Any] | None
+    decode: Decode
+    default: Any = Parameter.empty
+
+    @property
+    def required(self) -> bool:
+        """Whether there has to be one."""
+        return self.default is Parameter.empty
+
+
+class RequestSignature:
+    """The plan of one method of a view.
+
+    A parameter takes, in this order: what its marker says (`Provide`, `Header`, `Cookie`), the
+    part of the path that is called like it, the request, the JSON body, a value of the query; what
+    none of these can be comes from the container, anew for each call.
+
+    Args:
+        method: The function as the class has it, `self` first.
+        verbs: What it answers, such as `GET`.
+        names: The names in the routes of the view; True for those that every route has.
+        resolve: Gives the container's provider for a parameter and its type.
+
+    Attributes:
+        values: What it takes of path, query, headers and cookies.
+        body: What it reads the body as; None where it does not.
+        returns: What it is annotated to return; `Parameter.empty` where it is not.
+        doc: Its docstring.
+
+    Raises:
+        DeclarationError: With every fault of the signature.
+    """
+
+    batch = False
+
+    def __init__(
+        self,
+        method: Callable[..., Any],
+        verbs: Collection[str],
+        names: Mapping[str, bool],
+        resolve: Resolve,
+    ) -> None:
+        self.verbs = tuple(verbs)
+        self.values: list[Value] = []
+        self.body: Body | None = None
+        self.doc = getdoc(method) or ""
+        self._where = place(method)
+        self._names = names
+        self._resolve = resolve
+        self._request: list[str] = []
+        self._provide: dict[str, Source] = {}
+        self._faults: list[str] = []
+        parameters = annotated(method, self._faults)
+        for parameter, type_ in parameters:
+            self._take(parameter, type_)
+        if self._faults:
+            raise DeclarationError(*self._faults)
+        # The raw form is to cost nothing: its one argument is handed over as it is.
+        kinds = [parameter.kind for parameter, _ in parameters]
+        self._only_request = bool(self._request) and kinds == [Parameter.POSITIONAL_OR_KEYWORD]
+        self.returns = get_type_hints(method, include_extras=True).get("return", Parameter.empty)
+
+    @property
+    def takes_request(self) -> bool:
+        """Whether it takes the request itself."""
+        return bool(self._request)
+
+    @property
+    def provides(self) -> bool:
+        """Whether a call needs anything of the container."""
+        return bool(self._provide)
+
+    def read(self, delivery: HTTPRequest) -> HTTPRequest:
+        """The whole request; there are no batches of them."""
+        return delivery
+
+    def bind(self, delivery: HTTPRequest) -> tuple[tuple[Any, ...], dict[str, Any]]:
+        """Read the arguments that come from the request.
+
+        Raises:
+            InvalidRequest: Something does not fit; all that does not is named.
+            Exception: Whatever a validator of the user's raises.
+        """
+        request = delivery.request
+        if self._only_request:
+            return (request,), {}
+        arguments: dict[str, Any] = dict.fromkeys(self._request, request) if self._request else {}
+        unfit: list[dict[str, str]] = []
+        for value in self.values:
+            try:
+                arguments[value.argument] = value.read(request)
+            except Unfit as error:
+                unfit.append({"in": value.part, "name": value.name, "detail": str(error)})
+        if self.body is not None:
+            try:
+                arguments[self.body.argument] = delivery.body = _read(self.body, delivery.raw)
+            except InvalidBody as error:
+                if not error.findings:
+                    raise InvalidRequest(400, str(error)) from error
+                unfit += [{"in": "body", "name": n, "detail": t} for n, t in error.findings]
+        if unfit:
+            said = [f"{each['in']} {each['name']}: {each['detail']}" for each in unfit]
+            raise InvalidRequest(422, "; ".join(said), unfit)
+        return (), arguments
+
+    def provided(self) -> AbstractAsyncContextManager[dict[str, Any]]:
+        """The arguments of one call that come from the container."""
+        return provided(self._provide)
+
+    def _take(self, parameter: Parameter, type_: Any) -> None:
+        if parameter.kind is Parameter.POSITIONAL_ONLY:
+            self._fault(parameter, "must not be positional-only")
+        elif marker := _marker(type_):
+            part = Part.HEADER if isinstance(marker, Header) else Part.COOKIE
+            name = parameter.name
+            if part is Part.HEADER:
+                name = name.replace("_", "-")
+            self._value(parameter, type_, part, marker.name or name)
+        elif _is_provided(parameter, type_):
+            self._from_container(parameter, type_)
+        elif parameter.name in self._names:
+            self._value(parameter, type_, Part.PATH, parameter.name)
+        elif type_ in (web.Request, web.BaseRequest):
+            self._request.append(parameter.name)
+        elif (found := shape_of(type_)) is None:
+            self._from_container(parameter, type_)
+        elif found[0] is Shape.BODY:
+            self._from_body(parameter, type_, found[1])
+        else:
+            self._value(parameter, type_, Part.QUERY, parameter.name)
+
+    def _value(self, parameter: Parameter, type_: Any, part: Part, name: str) -> None:
+        shape, adapter = shape_of(type_) or (Shape.BODY, None)
+        if shape is Shape.BODY or adapter is None:
+            self._fault(parameter, f"has a type that no text of a {part} can be read as")
+            return
+        if shape is Shape.LIST and part in (Part.PATH, Part.COOKIE):
+            self._fault(parameter, f"is a list, and a {part} has only one value of a name")
+            return
+        default = _default(parameter, type_)
+        if part is Part.PATH and default is Parameter.empty and not self._names[name]:
+            self._fault(parameter, "needs a default: not every route has it")
+        self.values.append(Value(parameter.name, part, name, adapter, shape, default))
+
+    def _from_body(
+        self, parameter: Parameter, type_: Any, adapter: TypeAdapter[Any] | None
+    ) -> None:
+        if self.body is not None:
+            self._fault(
+                parameter,
+                f"is read from the body, and so is {self.body.argument!r}; mark one of them with "
+                "Provide[...] if it comes from the container",
+            )
+        elif not _WITHOUT_BODY.isdisjoint(self.verbs):
+            self._fault(
+                parameter,
+                f"is read from the body, and a {self.verbs[0]} has none; mark it with Provide[...] "
+                "if it comes from the container",
+            )
+        else:
+            default = _default(parameter, type_)
+            self.body = Body(parameter.name, type_, adapter, decoder(type_), default)
+
+    def _from_container(self, parameter: Parameter, type_: Any) -> None:
+        try:
+            self._provide[parameter.name] = self._resolve(parameter, type_)
+        except Unresolved as error:
+            self._fault(parameter, str(error))
+
+    def _fault(self, parameter: Parameter, sentence: str) -> None:
+        self._faults.append(f"{self._where}: parameter {parameter.name!r} {sentence}")
+
+
+def _read(body: Body, raw: bytes) -> Any:
+    if not raw and not body.required:
+        return body.default
+    return body.decode(raw)
+
+
+def _default(parameter: Parameter, type_: Any) -> Any:
+    """What stands in for a missing value: None needs not be said where the type allows it."""
+    if parameter.default is Parameter.empty and is_optional(type_):
+        return None
+    return parameter.default
+
+
+def _marker(type_: Any) -> Header | Cookie | None:
+    for extra in _extras(type_):
+        if extra is Header or extra is Cookie:
+            return Header() if extra is Header else Cookie()
+        if isinstance(extra, Header | Cookie):
+            return extra
+    return None
+
+
+def _is_provided(parameter: Parameter, type_: Any) -> bool:
+    """Whether it is marked with dependency-injector's `Provide`."""
+    found = (*_extras(type_), parameter.default)
+    return any(getattr(type(each), "__IS_MARKER__", False) is True for each in found)
+
+
+def _extras(type_: Any) -> Iterator[Any]:
+    """What the type is annotated with, also where that stands inside of `| None`."""
+    if get_origin(type_) is Annotated:
+        yield from get_args(type_)[1:]
+    elif get_origin(type_) in (Union, UnionType):
+        for member in get_args(type_):
+            yield from _extras(member)

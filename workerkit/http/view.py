@@ -1,0 +1,168 @@
+"""What a user's class declares about HTTP."""
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from inspect import isroutine
+from typing import Annotated, Any, ClassVar
+
+from pydantic import AfterValidator, BeforeValidator, Field
+
+from workerkit.consumer import Consumer
+from workerkit.delivery import Delivery
+from workerkit.errors import DeclarationError
+from workerkit.http.signature import RequestSignature
+from workerkit.options import NOT_SET, Concurrency, Options, Seconds
+from workerkit.places import place
+from workerkit.signature import Arguments, Resolve
+
+VERBS = ("get", "post", "put", "patch", "delete", "head", "options")
+THREADS = 32
+"""Calls at the same time of a method that is not `async`; the others have no limit."""
+
+_NAME = re.compile(r"\{(\w+)(?::(?:[^{}]|\{[^{}]*\})*)?\}")
+
+
+def _as_list(found: object) -> object:
+    if isinstance(found, str):
+        raise ValueError(f"write a list, such as [{found!r}]")
+    return found
+
+
+def _known(methods: tuple[str, ...]) -> tuple[str, ...]:
+    methods = tuple(each.upper() for each in methods)
+    for each in methods:
+        if each.lower() not in VERBS:
+            raise ValueError(f"{each!r} is none of {', '.join(VERBS).upper()}")
+    return methods
+
+
+Routes = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
+Methods = Annotated[
+    tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_known), Field(min_length=1)
+]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HTTPOptions(Options):
+    """The options of an `HTTPView`.
+
+    Attributes:
+        timeout: Seconds for one call, without reading the request and sending the answer; then
+            the answer is a 504.
+        routes: Paths, with parts in braces: `/orders/{order_id}`, or with a regular expression
+            `{order_id:[0-9]+}`.
+        methods: What a `handle` answers; `GET` alone by default.
+        max_body: Bytes of a request's body; None for the setting's.
+    """
+
+    concurrency: Concurrency = field(default=THREADS, repr=False, metadata=NOT_SET)
+    timeout: Seconds | None = 60.0
+    routes: Routes
+    methods: Methods | None = None
+    max_body: Annotated[int, Field(gt=0)] | None = None
+
+
+class HTTPView(Consumer, abstract=True):
+    """Answers the requests for one or more routes.
+
+    ```python
+    class OrderView(HTTPView):
+        routes = ["/orders/{order_id}"]
+
+        async def get(self, order_id: int, verbose: bool = False) -> Order: ...
+    ```
+
+    Either `handle` answers the `methods`, or a method for each verb: `get`, `post`, `put`,
+    `patch`, `delete`, `head`, `options`. What they return becomes the answer: JSON, 204 for None,
+    another status by `return body, 202`; a `web.StreamResponse` is the answer itself.
+
+    Attributes:
+        routes: Paths, such as `/orders/{order_id}`.
+        methods: What `handle` answers; `GET` alone by default.
+        status: Of an answer that does not say, 200 by default; by verb where they differ:
+            `{"post": 201}`.
+        max_body: Bytes of a request's body.
+    """
+
+    options: ClassVar[Any] = HTTPOptions
+    routes: ClassVar[Sequence[str]]
+    methods: ClassVar[Sequence[str]]
+    status: ClassVar[int | Mapping[str, int]] = 200
+    max_body: ClassVar[int | None]
+
+    @classmethod
+    def signatures(
+        cls, options: Options | None, delivery: type[Delivery] | None, resolve: Resolve
+    ) -> Mapping[str, Arguments]:
+        """Read `handle`, or the method of each verb."""
+        own = options if isinstance(options, HTTPOptions) else None
+        names = path_names(own.routes if own is not None else ())
+        verbs = _methods(cls, own)
+        found: dict[str, Arguments] = {}
+        faults: list[str] = []
+        for name, answers in verbs.items():
+            try:
+                found[name] = RequestSignature(getattr(cls, name), answers, names, resolve)
+            except DeclarationError as error:
+                faults += error.faults
+        if faults:
+            raise DeclarationError(*faults)
+        return found
+
+    @classmethod
+    def claims(cls, options: Options) -> Iterable[str]:
+        """Each verb of each route, whatever the parts in braces are called."""
+        own = options if isinstance(options, HTTPOptions) else None
+        for answers in _methods(cls, own).values():
+            for route in own.routes if own is not None else ():
+                yield from (f"{verb} {_NAME.sub(_nameless, route)}" for verb in answers)
+
+
+def status_of(view: type, method: str) -> int:
+    """The status of an answer of one method of a view that does not say.
+
+    Raises:
+        ValueError: The class attribute `status` makes no sense.
+    """
+    found: object = getattr(view, "status", 200)
+    if isinstance(found, Mapping):
+        if wrong := [each for each in found if each not in VERBS]:
+            raise ValueError(f"status has {wrong[0]!r}: write verbs, such as {{'post': 201}}")
+        found = found.get(method, 200)
+    if not isinstance(found, int) or found not in range(200, 400):
+        raise ValueError(f"status is {found!r}: write 200 to 399")
+    return found
+
+
+def path_names(routes: Sequence[str]) -> dict[str, bool]:
+    """The names in the braces of routes, and whether every route has them."""
+    each = [set(_NAME.findall(route)) for route in routes]
+    return {name: all(name in names for names in each) for name in sorted(set().union(*each))}
+
+
+def path_patterns(route: str) -> dict[str, str]:
+    """The names in the braces of one route, with their regular expressions, empty for any text."""
+    return {
+        found[1]: found[0].removeprefix("{" + found[1]).removesuffix("}").removeprefix(":")
+        for found in _NAME.finditer(route)
+    }
+
+
+def _nameless(found: "re.Match[str]") -> str:
+    return "{" + found[0][len(found[1]) + 1 :]
+
+
+def _methods(cls: Any, options: HTTPOptions | None) -> dict[str, tuple[str, ...]]:
+    """The methods of a view by name, each with the verbs that it answers."""
+    # The attribute `options` may be the verb, or what it is for every kind of consumer.
+    verbs = [name for name in VERBS if isroutine(getattr(cls, name, None))]
+    if callable(getattr(cls, "handle", None)):
+        if verbs:
+            raise DeclarationError(f"{place(cls)}: has both handle and {verbs[0]}; keep one form")
+        return {"handle": (options.methods if options else None) or ("GET",)}
+    if not verbs:
+        raise DeclarationError(
+            f"{place(cls)}: needs a method `handle`, or one for a verb: {', '.join(VERBS)}"
+        )
+    return {name: (name.upper(),) for name in verbs}
