@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from tests import rows
 from tests.application import package_of
 from workerkit import (
     AMQPConsumer,
@@ -137,3 +138,13 @@ def test_the_links_of_a_page_lead_somewhere(page: Path) -> None:
     """A relative link is a file."""
     for link in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert link.startswith("http") or (page.parent / link).exists(), link
+
+
+def test_every_row_of_the_reliability_page_is_tested() -> None:
+    """Its last column names the files with tests of the row; `python -m tests.rows` writes it."""
+    page = rows.PAGE.read_text()
+    untested = [row for row in rows.ROWS if row not in rows.shown_by()]
+
+    assert rows.rows(page) == rows.ROWS
+    assert untested == []
+    assert rows.written(page) == page
