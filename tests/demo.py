@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[1]
 # `python tests/demo.py` puts the directory of this file on the path, not the one above.
 sys.path.insert(0, str(ROOT))
 
+from tests.ports import free_port  # noqa: E402
 from workerkit import Publisher, PublishError, WorkerSettings  # noqa: E402
 from workerkit.embedded import EmbeddedBroker  # noqa: E402
 from workerkit.settings import AMQPSettings  # noqa: E402
@@ -54,14 +55,17 @@ async def demo() -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
     print("A broker in this process, a worker that books orders, and a customer who places some.")
-    print("Each order is a line with the word `handled`. Ctrl-C ends it.", flush=True)
+    print("Each order is a line with the word `handled`, and so is each customer who is told.")
+    print("Ctrl-C ends it.", flush=True)
     async with EmbeddedBroker() as broker:
         await trade(broker.url, asked_to_stop)
 
 
 async def trade(url: str, asked_to_stop: asyncio.Event) -> None:
     """Run worker and customer until asked to stop."""
-    async with worker(url) as process, customer(url):
+    port = free_port()
+    print(f"http://127.0.0.1:{port}/docs shows what the worker answers.", flush=True)
+    async with worker(url, port) as process, customer(url):
         ended = asyncio.create_task(process.wait())
         stopped = asyncio.create_task(asked_to_stop.wait())
         await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
@@ -73,7 +77,7 @@ async def trade(url: str, asked_to_stop: asyncio.Event) -> None:
 
 
 @asynccontextmanager
-async def worker(url: str) -> AsyncIterator[asyncio.subprocess.Process]:
+async def worker(url: str, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
     """Run `workerkit run shop` in the template inside the block; stop it behind."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "workerkit", "run", "shop"),
@@ -81,8 +85,10 @@ async def worker(url: str) -> AsyncIterator[asyncio.subprocess.Process]:
         env={
             **os.environ,
             "SHOP_AMQP__DEFAULT__URL": url,
-            # Any free one: 8080 may be somebody else's.
-            "SHOP_HTTP__PORT": "0",
+            # Not 8080, which may be somebody else's.
+            "SHOP_HTTP__PORT": str(port),
+            "SHOP_SSE__SHOP__URL": f"http://127.0.0.1:{port}",
+            "SHOP_OPS__PORT": "0",
             "SHOP_LOG__FORMAT": "text",
             "SHOP_LOG__LEVEL": "DEBUG",
             "SHOP_SHUTDOWN_GRACE": "5",

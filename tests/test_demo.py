@@ -64,7 +64,8 @@ async def test_the_demo(how: str) -> None:
     assert code == 0, demo
     assert seconds < 10.0
     assert "Traceback" not in repr(demo)
-    assert len(demo.out) == 2
+    assert demo.out[-1].startswith("ops server at http://")
+    assert any(" handled " in line and "OrderBooked" in line for line in demo.err)
     assert [line for line in demo.err if line.endswith("stopped")]
     assert not [line for line in demo.err if " ERROR " in line]
     assert alive(started) == []

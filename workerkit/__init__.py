@@ -40,7 +40,8 @@ if TYPE_CHECKING:
     from workerkit.periodic import PeriodicTask
     from workerkit.retry import RetryPolicy
     from workerkit.runner import Runner
-    from workerkit.settings import WorkerSettings
+    from workerkit.sections import SSESettings
+    from workerkit.settings import AMQPSettings, WorkerSettings
     from workerkit.sse.consumer import SSEConsumer
     from workerkit.sse.cursor import CursorStore
     from workerkit.sse.event import SSEEvent
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
 __all__ = [
     "AMQPConsumer",
     "AMQPMessage",
+    "AMQPSettings",
     "Action",
     "Binding",
     "BrokerBlocked",
@@ -81,6 +83,7 @@ __all__ = [
     "Runner",
     "SSEConsumer",
     "SSEEvent",
+    "SSESettings",
     "Settled",
     "StartError",
     "StreamRefused",
@@ -113,7 +116,8 @@ _NAMES = {
     "periodic": "PeriodicTask",
     "retry": "RetryPolicy",
     "runner": "Runner",
-    "settings": "WorkerSettings",
+    "sections": "SSESettings",
+    "settings": "AMQPSettings WorkerSettings",
     "sse.consumer": "SSEConsumer",
     "sse.cursor": "CursorStore",
     "sse.event": "SSEEvent",

@@ -75,7 +75,7 @@ def assemble(
     faults.declaration += _contested(each for every in fed.values() for each in every)
     faults.throw()
     assert settings is not None
-    return Assembly(settings, list(fed.items()))
+    return Assembly(settings, [(wire, fed[wire]) for wire in wires.values() if wire in fed])
 
 
 class Faults:

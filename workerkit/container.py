@@ -32,7 +32,8 @@ class WorkerContainer(containers.DeclarativeContainer):
         observers: Called with a `Settled` record for each delivery.
         cursors: Keeps the cursors of event streams: in memory, or in files where the settings name
             a directory; a `CursorStore` of your own comes before both.
-        wires: Which wire feeds which base class. Add a pair to add a wire.
+        wires: Which wire feeds which base class, in the order in which they start. Add a pair to
+            add a wire.
         middlewares: aiohttp's, around every request, the outermost first.
     """
 
@@ -43,8 +44,8 @@ class WorkerContainer(containers.DeclarativeContainer):
     wires = providers.Dict(
         {
             AMQPConsumer: providers.Singleton(AMQPWire),
-            SSEConsumer: providers.Singleton(SSEWire),
             HTTPView: providers.Singleton(HTTPWire),
+            SSEConsumer: providers.Singleton(SSEWire),
             PeriodicTask: providers.Singleton(PeriodicWire),
         }
     )

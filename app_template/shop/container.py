@@ -2,7 +2,7 @@
 
 from dependency_injector import providers
 
-from shop.orders import OrderRepository, open_book
+from shop.orders import Customers, OrderRepository, open_book
 from shop.settings import Settings
 from workerkit import WorkerContainer
 
@@ -11,3 +11,4 @@ class Container(WorkerContainer):
     settings = providers.Singleton(Settings)
     book = providers.Resource(open_book)
     orders = providers.Singleton(OrderRepository, booked=book)
+    customers = providers.Singleton(Customers)

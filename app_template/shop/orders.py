@@ -1,7 +1,9 @@
 """What the shop knows of orders."""
 
+import asyncio
 from collections.abc import AsyncIterator, MutableMapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from itertools import islice
 
 from pydantic import BaseModel, PositiveInt
 
@@ -14,19 +16,39 @@ class Order(BaseModel):
     quantity: PositiveInt = 1
 
 
-@dataclass(frozen=True)
 class OrderRepository:
     """Books orders. A real one would keep them in a database."""
 
-    booked: MutableMapping[int, Order]
+    def __init__(self, booked: MutableMapping[int, Order]) -> None:
+        self.booked = booked
+        self._news = asyncio.Condition()
 
     async def add(self, order: Order) -> None:
         """Book an order; booking it twice is booking it once, as messages may come twice."""
-        self.booked[order.id] = order
+        async with self._news:
+            self.booked[order.id] = order
+            self._news.notify_all()
 
     async def find(self, order_id: int) -> Order | None:
         """The order of that id, if it is booked."""
         return self.booked.get(order_id)
+
+    async def after(self, count: int) -> list[Order]:
+        """The orders booked after the first *count*, as soon as there is one."""
+        async with self._news:
+            await self._news.wait_for(lambda: len(self.booked) > count)
+            return list(islice(self.booked.values(), count, None))
+
+
+@dataclass(frozen=True)
+class Customers:
+    """Tells customers. Real ones would get a mail."""
+
+    told: list[Order] = field(default_factory=list)
+
+    async def tell(self, order: Order) -> None:
+        """Tell whoever has ordered that the order is booked."""
+        self.told.append(order)
 
 
 async def open_book() -> AsyncIterator[dict[int, Order]]:

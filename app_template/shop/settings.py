@@ -1,13 +1,16 @@
 """The shop's settings: environment variables that begin with `SHOP_`."""
 
+from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
 
-from workerkit import WorkerSettings
+from workerkit import SSESettings, WorkerSettings
 
 
 class Settings(WorkerSettings):
-    """`SHOP_AMQP__DEFAULT__URL`, `SHOP_LARGEST_QUANTITY`, ..."""
+    """`SHOP_AMQP__DEFAULT__URL`, `SHOP_SSE__SHOP__URL`, `SHOP_LARGEST_QUANTITY`, ..."""
 
     model_config = SettingsConfigDict(env_prefix="SHOP_")
 
+    # Where the shop's orders are announced: by itself, unless somebody says otherwise.
+    sse: dict[str, SSESettings] = {"shop": SSESettings(url=SecretStr("http://127.0.0.1:8080"))}
     largest_quantity: int = 1_000

@@ -9,11 +9,6 @@ from workerkit import Reject
 
 
 @pytest.fixture
-def orders() -> OrderRepository:
-    return OrderRepository({})
-
-
-@pytest.fixture
 def consumer(orders: OrderRepository) -> OrderPlaced:
     return OrderPlaced(orders, Settings(largest_quantity=10))
 

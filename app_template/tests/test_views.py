@@ -10,26 +10,22 @@ from workerkit import PublishTimeout, Retry
 from workerkit.testing import FakePublisher, build, override, running
 
 
-async def test_an_order_over_http() -> None:
+async def test_an_order_over_http(container: Container) -> None:
     """An order is accepted, published, booked, and can be looked at."""
-    container = Container()
-
-    with override(container, orders=OrderRepository({})):
-        async with running(container, packages=["shop"]) as app:
-            placed = await app.http.post("/orders", json=Order(id=1, item="tea"))
-            await app.idle()
-            shown = await app.http.get("/orders/1")
-            missing = await app.http.get("/orders/2")
+    async with running(container, packages=["shop"]) as app:
+        placed = await app.http.post("/orders", json=Order(id=1, item="tea"))
+        await app.idle()
+        shown = await app.http.get("/orders/1")
+        missing = await app.http.get("/orders/2")
 
     assert placed.status == 202
     assert (shown.status, shown.json()) == (200, {"id": 1, "item": "tea", "quantity": 1})
     assert missing.status == 404
 
 
-async def test_what_is_no_order() -> None:
+async def test_what_is_no_order(container: Container) -> None:
     """The answer names what is wrong, and nothing is published."""
     publisher = FakePublisher()
-    container = Container()
 
     with override(container, publisher=publisher):
         async with running(container, packages=["shop"], only=["PlaceOrder"]) as app:
@@ -40,11 +36,10 @@ async def test_what_is_no_order() -> None:
     assert publisher.published == []
 
 
-async def test_while_nothing_can_be_published() -> None:
+async def test_while_nothing_can_be_published(container: Container) -> None:
     """Whoever orders is asked to come again."""
     publisher = FakePublisher()
     publisher.error = PublishTimeout("the broker does not answer")
-    container = Container()
 
     with override(container, publisher=publisher), pytest.raises(Retry) as raised:
         await build(PlaceOrder, container).post(Order(id=1, item="tea"))

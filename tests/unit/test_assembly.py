@@ -176,7 +176,7 @@ def test_a_class_that_no_wire_feeds() -> None:
     [fault] = faults(Lost)
 
     assert "Lost" in fault
-    assert fault.endswith("subclass one of AMQPConsumer, SSEConsumer, HTTPView, PeriodicTask")
+    assert fault.endswith("subclass one of AMQPConsumer, HTTPView, SSEConsumer, PeriodicTask")
 
 
 def test_everything_at_once() -> None:

@@ -83,7 +83,7 @@ def test_what_it_brings() -> None:
 
     assert isinstance(made.settings(), WorkerSettings)
     assert isinstance(made.publisher(), Publisher)
-    assert list(made.wires()) == [AMQPConsumer, SSEConsumer, HTTPView, PeriodicTask]
+    assert list(made.wires()) == [AMQPConsumer, HTTPView, SSEConsumer, PeriodicTask]
     assert len(made.observers()) == 1
     assert isinstance(made.cursors(), CursorStore)
     for provider in (made.settings, made.publisher, made.observers, made.cursors, made.wires):

@@ -335,7 +335,7 @@ def test_without_its_wire_a_base_class_is_a_fault() -> None:
     runner = Runner(container, packages=[package_of(Piped)])
 
     with pytest.raises(
-        DeclarationError, match=r"no wire feeds .* AMQPConsumer, SSEConsumer, HTTPView, Periodic"
+        DeclarationError, match=r"no wire feeds .* AMQPConsumer, HTTPView, SSEConsumer, Periodic"
     ):
         runner.assemble()
 

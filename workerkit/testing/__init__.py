@@ -1,5 +1,6 @@
 """Test consumers: alone, with mocked providers, or as a whole application with a broker."""
 
+from workerkit.sse.scripted import SSEServer
 from workerkit.testing.broker import embedded_broker
 from workerkit.testing.containers import build, override
 from workerkit.testing.fakes import FakePublisher, Published, fake_event, fake_message
@@ -10,6 +11,7 @@ __all__ = [
     "Application",
     "FakePublisher",
     "Published",
+    "SSEServer",
     "build",
     "embedded_broker",
     "fake_event",

@@ -1,10 +1,13 @@
 """What the shop answers over HTTP."""
 
+import asyncio
+from typing import Annotated
+
 from aiohttp import web
 from pydantic import BaseModel
 
 from shop.orders import Order, OrderRepository
-from workerkit import HTTPView, Publisher, PublishError, Retry
+from workerkit import Header, HTTPView, Publisher, PublishError, Retry
 
 
 class Accepted(BaseModel):
@@ -49,3 +52,33 @@ class OrderView(HTTPView):
         if order is None:
             raise web.HTTPNotFound
         return order
+
+
+class BookedOrders(HTTPView):
+    """Announces the orders that are booked, as a stream of Server-Sent Events."""
+
+    routes = ["/booked"]
+    timeout = None
+
+    def __init__(self, orders: OrderRepository) -> None:
+        self.orders = orders
+
+    async def get(
+        self, request: web.Request, last_event_id: Annotated[int, Header] = 0
+    ) -> web.StreamResponse:
+        """Announce all orders, or those behind the one that a client has seen last."""
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        number = last_event_id
+        while True:
+            try:
+                async with asyncio.timeout(15.0):
+                    orders = await self.orders.after(number)
+            except TimeoutError:
+                # A comment, so that nobody takes silence for a lost connection.
+                await response.write(b": nothing new\n\n")
+                continue
+            for order in orders:
+                number += 1
+                data = order.model_dump_json()
+                await response.write(f"id: {number}\nevent: booked\ndata: {data}\n\n".encode())
