@@ -20,9 +20,8 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.ports import free_port  # noqa: E402
-from workerkit import Publisher, PublishError, WorkerSettings  # noqa: E402
+from workerkit import AMQPSettings, Publisher, PublishError, WorkerSettings  # noqa: E402
 from workerkit.embedded import EmbeddedBroker  # noqa: E402
-from workerkit.settings import AMQPSettings  # noqa: E402
 
 ITEMS = ("tea", "coffee", "sugar", "a cup", "a spoon")
 PAUSE = 0.3

@@ -19,7 +19,7 @@ LONGEST_FUNCTION = 50
 # From the ground up. Within a floor the order counts; names joined by | are neighbours at the same
 # height, which know nothing of each other.
 FLOORS = {
-    "F0 words": "version errors delivery sources sections metrics_settings settings",
+    "F0 words": "version errors delivery sources sections connections settings",
     "F1 pure": "places codec signature retry health readiness observe counts catalogue logs",
     "F2 declared": "options consumer",
     "F3 spine": "deadlines threads workers supervisor endpoint batch wire",

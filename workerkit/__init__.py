@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from workerkit.amqp.message import AMQPMessage
     from workerkit.amqp.publisher import Publisher
     from workerkit.amqp.queue import Binding, Exchange, Queue
+    from workerkit.connections import AMQPSettings, SSESettings
     from workerkit.consumer import Consumer
     from workerkit.container import WorkerContainer
     from workerkit.delivery import Action
@@ -40,8 +41,7 @@ if TYPE_CHECKING:
     from workerkit.periodic import PeriodicTask
     from workerkit.retry import RetryPolicy
     from workerkit.runner import Runner
-    from workerkit.sections import SSESettings
-    from workerkit.settings import AMQPSettings, WorkerSettings
+    from workerkit.settings import WorkerSettings
     from workerkit.sse.consumer import SSEConsumer
     from workerkit.sse.cursor import CursorStore
     from workerkit.sse.event import SSEEvent
@@ -101,6 +101,7 @@ _NAMES = {
     "amqp.message": "AMQPMessage",
     "amqp.publisher": "Publisher",
     "amqp.queue": "Binding Exchange Queue",
+    "connections": "AMQPSettings SSESettings",
     "consumer": "Consumer",
     "container": "WorkerContainer",
     "delivery": "Action",
@@ -116,8 +117,7 @@ _NAMES = {
     "periodic": "PeriodicTask",
     "retry": "RetryPolicy",
     "runner": "Runner",
-    "sections": "SSESettings",
-    "settings": "AMQPSettings WorkerSettings",
+    "settings": "WorkerSettings",
     "sse.consumer": "SSEConsumer",
     "sse.cursor": "CursorStore",
     "sse.event": "SSEEvent",

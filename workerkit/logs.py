@@ -14,7 +14,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.defaults import unknown_default
 from pythonjsonlogger.json import JsonFormatter
 
-from workerkit.settings import LogSettings
+from workerkit.sections import LogSettings
 
 LIBRARIES = ("aio_pika", "aiormq")
 

@@ -49,9 +49,9 @@ from workerkit.errors import (
     Unroutable,
 )
 from workerkit.health import State
-from workerkit.metrics_settings import MetricsSettings
 from workerkit.observe import Connection, Published, Settled
 from workerkit.readiness import Readiness
+from workerkit.sections import MetricsSettings
 
 # A child stands before its parent.
 _PUBLISH_OUTCOMES: dict[type[PublishError], str] = {

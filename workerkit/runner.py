@@ -22,7 +22,8 @@ from workerkit.metrics import Metrics
 from workerkit.ops.server import OpsServer
 from workerkit.places import said
 from workerkit.process import Process
-from workerkit.settings import LogSettings, OpsSettings, WorkerSettings
+from workerkit.sections import LogSettings, OpsSettings
+from workerkit.settings import WorkerSettings
 from workerkit.variables import Variables
 from workerkit.version import __version__
 

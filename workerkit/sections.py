@@ -1,141 +1,117 @@
-"""Sections of the settings: TLS, and a server of event streams."""
+"""Sections of the settings about the process itself: HTTP, health, metrics, logs."""
 
-import ssl
-from base64 import b64encode
-from pathlib import Path
-from typing import Annotated, Self
+import logging
+from collections.abc import Sequence
+from itertools import pairwise
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic_core import PydanticCustomError
-from yarl import URL
 
 # The values stay out of every text of an error: one of them may be a password.
 SECTION = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
+
+def lower(value: Any) -> Any:
+    """Text in lower case, everything else as it is."""
+    return value.lower() if isinstance(value, str) else value
+
+
+def _upper(value: Any) -> Any:
+    return value.upper() if isinstance(value, str) else value
+
+
+def _ascending(bounds: Sequence[float]) -> Sequence[float]:
+    if any(one >= other for one, other in pairwise(bounds)):
+        raise PydanticCustomError("buckets", "should be in ascending order, each once")
+    return bounds
+
+
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Grace = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+ListenPort = Annotated[int, Field(ge=0, le=65_535)]
+LogFormat = Annotated[Literal["text", "json"], BeforeValidator(lower)]
+Level = Annotated[
+    Literal["CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET"],
+    BeforeValidator(_upper),
+]
+Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Buckets = Annotated[tuple[Bound, ...], Field(min_length=1), AfterValidator(_ascending)]
+
+# A handler takes a fraction of a millisecond, or as long as its timeout of five minutes.
+_SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
-class TLSSettings(BaseModel):
-    """How a TLS connection is made; looked at where the URL begins with `amqps` or `https`.
+class HTTPSettings(BaseModel):
+    """Where the views are served; bound only when there are views.
 
     Attributes:
-        ca: File of the certificates to trust; those of the system by default.
-        cert: File of the client's certificate, and of its key unless that has its own.
-        key: File of the client's key.
-        key_password: Of the key.
-        server_name: That the server's certificate must have, instead of the host of the URL.
-        verify: Without it anybody can pose as the server; a WARNING says so at each connection.
+        port: 0 for any free one.
+        max_body: Bytes of a request's body; more is answered with 413.
+        read_timeout: Seconds for the head, and again for the body, of a request to come.
+        reuse_port: Share the port with other processes, between which the kernel distributes.
+        openapi: Whether `/openapi.json` and `/docs` are served as well.
     """
 
     model_config = SECTION
 
-    ca: Path | None = None
-    cert: Path | None = None
-    key: Path | None = None
-    key_password: SecretStr | None = None
-    server_name: str | None = None
-    verify: bool = True
-
-    def context(self) -> ssl.SSLContext:
-        """Read the files, as they are now.
-
-        Raises:
-            OSError: A file cannot be read.
-            ssl.SSLError: A file does not have what it should.
-        """
-        context = ssl.create_default_context(cafile=self.ca)
-        if self.cert is not None:
-            secret = self.key_password
-            password = None if secret is None else secret.get_secret_value()
-            context.load_cert_chain(self.cert, self.key, password)
-        if not self.verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
+    host: str = "127.0.0.1"
+    port: ListenPort = 8080
+    max_body: Annotated[int, Field(gt=0)] = 1024 * 1024
+    read_timeout: Seconds = 30.0
+    reuse_port: bool = False
+    openapi: bool = True
 
 
-class SSESettings(BaseModel):
-    """One named server of event streams.
+class OpsSettings(BaseModel):
+    """Where health and metrics are served.
 
     Attributes:
-        url: `https://host/path`, to which a consumer's routes are appended. A user and a password
-            in it are sent as basic authentication, a query goes with each request.
-        headers: Sent with each request.
-        token: Sent as `Authorization: Bearer`.
-        user: For basic authentication, instead of the URL's.
-        password: For basic authentication, instead of the URL's.
-        connect_timeout: Seconds for name resolution, TCP and TLS.
-        idle_timeout: Seconds without a byte, a comment or the answer after which the connection
-            counts as lost; 0 for never.
+        port: 0 for any free one.
     """
 
     model_config = SECTION
 
-    url: SecretStr
-    headers: dict[str, SecretStr] = Field(default_factory=dict)
-    token: SecretStr | None = None
-    user: str | None = None
-    password: SecretStr | None = None
-    connect_timeout: Seconds = 10.0
-    idle_timeout: Grace = 90.0
-    tls: TLSSettings = TLSSettings()
+    enabled: bool = True
+    host: str = "127.0.0.1"
+    port: ListenPort = 8081
 
-    def address(self, route: str = "") -> URL:
-        """Build the URL of a route, without user and password; the query may contain secrets."""
-        base = self._url.with_user(None).with_fragment(None)
-        if not route:
-            return base
-        added = URL(route)
-        url = base.with_path(base.raw_path.rstrip("/") + added.raw_path, encoded=True)
-        return url.with_query(base.query_string).update_query(added.query)
 
-    def display(self, route: str = "") -> str:
-        """Return the address for logs and people: no user, no password, no query."""
-        return str(self.address(route).with_query(None))
+class MetricsSettings(BaseModel):
+    """What is counted, and what it is called.
 
-    def request_headers(self) -> dict[str, str]:
-        """The headers of each request, with the credentials in them."""
-        headers = {name: value.get_secret_value() for name, value in self.headers.items()}
-        url, token, secret = self._url, self.token, self.password
-        if token is not None:
-            headers["Authorization"] = f"Bearer {token.get_secret_value()}"
-        elif (user := self.user or url.user) is not None:
-            password = (url.password or "") if secret is None else secret.get_secret_value()
-            pair = b64encode(f"{user}:{password}".encode()).decode()
-            headers["Authorization"] = f"Basic {pair}"
-        return headers
+    Attributes:
+        enabled: Without it nothing is counted, and there is no page.
+        path: Of the page on the ops server.
+        prefix: What all names begin with; an underscore follows it.
+        buckets: Upper bounds, in seconds, of the histograms of handlers, publishes and requests.
+        age: Measure how old deliveries are when they are settled, where they have a timestamp. It
+            is off because a message's properties have to be decoded for it.
+    """
+
+    model_config = SECTION
+
+    enabled: bool = True
+    path: Annotated[str, Field(pattern=r"^/[\w./-]+$")] = "/metrics"
+    prefix: Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")] = "workerkit"
+    buckets: Buckets = _SECONDS
+    age: bool = False
+
+
+class LogSettings(BaseModel):
+    """What is logged, and how a record looks.
+
+    Attributes:
+        level: A name of the standard library's levels, in any case.
+        format: None for text when stderr is a terminal and JSON otherwise.
+    """
+
+    model_config = SECTION
+
+    level: Level = "INFO"
+    format: LogFormat | None = None
 
     @property
-    def _url(self) -> URL:
-        return URL(self.url.get_secret_value())
-
-    @field_validator("url")
-    @classmethod
-    def _check_url(cls, given: SecretStr) -> SecretStr:
-        check_stream_url(given.get_secret_value())
-        return given
-
-    @model_validator(mode="after")
-    def _check_credentials(self) -> Self:
-        if self.token is not None and (self.user is not None or self.password is not None):
-            raise PydanticCustomError("sse_credentials", "should have a token or a user, not both")
-        return self
-
-
-def check_stream_url(text: str) -> str:
-    """Refuse what is no address of an event stream, without quoting it.
-
-    Raises:
-        PydanticCustomError: Which is a `ValueError`.
-    """
-    try:
-        url = URL(text)
-    except ValueError:
-        # yarl's text may quote a part of the URL, and a chained error would print it.
-        raise PydanticCustomError("sse_url", "should be a valid URL") from None
-    if url.scheme not in ("http", "https"):
-        raise PydanticCustomError("sse_url", "should start with http:// or https://")
-    if not url.host:
-        raise PydanticCustomError("sse_url", "should name a host")
-    return text
+    def threshold(self) -> int:
+        """The level as the number that `logging` compares."""
+        return logging.getLevelNamesMapping()[self.level]

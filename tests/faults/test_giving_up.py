@@ -17,7 +17,7 @@ from tests.records import fields
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, RunError
 from workerkit.amqp.connection import Channel, connect, scratch
-from workerkit.settings import AMQPSettings
+from workerkit.connections import AMQPSettings
 
 CONSUMER = """
     import asyncio, time

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from workerkit.logs import LIBRARIES, JSONFormatter, TextFormatter, configure, quiet_libraries
-from workerkit.settings import LogSettings
+from workerkit.sections import LogSettings
 
 
 class Terminal(io.StringIO):

@@ -36,10 +36,10 @@ from workerkit.catalogue import METRICS
 from workerkit.delivery import Delivery, Outcome
 from workerkit.health import Health, Part
 from workerkit.metrics import Metrics
-from workerkit.metrics_settings import MetricsSettings
 from workerkit.observe import Connection, Published, notify, tell
 from workerkit.ops import pages
 from workerkit.readiness import Readiness
+from workerkit.sections import MetricsSettings
 from workerkit.testing import fake_message, sse_server
 from workerkit.watchdog import Watchdog
 

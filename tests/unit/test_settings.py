@@ -12,8 +12,10 @@ from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 from yarl import URL
 
+from workerkit.connections import AMQPSettings
 from workerkit.errors import ConfigurationError
-from workerkit.settings import AMQPSettings, HTTPSettings, LogSettings, OpsSettings, WorkerSettings
+from workerkit.sections import HTTPSettings, LogSettings, OpsSettings
+from workerkit.settings import WorkerSettings
 
 
 class Settings(WorkerSettings):

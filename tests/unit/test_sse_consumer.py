@@ -21,8 +21,8 @@ from workerkit import (
     WorkerContainer,
     WorkerSettings,
 )
+from workerkit.connections import SSESettings
 from workerkit.runner import banner
-from workerkit.sections import SSESettings
 from workerkit.sse.consumer import SSEOptions
 
 

@@ -26,7 +26,7 @@ from workerkit import (
     WorkerContainer,
     WorkerSettings,
 )
-from workerkit.settings import HTTPSettings
+from workerkit.sections import HTTPSettings
 from workerkit.testing import (
     FakePublisher,
     build,

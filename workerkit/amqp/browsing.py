@@ -6,7 +6,7 @@ from typing import Any
 
 from workerkit.amqp.connection import Channel, connect, scratch
 from workerkit.amqp.message import AMQPMessage
-from workerkit.settings import AMQPSettings
+from workerkit.connections import AMQPSettings
 
 
 class Browser:

@@ -24,8 +24,8 @@ from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.gets import Gets
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.tap import Sink, TapProtocol, TapTransportFactory
+from workerkit.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost, StartError
-from workerkit.settings import AMQPSettings
 from workerkit.supervisor import within
 
 log = logging.getLogger(__name__)

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from workerkit.amqp.connection import Session, connect
+from workerkit.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.observe import Connection, Event, Observer, tell
-from workerkit.settings import AMQPSettings
 from workerkit.supervisor import Backoff
 
 log = logging.getLogger(__name__)

@@ -11,15 +11,11 @@ from pydantic import SecretStr, ValidationError
 
 from workerkit import environment
 from workerkit.assembly import settings_source
+from workerkit.connections import DEFAULT_PORTS, AMQPSettings
 from workerkit.container import WorkerContainer
 from workerkit.errors import ConfigurationError, DeclarationError
 from workerkit.places import raised_in
-from workerkit.settings import (
-    DEFAULT_CONNECTION,
-    DEFAULT_PORTS,
-    AMQPSettings,
-    WorkerSettings,
-)
+from workerkit.settings import DEFAULT_CONNECTION, WorkerSettings
 
 
 def load_container(package: str, container: str | None) -> containers.Container:

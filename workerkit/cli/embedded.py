@@ -9,8 +9,9 @@ from dependency_injector import containers, providers
 from pydantic import SecretStr
 
 from workerkit.cli.application import read_settings
+from workerkit.connections import AMQPSettings
 from workerkit.embedded import EmbeddedBroker
-from workerkit.settings import DEFAULT_CONNECTION, AMQPSettings
+from workerkit.settings import DEFAULT_CONNECTION
 
 
 @contextmanager

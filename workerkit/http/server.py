@@ -8,7 +8,7 @@ from aiohttp import web
 
 from workerkit.http.connection import Connection, is_event_stream
 from workerkit.http.request_ids import identified
-from workerkit.settings import HTTPSettings
+from workerkit.sections import HTTPSettings
 
 KEEP_ALIVE = 75.0
 """Seconds that a connection may rest between requests: longer than proxies usually keep it."""

@@ -6,11 +6,12 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from workerkit.connections import check_stream_url
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action
 from workerkit.options import Concurrency, Options, Seconds, Settlement
 from workerkit.retry import Retries, RetryPolicy
-from workerkit.sections import Grace, check_stream_url
+from workerkit.sections import Grace
 from workerkit.sse.stream import LARGEST_EVENT
 
 Method = Literal["GET", "POST", "PUT"]

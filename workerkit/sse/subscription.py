@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 
 from multidict import CIMultiDict
 
+from workerkit.connections import SSESettings
 from workerkit.endpoint import Endpoint
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State
 from workerkit.places import said
-from workerkit.sections import SSESettings
 from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEConsumer, SSEOptions
 from workerkit.sse.receiver import Receiver

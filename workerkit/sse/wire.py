@@ -9,6 +9,7 @@ from typing import Any
 from pydantic import SecretStr
 from yarl import URL
 
+from workerkit.connections import SSESettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.endpoint import Endpoint
@@ -16,7 +17,6 @@ from workerkit.errors import RunError
 from workerkit.health import Health, Part
 from workerkit.options import Options, Source
 from workerkit.places import place
-from workerkit.sections import SSESettings
 from workerkit.settings import WorkerSettings
 from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEOptions

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
 from workerkit.amqp.wire import AMQPWire
+from workerkit.connections import AMQPSettings
 from workerkit.embedded import EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
 from workerkit.http.client import HTTPClient
@@ -19,7 +20,7 @@ from workerkit.observe import Settled
 from workerkit.options import folded
 from workerkit.periodic import PeriodicWire
 from workerkit.runner import Runner
-from workerkit.settings import AMQPSettings, WorkerSettings
+from workerkit.settings import WorkerSettings
 from workerkit.sse.wire import SSEWire
 from workerkit.testing.records import Record
 

@@ -1,0 +1,278 @@
+"""How other servers are reached: message brokers, event streams, and TLS to either."""
+
+import ssl
+from base64 import b64encode
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Literal, Self
+from urllib.parse import quote
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    Field,
+    SecretStr,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+from yarl import URL
+
+from workerkit.errors import ConfigurationError
+from workerkit.sections import SECTION, Grace, Seconds, lower
+
+DEFAULT_PORTS: Mapping[str, int] = {"amqp": 5672, "amqps": 5671}
+
+Port = Annotated[int, Field(ge=1, le=65_535)]
+Declare = Annotated[Literal["missing", "always", "never"], BeforeValidator(lower)]
+Auth = Annotated[Literal["plain", "external"], BeforeValidator(lower)]
+
+
+class TLSSettings(BaseModel):
+    """How a TLS connection is made; looked at where the URL begins with `amqps` or `https`.
+
+    Attributes:
+        ca: File of the certificates to trust; those of the system by default.
+        cert: File of the client's certificate, and of its key unless that has its own.
+        key: File of the client's key.
+        key_password: Of the key.
+        server_name: That the server's certificate must have, instead of the host of the URL.
+        verify: Without it anybody can pose as the server; a WARNING says so at each connection.
+    """
+
+    model_config = SECTION
+
+    ca: Path | None = None
+    cert: Path | None = None
+    key: Path | None = None
+    key_password: SecretStr | None = None
+    server_name: str | None = None
+    verify: bool = True
+
+    def context(self) -> ssl.SSLContext:
+        """Read the files, as they are now.
+
+        Raises:
+            OSError: A file cannot be read.
+            ssl.SSLError: A file does not have what it should.
+        """
+        context = ssl.create_default_context(cafile=self.ca)
+        if self.cert is not None:
+            secret = self.key_password
+            password = None if secret is None else secret.get_secret_value()
+            context.load_cert_chain(self.cert, self.key, password)
+        if not self.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+class SSESettings(BaseModel):
+    """One named server of event streams.
+
+    Attributes:
+        url: `https://host/path`, to which a consumer's routes are appended. A user and a password
+            in it are sent as basic authentication, a query goes with each request.
+        headers: Sent with each request.
+        token: Sent as `Authorization: Bearer`.
+        user: For basic authentication, instead of the URL's.
+        password: For basic authentication, instead of the URL's.
+        connect_timeout: Seconds for name resolution, TCP and TLS.
+        idle_timeout: Seconds without a byte, a comment or the answer after which the connection
+            counts as lost; 0 for never.
+    """
+
+    model_config = SECTION
+
+    url: SecretStr
+    headers: dict[str, SecretStr] = Field(default_factory=dict)
+    token: SecretStr | None = None
+    user: str | None = None
+    password: SecretStr | None = None
+    connect_timeout: Seconds = 10.0
+    idle_timeout: Grace = 90.0
+    tls: TLSSettings = TLSSettings()
+
+    def address(self, route: str = "") -> URL:
+        """Build the URL of a route, without user and password; the query may contain secrets."""
+        base = self._url.with_user(None).with_fragment(None)
+        if not route:
+            return base
+        added = URL(route)
+        url = base.with_path(base.raw_path.rstrip("/") + added.raw_path, encoded=True)
+        return url.with_query(base.query_string).update_query(added.query)
+
+    def display(self, route: str = "") -> str:
+        """Return the address for logs and people: no user, no password, no query."""
+        return str(self.address(route).with_query(None))
+
+    def request_headers(self) -> dict[str, str]:
+        """The headers of each request, with the credentials in them."""
+        headers = {name: value.get_secret_value() for name, value in self.headers.items()}
+        url, token, secret = self._url, self.token, self.password
+        if token is not None:
+            headers["Authorization"] = f"Bearer {token.get_secret_value()}"
+        elif (user := self.user or url.user) is not None:
+            password = (url.password or "") if secret is None else secret.get_secret_value()
+            pair = b64encode(f"{user}:{password}".encode()).decode()
+            headers["Authorization"] = f"Basic {pair}"
+        return headers
+
+    @property
+    def _url(self) -> URL:
+        return URL(self.url.get_secret_value())
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, given: SecretStr) -> SecretStr:
+        check_stream_url(given.get_secret_value())
+        return given
+
+    @model_validator(mode="after")
+    def _check_credentials(self) -> Self:
+        if self.token is not None and (self.user is not None or self.password is not None):
+            raise PydanticCustomError("sse_credentials", "should have a token or a user, not both")
+        return self
+
+
+def check_stream_url(text: str) -> str:
+    """Refuse what is no address of an event stream, without quoting it.
+
+    Raises:
+        PydanticCustomError: Which is a `ValueError`.
+    """
+    try:
+        url = URL(text)
+    except ValueError:
+        # yarl's text may quote a part of the URL, and a chained error would print it.
+        raise PydanticCustomError("sse_url", "should be a valid URL") from None
+    if url.scheme not in ("http", "https"):
+        raise PydanticCustomError("sse_url", "should start with http:// or https://")
+    if not url.host:
+        raise PydanticCustomError("sse_url", "should name a host")
+    return text
+
+
+class AMQPSettings(BaseModel):
+    """One named connection to a message broker.
+
+    Attributes:
+        url: `amqp://user:password@host:port/vhost`, or `amqps`; parts are percent-encoded. An empty
+            path and `/` both mean the vhost `/`. Parts of a query are handed to aiormq as they are.
+        host: Instead of the URL's.
+        port: Instead of the URL's, which defaults to 5672, with TLS to 5671.
+        user: Instead of the URL's; not percent-encoded.
+        password: Instead of the URL's; not percent-encoded.
+        vhost: Instead of the URL's; not percent-encoded.
+        heartbeat: Seconds between two signs of life; whole, because AMQP carries an integer.
+        declare: Which queues are declared: those that are missing, all, or none.
+        connect_timeout: Seconds for one attempt to connect.
+        auth: `external` lets the client's certificate say who this is.
+    """
+
+    model_config = SECTION
+
+    url: SecretStr = SecretStr("amqp://guest:guest@127.0.0.1:5672/")
+    host: str | None = None
+    port: Port | None = None
+    user: str | None = None
+    password: SecretStr | None = None
+    vhost: str | None = None
+    heartbeat: Annotated[int, Field(ge=1, le=65_535)] = 15
+    declare: Declare = "missing"
+    connect_timeout: Seconds = 10.0
+    auth: Auth = "plain"
+    tls: TLSSettings = TLSSettings()
+
+    @property
+    def is_encrypted(self) -> bool:
+        """Whether the connection uses TLS."""
+        return URL(self.url.get_secret_value()).scheme == "amqps"
+
+    def vhost_name(self, vhost: str | None = None) -> str:
+        """Return the vhost as the broker knows it, neither encoded nor empty.
+
+        Args:
+            vhost: Instead of the connection's own.
+        """
+        name = self.vhost if vhost is None else vhost
+        return _vhost_of(URL(self.url.get_secret_value())) if name is None else name or "/"
+
+    def address(self, vhost: str | None = None) -> URL:
+        """Build the URL for aiormq, which reads back exactly these credentials and this vhost.
+
+        It contains the password: log `display()` instead.
+
+        Args:
+            vhost: Instead of the connection's own; not percent-encoded.
+
+        Raises:
+            ConfigurationError: *vhost* contains `%2F`, which aiormq would read as a slash.
+        """
+        name = self.vhost_name(vhost)
+        if not _expressible(name):
+            raise ConfigurationError(f"vhost {name!r} must not contain '%2F': aiormq reads a slash")
+        url = URL(self.url.get_secret_value())
+        if self.host is not None:
+            url = url.with_host(self.host)
+        if self.user is not None:
+            url = url.with_user(self.user).with_password(url.password)
+        if self.password is not None:
+            url = url.with_password(self.password.get_secret_value())
+        url = url.with_port(self.port or url.port or DEFAULT_PORTS[url.scheme])
+        path = "/" if name == "/" else "/" + quote(name, safe="")
+        return url.with_path(path, encoded=True, keep_query=True)
+
+    def display(self, vhost: str | None = None) -> str:
+        """Return the address for logs and people: no password, no query.
+
+        Args:
+            vhost: Instead of the connection's own.
+
+        Raises:
+            ConfigurationError: *vhost* contains `%2F`, which aiormq would read as a slash.
+        """
+        return str(self.address(vhost).with_password(None).with_query(None))
+
+    @field_validator("url")
+    @classmethod
+    def _check_url(cls, given: SecretStr) -> SecretStr:
+        try:
+            url = URL(given.get_secret_value())
+        except ValueError:
+            # yarl's text may quote a part of the URL, and a chained error would print it.
+            raise PydanticCustomError("amqp_url", "should be a valid URL") from None
+        if url.scheme not in DEFAULT_PORTS:
+            raise PydanticCustomError("amqp_url", "should start with amqp:// or amqps://")
+        if not url.host:
+            raise PydanticCustomError("amqp_url", "should name a host")
+        return given
+
+    @field_validator("host")
+    @classmethod
+    def _check_host(cls, given: str | None) -> str | None:
+        if given is not None:
+            try:
+                URL("amqp://127.0.0.1/").with_host(given)
+            except ValueError:
+                text = "should be a host name or an IP address alone"
+                raise PydanticCustomError("amqp_host", text) from None
+        return given
+
+    @field_validator("vhost")
+    @classmethod
+    def _check_vhost(cls, given: str | None) -> str | None:
+        if given is not None and not _expressible(given):
+            text = "should not contain '%2F': write the name plainly, without percent-encoding"
+            raise PydanticCustomError("amqp_vhost", text)
+        return given
+
+
+def _vhost_of(url: URL) -> str:
+    """Return the vhost that aiormq reads from *url*."""
+    return url.path[1:].replace("%2F", "/") or "/"
+
+
+def _expressible(vhost: str) -> bool:
+    """Whether aiormq can be told this name: it decodes `%2F` once more after yarl did."""
+    return "%2F" not in vhost
