@@ -100,7 +100,7 @@ class SSESettings(BaseModel):
             return base
         added = URL(route)
         url = base.with_path(base.raw_path.rstrip("/") + added.raw_path, encoded=True)
-        return url.with_query(base.query_string).update_query(added.query)
+        return url.with_query(base.query).update_query(added.query)
 
     def display(self, route: str = "") -> str:
         """Return the address for logs and people: no user, no password, no query."""

@@ -39,12 +39,14 @@ class Outcome(NamedTuple):
         error: What the handler raised, or why the body could not be read.
         value: What the handler returned.
         delay: Seconds until the next try of a `RETRY`; 0 is again in place.
+        exact: The handler said when: not sooner, as jitter would have it.
     """
 
     action: Action
     error: Exception | None = None
     value: object = None
     delay: float = 0.0
+    exact: bool = False
 
 
 class Delivery:

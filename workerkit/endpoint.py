@@ -198,7 +198,7 @@ class Endpoint:
         delay = next_delay(self._retry, delivery.attempt, asked)
         if delay is None:
             return Outcome(Action.DEAD_LETTER, error or Retry(), outcome.value)
-        return Outcome(Action.RETRY, error, outcome.value, delay)
+        return Outcome(Action.RETRY, error, outcome.value, delay, asked is not None)
 
     async def _hook(self, name: str, call: Any) -> None:
         try:

@@ -219,7 +219,8 @@ class Retry(Signal):
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
         if not isinstance(reason, str):
             raise TypeError(f"Retry({reason!r}): write Retry(after={reason!r})")
-        if after is not None and not (math.isfinite(after) and after >= 0):
+        number = isinstance(after, int | float) and not isinstance(after, bool)
+        if after is not None and not (number and math.isfinite(after) and after >= 0):
             raise ValueError(f"after is {after!r}: it must be 0 or more seconds")
         super().__init__(reason)
         self.reason = reason

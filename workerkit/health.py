@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
+from typing import Any
 
 
 class State(StrEnum):
@@ -58,6 +59,10 @@ class Part:
     def stopping(self) -> None:
         """It takes nothing new any more."""
         self._set(State.STOPPING, "stopping")
+
+    def told(self) -> dict[str, Any]:
+        """What a page says of it beside its consumer's state; nothing where that says all."""
+        return {}
 
     def _set(self, state: State, reason: str) -> None:
         self.state, self.reason = state, reason

@@ -36,6 +36,7 @@ Settlement = Annotated[
 # Between the words of a class name: OrderPlaced, HTTPProbe.
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _NEARLY = 0.88
+_SECRET = frozenset({"url"})
 NOT_SET: Mapping[str, bool] = MappingProxyType({"set": False})
 """Metadata of a field that is no option: neither a class nor an operator sets it."""
 
@@ -78,6 +79,7 @@ class Options:
         timeout: Seconds for one call of `handle`; None for no limit.
         batch: Whether `handle` takes a list; what it declares decides, and nobody sets it.
         sources: Where each value came from, by option.
+        origins: The variable or settings field that gave it, by option, for faults.
     """
 
     name: str
@@ -85,6 +87,9 @@ class Options:
     timeout: Seconds | None = 300.0
     batch: bool = field(default=False, repr=False, metadata=NOT_SET)
     sources: Mapping[str, Source] = field(
+        default_factory=dict, repr=False, compare=False, metadata=NOT_SET
+    )
+    origins: Mapping[str, str] = field(
         default_factory=dict, repr=False, compare=False, metadata=NOT_SET
     )
 
@@ -152,7 +157,8 @@ def resolve(
             _refuse_misspelt(declared, dict.fromkeys([option], Source.FRAMEWORK))
             raise InvalidOption(f"option {option!r} is missing: the class has to set it")
     _refuse_misspelt(declared, sources)
-    return kind(**values, sources=MappingProxyType(sources))
+    origins = {name: each.origin for name, each in overrides.items()}
+    return kind(**values, sources=MappingProxyType(sources), origins=MappingProxyType(origins))
 
 
 def _laid_over(adapter: TypeAdapter[Any], declared: type, option: str, override: Override) -> Any:
@@ -195,7 +201,13 @@ def _validated(adapter: TypeAdapter[Any], option: str, found: object) -> Any:
         return adapter.validate_python(found, strict=None)
     except ValidationError as error:
         reason = error.errors(include_url=False, include_input=False)[0]["msg"]
-        raise InvalidOption(f"option {option!r} is {found!r}: {_lowered(reason)}") from error
+        text = _lowered(reason.removeprefix("Value error, "))
+        raise InvalidOption(f"option {option!r} is {_quoted(option, found)}: {text}") from error
+
+
+def _quoted(option: str, found: object) -> str:
+    """A class's value for a fault; a URL may have a password in it."""
+    return "***" if option in _SECRET else repr(found)
 
 
 def _lowered(text: str) -> str:

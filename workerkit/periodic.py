@@ -20,7 +20,7 @@ from workerkit.health import Health, Part
 from workerkit.observe import Settled, notify
 from workerkit.options import Concurrency, Options, Seconds, folded
 from workerkit.places import place
-from workerkit.retry import Retries, RetryPolicy, jittered
+from workerkit.retry import Retries, RetryPolicy, pause
 from workerkit.settings import WorkerSettings
 from workerkit.supervisor import cancelled, paused
 from workerkit.wire import Context, Declared
@@ -274,7 +274,7 @@ class _Timer:
         tick = Tick(self.endpoint.name)
         outcome = await self._try(tick)
         while outcome.action is Action.RETRY:
-            if not await self._pause(jittered(outcome.delay, self._options.retry)):
+            if not await self._pause(pause(outcome, self._options.retry)):
                 return
             tick.again()
             outcome = await self._try(tick)

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import Field, WrapValidator
 
+from workerkit.delivery import Outcome
+
 LADDER = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 """Seconds that `Retry` may wait where no policy has a step for it; beyond that, whole hours."""
 
@@ -40,14 +42,14 @@ class RetryPolicy:
 
     def __post_init__(self) -> None:
         given: object = self.delays
-        if isinstance(given, str | int | float):
+        if given is None or isinstance(given, str | int | float):
             raise ValueError(f"delays is {given!r}: write a tuple, such as (0, 5, 60)")
-        object.__setattr__(self, "delays", tuple(float(each) for each in self.delays))
-        for name in ("fatal", "only"):
-            object.__setattr__(self, name, _classes(name, getattr(self, name)))
         for delay in self.delays:
             check_delay("delays", delay)
-        if not 0 <= self.jitter <= 1:
+        object.__setattr__(self, "delays", tuple(map(float, self.delays)))
+        for name in ("fatal", "only"):
+            object.__setattr__(self, name, _classes(name, getattr(self, name)))
+        if not (_is_number(self.jitter) and 0 <= self.jitter <= 1):
             raise ValueError(f"jitter is {self.jitter!r}: it must be 0 to 1")
 
     @property
@@ -95,10 +97,10 @@ def next_delay(
     return LADDER[min(attempt, len(LADDER)) - 1]
 
 
-def jittered(delay: float, policy: RetryPolicy | None) -> float:
-    """A delay as long as the policy says, or a random part of it shorter."""
-    jitter = 0.0 if policy is None else policy.jitter
-    return delay * (1.0 - jitter * random.random())
+def pause(outcome: Outcome, policy: RetryPolicy | None) -> float:
+    """The seconds until the next try: never less than asked for, else as the policy draws them."""
+    jitter = 0.0 if policy is None or outcome.exact else policy.jitter
+    return outcome.delay * (1.0 - jitter * random.random())
 
 
 def check_delay(name: str, seconds: Any) -> None:
@@ -107,7 +109,8 @@ def check_delay(name: str, seconds: Any) -> None:
     Raises:
         ValueError: It is negative, no number, or shorter or longer than a queue can hold a message.
     """
-    if seconds != 0 and not SHORTEST_DELAY <= seconds <= LONGEST_DELAY:
+    found = _is_number(seconds) and (seconds == 0 or SHORTEST_DELAY <= seconds <= LONGEST_DELAY)
+    if not found:
         raise ValueError(
             f"{name} has {seconds!r}: write 0, or {SHORTEST_DELAY} to {LONGEST_DELAY:.0f} seconds"
         )
@@ -141,7 +144,13 @@ class RetryTuning:
         )
 
 
+def _is_number(found: Any) -> bool:
+    return isinstance(found, int | float) and not isinstance(found, bool)
+
+
 def _as_it_is(found: Any, validate: Any) -> Any:
+    if isinstance(found, list | tuple | int | float):
+        raise ValueError("write RetryPolicy(delays=(0, 5, 60))")
     return found if isinstance(found, RetryPolicy) else validate(found)
 
 

@@ -97,6 +97,10 @@ def leaves(annotation: Any, steps: tuple[str, ...], depth: int = 0) -> Iterator[
     for kind in members(annotation):
         names: Iterable[str] = fields_of(kind) or ()
         if _is_mapping(kind):
+            if not steps and not any(map(is_nested, get_args(kind)[1:])):
+                # Of simple values there is no name that would do for all: it is written as JSON.
+                yield ()
+                continue
             names = steps[:1] or (DEFAULT_CONNECTION,)
         for name in names:
             for inner in inside(kind, name):

@@ -457,6 +457,24 @@ async def test_d9_a_short_delay_does_not_wait_behind_a_long_one(
     assert waiting == 5
 
 
+async def test_d9_what_a_handler_asks_for_does_not_come_sooner(url: str, client: Client) -> None:
+    """Jitter is for the delays of the policy: a carrier that says 1 s is not asked before."""
+    loop = asyncio.get_running_loop()
+    calls: list[float] = []
+
+    def handle(message: AMQPMessage[bytes]) -> None:
+        calls.append(loop.time())
+        if message.attempt == 1:
+            raise Retry(after=1)
+
+    policy = RetryPolicy(delays=(1,), jitter=0.95)
+    async with running(url, consumer(handle, retry=policy)):
+        await client.send("orders", b"a")
+        await eventually(lambda: len(calls) == 2)
+
+    assert calls[1] - calls[0] >= 0.99
+
+
 async def test_d9_jitter_keeps_within_its_bounds(url: str, client: Client) -> None:
     """No message comes again too early, and none later than without jitter."""
     loop = asyncio.get_running_loop()

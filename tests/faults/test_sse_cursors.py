@@ -18,7 +18,7 @@ from tests.command import Application, running, write_package
 from tests.records import fields
 from tests.streams import collector, consuming
 from tests.waiting import eventually
-from workerkit import RetryPolicy, SSEConsumer, SSEEvent
+from workerkit import RetryPolicy, RunError, SSEConsumer, SSEEvent
 from workerkit.sse.cursor import FileCursors, MemoryCursors
 from workerkit.sse.subscription import Stream
 from workerkit.testing import sse_server
@@ -201,6 +201,39 @@ async def test_a_provider_that_is_no_store() -> None:
     with pytest.raises(Exception, match="provider 'cursors' gave a dict: it needs load and save"):
         async with consuming("http://127.0.0.1:1", consumer, cursors={}):
             pass
+
+
+async def test_a_store_whose_methods_are_not_async() -> None:
+    """It is named at the start, with the method."""
+
+    class Blocking:
+        def load(self, consumer: str, route: str) -> str | None: ...
+
+        def save(self, consumer: str, route: str, cursor: str) -> None: ...
+
+    consumer, _ = collector()
+
+    with pytest.raises(RunError, match=r"'cursors': Blocking\.load has to be an `async def`"):
+        async with consuming("http://127.0.0.1:1", consumer, cursors=Blocking()):
+            pass
+
+
+async def test_a_store_that_gives_bytes(caplog: pytest.LogCaptureFixture) -> None:
+    """As some clients of databases do: the log says so, and the stream waits."""
+
+    class Bytes(MemoryCursors):
+        async def load(self, consumer: str, route: str) -> str | None:
+            return b"1"  # type: ignore[return-value]
+
+    consumer, _ = collector()
+    async with (
+        sse_server() as server,
+        consuming(server, consumer, cursors=Bytes(), ready=False),
+    ):
+        await eventually(lambda: fields(caplog, "cursor not loaded: the stream waits for it"))
+
+    assert "load gave bytes: a cursor is a str, or None" in caplog.text
+    assert not server.requests
 
 
 async def test_files_are_replaced_as_a_whole(tmp_path: Path) -> None:

@@ -26,6 +26,7 @@ from workerkit import (
     PublishRefused,
     PublishTimeout,
     Reject,
+    Runner,
     Settled,
     SSEConsumer,
     Unroutable,
@@ -249,7 +250,13 @@ def test_the_age_of_the_last_event_is_read_off_the_parts() -> None:
 
 
 async def test_an_event_stream_is_measured() -> None:
-    """The wire of event streams keeps its parts and its calls up to date."""
+    """The wire of event streams keeps its parts and its calls up to date; the page tells more."""
+
+    def shown(runner: Runner) -> dict[str, Any]:
+        _, page = pages.ready(Readiness(list(runner.health), started=True))
+        told: dict[str, Any] = page["consumers"]["Deployments"]["streams"]["/events"]
+        return told
+
     gate = asyncio.Event()
     called = asyncio.Event()
 
@@ -273,9 +280,13 @@ async def test_an_event_stream_is_measured() -> None:
         )
         in_flight = value(metrics, "workerkit_in_flight", consumer="Deployments")
         gate.set()
+        await eventually(lambda: shown(runner)["cursor"] == "1")
+        stream = shown(runner)
 
     assert age == pytest.approx(0.0, abs=5.0)
     assert in_flight == 1
+    assert stream.pop("last_event_age") == pytest.approx(0.0, abs=5.0)
+    assert stream == {"connected": True, "cursor": "1", "cursor_stored": True}
 
 
 def test_requests_are_counted_by_route_method_and_status() -> None:

@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workerkit import Retry, RetryPolicy
-from workerkit.retry import LADDER, LONGEST_DELAY, SHORTEST_DELAY, RetryTuning, jittered, next_delay
+from workerkit import Action, Retry, RetryPolicy
+from workerkit.delivery import Outcome
+from workerkit.retry import LADDER, LONGEST_DELAY, SHORTEST_DELAY, RetryTuning, next_delay, pause
 
 POLICY = RetryPolicy(delays=(0, 5, 60))
 
@@ -62,10 +63,13 @@ def test_what_is_asked_for_is_never_cut_short(delays: list[float], asked: float)
 
 @given(st.floats(0, 1), st.floats(0.001, 1e6))
 def test_jitter_makes_delays_shorter_only(jitter: float, delay: float) -> None:
-    """A delay is drawn from `[(1 - jitter) d, d]`."""
-    drawn = jittered(delay, RetryPolicy((), jitter=jitter))
+    """A delay is drawn from `[(1 - jitter) d, d]`; what the handler asked for is not touched."""
+    policy = RetryPolicy((), jitter=jitter)
+    drawn = pause(Outcome(Action.RETRY, delay=delay), policy)
+    asked = pause(Outcome(Action.RETRY, delay=delay, exact=True), policy)
 
     assert delay * (1 - jitter) * 0.999_999 <= drawn <= delay
+    assert asked == delay
 
 
 @pytest.mark.parametrize(
@@ -73,11 +77,15 @@ def test_jitter_makes_delays_shorter_only(jitter: float, delay: float) -> None:
     [
         ({"delays": 5}, "write a tuple"),
         ({"delays": "5"}, "write a tuple"),
-        ({"delays": (-1,)}, "-1.0"),
+        ({"delays": (-1,)}, "delays has -1"),
         ({"delays": (float("nan"),)}, "nan"),
         ({"delays": (0.0001,)}, "0.0001"),
         ({"delays": (LONGEST_DELAY + 1,)}, "seconds"),
+        ({"delays": None}, "write a tuple"),
+        ({"delays": (0, "x")}, "delays has 'x'"),
+        ({"delays": (True,)}, "delays has True"),
         ({"delays": (1,), "jitter": 1.1}, "jitter is 1.1"),
+        ({"delays": (1,), "jitter": "x"}, "jitter is 'x'"),
         ({"delays": (1,), "fatal": ("KeyError",)}, "fatal has 'KeyError'"),
         ({"delays": (1,), "only": (int,)}, "only has <class 'int'>"),
     ],
@@ -132,8 +140,8 @@ def test_a_tuning_is_laid_over_the_policy_of_the_class() -> None:
         RetryTuning(jitter=0).over(None)
 
 
-@pytest.mark.parametrize("after", [-1, float("nan"), float("inf")])
-def test_no_time_to_retry_after(after: float) -> None:
+@pytest.mark.parametrize("after", [-1, float("nan"), float("inf"), "x", True])
+def test_no_time_to_retry_after(after: Any) -> None:
     """Refused where it is written."""
     with pytest.raises(ValueError, match="after is"):
         Retry(after=after)

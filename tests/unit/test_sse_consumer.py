@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from dependency_injector import providers
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from tests.application import package_of
@@ -22,6 +22,7 @@ from workerkit import (
     WorkerSettings,
 )
 from workerkit.connections import SSESettings
+from workerkit.inventory import inventory
 from workerkit.runner import banner
 from workerkit.sse.consumer import SSEOptions
 
@@ -79,26 +80,38 @@ def test_the_defaults() -> None:
     [
         (
             {"url": "https://h/", "routes": "/events"},
-            "option 'routes' is '/events': value error, write a list, such as ['/events']",
+            "option 'routes' is '/events': write a list, such as ['/events']",
         ),
         (
             {"url": "https://h/", "routes": ["events"]},
-            "option 'routes' is ['events']: value error, a route begins with '/', unlike 'events'",
+            "option 'routes' is ['events']: a route begins with '/', unlike 'events'",
         ),
         (
             {"url": "https://h/", "routes": ["/a", "/a"]},
-            "option 'routes' is ['/a', '/a']: value error, a route stands twice in it",
+            "option 'routes' is ['/a', '/a']: a route stands twice in it",
         ),
         (
             {"url": "https://h/", "events": "created"},
             (
-                "option 'events' is 'created': value error, write a list, such as ['created'], "
+                "option 'events' is 'created': write a list, such as ['created'], "
                 "or a dict of types by name"
             ),
         ),
         (
             {"url": "amqp://h/"},
-            "option 'url' is 'amqp://h/': should start with http:// or https://",
+            "option 'url' is ***: should start with http:// or https://",
+        ),
+        (
+            {"url": "https://h/", "events": []},
+            "option 'events' is []: no event would be handled: write names, or None for all",
+        ),
+        (
+            {"url": "https://h/", "routes": ["//host"]},
+            "option 'routes' is ['//host']: a route begins with '/', unlike '//host'",
+        ),
+        (
+            {"url": "https://h/", "retry": (0, 5)},
+            "option 'retry' is (0, 5): write RetryPolicy(delays=(0, 5, 60))",
         ),
         (
             {},
@@ -177,6 +190,46 @@ def test_the_banner_has_no_credentials() -> None:
     shown = banner(Runner(made, packages=[package_of(class_)]).assemble())
 
     assert shown.endswith("  Deployments: sse /a, /b, server https://host:8080/base")
+
+
+def test_the_url_of_a_class_is_shown_without_its_secrets() -> None:
+    """Neither when the process starts nor in the list of settings."""
+    class_ = consumer(url="https://host/events?token=T0PSECRET", routes=[""])
+    assembly = Runner(container(), packages=[package_of(class_)]).assemble()
+
+    shown = banner(assembly) + repr(inventory(assembly)) + repr(assembly)
+
+    assert "https://host/events" in shown
+    assert "T0PSECRET" not in shown
+
+
+@pytest.mark.parametrize(
+    ("base", "route", "expected"),
+    [
+        ("https://h/base?token=a%2Bb%26c", "", "https://h/base?token=a%2Bb%26c"),
+        ("https://h/base?token=a%2Bb%26c", "/r", "https://h/base/r?token=a%2Bb%26c"),
+        ("https://h/base?a=1", "/r?b=2", "https://h/base/r?a=1&b=2"),
+        ("https://h/b%20c/", "/d%2Fe", "https://h/b%20c/d%2Fe"),
+    ],
+)
+def test_the_address_of_a_route(base: str, route: str, expected: str) -> None:
+    """What is encoded once is sent encoded once."""
+    assert str(SSESettings(url=SecretStr(base)).address(route)) == expected
+
+
+def test_a_wrong_connection_of_the_environment_names_its_variable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The operator wrote it, not the class."""
+    monkeypatch.setenv("SHOP_CONSUMERS__DEPLOYMENTS__CONNECTION", "mm")
+    made = container(m={"url": "https://m/"})
+
+    with pytest.raises(DeclarationError) as caught:
+        Runner(made, packages=[package_of(consumer(connection="m"))]).assemble()
+
+    assert str(caught.value) == (
+        "SHOP_CONSUMERS__DEPLOYMENTS__CONNECTION: the settings have no SSE connection 'mm', only m"
+    )
 
 
 def test_variables_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 from workerkit.amqp.message import ATTEMPT, AMQPMessage
 from workerkit.amqp.moving import Moves, copied, history, now
 from workerkit.amqp.queue import Queue
-from workerkit.retry import RetryPolicy, jittered
+from workerkit.delivery import Outcome
+from workerkit.retry import RetryPolicy, pause
 
 
 class Retries:
@@ -20,14 +21,14 @@ class Retries:
         self._queues = {queue.name: queue for queue in queues}
         self._policy = policy
 
-    async def postpone(self, message: AMQPMessage[Any], delay: float) -> None:
-        """Have a message come again after so many seconds, or somewhat fewer, as the policy says.
+    async def postpone(self, message: AMQPMessage[Any], outcome: Outcome) -> None:
+        """Have a message come again when its outcome says.
 
         Raises:
             MessageTooLarge: Its headers leave no room for what has to be remembered.
             PublishError: The copy has not safely arrived: the original must stay.
         """
-        waiting = self._queues[message.queue].retries(delay)
+        waiting = self._queues[message.queue].retries(outcome.delay)
         told = {ATTEMPT: message.attempt + 1, **history(message, now())}
-        properties = copied(message, told, expiration=jittered(delay, self._policy))
+        properties = copied(message, told, expiration=pause(outcome, self._policy))
         await self._moves.move(message, waiting, iter([properties]))

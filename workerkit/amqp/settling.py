@@ -58,7 +58,7 @@ class Settling:
         if action is Action.REJECT:
             return action, message.acks.reject(message.tag, requeue=False)
         if action is Action.RETRY:
-            failure = await self._failure(message, self._retries.postpone(message, outcome.delay))
+            failure = await self._failure(message, self._retries.postpone(message, outcome))
             if failure is None:
                 return action, self._moved(message)
             if isinstance(failure, MessageTooLarge) or self._no_way_back(message):

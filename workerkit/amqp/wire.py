@@ -56,8 +56,9 @@ class AMQPWire:
         faults = []
         if options.connection.casefold() not in settings.amqp:
             known = ", ".join(sorted(settings.amqp))
+            said_by = options.origins.get("connection", where)
             faults.append(
-                f"{where}: the settings have no connection {options.connection!r}, only {known}"
+                f"{said_by}: the settings have no connection {options.connection!r}, only {known}"
             )
         names = [queue.name for queue in options.queues]
         faults += [

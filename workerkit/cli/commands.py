@@ -10,6 +10,7 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
+from pydantic import SecretStr
 
 from workerkit.amqp.publisher import Destination
 from workerkit.amqp.queue import Queue
@@ -252,6 +253,8 @@ def _plain(value: Any) -> Any:
     """An option's value as JSON has it."""
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
+    if isinstance(value, SecretStr):
+        return "***"
     if isinstance(value, Queue):
         return value.name
     if isinstance(value, RetryPolicy):

@@ -81,8 +81,10 @@ def in_full(message: AMQPMessage[Any]) -> Iterator[str]:
     """The lines that tell everything of one message."""
     told = as_json(message)
     blocks = {name: told.pop(name) for name in ("properties", "headers", "reason", "traceback")}
-    del told["evidence"]
-    yield from _pairs(told)
+    evidence = told.pop("evidence")
+    known = {*told, *blocks}
+    more = {name: each for name, each in evidence.items() if name.replace("-", "_") not in known}
+    yield from _pairs({**told, **more})
     for title in ("properties", "headers"):
         if blocks[title]:
             yield from ("", f"{title}:", *_pairs(blocks[title], "  "))

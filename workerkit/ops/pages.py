@@ -8,6 +8,7 @@ from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
+from workerkit.health import Health
 from workerkit.readiness import Readiness
 
 OK = 200
@@ -49,11 +50,15 @@ def metrics(own: Collector, accept: str) -> tuple[bytes, str]:
     return encode(_Together([own, REGISTRY])), content_type
 
 
-def _consumers(readiness: Readiness) -> dict[str, dict[str, str]]:
-    return {
-        each.consumer: {"state": each.state.value, "reason": each.reason}
-        for each in readiness.health
-    }
+def _consumers(readiness: Readiness) -> dict[str, dict[str, Any]]:
+    return {each.consumer: _consumer(each) for each in readiness.health}
+
+
+def _consumer(health: Health) -> dict[str, Any]:
+    said: dict[str, Any] = {"state": health.state.value, "reason": health.reason}
+    if streams := {part.source: told for part in health.parts if (told := part.told())}:
+        said["streams"] = streams
+    return said
 
 
 class _Together(Collector):

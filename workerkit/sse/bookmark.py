@@ -47,7 +47,7 @@ class Bookmark:
         backoff = Backoff(cap=_LONGEST_PAUSE)
         while True:
             try:
-                found = await _answer(self._store.load(self._consumer, self._route))
+                found = _text(await _answer(self._store.load(self._consumer, self._route)))
             except Exception as error:
                 await self._failed("cursor not loaded: the stream waits for it", error, backoff)
                 continue
@@ -116,6 +116,12 @@ class Bookmark:
 
     def _fields(self, **more: object) -> dict[str, object]:
         return {"consumer": self._consumer, "route": self._route, **more}
+
+
+def _text(found: object) -> str | None:
+    if found is None or isinstance(found, str):
+        return found
+    raise TypeError(f"load gave {type(found).__name__}: a cursor is a str, or None")
 
 
 async def _answer(call: Awaitable[T]) -> T:

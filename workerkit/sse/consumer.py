@@ -1,10 +1,11 @@
 """What a user's class declares about an event stream."""
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
 
 from workerkit.connections import check_stream_url
 from workerkit.consumer import Consumer
@@ -18,6 +19,7 @@ Method = Literal["GET", "POST", "PUT"]
 Types = Mapping[str, Any]
 
 _LARGEST_BATCH = 65_535
+_ROUTE = re.compile("/(?!/)")
 
 
 def _as_routes(found: object) -> object:
@@ -25,7 +27,7 @@ def _as_routes(found: object) -> object:
         raise ValueError("write a list, such as ['/events']")
     if isinstance(found, Sequence):
         for each in found:
-            if not (isinstance(each, str) and each.startswith("/")) and tuple(found) != ("",):
+            if not (isinstance(each, str) and _ROUTE.match(each)) and tuple(found) != ("",):
                 raise ValueError(f"a route begins with '/', unlike {each!r}")
         if len(set(found)) < len(found):
             raise ValueError("a route stands twice in it")
@@ -35,6 +37,8 @@ def _as_routes(found: object) -> object:
 def _as_names(found: object) -> object:
     if isinstance(found, str):
         raise ValueError("write a list, such as ['created'], or a dict of types by name")
+    if isinstance(found, Mapping | Sequence) and not found:
+        raise ValueError("no event would be handled: write names, or None for all")
     return tuple(found) if isinstance(found, Mapping) else found
 
 
@@ -44,7 +48,14 @@ def _upper(found: object) -> object:
 
 Routes = Annotated[tuple[str, ...], BeforeValidator(_as_routes), Field(min_length=1)]
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(_as_names)]
-URL = Annotated[str, AfterValidator(check_stream_url)]
+
+
+def _checked(found: SecretStr) -> SecretStr:
+    check_stream_url(found.get_secret_value())
+    return found
+
+
+URL = Annotated[SecretStr, AfterValidator(_checked)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from workerkit.batch import Batching
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify
-from workerkit.retry import jittered
+from workerkit.retry import pause
 from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.event import SSEEvent
@@ -72,6 +72,10 @@ class Receiver:
     def unsettled(self) -> int:
         """How many events have come and are not settled."""
         return len(self._progress)
+
+    def cursor(self) -> str:
+        """Id behind which the stream is settled without a gap."""
+        return self._progress.cursor
 
     @property
     def full(self) -> bool:
@@ -217,7 +221,7 @@ class Receiver:
     def _delay(self, event: SSEEvent[Any], outcome: Outcome) -> float:
         """Seconds until the next try: what the policy says, or longer with each failure."""
         if outcome.action is Action.RETRY:
-            return jittered(outcome.delay, self._options.retry)
+            return pause(outcome, self._options.retry)
         return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(event.attempt - 1, 10))
 
     async def _pause(self, seconds: float) -> bool:

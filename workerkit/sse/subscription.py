@@ -5,6 +5,7 @@ import logging
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import Any
 
 from multidict import CIMultiDict
 
@@ -38,11 +39,13 @@ class Stream(Part):
     Attributes:
         route: Which one.
         over: The server has ended it for good.
+        cursor: Says behind which event it is settled.
         cursor_stored: Whether the store of the cursors answered the last time.
     """
 
     route: str = field(kw_only=True)
     over: bool = False
+    cursor: Callable[[], str] = field(default=lambda: "", repr=False)
     cursor_stored: bool = True
 
     @property
@@ -54,6 +57,15 @@ class Stream(Part):
     def age(self) -> float | None:
         """Seconds since the last event; None before the first."""
         return None if self.last_event is None else time.monotonic() - self.last_event
+
+    def told(self) -> dict[str, Any]:
+        """Connected or not, seconds since the last event, where it is and whether that is kept."""
+        return {
+            "connected": self.connected,
+            "last_event_age": None if self.age is None else round(self.age, 3),
+            "cursor": self.cursor(),
+            "cursor_stored": self.cursor_stored,
+        }
 
     def cursor_reached(self, reachable: bool) -> None:
         """The store of the cursors answers, or does not."""

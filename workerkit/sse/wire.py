@@ -6,7 +6,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from pydantic import SecretStr
 from yarl import URL
 
 from workerkit.connections import SSESettings
@@ -47,7 +46,8 @@ class SSEWire:
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
         """Faults that only the settings show, or the options together."""
         options, class_ = _sse(declared.options), declared.consumer
-        faults = list(_server_faults(options, settings))
+        server = _server_faults(options, settings)
+        faults = []
         if options.json is not None and options.verb == "GET":
             faults.append("json is the body of a request, and GET has none: set method to 'POST'")
         headers: Any = getattr(class_, "headers", None)
@@ -57,12 +57,19 @@ class SSEWire:
                 "connection of the settings"
             )
         faults += misfits(declared.signature.body, types_of(getattr(class_, "events", None)))
-        return [f"{place(class_)}: {fault}" for fault in faults]
+        said_by = options.origins.get("url") or options.origins.get("connection")
+        at = place(class_)
+        return [f"{said_by or at}: {each}" for each in server] + [
+            f"{at}: {each}" for each in faults
+        ]
 
     def source(self, options: Options) -> str:
         """The routes, or the server where it has only one stream."""
-        routes = ", ".join(filter(None, _sse(options).routes))
-        return routes or _sse(options).url or f"connection {_sse(options).connection}"
+        own = _sse(options)
+        routes = ", ".join(filter(None, own.routes))
+        if routes or own.url is None:
+            return routes or f"connection {own.connection}"
+        return SSESettings(url=own.url).display()
 
     def via(self, options: Options, settings: WorkerSettings) -> str:
         """The server, without credentials."""
@@ -150,6 +157,7 @@ class SSEWire:
             stream = Stream(context.changed, source=route or name, route=route)
             bookmark = Bookmark(store, name, route, stream.cursor_reached)
             receiver = Receiver(endpoint, options, route, context.observers, bookmark, slots)
+            stream.cursor = receiver.cursor
             server = _server(options, context.settings)
             subscription = Subscription(endpoint, options, server, receiver, bookmark, stream)
             self._bookmarks.append(bookmark)
@@ -167,7 +175,7 @@ def _server_faults(options: SSEOptions, settings: WorkerSettings) -> list[str]:
     known = ", ".join(sorted(settings.sse)) or "none"
     named = options.sources.get("connection") is not Source.FRAMEWORK
     if options.url is not None:
-        url = URL(options.url)
+        url = URL(options.url.get_secret_value())
         if named:
             return ["set either url or connection; found both"]
         if url.user is not None or url.password is not None:
@@ -182,7 +190,7 @@ def _server_faults(options: SSEOptions, settings: WorkerSettings) -> list[str]:
 def _server(options: SSEOptions, settings: WorkerSettings) -> Callable[[], SSESettings]:
     """What is known of the server, asked anew each time."""
     if options.url is not None:
-        fixed = SSESettings(url=SecretStr(options.url))
+        fixed = SSESettings(url=options.url)
         return lambda: fixed
     return partial(settings.stream_server, options.connection.casefold())
 
@@ -193,6 +201,10 @@ def _store(context: Context) -> CursorStore:
         return FileCursors(directory, fsync=context.settings.cursors_fsync)
     if not isinstance(store, CursorStore):
         raise RunError(f"provider 'cursors' gave a {type(store).__name__}: it needs load and save")
+    for call in (store.load, store.save):
+        if not inspect.iscoroutinefunction(inspect.unwrap(call)):
+            name = f"{type(store).__name__}.{call.__name__}"
+            raise RunError(f"provider 'cursors': {name} has to be an `async def`")
     return store
 
 
