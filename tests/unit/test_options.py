@@ -2,13 +2,30 @@
 
 import dataclasses
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from workerkit import Action, AMQPConsumer, Queue
+from workerkit import (
+    Action,
+    AMQPConsumer,
+    Consumer,
+    HTTPView,
+    PeriodicTask,
+    Queue,
+    SSEConsumer,
+)
 from workerkit.amqp.consumer import AMQPOptions
-from workerkit.options import InvalidOption, Options, Override, Source, folded, resolve
+from workerkit.options import (
+    InvalidOption,
+    Options,
+    Override,
+    Source,
+    adapters,
+    folded,
+    resolve,
+)
 
 
 class Base(AMQPConsumer, abstract=True):
@@ -211,3 +228,35 @@ def test_an_attribute_that_is_misspelt(attribute: str, meant: str) -> None:
 
     with pytest.raises(InvalidOption, match=f"no option '{attribute}'; did you mean '{meant}'"):
         resolve(AMQPOptions, declared, "Each", {})
+
+
+@pytest.mark.parametrize("kind", [AMQPConsumer, SSEConsumer, HTTPView, PeriodicTask])
+def test_every_option_is_an_attribute_that_type_checkers_know(kind: type[Consumer]) -> None:
+    """A class that a user derives may set each of them, and an editor proposes it."""
+    known = {name for base in kind.__mro__ for name in vars(base).get("__annotations__", {})}
+
+    assert set(adapters(kind.options_type())) - known == set()
+
+
+PAGES = Path(__file__).parents[2] / "docs"
+
+
+@pytest.mark.parametrize(
+    ("kind", "page"),
+    [
+        (AMQPConsumer, "consumers.md"),
+        (SSEConsumer, "sse.md"),
+        (HTTPView, "http.md"),
+        (PeriodicTask, "consumers.md"),
+    ],
+)
+def test_every_option_is_documented(kind: type[Consumer], page: str) -> None:
+    """On the page of its kind, in a table or in an example."""
+    text = (PAGES / page).read_text() + (PAGES / "consumers.md").read_text()
+
+    missing = [
+        each
+        for each in adapters(kind.options_type())
+        if f"`{each}`" not in text and f"    {each} = " not in text
+    ]
+    assert missing == []
