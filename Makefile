@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # More arguments for pytest: make test ARGS="tests/unit -k retry"
 ARGS ?=
+# Most tests wait for a broker most of the time, so there are more of them than cores.
+WORKERS ?= 3
 # How long make soak runs
 SOAK_SECONDS ?= 600
 
@@ -20,7 +22,7 @@ help:
 	@echo "make clean   remove the virtual environment and caches"
 	@echo
 	@echo "PYTHON=$(PYTHON) chooses the interpreter (3.11 or newer) of a new .venv;"
-	@echo "ARGS=... is handed to pytest."
+	@echo "ARGS=... is handed to pytest, WORKERS=$(WORKERS) processes run the tests."
 
 test: lint types unit template
 
@@ -35,7 +37,7 @@ types: $(INSTALLED)
 		&& MYPYPATH=.. ../$(BIN)/mypy --config-file ../pyproject.toml --strict .; fi
 
 unit: rabbitmq
-	$(BIN)/pytest --quiet $(ARGS)
+	$(BIN)/pytest --quiet --numprocesses $(WORKERS) --dist loadfile $(ARGS)
 
 template: $(INSTALLED)
 	@if [ -d app_template/tests ]; then echo "pytest in app_template" && cd app_template \

@@ -7,6 +7,7 @@ column.
 import ast
 import re
 from collections import defaultdict
+from functools import cache
 from pathlib import Path
 
 TESTS = Path(__file__).parent
@@ -32,6 +33,7 @@ _ID = re.compile(r"test_([a-z]\d)_")
 _ROW = re.compile(r"^\| ([A-Z]\d) \|(.*)\|([^|]*)\|$", re.MULTILINE)
 
 
+@cache
 def shown_by() -> dict[str, list[str]]:
     """The files that have tests of each row."""
     found: dict[str, set[str]] = defaultdict(set)
