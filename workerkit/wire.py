@@ -13,6 +13,7 @@ from workerkit.observe import Observer
 from workerkit.options import Options
 from workerkit.settings import WorkerSettings
 from workerkit.signature import Arguments, Signature
+from workerkit.supervisor import cancelled
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,3 +117,21 @@ class Wire(Protocol):
 
         With handlers that still run, connections are dropped and not closed.
         """
+
+
+class Hook:
+    """Calls a consumer's `on_connection_error` for each failed attempt."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+        self._calls: set[asyncio.Task[None]] = set()
+
+    def connection_failed(self, error: Exception, attempt: int) -> None:
+        """Call it, without waiting for what it does."""
+        call = asyncio.create_task(self._endpoint.connection_failed(error, attempt))
+        self._calls.add(call)
+        call.add_done_callback(self._calls.discard)
+
+    async def close(self) -> None:
+        """Cancel the calls that still run."""
+        await cancelled(self._calls)

@@ -25,7 +25,7 @@ from workerkit.options import Options
 from workerkit.places import place
 from workerkit.settings import WorkerSettings
 from workerkit.supervisor import cancelled
-from workerkit.wire import Context, Declared
+from workerkit.wire import Context, Declared, Hook
 
 log = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ class AMQPWire:
     def __init__(self) -> None:
         self._links: dict[tuple[str, str], Link] = {}
         self._subscriptions: list[Subscription] = []
-        self._hooks: list[_Hook] = []
+        self._hooks: list[Hook] = []
         self._receivers: list[Receiver] = []
         self._workers: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
@@ -163,7 +163,7 @@ class AMQPWire:
             read = partial(context.settings.connection, name)
             self._links[key] = Link(name, read, options.vhost, "consumers", context.observers)
         link = self._links[key]
-        self._hooks.append(_Hook(endpoint))
+        self._hooks.append(Hook(endpoint))
         link.followers.append(self._hooks[-1])
         consumer_timeout = context.settings.consumer_timeout
         for text, fields in _warnings(options, consumer_timeout):
@@ -190,24 +190,6 @@ class AMQPWire:
             self._subscriptions.append(subscription)
             self._loops.append(context.keep(subscription.run(), f"{options.name} of {queue}"))
         return Health(options.name, parts, in_flight=lambda: receiver.workers.working)
-
-
-class _Hook:
-    """Calls a consumer's `on_connection_error` for each failed attempt."""
-
-    def __init__(self, endpoint: Endpoint) -> None:
-        self._endpoint = endpoint
-        self._calls: set[asyncio.Task[None]] = set()
-
-    def connection_failed(self, error: Exception, attempt: int) -> None:
-        """Call it, without waiting for what it does."""
-        call = asyncio.create_task(self._endpoint.connection_failed(error, attempt))
-        self._calls.add(call)
-        call.add_done_callback(self._calls.discard)
-
-    async def close(self) -> None:
-        """Cancel the calls that still run."""
-        await cancelled(self._calls)
 
 
 def _warnings(

@@ -19,7 +19,8 @@ from workerkit.sse.consumer import SSEConsumer, SSEOptions
 from workerkit.sse.receiver import Receiver
 from workerkit.sse.source import Request, Source
 from workerkit.sse.stream import Parser
-from workerkit.supervisor import Backoff, cancelled, guarded, within
+from workerkit.supervisor import Backoff, guarded, within
+from workerkit.wire import Hook
 
 log = logging.getLogger(__name__)
 
@@ -102,7 +103,7 @@ class Subscription:
         self._display = settings().display(stream.route)
         self._attempt = 1
         self._last_event_id = ""
-        self._hooks: set[asyncio.Task[None]] = set()
+        self._hook = Hook(endpoint)
 
     async def run(self) -> None:
         """Read until cancelled, or until the server has ended the stream for good."""
@@ -126,7 +127,7 @@ class Subscription:
 
     async def close(self) -> None:
         """Cancel the hooks that still run."""
-        await cancelled(self._hooks)
+        await self._hook.close()
 
     def _parser(self) -> Parser:
         route, most = self.stream.route, self._options.max_event_size
@@ -228,9 +229,7 @@ class Subscription:
         pause = max(pause, min(asked or 0.0, _LONGEST_RETRY))
         fields = self._fields(attempt=self._attempt, retry_in=round(pause, 2))
         log.error("connection failed", exc_info=error, extra=fields)
-        hook = asyncio.create_task(self._endpoint.connection_failed(error, self._attempt))
-        self._hooks.add(hook)
-        hook.add_done_callback(self._hooks.discard)
+        self._hook.connection_failed(error, self._attempt)
         self._attempt += 1
         return pause
 
