@@ -34,7 +34,7 @@ lint: $(INSTALLED)
 types: $(INSTALLED)
 	$(BIN)/mypy --strict
 	@if [ -d app_template ]; then echo "mypy in app_template" && cd app_template \
-		&& MYPYPATH=.. ../$(BIN)/mypy --config-file ../pyproject.toml --strict .; fi
+		&& MYPYPATH=..:../.ci/stubs ../$(BIN)/mypy --config-file ../pyproject.toml --strict .; fi
 
 unit: rabbitmq
 	$(BIN)/pytest --quiet --numprocesses $(WORKERS) --dist loadfile $(ARGS)
