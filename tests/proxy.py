@@ -227,6 +227,7 @@ class _End(asyncio.Protocol):
         self.transport: asyncio.Transport | None = None
         self.writable = False
         self._ended = False
+        self._early = b""
         self._link = link
         self._frames = _Frames(link.proxy.wanted)
 
@@ -238,13 +239,22 @@ class _End(asyncio.Protocol):
         assert isinstance(transport, asyncio.Transport)
         self.transport = transport
         self.writable = True
+        self.write(self._early)
         self._link.opened(self)
+        # Python 3.11.2 begins to read behind this method, whether it was paused here or not.
+        asyncio.get_running_loop().call_soon(self._link.regulate)
 
     def data_received(self, data: bytes) -> None:
         if self is self._link.server and self._link.proxy.amqp:
             data = self._frames.passed(data)
-        if self._other.transport is not None:
-            self._other.transport.write(data)
+        self._other.write(data)
+
+    def write(self, data: bytes) -> None:
+        """Send it, now or once there is a connection."""
+        if self.transport is None:
+            self._early += data
+        else:
+            self.transport.write(data)
 
     def eof_received(self) -> bool:
         self._ended = True
@@ -272,9 +282,8 @@ class _End(asyncio.Protocol):
         """Read from the socket, or leave what comes in the kernel's buffers."""
         if self.transport is None or self.transport.is_closing():
             return
-        if on:
-            self.transport.resume_reading()
-        else:
+        self.transport.resume_reading()
+        if not on:
             self.transport.pause_reading()
 
     def close(self) -> None:
