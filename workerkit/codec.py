@@ -101,7 +101,7 @@ def encode(body: object) -> tuple[bytes, str]:
         kind: Any = type(body)
         if dataclasses.is_dataclass(body):
             return _adapter(kind).dump_json(body, by_alias=True), JSON
-        return to_json(body), JSON
+        return to_json(body, inf_nan_mode="null"), JSON
     except PydanticSerializationError as error:
         raise TypeError(
             f"a {type(body).__qualname__} cannot be written as JSON: {error}"

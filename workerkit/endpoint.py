@@ -155,11 +155,11 @@ class Endpoint:
             failure = self._interrupted(late)
             failure.__cause__ = error
             return Outcome(self._meant_by(failure), failure)
-        if isinstance(error, SystemExit | KeyboardInterrupt | MemoryError):
+        if isinstance(error, GeneratorExit):
+            raise error
+        if isinstance(error, MemoryError) or not isinstance(error, Exception):
             text = f"{self.name}: handle raised {type(error).__name__}: {error}"
             raise HandlerExit(text) from error
-        if not isinstance(error, Exception):
-            raise error
         return Outcome(self._meant_by(error), error)
 
     def _interrupted(self, late: bool) -> Exception:

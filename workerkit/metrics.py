@@ -94,6 +94,14 @@ class _Source(NamedTuple):
     has_requests: bool
 
 
+class _Requests(NamedTuple):
+    """What is measured of each request of one route, method and status, found with one look."""
+
+    seconds: Distribution
+    request_sizes: Distribution
+    response_sizes: Distribution
+
+
 class Metrics:
     """An observer that counts, and a collector that hands out what it has counted.
 
@@ -125,6 +133,7 @@ class Metrics:
         self._response_sizes = self._histogram(HTTP_RESPONSE_SIZE, _SIZES)
         self._lags = self._histogram(LOOP_LAG, _LAGS)
         self._sources: dict[tuple[str, str], _Source] = {}
+        self._answers: dict[tuple[str, str, int], _Requests] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
@@ -223,14 +232,25 @@ class Metrics:
 
     def _answered(self, route: str, request: Any, seconds: float) -> None:
         answered: Answered = request
+        key = route, answered.method, answered.status
+        its = self._answers.get(key) or self._new_answer(*key)
+        its.seconds.observe(seconds)
+        if (size := answered.request_size) is not None:
+            its.request_sizes.observe(size)
+        if (size := answered.response_size) is not None:
+            its.response_sizes.observe(size)
+
+    def _new_answer(self, route: str, method: str, status: int) -> "_Requests":
         # A client may send any word as method, and labels have to stay few.
-        method = answered.method if answered.method in _METHODS else "other"
-        labels = route, method, str(answered.status)
-        self._requests.observe(seconds, *labels)
-        if answered.request_size is not None:
-            self._request_sizes.observe(answered.request_size, *labels)
-        if answered.response_size is not None:
-            self._response_sizes.observe(answered.response_size, *labels)
+        labels = route, method if method in _METHODS else "other", str(status)
+        found = _Requests(
+            self._requests.of(*labels),
+            self._request_sizes.of(*labels),
+            self._response_sizes.of(*labels),
+        )
+        if method in _METHODS:
+            self._answers[route, method, status] = found
+        return found
 
     def _aged(self, consumer: str, source: str, delivery: Delivery) -> None:
         sent = getattr(delivery, "timestamp", None)
@@ -255,6 +275,8 @@ class Metrics:
         measured = HistogramMetricFamily(name, metric.text, labels=metric.labels)
         bounds = [*map(str, histogram.bounds), "+Inf"]
         for labels, values in histogram.series.items():
+            if not any(values.counts):
+                continue
             buckets = list(zip(bounds, values.cumulated(), strict=True))
             measured.add_metric([str(each) for each in labels], buckets, values.total)
         return measured

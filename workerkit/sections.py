@@ -21,6 +21,12 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
+def _no_health_page(path: str) -> str:
+    if path.startswith("/health/"):
+        raise PydanticCustomError("path", "should not be that of a health page")
+    return path
+
+
 def _ascending(bounds: Sequence[float]) -> Sequence[float]:
     if any(one >= other for one, other in pairwise(bounds)):
         raise PydanticCustomError("buckets", "should be in ascending order, each once")
@@ -35,6 +41,7 @@ Level = Annotated[
     Literal["CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET"],
     BeforeValidator(_upper),
 ]
+MetricsPath = Annotated[str, Field(pattern=r"^/[\w./-]+$"), AfterValidator(_no_health_page)]
 Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Buckets = Annotated[tuple[Bound, ...], Field(min_length=1), AfterValidator(_ascending)]
 
@@ -92,7 +99,7 @@ class MetricsSettings(BaseModel):
     model_config = SECTION
 
     enabled: bool = True
-    path: Annotated[str, Field(pattern=r"^/[\w./-]+$")] = "/metrics"
+    path: MetricsPath = "/metrics"
     prefix: Annotated[str, Field(pattern=r"^[a-zA-Z_][a-zA-Z0-9_]*$")] = "workerkit"
     buckets: Buckets = _SECONDS
     age: bool = False

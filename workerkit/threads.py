@@ -47,16 +47,21 @@ class Threads:
             HandlerTimeout: It returned, but late.
             asyncio.CancelledError: The caller was cancelled, and the call has ended in an error.
         """
-        future = self._submit(function, *args, **kwargs)
+        token = threading.Lock()
+        future = self._submit(token, function, *args, **kwargs)
         late = cancelled = False
         timeout = self._timeout
         while not future.done():
             try:
                 await asyncio.wait([future], timeout=timeout)
             except asyncio.CancelledError:
+                if token.acquire(blocking=False):
+                    raise
                 cancelled = True
                 continue
             if not future.done():
+                if token.acquire(blocking=False):
+                    raise HandlerTimeout(f"{self._name}: no thread was free for {timeout:g} s")
                 late, timeout = True, None
                 log.error(
                     "handler is late, and a thread cannot be stopped: waiting for it",
@@ -81,13 +86,17 @@ class Threads:
             self._work.put(None)
 
     def _submit(
-        self, function: Callable[..., Any], *args: Any, **kwargs: Any
+        self, token: threading.Lock, function: Callable[..., Any], *args: Any, **kwargs: Any
     ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()
         context = contextvars.copy_context()
 
         def work() -> None:
+            if not token.acquire(blocking=False):
+                # Its caller has stopped waiting before a thread was free.
+                self._tell(loop, future.cancel)
+                return
             try:
                 value = context.run(function, *args, **kwargs)
             except BaseException as error:

@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import count
-from time import perf_counter
+from time import perf_counter, time
 from typing import Any
 from uuid import uuid4
 
@@ -82,7 +82,7 @@ class Publisher:
         mandatory: bool = True,
         timeout: float = 10.0,
     ) -> str:
-        """Publish one message and wait until the broker has taken it over.
+        """Publish one message, and return its id once the broker has taken it over.
 
         Args:
             body: `bytes` and `str` go as they are, models and all else as JSON.
@@ -94,9 +94,6 @@ class Publisher:
             connection, vhost: Where to; None is the virtual host of the connection.
             mandatory: Fail where no queue gets the message, instead of losing it.
             timeout: Seconds for everything, a connection that has yet to be made included.
-
-        Returns:
-            The message id.
 
         Raises:
             PublishError: One of its children says what happened. After `PublishOutcomeUnknown`
@@ -112,6 +109,7 @@ class Publisher:
             priority=priority,
             correlation_id=correlation_id,
             message_id=message_id,
+            timestamp=int(time()),
             expiration=None if expiration is None else str(round(expiration * 1000)),
         )
         to = Destination(routing_key, exchange, connection, vhost, mandatory)

@@ -35,10 +35,9 @@ def answer(outcome: Outcome, status: int) -> tuple[web.StreamResponse, Outcome]:
         The answer, and the outcome as it is settled: an exception of aiohttp's below 500 is an
         answer like any other, and a value that cannot be written is a failure.
     """
-    error = outcome.error
-    if error is not None:
-        return _raised(outcome, error)
     try:
+        if outcome.error is not None:
+            return _raised(outcome, outcome.error)
         return _returned(outcome.value, status), outcome
     except Exception as failure:
         # The value's own code may raise anything: serializers, computed fields.

@@ -1,14 +1,14 @@
 """One client's connection, which may be slow and may send anything."""
 
 import logging
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from aiohttp import web
 
 from workerkit.http.problem import PROBLEM, of_exception, problem
 from workerkit.http.request_ids import REQUEST_ID, identify
-from workerkit.http.sending import is_plain, send
+from workerkit.http.sending import is_plain, send, without_body
 from workerkit.logs import request_id
 
 log = logging.getLogger(__name__)
@@ -37,11 +37,24 @@ class Connection(web.RequestHandler):
         ended: Called with it when it is closed and nothing is done for it any more.
 
     Attributes:
+        begun: The request that a middleware got, until the answer is sent.
         answering: The request that a view answers, until the answer is sent.
         last: Close it behind the next answer.
     """
 
-    __slots__ = ("_asked", "_ended", "_heard", "_lost", "_signals", "_waiting", "answering", "last")
+    __slots__ = (
+        "_asked",
+        "_ended",
+        "_heard",
+        "_lost",
+        "_read",
+        "_signals",
+        "_stuck_since",
+        "_waiting",
+        "answering",
+        "begun",
+        "last",
+    )
 
     def __init__(
         self,
@@ -57,9 +70,23 @@ class Connection(web.RequestHandler):
         self._lost = False
         self._heard = False
         self._waiting: float | None = None
+        self._stuck_since: float | None = None
+        self._read = 0
         self._asked = False
+        self.begun: web.Request | None = None
         self.answering: web.Request | None = None
         self.last = False
+
+    @property
+    def request(self) -> web.Request | None:
+        """What is being answered, by a view or by a middleware before it."""
+        return self.answering or self.begun
+
+    def answer(self, request: web.Request) -> None:
+        """Note that a view begins to answer."""
+        self.answering = request
+        if request.method == "HEAD":
+            without_body(request.writer)
 
     def data_received(self, data: bytes) -> None:
         """Note that a request begins."""
@@ -121,7 +148,16 @@ class Connection(web.RequestHandler):
             now: In seconds; this is called more often than *patience* passes.
             patience: Seconds to wait.
         """
-        if self.answering is not None or (self._asked and not self._heard):
+        begun = self.begun
+        # A middleware that has all of a request may take its time, and none to read the rest of it.
+        is_asked = begun is not None and begun.content.is_eof()
+        if self._is_stuck():
+            if now - (self._stuck_since or now) > patience and self.transport is not None:
+                self.transport.abort()
+            self._stuck_since = self._stuck_since or now
+            return
+        self._stuck_since = None
+        if is_asked or self.answering is not None or (self._asked and not self._heard):
             self._waiting = None
         elif self._waiting is None:
             self._waiting = now
@@ -130,9 +166,17 @@ class Connection(web.RequestHandler):
                 self.transport.write(_TOO_SLOW_HEAD + _TOO_SLOW)
             self.force_close()
 
+    def _is_stuck(self) -> bool:
+        """Whether the client has read nothing of what it was sent since the last look."""
+        if self.transport is None or (request := self.request) is None:
+            return False
+        left = self.transport.get_write_buffer_size()
+        read, self._read = self._read, request.writer.output_size - left
+        return left > 0 and read == self._read
+
     def release(self) -> None:
         """Nothing is done for its request any more."""
-        self.answering = None
+        self.answering = self.begun = None
         if self.last:
             self.close()
         if self._lost:
@@ -142,8 +186,27 @@ class Connection(web.RequestHandler):
         """Note it; a view may go on with its request."""
         super().connection_lost(exc)
         self._lost = True
-        if self.answering is None:
+        if self.request is None:
             self._ended(self)
+
+
+@web.middleware
+async def begun(
+    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+) -> web.StreamResponse:
+    """Stand before the user's middlewares: their requests have ids, and are waited for."""
+    identify(request)
+    connection = request.protocol
+    assert isinstance(connection, Connection)
+    connection.begun = request
+    try:
+        return await handler(request)
+    except Exception:
+        raise
+    except BaseException:
+        # Nothing is going to be sent.
+        connection.release()
+        raise
 
 
 def is_event_stream(request: web.Request) -> bool:

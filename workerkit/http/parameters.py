@@ -84,6 +84,9 @@ class Value:
         validator = self.adapter.validator
         try:
             if self.shape is Shape.LIST:
+                if self.part is Part.HEADER:
+                    # RFC 9110, section 5.3: proxies may make one line of several.
+                    found = [each.strip() for line in found for each in line.split(",")]
                 return validator.validate_python([_text(each) for each in found])
             text: Any = _text(found[0])
             return validator.validate_strings(text)

@@ -13,6 +13,8 @@ PROBLEM = "application/problem+json"
 # What aiohttp says of the same thing by itself.
 _OF_THE_OLD_BODY = frozenset({"content-type", "content-length"})
 
+_BY_AIOHTTP = "Maximum request body size"
+
 
 def problem(
     status: int,
@@ -56,20 +58,30 @@ def of_exception(error: web.HTTPException, method: str) -> web.Response:
         error.headers["Allow"] = allowed = ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))
         if method == "OPTIONS":
             return web.Response(status=204, headers={"Allow": allowed})
+    if isinstance(error, web.HTTPRequestEntityTooLarge) and _BY_AIOHTTP in (error.text or ""):
+        return problem(413, "the body is too large")
     if error.status < 400 or error.text != f"{error.status}: {error.reason}":
         return _as_it_is(error)
     headers = {
         name: value for name, value in error.headers.items() if name.lower() not in _OF_THE_OLD_BODY
     }
     detail = "" if error.reason == _title(error.status) else error.reason
-    return problem(error.status, detail, headers=headers)
+    return _with_cookies(problem(error.status, detail, headers=headers), error)
 
 
 def _as_it_is(error: web.HTTPException) -> web.Response:
     # An exception may be raised again and again, an answer can be sent only once.
-    return web.Response(
+    response = web.Response(
         body=error.body, status=error.status, reason=error.reason, headers=error.headers
     )
+    return _with_cookies(response, error)
+
+
+def _with_cookies(response: web.Response, error: web.HTTPException) -> web.Response:
+    # They are no headers before the answer is sent.
+    if error.cookies:
+        response.cookies.update(error.cookies)
+    return response
 
 
 def _title(status: int) -> str:

@@ -1,6 +1,7 @@
 """Answers the requests for one method of a view."""
 
 import asyncio
+from contextlib import suppress
 from time import perf_counter
 
 from aiohttp import hdrs, web
@@ -11,6 +12,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import HandlerExit, InvalidRequest
 from workerkit.http.answer import answer
 from workerkit.http.connection import Connection, is_event_stream
+from workerkit.http.problem import of_exception
 from workerkit.http.request import HTTPRequest
 from workerkit.http.request_ids import identify
 from workerkit.http.signature import RequestSignature
@@ -60,10 +62,12 @@ class Receiver:
             ConnectionError: It ended with half of an answer sent, so the connection has to end.
         """
         if self._max_body is not None:
-            request = request.clone(client_max_size=self._max_body)
+            # A body that a middleware has read stays as it is.
+            with suppress(RuntimeError):
+                request = request.clone(client_max_size=self._max_body)
         connection = request.protocol
         assert isinstance(connection, Connection)
-        connection.answering = request
+        connection.answer(request)
         delivery = HTTPRequest(request, route, identify(request))
         began = perf_counter()
         self.running += 1
@@ -75,25 +79,36 @@ class Receiver:
             outcome = Outcome(Action.REJECT, error)
         except HandlerExit as error:
             outcome = await self._exited(error)
-        except asyncio.CancelledError:
-            if connection.last and is_event_stream(request):
+        except BaseException as error:
+            stopped = isinstance(error, asyncio.CancelledError) and connection.last
+            if stopped and is_event_stream(request):
                 await request.writer.write_eof()
             connection.release()
             raise
         finally:
             self.running -= 1
+        return self._settled(delivery, outcome, began)
+
+    def _settled(self, delivery: HTTPRequest, outcome: Outcome, began: float) -> web.StreamResponse:
+        """The answer that an outcome is, once the observers know of it; raised if it is raised."""
+        request = delivery.request
+        raised: web.HTTPException | None = None
         if type(outcome.value) is web.Response and outcome.error is None:
             response: web.StreamResponse = outcome.value
+            delivery.answer = response
         else:
             response, outcome = answer(outcome, self._status)
+            delivery.answer = response
+            if isinstance(response, web.HTTPException):
+                # Its own text is not what is sent.
+                raised, delivery.answer = response, of_exception(response, request.method)
         seconds = perf_counter() - began
-        delivery.answer = response
-        record = Settled(self.name, route, delivery, outcome, outcome.action, seconds)
+        record = Settled(self.name, delivery.route, delivery, outcome, outcome.action, seconds)
         notify(self._observers, record)
         if request.writer.output_size and not response.prepared:
             raise ConnectionResetError("it ended with half of an answer sent")
-        if type(response) is not web.Response and isinstance(response, web.HTTPException):
-            raise response
+        if raised is not None:
+            raise raised
         return response
 
     async def _exited(self, error: HandlerExit) -> Outcome:
@@ -108,16 +123,17 @@ class Receiver:
             InvalidRequest: It is too large, too slow, broken, or of another type.
         """
         try:
-            if request.content.is_eof() and not self._takes_request:
+            content = request.content
+            if content.is_eof() and not content.at_eof() and not self._takes_request:
                 # All of it is here, and read() would take 2 µs to find that out.
-                raw = request.content.read_nowait()
-                if len(raw) > request.client_max_size:
-                    raise web.HTTPRequestEntityTooLarge(request.client_max_size, len(raw))
+                raw = content.read_nowait()
             else:
                 async with asyncio.timeout(self._context.settings.http.read_timeout):
                     raw = await request.read()
+            if len(raw) > (limit := self._max_body or request.client_max_size):
+                raise web.HTTPRequestEntityTooLarge(limit, len(raw))
         except web.HTTPRequestEntityTooLarge as error:
-            text = f"the body is larger than {request.client_max_size} bytes"
+            text = f"the body is larger than {self._max_body or request.client_max_size} bytes"
             raise InvalidRequest(413, text) from error
         except TimeoutError as error:
             raise InvalidRequest(408, "the body did not come in time") from error

@@ -35,8 +35,8 @@ class HTTPRequest(Delivery):
 
     @property
     def request_size(self) -> int:
-        """Bytes of the body; what the client has announced, where nobody has read it."""
-        return len(self.raw) or self.request.content_length or 0
+        """Bytes of the body that have come."""
+        return self.request.content.total_bytes
 
     @property
     def status(self) -> int:
@@ -46,6 +46,8 @@ class HTTPRequest(Delivery):
     @property
     def response_size(self) -> int | None:
         """Bytes of the answer's body; None for a stream, whose size only sending it tells."""
+        if self.request.method == "HEAD":
+            return 0
         body = getattr(self.answer, "body", self.answer)
         return len(body) if isinstance(body, bytes) else 0 if body is None else None
 

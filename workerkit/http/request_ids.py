@@ -1,7 +1,6 @@
 """The id under which a request stands in the log and in its answer."""
 
 import re
-from collections.abc import Awaitable, Callable
 from itertools import count
 from secrets import token_hex
 
@@ -26,12 +25,3 @@ def identify(request: web.BaseRequest) -> str:
         given = f"{_START}-{next(_NUMBERS):x}"
     request_id.set(given)
     return given
-
-
-@web.middleware
-async def identified(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Do so before other middlewares."""
-    identify(request)
-    return await handler(request)

@@ -9,7 +9,8 @@ import time
 from collections.abc import Callable
 from email.utils import formatdate
 
-from aiohttp import hdrs, web
+from aiohttp import ClientConnectionResetError, hdrs, web
+from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import SERVER_SOFTWARE, HttpVersion11
 
 _WITHOUT_BODY = frozenset({204, 205, 304})
@@ -76,6 +77,20 @@ async def send(
     finally:
         sent()
     return _sent, False
+
+
+def without_body(writer: AbstractStreamWriter) -> None:
+    """Send no more than the head: aiohttp writes the body of a stream in answer to a HEAD as well.
+
+    The client would read it as the head of its next answer.
+    """
+
+    async def write(chunk: object, **_: object) -> None:
+        writer.send_headers()
+        if writer.transport is None or writer.transport.is_closing():
+            raise ClientConnectionResetError("the client has left")
+
+    vars(writer)["write"] = write
 
 
 def _now() -> str:

@@ -6,8 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
-from workerkit.http.connection import Connection, is_event_stream
-from workerkit.http.request_ids import identified
+from workerkit.http.connection import Connection, begun, is_event_stream
 from workerkit.sections import HTTPSettings
 
 KEEP_ALIVE = 75.0
@@ -24,16 +23,19 @@ class Server:
 
     Args:
         middlewares: The user's, the outermost first.
+        foreign: The application gets routes that are no views.
 
     Attributes:
         application: To add routes to, until it listens.
     """
 
-    def __init__(self, settings: HTTPSettings, middlewares: Sequence[Any] = ()) -> None:
+    def __init__(
+        self, settings: HTTPSettings, middlewares: Sequence[Any] = (), *, foreign: bool = False
+    ) -> None:
         self._settings = settings
         self._changed = asyncio.Event()
         self.application = web.Application(
-            middlewares=[identified, *middlewares] if middlewares else (),
+            middlewares=[begun, *middlewares] if middlewares or foreign else (),
             client_max_size=settings.max_body,
         )
         # Answers that the process does not wait for any more have a moment to be sent.
@@ -78,11 +80,11 @@ class Server:
             self._listener.close()
         for connection in list(self._open):
             connection.last = True
-            if connection.answering is None:
+            if (request := connection.request) is None:
                 connection.force_close()
-            elif is_event_stream(connection.answering):
+            elif is_event_stream(request):
                 # It has no end of its own, and its client connects again, elsewhere.
-                connection.answering.task.cancel()
+                request.task.cancel()
 
     async def drain(self) -> None:
         """Return once every request is answered, and every answer is sent."""
@@ -93,8 +95,8 @@ class Server:
     async def cancel(self) -> None:
         """Cancel the handling of requests, drop connections that rest, and wait for both."""
         for connection in list(self._open):
-            if connection.answering is not None:
-                connection.answering.task.cancel()
+            if (request := connection.request) is not None:
+                request.task.cancel()
             else:
                 connection.force_close()
         await self.drain()

@@ -30,7 +30,7 @@ def _as_list(found: object) -> object:
 
 
 def _known(methods: tuple[str, ...]) -> tuple[str, ...]:
-    methods = tuple(each.upper() for each in methods)
+    methods = tuple(dict.fromkeys(each.upper() for each in methods))
     for each in methods:
         if each.lower() not in VERBS:
             raise ValueError(f"{each!r} is none of {', '.join(VERBS).upper()}")
@@ -116,7 +116,7 @@ class HTTPView(Consumer, abstract=True):
         own = options if isinstance(options, HTTPOptions) else None
         for answers in _methods(cls, own).values():
             for route in own.routes if own is not None else ():
-                yield from (f"{verb} {_NAME.sub(_nameless, route)}" for verb in answers)
+                yield from (f"{verb} {nameless(route)}" for verb in answers)
 
 
 def status_of(view: type, method: str) -> int:
@@ -149,8 +149,9 @@ def path_patterns(route: str) -> dict[str, str]:
     }
 
 
-def _nameless(found: "re.Match[str]") -> str:
-    return "{" + found[0][len(found[1]) + 1 :]
+def nameless(route: str) -> str:
+    """A route without the names in its braces: two that differ in those alone are the same."""
+    return _NAME.sub(lambda found: "{" + found[0][len(found[1]) + 1 :], route)
 
 
 def _methods(cls: Any, options: HTTPOptions | None) -> dict[str, tuple[str, ...]]:

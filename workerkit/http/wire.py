@@ -1,6 +1,7 @@
 """HTTP as a wire: one server for all views, one endpoint for each of their methods."""
 
 import logging
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -17,7 +18,7 @@ from workerkit.http.receiver import Receiver
 from workerkit.http.request import HTTPRequest
 from workerkit.http.server import Server
 from workerkit.http.signature import RequestSignature
-from workerkit.http.view import HTTPOptions, status_of
+from workerkit.http.view import HTTPOptions, nameless, status_of
 from workerkit.options import Options
 from workerkit.places import place
 from workerkit.settings import WorkerSettings
@@ -111,7 +112,9 @@ class HTTPWire:
             RunError: The address cannot be had.
         """
         self._views = [view for view in self._made if view.first in endpoints]
-        self._server = Server(context.settings.http, context.middlewares)
+        self._server = Server(
+            context.settings.http, context.middlewares, foreign=self._setup is not None
+        )
         self._part = Part(context.changed)
         self._receivers = list(self._add_routes(self._server.application, context))
         if context.settings.http.openapi:
@@ -125,7 +128,10 @@ class HTTPWire:
             raise RunError(_not_ours(context.settings, error)) from error
         log.info("listening", extra={"url": self.url})
         self._part.ready()
-        return [Health(view.first.name, [self._part], outside=False) for view in self._views]
+        return [
+            Health(name, [self._part], outside=False, in_flight=partial(self._running, name))
+            for name in (view.first.name for view in self._views)
+        ]
 
     async def stop(self) -> None:
         """Take no new connections and no new requests."""
@@ -159,6 +165,9 @@ class HTTPWire:
                 endpoint.close()
         self._server, self._made, self._receivers = None, [], []
 
+    def _running(self, name: str) -> int:
+        return sum(each.running for each in self._receivers if each.name == name)
+
     def _add_routes(self, application: web.Application, context: Context) -> Iterator[Receiver]:
         taken = {claim for view in self._views for claim in _claims(view)}
         for view in self._views:
@@ -175,7 +184,7 @@ class HTTPWire:
                     for verb in signature.verbs:
                         resource.add_route(verb, respond)
                         # GET answers HEAD as well, unless somebody does that by himself.
-                        if verb == "GET" and ("HEAD", route) not in taken:
+                        if verb == "GET" and ("HEAD", nameless(route)) not in taken:
                             resource.add_route("HEAD", respond)
 
 
@@ -183,12 +192,13 @@ def _claims(view: _View) -> Iterator[tuple[str, str]]:
     for signature in view.declared.signatures.values():
         assert isinstance(signature, RequestSignature)
         for route in _http(view.declared.options).routes:
-            yield from ((verb, route) for verb in signature.verbs)
+            yield from ((verb, nameless(route)) for verb in signature.verbs)
 
 
 def _route_faults(routes: Sequence[str]) -> Iterator[str]:
+    known = [nameless(route) for route in routes]
     for route in dict.fromkeys(routes):
-        if routes.count(route) > 1:
+        if known.count(nameless(route)) > 1:
             yield f"route {route!r} stands twice in routes"
         try:
             if not route.startswith("/"):
@@ -201,7 +211,9 @@ def _route_faults(routes: Sequence[str]) -> Iterator[str]:
 def _not_ours(settings: WorkerSettings, error: OSError) -> str:
     http = settings.http
     prefix = str(settings.model_config.get("env_prefix", "")).upper()
-    reason = (error.strerror or str(error)).lower()
+    # asyncio's own text repeats the address.
+    number = error.errno or 0
+    reason = (os.strerror(number) if number > 0 else error.strerror or str(error)).lower()
     return (
         f"{prefix}HTTP__PORT={http.port}: cannot listen on {http.host}:{http.port}: {reason}; "
         f"set it to another port, or {prefix}HTTP__HOST to another address"

@@ -1,0 +1,250 @@
+"""H1 to H3: middlewares, half-read bodies, clients that read nothing, and other rare company."""
+
+import asyncio
+import time
+from contextlib import suppress
+from typing import Annotated, Any
+
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from tests.application import Recorder
+from tests.serving import serving
+from workerkit import Header, HTTPView, RunError
+
+
+class Echo(HTTPView):
+    """Gives back what it gets."""
+
+    routes = ["/echo"]
+
+    async def post(self, body: dict[str, Any]) -> dict[str, Any]:
+        """Echo."""
+        return body
+
+
+class Narrow(Echo):
+    """As well, if it is short."""
+
+    routes = ["/narrow"]
+    max_body = 20
+
+
+@web.middleware
+async def reading(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Read the body, as one that checks signatures does."""
+    await request.read()
+    response: web.StreamResponse = await handler(request)
+    return response
+
+
+async def test_h1_a_middleware_may_read_the_body() -> None:
+    """The view gets it all the same, and its limit holds."""
+    async with serving(Echo, Narrow, middlewares=[reading]) as client:
+        echoed = await client.post("/echo", json={"a": 1})
+        short = await client.post("/narrow", json={"a": 1})
+        long = await client.post("/narrow", json={"a": "x" * 100})
+
+    assert (echoed.status, echoed.json()) == (200, {"a": 1})
+    assert (short.status, long.status) == (200, 413)
+
+
+async def test_h1_too_large_is_a_problem_whoever_reads() -> None:
+    """The raw form and a middleware get aiohttp's exception; the client gets a problem."""
+
+    class Raw(HTTPView):
+        routes = ["/raw"]
+
+        async def post(self, request: web.Request) -> web.Response:
+            await request.read()
+            return web.Response()
+
+    async with serving(Raw, max_body=10) as client:
+        answer = await client.post("/raw", json={"a": "x" * 100})
+
+    assert answer.status == 413
+    assert answer.headers["Content-Type"] == "application/problem+json"
+
+
+async def test_h1_headers_in_one_line_or_several() -> None:
+    """Proxies may join lines with commas (RFC 9110, section 5.3)."""
+
+    class Numbers(HTTPView):
+        routes = ["/numbers"]
+
+        async def get(self, x_number: Annotated[list[int], Header]) -> list[int]:
+            return x_number
+
+    async with serving(Numbers) as client:
+        answer = await client.get("/numbers", headers={"X-Number": "1, 2,3"})
+
+    assert answer.json() == [1, 2, 3]
+
+
+async def test_h1_what_json_cannot_say_is_null() -> None:
+    """An answer is always JSON."""
+
+    class Odd(HTTPView):
+        routes = ["/odd"]
+
+        async def get(self) -> dict[str, float]:
+            return {"x": float("nan"), "y": float("inf")}
+
+    async with serving(Odd) as client:
+        answer = await client.get("/odd")
+
+    assert answer.json() == {"x": None, "y": None}
+
+
+async def test_h2_cookies_of_a_raised_answer_are_sent() -> None:
+    """A login that redirects sets its session."""
+
+    class Login(HTTPView):
+        routes = ["/login"]
+
+        async def get(self) -> None:
+            answer = web.HTTPForbidden()
+            answer.set_cookie("tried", "1")
+            raise answer
+
+    async with serving(Login) as client:
+        answer = await client.get("/login")
+
+    assert answer.status == 403
+    assert answer.headers["Set-Cookie"].startswith("tried=1")
+
+
+async def test_h2_whatever_is_raised_is_answered_and_the_process_stops_at_once() -> None:
+    """What is no Exception ends the process, as SystemExit does, and holds nothing."""
+
+    class Own(BaseException):
+        """Rare."""
+
+    class Fatal(HTTPView):
+        routes = ["/fatal"]
+
+        async def get(self) -> None:
+            raise Own("x")
+
+    async def ask() -> int:
+        async with serving(Fatal, grace=20.0) as client:
+            return (await client.get("/fatal")).status
+
+    began = time.monotonic()
+    with pytest.raises(RunError, match="handle raised Own"):
+        await ask()
+
+    assert time.monotonic() - began < 5.0
+
+
+async def test_h3_a_request_in_a_middleware_is_finished() -> None:
+    """It is being answered, although no view has it yet; it is not too slow either."""
+    entered = asyncio.Event()
+
+    @web.middleware
+    async def slow(request: web.Request, handler: Any) -> web.StreamResponse:
+        entered.set()
+        await asyncio.sleep(1.0)
+        response: web.StreamResponse = await handler(request)
+        return response
+
+    async with serving(Echo, middlewares=[slow], read_timeout=0.3) as client:
+        url = URL(client.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(
+            b"POST /echo HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 2\r\n\r\n{}"
+        )
+        await entered.wait()
+    answer = await reader.read()
+    writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert answer.endswith(b"\r\n\r\n{}")
+
+
+async def test_h1_head_of_a_stream_has_no_body() -> None:
+    """The next answer on the connection is in step."""
+
+    class Ticks(HTTPView):
+        routes = ["/ticks"]
+
+        async def get(self, request: web.Request) -> web.StreamResponse:
+            response = web.StreamResponse()
+            await response.prepare(request)
+            for _ in range(3):
+                await response.write(b"tick\n")
+            await response.write_eof()
+            return response
+
+    async with serving(Ticks) as client:
+        url = URL(client.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(b"HEAD /ticks HTTP/1.1\r\nHost: h\r\n\r\n")
+        first = await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"GET /nowhere HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n")
+        rest = await reader.read()
+        writer.close()
+
+    assert first.startswith(b"HTTP/1.1 200 ")
+    assert rest.startswith(b"HTTP/1.1 404 ")
+
+
+async def test_h1_a_client_that_reads_nothing_is_dropped() -> None:
+    """Its answer does not stay in memory for ever."""
+
+    class Large(HTTPView):
+        routes = ["/large"]
+
+        async def get(self) -> bytes:
+            return b"x" * 30_000_000
+
+    async with serving(Large, read_timeout=0.5) as client:
+        url = URL(client.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port, limit=1024)
+        writer.write(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
+        await reader.readuntil(b"\r\n\r\n")
+        # It is not read, so what is lost is seen by sending.
+        with suppress(ConnectionError):
+            async with asyncio.timeout(10.0):
+                while not writer.transport.is_closing():
+                    writer.write(b"x")
+                    await asyncio.sleep(0.05)
+        closed = writer.transport.is_closing()
+        writer.close()
+
+    assert closed
+
+
+async def test_h1_a_call_for_which_no_thread_was_free_is_never_made() -> None:
+    """It is late while it waits, and is not made behind its client's back."""
+    calls: list[int] = []
+
+    class Blocking(HTTPView):
+        routes = ["/blocking/{number}"]
+        timeout = 0.3
+
+        def get(self, number: int) -> None:
+            calls.append(number)
+            time.sleep(1.0)
+
+    recorder = Recorder()
+    async with serving(Blocking, recorder=recorder) as client:
+        asked = [asyncio.create_task(client.get(f"/blocking/{number}")) for number in range(40)]
+        statuses = [(await each).status for each in asked]
+
+    assert set(statuses) == {504}
+    assert len(calls) < 40
+
+
+async def test_sizes_of_requests() -> None:
+    """What the metrics read: the bytes that came and went, of requests that reach a view."""
+    recorder = Recorder()
+    async with serving(Echo, recorder=recorder) as client:
+        await client.post("/echo", json={"a": 1})
+        await client.get("/echo")
+    [settled] = recorder.settled
+    delivery: Any = settled.delivery
+
+    assert (delivery.request_size, delivery.response_size) == (7, 7)
