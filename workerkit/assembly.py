@@ -183,7 +183,7 @@ def _options(
     try:
         return resolve(class_.options_type(), class_, name, overrides, batch=batch)
     except InvalidOption as error:
-        raise DeclarationError(f"{place(class_)}: {error}") from error
+        raise DeclarationError(*(f"{place(class_)}: {each}" for each in error.faults)) from error
 
 
 def _contested(all_declared: Iterable[Declared]) -> Iterator[str]:

@@ -80,6 +80,25 @@ def test_no_queues() -> None:
     assert "queues" in fault
 
 
+def test_every_bad_option_of_a_class() -> None:
+    """Each bad option is a fault of its own, with the place of the class."""
+
+    class Wrong(AMQPConsumer):
+        concurrency = 0
+        prefetch = "many"  # type: ignore[assignment]
+
+        async def handle(self, body: bytes) -> None: ...
+
+    found = faults(Wrong)
+
+    assert all(".Wrong (test_assembly.py:" in fault for fault in found)
+    assert [fault.partition("option ")[2].split()[0] for fault in found] == [
+        "'concurrency'",
+        "'prefetch'",
+        "'queues'",
+    ]
+
+
 @pytest.mark.parametrize("handle", [None, 3, "handle"])
 def test_a_handle_that_is_none(handle: Any) -> None:
     """A `handle` that is no function is a fault, not a crash."""
