@@ -107,7 +107,9 @@ def settings_source(container: containers.Container) -> tuple[Any, type[WorkerSe
     """The provider of the settings, and the class that says which variables there are."""
     provider = container.providers["settings"]
     made = getattr(provider, "cls", None)
-    return provider, made if isinstance(made, type) else WorkerSettings
+    if isinstance(made, type) and issubclass(made, WorkerSettings):
+        return provider, made
+    return provider, WorkerSettings
 
 
 def _named(classes: Sequence[type[Consumer]], faults: Faults) -> dict[str, type[Consumer]]:
