@@ -48,7 +48,7 @@ async def test_a_task_is_stopping_while_the_process_stops() -> None:
             running_now.set()
             await asked.wait()
             await asyncio.sleep(0.05)
-            [health] = runner.health.values() if isinstance(runner.health, dict) else runner.health
+            [health] = runner.health
             states.append(str(health.state))
 
     async with running(Slow) as runner:
