@@ -1,6 +1,7 @@
 """Put an application together, as far as that goes without opening anything."""
 
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from workerkit.places import place
 from workerkit.plan import Plan
 from workerkit.settings import WorkerSettings
 from workerkit.wire import Declared, Wire
+
+_HOOKS = ("on_start", "on_stop", "on_connection_error")
 
 Wires = Mapping[type[Consumer], Wire]
 
@@ -171,12 +174,24 @@ def _declared(
 ) -> Declared | None:
     factory = faults.collect(plan.factory, class_)
     options = faults.collect(_options, name, class_, overrides)
+    hooks = list(_wrong_hooks(class_))
+    faults.declaration += hooks
     signatures = faults.collect(class_.signatures, options, wire.delivery, plan.resolve)
-    if options is None or factory is None or signatures is None:
+    if hooks or options is None or factory is None or signatures is None:
         return None
     if any(each.batch for each in signatures.values()):
         options = _options(name, class_, overrides, batch=True)
     return Declared(class_, options, signatures, factory)
+
+
+def _wrong_hooks(class_: type[Consumer]) -> Iterator[str]:
+    """Faults of the methods that are awaited besides `handle`."""
+    for name in _HOOKS:
+        hook = getattr(class_, name)
+        if not callable(hook):
+            yield f"{place(class_)}: {name} is {hook!r}: it has to be an `async def`"
+        elif not inspect.iscoroutinefunction(inspect.unwrap(hook)):
+            yield f"{place(hook)}: has to be an `async def`"
 
 
 def _options(

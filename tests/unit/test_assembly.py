@@ -145,6 +145,41 @@ def test_the_same_name_twice() -> None:
     assert "`name`" in fault
 
 
+def test_hooks_that_are_not_async() -> None:
+    """Hooks are awaited: one that is a plain function is named with its place."""
+
+    class Hooked(AMQPConsumer):
+        queues = ["q"]
+
+        def on_start(self) -> None: ...  # type: ignore[override]
+
+        def on_stop(self) -> None: ...  # type: ignore[override]
+
+        def on_connection_error(  # type: ignore[override]
+            self, error: Exception, attempt: int
+        ) -> None: ...
+
+        async def handle(self, body: bytes) -> None: ...
+
+    found = faults(Hooked)
+
+    assert [fault.partition(".Hooked.")[2].partition(" ")[0] for fault in found] == [
+        "on_start",
+        "on_stop",
+        "on_connection_error",
+    ]
+    assert all(" (test_assembly.py:" in fault for fault in found)
+    assert all(fault.endswith("): has to be an `async def`") for fault in found)
+
+
+def test_a_hook_that_is_none() -> None:
+    """A hook that is no function is named with its class."""
+    [fault] = faults(type("Broken", (Good,), {"name": "Broken", "on_start": None}))
+
+    assert ".Broken" in fault
+    assert fault.endswith(": on_start is None: it has to be an `async def`")
+
+
 @pytest.mark.parametrize("name", ["", 3, None])
 def test_a_name_that_is_none(name: Any) -> None:
     """A name must be a text that is not empty."""
