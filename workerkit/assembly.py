@@ -1,6 +1,7 @@
 """Put an application together, as far as that goes without opening anything."""
 
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,6 +17,8 @@ from workerkit.places import place
 from workerkit.plan import Plan
 from workerkit.settings import WorkerSettings
 from workerkit.wire import Declared, Wire
+
+_HOOKS = ("on_start", "on_stop", "on_connection_error")
 
 Wires = Mapping[type[Consumer], Wire]
 
@@ -107,7 +110,9 @@ def settings_source(container: containers.Container) -> tuple[Any, type[WorkerSe
     """The provider of the settings, and the class that says which variables there are."""
     provider = container.providers["settings"]
     made = getattr(provider, "cls", None)
-    return provider, made if isinstance(made, type) else WorkerSettings
+    if isinstance(made, type) and issubclass(made, WorkerSettings):
+        return provider, made
+    return provider, WorkerSettings
 
 
 def _named(classes: Sequence[type[Consumer]], faults: Faults) -> dict[str, type[Consumer]]:
@@ -169,12 +174,24 @@ def _declared(
 ) -> Declared | None:
     factory = faults.collect(plan.factory, class_)
     options = faults.collect(_options, name, class_, overrides)
+    hooks = list(_wrong_hooks(class_))
+    faults.declaration += hooks
     signatures = faults.collect(class_.signatures, options, wire.delivery, plan.resolve)
-    if options is None or factory is None or signatures is None:
+    if hooks or options is None or factory is None or signatures is None:
         return None
     if any(each.batch for each in signatures.values()):
         options = _options(name, class_, overrides, batch=True)
     return Declared(class_, options, signatures, factory)
+
+
+def _wrong_hooks(class_: type[Consumer]) -> Iterator[str]:
+    """Faults of the methods that are awaited besides `handle`."""
+    for name in _HOOKS:
+        hook = getattr(class_, name)
+        if not callable(hook):
+            yield f"{place(class_)}: {name} is {hook!r}: it has to be an `async def`"
+        elif not inspect.iscoroutinefunction(inspect.unwrap(hook)):
+            yield f"{place(hook)}: has to be an `async def`"
 
 
 def _options(
@@ -183,7 +200,7 @@ def _options(
     try:
         return resolve(class_.options_type(), class_, name, overrides, batch=batch)
     except InvalidOption as error:
-        raise DeclarationError(f"{place(class_)}: {error}") from error
+        raise DeclarationError(*(f"{place(class_)}: {each}" for each in error.faults)) from error
 
 
 def _contested(all_declared: Iterable[Declared]) -> Iterator[str]:

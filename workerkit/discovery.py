@@ -1,8 +1,10 @@
 """Find the consumer classes of a package. Importing it is all that happens to it."""
 
 import pkgutil
+import sys
 from collections.abc import Iterable, Iterator
 from importlib import import_module
+from pathlib import Path
 from types import ModuleType
 
 from workerkit.consumer import Consumer
@@ -50,8 +52,32 @@ def _imported(name: str, faults: list[str]) -> ModuleType | None:
         return import_module(name)
     except (Exception, SystemExit) as error:
         # A module runs any code of the user's; every fault is wanted, not only the first.
-        faults.append(f"cannot import {name}: {raised_in(error, name)}")
+        faults.append(not_imported(name, error))
         return None
+
+
+def not_imported(name: str, error: BaseException) -> str:
+    """What is said of a package or module that cannot be imported."""
+    if "/" in name or "\\" in name or name.endswith(".py"):
+        return f"{name} is a path: write the name of the package: {_meant(name)}"
+    text = f"cannot import {name}: {raised_in(error, name)}"
+    here = Path.cwd()
+    if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
+        looked = [str(here)] if {"", str(here)} & set(sys.path) else []
+        text += f"; looked in {' and '.join([*looked, 'the installed packages'])}"
+    return text
+
+
+def _meant(path: str) -> str:
+    """The package that somebody means who writes its path."""
+    found = Path(path).absolute()
+    here = Path.cwd()
+    if found.suffix == ".py":
+        found = found.with_suffix("") if found.parent == here else found.parent
+    while (found.parent / "__init__.py").exists():
+        found = found.parent
+    name, directory = found.name, found.parent.resolve()
+    return name if directory == here.resolve() else f"{name}, in the directory {directory}"
 
 
 def _consumers(module: ModuleType) -> Iterator[type[Consumer]]:

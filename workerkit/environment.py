@@ -8,11 +8,14 @@ from pydantic_settings import SettingsError
 
 from workerkit.faults import Faults, bad_json, did_you_mean, in_code
 from workerkit.options import Options, Override, Source, adapters, folded, in_words
+from workerkit.places import place
 from workerkit.settings import WorkerSettings
 from workerkit.shapes import Location, as_written, leaves, strays
 from workerkit.variables import Place, Variables, most_like
 
 CONSUMERS = "consumers"
+
+_NO_SETTINGS = "which is no WorkerSettings: derive its class from workerkit.WorkerSettings"
 
 
 def read(
@@ -30,6 +33,9 @@ def read(
     """
     settings: WorkerSettings | None = None
     found: list[str] = []
+    made: Any = getattr(make, "cls", None)
+    if isinstance(made, type) and not issubclass(made, WorkerSettings):
+        return None, [f"provider 'settings' makes {place(made)}, {_NO_SETTINGS}"]
     try:
         variables = Variables(settings_type)
     except (OSError, UnicodeDecodeError, SettingsError) as error:
@@ -44,6 +50,9 @@ def read(
     except Exception as error:
         # The container may make them by any code of the user's.
         found.append(f"{settings_type.__name__} cannot be made: {type(error).__name__}: {error}")
+    other: object = settings
+    if other is not None and not isinstance(other, WorkerSettings):
+        return None, [f"provider 'settings' made a {type(other).__qualname__}, {_NO_SETTINGS}"]
     found += faults.of_names()
     return settings, list(dict.fromkeys(found))
 

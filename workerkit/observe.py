@@ -98,16 +98,19 @@ def tell(observers: Sequence[Observer], event: Event, record: Published | Connec
 def log_settled(record: Settled) -> None:
     """Write one line per delivery: at DEBUG when all went well, else with the traceback.
 
-    A request that does not fit its view is nobody's fault here: at INFO.
+    A request that does not fit its view is nobody's fault here: at INFO. One that was handled
+    while its connection was lost comes again, so this is worth a WARNING too.
     """
     error = record.outcome.error
     fine = record.action is Action.ACK and error is None and not record.lost
     if fine and not log.isEnabledFor(logging.DEBUG):
         return
+    well = record.outcome.action is Action.ACK and error is None
+    text = "handled, but not acknowledged: the connection was lost"
     wrong = logging.INFO if isinstance(error, InvalidRequest) else logging.WARNING
     log.log(
         logging.DEBUG if fine else wrong,
-        "handled" if fine else "not handled",
+        "handled" if fine else text if well and record.lost else "not handled",
         # Said on purpose, or about the body: there is nothing to trace.
         exc_info=None if isinstance(error, Signal | InvalidBody) else error,
         extra={

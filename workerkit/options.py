@@ -98,7 +98,18 @@ Kind = TypeVar("Kind", bound=Options)
 
 
 class InvalidOption(ValueError):
-    """A class attribute does not fit the option of that name, or is missing."""
+    """Class attributes do not fit the options of their names, or are missing.
+
+    Args:
+        *faults: One sentence each.
+    """
+
+    def __init__(self, *faults: str) -> None:
+        super().__init__(*faults)
+        self.faults = faults
+
+    def __str__(self) -> str:
+        return "\n".join(self.faults)
 
 
 def folded(name: str) -> str:
@@ -142,21 +153,36 @@ def resolve(
         batch: Whether its `handle` takes a list.
 
     Raises:
-        InvalidOption: A class attribute has the wrong type or is out of bounds.
+        InvalidOption: Class attributes have the wrong type, are out of bounds, missing or misspelt;
+            with all of them.
     """
     values: dict[str, Any] = {"name": name, "batch": batch, **(BATCH_DEFAULTS if batch else {})}
     sources = dict.fromkeys(adapters(kind), Source.FRAMEWORK)
+    missing: list[str] = []
+    faults: list[str] = []
     for option, adapter in adapters(kind).items():
-        if option in overrides:
-            values[option] = _laid_over(adapter, declared, option, overrides[option])
-            sources[option] = overrides[option].source
-        elif _states(declared, option):
-            values[option] = _validated(adapter, option, getattr(declared, option))
-            sources[option] = Source.CLASS
-        elif option not in values and option in _required(kind):
-            _refuse_misspelt(declared, dict.fromkeys([option], Source.FRAMEWORK))
-            raise InvalidOption(f"option {option!r} is missing: the class has to set it")
-    _refuse_misspelt(declared, sources)
+        try:
+            if option in overrides:
+                sources[option] = overrides[option].source
+                values[option] = _laid_over(adapter, declared, option, overrides[option])
+            elif _states(declared, option):
+                sources[option] = Source.CLASS
+                values[option] = _validated(adapter, option, getattr(declared, option))
+            elif option not in values and option in _required(kind):
+                missing.append(option)
+        except InvalidOption as error:
+            faults += error.faults
+    misspelt = _misspelt(declared, sources)
+    faults += [
+        f"there is no option {name!r}; did you mean {meant!r}?" for name, meant in misspelt.items()
+    ]
+    faults += [
+        f"option {option!r} is missing: the class has to set it"
+        for option in missing
+        if option not in misspelt.values()
+    ]
+    if faults:
+        raise InvalidOption(*faults)
     origins = {name: each.origin for name, each in overrides.items()}
     return kind(**values, sources=MappingProxyType(sources), origins=MappingProxyType(origins))
 
@@ -172,14 +198,16 @@ def _laid_over(adapter: TypeAdapter[Any], declared: type, option: str, override:
         raise InvalidOption(f"{override.origin}: {error}") from error
 
 
-def _refuse_misspelt(declared: type, sources: Mapping[str, Source]) -> None:
-    """An attribute that is nearly called like an option which nobody sets is meant to set it."""
+def _misspelt(declared: type, sources: Mapping[str, Source]) -> dict[str, str]:
+    """Attributes that are nearly called like an option which nobody sets, each with that option."""
     unset = [option for option, source in sources.items() if source is Source.FRAMEWORK]
+    found: dict[str, str] = {}
     for name, value in vars(declared).items():
         if name.startswith("_") or callable(value) or name in sources:
             continue
         if nearest := difflib.get_close_matches(name, unset, n=1, cutoff=_NEARLY):
-            raise InvalidOption(f"there is no option {name!r}; did you mean {nearest[0]!r}?")
+            found[name] = nearest[0]
+    return found
 
 
 def _required(kind: type[Options]) -> set[str]:

@@ -126,6 +126,7 @@ class PeriodicWire:
         self._by_hand = by_hand
         self._timers: list[_Timer] = []
         self._loops: list[asyncio.Task[None]] = []
+        self._parts: list[Part] = []
         self._stopping = asyncio.Event()
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
@@ -166,6 +167,7 @@ class PeriodicWire:
                 self._loops.append(context.keep(timer.run(), f"{endpoint.name} timer"))
             part = Part(context.changed)
             part.ready()
+            self._parts.append(part)
             name, in_flight = endpoint.name, timer.in_flight
             health.append(Health(name, [part], outside=False, in_flight=in_flight))
         return health
@@ -184,6 +186,8 @@ class PeriodicWire:
     async def stop(self) -> None:
         """Stop the clocks; what waits to be called again is not called."""
         self._stopping.set()
+        for part in self._parts:
+            part.stopping()
         await cancelled(self._loops)
 
     async def drain(self) -> None:

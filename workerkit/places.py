@@ -7,6 +7,8 @@ from tokenize import TokenError
 from traceback import walk_tb
 from typing import Any
 
+from workerkit.errors import WorkerkitError
+
 
 def place(declared: type | Callable[..., Any]) -> str:
     """Name *declared* with its file and line: `shop.orders.OrderPlaced.handle (orders.py:12)`."""
@@ -35,3 +37,12 @@ def said(error: BaseException) -> str:
     """What was raised, in a few words."""
     text = str(error)
     return f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__
+
+
+def in_a_line(error: Exception) -> str:
+    """The reason for a field of a log record: the text of an error of ours, else what was raised.
+
+    Only the first line of it; the rest stands in the traceback.
+    """
+    text = str(error) if isinstance(error, WorkerkitError) and str(error) else said(error)
+    return text.partition("\n")[0]

@@ -4,9 +4,12 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from pathlib import Path
+from traceback import walk_tb
+from types import CodeType
 from typing import Any
 
-from dependency_injector import containers
+from dependency_injector import containers, providers
 
 from workerkit import logs
 from workerkit.amqp.publisher import Publisher
@@ -72,18 +75,17 @@ class Process:
         self._watchdog.start()
         settings = self._assembly.settings
         await self._resources.open()
-        publisher = await _made("provider 'publisher'", self._container.providers["publisher"])
+        publisher = await self._provided("publisher")
         self._publisher = publisher
         publisher.open(settings)
-        observers = await _made("provider 'observers'", self._container.providers["observers"])
+        observers = await self._provided("observers")
         if self.metrics is not None:
             observers = [*observers, self.metrics]
         if isinstance(publisher, Publisher):
             publisher.observers = observers
             self.readiness.blocked = publisher.blocked
-        cursors = await _made("provider 'cursors'", self._container.providers["cursors"])
-        provider = self._container.providers["middlewares"]
-        middlewares = await _made("provider 'middlewares'", provider)
+        cursors = await self._provided("cursors")
+        middlewares = await self._provided("middlewares")
         context = Context(
             settings, observers, publisher, cursors, middlewares, self.changed.set, self._keep
         )
@@ -148,9 +150,22 @@ class Process:
     def _busy(self) -> list[str]:
         return [name for wire in self._wires for name in wire.busy()]
 
+    async def _provided(self, name: str) -> Any:
+        """What the container has under *name*."""
+        return await self._made(f"provider {name!r}", self._container.providers[name])
+
+    async def _made(self, what: str, make: Callable[[], Any]) -> Any:
+        """What a provider gives; an asynchronous one gives a future of it."""
+        try:
+            made = make()
+            return await guarded(made) if inspect.isawaitable(made) else made
+        except (Exception, SystemExit, KeyboardInterrupt) as error:
+            where = _culprit(error, self._container)
+            raise RunError(f"{what} could not be made: {said(error)}{where}") from error
+
     async def _endpoint(self, wire: Wire, declared: Declared) -> Endpoint:
         where = place(declared.consumer)
-        consumer = await _made(where, declared.factory)
+        consumer = await self._made(where, declared.factory)
         endpoint = wire.endpoint(declared, consumer)
         self._endpoints.append(endpoint)
         try:
@@ -173,10 +188,26 @@ class Process:
         self.changed.set()
 
 
-async def _made(what: str, make: Callable[[], Any]) -> Any:
-    """What a provider gives; an asynchronous one gives a future of it."""
-    try:
-        made = make()
-        return await guarded(made) if inspect.isawaitable(made) else made
-    except (Exception, SystemExit, KeyboardInterrupt) as error:
-        raise RunError(f"{what} could not be made: {said(error)}") from error
+def _culprit(error: BaseException, container: containers.Container) -> str:
+    """Which code of the user's a provider had called, and where that raised; "" if none."""
+    for frame, line in walk_tb(error.__traceback__):
+        module = str(frame.f_globals.get("__name__")).partition(".")[0]
+        code = frame.f_code
+        # The frames of dependency-injector are Cython's, and say little of their module.
+        if module in ("workerkit", "asyncio") or code.co_filename.endswith((".pyx", ".pxd")):
+            continue
+        by = [
+            f"provider {name!r}, "
+            for name, provider in container.providers.items()
+            if _code_of(provider) is code
+        ]
+        return f" ({''.join(by[:1])}{code.co_qualname}, {Path(code.co_filename).name}:{line})"
+    return ""
+
+
+def _code_of(provider: "providers.Provider[Any]") -> CodeType | None:
+    """What runs when *provider* makes something; None where it is no Python."""
+    made = getattr(provider, "provides", None)
+    function: object = getattr(made, "__init__", None) if isinstance(made, type) else made
+    found = getattr(function, "__code__", None)
+    return found if isinstance(found, CodeType) else None

@@ -1,6 +1,7 @@
 """Read the signature of `handle` once, then turn deliveries into its arguments."""
 
 import inspect
+import re
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -13,6 +14,8 @@ from workerkit.places import place
 
 Read = Callable[[Any], Any]
 
+# What pydantic says of a class that it knows nothing of, and of which class.
+_UNKNOWN_CLASS = re.compile(r"schema for (?:<class ')?(?P<name>[^'>]+?)(?:'>)?\. Set ")
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -139,7 +142,7 @@ class Signature:
         try:
             decode = decoder(self.body)
         except UnknownType as error:
-            self._fault(parameter, f"has a type that no body can be read as: {error}")
+            self._fault(parameter, _unreadable(self.body, error, self._delivery))
             return _nothing
         return _reader(decode, self.whole)
 
@@ -154,7 +157,15 @@ class Signature:
             try:
                 self._provide[parameter.name] = self._resolve(parameter, type_)
             except Unresolved as error:
-                self._fault(parameter, str(error))
+                self._fault(parameter, f"{error}{self._meant_as_body(type_)}")
+
+    def _meant_as_body(self, type_: Any) -> str:
+        """The hint for a body beside the bare delivery; nothing where it can hardly be one."""
+        if not self.whole or self.body is not Any or not _is_record(type_):
+            return ""
+        assert self._delivery is not None
+        right = f"{self._delivery.__name__}[{_named(type_)}]"
+        return f"; if it is the body: the first parameter takes it, write {right}"
 
     def _is_delivery(self, type_: Any) -> bool:
         return self._delivery is not None and (get_origin(type_) or type_) is self._delivery
@@ -211,6 +222,32 @@ async def provided(sources: Mapping[str, Source]) -> AsyncIterator[dict[str, Any
                 value = await stack.enter_async_context(value)
             values[name] = value
         yield values
+
+
+def _unreadable(body: Any, error: UnknownType, delivery: type[Delivery] | None) -> str:
+    """Why no body can be read as that, and what would do."""
+    own = f"{delivery.__name__}[...]" if delivery is not None else "Any"
+    right = f"write bytes, str, a pydantic model, a dataclass, a TypedDict or {own}"
+    unknown = _UNKNOWN_CLASS.search(str(error))
+    if unknown is None:
+        return f"has a type that no body can be read as: {error}"
+    if isinstance(get_origin(body) or body, type) and not _is_record(body):
+        name = _named(body)
+        if unknown["name"].partition("[")[0].rpartition(".")[2] == name.rpartition(".")[2]:
+            return f"is of type {name}, which is no type of a body: {right}"
+    return f"has {unknown['name']} in its type, which is no type of a body: {right}"
+
+
+def _is_record(type_: Any) -> bool:
+    """Whether it is a class with fields, as a body usually is."""
+    fields = ("__pydantic_fields__", "__dataclass_fields__", "__struct_fields__", "__total__")
+    return isinstance(type_, type) and any(hasattr(type_, each) for each in fields)
+
+
+def _named(type_: Any) -> str:
+    return str(getattr(get_origin(type_) or type_, "__qualname__", type_)).rpartition("<locals>.")[
+        2
+    ]
 
 
 def _nothing(delivery: object) -> None:

@@ -75,7 +75,7 @@ async def test_b3_a_connection_on_which_nothing_comes_is_given_up(
             await client.send("a", b"meanwhile")
             await eventually(lambda: not runner.ready, what="noticed")
             noticed = loop.time() - began
-            await eventually(lambda: fields(caplog, "connection failed"))
+            failed = await eventually(lambda: fields(caplog, "connection failed"))
             proxy.thaw()
             await eventually(lambda: runner.ready and bodies)
             await eventually(lambda: Footprint.of(rabbit, vhost).at_most(before), 20.0)
@@ -85,6 +85,7 @@ async def test_b3_a_connection_on_which_nothing_comes_is_given_up(
     assert bodies == [b"meanwhile"]
     assert len(lost) == 1
     assert set(errors(caplog)) == {"connection failed"}
+    assert failed[0]["error"] == str(failed[0]["exc_info"][1])
 
 
 async def test_b3_a_publish_into_a_black_hole_is_in_doubt_and_the_next_one_arrives(

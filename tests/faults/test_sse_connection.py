@@ -102,6 +102,7 @@ async def test_s1_errors_that_pass(status: int, caplog: pytest.LogCaptureFixture
     found = fields(caplog, "connection failed")
     assert [each["attempt"] for each in found] == [1, 2]
     assert [each["exc_info"][0] for each in found] == [StreamRefused, StreamRefused]
+    assert [each["error"] for each in found] == [str(each["exc_info"][1]) for each in found]
     assert all(0.25 <= each["retry_in"] <= 1.0 for each in found)
     assert {(each["consumer"], each["route"], each["url"]) for each in found} == {
         ("Watching", "/events", f"{server.url}/events")

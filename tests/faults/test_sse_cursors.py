@@ -9,16 +9,26 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
+from dependency_injector import providers
 
-from tests.application import Recorder
+from tests.application import Recorder, package_of
 from tests.chaotic_stream import ChaoticStream
 from tests.command import Application, running, write_package
 from tests.records import fields
 from tests.streams import collector, consuming
 from tests.waiting import eventually
-from workerkit import RetryPolicy, RunError, SSEConsumer, SSEEvent
+from workerkit import (
+    RetryPolicy,
+    RunError,
+    Runner,
+    SSEConsumer,
+    SSEEvent,
+    WorkerContainer,
+    WorkerSettings,
+)
 from workerkit.sse.cursor import FileCursors, MemoryCursors
 from workerkit.sse.subscription import Stream
 from workerkit.testing import sse_server
@@ -172,6 +182,7 @@ async def test_s6_a_store_that_fails(caplog: pytest.LogCaptureFixture) -> None:
     (failed, *_) = fields(caplog, "cursor not saved: it will be tried again")
     assert (failed["consumer"], failed["route"]) == ("Collector", "/events")
     assert failed["exc_info"]
+    assert failed["error"] == f"{type(failed['exc_info'][1]).__qualname__}: {failed['exc_info'][1]}"
     assert len(fields(caplog, "cursor store is back")) == 2
 
 
@@ -216,6 +227,29 @@ async def test_a_store_whose_methods_are_not_async() -> None:
     with pytest.raises(RunError, match=r"'cursors': Blocking\.load has to be an `async def`"):
         async with consuming("http://127.0.0.1:1", consumer, cursors=Blocking()):
             pass
+
+
+@pytest.mark.parametrize("below", ["", "below"])
+async def test_a_directory_that_cannot_be_made(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+) -> None:
+    """The start ends with the name of the variable, and is not tried again for ever."""
+    file = tmp_path / "file"
+    file.write_text("taken")
+    directory = file / below
+    consumer, _ = collector()
+    monkeypatch.setenv("WORKERKIT_CURSORS", str(directory))
+    monkeypatch.setenv("WORKERKIT_SSE__SERVER__URL", "http://127.0.0.1:1")
+    container: Any = WorkerContainer()
+    container.settings.override(providers.Singleton(WorkerSettings))
+
+    with pytest.raises(RunError) as raised:
+        async with Runner(container, packages=[package_of(consumer)]).running():
+            pass
+
+    [fault] = raised.value.faults
+    assert fault.startswith(f"WORKERKIT_CURSORS is {str(directory)!r}: ")
+    assert fault.endswith("write a directory that is there or can be made")
 
 
 async def test_a_store_that_gives_bytes(caplog: pytest.LogCaptureFixture) -> None:

@@ -694,8 +694,45 @@ async def test_f8_a_constructor_fails(tmp_path: Path) -> None:
     assert code == 1, app
     [line] = app.err
     assert "Totalling (consumers.py:" in line
-    assert line.endswith("could not be made: LookupError: no")
+    assert "could not be made: LookupError: no (Totalling.__init__, consumers.py:" in line
     assert app.out[-1] == "close first"
+
+
+async def test_f8_a_provider_of_a_constructor_fails(tmp_path: Path) -> None:
+    """F8: a provider that raises is named beside the class that wants it, with the place."""
+    consumers = """
+        from workerkit import AMQPConsumer
+
+        class Wanting(AMQPConsumer):
+            queues = ["q"]
+
+            def __init__(self, store) -> None: ...
+
+            async def handle(self, body: bytes) -> None: ...
+    """
+    container = """
+        from dependency_injector import providers
+        from workerkit import WorkerContainer
+
+        class Store:
+            def __init__(self) -> None:
+                raise LookupError("no table")
+
+        class Container(WorkerContainer):
+            store = providers.Singleton(Store)
+    """
+    name = write_package(tmp_path, consumers=consumers, container=container)
+
+    async with running(name, cwd=tmp_path, WORKERKIT_LOG__LEVEL="error") as app:
+        code = await app.ended()
+
+    assert code == 1, app
+    [line] = app.err
+    assert "Wanting (consumers.py:" in line
+    assert line.endswith(
+        "could not be made: LookupError: no table (provider 'store', Store.__init__, "
+        "container.py:7)"
+    )
 
 
 async def test_f8_leaving_while_starting(tmp_path: Path) -> None:

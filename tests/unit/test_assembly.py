@@ -80,6 +80,25 @@ def test_no_queues() -> None:
     assert "queues" in fault
 
 
+def test_every_bad_option_of_a_class() -> None:
+    """Each bad option is a fault of its own, with the place of the class."""
+
+    class Wrong(AMQPConsumer):
+        concurrency = 0
+        prefetch = "many"  # type: ignore[assignment]
+
+        async def handle(self, body: bytes) -> None: ...
+
+    found = faults(Wrong)
+
+    assert all(".Wrong (test_assembly.py:" in fault for fault in found)
+    assert [fault.partition("option ")[2].split()[0] for fault in found] == [
+        "'concurrency'",
+        "'prefetch'",
+        "'queues'",
+    ]
+
+
 @pytest.mark.parametrize("handle", [None, 3, "handle"])
 def test_a_handle_that_is_none(handle: Any) -> None:
     """A `handle` that is no function is a fault, not a crash."""
@@ -124,6 +143,41 @@ def test_the_same_name_twice() -> None:
     assert ".First (test_assembly.py:" in fault
     assert ".Second (test_assembly.py:" in fault
     assert "`name`" in fault
+
+
+def test_hooks_that_are_not_async() -> None:
+    """Hooks are awaited: one that is a plain function is named with its place."""
+
+    class Hooked(AMQPConsumer):
+        queues = ["q"]
+
+        def on_start(self) -> None: ...  # type: ignore[override]
+
+        def on_stop(self) -> None: ...  # type: ignore[override]
+
+        def on_connection_error(  # type: ignore[override]
+            self, error: Exception, attempt: int
+        ) -> None: ...
+
+        async def handle(self, body: bytes) -> None: ...
+
+    found = faults(Hooked)
+
+    assert [fault.partition(".Hooked.")[2].partition(" ")[0] for fault in found] == [
+        "on_start",
+        "on_stop",
+        "on_connection_error",
+    ]
+    assert all(" (test_assembly.py:" in fault for fault in found)
+    assert all(fault.endswith("): has to be an `async def`") for fault in found)
+
+
+def test_a_hook_that_is_none() -> None:
+    """A hook that is no function is named with its class."""
+    [fault] = faults(type("Broken", (Good,), {"name": "Broken", "on_start": None}))
+
+    assert ".Broken" in fault
+    assert fault.endswith(": on_start is None: it has to be an `async def`")
 
 
 @pytest.mark.parametrize("name", ["", 3, None])

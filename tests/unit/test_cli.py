@@ -110,7 +110,62 @@ def test_an_unknown_package(tmp_path: Path, command: str) -> None:
     done = workerkit(command, "nope", cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (2, "")
-    assert done.stderr == "cannot import nope: ModuleNotFoundError: No module named 'nope'\n"
+    assert done.stderr == (
+        "cannot import nope: ModuleNotFoundError: No module named 'nope'; "
+        f"looked in {tmp_path} and the installed packages\n"
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("path", ["./app", "app/consumers.py"])
+def test_a_path_instead_of_a_package(tmp_path: Path, path: str, command: str) -> None:
+    """Who writes a path is told the name of the package."""
+    write_package(tmp_path, consumers=GOOD)
+
+    done = workerkit(command, path, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == f"{path} is a path: write the name of the package: app\n"
+
+
+def test_a_container_of_another_name(tmp_path: Path) -> None:
+    """Containers of other names are named, with what to do."""
+    container = "from workerkit import WorkerContainer\n\nclass Shop(WorkerContainer): ...\n"
+    write_package(tmp_path, consumers=GOOD, container=container)
+
+    done = workerkit("check", "app", cwd=tmp_path)
+
+    assert done.returncode == 2
+    assert done.stderr.splitlines()[0] == (
+        "app.container:Container: the module has no 'Container'; found Shop: "
+        "rename it, or --container app.container:Shop"
+    )
+
+
+@pytest.mark.parametrize("field", ["", "dsn: str"])
+@pytest.mark.parametrize("command", ["check", "settings", "run"])
+def test_settings_that_are_no_worker_settings(tmp_path: Path, field: str, command: str) -> None:
+    """A plain `BaseSettings` is one line that says what to derive from."""
+    container = f"""
+    from dependency_injector import providers
+    from pydantic_settings import BaseSettings
+    from workerkit import WorkerContainer
+
+    class Own(BaseSettings):
+        {field or "pass"}
+
+    class Container(WorkerContainer):
+        settings = providers.Singleton(Own)
+    """
+    write_package(tmp_path, consumers=GOOD, container=container)
+
+    done = workerkit(command, "app", cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr == (
+        "provider 'settings' makes app.container.Own (container.py:6), which is no WorkerSettings: "
+        "derive its class from workerkit.WorkerSettings\n"
+    )
 
 
 @pytest.mark.parametrize("command", COMMANDS)

@@ -133,8 +133,35 @@ def test_all_import_errors_at_once(tmp_path: Path) -> None:
     assert b.startswith("cannot import app.b: ZeroDivisionError: division by zero (")
     assert b.endswith("b.py:1)")
     assert inner.startswith("cannot import app.inner: KeyError: 'key' (")
-    assert faults("app", "nope")[3:] == (
-        "cannot import nope: ModuleNotFoundError: No module named 'nope'",
+    [nope] = faults("app", "nope")[3:]
+    assert nope.startswith(
+        "cannot import nope: ModuleNotFoundError: No module named 'nope'; looked in"
+    )
+
+
+@pytest.mark.parametrize(
+    ("path", "meant"),
+    [
+        ("./app", "app"),
+        ("app/", "app"),
+        ("app/consumers.py", "app"),
+        ("app/inner/more.py", "app"),
+        ("single.py", "single"),
+        ("nowhere/consumers.py", "nowhere"),
+        ("src/shop", "shop, in the directory {here}/src"),
+    ],
+)
+def test_a_path_instead_of_a_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, meant: str
+) -> None:
+    """Who writes the path of a package is told its name."""
+    monkeypatch.chdir(tmp_path)
+    write_package(tmp_path, consumers=consumer("A"))
+    write_package(tmp_path / "app", "inner", more="")
+    write_package(tmp_path / "src", "shop", consumers=consumer("B"))
+
+    assert faults(path) == (
+        f"{path} is a path: write the name of the package: {meant.format(here=tmp_path)}",
     )
 
 

@@ -230,6 +230,23 @@ def test_an_attribute_that_is_misspelt(attribute: str, meant: str) -> None:
         resolve(AMQPOptions, declared, "Each", {})
 
 
+def test_all_that_is_wrong_with_a_class() -> None:
+    """Every bad, misspelt and missing option is said, not only the first one."""
+    declared = type(
+        "Each", (AMQPConsumer,), {"concurrency": 0, "timeout": -1, "prefech": 3, "queue": ["q"]}
+    )
+
+    with pytest.raises(InvalidOption) as raised:
+        resolve(AMQPOptions, declared, "Each", {})
+
+    assert raised.value.faults == (
+        "option 'concurrency' is 0: input should be greater than or equal to 1",
+        "option 'timeout' is -1: input should be greater than 0",
+        "there is no option 'prefech'; did you mean 'prefetch'?",
+        "there is no option 'queue'; did you mean 'queues'?",
+    )
+
+
 @pytest.mark.parametrize("kind", [AMQPConsumer, SSEConsumer, HTTPView, PeriodicTask])
 def test_every_option_is_an_attribute_that_type_checkers_know(kind: type[Consumer]) -> None:
     """A class that a user derives may set each of them, and an editor proposes it."""

@@ -36,6 +36,28 @@ async def running(
         yield runner
 
 
+async def test_a_task_is_stopping_while_the_process_stops() -> None:
+    """While a call still runs at the stop, its task takes nothing new, and health says so."""
+    states: list[str] = []
+    running_now, asked = asyncio.Event(), asyncio.Event()
+
+    class Slow(PeriodicTask):
+        every = 100.0
+
+        async def handle(self) -> None:
+            running_now.set()
+            await asked.wait()
+            await asyncio.sleep(0.05)
+            [health] = runner.health
+            states.append(str(health.state))
+
+    async with running(Slow) as runner:
+        await asyncio.wait_for(running_now.wait(), 5.0)
+        asked.set()
+
+    assert states == ["stopping"]
+
+
 async def test_every_runs_at_once_and_stays_on_its_grid() -> None:
     """The first call comes at the start; calls that take time do not shift the next ones."""
     loop = asyncio.get_running_loop()

@@ -50,6 +50,15 @@ def test_filters(selection: Selection, matches: bool) -> None:
     assert selection.matches(message) is matches
 
 
+def test_a_message_that_its_handler_rejected() -> None:
+    """It has a reason but no class, and is found as `Reject`; others are not."""
+    rejected = letter(reason="no such customer", consumer="OrderPlaced")
+
+    assert Selection(error="Reject").matches(rejected)
+    assert not Selection(error="Reject").matches(letter(error="KeyError", reason="'x'"))
+    assert not Selection(error="Reject").matches(letter())
+
+
 def test_the_last_part_of_a_nested_class_is_enough() -> None:
     """An exception that is written inside a class or function has dots in its name."""
     message = letter(error="Orders.handle.<locals>.TooLate")

@@ -10,7 +10,7 @@ import pytest
 from pydantic import BaseModel, Field
 
 from tests.unit import postponed
-from workerkit import AMQPMessage, InvalidBody
+from workerkit import AMQPMessage, InvalidBody, SSEEvent
 from workerkit.delivery import Delivery
 from workerkit.errors import DeclarationError
 from workerkit.signature import Signature, Source, Unresolved
@@ -37,6 +37,14 @@ class Frame(msgspec.Struct):
 
 class Opaque:
     """Nothing that JSON can become."""
+
+
+@dataclass
+class Holder:
+    it: Opaque
+
+
+RIGHT = "is no type of a body: write bytes, str, a pydantic model, a dataclass, a TypedDict or "
 
 
 def message(raw: bytes) -> Any:
@@ -247,9 +255,61 @@ def test_an_unknown_type() -> None:
 
     async def handle(self: Any, body: Opaque) -> None: ...
 
-    [fault] = faults(handle)
-    assert fault.startswith("parameter 'body' has a type that no body can be read as: ")
+    assert faults(handle) == [f"parameter 'body' is of type Opaque, which {RIGHT}AMQPMessage[...]"]
+
+
+@pytest.mark.parametrize("type_", [SSEEvent, SSEEvent[Order]])
+def test_the_delivery_of_another_wire(type_: Any) -> None:
+    """An event of a stream is no body of a message, and the wire's own delivery is proposed."""
+    assert faults(handling(type_)) == [
+        f"parameter 'body' is of type SSEEvent, which {RIGHT}AMQPMessage[...]"
+    ]
+
+
+def test_a_message_where_events_come() -> None:
+    """... and the other way round."""
+    with pytest.raises(DeclarationError) as raised:
+        Signature(handling(AMQPMessage), SSEEvent, nothing)
+
+    [fault] = raised.value.faults
+    assert fault.endswith(f"is of type AMQPMessage, which {RIGHT}SSEEvent[...]")
+
+
+@pytest.mark.parametrize("type_", [list[Opaque], Opaque | None, dict[str, Opaque], Holder])
+def test_an_unknown_type_in_another_one(type_: Any) -> None:
+    """The class is named that no body can be read as, wherever it stands."""
+    [fault] = faults(handling(type_))
+
     assert "Opaque" in fault
+    assert fault.endswith(f"which {RIGHT}AMQPMessage[...]")
+    assert "arbitrary_types_allowed" not in fault
+
+
+@pytest.mark.parametrize("type_", [Order, Point, Row, Frame])
+def test_the_body_beside_the_message(type_: Any) -> None:
+    """Who takes the bare message and the body is told that the first parameter takes both."""
+
+    async def handle(self: Any, message: AMQPMessage[Any], order: Any) -> None: ...
+
+    handle.__annotations__["order"] = type_
+
+    assert faults(handle) == [
+        (
+            "parameter 'order' has no provider; if it is the body: the first parameter takes it, "
+            f"write AMQPMessage[{type_.__name__}]"
+        )
+    ]
+
+
+@pytest.mark.parametrize("type_", [Opaque, int, list[int]])
+def test_what_is_hardly_a_body_beside_the_message(type_: Any) -> None:
+    """... but not for what can only come from the container."""
+
+    async def handle(self: Any, message: AMQPMessage[Any], it: Any) -> None: ...
+
+    handle.__annotations__["it"] = type_
+
+    assert faults(handle) == ["parameter 'it' has no provider"]
 
 
 def test_a_message_of_an_unknown_type() -> None:

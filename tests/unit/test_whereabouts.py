@@ -49,8 +49,27 @@ def test_the_consumer_that_reads_the_queue_knows(package: str, queue: str) -> No
 
 
 def test_a_queue_that_nobody_reads(package: str) -> None:
-    """It is looked for on the default connection."""
-    assert place(find(package, "nobody")) == ("default", "/")
+    """It is a fault that says which ones are read; with a connection it is looked for there."""
+    with pytest.raises(StartError) as raised:
+        find(package, "order")
+
+    assert str(raised.value) == (
+        f"no consumer of {package} reads queue 'order': they read orders, payments; "
+        "to look there all the same, add --connection; did you mean 'orders'?"
+    )
+    assert place(find(package, "nobody", connection="default")) == ("default", "/")
+
+
+def test_a_consumer_that_is_not_there(package: str) -> None:
+    """A filter by a consumer that the package has not is a fault that says which ones it has."""
+    with pytest.raises(StartError) as raised:
+        find(package, "orders", consumer="Order")
+
+    assert str(raised.value) == (
+        f"--consumer Order: {package} has none of that name, only Orders, Payments; "
+        "did you mean 'Orders'?"
+    )
+    assert find(package, "orders", consumer="ORDERS").queue == "orders"
 
 
 def test_options_come_first(package: str) -> None:

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from typing import Any, Self
 
 from workerkit.amqp.message import OURS, AMQPMessage
+from workerkit.errors import Reject
 
 REPLAYS = f"{OURS}replays"
 _DEATHS = "x-death"
@@ -19,7 +20,8 @@ class Evidence:
 
     Attributes:
         queue: The one it was in, and goes back to.
-        error: The class of the exception; None where none was raised.
+        error: The class of the exception; `Reject` where the handler itself gave the message up,
+            which leaves no class in its headers; None where the broker dead-lettered it.
         attempt: The try that was the last.
         replays: How often it was replayed before.
         failed_at: The last time; to the second where the broker says it.
@@ -44,13 +46,16 @@ class Evidence:
             value = headers.get(OURS + name)
             return value if isinstance(value, str) else None
 
+        reason = text("reason")
+        # Ours always have a reason, and no class where a handler decided.
+        error = text("error") or (None if reason is None else Reject.__qualname__)
         death = _last_death(headers.get(_DEATHS))
         replays = headers.get(REPLAYS)
         return cls(
             queue=text("queue"),
             consumer=text("consumer"),
-            error=text("error"),
-            reason=text("reason") or _reason(death),
+            error=error,
+            reason=reason or _reason(death),
             traceback=text("traceback"),
             attempt=message.attempt if f"{OURS}attempt" in headers else None,
             replays=replays if type(replays) is int and replays > 0 else 0,

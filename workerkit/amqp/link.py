@@ -9,6 +9,7 @@ from workerkit.amqp.connection import Session, connect
 from workerkit.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.observe import Connection, Event, Observer, tell
+from workerkit.places import in_a_line
 from workerkit.supervisor import Backoff
 
 log = logging.getLogger(__name__)
@@ -142,7 +143,7 @@ class Link:
         log.error(
             "connection failed",
             exc_info=error,
-            extra=self._fields(attempt=attempt, retry_in=round(seconds, 2)),
+            extra=self._fields(attempt=attempt, retry_in=round(seconds, 2), error=in_a_line(error)),
         )
         self._tell("connection_failed", attempt, str(error))
         for follower in self.followers:

@@ -1,14 +1,18 @@
 """The topology that consumers declare: queues, exchanges and what binds them. Pure."""
 
+import difflib
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn, get_args
 
 ExchangeType = Literal["direct", "fanout", "topic", "headers"]
 QueueType = Literal["classic", "quorum", "stream"]
-StreamOffset = Literal["first", "last", "next"] | int
+StreamPlace = Literal["first", "last", "next"]
+StreamOffset = StreamPlace | int
 Overflow = Literal["drop-head", "reject-publish", "reject-publish-dlx"]
+RetryType = Literal["quorum", "classic"]
 
 DEAD_LETTER_SUFFIX = ".dlq"
 RETRY_INFIX = ".retry."
@@ -38,6 +42,13 @@ class Exchange:
 
     def __post_init__(self) -> None:
         _check_name("exchange", self.name)
+        check = _Check(f"exchange {self.name!r}", self)
+        # Other types are those of plugins, and the broker knows which of them it has.
+        if not str(self.type).startswith("x-"):
+            check.one_of("type", get_args(ExchangeType))
+        check.flags("durable", "auto_delete", "internal")
+        check.text("alternate", "its name as a string", optional=True)
+        check.mapping("arguments", {"x-max-length": 10})
 
     @property
     def declared_arguments(self) -> dict[str, Any]:
@@ -64,6 +75,15 @@ class Binding:
     exchange: Exchange | str
     routing_key: str = ""
     arguments: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.exchange, Exchange | str):
+            raise ValueError(
+                f"binding: exchange is {self.exchange!r}: write an Exchange, or its name"
+            )
+        check = _Check(f"binding to {self.exchange}", self)
+        check.text("routing_key", "a string")
+        check.mapping("arguments", {"x-match": "all"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,12 +132,13 @@ class Queue:
     dead_letter_exchange: str | None = None
     dead_letter_routing_key: str | None = None
     stream_offset: StreamOffset = "next"
-    retry_type: Literal["quorum", "classic"] = "quorum"
+    retry_type: RetryType = "quorum"
     arguments: Mapping[str, Any] = field(default_factory=dict)
     bindings: Sequence[Binding] = ()
 
     def __post_init__(self) -> None:
         _check_name("queue", self.name)
+        self._check_arguments()
         replicated = self.type in ("quorum", "stream")
         if replicated and (not self.durable or self.exclusive or self.auto_delete):
             raise ValueError(
@@ -188,6 +209,28 @@ class Queue:
             **(safely if self.retry_type == "quorum" else {}),
         )
 
+    def _check_arguments(self) -> None:
+        """Refuse, each on its own, what is no value of its argument."""
+        check = _Check(f"queue {self.name!r}", self)
+        if self.type is not None:
+            check.one_of("type", get_args(QueueType))
+        check.flags("durable", "exclusive", "auto_delete", "single_active_consumer")
+        check.seconds("ttl", 0)
+        check.seconds("expires", 0.001)
+        check.whole("max_length", 0)
+        check.whole("max_bytes", 0)
+        check.whole("max_priority", 1, 255)
+        check.whole("delivery_limit", -1)
+        if self.overflow is not None:
+            check.one_of("overflow", get_args(Overflow))
+        check.one_of("retry_type", get_args(RetryType))
+        check.text("dead_letter_exchange", "its name as a string", optional=True)
+        check.text("dead_letter_routing_key", "a string", optional=True)
+        if not _is_whole(self.stream_offset, 0):
+            check.one_of("stream_offset", get_args(StreamPlace), ", or a whole number, 0 or more")
+        check.mapping("arguments", {"x-max-length": 10})
+        check.bindings(self.bindings)
+
     @property
     def _named(self) -> dict[str, Any]:
         """What the attributes say, in RabbitMQ's own names and units."""
@@ -219,8 +262,76 @@ def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-def _check_name(kind: str, name: str) -> None:
-    if not _NAME.fullmatch(name):
+class _Check:
+    """Refuses arguments of a declaration, by their names.
+
+    Args:
+        whose: What is declared, as it stands in messages.
+        declared: Has the arguments as attributes.
+    """
+
+    def __init__(self, whose: str, declared: object) -> None:
+        self._whose = whose
+        self._declared = declared
+
+    def one_of(self, name: str, known: Sequence[str], others: str = "") -> None:
+        found = getattr(self._declared, name)
+        if isinstance(found, str) and found in known:
+            return
+        right = f"write one of {', '.join(map(repr, known))}{others}"
+        nearest = difflib.get_close_matches(found, known, n=1) if isinstance(found, str) else []
+        if nearest:
+            right = f"did you mean {nearest[0]!r}? W{right[1:]}"
+        self._refuse(name, right)
+
+    def flags(self, *names: str) -> None:
+        for name in names:
+            if not isinstance(getattr(self._declared, name), bool):
+                self._refuse(name, "write True or False")
+
+    def seconds(self, name: str, least: float) -> None:
+        found = getattr(self._declared, name)
+        number = isinstance(found, int | float) and not isinstance(found, bool)
+        if found is not None and not (number and math.isfinite(found) and found >= least):
+            self._refuse(name, f"write a number of seconds, {least} or more")
+
+    def whole(self, name: str, least: int, most: int | None = None) -> None:
+        found = getattr(self._declared, name)
+        if found is not None and not _is_whole(found, least, most):
+            bounds = f"{least} or more" if most is None else f"{least} to {most}"
+            self._refuse(name, f"write a whole number, {bounds}")
+
+    def text(self, name: str, right: str, *, optional: bool = False) -> None:
+        found = getattr(self._declared, name)
+        if not (isinstance(found, str) or (optional and found is None)):
+            self._refuse(name, f"write {right}")
+
+    def mapping(self, name: str, example: Mapping[str, Any]) -> None:
+        if not isinstance(getattr(self._declared, name), Mapping):
+            self._refuse(name, f"write a dict, such as {example}")
+
+    def bindings(self, found: Any) -> None:
+        if isinstance(found, str) or not isinstance(found, Sequence):
+            self._refuse("bindings", "write a list, such as [Binding(exchange, routing_key)]")
+        for each in found:
+            if not isinstance(each, Binding):
+                named = isinstance(each, Exchange | str)
+                right = f"Binding({each!r})" if named else "Binding(exchange, routing_key)"
+                raise ValueError(f"{self._whose}: bindings has {each!r}: write {right}")
+
+    def _refuse(self, name: str, right: str) -> NoReturn:
+        found = getattr(self._declared, name)
+        raise ValueError(f"{self._whose}: {name} is {found!r}: {right}")
+
+
+def _is_whole(found: object, least: int, most: int | None = None) -> bool:
+    if not isinstance(found, int) or isinstance(found, bool):
+        return False
+    return found >= least and (most is None or found <= most)
+
+
+def _check_name(kind: str, name: object) -> None:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
         raise ValueError(
             f"{name!r} cannot be the name of a {kind}: write 1 to 255 letters, digits, spaces "
             "or any of -_.:@#,/+"

@@ -4,6 +4,7 @@ import sys
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from dependency_injector import containers
@@ -13,6 +14,7 @@ from workerkit import environment
 from workerkit.assembly import settings_source
 from workerkit.connections import DEFAULT_PORTS, AMQPSettings
 from workerkit.container import WorkerContainer
+from workerkit.discovery import not_imported
 from workerkit.errors import ConfigurationError, DeclarationError
 from workerkit.places import raised_in
 from workerkit.settings import DEFAULT_CONNECTION, WorkerSettings
@@ -38,8 +40,13 @@ def load_container(package: str, container: str | None) -> containers.Container:
     if not separator:
         raise DeclarationError(f"--container {container}: write module:attribute")
     try:
-        found = getattr(import_module(module), attribute)
+        imported = import_module(module)
+        if not hasattr(imported, attribute):
+            raise DeclarationError(_no_container(imported, attribute))
+        found = getattr(imported, attribute)
         made = found() if isinstance(found, type) else found
+    except DeclarationError:
+        raise
     except (Exception, SystemExit) as error:
         raise DeclarationError(
             f"cannot make the container {container}: {raised_in(error, module)}"
@@ -57,7 +64,7 @@ def import_package(package: str) -> None:
     try:
         import_module(package)
     except (Exception, SystemExit) as error:
-        raise DeclarationError(f"cannot import {package}: {raised_in(error, package)}") from error
+        raise DeclarationError(not_imported(package, error)) from error
 
 
 def is_url(target: str) -> bool:
@@ -126,6 +133,23 @@ def _has_container(package: str) -> bool:
     except (Exception, SystemExit):
         # The package itself cannot be imported; discovery says so, with the reason.
         return False
+
+
+def _no_container(module: ModuleType, attribute: str) -> str:
+    """What is said of a module that has no container of that name, but perhaps of others."""
+    text = f"{module.__name__}:{attribute}: the module has no {attribute!r}"
+    there = [
+        name
+        for name, each in vars(module).items()
+        if isinstance(each, type)
+        and issubclass(each, WorkerContainer)
+        and each.__module__ == module.__name__
+    ]
+    if not there:
+        return f"{text}, and no other subclass of WorkerContainer"
+    return (
+        f"{text}; found {', '.join(there)}: rename it, or --container {module.__name__}:{there[0]}"
+    )
 
 
 def _checked(name: str, made: Any) -> containers.Container:

@@ -79,7 +79,14 @@ def list_(
     """List dead letters, the oldest first."""
     selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
     with faults(traceback):
-        where = find(target, queue, container=container, connection=connection, vhost=vhost)
+        where = find(
+            target,
+            queue,
+            container=container,
+            connection=connection,
+            vhost=vhost,
+            consumer=consumer,
+        )
         with _missing(where, "[]" if as_json else ""):
             if as_json:
                 found = asyncio.run(collect(where, selection, limit, letters.as_json))
@@ -109,7 +116,14 @@ def show(
     """Show everything of the first dead letter: headers, traceback, body."""
     selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
     with faults(traceback):
-        where = find(target, queue, container=container, connection=connection, vhost=vhost)
+        where = find(
+            target,
+            queue,
+            container=container,
+            connection=connection,
+            vhost=vhost,
+            consumer=consumer,
+        )
         with _missing(where, "null" if as_json else ""):
             message = asyncio.run(first(where, selection))
             if message is None:
@@ -142,7 +156,14 @@ def replay(
     """Put dead letters back into the queue they failed in, to begin with their first try."""
     selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
     with faults(traceback):
-        where = find(target, queue, container=container, connection=connection, vhost=vhost)
+        where = find(
+            target,
+            queue,
+            container=container,
+            connection=connection,
+            vhost=vhost,
+            consumer=consumer,
+        )
         errand = Errand(where, selection, limit, rate, datetime.now(UTC))
         _clear(REPLAY, errand, dry_run=dry_run, yes=yes, as_json=as_json)
 
@@ -168,7 +189,14 @@ def purge(
     """Delete dead letters for good."""
     selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
     with faults(traceback):
-        where = find(target, queue, container=container, connection=connection, vhost=vhost)
+        where = find(
+            target,
+            queue,
+            container=container,
+            connection=connection,
+            vhost=vhost,
+            consumer=consumer,
+        )
         errand = Errand(where, selection, limit, rate, datetime.now(UTC))
         _clear(PURGE, errand, dry_run=dry_run, yes=yes, as_json=as_json)
 

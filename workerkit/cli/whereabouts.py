@@ -1,5 +1,6 @@
 """Where the dead letters are that a command is about."""
 
+import difflib
 from dataclasses import dataclass
 
 from workerkit.amqp.consumer import AMQPOptions
@@ -8,6 +9,7 @@ from workerkit.assembly import Assembly
 from workerkit.cli.application import is_url, load_container, settings_of
 from workerkit.connections import AMQPSettings
 from workerkit.errors import ConfigurationError
+from workerkit.options import folded
 from workerkit.runner import Runner
 from workerkit.settings import DEFAULT_CONNECTION, WorkerSettings
 
@@ -48,13 +50,15 @@ def find(
     container: str | None = None,
     connection: str | None = None,
     vhost: str | None = None,
+    consumer: str | None = None,
 ) -> Whereabouts:
     """Find the dead letters of a queue.
 
     Args:
         target: A package, in which the consumer that reads the queue knows the way; or a URL.
         queue: Its name, or that of its dead-letter queue.
-        connection, vhost: Instead of the consumer's.
+        connection, vhost: Instead of the consumer's. With a connection, any queue will do.
+        consumer: The name of a consumer that the package has to have.
 
     Raises:
         StartError: The package or its settings are wrong, or leave open which broker is meant.
@@ -70,7 +74,11 @@ def find(
         settings, known = settings_of(target, container), None
     else:
         assembly = Runner(load_container(target, container), packages=[target]).assemble()
+        if consumer is not None:
+            _check_consumer(assembly, target, consumer)
         settings, known = assembly.settings, _reader(assembly, queue, connection, vhost)
+        if known is None and connection is None:
+            raise ConfigurationError(_unread(assembly, target, queue))
     if known is not None:
         connection = connection or known.connection
         vhost = known.vhost if vhost is None else vhost
@@ -80,6 +88,32 @@ def find(
         raise ConfigurationError(f"the settings have no connection {connection!r}, only {listed}")
     settings.amqp[name].address(vhost)  # Raises where it cannot be written.
     return Whereabouts(settings, name, vhost, queue)
+
+
+def _check_consumer(assembly: Assembly, package: str, consumer: str) -> None:
+    names = [each.options.name for each in assembly.declared]
+    if folded(consumer) in map(folded, names):
+        return
+    nearest = difflib.get_close_matches(consumer, names, n=1, cutoff=0.4)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    raise ConfigurationError(
+        f"--consumer {consumer}: {package} has none of that name, only {', '.join(names)}{hint}"
+    )
+
+
+def _unread(assembly: Assembly, package: str, queue: str) -> str:
+    """What is said of a queue that no consumer reads."""
+    options = (declared.options for declared in assembly.declared)
+    read = sorted(
+        {str(q) for each in options if isinstance(each, AMQPOptions) for q in each.queues}
+    )
+    nearest = difflib.get_close_matches(queue, read, n=1)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+    listed = f"they read {', '.join(read)}" if read else "they read no queues"
+    return (
+        f"no consumer of {package} reads queue {queue!r}: {listed}; "
+        f"to look there all the same, add --connection{hint}"
+    )
 
 
 def _reader(

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
+from workerkit.places import in_a_line
 from workerkit.sse.cursor import CursorStore
 from workerkit.supervisor import Backoff, guarded, within
 
@@ -86,7 +87,7 @@ class Bookmark:
             log.error(
                 "cursor not saved: what was handled since will come again",
                 exc_info=error,
-                extra=self._fields(),
+                extra=self._fields(error=in_a_line(error)),
             )
 
     async def _save(self) -> None:
@@ -100,7 +101,9 @@ class Bookmark:
     async def _failed(self, text: str, error: Exception, backoff: Backoff) -> None:
         pause = backoff.next()
         self._tell(False)
-        fields = self._fields(attempt=backoff.attempt, retry_in=round(pause, 2))
+        fields = self._fields(
+            attempt=backoff.attempt, retry_in=round(pause, 2), error=in_a_line(error)
+        )
         log.error(text, exc_info=error, extra=fields)
         await asyncio.sleep(pause)
 

@@ -13,7 +13,7 @@ from workerkit.connections import SSESettings
 from workerkit.endpoint import Endpoint
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State
-from workerkit.places import said
+from workerkit.places import in_a_line, said
 from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEConsumer, SSEOptions
 from workerkit.sse.receiver import Receiver
@@ -227,7 +227,9 @@ class Subscription:
             self.stream.waiting(str(error))
         asked = error.retry_after if isinstance(error, StreamRefused) else None
         pause = max(pause, min(asked or 0.0, _LONGEST_RETRY))
-        fields = self._fields(attempt=self._attempt, retry_in=round(pause, 2))
+        fields = self._fields(
+            attempt=self._attempt, retry_in=round(pause, 2), error=in_a_line(error)
+        )
         log.error("connection failed", exc_info=error, extra=fields)
         self._hook.connection_failed(error, self._attempt)
         self._attempt += 1

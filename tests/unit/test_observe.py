@@ -1,0 +1,59 @@
+"""What is logged of each delivery, and of an error in one line."""
+
+import logging
+
+import pytest
+
+from workerkit import Action, Settled
+from workerkit.delivery import Delivery, Outcome
+from workerkit.errors import ConnectionLost
+from workerkit.observe import log_settled
+from workerkit.places import in_a_line
+
+
+def logged(
+    caplog: pytest.LogCaptureFixture, outcome: Outcome, *, lost: bool
+) -> tuple[str, str, str]:
+    """Level, message and action of the record of a delivery."""
+    caplog.set_level(logging.DEBUG, "workerkit")
+    log_settled(Settled("Orders", "orders", Delivery(b""), outcome, outcome.action, 0.1, lost))
+    [record] = caplog.records
+    return record.levelname, record.message, vars(record)["action"]
+
+
+def test_handled(caplog: pytest.LogCaptureFixture) -> None:
+    """What went well is for those who look for it."""
+    assert logged(caplog, Outcome(Action.ACK), lost=False) == ("DEBUG", "handled", "ack")
+
+
+def test_handled_while_the_connection_was_lost(caplog: pytest.LogCaptureFixture) -> None:
+    """It was handled, and that is said: only the acknowledgement has not arrived."""
+    assert logged(caplog, Outcome(Action.ACK), lost=True) == (
+        "WARNING",
+        "handled, but not acknowledged: the connection was lost",
+        "lost",
+    )
+
+
+@pytest.mark.parametrize("lost", [True, False])
+def test_not_handled(caplog: pytest.LogCaptureFixture, lost: bool) -> None:
+    """A handler that raised has not handled it, whatever became of the connection."""
+    outcome = Outcome(Action.REQUEUE, KeyError("x"))
+
+    level, message, _ = logged(caplog, outcome, lost=lost)
+
+    assert (level, message) == ("WARNING", "not handled")
+
+
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (ConnectionLost("the broker is away"), "the broker is away"),
+        (ConnectionLost(), "ConnectionLost"),
+        (OSError(13, "no"), "PermissionError: [Errno 13] no"),
+        (ValueError("one\ntwo"), "ValueError: one"),
+    ],
+)
+def test_an_error_in_a_line(error: Exception, line: str) -> None:
+    """Ours speak for themselves, of others the class says what they are."""
+    assert in_a_line(error) == line
