@@ -339,10 +339,10 @@ async def test_d2_a_message_that_keeps_failing_is_paced_off_the_slot(
         await eventually(lambda: len(runs) == 4)
 
     pauses = [later - earlier for earlier, later in itertools.pairwise(runs)]
-    assert pauses[0] < 0.5
-    assert 1.0 <= pauses[1] < 1.5
-    assert 2.0 <= pauses[2] < 2.5
-    assert flowed < 0.5
+    assert pauses[0] < 0.9
+    assert 1.0 <= pauses[1] < 1.9
+    assert 2.0 <= pauses[2] < 2.9
+    assert flowed < 0.9
 
 
 async def test_d2_a_redelivered_message_that_succeeds_begins_the_pauses_anew(
@@ -421,7 +421,7 @@ async def test_d2_messages_that_keep_failing_leave_half_of_the_prefetch_to_the_o
         flowed = loop.time() - began
 
     assert held == 2
-    assert flowed < 0.5
+    assert flowed < 0.9
 
 
 async def test_d4_a_quorum_queue_near_its_limit_loses_nothing(

@@ -148,7 +148,7 @@ async def test_g3_handlers_that_never_await_do_not_hold_the_loop(
             await asyncio.sleep(0.001)
             longest = max(longest, loop.time() - before)
 
-    assert longest < 0.1
+    assert longest < 0.3
 
 
 async def test_g4_bodies_of_every_size_are_consumed_intact_and_in_order(
