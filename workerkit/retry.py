@@ -86,7 +86,7 @@ def next_delay(
     Args:
         policy: Without one there is no end to the tries, and the ladder has the steps.
         attempt: Which try has failed, from 1.
-        asked: Seconds that the handler asked for, which are rounded up to a step.
+        asked: Seconds that the handler asked for, which are rounded up to a step; 49 days at most.
     """
     if policy is not None and attempt >= policy.tries:
         return None
@@ -166,7 +166,7 @@ def _rounded_up(policy: RetryPolicy | None, seconds: float) -> float:
     for step in (*steps, *LADDER):
         if step >= seconds:
             return step
-    return LADDER[-1] * math.ceil(seconds / LADDER[-1])
+    return min(LADDER[-1] * math.ceil(seconds / LADDER[-1]), LONGEST_DELAY)
 
 
 def _classes(name: str, found: Any) -> tuple[type[Exception], ...]:

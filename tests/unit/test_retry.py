@@ -30,6 +30,7 @@ POLICY = RetryPolicy(delays=(0, 5, 60))
         # ... else of the ladder, else to whole hours...
         (POLICY, 1, 61, 300),
         (POLICY, 1, 3601, 7200),
+        (POLICY, 1, 1e12, LONGEST_DELAY),
         # ... and counts as a try.
         (POLICY, 3, 60, 60),
         (POLICY, 4, 60, None),
