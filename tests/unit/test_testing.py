@@ -290,6 +290,28 @@ async def test_what_is_pending_is_told() -> None:
         await app.idle()
 
 
+@pytest.mark.parametrize("vhost", ["/", "logs"])
+async def test_idle_waits_for_a_consumer_that_reconnects(vhost: str) -> None:
+    """A message is pending while nobody is attached to the queue that a consumer reads."""
+
+    class Booked(AMQPConsumer):
+        queues = ["orders"]
+
+        async def handle(self, order: Order) -> None: ...
+
+    Booked.vhost = vhost
+    async with running(Container(), packages=[package_of(Booked)]) as app:
+        app.broker.drop_connections()
+        await app.publish(Order(id=1), "orders", vhost=vhost)
+        await app.idle()
+        app.broker.close_channel("orders", vhost)
+        await app.publish(Order(id=2), "orders", vhost=vhost)
+        await app.idle()
+        settled = [each.body.id for each in app.settled("Booked")]
+
+    assert settled == [1, 2]
+
+
 async def test_periodic_tasks_run_when_told() -> None:
     """None runs by itself in a test."""
     ran: list[int] = []

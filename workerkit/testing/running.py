@@ -8,9 +8,11 @@ from typing import Any
 from dependency_injector import containers, providers
 from pydantic import SecretStr
 
+from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
 from workerkit.amqp.wire import AMQPWire
+from workerkit.assembly import Assembly
 from workerkit.connections import AMQPSettings
 from workerkit.embedded import EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
@@ -38,12 +40,18 @@ class Application:
     """
 
     def __init__(
-        self, runner: Runner, broker: EmbeddedBroker, wires: "_Wires", vhosts: set[str]
+        self,
+        runner: Runner,
+        broker: EmbeddedBroker,
+        wires: "_Wires",
+        vhosts: set[str],
+        read: set[tuple[str, str]],
     ) -> None:
         self.runner = runner
         self.broker = broker
         self.http = HTTPClient()
         self._vhosts = vhosts
+        self._read = read
         self._wires = wires
         self._settled: list[Record] = []
         self._publisher = Publisher()
@@ -57,7 +65,8 @@ class Application:
 
         Nobody waits for time to pass: batches that are half full are handled, messages that wait to
         go back to their queue go back, events that wait for another try are tried, and the broker's
-        clock moves on to the next retry. An event that a server of this process has sent counts
+        clock moves on to the next retry. A queue that a consumer reads counts while the consumer is
+        reconnecting, too. An event that a server of this process has sent counts
         from then on.
 
         Raises:
@@ -112,8 +121,8 @@ class Application:
             await asyncio.sleep(0)
         found = [
             f"queue {each.name!r} has {each.ready} ready, {each.unacked} unacknowledged"
-            for each in self._queues()
-            if each.unacked or (each.ready and each.consumers)
+            for vhost, each in self._queues()
+            if each.unacked or (each.ready and self._is_read(vhost, each))
         ]
         found += self._wires.sse.pending()
         found += [f"a handler of {name} runs" for name in self._wires.busy()]
@@ -123,13 +132,17 @@ class Application:
         """The retries that wait, in words, and the seconds after which they come at the latest."""
         return {
             f"{each.ready} messages wait in {each.name!r}": each.arguments["x-message-ttl"] / 1000
-            for each in self._queues()
+            for _, each in self._queues()
             if each.ready and RETRY_INFIX in each.name and "x-message-ttl" in each.arguments
         }
 
-    def _queues(self) -> list[QueueSnapshot]:
+    def _is_read(self, vhost: str, queue: QueueSnapshot) -> bool:
+        """Whether somebody reads it, or will as soon as he is connected again."""
+        return queue.consumers > 0 or (vhost, queue.name) in self._read
+
+    def _queues(self) -> list[tuple[str, QueueSnapshot]]:
         return [
-            self.broker.queue(name, vhost)
+            (vhost, self.broker.queue(name, vhost))
             for vhost in self._vhosts
             for name in self.broker.queues(vhost)
         ]
@@ -187,15 +200,16 @@ async def running(
         if isinstance(container.providers["publisher"](), Publisher):
             replaced["publisher"] = Publisher()
         runner = Runner(container, packages=packages, only=only)
-        application = Application(runner, broker, wires, vhosts)
+        read: set[tuple[str, str]] = set()
+        application = Application(runner, broker, wires, vhosts, read)
         observers = container.providers["observers"]()
         replaced["observers"] = [*observers, application._observe]
         with ExitStack() as stack:
             for name, value in replaced.items():
                 provider = container.providers[name]
                 stack.enter_context(provider.override(providers.Object(value)))
-            for declared in runner.assemble().declared:
-                vhosts.add(getattr(declared.options, "vhost", None) or "/")
+            read |= _queues_read(runner.assemble())
+            vhosts |= {vhost for vhost, _ in read}
             for vhost in vhosts - {"/"}:
                 broker.add_vhost(vhost)
             async with runner.running():
@@ -219,6 +233,16 @@ def _connections(settings: WorkerSettings, broker: EmbeddedBroker) -> dict[str, 
             heartbeat=connection.heartbeat,
         )
     return connections
+
+
+def _queues_read(assembly: Assembly) -> set[tuple[str, str]]:
+    """The queues that consumers read from, each with its virtual host."""
+    return {
+        (assembly.settings.amqp[each.connection.casefold()].vhost_name(each.vhost), queue.name)
+        for each in (declared.options for declared in assembly.declared)
+        if isinstance(each, AMQPOptions)
+        for queue in each.queues
+    }
 
 
 async def _ready(runner: Runner) -> None:
