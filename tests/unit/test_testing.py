@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+import aio_pika
 import pytest
 from aiohttp import ClientSession
 from dependency_injector import providers
@@ -213,6 +214,50 @@ async def test_the_whole_application() -> None:
     assert (queue.ready, queue.unacked, queue.consumers) == (0, 0, 1)
 
 
+async def test_names_that_nothing_has() -> None:
+    """A slip of the pen is an error that says what there is, and not an empty list."""
+    async with running(Container(), packages=[package_of(Booking, Billing)]) as app:
+        with pytest.raises(KeyError, match="no consumer 'Bookin' runs, only Booking, Billing"):
+            app.settled("Bookin")
+        with pytest.raises(KeyError, match=r"no queue 'ordes' .*, only orders, .*billing"):
+            app.queue("ordes")
+        with pytest.raises(
+            KeyError, match="no consumer reads queue 'ordes' in vhost '/', only billing, orders"
+        ):
+            app.dead_letters("ordes")
+        with pytest.raises(KeyError, match="no vhost 'log', only /"):
+            app.dead_letters("orders", "log")
+        with pytest.raises(KeyError, match="no periodic task 'other' runs, only nothing"):
+            await app.tick("other")
+
+
+async def test_a_queue_without_a_queue_for_its_dead_letters() -> None:
+    """It has none, which is no error."""
+    async with running(Container(), packages=[package_of(Booking, Billing)]) as app:
+        async with await aio_pika.connect(app.broker.url) as connection:
+            channel = await connection.channel()
+            await channel.queue_delete("orders.dlq")
+        letters = app.dead_letters("orders")
+
+    assert letters == []
+
+
+async def test_what_is_no_list() -> None:
+    """A name alone is refused before anything starts; a class will do as well as its name."""
+    package = package_of(Booking, Billing)
+
+    with pytest.raises(TypeError, match=r"packages is a list, such as \['payments'\]"):
+        async with running(Container(), packages="payments"):
+            pass
+    with pytest.raises(TypeError, match=r"only is a list, such as \['Billing'\]"):
+        async with running(Container(), packages=[package], only="Billing"):
+            pass
+    async with running(Container(), packages=[package], only=[Billing]) as app:
+        names = [each.consumer for each in app.runner.health]
+
+    assert names == ["Billing"]
+
+
 async def test_a_message_that_fails_again_and_again() -> None:
     """A pause before a message goes back is not waited for, and each try is told."""
 
@@ -326,7 +371,7 @@ async def test_periodic_tasks_run_when_told() -> None:
         await asyncio.sleep(0.05)
         before = len(ran)
         await app.tick("cleanup")
-        with pytest.raises(KeyError, match="no periodic task 'other'"):
+        with pytest.raises(KeyError, match="no periodic task 'other' runs, only Cleanup"):
             await app.tick("other")
 
     assert (before, ran) == (0, [1])

@@ -14,6 +14,7 @@ from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
 from workerkit.amqp.wire import AMQPWire
 from workerkit.assembly import Assembly
 from workerkit.connections import AMQPSettings
+from workerkit.consumer import Consumer
 from workerkit.embedded import EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
 from workerkit.http.client import HTTPClient
@@ -92,8 +93,15 @@ class Application:
         await self._wires.periodic.tick(name)
 
     def settled(self, name: str) -> list[Record]:
-        """What became of the deliveries of one consumer, in order."""
+        """What became of the deliveries of one consumer, in order.
+
+        Raises:
+            KeyError: No consumer of that name runs.
+        """
         key = folded(name)
+        names = [each.consumer for each in self.runner.health]
+        if key not in map(folded, names):
+            raise KeyError(f"no consumer {name!r} runs, only {_listed(names)}")
         return [each for each in self._settled if folded(each.consumer) == key]
 
     def queue(self, name: str, vhost: str = "/") -> QueueSnapshot:
@@ -102,14 +110,25 @@ class Application:
         Raises:
             KeyError: There is no queue of that name.
         """
+        names = self._names(vhost)
+        if name not in names:
+            raise KeyError(f"no queue {name!r} in vhost {vhost!r}, only {_listed(names)}")
         return self.broker.queue(name, vhost)
 
     def dead_letters(self, queue: str, vhost: str = "/") -> list[MessageSnapshot]:
-        """The dead letters of a queue, oldest first; none where it has no queue for them."""
-        try:
-            return list(self.broker.queue(queue + DEAD_LETTER_SUFFIX, vhost).messages)
-        except KeyError:
-            return []
+        """The dead letters of a queue, oldest first; none where it has no queue for them.
+
+        Raises:
+            KeyError: No consumer reads the queue.
+        """
+        letters, names = queue + DEAD_LETTER_SUFFIX, self._names(vhost)
+        if letters in names:
+            return list(self.broker.queue(letters, vhost).messages)
+        read = sorted(name for where, name in self._read if where == vhost)
+        if queue not in read:
+            known = _listed(read)
+            raise KeyError(f"no consumer reads queue {queue!r} in vhost {vhost!r}, only {known}")
+        return []
 
     def _observe(self, settled: Settled) -> None:
         self._settled.append(Record.of(settled))
@@ -135,6 +154,12 @@ class Application:
             for _, each in self._queues()
             if each.ready and RETRY_INFIX in each.name and "x-message-ttl" in each.arguments
         }
+
+    def _names(self, vhost: str) -> list[str]:
+        """The names of the queues of a virtual host."""
+        if vhost not in self._vhosts:
+            raise KeyError(f"no vhost {vhost!r}, only {_listed(sorted(self._vhosts))}")
+        return self.broker.queues(vhost)
 
     def _is_read(self, vhost: str, queue: QueueSnapshot) -> bool:
         """Whether somebody reads it, or will as soon as he is connected again."""
@@ -174,7 +199,10 @@ class _Wires:
 
 @asynccontextmanager
 async def running(
-    container: containers.Container, *, packages: Sequence[str], only: Sequence[str] = ()
+    container: containers.Container,
+    *,
+    packages: Sequence[str],
+    only: Sequence[str | type[Consumer]] = (),
 ) -> AsyncIterator[Application]:
     """Run the consumers of *packages* on a broker of their own inside the block.
 
@@ -182,9 +210,14 @@ async def running(
     are served on a free port.
     Everything else is the container's, with the test's overrides.
 
+    Args:
+        only: Names of the consumers to run, or their classes; none means all.
+
     Raises:
+        TypeError: *packages* or *only* is no list.
         StartError: The application cannot start, or did not stop cleanly.
     """
+    runner = Runner(container, packages=packages, only=only)
     wires = _Wires()
     async with EmbeddedBroker() as broker:
         settings: WorkerSettings = container.providers["settings"]()
@@ -199,7 +232,6 @@ async def running(
         }
         if isinstance(container.providers["publisher"](), Publisher):
             replaced["publisher"] = Publisher()
-        runner = Runner(container, packages=packages, only=only)
         read: set[tuple[str, str]] = set()
         application = Application(runner, broker, wires, vhosts, read)
         observers = container.providers["observers"]()
@@ -222,6 +254,10 @@ async def running(
                 finally:
                     await application.http.close()
                     await application._publisher.close()
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "nothing"
 
 
 def _connections(settings: WorkerSettings, broker: EmbeddedBroker) -> dict[str, AMQPSettings]:
