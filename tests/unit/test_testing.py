@@ -6,7 +6,7 @@ from contextlib import suppress
 
 import aio_pika
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, web
 from dependency_injector import providers
 from pydantic import BaseModel
 
@@ -525,3 +525,42 @@ async def test_views_of_a_running_application() -> None:
 
     assert (answer.status, answer.json()) == (200, {"id": 7})
     assert (billed, shown) == ([Order(id=7)], ["ack"])
+
+
+class Announced(HTTPView):
+    """A stream without an end, of one event."""
+
+    routes = ["/news"]
+    timeout = None
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b'id: 1\ndata: {"id": 1}\n\n')
+        await asyncio.Event().wait()
+        return response
+
+
+class Heard(SSEConsumer):
+    """Follows it."""
+
+    connection = "own"
+    routes = ["/news"]
+
+    async def handle(self, order: Order) -> None: ...
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "shop"])
+async def test_a_stream_of_its_own(host: str) -> None:
+    """A connection to where the views would be served leads to where they are, and no further."""
+    url = "http://shop:8123" if host == "shop" else "http://localhost:8123"
+    settings = WorkerSettings(http=HTTPSettings(host=host, port=8123), sse={"own": {"url": url}})
+    container = Container()
+    with override(container, settings=settings):
+        async with running(container, packages=[package_of(Announced, Heard)]) as app:
+            await app.idle()
+            heard = [each.body for each in app.settled("Heard")]
+            served = app.http.url
+
+    assert heard == [Order(id=1)]
+    assert served.startswith("http://127.0.0.1:")

@@ -1,32 +1,38 @@
 """A whole application in the test's own process: real sockets, real protocol, no RabbitMQ."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from dependency_injector import containers, providers
 from pydantic import SecretStr
+from yarl import URL
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
 from workerkit.amqp.wire import AMQPWire
 from workerkit.assembly import Assembly
-from workerkit.connections import AMQPSettings
+from workerkit.connections import AMQPSettings, SSESettings
 from workerkit.consumer import Consumer
 from workerkit.embedded import EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
 from workerkit.http.client import HTTPClient
+from workerkit.http.watched import WatchedViews
 from workerkit.http.wire import HTTPWire
 from workerkit.observe import Settled
 from workerkit.options import folded
 from workerkit.periodic import PeriodicWire
 from workerkit.runner import Runner
+from workerkit.sections import HTTPSettings
 from workerkit.settings import WorkerSettings
 from workerkit.sse.wire import SSEWire
 from workerkit.testing.records import Record
 
+_LOOPBACK = "127.0.0.1"
+_HERE = {_LOOPBACK, "localhost", "::1", "0.0.0.0", "::"}
 _LOOK_EVERY = 0.005
 _TURNS = 10
 _START_DEADLINE = 10.0
@@ -37,7 +43,7 @@ class Application:
     """What a test does with a running application. Get one from `running`.
 
     Attributes:
-        http: A client of its views.
+        http: A client of its views; `http.url` is where they are served, for other clients.
     """
 
     def __init__(
@@ -180,11 +186,11 @@ class _Wires:
         self.amqp = AMQPWire()
         self.sse = SSEWire()
         self.periodic = PeriodicWire(by_hand=True)
-        self.http: HTTPWire | None = None
+        self.http: WatchedViews | None = None
 
     def busy(self) -> list[str]:
         found = self.amqp.busy() + self.sse.busy() + self.periodic.busy()
-        return found + (self.http.busy() if self.http else [])
+        return found + (self.http.unanswered() if self.http else [])
 
     def hasten(self) -> None:
         self.amqp.hasten()
@@ -192,8 +198,14 @@ class _Wires:
 
     def put_into(self, wires: dict[type, Any]) -> dict[type, Any]:
         """The container's wires, those of its own replaced by these."""
-        self.http = next((each for each in wires.values() if isinstance(each, HTTPWire)), None)
-        kinds = {AMQPWire: self.amqp, SSEWire: self.sse, PeriodicWire: self.periodic}
+        kinds: dict[type, Any] = {
+            AMQPWire: self.amqp,
+            SSEWire: self.sse,
+            PeriodicWire: self.periodic,
+        }
+        for wire in wires.values():
+            if isinstance(wire, HTTPWire):
+                kinds[type(wire)] = self.http = WatchedViews(wire)
         return {base: kinds.get(type(wire), wire) for base, wire in wires.items()}
 
 
@@ -207,7 +219,8 @@ async def running(
     """Run the consumers of *packages* on a broker of their own inside the block.
 
     Every AMQP connection of the settings leads to that broker, and so do all virtual hosts. Views
-    are served on a free port.
+    are served on a free port, `app.http.url`; a connection of `settings.sse` that leads to host and
+    port of `settings.http` leads there, too.
     Everything else is the container's, with the test's overrides.
 
     Args:
@@ -220,30 +233,23 @@ async def running(
     runner = Runner(container, packages=packages, only=only)
     wires = _Wires()
     async with EmbeddedBroker() as broker:
-        settings: WorkerSettings = container.providers["settings"]()
-        vhosts = {"/", *(each.vhost_name() for each in settings.amqp.values())}
-        http = settings.http.model_copy(update={"host": "127.0.0.1", "port": 0})
-        pointed = settings.with_amqp(_connections(settings, broker)).model_copy(
-            update={"http": http}
-        )
-        replaced = {
-            "settings": pointed,
-            "wires": wires.put_into(container.providers["wires"]()),
-        }
-        if isinstance(container.providers["publisher"](), Publisher):
-            replaced["publisher"] = Publisher()
-        read: set[tuple[str, str]] = set()
-        application = Application(runner, broker, wires, vhosts, read)
-        observers = container.providers["observers"]()
-        replaced["observers"] = [*observers, application._observe]
-        with ExitStack() as stack:
-            for name, value in replaced.items():
+        with _free_port() as port, ExitStack() as stack:
+
+            def put(name: str, value: object) -> None:
                 provider = container.providers[name]
                 stack.enter_context(provider.override(providers.Object(value)))
-            read |= _queues_read(runner.assemble())
-            vhosts |= {vhost for vhost, _ in read}
-            for vhost in vhosts - {"/"}:
-                broker.add_vhost(vhost)
+
+            settings: WorkerSettings = container.providers["settings"]()
+            pointed = _pointed(settings, broker, port)
+            put("settings", pointed)
+            put("wires", wires.put_into(container.providers["wires"]()))
+            if isinstance(container.providers["publisher"](), Publisher):
+                put("publisher", Publisher())
+            read = _queues_read(runner.assemble())
+            vhosts = _add_vhosts(broker, settings, read)
+            application = Application(runner, broker, wires, vhosts, read)
+            observers = container.providers["observers"]()
+            put("observers", [*observers, application._observe])
             async with runner.running():
                 await _ready(runner)
                 application._publisher.open(pointed)
@@ -256,8 +262,52 @@ async def running(
                     await application._publisher.close()
 
 
+@contextmanager
+def _free_port() -> Iterator[int]:
+    """A port of the loopback that nobody else gets; to listen on it takes `reuse_port`."""
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind((_LOOPBACK, 0))
+        yield reserved.getsockname()[1]
+
+
+def _pointed(settings: WorkerSettings, broker: EmbeddedBroker, port: int) -> WorkerSettings:
+    """The settings with what leads to RabbitMQ and to the views leading to those of the test."""
+    http = {"host": _LOOPBACK, "port": port, "reuse_port": True}
+    return settings.with_amqp(_connections(settings, broker)).model_copy(
+        update={
+            "http": settings.http.model_copy(update=http),
+            "sse": {
+                name: _followed(connection, settings.http, port)
+                for name, connection in settings.sse.items()
+            },
+        }
+    )
+
+
+def _followed(connection: SSESettings, http: HTTPSettings, port: int) -> SSESettings:
+    """The connection, to *port* if it leads to the application's own views."""
+    url = URL(connection.url.get_secret_value())
+    here = url.host == http.host or {url.host, http.host} <= _HERE
+    if not here or (url.scheme, url.port) != ("http", http.port):
+        return connection
+    moved = SecretStr(str(url.with_host(_LOOPBACK).with_port(port)))
+    return connection.model_copy(update={"url": moved})
+
+
 def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "nothing"
+
+
+def _add_vhosts(
+    broker: EmbeddedBroker, settings: WorkerSettings, read: set[tuple[str, str]]
+) -> set[str]:
+    """Have every virtual host that somebody names; all of them."""
+    vhosts = {"/", *(each.vhost_name() for each in settings.amqp.values())}
+    vhosts |= {vhost for vhost, _ in read}
+    for vhost in vhosts - {"/"}:
+        broker.add_vhost(vhost)
+    return vhosts
 
 
 def _connections(settings: WorkerSettings, broker: EmbeddedBroker) -> dict[str, AMQPSettings]:
