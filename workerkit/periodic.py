@@ -180,7 +180,8 @@ class PeriodicWire:
         """
         timers = {folded(timer.endpoint.name): timer for timer in self._timers}
         if folded(name) not in timers:
-            raise KeyError(f"no periodic task {name!r}, only {sorted(timers)}")
+            known = ", ".join(timer.endpoint.name for timer in self._timers) or "nothing"
+            raise KeyError(f"no periodic task {name!r} runs, only {known}")
         await timers[folded(name)].tick()
 
     async def stop(self) -> None:

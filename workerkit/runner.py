@@ -15,6 +15,7 @@ from dependency_injector import containers
 
 from workerkit import logs
 from workerkit.assembly import Assembly, assemble
+from workerkit.consumer import Consumer
 from workerkit.errors import RunError, StartError
 from workerkit.faults import Faults
 from workerkit.health import Health, State, hopeless
@@ -42,7 +43,10 @@ class Runner:
     Args:
         container: An instance of `WorkerContainer` or of a subclass.
         packages: Names of packages; every module in them is imported and searched.
-        only: Names of the consumers to run; none means all.
+        only: Names of the consumers to run, or their classes; none means all.
+
+    Raises:
+        TypeError: *packages* or *only* is no list.
     """
 
     def __init__(
@@ -50,11 +54,15 @@ class Runner:
         container: containers.Container,
         *,
         packages: Sequence[str],
-        only: Sequence[str] = (),
+        only: Sequence[str | type[Consumer]] = (),
     ) -> None:
+        if isinstance(packages, str):
+            raise TypeError(f"packages is a list, such as [{packages!r}]")
+        if isinstance(only, str | type):
+            raise TypeError(f"only is a list, such as [{_name(only)!r}]")
         self._container = container
         self._packages = packages
-        self._only = only
+        self._only = [_name(each) for each in only]
         self._process: Process | None = None
 
     @property
@@ -164,6 +172,13 @@ class Runner:
             _leave(RunError.exit_code)
         if faults:
             raise RunError(*faults)
+
+
+def _name(consumer: str | type[Consumer]) -> str:
+    """The name of a consumer that somebody names, or hands over as a class."""
+    if isinstance(consumer, str):
+        return consumer
+    return str(getattr(consumer, "name", consumer.__name__))
 
 
 def _log_settings(settings: LogSettings, level: str | None) -> LogSettings:

@@ -3,7 +3,7 @@
 from shop.consumers.orders import OrderPlaced
 from shop.container import Container
 from shop.orders import Order, OrderRepository
-from workerkit.testing import SSEServer, build, running
+from workerkit.testing import SSEServer, build, override, running
 
 
 async def test_a_consumer_with_mocked_providers(
@@ -43,3 +43,15 @@ async def test_what_is_announced(container: Container, stream: SSEServer) -> Non
         told = container.customers().told
 
     assert [order.id for order in told] == [1, 2]
+
+
+async def test_the_whole_circle(orders: OrderRepository) -> None:
+    """An order over HTTP is queued, booked and announced, and its customer is told."""
+    container = Container()
+    with override(container, orders=orders):
+        async with running(container, packages=["shop"]) as app:
+            await app.http.post("/orders", json=Order(id=1, item="tea"))
+            await app.idle()
+            told = container.customers().told
+
+    assert told == [Order(id=1, item="tea")]

@@ -4,8 +4,9 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import suppress
 
+import aio_pika
 import pytest
-from aiohttp import ClientSession
+from aiohttp import ClientSession, web
 from dependency_injector import providers
 from pydantic import BaseModel
 
@@ -213,6 +214,50 @@ async def test_the_whole_application() -> None:
     assert (queue.ready, queue.unacked, queue.consumers) == (0, 0, 1)
 
 
+async def test_names_that_nothing_has() -> None:
+    """A slip of the pen is an error that says what there is, and not an empty list."""
+    async with running(Container(), packages=[package_of(Booking, Billing)]) as app:
+        with pytest.raises(KeyError, match="no consumer 'Bookin' runs, only Booking, Billing"):
+            app.settled("Bookin")
+        with pytest.raises(KeyError, match=r"no queue 'ordes' .*, only orders, .*billing"):
+            app.queue("ordes")
+        with pytest.raises(
+            KeyError, match="no consumer reads queue 'ordes' in vhost '/', only billing, orders"
+        ):
+            app.dead_letters("ordes")
+        with pytest.raises(KeyError, match="no vhost 'log', only /"):
+            app.dead_letters("orders", "log")
+        with pytest.raises(KeyError, match="no periodic task 'other' runs, only nothing"):
+            await app.tick("other")
+
+
+async def test_a_queue_without_a_queue_for_its_dead_letters() -> None:
+    """It has none, which is no error."""
+    async with running(Container(), packages=[package_of(Booking, Billing)]) as app:
+        async with await aio_pika.connect(app.broker.url) as connection:
+            channel = await connection.channel()
+            await channel.queue_delete("orders.dlq")
+        letters = app.dead_letters("orders")
+
+    assert letters == []
+
+
+async def test_what_is_no_list() -> None:
+    """A name alone is refused before anything starts; a class will do as well as its name."""
+    package = package_of(Booking, Billing)
+
+    with pytest.raises(TypeError, match=r"packages is a list, such as \['payments'\]"):
+        async with running(Container(), packages="payments"):
+            pass
+    with pytest.raises(TypeError, match=r"only is a list, such as \['Billing'\]"):
+        async with running(Container(), packages=[package], only="Billing"):
+            pass
+    async with running(Container(), packages=[package], only=[Billing]) as app:
+        names = [each.consumer for each in app.runner.health]
+
+    assert names == ["Billing"]
+
+
 async def test_a_message_that_fails_again_and_again() -> None:
     """A pause before a message goes back is not waited for, and each try is told."""
 
@@ -290,6 +335,28 @@ async def test_what_is_pending_is_told() -> None:
         await app.idle()
 
 
+@pytest.mark.parametrize("vhost", ["/", "logs"])
+async def test_idle_waits_for_a_consumer_that_reconnects(vhost: str) -> None:
+    """A message is pending while nobody is attached to the queue that a consumer reads."""
+
+    class Booked(AMQPConsumer):
+        queues = ["orders"]
+
+        async def handle(self, order: Order) -> None: ...
+
+    Booked.vhost = vhost
+    async with running(Container(), packages=[package_of(Booked)]) as app:
+        app.broker.drop_connections()
+        await app.publish(Order(id=1), "orders", vhost=vhost)
+        await app.idle()
+        app.broker.close_channel("orders", vhost)
+        await app.publish(Order(id=2), "orders", vhost=vhost)
+        await app.idle()
+        settled = [each.body.id for each in app.settled("Booked")]
+
+    assert settled == [1, 2]
+
+
 async def test_periodic_tasks_run_when_told() -> None:
     """None runs by itself in a test."""
     ran: list[int] = []
@@ -304,7 +371,7 @@ async def test_periodic_tasks_run_when_told() -> None:
         await asyncio.sleep(0.05)
         before = len(ran)
         await app.tick("cleanup")
-        with pytest.raises(KeyError, match="no periodic task 'other'"):
+        with pytest.raises(KeyError, match="no periodic task 'other' runs, only Cleanup"):
             await app.tick("other")
 
     assert (before, ran) == (0, [1])
@@ -458,3 +525,42 @@ async def test_views_of_a_running_application() -> None:
 
     assert (answer.status, answer.json()) == (200, {"id": 7})
     assert (billed, shown) == ([Order(id=7)], ["ack"])
+
+
+class Announced(HTTPView):
+    """A stream without an end, of one event."""
+
+    routes = ["/news"]
+    timeout = None
+
+    async def get(self, request: web.Request) -> web.StreamResponse:
+        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
+        await response.prepare(request)
+        await response.write(b'id: 1\ndata: {"id": 1}\n\n')
+        await asyncio.Event().wait()
+        return response
+
+
+class Heard(SSEConsumer):
+    """Follows it."""
+
+    connection = "own"
+    routes = ["/news"]
+
+    async def handle(self, order: Order) -> None: ...
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0", "shop"])
+async def test_a_stream_of_its_own(host: str) -> None:
+    """A connection to where the views would be served leads to where they are, and no further."""
+    url = "http://shop:8123" if host == "shop" else "http://localhost:8123"
+    settings = WorkerSettings(http=HTTPSettings(host=host, port=8123), sse={"own": {"url": url}})
+    container = Container()
+    with override(container, settings=settings):
+        async with running(container, packages=[package_of(Announced, Heard)]) as app:
+            await app.idle()
+            heard = [each.body for each in app.settled("Heard")]
+            served = app.http.url
+
+    assert heard == [Order(id=1)]
+    assert served.startswith("http://127.0.0.1:")

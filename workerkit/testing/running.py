@@ -1,29 +1,38 @@
 """A whole application in the test's own process: real sockets, real protocol, no RabbitMQ."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from contextlib import ExitStack, asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator, Sequence
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from dependency_injector import containers, providers
 from pydantic import SecretStr
+from yarl import URL
 
+from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
 from workerkit.amqp.wire import AMQPWire
-from workerkit.connections import AMQPSettings
+from workerkit.assembly import Assembly
+from workerkit.connections import AMQPSettings, SSESettings
+from workerkit.consumer import Consumer
 from workerkit.embedded import EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
 from workerkit.http.client import HTTPClient
+from workerkit.http.watched import WatchedViews
 from workerkit.http.wire import HTTPWire
 from workerkit.observe import Settled
 from workerkit.options import folded
 from workerkit.periodic import PeriodicWire
 from workerkit.runner import Runner
+from workerkit.sections import HTTPSettings
 from workerkit.settings import WorkerSettings
 from workerkit.sse.wire import SSEWire
 from workerkit.testing.records import Record
 
+_LOOPBACK = "127.0.0.1"
+_HERE = {_LOOPBACK, "localhost", "::1", "0.0.0.0", "::"}
 _LOOK_EVERY = 0.005
 _TURNS = 10
 _START_DEADLINE = 10.0
@@ -34,16 +43,22 @@ class Application:
     """What a test does with a running application. Get one from `running`.
 
     Attributes:
-        http: A client of its views.
+        http: A client of its views; `http.url` is where they are served, for other clients.
     """
 
     def __init__(
-        self, runner: Runner, broker: EmbeddedBroker, wires: "_Wires", vhosts: set[str]
+        self,
+        runner: Runner,
+        broker: EmbeddedBroker,
+        wires: "_Wires",
+        vhosts: set[str],
+        read: set[tuple[str, str]],
     ) -> None:
         self.runner = runner
         self.broker = broker
         self.http = HTTPClient()
         self._vhosts = vhosts
+        self._read = read
         self._wires = wires
         self._settled: list[Record] = []
         self._publisher = Publisher()
@@ -57,7 +72,8 @@ class Application:
 
         Nobody waits for time to pass: batches that are half full are handled, messages that wait to
         go back to their queue go back, events that wait for another try are tried, and the broker's
-        clock moves on to the next retry. An event that a server of this process has sent counts
+        clock moves on to the next retry. A queue that a consumer reads counts while the consumer is
+        reconnecting, too. An event that a server of this process has sent counts
         from then on.
 
         Raises:
@@ -83,8 +99,15 @@ class Application:
         await self._wires.periodic.tick(name)
 
     def settled(self, name: str) -> list[Record]:
-        """What became of the deliveries of one consumer, in order."""
+        """What became of the deliveries of one consumer, in order.
+
+        Raises:
+            KeyError: No consumer of that name runs.
+        """
         key = folded(name)
+        names = [each.consumer for each in self.runner.health]
+        if key not in map(folded, names):
+            raise KeyError(f"no consumer {name!r} runs, only {_listed(names)}")
         return [each for each in self._settled if folded(each.consumer) == key]
 
     def queue(self, name: str, vhost: str = "/") -> QueueSnapshot:
@@ -93,14 +116,25 @@ class Application:
         Raises:
             KeyError: There is no queue of that name.
         """
+        names = self._names(vhost)
+        if name not in names:
+            raise KeyError(f"no queue {name!r} in vhost {vhost!r}, only {_listed(names)}")
         return self.broker.queue(name, vhost)
 
     def dead_letters(self, queue: str, vhost: str = "/") -> list[MessageSnapshot]:
-        """The dead letters of a queue, oldest first; none where it has no queue for them."""
-        try:
-            return list(self.broker.queue(queue + DEAD_LETTER_SUFFIX, vhost).messages)
-        except KeyError:
-            return []
+        """The dead letters of a queue, oldest first; none where it has no queue for them.
+
+        Raises:
+            KeyError: No consumer reads the queue.
+        """
+        letters, names = queue + DEAD_LETTER_SUFFIX, self._names(vhost)
+        if letters in names:
+            return list(self.broker.queue(letters, vhost).messages)
+        read = sorted(name for where, name in self._read if where == vhost)
+        if queue not in read:
+            known = _listed(read)
+            raise KeyError(f"no consumer reads queue {queue!r} in vhost {vhost!r}, only {known}")
+        return []
 
     def _observe(self, settled: Settled) -> None:
         self._settled.append(Record.of(settled))
@@ -112,8 +146,8 @@ class Application:
             await asyncio.sleep(0)
         found = [
             f"queue {each.name!r} has {each.ready} ready, {each.unacked} unacknowledged"
-            for each in self._queues()
-            if each.unacked or (each.ready and each.consumers)
+            for vhost, each in self._queues()
+            if each.unacked or (each.ready and self._is_read(vhost, each))
         ]
         found += self._wires.sse.pending()
         found += [f"a handler of {name} runs" for name in self._wires.busy()]
@@ -123,13 +157,23 @@ class Application:
         """The retries that wait, in words, and the seconds after which they come at the latest."""
         return {
             f"{each.ready} messages wait in {each.name!r}": each.arguments["x-message-ttl"] / 1000
-            for each in self._queues()
+            for _, each in self._queues()
             if each.ready and RETRY_INFIX in each.name and "x-message-ttl" in each.arguments
         }
 
-    def _queues(self) -> list[QueueSnapshot]:
+    def _names(self, vhost: str) -> list[str]:
+        """The names of the queues of a virtual host."""
+        if vhost not in self._vhosts:
+            raise KeyError(f"no vhost {vhost!r}, only {_listed(sorted(self._vhosts))}")
+        return self.broker.queues(vhost)
+
+    def _is_read(self, vhost: str, queue: QueueSnapshot) -> bool:
+        """Whether somebody reads it, or will as soon as he is connected again."""
+        return queue.consumers > 0 or (vhost, queue.name) in self._read
+
+    def _queues(self) -> list[tuple[str, QueueSnapshot]]:
         return [
-            self.broker.queue(name, vhost)
+            (vhost, self.broker.queue(name, vhost))
             for vhost in self._vhosts
             for name in self.broker.queues(vhost)
         ]
@@ -142,11 +186,11 @@ class _Wires:
         self.amqp = AMQPWire()
         self.sse = SSEWire()
         self.periodic = PeriodicWire(by_hand=True)
-        self.http: HTTPWire | None = None
+        self.http: WatchedViews | None = None
 
     def busy(self) -> list[str]:
         found = self.amqp.busy() + self.sse.busy() + self.periodic.busy()
-        return found + (self.http.busy() if self.http else [])
+        return found + (self.http.unanswered() if self.http else [])
 
     def hasten(self) -> None:
         self.amqp.hasten()
@@ -154,50 +198,58 @@ class _Wires:
 
     def put_into(self, wires: dict[type, Any]) -> dict[type, Any]:
         """The container's wires, those of its own replaced by these."""
-        self.http = next((each for each in wires.values() if isinstance(each, HTTPWire)), None)
-        kinds = {AMQPWire: self.amqp, SSEWire: self.sse, PeriodicWire: self.periodic}
+        kinds: dict[type, Any] = {
+            AMQPWire: self.amqp,
+            SSEWire: self.sse,
+            PeriodicWire: self.periodic,
+        }
+        for wire in wires.values():
+            if isinstance(wire, HTTPWire):
+                kinds[type(wire)] = self.http = WatchedViews(wire)
         return {base: kinds.get(type(wire), wire) for base, wire in wires.items()}
 
 
 @asynccontextmanager
 async def running(
-    container: containers.Container, *, packages: Sequence[str], only: Sequence[str] = ()
+    container: containers.Container,
+    *,
+    packages: Sequence[str],
+    only: Sequence[str | type[Consumer]] = (),
 ) -> AsyncIterator[Application]:
     """Run the consumers of *packages* on a broker of their own inside the block.
 
     Every AMQP connection of the settings leads to that broker, and so do all virtual hosts. Views
-    are served on a free port.
+    are served on a free port, `app.http.url`; a connection of `settings.sse` that leads to host and
+    port of `settings.http` leads there, too.
     Everything else is the container's, with the test's overrides.
 
+    Args:
+        only: Names of the consumers to run, or their classes; none means all.
+
     Raises:
+        TypeError: *packages* or *only* is no list.
         StartError: The application cannot start, or did not stop cleanly.
     """
+    runner = Runner(container, packages=packages, only=only)
     wires = _Wires()
     async with EmbeddedBroker() as broker:
-        settings: WorkerSettings = container.providers["settings"]()
-        vhosts = {"/", *(each.vhost_name() for each in settings.amqp.values())}
-        http = settings.http.model_copy(update={"host": "127.0.0.1", "port": 0})
-        pointed = settings.with_amqp(_connections(settings, broker)).model_copy(
-            update={"http": http}
-        )
-        replaced = {
-            "settings": pointed,
-            "wires": wires.put_into(container.providers["wires"]()),
-        }
-        if isinstance(container.providers["publisher"](), Publisher):
-            replaced["publisher"] = Publisher()
-        runner = Runner(container, packages=packages, only=only)
-        application = Application(runner, broker, wires, vhosts)
-        observers = container.providers["observers"]()
-        replaced["observers"] = [*observers, application._observe]
-        with ExitStack() as stack:
-            for name, value in replaced.items():
+        with _free_port() as port, ExitStack() as stack:
+
+            def put(name: str, value: object) -> None:
                 provider = container.providers[name]
                 stack.enter_context(provider.override(providers.Object(value)))
-            for declared in runner.assemble().declared:
-                vhosts.add(getattr(declared.options, "vhost", None) or "/")
-            for vhost in vhosts - {"/"}:
-                broker.add_vhost(vhost)
+
+            settings: WorkerSettings = container.providers["settings"]()
+            pointed = _pointed(settings, broker, port)
+            put("settings", pointed)
+            put("wires", wires.put_into(container.providers["wires"]()))
+            if isinstance(container.providers["publisher"](), Publisher):
+                put("publisher", Publisher())
+            read = _queues_read(runner.assemble())
+            vhosts = _add_vhosts(broker, settings, read)
+            application = Application(runner, broker, wires, vhosts, read)
+            observers = container.providers["observers"]()
+            put("observers", [*observers, application._observe])
             async with runner.running():
                 await _ready(runner)
                 application._publisher.open(pointed)
@@ -210,6 +262,54 @@ async def running(
                     await application._publisher.close()
 
 
+@contextmanager
+def _free_port() -> Iterator[int]:
+    """A port of the loopback that nobody else gets; to listen on it takes `reuse_port`."""
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind((_LOOPBACK, 0))
+        yield reserved.getsockname()[1]
+
+
+def _pointed(settings: WorkerSettings, broker: EmbeddedBroker, port: int) -> WorkerSettings:
+    """The settings with what leads to RabbitMQ and to the views leading to those of the test."""
+    http = {"host": _LOOPBACK, "port": port, "reuse_port": True}
+    return settings.with_amqp(_connections(settings, broker)).model_copy(
+        update={
+            "http": settings.http.model_copy(update=http),
+            "sse": {
+                name: _followed(connection, settings.http, port)
+                for name, connection in settings.sse.items()
+            },
+        }
+    )
+
+
+def _followed(connection: SSESettings, http: HTTPSettings, port: int) -> SSESettings:
+    """The connection, to *port* if it leads to the application's own views."""
+    url = URL(connection.url.get_secret_value())
+    here = url.host == http.host or {url.host, http.host} <= _HERE
+    if not here or (url.scheme, url.port) != ("http", http.port):
+        return connection
+    moved = SecretStr(str(url.with_host(_LOOPBACK).with_port(port)))
+    return connection.model_copy(update={"url": moved})
+
+
+def _listed(names: Sequence[str]) -> str:
+    return ", ".join(names) or "nothing"
+
+
+def _add_vhosts(
+    broker: EmbeddedBroker, settings: WorkerSettings, read: set[tuple[str, str]]
+) -> set[str]:
+    """Have every virtual host that somebody names; all of them."""
+    vhosts = {"/", *(each.vhost_name() for each in settings.amqp.values())}
+    vhosts |= {vhost for vhost, _ in read}
+    for vhost in vhosts - {"/"}:
+        broker.add_vhost(vhost)
+    return vhosts
+
+
 def _connections(settings: WorkerSettings, broker: EmbeddedBroker) -> dict[str, AMQPSettings]:
     connections = {}
     for name, connection in settings.amqp.items():
@@ -219,6 +319,16 @@ def _connections(settings: WorkerSettings, broker: EmbeddedBroker) -> dict[str, 
             heartbeat=connection.heartbeat,
         )
     return connections
+
+
+def _queues_read(assembly: Assembly) -> set[tuple[str, str]]:
+    """The queues that consumers read from, each with its virtual host."""
+    return {
+        (assembly.settings.amqp[each.connection.casefold()].vhost_name(each.vhost), queue.name)
+        for each in (declared.options for declared in assembly.declared)
+        if isinstance(each, AMQPOptions)
+        for queue in each.queues
+    }
 
 
 async def _ready(runner: Runner) -> None:
