@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator, MutableMapping
 from dataclasses import dataclass, field
 from itertools import islice
+from uuid import uuid4
 
 from pydantic import BaseModel, PositiveInt
 
@@ -21,6 +22,7 @@ class OrderRepository:
 
     def __init__(self, booked: MutableMapping[int, Order]) -> None:
         self.booked = booked
+        self.name = uuid4().hex[:8]  # Another book, such as that after a restart, has other orders.
         self._news = asyncio.Condition()
 
     async def add(self, order: Order) -> None:
@@ -32,6 +34,11 @@ class OrderRepository:
     async def find(self, order_id: int) -> Order | None:
         """The order of that id, if it is booked."""
         return self.booked.get(order_id)
+
+    def seen(self, mark: str) -> int:
+        """How many orders somebody has seen who got as far as *mark*; none in another book."""
+        name, _, count = mark.partition("-")
+        return int(count) if name == self.name and count.isdecimal() else 0
 
     async def after(self, count: int) -> list[Order]:
         """The orders booked after the first *count*, as soon as there is one."""

@@ -22,6 +22,16 @@ async def test_an_order_is_booked(consumer: OrderPlaced, orders: OrderRepository
     assert orders.booked == {1: order}
 
 
+async def test_where_a_reader_of_the_book_goes_on(orders: OrderRepository) -> None:
+    """Behind what it has seen of this book, and at the beginning of another one."""
+    for number in (1, 2, 3):
+        await orders.add(Order(id=number, item="tea"))
+
+    assert orders.seen(f"{orders.name}-2") == 2
+    assert orders.seen(f"{OrderRepository({}).name}-2") == orders.seen("") == 0
+    assert [order.id for order in await orders.after(2)] == [3]
+
+
 async def test_an_order_that_comes_twice(consumer: OrderPlaced, orders: OrderRepository) -> None:
     """A message may be delivered again; the order is booked once."""
     order = Order(id=1, item="tea")

@@ -64,12 +64,12 @@ class BookedOrders(HTTPView):
         self.orders = orders
 
     async def get(
-        self, request: web.Request, last_event_id: Annotated[int, Header] = 0
+        self, request: web.Request, last_event_id: Annotated[str, Header] = ""
     ) -> web.StreamResponse:
         """Announce all orders, or those behind the one that a client has seen last."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        number = last_event_id
+        number = self.orders.seen(last_event_id)
         while True:
             try:
                 async with asyncio.timeout(15.0):
@@ -81,4 +81,5 @@ class BookedOrders(HTTPView):
             for order in orders:
                 number += 1
                 data = order.model_dump_json()
-                await response.write(f"id: {number}\nevent: booked\ndata: {data}\n\n".encode())
+                lines = f"id: {self.orders.name}-{number}\nevent: booked\ndata: {data}\n\n"
+                await response.write(lines.encode())
