@@ -254,6 +254,7 @@ async def test_e3_a_worker_whose_publishers_are_blocked_is_not_ready(
     """As long as the alarm lasts; its consumers are well, and its publishes are counted."""
     async with worker(tmp_path, url, PUBLISHER) as (_, ops):
         await is_ready(ops)
+        await ops.counts("workerkit_publishes_total", "default,unroutable")
         rabbit.memory_alarm(on=True)
 
         async def blocked() -> Any:
