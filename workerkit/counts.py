@@ -38,20 +38,21 @@ class Distribution:
     """The values of something, under one set of labels.
 
     Attributes:
+        bounds: Upper ones of the buckets but the last.
         counts: By bucket; not cumulated.
         total: The sum of the values.
     """
 
-    __slots__ = ("_bounds", "counts", "total")
+    __slots__ = ("bounds", "counts", "total")
 
     def __init__(self, bounds: Sequence[float]) -> None:
-        self._bounds = bounds
+        self.bounds = bounds
         self.counts = [0] * (len(bounds) + 1)
         self.total = 0.0
 
     def observe(self, value: float) -> None:
         """Add one value."""
-        self.counts[bisect_left(self._bounds, value)] += 1
+        self.counts[bisect_left(self.bounds, value)] += 1
         self.total += value
 
     def cumulated(self) -> Iterator[int]:

@@ -4,6 +4,7 @@ Observing costs half a microsecond per message, which is why nothing here is one
 prometheus_client's own metrics: a labelled `Histogram.observe` of theirs takes several.
 """
 
+from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from time import monotonic, time
@@ -62,6 +63,7 @@ _PUBLISH_OUTCOMES: dict[type[PublishError], str] = {
     BrokerBlocked: "blocked",
     PublishOutcomeUnknown: "unknown",
 }
+_ACK = Action.ACK
 _METHODS = frozenset("CONNECT DELETE GET HEAD OPTIONS PATCH POST PUT TRACE".split())
 
 _AGES = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0)
@@ -141,12 +143,15 @@ class Metrics:
         """Count a delivery."""
         consumer, source, delivery, _, action, seconds, lost = record
         its = self._sources.get((consumer, source)) or self._new_source(record)
-        if action is Action.ACK and not lost:
-            its.acks.value += 1
+        acks, measured, has_requests = its
+        if action is _ACK and not lost:
+            acks.value += 1
         else:
             self._not_acknowledged(record)
-        its.seconds.observe(seconds)
-        if its.has_requests:
+        # As `measured.observe(seconds)`, without the call: 0.1 µs of the 0.5 of all this.
+        measured.counts[bisect_left(measured.bounds, seconds)] += 1
+        measured.total += seconds
+        if has_requests:
             self._answered(source, delivery, seconds)
         if self._measures_age:
             self._aged(consumer, source, delivery)
