@@ -22,13 +22,19 @@ class Deadlines:
         self._overdue: set[asyncio.Task[object]] = set()
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self, task: asyncio.Task[object]) -> None:
-        """The clock starts for the call that *task* makes now."""
-        if self._seconds is None:
-            return
-        self._running[task] = deadline = self._loop.time() + self._seconds
-        if self._timer is None:
-            self._timer = self._loop.call_at(deadline, self._expire)
+    def begin(self) -> asyncio.Task[object]:
+        """The clock starts for a call.
+
+        Returns:
+            The current task, which makes it.
+        """
+        task = asyncio.current_task(self._loop)
+        assert task is not None
+        if self._seconds is not None:
+            self._running[task] = deadline = self._loop.time() + self._seconds
+            if self._timer is None:
+                self._timer = self._loop.call_at(deadline, self._expire)
+        return task
 
     def end(self, task: asyncio.Task[object]) -> bool:
         """The call is over.

@@ -3,7 +3,8 @@
 import asyncio
 import inspect
 import logging
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from functools import partial
 from typing import Any
 
@@ -53,7 +54,6 @@ class Endpoint:
         self.name = options.name
         self._bind = signature.bind
         self._read = signature.read
-        self._provided = signature.provided if signature.provides else None
         self._handled = Outcome(on_success)
         self._on_exception = on_exception
         self._on_invalid = on_invalid
@@ -67,6 +67,8 @@ class Endpoint:
             self._threads = Threads(options.name, options.concurrency, timeout)
             self._handle = partial(self._threads.call, handle)
             timeout = None
+        if signature.provides:
+            self._handle = partial(_injected, self._handle, signature.provided)
         self._deadlines = Deadlines(timeout)
 
     async def process(self, delivery: Delivery) -> Outcome:
@@ -80,9 +82,13 @@ class Endpoint:
         try:
             args, kwargs = self._bind(delivery)
         except Exception as error:
-            outcome = Outcome(self._on_invalid, error)
-        else:
-            outcome = await self._attempt(args, kwargs)
+            return self._decided(delivery, Outcome(self._on_invalid, error))
+        # As _attempt, without it: every delivery pays for each coroutine that stands in between.
+        task = self._deadlines.begin()
+        try:
+            outcome = self._returned(task, await self._handle(*args, **kwargs))
+        except BaseException as error:
+            outcome = self._failed(task, error)
         return self._decided(delivery, outcome)
 
     async def process_batch(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
@@ -99,7 +105,7 @@ class Endpoint:
                 outcomes.append(None)
             except Exception as error:
                 outcomes.append(Outcome(self._on_invalid, error))
-        common = await self._attempt((items,), {}) if items else self._handled
+        common = await self._attempt(items) if items else self._handled
         return [
             self._decided(delivery, outcome or common)
             for delivery, outcome in zip(deliveries, outcomes, strict=True)
@@ -124,19 +130,16 @@ class Endpoint:
         """Call the consumer's `on_connection_error`; what it raises is logged."""
         await self._hook("on_connection_error", self.consumer.on_connection_error(error, attempt))
 
-    async def _attempt(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Outcome:
-        """Call the method; in one coroutine, because every delivery pays for each one more."""
-        task = asyncio.current_task(self._loop)
-        assert task is not None
-        self._deadlines.begin(task)
+    async def _attempt(self, items: list[Any]) -> Outcome:
+        """Call the method with a batch."""
+        task = self._deadlines.begin()
         try:
-            if self._provided is None:
-                value = await self._handle(*args, **kwargs)
-            else:
-                async with self._provided() as provided:
-                    value = await self._handle(*args, **kwargs, **provided)
+            return self._returned(task, await self._handle(items))
         except BaseException as error:
             return self._failed(task, error)
+
+    def _returned(self, task: "asyncio.Task[Any]", value: object) -> Outcome:
+        """The outcome of a call that has returned *value*."""
         self._deadlines.end(task)
         return self._handled if value is None else Outcome(self._handled.action, None, value)
 
@@ -205,3 +208,14 @@ class Endpoint:
             await guarded(call)
         except Exception:
             log.exception("hook failed", extra={"consumer": self.name, "hook": name})
+
+
+async def _injected(
+    handle: Callable[..., Awaitable[Any]],
+    provided: Callable[[], AbstractAsyncContextManager[dict[str, Any]]],
+    *args: Any,
+    **kwargs: Any,
+) -> Any:
+    """Call *handle* with what it takes from the container besides."""
+    async with provided() as more:
+        return await handle(*args, **kwargs, **more)

@@ -1,10 +1,9 @@
 """What a process counts, as Prometheus reads it.
 
-Observing costs half a microsecond per message, which is why nothing here is one of
+Observing costs less than half a microsecond per message, which is why nothing here is one of
 prometheus_client's own metrics: a labelled `Histogram.observe` of theirs takes several.
 """
 
-from bisect import bisect_left
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from time import monotonic, time
@@ -38,7 +37,7 @@ from workerkit.catalogue import (
     READY,
     RETRIES,
 )
-from workerkit.counts import Count, Counter, Distribution, Histogram, Labels, Metric
+from workerkit.counts import AT_ONCE, Count, Counter, Distribution, Histogram, Labels, Metric
 from workerkit.delivery import Action, Delivery
 from workerkit.errors import (
     BrokerBlocked,
@@ -88,20 +87,37 @@ class Answered(Protocol):
     response_size: int | None
 
 
-class _Source(NamedTuple):
-    """What is counted for each delivery of one source of one consumer, found with one look."""
-
-    acks: Count
-    seconds: Distribution
-    has_requests: bool
-
-
 class _Requests(NamedTuple):
-    """What is measured of each request of one route, method and status, found with one look."""
+    """What is measured of each request of one route, method and status."""
 
     seconds: Distribution
     request_sizes: Distribution
     response_sizes: Distribution
+
+
+class _Source:
+    """What is counted for each delivery of one source of one consumer, found with one look.
+
+    Attributes:
+        requests: By method and status; None where deliveries are no requests.
+    """
+
+    __slots__ = ("acks", "consumer", "left", "requests", "seconds")
+
+    def __init__(self, consumer: str, acks: Count, seconds: Distribution, answered: bool) -> None:
+        self.consumer = consumer
+        self.acks = acks
+        self.seconds = seconds
+        self.requests: dict[tuple[str, int], _Requests] | None = {} if answered else None
+        self.left = AT_ONCE
+
+    def fold(self) -> None:
+        """See to it that what is put aside does not pile up."""
+        self.left = AT_ONCE
+        self.seconds.fold()
+        for measured in (self.requests or {}).values():
+            for each in measured:
+                each.fold()
 
 
 class Metrics:
@@ -134,27 +150,29 @@ class Metrics:
         self._request_sizes = self._histogram(HTTP_REQUEST_SIZE, _SIZES)
         self._response_sizes = self._histogram(HTTP_RESPONSE_SIZE, _SIZES)
         self._lags = self._histogram(LOOP_LAG, _LAGS)
-        self._sources: dict[tuple[str, str], _Source] = {}
-        self._answers: dict[tuple[str, str, int], _Requests] = {}
+        self._known: dict[tuple[str, str], _Source] = {}
+        self._sources: dict[str, _Source] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
 
     def __call__(self, record: Settled) -> None:
         """Count a delivery."""
         consumer, source, delivery, _, action, seconds, lost = record
-        its = self._sources.get((consumer, source)) or self._new_source(record)
-        acks, measured, has_requests = its
+        its = self._sources.get(source)
+        if its is None or its.consumer != consumer:
+            its = self._source(record)
         if action is _ACK and not lost:
-            acks.value += 1
+            its.acks.value += 1
         else:
             self._not_acknowledged(record)
-        # As `measured.observe(seconds)`, without the call: 0.1 µs of the 0.5 of all this.
-        measured.counts[bisect_left(measured.bounds, seconds)] += 1
-        measured.total += seconds
-        if has_requests:
-            self._answered(source, delivery, seconds)
+        its.seconds.put_aside(seconds)
+        if its.requests is not None:
+            self._answered(its.requests, source, delivery, seconds)
         if self._measures_age:
             self._aged(consumer, source, delivery)
+        its.left -= 1
+        if not its.left:
+            its.fold()
 
     def published(self, record: Published) -> None:
         """Count a publish."""
@@ -213,13 +231,17 @@ class Metrics:
         self._histograms.append(Histogram(metric, bounds))
         return self._histograms[-1]
 
-    def _new_source(self, record: Settled) -> "_Source":
+    def _source(self, record: Settled) -> _Source:
+        """Of a consumer that is not the last one whose delivery came from there."""
         labels = record.consumer, record.source
-        found = self._sources[labels] = _Source(
-            self._deliveries.of(*labels, Action.ACK),
-            self._handling.of(*labels),
-            hasattr(record.delivery, "status"),
-        )
+        if labels not in self._known:
+            self._known[labels] = _Source(
+                record.consumer,
+                self._deliveries.of(*labels, Action.ACK),
+                self._handling.of(*labels),
+                hasattr(record.delivery, "status"),
+            )
+        found = self._sources[record.source] = self._known[labels]
         return found
 
     def _not_acknowledged(self, record: Settled) -> None:
@@ -235,26 +257,29 @@ class Metrics:
         elif record.action is Action.DEAD_LETTER:
             self._dead_letters.add(*labels, name)
 
-    def _answered(self, route: str, request: Any, seconds: float) -> None:
+    def _answered(
+        self, known: dict[tuple[str, int], _Requests], route: str, request: Any, seconds: float
+    ) -> None:
         answered: Answered = request
-        key = route, answered.method, answered.status
-        its = self._answers.get(key) or self._new_answer(*key)
-        its.seconds.observe(seconds)
+        key = answered.method, answered.status
+        measured = known.get(key) or self._new_requests(known, route, *key)
+        measured[0].put_aside(seconds)
         if (size := answered.request_size) is not None:
-            its.request_sizes.observe(size)
+            measured[1].put_aside(size)
         if (size := answered.response_size) is not None:
-            its.response_sizes.observe(size)
+            measured[2].put_aside(size)
 
-    def _new_answer(self, route: str, method: str, status: int) -> "_Requests":
+    def _new_requests(
+        self, known: dict[tuple[str, int], _Requests], route: str, method: str, status: int
+    ) -> _Requests:
         # A client may send any word as method, and labels have to stay few.
-        labels = route, method if method in _METHODS else "other", str(status)
-        found = _Requests(
+        method = method if method in _METHODS else "other"
+        labels = route, method, str(status)
+        found = known[method, status] = _Requests(
             self._requests.of(*labels),
             self._request_sizes.of(*labels),
             self._response_sizes.of(*labels),
         )
-        if method in _METHODS:
-            self._answers[route, method, status] = found
         return found
 
     def _aged(self, consumer: str, source: str, delivery: Delivery) -> None:
@@ -280,8 +305,9 @@ class Metrics:
         measured = HistogramMetricFamily(name, metric.text, labels=metric.labels)
         bounds = [*map(str, histogram.bounds), "+Inf"]
         for labels, values in histogram.series.items():
-            if not any(values.counts):
+            cumulated = values.cumulated()
+            if not cumulated[-1]:
                 continue
-            buckets = list(zip(bounds, values.cumulated(), strict=True))
+            buckets = list(zip(bounds, cumulated, strict=True))
             measured.add_metric([str(each) for each in labels], buckets, values.total)
         return measured

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from threading import Event, Thread
 from time import monotonic
 from typing import Any
 
@@ -99,6 +100,47 @@ def test_deliveries_are_counted_by_outcome(action: Action) -> None:
     metrics(settled(action))
 
     assert value(metrics, "workerkit_deliveries_total", **ORDERS, outcome=action.value) == 2
+
+
+def test_however_many_are_put_aside_all_are_counted() -> None:
+    """Reading at any moment gives what was observed until then, also from another thread."""
+    metrics = made(buckets=(0.1, 1.0))
+    name = "workerkit_handler_seconds"
+    stop = Event()
+    read: list[float | None] = []
+
+    def reading() -> None:
+        while not stop.is_set():
+            read.append(value(metrics, f"{name}_count", **ORDERS))
+
+    thread = Thread(target=reading)
+    for number in range(3_000):
+        metrics(settled(seconds=(0.05, 0.1, 0.5, 2.0)[number % 4]))
+        if number == 0:
+            thread.start()
+    stop.set()
+    thread.join()
+
+    assert value(metrics, f"{name}_count", **ORDERS) == 3_000
+    assert value(metrics, f"{name}_bucket", **ORDERS, le="0.1") == 1_500
+    assert value(metrics, f"{name}_bucket", **ORDERS, le="1.0") == 2_250
+    assert value(metrics, f"{name}_sum", **ORDERS) == pytest.approx(2.65 * 750)
+    known = [each for each in read if each is not None]
+    assert known == sorted(known)
+
+
+def test_consumers_of_one_source_are_told_apart() -> None:
+    """In whatever order their deliveries come."""
+    metrics = made()
+    record = settled()
+
+    for consumer in ("one", "two", "one", "one"):
+        metrics(record._replace(consumer=consumer))
+
+    for consumer, count in (("one", 3), ("two", 1)):
+        labels = {"consumer": consumer, "source": "orders"}
+        assert value(metrics, "workerkit_deliveries_total", **labels, outcome="ack") == count
+        assert value(metrics, "workerkit_handler_seconds_count", **labels) == count
 
 
 def test_a_lost_delivery_is_counted_as_lost_only() -> None:

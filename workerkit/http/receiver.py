@@ -95,13 +95,12 @@ class Receiver:
         raised: web.HTTPException | None = None
         if type(outcome.value) is web.Response and outcome.error is None:
             response: web.StreamResponse = outcome.value
-            delivery.answer = response
         else:
             response, outcome = answer(outcome, self._status)
-            delivery.answer = response
             if isinstance(response, web.HTTPException):
                 # Its own text is not what is sent.
-                raised, delivery.answer = response, of_exception(response, request.method)
+                raised, response = response, of_exception(response, request.method)
+        delivery.answered(response)
         seconds = perf_counter() - began
         record = Settled(self.name, delivery.route, delivery, outcome, outcome.action, seconds)
         notify(self._observers, record)

@@ -16,40 +16,42 @@ class HTTPRequest(Delivery):
         answer: What the client gets; None before it is known.
     """
 
-    __slots__ = ("answer", "body", "id", "request", "route")
+    __slots__ = (
+        "answer",
+        "body",
+        "id",
+        "method",
+        "request",
+        "request_size",
+        "response_size",
+        "route",
+        "status",
+    )
 
     raw: bytes
 
     def __init__(self, request: web.Request, route: str, id: str) -> None:
         super().__init__(b"")
         self.request = request
+        self.method = request.method
+        self.status = 0
+        self.request_size: int | None = None
+        self.response_size: int | None = None
         self.route = route
         self.id = id
         self.body: object = None
         self.answer: web.StreamResponse | None = None
 
-    @property
-    def method(self) -> str:
-        """Such as `GET`."""
-        return self.request.method
-
-    @property
-    def request_size(self) -> int:
-        """Bytes of the body that have come."""
-        return self.request.content.total_bytes
-
-    @property
-    def status(self) -> int:
-        """Of the answer; 0 before it is known."""
-        return 0 if self.answer is None else self.answer.status
-
-    @property
-    def response_size(self) -> int | None:
-        """Bytes of the answer's body; None for a stream, whose size only sending it tells."""
-        if self.request.method == "HEAD":
-            return 0
-        body = getattr(self.answer, "body", self.answer)
-        return len(body) if isinstance(body, bytes) else 0 if body is None else None
+    def answered(self, answer: web.StreamResponse) -> None:
+        """Note what the client gets."""
+        self.answer = answer
+        self.status = answer.status
+        self.request_size = self.request.content.total_bytes
+        body = answer.body if isinstance(answer, web.Response) else answer
+        if self.method == "HEAD" or body is None:
+            self.response_size = 0
+        elif isinstance(body, bytes):
+            self.response_size = len(body)
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.route} {self.id}>"

@@ -1,8 +1,8 @@
-"""Send an answer whose head is like most others, without aiohttp's preparations.
+"""Write an answer that is like most others, without aiohttp's preparations.
 
 `StreamResponse.prepare` looks for cookies, compression, chunks, signals and old versions of HTTP on
-the way; where none of these is there, what is left takes a third of its time. Measured on a hello:
-3 µs of CPU per request, which pay for what workerkit does beside.
+the way, and its writer for what may be left of the head. Where none of these is there, a head can
+be written at once: 4 µs of CPU less per request, which pay for what workerkit does beside.
 """
 
 import time
@@ -13,8 +13,19 @@ from aiohttp import ClientConnectionResetError, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import SERVER_SOFTWARE, HttpVersion11
 
+from workerkit.http.request_ids import REQUEST_ID
+
 _WITHOUT_BODY = frozenset({204, 205, 304})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+_LARGE = 65_536  # From here on, to copy a body costs more than to send head and body apart.
+_NOT_PLAIN = (
+    hdrs.CONNECTION,
+    hdrs.CONTENT_LENGTH,
+    hdrs.DATE,
+    hdrs.SERVER,
+    hdrs.TRANSFER_ENCODING,
+    REQUEST_ID,
+)
 
 
 class _Sent(web.Response):
@@ -25,14 +36,50 @@ class _Sent(web.Response):
 
 _sent = _Sent()
 _second = 0
-_date = ""
+_headers = ""
 
 
-def is_plain(request: web.BaseRequest, response: web.StreamResponse) -> bool:
-    """Whether `send` may send it: bytes to somebody who keeps the connection."""
+def written(request: web.BaseRequest, response: web.StreamResponse, id: str) -> bytes | None:
+    """An answer as it goes over the connection; None where it is one for aiohttp to send.
+
+    Args:
+        id: Of the request.
+    """
+    if not _is_plain(request, response):
+        return None
+    assert type(response) is web.Response
+    body = response.body
+    assert type(body) is bytes
+    lines = _chosen(response)
+    # A line break in a value would make a header that nobody has set; aiohttp says so.
+    if lines is None or not "".join(lines).isprintable():
+        return None
+    chosen = "\r\n".join(lines)
+    return f"{chosen}\r\nContent-Length: {len(body)}\r\n{_given()}{id}\r\n\r\n".encode() + body
+
+
+def _chosen(response: web.Response) -> list[str] | None:
+    """The lines of a head that are up to the view; None where one of them is not for us."""
+    headers = response.headers
+    kind = headers.get(hdrs.CONTENT_TYPE)
+    lines = [
+        f"HTTP/1.1 {response.status} {response.reason}",
+        "Content-Type: " + ("application/octet-stream" if kind is None else kind),
+    ]
+    if len(headers) > (kind is not None):
+        if any(name in headers for name in _NOT_PLAIN):
+            return None
+        others = (item for item in headers.items() if item[0].lower() != "content-type")
+        lines += map(": ".join, others)
+    return lines
+
+
+def _is_plain(request: web.BaseRequest, response: web.StreamResponse) -> bool:
+    """Whether it is bytes for somebody who keeps the connection."""
     return (
         type(response) is web.Response
         and type(response.body) is bytes
+        and len(response.body) < _LARGE
         and response.status not in _WITHOUT_BODY
         and not response.prepared
         and not response.compression
@@ -54,26 +101,20 @@ def _has_no_parts(request: web.BaseRequest) -> bool:
 
 
 async def send(
-    request: web.BaseRequest, response: web.StreamResponse, sent: Callable[[], None]
+    request: web.BaseRequest, answer: bytes, sent: Callable[[], None]
 ) -> tuple[web.StreamResponse, bool]:
     """Send it, as `RequestHandler.finish_response`, and call *sent* when nothing is left to do."""
-    assert type(response) is web.Response
-    body = response.body
-    assert type(body) is bytes
-    headers = response.headers
-    headers[hdrs.CONTENT_LENGTH] = str(len(body))
-    if hdrs.CONTENT_TYPE not in headers:
-        headers[hdrs.CONTENT_TYPE] = "application/octet-stream"
-    if hdrs.DATE not in headers:
-        headers[hdrs.DATE] = _now()
-    if hdrs.SERVER not in headers:
-        headers[hdrs.SERVER] = SERVER_SOFTWARE
     writer = request.writer
+    transport = writer.transport
     try:
-        await writer.write_headers(f"HTTP/1.1 {response.status} {response.reason}", headers)
-        await writer.write_eof(body)
+        if transport is None or transport.is_closing():
+            return _sent, True
+        transport.write(answer)
+        writer.output_size += len(answer)
+        if transport.get_write_buffer_size():
+            await writer.drain()
     except ConnectionError:
-        return response, True
+        return _sent, True
     finally:
         sent()
     return _sent, False
@@ -93,10 +134,11 @@ def without_body(writer: AbstractStreamWriter) -> None:
     vars(writer)["write"] = write
 
 
-def _now() -> str:
-    """The value of the header `Date`, made anew once a second."""
-    global _second, _date
+def _given() -> str:
+    """What stands in each head, up to the id; made anew once a second."""
+    global _second, _headers
     now = int(time.time())
     if now != _second:
-        _second, _date = now, formatdate(now, usegmt=True)
-    return _date
+        date = formatdate(now, usegmt=True)
+        _second, _headers = now, f"Date: {date}\r\nServer: {SERVER_SOFTWARE}\r\n{REQUEST_ID}: "
+    return _headers

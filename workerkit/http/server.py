@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 
 from workerkit.http.connection import Connection, begun, is_event_stream
+from workerkit.http.shortcuts import Shortcuts
 from workerkit.sections import HTTPSettings
 
 KEEP_ALIVE = 75.0
@@ -64,6 +65,11 @@ class Server:
             OSError: The address is in use, or not ours.
         """
         await self._runner.setup()
+        server = self._runner.server
+        assert server is not None
+        if not self.application.middlewares:
+            shortcuts: Any = Shortcuts(self.application, server.request_handler)
+            server.request_handler = shortcuts.respond
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(
             self._connection,
