@@ -229,14 +229,13 @@ async def test_a_store_whose_methods_are_not_async() -> None:
             pass
 
 
-@pytest.mark.parametrize("below", ["", "below"])
-async def test_a_directory_that_cannot_be_made(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, below: str
+@pytest.mark.parametrize("name", ["file", "file/below", "/sys"])
+async def test_a_directory_that_cannot_be_written_to(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
     """The start ends with the name of the variable, and is not tried again for ever."""
-    file = tmp_path / "file"
-    file.write_text("taken")
-    directory = file / below
+    (tmp_path / "file").write_text("taken")
+    directory = tmp_path / name
     consumer, _ = collector()
     monkeypatch.setenv("WORKERKIT_CURSORS", str(directory))
     monkeypatch.setenv("WORKERKIT_SSE__SERVER__URL", "http://127.0.0.1:1")
@@ -249,7 +248,7 @@ async def test_a_directory_that_cannot_be_made(
 
     [fault] = raised.value.faults
     assert fault.startswith(f"WORKERKIT_CURSORS is {str(directory)!r}: ")
-    assert fault.endswith("write a directory that is there or can be made")
+    assert fault.endswith("write a directory that can be written to")
 
 
 async def test_a_store_that_gives_bytes(caplog: pytest.LogCaptureFixture) -> None:

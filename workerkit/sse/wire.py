@@ -5,6 +5,7 @@ import inspect
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
+from tempfile import TemporaryFile
 from typing import Any
 
 from yarl import URL
@@ -196,26 +197,28 @@ def _server(options: SSEOptions, settings: WorkerSettings) -> Callable[[], SSESe
     return partial(settings.stream_server, options.connection.casefold())
 
 
-def _make(directory: Path, settings: WorkerSettings) -> None:
-    """Make the directory of the cursors, where it is not there.
+def _prepare(directory: Path, settings: WorkerSettings) -> None:
+    """Make the directory of the cursors, where it is not there, and see that it can be written to.
 
     Raises:
-        RunError: It cannot be made; to try that again for ever would keep the streams waiting.
+        RunError: It cannot; to try that again for ever would keep the streams waiting.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=directory):
+            pass
     except OSError as error:
         prefix = settings.model_config.get("env_prefix", "").upper()
         raise RunError(
             f"{prefix}CURSORS is {str(directory)!r}: {error.strerror}; "
-            "write a directory that is there or can be made"
+            "write a directory that can be written to"
         ) from error
 
 
 def _store(context: Context) -> CursorStore:
     store, directory = context.cursors, context.settings.cursors
     if isinstance(store, MemoryCursors) and directory is not None:
-        _make(directory, context.settings)
+        _prepare(directory, context.settings)
         return FileCursors(directory, fsync=context.settings.cursors_fsync)
     if not isinstance(store, CursorStore):
         raise RunError(f"provider 'cursors' gave a {type(store).__name__}: it needs load and save")
