@@ -543,7 +543,7 @@ async def test_d6_a_replay_whose_connections_are_lost_loses_nothing(
     # A machine that takes longer than two seconds for it has been told how far it was.
     *told, line = replay.err
     assert code == 1
-    assert line.startswith("stopped with ")
+    assert line.startswith("stopped with "), replay
     assert all(re.fullmatch(r"\d+ replayed, \d+ of 1000 read", each) for each in told)
     assert set(found) == set(bodies)
     assert len(found) <= len(bodies) + 50

@@ -1,5 +1,7 @@
 """The tap equals a slow decoder, whatever the bytes and however they are cut."""
 
+import asyncio
+import gc
 from dataclasses import dataclass, field
 from itertools import pairwise
 from struct import pack
@@ -8,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workerkit.amqp.tap import MalformedFrame, Tap
+from workerkit.amqp.tap import MalformedFrame, Tap, TapProtocol
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 DELIVER, RETURN = (60, 60), (60, 50)
@@ -310,3 +312,21 @@ def test_malformed(data: bytes) -> None:
     """A stream that cannot be read on is given up, not guessed at."""
     with pytest.raises(MalformedFrame):
         tap_with(Log()).feed(data)
+
+
+async def test_a_socket_that_was_reset_is_collected_in_silence(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """In whatever order Python collects what belonged to it, also as the process ends."""
+    # It would tidy up, but not in time where the future happens to be collected first.
+    monkeypatch.delattr(asyncio.StreamReaderProtocol, "__del__")
+    loop = asyncio.get_running_loop()
+    complaints: list[str] = []
+    loop.set_exception_handler(lambda _, context: complaints.append(context["message"]))
+    protocol = TapProtocol(asyncio.StreamReader(loop=loop), loop)
+
+    protocol.connection_lost(ConnectionResetError("reset by peer"))
+    del protocol
+    gc.collect()
+
+    assert complaints == []
