@@ -213,6 +213,7 @@ class Endpoint:
 async def _injected(
     handle: Callable[..., Awaitable[Any]],
     provided: Callable[[], AbstractAsyncContextManager[dict[str, Any]]],
+    /,
     *args: Any,
     **kwargs: Any,
 ) -> Any:

@@ -168,11 +168,11 @@ class Metrics:
         its.seconds.put_aside(seconds)
         if its.requests is not None:
             self._answered(its.requests, source, delivery, seconds)
-        if self._measures_age:
-            self._aged(consumer, source, delivery)
         its.left -= 1
         if not its.left:
             its.fold()
+        if self._measures_age:
+            self._aged(consumer, source, delivery)
 
     def published(self, record: Published) -> None:
         """Count a publish."""

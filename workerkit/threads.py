@@ -37,7 +37,7 @@ class Threads:
         self._started = 0
         self._busy = 0
 
-    async def call(self, function: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run *function* in a thread, with the caller's context variables.
 
         A thread cannot be cancelled. A call that is late, or whose caller is cancelled, is waited
@@ -86,7 +86,7 @@ class Threads:
             self._work.put(None)
 
     def _submit(
-        self, token: threading.Lock, function: Callable[..., Any], *args: Any, **kwargs: Any
+        self, token: threading.Lock, function: Callable[..., Any], /, *args: Any, **kwargs: Any
     ) -> asyncio.Future[Any]:
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Any] = loop.create_future()

@@ -256,8 +256,8 @@ class TapProtocol(asyncio.StreamReaderProtocol):
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
-        # asyncio keeps the error for whoever waits until the writer is closed. Where nobody does, it
-        # may complain about that when the future is collected, on stderr.
+        # asyncio keeps the error for whoever waits until the writer is closed. Where nobody does,
+        # it may complain about that when the future is collected, on stderr.
         if (closed := getattr(self, "_closed", None)) is not None:
             closed.exception()
         self._error = self._error or error

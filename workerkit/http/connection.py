@@ -8,7 +8,7 @@ from aiohttp import web
 
 from workerkit.http.problem import PROBLEM, of_exception, problem
 from workerkit.http.request_ids import REQUEST_ID, identify
-from workerkit.http.sending import send, without_body, written
+from workerkit.http.sending import head, send, without_body
 from workerkit.logs import request_id
 
 log = logging.getLogger(__name__)
@@ -103,8 +103,8 @@ class Connection(web.RequestHandler):
             resp = of_exception(resp, request.method)
         if self.last:
             resp.force_close()
-        if not self._signals and (answer := written(request, resp, known)) is not None:
-            return send(request, answer, self.release)
+        if not self._signals and (begin := head(request, resp, known)) is not None:
+            return send(request, begin, resp, self.release)
         resp.headers[REQUEST_ID] = known
         return self._finish(super().finish_response(request, resp, start_time))
 

@@ -104,7 +104,7 @@ class Receiver:
         seconds = perf_counter() - began
         record = Settled(self.name, delivery.route, delivery, outcome, outcome.action, seconds)
         notify(self._observers, record)
-        if request.writer.output_size and not response.prepared:
+        if request.writer.output_size and not (raised or response).prepared:
             raise ConnectionResetError("it ended with half of an answer sent")
         if raised is not None:
             raise raised

@@ -31,7 +31,10 @@ class HTTPRequest(Delivery):
     raw: bytes
 
     def __init__(self, request: web.Request, route: str, id: str) -> None:
-        super().__init__(b"")
+        # As Delivery does, without the call.
+        self.raw = b""
+        self.attempt = 1
+        self.fate = self.after = None
         self.request = request
         self.method = request.method
         self.status = 0

@@ -17,7 +17,7 @@ from workerkit.http.request_ids import REQUEST_ID
 
 _WITHOUT_BODY = frozenset({204, 205, 304})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-_LARGE = 65_536  # From here on, to copy a body costs more than to send head and body apart.
+_LARGE = 65_536  # From here on, to copy a body costs more than to send it for itself.
 _NOT_PLAIN = (
     hdrs.CONNECTION,
     hdrs.CONTENT_LENGTH,
@@ -39,8 +39,8 @@ _second = 0
 _headers = ""
 
 
-def written(request: web.BaseRequest, response: web.StreamResponse, id: str) -> bytes | None:
-    """An answer as it goes over the connection; None where it is one for aiohttp to send.
+def head(request: web.BaseRequest, response: web.StreamResponse, id: str) -> bytes | None:
+    """What goes before the body of an answer; None where it is one for aiohttp to send.
 
     Args:
         id: Of the request.
@@ -48,14 +48,17 @@ def written(request: web.BaseRequest, response: web.StreamResponse, id: str) -> 
     if not _is_plain(request, response):
         return None
     assert type(response) is web.Response
-    body = response.body
-    assert type(body) is bytes
-    lines = _chosen(response)
-    # A line break in a value would make a header that nobody has set; aiohttp says so.
-    if lines is None or not "".join(lines).isprintable():
+    assert type(response.body) is bytes
+    try:
+        lines = _chosen(response)
+    except TypeError:
+        # A value that is no text.
         return None
-    chosen = "\r\n".join(lines)
-    return f"{chosen}\r\nContent-Length: {len(body)}\r\n{_given()}{id}\r\n\r\n".encode() + body
+    # A line break in a value would make a header that nobody has set; aiohttp says so.
+    if lines is None or not "".join(lines).isprintable() or not id.isprintable():
+        return None
+    chosen, size = "\r\n".join(lines), len(response.body)
+    return f"{chosen}\r\nContent-Length: {size}\r\n{_given()}{id}\r\n\r\n".encode()
 
 
 def _chosen(response: web.Response) -> list[str] | None:
@@ -79,9 +82,9 @@ def _is_plain(request: web.BaseRequest, response: web.StreamResponse) -> bool:
     return (
         type(response) is web.Response
         and type(response.body) is bytes
-        and len(response.body) < _LARGE
         and response.status not in _WITHOUT_BODY
         and not response.prepared
+        and not request.writer.output_size
         and not response.compression
         and not response.chunked
         # The property would make a jar for them first.
@@ -101,16 +104,23 @@ def _has_no_parts(request: web.BaseRequest) -> bool:
 
 
 async def send(
-    request: web.BaseRequest, answer: bytes, sent: Callable[[], None]
+    request: web.BaseRequest, head: bytes, response: web.StreamResponse, sent: Callable[[], None]
 ) -> tuple[web.StreamResponse, bool]:
     """Send it, as `RequestHandler.finish_response`, and call *sent* when nothing is left to do."""
+    assert type(response) is web.Response
+    body = response.body
+    assert type(body) is bytes
     writer = request.writer
     transport = writer.transport
     try:
         if transport is None or transport.is_closing():
             return _sent, True
-        transport.write(answer)
-        writer.output_size += len(answer)
+        if len(body) < _LARGE:
+            transport.write(head + body)
+        else:
+            transport.write(head)
+            transport.write(body)
+        writer.output_size += len(head) + len(body)
         if transport.get_write_buffer_size():
             await writer.drain()
     except ConnectionError:

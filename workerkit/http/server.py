@@ -69,6 +69,7 @@ class Server:
         assert server is not None
         if not self.application.middlewares:
             shortcuts: Any = Shortcuts(self.application, server.request_handler)
+            await shortcuts.learn()
             server.request_handler = shortcuts.respond
         loop = asyncio.get_running_loop()
         self._listener = await loop.create_server(

@@ -1,50 +1,72 @@
 """Find the view of a request whose path is written as one of the routes is.
 
 aiohttp's router takes a path apart and asks its resources one after the other, each in a coroutine
-of its own. Where a route has no parts in braces a dictionary says the same, for 2 µs of CPU less
+of its own. Where a route has no parts in braces a dictionary says the same, for 1.6 µs of CPU less
 per request; all other requests stay aiohttp's.
 """
 
 from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from typing import Any, NamedTuple, NoReturn
 
 from aiohttp import hdrs, web
 from aiohttp.web_urldispatcher import PlainResource
+from yarl import URL
 
 Answer = Callable[[Any], Awaitable[web.StreamResponse]]
-Found = tuple[web.UrlMappingMatchInfo, Answer]
+
+
+class _Match(web.UrlMappingMatchInfo):
+    """One for all requests of a route. It is empty, and stays so."""
+
+    def _refuse(self, *_: object, **__: object) -> NoReturn:
+        raise TypeError(f"match_info of {self.route} is read-only; write into the request instead")
+
+    __delitem__ = __ior__ = __setitem__ = _refuse
+    clear = pop = popitem = setdefault = update = _refuse
+
+
+Found = tuple[_Match, Answer]
 
 _NOTHING: Mapping[str, Found] = {}
 
 
+class _Asked(NamedTuple):
+    """What the router looks at of a request."""
+
+    method: str
+    rel_url: URL
+
+
 class Shortcuts:
     """The routes without parts in braces of an application that has no middlewares.
-
-    What `request.match_info` says of such a route is always the same, so there is one for all.
 
     Args:
         application: It gets no more routes.
         otherwise: Answers the requests that are not found here.
     """
 
-    def __init__(
-        self,
-        application: web.Application,
-        otherwise: Callable[[Any], Awaitable[web.StreamResponse]],
-    ) -> None:
+    def __init__(self, application: web.Application, otherwise: Answer) -> None:
+        self._application = application
         self._otherwise = otherwise
-        self._routes: dict[str, dict[str, Found]] = {}
-        for route in application.router.routes():
+        self._known: dict[str, dict[str, Found]] = {}
+
+    async def learn(self) -> None:
+        """Ask the router once for each of them: another route may come before it."""
+        router = self._application.router
+        for route in router.routes():
             if isinstance(route.resource, PlainResource):
-                match = web.UrlMappingMatchInfo({}, route)
-                match.add_app(application)
-                match.freeze()
-                by_method = self._routes.setdefault(route.resource.canonical, {})
-                by_method[route.method] = match, route.handler
+                path = route.resource.canonical
+                asked: Any = _Asked(route.method, URL(path, encoded=True))
+                if (await router.resolve(asked)).route is route:
+                    match = _Match({}, route)
+                    match.add_app(self._application)
+                    match.freeze()
+                    handler: Any = route.handler
+                    self._known.setdefault(path, {})[route.method] = match, handler
 
     def respond(self, request: web.Request) -> Awaitable[web.StreamResponse]:
         """Answer a request."""
-        found = self._routes.get(request.raw_path, _NOTHING).get(request.method)
+        found = self._known.get(request.raw_path, _NOTHING).get(request.method)
         if found is None or hdrs.EXPECT in request.headers:
             return self._otherwise(request)
         request._match_info, handler = found

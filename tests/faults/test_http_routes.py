@@ -1,0 +1,171 @@
+"""H1: which view answers a path, however that is written, and with which arguments."""
+
+import asyncio
+import inspect
+from typing import Any
+
+import pytest
+from aiohttp import web
+from yarl import URL
+
+from tests.serving import serving
+from workerkit import HTTPView
+
+
+class Store:
+    """Comes from the container."""
+
+
+async def asked(base: str, path: str, method: str = "GET") -> tuple[str, bytes]:
+    """Status line and body of the answer; no client rewrites the path."""
+    url = URL(base)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    async with asyncio.timeout(5.0):
+        writer.write(f"{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    writer.close()
+    return head.partition(b"\r\n")[0].decode(), body
+
+
+@pytest.mark.parametrize("path", ["/orders/new", "/orders/new?a=1", "/orders/%6eew", "/orders/7"])
+async def test_h1_however_a_path_is_written(path: str) -> None:
+    """The same view answers, and aiohttp's request says the same about its route."""
+
+    class New(HTTPView):
+        routes = ["/orders/new"]
+
+        async def get(self, request: web.Request) -> dict[str, Any]:
+            match = request.match_info
+            canonical = match.route.resource.canonical if match.route.resource else ""
+            return {"route": canonical, "match": dict(match), "app": request.app is match.apps[0]}
+
+    class Each(New):
+        routes = ["/orders/{order_id}"]
+
+    async with serving(Each, New) as client:
+        _, body = await asked(client.url, path)
+
+    known = b'{"route":"/orders/new","match":{},"app":true}'
+    other = b'{"route":"/orders/{order_id}","match":{"order_id":"7"},"app":true}'
+    assert body == (other if path.endswith("7") else known)
+
+
+@pytest.mark.parametrize("method", ["GET", "DELETE"])
+@pytest.mark.parametrize("route", ["/files/", "/"])
+async def test_h1_the_first_of_two_routes_answers(route: str, method: str) -> None:
+    """However the path is written, and whether or not a middleware looks at it before."""
+
+    class Each(HTTPView):
+        routes = [route + "{rest:.*}"]
+
+        async def get(self, rest: str) -> str:
+            return "each"
+
+        async def delete(self, rest: str) -> str:
+            return "each"
+
+    class Index(HTTPView):
+        routes = [route]
+
+        async def get(self) -> str:
+            return "index"
+
+        async def delete(self) -> str:
+            return "index"
+
+    @web.middleware
+    async def looking(request: web.Request, handler: Any) -> Any:
+        return await handler(request)
+
+    for middlewares in ([], [looking]):
+        async with serving(Each, Index, middlewares=middlewares) as client:
+            _, plain = await asked(client.url, route, method)
+            _, with_query = await asked(client.url, route + "?a=1", method)
+        assert (plain, with_query) == (b'"each"', b'"each"')
+
+
+@pytest.mark.parametrize("route", ["/a%20b", "/a?b", "/%41"])
+async def test_h1_a_route_that_no_path_is_read_as(route: str) -> None:
+    """aiohttp reads paths before it compares them, so it never answers: no more do we."""
+
+    class Odd(HTTPView):
+        routes = [route]
+
+        async def get(self) -> None:
+            """Answer nobody."""
+
+    async with serving(Odd) as client:
+        status, _ = await asked(client.url, route)
+
+    assert status == "HTTP/1.1 404 Not Found"
+
+
+async def test_h1_what_the_router_says_cannot_be_written_into() -> None:
+    """On a route without parts it would be there for the next request too."""
+    found = []
+
+    class Writing(HTTPView):
+        routes = ["/"]
+
+        async def get(self, request: web.Request) -> None:
+            with pytest.raises(TypeError, match="read-only"):
+                request.match_info["user"] = "alice"
+            with pytest.raises(TypeError, match="read-only"):
+                request.match_info.update(user="alice")
+            found.append(dict(request.match_info))
+
+    async with serving(Writing) as client:
+        assert (await client.get("/")).status == 204
+
+    assert found == [{}]
+
+
+@pytest.mark.parametrize("name", ["handle", "provided", "function", "token"])
+@pytest.mark.parametrize("blocking", [False, True])
+async def test_h1_parts_may_have_any_name(name: str, blocking: bool) -> None:
+    """Also one that our own functions use."""
+
+    class Named(HTTPView):
+        routes = [f"/{{{name}}}"]
+
+    async def get(self: Any, store: Store, **parts: str) -> str:
+        return parts[name]
+
+    def get_in_a_thread(self: Any, store: Store, **parts: str) -> str:
+        return parts[name]
+
+    method: Any = get_in_a_thread if blocking else get
+    own, store, _ = inspect.signature(method).parameters.values()
+    part = inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, annotation=str)
+    method.__signature__ = inspect.Signature([own, store, part])
+    method.__annotations__ = {"store": Store, name: str}
+    Named.get = method  # type: ignore[attr-defined]
+
+    async with serving(Named, provided={"store": Store()}) as client:
+        answer = await client.get("/x")
+
+    assert (answer.status, answer.json()) == (200, "x")
+
+
+async def test_h1_a_client_may_ask_before_it_sends_a_body() -> None:
+    """It is told to go on, on a route without parts in braces too."""
+
+    class Orders(HTTPView):
+        routes = ["/orders"]
+
+        async def post(self, order: dict[str, int]) -> dict[str, int]:
+            return order
+
+    async with serving(Orders) as client, asyncio.timeout(5.0):
+        url = URL(client.url)
+        reader, writer = await asyncio.open_connection(url.host, url.port)
+        writer.write(
+            b"POST /orders HTTP/1.1\r\nHost: h\r\nContent-Type: application/json\r\n"
+            b"Content-Length: 8\r\nExpect: 100-continue\r\n\r\n"
+        )
+        assert await reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        writer.write(b'{"id":1}')
+        answer = await reader.readuntil(b'{"id":1}')
+        writer.close()
+
+    assert answer.startswith(b"HTTP/1.1 200 OK\r\n")
