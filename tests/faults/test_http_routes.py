@@ -84,7 +84,7 @@ async def test_h1_the_first_of_two_routes_answers(route: str, method: str) -> No
         assert (plain, with_query) == (b'"each"', b'"each"')
 
 
-@pytest.mark.parametrize("route", ["/a%20b", "/a?b", "/%41"])
+@pytest.mark.parametrize("route", ["/a%20b", "/a?b", "/%41", "/a#b"])
 async def test_h1_a_route_that_no_path_is_read_as(route: str) -> None:
     """aiohttp reads paths before it compares them, so it never answers: no more do we."""
 
@@ -98,6 +98,22 @@ async def test_h1_a_route_that_no_path_is_read_as(route: str) -> None:
         status, _ = await asked(client.url, route)
 
     assert status == "HTTP/1.1 404 Not Found"
+
+
+@pytest.mark.parametrize("route", ["//a", "//[", "/a:b@c", "/a/"])
+async def test_h1_odd_routes(route: str) -> None:
+    """They are compared as they stand."""
+
+    class Odd(HTTPView):
+        routes = [route]
+
+        async def get(self) -> str:
+            return "odd"
+
+    async with serving(Odd) as client:
+        _, body = await asked(client.url, route)
+
+    assert body == b'"odd"'
 
 
 async def test_h1_what_the_router_says_cannot_be_written_into() -> None:

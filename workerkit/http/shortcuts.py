@@ -5,6 +5,7 @@ of its own. Where a route has no parts in braces a dictionary says the same, for
 per request; all other requests stay aiohttp's.
 """
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -24,6 +25,8 @@ class _Match(web.UrlMappingMatchInfo):
     __delitem__ = __ior__ = __setitem__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
 
+
+_END = re.compile("[?#]")
 
 Found = tuple[_Match, Answer]
 
@@ -51,18 +54,20 @@ class Shortcuts:
         self._known: dict[str, dict[str, Found]] = {}
 
     async def learn(self) -> None:
-        """Ask the router once for each of them: another route may come before it."""
+        """Ask the router once about each of them: another route may come before it."""
         router = self._application.router
         for route in router.routes():
-            if isinstance(route.resource, PlainResource):
-                path = route.resource.canonical
-                asked: Any = _Asked(route.method, URL(path, encoded=True))
-                if (await router.resolve(asked)).route is route:
-                    match = _Match({}, route)
-                    match.add_app(self._application)
-                    match.freeze()
-                    handler: Any = route.handler
-                    self._known.setdefault(path, {})[route.method] = match, handler
+            resource = route.resource
+            # What follows a `?` or `#` is no path.
+            if not isinstance(resource, PlainResource) or _END.search(path := resource.canonical):
+                continue
+            asked: Any = _Asked(route.method, URL.build(path=path, encoded=True))
+            if (await router.resolve(asked)).route is route:
+                match = _Match({}, route)
+                match.add_app(self._application)
+                match.freeze()
+                handler: Any = route.handler
+                self._known.setdefault(path, {})[route.method] = match, handler
 
     def respond(self, request: web.Request) -> Awaitable[web.StreamResponse]:
         """Answer a request."""
