@@ -77,7 +77,8 @@ HTTP_SECONDS = Metric(
     "http_request_seconds",
     "histogram",
     ("route", "method", "status"),
-    "From a request to the answer; route is the template, such as /orders/{order_id}",
+    "From a request to the answer; route is the template, such as /orders/{order_id}, and empty "
+    "where there is no view",
 )
 HTTP_REQUEST_SIZE = Metric(
     "http_request_size_bytes",

@@ -49,7 +49,7 @@ from workerkit.errors import (
     Unroutable,
 )
 from workerkit.health import State
-from workerkit.observe import Connection, Published, Settled
+from workerkit.observe import Connection, Published, Settled, Unhandled
 from workerkit.readiness import Readiness
 from workerkit.sections import MetricsSettings
 
@@ -174,6 +174,14 @@ class Metrics:
         if self._measures_age:
             self._aged(consumer, source, delivery)
 
+    def unhandled(self, record: Unhandled) -> None:
+        """Count a request that no view has got."""
+        measured = self._measures(record.route, record.method, record.status)
+        measured.seconds.observe(record.seconds)
+        measured.request_sizes.observe(record.request_size)
+        if record.response_size is not None:
+            measured.response_sizes.observe(record.response_size)
+
     def published(self, record: Published) -> None:
         """Count a publish."""
         kinds = _PUBLISH_OUTCOMES.items()
@@ -262,25 +270,23 @@ class Metrics:
     ) -> None:
         answered: Answered = request
         key = answered.method, answered.status
-        measured = known.get(key) or self._new_requests(known, route, *key)
+        measured = known.get(key)
+        if measured is None:
+            measured = self._measures(route, *key)
+            known[_known(answered.method), answered.status] = measured
         measured[0].put_aside(seconds)
         if (size := answered.request_size) is not None:
             measured[1].put_aside(size)
         if (size := answered.response_size) is not None:
             measured[2].put_aside(size)
 
-    def _new_requests(
-        self, known: dict[tuple[str, int], _Requests], route: str, method: str, status: int
-    ) -> _Requests:
-        # A client may send any word as method, and labels have to stay few.
-        method = method if method in _METHODS else "other"
-        labels = route, method, str(status)
-        found = known[method, status] = _Requests(
+    def _measures(self, route: str, method: str, status: int) -> _Requests:
+        labels = route, _known(method), str(status)
+        return _Requests(
             self._requests.of(*labels),
             self._request_sizes.of(*labels),
             self._response_sizes.of(*labels),
         )
-        return found
 
     def _aged(self, consumer: str, source: str, delivery: Delivery) -> None:
         sent = getattr(delivery, "timestamp", None)
@@ -311,3 +317,8 @@ class Metrics:
             buckets = list(zip(bounds, cumulated, strict=True))
             measured.add_metric([str(each) for each in labels], buckets, values.total)
         return measured
+
+
+def _known(method: str) -> str:
+    """A client may send any word as method, and labels have to stay few."""
+    return method if method in _METHODS else "other"

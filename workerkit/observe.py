@@ -68,10 +68,29 @@ class Connection(NamedTuple):
     reason: str = ""
 
 
+class Unhandled(NamedTuple):
+    """A request that was answered without a view: there is none for it, or a middleware did.
+
+    Attributes:
+        route: That it was meant for, as it is declared; empty where there is none for its path
+            and method.
+        seconds: From the first middleware to the answer.
+        request_size: Bytes of the body that have come.
+        response_size: Bytes of the answer's body; None for a stream.
+    """
+
+    route: str
+    method: str
+    status: int
+    seconds: float
+    request_size: int
+    response_size: int | None
+
+
 Observer = Callable[[Settled], object]
 """Called with each `Settled`. One that has methods called like an `Event` is told of those too."""
 
-Event = Literal["published", "connected", "connection_failed", "connection_lost"]
+Event = Literal["published", "connected", "connection_failed", "connection_lost", "unhandled"]
 
 
 def notify(observers: Sequence[Observer], record: Settled) -> None:
@@ -83,7 +102,9 @@ def notify(observers: Sequence[Observer], record: Settled) -> None:
             log.exception("observer failed", extra={"observer": repr(observer)})
 
 
-def tell(observers: Sequence[Observer], event: Event, record: Published | Connection) -> None:
+def tell(
+    observers: Sequence[Observer], event: Event, record: Published | Connection | Unhandled
+) -> None:
     """Call the method named *event* of each observer that has it, as `notify` calls all of them."""
     for observer in observers:
         method = getattr(observer, event, None)

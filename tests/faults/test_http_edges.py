@@ -12,6 +12,7 @@ from yarl import URL
 from tests.application import Recorder
 from tests.serving import serving
 from workerkit import Header, HTTPView, RunError
+from workerkit.observe import Unhandled
 
 
 class Echo(HTTPView):
@@ -248,3 +249,43 @@ async def test_sizes_of_requests() -> None:
     delivery: Any = settled.delivery
 
     assert (delivery.request_size, delivery.response_size) == (7, 7)
+
+
+async def test_observers_are_told_of_requests_that_no_view_gets() -> None:
+    """Of those for which there is none, that a middleware answers, and that are no HTTP."""
+
+    class Trail(Recorder):
+        def unhandled(self, record: Unhandled) -> None:
+            """Note it."""
+            told.append(record)
+
+    @web.middleware
+    async def guard(request: web.Request, handler: Any) -> web.StreamResponse:
+        if request.query:
+            await asyncio.sleep(0.02)
+            raise web.HTTPUnauthorized
+        answer: web.StreamResponse = await handler(request)
+        return answer
+
+    told: list[Unhandled] = []
+    trail = Trail()
+    for middlewares in ([], [guard]):
+        async with serving(Echo, recorder=trail, middlewares=middlewares) as client:
+            await client.get("/nowhere")
+            await client.get("/echo")
+            await client.post("/echo", json={})
+            if middlewares:
+                await client.post("/echo?refuse=1", json={"a": 1})
+            url = URL(client.url)
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            writer.write(b"\r\nno HTTP\r\n\r\n")
+            await reader.read()
+            writer.close()
+
+    nobodys = [("", "GET", 404), ("", "GET", 405), ("", "UNKNOWN", 400)]
+    refused = ("/echo", "POST", 401)
+    found = [(each.route, each.method, each.status) for each in told]
+    assert found == [*nobodys, *nobodys[:2], refused, nobodys[2]]
+    assert told[-2].seconds >= 0.02
+    assert told[-2].response_size
+    assert len(trail.settled) == 2

@@ -38,7 +38,7 @@ from workerkit.catalogue import METRICS
 from workerkit.delivery import Delivery, Outcome
 from workerkit.health import Health, Part
 from workerkit.metrics import Metrics
-from workerkit.observe import Connection, Published, notify, tell
+from workerkit.observe import Connection, Published, Unhandled, notify, tell
 from workerkit.ops import pages
 from workerkit.readiness import Readiness
 from workerkit.sections import MetricsSettings
@@ -127,6 +127,23 @@ def test_however_many_are_put_aside_all_are_counted() -> None:
     assert value(metrics, f"{name}_sum", **ORDERS) == pytest.approx(2.65 * 750)
     known = [each for each in read if each is not None]
     assert known == sorted(known)
+
+
+def test_requests_that_no_view_has_got_are_counted() -> None:
+    """Under the route that they were meant for, and without one where there is none."""
+    metrics = made()
+
+    for status, size in ((404, 10), (404, 20), (401, None)):
+        route = "/orders" if status == 401 else ""
+        metrics.unhandled(Unhandled(route, "BREW", status, 0.5, 7, size))
+
+    missing = {"route": "", "method": "other", "status": "404"}
+    refused = {"route": "/orders", "method": "other", "status": "401"}
+    assert value(metrics, "workerkit_http_request_seconds_count", **missing) == 2
+    assert value(metrics, "workerkit_http_response_size_bytes_sum", **missing) == 30
+    assert value(metrics, "workerkit_http_request_seconds_sum", **refused) == 0.5
+    assert value(metrics, "workerkit_http_request_size_bytes_sum", **refused) == 7
+    assert value(metrics, "workerkit_http_response_size_bytes_count", **refused) is None
 
 
 def test_consumers_of_one_source_are_told_apart() -> None:

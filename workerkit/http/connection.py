@@ -2,14 +2,17 @@
 
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from time import perf_counter
 from typing import Any
 
 from aiohttp import web
 
 from workerkit.http.problem import PROBLEM, of_exception, problem
+from workerkit.http.request import size_of
 from workerkit.http.request_ids import REQUEST_ID, identify
 from workerkit.http.sending import head, send, without_body
 from workerkit.logs import request_id
+from workerkit.observe import Unhandled
 
 log = logging.getLogger(__name__)
 
@@ -35,6 +38,7 @@ class Connection(web.RequestHandler):
     Args:
         signals: Somebody waits for aiohttp's signal that an answer is about to be sent.
         ended: Called with it when it is closed and nothing is done for it any more.
+        unhandled: Called for each answer that no view has given.
 
     Attributes:
         begun: The request that a middleware got, until the answer is sent.
@@ -49,7 +53,9 @@ class Connection(web.RequestHandler):
         "_lost",
         "_read",
         "_signals",
+        "_since",
         "_stuck_since",
+        "_unhandled",
         "_waiting",
         "answering",
         "begun",
@@ -62,11 +68,14 @@ class Connection(web.RequestHandler):
         *,
         signals: bool,
         ended: Callable[["Connection"], None],
+        unhandled: Callable[[Unhandled], None],
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
         self._signals = signals
         self._ended = ended
+        self._unhandled = unhandled
+        self._since: float | None = None
         self._lost = False
         self._heard = False
         self._waiting: float | None = None
@@ -81,6 +90,10 @@ class Connection(web.RequestHandler):
     def request(self) -> web.Request | None:
         """What is being answered, by a view or by a middleware before it."""
         return self.answering or self.begun
+
+    def begin(self, request: web.Request) -> None:
+        """Note that a middleware gets a request."""
+        self.begun, self._since = request, perf_counter()
 
     def answer(self, request: web.Request) -> None:
         """Note that a view begins to answer."""
@@ -103,10 +116,25 @@ class Connection(web.RequestHandler):
             resp = of_exception(resp, request.method)
         if self.last:
             resp.force_close()
+        if self.answering is None:
+            self._unhandled(self._told(request, resp))
         if not self._signals and (begin := head(request, resp, known)) is not None:
             return send(request, begin, resp, self.release)
         resp.headers[REQUEST_ID] = known
         return self._finish(super().finish_response(request, resp, start_time))
+
+    def _told(self, request: web.BaseRequest, answer: web.StreamResponse) -> Unhandled:
+        # What is no HTTP request was never compared with a route.
+        match = getattr(request, "_match_info", None)
+        resource = None if match is None else match.route.resource
+        return Unhandled(
+            "" if resource is None else resource.canonical,
+            request.method,
+            answer.status,
+            0.0 if self._since is None else perf_counter() - self._since,
+            request.content.total_bytes,
+            size_of(answer, request.method),
+        )
 
     async def _finish(
         self, sending: Coroutine[Any, Any, tuple[web.StreamResponse, bool]]
@@ -176,7 +204,7 @@ class Connection(web.RequestHandler):
 
     def release(self) -> None:
         """Nothing is done for its request any more."""
-        self.answering = self.begun = None
+        self.answering = self.begun = self._since = None
         if self.last:
             self.close()
         if self._lost:
@@ -198,7 +226,7 @@ async def begun(
     identify(request)
     connection = request.protocol
     assert isinstance(connection, Connection)
-    connection.begun = request
+    connection.begin(request)
     try:
         return await handler(request)
     except Exception:

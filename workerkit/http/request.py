@@ -50,11 +50,15 @@ class HTTPRequest(Delivery):
         self.answer = answer
         self.status = answer.status
         self.request_size = self.request.content.total_bytes
-        body = answer.body if isinstance(answer, web.Response) else answer
-        if self.method == "HEAD" or body is None:
-            self.response_size = 0
-        elif isinstance(body, bytes):
-            self.response_size = len(body)
+        self.response_size = size_of(answer, self.method)
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.route} {self.id}>"
+
+
+def size_of(answer: web.StreamResponse, method: str) -> int | None:
+    """Bytes of the body of an answer; None for a stream, whose size only sending it tells."""
+    body = answer.body if isinstance(answer, web.Response) else answer
+    if method == "HEAD" or body is None:
+        return 0
+    return len(body) if isinstance(body, bytes) else None

@@ -1,13 +1,14 @@
 """The listening socket, and the connections that it has accepted."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from aiohttp import web
 
 from workerkit.http.connection import Connection, begun, is_event_stream
 from workerkit.http.shortcuts import Shortcuts
+from workerkit.observe import Unhandled
 from workerkit.sections import HTTPSettings
 
 KEEP_ALIVE = 75.0
@@ -25,15 +26,22 @@ class Server:
     Args:
         middlewares: The user's, the outermost first.
         foreign: The application gets routes that are no views.
+        unhandled: Called for each answer that no view has given.
 
     Attributes:
         application: To add routes to, until it listens.
     """
 
     def __init__(
-        self, settings: HTTPSettings, middlewares: Sequence[Any] = (), *, foreign: bool = False
+        self,
+        settings: HTTPSettings,
+        middlewares: Sequence[Any] = (),
+        *,
+        foreign: bool = False,
+        unhandled: Callable[[Unhandled], None],
     ) -> None:
         self._settings = settings
+        self._unhandled = unhandled
         self._changed = asyncio.Event()
         self.application = web.Application(
             middlewares=[begun, *middlewares] if middlewares or foreign else (),
@@ -121,6 +129,7 @@ class Server:
             server,
             signals=bool(self.application.on_response_prepare),
             ended=self._forget,
+            unhandled=self._unhandled,
             loop=asyncio.get_running_loop(),
             keepalive_timeout=KEEP_ALIVE,
             lingering_time=_LINGERING,

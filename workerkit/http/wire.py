@@ -19,6 +19,7 @@ from workerkit.http.request import HTTPRequest
 from workerkit.http.server import Server
 from workerkit.http.signature import RequestSignature
 from workerkit.http.view import HTTPOptions, nameless, status_of
+from workerkit.observe import tell
 from workerkit.options import Options
 from workerkit.places import place
 from workerkit.settings import WorkerSettings
@@ -113,7 +114,10 @@ class HTTPWire:
         """
         self._views = [view for view in self._made if view.first in endpoints]
         self._server = Server(
-            context.settings.http, context.middlewares, foreign=self._setup is not None
+            context.settings.http,
+            context.middlewares,
+            foreign=self._setup is not None,
+            unhandled=partial(tell, context.observers, "unhandled"),
         )
         self._part = Part(context.changed)
         self._receivers = list(self._add_routes(self._server.application, context))
