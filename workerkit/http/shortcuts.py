@@ -20,7 +20,11 @@ class _Match(web.UrlMappingMatchInfo):
     """One for all requests of a route. It is empty, and stays so."""
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
-        raise TypeError(f"match_info of {self.route} is read-only; write into the request instead")
+        resource = self.route.resource
+        path = "" if resource is None else resource.canonical
+        raise TypeError(
+            f"match_info of {path!r} is read-only; write into the request instead: request[...]"
+        )
 
     __delitem__ = __ior__ = __setitem__ = _refuse
     clear = pop = popitem = setdefault = update = _refuse
