@@ -74,12 +74,12 @@ async def use_keeps_a_queue(site: Site) -> object:
     """Getting, declaring and consuming are use, publishing is not."""
     channel = await site.channel()
     for queue in ("got", "declared", "consumed", "published"):
-        await channel.declare(queue, x_expires=400)
+        await channel.declare(queue, x_expires=800)
     await channel.consume("consumed")
-    for _ in range(6):
+    for _ in range(12):
         await asyncio.sleep(0.1)
         await channel.get("got")
-        await channel.declare("declared", x_expires=400)
+        await channel.declare("declared", x_expires=800)
         channel.publish("published", b"x")
     queues = ("got", "declared", "consumed", "published")
     return [await _exists(channel, queue) for queue in queues]

@@ -268,8 +268,8 @@ async def test_s3_a_comment_is_life() -> None:
     """S3: comments alone keep a stream open, far beyond the timeout."""
     consumer, _ = collector()
 
-    async with sse_server() as server, consuming(server, consumer, idle_timeout=0.3):
-        until = time.monotonic() + 0.8
+    async with sse_server() as server, consuming(server, consumer, idle_timeout=0.7):
+        until = time.monotonic() + 1.8
         while time.monotonic() < until:
             await server.comment("still here")
             await asyncio.sleep(0.05)

@@ -343,10 +343,10 @@ async def test_a_late_thread_keeps_its_error() -> None:
     """What a handler raised after its timeout is not lost."""
 
     def handle(self: object, body: int) -> None:
-        time.sleep(0.05)
+        time.sleep(0.6)
         raise KeyError("the cause")
 
-    each = endpoint(handle, timeout=0.01)
+    each = endpoint(handle, timeout=0.3)
     outcome = await each.process(message())
     await each.stop()
 
@@ -361,7 +361,7 @@ async def test_a_late_thread_is_waited_for(caplog: pytest.LogCaptureFixture) -> 
     def handle(self: object, body: int) -> None:
         go.wait(5)
 
-    each = endpoint(handle, timeout=0.05)
+    each = endpoint(handle, timeout=0.3)
     task = asyncio.create_task(each.process(message()))
     await eventually(lambda: caplog.records)
     held = not task.done()
@@ -377,16 +377,17 @@ async def test_a_late_thread_is_waited_for(caplog: pytest.LogCaptureFixture) -> 
 @pytest.mark.parametrize("error", [None, KeyError("x")])
 async def test_a_cancelled_thread_is_waited_for(error: Exception | None) -> None:
     """A call that ends well counts although its caller was cancelled; one that fails does not."""
-    go = threading.Event()
+    begun, go = threading.Event(), threading.Event()
 
     def handle(self: object, body: int) -> None:
+        begun.set()
         go.wait(5)
         if error:
             raise error
 
     each = endpoint(handle)
     task = asyncio.create_task(each.process(message()))
-    await asyncio.sleep(0.01)
+    await eventually(begun.is_set)
     task.cancel()
     await asyncio.sleep(0.01)
     held = not task.done()
