@@ -151,6 +151,7 @@ class Metrics:
         self._response_sizes = self._histogram(HTTP_RESPONSE_SIZE, _SIZES)
         self._lags = self._histogram(LOOP_LAG, _LAGS)
         self._known: dict[tuple[str, str], _Source] = {}
+        # By the source alone, which mostly has one consumer; else the one that was last.
         self._sources: dict[str, _Source] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -240,7 +241,7 @@ class Metrics:
         return self._histograms[-1]
 
     def _source(self, record: Settled) -> _Source:
-        """Of a consumer that is not the last one whose delivery came from there."""
+        """That of a record which is none of the consumer that was last."""
         labels = record.consumer, record.source
         if labels not in self._known:
             self._known[labels] = _Source(

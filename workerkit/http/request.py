@@ -12,8 +12,12 @@ class HTTPRequest(Delivery):
         request: aiohttp's.
         id: Of its `X-Request-ID`, or made here.
         route: As the view declares it, such as `/orders/{order_id}`.
+        method: Such as `GET`.
         body: As the view takes it; None where it takes none.
         answer: What the client gets; None before it is known.
+        status: Of the answer; 0 before it is known.
+        request_size: Bytes of the body that have come; None before the answer is known.
+        response_size: Bytes of the answer's body; None for a stream, and before it is known.
     """
 
     __slots__ = (
