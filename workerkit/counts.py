@@ -76,16 +76,14 @@ class Distribution:
             self._counts[-1] += len(values)
             self._total += sum(values)
 
-    @property
-    def total(self) -> float:
-        """The sum of the values."""
-        self.fold()
-        return self._total
+    def read(self) -> tuple[Sequence[int], float]:
+        """For each bucket, how many values are in it or below, and the sum of all.
 
-    def cumulated(self) -> Sequence[int]:
-        """For each bucket, how many values are in it or below; one on a bound is below it."""
+        A value on a bound is below it.
+        """
         self.fold()
-        return list(self._counts)
+        with _folding:
+            return list(self._counts), self._total
 
 
 class Counter:
