@@ -1,10 +1,12 @@
 """Serve views in the test's own process, over real sockets, without any broker."""
 
+import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from dependency_injector import providers
+from yarl import URL
 
 from tests.application import Recorder, container_of, package_of
 from workerkit import HTTPView, Runner, WorkerContainer
@@ -45,3 +47,32 @@ async def serving(
             yield client
         finally:
             await client.close()
+
+
+async def first_answer(client: HTTPClient, request: bytes) -> bytes:
+    """What the server answers to these bytes first, head and body, as they come."""
+    async with _connected(client) as (reader, writer):
+        writer.write(request)
+        head = await reader.readuntil(b"\r\n\r\n")
+        length = int(head.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
+        return head + await reader.readexactly(length)
+
+
+async def everything(client: HTTPClient, request: bytes) -> bytes:
+    """All that comes in answer to these bytes, until the server closes."""
+    async with _connected(client) as (reader, writer):
+        writer.write(request)
+        return await reader.read()
+
+
+@asynccontextmanager
+async def _connected(
+    client: HTTPClient,
+) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio.StreamWriter]]:
+    url = URL(client.url)
+    reader, writer = await asyncio.open_connection(url.host, url.port)
+    try:
+        async with asyncio.timeout(5.0):
+            yield reader, writer
+    finally:
+        writer.close()

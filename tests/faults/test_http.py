@@ -12,10 +12,10 @@ from pydantic import BaseModel, SecretStr
 
 from tests.application import Recorder
 from tests.records import errors, everything, fields
-from tests.serving import serving
+from tests.serving import first_answer, serving
 from tests.waiting import eventually
 from workerkit import Cookie, Header, HTTPView, Reject, Retry
-from workerkit.http.client import HTTPAnswer, HTTPClient
+from workerkit.http.client import HTTPAnswer
 
 SECRET = "hunter22"
 UPLOAD = b"""PUT /orders/1 HTTP/1.1\r
@@ -135,7 +135,7 @@ async def test_h1_a_body_without_a_type() -> None:
     """H1: it is 415 as well: a browser could send it from anywhere."""
     async with serving(Orders) as client, asyncio.timeout(5.0):
         head = b"PUT /orders/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
-        answer = await raw(client, head + b'{"id": 1}')
+        answer = await first_answer(client, head + b'{"id": 1}')
 
     assert b" 415 " in answer.partition(b"\r\n")[0]
 
@@ -155,18 +155,6 @@ async def test_h1_unknown_routes_and_methods() -> None:
     assert head.status == 200
 
 
-async def raw(client: HTTPClient, request: bytes) -> bytes:
-    """What the server answers to these bytes, until it closes the connection or has answered."""
-    port = int(client.url.rpartition(":")[2])
-    reader, writer = await asyncio.open_connection("127.0.0.1", port)
-    writer.write(request)
-    answer = await reader.readuntil(b"\r\n\r\n")
-    length = int(answer.lower().partition(b"content-length: ")[2].partition(b"\r\n")[0])
-    answer += await reader.readexactly(length)
-    writer.close()
-    return answer
-
-
 @pytest.mark.parametrize(
     "request_",
     [
@@ -182,7 +170,7 @@ async def test_h1_what_is_no_request(caplog: pytest.LogCaptureFixture, request_:
     """H1: 400 that repeats nothing, and no ERROR: anybody may send it."""
     caplog.set_level(logging.DEBUG)
     async with serving(Orders) as client, asyncio.timeout(5.0):
-        answer = await raw(client, request_)
+        answer = await first_answer(client, request_)
         still = await client.get("/orders/1")
 
     head, _, body = answer.partition(b"\r\n\r\n")

@@ -10,7 +10,7 @@ from aiohttp import web
 from yarl import URL
 
 from tests.application import Recorder
-from tests.serving import serving
+from tests.serving import everything, serving
 from workerkit import Header, HTTPView, RunError
 from workerkit.observe import Unhandled
 
@@ -276,11 +276,7 @@ async def test_observers_are_told_of_requests_that_no_view_gets() -> None:
             await client.post("/echo", json={})
             if middlewares:
                 await client.post("/echo?refuse=1", json={"a": 1})
-            url = URL(client.url)
-            reader, writer = await asyncio.open_connection(url.host, url.port)
-            writer.write(b"\r\nno HTTP\r\n\r\n")
-            await reader.read()
-            writer.close()
+            await everything(client, b"\r\nno HTTP\r\n\r\n")
 
     nobodys = [("", "GET", 404), ("", "GET", 405), ("", "UNKNOWN", 400)]
     refused = ("/echo", "POST", 401)

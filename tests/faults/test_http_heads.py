@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from aiohttp import web
 from multidict import CIMultiDict
-from yarl import URL
 
-from tests.serving import serving
+from tests.serving import everything, first_answer, serving
 from workerkit import HTTPView
+from workerkit.http.client import HTTPClient
 from workerkit.logs import request_id
 
 
@@ -26,33 +26,16 @@ class Heads(HTTPView):
         return web.Response(body=self.body, headers=self.headers)
 
 
-async def raw(base: str, request: bytes) -> tuple[str, CIMultiDict[str], bytes]:
+async def raw(client: HTTPClient, request: bytes) -> tuple[str, CIMultiDict[str], bytes]:
     """Status line, headers and body of the first answer to what is sent."""
-    url = URL(base)
-    reader, writer = await asyncio.open_connection(url.host, url.port)
-    async with asyncio.timeout(5.0):
-        writer.write(request)
-        head = await reader.readuntil(b"\r\n\r\n")
-        status, *lines = head.decode().removesuffix("\r\n\r\n").split("\r\n")
-        headers = CIMultiDict([(name, value) for name, _, value in map(_partition, lines)])
-        body = await reader.readexactly(int(headers["Content-Length"]))
-        writer.close()
+    head, _, body = (await first_answer(client, request)).partition(b"\r\n\r\n")
+    status, *lines = head.decode().split("\r\n")
+    headers = CIMultiDict([(name, value) for name, _, value in map(_partition, lines)])
     return status, headers, body
 
 
 def _partition(line: str) -> tuple[str, str, str]:
     return line.partition(": ")
-
-
-async def everything(base: str, request: bytes) -> bytes:
-    """All that comes until the server closes."""
-    url = URL(base)
-    reader, writer = await asyncio.open_connection(url.host, url.port)
-    async with asyncio.timeout(5.0):
-        writer.write(request)
-        found = await reader.read()
-    writer.close()
-    return found
 
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
@@ -80,7 +63,7 @@ async def test_h1_each_header_is_there_once(headers: Any, kind: str) -> None:
 
     Own.headers = headers
     async with serving(Own) as client:
-        status, found, body = await raw(client.url, GET)
+        status, found, body = await raw(client, GET)
 
     given = CIMultiDict(headers)
     assert (status, body) == ("HTTP/1.1 200 OK", b"hello")
@@ -102,7 +85,7 @@ async def test_h1_a_value_makes_no_header_of_its_own(name: str, break_: str) -> 
         headers = {name: f"a{break_}X-Evil: 1"}
 
     async with serving(Own) as client:
-        found = await everything(client.url, GET)
+        found = await everything(client, GET)
 
     assert b"X-Evil: 1\r\n" not in found
     assert b"200 OK" not in found
@@ -116,7 +99,7 @@ async def test_h1_bodies_of_all_sizes(size: int) -> None:
         body = b"x" * size
 
     async with serving(Own) as client:
-        _, _, body = await raw(client.url, GET)
+        _, _, body = await raw(client, GET)
 
     assert body == b"x" * size
 
@@ -133,8 +116,8 @@ async def test_h1_one_answer_may_serve_twice(size: int) -> None:
             return self.answer
 
     async with serving(Kept) as client:
-        first = await raw(client.url, GET)
-        second = await raw(client.url, GET)
+        first = await raw(client, GET)
+        second = await raw(client, GET)
 
     assert (len(first[2]), len(second[2])) == (size, size)
     assert first[1]["X-Request-ID"] != second[1]["X-Request-ID"]
@@ -148,7 +131,7 @@ async def test_h1_a_header_that_is_no_text_costs_its_connection_only(name: str) 
         headers = {name: 5}
 
     async with asyncio.timeout(4.0), serving(Own) as client:
-        found = await everything(client.url, GET)
+        found = await everything(client, GET)
 
     assert found == b""
 
@@ -162,7 +145,7 @@ async def test_h1_an_id_makes_no_header_of_its_own() -> None:
             return web.Response(body=b"hello")
 
     async with serving(Own) as client:
-        assert b"X-Evil" not in await everything(client.url, GET)
+        assert b"X-Evil" not in await everything(client, GET)
 
 
 @pytest.mark.parametrize("raised", [False, True])
@@ -188,7 +171,7 @@ async def test_h1_a_request_has_one_answer(raised: bool) -> None:
         return web.Response(body=b"another")
 
     async with serving(Streamed, middlewares=[another]) as client:
-        found = await everything(client.url, GET + LAST)
+        found = await everything(client, GET + LAST)
 
     assert found.count(b"HTTP/1.1 200 OK") == 2
     assert found.count(b"hello") == 2
@@ -208,6 +191,6 @@ async def test_h1_an_answer_that_is_sent_and_raised() -> None:
             raise answer
 
     async with serving(Raising) as client:
-        found = await everything(client.url, GET + LAST)
+        found = await everything(client, GET + LAST)
 
     assert found.count(b"HTTP/1.1 200 OK") == 2

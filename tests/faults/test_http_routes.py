@@ -8,22 +8,19 @@ import pytest
 from aiohttp import web
 from yarl import URL
 
-from tests.serving import serving
+from tests.serving import everything, serving
 from workerkit import HTTPView
+from workerkit.http.client import HTTPClient
 
 
 class Store:
     """Comes from the container."""
 
 
-async def asked(base: str, path: str, method: str = "GET") -> tuple[str, bytes]:
+async def asked(client: HTTPClient, path: str, method: str = "GET") -> tuple[str, bytes]:
     """Status line and body of the answer; no client rewrites the path."""
-    url = URL(base)
-    reader, writer = await asyncio.open_connection(url.host, url.port)
-    async with asyncio.timeout(5.0):
-        writer.write(f"{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n".encode())
-        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
-    writer.close()
+    request = f"{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    head, _, body = (await everything(client, request.encode())).partition(b"\r\n\r\n")
     return head.partition(b"\r\n")[0].decode(), body
 
 
@@ -43,7 +40,7 @@ async def test_h1_however_a_path_is_written(path: str) -> None:
         routes = ["/orders/{order_id}"]
 
     async with serving(Each, New) as client:
-        _, body = await asked(client.url, path)
+        _, body = await asked(client, path)
 
     known = b'{"route":"/orders/new","match":{},"app":true}'
     other = b'{"route":"/orders/{order_id}","match":{"order_id":"7"},"app":true}'
@@ -79,8 +76,8 @@ async def test_h1_the_first_of_two_routes_answers(route: str, method: str) -> No
 
     for middlewares in ([], [looking]):
         async with serving(Each, Index, middlewares=middlewares) as client:
-            _, plain = await asked(client.url, route, method)
-            _, with_query = await asked(client.url, route + "?a=1", method)
+            _, plain = await asked(client, route, method)
+            _, with_query = await asked(client, route + "?a=1", method)
         assert (plain, with_query) == (b'"each"', b'"each"')
 
 
@@ -95,7 +92,7 @@ async def test_h1_a_route_that_no_path_is_read_as(route: str) -> None:
             """Answer nobody."""
 
     async with serving(Odd) as client:
-        status, _ = await asked(client.url, route)
+        status, _ = await asked(client, route)
 
     assert status == "HTTP/1.1 404 Not Found"
 
@@ -111,7 +108,7 @@ async def test_h1_odd_routes(route: str) -> None:
             return "odd"
 
     async with serving(Odd) as client:
-        _, body = await asked(client.url, route)
+        _, body = await asked(client, route)
 
     assert body == b'"odd"'
 
