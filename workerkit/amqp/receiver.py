@@ -74,13 +74,13 @@ class Receiver:
 
         return Inlet(take, acks, queue)
 
-    def forget(self) -> None:
-        """A channel is lost: the broker delivers again what no worker has begun with."""
-        self._waiting = deque(each for each in self._waiting if not each.acks.lost)
-        self._batching.keep(lambda message: not message.acks.lost)
+    def forget(self, acks: Acks) -> None:
+        """Their channel is lost: the broker delivers again what no worker has begun with."""
+        self._waiting = deque(each for each in self._waiting if each.acks is not acks)
+        self._batching.keep(lambda message: message.acks is not acks)
         now = perf_counter()
         for message, began in self._running.items():
-            if message.acks.lost:
+            if message.acks is acks:
                 self._overdue.note(message, now - began)
         self._settling.forget()
 

@@ -153,7 +153,7 @@ class Subscription:
         channel, self._channel, self._consuming = self._channel, None, False
         if channel is not None:
             await channel.close()
-            self._receiver.forget()
+            self._receiver.forget(channel.acks)
 
     def _fields(self, **more: object) -> dict[str, object]:
         return {"consumer": self._receiver.name, "queue": self._queue.name, **more}
