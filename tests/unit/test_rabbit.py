@@ -31,13 +31,15 @@ async def _ignore(message: AbstractIncomingMessage) -> None:
     """Take a message and never settle it."""
 
 
-async def test_queues_and_consumers_are_seen(rabbit: PrivateRabbit, vhost: str) -> None:
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+async def test_queues_and_consumers_are_seen(rabbit: PrivateRabbit, vhost: str, kind: str) -> None:
     """The counts of messages, consumers, prefetch, channels and connections are the broker's."""
     connection = await _connect(rabbit, vhost)
     async with connection:
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=7)
-        queue = await channel.declare_queue("odd/queue")
+        arguments = {"x-queue-type": kind}
+        queue = await channel.declare_queue("odd/queue", durable=True, arguments=arguments)
         for _ in range(3):
             await channel.default_exchange.publish(aio_pika.Message(b"x"), "odd/queue")
         first = await queue.get()
