@@ -51,11 +51,12 @@ async def the_shorter_ttl_counts(site: Site) -> object:
 
 async def messages_expire_only_at_the_head(site: Site) -> object:
     """A message that is over stays, and is counted, behind one that is not."""
-    channel = await site.channel()
+    channel = await site.channel(confirms=True)
     await _dying(channel)
     channel.publish("q", b"first")
     channel.publish("q", b"second", expiration="1")
     channel.publish("q", b"third")
+    await channel.confirms(3)
     await asyncio.sleep(0.05)
     counted = (await channel.declare("q", passive=True)).message_count
     early = channel.waiting()
@@ -66,11 +67,12 @@ async def messages_expire_only_at_the_head(site: Site) -> object:
 
 async def an_expired_message_is_not_delivered(site: Site) -> object:
     """Neither to a get nor to a consumer that comes late."""
-    channel = await site.channel()
+    channel = await site.channel(confirms=True)
     await channel.declare("q")
     channel.publish("q", b"first")
     channel.publish("q", b"gone", expiration="1")
     channel.publish("q", b"last")
+    await channel.confirms(3)
     await asyncio.sleep(0.03)
     await channel.consume("q", no_ack=True)
     return await channel.bodies(2)

@@ -4,7 +4,7 @@ import asyncio
 
 from pamqp.commands import Queue
 
-from tests.contract.peer import Channel, refused
+from tests.contract.peer import Channel, refused, short
 from tests.contract.site import Row, Site
 from tests.waiting import eventually
 
@@ -21,10 +21,11 @@ async def _exists(channel: Channel, queue: str) -> bool:
 
 
 async def _vanishes(channel: Channel, queue: str) -> bool:
-    """Wait until a queue is gone."""
+    """Wait until a queue is gone, which is more than locked by its owner."""
 
     async def gone() -> bool:
-        return not await _exists(channel, queue)
+        other = await _fresh(channel)
+        return short(await refused(other.declare(queue, passive=True))) == "channel 404"
 
     return bool(await eventually(gone, what=f"{queue!r} vanishes"))
 
@@ -66,7 +67,7 @@ async def an_unused_queue_expires(site: Site) -> object:
     channel = await site.channel()
     await channel.declare("q", x_expires=50)
     channel.publish("q", b"x")
-    await asyncio.sleep(0.2)  # a look at the queue would be use
+    await asyncio.sleep(0.5)  # a look at the queue would be use
     return await _exists(channel, "q")
 
 
@@ -74,12 +75,12 @@ async def use_keeps_a_queue(site: Site) -> object:
     """Getting, declaring and consuming are use, publishing is not."""
     channel = await site.channel()
     for queue in ("got", "declared", "consumed", "published"):
-        await channel.declare(queue, x_expires=800)
+        await channel.declare(queue, x_expires=2000)
     await channel.consume("consumed")
-    for _ in range(12):
+    for _ in range(26):
         await asyncio.sleep(0.1)
         await channel.get("got")
-        await channel.declare("declared", x_expires=800)
+        await channel.declare("declared", x_expires=2000)
         channel.publish("published", b"x")
     queues = ("got", "declared", "consumed", "published")
     return [await _exists(channel, queue) for queue in queues]

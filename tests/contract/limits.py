@@ -169,11 +169,12 @@ async def the_head_is_dropped_whatever_its_priority(site: Site) -> object:
 
 async def what_expires_may_wait_behind_a_higher_priority(site: Site) -> object:
     """Messages expire at the head of the whole queue, not of their priority."""
-    channel = await site.channel()
+    channel = await site.channel(confirms=True)
     await channel.declare("dead")
     await channel.declare("q", x_max_priority=5, **_DEAD)
     channel.publish("q", b"high", priority=5)
     channel.publish("q", b"low", priority=1, expiration="1")
+    await channel.confirms(2)
     await asyncio.sleep(0.03)
     counted = (await channel.declare("q", passive=True)).message_count
     taken = (await channel.take("q")).body

@@ -19,7 +19,8 @@ from pamqp.heartbeat import Heartbeat
 
 F = TypeVar("F", bound=Frame)
 
-DEADLINE = 5.0
+# Long, because it ends only what hangs: RabbitMQ waits for 3 s before it closes some sockets.
+DEADLINE = 20.0
 METHOD, HEADER, BODY = 1, 2, 3
 FRAME_END = b"\xce"
 

@@ -203,6 +203,18 @@ class Channel:
         assert isinstance(event, Message), f"a message was due, not {event.name}"
         return event
 
+    async def confirms(self, count: int) -> list[tuple[str, int]]:
+        """Wait until so many publishes are confirmed: how, and which, each on its own."""
+        confirmed: list[tuple[str, int]] = []
+        while len(confirmed) < count:
+            event = await self.event()
+            assert isinstance(event, Basic.Ack | Basic.Nack)
+            tag = event.delivery_tag or 0
+            seen = {tag for _, tag in confirmed}
+            first = min(set(range(1, tag + 1)) - seen) if event.multiple else tag
+            confirmed += [(event.name, n) for n in range(first, tag + 1) if n not in seen]
+        return confirmed
+
     async def bodies(self, count: int) -> list[bytes]:
         """Wait for so many messages; their bodies."""
         return [(await self.message()).body for _ in range(count)]
@@ -219,7 +231,8 @@ class Channel:
     async def settled(self, queue: str) -> Queue.DeclareOk:
         """Wait until the queue has sent this channel whatever it has for it now.
 
-        The queue answers in order, so a delivery that was due comes before the second answer.
+        The queue answers in order, so a delivery that was due comes before the second answer. Not
+        so with RabbitMQ if messages are still on their way into the queue: those are overtaken.
         """
         await self.declare(queue, passive=True)
         return await self.declare(queue, passive=True)

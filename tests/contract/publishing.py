@@ -10,21 +10,8 @@ from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
 from tests.contract.line import BODY, HEADER, frame
-from tests.contract.peer import Channel, Message, refused
+from tests.contract.peer import Message, refused
 from tests.contract.site import Row, Site
-
-
-async def _confirms(channel: Channel, count: int) -> list[tuple[str, int]]:
-    """Wait until so many publishes are confirmed: how, and which, each on its own."""
-    confirmed: list[tuple[str, int]] = []
-    while len(confirmed) < count:
-        event = await channel.event()
-        assert isinstance(event, Basic.Ack | Basic.Nack)
-        tag = event.delivery_tag or 0
-        seen = {tag for _, tag in confirmed}
-        first = min(set(range(1, tag + 1)) - seen) if event.multiple else tag
-        confirmed += [(event.name, n) for n in range(first, tag + 1) if n not in seen]
-    return confirmed
 
 
 async def publishes_are_confirmed_by_number(site: Site) -> object:
@@ -32,7 +19,7 @@ async def publishes_are_confirmed_by_number(site: Site) -> object:
     channel = await site.channel(confirms=True)
     await channel.declare("q")
     channel.publish("q", *[b"x"] * 200)
-    confirmed = await _confirms(channel, 200)
+    confirmed = await channel.confirms(200)
     return {name for name, _ in confirmed}, sorted(tag for _, tag in confirmed) == [*range(1, 201)]
 
 
@@ -44,14 +31,14 @@ async def confirms_count_from_the_selection(site: Site) -> object:
     await channel.call(Confirm.Select())
     await channel.call(Confirm.Select())
     channel.publish("q", b"after")
-    return await _confirms(channel, 1)
+    return await channel.confirms(1)
 
 
 async def what_cannot_be_routed_is_confirmed_too(site: Site) -> object:
     """A message that no queue takes is acknowledged: it was handled."""
     channel = await site.channel(confirms=True)
     channel.publish("nowhere", b"x")
-    return await _confirms(channel, 1)
+    return await channel.confirms(1)
 
 
 async def a_return_comes_before_its_confirm(site: Site) -> object:
@@ -89,7 +76,7 @@ async def mandatory_is_content_with_one_queue(site: Site) -> object:
     channel = await site.channel(confirms=True)
     await channel.declare("q")
     channel.publish("q", b"x", mandatory=True)
-    return await _confirms(channel, 1), channel.waiting()
+    return await channel.confirms(1), channel.waiting()
 
 
 async def an_error_confirms_nothing(site: Site) -> object:
@@ -97,7 +84,7 @@ async def an_error_confirms_nothing(site: Site) -> object:
     channel = await site.channel(confirms=True)
     await channel.declare("q")
     channel.publish("q", b"good")
-    confirmed = await _confirms(channel, 1)
+    confirmed = await channel.confirms(1)
     channel.publish("q", b"bad", exchange="nowhere")
     return confirmed, await refused(channel.event())
 

@@ -38,7 +38,7 @@ async def a_rollback_publishes_nothing(site: Site) -> object:
 async def acks_wait_for_the_commit(site: Site) -> object:
     """An ack counts at the commit; without one, the message is given back."""
     results = []
-    for end in (Tx.Commit, None):
+    for end, count in ((Tx.Commit, 0), (None, 1)):
         channel, other = await _selected(site), await site.channel()
         other.publish("q", b"x")
         message = await channel.take("q", no_ack=False)
@@ -46,7 +46,8 @@ async def acks_wait_for_the_commit(site: Site) -> object:
         if end:
             await channel.call(end())
         await channel.close()
-        results.append(await other.drain("q"))
+        back = [(await other.take("q")).body for _ in range(count)]
+        results.append(back + await other.drain("q"))
     return results
 
 

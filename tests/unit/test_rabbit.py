@@ -31,15 +31,13 @@ async def _ignore(message: AbstractIncomingMessage) -> None:
     """Take a message and never settle it."""
 
 
-@pytest.mark.parametrize("kind", ["classic", "quorum"])
-async def test_queues_and_consumers_are_seen(rabbit: PrivateRabbit, vhost: str, kind: str) -> None:
+async def test_queues_and_consumers_are_seen(rabbit: PrivateRabbit, vhost: str) -> None:
     """The counts of messages, consumers, prefetch, channels and connections are the broker's."""
     connection = await _connect(rabbit, vhost)
     async with connection:
         channel = await connection.channel()
         await channel.set_qos(prefetch_count=7)
-        arguments = {"x-queue-type": kind}
-        queue = await channel.declare_queue("odd/queue", durable=True, arguments=arguments)
+        queue = await channel.declare_queue("odd/queue")
         for _ in range(3):
             await channel.default_exchange.publish(aio_pika.Message(b"x"), "odd/queue")
         first = await queue.get()
@@ -52,6 +50,19 @@ async def test_queues_and_consumers_are_seen(rabbit: PrivateRabbit, vhost: str, 
         assert (rabbit.connections(vhost), rabbit.channels(vhost)) == (1, 1)
         assert not first.processed
     await eventually(lambda: rabbit.connections(vhost) == 0)
+
+
+async def test_quorum_queues_are_seen_at_once(rabbit: PrivateRabbit, vhost: str) -> None:
+    """Not only when they tell their numbers, every five seconds."""
+    seen = []
+    async with await _connect(rabbit, vhost) as connection:
+        channel = await connection.channel()
+        await channel.declare_queue("q", durable=True, arguments={"x-queue-type": "quorum"})
+        for _ in range(3):
+            await channel.default_exchange.publish(aio_pika.Message(b"x"), "q")
+            seen.append(rabbit.queues(vhost)["q"].ready)
+
+    assert seen == [1, 2, 3]
 
 
 async def test_connections_are_closed_by_the_broker(rabbit: PrivateRabbit, vhost: str) -> None:
