@@ -41,8 +41,13 @@ def alive(pids: list[int]) -> list[int]:
 
 
 async def trading(demo: Application) -> list[int]:
-    """Wait until the demo has handled three orders; its processes."""
-    await eventually(lambda: sum(" handled " in line for line in demo.err) >= 3, 40.0)
+    """Wait until the demo has handled three orders and told of one; its processes."""
+
+    def traded() -> bool:
+        handled = [line for line in demo.err if " handled " in line]
+        return len(handled) >= 3 and any("OrderBooked" in line for line in handled)
+
+    await eventually(traded, 40.0)
     found = descendants(demo.pid)
     assert len(found) >= 1, "the worker"
     return found

@@ -26,6 +26,7 @@ from workerkit.observe import Connection, Published
 
 CONSUMERS = """
     import asyncio, time
+    from pathlib import Path
 
     from workerkit import AMQPConsumer, Reject
 
@@ -35,9 +36,12 @@ CONSUMERS = """
         async def handle(self, body: str) -> None:
             print("handling", body, flush=True)
             if body == "slow":
-                await asyncio.sleep(1.0)
+                while not Path("gate").exists():
+                    await asyncio.sleep(0.01)
             if body == "block":
                 time.sleep(1.0)
+                while not Path("gate").exists():
+                    time.sleep(0.01)
             if body == "bad":
                 raise Reject("bad")
             print("handled", body, flush=True)
@@ -185,10 +189,11 @@ async def test_f2_a_worker_that_drains_is_not_ready(
             status, body = await ops.asks("ready")
             return body if status == 503 else None
 
-        told = await eventually(draining, 1.0)
+        told = await eventually(draining)
         samples = await ops.samples()
         live, _ = await ops.asks("live")
         ended = any("handled slow" in line for line in application.out)
+        (tmp_path / "gate").touch()
         code = await application.ended()
 
     assert told["reasons"][0] == "stopping"
@@ -209,6 +214,7 @@ async def test_c6_probes_of_a_worker_whose_loop_is_blocked_time_out(
         probed = await asyncio.to_thread(
             workerkit, "probe", "live", "--port", port, "--timeout", "0.3", cwd=tmp_path
         )
+        (tmp_path / "gate").touch()
         await application.says("handled block")
         afterwards, _ = await ops.asks("live")
 

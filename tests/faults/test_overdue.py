@@ -233,7 +233,7 @@ async def test_c6_a_handler_that_blocks_the_loop_is_named(
     [record] = fields(caplog, BLOCKED)
     assert record["levelno"] == logging.ERROR
     assert record["task"] == "Blocking worker 1"
-    assert 2.0 <= record["seconds"] < 3.5
+    assert 2.0 <= record["seconds"] < 4.0
     assert "_compute" in record["stack"]
     assert "in handle" in record["stack"]
     assert "test_overdue.py" in record["stack"]
@@ -254,7 +254,7 @@ async def test_c6_each_time_is_said_and_a_thread_is_none(
         async def handle(self) -> None:
             calls.append(1)
             if len(calls) <= 2:
-                _compute(2.7)
+                _compute(3.2)  # the watchdog looks twice a second, and speaks after two
 
     class Sleeping(AMQPConsumer):
         queues = ["orders"]
@@ -268,7 +268,7 @@ async def test_c6_each_time_is_said_and_a_thread_is_none(
         await eventually(lambda: threaded)
     alone = len(fields(caplog, BLOCKED))
     async with running(url, Computing):
-        await eventually(lambda: len(calls) == 3)
+        await eventually(lambda: len(calls) == 3, 30.0)
 
     assert alone == 0
     assert [each["task"] for each in fields(caplog, BLOCKED)] == ["Computing call"] * 2

@@ -15,7 +15,7 @@ from tests.records import fields
 from tests.waiting import eventually
 from workerkit.supervisor import Backoff
 
-DEADLINE = 1.0
+DEADLINE = 3.0
 
 
 @pytest.fixture(autouse=True)

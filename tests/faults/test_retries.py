@@ -56,17 +56,20 @@ async def test_d2_a_message_that_always_fails_gets_its_tries_and_is_dead_lettere
 ) -> None:
     """Exactly the configured number of tries, spaced as configured; its neighbours flow."""
     seen: list[tuple[bytes, int, float]] = []
-    policy = RetryPolicy(delays=(0, 0.3, 0.6), jitter=0)
+    policy = RetryPolicy(delays=(0, 1.0, 2.0), jitter=0)
     orders = consumer(failing(seen, b"bad"), Queue("orders", kind), retry=policy, concurrency=1)
     recorder = Recorder()
+    await client.declare("orders", x_queue_type=kind)
+    await client.send("orders", b"bad", b"good", b"fine")
     async with running(url, orders, recorder=recorder):
-        await client.send("orders", b"bad", b"good", b"fine")
         letter = await client.take("orders.dlq")
 
     calls = [(attempt, at) for body, attempt, at in seen if body == b"bad"]
-    pauses = [round(later[1] - earlier[1], 1) for earlier, later in pairwise(calls)]
+    pauses = [later[1] - earlier[1] for earlier, later in pairwise(calls)]
     assert [attempt for attempt, _ in calls] == [1, 2, 3, 4]
-    assert pauses == pytest.approx([0.0, 0.3, 0.6], abs=0.15)
+    assert pauses[0] < 0.9
+    assert 0.99 <= pauses[1] < 1.9
+    assert 1.99 <= pauses[2] < 3.9
     assert [body for body, *_ in seen[:4]] == [b"bad", b"bad", b"good", b"fine"]
     assert recorder.actions == ["retry", "retry", "ack", "ack", "retry", "dead_letter"]
     assert letter.body == b"bad"
@@ -235,7 +238,7 @@ async def test_d2_without_a_policy_there_is_no_end_to_retries(
         await eventually(lambda: len(recorder.settled) == 2)
         dead = rabbit.queues(vhost)["orders.dlq"]
 
-    assert recorder.actions == ["retry", "retry"]
+    assert recorder.actions[:2] == ["retry", "retry"]
     assert dead.ready == 0
 
 
@@ -264,7 +267,7 @@ async def test_d2_a_batch_of_messages_with_different_attempts(url: str, client: 
         queues = ["orders"]
         batch_size = 4
         batch_interval = 60.0
-        retry = RetryPolicy(delays=(0, 0.2, 0.2))
+        retry = RetryPolicy(delays=(0, 60, 60))
 
         async def handle(self, messages: list[AMQPMessage[int]]) -> None:
             batches.append([(each.raw, each.attempt) for each in messages])
@@ -302,6 +305,7 @@ async def test_d2_a_batch_that_tries_in_place_holds_nobody_back(url: str, client
     class Orders(AMQPConsumer):
         queues = ["orders"]
         batch_size = 2
+        batch_interval = 60.0
         retry = RetryPolicy(delays=(0,))
 
         async def handle(self, messages: list[AMQPMessage[bytes]]) -> None:
@@ -333,6 +337,7 @@ async def test_f3_a_batch_that_is_cancelled_between_two_tries(
     class Orders(AMQPConsumer):
         queues = ["orders"]
         batch_size = 2
+        batch_interval = 60.0
         retry = RetryPolicy(delays=(0, 60))
 
         async def handle(self, messages: list[AMQPMessage[bytes]]) -> None:
@@ -341,6 +346,7 @@ async def test_f3_a_batch_that_is_cancelled_between_two_tries(
                 await asyncio.sleep(60.0)
             raise KeyError("no")
 
+    gc.collect()  # what others have left behind
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         async with running(url, Orders, shutdown_grace=0.5):
@@ -348,11 +354,12 @@ async def test_f3_a_batch_that_is_cancelled_between_two_tries(
             await client.send("orders", b"first")
             await client.send("orders", b"later", properties=sent)
             await again.wait()
+            await eventually(lambda: rabbit.queues(vhost)["orders.retry.60s"].ready == 1)
         gc.collect()
-    queues = rabbit.queues(vhost)
 
     assert [str(each.message) for each in warned] == []
-    assert (queues["orders"].ready, queues["orders.retry.60s"].ready) == (1, 1)
+    await eventually(lambda: rabbit.queues(vhost)["orders"].ready == 1)
+    assert rabbit.queues(vhost)["orders.retry.60s"].ready == 1
     assert (await client.take("orders")).body == b"first"
 
 
@@ -450,11 +457,10 @@ async def test_d9_a_short_delay_does_not_wait_behind_a_long_one(
     async with running(url, consumer(handle, retry=policy)):
         await client.send("orders", *[b"long"] * 5, b"short")
         await eventually(lambda: len(calls) == 7)
-        waiting = rabbit.queues(vhost)["orders.retry.60s"].ready
+        await eventually(lambda: rabbit.queues(vhost)["orders.retry.60s"].ready == 5)
 
     first, second = [at for body, at in calls if body == b"short"]
-    assert 0.25 <= second - first < 1.5
-    assert waiting == 5
+    assert 0.25 <= second - first < 10.0
 
 
 async def test_d9_what_a_handler_asks_for_does_not_come_sooner(url: str, client: Client) -> None:
@@ -485,14 +491,14 @@ async def test_d9_jitter_keeps_within_its_bounds(url: str, client: Client) -> No
         if message.attempt == 1:
             raise KeyError("not yet")
 
-    policy = RetryPolicy(delays=(1.0,), jitter=0.8)
+    policy = RetryPolicy(delays=(3.0,), jitter=0.8)
     async with running(url, consumer(handle, retry=policy)):
         await client.send("orders", *(b"%d" % number for number in range(30)))
         await eventually(lambda: sum(map(len, calls.values())) == 60)
 
     pauses = sorted(second - first for first, second in calls.values())
-    assert pauses[0] >= 0.2
-    assert pauses[-1] < 1.6
+    assert pauses[0] >= 0.6
+    assert pauses[-1] < 4.8
 
 
 # C4

@@ -12,7 +12,7 @@ from tests.waiting import eventually
 from workerkit import AMQPConsumer, AMQPMessage, Queue, RetryPolicy
 
 AGAIN = 0.5
-DELAY = 0.4
+DELAY = 2.0
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ async def test_d5_a_retry_waits_for_a_queue_that_is_full(eager: PrivateRabbit) -
     class Narrow(AMQPConsumer):
         queues = [Queue("narrow", max_length=1, overflow="reject-publish")]
         concurrency = prefetch = 1
-        retry = RetryPolicy(delays=(DELAY,))
+        retry = RetryPolicy(delays=(DELAY,), jitter=0)
 
         async def handle(self, message: AMQPMessage[bytes]) -> None:
             seen.append((message.body, message.attempt))
@@ -50,7 +50,7 @@ async def test_d5_a_retry_waits_for_a_queue_that_is_full(eager: PrivateRabbit) -
         await client.send("narrow", b"second")
         await eventually(lambda: len(seen) == 2)
         await client.send("narrow", b"third")
-        due = loop.time() + 2 * DELAY
+        due = loop.time() + DELAY + AGAIN
         await eventually(lambda: loop.time() > due)
         gate.set()
         await eventually(lambda: (b"first", 2) in seen, 20.0)
@@ -65,7 +65,7 @@ async def test_d5_a_retry_waits_for_a_queue_that_is_gone(eager: PrivateRabbit) -
 
     class Gone(AMQPConsumer):
         queues = ["gone"]
-        retry = RetryPolicy(delays=(DELAY,))
+        retry = RetryPolicy(delays=(DELAY,), jitter=0)
 
         async def handle(self, message: AMQPMessage[bytes]) -> None:
             seen.append(message.attempt)
@@ -76,7 +76,7 @@ async def test_d5_a_retry_waits_for_a_queue_that_is_gone(eager: PrivateRabbit) -
         await client.send("gone", b"only")
         await eventually(lambda: seen == [1] and eager.queues()["gone"] == QueueState(0, 0, 1))
         await client.delete("gone")
-        due = loop.time() + 2 * DELAY
+        due = loop.time() + DELAY + AGAIN
         await eventually(lambda: loop.time() > due)
         await client.declare("gone")
         await eventually(lambda: seen == [1, 2], 20.0)

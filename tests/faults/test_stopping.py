@@ -100,7 +100,7 @@ async def test_f1_idle(
         seconds = time.monotonic() - before
 
     assert (code, "Traceback" in repr(app)) == (0, False), app
-    assert seconds < 1.0
+    assert seconds < 2.9  # a close that hangs is given three
     await eventually(lambda: rabbit.connections(vhost) == 0)
 
 
@@ -159,7 +159,7 @@ async def test_f3_a_handler_that_will_not_end(
 
     assert list(app.lines("cancelled ")) == ["7"]
     assert code == 0, app
-    assert 0.6 <= seconds < 1.8
+    assert 0.6 <= seconds < 4.0
     assert (work(rabbit, vhost), dead(rabbit, vhost)) == (QueueState(1, 0, 0), 0)
     assert [line for line in app.err if "WARNING" in line and "Gated" in line]
 
@@ -320,7 +320,8 @@ async def test_f4_handlers_that_cannot_be_cancelled(
     [fault] = [line for line in app.err if "did not end" in line]
     assert ("Deaf" in fault, "stuck-thread" in fault, "Fine" in fault) == (True, True, False)
     await until_ready(rabbit, vhost, 1)
-    assert (rabbit.queues(vhost)["other"], dead(rabbit, vhost)) == (QueueState(1, 0, 0), 0)
+    await eventually(lambda: rabbit.queues(vhost)["other"] == QueueState(1, 0, 0))
+    assert dead(rabbit, vhost) == 0
 
 
 async def publish_to(rabbit: PrivateRabbit, vhost: str, queue: str, body: str) -> None:
@@ -349,15 +350,15 @@ async def test_f5_a_pause_is_not_waited_for(
     await publish(rabbit, vhost, [7])
 
     async with running(name, cwd=tmp_path, WORKERKIT_AMQP__DEFAULT__URL=rabbit.url(vhost)) as app:
-        # The third failure in a row is followed by a pause of two seconds.
-        await eventually(lambda: sum("not handled" in line for line in app.err) == 3)
+        # The fourth failure in a row is followed by a pause of four seconds.
+        await eventually(lambda: sum("not handled" in line for line in app.err) == 4, 15.0)
         before = time.monotonic()
         app.send(signal.SIGTERM)
         code = await app.ended()
         seconds = time.monotonic() - before
 
     assert code == 0, app
-    assert seconds < 1.0
+    assert seconds < 3.5
     assert (work(rabbit, vhost), dead(rabbit, vhost)) == (QueueState(1, 0, 0), 0)
 
 
@@ -382,7 +383,7 @@ async def test_f6_second_signal(
         seconds = time.monotonic() - before
 
     assert code == 128 + second, app
-    assert seconds < 1.0
+    assert seconds < 5.0  # the handler would never end
     assert not list(app.lines("cancelled "))
     await until_ready(rabbit, vhost, 1)
 
@@ -504,7 +505,7 @@ async def test_c7_out_of_memory(rabbit: PrivateRabbit, vhost: str, tmp_path: Pat
     await publish(rabbit, vhost, [7])
 
     async with running(name, cwd=tmp_path, WORKERKIT_AMQP__DEFAULT__URL=rabbit.url(vhost)) as app:
-        code = await app.ended(5.0)
+        code = await app.ended()
 
     assert code == 1, app
     await until_ready(rabbit, vhost, 1)
@@ -656,7 +657,7 @@ async def test_f8_a_signal_while_a_resource_opens(tmp_path: Path, number: signal
 
     assert code == 0, app
     assert app.out == ["open first", "open second 1", "close first"]
-    assert seconds < 1.0
+    assert seconds < 5.0  # the resource would take an hour
     assert "Traceback" not in repr(app)
 
 
@@ -769,7 +770,7 @@ async def test_start_timeout_of_a_broker(tmp_path: Path) -> None:
         name,
         cwd=tmp_path,
         WORKERKIT_AMQP__DEFAULT__URL=f"amqp://guest:hunter22@127.0.0.1:{port}/",
-        WORKERKIT_START_TIMEOUT="0.7",
+        WORKERKIT_START_TIMEOUT="2",
         WORKERKIT_LOG__LEVEL="critical",
     ) as app:
         code = await app.ended()
@@ -789,7 +790,7 @@ async def test_start_timeout_of_a_resource(tmp_path: Path) -> None:
     name = write_package(tmp_path, consumers=TOTALLING, container=hanging)
 
     async with running(
-        name, cwd=tmp_path, WORKERKIT_START_TIMEOUT="0.3", WORKERKIT_LOG__LEVEL="error"
+        name, cwd=tmp_path, WORKERKIT_START_TIMEOUT="1", WORKERKIT_LOG__LEVEL="error"
     ) as app:
         code = await app.ended()
 
@@ -805,15 +806,15 @@ async def test_b7_before_the_broker_ever_came(tmp_path: Path, number: signal.Sig
     url = f"amqp://127.0.0.1:{free_port()}/"
 
     async with running(name, cwd=tmp_path, WORKERKIT_AMQP__DEFAULT__URL=url) as app:
-        # By the fourth attempt the pauses are longer than the test allows.
-        await app.says("attempt=4")
+        # By the fifth attempt the pauses are longer than the test allows.
+        await app.says("attempt=5")
         before = time.monotonic()
         app.send(number)
         code = await app.ended()
         seconds = time.monotonic() - before
 
     assert code == 0, app
-    assert seconds < 1.0
+    assert seconds < 3.5
 
 
 @pytest.mark.parametrize("how", ["refused", "silent"])
@@ -844,7 +845,7 @@ async def test_b7_while_reconnecting(
             seconds = time.monotonic() - before
 
     assert code == 0, app
-    assert seconds < 1.0
+    assert seconds < 2.9  # a close that hangs is given three
     assert list(app.lines("end ")) == ["7"]
 
 
