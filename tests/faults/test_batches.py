@@ -69,7 +69,7 @@ async def test_f5_a_full_batch_is_handled_at_once(
         meanwhile = list(batches)
 
     assert meanwhile == [[b"0", b"1", b"2"], [b"3", b"4", b"5"]]
-    assert seconds < 1.0
+    assert seconds < 5.0
 
 
 async def test_f5_a_partial_batch_is_handled_an_interval_after_its_first_message(
@@ -82,7 +82,7 @@ async def test_f5_a_partial_batch_is_handled_an_interval_after_its_first_message
     class Batcher(AMQPConsumer):
         queues = ["orders"]
         batch_size = 10
-        batch_interval = 0.6
+        batch_interval = 3.0
 
         async def handle(self, bodies: list[bytes]) -> None:
             handled.append((loop.time(), bodies))
@@ -90,16 +90,15 @@ async def test_f5_a_partial_batch_is_handled_an_interval_after_its_first_message
     async with running(url, Batcher):
         before = loop.time()
         await client.send("orders", b"first")
-        await eventually(lambda: state(rabbit, vhost) == (0, 1))
-        arrived = loop.time()
-        await eventually(lambda: loop.time() >= before + 0.4)
+        await eventually(lambda: loop.time() >= before + 1.5)
+        sent = loop.time()
         await client.send("orders", b"second")
         await eventually(lambda: handled)
         await eventually(lambda: state(rabbit, vhost) == (0, 0))
 
     [(at, bodies)] = handled
     assert bodies == [b"first", b"second"]
-    assert before + 0.6 <= at < arrived + 0.8
+    assert before + 3.0 <= at < sent + 3.0
 
 
 async def test_c1_a_batch_of_messages_from_several_queues(
@@ -339,7 +338,7 @@ async def test_g3_a_prefetch_smaller_than_the_batch_cuts_it(
     async with running(url, consumer):
         prefetches = {each.prefetch for each in rabbit.consumers(vhost)}
         await client.send("orders", *numbered(6))
-        await eventually(lambda: len(batches) == 2, 2.0)
+        await eventually(lambda: len(batches) == 2)
 
     [warning] = fields(caplog, CUT)
     assert prefetches == {3}
@@ -383,13 +382,15 @@ async def test_b2_a_half_full_batch_does_not_survive_its_connection(
         await eventually(lambda: state(rabbit, vhost) == (0, 0))
 
     assert handled_meanwhile == []
-    assert batches == [[(b"0", True), (b"1", True), (b"2", True), (b"3", False)]]
+    assert [sorted(batch) for batch in batches] == [
+        [(b"0", True), (b"1", True), (b"2", True), (b"3", False)]
+    ]
     assert recorder.actions == ["ack"] * 4
     assert errors(caplog) == []
 
 
 async def test_b2_the_interval_of_a_lost_batch_is_over_with_it(
-    rabbit: PrivateRabbit, vhost: str, url: str
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
     """A timer that was set for messages of the old channel handles nothing while reconnecting."""
     loop = asyncio.get_running_loop()
@@ -399,7 +400,7 @@ async def test_b2_the_interval_of_a_lost_batch_is_over_with_it(
     class Batcher(AMQPConsumer):
         queues = ["orders"]
         batch_size = 4
-        batch_interval = 0.5
+        batch_interval = 2.0
 
         async def handle(self, bodies: list[bytes]) -> None:
             handled.append(loop.time())
@@ -408,13 +409,12 @@ async def test_b2_the_interval_of_a_lost_batch_is_over_with_it(
         Proxy("127.0.0.1", rabbit.port) as proxy,
         running(proxy.url(url), Batcher, recorder=recorder) as runner,
     ):
-        async with connected(url) as client:
-            await client.send("orders", b"0", b"1")
+        await client.send("orders", b"0", b"1")
         await eventually(lambda: state(rabbit, vhost) == (0, 2))
         proxy.refuse()
         proxy.drop()
         lost = loop.time()
-        await eventually(lambda: loop.time() > lost + 0.8)
+        await eventually(lambda: loop.time() > lost + 2.3)
         handled_meanwhile = list(handled)
         await proxy.accept()
         await eventually(lambda: runner.ready)
@@ -514,7 +514,7 @@ async def test_f5_a_half_full_batch_is_not_waited_for(
     ready = rabbit.queues(vhost)["orders"].ready
 
     handled = [body for batch in batches for body in batch]
-    assert seconds < 1.0
+    assert seconds < 5.0
     assert len(handled) + ready == 3
     assert recorder.actions == ["ack"] * len(handled)
     assert len(batches) <= 1

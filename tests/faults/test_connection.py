@@ -63,7 +63,7 @@ async def test_b1_a_connection_that_breaks_while_idle_is_made_again(
     caplog: pytest.LogCaptureFixture,
     break_it: Break,
 ) -> None:
-    """A second and the backoff later the same consumers are back, with nothing left over."""
+    """A moment and the backoff later the same consumers are back, with nothing left over."""
     caplog.set_level(logging.INFO, "workerkit")
     loop = asyncio.get_running_loop()
     two, bodies = collector("a", "b", name="Two", concurrency=3)
@@ -90,8 +90,8 @@ async def test_b1_a_connection_that_breaks_while_idle_is_made_again(
         ("b", 6),
         ("c", 7),
     ]
-    assert noticed < 1.0
-    assert recovery < 1.0 + BACKOFF
+    assert noticed < 5.0  # the heartbeats would need half a minute
+    assert recovery < 5.0 + BACKOFF
     assert len(_of_consumers(caplog, "connection lost")) == 1
     assert len(_of_consumers(caplog, "connected")) == connections + 1
     assert errors(caplog) == []
@@ -139,8 +139,8 @@ async def test_b1_a_connection_that_keeps_breaking_is_made_less_and_less_often(
             await eventually(lambda: runner.ready)
             pauses.append(loop.time() - began)
 
-    assert pauses[0] < 1.0
-    assert 2.0 <= pauses[3] < 5.0
+    assert pauses[0] < 2.0
+    assert 2.0 <= pauses[3] < 8.0
 
 
 async def test_b2_a_handler_outlives_its_connection_and_its_ack_does_not(

@@ -32,6 +32,7 @@ from workerkit import AMQPConsumer, AMQPMessage, Reject
 from workerkit.testing import embedded_broker
 
 PASSWORD = "hunter22"
+PROGRESS = re.compile(r"read \d+ of \d+|\d+ (replayed|purged), \d+ of \d+ read")
 
 
 def evidence(**more: Any) -> dict[str, Any]:
@@ -64,8 +65,14 @@ async def bury(
 
 
 def dead_letters(command: str, url: str, *arguments: str) -> "subprocess.CompletedProcess[str]":
-    """Run `workerkit dead-letters COMMAND URL orders`."""
-    return workerkit("dead-letters", command, url, "orders", *arguments, cwd=Path("/"))
+    """Run `workerkit dead-letters COMMAND URL orders`; what it says of its progress is left out.
+
+    That depends on the machine: it says how far it is every two seconds.
+    """
+    done = workerkit("dead-letters", command, url, "orders", *arguments, cwd=Path("/"))
+    lines = done.stderr.splitlines(keepends=True)
+    done.stderr = "".join(line for line in lines if not PROGRESS.fullmatch(line.rstrip()))
+    return done
 
 
 def at(terminal: int, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
@@ -349,7 +356,8 @@ async def test_a_rate(url: str, client: Client) -> None:
     await bury(client, *(b"%d" % number for number in range(10)))
     began = time.monotonic()
 
-    done = dead_letters("replay", url, "--yes", "--rate", "4")
+    arguments = ("replay", url, "orders", "--yes", "--rate", "4")
+    done = workerkit("dead-letters", *arguments, cwd=Path("/"))
 
     assert done.stdout == "10 of 10 dead letters of 'orders' replayed\n"
     assert time.monotonic() - began >= 2.25
@@ -495,7 +503,7 @@ async def test_two_thousand_messages(
     assert done.stdout == "2000 of 2000 dead letters of 'orders' replayed\n"
     assert rabbit.queues(vhost)["orders"].ready == 2_000
     assert [(await client.take("orders")).body for _ in range(100)] == bodies[:100]
-    assert seconds < 15.0
+    assert seconds < 30.0
 
 
 async def test_d6_killed_again_and_again_a_replay_loses_nothing(
@@ -507,7 +515,7 @@ async def test_d6_killed_again_and_again_a_replay_loses_nothing(
     killed = 0
     while rabbit.queues(vhost)["orders.dlq"].ready:
         enough = rabbit.queues(vhost)["orders"].ready + random.randrange(150)
-        async with replaying(url) as replay:
+        async with replaying(url, "--rate", "500") as replay:
 
             def far_enough(enough: int = enough) -> bool:
                 return rabbit.queues(vhost)["orders"].ready > enough or not replay.running
@@ -540,11 +548,9 @@ async def test_d6_a_replay_whose_connections_are_lost_loses_nothing(
     queues = ("orders", "orders.dlq")
     found = [each.body for name in queues for each in await emptied(client, rabbit, vhost, name)]
 
-    # A machine that takes longer than two seconds for it has been told how far it was.
-    *told, line = replay.err
+    [line] = [each for each in replay.err if not PROGRESS.fullmatch(each)]
     assert code == 1
     assert line.startswith("stopped with "), replay
-    assert all(re.fullmatch(r"\d+ replayed, \d+ of 1000 read", each) for each in told)
     assert set(found) == set(bodies)
     assert len(found) <= len(bodies) + 50
 

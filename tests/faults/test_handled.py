@@ -234,7 +234,7 @@ async def test_b2_a_batch_that_ends_after_the_loss(
     class Orders(AMQPConsumer):
         queues = ["orders"]
         batch_size = 3
-        batch_interval = 0.2
+        batch_interval = 1.0
         retry = RetryPolicy(delays=(0, 0.2))
 
         async def handle(self, messages: list[AMQPMessage[bytes]]) -> None:
@@ -247,8 +247,9 @@ async def test_b2_a_batch_that_ends_after_the_loss(
                     message.retry()
 
     recorder = Recorder()
+    await client.declare("orders")
+    await client.send("orders", b"a", b"b", b"c")
     async with losing(rabbit, url, Orders, recorder) as (proxy, runner):
-        await client.send("orders", b"a", b"b", b"c")
         await eventually(lambda: batches)
         await lose(proxy, runner)
         gate.set()

@@ -86,10 +86,11 @@ async def test_d3_attempts_survive_a_crash_and_are_shared_by_replicas(
         await second.says("consuming")
         await third.says("consuming")
         await client.send("orders", *(b"never:%d" % number for number in range(1, 20)))
-        letters = [await client.take("orders.dlq") for _ in range(20)]
+        bodies: set[str] = set()
+        while len(bodies) < 20:
+            bodies.add((await client.take("orders.dlq")).body.decode())
 
     calls = [line.split() for line in lines(tmp_path / "calls")]
-    bodies = {each.body.decode() for each in letters}
     assert bodies == {f"never:{number}" for number in range(20)}
     assert len({pid for pid, *_ in calls}) == 3
     for body in bodies:
@@ -165,6 +166,7 @@ async def test_d6_killed_at_any_moment_nothing_is_lost(
             queues = rabbit.queues(vhost)
             waiting = {name: each for name, each in queues.items() if "dlq" not in name}
             del waiting["copies"]
+            assert queues["orders.dlq"].ready >= len(doomed)
             assert all(each.ready + each.unacked == 0 for each in waiting.values()), waiting
             assert {*lines(tmp_path / "handled")} | doomed >= {*sent}
             return True
@@ -205,20 +207,22 @@ async def test_f5_a_process_leaves_at_once_while_messages_wait_for_their_next_tr
     variables = start(tmp_path, url)
     loop = asyncio.get_running_loop()
     async with running(
-        "app", cwd=tmp_path, **variables, WORKERKIT_CONSUMERS__ORDERS__RETRY__DELAYS="3"
+        "app", cwd=tmp_path, **variables, WORKERKIT_CONSUMERS__ORDERS__RETRY__DELAYS="6"
     ) as app:
         await app.says("consuming")
         await client.send("orders", b"never:0")
-        await eventually(lambda: rabbit.queues(vhost)["orders.retry.3s"].ready == 1)
+        await eventually(lambda: rabbit.queues(vhost)["orders.retry.6s"].ready == 1)
         began = loop.time()
         app.send(signal.SIGTERM)
         code = await app.ended()
         seconds = loop.time() - began
     async with running("app", cwd=tmp_path, **variables):
-        await eventually(lambda: "2" in {line.split()[2] for line in lines(tmp_path / "calls")})
+        await eventually(
+            lambda: "2" in {line.split()[2] for line in lines(tmp_path / "calls")}, 20.0
+        )
 
     assert code == 0
-    assert seconds < 2.0
+    assert seconds < 5.0
 
 
 async def test_d3_a_count_that_somebody_else_wrote_is_kept_within_reason(

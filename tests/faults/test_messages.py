@@ -294,7 +294,7 @@ async def test_d1_hostile_properties_stop_nobody(
     undertaker, buried = collector("orders.dlq", name="Undertaker", on_invalid=Action.REJECT)
     async with running(url, _order_consumer(), undertaker, recorder=recorder):
         await client.send("orders", b"bad", properties=RawProperties(raw))
-        await eventually(lambda: buried == [b"bad"], 3.0)
+        await eventually(lambda: buried == [b"bad"])
         await client.send("orders", b'{"id": 1}')
         await eventually(lambda: len(recorder.settled) == 3)
         queues = rabbit.queues(vhost)
@@ -486,7 +486,7 @@ async def test_d7_exceptions_whose_text_cannot_be_read(
 
     async with running(url, Failing, recorder=recorder, shutdown_grace=0.5):
         await client.send("orders", b"bad", b"fine")
-        await eventually(lambda: recorder.actions == ["dead_letter", "ack"], 3.0)
+        await eventually(lambda: recorder.actions == ["dead_letter", "ack"])
         letter = await client.take("orders.dlq")
 
     assert letter.evidence["error"] == type(error).__qualname__
@@ -550,7 +550,7 @@ async def test_e1_without_a_broker_a_publish_fails_at_its_deadline() -> None:
         with pytest.raises(PublishTimeout, match=r"not sent within 0\.3 s"):
             await publisher.publish(b"a", "orders", timeout=0.3)
 
-    assert 0.3 <= loop.time() - began < 1.0
+    assert 0.3 <= loop.time() - began < 5.0
 
 
 async def test_e1_a_message_is_persistent_and_has_an_id(url: str, client: Client) -> None:
@@ -586,6 +586,7 @@ async def test_c2_a_handlers_publish_to_a_missing_exchange_leaves_consuming_alon
 
         class Forwarding(AMQPConsumer):
             queues = ["orders"]
+            concurrency = 1
 
             async def handle(self, body: bytes) -> None:
                 try:
