@@ -11,8 +11,16 @@ from collections.abc import Iterator
 from secrets import token_hex
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.rabbit import PrivateRabbit, missing
+
+# The same examples each time, so that a test that fails is about what has changed, and no clock:
+# machines are busy. `pytest --hypothesis-profile=default` looks further.
+settings.register_profile(
+    "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("tests")
 
 
 @pytest.fixture(scope="session")

@@ -231,17 +231,25 @@ class Failing(HTTPView):
     """Raises what it is asked for."""
 
     routes = ["/{what}"]
-    timeout = 0.05
 
     async def get(self, what: str) -> Any:
         """Raise it."""
-        if what == "late":
-            await asyncio.sleep(60)
         return RAISED[what]()
 
     def post(self, what: str) -> Any:
         """The same in a thread."""
         return RAISED[what]()
+
+
+class Late(HTTPView):
+    """Is not done in time."""
+
+    routes = ["/late"]
+    timeout = 0.05
+
+    async def get(self) -> None:
+        """Wait."""
+        await asyncio.sleep(60)
 
 
 class Unwritable:
@@ -305,7 +313,8 @@ async def test_h2_what_a_handler_raises_on_purpose(
 ) -> None:
     """H2: each has its status, and aiohttp's exceptions keep theirs, with their headers."""
     recorder = Recorder()
-    async with serving(Failing, recorder=recorder) as client:
+    view = Late if what == "late" else Failing
+    async with serving(view, recorder=recorder) as client:
         answer = await client.get(f"/{what}")
 
     assert (answer.status, problem(answer).get("detail")) == (status, detail)

@@ -1,6 +1,7 @@
 """H1 to H3: middlewares, half-read bodies, clients that read nothing, and other rare company."""
 
 import asyncio
+import threading
 import time
 from contextlib import suppress
 from typing import Annotated, Any
@@ -11,7 +12,9 @@ from yarl import URL
 
 from tests.application import Recorder
 from tests.serving import everything, serving
+from tests.waiting import eventually
 from workerkit import Header, HTTPView, RunError
+from workerkit.http.view import THREADS
 from workerkit.observe import Unhandled
 
 
@@ -228,15 +231,19 @@ async def test_h1_a_call_for_which_no_thread_was_free_is_never_made() -> None:
 
         def get(self, number: int) -> None:
             calls.append(number)
-            time.sleep(1.0)
+            go.wait(10.0)
 
+    go = threading.Event()
     recorder = Recorder()
     async with serving(Blocking, recorder=recorder) as client:
         asked = [asyncio.create_task(client.get(f"/blocking/{number}")) for number in range(40)]
+        # A call that has a thread is held until that returns.
+        await eventually(lambda: sum(each.done() for each in asked) == 40 - THREADS)
+        go.set()
         statuses = [(await each).status for each in asked]
 
     assert set(statuses) == {504}
-    assert len(calls) < 40
+    assert len(calls) == THREADS
 
 
 async def test_sizes_of_requests() -> None:

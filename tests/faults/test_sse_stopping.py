@@ -95,7 +95,7 @@ async def test_stop_during_a_pause(tmp_path: Path) -> None:
             assert await app.ended() == 0, app
             seconds = time.monotonic() - before
 
-    assert seconds < 2.0
+    assert seconds < 10.0
     assert await FileCursors(tmp_path / "cursors").load("Gated", "/events") is None
 
 
@@ -154,7 +154,8 @@ async def test_nothing_is_left_behind() -> None:
             await eventually(lambda: handled == ["a"])
             server.cut()
             await server.client(2)
-        await eventually(lambda: not server.clients)
-        assert {each.get_name() for each in asyncio.all_tasks() - inside} == set()
+        left = {each.get_name() for each in asyncio.all_tasks() - inside}
+        await eventually(lambda: asyncio.all_tasks() <= inside)  # those of the server, too
 
+    assert [name for name in left if name.startswith(consumer.__name__)] == []
     assert asyncio.all_tasks() - before == set()

@@ -41,7 +41,7 @@ async def test_a_port_that_somebody_else_has(tmp_path: Path) -> None:
     async with EmbeddedBroker() as other:
         command = (sys.executable, "-m", "workerkit", "broker", "--port", str(other.port))
         async with process(*command, cwd=tmp_path) as broker:
-            code = await broker.ended(5.0)
+            code = await broker.ended()
 
     assert code == 2, broker
     [line] = broker.err

@@ -142,7 +142,6 @@ def test_the_session_is_a_good_one(broker: EmbeddedBroker) -> None:
 
 @settings(
     max_examples=300,
-    deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(raw=_hostile(), split=st.integers(1, 5000))

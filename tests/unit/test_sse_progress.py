@@ -13,7 +13,7 @@ from workerkit.sse.progress import Progress
 COMING = st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.booleans()), max_size=60)
 
 
-@settings(max_examples=500, deadline=None)
+@settings(max_examples=500)
 @given(coming=COMING, seed=st.integers())
 def test_the_cursor_is_the_end_of_the_prefix(coming: list[tuple[str, bool]], seed: int) -> None:
     """In whatever order events are settled, while others come: never past one that is not."""

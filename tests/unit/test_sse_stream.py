@@ -149,7 +149,7 @@ TOKENS = [
 STREAMS = st.lists(st.sampled_from(TOKENS) | st.binary(max_size=3), max_size=40).map(b"".join)
 
 
-@settings(max_examples=1500, deadline=None)
+@settings(max_examples=1500)
 @given(stream=STREAMS, cuts=st.lists(st.integers(0, 120), max_size=12))
 def test_s8_any_stream_in_any_chunks(stream: bytes, cuts: list[int]) -> None:
     """S8: whatever the bytes, and wherever they are cut, the result is the standard's."""

@@ -280,7 +280,7 @@ async def test_a_message_that_fails_again_and_again() -> None:
 
     assert actions == ["requeue"] * 4 + ["ack"]
     assert reasons == ["1", "2", "3", "4", ""]
-    assert loop.time() - began < 2.0
+    assert loop.time() - began < 6.0
 
 
 async def test_time_passes_for_retries() -> None:
