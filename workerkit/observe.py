@@ -74,7 +74,8 @@ class Unhandled(NamedTuple):
     Attributes:
         route: That it was meant for, as it is declared; empty where there is none for its path
             and method.
-        seconds: From the first middleware to the answer.
+        seconds: From the first middleware to the answer; where a request did not come in time, how
+            long it was waited for.
         request_size: Bytes of the body that have come.
         response_size: Bytes of the answer's body; None for a stream.
     """

@@ -258,13 +258,20 @@ async def test_sizes_of_requests() -> None:
     assert (delivery.request_size, delivery.response_size) == (7, 7)
 
 
+class Trail(Recorder):
+    """Notes requests that no view got as well."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.told: list[Unhandled] = []
+
+    def unhandled(self, record: Unhandled) -> None:
+        """Note it."""
+        self.told.append(record)
+
+
 async def test_observers_are_told_of_requests_that_no_view_gets() -> None:
     """Of those for which there is none, that a middleware answers, and that are no HTTP."""
-
-    class Trail(Recorder):
-        def unhandled(self, record: Unhandled) -> None:
-            """Note it."""
-            told.append(record)
 
     @web.middleware
     async def guard(request: web.Request, handler: Any) -> web.StreamResponse:
@@ -274,7 +281,6 @@ async def test_observers_are_told_of_requests_that_no_view_gets() -> None:
         answer: web.StreamResponse = await handler(request)
         return answer
 
-    told: list[Unhandled] = []
     trail = Trail()
     for middlewares in ([], [guard]):
         async with serving(Echo, recorder=trail, middlewares=middlewares) as client:
@@ -287,8 +293,21 @@ async def test_observers_are_told_of_requests_that_no_view_gets() -> None:
 
     nobodys = [("", "GET", 404), ("", "GET", 405), ("", "UNKNOWN", 400)]
     refused = ("/echo", "POST", 401)
-    found = [(each.route, each.method, each.status) for each in told]
+    found = [(each.route, each.method, each.status) for each in trail.told]
     assert found == [*nobodys, *nobodys[:2], refused, nobodys[2]]
-    assert told[-2].seconds >= 0.02
-    assert told[-2].response_size
+    assert trail.told[-2].seconds >= 0.02
+    assert trail.told[-2].response_size
     assert len(trail.settled) == 2
+
+
+async def test_observers_are_told_of_requests_that_do_not_come_in_time() -> None:
+    """And not of connections on which there is none."""
+    trail = Trail()
+    async with serving(Echo, recorder=trail, read_timeout=0.2) as client:
+        assert await everything(client, b"") == b""
+        answer = await everything(client, b"POST /echo HTTP/1.1\r\nHost:")
+
+    [told] = trail.told
+    assert (told.route, told.method, told.status) == ("", "UNKNOWN", 408)
+    assert told.seconds > 0.2
+    assert told.response_size == len(answer.partition(b"\r\n\r\n")[2])

@@ -192,6 +192,8 @@ class Connection(web.RequestHandler):
         elif now - self._waiting > patience and self.transport is not None:
             if self._heard:
                 self.transport.write(_TOO_SLOW_HEAD + _TOO_SLOW)
+                late = now - self._waiting
+                self._unhandled(Unhandled("", "UNKNOWN", 408, late, 0, len(_TOO_SLOW)))
             self.force_close()
 
     def _is_stuck(self) -> bool:
