@@ -149,7 +149,7 @@ async def test_d5_pauses_begin_anew_once_a_move_has_succeeded(
         calls.clear()
         began = loop.time()
         await client.send("orders", b"bad")
-        await eventually(lambda: len(calls) == 2)
+        await eventually(lambda: len(calls) >= 2)
         seconds = loop.time() - began
         await client.declare("orders.dlq")
         await client.take("orders.dlq")

@@ -268,7 +268,7 @@ async def test_c6_each_time_is_said_and_a_thread_is_none(
         await eventually(lambda: threaded)
     alone = len(fields(caplog, BLOCKED))
     async with running(url, Computing):
-        await eventually(lambda: len(calls) == 3, 30.0)
+        await eventually(lambda: len(calls) >= 3, 30.0)
 
     assert alone == 0
     assert [each["task"] for each in fields(caplog, BLOCKED)] == ["Computing call"] * 2
