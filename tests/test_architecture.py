@@ -20,7 +20,9 @@ LONGEST_FUNCTION = 50
 # height, which know nothing of each other.
 FLOORS = {
     "F0 words": "version errors delivery sources sections connections settings",
-    "F1 pure": "places codec signature retry health readiness observe counts catalogue logs",
+    "F1 pure": (
+        "places codec generics signature retry health readiness observe counts catalogue logs"
+    ),
     "F2 declared": "options consumer",
     "F3 spine": "deadlines threads workers supervisor endpoint batch wire",
     "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",

@@ -62,7 +62,7 @@ class Consumer:
         """
         if not callable(getattr(cls, "handle", None)):
             raise DeclarationError(f"{place(cls)}: needs a method `handle`")
-        return {"handle": Signature(cls.handle, delivery, resolve)}
+        return {"handle": Signature(cls.handle, delivery, resolve, cls)}
 
     @classmethod
     def claims(cls, options: Options) -> Iterable[str]:

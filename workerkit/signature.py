@@ -2,14 +2,15 @@
 
 import inspect
 import re
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args, get_origin, get_type_hints
+from typing import Any, Protocol, get_args, get_origin
 
 from workerkit.codec import UnknownType, decoder
 from workerkit.delivery import Delivery
 from workerkit.errors import DeclarationError
+from workerkit.generics import hints, variables
 from workerkit.places import place
 
 Read = Callable[[Any], Any]
@@ -78,6 +79,7 @@ class Signature:
         delivery: The type that the wire hands over, such as `AMQPMessage`; None where it has no
             body, so that all parameters come from the container.
         resolve: Gives the container's provider for a parameter and its type.
+        of: The class that it is for, which may have inherited it from a generic one.
 
     Attributes:
         batch: Whether the first parameter is a list.
@@ -90,7 +92,11 @@ class Signature:
     """
 
     def __init__(
-        self, handle: Callable[..., Any], delivery: type[Delivery] | None, resolve: Resolve
+        self,
+        handle: Callable[..., Any],
+        delivery: type[Delivery] | None,
+        resolve: Resolve,
+        of: type | None = None,
     ) -> None:
         self._where = place(handle)
         self._delivery = delivery
@@ -101,7 +107,7 @@ class Signature:
         self.batch = False
         self.whole = False
         self.body: Any = None
-        parameters = annotated(handle, self._faults)
+        parameters = annotated(handle, self._faults, of)
         if delivery is not None and not parameters and not self._faults:
             self._faults.append(f"{self._where}: needs a first parameter, which takes the body")
         self.read: Read = _nothing
@@ -174,11 +180,14 @@ class Signature:
         self._faults.append(f"{self._where}: parameter {parameter.name!r} {sentence}")
 
 
-def annotated(handle: Callable[..., Any], faults: list[str]) -> list[tuple[inspect.Parameter, Any]]:
+def annotated(
+    handle: Callable[..., Any], faults: list[str], of: type | None = None
+) -> list[tuple[inspect.Parameter, Any]]:
     """The parameters of a method behind `self`, each with its type.
 
     Args:
         faults: What is wrong with the others, or with the method, is added here.
+        of: The class that it is for, which says what type variables of the method's own class are.
 
     Raises:
         DeclarationError: The annotations cannot be read.
@@ -188,7 +197,7 @@ def annotated(handle: Callable[..., Any], faults: list[str]) -> list[tuple[inspe
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         faults.append(f"{where}: is a generator; return instead of yielding")
     try:
-        hints = get_type_hints(handle, include_extras=True)
+        types = hints(handle, of)
     except Exception as error:
         # An annotation that is a string may be any expression.
         raise DeclarationError(f"{where}: its annotations cannot be read: {error}") from error
@@ -197,10 +206,12 @@ def annotated(handle: Callable[..., Any], faults: list[str]) -> list[tuple[inspe
         start = f"{where}: parameter {parameter.name!r}"
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             faults.append(f"{start} cannot be filled; name each parameter instead")
-        elif parameter.name not in hints:
+        elif parameter.name not in types:
             faults.append(f"{start} needs a type annotation")
+        elif open_ := variables(types[parameter.name]):
+            faults.append(f"{start} has {_unfilled(open_, of)}")
         else:
-            found.append((parameter, hints[parameter.name]))
+            found.append((parameter, types[parameter.name]))
     return found
 
 
@@ -222,6 +233,13 @@ async def provided(sources: Mapping[str, Source]) -> AsyncIterator[dict[str, Any
                 value = await stack.enter_async_context(value)
             values[name] = value
         yield values
+
+
+def _unfilled(open_: Sequence[Any], of: type | None) -> str:
+    """What is wrong with a type whose type variables nobody has filled."""
+    names = " and ".join(repr(each.__name__) for each in open_)
+    right = "" if of is None else f"; write class {of.__qualname__}(...[...])"
+    return f"the type variable {names} in its type, and nothing says what it stands for{right}"
 
 
 def _unreadable(body: Any, error: UnknownType, delivery: type[Delivery] | None) -> str:

@@ -1,17 +1,18 @@
 """Read the signature of a view's method once, then turn requests into its arguments."""
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from inspect import Parameter, getdoc
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from aiohttp import web
 from pydantic import TypeAdapter
 
 from workerkit.codec import Decode, decoder
 from workerkit.errors import DeclarationError, InvalidBody, InvalidRequest
+from workerkit.generics import hints
 from workerkit.http.parameters import Cookie, Header, Part, Unfit, Value
 from workerkit.http.request import HTTPRequest
 from workerkit.http.shape import Shape, is_optional, shape_of
@@ -51,7 +52,8 @@ class RequestSignature:
     none of these can be comes from the container, anew for each call.
 
     Args:
-        method: The function as the class has it, `self` first.
+        view: The class.
+        name: Of its method.
         verbs: What it answers, such as `GET`.
         names: The names in the routes of the view; True for those that every route has.
         resolve: Gives the container's provider for a parameter and its type.
@@ -70,11 +72,13 @@ class RequestSignature:
 
     def __init__(
         self,
-        method: Callable[..., Any],
+        view: type,
+        name: str,
         verbs: Collection[str],
         names: Mapping[str, bool],
         resolve: Resolve,
     ) -> None:
+        method = getattr(view, name)
         self.verbs = tuple(verbs)
         self.values: list[Value] = []
         self.body: Body | None = None
@@ -85,7 +89,7 @@ class RequestSignature:
         self._request: list[str] = []
         self._provide: dict[str, Source] = {}
         self._faults: list[str] = []
-        parameters = annotated(method, self._faults)
+        parameters = annotated(method, self._faults, view)
         for parameter, type_ in parameters:
             self._take(parameter, type_)
         if self._faults:
@@ -93,7 +97,7 @@ class RequestSignature:
         # The raw form is to cost nothing: its one argument is handed over as it is.
         kinds = [parameter.kind for parameter, _ in parameters]
         self._only_request = bool(self._request) and kinds == [Parameter.POSITIONAL_OR_KEYWORD]
-        self.returns = get_type_hints(method, include_extras=True).get("return", Parameter.empty)
+        self.returns = hints(method, view).get("return", Parameter.empty)
 
     @property
     def takes_request(self) -> bool:

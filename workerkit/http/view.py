@@ -103,7 +103,7 @@ class HTTPView(Consumer, abstract=True):
         faults: list[str] = []
         for name, answers in verbs.items():
             try:
-                found[name] = RequestSignature(getattr(cls, name), answers, names, resolve)
+                found[name] = RequestSignature(cls, name, answers, names, resolve)
             except DeclarationError as error:
                 faults += error.faults
         if faults:
