@@ -6,6 +6,7 @@ from typing import Literal, NamedTuple
 
 from workerkit.delivery import Action, Delivery, Outcome
 from workerkit.errors import InvalidBody, InvalidRequest, PublishError, Signal
+from workerkit.places import said
 
 log = logging.getLogger(__name__)
 
@@ -141,6 +142,6 @@ def log_settled(record: Settled) -> None:
             "delivery": repr(record.delivery),
             "action": "lost" if record.lost else record.action.value,
             "seconds": round(record.seconds, 6),
-            **({} if error is None else {"error": f"{type(error).__qualname__}: {error}"}),
+            **({} if error is None else {"error": said(error)}),
         },
     )

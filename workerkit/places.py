@@ -30,12 +30,20 @@ def raised_in(error: BaseException, package: str) -> str:
         for frame, line in walk_tb(error.__traceback__)
         if str(frame.f_globals.get("__name__")).partition(".")[0] == top
     ]
-    return f"{type(error).__name__}: {error}" + (lines[-1] if lines else "")
+    return f"{type(error).__name__}: {text_of(error)}" + (lines[-1] if lines else "")
+
+
+def text_of(error: BaseException) -> str:
+    """What an exception says of itself; empty where its class fails to say it."""
+    try:
+        return str(error)
+    except Exception:
+        return ""
 
 
 def said(error: BaseException) -> str:
     """What was raised, in a few words."""
-    text = str(error)
+    text = text_of(error)
     return f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__
 
 
@@ -44,5 +52,5 @@ def in_a_line(error: Exception) -> str:
 
     Only the first line of it; the rest stands in the traceback.
     """
-    text = str(error) if isinstance(error, WorkerkitError) and str(error) else said(error)
-    return text.partition("\n")[0]
+    own = text_of(error) if isinstance(error, WorkerkitError) else ""
+    return (own or said(error)).partition("\n")[0]

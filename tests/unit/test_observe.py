@@ -45,6 +45,22 @@ def test_not_handled(caplog: pytest.LogCaptureFixture, lost: bool) -> None:
     assert (level, message) == ("WARNING", "not handled")
 
 
+class Silent(Exception):
+    """Fails to say what it is."""
+
+    def __str__(self) -> str:
+        raise ValueError("no text")
+
+
+def test_not_handled_and_without_a_text(caplog: pytest.LogCaptureFixture) -> None:
+    """The failure is logged all the same, with its class and traceback."""
+    level, message, _ = logged(caplog, Outcome(Action.REQUEUE, Silent()), lost=False)
+
+    assert (level, message) == ("WARNING", "not handled")
+    assert vars(caplog.records[0])["error"].endswith("Silent")
+    assert "Silent: <exception str() failed>" in caplog.text
+
+
 @pytest.mark.parametrize(
     ("error", "line"),
     [
@@ -52,6 +68,7 @@ def test_not_handled(caplog: pytest.LogCaptureFixture, lost: bool) -> None:
         (ConnectionLost(), "ConnectionLost"),
         (OSError(13, "no"), "PermissionError: [Errno 13] no"),
         (ValueError("one\ntwo"), "ValueError: one"),
+        (Silent(), "Silent"),
     ],
 )
 def test_an_error_in_a_line(error: Exception, line: str) -> None:
