@@ -62,7 +62,8 @@ CONNECTIONS = Metric(
     "connections_total",
     "counter",
     ("connection", "role"),
-    "Connections made; all after the first are reconnections",
+    "Connections made, to brokers and to servers of event streams; all after the first are "
+    "reconnections",
 )
 CONNECTION_FAILURES = Metric(
     "connection_failures_total",

@@ -56,8 +56,9 @@ class Connection(NamedTuple):
     """A connection that was made, could not be made, or was lost.
 
     Attributes:
-        name: In the settings.
-        role: What it is for, such as `consumers` or `publisher`.
+        name: In the settings; of the consumer, where its class has a URL of its own.
+        role: What it is for: `consumers` or `publisher` of a broker, or `stream`.
+        vhost: Of the broker; empty for a stream.
         attempt: Which one it was in a row, from 1.
         reason: Why it failed or was lost; empty when it was made.
     """

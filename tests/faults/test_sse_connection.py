@@ -57,6 +57,36 @@ async def test_s1_a_lost_stream_goes_on_behind_what_came_last(
     assert errors(caplog) == []
 
 
+@pytest.mark.parametrize("own", [False, True], ids=["of the settings", "of the class"])
+async def test_s1_connections_are_in_the_metrics(own: bool) -> None:
+    """S1: those that were made, that could not be made, and that were lost."""
+
+    def counted(name: str) -> float | None:
+        labels = {"connection": "Events" if own else "server", "role": "stream"}
+        assert runner.metrics is not None
+        return runner.metrics.registry.get_sample_value(f"workerkit_{name}_total", labels)
+
+    handled: list[str] = []
+
+    async def handle(self: SSEConsumer, body: str) -> None:
+        handled.append(body)
+
+    async with sse_server() as server:
+        where = {"url": server.url} if own else {"connection": "server"}
+        consumer = type("Events", (SSEConsumer,), {"routes": ["/a"], "handle": handle, **where})
+        async with consuming(server, consumer) as runner:
+            server.refuse(503, times=2)
+            server.cut()
+            await server.send("a")
+            await eventually(lambda: handled == ["a"])
+            found = [
+                counted(name)
+                for name in ("connections", "connection_losses", "connection_failures")
+            ]
+
+    assert found == [2, 1, 2]
+
+
 async def test_s1_what_waits_for_a_handler_is_not_asked_for_again() -> None:
     """S1: it asks behind the last event received whole, also while that one still waits."""
     gate = asyncio.Event()

@@ -117,12 +117,16 @@ def test_the_defaults() -> None:
             {},
             (
                 "set url, or connection to one of the settings: the settings have no SSE "
-                "connection 'default', only marathon"
+                "connection 'default', only marathon; write its address into "
+                "SHOP_SSE__DEFAULT__URL"
             ),
         ),
         (
             {"connection": "maraton"},
-            "the settings have no SSE connection 'maraton', only marathon",
+            (
+                "the settings have no SSE connection 'maraton', only marathon; write its address "
+                "into SHOP_SSE__MARATON__URL"
+            ),
         ),
         (
             {"connection": "marathon", "url": "https://h/"},
@@ -228,7 +232,8 @@ def test_a_wrong_connection_of_the_environment_names_its_variable(
         Runner(made, packages=[package_of(consumer(connection="m"))]).assemble()
 
     assert str(caught.value) == (
-        "SHOP_CONSUMERS__DEPLOYMENTS__CONNECTION: the settings have no SSE connection 'mm', only m"
+        "SHOP_CONSUMERS__DEPLOYMENTS__CONNECTION: the settings have no SSE connection 'mm', only m;"
+        " write its address into SHOP_SSE__MM__URL"
     )
 
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from workerkit.connections import SSESettings
 from workerkit.endpoint import Endpoint
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State
+from workerkit.observe import Connection, Event, Observer, tell
 from workerkit.places import in_a_line, said
 from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEConsumer, SSEOptions
@@ -80,6 +81,7 @@ class Subscription:
     Args:
         settings: Asked anew at each attempt, as tokens and certificates change.
         stream: Told how it is going.
+        observers: Told of its connections.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Subscription:
         receiver: Receiver,
         bookmark: Bookmark,
         stream: Stream,
+        observers: Sequence[Observer],
     ) -> None:
         self._endpoint = endpoint
         self._options = options
@@ -97,6 +100,7 @@ class Subscription:
         self._receiver = receiver
         self._bookmark = bookmark
         self.stream = stream
+        self._observers = observers
         self._backoff = Backoff(cap=_CAP)
         self._first_pause = 0.0
         self._refusals = Backoff(cap=_REFUSED_CAP)
@@ -198,6 +202,7 @@ class Subscription:
     def _up(self) -> None:
         self.stream.ready()
         log.info("stream is open", extra=self._fields(attempt=self._attempt))
+        self._tell("connected")
         self._attempt = 1
         self._refusals.reset()
 
@@ -215,6 +220,7 @@ class Subscription:
         self.stream.waiting(str(error))
         fields = self._fields(reason=str(error), retry_in=round(pause, 2))
         log.warning("stream lost", extra=fields)
+        self._tell("connection_lost", str(error))
         return pause
 
     def _failed(self, error: ConnectionLost) -> float:
@@ -231,9 +237,16 @@ class Subscription:
             attempt=self._attempt, retry_in=round(pause, 2), error=in_a_line(error)
         )
         log.error("connection failed", exc_info=error, extra=fields)
+        self._tell("connection_failed", str(error))
         self._hook.connection_failed(error, self._attempt)
         self._attempt += 1
         return pause
+
+    def _tell(self, event: Event, reason: str = "") -> None:
+        own = self._options.url is not None
+        name = self._receiver.name if own else self._options.connection.casefold()
+        record = Connection(name, "stream", "", self._attempt, reason)
+        tell(self._observers, event, record)
 
     def _fields(self, **more: object) -> dict[str, object]:
         name, route = self._receiver.name, self.stream.route

@@ -161,7 +161,9 @@ class SSEWire:
             receiver = Receiver(endpoint, options, route, context.observers, bookmark, slots)
             stream.cursor = receiver.cursor
             server = _server(options, context.settings)
-            subscription = Subscription(endpoint, options, server, receiver, bookmark, stream)
+            subscription = Subscription(
+                endpoint, options, server, receiver, bookmark, stream, context.observers
+            )
             self._bookmarks.append(bookmark)
             self._receivers.append(receiver)
             workers.append(receiver.workers)
@@ -174,7 +176,6 @@ class SSEWire:
 
 
 def _server_faults(options: SSEOptions, settings: WorkerSettings) -> list[str]:
-    known = ", ".join(sorted(settings.sse)) or "none"
     named = options.sources.get("connection") is not Source.FRAMEWORK
     if options.url is not None:
         url = URL(options.url.get_secret_value())
@@ -185,7 +186,10 @@ def _server_faults(options: SSEOptions, settings: WorkerSettings) -> list[str]:
         return []
     if options.connection.casefold() in settings.sse:
         return []
-    missing = f"the settings have no SSE connection {options.connection!r}, only {known}"
+    known = f", only {', '.join(sorted(settings.sse))}" if settings.sse else ""
+    missing = f"the settings have no SSE connection {options.connection!r}{known}"
+    prefix = settings.model_config.get("env_prefix", "").upper()
+    missing += f"; write its address into {prefix}SSE__{options.connection.upper()}__URL"
     return [missing if named else f"set url, or connection to one of the settings: {missing}"]
 
 
