@@ -26,6 +26,7 @@ from workerkit import (
     PublishError,
     PublishOutcomeUnknown,
     PublishRefused,
+    PublishTimeout,
     Unroutable,
     WorkerkitError,
 )
@@ -60,6 +61,8 @@ async def blocked(publisher: Publisher, vhost: str | None = None) -> None:
             await publisher.publish(b"x", "nobody", vhost=vhost, mandatory=False, timeout=0.2)
         except BrokerBlocked:
             return True
+        except PublishTimeout:  # there is no connection yet
+            return False
         return False
 
     await eventually(is_blocked)
