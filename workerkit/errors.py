@@ -188,7 +188,15 @@ class BrokerBlocked(PublishOutcomeUnknown):
 
 
 class Signal(Exception):
-    """Base of what a handler raises on purpose to choose an outcome."""
+    """Base of what a handler raises on purpose to choose an outcome.
+
+    A dead letter has the class and the traceback of what it was raised `from`.
+
+    Attributes:
+        reason: Why; where it is empty, the text of what it was raised `from` is the reason.
+    """
+
+    reason: str = ""
 
 
 class Reject(Signal):

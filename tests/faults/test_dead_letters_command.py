@@ -413,6 +413,23 @@ async def test_a_broker_that_is_not_there_or_refuses(
     assert "grant read on 'orders.dlq'" in refused.stderr
 
 
+@pytest.mark.parametrize("command", ["list", "show", "replay", "purge"])
+async def test_a_url_as_an_option(url: str, client: Client, command: str) -> None:
+    """Every command takes it instead of a package; beside one it is wrong usage."""
+    await bury(client, b"m-1")
+    yes = ["--yes"] if command in ("replay", "purge") else []
+
+    both = workerkit("dead-letters", command, "shop", "orders", "--url", url, *yes, cwd=Path("/"))
+    done = workerkit("dead-letters", command, "--url", url, "orders", *yes, cwd=Path("/"))
+
+    assert (both.returncode, both.stdout) == (2, "")
+    assert both.stderr == (
+        "found --url and 'shop' and 'orders': write PACKAGE QUEUE, or --url URL QUEUE\n"
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "m-1" in done.stdout or "1 of 1 dead letters" in done.stdout
+
+
 SHOP = """
     from workerkit import AMQPConsumer
 

@@ -256,6 +256,29 @@ async def test_d2_the_last_try_may_not_ask_for_more(url: str, client: Client) ->
 
     assert attempts == [1, 2, 3]
     assert letter.evidence["reason"] == "not yet"
+    assert letter.evidence["error"] == "Retry"
+    assert "traceback" not in letter.evidence
+
+
+@pytest.mark.parametrize("signal", [Reject, Retry])
+async def test_d2_the_cause_of_a_signal_is_not_lost(
+    url: str, client: Client, signal: type[Reject | Retry]
+) -> None:
+    """A dead letter has class and traceback of what it was raised from, and its own reason."""
+
+    def handle(message: AMQPMessage[bytes]) -> None:
+        try:
+            raise OSError("refused")
+        except OSError as error:
+            raise signal("the carrier is closed") from error
+
+    async with running(url, consumer(handle, retry=RetryPolicy((0,)))):
+        await client.send("orders", b"a")
+        letter = await client.take("orders.dlq")
+
+    assert letter.evidence["error"] == "OSError"
+    assert letter.evidence["reason"] == "the carrier is closed"
+    assert 'raise OSError("refused")' in letter.evidence["traceback"]
 
 
 async def test_d2_a_batch_of_messages_with_different_attempts(url: str, client: Client) -> None:

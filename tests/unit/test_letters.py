@@ -8,13 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workerkit import AMQPMessage
+from workerkit import Action, AMQPMessage, Reject, Retry
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
+from workerkit.amqp.dead_letters import evidence
 from workerkit.amqp.evidence import Evidence
 from workerkit.amqp.properties import Properties, encode
 from workerkit.amqp.replaying import replayed
 from workerkit.cli.letters import as_json, body_as_json, in_full, lines, printable, row
+from workerkit.delivery import Outcome
 
 EVIDENCE = {
     "x-workerkit-reason": "no\nway",
@@ -72,6 +74,61 @@ def test_the_broker_s_own_evidence() -> None:
     assert found.reason == "dead-lettered by the broker: expired in 'orders'"
     assert found.failed_at == time
     assert found.queue is None
+
+
+class NoSuchOrder(Reject):
+    """One of the user's own, which takes no reason."""
+
+    def __init__(self) -> None:
+        """Say nothing to `Reject`."""
+
+
+def found_in(error: Exception | None, cause: BaseException | None = None) -> Evidence:
+    """What is found in a message that is dead-lettered because of *error*."""
+    if error is not None:
+        error.__cause__ = cause
+    told = evidence(letter(), Outcome(Action.DEAD_LETTER, error), "Orders")
+    return Evidence.of(with_headers(told))
+
+
+@pytest.mark.parametrize(
+    ("error", "cause", "kind", "reason"),
+    [
+        (Reject("bad"), KeyError("id"), "KeyError", "bad"),
+        (Reject(), KeyError("id"), "KeyError", "'id'"),
+        (Reject(), TimeoutError(), "TimeoutError", "TimeoutError"),
+        (Retry("busy"), OSError("refused"), "OSError", "busy"),
+        (Retry(after=1), OSError("refused"), "OSError", "refused"),
+        (NoSuchOrder(), KeyError("id"), "KeyError", "'id'"),
+        (ValueError("no number"), KeyError("id"), "ValueError", "no number"),
+    ],
+)
+def test_evidence_of_a_cause(
+    error: Exception, cause: BaseException, kind: str, reason: str
+) -> None:
+    """What a handler raised a signal from is the error; the reason is its own where it has one."""
+    found = found_in(error, cause)
+
+    assert (found.error, found.reason) == (kind, reason)
+    assert f"{type(cause).__name__}" in (found.traceback or "")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "reason"),
+    [
+        (Reject("bad"), "Reject", "bad"),
+        (Reject(), "Reject", "Reject"),
+        (Retry("busy"), "Retry", "busy"),
+        (Retry(after=1), "Retry", "the handler asked for another try"),
+        (NoSuchOrder(), "NoSuchOrder", "NoSuchOrder"),
+        (None, "Reject", "dead-lettered by the handler"),
+    ],
+)
+def test_evidence_without_a_cause(error: Exception | None, kind: str, reason: str) -> None:
+    """A signal is an error of its own, and there is nothing to trace."""
+    found = found_in(error)
+
+    assert (found.error, found.reason, found.traceback) == (kind, reason, None)
 
 
 def test_as_json() -> None:

@@ -6,7 +6,7 @@ from secrets import token_hex
 import pytest
 
 from tests.command import write_package
-from workerkit.cli.whereabouts import Whereabouts, find
+from workerkit.cli.whereabouts import Whereabouts, find, named
 from workerkit.errors import StartError
 
 CONSUMER = """
@@ -98,6 +98,46 @@ def test_a_queue_that_is_read_in_two_places(package: str, tmp_path: Path) -> Non
         "on connection 'other', virtual host 'shop': choose with --connection and --vhost"
     )
     assert place(find(both, "orders", connection="default")) == ("default", "/")
+
+
+URL = "amqp://u:secret@host/shop"
+RIGHT = "write PACKAGE QUEUE, or --url URL QUEUE"
+
+
+@pytest.mark.parametrize(
+    ("names", "url", "expected"),
+    [
+        (["shop", "orders"], None, ("shop", "orders")),
+        (["orders", None], URL, (URL, "orders")),
+        ([URL, "orders"], None, (URL, "orders")),
+        (["orders"], URL, (URL, "orders")),
+    ],
+)
+def test_names_on_the_command_line(
+    names: list[str | None], url: str | None, expected: tuple[str, str]
+) -> None:
+    """A package or a URL and a queue, or a queue alone where the URL is an option."""
+    assert named(url, *names) == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "url", "fault"),
+    [
+        ([], None, f"found nothing: {RIGHT}"),
+        (["orders"], None, f"found 'orders': {RIGHT}"),
+        ([URL], None, f"found a URL: {RIGHT}"),
+        ([], URL, f"found --url: {RIGHT}"),
+        (["shop", "orders"], URL, f"found --url and 'shop' and 'orders': {RIGHT}"),
+        (["orders"], "shop", "--url is wrong: should start with amqp:// or amqps://"),
+        (["orders"], "http://host", "the URL is wrong: should start with amqp:// or amqps://"),
+    ],
+)
+def test_too_few_or_too_many_names(names: list[str], url: str | None, fault: str) -> None:
+    """The sentence says what was found and what would be right, and keeps the password."""
+    with pytest.raises(StartError) as raised:
+        named(url, *names)
+
+    assert str(raised.value) == fault
 
 
 @pytest.mark.parametrize(

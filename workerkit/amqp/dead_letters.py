@@ -41,18 +41,19 @@ class DeadLetters:
 
 def evidence(message: AMQPMessage[Any], outcome: Outcome, consumer: str) -> dict[str, Any]:
     """The headers that tell where a dead letter came from and why it is one."""
-    error, failed_at = outcome.error, now()
+    origin, failed_at = _origin(outcome.error), now()
     headers: dict[str, Any] = {
-        "reason": _shortened(_reason(error), _LONGEST_REASON),
+        "reason": _shortened(_reason(outcome.error), _LONGEST_REASON),
         "consumer": consumer,
         "queue": message.queue,
         "failed-at": failed_at,
         "host": socket.gethostname(),
         "version": __version__,
     }
-    if error is not None and not isinstance(error, Signal):
-        headers["error"] = type(error).__qualname__
-        headers["traceback"] = _shortened(_traceback(error), _LONGEST_TRACEBACK)
+    if origin is not None:
+        headers["error"] = type(origin).__qualname__
+        if not isinstance(origin, Signal):
+            headers["traceback"] = _shortened(_traceback(origin), _LONGEST_TRACEBACK)
     told = {OURS + name: value for name, value in headers.items()}
     return {**history(message, failed_at), ATTEMPT: message.attempt, **told}
 
@@ -71,17 +72,25 @@ def _copies(message: AMQPMessage[Any], headers: dict[str, Any]) -> Iterator[Prop
         yield copied(message, told, largest=largest)
 
 
+def _origin(error: Exception | None) -> BaseException | None:
+    """What went wrong: *error*, or what a signal was raised from."""
+    if isinstance(error, Signal) and error.__cause__ is not None:
+        return error.__cause__
+    return error
+
+
 def _reason(error: Exception | None) -> str:
     if error is None:
         return "dead-lettered by the handler"
+    told = _origin(error) if isinstance(error, Signal) and not error.reason else error
     try:
-        return str(error) or type(error).__qualname__
+        return str(told) or type(told).__qualname__
     except Exception:
         # An exception class of the user's may fail to describe itself.
-        return type(error).__qualname__
+        return type(told).__qualname__
 
 
-def _traceback(error: Exception) -> str:
+def _traceback(error: BaseException) -> str:
     # The innermost frames tell most, and long chains repeat themselves.
     return "".join(traceback.format_exception(error, limit=-20))
 

@@ -20,8 +20,8 @@ class Evidence:
 
     Attributes:
         queue: The one it was in, and goes back to.
-        error: The class of the exception; `Reject` where the handler itself gave the message up,
-            which leaves no class in its headers; None where the broker dead-lettered it.
+        error: The class of the exception; `Reject` where the handler gave the message up without
+            one, which leaves no class in its headers; None where the broker dead-lettered it.
         attempt: The try that was the last.
         replays: How often it was replayed before.
         failed_at: The last time; to the second where the broker says it.
@@ -47,7 +47,7 @@ class Evidence:
             return value if isinstance(value, str) else None
 
         reason = text("reason")
-        # Ours always have a reason, and no class where a handler decided.
+        # Ours always have a reason, and no class where a handler decided without raising.
         error = text("error") or (None if reason is None else Reject.__qualname__)
         death = _last_death(headers.get(_DEATHS))
         replays = headers.get(REPLAYS)

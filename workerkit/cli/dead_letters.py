@@ -15,7 +15,7 @@ from workerkit.cli.clearing import PURGE, REPLAY, Errand, Result, Treatment, cle
 from workerkit.cli.options import Container, Traceback, faults
 from workerkit.cli.reading import Missing, collect, first, survey
 from workerkit.cli.selection import Selection, since
-from workerkit.cli.whereabouts import Whereabouts, find
+from workerkit.cli.whereabouts import Whereabouts, find, named
 from workerkit.errors import ConfigurationError, RunError
 
 app = typer.Typer(
@@ -31,12 +31,22 @@ def _since(text: str) -> datetime:
         raise typer.BadParameter(str(error)) from error
 
 
+# With --url there is one of them, the queue; `named` sorts that out.
 Target = Annotated[
-    str, typer.Argument(metavar="PACKAGE-or-URL", help="A package, or an amqp:// URL.")
+    str | None,
+    typer.Argument(
+        metavar="PACKAGE",
+        help="The package of its consumer, or an amqp:// URL; not with --url.",
+        show_default=False,
+    ),
 ]
 QueueName = Annotated[
-    str, typer.Argument(metavar="QUEUE", help="The queue whose dead letters are meant.")
+    str | None,
+    typer.Argument(
+        metavar="QUEUE", help="The queue whose dead letters are meant.", show_default=False
+    ),
 ]
+Url = Annotated[str | None, typer.Option(help="An amqp:// URL, instead of PACKAGE.", metavar="URL")]
 Error = Annotated[str | None, typer.Option(help="Only those with this exception.", metavar="CLASS")]
 Consumer = Annotated[str | None, typer.Option(help="Only those of the consumer of this name.")]
 Since = Annotated[
@@ -63,8 +73,9 @@ Yes = Annotated[bool, typer.Option("--yes", help="Do not ask.")]
 
 @app.command("list")
 def list_(
-    target: Target,
-    queue: QueueName,
+    target: Target = None,
+    queue: QueueName = None,
+    url: Url = None,
     error: Error = None,
     consumer: Consumer = None,
     since: Since = None,
@@ -80,8 +91,7 @@ def list_(
     selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
     with faults(traceback):
         where = find(
-            target,
-            queue,
+            *named(url, target, queue),
             container=container,
             connection=connection,
             vhost=vhost,
@@ -101,8 +111,9 @@ def list_(
 
 @app.command()
 def show(
-    target: Target,
-    queue: QueueName,
+    target: Target = None,
+    queue: QueueName = None,
+    url: Url = None,
     error: Error = None,
     consumer: Consumer = None,
     since: Since = None,
@@ -117,8 +128,7 @@ def show(
     selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
     with faults(traceback):
         where = find(
-            target,
-            queue,
+            *named(url, target, queue),
             container=container,
             connection=connection,
             vhost=vhost,
@@ -137,8 +147,9 @@ def show(
 
 @app.command()
 def replay(
-    target: Target,
-    queue: QueueName,
+    target: Target = None,
+    queue: QueueName = None,
+    url: Url = None,
     error: Error = None,
     consumer: Consumer = None,
     since: Since = None,
@@ -157,8 +168,7 @@ def replay(
     selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
     with faults(traceback):
         where = find(
-            target,
-            queue,
+            *named(url, target, queue),
             container=container,
             connection=connection,
             vhost=vhost,
@@ -170,8 +180,9 @@ def replay(
 
 @app.command()
 def purge(
-    target: Target,
-    queue: QueueName,
+    target: Target = None,
+    queue: QueueName = None,
+    url: Url = None,
     error: Error = None,
     consumer: Consumer = None,
     since: Since = None,
@@ -190,8 +201,7 @@ def purge(
     selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
     with faults(traceback):
         where = find(
-            target,
-            queue,
+            *named(url, target, queue),
             container=container,
             connection=connection,
             vhost=vhost,

@@ -43,6 +43,28 @@ class Whereabouts:
         return f"queue {self.dead_letters!r} on {self.broker.display(self.vhost)}"
 
 
+def named(url: str | None, *arguments: str | None) -> tuple[str, str]:
+    """The target and the queue that a command line names.
+
+    Args:
+        url: Instead of the target.
+        arguments: Target and queue; those that are None are not there.
+
+    Raises:
+        ConfigurationError: There are too few, too many, or it is no URL.
+    """
+    names = [each for each in arguments if each is not None]
+    if url is not None and not is_url(url):
+        raise ConfigurationError("--url is wrong: should start with amqp:// or amqps://")
+    given = names if url is None else [url, *names]
+    if len(given) == 2:
+        return given[0], given[1]
+    # A URL may hold a password.
+    told = ["a URL" if "://" in name else repr(name) for name in names]
+    found = " and ".join(told if url is None else ["--url", *told])
+    raise ConfigurationError(f"found {found or 'nothing'}: write PACKAGE QUEUE, or --url URL QUEUE")
+
+
 def find(
     target: str,
     queue: str,
