@@ -21,13 +21,13 @@ LONGEST_FUNCTION = 50
 FLOORS = {
     "F0 words": "version errors delivery sources sections connections settings",
     "F1 pure": (
-        "places codec generics signature retry health readiness observe counts catalogue logs"
+        "places shapes codec generics signature retry health readiness observe counts "
+        "catalogue logs"
     ),
     "F2 declared": "options consumer",
     "F3 spine": "deadlines threads workers supervisor endpoint batch wire",
     "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
-    "F5 assembly": "container discovery shapes variables faults environment plan assembly"
-    " inventory",
+    "F5 assembly": "container discovery variables faults environment plan assembly inventory",
     "F6 runner": "watchdog process runner",
     "F7 doors": "cli testing __main__",
 }

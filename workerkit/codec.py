@@ -44,7 +44,8 @@ def decoder(type_: Any) -> Decode:
 
     `bytes` is the body as it is, `str` its UTF-8 text; everything else is read as JSON: JSON
     values (`dict`, `list`, `int`, `Any`...), a pydantic model, a dataclass, a `TypedDict`, a
-    `msgspec.Struct`. The function raises `InvalidBody`, whose text never contains the body.
+    `msgspec.Struct`. A type with a `Struct` in it, such as `dict[str, Struct]`, is msgspec's as a
+    whole. The function raises `InvalidBody`, whose text never contains the body.
 
     Raises:
         UnknownType: *type_* is none of these.
@@ -53,7 +54,7 @@ def decoder(type_: Any) -> Decode:
         return _identity
     if type_ is str:
         return _text
-    if is_struct(type_):
+    if holds_struct(type_):
         return _struct_decoder(type_)
     return _json_decoder(type_)
 
@@ -77,6 +78,13 @@ def is_struct(type_: Any) -> bool:
     import msgspec
 
     return issubclass(type_, msgspec.Struct)
+
+
+def holds_struct(type_: Any) -> bool:
+    """Whether *type_* is a `msgspec.Struct`, or one of its parts is: `list[Struct]`."""
+    if is_struct(type_) or is_struct(typing.get_origin(type_)):
+        return True
+    return any(map(holds_struct, typing.get_args(type_)))
 
 
 def encode(body: object) -> tuple[bytes, str]:
@@ -197,7 +205,13 @@ def _place(steps: tuple[int | str, ...], fields: Collection[str]) -> str:
 def _struct_decoder(type_: Any) -> Decode:
     import msgspec
 
-    decode_json = msgspec.json.Decoder(type_).decode
+    try:
+        # The decoder takes any class, and then finds nothing in JSON that is one.
+        msgspec.json.schema(type_, schema_hook=_refuse)
+        decode_json = msgspec.json.Decoder(type_).decode
+    except TypeError as error:
+        text = str(error).split("\n", 1)[0]
+        raise UnknownType(f"a msgspec.Struct is in it, and msgspec says: {text}") from error
 
     def decode(raw: bytes) -> Any:
         try:
@@ -209,3 +223,10 @@ def _struct_decoder(type_: Any) -> Decode:
             raise InvalidBody(f"the body: {text}", findings) from None
 
     return decode
+
+
+def _refuse(type_: Any) -> dict[str, Any]:
+    if type_ is object:
+        return {}
+    name = getattr(type_, "__qualname__", str(type_))
+    raise UnknownType(f"{name} is none of the types that it reads")

@@ -245,7 +245,9 @@ def _unfilled(open_: Sequence[Any], of: type | None) -> str:
 def _unreadable(body: Any, error: UnknownType, delivery: type[Delivery] | None) -> str:
     """Why no body can be read as that, and what would do."""
     own = f"{delivery.__name__}[...]" if delivery is not None else "Any"
-    right = f"write bytes, str, a pydantic model, a dataclass, a TypedDict or {own}"
+    right = (
+        f"write bytes, str, a pydantic model, a dataclass, a TypedDict, a msgspec.Struct or {own}"
+    )
     unknown = _UNKNOWN_CLASS.search(str(error))
     if unknown is None:
         return f"has a type that no body can be read as: {error}"

@@ -1,8 +1,10 @@
 """What is said of views that cannot be run: class, file and line, before any socket opens."""
 
 import re
+from collections.abc import Callable, Collection
 from typing import Annotated, Any
 
+import msgspec
 import pytest
 from aiohttp import web
 from dependency_injector import providers
@@ -17,6 +19,10 @@ from workerkit.wire import Declared
 
 
 class Order(BaseModel):
+    id: int
+
+
+class Frame(msgspec.Struct):
     id: int
 
 
@@ -76,6 +82,15 @@ async def model_header(self: Any, x: Annotated[Order, Header]) -> None: ...
 async def list_cookie(self: Any, x: Annotated[list[int], Cookie]) -> None: ...
 
 
+async def mixture(self: Any, x: Order | Frame | None = None) -> None: ...
+
+
+async def struct_of_opaque(self: Any, x: dict[str, list[Frame | Order]] | None = None) -> None: ...
+
+
+async def collection(self: Any, x: Collection[str] = ()) -> None: ...
+
+
 async def list_path(self: Any, x: list[int]) -> None: ...
 
 
@@ -95,6 +110,9 @@ async def path(self: Any, x: int) -> None: ...
         (view(variadic), "variadic: parameter 'values' cannot be filled; name each parameter"),
         (view(positional), "positional: parameter 'x' must not be positional-only"),
         (view(model_header), "model_header: parameter 'x' has a type that no text of a header ca"),
+        (view(mixture, "put"), "mixture: parameter 'x' has a type that no part of a request can"),
+        (view(struct_of_opaque, "put"), "struct_of_opaque: parameter 'x' has a type that no part"),
+        (view(collection), "collection: parameter 'x' has a type that no part of a request can b"),
         (view(list_cookie), "list_cookie: parameter 'x' is a list, and a cookie has only one va"),
         (view(list_path, routes=["/{x}"]), "list_path: parameter 'x' is a list, and a path has"),
         (view(path, routes=["/{x}", "/"]), "path: parameter 'x' needs a default: not every rou"),
@@ -228,6 +246,28 @@ def test_settings_are_never_read_from_a_body() -> None:
     signature: Any = found.signatures["post"]
 
     assert (signature.body, signature.provides) == (None, True)
+
+
+def test_what_the_container_may_have() -> None:
+    """A default stands in for a provider of a class that there is not, but not for a value."""
+
+    class View(HTTPView):
+        routes = ["/"]
+
+        async def get(
+            self,
+            opaque: Opaque | None = None,
+            several: list[Opaque] | None = None,
+            clock: Callable[[], Frame] | None = None,
+            secret: bytes = b"",
+        ) -> None: ...
+
+    container = container_of(NO_BROKER)
+    container.set_provider("secret", providers.Object(b"s"))
+    [found] = Runner(container, packages=[package_of(View)]).assemble().declared
+    signature: Any = found.signatures["get"]
+
+    assert (signature.values, signature.provides) == ([], True)
 
 
 def test_a_view_beside_other_consumers() -> None:

@@ -53,6 +53,14 @@ class Frame(msgspec.Struct):
     id: int
 
 
+class Circle(msgspec.Struct, tag=True):
+    radius: int
+
+
+class Square(msgspec.Struct, tag=True):
+    side: int
+
+
 def taking(type_: Any, default: Any = ...) -> type[HTTPView]:
     """A view that answers with the repr of its one parameter, called `value`."""
 
@@ -116,6 +124,10 @@ async def test_a_value_of_the_query(type_: Any, query: str, expected: str) -> No
         (bool, False, "", "False"),
         (list[int], (), "", "()"),
         (Colour, Colour.RED, "", "<Colour.RED: 'red'>"),
+        (bytes, b"", "value=a", "b'a'"),
+        (bytes, b"", "", "b''"),
+        (Any, None, "value=a", "'a'"),
+        (object, 3, "value=a", "'a'"),
     ],
 )
 async def test_a_default(type_: Any, default: Any, query: str, expected: str) -> None:
@@ -178,6 +190,10 @@ async def test_headers_and_cookies() -> None:
         (Point, {"x": 1}, "Point(x=1, y=0)"),
         (Row, {"id": 1}, "{'id': 1}"),
         (Frame, {"id": 1}, "Frame(id=1)"),
+        (Frame | None, {"id": 1}, "Frame(id=1)"),
+        (list[Frame], [{"id": 1}], "[Frame(id=1)]"),
+        (Annotated[dict[str, Frame], "frames"], {"a": {"id": 1}}, "{'a': Frame(id=1)}"),
+        (Circle | Square, {"type": "Square", "side": 1}, "Square(side=1)"),
         (list[Order], [{"id": 1}], "[Order(id=1, item='tea')]"),
         (dict[str, int], {"a": 1}, "{'a': 1}"),
         (Order | Point, {"x": 1}, "Point(x=1, y=0)"),
@@ -203,7 +219,11 @@ async def test_a_body_that_may_be_missing() -> None:
     async with serving(reading(Order | None)) as client:
         optional = await client.post("/")
 
-    assert (with_default.json(), optional.json()) == ("None", "None")
+    async with serving(reading(list[Frame] | None, None)) as client:
+        frames, bad = await client.post("/"), await client.post("/", json=[{"id": "x"}])
+
+    assert (with_default.json(), optional.json(), frames.json()) == ("None", "None", "None")
+    assert bad.status == 422
 
 
 async def test_what_the_container_has() -> None:

@@ -44,7 +44,10 @@ class Holder:
     it: Opaque
 
 
-RIGHT = "is no type of a body: write bytes, str, a pydantic model, a dataclass, a TypedDict or "
+RIGHT = (
+    "is no type of a body: write bytes, str, a pydantic model, a dataclass, a TypedDict, "
+    "a msgspec.Struct or "
+)
 
 
 def message(raw: bytes) -> Any:
@@ -113,6 +116,8 @@ def handling(type_: Any) -> Callable[..., Any]:
         (Point, b'{"x": 1}', Point(1)),
         (Row, b'{"id": 1}', {"id": 1}),
         (Frame, b'{"id": 1}', Frame(1)),
+        (Frame | None, b"null", None),
+        (dict[str, Frame], b'{"a": {"id": 1}}', {"a": Frame(1)}),
         (Annotated[int, Field(gt=0)], b"3", 3),
     ],
 )

@@ -1,6 +1,6 @@
 """What a type looks like in JSON, which decides where in a request it comes from."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
 from types import NoneType
 from typing import Annotated, Any, get_args, get_origin
@@ -9,7 +9,8 @@ from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_settings import BaseSettings
 
-from workerkit.codec import UnknownType, adapter, is_struct
+from workerkit.codec import UnknownType, adapter, decoder, holds_struct
+from workerkit.shapes import members
 
 _SCALARS = frozenset({"string", "integer", "number", "boolean"})
 
@@ -25,10 +26,10 @@ class Shape(Enum):
 def shape_of(type_: Any) -> tuple[Shape, TypeAdapter[Any] | None] | None:
     """The form of a type, and what validates it; None where no request can hold it.
 
-    A `msgspec.Struct` has a form, but no adapter of pydantic's.
+    What has a `msgspec.Struct` in it has a form, but no adapter of pydantic's.
     """
-    if is_struct(type_):
-        return Shape.BODY, None
+    if holds_struct(type_):
+        return (Shape.BODY, None) if _is_readable(type_) else None
     if type_ is bytes or _is_settings(type_):
         return None
     try:
@@ -50,6 +51,32 @@ def is_optional(type_: Any) -> bool:
     if get_origin(type_) is Annotated:
         return is_optional(get_args(type_)[0])
     return NoneType in get_args(type_)
+
+
+def is_data(type_: Any) -> bool:
+    """Whether only a client can be meant to give it: nothing in it is a class of objects."""
+    kinds = [kind for kind in members(type_) if kind is not NoneType]
+    return all(map(_is_data, kinds))
+
+
+def is_any_text(type_: Any) -> bool:
+    """Whether any text of a client is a value of the type, which says no more of it."""
+    return all(kind in (bytes, Any, object, NoneType) for kind in members(type_))
+
+
+def _is_data(kind: Any) -> bool:
+    origin = get_origin(kind) or kind
+    if isinstance(origin, type) and issubclass(origin, Collection) and get_args(kind):
+        return all(map(is_data, get_args(kind)))
+    return is_any_text(kind) or origin is Collection or shape_of(kind) is not None
+
+
+def _is_readable(type_: Any) -> bool:
+    try:
+        decoder(type_)
+    except UnknownType:
+        return False
+    return True
 
 
 def _is_model(type_: Any) -> bool:

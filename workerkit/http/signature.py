@@ -10,15 +10,20 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from workerkit.codec import Decode, decoder
+from workerkit.codec import Decode, adapter, decoder
 from workerkit.errors import DeclarationError, InvalidBody, InvalidRequest
 from workerkit.generics import hints
 from workerkit.http.parameters import Cookie, Header, Part, Unfit, Value
 from workerkit.http.request import HTTPRequest
-from workerkit.http.shape import Shape, is_optional, shape_of
+from workerkit.http.shape import Shape, is_any_text, is_data, is_optional, shape_of
 from workerkit.places import place
 from workerkit.signature import Resolve, Source, Unresolved, annotated, provided
 
+_UNREADABLE = (
+    "has a type that no part of a request can be read as: write a pydantic model, a dataclass, a "
+    "TypedDict or a msgspec.Struct for the body, without mixing Structs with models, or str, int "
+    "and the like, or a list of them, for the query"
+)
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
@@ -161,7 +166,9 @@ class RequestSignature:
             self._value(parameter, type_, Part.PATH, parameter.name)
         elif type_ in (web.Request, web.BaseRequest):
             self._request.append(parameter.name)
-        elif (found := shape_of(type_)) is None:
+        elif (found := shape_of(type_)) is None and is_data(type_):
+            self._from_container_or_query(parameter, type_)
+        elif found is None:
             self._from_container(parameter, type_)
         elif found[0] is Shape.BODY:
             self._from_body(parameter, type_, found[1])
@@ -205,6 +212,21 @@ class RequestSignature:
             self._provide[parameter.name] = self._resolve(parameter, type_)
         except Unresolved as error:
             self._fault(parameter, str(error))
+
+    def _from_container_or_query(self, parameter: Parameter, type_: Any) -> None:
+        try:
+            # Its default would stand in for a value that is sent, and nobody would notice.
+            needed = parameter.replace(default=Parameter.empty)
+            self._provide[parameter.name] = self._resolve(needed, type_)
+        except Unresolved as error:
+            if parameter.default is Parameter.empty:
+                self._fault(parameter, str(error))
+            elif is_any_text(type_):
+                name, default = parameter.name, parameter.default
+                text = adapter(type_)
+                self.values.append(Value(name, Part.QUERY, name, text, Shape.SCALAR, default))
+            else:
+                self._fault(parameter, f"{_UNREADABLE}; as it is, it {error}")
 
     def _fault(self, parameter: Parameter, sentence: str) -> None:
         self._faults.append(f"{self._where}: parameter {parameter.name!r} {sentence}")
