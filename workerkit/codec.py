@@ -18,7 +18,7 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
-from pydantic_core import PydanticSerializationError, to_json
+from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 from typing_extensions import TypedDict
 
 from workerkit.errors import InvalidBody
@@ -31,7 +31,9 @@ _MOST_FINDINGS = 5
 _SENDERS = {
     "union_tag_invalid": "Input tag is none of the expected ones",
     "extra_forbidden": "There is no such field",
+    "uuid_parsing": "Input should be a valid UUID",
 }
+_AT = re.compile(r"(?P<text>.*) - at `\$(?P<place>(?:\.\w+|\[\d+\]|\[\.\.\.\])+)`", re.DOTALL)
 _QUOTED = re.compile(r"'[^']*'|(?<=unknown field )`[^`]*`")
 
 
@@ -187,7 +189,12 @@ def _rebuilt(type_: Any) -> Any:
 def _findings(error: ValidationError, fields: Collection[str]) -> Iterator[tuple[str, str]]:
     """Pydantic's findings, without the input and all that a sender chose."""
     for each in error.errors(include_url=False, include_context=False, include_input=False):
-        yield _place(each["loc"], fields), _SENDERS.get(each["type"], each["msg"])
+        yield _place(each["loc"], fields), worded(each)
+
+
+def worded(finding: ErrorDetails) -> str:
+    """What pydantic says of a value, without anything of the value."""
+    return _SENDERS.get(finding["type"], finding["msg"])
 
 
 def _explain(findings: Sequence[tuple[str, str]]) -> str:
@@ -219,10 +226,20 @@ def _struct_decoder(type_: Any) -> Decode:
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             # msgspec quotes values, and names unknown fields; not chained for that reason.
             text = _QUOTED.sub("...", str(error))
-            findings = [("the body", text)] if isinstance(error, msgspec.ValidationError) else ()
-            raise InvalidBody(f"the body: {text}", findings) from None
+            finding = _finding(text)
+            is_json = isinstance(error, msgspec.ValidationError)
+            raise InvalidBody(_explain([finding]), [finding] if is_json else ()) from None
 
     return decode
+
+
+def _finding(text: str) -> tuple[str, str]:
+    """The place that a text of msgspec's ends with, as pydantic writes it, and the rest."""
+    found = _AT.fullmatch(text)
+    if found is None:
+        return "the body", text
+    place = found["place"].replace("[...]", ".[key]")
+    return re.sub(r"\[(\d+)\]", r".\1", place).removeprefix("."), found["text"]
 
 
 def _refuse(type_: Any) -> dict[str, Any]:

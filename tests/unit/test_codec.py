@@ -2,6 +2,7 @@
 
 import dataclasses
 from typing import Any, TypedDict
+from uuid import UUID
 
 import msgspec
 import pytest
@@ -77,7 +78,11 @@ def test_a_body_is_read_as_its_annotation(type_: Any, raw: bytes, value: object)
         (Model, b'{"name": "secret-body"}', "id: Field required"),
         (Data, b'{"id": "secret-body"}', "id: Input should be a valid integer"),
         (Typed, b"[]", "Input should be"),
-        (Struct, b'{"id": "secret-body"}', "Expected `int`"),
+        (Struct, b'{"id": "secret-body"}', "id: Expected `int`, got `str`$"),
+        (list[Struct], b'[{"id": 1}, {"id": "x"}]', "1.id: Expected `int`, got `str`$"),
+        (dict[str, Struct], b'{"secret-body": {"id": "x"}}', r"^\[key\].id: Expected `int`"),
+        (Struct, b"{}", "the body: Object missing required field `id`"),
+        (UUID, b'"secret-body"', "the body: Input should be a valid UUID$"),
         (Nested, b'{"items": [{}]}', "items.0.id: Field required"),
         (Struct, b"\xff", "the body"),
         (Strict, b'{"code": "secret-body"}', "code: Value error, not a code"),

@@ -183,6 +183,37 @@ async def test_headers_and_cookies() -> None:
     assert answer.json() == ["t", 3, None, ["a"], "dark", "1"]
 
 
+@pytest.mark.parametrize(("sent", "expected"), [("1,,2", [1, 2]), ("", []), (" , 3 ,", [3])])
+async def test_an_element_of_a_header_that_is_empty(sent: str, expected: list[int]) -> None:
+    """It is none, as RFC 9110 says."""
+
+    class Counting(HTTPView):
+        routes = ["/"]
+
+        async def get(self, n: Annotated[list[int], Header("X-N")]) -> list[int]:
+            return n
+
+    async with serving(Counting) as client:
+        answer = await client.get("/", headers={"X-N": sent})
+
+    assert (answer.status, answer.json()) == (200, expected)
+
+
+async def test_a_value_is_not_quoted_back() -> None:
+    """Not even a character of it, which is what pydantic has to say of a UUID."""
+
+    class Finding(HTTPView):
+        routes = ["/"]
+
+        async def get(self, id: UUID) -> None:
+            """Nothing."""
+
+    async with serving(Finding) as client:
+        answer = await client.get("/?id=zz")
+
+    assert answer.json()["errors"][0]["detail"] == "Input should be a valid UUID"
+
+
 @pytest.mark.parametrize(
     ("type_", "body", "expected"),
     [

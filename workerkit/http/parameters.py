@@ -9,6 +9,7 @@ from typing import Any
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
 
+from workerkit.codec import worded
 from workerkit.http.shape import Shape
 
 
@@ -85,15 +86,17 @@ class Value:
         try:
             if self.shape is Shape.LIST:
                 if self.part is Part.HEADER:
-                    # RFC 9110, section 5.3: proxies may make one line of several.
-                    found = [each.strip() for line in found for each in line.split(",")]
+                    # RFC 9110, sections 5.3 and 5.6.1: proxies may make one line of several, and
+                    # an element that is empty is none.
+                    elements = [each.strip() for line in found for each in line.split(",")]
+                    found = [each for each in elements if each]
                 return validator.validate_python([_text(each) for each in found])
             text: Any = _text(found[0])
             return validator.validate_strings(text)
         except ValidationError as error:
             # Not chained: pydantic's own text contains the value.
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise Unfit(first["msg"]) from None
+            raise Unfit(worded(first)) from None
 
 
 def _text(found: str) -> str:
