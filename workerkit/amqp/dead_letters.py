@@ -11,6 +11,7 @@ from workerkit.amqp.properties import Properties
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue
 from workerkit.delivery import Outcome
 from workerkit.errors import Signal
+from workerkit.places import text_of
 from workerkit.version import __version__
 
 # All headers of a message have to fit one frame of 128 KiB beside the sender's own.
@@ -41,16 +42,17 @@ class DeadLetters:
 
 def evidence(message: AMQPMessage[Any], outcome: Outcome, consumer: str) -> dict[str, Any]:
     """The headers that tell where a dead letter came from and why it is one."""
-    origin, failed_at = _origin(outcome.error), now()
+    error, failed_at = outcome.error, now()
     headers: dict[str, Any] = {
-        "reason": _shortened(_reason(outcome.error), _LONGEST_REASON),
+        "reason": _shortened(_reason(error), _LONGEST_REASON),
         "consumer": consumer,
         "queue": message.queue,
         "failed-at": failed_at,
         "host": socket.gethostname(),
         "version": __version__,
     }
-    if origin is not None:
+    if error is not None:
+        origin = _origin(error)
         headers["error"] = type(origin).__qualname__
         if not isinstance(origin, Signal):
             headers["traceback"] = _shortened(_traceback(origin), _LONGEST_TRACEBACK)
@@ -72,7 +74,7 @@ def _copies(message: AMQPMessage[Any], headers: dict[str, Any]) -> Iterator[Prop
         yield copied(message, told, largest=largest)
 
 
-def _origin(error: Exception | None) -> BaseException | None:
+def _origin(error: Exception) -> BaseException:
     """What went wrong: *error*, or what a signal was raised from."""
     if isinstance(error, Signal) and error.__cause__ is not None:
         return error.__cause__
@@ -82,12 +84,8 @@ def _origin(error: Exception | None) -> BaseException | None:
 def _reason(error: Exception | None) -> str:
     if error is None:
         return "dead-lettered by the handler"
-    told = _origin(error) if isinstance(error, Signal) and not error.reason else error
-    try:
-        return str(told) or type(told).__qualname__
-    except Exception:
-        # An exception class of the user's may fail to describe itself.
-        return type(told).__qualname__
+    told = error if not isinstance(error, Signal) or error.reason else _origin(error)
+    return text_of(told) or type(told).__qualname__
 
 
 def _traceback(error: BaseException) -> str:
