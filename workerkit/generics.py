@@ -18,7 +18,9 @@ def hints(method: Callable[..., Any], of: type | None) -> dict[str, Any]:
     """
     found = get_type_hints(method, include_extras=True)
     bases = of.__mro__ if of is not None else ()
-    owner = next((base for base in bases if method in vars(base).values()), None)
+    # By identity: attributes of the user's may compare in ways of their own.
+    owners = (base for base in bases if any(each is method for each in vars(base).values()))
+    owner = next(owners, None)
     meanings = {} if of is None or owner is None else _meanings(of, owner)
     return {name: _filled(type_, meanings) for name, type_ in found.items()}
 

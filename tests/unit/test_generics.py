@@ -115,6 +115,21 @@ def test_a_body_that_nobody_has_named_is_no_body() -> None:
         Signature(Anything.handle, AMQPMessage, nothing, Anything)
 
 
+def test_attributes_that_compare_in_their_own_way() -> None:
+    """Columns and arrays among the attributes of a class are nobody's method."""
+
+    class Column:
+        def __eq__(self, other: object) -> bool:
+            raise TypeError("the truth of it is ambiguous")
+
+        __hash__ = None  # type: ignore[assignment]
+
+    class Stored(Consuming[Order]):
+        column = Column()
+
+    assert Signature(Stored.handle, AMQPMessage, nothing, Stored).body is Order
+
+
 def test_a_default_will_do() -> None:
     """A type variable that has one stands for that."""
 
