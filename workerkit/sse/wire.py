@@ -188,8 +188,7 @@ def _server_faults(options: SSEOptions, settings: WorkerSettings) -> list[str]:
         return []
     known = f", only {', '.join(sorted(settings.sse))}" if settings.sse else ""
     missing = f"the settings have no SSE connection {options.connection!r}{known}"
-    prefix = settings.model_config.get("env_prefix", "").upper()
-    missing += f"; write its address into {prefix}SSE__{options.connection.upper()}__URL"
+    missing += f"; write its address into {_variable(settings, 'sse', options.connection, 'url')}"
     return [missing if named else f"set url, or connection to one of the settings: {missing}"]
 
 
@@ -199,6 +198,11 @@ def _server(options: SSEOptions, settings: WorkerSettings) -> Callable[[], SSESe
         fixed = SSESettings(url=options.url)
         return lambda: fixed
     return partial(settings.stream_server, options.connection.casefold())
+
+
+def _variable(settings: WorkerSettings, *path: str) -> str:
+    """The variable of the environment that sets what stands there in the settings."""
+    return (settings.model_config.get("env_prefix", "") + "__".join(path)).upper()
 
 
 def _prepare(directory: Path, settings: WorkerSettings) -> None:
@@ -212,9 +216,8 @@ def _prepare(directory: Path, settings: WorkerSettings) -> None:
         with TemporaryFile(dir=directory):
             pass
     except OSError as error:
-        prefix = settings.model_config.get("env_prefix", "").upper()
         raise RunError(
-            f"{prefix}CURSORS is {str(directory)!r}: {error.strerror}; "
+            f"{_variable(settings, 'cursors')} is {str(directory)!r}: {error.strerror}; "
             "write a directory that can be written to"
         ) from error
 
