@@ -205,6 +205,9 @@ class PrivateRabbit:
     def pause(self) -> None:
         """Freeze the node (SIGSTOP): connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
+        assert self._node is not None
+        # The signal is only on its way: threads of the node go on until each of them has seen it.
+        os.waitid(os.P_PID, self._node.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
         """Let a frozen node go on."""

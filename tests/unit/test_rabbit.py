@@ -116,7 +116,7 @@ async def test_a_node_breaks_and_recovers_on_request(broker: PrivateRabbit) -> N
 
     broker.pause()
     with pytest.raises(TimeoutError):
-        broker.eval("ok", timeout=0.05)
+        broker.eval("ok", timeout=0.5)
     broker.resume()
     assert broker.eval("ok") == "ok"
 
