@@ -118,11 +118,12 @@ async def test_a_list(url: str, client: Client) -> None:
 
 
 async def test_a_list_as_json_with_filters(url: str, client: Client) -> None:
-    """Only what passes every filter, with evidence, properties and headers."""
+    """Only what passes every filter, by one of its values; with evidence, properties, headers."""
     await bury(client, b"old", headers=evidence(failed_at="2025-01-01T00:00:00+00:00"))
     await bury(client, b"other", headers=evidence(error="ValueError"))
     await bury(client, b"m-1", b"m-2", headers=evidence() | {"trace": "t-1"}, priority=3)
-    filters = ("--error", "KeyError", "--consumer", "order_placed", "--since", "2026-01-01")
+    errors = ("--error", "KeyError", "--error", "LookupError")
+    filters = (*errors, "--consumer", "order_placed", "--since", "2026-01-01")
 
     done = dead_letters("list", url, "--json", "--limit", "1", *filters)
 

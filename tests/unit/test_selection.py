@@ -28,18 +28,26 @@ def letter(message_id: str | None = "m-1", **evidence: Any) -> AMQPMessage[Any]:
     ("selection", "matches"),
     [
         (Selection(), True),
-        (Selection(error="KeyError"), True),
-        (Selection(error="Key"), False),
-        (Selection(error="keyerror"), False),
-        (Selection(consumer="OrderPlaced"), True),
-        (Selection(consumer="order_placed"), True),
-        (Selection(consumer="Order"), False),
+        (Selection(errors=["KeyError"]), True),
+        (Selection(errors=["Key"]), False),
+        (Selection(errors=["keyerror"]), False),
+        (Selection(consumers=["OrderPlaced"]), True),
+        (Selection(consumers=["order_placed"]), True),
+        (Selection(consumers=["Order"]), False),
         (Selection(since=NOW), True),
         (Selection(since=NOW + timedelta(seconds=1)), False),
-        (Selection(message_id="m-1"), True),
-        (Selection(message_id="m"), False),
-        (Selection(error="KeyError", consumer="Other"), False),
-        (Selection(error="KeyError", consumer="OrderPlaced", since=NOW, message_id="m-1"), True),
+        (Selection(message_ids=["m-1"]), True),
+        (Selection(message_ids=["m"]), False),
+        (Selection(errors=["KeyError"], consumers=["Other"]), False),
+        (Selection(errors=["ValueError", "KeyError"], consumers=["Other", "ORDERPLACED"]), True),
+        (Selection(errors=["ValueError", "TypeError"], consumers=["OrderPlaced"]), False),
+        (Selection(message_ids=["m-2", "m-1"]), True),
+        (
+            Selection(
+                errors=["KeyError"], consumers=["OrderPlaced"], since=NOW, message_ids=["m-1"]
+            ),
+            True,
+        ),
     ],
     ids=str,
 )
@@ -54,22 +62,22 @@ def test_a_message_that_its_handler_rejected() -> None:
     """It has a reason but no class, and is found as `Reject`; others are not."""
     rejected = letter(reason="no such customer", consumer="OrderPlaced")
 
-    assert Selection(error="Reject").matches(rejected)
-    assert not Selection(error="Reject").matches(letter(error="KeyError", reason="'x'"))
-    assert not Selection(error="Reject").matches(letter())
+    assert Selection(errors=["Reject"]).matches(rejected)
+    assert not Selection(errors=["Reject"]).matches(letter(error="KeyError", reason="'x'"))
+    assert not Selection(errors=["Reject"]).matches(letter())
 
 
 def test_the_last_part_of_a_nested_class_is_enough() -> None:
     """An exception that is written inside a class or function has dots in its name."""
     message = letter(error="Orders.handle.<locals>.TooLate")
 
-    assert Selection(error="TooLate").matches(message)
-    assert Selection(error="Orders.handle.<locals>.TooLate").matches(message)
+    assert Selection(errors=["TooLate"]).matches(message)
+    assert Selection(errors=["Orders.handle.<locals>.TooLate"]).matches(message)
 
 
 @pytest.mark.parametrize(
     "selection",
-    [Selection(error="KeyError"), Selection(consumer="Orders"), Selection(since=NOW)],
+    [Selection(errors=["KeyError"]), Selection(consumers=["Orders"]), Selection(since=NOW)],
     ids=str,
 )
 def test_what_says_nothing_passes_no_filter(selection: Selection) -> None:
@@ -80,11 +88,12 @@ def test_what_says_nothing_passes_no_filter(selection: Selection) -> None:
 
 def test_filters_in_words() -> None:
     """As they stand in questions and summaries; only what is given counts as a filter."""
-    given = Selection(error="KeyError", since=NOW)
+    given = Selection(errors=["KeyError", "app.Late"], since=NOW)
 
-    assert str(given) == "error KeyError, since 2026-01-31 12:00:00 UTC"
+    assert str(given) == "error KeyError or app.Late, since 2026-01-31 12:00:00 UTC"
     assert given
     assert not Selection()
+    assert not Selection(errors=[], consumers=[], message_ids=[])
 
 
 @pytest.mark.parametrize(

@@ -63,13 +63,13 @@ def test_a_queue_that_nobody_reads(package: str) -> None:
 def test_a_consumer_that_is_not_there(package: str) -> None:
     """A filter by a consumer that the package has not is a fault that says which ones it has."""
     with pytest.raises(StartError) as raised:
-        find(package, "orders", consumer="Order")
+        find(package, "orders", consumers=["Order"])
 
     assert str(raised.value) == (
         f"--consumer Order: {package} has none of that name, only Orders, Payments; "
         "did you mean 'Orders'?"
     )
-    assert find(package, "orders", consumer="ORDERS").queue == "orders"
+    assert find(package, "orders", consumers=["ORDERS"]).queue == "orders"
 
 
 def test_options_come_first(package: str) -> None:

@@ -47,8 +47,22 @@ QueueName = Annotated[
     ),
 ]
 Url = Annotated[str | None, typer.Option(help="An amqp:// URL, instead of PACKAGE.", metavar="URL")]
-Error = Annotated[str | None, typer.Option(help="Only those with this exception.", metavar="CLASS")]
-Consumer = Annotated[str | None, typer.Option(help="Only those of the consumer of this name.")]
+Errors = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--error", help="Only those with this exception; may be repeated.", metavar="CLASS"
+    ),
+]
+Consumers = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--consumer", help="Only those of this consumer; may be repeated.", metavar="NAME"
+    ),
+]
+Ids = Annotated[
+    list[str] | None,
+    typer.Option("--id", help="Only those with this message id; may be repeated.", metavar="ID"),
+]
 Since = Annotated[
     datetime | None,
     typer.Option(
@@ -56,9 +70,6 @@ Since = Annotated[
         metavar="TIME",
         help="Only those that failed since: ISO 8601, in UTC, or an age such as 2h.",
     ),
-]
-Id = Annotated[
-    str | None, typer.Option("--id", help="Only those with this message id.", metavar="ID")
 ]
 Connection = Annotated[
     str | None, typer.Option(help="A named connection, instead of the consumer's.")
@@ -76,10 +87,10 @@ def list_(
     target: Target = None,
     queue: QueueName = None,
     url: Url = None,
-    error: Error = None,
-    consumer: Consumer = None,
+    errors: Errors = None,
+    consumers: Consumers = None,
     since: Since = None,
-    message_id: Id = None,
+    message_ids: Ids = None,
     limit: Annotated[int, typer.Option(min=1, help="No more than so many.")] = 50,
     as_json: Json = False,
     connection: Connection = None,
@@ -88,14 +99,14 @@ def list_(
     traceback: Traceback = False,
 ) -> None:
     """List dead letters, the oldest first."""
-    selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
+    selection = Selection(errors, consumers, since, message_ids)
     with faults(traceback):
         where = find(
             *named(url, target, queue),
             container=container,
             connection=connection,
             vhost=vhost,
-            consumer=consumer,
+            consumers=consumers or (),
         )
         with _missing(where, "[]" if as_json else ""):
             if as_json:
@@ -114,10 +125,10 @@ def show(
     target: Target = None,
     queue: QueueName = None,
     url: Url = None,
-    error: Error = None,
-    consumer: Consumer = None,
+    errors: Errors = None,
+    consumers: Consumers = None,
     since: Since = None,
-    message_id: Id = None,
+    message_ids: Ids = None,
     as_json: Json = False,
     connection: Connection = None,
     vhost: VHost = None,
@@ -125,14 +136,14 @@ def show(
     traceback: Traceback = False,
 ) -> None:
     """Show everything of the first dead letter: headers, traceback, body."""
-    selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
+    selection = Selection(errors, consumers, since, message_ids)
     with faults(traceback):
         where = find(
             *named(url, target, queue),
             container=container,
             connection=connection,
             vhost=vhost,
-            consumer=consumer,
+            consumers=consumers or (),
         )
         with _missing(where, "null" if as_json else ""):
             message = asyncio.run(first(where, selection))
@@ -150,10 +161,10 @@ def replay(
     target: Target = None,
     queue: QueueName = None,
     url: Url = None,
-    error: Error = None,
-    consumer: Consumer = None,
+    errors: Errors = None,
+    consumers: Consumers = None,
     since: Since = None,
-    message_id: Id = None,
+    message_ids: Ids = None,
     limit: Limit = None,
     rate: Rate = None,
     dry_run: DryRun = False,
@@ -165,14 +176,14 @@ def replay(
     traceback: Traceback = False,
 ) -> None:
     """Put dead letters back into the queue they failed in, to begin with their first try."""
-    selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
+    selection = Selection(errors, consumers, since, message_ids)
     with faults(traceback):
         where = find(
             *named(url, target, queue),
             container=container,
             connection=connection,
             vhost=vhost,
-            consumer=consumer,
+            consumers=consumers or (),
         )
         errand = Errand(where, selection, limit, rate, datetime.now(UTC))
         _clear(REPLAY, errand, dry_run=dry_run, yes=yes, as_json=as_json)
@@ -183,10 +194,10 @@ def purge(
     target: Target = None,
     queue: QueueName = None,
     url: Url = None,
-    error: Error = None,
-    consumer: Consumer = None,
+    errors: Errors = None,
+    consumers: Consumers = None,
     since: Since = None,
-    message_id: Id = None,
+    message_ids: Ids = None,
     limit: Limit = None,
     rate: Rate = None,
     dry_run: DryRun = False,
@@ -198,14 +209,14 @@ def purge(
     traceback: Traceback = False,
 ) -> None:
     """Delete dead letters for good."""
-    selection = Selection(error=error, consumer=consumer, since=since, message_id=message_id)
+    selection = Selection(errors, consumers, since, message_ids)
     with faults(traceback):
         where = find(
             *named(url, target, queue),
             container=container,
             connection=connection,
             vhost=vhost,
-            consumer=consumer,
+            consumers=consumers or (),
         )
         errand = Errand(where, selection, limit, rate, datetime.now(UTC))
         _clear(PURGE, errand, dry_run=dry_run, yes=yes, as_json=as_json)

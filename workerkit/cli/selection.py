@@ -1,6 +1,7 @@
 """Which dead letters a command is about."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -14,42 +15,42 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Selection:
-    """Filters, all of which a message has to pass.
+    """Filters, all of which a message has to pass; of several values one has to fit.
 
     Attributes:
-        error: The class of the exception; of a nested one the last part is enough.
-        consumer: Its name, which compares as environment variables do.
+        errors: The class of the exception; of a nested one the last part is enough.
+        consumers: Its name, which compares as environment variables do.
         since: It failed then or later; what does not say when it failed is left out.
-        message_id: Its id.
+        message_ids: Its id.
     """
 
-    error: str | None = None
-    consumer: str | None = None
+    errors: Sequence[str] | None = None
+    consumers: Sequence[str] | None = None
     since: datetime | None = None
-    message_id: str | None = None
+    message_ids: Sequence[str] | None = None
 
     def __bool__(self) -> bool:
-        return self != Selection()
+        return bool(str(self))
 
     def __str__(self) -> str:
         told = {
-            "error": self.error,
-            "consumer": self.consumer,
+            "error": " or ".join(self.errors or ()),
+            "consumer": " or ".join(self.consumers or ()),
             "since": self.since and f"{self.since:%Y-%m-%d %H:%M:%S} UTC",
-            "id": self.message_id,
+            "id": " or ".join(self.message_ids or ()),
         }
-        return ", ".join(f"{name} {value}" for name, value in told.items() if value is not None)
+        return ", ".join(f"{name} {value}" for name, value in told.items() if value)
 
     def matches(self, message: AMQPMessage[Any]) -> bool:
         """Whether *message* is one of them."""
-        if self.message_id is not None and message.message_id != self.message_id:
+        if self.message_ids and message.message_id not in self.message_ids:
             return False
         found = Evidence.of(message)
         return (
-            (self.error is None or _is_error(self.error, found.error))
-            and (self.consumer is None or folded(self.consumer) == folded(found.consumer or ""))
+            (not self.errors or _is_error(self.errors, found.error))
+            and (not self.consumers or _is_consumer(self.consumers, found.consumer))
             and (self.since is None or (found.failed_at or _NEVER) >= self.since)
         )
 
@@ -74,5 +75,9 @@ def since(text: str, now: datetime) -> datetime:
     return found
 
 
-def _is_error(asked: str, found: str | None) -> bool:
-    return found is not None and asked in (found, found.rpartition(".")[2])
+def _is_error(asked: Sequence[str], found: str | None) -> bool:
+    return found is not None and (found in asked or found.rpartition(".")[2] in asked)
+
+
+def _is_consumer(asked: Sequence[str], found: str | None) -> bool:
+    return found is not None and folded(found) in map(folded, asked)

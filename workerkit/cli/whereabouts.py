@@ -1,6 +1,7 @@
 """Where the dead letters are that a command is about."""
 
 import difflib
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from workerkit.amqp.consumer import AMQPOptions
@@ -72,7 +73,7 @@ def find(
     container: str | None = None,
     connection: str | None = None,
     vhost: str | None = None,
-    consumer: str | None = None,
+    consumers: Sequence[str] = (),
 ) -> Whereabouts:
     """Find the dead letters of a queue.
 
@@ -80,7 +81,7 @@ def find(
         target: A package, in which the consumer that reads the queue knows the way; or a URL.
         queue: Its name, or that of its dead-letter queue.
         connection, vhost: Instead of the consumer's. With a connection, any queue will do.
-        consumer: The name of a consumer that the package has to have.
+        consumers: Names of consumers that the package has to have.
 
     Raises:
         StartError: The package or its settings are wrong, or leave open which broker is meant.
@@ -96,7 +97,7 @@ def find(
         settings, known = settings_of(target, container), None
     else:
         assembly = Runner(load_container(target, container), packages=[target]).assemble()
-        if consumer is not None:
+        for consumer in consumers:
             _check_consumer(assembly, target, consumer)
         settings, known = assembly.settings, _reader(assembly, queue, connection, vhost)
         if known is None and connection is None:
