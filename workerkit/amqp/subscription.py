@@ -106,8 +106,8 @@ class Subscription:
         missing = await self._topology.missing(session, self._queue)
         if missing is None:
             return True
-        self._part.waiting(f"queue {missing.name!r} is missing")
-        fields = self._fields(queue=missing.name, retry_in=_MISSING_RETRY)
+        self._part.waiting(missing.reason)
+        fields = self._fields(**missing._asdict(), retry_in=_MISSING_RETRY)
         log.warning("queue is missing", extra=fields)
         return False
 

@@ -1,6 +1,7 @@
 """The queues that one consumer needs: those it reads from, their retries' and dead letters'."""
 
 from collections.abc import Iterator
+from typing import NamedTuple
 
 from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.connection import Session
@@ -10,6 +11,17 @@ from workerkit.amqp.moving import Moves
 from workerkit.amqp.queue import Queue
 from workerkit.delivery import Action
 from workerkit.errors import BrokerRefused, PublishRefused
+
+
+class Missing(NamedTuple):
+    """A queue that is not there yet.
+
+    Attributes:
+        reason: In words, with the ways out where there are several.
+    """
+
+    queue: str
+    reason: str
 
 
 class Topology:
@@ -28,7 +40,7 @@ class Topology:
         self._may_move = False
         self._seen = moves.seen
 
-    async def missing(self, session: Session, queue: Queue) -> Queue | None:
+    async def missing(self, session: Session, queue: Queue) -> Missing | None:
         """Which queue is not there yet, that one or one that it needs; None if none is.
 
         Raises:
@@ -36,11 +48,12 @@ class Topology:
             ConnectionLost: The session went meanwhile.
         """
         if not await self._available(session, queue):
-            return queue
+            return Missing(queue.name, f"queue {queue.name!r} is missing")
         for needed, what, instead in self._needed(queue):
             try:
                 if not await self._available(session, needed):
-                    return needed
+                    text = f"queue {needed.name!r} is missing, for {what}"
+                    return Missing(needed.name, f"{text}: declare it, or set {instead}")
                 if not self._may_move:
                     await self._moves.check()
                     self._may_move = True
