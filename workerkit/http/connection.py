@@ -5,7 +5,7 @@ from collections.abc import Awaitable, Callable, Coroutine
 from time import perf_counter
 from typing import Any
 
-from aiohttp import web
+from aiohttp import StreamReader, web
 
 from workerkit.http.problem import PROBLEM, of_exception, problem
 from workerkit.http.request import size_of
@@ -50,6 +50,7 @@ class Connection(web.RequestHandler):
         "_asked",
         "_ended",
         "_heard",
+        "_left",
         "_lost",
         "_read",
         "_signals",
@@ -82,6 +83,7 @@ class Connection(web.RequestHandler):
         self._stuck_since: float | None = None
         self._read = 0
         self._asked = False
+        self._left: StreamReader | None = None
         self.begun: web.Request | None = None
         self.answering: web.Request | None = None
         self.last = False
@@ -103,7 +105,9 @@ class Connection(web.RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         """Note that a request begins."""
-        self._heard = True
+        # What is left of a body that nobody wanted is no beginning.
+        if data and (self._left is None or self._left.is_eof()):
+            self._heard = True
         _feed(self, data)
 
     def finish_response(
@@ -111,6 +115,7 @@ class Connection(web.RequestHandler):
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """Complete the answer, and send what is not sent yet."""
         self._heard, self._asked = False, True
+        self._left = None if request.content.is_eof() else request.content
         known = request_id.get() or identify(request)
         if type(resp) is not web.Response and isinstance(resp, web.HTTPException):
             resp = of_exception(resp, request.method)
