@@ -56,7 +56,8 @@ rabbitmq: $(INSTALLED)
 		'import sys; from tests.rabbit import missing; sys.exit(missing())'
 
 $(INSTALLED): setup.cfg setup.py | $(BIN)/python
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev,msgspec,uvloop]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 \
+		-e '.[dev,msgspec,uvloop]'
 	@touch $@
 
 $(BIN)/python:

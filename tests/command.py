@@ -42,7 +42,7 @@ def workerkit(*arguments: str, cwd: Path, **variables: str) -> "subprocess.Compl
         env=environment(variables),
         capture_output=True,
         text=True,
-        timeout=30.0,
+        timeout=90.0,
         check=False,
     )
 
@@ -89,7 +89,7 @@ class Application:
             if line.startswith(start):
                 yield line.removeprefix(start).strip()
 
-    async def says(self, text: str, deadline: float = 15.0) -> str:
+    async def says(self, text: str, deadline: float = 60.0) -> str:
         """Wait for a line that contains *text*, on stdout or stderr, and return it."""
 
         def found() -> str:
@@ -107,7 +107,7 @@ class Application:
         """Send a signal to the process and its children, as Ctrl-C at a terminal does."""
         os.killpg(self.pid, number)
 
-    async def ended(self, deadline: float = 15.0) -> int:
+    async def ended(self, deadline: float = 60.0) -> int:
         """Wait until it has ended and its last line is read; the exit code."""
         try:
             async with asyncio.timeout(deadline):

@@ -1,9 +1,11 @@
 """Free loopback ports that stay free while nobody listens on them."""
 
+import os
 import random
 import socket
 from pathlib import Path
 
+_given: set[int] = set()
 _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
@@ -18,7 +20,7 @@ def free_port() -> int:
     """
     lowest = int(_RANGE.read_text().split()[0]) if _RANGE.exists() else 32768
     below = range(10_000, lowest) if lowest > 12_000 else range(61_000, 65_535)
-    for port in random.sample(below, 100):
+    for port in random.sample(_ours(below), 100):
         with socket.socket() as candidate:
             # As servers do: otherwise an earlier server's connections in TIME_WAIT hold the port.
             candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
@@ -26,5 +28,13 @@ def free_port() -> int:
                 candidate.bind(("127.0.0.1", port))
             except OSError:
                 continue
+            _given.add(port)
             return port
     raise RuntimeError(f"no free port of 127.0.0.1 found between {below.start} and {below.stop}")
+
+
+def _ours(ports: range) -> list[int]:
+    """Those that neither another process of pytest-xdist gives, nor this one has given."""
+    number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+    count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
+    return [port for port in ports[number::count] if port not in _given]

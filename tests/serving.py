@@ -72,7 +72,7 @@ async def _connected(
     url = URL(client.url)
     reader, writer = await asyncio.open_connection(url.host, url.port)
     try:
-        async with asyncio.timeout(5.0):
+        async with asyncio.timeout(30.0):
             yield reader, writer
     finally:
         writer.close()

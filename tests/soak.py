@@ -209,9 +209,10 @@ class Soak:
             due = total * number // (resets + 1)
             await eventually(lambda due=due: len(handled) >= due, _SETTLING, what="progress")  # type: ignore[misc]
             await asyncio.sleep(random.uniform(0.0, 0.05))
+            before = self._proxy.accepted
             self._proxy.drop()
             began = time.monotonic()
-            await eventually(lambda: not self._runner.ready, _SETTLING, what="noticed")
+            await eventually(lambda: self._proxy.accepted > before, _SETTLING, what="noticed")  # noqa: B023
             await eventually(lambda: self._runner.ready, _SETTLING, what="ready again")
             self._recovery = max(self._recovery, time.monotonic() - began)
 

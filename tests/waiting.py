@@ -19,7 +19,7 @@ async def eventually(
 
 
 async def eventually(
-    condition: Callable[[], Any], deadline: float = 10.0, *, what: str = ""
+    condition: Callable[[], Any], deadline: float = 30.0, *, what: str = ""
 ) -> Any:
     """Poll a condition until it holds.
 

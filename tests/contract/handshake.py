@@ -121,30 +121,38 @@ async def a_deleted_vhost_closes_its_connections(site: Site) -> object:
 
 
 async def the_broker_sends_heartbeats(site: Site) -> object:
-    """With a heartbeat of one second, one comes every half second."""
+    """With a heartbeat of two seconds, one comes every second."""
     line = await site.line()
-    await line.log_in(Login(vhost=site.vhost, heartbeat=1))
-    times, frames = [time.monotonic()], []
-    for _ in range(4):
+    # Of two seconds, because four of silence end it: this process may stand still for a while.
+    await line.log_in(Login(vhost=site.vhost, heartbeat=2))
+    times, frames = [], []
+    for _ in range(3):
         frames.append((await line.read())[1])
         line.write(frame(8, 0, b""))
         times.append(time.monotonic())
-    quick = min(later - earlier for earlier, later in pairwise(times[1:])) < 0.8
+    quick = min(later - earlier for earlier, later in pairwise(times)) < 1.6
     return quick, all(isinstance(frame, Heartbeat) for frame in frames)
 
 
 async def a_silent_client_is_dropped_and_one_with_a_pulse_stays(site: Site) -> object:
     """With a heartbeat of one second, silence ends the connection, without a close frame."""
-    silent, alive = await site.line(), await site.line()
-    await alive.log_in(Login(vhost=site.vhost, heartbeat=1))
-    began = time.monotonic()
-    await silent.log_in(Login(vhost=site.vhost, heartbeat=1))
-    ending = asyncio.create_task(silent.end())
-    while not ending.done():
-        alive.write(frame(8, 0, b""))
-        await asyncio.wait([ending], timeout=0.5)
+    for _ in range(5):
+        silent, alive = await site.line(), await site.line()
+        await alive.log_in(Login(vhost=site.vhost, heartbeat=1))
+        began = pulse = time.monotonic()
+        await silent.log_in(Login(vhost=site.vhost, heartbeat=1))
+        ending = asyncio.create_task(silent.end())
+        longest = 0.0
+        while not ending.done():
+            longest, pulse = max(longest, time.monotonic() - pulse), time.monotonic()
+            alive.write(frame(8, 0, b""))
+            await asyncio.wait([ending], timeout=0.5)
+        ended = time.monotonic()
+        if max(longest, ended - pulse) < 1.5:
+            break
+        # This process stood still, so the pulse was not what it should be: once more.
     alive.send(1, Channel.Open())
-    in_time = 1.0 < time.monotonic() - began < 8.0
+    in_time = 1.0 < ended - began < 8.0
     return ending.result().scope, in_time, (await alive.expect(Frame)).name
 
 

@@ -1,10 +1,9 @@
 """How queues end: purged, deleted, or by themselves."""
 
-import asyncio
-
 from pamqp.commands import Queue
 
-from tests.contract.peer import Channel, refused, short
+from tests.contract.line import DEADLINE
+from tests.contract.peer import Channel, Message, refused, short
 from tests.contract.site import Row, Site
 from tests.waiting import eventually
 
@@ -62,27 +61,38 @@ async def a_queue_deletes_itself_with_its_consumers_channel(site: Site) -> objec
     return await _vanishes(channel, "q")
 
 
+async def _returned(channel: Channel, queue: str) -> bool:
+    """Whether a mandatory message to a queue is returned: a look that is no use of the queue."""
+    channel.publish(queue, b"x", mandatory=True)
+    returned = isinstance(await channel.event(), Message)
+    if returned:
+        await channel.event()  # Its confirm.
+    return returned
+
+
 async def an_unused_queue_expires(site: Site) -> object:
     """x-expires deletes a queue that nobody used for so many milliseconds, messages and all."""
-    channel = await site.channel()
+    channel = await site.channel(confirms=True)
     await channel.declare("q", x_expires=50)
-    channel.publish("q", b"x")
-    await asyncio.sleep(0.5)  # a look at the queue would be use
+    await eventually(lambda: _returned(channel, "q"), DEADLINE, what="'q' expires")
     return await _exists(channel, "q")
 
 
 async def use_keeps_a_queue(site: Site) -> object:
     """Getting, declaring and consuming are use, publishing is not."""
-    channel = await site.channel()
-    for queue in ("got", "declared", "consumed", "published"):
-        await channel.declare(queue, x_expires=2000)
-    await channel.consume("consumed")
-    for _ in range(26):
-        await asyncio.sleep(0.1)
-        await channel.get("got")
-        await channel.declare("declared", x_expires=2000)
-        channel.publish("published", b"x")
+    channel = await site.channel(confirms=True)
     queues = ("got", "declared", "consumed", "published")
+    # So long that this process may stand still for two seconds between one use and the next.
+    for queue in queues:
+        await channel.declare(queue, x_expires=3000)
+    await channel.consume("consumed")
+
+    async def expired() -> bool:
+        await channel.get("got")
+        await channel.declare("declared", x_expires=3000)
+        return await _returned(channel, "published")
+
+    await eventually(expired, DEADLINE, what="'published' expires")
     return [await _exists(channel, queue) for queue in queues]
 
 

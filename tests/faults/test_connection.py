@@ -133,13 +133,14 @@ async def test_b1_a_connection_that_keeps_breaking_is_made_less_and_less_often(
     ):
         pauses = []
         for _ in range(4):
+            seen = proxy.accepted
             proxy.drop()
             began = loop.time()
-            await eventually(lambda: not runner.ready)
+            await eventually(lambda: proxy.accepted > seen)  # noqa: B023
             await eventually(lambda: runner.ready)
             pauses.append(loop.time() - began)
 
-    assert pauses[0] < 2.0
+    assert pauses[0] < 5.0
     assert 2.0 <= pauses[3] < 8.0
 
 

@@ -133,7 +133,7 @@ async def test_h1_a_body_that_does_not_fit(body: bytes, content_type: str, statu
 
 async def test_h1_a_body_without_a_type() -> None:
     """H1: it is 415 as well: a browser could send it from anywhere."""
-    async with serving(Orders) as client, asyncio.timeout(5.0):
+    async with serving(Orders) as client, asyncio.timeout(30.0):
         head = b"PUT /orders/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
         answer = await first_answer(client, head + b'{"id": 1}')
 
@@ -169,7 +169,7 @@ async def test_h1_unknown_routes_and_methods() -> None:
 async def test_h1_what_is_no_request(caplog: pytest.LogCaptureFixture, request_: bytes) -> None:
     """H1: 400 that repeats nothing, and no ERROR: anybody may send it."""
     caplog.set_level(logging.DEBUG)
-    async with serving(Orders) as client, asyncio.timeout(5.0):
+    async with serving(Orders) as client, asyncio.timeout(30.0):
         answer = await first_answer(client, request_)
         still = await client.get("/orders/1")
 
@@ -203,7 +203,7 @@ async def test_h1_a_body_that_is_encoded_wrongly() -> None:
 )
 async def test_h1_a_slow_client(start: bytes, answered: bool) -> None:
     """H1: 408 for a head or a body that does not come in time; silence is only closed."""
-    async with serving(Orders, read_timeout=0.2) as client, asyncio.timeout(5.0):
+    async with serving(Orders, read_timeout=0.2) as client, asyncio.timeout(30.0):
         port = int(client.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(start)
@@ -216,14 +216,14 @@ async def test_h1_a_slow_client(start: bytes, answered: bool) -> None:
 
 async def test_h1_a_connection_that_rests() -> None:
     """H1: between requests a client may take its time."""
-    async with serving(Orders, read_timeout=0.05) as client, asyncio.timeout(5.0):
+    async with serving(Orders, read_timeout=0.25) as client, asyncio.timeout(30.0):
         port = int(client.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         begun = asyncio.get_running_loop().time()
         for _ in range(2):
             writer.write(b"GET /orders/1 HTTP/1.1\r\nHost: x\r\n\r\n")
             assert await reader.readuntil(b"\r\n\r\n1")
-            await eventually(lambda: asyncio.get_running_loop().time() > begun + 0.3)
+            await eventually(lambda: asyncio.get_running_loop().time() > begun + 1.0)
         writer.close()
 
 
@@ -420,7 +420,7 @@ async def test_h2_a_client_that_leaves() -> None:
         asking.cancel()
         await asyncio.wait([asking])
         go.set()
-        await asyncio.wait_for(done.wait(), 5.0)
+        await asyncio.wait_for(done.wait(), 30.0)
         await eventually(lambda: recorder.actions)
 
     assert recorder.actions == ["ack"]
@@ -462,7 +462,7 @@ async def test_h2_a_client_that_leaves_a_stream(caplog: pytest.LogCaptureFixture
 )
 async def test_connections_of_all_kinds(request_: bytes, answers: int, stays: bool) -> None:
     """Old clients, those that close, and those that send requests ahead get what they expect."""
-    async with serving(Orders) as client, asyncio.timeout(5.0):
+    async with serving(Orders) as client, asyncio.timeout(30.0):
         port = int(client.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
         writer.write(request_)

@@ -130,7 +130,7 @@ async def test_h1_a_header_that_is_no_text_costs_its_connection_only(name: str) 
     class Own(Heads):
         headers = {name: 5}
 
-    async with asyncio.timeout(4.0), serving(Own) as client:
+    async with asyncio.timeout(15.0), serving(Own, grace=20.0) as client:
         found = await everything(client, GET)
 
     assert found == b""

@@ -169,7 +169,7 @@ async def test_h1_a_client_may_ask_before_it_sends_a_body() -> None:
         async def post(self, order: dict[str, int]) -> dict[str, int]:
             return order
 
-    async with serving(Orders) as client, asyncio.timeout(5.0):
+    async with serving(Orders) as client, asyncio.timeout(30.0):
         url = URL(client.url)
         reader, writer = await asyncio.open_connection(url.host, url.port)
         writer.write(

@@ -15,7 +15,6 @@ import pytest
 from aiohttp import web
 
 from tests.command import Application, running, workerkit, write_package
-from tests.ports import free_port
 from tests.serving import serving
 from tests.waiting import eventually
 from workerkit import HTTPView
@@ -104,7 +103,7 @@ async def test_h3_stop_while_requests_run(tmp_path: Path, uvloop: bool) -> None:
         (tmp_path / "gate").touch()
         answer = await asking
         text = await answer.text()
-        code = await app.ended(5.0)
+        code = await app.ended()
 
     assert idle.status == 200
     assert (answer.status, text, answer.headers["Connection"]) == (200, '"done"', "close")
@@ -129,7 +128,7 @@ async def test_h3_a_body_that_is_still_coming(tmp_path: Path) -> None:
         writer.write(b": 1}")
         answer = await reader.read()
         writer.close()
-        code = await app.ended(5.0)
+        code = await app.ended()
 
     assert answer.startswith(b"\r\nHTTP/1.1 200 OK\r\n")
     assert answer.endswith(b'{"id":1}')
@@ -151,7 +150,7 @@ async def test_h3_a_request_that_will_not_end(tmp_path: Path) -> None:
         app.send(signal.SIGTERM)
         with pytest.raises(aiohttp.ClientError):
             await asking
-        code = await app.ended(5.0)
+        code = await app.ended()
         seconds = time.monotonic() - before
 
     assert code == 0, app
@@ -175,7 +174,7 @@ async def test_h3_a_stream_of_events(tmp_path: Path) -> None:
             app.send(signal.SIGTERM)
             rest = await stream.read()
             seconds = time.monotonic() - before
-        code = await app.ended(5.0)
+        code = await app.ended()
 
     assert (b"data: x\n" + rest).endswith(b"data: x\n\n")
     assert (stream.status, code) == (200, 0), app
@@ -191,21 +190,24 @@ async def test_h3_connections_that_rest() -> None:
         async def get(self) -> str:
             return "hello"
 
-    async with serving(Hello, grace=20.0) as client:
-        await client.get("/")
-        port = int(client.url.rpartition(":")[2])
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        half, half_writer = await asyncio.open_connection("127.0.0.1", port)
-        half_writer.write(b"GET / HTTP/1.1\r\n")
-        before = time.monotonic()
-    seconds = time.monotonic() - before
+    stops = []
+    for _ in range(3):  # a busy machine may hold up one of them
+        async with serving(Hello, grace=20.0) as client:
+            await client.get("/")
+            port = int(client.url.rpartition(":")[2])
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            half, half_writer = await asyncio.open_connection("127.0.0.1", port)
+            half_writer.write(b"GET / HTTP/1.1\r\n")
+            before = time.monotonic()
+        stops.append(time.monotonic() - before)
 
-    assert await reader.read() == b""
-    with suppress(ConnectionError):  # what it has not read is its to lose
-        assert await half.read() == b""
-    assert seconds < 1.9  # aiohttp itself would wait for two
-    for each in (writer, half_writer):
-        each.close()
+        assert await reader.read() == b""
+        with suppress(ConnectionError):  # what it has not read is its to lose
+            assert await half.read() == b""
+        for each in (writer, half_writer):
+            each.close()
+
+    assert min(stops) < 1.9  # aiohttp itself would wait for two
 
 
 async def test_h3_a_client_that_reads_slowly() -> None:
@@ -240,7 +242,7 @@ async def test_a_handler_that_wants_to_leave(tmp_path: Path) -> None:
     ):
         url = await address(app)
         answer = await session.put(f"{url}/gated")
-        code = await app.ended(5.0)
+        code = await app.ended()
 
     assert (answer.status, code) == (500, 1), app
     assert [line for line in app.err if line.startswith("stopped by HandlerExit: Gated: handle")]
@@ -267,18 +269,21 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
 async def test_a_port_that_is_shared(tmp_path: Path) -> None:
     """With `HTTP__REUSE_PORT` two processes serve the same port."""
     name = write_package(tmp_path, views=GATED)
-    port = str(free_port())
-    settings: dict[str, Any] = {
-        **NO_AMQP,
-        "WORKERKIT_HTTP__PORT": port,
-        "WORKERKIT_HTTP__REUSE_PORT": "true",
-    }
-
-    async with (
-        running(name, cwd=tmp_path, **settings) as one,
-        running(name, cwd=tmp_path, **settings) as other,
-    ):
-        urls = {await address(one), await address(other)}
+    # Ours, so that it is nobody else's until they listen; whoever shares it has to say so.
+    with socket.socket() as reserved:
+        reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        reserved.bind(("127.0.0.1", 0))
+        port = str(reserved.getsockname()[1])
+        settings: dict[str, Any] = {
+            **NO_AMQP,
+            "WORKERKIT_HTTP__PORT": port,
+            "WORKERKIT_HTTP__REUSE_PORT": "true",
+        }
+        async with (
+            running(name, cwd=tmp_path, **settings) as one,
+            running(name, cwd=tmp_path, **settings) as other,
+        ):
+            urls = {await address(one), await address(other)}
 
     assert urls == {f"http://127.0.0.1:{port}"}
 
@@ -302,7 +307,7 @@ async def test_without_views_nothing_listens(tmp_path: Path) -> None:
         async with running(name, cwd=tmp_path, WORKERKIT_HTTP__PORT=port, **NO_AMQP) as app:
             await app.says("tick")
             app.send(signal.SIGTERM)
-            code = await app.ended(5.0)
+            code = await app.ended()
 
     assert code == 0
     assert "listening" not in repr(app)

@@ -120,7 +120,7 @@ async def test_g3_a_slow_message_holds_nobody_back(
         gate.set()
         await eventually(lambda: rabbit.queues(vhost)["orders"].unacked == 0)
 
-    assert min(latencies) < 0.1  # some of the others may have been the machine's
+    assert min(latencies) < 0.5  # some of the others may have been the machine's
     assert recorder.actions == ["ack"] * 501
     assert recorder.settled[-1].delivery.raw == b"slow"
 

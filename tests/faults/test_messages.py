@@ -390,7 +390,7 @@ async def test_d7_headers_that_leave_no_room_for_the_evidence(
 
     async with running(url, Failing, recorder=recorder):
         await client.send("orders", b"bad", properties=sent)
-        letter = await client.take("orders.dlq", 5.0)
+        letter = await client.take("orders.dlq")
 
     assert letter.body == b"bad"
     assert letter.evidence["error"] == "KeyError"

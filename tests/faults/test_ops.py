@@ -3,8 +3,9 @@
 import asyncio
 import json
 import signal
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+import socket
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,12 @@ from tests.application import running as running_here
 from tests.client import Client
 from tests.command import Application, running, workerkit, write_package
 from tests.consumers import collector
-from tests.ports import free_port
 from tests.proxy import Proxy
 from tests.rabbit import PrivateRabbit
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, Publisher
 from workerkit.observe import Connection, Published
+from workerkit.sections import OpsSettings
 
 CONSUMERS = """
     import asyncio, time
@@ -71,7 +72,7 @@ class Ops:
         self.url = url
         self._session = session
 
-    async def asks(self, page: str, timeout: float = 5.0) -> tuple[int, Any]:
+    async def asks(self, page: str, timeout: float = 20.0) -> tuple[int, Any]:
         """The status and the answer."""
         limit = aiohttp.ClientTimeout(timeout)
         async with self._session.get(f"{self.url}/health/{page}", timeout=limit) as answer:
@@ -329,14 +330,23 @@ async def test_an_observer_of_the_container_is_told_of_connections_and_publishes
     assert confirmed == 1
 
 
+@contextmanager
+def port_of_nobody() -> Iterator[int]:
+    """A port on which nobody listens, and nobody can meanwhile: it is bound, and no more."""
+    with socket.socket() as bound:
+        bound.bind(("127.0.0.1", 0))
+        yield bound.getsockname()[1]
+
+
 async def test_running_in_a_test_opens_no_port(url: str) -> None:
     """Not even one that is set: many run in one process, and beside a worker."""
     consumer, _ = collector("orders")
-    port = free_port()
 
-    async with running_here(url, consumer, ops={"port": port}):
-        with pytest.raises(OSError, match="Connect call failed"):
-            await asyncio.open_connection("127.0.0.1", port)
+    # To listen there would fail.
+    with port_of_nobody() as port:
+        async with running_here(url, consumer, ops={"port": port}):
+            with pytest.raises(OSError, match="Connect call failed"):
+                await asyncio.open_connection("127.0.0.1", port)
 
 
 async def test_a_busy_default_port_is_a_warning(tmp_path: Path) -> None:
@@ -347,9 +357,16 @@ async def test_a_busy_default_port_is_a_warning(tmp_path: Path) -> None:
         "WORKERKIT_OPS__ENABLED": "true",
     }
 
-    async with running(package, cwd=tmp_path, **variables) as application:
-        # Or somebody else on this machine had the port before: then both are told so.
-        await application.says("ops server")
+    # Ours, and not a first worker's: tests beside this one have that port for a moment, too, and
+    # the first worker would be told so, and have none when the second one starts.
+    def listener() -> socket.socket | None:
+        with suppress(OSError):
+            return socket.create_server(("127.0.0.1", OpsSettings().port))
+        return None
+
+    taken = await eventually(listener, 60.0)
+    assert taken is not None
+    with taken:
         async with running(package, cwd=tmp_path, **variables) as second:
             warning = await second.says("no ops server")
             await second.says("connection failed")
@@ -389,19 +406,20 @@ async def test_a_host_that_is_not_here_ends_the_start(tmp_path: Path) -> None:
 
 async def test_a_worker_may_do_without(tmp_path: Path) -> None:
     """OPS__ENABLED=false opens no port, and does not mention any."""
-    port = free_port()
     package = write_package(tmp_path, consumers=CONSUMERS)
     variables: dict[str, Any] = {
         "WORKERKIT_AMQP__DEFAULT__URL": NOWHERE,
         "WORKERKIT_OPS__ENABLED": "false",
-        "WORKERKIT_OPS__PORT": str(port),
     }
 
-    async with running(package, cwd=tmp_path, **variables) as application:
-        await application.says("connection failed")
-        with pytest.raises(OSError, match="Connect call failed"):
-            await asyncio.open_connection("127.0.0.1", port)
-        assert not [line for line in application.err if "ops server" in line]
+    # To listen there would fail, and so would the start.
+    with port_of_nobody() as port:
+        variables["WORKERKIT_OPS__PORT"] = str(port)
+        async with running(package, cwd=tmp_path, **variables) as application:
+            await application.says("connection failed")
+            with pytest.raises(OSError, match="Connect call failed"):
+                await asyncio.open_connection("127.0.0.1", port)
+            assert not [line for line in application.err if "ops server" in line]
 
 
 async def test_without_metrics_there_is_no_page(tmp_path: Path) -> None:

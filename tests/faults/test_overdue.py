@@ -4,7 +4,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -21,7 +21,8 @@ from workerkit import AMQPConsumer, AMQPMessage, PeriodicTask
 TOO_LONG = "timeout is longer than the broker waits for an acknowledgement"
 OVERDUE = "handler takes longer than the broker's consumer_timeout: its message comes again"
 BLOCKED = "the event loop is blocked: nothing else of this process runs"
-CONSUMER_TIMEOUT = 0.5
+CONSUMER_TIMEOUT = 0.1
+THE_BROKERS = 1.0
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def impatient() -> Iterator[PrivateRabbit]:
     assert missing() is None
     with PrivateRabbit() as node:
         node.eval(
-            f"application:set_env(rabbit, consumer_timeout, {round(2000 * CONSUMER_TIMEOUT)}),"
+            f"application:set_env(rabbit, consumer_timeout, {round(1000 * THE_BROKERS)}),"
             " application:set_env(rabbit, channel_tick_interval, 100)"
         )
         yield node
@@ -84,7 +85,7 @@ async def test_c4_a_message_that_takes_too_long_is_given_up_after_three_times(
         async def handle(self, message: AMQPMessage[bytes]) -> None:
             runs[message.body] += 1
             if message.body == b"slow":
-                await asyncio.sleep(4 * CONSUMER_TIMEOUT)
+                await asyncio.sleep(2 * THE_BROKERS)
                 raise KeyError("in the end")
 
     async with (
@@ -103,7 +104,7 @@ async def test_c4_a_message_that_takes_too_long_is_given_up_after_three_times(
     overdue = fields(caplog, OVERDUE)
     assert letter.body == b"slow"
     assert letter.evidence["error"] == "HandlerTimeout"
-    assert "0.5 s" in letter.evidence["reason"]
+    assert "0.1 s" in letter.evidence["reason"]
     assert 3 <= runs[b"slow"] <= 4
     assert [each["times"] for each in overdue][:3] == [1, 2, 3]
     assert {each["consumer"] for each in overdue} == {"Slow"}
@@ -128,7 +129,7 @@ async def test_c4_a_late_success_is_a_success(
         async def handle(self, body: bytes) -> None:
             nonlocal runs
             runs += 1
-            await asyncio.sleep(4 * CONSUMER_TIMEOUT)
+            await eventually(lambda: fields(caplog, OVERDUE))
 
     async with (
         running(impatient.url(), Late, recorder=recorder, consumer_timeout=CONSUMER_TIMEOUT),
@@ -224,7 +225,8 @@ async def test_c6_a_handler_that_blocks_the_loop_is_named(
         concurrency = 1
 
         async def handle(self, body: bytes) -> None:
-            _compute(4.0)
+            _compute(lambda: fields(caplog, BLOCKED))
+            _compute(lambda: False, 1.5)  # and no second one
 
     async with running(url, Blocking, recorder=recorder), connected(url) as client:
         await client.send("orders", b"a")
@@ -233,12 +235,12 @@ async def test_c6_a_handler_that_blocks_the_loop_is_named(
     [record] = fields(caplog, BLOCKED)
     assert record["levelno"] == logging.ERROR
     assert record["task"] == "Blocking worker 1"
-    assert 2.0 <= record["seconds"] < 4.0
+    assert record["seconds"] >= 2.0
     assert "_compute" in record["stack"]
     assert "in handle" in record["stack"]
     assert "test_overdue.py" in record["stack"]
     assert recorder.actions == ["ack"]
-    assert errors(caplog) == [BLOCKED]
+    assert errors(caplog) == []
 
 
 async def test_c6_each_time_is_said_and_a_thread_is_none(
@@ -254,7 +256,7 @@ async def test_c6_each_time_is_said_and_a_thread_is_none(
         async def handle(self) -> None:
             calls.append(1)
             if len(calls) <= 2:
-                _compute(3.2)  # the watchdog looks twice a second, and speaks after two
+                _compute(lambda: len(fields(caplog, BLOCKED)) >= len(calls))
 
     class Sleeping(AMQPConsumer):
         queues = ["orders"]
@@ -274,9 +276,9 @@ async def test_c6_each_time_is_said_and_a_thread_is_none(
     assert [each["task"] for each in fields(caplog, BLOCKED)] == ["Computing call"] * 2
 
 
-def _compute(seconds: float) -> None:
+def _compute(enough: Callable[[], object], seconds: float = 20.0) -> None:
     until = time.monotonic() + seconds
-    while time.monotonic() < until:
+    while time.monotonic() < until and not enough():
         pass
 
 
@@ -323,6 +325,6 @@ async def test_c7_others_finish_before_the_process_leaves(
     await eventually(lambda: rabbit.queues(vhost)["work"] == QueueState(1, 0, 0))
     assert code not in {0, None}
     assert app.out == ["begin b", "end b"]
-    assert rabbit.queues(vhost)["others"] == QueueState(0, 0, 0)
+    await eventually(lambda: rabbit.queues(vhost)["others"] == QueueState(0, 0, 0))
     assert rabbit.queues(vhost)["work.dlq"].ready == 0
     assert error.partition("(")[0] in app.err[-1]

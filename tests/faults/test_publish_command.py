@@ -2,7 +2,6 @@
 
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -218,13 +217,11 @@ def test_a_connection_that_is_not_there(shop: Path) -> None:
 def test_a_broker_that_refuses_the_login(rabbit: PrivateRabbit, vhost: str, tmp_path: Path) -> None:
     """Exit code 1 and one line that names user, host and reason, without the password."""
     wrong = rabbit.url(vhost, f"operator-{vhost}", "swordfish")
-    began = time.monotonic()
     done = workerkit("publish", wrong, "orders", "x", cwd=tmp_path)
-    seconds = time.monotonic() - began
 
     [line] = done.stderr.splitlines()
     assert (done.returncode, done.stdout) == (1, "")
     assert "ACCESS_REFUSED" in line
     assert f"operator-{vhost}@127.0.0.1:{rabbit.port}" in line
     assert "swordfish" not in done.stderr
-    assert seconds < 9.0  # A publish that waits does so for ten.
+    assert "not sent within" not in line  # as of a publish that waits for its deadline

@@ -91,7 +91,7 @@ async def test_b6_a_neighbour_goes_on_meanwhile(
         await client.declare("a")
         await eventually(lambda: proxy.swallowed)
         await client.send("b", *[b"x"] * 10)
-        await eventually(lambda: len(others) == 10, DEADLINE / 2)
+        await eventually(lambda: len(others) == 10, DEADLINE - 0.2)
         await client.send("a", b"1")
         await eventually(lambda: b"1" in ones)
         after = {each.tag for each in rabbit.consumers(vhost) if each.queue == "b"}

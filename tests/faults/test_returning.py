@@ -12,7 +12,7 @@ from tests.waiting import eventually
 from workerkit import AMQPConsumer, AMQPMessage, Queue, RetryPolicy
 
 AGAIN = 0.5
-DELAY = 2.0
+DELAY = 4.0
 
 
 @pytest.fixture(scope="module")

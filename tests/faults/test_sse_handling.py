@@ -93,7 +93,7 @@ async def test_s5_the_same_event_again_paced_and_in_order() -> None:
             await eventually(lambda: handled == ["bad", "b", "c"])
 
     assert [each.action for each in recorder.settled] == ["requeue", "ack", "ack", "ack"]
-    assert 0.95 <= times[1] - times[0] < 1.95
+    assert 0.95 <= times[1] - times[0] < 5.0
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ async def test_stop_while_handling(tmp_path: Path, uvloop: bool) -> None:
             "WORKERKIT_CURSORS": str(tmp_path / "cursors"),
         }
         async with running(name, cwd=tmp_path, uvloop=uvloop, **variables) as app:
-            await server.client(2)
+            await server.client(2, 60.0)
             for number in range(1, 4):
                 await server.send(str(number), id=str(number), route="/events")
             await server.send("half", id="h", route="/batches")
@@ -153,7 +153,7 @@ async def test_nothing_is_left_behind() -> None:
             await server.send("a")
             await eventually(lambda: handled == ["a"])
             server.cut()
-            await server.client(2)
+            await server.client(2, 60.0)
         left = {each.get_name() for each in asyncio.all_tasks() - inside}
         await eventually(lambda: asyncio.all_tasks() <= inside)  # those of the server, too
 

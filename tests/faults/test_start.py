@@ -246,7 +246,7 @@ async def test_a5_the_pause_that_is_logged_is_the_pause_that_is_made(
     failures = fields(caplog, "consumer is not ready")
     for earlier, later in itertools.pairwise(failures):
         seconds = later["created"] - earlier["created"]
-        assert earlier["retry_in"] - 0.02 <= seconds < earlier["retry_in"] + 2.0
+        assert earlier["retry_in"] - 0.02 <= seconds < earlier["retry_in"] + 5.0
 
 
 async def test_c8_queues_whose_long_names_differ_late_are_both_consumed(

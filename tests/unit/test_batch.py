@@ -14,7 +14,8 @@ def counted() -> tuple[list[int], Batching[int]]:
 
 async def test_a_full_batch_is_ripe_at_once() -> None:
     """Nobody waits for the interval when the batch is full."""
-    ripe, batching = counted()
+    ripe: list[int] = []
+    batching: Batching[int] = Batching(3, 60.0, lambda: ripe.append(1))
 
     early = batching.take()
     for item in range(4):
@@ -29,16 +30,17 @@ async def test_a_full_batch_is_ripe_at_once() -> None:
 async def test_a_partial_batch_is_ripe_after_the_interval() -> None:
     """The interval counts from the first item, not from the last."""
     loop = asyncio.get_running_loop()
-    ripe: list[float] = []
-    batching: Batching[int] = Batching(3, 2.0, lambda: ripe.append(loop.time()))
-    began = loop.time()
+    ripe: list[str] = []
+    batching: Batching[int] = Batching(3, 1.0, lambda: ripe.append("ripe"))
+    # Timers fire in the order of their times, however late all of them are.
+    loop.call_later(0.9, ripe.append, "not before")
 
     batching.add(1)
-    await asyncio.sleep(1.5)
-    batching.add(2)
-    await eventually(lambda: ripe)
+    loop.call_later(1.1, ripe.append, "not after")
+    loop.call_later(0.5, batching.add, 2)
+    await eventually(lambda: len(ripe) >= 3)
 
-    assert 1.99 <= ripe[0] - began < 3.3
+    assert ripe[:3] == ["not before", "ripe", "not after"]
     assert batching.take() == [1, 2]
 
 

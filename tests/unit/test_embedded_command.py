@@ -29,7 +29,7 @@ async def test_the_broker_alone(tmp_path: Path) -> None:
             await client.send("work", b"x")
             letter = await client.take("work")
         broker.send(signal.SIGTERM)
-        code = await broker.ended(5.0)
+        code = await broker.ended()
 
     assert broker.out[0] == url
     assert letter.body == b"x"
@@ -58,7 +58,7 @@ async def test_an_application_on_a_broker_of_its_own(tmp_path: Path) -> None:
             await client.send("work", b"something")
             await app.says("handled something")
         app.send(signal.SIGINT)
-        code = await app.ended(5.0)
+        code = await app.ended()
 
     assert code == 0, app
 

@@ -146,9 +146,10 @@ async def test_deadlines_of_calls_that_overlap() -> None:
     """Each call has its own deadline; one that ends in time is left alone."""
 
     async def handle(self: object, body: int) -> None:
-        await asyncio.sleep(body / 1000)
+        # Those that end in time do so within turns of the loop, which no clock can overtake.
+        await (asyncio.sleep(0) if body < 3 else asyncio.Event().wait())
 
-    each = endpoint(handle, timeout=0.6)
+    each = endpoint(handle, timeout=0.2)
     outcomes = await asyncio.gather(
         *(each.process(message(str(size).encode())) for size in (10_000, 1, 20_000, 2))
     )
@@ -341,14 +342,18 @@ async def test_a_handler_that_returns_a_coroutine_is_awaited() -> None:
 
 async def test_a_late_thread_keeps_its_error(caplog: pytest.LogCaptureFixture) -> None:
     """What a handler raised after its timeout is not lost."""
-    go = threading.Event()
+    begun, go = threading.Event(), threading.Event()
 
     def handle(self: object, body: int) -> None:
-        go.wait(5)
+        begun.set()
+        go.wait(20)
         raise KeyError("the cause")
 
-    each = endpoint(handle, timeout=1.0)
+    each = endpoint(handle, timeout=0.05)
     task = asyncio.create_task(each.process(message()))
+    await asyncio.sleep(0)
+    # Blocks the loop: no clock strikes before the thread has the call, however busy the machine.
+    assert begun.wait(20)
     await eventually(lambda: caplog.records)
     go.set()
     outcome = await task
@@ -360,13 +365,16 @@ async def test_a_late_thread_keeps_its_error(caplog: pytest.LogCaptureFixture) -
 
 async def test_a_late_thread_is_waited_for(caplog: pytest.LogCaptureFixture) -> None:
     """One ERROR, and the delivery is held until the thread returns; then it is a failure."""
-    go = threading.Event()
+    begun, go = threading.Event(), threading.Event()
 
     def handle(self: object, body: int) -> None:
-        go.wait(5)
+        begun.set()
+        go.wait(20)
 
-    each = endpoint(handle, timeout=1.0)
+    each = endpoint(handle, timeout=0.05)
     task = asyncio.create_task(each.process(message()))
+    await asyncio.sleep(0)
+    assert begun.wait(20)
     await eventually(lambda: caplog.records)
     held = not task.done()
     go.set()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from datetime import date
 from decimal import Decimal
 from enum import Enum, IntEnum
+from time import perf_counter
 from typing import Annotated, Any, Literal, TypedDict
 from uuid import UUID
 
@@ -470,9 +471,11 @@ async def test_what_observers_are_told() -> None:
         async def put(self, order_id: int, order: Order) -> Order:
             return order
 
+    began = perf_counter()
     async with serving(Orders, recorder=recorder) as client:
         await client.put("/orders/7", json={"id": 1})
         await client.put("/orders/7", json={})
+    took = perf_counter() - began
 
     good, bad = recorder.settled
     delivery: Any = good.delivery
@@ -480,7 +483,7 @@ async def test_what_observers_are_told() -> None:
     assert (delivery.method, delivery.status, delivery.body) == ("PUT", 200, Order(id=1))
     assert (delivery.request_size, delivery.response_size) == (8, 21)
     assert bad.action == "reject"
-    assert 0 < good.seconds < 1
+    assert 0 < good.seconds < took
 
 
 def counted(method: Any) -> Any:

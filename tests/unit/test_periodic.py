@@ -73,13 +73,14 @@ async def test_every_runs_at_once_and_stays_on_its_grid() -> None:
 
     began = loop.time()
     async with running(Often) as runner:
-        await eventually(lambda: len(times) >= 6)
+        # A busy machine leaves points out; shifted by the calls, no two would ever be so close.
+        await eventually(
+            lambda: len(times) >= 6 and min(b - a for a, b in pairwise(times)) < 0.15, 30.0
+        )
         ready = runner.ready
 
     assert ready
     assert times[5] - began >= 0.49
-    # A busy machine leaves points out; shifted by the calls, no two would ever be so close.
-    assert min(later - earlier for earlier, later in pairwise(times)) < 0.15
 
 
 async def test_a_call_that_fails_is_made_again() -> None:
@@ -157,7 +158,7 @@ async def test_calls_overlap_if_they_may() -> None:
             running_now["x"] -= 1
 
     async with running(Slow):
-        await eventually(lambda: len(most) >= 6)
+        await eventually(lambda: len(most) >= 6 and max(most) >= 3)
 
     assert max(most) == 3
 
@@ -226,6 +227,11 @@ async def test_cron_is_due_when_its_line_says(monkeypatch: pytest.MonkeyPatch) -
     """A task with a cron line of six fields, the last of which is seconds, runs each second."""
     times: list[datetime] = []
 
+    def a_second_apart(pair: tuple[datetime, datetime]) -> bool:
+        one, other = (each.replace(microsecond=0) for each in pair)
+        punctual = all(each.microsecond < 900_000 for each in pair)
+        return punctual and other - one == timedelta(seconds=1)
+
     class Line(PeriodicTask):
         cron = "* * * * * *"
 
@@ -233,11 +239,8 @@ async def test_cron_is_due_when_its_line_says(monkeypatch: pytest.MonkeyPatch) -
             times.append(datetime.now(UTC))
 
     async with running(Line):
-        await eventually(lambda: len(times) >= 2)
-
-    one, other = times[:2]
-    assert all(each.microsecond < 900_000 for each in (one, other)), "not before it is due"
-    assert other.replace(microsecond=0) - one.replace(microsecond=0) == timedelta(seconds=1)
+        # A busy machine may be late with one of them, or leave one out; never early with all.
+        await eventually(lambda: any(map(a_second_apart, pairwise(times))), 30.0)
 
 
 def test_cron_keeps_to_daylight_saving_time() -> None:

@@ -84,14 +84,19 @@ def test_nobody_answers(capfd: pytest.CaptureFixture[str]) -> None:
 async def test_a_worker_that_does_not_answer_in_time(capfd: pytest.CaptureFixture[str]) -> None:
     """As when a handler blocks the event loop: connected, and no answer."""
 
+    gone = asyncio.Event()
+
     async def silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.read()
         writer.close()
+        gone.set()
 
     async with await asyncio.start_server(silent, "127.0.0.1", 0) as server:
         port = server.sockets[0].getsockname()[1]
 
         code = await asyncio.to_thread(probe, ["live", "--port", str(port), "--timeout", "0.1"])
+        # The client has closed its socket; whether our end has noticed is another matter.
+        await asyncio.wait_for(gone.wait(), 10)
 
     assert code == 69
     assert capfd.readouterr().err == f"live: no answer of 127.0.0.1:{port}: timed out\n"
