@@ -36,6 +36,13 @@ from workerkit.testing import sse_server
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "4"))
 
 
+@pytest.fixture(autouse=True)
+def patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Time for the last save: RabbitMQ keeps the disk busy beside these tests."""
+    monkeypatch.setattr("workerkit.sse.bookmark._LAST_DEADLINE", 30.0)
+    monkeypatch.setattr("workerkit.process.CLOSE_DEADLINE", 40.0)
+
+
 async def test_s6_a_new_process_goes_on_behind_what_was_settled(tmp_path: Path) -> None:
     """S6: with cursors in files it asks behind the last settled event, not the last received."""
     gate = asyncio.Event()
