@@ -6,20 +6,29 @@ in that order and one timer for its first entry do the same for 0.3 µs.
 """
 
 import asyncio
+import logging
+
+from workerkit.supervisor import reinstate
+
+log = logging.getLogger(__name__)
+
+_PATIENCE = 5.0
 
 
 class Deadlines:
     """The running calls of one consumer, each with the time at which it must be over.
 
     Args:
+        name: Of the consumer.
         seconds: For one call; None for no limit.
     """
 
-    def __init__(self, seconds: float | None) -> None:
+    def __init__(self, name: str, seconds: float | None) -> None:
         self._loop = asyncio.get_running_loop()
+        self._name = name
         self._seconds = seconds
         self._running: dict[asyncio.Task[object], float] = {}
-        self._overdue: set[asyncio.Task[object]] = set()
+        self._overdue: dict[asyncio.Task[object], asyncio.TimerHandle] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     def begin(self) -> asyncio.Task[object]:
@@ -40,14 +49,18 @@ class Deadlines:
         """The call is over.
 
         Returns:
-            Whether it was cancelled for being late. That cancellation is then taken back, so that
-            the task goes on; one from elsewhere stays.
+            Whether it was cancelled for being late. That cancellation is then taken back, as is
+            any that the call has made itself, so that the task goes on; one from elsewhere stays.
         """
-        if self._running.pop(task, None) is not None or task not in self._overdue:
+        self._running.pop(task, None)
+        if not task.cancelling():
             return False
-        self._overdue.discard(task)
-        task.uncancel()
-        return True
+        complaint = self._overdue.pop(task, None)
+        if complaint is not None:
+            complaint.cancel()
+            task.uncancel()
+        reinstate(task)
+        return complaint is not None
 
     def close(self) -> None:
         """Cancel nothing any more."""
@@ -63,5 +76,11 @@ class Deadlines:
                 self._timer = self._loop.call_at(deadline, self._expire)
                 return
             del self._running[task]
-            self._overdue.add(task)
+            self._overdue[task] = self._loop.call_later(_PATIENCE, self._complain)
             task.cancel()
+
+    def _complain(self) -> None:
+        log.error(
+            "handler is late, and goes on though it was cancelled: waiting for it",
+            extra={"consumer": self._name, "timeout": self._seconds},
+        )

@@ -15,7 +15,7 @@ from workerkit.errors import HandlerCancelled, HandlerExit, HandlerTimeout, Reje
 from workerkit.options import Options
 from workerkit.retry import RetryPolicy, next_delay
 from workerkit.signature import Arguments
-from workerkit.supervisor import guarded
+from workerkit.supervisor import guarded, is_ending
 from workerkit.threads import Threads
 
 log = logging.getLogger(__name__)
@@ -69,7 +69,7 @@ class Endpoint:
             timeout = None
         if signature.provides:
             self._handle = partial(_injected, self._handle, signature.provided)
-        self._deadlines = Deadlines(timeout)
+        self._deadlines = Deadlines(options.name, timeout)
 
     async def process(self, delivery: Delivery) -> Outcome:
         """Call `handle` and decide what becomes of *delivery*; settle nothing.
@@ -139,8 +139,10 @@ class Endpoint:
             return self._failed(task, error)
 
     def _returned(self, task: "asyncio.Task[Any]", value: object) -> Outcome:
-        """The outcome of a call that has returned *value*."""
-        self._deadlines.end(task)
+        """The outcome of a call that has returned *value*; one that was late is a failure."""
+        if self._deadlines.end(task):
+            failure = self._interrupted(late=True)
+            return Outcome(self._meant_by(failure), failure)
         return self._handled if value is None else Outcome(self._handled.action, None, value)
 
     def _failed(self, task: "asyncio.Task[Any]", error: BaseException) -> Outcome:
@@ -151,7 +153,7 @@ class Endpoint:
             HandlerExit: The process has to end.
         """
         late = self._deadlines.end(task)
-        if task.cancelling() and isinstance(error, Exception | asyncio.CancelledError):
+        if is_ending(task, error) and isinstance(error, Exception | asyncio.CancelledError):
             # Asked to stop, drivers raise errors of their own: that is no failure either.
             raise asyncio.CancelledError from error
         if isinstance(error, asyncio.CancelledError):

@@ -20,7 +20,7 @@ from workerkit.errors import RunError
 from workerkit.metrics import Metrics
 from workerkit.places import place, said
 from workerkit.readiness import Readiness
-from workerkit.supervisor import LATE, finish, guarded
+from workerkit.supervisor import LATE, cancel, disown, finish, guarded, own
 from workerkit.watchdog import Watchdog
 from workerkit.wire import Context, Declared, Wire
 
@@ -58,6 +58,7 @@ class Process:
         self._container = container
         self._resources = Resources(container)
         self._publisher: Any = None
+        self._kept: set[asyncio.Task[None]] = set()
         self._endpoints: list[Endpoint] = []
         self._wires: list[Wire] = []
         self._watchdog: Watchdog | None = None
@@ -104,6 +105,14 @@ class Process:
         Returns:
             What could not be stopped or closed cleanly, one sentence each.
         """
+        try:
+            return await self._stop()
+        finally:
+            # None is left, unless it would not end, or the stop itself was cut off.
+            for task in self._kept:
+                cancel(task)
+
+    async def _stop(self) -> list[str]:
         self.readiness.draining = True
         loop = asyncio.get_running_loop()
         grace_ends = loop.time() + self._assembly.settings.shutdown_grace
@@ -116,6 +125,8 @@ class Process:
             await finish({name: wire.drain() for name, wire in wires.items()}, left)
         if busy := self._busy():
             log.warning("grace is over: cancelling handlers", extra={"consumers": busy})
+            for task in self._kept:
+                disown(task)
             await finish({name: wire.cancel() for name, wire in wires.items()}, HARD_DEADLINE)
         if busy := self._busy():
             self.abandoned += busy
@@ -176,10 +187,13 @@ class Process:
 
     def _keep(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
         task = asyncio.create_task(work, name=name)
+        own(task)
+        self._kept.add(task)
         task.add_done_callback(self._ended)
         return task
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
+        self._kept.discard(task)
         if task.cancelled() or (error := task.exception()) is None:
             return
         log.critical("stopping: a task failed", exc_info=error, extra={"task": task.get_name()})

@@ -25,6 +25,7 @@ from workerkit.places import said
 from workerkit.process import Process
 from workerkit.sections import LogSettings, OpsSettings
 from workerkit.settings import WorkerSettings
+from workerkit.supervisor import cancel
 from workerkit.variables import Variables
 from workerkit.version import __version__
 
@@ -262,7 +263,7 @@ async def _left_over() -> list[str]:
     """
     tasks = {each.get_name(): each for each in asyncio.all_tasks() - {asyncio.current_task()}}
     for task in tasks.values():
-        task.cancel()
+        cancel(task)
     executor = asyncio.create_task(asyncio.get_running_loop().shutdown_default_executor())
     tasks["threads of asyncio.to_thread"] = executor
     await asyncio.wait(tasks.values(), timeout=_LEFT_OVER)

@@ -5,7 +5,8 @@ import logging
 import random
 from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
-from typing import TypeVar
+from typing import Any, TypeVar
+from weakref import WeakKeyDictionary
 
 from workerkit.places import said
 
@@ -15,6 +16,8 @@ T = TypeVar("T")
 
 LATE = "it did not end in time"
 _AFTERMATH = 0.2
+
+_ours: "WeakKeyDictionary[asyncio.Task[Any], bool]" = WeakKeyDictionary()
 
 
 class Backoff:
@@ -41,6 +44,47 @@ class Backoff:
         self.attempt = 0
 
 
+def own(task: "asyncio.Task[Any]") -> None:
+    """Take a task over: until it is given up again, no cancellation is meant to end it.
+
+    Handlers cancel the task they run in, and mean something else: up to Python 3.12 a `TaskGroup`
+    with a child that fails leaves one cancellation behind.
+    """
+    _ours[task] = True
+
+
+def disown(task: "asyncio.Task[Any]") -> None:
+    """Give a task up: whoever cancels it now means it to end."""
+    _ours[task] = False
+
+
+def cancel(task: "asyncio.Task[Any]") -> None:
+    """Cancel a task, for it to end."""
+    disown(task)
+    task.cancel()
+
+
+def is_ending(task: "asyncio.Task[Any]", error: BaseException | None = None) -> bool:
+    """Whether a task was cancelled for it to end.
+
+    Args:
+        error: What its code raised. Of a task that was never ours only a `CancelledError` tells.
+    """
+    if not task.cancelling():
+        return False
+    ours = _ours.get(task)
+    if ours is None:
+        return error is None or isinstance(error, asyncio.CancelledError)
+    return not ours
+
+
+def reinstate(task: "asyncio.Task[Any]") -> None:
+    """Take back what code inside a task has cancelled, unless the task is to end."""
+    if _ours.get(task):
+        while task.uncancel():
+            pass
+
+
 async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) -> T:
     """Await under a deadline.
 
@@ -50,13 +94,14 @@ async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) 
     """
     task = asyncio.current_task()
     assert task is not None
+    before = task.cancelling()
     try:
         async with asyncio.timeout(seconds):
             return await awaitable
     except TimeoutError as error:
         raise otherwise from error
     except asyncio.CancelledError as error:
-        if task.cancelling():
+        if task.cancelling() > before:
             raise
         raise otherwise from error
 
@@ -71,7 +116,7 @@ async def paused(seconds: float, stopping: asyncio.Event) -> bool:
 async def cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
     """Cancel *tasks* and wait for them, however they end."""
     for task in tasks:
-        task.cancel()
+        cancel(task)
     if tasks:
         await asyncio.wait(tasks)
 
@@ -90,10 +135,11 @@ async def guarded(call: Awaitable[T]) -> T:
     """
     task = asyncio.current_task()
     assert task is not None
+    before = task.cancelling()
     try:
         return await call
     except asyncio.CancelledError as error:
-        if task.cancelling():
+        if task.cancelling() > before:
             raise
         raise Interrupted("it was cancelled from inside") from error
     except (SystemExit, KeyboardInterrupt) as error:
@@ -112,7 +158,7 @@ async def finish(calls: Mapping[str, Awaitable[object]], seconds: float) -> dict
     wrong = {}
     for name, task in tasks.items():
         if not task.done():
-            task.cancel()
+            cancel(task)
             wrong[name] = LATE
         elif not task.cancelled() and (error := task.exception()) is not None:
             log.error("could not end in good order", exc_info=error, extra={"what": name})

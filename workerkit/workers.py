@@ -5,6 +5,8 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any
 
+from workerkit.supervisor import is_ending
+
 
 class Workers:
     """Runs one coroutine function over and over in *size* tasks.
@@ -67,7 +69,7 @@ class Workers:
                 await self._work()
             finally:
                 self._stopped_working()
-            if task.cancelling():
+            if is_ending(task):
                 # What it did has swallowed the cancellation; there will be no second one.
                 return
             await self._rest()

@@ -6,11 +6,12 @@ import functools
 import logging
 import threading
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any
 
 import pytest
 
+from tests.records import errors
 from tests.waiting import eventually
 from workerkit import (
     Action,
@@ -158,7 +159,7 @@ async def test_deadlines_of_calls_that_overlap() -> None:
 
 
 async def test_a_handler_that_swallows_its_timeout() -> None:
-    """It was late, but it has done its work: that is a success, and nothing lingers."""
+    """It was late, and whether it has done its work is not known: a failure; nothing lingers."""
 
     async def handle(self: object, body: int) -> None:
         try:
@@ -169,7 +170,29 @@ async def test_a_handler_that_swallows_its_timeout() -> None:
     outcome = await endpoint(handle, timeout=0.05).process(message())
     await asyncio.sleep(0)
 
-    assert outcome.action is Action.ACK
+    assert outcome.action is Action.REQUEUE
+    assert isinstance(outcome.error, HandlerTimeout)
+
+
+async def test_a_handler_that_goes_on_after_its_timeout(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nobody can end it, so somebody has to know."""
+    monkeypatch.setattr("workerkit.deadlines._PATIENCE", 0.05)
+    go = asyncio.Event()
+
+    async def handle(self: object, body: int) -> None:
+        while not go.is_set():
+            with suppress(asyncio.CancelledError):
+                await go.wait()
+
+    task = asyncio.create_task(endpoint(handle, timeout=0.05).process(message()))
+    late = "handler is late, and goes on though it was cancelled: waiting for it"
+    await eventually(lambda: errors(caplog) == [late])
+    go.set()
+    outcome = await task
+
+    assert isinstance(outcome.error, HandlerTimeout)
 
 
 async def test_cancellation_passes_through() -> None:

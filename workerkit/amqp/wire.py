@@ -24,7 +24,7 @@ from workerkit.health import Health, Part
 from workerkit.options import Options
 from workerkit.places import place
 from workerkit.settings import WorkerSettings
-from workerkit.supervisor import cancelled
+from workerkit.supervisor import cancel, cancelled
 from workerkit.wire import Context, Declared, Hook
 
 log = logging.getLogger(__name__)
@@ -116,7 +116,7 @@ class AMQPWire:
         for link, keeping in zip(self._links.values(), self._keeping, strict=False):
             link.stop()
             if not link.connected:
-                keeping.cancel()
+                cancel(keeping)
         try:
             await cancelled(self._loops)
             await asyncio.gather(*(each.stop() for each in self._subscriptions))

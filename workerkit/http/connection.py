@@ -1,5 +1,6 @@
 """One client's connection, which may be slow and may send anything."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
 from time import perf_counter
@@ -13,6 +14,7 @@ from workerkit.http.request_ids import REQUEST_ID, identify
 from workerkit.http.sending import head, send, without_body
 from workerkit.logs import request_id
 from workerkit.observe import Unhandled
+from workerkit.supervisor import own
 
 log = logging.getLogger(__name__)
 
@@ -102,6 +104,12 @@ class Connection(web.RequestHandler):
         self.answering = request
         if request.method == "HEAD":
             without_body(request.writer)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Take over the task that aiohttp makes for all requests of the connection."""
+        super().connection_made(transport)
+        assert self._task_handler is not None
+        own(self._task_handler)
 
     def data_received(self, data: bytes) -> None:
         """Note that a request begins."""

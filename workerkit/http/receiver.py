@@ -17,6 +17,7 @@ from workerkit.http.request import HTTPRequest
 from workerkit.http.request_ids import identify
 from workerkit.http.signature import RequestSignature
 from workerkit.observe import Settled, notify
+from workerkit.supervisor import is_ending
 from workerkit.wire import Context
 
 
@@ -75,6 +76,9 @@ class Receiver:
             if self._body is not None:
                 delivery.raw = await self._received(request, self._body.required)
             outcome = await self._process(delivery)
+            if outcome.error is not None and is_ending(request.task):
+                # Asked to stop, drivers raise errors of their own: that is no failure either.
+                raise asyncio.CancelledError from outcome.error
         except InvalidRequest as error:
             outcome = Outcome(Action.REJECT, error)
         except HandlerExit as error:

@@ -10,6 +10,7 @@ from workerkit.http.connection import Connection, begun, is_event_stream
 from workerkit.http.shortcuts import Shortcuts
 from workerkit.observe import Unhandled
 from workerkit.sections import HTTPSettings
+from workerkit.supervisor import cancel
 
 KEEP_ALIVE = 75.0
 """Seconds that a connection may rest between requests: longer than proxies usually keep it."""
@@ -99,7 +100,7 @@ class Server:
                 connection.force_close()
             elif is_event_stream(request):
                 # It has no end of its own, and its client connects again, elsewhere.
-                request.task.cancel()
+                cancel(request.task)
 
     async def drain(self) -> None:
         """Return once every request is answered, and every answer is sent."""
@@ -111,7 +112,7 @@ class Server:
         """Cancel the handling of requests, drop connections that rest, and wait for both."""
         for connection in list(self._open):
             if (request := connection.request) is not None:
-                request.task.cancel()
+                cancel(request.task)
             else:
                 connection.force_close()
         await self.drain()
