@@ -14,6 +14,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.defaults import unknown_default
 from pythonjsonlogger.json import JsonFormatter
 
+from workerkit.places import formatted
 from workerkit.sections import LogSettings
 
 LIBRARIES = ("aio_pika", "aiormq")
@@ -67,7 +68,7 @@ class TextFormatter(logging.Formatter):
         """Return the record as one line, followed by the lines of exception and stack."""
         line = f"{_timestamp(record)} {record.levelname} {record.name}: {record.getMessage()}"
         fields = " ".join(f"{key}={_quoted(value)}" for key, value in _fields(record).items())
-        parts = [f"{line}  {fields}" if fields else line, _exception(self, record)]
+        parts = [f"{line}  {fields}" if fields else line, _exception(record)]
         if record.stack_info:
             parts.append(record.stack_info)
         return "\n".join(filter(None, parts))
@@ -90,7 +91,7 @@ class JSONFormatter(JsonFormatter):
         }
         for name, value in _fields(record).items():
             line[f"{name}_" if name in _OURS else name] = _jsonable(value)
-        if exception := _exception(self, record):
+        if exception := _exception(record):
             line["exception"] = exception
         if record.stack_info:
             line["stack"] = record.stack_info
@@ -120,11 +121,10 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return fields
 
 
-def _exception(formatter: logging.Formatter, record: logging.LogRecord) -> str | None:
+def _exception(record: logging.LogRecord) -> str | None:
     # `exc_info=True` outside of an except block leaves a triple of None.
     if record.exc_info and record.exc_info[1] is not None:
-        # The method of `logging`: python-json-logger's may also return a list.
-        return logging.Formatter.formatException(formatter, record.exc_info)
+        return formatted(record.exc_info[1]).rstrip("\n")
     return record.exc_text
 
 

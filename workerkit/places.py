@@ -1,6 +1,7 @@
 """Where a class or a function is written, as it stands in messages."""
 
 import inspect
+import traceback
 from collections.abc import Callable
 from pathlib import Path
 from tokenize import TokenError
@@ -39,6 +40,19 @@ def text_of(error: BaseException) -> str:
         return str(error)
     except Exception:
         return ""
+
+
+def formatted(error: BaseException, limit: int | None = None) -> str:
+    """An exception with its traceback; without its chain and text where its class fails at those.
+
+    Args:
+        limit: Of frames, the innermost where it is negative.
+    """
+    try:
+        return "".join(traceback.format_exception(error, limit=limit))
+    except Exception:
+        frames = "".join(traceback.format_tb(error.__traceback__, limit))
+        return f"Traceback (most recent call last):\n{frames}{type(error).__qualname__}\n"
 
 
 def said(error: BaseException) -> str:

@@ -1,7 +1,6 @@
 """Move messages that nobody can handle to `<queue>.dlq`, with the evidence in their headers."""
 
 import socket
-import traceback
 from collections.abc import Iterator
 from typing import Any
 
@@ -11,7 +10,7 @@ from workerkit.amqp.properties import Properties
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue
 from workerkit.delivery import Outcome
 from workerkit.errors import Signal
-from workerkit.places import text_of
+from workerkit.places import formatted, text_of
 from workerkit.version import __version__
 
 # All headers of a message have to fit one frame of 128 KiB beside the sender's own.
@@ -55,7 +54,8 @@ def evidence(message: AMQPMessage[Any], outcome: Outcome, consumer: str) -> dict
         origin = _origin(error)
         headers["error"] = type(origin).__qualname__
         if not isinstance(origin, Signal):
-            headers["traceback"] = _shortened(_traceback(origin), _LONGEST_TRACEBACK)
+            # The innermost frames tell most, and long chains repeat themselves.
+            headers["traceback"] = _shortened(formatted(origin, limit=-20), _LONGEST_TRACEBACK)
     told = {OURS + name: value for name, value in headers.items()}
     return {**history(message, failed_at), ATTEMPT: message.attempt, **told}
 
@@ -86,11 +86,6 @@ def _reason(error: Exception | None) -> str:
         return "dead-lettered by the handler"
     told = error if not isinstance(error, Signal) or error.reason else _origin(error)
     return text_of(told) or type(told).__qualname__
-
-
-def _traceback(error: BaseException) -> str:
-    # The innermost frames tell most, and long chains repeat themselves.
-    return "".join(traceback.format_exception(error, limit=-20))
 
 
 def _shortened(text: str, longest: int) -> str:
