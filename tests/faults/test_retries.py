@@ -19,6 +19,7 @@ from workerkit import (
     Action,
     AMQPConsumer,
     AMQPMessage,
+    Publisher,
     Queue,
     Reject,
     Retry,
@@ -243,6 +244,107 @@ async def test_d2_without_a_policy_there_is_no_end_to_retries(
 
     assert recorder.actions[:2] == ["retry", "retry"]
     assert dead.ready == 0
+
+
+async def test_d2_a_handler_may_do_what_it_likes_to_the_headers(url: str, client: Client) -> None:
+    """Whoever strips them before forwarding a message changes nothing for the message itself."""
+    attempts: list[int] = []
+
+    def handle(message: AMQPMessage[bytes]) -> None:
+        attempts.append(message.attempt)
+        message.headers.clear()
+        message.headers["x-workerkit-attempt"] = 7
+        raise KeyError("no")
+
+    async with running(url, consumer(handle, retry=RetryPolicy((0, 0.1), jitter=0))):
+        await client.send("orders", b"a")
+        letter = await client.take("orders.dlq")
+
+    assert attempts == [1, 2, 3]
+    assert letter.evidence["attempt"] == 3
+
+
+async def test_d3_the_limit_of_a_quorum_queue_counts_whatever_a_handler_does_to_the_headers(
+    url: str, client: Client
+) -> None:
+    """Its message is dead-lettered, with what was raised, before the broker would drop it."""
+
+    def handle(message: AMQPMessage[bytes]) -> None:
+        message.headers.clear()
+        raise KeyError("no")
+
+    async with running(url, consumer(handle, Queue("orders", "quorum", delivery_limit=1))):
+        await client.send("orders", b"a")
+        letter = await client.take("orders.dlq")
+
+    assert letter.evidence["error"] == "KeyError"
+
+
+async def test_d2_tries_are_those_of_one_queue(url: str, client: Client) -> None:
+    """Forwarded with all of its headers, or dead-lettered and read there, a message begins anew."""
+    seen: list[tuple[str, int, str]] = []
+    policy = RetryPolicy(delays=(0.1,), jitter=0)
+
+    class Orders(AMQPConsumer):
+        queues = ["orders"]
+        retry = policy
+
+        def __init__(self, publisher: Publisher) -> None:
+            self.publisher = publisher
+
+        async def handle(self, message: AMQPMessage[bytes]) -> None:
+            seen.append((message.queue, message.attempt, message.routing_key))
+            if message.attempt == 2:
+                await self.publisher.publish(message.raw, "others", headers=message.headers)
+            raise KeyError("no")
+
+    def note(message: AMQPMessage[bytes]) -> None:
+        seen.append((message.queue, message.attempt, message.routing_key))
+        raise KeyError("no")
+
+    others = type("Others", (consumer(note, "others", "orders.dlq", retry=policy),), {})
+    async with running(url, Orders, others):
+        await client.send("orders", b"a")
+        letters = [await client.take(f"{name}.dlq") for name in ("others", "orders.dlq")]
+
+    assert sorted(seen) == [
+        *(("orders", attempt, "orders") for attempt in (1, 2)),
+        *(("orders.dlq", attempt, "orders") for attempt in (1, 2)),
+        *(("others", attempt, "others") for attempt in (1, 2)),
+    ]
+    assert [each.evidence["attempt"] for each in letters] == [2, 2]
+
+
+# The column is text, which `traceback` adds to a number.
+WRONG_PLACE: Any = ("t.html", 1, "3", "{{ x")
+
+
+class Unspeakable(Exception):
+    """Fails whoever asks for its cause."""
+
+    @property
+    def __cause__(self) -> BaseException:  # type: ignore[override]
+        raise RuntimeError("no cause")
+
+
+@pytest.mark.parametrize("error", [SyntaxError("bad", WRONG_PLACE), Unspeakable("bad")], ids=type)
+async def test_d2_an_exception_that_cannot_be_written_down(
+    url: str, client: Client, error: Exception
+) -> None:
+    """It has its tries, and its dead letter has what can be told of it."""
+    calls: list[int] = []
+
+    def handle(message: AMQPMessage[bytes]) -> None:
+        calls.append(message.attempt)
+        raise error
+
+    async with running(url, consumer(handle, retry=RetryPolicy((0,)))):
+        await client.send("orders", b"a")
+        letter = await client.take("orders.dlq")
+
+    assert calls == [1, 2]
+    assert letter.evidence["error"] == type(error).__qualname__
+    assert "in handle" in letter.evidence["traceback"]
 
 
 async def test_d2_the_last_try_may_not_ask_for_more(url: str, client: Client) -> None:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
-from workerkit.amqp.message import OURS, AMQPMessage
+from workerkit.amqp.message import ATTEMPT, OURS, AMQPMessage
 from workerkit.errors import Reject
 
 REPLAYS = f"{OURS}replays"
@@ -40,7 +40,7 @@ class Evidence:
     @classmethod
     def of(cls, message: AMQPMessage[Any]) -> Self:
         """Read the headers of *message*."""
-        headers = message.headers
+        headers = message.sent
 
         def text(name: str) -> str | None:
             value = headers.get(OURS + name)
@@ -50,14 +50,14 @@ class Evidence:
         # Ours always have a reason, and no class where a handler decided without raising.
         error = text("error") or (None if reason is None else Reject.__qualname__)
         death = _last_death(headers.get(_DEATHS))
-        replays = headers.get(REPLAYS)
+        attempt, replays = headers.get(ATTEMPT), headers.get(REPLAYS)
         return cls(
             queue=text("queue"),
             consumer=text("consumer"),
             error=error,
             reason=reason or _reason(death),
             traceback=text("traceback"),
-            attempt=message.attempt if f"{OURS}attempt" in headers else None,
+            attempt=attempt if type(attempt) is int and attempt > 0 else None,
             replays=replays if type(replays) is int and replays > 0 else 0,
             failed_at=moment(text("failed-at")) or _time(death),
             first_failed_at=moment(text("first-failed-at")),

@@ -10,12 +10,14 @@ from typing_extensions import TypeVar
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.properties import Properties, decode, readable
+from workerkit.amqp.queue import DEAD_LETTER_SUFFIX
 from workerkit.delivery import Action, Delivery
 
 T = TypeVar("T", default=Any)
 
 OURS = "x-workerkit-"
 ATTEMPT = f"{OURS}attempt"
+QUEUE = f"{OURS}queue"
 EXCHANGE, ROUTING_KEY = f"{OURS}exchange", f"{OURS}routing-key"
 DELIVERY_COUNT = "x-delivery-count"
 _MOST_ATTEMPTS = 1_000_000
@@ -94,7 +96,15 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @cached_property
     def headers(self) -> dict[str, Any]:
-        """The headers; empty where there are none or they cannot be decoded."""
+        """The headers; empty where there are none or they cannot be decoded.
+
+        They are the handler's: what becomes of the message does not depend on what it does to them.
+        """
+        return dict(self.sent)
+
+    @cached_property
+    def sent(self) -> dict[str, Any]:
+        """The headers as they came."""
         try:
             return table.decode(self.properties.table or b"\0\0\0\0")
         except table.MalformedTable:
@@ -136,13 +146,13 @@ class AMQPMessage(Delivery, Generic[T]):
 
         A retry comes by way of the default exchange, and its headers know the first one.
         """
-        first = self.headers.get(EXCHANGE)
+        first = self._first(EXCHANGE)
         return first if isinstance(first, str) else self._short_string(1)
 
     @property
     def routing_key(self) -> str:
         """The routing key it was published with."""
-        first = self.headers.get(ROUTING_KEY)
+        first = self._first(ROUTING_KEY)
         if isinstance(first, str):
             return first
         return self._short_string(2 + self._envelope[1] if len(self._envelope) > 1 else 1)
@@ -150,7 +160,7 @@ class AMQPMessage(Delivery, Generic[T]):
     @property
     def attempt(self) -> int:
         """Which try this is, from 1, as the header `x-workerkit-attempt` counts."""
-        return self.__dict__.get("attempt") or self._count(ATTEMPT, otherwise=1)
+        return self.__dict__.get("attempt") or _count(self.past(ATTEMPT), otherwise=1)
 
     @attempt.setter
     def attempt(self, attempt: int) -> None:
@@ -166,14 +176,27 @@ class AMQPMessage(Delivery, Generic[T]):
     @property
     def delivery_count(self) -> int:
         """How often a quorum queue took it back; 0 on a classic queue, which does not count."""
-        return self._count(DELIVERY_COUNT, otherwise=0)
+        return _count(self.sent.get(DELIVERY_COUNT), otherwise=0)
 
-    def _count(self, header: str, otherwise: int) -> int:
-        value = self.headers.get(header)
-        if type(value) is int and otherwise <= value <= _MOST_ATTEMPTS:
-            return value
-        return otherwise
+    def past(self, header: str) -> Any:
+        """What a header of ours tells of its past; None if that was in another queue.
+
+        Whoever forwards a message, broker or handler, forwards its headers.
+        """
+        return self.sent.get(header) if self.sent.get(QUEUE, self.queue) == self.queue else None
+
+    def _first(self, header: str) -> Any:
+        """The same, of a dead letter too: it tells of the queue that it comes from."""
+        before = self.sent.get(QUEUE, self.queue)
+        is_told = self.queue in (before, f"{before}{DEAD_LETTER_SUFFIX}")
+        return self.sent.get(header) if is_told else None
 
     def _short_string(self, position: int) -> str:
         size = self._envelope[position] if position < len(self._envelope) else 0
         return self._envelope[position + 1 : position + 1 + size].decode(errors="replace")
+
+
+def _count(value: object, otherwise: int) -> int:
+    if type(value) is int and otherwise <= value <= _MOST_ATTEMPTS:
+        return value
+    return otherwise

@@ -108,12 +108,12 @@ class Moves:
 def history(message: AMQPMessage[Any], failed_at: str) -> dict[str, Any]:
     """The headers that tell a copy's past: where it was published to, and when it first failed."""
     told = {
-        FIRST_FAILED_AT: message.headers.get(FIRST_FAILED_AT, failed_at),
+        FIRST_FAILED_AT: message.past(FIRST_FAILED_AT) or failed_at,
         EXCHANGE: message.exchange,
         ROUTING_KEY: message.routing_key,
     }
-    if "CC" in message.headers:
-        told[f"{OURS}cc"] = message.headers["CC"]
+    if "CC" in message.sent:
+        told[f"{OURS}cc"] = message.sent["CC"]
     return told
 
 

@@ -136,7 +136,7 @@ def replayed(message: AMQPMessage[Any], queue: str) -> Properties:
     and where it was published to first, if that was not this queue: `handle` may ask for it.
     """
     told: dict[str, Any] = {REPLAYS: Evidence.of(message).replays + 1}
-    if (message.exchange, message.routing_key) != ("", queue) and EXCHANGE in message.headers:
+    if (message.exchange, message.routing_key) != ("", queue) and EXCHANGE in message.sent:
         told |= {EXCHANGE: message.exchange, ROUTING_KEY: message.routing_key}
     headers = message.properties.table or table.encode({})
     # What is no table cannot be added to, and stays as it is.

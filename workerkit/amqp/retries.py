@@ -6,7 +6,7 @@ one that waits for a minute would hold back those that wait for a second.
 
 from typing import Any
 
-from workerkit.amqp.message import ATTEMPT, AMQPMessage
+from workerkit.amqp.message import ATTEMPT, QUEUE, AMQPMessage
 from workerkit.amqp.moving import Moves, copied, history, now
 from workerkit.amqp.queue import Queue
 from workerkit.delivery import Outcome
@@ -29,6 +29,10 @@ class Retries:
             PublishError: The copy has not safely arrived: the original must stay.
         """
         waiting = self._queues[message.queue].retries(outcome.delay)
-        told = {ATTEMPT: message.attempt + 1, **history(message, now())}
+        told = {
+            ATTEMPT: message.attempt + 1,
+            QUEUE: message.queue,
+            **history(message, now()),
+        }
         properties = copied(message, told, expiration=pause(outcome, self._policy))
         await self._moves.move(message, waiting, iter([properties]))

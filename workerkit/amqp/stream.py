@@ -34,7 +34,7 @@ class Position:
 
     def note(self, message: AMQPMessage[Any]) -> None:
         """A message has come."""
-        offset = message.headers.get(_OFFSET)
+        offset = message.sent.get(_OFFSET)
         if isinstance(offset, int):
             self._forget_settled()
             self._offsets[message.tag] = self._last = offset
