@@ -79,12 +79,14 @@ class Answered(Protocol):
         status: Of the answer.
         request_size: Bytes of the body; None where nobody counted, as with what is streamed.
         response_size: The same of the answer.
+        seconds: From the request to the answer.
     """
 
     method: str
     status: int
     request_size: int | None
     response_size: int | None
+    seconds: float
 
 
 class _Requests(NamedTuple):
@@ -168,7 +170,7 @@ class Metrics:
             self._not_acknowledged(record)
         its.seconds.put_aside(seconds)
         if its.requests is not None:
-            self._answered(its.requests, source, delivery, seconds)
+            self._answered(its.requests, source, delivery)
         its.left -= 1
         if not its.left:
             its.fold()
@@ -266,16 +268,14 @@ class Metrics:
         elif record.action is Action.DEAD_LETTER:
             self._dead_letters.add(*labels, name)
 
-    def _answered(
-        self, known: dict[tuple[str, int], _Requests], route: str, request: Any, seconds: float
-    ) -> None:
+    def _answered(self, known: dict[tuple[str, int], _Requests], route: str, request: Any) -> None:
         answered: Answered = request
         key = answered.method, answered.status
         measured = known.get(key)
         if measured is None:
             measured = self._measures(route, *key)
             known[_known(answered.method), answered.status] = measured
-        measured[0].put_aside(seconds)
+        measured[0].put_aside(answered.seconds)
         if (size := answered.request_size) is not None:
             measured[1].put_aside(size)
         if (size := answered.response_size) is not None:

@@ -64,6 +64,7 @@ class Request(Delivery):
         self.status = status
         self.request_size = request_size
         self.response_size = response_size
+        self.seconds = 0.75
 
 
 def made(readiness: Readiness | None = None, **settings: Any) -> Metrics:
@@ -357,7 +358,7 @@ def test_requests_are_counted_by_route_method_and_status() -> None:
 
     labels = {"route": "/orders/{order_id}", "method": "PUT", "status": "201"}
     assert value(metrics, "workerkit_http_request_seconds_count", **labels) == 1
-    assert value(metrics, "workerkit_http_request_seconds_sum", **labels) == 0.5
+    assert value(metrics, "workerkit_http_request_seconds_sum", **labels) == 0.75
     assert value(metrics, "workerkit_http_request_size_bytes_sum", **labels) == 20
     assert value(metrics, "workerkit_http_response_size_bytes_sum", **labels) == 300
 

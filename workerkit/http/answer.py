@@ -1,5 +1,6 @@
 """What becomes of a request: an outcome turned into the answer that the client gets."""
 
+import asyncio
 import math
 
 from aiohttp import ClientConnectionResetError, web
@@ -15,7 +16,9 @@ _JSON = {"Content-Type": JSON}
 _CLIENT_LEFT = 499  # As nginx has it; no client ever sees it.
 
 
-def answer(outcome: Outcome, status: int) -> tuple[web.StreamResponse, Outcome]:
+def answer(
+    outcome: Outcome, status: int, transport: asyncio.BaseTransport | None
+) -> tuple[web.StreamResponse, Outcome]:
     """Make the answer to a request, and say what is settled by it.
 
     | outcome | answer |
@@ -30,6 +33,7 @@ def answer(outcome: Outcome, status: int) -> tuple[web.StreamResponse, Outcome]:
 
     Args:
         status: Of an answer that does not say.
+        transport: To the client; None where that has left.
 
     Returns:
         The answer, and the outcome as it is settled: an exception of aiohttp's below 500 is an
@@ -37,18 +41,21 @@ def answer(outcome: Outcome, status: int) -> tuple[web.StreamResponse, Outcome]:
     """
     try:
         if outcome.error is not None:
-            return _raised(outcome, outcome.error)
+            return _raised(outcome, outcome.error, transport)
         return _returned(outcome.value, status), outcome
     except Exception as failure:
         # The value's own code may raise anything: serializers, computed fields.
         return problem(500), Outcome(Action.REJECT, failure)
 
 
-def _raised(outcome: Outcome, error: Exception) -> tuple[web.StreamResponse, Outcome]:
+def _raised(
+    outcome: Outcome, error: Exception, transport: asyncio.BaseTransport | None
+) -> tuple[web.StreamResponse, Outcome]:
     if isinstance(error, web.HTTPException):
         failed = error.status >= 500
         return error, Outcome(Action.REJECT, error) if failed else Outcome(Action.ACK, value=error)
-    if isinstance(error, ClientConnectionResetError):
+    has_left = transport is None or transport.is_closing()
+    if has_left and isinstance(error, ClientConnectionResetError):
         # What a stream meets whose client has left: it has done what it could.
         return web.Response(status=_CLIENT_LEFT), Outcome(Action.ACK)
     action = Action.RETRY if isinstance(error, Retry) else Action.REJECT

@@ -3,17 +3,22 @@
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Coroutine
+from contextlib import suppress
 from time import perf_counter
 from typing import Any
 
 from aiohttp import StreamReader, web
 
+from workerkit.delivery import Action, Outcome
+from workerkit.errors import Reject, Retry
+from workerkit.http.answer import answer
 from workerkit.http.problem import PROBLEM, of_exception, problem
-from workerkit.http.request import size_of
+from workerkit.http.request import HTTPRequest, size_of
 from workerkit.http.request_ids import REQUEST_ID, identify
 from workerkit.http.sending import head, send, without_body
 from workerkit.logs import request_id
 from workerkit.observe import Unhandled
+from workerkit.places import said
 from workerkit.supervisor import own
 
 log = logging.getLogger(__name__)
@@ -46,6 +51,8 @@ class Connection(web.RequestHandler):
         begun: The request that a middleware got, until the answer is sent.
         answering: The request that a view answers, until the answer is sent.
         last: Close it behind the next answer.
+        settled: What a view has answered, and whom to tell once it is known what the client gets:
+            middlewares may change it, and the status of a file shows when it is sent.
     """
 
     __slots__ = (
@@ -63,6 +70,7 @@ class Connection(web.RequestHandler):
         "answering",
         "begun",
         "last",
+        "settled",
     )
 
     def __init__(
@@ -89,6 +97,7 @@ class Connection(web.RequestHandler):
         self.begun: web.Request | None = None
         self.answering: web.Request | None = None
         self.last = False
+        self.settled: tuple[HTTPRequest, Callable[[], object]] | None = None
 
     @property
     def request(self) -> web.Request | None:
@@ -125,16 +134,30 @@ class Connection(web.RequestHandler):
         self._heard, self._asked = False, True
         self._left = None if request.content.is_eof() else request.content
         known = request_id.get() or identify(request)
-        if type(resp) is not web.Response and isinstance(resp, web.HTTPException):
-            resp = of_exception(resp, request.method)
+        if type(resp) is not web.Response:
+            resp = self._answer_of(resp, request)
         if self.last:
             resp.force_close()
         if self.answering is None:
             self._unhandled(self._told(request, resp))
         if not self._signals and (begin := head(request, resp, known)) is not None:
+            if self.settled is not None:
+                self._settle(resp)
             return send(request, begin, resp, self.release)
         resp.headers[REQUEST_ID] = known
-        return self._finish(super().finish_response(request, resp, start_time))
+        return self._finish(super().finish_response(request, resp, start_time), resp)
+
+    def _answer_of(self, answer: object, request: web.BaseRequest) -> web.StreamResponse:
+        """What is sent for what a middleware gave."""
+        if isinstance(answer, web.HTTPException):
+            return of_exception(answer, request.method)
+        if isinstance(answer, web.StreamResponse):
+            return answer
+        log.error(
+            "middleware failed: it has to return the response",
+            extra={"path": request.path, "returned": type(answer).__qualname__},
+        )
+        return problem(500)
 
     def _told(self, request: web.BaseRequest, answer: web.StreamResponse) -> Unhandled:
         # What is no HTTP request was never compared with a route.
@@ -150,12 +173,24 @@ class Connection(web.RequestHandler):
         )
 
     async def _finish(
-        self, sending: Coroutine[Any, Any, tuple[web.StreamResponse, bool]]
+        self, sending: Coroutine[Any, Any, tuple[web.StreamResponse, bool]], answer: Any
     ) -> tuple[web.StreamResponse, bool]:
         try:
             return await sending
         finally:
+            self._settle(answer)
             self.release()
+
+    def _settle(self, answer: web.StreamResponse | None) -> None:
+        """Tell what became of a view's answer; None where nothing was sent."""
+        if self.settled is None:
+            return
+        (delivery, tell), self.settled = self.settled, None
+        if answer is not None:
+            delivery.answered(answer)
+        if self._since is not None:
+            delivery.seconds = perf_counter() - self._since
+        tell()
 
     def handle_error(
         self,
@@ -179,6 +214,11 @@ class Connection(web.RequestHandler):
             response = problem(400, "this is no HTTP request")
             response.force_close()
             return response
+        if isinstance(exc, Reject | Retry):
+            return answer(Outcome(Action.REJECT, exc), status, request.transport)[0]
+        if isinstance(exc, web.RequestPayloadError | ConnectionError):
+            log.info("request broken off", extra={"client": request.remote, "error": said(exc)})
+            return problem(400, "the body is broken off, or encoded wrongly")
         log.error("middleware failed", exc_info=exc, extra={"path": request.path})
         return problem(status)
 
@@ -219,6 +259,7 @@ class Connection(web.RequestHandler):
 
     def release(self) -> None:
         """Nothing is done for its request any more."""
+        self._settle(None)
         self.answering = self.begun = self._since = None
         if self.last:
             self.close()
@@ -237,8 +278,11 @@ class Connection(web.RequestHandler):
 async def begun(
     request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
 ) -> web.StreamResponse:
-    """Stand before the user's middlewares: their requests have ids, and are waited for."""
+    """Stand before the user's middlewares: their requests have ids, limits, and are waited for."""
     identify(request)
+    # Of a view it is a partial call of a receiver's method.
+    receiver = getattr(getattr(request.match_info.handler, "func", None), "__self__", None)
+    request = limited(request, getattr(receiver, "max_body", None))
     connection = request.protocol
     assert isinstance(connection, Connection)
     connection.begin(request)
@@ -250,6 +294,16 @@ async def begun(
         # Nothing is going to be sent.
         connection.release()
         raise
+
+
+def limited(request: web.Request, max_body: int | None) -> web.Request:
+    """The request, whose body may have so many bytes; None leaves it as it is."""
+    if max_body is None or request.client_max_size == max_body:
+        return request
+    # A body that a middleware has read is as large as it is.
+    with suppress(RuntimeError):
+        return request.clone(client_max_size=max_body)
+    return request
 
 
 def is_event_stream(request: web.Request) -> bool:

@@ -1,7 +1,7 @@
 """Answers the requests for one method of a view."""
 
 import asyncio
-from contextlib import suppress
+from functools import partial
 from time import perf_counter
 
 from aiohttp import hdrs, web
@@ -11,7 +11,7 @@ from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.errors import HandlerExit, InvalidRequest
 from workerkit.http.answer import answer
-from workerkit.http.connection import Connection, is_event_stream
+from workerkit.http.connection import Connection, is_event_stream, limited
 from workerkit.http.problem import of_exception
 from workerkit.http.request import HTTPRequest
 from workerkit.http.request_ids import identify
@@ -29,6 +29,7 @@ class Receiver:
         max_body: Bytes of a body; None leaves it to the server.
 
     Attributes:
+        max_body: The same.
         running: Requests that are being answered.
     """
 
@@ -46,7 +47,7 @@ class Receiver:
         self._body = signature.body
         self._takes_request = signature.takes_request
         self._status = status
-        self._max_body = max_body
+        self.max_body = max_body
         self._context = context
         self._observers = context.observers
 
@@ -62,19 +63,17 @@ class Receiver:
             web.HTTPException: It is the answer.
             ConnectionError: It ended with half of an answer sent, so the connection has to end.
         """
-        if self._max_body is not None:
-            # A body that a middleware has read stays as it is.
-            with suppress(RuntimeError):
-                request = request.clone(client_max_size=self._max_body)
+        request = limited(request, self.max_body)
         connection = request.protocol
         assert isinstance(connection, Connection)
         connection.answer(request)
         delivery = HTTPRequest(request, route, identify(request))
-        began = perf_counter()
+        came = began = perf_counter()
         self.running += 1
         try:
             if self._body is not None:
                 delivery.raw = await self._received(request, self._body.required)
+                began = perf_counter()
             outcome = await self._process(delivery)
             if outcome.error is not None and is_ending(request.task):
                 # Asked to stop, drivers raise errors of their own: that is no failure either.
@@ -91,23 +90,32 @@ class Receiver:
             raise
         finally:
             self.running -= 1
-        return self._settled(delivery, outcome, began)
+        now = perf_counter()
+        delivery.seconds = now - came
+        return self._settled(connection, delivery, outcome, now - began)
 
-    def _settled(self, delivery: HTTPRequest, outcome: Outcome, began: float) -> web.StreamResponse:
-        """The answer that an outcome is, once the observers know of it; raised if it is raised."""
+    def _settled(
+        self, connection: Connection, delivery: HTTPRequest, outcome: Outcome, seconds: float
+    ) -> web.StreamResponse:
+        """The answer that an outcome is; raised if it is raised.
+
+        The observers are told of it, or will be, where somebody may still change it on its way.
+        """
         request = delivery.request
         raised: web.HTTPException | None = None
         if type(outcome.value) is web.Response and outcome.error is None:
             response: web.StreamResponse = outcome.value
         else:
-            response, outcome = answer(outcome, self._status)
+            response, outcome = answer(outcome, self._status, request.transport)
             if isinstance(response, web.HTTPException):
                 # Its own text is not what is sent.
                 raised, response = response, of_exception(response, request.method)
         delivery.answered(response)
-        seconds = perf_counter() - began
         record = Settled(self.name, delivery.route, delivery, outcome, outcome.action, seconds)
-        notify(self._observers, record)
+        if connection.begun is None and type(response) is web.Response:
+            notify(self._observers, record)
+        else:
+            connection.settled = delivery, partial(notify, self._observers, record)
         if request.writer.output_size and not (raised or response).prepared:
             raise ConnectionResetError("it ended with half of an answer sent")
         if raised is not None:
@@ -133,10 +141,10 @@ class Receiver:
             else:
                 async with asyncio.timeout(self._context.settings.http.read_timeout):
                     raw = await request.read()
-            if len(raw) > (limit := self._max_body or request.client_max_size):
+            if len(raw) > (limit := self.max_body or request.client_max_size):
                 raise web.HTTPRequestEntityTooLarge(limit, len(raw))
         except web.HTTPRequestEntityTooLarge as error:
-            text = f"the body is larger than {self._max_body or request.client_max_size} bytes"
+            text = f"the body is larger than {self.max_body or request.client_max_size} bytes"
             raise InvalidRequest(413, text) from error
         except TimeoutError as error:
             raise InvalidRequest(408, "the body did not come in time") from error

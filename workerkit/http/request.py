@@ -18,6 +18,7 @@ class HTTPRequest(Delivery):
         status: Of the answer; 0 before it is known.
         request_size: Bytes of the body that have come; None before the answer is known.
         response_size: Bytes of the answer's body; None for a stream, and before it is known.
+        seconds: From the request to the answer, with what middlewares have done in between.
     """
 
     __slots__ = (
@@ -29,6 +30,7 @@ class HTTPRequest(Delivery):
         "request_size",
         "response_size",
         "route",
+        "seconds",
         "status",
     )
 
@@ -46,6 +48,7 @@ class HTTPRequest(Delivery):
         self.response_size: int | None = None
         self.route = route
         self.id = id
+        self.seconds = 0.0
         self.body: object = None
         self.answer: web.StreamResponse | None = None
 
