@@ -22,6 +22,7 @@ from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
 from typing_extensions import TypedDict
 
 from workerkit.errors import InvalidBody
+from workerkit.shapes import members
 
 Decode = Callable[[bytes], Any]
 JSON = "application/json"
@@ -44,10 +45,11 @@ class UnknownType(TypeError):
 def decoder(type_: Any) -> Decode:
     """Make the function that reads a body as *type_*.
 
-    `bytes` is the body as it is, `str` its UTF-8 text; everything else is read as JSON: JSON
-    values (`dict`, `list`, `int`, `Any`...), a pydantic model, a dataclass, a `TypedDict`, a
-    `msgspec.Struct`. A type with a `Struct` in it, such as `dict[str, Struct]`, is msgspec's as a
-    whole. The function raises `InvalidBody`, whose text never contains the body.
+    `bytes` is the body as it is, `str` its UTF-8 text, also under another name, with constraints or
+    with None beside it; everything else is read as JSON: JSON values (`dict`, `list`, `int`,
+    `Any`...), a pydantic model, a dataclass, a `TypedDict`, a `msgspec.Struct`. A type with a
+    `Struct` in it, such as `dict[str, Struct]`, is msgspec's as a whole. The function raises
+    `InvalidBody`, whose text never contains the body.
 
     Raises:
         UnknownType: *type_* is none of these.
@@ -56,6 +58,8 @@ def decoder(type_: Any) -> Decode:
         return _identity
     if type_ is str:
         return _text
+    if is_verbatim(type_):
+        return _verbatim_decoder(type_)
     if holds_struct(type_):
         return _struct_decoder(type_)
     return _json_decoder(type_)
@@ -71,6 +75,15 @@ def adapter(type_: Any) -> TypeAdapter[Any]:
         return TypeAdapter(_rebuilt(type_))
     except (PydanticSchemaGenerationError, PydanticUserError, NameError, TypeError) as error:
         raise UnknownType(str(error).split("\n", 1)[0]) from error
+
+
+def is_verbatim(type_: Any) -> bool:
+    """Whether *type_* is text or bytes, taken as they come, not out of JSON.
+
+    It may have another name, constraints, or None as an alternative.
+    """
+    kinds = [kind for kind in members(type_) if kind is not types.NoneType]
+    return any(kinds and all(kind is each for kind in kinds) for each in (str, bytes))
 
 
 def is_struct(type_: Any) -> bool:
@@ -138,10 +151,20 @@ def _text(raw: bytes) -> str:
 
 def _json_decoder(type_: Any) -> Decode:
     validator = adapter(type_)
-    validate = validator.validator.validate_json
+    return _validating(validator, validator.validator.validate_json)
+
+
+def _verbatim_decoder(type_: Any) -> Decode:
+    validator = adapter(type_)
+    read: Decode = _text if str in members(type_) else _identity
+    validate = _validating(validator, validator.validator.validate_python)
+    return lambda raw: validate(read(raw))
+
+
+def _validating(validator: TypeAdapter[Any], validate: Callable[[Any], Any]) -> Decode:
     fields = frozenset(_fields(validator.core_schema))
 
-    def decode(raw: bytes) -> Any:
+    def validated(raw: Any) -> Any:
         try:
             return validate(raw)
         except ValidationError as error:
@@ -150,7 +173,7 @@ def _json_decoder(type_: Any) -> Decode:
             # Not chained: pydantic's own text contains the body.
             raise InvalidBody(_explain(findings), findings if is_json else ()) from None
 
-    return decode
+    return validated
 
 
 def _fields(schema: Any) -> Iterator[str]:

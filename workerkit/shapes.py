@@ -28,9 +28,12 @@ _DEEPEST = 8
 
 
 def members(annotation: Any) -> list[Any]:
-    """Return the alternatives of a type, without `Annotated`, aliases and nested unions."""
-    while get_origin(annotation) is Annotated or hasattr(annotation, "__value__"):
-        annotation = getattr(annotation, "__value__", None) or get_args(annotation)[0]
+    """Return the alternatives of a type, without `Annotated`, aliases and nested unions.
+
+    A `NewType` is what it was made of.
+    """
+    while (inner := _within(annotation)) is not None:
+        annotation = inner
     if get_origin(annotation) in (Union, UnionType):
         return [member for each in get_args(annotation) for member in members(each)]
     return [NoneType if annotation is None else annotation]
@@ -169,6 +172,13 @@ def input_names(name: str, field: FieldInfo, prefix: str, config: Mapping[str, A
     if not names or config.get("populate_by_name") or config.get("validate_by_name"):
         names.append(prefix + name)
     return names
+
+
+def _within(annotation: Any) -> Any:
+    """What a type is another name for; None where it stands for itself."""
+    if get_origin(annotation) is Annotated:
+        return get_args(annotation)[0]
+    return getattr(annotation, "__value__", None) or getattr(annotation, "__supertype__", None)
 
 
 def _part_as_written(kinds: list[Any], key: str, value: Any) -> Any:

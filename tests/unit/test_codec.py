@@ -1,15 +1,20 @@
 """Bodies in both directions."""
 
 import dataclasses
-from typing import Any, TypedDict
+from typing import Annotated, Any, NewType, TypedDict
 from uuid import UUID
 
 import msgspec
 import pytest
-from pydantic import BaseModel, field_validator
+from pydantic import BaseModel, Field, field_validator
+from typing_extensions import TypeAliasType
 
 from workerkit import InvalidBody
 from workerkit.codec import UnknownType, decoder, encode
+
+Line = NewType("Line", str)
+Frame = TypeAliasType("Frame", bytes)
+Short = Annotated[str, Field(max_length=3)]
 
 
 class Model(BaseModel):
@@ -51,6 +56,14 @@ class Strict(BaseModel):
         (bytes, b"\xff\x00", b"\xff\x00"),
         (bytes, b"", b""),
         (str, "é".encode(), "é"),
+        (Annotated[str, "a line"], b"null", "null"),
+        (Short, b"abc", "abc"),
+        (Short | None, b"", ""),
+        (Line, b"1", "1"),
+        (str | None, b"null", "null"),
+        (Annotated[bytes, Field(min_length=1)], b"\xff", b"\xff"),
+        (Frame, b"\xff", b"\xff"),
+        (bytes | None, b"\xff", b"\xff"),
         (Any, b'{"a": [1, null]}', {"a": [1, None]}),
         (dict[str, int], b'{"a": 1}', {"a": 1}),
         (int, b"3", 3),
@@ -72,6 +85,10 @@ def test_a_body_is_read_as_its_annotation(type_: Any, raw: bytes, value: object)
     ("type_", "raw", "text"),
     [
         (str, b"\xff", "not UTF-8 text"),
+        (Line, b"\xff", "not UTF-8 text"),
+        (Short, b"secret-body", "the body: String should have at most 3 characters"),
+        (Short | None, b"secret-body", "String should have at most 3 characters"),
+        (Annotated[bytes, Field(max_length=3)], b"secret-body", "at most 3 bytes"),
         (Model, b"secret-body", "Invalid JSON"),
         (Model, b"", "Invalid JSON"),
         (Model, b'{"id": "secret-body"}', "id: Input should be a valid integer"),

@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from types import UnionType
 from typing import Any, Union, get_args, get_origin
 
-from workerkit.codec import UnknownType, decoder
+from workerkit.codec import UnknownType, decoder, is_verbatim
 from workerkit.errors import InvalidBody
 from workerkit.signature import Read
 from workerkit.sse.consumer import Types
@@ -63,6 +63,9 @@ def _decoder(type_: Any) -> Decode:
         return _as_it_is
     if type_ is bytes:
         return str.encode
+    if is_verbatim(type_):
+        checked = decoder(type_)
+        return lambda raw: checked(raw.encode())
     # Decoders of JSON read text as well as bytes.
     decode: Any = decoder(type_)
     made: Decode = decode
