@@ -1,12 +1,15 @@
 """What a class declares about a stream, what the settings know of its server, and their faults."""
 
 import json
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import pytest
 from dependency_injector import providers
-from pydantic import SecretStr, ValidationError
+from pydantic import BaseModel, Field, SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from tests.application import package_of
@@ -160,6 +163,43 @@ def test_the_defaults() -> None:
 def test_faults_of_a_class(attributes: dict[str, Any], sentence: str) -> None:
     """Each is one sentence that says what would be right, before any socket opens."""
     assert fault(consumer(**attributes), marathon={"url": "https://m/"}) == sentence
+
+
+class Filter(BaseModel):
+    since: datetime = Field(serialization_alias="from")
+    names: set[str]
+
+
+@dataclass
+class Page:
+    size: Decimal
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [
+        (
+            Filter(since=datetime(2026, 1, 2, tzinfo=UTC), names={"a"}),
+            {"from": "2026-01-02T00:00:00Z", "names": ["a"]},
+        ),
+        (Page(Decimal("1.5")), {"size": "1.5"}),
+        ({"page": Page(Decimal(1))}, {"page": {"size": "1"}}),
+        ([1, ("a", None)], [1, ["a", None]]),
+        ((1, 2), [1, 2]),
+        (None, None),
+    ],
+)
+def test_the_body_of_the_request_is_what_publish_makes_of_it(given: object, sent: object) -> None:
+    """A model is sent as an object with its aliases, not as pairs."""
+    assert options(consumer(url="https://h/", json=given)).json == sent
+
+
+@pytest.mark.parametrize("given", ["{}", b"{}", 3, {"a"}, Filter, Page, {"a": object()}])
+def test_what_is_no_body_of_a_request(given: object) -> None:
+    """Text, a class, and what JSON has no words for are refused at the start."""
+    found = fault(consumer(url="https://h/", json=given))
+
+    assert found.startswith(f"option 'json' is {given!r}: ")
 
 
 def test_types_by_name_have_to_be_part_of_what_handle_takes() -> None:

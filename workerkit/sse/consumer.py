@@ -1,12 +1,15 @@
 """What a user's class declares about an event stream."""
 
+import dataclasses
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, SecretStr
+from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
+from pydantic_core import from_json
 
+from workerkit.codec import encode, is_struct
 from workerkit.connections import check_stream_url
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action
@@ -42,11 +45,28 @@ def _as_names(found: object) -> object:
     return tuple(found) if isinstance(found, Mapping) else found
 
 
+def _as_json(found: object) -> object:
+    if found is None:
+        return None
+    # Pydantic would take the pairs that a model yields for a list, and anything iterable as well.
+    record = (
+        dataclasses.is_dataclass(found) or isinstance(found, BaseModel) or is_struct(type(found))
+    )
+    if isinstance(found, type) or not (record or isinstance(found, dict | list | tuple)):
+        raise ValueError("write a dict, a list, a pydantic model or a dataclass")
+    try:
+        raw, _ = encode(found)
+    except TypeError as error:
+        raise ValueError(str(error)) from error
+    return from_json(raw)
+
+
 def _upper(found: object) -> object:
     return found.upper() if isinstance(found, str) else found
 
 
 Routes = Annotated[tuple[str, ...], BeforeValidator(_as_routes), Field(min_length=1)]
+Body = Annotated[dict[str, Any] | list[Any] | None, BeforeValidator(_as_json)]
 Names = Annotated[tuple[str, ...] | None, BeforeValidator(_as_names)]
 
 
@@ -69,7 +89,7 @@ class SSEOptions(Options):
             by default the one at the server's own URL.
         events: Names of the events to handle, None for all; the others count as settled.
         method: POST where there is `json`, else GET.
-        json: Body of the request.
+        json: Body of the request: a dict, list, model or dataclass, written as `publish` writes it.
         batch_size: Events of a full batch, where `handle` takes a list.
         batch_interval: Seconds that the first event of a batch waits for others.
         idle_timeout: Seconds without a sign of life after which the stream is opened anew, 0 for
@@ -86,7 +106,7 @@ class SSEOptions(Options):
     routes: Routes = ("",)
     events: Names = None
     method: Annotated[Method, BeforeValidator(_upper)] | None = None
-    json: dict[str, Any] | list[Any] | None = None
+    json: Body = None
     batch_size: Annotated[int, Field(ge=1, le=_LARGEST_BATCH)] = 100
     batch_interval: Seconds = 1.0
     idle_timeout: Grace | None = None
