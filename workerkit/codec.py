@@ -72,7 +72,11 @@ def adapter(type_: Any) -> TypeAdapter[Any]:
         UnknownType: Pydantic knows nothing of it.
     """
     try:
-        return TypeAdapter(_rebuilt(type_))
+        made = TypeAdapter(_rebuilt(type_))
+        if not made.pydantic_complete:
+            # Else its first use says which name is not defined.
+            made.rebuild()
+        return made
     except (PydanticSchemaGenerationError, PydanticUserError, NameError, TypeError) as error:
         raise UnknownType(str(error).split("\n", 1)[0]) from error
 

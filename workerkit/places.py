@@ -12,7 +12,12 @@ from workerkit.errors import WorkerkitError
 
 
 def place(declared: type | Callable[..., Any]) -> str:
-    """Name *declared* with its file and line: `shop.orders.OrderPlaced.handle (orders.py:12)`."""
+    """Name *declared* with its file and line: `shop.orders.OrderPlaced.handle (orders.py:12)`.
+
+    An object without a name of its own, such as a `functools.partial`, is named by its class.
+    """
+    if not hasattr(declared, "__qualname__"):
+        declared = type(declared)
     name = f"{declared.__module__}.{declared.__qualname__}"
     try:
         file = inspect.getsourcefile(declared) or ""

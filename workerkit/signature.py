@@ -190,8 +190,12 @@ def annotated(
         of: The class that it is for, which says what type variables of the method's own class are.
 
     Raises:
-        DeclarationError: The annotations cannot be read.
+        DeclarationError: It is no method, or the annotations cannot be read.
     """
+    if not hasattr(type(handle), "__get__"):
+        # Python would call it without `self`.
+        by = "" if of is None else f"{place(of)}: "
+        raise DeclarationError(f"{by}{place(handle)} is no method: write a `def`")
     where = place(handle)
     function = inspect.unwrap(handle)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):

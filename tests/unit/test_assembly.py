@@ -1,5 +1,6 @@
 """What is said of classes that cannot be run, all of it at once, before any socket opens."""
 
+import functools
 import sys
 from collections.abc import Sequence
 from types import ModuleType
@@ -9,7 +10,16 @@ from unittest.mock import patch
 import pytest
 from dependency_injector import providers
 
-from workerkit import AMQPConsumer, Consumer, Queue, WorkerContainer, WorkerSettings
+from workerkit import (
+    AMQPConsumer,
+    Consumer,
+    HTTPView,
+    PeriodicTask,
+    Queue,
+    SSEConsumer,
+    WorkerContainer,
+    WorkerSettings,
+)
 from workerkit.assembly import Assembly, assemble
 from workerkit.errors import ConfigurationError, DeclarationError, StartError
 
@@ -110,6 +120,32 @@ def test_a_handle_that_is_none(handle: Any) -> None:
     assert "handle" in fault
 
 
+class Called:
+    """An object that can be called, and is not bound to an instance."""
+
+    async def __call__(self, body: bytes) -> None: ...
+
+
+@pytest.mark.parametrize("handle", [functools.partial(print), len, Called()])
+@pytest.mark.parametrize(
+    ("kind", "attributes"),
+    [
+        (AMQPConsumer, {"queues": ["q"]}),
+        (SSEConsumer, {"url": "https://h/"}),
+        (HTTPView, {"routes": ["/"]}),
+        (PeriodicTask, {"every": 1}),
+    ],
+)
+def test_a_handle_that_can_only_be_called(kind: Any, attributes: Any, handle: Any) -> None:
+    """Python would leave out `self`, so it is a fault on every kind of consumer."""
+    broken = type("Broken", (kind,), {"handle": handle, **attributes})
+
+    [fault] = faults(broken)
+
+    assert ".Broken: " in fault
+    assert "is no method: write a `def`" in fault
+
+
 @pytest.mark.parametrize("wrap", [staticmethod, classmethod])
 def test_a_handle_that_is_no_method(wrap: Any) -> None:
     """A static `handle` has no `self`: either it works as it is written, or it is a fault."""
@@ -170,6 +206,17 @@ def test_hooks_that_are_not_async() -> None:
     ]
     assert all(" (test_assembly.py:" in fault for fault in found)
     assert all(fault.endswith("): has to be an `async def`") for fault in found)
+
+
+def test_a_hook_that_can_only_be_called() -> None:
+    """A hook that has no name of its own is named by its class."""
+    broken = type(
+        "Broken",
+        (AMQPConsumer,),
+        {"queues": ["q"], "handle": lambda self, body: None, "on_start": functools.partial(print)},
+    )
+
+    assert any("functools.partial" in fault for fault in faults(broken))
 
 
 def test_a_hook_that_is_none() -> None:

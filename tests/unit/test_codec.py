@@ -41,6 +41,10 @@ class Struct(msgspec.Struct):
     id: int
 
 
+class Open(BaseModel):
+    nothing: "Missing"  # type: ignore[name-defined]  # noqa: F821
+
+
 class Strict(BaseModel):
     code: str
 
@@ -120,7 +124,7 @@ def test_many_faults_are_summed_up() -> None:
         decoder(list[int])(b"[" + b",".join([b'"x"'] * 100) + b"]")
 
 
-@pytest.mark.parametrize("type_", [object(), type("Opaque", (), {})])
+@pytest.mark.parametrize("type_", [object(), type("Opaque", (), {}), Open, "Missing"])
 def test_a_type_that_no_body_can_be(type_: Any) -> None:
     """What nothing can read is found when the class is declared."""
     with pytest.raises(UnknownType):

@@ -219,6 +219,13 @@ def test_types_by_name_have_to_be_part_of_what_handle_takes() -> None:
     assert options(consumer(handle, url="https://h/", events={"a": int})).events == ("a",)
 
 
+def test_the_type_of_an_event_is_no_name_of_one() -> None:
+    """Which class a string means would be a guess."""
+    found = fault(consumer(url="https://h/", events={"a": "Info", "b": str}))
+
+    assert found == "events['a'] is 'Info': write the type itself, not its name"
+
+
 def test_the_name_of_a_connection_folds() -> None:
     """`MARATHON` in the environment is `marathon` in a class, and `Marathon` too."""
     found = options(consumer(connection="Marathon"), MARATHON={"url": "https://m/"})

@@ -48,6 +48,9 @@ def misfits(body: Any, types: Types) -> list[str]:
     taken = get_args(body) if union else (body,)
     found = []
     for name, type_ in types.items():
+        if isinstance(type_, str):
+            found.append(f"events[{name!r}] is {type_!r}: write the type itself, not its name")
+            continue
         try:
             decoder(type_)
         except UnknownType as error:
