@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import importlib.util
-import operator
 import re
 import sys
 import types
@@ -208,8 +207,11 @@ def _rebuilt(type_: Any) -> Any:
     origin, arguments = typing.get_origin(type_), typing.get_args(type_)
     if isinstance(type_, types.GenericAlias) and isinstance(origin, type):
         return types.GenericAlias(origin, tuple(map(_rebuilt, arguments)))
-    if isinstance(type_, types.UnionType):
-        return functools.reduce(operator.or_, map(_rebuilt, arguments))
+    if origin in (typing.Union, types.UnionType):
+        return typing.Union[tuple(map(_rebuilt, arguments))]  # noqa: UP007
+    if origin is typing.Annotated:
+        annotated: Any = typing.Annotated
+        return annotated[(_rebuilt(arguments[0]), *arguments[1:])]
     return type_
 
 

@@ -1,7 +1,7 @@
 """Bodies in both directions."""
 
 import dataclasses
-from typing import Annotated, Any, NewType, TypedDict
+from typing import Annotated, Any, NewType, Optional, TypedDict, Union
 from uuid import UUID
 
 import msgspec
@@ -76,6 +76,11 @@ class Strict(BaseModel):
         (Data, b'{"id": 1}', Data(id=1)),
         (Typed, b'{"id": 1}', {"id": 1}),
         (Nested, b'{"items": [{"id": 1}], "one": null}', {"items": [{"id": 1}], "one": None}),
+        (Optional[Typed], b'{"id": 1}', {"id": 1}),  # noqa: UP045
+        (Union[Typed, int], b'{"id": 1}', {"id": 1}),  # noqa: UP007
+        (Annotated[Typed, "x"], b'{"id": 1}', {"id": 1}),
+        (list[Annotated[Typed | None, Field(title="x")]], b"[null]", [None]),
+        (Annotated[list[Typed], Field(max_length=1)], b'[{"id": 1}]', [{"id": 1}]),
         (list[Typed], b'[{"id": 1}]', [{"id": 1}]),
         (Struct, b'{"id": 1}', Struct(id=1)),
     ],
@@ -99,6 +104,7 @@ def test_a_body_is_read_as_its_annotation(type_: Any, raw: bytes, value: object)
         (Model, b'{"name": "secret-body"}', "id: Field required"),
         (Data, b'{"id": "secret-body"}', "id: Input should be a valid integer"),
         (Typed, b"[]", "Input should be"),
+        (Annotated[list[Typed], Field(max_length=1)], b'[{"id": 1}, {"id": 2}]', "at most 1 item"),
         (Struct, b'{"id": "secret-body"}', "id: Expected `int`, got `str`$"),
         (list[Struct], b'[{"id": 1}, {"id": "x"}]', "1.id: Expected `int`, got `str`$"),
         (dict[str, Struct], b'{"secret-body": {"id": "x"}}', r"^\[key\].id: Expected `int`"),
