@@ -5,7 +5,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol, get_args, get_origin
+from typing import Annotated, Any, Protocol, get_args, get_origin
 
 from workerkit.codec import UnknownType, decoder
 from workerkit.delivery import Delivery
@@ -144,7 +144,7 @@ class Signature:
             self.batch = True
             type_ = (get_args(type_) or (Any,))[0]
         self.whole = self._is_delivery(type_)
-        self.body = (get_args(type_) or (Any,))[0] if self.whole else type_
+        self.body = (get_args(_unannotated(type_)) or (Any,))[0] if self.whole else type_
         try:
             decode = decoder(self.body)
         except UnknownType as error:
@@ -174,7 +174,8 @@ class Signature:
         return f"; if it is the body: the first parameter takes it, write {right}"
 
     def _is_delivery(self, type_: Any) -> bool:
-        return self._delivery is not None and (get_origin(type_) or type_) is self._delivery
+        bare = _unannotated(type_)
+        return self._delivery is not None and (get_origin(bare) or bare) is self._delivery
 
     def _fault(self, parameter: inspect.Parameter, sentence: str) -> None:
         self._faults.append(f"{self._where}: parameter {parameter.name!r} {sentence}")
@@ -260,6 +261,11 @@ def _unreadable(body: Any, error: UnknownType, delivery: type[Delivery] | None) 
         if unknown["name"].partition("[")[0].rpartition(".")[2] == name.rpartition(".")[2]:
             return f"is of type {name}, which is no type of a body: {right}"
     return f"has {unknown['name']} in its type, which is no type of a body: {right}"
+
+
+def _unannotated(type_: Any) -> Any:
+    """A type without what `Annotated` says of it."""
+    return get_args(type_)[0] if get_origin(type_) is Annotated else type_
 
 
 def _is_record(type_: Any) -> bool:

@@ -173,6 +173,8 @@ def test_the_body_stays_out_of_the_error(type_: Any) -> None:
         (AMQPMessage, b'{"id": 1}', {"id": 1}),
         (AMQPMessage[Any], b"3", 3),
         (AMQPMessage[Frame], b'{"id": 1}', Frame(1)),
+        (Annotated[AMQPMessage[Order], "x"], b'{"id": 1}', Order(id=1)),
+        (Annotated[AMQPMessage, "x"], b"3", 3),
     ],
 )
 def test_a_message_with_the_body_in_it(type_: Any, raw: bytes, expected: Any) -> None:
@@ -189,7 +191,11 @@ def test_the_message_beside_the_body() -> None:
     """A further parameter of type `AMQPMessage` takes the message, with the body in it."""
 
     async def handle(
-        self: Any, order: Order, here: AMQPMessage[Any], *, there: AMQPMessage[Any]
+        self: Any,
+        order: Order,
+        here: AMQPMessage[Any],
+        *,
+        there: Annotated[AMQPMessage[Any], "x"],
     ) -> None: ...
 
     delivery = message(b'{"id": 1}')
