@@ -1,10 +1,13 @@
 """E. Publishing: what the broker refuses, what nobody knows, and what a blocked broker does."""
 
 import asyncio
+import re
 import threading
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from datetime import timedelta
 from itertools import count
+from uuid import UUID
 
 import pytest
 
@@ -138,6 +141,40 @@ async def test_e1_headers_that_do_not_fit_a_frame_disturb_nobody(url: str, clien
     assert isinstance(too_large, MessageTooLarge)
     assert "131064" in str(too_large) or "131,064" in str(too_large)
     assert [type(each) for each in results] == [str] * 20
+
+
+@pytest.mark.parametrize(
+    ("wrong", "sentence"),
+    [
+        (
+            {"expiration": timedelta(5)},
+            "expiration is of type timedelta: write seconds, such as 2.5",
+        ),
+        ({"expiration": "5"}, "expiration is of type str: write seconds, such as 2.5"),
+        ({"correlation_id": UUID(int=1)}, "correlation_id is of type UUID: write a str"),
+        ({"message_id": 5}, "message_id is of type int: write a str"),
+        ({"routing_key": None}, "routing_key is None: write a str"),
+        ({"exchange": 5}, "exchange is of type int: write a str or an Exchange"),
+        ({"headers": {1: 2}}, "headers has a name of type int: write a str"),
+        ({"headers": {"h": {1: 2}}}, "headers has a name of type int: write a str"),
+        ({"headers": "abc"}, "headers is of type str: write a dict"),
+        ({"priority": 1.5}, "priority is of type float: write an int"),
+        ({"connection": None}, "connection is None: write a str"),
+        ({"timeout": "1"}, "timeout is of type str: write seconds, such as 2.5"),
+        ({"body": object()}, "a object cannot be written as JSON"),
+    ],
+    ids=lambda given: ", ".join(given) if isinstance(given, dict) else "",
+)
+async def test_e1_a_parameter_of_the_wrong_type_is_named(
+    url: str, client: Client, wrong: dict[str, object], sentence: str
+) -> None:
+    """A `TypeError` says which one, what was found and what is right; others arrive."""
+    await client.declare("orders")
+    async with publishing(url) as publisher:
+        bad: dict[str, object] = {"body": b"x", "routing_key": "orders", **wrong}
+        with pytest.raises(TypeError, match=f"^{re.escape(sentence)}"):
+            await publisher.publish(**bad)  # type: ignore[arg-type]
+        await publisher.publish(b"x", "orders")
 
 
 @pytest.mark.parametrize(

@@ -37,6 +37,21 @@ _UNOPENED = "the publisher is used before the Runner has started, or after it ha
 _DECLARE_DEADLINE = 30.0  # Some questions, each with a deadline of its own.
 _LONGEST_EXPIRATION = 4_294_967.0  # 2**32 milliseconds
 
+_SECONDS = "seconds, such as 2.5"
+# What `publish` takes, by parameter, and how to say it.
+_TYPES: dict[str, tuple[Any, str]] = {
+    "routing_key": (str, "a str"),
+    "exchange": (str | Exchange, "a str or an Exchange"),
+    "headers": (Mapping | None, "a dict"),
+    "message_id": (str | None, "a str"),
+    "correlation_id": (str | None, "a str"),
+    "priority": (int | None, "an int"),
+    "expiration": (int | float | None, _SECONDS),
+    "connection": (str, "a str"),
+    "vhost": (str | None, "a str"),
+    "timeout": (int | float | None, _SECONDS),
+}
+
 
 class Publisher:
     """Publishes to RabbitMQ; inject it as the container's `publisher`.
@@ -98,22 +113,18 @@ class Publisher:
         Raises:
             PublishError: One of its children says what happened. After `PublishOutcomeUnknown`
                 publish again with its message id; cancelling this call leaves the same doubt.
-            TypeError, ValueError: The body cannot be encoded, or a number is out of range.
+            TypeError, ValueError: The body cannot be encoded, a parameter has the wrong type, or a
+                number is out of range.
         """
-        _check(expiration, priority)
-        raw, content_type = encode(body)
-        properties = Properties(
-            content_type=content_type,
-            table=table.encode(headers) if headers else None,
-            delivery_mode=PERSISTENT,
-            priority=priority,
-            correlation_id=correlation_id,
-            message_id=message_id,
-            timestamp=int(time()),
-            expiration=None if expiration is None else str(round(expiration * 1000)),
-        )
-        to = Destination(routing_key, exchange, connection, vhost, mandatory)
-        return await self._observed(raw, properties, to, timeout)
+        try:
+            raw, kind = encode(body)
+            told = _properties(kind, headers, message_id, correlation_id, priority, expiration)
+            to = Destination(routing_key, exchange, connection, vhost, mandatory)
+            return await self._observed(raw, told, to, timeout)
+        except (AttributeError, TypeError):
+            # Only now: to ask for each type would cost every publish.
+            _check_types(locals())
+            raise
 
     async def publish_many(
         self, bodies: Iterable[object], routing_key: str, *, window: int = 100, **more: Any
@@ -278,12 +289,42 @@ class Destination:
         return f"{exchange} with routing key {self.routing_key!r}"
 
 
-def _check(expiration: float | None, priority: int | None) -> None:
+def _properties(
+    content_type: str,
+    headers: Mapping[str, Any] | None,
+    message_id: str | None,
+    correlation_id: str | None,
+    priority: int | None,
+    expiration: float | None,
+) -> Properties:
     """Refuse what would make the broker close the channel, on which others publish too."""
     if expiration is not None and not 0 <= expiration <= _LONGEST_EXPIRATION:
         raise ValueError(f"expiration is {expiration}: it must be 0 to {_LONGEST_EXPIRATION:.0f} s")
     if priority is not None and not 0 <= priority <= 255:
         raise ValueError(f"priority is {priority}: it must be 0 to 255")
+    return Properties(
+        content_type=content_type,
+        table=table.encode(headers) if headers else None,
+        delivery_mode=PERSISTENT,
+        priority=priority,
+        correlation_id=correlation_id,
+        message_id=message_id,
+        timestamp=int(time()),
+        expiration=None if expiration is None else str(round(expiration * 1000)),
+    )
+
+
+def _check_types(given: Mapping[str, Any]) -> None:
+    """Name the first parameter of a publish that has the wrong type, if one has.
+
+    Raises:
+        TypeError: With what was found, and what is right.
+    """
+    for name, (types, right) in _TYPES.items():
+        found = given[name]
+        if not isinstance(found, types):
+            what = "None" if found is None else f"of type {type(found).__qualname__}"
+            raise TypeError(f"{name} is {what}: write {right}")
 
 
 def _typed(where: str, error: Returned | Refused, exchange: str) -> PublishError:

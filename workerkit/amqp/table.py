@@ -48,7 +48,7 @@ def encode(table: Mapping[str, Any]) -> bytes:
     """Write a table, its size in front.
 
     Raises:
-        TypeError: A value of a type that AMQP does not have.
+        TypeError: A value of a type that AMQP does not have, or a name that is no text.
         ValueError: A name longer than 255 bytes, or a number out of range.
     """
     return _sized(b"".join(_entry(name, value) for name, value in table.items()))
@@ -155,7 +155,11 @@ def _sized(content: bytes) -> bytes:
 
 
 def _entry(name: str, value: Any) -> bytes:
-    encoded = name.encode()
+    try:
+        encoded = name.encode()
+    except AttributeError as error:
+        kind = type(name).__qualname__
+        raise TypeError(f"headers has a name of type {kind}: write a str") from error
     if len(encoded) > 255:
         raise ValueError(f"header {name[:40]!r}... has a name longer than 255 bytes")
     try:
