@@ -35,6 +35,11 @@ class Size(IntEnum):
     LARGE = 3
 
 
+class Level(Enum):
+    LOW = 1
+    NONE = "none"
+
+
 class Order(BaseModel):
     id: int
     item: str = "tea"
@@ -97,6 +102,17 @@ def reading(type_: Any, default: Any = ...) -> type[HTTPView]:
         (Colour, "value=red", "<Colour.RED: 'red'>"),
         (Size, "value=3", "<Size.LARGE: 3>"),
         (Literal["a", "b"], "value=b", "'b'"),
+        (Literal[10, 20], "value=20", "20"),
+        (Literal[10, "10"], "value=10", "'10'"),
+        (Literal[1, True, None, "a"], "value=true", "True"),
+        (Literal[1, True, None, "a"], "value=null", "None"),
+        (Literal[True, "a"], "value=1", "True"),
+        (Literal[Level.LOW], "value=1", "<Level.LOW: 1>"),
+        (Literal[1, 2] | None, "value=2", "2"),
+        (Literal[1] | str, "value=1", "1"),
+        (Annotated[Literal[10, 20], Field(gt=10)], "value=20", "20"),
+        (Level, "value=1", "<Level.LOW: 1>"),
+        (int | str, "value=3", "3"),
         (int | None, "value=3", "3"),
         (int | None, "", "None"),
         (Annotated[int, Field(gt=2)], "value=3", "3"),
@@ -104,6 +120,10 @@ def reading(type_: Any, default: Any = ...) -> type[HTTPView]:
         (set[str], "value=a&value=a", "{'a'}"),
         (list[Colour] | None, "value=red", "[<Colour.RED: 'red'>]"),
         (list[int] | None, "", "None"),
+        (list[Literal[1, 2]], "value=2&value=1", "[2, 1]"),
+        (tuple[Level, Level], "value=1&value=none", "(<Level.LOW: 1>, <Level.NONE: 'none'>)"),
+        (list[int | str], "value=3&value=x", "[3, 'x']"),
+        (list[UUID | str], f"value={UUID(int=1)}", f"[{UUID(int=1)!r}]"),
     ],
 )
 async def test_a_value_of_the_query(type_: Any, query: str, expected: str) -> None:
@@ -147,6 +167,7 @@ async def test_a_default(type_: Any, default: Any, query: str, expected: str) ->
         (int, "3", "3"),
         (Colour, "red", "<Colour.RED: 'red'>"),
         (UUID, str(UUID(int=1)), repr(UUID(int=1))),
+        (Literal[10, 20], "10", "10"),
     ],
 )
 async def test_a_part_of_the_path(type_: Any, path: str, expected: str) -> None:
@@ -198,6 +219,28 @@ async def test_an_element_of_a_header_that_is_empty(sent: str, expected: list[in
         answer = await client.get("/", headers={"X-N": sent})
 
     assert (answer.status, answer.json()) == (200, expected)
+
+
+async def test_literals_of_headers_and_cookies() -> None:
+    """They are read as those of a query, and what is none of them is told what would be right."""
+
+    class Choosing(HTTPView):
+        routes = ["/"]
+
+        async def get(
+            self, size: Annotated[Literal[1, 2], Cookie], n: Annotated[list[Literal[3, 4]], Header]
+        ) -> list[Any]:
+            return [size, *n]
+
+    async with serving(Choosing) as client:
+        good = await client.get("/", headers={"N": "4, 3"}, cookies={"size": "2"})
+        bad = await client.get("/", headers={"N": "4, 5"}, cookies={"size": "0"})
+
+    assert (good.status, good.json()) == (200, [2, 4, 3])
+    assert [each["detail"] for each in bad.json()["errors"]] == [
+        "Input should be 1 or 2",
+        "Input should be 3 or 4",
+    ]
 
 
 async def test_a_value_is_not_quoted_back() -> None:

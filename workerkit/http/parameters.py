@@ -1,16 +1,18 @@
 """The values of a request that a view takes: from its path, query, headers and cookies."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from inspect import Parameter
 from typing import Any
 
 from aiohttp import web
 from pydantic import TypeAdapter, ValidationError
+from pydantic_core import SchemaValidator
 
 from workerkit.codec import worded
 from workerkit.http.shape import Shape
+from workerkit.http.text import text_validator
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +67,11 @@ class Value:
     adapter: TypeAdapter[Any]
     shape: Shape
     default: Any = Parameter.empty
+    _validator: SchemaValidator = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        # Once, and not for each request.
+        object.__setattr__(self, "_validator", text_validator(self.adapter))
 
     @property
     def required(self) -> bool:
@@ -82,7 +89,7 @@ class Value:
             if self.required:
                 raise Unfit("is missing")
             return self.default
-        validator = self.adapter.validator
+        validator = self._validator
         try:
             if self.shape is Shape.LIST:
                 if self.part is Part.HEADER:
