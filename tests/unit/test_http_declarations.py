@@ -131,7 +131,12 @@ async def path(self: Any, x: int) -> None: ...
         (view(fine, concurrency=3), "a view has no concurrency: requests are not limited"),
         (view(fine, status=99), "status is 99: write 200 to 399"),
         (view(fine, status="201"), "status is '201': write 200 to 399"),
-        (view(fine, status={"fetch": 201}), "status has 'fetch': write verbs, such as {'post': 2"),
+        (view(fine, status={"fetch": 201}), "status has 'fetch', and the view answers GET"),
+        (
+            view(fine, "handle", methods=["put", "GET"], status={"get": 201, "post": 201}),
+            "status has 'post', and the view answers PUT, GET",
+        ),
+        (view(fine, status={"get": 404}), "status is 404: write 200 to 399"),
         (view(fine, max_body=0), "option 'max_body' is 0: input should be greater than 0"),
         (view(fine, timeout=0), "option 'timeout' is 0: input should be greater than 0"),
     ],

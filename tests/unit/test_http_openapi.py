@@ -149,6 +149,22 @@ def test_answers(returns: Any, attributes: dict[str, Any], expected: dict[str, A
     assert responses(returns, **attributes) == expected
 
 
+def test_the_statuses_of_handle() -> None:
+    """Each verb has its own."""
+
+    class View(HTTPView):
+        routes = ["/"]
+        methods = ["GET", "POST"]
+        status = {"post": 201}
+
+        async def handle(self) -> int:
+            return 1
+
+    path = described(View)["paths"]["/"]
+
+    assert [next(iter(path[verb]["responses"])) for verb in ("get", "post")] == ["200", "201"]
+
+
 def test_a_struct_as_a_body() -> None:
     """It is described by msgspec."""
 

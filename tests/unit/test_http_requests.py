@@ -382,7 +382,7 @@ async def answered(value: Any, **attributes: Any) -> HTTPAnswer:
         ((1, 2), {}, 200, b"[1,2]"),
         (Order(id=1), {"status": 201}, 201, b'{"id":1,"item":"tea"}'),
         (Order(id=1), {"status": {"get": 203}}, 203, b'{"id":1,"item":"tea"}'),
-        (Order(id=1), {"status": {"post": 201}}, 200, b'{"id":1,"item":"tea"}'),
+        (Order(id=1), {"status": {}}, 200, b'{"id":1,"item":"tea"}'),
     ],
 )
 async def test_an_answer(value: Any, attributes: Any, status: int, body: bytes) -> None:
@@ -486,6 +486,23 @@ async def test_handle_answers_its_methods(method: str) -> None:
 
     assert [each.text for each in found] == [f"Hello {method}"] * 2
     assert (wrong.status, wrong.headers["Allow"]) == (405, "GET, HEAD, OPTIONS, POST")
+
+
+async def test_the_statuses_of_handle() -> None:
+    """They are those of the verbs that it answers; a HEAD is a GET without a body."""
+
+    class Shared(HTTPView):
+        routes = ["/"]
+        methods = ["GET", "POST", "PUT"]
+        status = {"post": 201, "GET": 203}
+
+        async def handle(self) -> str:
+            return "done"
+
+    async with serving(Shared) as client:
+        answers = [await client.request(verb, "/") for verb in ("GET", "HEAD", "POST", "PUT")]
+
+    assert [each.status for each in answers] == [203, 203, 201, 200]
 
 
 async def test_the_request_and_the_body() -> None:

@@ -14,7 +14,7 @@ from workerkit.http.problem import PROBLEM
 from workerkit.http.returned import Returned
 from workerkit.http.schemas import Schemas
 from workerkit.http.signature import RequestSignature
-from workerkit.http.view import HTTPOptions, path_patterns, status_of
+from workerkit.http.view import HTTPOptions, path_patterns, statuses
 from workerkit.wire import Declared
 
 VERSION = "3.1.0"
@@ -95,10 +95,11 @@ def document(views: Sequence[Declared]) -> dict[str, Any]:
 def _operations(view: Declared) -> Iterator[_Operation]:
     options = view.options
     assert isinstance(options, HTTPOptions)
-    for name, signature in view.signatures.items():
+    status = statuses(view.consumer, view.signatures)
+    for signature in view.signatures.values():
         assert isinstance(signature, RequestSignature)
-        returned = Returned(signature.returns, status_of(view.consumer, name))
         for verb in signature.verbs:
+            returned = Returned(signature.returns, status[verb])
             for number, route in enumerate(options.routes, 1):
                 suffix = f"_{number}" if number > 1 else ""
                 yield _Operation(

@@ -119,20 +119,24 @@ class HTTPView(Consumer, abstract=True):
                 yield from (f"{verb} {nameless(route)}" for verb in answers)
 
 
-def status_of(view: type, method: str) -> int:
-    """The status of an answer of one method of a view that does not say.
+def statuses(view: type, signatures: Mapping[str, Arguments]) -> dict[str, int]:
+    """The status, for each of the verbs that a view answers, of an answer that does not say.
+
+    Args:
+        signatures: Of the methods of the view.
 
     Raises:
         ValueError: The class attribute `status` makes no sense.
     """
+    plans = [each for each in signatures.values() if isinstance(each, RequestSignature)]
+    verbs = [verb for plan in plans for verb in plan.verbs]
     found: object = getattr(view, "status", 200)
+    by_verb = dict.fromkeys(verbs, found)
     if isinstance(found, Mapping):
-        if wrong := [each for each in found if each not in VERBS]:
-            raise ValueError(f"status has {wrong[0]!r}: write verbs, such as {{'post': 201}}")
-        found = found.get(method, 200)
-    if not isinstance(found, int) or found not in range(200, 400):
-        raise ValueError(f"status is {found!r}: write 200 to 399")
-    return found
+        if wrong := [each for each in found if str(each).upper() not in verbs]:
+            raise ValueError(f"status has {wrong[0]!r}, and the view answers {', '.join(verbs)}")
+        by_verb = {**dict.fromkeys(verbs, 200), **{str(k).upper(): v for k, v in found.items()}}
+    return {verb: _checked(status) for verb, status in by_verb.items()}
 
 
 def path_names(routes: Sequence[str]) -> dict[str, bool]:
@@ -152,6 +156,12 @@ def path_patterns(route: str) -> dict[str, str]:
 def nameless(route: str) -> str:
     """A route without the names in its braces: two that differ in those alone are the same."""
     return _NAME.sub(lambda found: "{" + found[0][len(found[1]) + 1 :], route)
+
+
+def _checked(status: object) -> int:
+    if not isinstance(status, int) or status not in range(200, 400):
+        raise ValueError(f"status is {status!r}: write 200 to 399")
+    return status
 
 
 def _methods(cls: Any, options: HTTPOptions | None) -> dict[str, tuple[str, ...]]:

@@ -18,7 +18,7 @@ from workerkit.http.receiver import Receiver
 from workerkit.http.request import HTTPRequest
 from workerkit.http.server import Server
 from workerkit.http.signature import RequestSignature
-from workerkit.http.view import HTTPOptions, nameless, status_of
+from workerkit.http.view import HTTPOptions, nameless, statuses
 from workerkit.observe import tell
 from workerkit.options import Options
 from workerkit.places import place
@@ -75,8 +75,7 @@ class HTTPWire:
         if hasattr(declared.consumer, "concurrency"):
             faults.append(f"{where}: a view has no concurrency: requests are not limited")
         try:
-            for name in declared.signatures:
-                status_of(declared.consumer, name)
+            statuses(declared.consumer, declared.signatures)
         except ValueError as error:
             faults.append(f"{where}: {error}")
         return faults
@@ -176,16 +175,19 @@ class HTTPWire:
         taken = {claim for view in self._views for claim in _claims(view)}
         for view in self._views:
             options = _http(view.declared.options)
+            status = statuses(view.declared.consumer, view.declared.signatures)
             for name, endpoint in view.endpoints.items():
                 signature = view.declared.signatures[name]
                 assert isinstance(signature, RequestSignature)
-                status = status_of(view.declared.consumer, name)
-                receiver = Receiver(endpoint, signature, status, options.max_body, context)
-                yield receiver
+                receivers = {
+                    verb: Receiver(endpoint, signature, status[verb], options.max_body, context)
+                    for verb in signature.verbs
+                }
+                yield from receivers.values()
                 for route in options.routes:
                     resource = application.router.add_resource(route)
-                    respond = partial(receiver.respond, resource.canonical)
-                    for verb in signature.verbs:
+                    for verb, receiver in receivers.items():
+                        respond = partial(receiver.respond, resource.canonical)
                         resource.add_route(verb, respond)
                         # GET answers HEAD as well, unless somebody does that by himself.
                         if verb == "GET" and ("HEAD", nameless(route)) not in taken:
