@@ -8,7 +8,7 @@ import msgspec
 import pytest
 from aiohttp import web
 from dependency_injector import providers
-from pydantic import BaseModel
+from pydantic import BaseModel, Field
 
 from tests.application import container_of, package_of
 from tests.serving import NO_BROKER
@@ -97,6 +97,12 @@ async def list_path(self: Any, x: list[int]) -> None: ...
 async def path(self: Any, x: int) -> None: ...
 
 
+async def field(self: Any, x: int = Field(1, gt=0)) -> None: ...
+
+
+async def without_self(x: int) -> None: ...
+
+
 @pytest.mark.parametrize(
     ("class_", "fault"),
     [
@@ -116,6 +122,9 @@ async def path(self: Any, x: int) -> None: ...
         (view(list_cookie), "list_cookie: parameter 'x' is a list, and a cookie has only one va"),
         (view(list_path, routes=["/{x}"]), "list_path: parameter 'x' is a list, and a path has"),
         (view(path, routes=["/{x}", "/"]), "path: parameter 'x' needs a default: not every rou"),
+        (view(field), "field: parameter 'x' has Field(...) as its default: write Annotated[int, F"),
+        (view(staticmethod(without_self)), "without_self: is a staticmethod; write a method, wit"),
+        (view(classmethod(path)), "path: is a classmethod; write a method, with self first"),
         (view(fine, routes=["orders"]), "route 'orders': write a path that begins with a slash"),
         (view(fine, routes=["/{x"]), "route '/{x': Invalid path '/{x'"),
         (view(fine, routes=["/", "/"]), "route '/' stands twice in routes"),

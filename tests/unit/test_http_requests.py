@@ -205,6 +205,28 @@ async def test_headers_and_cookies() -> None:
     assert answer.json() == ["t", 3, None, ["a"], "dark", "1"]
 
 
+async def test_markers_that_stand_as_defaults() -> None:
+    """They mean what they mean in the type, and are no values."""
+
+    class Marked(HTTPView):
+        routes = ["/"]
+
+        async def get(
+            self,
+            key: str = Header("X-Key"),  # type: ignore[assignment]
+            sid: int | None = Cookie(),  # type: ignore[assignment]
+        ) -> list[Any]:
+            return [key, sid]
+
+    async with serving(Marked) as client:
+        good = await client.get("/", headers={"X-Key": "k"}, cookies={"sid": "1"})
+        fewer = await client.get("/", headers={"X-Key": "k"})
+        bad = await client.get("/?key=k")
+
+    assert (good.json(), fewer.json()) == (["k", 1], ["k", None])
+    assert bad.json()["errors"] == [{"in": "header", "name": "X-Key", "detail": "is missing"}]
+
+
 @pytest.mark.parametrize(("sent", "expected"), [("1,,2", [1, 2]), ("", []), (" , 3 ,", [3])])
 async def test_an_element_of_a_header_that_is_empty(sent: str, expected: list[int]) -> None:
     """It is none, as RFC 9110 says."""

@@ -3,12 +3,13 @@
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from inspect import Parameter, getdoc
+from inspect import Parameter, getattr_static, getdoc
 from types import UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
 
 from aiohttp import web
 from pydantic import TypeAdapter
+from pydantic.fields import FieldInfo
 
 from workerkit.codec import Decode, adapter, decoder
 from workerkit.errors import DeclarationError, InvalidBody, InvalidRequest
@@ -84,6 +85,10 @@ class RequestSignature:
         resolve: Resolve,
     ) -> None:
         method = getattr(view, name)
+        found = getattr_static(view, name)
+        if isinstance(found, staticmethod | classmethod):
+            kind = type(found).__name__
+            raise DeclarationError(f"{place(method)}: is a {kind}; write a method, with self first")
         self.verbs = tuple(verbs)
         self.values: list[Value] = []
         self.body: Body | None = None
@@ -152,8 +157,16 @@ class RequestSignature:
         return provided(self._provide)
 
     def _take(self, parameter: Parameter, type_: Any) -> None:
+        if _is_marker(parameter.default):
+            type_ = Annotated[type_, parameter.default]
+            parameter = parameter.replace(default=Parameter.empty)
         if parameter.kind is Parameter.POSITIONAL_ONLY:
             self._fault(parameter, "must not be positional-only")
+        elif isinstance(parameter.default, FieldInfo):
+            self._fault(
+                parameter,
+                "has Field(...) as its default: write Annotated[int, Field(gt=0)] = 1 instead",
+            )
         elif marker := _marker(type_):
             part = Part.HEADER if isinstance(marker, Header) else Part.COOKIE
             name = parameter.name
@@ -246,12 +259,14 @@ def _default(parameter: Parameter, type_: Any) -> Any:
 
 
 def _marker(type_: Any) -> Header | Cookie | None:
-    for extra in _extras(type_):
-        if extra is Header or extra is Cookie:
-            return Header() if extra is Header else Cookie()
-        if isinstance(extra, Header | Cookie):
-            return extra
+    for extra in filter(_is_marker, _extras(type_)):
+        found: Header | Cookie = extra() if isinstance(extra, type) else extra
+        return found
     return None
+
+
+def _is_marker(found: Any) -> bool:
+    return found is Header or found is Cookie or isinstance(found, Header | Cookie)
 
 
 def _is_provided(parameter: Parameter, type_: Any) -> bool:
