@@ -108,7 +108,8 @@ def holds_struct(type_: Any) -> bool:
 def encode(body: object) -> tuple[bytes, str]:
     """Turn a value into bytes and their content type.
 
-    `bytes` go as they are, `str` as UTF-8 text, models, dataclasses and JSON values as JSON.
+    `bytes` go as they are, `str` as UTF-8 text, models, dataclasses, `msgspec.Struct`s and JSON
+    values as JSON.
 
     Raises:
         TypeError: The value cannot be written as JSON.
@@ -126,12 +127,21 @@ def encode(body: object) -> tuple[bytes, str]:
     try:
         kind: Any = type(body)
         if dataclasses.is_dataclass(body):
-            return _adapter(kind).dump_json(body, by_alias=True), JSON
-        return to_json(body, inf_nan_mode="null"), JSON
+            return _adapter(kind).dump_json(body, by_alias=True, fallback=_plain), JSON
+        return to_json(body, inf_nan_mode="null", fallback=_plain), JSON
     except PydanticSerializationError as error:
         raise TypeError(
             f"a {type(body).__qualname__} cannot be written as JSON: {error}"
         ) from error
+
+
+def _plain(value: object) -> object:
+    """A `msgspec.Struct` among other values as what pydantic can write."""
+    if not is_struct(type(value)):
+        raise TypeError(f"{type(value).__qualname__} is no type of JSON values")
+    import msgspec
+
+    return msgspec.to_builtins(value)
 
 
 @functools.cache

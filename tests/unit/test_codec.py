@@ -147,6 +147,8 @@ def test_a_type_that_no_body_can_be(type_: Any) -> None:
         (Data(id=1), b'{"id":1}', "application/json"),
         (Struct(id=1), b'{"id":1}', "application/json"),
         ({"a": [1, None]}, b'{"a":[1,null]}', "application/json"),
+        ([Struct(id=1)], b'[{"id":1}]', "application/json"),
+        ({"a": (Struct(id=1), 2)}, b'{"a":[{"id":1},2]}', "application/json"),
         (None, b"null", "application/json"),
     ],
 )
@@ -159,3 +161,5 @@ def test_a_value_that_cannot_be_written() -> None:
     """Its type is named."""
     with pytest.raises(TypeError, match="a object cannot be written as JSON"):
         encode(object())
+    with pytest.raises(TypeError, match=r"a list cannot be written as JSON: .*object is no t"):
+        encode([object()])

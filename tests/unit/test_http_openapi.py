@@ -125,6 +125,22 @@ def test_an_operation() -> None:
         (Point, {}, {"200": {"$ref": "#/components/schemas/Point"}}),
         (Tree, {}, {"200": {"$ref": "#/components/schemas/Tree"}}),
         (Frame, {}, {"200": {"$ref": "#/components/schemas/Frame"}}),
+        (
+            list[Frame],
+            {},
+            {"200": {"type": "array", "items": {"$ref": "#/components/schemas/Frame"}}},
+        ),
+        (
+            tuple[dict[str, Frame] | None, Literal[201]],
+            {},
+            {
+                "201": {
+                    "type": "object",
+                    "additionalProperties": {"$ref": "#/components/schemas/Frame"},
+                }
+            },
+        ),
+        (Frame | Order, {}, {"200": None, "default": None}),
         (list[int], {}, {"200": {"type": "array", "items": {"type": "integer"}}}),
         (str, {}, {"200": {"type": "string"}}),
         (None, {}, {"204": None}),

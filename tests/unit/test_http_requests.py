@@ -393,6 +393,8 @@ async def answered(value: Any, **attributes: Any) -> HTTPAnswer:
         (Point(1), {}, 200, b'{"x":1,"y":0}'),
         (Frame(1), {}, 200, b'{"id":1}'),
         ([Order(id=1)], {}, 200, b'[{"id":1,"item":"tea"}]'),
+        ([Frame(1)], {}, 200, b'[{"id":1}]'),
+        ({"a": Frame(1), "b": Order(id=1)}, {}, 200, b'{"a":{"id":1},"b":{"id":1,"item":"tea"}}'),
         ({"day": date(2026, 1, 31)}, {}, 200, b'{"day":"2026-01-31"}'),
         ("text", {}, 200, b'"text"'),
         (3, {}, 200, b"3"),

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from workerkit.codec import UnknownType, adapter, is_struct
+from workerkit.codec import UnknownType, adapter, decoder, holds_struct
 
 _ANY_STATUS = "2XX"
 
@@ -48,10 +48,13 @@ class Returned:
         return [each for each in self.answers.values() if each is not None]
 
     def _adapter(self, bodies: list[Any]) -> TypeAdapter[Any] | Any:
-        if len(bodies) == 1 and is_struct(bodies[0]):
-            return bodies[0]
+        type_ = functools.reduce(operator.or_, bodies)
         try:
-            return adapter(functools.reduce(operator.or_, bodies))
+            if not holds_struct(type_):
+                return adapter(type_)
+            # Pydantic knows nothing of it; whether msgspec does is found by making a decoder.
+            decoder(type_)
+            return type_
         except UnknownType:
             self.anything = True
             return None

@@ -22,7 +22,7 @@ class Schemas:
         self._made: dict[tuple[int, Mode], dict[str, Any]] = {}
 
     def want(self, type_: Any, mode: Mode) -> None:
-        """Ask for the schema of a `TypeAdapter` or a `msgspec.Struct`."""
+        """Ask for the schema of a `TypeAdapter`, or of a type with a `msgspec.Struct` in it."""
         self._wanted[id(type_), mode] = type_
 
     def make(self) -> None:
