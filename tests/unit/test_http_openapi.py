@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 from enum import Enum
+from inspect import Parameter
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -53,19 +54,28 @@ def described(*views: type[HTTPView]) -> dict[str, Any]:
     return made
 
 
-def responses(returns: Any, **attributes: Any) -> dict[str, Any]:
-    """The schemas of the answers of a view that returns this."""
+def answers(returns: Any, **attributes: Any) -> dict[str, Any]:
+    """The answers of a view that returns this, without the problems."""
 
     async def post(self: HTTPView) -> Any: ...
 
     post.__annotations__["return"] = returns
     view = type("View", (HTTPView,), {"routes": ["/"], "post": post, **attributes})
-    found = described(view)["paths"]["/"]["post"]["responses"]
-    media = {status: each.get("content", {}) for status, each in found.items()}
+    found: dict[str, Any] = described(view)["paths"]["/"]["post"]["responses"]
     return {
-        status: each.get("application/json", {}).get("schema")
-        for status, each in media.items()
-        if "application/problem+json" not in each
+        status: each
+        for status, each in found.items()
+        if "application/problem+json" not in each.get("content", {})
+    }
+
+
+def responses(returns: Any, **attributes: Any) -> dict[str, Any]:
+    """The schemas of the answers of a view that returns this."""
+    media = {
+        status: each.get("content", {}) for status, each in answers(returns, **attributes).items()
+    }
+    return {
+        status: each.get("application/json", {}).get("schema") for status, each in media.items()
     }
 
 
@@ -163,6 +173,48 @@ def test_an_operation() -> None:
 def test_answers(returns: Any, attributes: dict[str, Any], expected: dict[str, Any]) -> None:
     """What the annotation and the class say of answers; where they do not, any answer is right."""
     assert responses(returns, **attributes) == expected
+
+
+@pytest.mark.parametrize(
+    ("returns", "attributes", "expected"),
+    [
+        (bytes, {}, {"200": ["application/octet-stream"]}),
+        (Annotated[bytearray, "raw"] | None, {}, {"200": ["application/octet-stream"], "204": []}),
+        (
+            tuple[bytes, Literal[201]] | Order,
+            {},
+            {"201": ["application/octet-stream"], "200": ["application/json"]},
+        ),
+        (bytes | str, {}, {"200": ["application/octet-stream", "application/json"]}),
+        (str, {}, {"200": ["application/json"]}),
+        (Order, {"status": 204}, {"204": []}),
+        (tuple[Order, Literal[205, 304]], {}, {"205": [], "304": []}),
+    ],
+)
+def test_content_types(returns: Any, attributes: dict[str, Any], expected: dict[str, Any]) -> None:
+    """They are those that are served: text is JSON, bytes are none, some statuses have no body."""
+    found = answers(returns, **attributes)
+
+    assert {status: list(each.get("content", {})) for status, each in found.items()} == expected
+
+
+@pytest.mark.parametrize("returns", [web.Response, web.StreamResponse, Parameter.empty, Any])
+def test_problems_of_a_view_that_answers_anything(returns: Any) -> None:
+    """What workerkit answers by itself is known all the same."""
+
+    async def post(self: HTTPView, n: int, order: Order) -> Any: ...
+
+    post.__annotations__["return"] = returns
+    if returns is Parameter.empty:
+        del post.__annotations__["return"]
+    made = described(type("View", (HTTPView,), {"routes": ["/"], "post": post}))
+
+    found = made["paths"]["/"]["post"]["responses"]
+    problems = [
+        status for status in found if "application/problem+json" in found[status].get("content", {})
+    ]
+    assert problems == ["400", "408", "413", "415", "422"]
+    assert found["default"] == {"description": "Whatever the view answers"}
 
 
 def test_the_statuses_of_handle() -> None:

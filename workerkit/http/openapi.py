@@ -76,8 +76,8 @@ def document(views: Sequence[Declared]) -> dict[str, Any]:
             schemas.want(value.adapter, "validation")
         if (body := each.signature.body) is not None:
             schemas.want(body.adapter or body.type, "validation")
-        for adapter in each.returned.adapters:
-            schemas.want(adapter, "serialization")
+        for described in each.returned.described:
+            schemas.want(described, "serialization")
     schemas.make()
     paths: dict[str, dict[str, Any]] = {}
     for each in operations:
@@ -169,20 +169,21 @@ def _default(value: Value) -> dict[str, Any]:
 
 def _responses(operation: _Operation, schemas: Schemas) -> Iterator[tuple[str, Any]]:
     signature = operation.signature
-    for status, adapter in operation.returned.answers.items():
-        content = {}
-        if adapter is not None:
-            content = {"content": {JSON: {"schema": schemas.of(adapter, "serialization")}}}
-        yield status, {"description": "Done", **content}
-    if operation.returned.anything:
-        yield "default", {"description": "Whatever the view answers"}
-        return
+    for status, body in operation.returned.answers.items():
+        content = {
+            type_: {} if each is None else {"schema": schemas.of(each, "serialization")}
+            for type_, each in body.items()
+        }
+        yield status, {"description": "Done", **({"content": content} if content else {})}
     if signature.body is not None:
         for status, text in _BODY_PROBLEMS.items():
             yield status, _problem(text)
     if signature.values or signature.body is not None:
         yield "422", _problem("A part of the request does not fit")
-    yield "default", _problem(_ANY_PROBLEM)
+    if operation.returned.anything:
+        yield "default", {"description": "Whatever the view answers"}
+    else:
+        yield "default", _problem(_ANY_PROBLEM)
 
 
 def _problem(description: str) -> dict[str, Any]:

@@ -10,9 +10,12 @@ from typing import Annotated, Any, Literal, Union, get_args, get_origin
 from aiohttp import web
 from pydantic import TypeAdapter
 
-from workerkit.codec import UnknownType, adapter, decoder, holds_struct
+from workerkit.codec import JSON, UnknownType, adapter, decoder, holds_struct
 
 _ANY_STATUS = "2XX"
+_BYTES = "application/octet-stream"
+# RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5.
+_BODILESS = ("204", "205", "304")
 
 
 class Returned:
@@ -23,14 +26,14 @@ class Returned:
         status: Of an answer that does not say.
 
     Attributes:
-        answers: By status, `2XX` for any: an adapter or a `msgspec.Struct` for the body, None for
-            an empty one.
+        answers: By status, `2XX` for any, the body by content type: what describes it, an adapter
+            or msgspec's type, or None where nothing does. An empty one has no content type.
         anything: It may also answer what no annotation tells.
     """
 
     def __init__(self, annotation: Any, status: int) -> None:
         self.anything = False
-        self.answers: dict[str, Any] = {}
+        self.answers: dict[str, dict[str, Any]] = {}
         types: dict[str, list[Any]] = {}
         for member in _members(annotation):
             for found, type_ in _with_status(member, status):
@@ -40,24 +43,32 @@ class Returned:
                     types.setdefault(found, []).append(type_)
         for found, members in types.items():
             bodies = [each for each in members if each is not NoneType]
-            self.answers[found] = self._adapter(bodies) if bodies else None
+            self.answers[found] = {} if found in _BODILESS else self._content(bodies)
 
     @property
-    def adapters(self) -> list[Any]:
+    def described(self) -> list[Any]:
         """What describes the bodies."""
-        return [each for each in self.answers.values() if each is not None]
+        return [each for body in self.answers.values() for each in body.values() if each]
 
-    def _adapter(self, bodies: list[Any]) -> TypeAdapter[Any] | Any:
-        type_ = functools.reduce(operator.or_, bodies)
-        try:
-            if not holds_struct(type_):
-                return adapter(type_)
-            # Pydantic knows nothing of it; whether msgspec does is found by making a decoder.
-            decoder(type_)
-            return type_
-        except UnknownType:
-            self.anything = True
-            return None
+    def _content(self, bodies: list[Any]) -> dict[str, Any]:
+        content: dict[str, Any] = {}
+        if any(map(_is_bytes, bodies)):
+            content[_BYTES] = None
+        if values := [each for each in bodies if not _is_bytes(each)]:
+            type_ = functools.reduce(operator.or_, values)
+            try:
+                content[JSON] = _description(type_)
+            except UnknownType:
+                self.anything = True
+        return content
+
+
+def _description(type_: Any) -> TypeAdapter[Any] | Any:
+    if not holds_struct(type_):
+        return adapter(type_)
+    # Pydantic knows nothing of it; whether msgspec does is found by making a decoder.
+    decoder(type_)
+    return type_
 
 
 def _members(annotation: Any) -> list[Any]:
@@ -85,6 +96,12 @@ def _says_status(type_: Any) -> bool:
     if get_origin(type_) is Literal:
         return all(isinstance(each, int) for each in get_args(type_))
     return type_ is int
+
+
+def _is_bytes(type_: Any) -> bool:
+    if get_origin(type_) is Annotated:
+        return _is_bytes(get_args(type_)[0])
+    return type_ in (bytes, bytearray, memoryview)
 
 
 def _is_unknown(type_: Any) -> bool:
