@@ -249,6 +249,66 @@ def test_a_struct_as_a_body() -> None:
     assert ids == ["View_post", "View_post_2"]
 
 
+def test_paths_that_differ_in_names_alone() -> None:
+    """They are one path of the document, which has the names of the first."""
+
+    class One(HTTPView):
+        routes = ["/x/{id}/{part:[a-z]+}"]
+
+        async def get(self, id: int) -> int:
+            return id
+
+    class Two(HTTPView):
+        routes = ["/x/{name}/{id:[0-9]+}"]
+
+        async def put(self, name: str, id: int) -> None:
+            """Nothing."""
+
+    [[path, item]] = described(One, Two)["paths"].items()
+
+    assert path == "/x/{id}/{part}"
+    parameters = {verb: item[verb]["parameters"] for verb in ("get", "put")}
+    assert [each["name"] for each in parameters["get"]] == ["id", "part"]
+    assert [(each["name"], each["schema"]) for each in parameters["put"]] == [
+        ("id", {"type": "string"}),
+        ("part", {"type": "integer"}),
+    ]
+
+
+def test_paths_that_differ_in_patterns_alone() -> None:
+    """The standard has no place for the second, so the first one tells of it."""
+
+    class Numbers(HTTPView):
+        routes = ["/y/{id:[0-9]+}"]
+
+        async def get(self, id: int) -> int:
+            """Find by number.
+
+            Quickly.
+            """
+            return id
+
+    class Words(HTTPView):
+        routes = ["/y/{word:[a-z]+}", "/y/{word:[A-Z]+}"]
+
+        async def get(self, word: str) -> str:
+            """Find by word."""
+            return word
+
+        async def delete(self, word: str) -> None: ...
+
+    [[path, item]] = described(Numbers, Words)["paths"].items()
+
+    assert (path, list(item)) == ("/y/{id}", ["get", "delete"])
+    assert item["get"]["operationId"] == "Numbers_get"
+    assert item["get"]["description"] == (
+        "Quickly.\n\n"
+        "A path that fits `/y/{word:[a-z]+}` is for Words_get: Find by word.\n\n"
+        "A path that fits `/y/{word:[A-Z]+}` is for Words_get_2: Find by word."
+    )
+    assert item["delete"]["parameters"][0]["name"] == "id"
+
+
 def test_the_raw_form() -> None:
     """Only its path is known."""
 

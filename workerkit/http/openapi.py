@@ -1,7 +1,7 @@
 """The OpenAPI 3.1 document of the views, out of the same signatures that read their requests."""
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from inspect import cleandoc
 from typing import Any
@@ -14,7 +14,7 @@ from workerkit.http.problem import PROBLEM
 from workerkit.http.returned import Returned
 from workerkit.http.schemas import Schemas
 from workerkit.http.signature import RequestSignature
-from workerkit.http.view import HTTPOptions, path_patterns, statuses
+from workerkit.http.view import HTTPOptions, nameless, path_patterns, statuses
 from workerkit.wire import Declared
 
 VERSION = "3.1.0"
@@ -79,15 +79,11 @@ def document(views: Sequence[Declared]) -> dict[str, Any]:
         for described in each.returned.described:
             schemas.want(described, "serialization")
     schemas.make()
-    paths: dict[str, dict[str, Any]] = {}
-    for each in operations:
-        path = paths.setdefault(_template(each.route), {})
-        path[each.verb.lower()] = _described(each, schemas)
     return {
         "openapi": VERSION,
         "info": _info(views),
         "tags": [_tag(view) for view in views],
-        "paths": paths,
+        "paths": _paths(operations, schemas),
         "components": {"schemas": {**schemas.definitions, _PROBLEM: _PROBLEM_SCHEMA}},
     }
 
@@ -113,14 +109,42 @@ def _operations(view: Declared) -> Iterator[_Operation]:
                 )
 
 
-def _described(operation: _Operation, schemas: Schemas) -> dict[str, Any]:
+def _paths(operations: Sequence[_Operation], schemas: Schemas) -> dict[str, dict[str, Any]]:
+    """The operations by path and verb.
+
+    Paths that differ in the names or patterns of their parts are one path to the standard, which
+    has the names of the first of them, and one operation of each verb.
+    """
+    paths: dict[str, dict[str, Any]] = {}
+    first: dict[str, str] = {}
+    for each in operations:
+        template = _template(each.route)
+        path = first.setdefault(nameless(template), template)
+        names = dict(zip(path_patterns(template), path_patterns(path), strict=True))
+        item, verb = paths.setdefault(path, {}), each.verb.lower()
+        if verb in item:
+            _mention(each, item[verb])
+        else:
+            item[verb] = _described(each, names, schemas)
+    return paths
+
+
+def _mention(operation: _Operation, described: dict[str, Any]) -> None:
+    """Tell of an operation where another one stands in its place."""
+    summary = operation.doc.partition("\n")[0]
+    said = f"A path that fits `{operation.route}` is for {operation.id}"
+    texts = [described.get("description"), f"{said}: {summary}" if summary else f"{said}."]
+    described["description"] = "\n\n".join(filter(None, texts))
+
+
+def _described(operation: _Operation, names: Mapping[str, str], schemas: Schemas) -> dict[str, Any]:
     summary, _, description = operation.doc.partition("\n")
     described: dict[str, Any] = {"operationId": operation.id, "tags": [operation.tag]}
     if summary:
         described["summary"] = summary
     if description.strip():
         described["description"] = description.strip()
-    if parameters := list(_parameters(operation, schemas)):
+    if parameters := list(_parameters(operation, names, schemas)):
         described["parameters"] = parameters
     if (body := operation.signature.body) is not None:
         schema = schemas.of(body.adapter or body.type, "validation")
@@ -132,7 +156,9 @@ def _described(operation: _Operation, schemas: Schemas) -> dict[str, Any]:
     return described
 
 
-def _parameters(operation: _Operation, schemas: Schemas) -> Iterator[dict[str, Any]]:
+def _parameters(
+    operation: _Operation, names: Mapping[str, str], schemas: Schemas
+) -> Iterator[dict[str, Any]]:
     patterns = path_patterns(operation.route)
     for value in operation.signature.values:
         if value.part is Part.PATH:
@@ -142,14 +168,14 @@ def _parameters(operation: _Operation, schemas: Schemas) -> Iterator[dict[str, A
         else:
             schema = {**schemas.of(value.adapter, "validation"), **_default(value)}
         yield {
-            "name": value.name,
+            "name": names[value.name] if value.part is Part.PATH else value.name,
             "in": value.part.value,
             "required": value.required or value.part is Part.PATH,
             "schema": schema,
         }
     for name, pattern in patterns.items():
         schema = _within({"type": "string"}, pattern)
-        yield {"name": name, "in": "path", "required": True, "schema": schema}
+        yield {"name": names[name], "in": "path", "required": True, "schema": schema}
 
 
 def _within(schema: dict[str, Any], pattern: str) -> dict[str, Any]:
