@@ -20,6 +20,7 @@ from aiohttp import web
 from dependency_injector import providers
 from dependency_injector.wiring import Provide
 from pydantic import BaseModel, Field
+from typing_extensions import TypeAliasType
 
 from tests.application import Recorder
 from tests.serving import serving
@@ -38,6 +39,10 @@ class Size(IntEnum):
 class Level(Enum):
     LOW = 1
     NONE = "none"
+
+
+Number = TypeAliasType("Number", Literal[1, 2])
+Named = TypeAliasType("Named", Number | Level)
 
 
 class Order(BaseModel):
@@ -123,6 +128,7 @@ def reading(type_: Any, default: Any = ...) -> type[HTTPView]:
         (list[Literal[1, 2]], "value=2&value=1", "[2, 1]"),
         (tuple[Level, Level], "value=1&value=none", "(<Level.LOW: 1>, <Level.NONE: 'none'>)"),
         (list[int | str], "value=3&value=x", "[3, 'x']"),
+        (list[Named] | Annotated[list[Named], "again"] | set[Number], "value=1&value=2", "[1, 2]"),
         (list[UUID | str], f"value={UUID(int=1)}", f"[{UUID(int=1)!r}]"),
     ],
 )

@@ -1,10 +1,12 @@
 """Values that are written as text, as those of paths, queries, headers and cookies are."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from pydantic import TypeAdapter
 from pydantic_core import CoreSchema, SchemaValidator, core_schema, to_json, to_jsonable_python
+
+_NOT_READ = ("metadata", "ref", "serialization")
 
 
 def text_validator(adapter: TypeAdapter[Any]) -> SchemaValidator:
@@ -14,51 +16,56 @@ def text_validator(adapter: TypeAdapter[Any]) -> SchemaValidator:
     of a list otherwise than it reads them alone: "3" as an `int | str`. Here a text is that member
     which JSON writes like that, and each element is read as one that is alone.
     """
-    return SchemaValidator(_of_text(adapter.core_schema, ()))
+    return SchemaValidator(_of_text(adapter.core_schema, {}))
 
 
-def _of_text(schema: Any, known: Sequence[CoreSchema]) -> Any:
+def _of_text(schema: Any, known: Mapping[str, CoreSchema]) -> Any:
     """A schema of pydantic's, with the parts in it that read texts in another way.
 
     Args:
-        known: The schemas that it may refer to.
+        known: The schemas that it may refer to; no text is of a type that contains itself.
     """
     if isinstance(schema, list | tuple):
         return type(schema)(_of_text(each, known) for each in schema)
     if not isinstance(schema, dict):
         return schema
     kind = schema.get("type")
+    if kind == "definitions":
+        return _of_text(schema["schema"], {each["ref"]: each for each in schema["definitions"]})
+    if kind == "definition-ref":
+        return _of_text(known[schema["schema_ref"]], known)
     if kind in ("literal", "enum"):
         members = schema["expected"] if kind == "literal" else schema["members"]
-        return _read_by(_member_of(members, SchemaValidator(schema)), schema)
-    if kind == "definitions":
-        known = _of_text(schema["definitions"], ())
-    made = {key: _of_text(each, known) for key, each in schema.items() if key != "metadata"}
+        return _read_by(_member_of(members, SchemaValidator(schema)))
+    made = {key: _of_text(each, known) for key, each in schema.items() if key not in _NOT_READ}
     if isinstance(items := made.get("items_schema"), list):
-        made["items_schema"] = [_alone(each, known) for each in items]
+        made["items_schema"] = [_alone(each) for each in items]
     elif items is not None:
-        made["items_schema"] = _alone(items, known)
+        made["items_schema"] = _alone(items)
     return made
 
 
 def _member_of(members: Sequence[Any], validator: SchemaValidator) -> Callable[[Any], Any]:
     written = {_written(each): each for each in members}
 
-    def read(text: Any) -> Any:
+    def read(found: Any) -> Any:
+        # Where it is an alternative to a list, it gets lists as well.
+        if not isinstance(found, str):
+            return validator.validate_python(found)
+        text: Any = found
         return written[text] if text in written else validator.validate_strings(text)
 
     return read
 
 
-def _alone(schema: CoreSchema, known: Sequence[CoreSchema]) -> CoreSchema:
-    whole = core_schema.definitions_schema(schema, list(known)) if known else schema
-    return _read_by(SchemaValidator(whole).validate_strings, {})
-
-
-def _read_by(read: Callable[[Any], Any], replaced: CoreSchema | dict[str, Any]) -> CoreSchema:
-    return core_schema.no_info_plain_validator_function(read, ref=replaced.get("ref"))
-
-
 def _written(member: Any) -> str:
     plain = to_jsonable_python(member, fallback=str)
     return plain if isinstance(plain, str) else to_json(plain).decode()
+
+
+def _alone(schema: CoreSchema) -> CoreSchema:
+    return _read_by(SchemaValidator(schema).validate_strings)
+
+
+def _read_by(read: Callable[[Any], Any]) -> CoreSchema:
+    return core_schema.no_info_plain_validator_function(read)
