@@ -176,12 +176,13 @@ def _verbatim_decoder(type_: Any) -> Decode:
 
 def _validating(validator: TypeAdapter[Any], validate: Callable[[Any], Any]) -> Decode:
     fields = frozenset(_fields(validator.core_schema))
+    choices = frozenset(_choices(validator.core_schema))
 
     def validated(raw: Any) -> Any:
         try:
             return validate(raw)
         except ValidationError as error:
-            findings = list(_findings(error, fields))
+            findings = list(_findings(error, fields, choices))
             is_json = error.errors(include_url=False)[0]["type"] != "json_invalid"
             # Not chained: pydantic's own text contains the body.
             raise InvalidBody(_explain(findings), findings if is_json else ()) from None
@@ -199,6 +200,22 @@ def _fields(schema: Any) -> Iterator[str]:
     for child in children:
         if isinstance(child, dict | list | tuple):
             yield from _fields(child)
+
+
+def _choices(schema: Any) -> Iterator[str]:
+    """What pydantic calls the members of the unions in a schema, which are no part of a body."""
+    children = schema.values() if isinstance(schema, dict) else schema
+    if isinstance(schema, dict):
+        if "cls" in schema:
+            yield schema["cls"].__name__
+        if schema.get("type") == "tagged-union":
+            yield from map(str, schema["choices"])
+        elif schema.get("type") == "union":
+            members = (each[0] if isinstance(each, tuple) else each for each in schema["choices"])
+            yield from (member["type"] for member in members)
+    for child in children:
+        if isinstance(child, dict | list | tuple):
+            yield from _choices(child)
 
 
 def _rebuilt(type_: Any) -> Any:
@@ -225,10 +242,12 @@ def _rebuilt(type_: Any) -> Any:
     return type_
 
 
-def _findings(error: ValidationError, fields: Collection[str]) -> Iterator[tuple[str, str]]:
+def _findings(
+    error: ValidationError, fields: Collection[str], choices: Collection[str]
+) -> Iterator[tuple[str, str]]:
     """Pydantic's findings, without the input and all that a sender chose."""
     for each in error.errors(include_url=False, include_context=False, include_input=False):
-        yield _place(each["loc"], fields), worded(each)
+        yield _place(each["loc"], fields, choices), worded(each)
 
 
 def worded(finding: ErrorDetails) -> str:
@@ -243,8 +262,16 @@ def _explain(findings: Sequence[tuple[str, str]]) -> str:
     return "; ".join(texts)
 
 
-def _place(steps: tuple[int | str, ...], fields: Collection[str]) -> str:
-    known = [str(step) if isinstance(step, int) or step in fields else "[key]" for step in steps]
+def _place(
+    steps: tuple[int | str, ...], fields: Collection[str], choices: Collection[str]
+) -> str:
+    known = []
+    for step in steps:
+        if isinstance(step, int) or step in fields:
+            known.append(str(step))
+        # Such as `int`, `constrained-int`, `list[int]`.
+        elif step.removeprefix("constrained-").partition("[")[0] not in choices:
+            known.append("[key]")
     return ".".join(known) or "the body"
 
 

@@ -1,7 +1,8 @@
 """Bodies in both directions."""
 
 import dataclasses
-from typing import Annotated, Any, NewType, Optional, TypedDict, Union
+import json
+from typing import Annotated, Any, Literal, NewType, Optional, TypedDict, Union
 from uuid import UUID
 
 import msgspec
@@ -122,6 +123,48 @@ def test_a_body_that_does_not_fit(type_: Any, raw: bytes, text: str) -> None:
 
     assert "secret-body" not in str(caught.value)
     assert caught.value.__suppress_context__ or "secret-body" not in repr(caught.value.__cause__)
+
+
+class Cat(BaseModel):
+    """One of two."""
+
+    kind: Literal["cat"]
+    lives: int
+
+
+class Dog(BaseModel):
+    """The other one."""
+
+    kind: Literal["dog"]
+    bark: str
+
+
+class Owned(BaseModel):
+    """Has unions of all sorts."""
+
+    owner: Annotated[int, Field(gt=0)] | list[int] = 1
+    pet: Cat | Dog | None = None
+    other: Annotated[Cat | Dog, Field(discriminator="kind")] | None = None
+    named: dict[str, Cat | int] = {}
+
+
+@pytest.mark.parametrize(
+    ("raw", "places"),
+    [
+        ({"owner": {}}, {"owner"}),
+        ({"owner": ["x"]}, {"owner", "owner.0"}),
+        ({"pet": {"kind": "cat", "lives": "z"}}, {"pet.kind", "pet.lives", "pet.bark"}),
+        ({"other": {"kind": "dog"}}, {"other.bark"}),
+        ({"named": {"secret": {}}}, {"named.[key]", "named.[key].kind", "named.[key].lives"}),
+    ],
+    ids=str,
+)
+def test_places_in_unions(raw: dict[str, Any], places: set[str]) -> None:
+    """The members of a union are no part of what the sender wrote."""
+    with pytest.raises(InvalidBody) as caught:
+        decoder(Owned)(json.dumps(raw).encode())
+
+    assert {place for place, _ in caught.value.findings} == places
 
 
 def test_many_faults_are_summed_up() -> None:
