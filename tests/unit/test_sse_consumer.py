@@ -202,6 +202,19 @@ def test_what_is_no_body_of_a_request(given: object) -> None:
     assert found.startswith(f"option 'json' is {given!r}: ")
 
 
+def test_a_type_by_name_may_be_a_subclass() -> None:
+    """What takes a class takes what is derived from it."""
+
+    class Narrower(Page):
+        """One of several."""
+
+    async def handle(self: Any, event: SSEEvent[Page]) -> None: ...
+
+    found = options(consumer(handle, url="https://h/", events={"a": Narrower, "b": Page}))
+
+    assert found.events == ("a", "b")
+
+
 def test_types_by_name_have_to_be_part_of_what_handle_takes() -> None:
     """A type that handle does not name, or that no data can be read as, is a fault."""
 

@@ -56,9 +56,15 @@ def misfits(body: Any, types: Types) -> list[str]:
         except UnknownType as error:
             found.append(f"events[{name!r}] cannot be read from data: {error}")
             continue
-        if type_ not in taken and not {Any, object} & set(taken):
+        if not any(_is_part(type_, each) for each in taken):
             found.append(f"events[{name!r}] is no part of what handle takes")
     return found
+
+
+def _is_part(type_: Any, of: Any) -> bool:
+    if type_ == of or of in (Any, object):
+        return True
+    return isinstance(type_, type) and isinstance(of, type) and issubclass(type_, of)
 
 
 def _decoder(type_: Any) -> Decode:
