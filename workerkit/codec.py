@@ -262,9 +262,7 @@ def _explain(findings: Sequence[tuple[str, str]]) -> str:
     return "; ".join(texts)
 
 
-def _place(
-    steps: tuple[int | str, ...], fields: Collection[str], choices: Collection[str]
-) -> str:
+def _place(steps: tuple[int | str, ...], fields: Collection[str], choices: Collection[str]) -> str:
     known = []
     for step in steps:
         if isinstance(step, int) or step in fields:

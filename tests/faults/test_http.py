@@ -175,7 +175,12 @@ async def test_h1_what_is_no_request(caplog: pytest.LogCaptureFixture, request_:
 
     head, _, body = answer.partition(b"\r\n\r\n")
     assert head.split()[1] == b"400"
-    assert json.loads(body)["detail"] == "this is no HTTP request"
+    told = json.loads(body)
+    too_long = len(request_) > 8_190
+    assert told["detail"] == (
+        "a line of its head is too long" if too_long else "this is no HTTP request"
+    )
+    assert f"X-Request-ID: {told['request_id']}".encode() in head
     assert b"hunter22" not in answer
     assert still.status == 200
     assert errors(caplog) == []
@@ -212,6 +217,18 @@ async def test_h1_a_slow_client(start: bytes, answered: bool) -> None:
 
     assert answer.startswith(b"HTTP/1.1 408 Request Timeout\r\n") is answered
     assert (b"application/problem+json" in answer) is answered
+    if answered:
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert f"X-Request-ID: {json.loads(body)['request_id']}".encode() in head
+
+
+async def test_h1_an_expectation_that_nobody_knows() -> None:
+    """H1: 417 is a problem as well."""
+    async with serving(Orders) as client:
+        answer = await client.put("/orders/1", body=b"{}", headers={"Expect": "miracles"})
+
+    assert answer.status == 417
+    assert problem(answer)["detail"] == "the header Expect may say 100-continue"
 
 
 async def test_h1_a_connection_that_rests() -> None:

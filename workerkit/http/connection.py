@@ -8,13 +8,14 @@ from time import perf_counter
 from typing import Any
 
 from aiohttp import StreamReader, web
+from aiohttp.http_exceptions import LineTooLong
 
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import Reject, Retry
 from workerkit.http.answer import answer
 from workerkit.http.problem import PROBLEM, of_exception, problem
 from workerkit.http.request import HTTPRequest, size_of
-from workerkit.http.request_ids import REQUEST_ID, identify
+from workerkit.http.request_ids import REQUEST_ID, identify, new_id
 from workerkit.http.sending import head, send, without_body
 from workerkit.logs import request_id
 from workerkit.observe import Unhandled
@@ -22,16 +23,6 @@ from workerkit.places import said
 from workerkit.supervisor import own
 
 log = logging.getLogger(__name__)
-
-_TOO_SLOW = (
-    b'{"type":"about:blank","title":"Request Timeout","status":408,'
-    b'"detail":"the request did not come in time"}'
-)
-_TOO_SLOW_HEAD = (
-    "HTTP/1.1 408 Request Timeout\r\n"
-    f"Content-Type: {PROBLEM}\r\nContent-Length: {len(_TOO_SLOW)}\r\nConnection: close\r\n\r\n"
-).encode()
-
 
 _feed = web.RequestHandler.data_received
 
@@ -210,8 +201,11 @@ class Connection(web.RequestHandler):
         if status == 400:
             # Anybody on the network may send it, so it is no ERROR.
             kind = type(exc).__name__
+            identify(request)
             log.info("no HTTP request", extra={"client": request.remote, "error": kind})
-            response = problem(400, "this is no HTTP request")
+            too_long = isinstance(exc, LineTooLong)
+            text = "a line of its head is too long" if too_long else "this is no HTTP request"
+            response = problem(400, text)
             response.force_close()
             return response
         if isinstance(exc, Reject | Retry):
@@ -244,9 +238,10 @@ class Connection(web.RequestHandler):
             self._waiting = now
         elif now - self._waiting > patience and self.transport is not None:
             if self._heard:
-                self.transport.write(_TOO_SLOW_HEAD + _TOO_SLOW)
+                head, body = _too_slow()
+                self.transport.write(head + body)
                 late = now - self._waiting
-                self._unhandled(Unhandled("", "UNKNOWN", 408, late, 0, len(_TOO_SLOW)))
+                self._unhandled(Unhandled("", "UNKNOWN", 408, late, 0, len(body)))
             self.force_close()
 
     def _is_stuck(self) -> bool:
@@ -272,6 +267,23 @@ class Connection(web.RequestHandler):
         self._lost = True
         if self.request is None:
             self._ended(self)
+
+
+def _too_slow() -> tuple[bytes, bytes]:
+    """The answer to a request that there is not yet, head and body."""
+    token = request_id.set(new_id())
+    answer = problem(408, "the request did not come in time")
+    known = request_id.get()
+    request_id.reset(token)
+    assert isinstance(answer.body, bytes)
+    lines = (
+        "HTTP/1.1 408 Request Timeout",
+        f"Content-Type: {PROBLEM}",
+        f"Content-Length: {len(answer.body)}",
+        f"{REQUEST_ID}: {known}",
+        "Connection: close",
+    )
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode(), answer.body
 
 
 @web.middleware

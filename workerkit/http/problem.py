@@ -14,6 +14,7 @@ PROBLEM = "application/problem+json"
 _OF_THE_OLD_BODY = frozenset({"content-type", "content-length"})
 
 _BY_AIOHTTP = "Maximum request body size"
+_UNKNOWN = "Unknown Expect"
 
 
 def problem(
@@ -60,6 +61,8 @@ def of_exception(error: web.HTTPException, method: str) -> web.Response:
             return web.Response(status=204, headers={"Allow": allowed})
     if isinstance(error, web.HTTPRequestEntityTooLarge) and _BY_AIOHTTP in (error.text or ""):
         return problem(413, "the body is too large")
+    if isinstance(error, web.HTTPExpectationFailed) and _UNKNOWN in (error.text or ""):
+        return problem(417, "the header Expect may say 100-continue")
     if error.status < 400 or error.text != f"{error.status}: {error.reason}":
         return _as_it_is(error)
     headers = {
