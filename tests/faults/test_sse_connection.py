@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 import pytest
 import trustme
@@ -408,6 +409,41 @@ async def test_headers_are_asked_for_at_each_attempt(caplog: pytest.LogCaptureFi
     assert sent == ["Bearer first", "Bearer second"]
     (failed,) = fields(caplog, "connection failed")
     assert str(failed["exc_info"][1]) == "headers of Renewing: LookupError: no token now"
+
+
+@pytest.mark.parametrize(
+    ("found", "sentence"),
+    [
+        (None, "headers of Wrong: returned None: return a dict of texts by name"),
+        ("X-Key: a", "headers of Wrong: returned a str: return a dict of texts by name"),
+        ({1: "a"}, "headers of Wrong: a name is of type int: write a str"),
+        ({"X-Key": "s3cret\n"}, "header 'X-Key' cannot be sent: write a str without line breaks"),
+        ({"X-Key": b"s3cret"}, "header 'X-Key' cannot be sent: write a str without line breaks"),
+        ({"X-Key": None}, "header 'X-Key' cannot be sent: write a str without line breaks"),
+    ],
+)
+async def test_headers_that_cannot_be_sent_are_named(
+    caplog: pytest.LogCaptureFixture, found: Any, sentence: str
+) -> None:
+    """The attempt fails; the log says which header it is and what is right, but no value."""
+
+    answers = iter([{"X-Good": "good", **found} if isinstance(found, dict) else found])
+
+    class Wrong(SSEConsumer):
+        connection = "server"
+        routes = ["/events"]
+
+        async def headers(self) -> Any:
+            return next(answers, {})
+
+        async def handle(self, data: str) -> None: ...
+
+    async with sse_server() as server, consuming(server, Wrong):
+        await server.client()
+
+    (failed,) = fields(caplog, "connection failed")
+    assert str(failed["exc_info"][1]).endswith(sentence)
+    assert "s3cret" not in everything(caplog)
 
 
 async def test_a_stream_opened_by_post() -> None:

@@ -1,6 +1,7 @@
 """One connection to one event stream."""
 
 import asyncio
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -27,6 +28,9 @@ _EVENT_STREAM = "text/event-stream"
 _NO_CONTENT = 204
 # More at a time costs more for each event: what a chunk becomes no longer fits the caches.
 _CHUNK = 16 * 1024
+
+# What would end a header, or the request.
+_NO_TEXT = re.compile("[\r\n\0]")
 
 # Mistakes of whoever configured it, which no second try mends.
 _TLS = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError, ssl.SSLError)
@@ -152,8 +156,7 @@ class Source(EventSource):
             raise ConnectionLost(f"{request}: {said(error)}") from error
         except (ValueError, TypeError):
             # Not chained: such a text may quote the value.
-            text = "a header has a value that cannot be sent"
-            raise StreamRefused(f"{request}: {text}", 0) from None
+            raise StreamRefused(f"{request}: {_unsendable(self._headers())}", 0) from None
 
     def _headers(self) -> CIMultiDict[str]:
         # As the standard asks for, over what is configured.
@@ -163,6 +166,17 @@ class Source(EventSource):
         if self.parser.last_event_id:
             headers["Last-Event-ID"] = self.parser.last_event_id
         return headers
+
+
+def _unsendable(headers: Mapping[str, Any]) -> str:
+    """Say which header a request cannot have; its value stays out of it."""
+    names = [name for name, value in headers.items() if not (_is_text(name) and _is_text(value))]
+    told = f"header {names[0]!r}" if names else "a header"
+    return f"{told} cannot be sent: write a str without line breaks"
+
+
+def _is_text(found: object) -> bool:
+    return isinstance(found, str) and not _NO_TEXT.search(found)
 
 
 def _refusal(request: Request, response: aiohttp.ClientResponse) -> StreamRefused:

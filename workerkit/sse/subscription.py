@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -173,9 +173,13 @@ class Subscription:
         assert isinstance(consumer, SSEConsumer)
         late = TimeoutError(f"it took longer than {seconds:g} s")
         try:
-            return dict(await within(seconds, guarded(consumer.headers()), late))
+            found: object = await within(seconds, guarded(consumer.headers()), late)
         except Exception as error:
             raise ConnectionLost(f"headers of {self._receiver.name}: {said(error)}") from error
+        if wrong := _wrong_headers(found):
+            raise ConnectionLost(f"headers of {self._receiver.name}: {wrong}")
+        assert isinstance(found, Mapping)
+        return dict(found)
 
     async def _read(self, source: Source) -> None:
         parser, receiver = source.parser, self._receiver
@@ -251,3 +255,12 @@ class Subscription:
     def _fields(self, **more: object) -> dict[str, object]:
         name, route = self._receiver.name, self.stream.route
         return {"consumer": name, "route": route, "url": self._display, **more}
+
+
+def _wrong_headers(found: object) -> str:
+    """What is wrong with what a consumer's `headers` returned; empty where nothing is."""
+    if not isinstance(found, Mapping):
+        what = "None" if found is None else f"a {type(found).__qualname__}"
+        return f"returned {what}: return a dict of texts by name"
+    kinds = [type(name).__qualname__ for name in found if not isinstance(name, str)]
+    return f"a name is of type {kinds[0]}: write a str" if kinds else ""
