@@ -126,8 +126,8 @@ def encode(body: object) -> tuple[bytes, str]:
         return msgspec.json.encode(body), JSON
     try:
         kind: Any = type(body)
-        if dataclasses.is_dataclass(body):
-            return _adapter(kind).dump_json(body, by_alias=True, fallback=_plain), JSON
+        if dataclasses.is_dataclass(body) and (known := _adapter(kind)) is not None:
+            return known.dump_json(body, by_alias=True, fallback=_plain), JSON
         return to_json(body, inf_nan_mode="null", fallback=_plain), JSON
     except PydanticSerializationError as error:
         raise TypeError(
@@ -145,8 +145,12 @@ def _plain(value: object) -> object:
 
 
 @functools.cache
-def _adapter(type_: Any) -> TypeAdapter[Any]:
-    return TypeAdapter(type_)
+def _adapter(type_: Any) -> TypeAdapter[Any] | None:
+    """What writes a dataclass by its fields; None where pydantic does not know their types."""
+    try:
+        return TypeAdapter(type_)
+    except PydanticSchemaGenerationError:
+        return None
 
 
 def _identity(raw: bytes) -> bytes:

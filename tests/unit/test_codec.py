@@ -46,6 +46,11 @@ class Open(BaseModel):
     nothing: "Missing"  # type: ignore[name-defined]  # noqa: F821
 
 
+@dataclasses.dataclass
+class Holder:
+    structs: list[Struct]
+
+
 class Strict(BaseModel):
     code: str
 
@@ -192,6 +197,7 @@ def test_a_type_that_no_body_can_be(type_: Any) -> None:
         ({"a": [1, None]}, b'{"a":[1,null]}', "application/json"),
         ([Struct(id=1)], b'[{"id":1}]', "application/json"),
         ({"a": (Struct(id=1), 2)}, b'{"a":[{"id":1},2]}', "application/json"),
+        (Holder(structs=[Struct(id=1)]), b'{"structs":[{"id":1}]}', "application/json"),
         (None, b"null", "application/json"),
     ],
 )
