@@ -39,8 +39,9 @@ ORDER = {
     " evidence browsing replaying settling overdue handled receiver subscription wire",
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",
-    "http": "problem shape text parameters request signature view returned schemas openapi page"
-    " answer request_ids sending shortcuts connection server receiver wire watched client",
+    "http": "request_ids problem shape text parameters request signature view returned schemas"
+    " openapi page answer sending shortcuts connection entrance server receiver wire watched"
+    " client",
     "embedded": "refusals table requests replies properties clock memory message matching"
     " arguments death backlog turns queue exchange vhost faults outbox session channel publishing"
     " topology consuming dispatch frames heart broker handshake connection listener snapshot"

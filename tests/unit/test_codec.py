@@ -156,20 +156,20 @@ class Owned(BaseModel):
 @pytest.mark.parametrize(
     ("raw", "places"),
     [
-        ({"owner": {}}, {"owner"}),
-        ({"owner": ["x"]}, {"owner", "owner.0"}),
-        ({"pet": {"kind": "cat", "lives": "z"}}, {"pet.kind", "pet.lives", "pet.bark"}),
-        ({"other": {"kind": "dog"}}, {"other.bark"}),
-        ({"named": {"secret": {}}}, {"named.[key]", "named.[key].kind", "named.[key].lives"}),
+        ({"owner": {}}, ["owner"]),
+        ({"owner": ["x"]}, ["owner", "owner.0"]),
+        ({"pet": {"kind": "cat", "lives": "z"}}, ["pet.kind", "pet.lives", "pet.bark"]),
+        ({"other": {"kind": "dog"}}, ["other.bark"]),
+        ({"named": {"secret": {}}}, ["named.[key]", "named.[key].kind", "named.[key].lives"]),
     ],
     ids=str,
 )
-def test_places_in_unions(raw: dict[str, Any], places: set[str]) -> None:
+def test_places_in_unions(raw: dict[str, Any], places: list[str]) -> None:
     """The members of a union are no part of what the sender wrote."""
     with pytest.raises(InvalidBody) as caught:
         decoder(Owned)(json.dumps(raw).encode())
 
-    assert {place for place, _ in caught.value.findings} == places
+    assert {place for place, _ in caught.value.findings} == set(places)
 
 
 def test_many_faults_are_summed_up() -> None:

@@ -2,8 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine
-from contextlib import suppress
+from collections.abc import Callable, Coroutine
 from time import perf_counter
 from typing import Any
 
@@ -13,9 +12,9 @@ from aiohttp.http_exceptions import LineTooLong
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import Reject, Retry
 from workerkit.http.answer import answer
-from workerkit.http.problem import PROBLEM, of_exception, problem
+from workerkit.http.problem import of_exception, problem, too_slow
 from workerkit.http.request import HTTPRequest, size_of
-from workerkit.http.request_ids import REQUEST_ID, identify, new_id
+from workerkit.http.request_ids import REQUEST_ID, identify
 from workerkit.http.sending import head, send, without_body
 from workerkit.logs import request_id
 from workerkit.observe import Unhandled
@@ -238,8 +237,8 @@ class Connection(web.RequestHandler):
             self._waiting = now
         elif now - self._waiting > patience and self.transport is not None:
             if self._heard:
-                head, body = _too_slow()
-                self.transport.write(head + body)
+                begin, body = too_slow()
+                self.transport.write(begin + body)
                 late = now - self._waiting
                 self._unhandled(Unhandled("", "UNKNOWN", 408, late, 0, len(body)))
             self.force_close()
@@ -267,55 +266,6 @@ class Connection(web.RequestHandler):
         self._lost = True
         if self.request is None:
             self._ended(self)
-
-
-def _too_slow() -> tuple[bytes, bytes]:
-    """The answer to a request that there is not yet, head and body."""
-    token = request_id.set(new_id())
-    answer = problem(408, "the request did not come in time")
-    known = request_id.get()
-    request_id.reset(token)
-    assert isinstance(answer.body, bytes)
-    lines = (
-        "HTTP/1.1 408 Request Timeout",
-        f"Content-Type: {PROBLEM}",
-        f"Content-Length: {len(answer.body)}",
-        f"{REQUEST_ID}: {known}",
-        "Connection: close",
-    )
-    return "".join(f"{line}\r\n" for line in (*lines, "")).encode(), answer.body
-
-
-@web.middleware
-async def begun(
-    request: web.Request, handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.StreamResponse:
-    """Stand before the user's middlewares: their requests have ids, limits, and are waited for."""
-    identify(request)
-    # Of a view it is a partial call of a receiver's method.
-    receiver = getattr(getattr(request.match_info.handler, "func", None), "__self__", None)
-    request = limited(request, getattr(receiver, "max_body", None))
-    connection = request.protocol
-    assert isinstance(connection, Connection)
-    connection.begin(request)
-    try:
-        return await handler(request)
-    except Exception:
-        raise
-    except BaseException:
-        # Nothing is going to be sent.
-        connection.release()
-        raise
-
-
-def limited(request: web.Request, max_body: int | None) -> web.Request:
-    """The request, whose body may have so many bytes; None leaves it as it is."""
-    if max_body is None or request.client_max_size == max_body:
-        return request
-    # A body that a middleware has read is as large as it is.
-    with suppress(RuntimeError):
-        return request.clone(client_max_size=max_body)
-    return request
 
 
 def is_event_stream(request: web.Request) -> bool:

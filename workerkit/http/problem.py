@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import web
 from pydantic_core import to_json
 
+from workerkit.http.request_ids import REQUEST_ID, new_id
 from workerkit.logs import request_id
 
 PROBLEM = "application/problem+json"
@@ -70,6 +71,23 @@ def of_exception(error: web.HTTPException, method: str) -> web.Response:
     }
     detail = "" if error.reason == _title(error.status) else error.reason
     return _with_cookies(problem(error.status, detail, headers=headers), error)
+
+
+def too_slow() -> tuple[bytes, bytes]:
+    """The answer to a request that there is not yet, head and body."""
+    token = request_id.set(new_id())
+    answer = problem(408, "the request did not come in time")
+    known = request_id.get()
+    request_id.reset(token)
+    assert isinstance(answer.body, bytes)
+    lines = (
+        "HTTP/1.1 408 Request Timeout",
+        f"Content-Type: {PROBLEM}",
+        f"Content-Length: {len(answer.body)}",
+        f"{REQUEST_ID}: {known}",
+        "Connection: close",
+    )
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode(), answer.body
 
 
 def _as_it_is(error: web.HTTPException) -> web.Response:

@@ -11,7 +11,8 @@ from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.errors import HandlerExit, InvalidRequest
 from workerkit.http.answer import answer
-from workerkit.http.connection import Connection, is_event_stream, limited
+from workerkit.http.connection import Connection, is_event_stream
+from workerkit.http.entrance import limited
 from workerkit.http.problem import of_exception
 from workerkit.http.request import HTTPRequest
 from workerkit.http.request_ids import identify

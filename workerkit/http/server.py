@@ -6,7 +6,8 @@ from typing import Any
 
 from aiohttp import web
 
-from workerkit.http.connection import Connection, begun, is_event_stream
+from workerkit.http.connection import Connection, is_event_stream
+from workerkit.http.entrance import begun
 from workerkit.http.shortcuts import Shortcuts
 from workerkit.observe import Unhandled
 from workerkit.sections import HTTPSettings
