@@ -11,6 +11,7 @@ from workerkit.codec import JSON, encode
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import HandlerTimeout, InvalidRequest, Reject, Retry
 from workerkit.http.problem import problem
+from workerkit.http.returned import BODILESS
 
 _JSON = {"Content-Type": JSON}
 _CLIENT_LEFT = 499  # As nginx has it; no client ever sees it.
@@ -76,7 +77,7 @@ def _failed(outcome: Outcome, error: Exception) -> web.Response:
 
 
 def _returned(value: object, status: int) -> web.StreamResponse:
-    if isinstance(value, BaseModel):
+    if isinstance(value, BaseModel) and status not in BODILESS:
         # The most frequent one; asking an abstract class such as the next takes half a µs.
         body = value.__pydantic_serializer__.to_json(value, by_alias=True)
         return web.Response(body=body, status=status, headers=_JSON)
@@ -86,7 +87,7 @@ def _returned(value: object, status: int) -> web.StreamResponse:
         value, status = value
     elif value is None and status == 200:
         status = 204
-    if value is None:
+    if value is None or status in BODILESS:
         return web.Response(status=status)
     # Text is JSON as well; only bytes go as they are.
     body, content_type = (to_json(value), JSON) if isinstance(value, str) else encode(value)

@@ -14,8 +14,9 @@ from workerkit.codec import JSON, UnknownType, adapter, decoder, holds_struct
 
 _ANY_STATUS = "2XX"
 _BYTES = "application/octet-stream"
-# RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5.
-_BODILESS = ("204", "205", "304")
+BODILESS = frozenset({204, 205, 304})
+"""Statuses of answers that have no body: RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5."""
+_WITHOUT_BODY = frozenset(map(str, BODILESS))
 
 
 class Returned:
@@ -43,7 +44,7 @@ class Returned:
                     types.setdefault(found, []).append(type_)
         for found, members in types.items():
             bodies = [each for each in members if each is not NoneType]
-            self.answers[found] = {} if found in _BODILESS else self._content(bodies)
+            self.answers[found] = {} if found in _WITHOUT_BODY else self._content(bodies)
 
     @property
     def described(self) -> list[Any]:
