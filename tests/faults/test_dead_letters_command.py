@@ -464,6 +464,26 @@ async def test_a_package_knows_the_way(url: str, client: Client, tmp_path: Path)
     assert "m-1" in done.stdout
 
 
+async def test_the_letters_of_a_consumer_that_was_renamed(
+    url: str, client: Client, tmp_path: Path
+) -> None:
+    """They are found by the old name; where there are none, the names that are known are said."""
+    await bury(client, b"m-1", headers=evidence(consumer="OrderMade"))
+    write_package(tmp_path, "shop", consumers=SHOP)
+
+    def listed(name: str) -> "subprocess.CompletedProcess[str]":
+        return workerkit(
+            "dead-letters", "list", "shop", "orders", "--consumer", name,
+            cwd=tmp_path, WORKERKIT_AMQP__OTHER__URL=url,
+        )  # fmt: skip
+
+    assert "m-1" in listed("OrderMade").stdout
+    assert listed("OrderPlacd").stdout == (
+        "no dead letters of 'orders' match (consumer OrderPlacd); "
+        "shop has no consumer OrderPlacd; did you mean 'OrderPlaced'?\n"
+    )
+
+
 def _nested(depth: int) -> bytes:
     value = b"V"
     for _ in range(depth):

@@ -244,7 +244,8 @@ def _clear(
     begin = "interrupted: " if result.interrupted else ""
     done = f"would be {treatment.done}" if dry_run else treatment.done
     later = f"; {result.later} failed since the beginning and stay" if result.later else ""
-    print(f"{begin}{_in_words(errand, result)} {done}{later}")
+    doubt = "" if result.done else _doubt(errand.where)
+    print(f"{begin}{_in_words(errand, result)} {done}{later}{doubt}")
 
 
 def _ask(treatment: Treatment, errand: Errand) -> None:
@@ -284,7 +285,12 @@ def _print_more(more: int, file: TextIO) -> None:
 
 
 def _none(where: Whereabouts, selection: Selection) -> str:
-    return f"no dead letters of {where.queue!r}" + (f" match ({selection})" if selection else "")
+    filters = f" match ({selection})" if selection else ""
+    return f"no dead letters of {where.queue!r}{filters}{_doubt(where)}"
+
+
+def _doubt(where: Whereabouts) -> str:
+    return f"; {where.doubt}" if where.doubt else ""
 
 
 @contextmanager

@@ -23,12 +23,14 @@ class Whereabouts:
         queue: The one whose dead letters are meant.
         connection: Its name in the settings.
         vhost: None for the connection's own.
+        doubt: Why no letter may be from the consumers that are asked for; empty if all are there.
     """
 
     settings: WorkerSettings
     connection: str
     vhost: str | None
     queue: str
+    doubt: str = ""
 
     @property
     def dead_letters(self) -> str:
@@ -81,7 +83,7 @@ def find(
         target: A package, in which the consumer that reads the queue knows the way; or a URL.
         queue: Its name, or that of its dead-letter queue.
         connection, vhost: Instead of the consumer's. With a connection, any queue will do.
-        consumers: Names of consumers that the package has to have.
+        consumers: Names of consumers that are asked for; renamed ones have letters all the same.
 
     Raises:
         StartError: The package or its settings are wrong, or leave open which broker is meant.
@@ -93,12 +95,12 @@ def find(
         Queue(queue + DEAD_LETTER_SUFFIX)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
+    doubt = ""
     if is_url(target):
         settings, known = settings_of(target, container), None
     else:
         assembly = Runner(load_container(target, container), packages=[target]).assemble()
-        for consumer in consumers:
-            _check_consumer(assembly, target, consumer)
+        doubt = _doubt(assembly, target, consumers)
         settings, known = assembly.settings, _reader(assembly, queue, connection, vhost)
         if known is None and connection is None:
             raise ConfigurationError(_unread(assembly, target, queue))
@@ -110,18 +112,18 @@ def find(
         listed = ", ".join(sorted(settings.amqp))
         raise ConfigurationError(f"the settings have no connection {connection!r}, only {listed}")
     settings.amqp[name].address(vhost)  # Raises where it cannot be written.
-    return Whereabouts(settings, name, vhost, queue)
+    return Whereabouts(settings, name, vhost, queue, doubt)
 
 
-def _check_consumer(assembly: Assembly, package: str, consumer: str) -> None:
+def _doubt(assembly: Assembly, package: str, consumers: Sequence[str]) -> str:
+    """What is said of names that no consumer has, if one of them has been asked for."""
     names = [each.options.name for each in assembly.declared]
-    if folded(consumer) in map(folded, names):
-        return
-    nearest = difflib.get_close_matches(consumer, names, n=1, cutoff=0.4)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    raise ConfigurationError(
-        f"--consumer {consumer}: {package} has none of that name, only {', '.join(names)}{hint}"
-    )
+    unknown = [each for each in consumers if folded(each) not in map(folded, names)]
+    if not unknown:
+        return ""
+    nearest = difflib.get_close_matches(unknown[0], names, n=1, cutoff=0.4)
+    hint = f"; did you mean {nearest[0]!r}?" if nearest else f", only {', '.join(names)}"
+    return f"{package} has no consumer {' or '.join(unknown)}{hint}"
 
 
 def _unread(assembly: Assembly, package: str, queue: str) -> str:
