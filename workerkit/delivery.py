@@ -90,7 +90,7 @@ class Delivery:
             after: Seconds, as for `Retry`, which says how they are rounded.
 
         Raises:
-            ValueError: *after* is negative or not finite.
+            ValueError: *after* is negative, no number, or longer than `Retry` allows.
         """
         asked = Retry(after=after).after
         if self.fate is None:

@@ -25,8 +25,11 @@
   - Retry                    again later
 """
 
-import math
 from collections.abc import Iterable, Mapping
+
+LONGEST_DELAY = 4_294_800.0
+"""Seconds until another try; queues count whole milliseconds, at most 2**32 of them, and this is
+whole hours."""
 
 
 class WorkerkitError(Exception):
@@ -221,15 +224,15 @@ class Retry(Signal):
             delay that is next anyway. Without a policy there is no last try.
 
     Raises:
-        ValueError: *after* is negative or not finite.
+        ValueError: *after* is negative, no number, or more than 49 days: 4294800 seconds.
     """
 
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:
         if not isinstance(reason, str):
             raise TypeError(f"Retry({reason!r}): write Retry(after={reason!r})")
         number = isinstance(after, int | float) and not isinstance(after, bool)
-        if after is not None and not (number and math.isfinite(after) and after >= 0):
-            raise ValueError(f"after is {after!r}: it must be 0 or more seconds")
+        if after is not None and not (number and 0 <= after <= LONGEST_DELAY):
+            raise ValueError(f"after is {after!r}: it must be 0 to {LONGEST_DELAY:.0f} seconds")
         super().__init__(reason)
         self.reason = reason
         self.after = after

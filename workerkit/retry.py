@@ -8,13 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, WrapValidator
 
 from workerkit.delivery import Outcome
+from workerkit.errors import LONGEST_DELAY
 
 LADDER = (1.0, 5.0, 15.0, 60.0, 300.0, 900.0, 3600.0)
 """Seconds that `Retry` may wait where no policy has a step for it; beyond that, whole hours."""
 
 SHORTEST_DELAY = 0.001
-LONGEST_DELAY = 4_294_800.0
-"""Seconds; queues count whole milliseconds, at most 2**32 of them, and this is whole hours."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,9 @@ from hypothesis import strategies as st
 
 from workerkit import Action, Retry, RetryPolicy
 from workerkit.delivery import Outcome
-from workerkit.retry import LADDER, LONGEST_DELAY, SHORTEST_DELAY, RetryTuning, next_delay, pause
+from workerkit.errors import LONGEST_DELAY
+from workerkit.retry import LADDER, SHORTEST_DELAY, RetryTuning, next_delay, pause
+from workerkit.testing import fake_message
 
 POLICY = RetryPolicy(delays=(0, 5, 60))
 
@@ -141,11 +143,18 @@ def test_a_tuning_is_laid_over_the_policy_of_the_class() -> None:
         RetryTuning(jitter=0).over(None)
 
 
-@pytest.mark.parametrize("after", [-1, float("nan"), float("inf"), "x", True])
+@pytest.mark.parametrize("after", [-1, float("nan"), float("inf"), "x", True, 1e12])
 def test_no_time_to_retry_after(after: Any) -> None:
-    """Refused where it is written."""
-    with pytest.raises(ValueError, match="after is"):
+    """Refused where it is written; no queue holds a message for longer than 49 days."""
+    with pytest.raises(ValueError, match=r"after is .*: it must be 0 to 4294800 seconds"):
         Retry(after=after)
+    with pytest.raises(ValueError, match="after is"):
+        fake_message().retry(after=after)
+
+
+def test_the_longest_time_to_retry_after() -> None:
+    """As long as a queue can hold a message."""
+    assert Retry(after=LONGEST_DELAY).after == LONGEST_DELAY
 
 
 def test_the_seconds_have_a_name() -> None:
