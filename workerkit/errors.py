@@ -97,8 +97,11 @@ class InvalidRequest(InvalidBody):
         self.parts = tuple(parts)
 
 
-class HandlerTimeout(WorkerkitError):
-    """A call of `handle` took longer than the consumer's `timeout`."""
+class HandlerTimeout(WorkerkitError, TimeoutError):
+    """A call of `handle` took longer than the consumer's `timeout`.
+
+    A policy with `only=(TimeoutError,)` covers it.
+    """
 
 
 class HandlerCancelled(WorkerkitError):

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from workerkit import Action, Retry, RetryPolicy
 from workerkit.delivery import Outcome
-from workerkit.errors import LONGEST_DELAY
+from workerkit.errors import LONGEST_DELAY, HandlerTimeout
 from workerkit.retry import LADDER, SHORTEST_DELAY, RetryTuning, next_delay, pause
 from workerkit.testing import fake_message
 
@@ -155,6 +155,14 @@ def test_no_time_to_retry_after(after: Any) -> None:
 def test_the_longest_time_to_retry_after() -> None:
     """As long as a queue can hold a message."""
     assert Retry(after=LONGEST_DELAY).after == LONGEST_DELAY
+
+
+def test_a_handler_that_takes_too_long_may_be_tried_again_as_any_timeout() -> None:
+    """`only=(TimeoutError,)` covers the consumer's own `timeout`."""
+    policy = RetryPolicy((1,), only=(TimeoutError,))
+
+    assert policy.covers(HandlerTimeout("Orders: handle took longer than 1 s"))
+    assert str(HandlerTimeout("it took long")) == "it took long"
 
 
 def test_the_seconds_have_a_name() -> None:
