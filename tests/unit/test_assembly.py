@@ -246,6 +246,40 @@ def test_the_same_queue_twice() -> None:
     assert fault.endswith("queue 'a' stands twice in queues")
 
 
+def reading(name: str, queue: str | Queue, **attributes: Any) -> type[Consumer]:
+    """A class that reads this queue."""
+
+    async def handle(self: Any, body: bytes) -> None: ...
+
+    return type(name, (AMQPConsumer,), {"queues": [queue], "handle": handle, **attributes})
+
+
+def test_a_queue_that_two_classes_declare_differently() -> None:
+    """Only one of them would have its way, so both are named, with what differs."""
+    quorum = Queue("a", "quorum", max_length=5)
+
+    [fault] = faults(reading("First", "a"), reading("Second", quorum))
+
+    assert fault == (
+        f"{__name__}.Second and {__name__}.First declare queue 'a' differently: "
+        "type is 'quorum' and None, max_length is 5 and None; write the same Queue in both"
+    )
+
+
+def test_the_same_queue_in_two_classes() -> None:
+    """The same declaration, another virtual host, what only reading needs: nothing contradicts."""
+    stream = Queue("s", "stream")
+
+    assembled(
+        reading("First", Queue("a", "quorum")),
+        reading("Second", Queue("a", "quorum")),
+        reading("Third", "a", vhost="other"),
+        reading("Fourth", "a", declare="never"),
+        reading("Fifth", stream),
+        reading("Sixth", Queue("s", "stream", stream_offset="first")),
+    )
+
+
 def test_a_queue_whose_dead_letters_have_no_name() -> None:
     """A name must leave room for that of the dead letters."""
     broken = type("Broken", (Good,), {"queues": ["x" * 252]})

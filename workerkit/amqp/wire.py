@@ -1,6 +1,7 @@
 """RabbitMQ as a wire: one connection per virtual host, one subscription per consumer."""
 
 import asyncio
+import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -12,7 +13,7 @@ from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.moving import Moves
 from workerkit.amqp.overdue import Overdue
 from workerkit.amqp.publisher import Publisher
-from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, retry_suffix
+from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue, retry_suffix
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.settling import Settling
 from workerkit.amqp.subscription import Subscription
@@ -30,6 +31,12 @@ from workerkit.wire import Context, Declared, Hook
 log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 255
+# What the broker compares of a queue: not where to begin reading, and bindings only add up.
+_DECLARED = [
+    each.name
+    for each in dataclasses.fields(Queue)
+    if each.name not in ("stream_offset", "bindings")
+]
 
 
 class AMQPWire:
@@ -48,6 +55,7 @@ class AMQPWire:
         self._keeping: list[asyncio.Task[None]] = []
         self._publisher: Publisher | None = None
         self._handled = Handled()
+        self._declared: dict[tuple[str, str, str], tuple[type[Consumer], Queue]] = {}
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
         """Faults that only the settings or RabbitMQ's limits show."""
@@ -72,7 +80,29 @@ class AMQPWire:
             for suffix in _suffixes(options)
             if len((queue.name + suffix).encode()) > _LONGEST_NAME
         ][:1]
-        return faults
+        return [*faults, *self._contradictions(declared.consumer, options, settings)]
+
+    def _contradictions(
+        self, class_: type[Consumer], options: AMQPOptions, settings: WorkerSettings
+    ) -> Iterator[str]:
+        """Faults of queues that another consumer declares otherwise."""
+        name = options.connection.casefold()
+        connection = settings.amqp.get(name)
+        if connection is None or (options.declare or connection.declare) == "never":
+            return
+        for queue in options.queues:
+            key = (name, connection.vhost_name(options.vhost), queue.name)
+            other, declared = self._declared.setdefault(key, (class_, queue))
+            found = [
+                f"{each} is {getattr(queue, each)!r} and {getattr(declared, each)!r}"
+                for each in _DECLARED
+                if getattr(queue, each) != getattr(declared, each)
+            ]
+            if other is not class_ and found:
+                yield (
+                    f"{place(class_)} and {place(other)} declare queue {queue.name!r} differently: "
+                    f"{', '.join(found)}; write the same Queue in both"
+                )
 
     def source(self, options: Options) -> str:
         """The names of the queues."""
