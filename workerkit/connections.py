@@ -128,10 +128,20 @@ class SSESettings(BaseModel):
         check_stream_url(given.get_secret_value())
         return given
 
+    @field_validator("token")
+    @classmethod
+    def _check_token(cls, given: SecretStr | None) -> SecretStr | None:
+        # Else it would end the header that it stands in.
+        if given is not None and not {"\r", "\n", "\0"}.isdisjoint(given.get_secret_value()):
+            raise PydanticCustomError("sse_token", "should have no line break")
+        return given
+
     @model_validator(mode="after")
     def _check_credentials(self) -> Self:
         if self.token is not None and (self.user is not None or self.password is not None):
             raise PydanticCustomError("sse_credentials", "should have a token or a user, not both")
+        if self.password is not None and self.user is None and self._url.user is None:
+            raise PydanticCustomError("sse_credentials", "should have a user beside the password")
         return self
 
 

@@ -338,6 +338,11 @@ def test_options_in_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("SHOP_SSE__M__IDLE_TIMOUT", "5", "did you mean SHOP_SSE__M__IDLE_TIMEOUT?"),
         ("SHOP_SSE__M__CONNECT_TIMEOUT", "0", "SHOP_SSE__M__CONNECT_TIMEOUT"),
         ("SHOP_SSE__M__USER", "me", "should have a token or a user, not both"),
+        (
+            "SHOP_SSE__M__TOKEN",
+            "t0ken\nX: y",
+            "SHOP_SSE__M__TOKEN is ***: should have no line break",
+        ),
     ],
 )
 def test_faults_of_the_environment(
@@ -415,6 +420,15 @@ def test_a_token_and_a_user_contradict_each_other() -> None:
     """One of them would not be sent."""
     with pytest.raises(ValidationError, match="should have a token or a user, not both"):
         SSESettings.model_validate({"url": "https://h/", "token": "t", "user": "me"})
+
+
+def test_a_password_needs_a_user() -> None:
+    """In the URL or beside it; else it would not be sent, and nobody would know why."""
+    SSESettings.model_validate({"url": "https://me@h/", "password": "pa55word"})
+    with pytest.raises(ValidationError, match="should have a user beside the password") as caught:
+        SSESettings.model_validate({"url": "https://h/", "password": "pa55word"})
+
+    assert "pa55word" not in str(caught.value)
 
 
 def test_secret_files_are_read_again(tmp_path: Path) -> None:
