@@ -151,6 +151,8 @@ class _ConsumerOptions:
             return None, [f"{self._faults.label(at, value)} {bad_json(error)}"]
         # Dataclasses ignore keys that they do not know, so validation alone would miss them.
         faults = [self._stray(at, path, hint) for path in strays(hint, written)]
+        if not isinstance(value, Mapping):
+            faults += self._without_effect(at)
         try:
             valid = adapter.validate_python(written)
         except ValidationError as error:
@@ -158,6 +160,11 @@ class _ConsumerOptions:
         if faults:
             return None, faults
         return Override(valid, *_origin(self._variables, at, value)), []
+
+    def _without_effect(self, at: Location) -> Iterator[str]:
+        """Faults of variables for parts of an option that another one sets as a whole."""
+        for part in self._variables.under(at):
+            yield f"{part.name} has no effect beside {self._variables.name(at)}: keep one"
 
     def _unknown(self, at: Location, value: Any) -> Iterator[str]:
         nearest = most_like(str(at[-1]), self._adapters)

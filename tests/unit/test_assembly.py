@@ -302,6 +302,16 @@ def test_an_unknown_connection() -> None:
     assert "default, third" in fault
 
 
+@pytest.mark.parametrize("whole", ["none", '{"delays": [2]}'])
+def test_parts_of_an_option_beside_the_whole(monkeypatch: pytest.MonkeyPatch, whole: str) -> None:
+    """The whole one wins, so what the others say would be lost without a word."""
+    name = "WORKERKIT_CONSUMERS__OTHER__RETRY"
+    monkeypatch.setenv(name, whole)
+    monkeypatch.setenv(f"{name}__DELAYS", "1")
+
+    assert faults(Other) == [f"{name}__DELAYS has no effect beside {name}: keep one"]
+
+
 def test_a_class_that_no_wire_feeds() -> None:
     """A class of another base is a fault, with the bases there are."""
 
