@@ -1,6 +1,5 @@
 """What becomes of a request: an outcome turned into the answer that the client gets."""
 
-import asyncio
 import math
 
 from aiohttp import ClientConnectionResetError, web
@@ -18,7 +17,7 @@ _CLIENT_LEFT = 499  # As nginx has it; no client ever sees it.
 
 
 def answer(
-    outcome: Outcome, status: int, transport: asyncio.BaseTransport | None
+    outcome: Outcome, status: int, request: web.BaseRequest
 ) -> tuple[web.StreamResponse, Outcome]:
     """Make the answer to a request, and say what is settled by it.
 
@@ -34,7 +33,6 @@ def answer(
 
     Args:
         status: Of an answer that does not say.
-        transport: To the client; None where that has left.
 
     Returns:
         The answer, and the outcome as it is settled: an exception of aiohttp's below 500 is an
@@ -42,7 +40,7 @@ def answer(
     """
     try:
         if outcome.error is not None:
-            return _raised(outcome, outcome.error, transport)
+            return _raised(outcome, outcome.error, request)
         return _returned(outcome.value, status), outcome
     except Exception as failure:
         # The value's own code may raise anything: serializers, computed fields.
@@ -50,17 +48,21 @@ def answer(
 
 
 def _raised(
-    outcome: Outcome, error: Exception, transport: asyncio.BaseTransport | None
+    outcome: Outcome, error: Exception, request: web.BaseRequest
 ) -> tuple[web.StreamResponse, Outcome]:
     if isinstance(error, web.HTTPException):
         failed = error.status >= 500
         return error, Outcome(Action.REJECT, error) if failed else Outcome(Action.ACK, value=error)
-    has_left = transport is None or transport.is_closing()
-    if has_left and isinstance(error, ClientConnectionResetError):
-        # What a stream meets whose client has left: it has done what it could.
+    if isinstance(error, ClientConnectionResetError) and _has_left(request):
+        # What a stream meets then: it has done what it could.
         return web.Response(status=_CLIENT_LEFT), Outcome(Action.ACK)
     action = Action.RETRY if isinstance(error, Retry) else Action.REJECT
     return _failed(outcome, error), Outcome(action, error, delay=outcome.delay)
+
+
+def _has_left(request: web.BaseRequest) -> bool:
+    """Whether the client has; clients of the handler's own raise the same."""
+    return request.transport is None or request.transport.is_closing()
 
 
 def _failed(outcome: Outcome, error: Exception) -> web.Response:

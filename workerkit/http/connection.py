@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import StreamReader, web
 from aiohttp.http_exceptions import LineTooLong
+from aiohttp.streams import EMPTY_PAYLOAD
 
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import Reject, Retry
@@ -47,9 +48,9 @@ class Connection(web.RequestHandler):
 
     __slots__ = (
         "_asked",
+        "_content",
         "_ended",
         "_heard",
-        "_left",
         "_lost",
         "_read",
         "_signals",
@@ -83,7 +84,7 @@ class Connection(web.RequestHandler):
         self._stuck_since: float | None = None
         self._read = 0
         self._asked = False
-        self._left: StreamReader | None = None
+        self._content: StreamReader = EMPTY_PAYLOAD
         self.begun: web.Request | None = None
         self.answering: web.Request | None = None
         self.last = False
@@ -113,7 +114,7 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Note that a request begins."""
         # What is left of a body that nobody wanted is no beginning.
-        if data and (self._left is None or self._left.is_eof()):
+        if data and (self._content is EMPTY_PAYLOAD or self._content.is_eof()):
             self._heard = True
         _feed(self, data)
 
@@ -122,7 +123,7 @@ class Connection(web.RequestHandler):
     ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
         """Complete the answer, and send what is not sent yet."""
         self._heard, self._asked = False, True
-        self._left = None if request.content.is_eof() else request.content
+        self._content = request.content
         known = request_id.get() or identify(request)
         if type(resp) is not web.Response:
             resp = self._answer_of(resp, request)
@@ -208,7 +209,7 @@ class Connection(web.RequestHandler):
             response.force_close()
             return response
         if isinstance(exc, Reject | Retry):
-            return answer(Outcome(Action.REJECT, exc), status, request.transport)[0]
+            return answer(Outcome(Action.REJECT, exc), status, request)[0]
         if isinstance(exc, web.RequestPayloadError | ConnectionError):
             log.info("request broken off", extra={"client": request.remote, "error": said(exc)})
             return problem(400, "the body is broken off, or encoded wrongly")
@@ -253,7 +254,8 @@ class Connection(web.RequestHandler):
 
     def release(self) -> None:
         """Nothing is done for its request any more."""
-        self._settle(None)
+        if self.settled is not None:
+            self._settle(None)
         self.answering = self.begun = self._since = None
         if self.last:
             self.close()

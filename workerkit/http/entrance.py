@@ -17,7 +17,8 @@ async def begun(
     identify(request)
     # Of a view it is a partial call of a receiver's method.
     receiver = getattr(getattr(request.match_info.handler, "func", None), "__self__", None)
-    request = limited(request, getattr(receiver, "max_body", None))
+    if (limit := getattr(receiver, "max_body", None)) is not None:
+        request = limited(request, limit)
     connection = request.protocol
     assert isinstance(connection, Connection)
     connection.begin(request)
@@ -31,9 +32,9 @@ async def begun(
         raise
 
 
-def limited(request: web.Request, max_body: int | None) -> web.Request:
-    """The request, whose body may have so many bytes; None leaves it as it is."""
-    if max_body is None or request.client_max_size == max_body:
+def limited(request: web.Request, max_body: int) -> web.Request:
+    """The request, whose body may have so many bytes."""
+    if request.client_max_size == max_body:
         return request
     # A body that a middleware has read is as large as it is.
     with suppress(RuntimeError):

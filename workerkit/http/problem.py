@@ -3,11 +3,12 @@
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
+from uuid import uuid4
 
 from aiohttp import web
 from pydantic_core import to_json
 
-from workerkit.http.request_ids import REQUEST_ID, new_id
+from workerkit.http.request_ids import REQUEST_ID
 from workerkit.logs import request_id
 
 PROBLEM = "application/problem+json"
@@ -75,7 +76,7 @@ def of_exception(error: web.HTTPException, method: str) -> web.Response:
 
 def too_slow() -> tuple[bytes, bytes]:
     """The answer to a request that there is not yet, head and body."""
-    token = request_id.set(new_id())
+    token = request_id.set(uuid4().hex)
     answer = problem(408, "the request did not come in time")
     known = request_id.get()
     request_id.reset(token)

@@ -3,6 +3,7 @@
 import asyncio
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 from aiohttp import hdrs, web
 
@@ -64,9 +65,9 @@ class Receiver:
             web.HTTPException: It is the answer.
             ConnectionError: It ended with half of an answer sent, so the connection has to end.
         """
-        request = limited(request, self.max_body)
-        connection = request.protocol
-        assert isinstance(connection, Connection)
+        if self.max_body is not None:
+            request = limited(request, self.max_body)
+        connection: Any = request.protocol  # To assert that it is ours would cost every request.
         connection.answer(request)
         delivery = HTTPRequest(request, route, identify(request))
         came = began = perf_counter()
@@ -107,7 +108,7 @@ class Receiver:
         if type(outcome.value) is web.Response and outcome.error is None:
             response: web.StreamResponse = outcome.value
         else:
-            response, outcome = answer(outcome, self._status, request.transport)
+            response, outcome = answer(outcome, self._status, request)
             if isinstance(response, web.HTTPException):
                 # Its own text is not what is sent.
                 raised, response = response, of_exception(response, request.method)

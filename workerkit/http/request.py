@@ -35,6 +35,7 @@ class HTTPRequest(Delivery):
     )
 
     raw: bytes
+    seconds: float
 
     def __init__(self, request: web.Request, route: str, id: str) -> None:
         # As Delivery does, without the call.
@@ -48,7 +49,6 @@ class HTTPRequest(Delivery):
         self.response_size: int | None = None
         self.route = route
         self.id = id
-        self.seconds = 0.0
         self.body: object = None
         self.answer: web.StreamResponse | None = None
 

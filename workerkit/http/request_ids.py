@@ -22,11 +22,6 @@ def identify(request: web.BaseRequest) -> str:
     """Give a request the id that its client sent, or a new one, for the rest of its task."""
     given = request.headers.get(REQUEST_ID)
     if given is None or not _SOUND.fullmatch(given):
-        given = new_id()
+        given = f"{_START}-{next(_NUMBERS):x}"
     request_id.set(given)
     return given
-
-
-def new_id() -> str:
-    """An id for a request that has none."""
-    return f"{_START}-{next(_NUMBERS):x}"
