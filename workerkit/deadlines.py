@@ -31,14 +31,18 @@ class Deadlines:
         self._overdue: dict[asyncio.Task[object], asyncio.TimerHandle] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def begin(self) -> asyncio.Task[object]:
+    def begin(self, task: asyncio.Task[object] | None = None) -> asyncio.Task[object]:
         """The clock starts for a call.
 
+        Args:
+            task: The current one, where it is known; else it is asked for, which costs.
+
         Returns:
-            The current task, which makes it.
+            The current task, which makes the call.
         """
-        task = asyncio.current_task(self._loop)
-        assert task is not None
+        if task is None:
+            task = asyncio.current_task(self._loop)
+            assert task is not None
         if self._seconds is not None:
             self._running[task] = deadline = self._loop.time() + self._seconds
             if self._timer is None:

@@ -71,10 +71,13 @@ class Endpoint:
             self._handle = partial(_injected, self._handle, signature.provided)
         self._deadlines = Deadlines(options.name, timeout)
 
-    async def process(self, delivery: Delivery) -> Outcome:
+    async def process(self, delivery: Delivery, task: "asyncio.Task[Any] | None" = None) -> Outcome:
         """Call `handle` and decide what becomes of *delivery*; settle nothing.
 
         Cancellation passes through, and then there is no outcome: the delivery will come again.
+
+        Args:
+            task: The current one, where the caller knows it.
 
         Raises:
             HandlerExit: The process has to end; there is no outcome either. Nothing else.
@@ -84,7 +87,7 @@ class Endpoint:
         except Exception as error:
             return self._decided(delivery, Outcome(self._on_invalid, error))
         # As _attempt, without it: every delivery pays for each coroutine that stands in between.
-        task = self._deadlines.begin()
+        task = self._deadlines.begin(task)
         try:
             outcome = self._returned(task, await self._handle(*args, **kwargs))
         except BaseException as error:

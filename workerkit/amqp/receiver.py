@@ -106,7 +106,7 @@ class Receiver:
         self.workers.wake()
 
     async def _work(self) -> None:
-        turn = perf_counter()
+        turn, task = perf_counter(), asyncio.current_task()
         while self._waiting and not self._stopping.is_set():
             message = self._waiting.popleft()
             if self._waiting:
@@ -115,7 +115,7 @@ class Receiver:
                 continue
             began = self._running[message] = perf_counter()
             known = self._known(message) if message.redelivered else None
-            outcome = known or await self._process(message)
+            outcome = known or await self._process(message, task)
             seconds = perf_counter() - began
             if outcome.action is Action.ACK and not self._settling.failing:
                 self._acknowledge(message, outcome, seconds)

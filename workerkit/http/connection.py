@@ -16,7 +16,7 @@ from workerkit.http.answer import answer
 from workerkit.http.problem import of_exception, problem, too_slow
 from workerkit.http.request import HTTPRequest, size_of
 from workerkit.http.request_ids import REQUEST_ID, identify
-from workerkit.http.sending import head, send, without_body
+from workerkit.http.sending import plain, send, without_body
 from workerkit.logs import request_id
 from workerkit.observe import Unhandled
 from workerkit.places import said
@@ -131,10 +131,10 @@ class Connection(web.RequestHandler):
             resp.force_close()
         if self.answering is None:
             self._unhandled(self._told(request, resp))
-        if not self._signals and (begin := head(request, resp, known)) is not None:
+        if not self._signals and (ready := plain(request, resp, known)) is not None:
             if self.settled is not None:
                 self._settle(resp)
-            return send(request, begin, resp, self.release)
+            return send(request, *ready, self.release)
         resp.headers[REQUEST_ID] = known
         return self._finish(super().finish_response(request, resp, start_time), resp)
 

@@ -39,16 +39,18 @@ _second = 0
 _headers = ""
 
 
-def head(request: web.BaseRequest, response: web.StreamResponse, id: str) -> bytes | None:
-    """What goes before the body of an answer; None where it is one for aiohttp to send.
+def plain(
+    request: web.BaseRequest, response: web.StreamResponse, id: str
+) -> tuple[bytes, bytes] | None:
+    """Head and body of an answer; None where it is one for aiohttp to send.
 
     Args:
         id: Of the request.
     """
+    if type(response) is not web.Response or type(body := response.body) is not bytes:
+        return None
     if not _is_plain(request, response):
         return None
-    assert type(response) is web.Response
-    assert type(response.body) is bytes
     try:
         lines = _chosen(response)
     except TypeError:
@@ -57,8 +59,9 @@ def head(request: web.BaseRequest, response: web.StreamResponse, id: str) -> byt
     # A line break in a value would make a header that nobody has set; aiohttp says so.
     if lines is None or not "".join(lines).isprintable() or not id.isprintable():
         return None
-    chosen, size = "\r\n".join(lines), len(response.body)
-    return f"{chosen}\r\nContent-Length: {size}\r\n{_given()}{id}\r\n\r\n".encode()
+    chosen = "\r\n".join(lines)
+    head = f"{chosen}\r\nContent-Length: {len(body)}\r\n{_given()}{id}\r\n\r\n".encode()
+    return head, body
 
 
 def _chosen(response: web.Response) -> list[str] | None:
@@ -77,12 +80,10 @@ def _chosen(response: web.Response) -> list[str] | None:
     return lines
 
 
-def _is_plain(request: web.BaseRequest, response: web.StreamResponse) -> bool:
-    """Whether it is bytes for somebody who keeps the connection."""
+def _is_plain(request: web.BaseRequest, response: web.Response) -> bool:
+    """Whether it is for somebody who keeps the connection, and has no more than a body."""
     return (
-        type(response) is web.Response
-        and type(response.body) is bytes
-        and response.status not in _WITHOUT_BODY
+        response.status not in _WITHOUT_BODY
         and not response.prepared
         and not request.writer.output_size
         and not response.compression
@@ -104,12 +105,9 @@ def _has_no_parts(request: web.BaseRequest) -> bool:
 
 
 async def send(
-    request: web.BaseRequest, head: bytes, response: web.StreamResponse, sent: Callable[[], None]
+    request: web.BaseRequest, head: bytes, body: bytes, sent: Callable[[], None]
 ) -> tuple[web.StreamResponse, bool]:
     """Send it, as `RequestHandler.finish_response`, and call *sent* when nothing is left to do."""
-    assert type(response) is web.Response
-    body = response.body
-    assert type(body) is bytes
     writer = request.writer
     transport = writer.transport
     try:

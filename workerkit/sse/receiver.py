@@ -146,7 +146,7 @@ class Receiver:
                 self._progress.passed(event.id)
 
     async def _work(self) -> None:
-        turn = perf_counter()
+        turn, task = perf_counter(), asyncio.current_task()
         waiting, process, slot = self._waiting, self._process, self._slot
         while waiting and not self._stopping.is_set():
             event = waiting.popleft()
@@ -157,13 +157,13 @@ class Receiver:
             while True:
                 began = perf_counter()
                 if slot is None:
-                    outcome = await process(event)
+                    outcome = await process(event, task)
                 else:
                     async with slot:
                         if self._stopping.is_set():
                             return
                         began = perf_counter()
-                        outcome = await process(event)
+                        outcome = await process(event, task)
                 now = perf_counter()
                 if self._settle(event, outcome, now - began):
                     break
