@@ -6,7 +6,8 @@
 %% a binary as it is, any other term printed) or - (what was raised).
 %%
 %% The first connection is the owner's: when it closes, the process that started this node is gone,
-%% perhaps by kill -9, and the node goes too, with its epmd and its directory.
+%% perhaps by kill -9, and the node goes too, with its epmd and its directory. So it does if nobody
+%% comes: then the owner has ended while the node booted.
 
 spawn(fun() ->
     Evaluate = fun(Text) ->
@@ -30,11 +31,14 @@ spawn(fun() ->
                 gen_tcp:close(Socket)
         end
     end,
-    Follow = fun(Socket) ->
-        gen_tcp:recv(Socket, 0),
+    Leave = fun() ->
         os:cmd("kill " ++ os:getenv("WORKERKIT_EPMD_PID")),
         file:del_dir_r(filename:dirname(os:getenv("WORKERKIT_CONTROL"))),
         erlang:halt(1, [{flush, false}])
+    end,
+    Follow = fun(Socket) ->
+        gen_tcp:recv(Socket, 0),
+        Leave()
     end,
     %% A socket closes with the process that controls it, hence the handing over.
     Hand = fun(Socket, Function) ->
@@ -42,12 +46,16 @@ spawn(fun() ->
         ok = gen_tcp:controlling_process(Socket, Process),
         Process ! yours
     end,
-    Accept = fun Accept(Listener, Function) ->
-        {ok, Socket} = gen_tcp:accept(Listener),
-        Hand(Socket, Function),
-        Accept(Listener, Serve)
+    Accept = fun Accept(Listener, Function, Patience) ->
+        case gen_tcp:accept(Listener, Patience) of
+            {ok, Socket} ->
+                Hand(Socket, Function),
+                Accept(Listener, Serve, infinity);
+            {error, timeout} ->
+                Leave()
+        end
     end,
     Options = [binary, {packet, 4}, {active, false}, {ifaddr, {local, os:getenv("WORKERKIT_CONTROL")}}],
     {ok, Listener} = gen_tcp:listen(0, Options),
-    Accept(Listener, Follow)
+    Accept(Listener, Follow, 60000)
 end).
