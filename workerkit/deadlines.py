@@ -57,13 +57,12 @@ class Deadlines:
             any that the call has made itself, so that the task goes on; one from elsewhere stays.
         """
         self._running.pop(task, None)
-        if not task.cancelling():
-            return False
-        complaint = self._overdue.pop(task, None)
+        complaint = self._overdue.pop(task, None) if self._overdue else None
         if complaint is not None:
             complaint.cancel()
             task.uncancel()
-        reinstate(task)
+        if task.cancelling():
+            reinstate(task)
         return complaint is not None
 
     def close(self) -> None:

@@ -174,6 +174,27 @@ async def test_a_handler_that_swallows_its_timeout() -> None:
     assert isinstance(outcome.error, HandlerTimeout)
 
 
+async def test_a_handler_that_takes_its_timeout_back(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was late all the same, and nobody is told that it goes on."""
+    monkeypatch.setattr("workerkit.deadlines._PATIENCE", 0.05)
+
+    async def handle(self: object, body: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            task = asyncio.current_task()
+            assert task is not None
+            task.uncancel()
+
+    outcome = await endpoint(handle, timeout=0.05).process(message())
+    await asyncio.sleep(0.1)
+
+    assert isinstance(outcome.error, HandlerTimeout)
+    assert errors(caplog) == []
+
+
 async def test_a_handler_that_goes_on_after_its_timeout(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
