@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
@@ -37,6 +38,7 @@ CANCEL_DEADLINE = 3.0
 _CLOSE_DEADLINE = 5.0
 _FRAME_MAX = 131_072
 _REFUSALS = (NO_PERMISSION, 530)
+_VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 _CODES: dict[type[AMQPChannelError], int] = {
     ChannelAccessRefused: 403,
     ChannelNotFoundEntity: 404,
@@ -215,6 +217,14 @@ class Session:
     def gone(self) -> bool:
         """Whether the socket is closed or about to be: nothing is sent any more."""
         return self.protocol.socket.is_closing()
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The broker's version, such as (4, 3, 6); empty where it states none that can be read."""
+        underlay = self._connection.transport
+        stated = underlay.connection.server_properties.get("version") if underlay else None
+        numbers = _VERSION.match(stated) if isinstance(stated, str) else None
+        return tuple(map(int, numbers[0].split("."))) if numbers else ()
 
     @property
     def frame_max(self) -> int:
