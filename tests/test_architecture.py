@@ -42,10 +42,10 @@ ORDER = {
     "http": "request_ids problem shape text parameters request signature view returned schemas"
     " openapi page answer sending shortcuts connection entrance server receiver wire watched"
     " client",
-    "embedded": "refusals table requests replies properties clock memory message matching"
-    " arguments death backlog turns queue exchange vhost faults outbox session channel publishing"
-    " topology consuming dispatch frames heart broker handshake connection listener snapshot"
-    " server",
+    "embedded": "refusals table requests replies properties clock memory message counting"
+    " matching backlog behaviour arguments death turns queue exchange vhost faults outbox session"
+    " channel publishing topology consuming dispatch frames heart broker handshake connection"
+    " listener snapshot server",
     "ops": "pages server",
     "cli": "probe options application embedded publishing selection letters whereabouts"
     " reading clearing dead_letters commands",

@@ -1,4 +1,4 @@
-"""The two brokers, and a fresh place on each for every scenario."""
+"""RabbitMQ and the modes of the embedded broker, and a fresh place for every scenario."""
 
 from collections.abc import AsyncIterator, Iterator
 from secrets import token_hex
@@ -6,24 +6,19 @@ from secrets import token_hex
 import pytest
 
 from tests.contract.rabbit import Rabbit
-from tests.contract.site import Broker, Site
+from tests.contract.site import VERSIONS, Broker, Site
 from workerkit.embedded import EmbeddedBroker
 
 
-@pytest.fixture(scope="session")
-def embedded() -> Iterator[EmbeddedBroker]:
-    """The embedded broker that all scenarios share."""
-    with EmbeddedBroker.in_thread() as broker:
+@pytest.fixture(scope="session", params=["rabbitmq", *(f"embedded {each}" for each in VERSIONS)])
+def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
+    """RabbitMQ, in the version of this run, or one of the modes of the embedded broker."""
+    kind, _, version = request.param.partition(" ")
+    if kind == "rabbitmq":
+        yield Rabbit(request.getfixturevalue("rabbit"))
+        return
+    with EmbeddedBroker.in_thread(behaves_as=version) as broker:
         yield broker
-
-
-@pytest.fixture(scope="session", params=["rabbitmq", "embedded"])
-def broker(request: pytest.FixtureRequest) -> Broker:
-    """One of the two brokers."""
-    if request.param == "rabbitmq":
-        return Rabbit(request.getfixturevalue("rabbit"))
-    embedded: EmbeddedBroker = request.getfixturevalue("embedded")
-    return embedded
 
 
 @pytest.fixture

@@ -2,7 +2,14 @@
 
 import time
 
+from tests.contract.site import VERSIONS
 from tests.rabbit import PrivateRabbit
+
+
+def closest(version: tuple[int, ...]) -> str:
+    """The one of `VERSIONS` that a release behaves as: the last one that is not newer."""
+    older = [each for each in VERSIONS if tuple(map(int, each.split("."))) <= version]
+    return older[-1]
 
 
 class Rabbit:
@@ -10,8 +17,15 @@ class Rabbit:
 
     def __init__(self, node: PrivateRabbit) -> None:
         self.port = node.port
-        self.add_vhost = node.add_vhost
+        self.behaves_as = closest(node.version)
         self._node = node
+
+    def add_vhost(self, name: str, *, default_queue_type: str | None = None) -> None:
+        """Create a virtual host, with a type for queues that are declared without one."""
+        self._node.add_vhost(name)
+        if default_queue_type is not None:
+            metadata = f'#{{default_queue_type => <<"{default_queue_type}">>}}'
+            self._node.eval(f'{{ok, _}} = rabbit_vhost:merge_metadata(<<"{name}">>, {metadata})')
 
     def delete_vhost(self, name: str) -> None:
         """Delete a virtual host, as soon as the node has noted who is connected to it.

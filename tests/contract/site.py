@@ -1,7 +1,7 @@
-"""Where a scenario takes place: a fresh virtual host on one of the two brokers."""
+"""Where a scenario takes place: a fresh virtual host on RabbitMQ or on the embedded broker."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
@@ -10,6 +10,7 @@ from tests.contract.line import Line, Login, connect
 from tests.contract.peer import Channel, Peer, opened
 
 Scenario = Callable[["Site"], Awaitable[object]]
+VERSIONS = ("3.10", "4.0", "4.3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,25 +20,38 @@ class Row:
     Attributes:
         scenario: Does something, and returns what it observed; its docstring is the behaviour.
         expected: What RabbitMQ 3.10 lets it observe.
+        since: What later versions let it observe, by the version that changed it.
     """
 
     scenario: Scenario
     expected: object
+    since: Mapping[str, object] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """The scenario's name, with spaces."""
         return self.scenario.__name__.replace("_", " ")
 
+    def expected_of(self, version: str) -> object:
+        """What one of `VERSIONS` lets the scenario observe."""
+        expected = self.expected
+        for each in VERSIONS[: VERSIONS.index(version) + 1]:
+            expected = self.since.get(each, expected)
+        return expected
+
 
 class Broker(Protocol):
     """What a scenario needs of a broker, apart from AMQP."""
 
     @property
+    def behaves_as(self) -> str:
+        """The one of `VERSIONS` whose behaviour is due."""
+
+    @property
     def port(self) -> int:
         """Where it listens, on 127.0.0.1."""
 
-    def add_vhost(self, name: str) -> None:
+    def add_vhost(self, name: str, *, default_queue_type: str | None = None) -> None:
         """Create a virtual host."""
 
     def delete_vhost(self, name: str) -> None:
@@ -81,10 +95,10 @@ class Site:
         """A channel on a connection of its own."""
         return await (await self.peer()).channel(confirms=confirms)
 
-    def add_vhost(self) -> str:
+    def add_vhost(self, default_queue_type: str | None = None) -> str:
         """Create another virtual host; its name."""
         name = f"{self.vhost}-other"
-        self.broker.add_vhost(name)
+        self.broker.add_vhost(name, default_queue_type=default_queue_type)
         return name
 
     @contextmanager

@@ -1,14 +1,15 @@
-"""The arguments of queue.declare: which RabbitMQ 3.10 takes, what they mean, when they differ."""
+"""The arguments of queue.declare: which RabbitMQ takes, what they mean, when they differ."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
+from workerkit.embedded.backlog import Backlog
+from workerkit.embedded.behaviour import Behaviour
 from workerkit.embedded.refusals import Refusal, label
 from workerkit.embedded.table import Field, Table
 
 LONGEST_TIME = 10 * 365 * 24 * 3600 * 1000  # Milliseconds: ten years.
-_DEFAULT_LIMIT = 20  # Of quorum queues since RabbitMQ 4.
 _OVERFLOWS = ("drop-head", "reject-publish", "reject-publish-dlx")
 _CLASSIC, _QUORUM = "rabbit_classic_queue", "rabbit_quorum_queue"
 _CLASSIC_ONLY = {"x-max-priority", "x-queue-mode", "x-queue-version", "x-queue-master-locator"}
@@ -18,14 +19,22 @@ _QUORUM_ONLY = {
     "x-max-in-memory-bytes",
     "x-quorum-initial-group-size",
     "x-dead-letter-strategy",
-    "x-queue-leader-locator",
 }
+_NO_LOCATOR = "invalid_queue_locator_arg"
+_LOCATOR, _TIMEOUT = "x-queue-leader-locator", "x-consumer-timeout"
+# RabbitMQ's text goes on; more of it does not fit into a short string.
+_NO_MASTER_LOCATOR = (
+    "Feature `queue_master_locator` is deprecated.\nBy default, this feature is not permitted"
+    " anymore.\nThe feature will be removed from a future major RabbitMQ version, regardless of"
+    " the configuration; actual version to be determined.\nTo continue using this feature"
+)
 _STREAM_ONLY = {"x-max-age", "x-stream-max-segment-size-bytes", "x-initial-cluster-size"}
 # Compared in this order when a queue is declared again; others may differ.
 _COMPARED = (
     "x-expires x-message-ttl x-dead-letter-exchange x-dead-letter-routing-key x-max-length"
     " x-max-length-bytes x-max-in-memory-length x-max-in-memory-bytes x-max-priority x-overflow"
     " x-queue-mode x-single-active-consumer x-queue-type x-queue-version x-delivery-limit"
+    " x-queue-leader-locator"
 ).split()
 
 
@@ -35,14 +44,16 @@ class QueueArguments:
 
     Attributes:
         table: As declared.
+        complete: The same, with the type that RabbitMQ adds.
         ttl: Seconds that a message may wait.
         expires: Seconds without use after which the queue goes.
         overflow: One of `drop-head`, `reject-publish`, `reject-publish-dlx`.
         delivery_limit: How often a message may come back.
-        silent_at_first: A first delivery has no `x-delivery-count`.
+        behaviour: Of the broker that the queue is on.
     """
 
     table: Table
+    complete: Table
     ttl: float | None
     expires: float | None
     max_length: int | None
@@ -54,22 +65,24 @@ class QueueArguments:
     dead_letter_routing_key: str | None
     quorum: bool
     delivery_limit: int | None
-    silent_at_first: bool
+    behaviour: Behaviour
 
     @classmethod
-    def of(cls, table: Table, *, rabbitmq4: bool = False) -> "QueueArguments":
+    def of(
+        cls, table: Table, behaviour: Behaviour, complete: Table | None = None
+    ) -> "QueueArguments":
         """Read arguments that `check` lets pass."""
+        complete = table if complete is None else complete
 
         def value(name: str) -> Any:
             return table[name].value if name in table else None
 
-        quorum = value("x-queue-type") == "quorum"
+        quorum = "x-queue-type" in complete and complete["x-queue-type"].value == "quorum"
         overflow = value("x-overflow") or "drop-head"
-        default_limit = _DEFAULT_LIMIT if rabbitmq4 else None
-        limit = value("x-delivery-limit") if "x-delivery-limit" in table else default_limit
         ttl, expires = value("x-message-ttl"), value("x-expires")
         return cls(
             table=table,
+            complete=complete,
             ttl=None if ttl is None else ttl / 1000,
             expires=None if expires is None else expires / 1000,
             max_length=value("x-max-length"),
@@ -81,30 +94,43 @@ class QueueArguments:
             dead_letter_exchange=value("x-dead-letter-exchange"),
             dead_letter_routing_key=value("x-dead-letter-routing-key"),
             quorum=quorum,
-            delivery_limit=limit if quorum and isinstance(limit, int) and limit >= 0 else None,
-            silent_at_first=rabbitmq4,
+            delivery_limit=_delivery_limit(table, behaviour) if quorum else None,
+            behaviour=behaviour,
         )
 
+    def backlog(self) -> Backlog[Any]:
+        """What keeps the messages of the queue in order."""
+        if not self.quorum:
+            return Backlog()
+        limited = self.delivery_limit is not None
+        return self.behaviour.backlog() if limited else self.behaviour.unlimited_backlog()
 
-def check(table: Table, name: str, vhost: str) -> None:
-    """Refuse arguments that RabbitMQ refuses, in its words."""
+
+def check(table: Table, name: str, vhost: str, behaviour: Behaviour) -> None:
+    """Refuse arguments that RabbitMQ refuses, in its words.
+
+    Args:
+        table: With the type that RabbitMQ adds.
+    """
     place = label("queue", name, vhost)
     exchange = table.get("x-dead-letter-exchange")
     if exchange is not None and exchange.type != "longstr":
         fault = f"invalid type '{exchange.type}' for arg 'x-dead-letter-exchange' in {place}"
         raise Refusal("PRECONDITION_FAILED", fault)
     for argument, field in table.items():
-        if wrong := _fault(argument, field, table):
+        if wrong := _fault(argument, field, table, behaviour):
             raise Refusal("PRECONDITION_FAILED", f"invalid arg '{argument}' for {place}: {wrong}")
     kind = table["x-queue-type"].value if "x-queue-type" in table else "classic"
     if kind == "stream":
         raise Refusal("NOT_IMPLEMENTED", f"{place} is a stream: the embedded broker has none")
-    foreign = _STREAM_ONLY | (_CLASSIC_ONLY if kind == "quorum" else _QUORUM_ONLY)
+    foreign = _foreign(kind, behaviour)
     for argument in table:
         if argument in foreign:
             module = _QUORUM if kind == "quorum" else _CLASSIC
             fault = f"invalid arg '{argument}' for {place} of queue type {module}"
             raise Refusal("PRECONDITION_FAILED", fault)
+    if "x-queue-master-locator" in table and not behaviour.master_locator:
+        raise Refusal("INTERNAL_ERROR", _NO_MASTER_LOCATOR)
 
 
 def integer_fault(field: Field) -> str | None:
@@ -112,9 +138,36 @@ def integer_fault(field: Field) -> str | None:
     return None if field.is_integer else f'"expected integer, got {field.type}"'
 
 
-def _fault(argument: str, field: Field, table: Table) -> str | None:
+def _foreign(kind: str, behaviour: Behaviour) -> set[str]:
+    """The arguments that a queue of this type cannot have."""
+    if kind == "quorum":
+        return _STREAM_ONLY | _CLASSIC_ONLY
+    foreign = _STREAM_ONLY | _QUORUM_ONLY
+    if behaviour.checks_consumer_timeout:
+        foreign = foreign | {_TIMEOUT}
+    return foreign if behaviour.locates_classic else foreign | {_LOCATOR}
+
+
+def _delivery_limit(table: Table, behaviour: Behaviour) -> int | None:
+    field = table.get("x-delivery-limit")
+    if field is None or not field.is_integer:
+        return behaviour.delivery_limit
+    limit = int(field.value)
+    return None if limit < 0 and behaviour.unlimited_below_zero else limit
+
+
+def _fault(argument: str, field: Field, table: Table, behaviour: Behaviour) -> str | None:
     if argument in _CHECKS:
         return _CHECKS[argument](field)
+    if argument == "x-queue-version":
+        return _version(field, behaviour.queue_versions)
+    if argument == _LOCATOR:
+        found = field.type == "longstr" and field.value in behaviour.locators
+        # A classic queue that cannot have one is told so, whatever the value.
+        quorum = "x-queue-type" in table and table["x-queue-type"].value == "quorum"
+        return None if found or not (quorum or behaviour.locates_classic) else _NO_LOCATOR
+    if argument == _TIMEOUT and behaviour.checks_consumer_timeout:
+        return integer_fault(field)
     if argument == "x-dead-letter-routing-key":
         if field.type != "longstr":
             return f"{{unacceptable_type,{field.type}}}"
@@ -146,8 +199,8 @@ def _priority(field: Field) -> str | None:
     return _count(field)
 
 
-def _version(field: Field) -> str | None:
-    if field.is_integer and field.value not in (1, 2):
+def _version(field: Field, known: tuple[int, ...]) -> str | None:
+    if field.is_integer and field.value not in known:
         return f"\"unsupported queue version '{field}'\""
     return _count(field)
 
@@ -171,7 +224,6 @@ _CHECKS: dict[str, Callable[[Field], str | None]] = {
     "x-max-length": _count,
     "x-max-length-bytes": _count,
     "x-max-priority": _priority,
-    "x-queue-version": _version,
     "x-single-active-consumer": _flag,
     "x-overflow": _one_of(_OVERFLOWS, "invalid_overflow"),
     "x-queue-mode": _one_of(("default", "lazy"), "\"unsupported queue mode '{}'\""),

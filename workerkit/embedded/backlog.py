@@ -15,6 +15,8 @@ class Placed(Protocol):
 
 T = TypeVar("T", bound=Placed)
 
+_TURNS = 3
+
 
 class _Lane(Generic[T]):
     """The messages of one priority.
@@ -80,20 +82,25 @@ class Backlog(Generic[T]):
 
     def head(self) -> T:
         """The next item, which stays. There has to be one."""
-        return next(lane for lane in self._lanes.values() if lane).head()
+        return self._next().head()
 
     def pop(self) -> T:
         """Take the next item. There has to be one."""
-        for lane in self._lanes.values():
-            if lane:
-                self._size -= 1
-                return lane.pop()
-        raise IndexError("an empty backlog")
+        item = self._next().pop()
+        self._size -= 1
+        return item
 
     def clear(self) -> None:
         """Forget all items."""
         self._lanes = {0: _Lane()}
         self._size = 0
+
+    def _next(self) -> _Lane[T]:
+        """The lane whose turn it is."""
+        for lane in self._lanes.values():
+            if lane:
+                return lane
+        raise IndexError("an empty backlog")
 
     def _lane(self, priority: int) -> _Lane[T]:
         lane = self._lanes.get(priority)
@@ -101,3 +108,65 @@ class Backlog(Generic[T]):
             self._lanes[priority] = lane = _Lane()
             self._lanes = dict(sorted(self._lanes.items(), reverse=True))
         return lane
+
+
+class ReturnsLast(Backlog[T]):
+    """Of quorum queues of RabbitMQ 3.10 without a delivery limit: what comes back is last."""
+
+    __slots__ = ()
+
+    def restore(self, item: T) -> None:
+        self.add(item)
+
+
+class ReturnsFirst(Backlog[T]):
+    """Of other quorum queues: what comes back is first, in the order in which it came back."""
+
+    __slots__ = ("_returned",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._returned: deque[T] = deque()
+
+    def __iter__(self) -> Iterator[T]:
+        yield from self._returned
+        yield from super().__iter__()
+
+    def restore(self, item: T) -> None:
+        self._returned.append(item)
+        self._size += 1
+
+    def head(self) -> T:
+        return self._returned[0] if self._returned else super().head()
+
+    def pop(self) -> T:
+        if not self._returned:
+            return super().pop()
+        self._size -= 1
+        return self._returned.popleft()
+
+    def clear(self) -> None:
+        super().clear()
+        self._returned.clear()
+
+
+class ReturnsFirstInTurns(ReturnsFirst[T]):
+    """Of RabbitMQ 4.0: of the others, every third may be one of normal priority, if it is older."""
+
+    __slots__ = ("_turn",)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._turn = 0
+
+    def pop(self) -> T:
+        returned = bool(self._returned)
+        item = super().pop()
+        if not returned:
+            self._turn = (self._turn + 1) % _TURNS
+        return item
+
+    def _next(self) -> _Lane[T]:
+        first, normal = super()._next(), self._lanes[0]
+        waits = normal and self._turn == _TURNS - 1
+        return normal if waits and normal.head().position < first.head().position else first

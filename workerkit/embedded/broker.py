@@ -2,13 +2,14 @@
 
 from typing import Protocol
 
+from workerkit.embedded.behaviour import Behaviour
 from workerkit.embedded.channel import Channel
 from workerkit.embedded.clock import Clock
 from workerkit.embedded.faults import Faults
 from workerkit.embedded.memory import Memory
 from workerkit.embedded.refusals import Refusal
 from workerkit.embedded.session import Session
-from workerkit.embedded.vhost import Rules, VirtualHost
+from workerkit.embedded.vhost import VirtualHost
 
 
 class Client(Protocol):
@@ -42,18 +43,17 @@ class Broker:
     """State; no sockets.
 
     Args:
+        behaviour: What differs between versions of RabbitMQ.
         max_memory: Bytes that messages may take before publishers are blocked.
         heartbeat: Seconds, as proposed to clients.
-        version: Of the package, for what the broker says of itself.
 
     Attributes:
         frozen: Nothing is read and written.
     """
 
-    def __init__(self, *, rabbitmq4: bool, max_memory: int, heartbeat: int, version: str) -> None:
-        self.version = version
+    def __init__(self, behaviour: Behaviour, *, max_memory: int, heartbeat: int) -> None:
+        self.behaviour = behaviour
         self.heartbeat = heartbeat
-        self.rules = Rules(rabbitmq4)
         self.clock = Clock()
         self.memory = Memory(max_memory, lambda on: self.set_alarm("memory", on))
         self.faults = Faults()
@@ -64,10 +64,12 @@ class Broker:
         self._alarms: set[str] = set()
         self.add_vhost("/")
 
-    def add_vhost(self, name: str) -> None:
+    def add_vhost(self, name: str, default_queue_type: str | None = None) -> None:
         """Create a virtual host; one that is there stays as it is."""
         if name not in self.vhosts:
-            self.vhosts[name] = VirtualHost(name, self.clock, self.memory, self.rules)
+            self.vhosts[name] = VirtualHost(
+                name, self.clock, self.memory, self.behaviour, default_queue_type
+            )
 
     def delete_vhost(self, name: str) -> None:
         """Delete a virtual host and close its connections, if it is there."""
@@ -105,9 +107,8 @@ class Broker:
 
     def forget(self) -> None:
         """Forget every queue and message, but not users and the names of virtual hosts."""
-        names = list(self.vhosts)
-        for name in names:
+        for name, vhost in list(self.vhosts.items()):
             self.delete_vhost(name)
-            self.add_vhost(name)
+            self.add_vhost(name, vhost.default_queue_type)
         self.clock.stop()
         self._alarms.clear()

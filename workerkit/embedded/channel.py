@@ -1,33 +1,24 @@
 """A channel: what was delivered on it and is not settled, its consumers, its modes."""
 
 from collections.abc import Callable, Iterable
-from enum import Enum, auto
 from itertools import takewhile
 from secrets import token_urlsafe
 from struct import Struct
 
 from workerkit.embedded import replies
+from workerkit.embedded.counting import Fate
 from workerkit.embedded.message import Message
 from workerkit.embedded.properties import write
 from workerkit.embedded.queue import Consumer, Copy, Queue
 from workerkit.embedded.refusals import Refusal
 from workerkit.embedded.replies import Reply, short
 from workerkit.embedded.session import Session
-from workerkit.embedded.table import number
 from workerkit.embedded.vhost import REPLY_TO
 
 _U64 = Struct(">Q").pack
 _FLAG = (b"\x00", b"\x01")
 _GET_OK = b"\x00\x3c\x00\x47"
 _DELIVER = b"\x00\x3c\x00\x3c"
-
-
-class Fate(Enum):
-    """How a delivery is settled."""
-
-    ACK = auto()
-    REQUEUE = auto()
-    REJECT = auto()
 
 
 class Transaction:
@@ -108,7 +99,7 @@ class Channel:
             copy.queue.forget(copy)
         method = _GET_OK + _U64(tag) + _FLAG[copy.redelivered] + message.address
         reply = Reply("basic.get-ok", method + left.to_bytes(4, "big"))
-        self.outbox.content(self.number, reply, _properties(copy), message.body)
+        self.outbox.content(self.number, reply, _properties(copy, got=True), message.body)
 
     def settle(self, tag: int, fate: Fate, *, multiple: bool) -> None:
         """Settle a delivery, or all up to it; tag 0 with *multiple* is all there are."""
@@ -135,13 +126,13 @@ class Channel:
             else:
                 returned[queue].append(copy)
         for queue, back in returned.items():
-            queue.requeue(back)
+            queue.requeue(back, fate)
         if self.prefetch_total:
             self.pump()
 
-    def recover(self) -> None:
+    def recover(self, fate: Fate) -> None:
         """Put everything back that is not settled."""
-        self.apply(self._take(0, True).values(), Fate.REQUEUE)
+        self.apply(self._take(0, True).values(), fate)
 
     def pump(self) -> None:
         """Deliver what waits for the consumers of this channel."""
@@ -205,7 +196,7 @@ class Channel:
         consumers, self.consumers = self.consumers, {}
         for consumer in consumers.values():
             consumer.queue.unsubscribe(consumer)
-        self.recover()
+        self.recover(Fate.LOST)
 
     def _take(self, tag: int, multiple: bool) -> dict[int, Copy]:
         """Take deliveries off the list of those that are not settled."""
@@ -223,11 +214,14 @@ class Channel:
         return {each: unacked.pop(each) for each in tags}
 
 
-def _properties(copy: Copy) -> bytes:
-    """The properties to send: a quorum queue counts in them how often a message came back."""
-    message, count = copy.message, copy.queue.delivery_count(copy)
-    if count is None:
+def _properties(copy: Copy, *, got: bool = False) -> bytes:
+    """The properties to send: a quorum queue reports in them how often it delivered a message."""
+    message, queue = copy.message, copy.queue
+    if not queue.arguments.quorum or not (got or copy.acquired or message.deliveries):
+        return message.properties
+    counts = queue.behaviour.counting.headers(copy, got=got)
+    if not counts:
         return message.properties
     read = message.read_properties()
-    read.headers = (read.headers or {}) | {"x-delivery-count": number(count)}
+    read.headers = (read.headers or {}) | counts
     return write(read)

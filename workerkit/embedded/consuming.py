@@ -6,7 +6,8 @@ from pamqp.commands import Basic
 
 from workerkit.embedded import replies
 from workerkit.embedded.arguments import integer_fault
-from workerkit.embedded.channel import Channel, Fate
+from workerkit.embedded.channel import Channel
+from workerkit.embedded.counting import Fate
 from workerkit.embedded.queue import Consumer, Queue
 from workerkit.embedded.refusals import Refusal
 from workerkit.embedded.replies import Reply
@@ -19,7 +20,7 @@ def limit(channel: Channel, method: Basic.Qos) -> None:
     """basic.qos: for consumers that begin later, or (global) for all of the channel together."""
     if method.prefetch_size:
         raise Refusal("NOT_IMPLEMENTED", f"prefetch_size!=0 ({method.prefetch_size})")
-    if method.global_:
+    if method.global_ and channel.vhost.behaviour.global_prefetch:
         channel.prefetch_total = method.prefetch_count
     else:
         channel.prefetch = method.prefetch_count
@@ -80,7 +81,7 @@ def nack(channel: Channel, method: Basic.Nack) -> None:
 
 def reject(channel: Channel, method: Basic.Reject) -> None:
     """basic.reject"""
-    fate = Fate.REQUEUE if method.requeue else Fate.REJECT
+    fate = Fate.RETURN if method.requeue else Fate.REJECT
     channel.settle(method.delivery_tag or 0, fate, multiple=False)
 
 
@@ -94,7 +95,7 @@ def recover_async(channel: Channel, method: Basic.Recover | Basic.RecoverAsync) 
     """basic.recover-async: the same without an answer."""
     if not method.requeue:
         raise Refusal("NOT_IMPLEMENTED", "requeue=false")
-    channel.recover()
+    channel.recover(Fate.REQUEUE)
 
 
 def _consume_replies(channel: Channel, method: Basic.Consume, tag: str) -> None:

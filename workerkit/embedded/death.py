@@ -15,7 +15,8 @@ def buried(
     exchange: str,
     routing_key: str | None,
     *,
-    rabbitmq4: bool = False,
+    deliveries: int = 0,
+    sanitized: bool = False,
 ) -> Message:
     """The message as it is published to a dead-letter exchange.
 
@@ -25,20 +26,20 @@ def buried(
         now: Seconds since 1970.
         exchange: The dead-letter exchange.
         routing_key: Of the queue's declaration; None keeps the message's own, copies included.
-        rabbitmq4: An `x-death` that a client wrote counts for nothing, and the last death has
-            headers of its own.
+        deliveries: What it takes along; see `counting`.
+        sanitized: An `x-death` that a client wrote counts for nothing, `CC` stays, and the last
+            death has headers of its own.
     """
     properties = message.read_properties()
     headers = dict(properties.headers or {})
-    if rabbitmq4 and not message.died:
+    if sanitized and not message.died:
         headers.pop("x-death", None)
     _record_first(headers, message, queue, reason)
-    if rabbitmq4:
+    if sanitized:
         _set(headers, "x-last-death", message, queue, reason)
     death = _death(message, queue, reason, now, properties.expiration)
     headers["x-death"] = Field("array", _with_death(deaths(headers), death))
-    headers.pop("x-delivery-count", None)
-    if routing_key is not None:
+    if routing_key is not None and not sanitized:
         headers.pop("CC", None)
     properties.headers = headers
     properties.expiration = None
@@ -49,6 +50,7 @@ def buried(
         changed.properties,
         message.body,
         died=True,
+        deliveries=deliveries,
     )
 
 

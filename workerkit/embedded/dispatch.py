@@ -8,7 +8,8 @@ from pamqp.commands import Basic, Confirm, Exchange, Queue, Tx
 from pamqp.commands import Channel as ChannelMethods
 
 from workerkit.embedded import consuming, publishing, replies, requests, topology
-from workerkit.embedded.channel import Channel, Fate
+from workerkit.embedded.channel import Channel
+from workerkit.embedded.counting import Fate
 from workerkit.embedded.publishing import Incoming
 from workerkit.embedded.refusals import Refusal, unexpected
 from workerkit.embedded.replies import Reply
@@ -51,13 +52,14 @@ class Dispatcher:
         number: Of the method that is being handled, which a refusal names.
     """
 
-    __slots__ = ("_held", "_incoming", "channel", "number")
+    __slots__ = ("_held", "_incoming", "_sorts_headers", "channel", "number")
 
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.number = (0, 0)
         self._held = 0  # Bytes of a message that has not come as a whole.
         self._incoming: Incoming | None = None
+        self._sorts_headers = channel.vhost.behaviour.sorts_headers
 
     @property
     def receiving(self) -> bool:
@@ -102,7 +104,7 @@ class Dispatcher:
     def _take_method(self, payload: bytes) -> None:
         self.number = requests.number_of(payload)
         if payload.startswith(_PUBLISH) and len(payload) >= _SMALLEST_PUBLISH:
-            self._incoming = Incoming(payload)
+            self._incoming = Incoming(payload, sorts_headers=self._sorts_headers)
         elif payload.startswith(_ACK) and len(payload) == _ACK_SIZE:
             tag = int.from_bytes(payload[4:12], "big")
             self.channel.settle(tag, Fate.ACK, multiple=bool(payload[12] & 1))

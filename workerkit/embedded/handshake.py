@@ -15,8 +15,7 @@ from workerkit.embedded.session import Session
 from workerkit.embedded.table import Field, MalformedTable, Table, text
 
 PROTOCOL = b"AMQP\x00\x00\x09\x01"
-_MECHANISMS = b"PLAIN AMQPLAIN"
-_SMALLEST_FRAME = 4096
+_ANONYMOUS, _ANONYMOUS_USER = "ANONYMOUS", "guest"
 _CHANNEL_MAX = 2047
 _CAPABILITIES = (
     "publisher_confirms",
@@ -66,7 +65,8 @@ class Handshake:
 
     def greet(self) -> Reply:
         """The first thing that the broker says."""
-        return replies.start(_server_properties(self._broker.version), _MECHANISMS)
+        behaviour = self._broker.behaviour
+        return replies.start(_server_properties(behaviour.release), behaviour.mechanisms)
 
     def take(self, method: base.Frame) -> Reply | None:
         """Answer a client.
@@ -88,7 +88,10 @@ class Handshake:
     def _log_in(self, method: Connection.StartOk) -> Reply:
         properties: Any = method.client_properties
         response: Any = method.response
-        user, password = credentials(method.mechanism, response)
+        if method.mechanism == _ANONYMOUS and b"ANONYMOUS" in self._broker.behaviour.mechanisms:
+            user, password = _ANONYMOUS_USER, self._broker.users[_ANONYMOUS_USER]
+        else:
+            user, password = credentials(method.mechanism, response)
         if self._broker.users.get(user) != password:
             if not capability(properties, "authentication_failure_close"):
                 raise SilentRefusal("a wrong user or password")
@@ -107,7 +110,7 @@ class Handshake:
         channels, frame = method.channel_max, method.frame_max
         if not 0 < channels <= _CHANNEL_MAX:
             raise SilentRefusal(f"a channel_max of {channels}, not of 1 to {_CHANNEL_MAX}")
-        if not _SMALLEST_FRAME <= frame <= self._outbox.frame_max:
+        if not self._broker.behaviour.smallest_frame <= frame <= self._outbox.frame_max:
             raise SilentRefusal(f"a frame_max of {frame}, less than the least or more than ours")
         self.channel_max = channels
         self.heartbeat = method.heartbeat
@@ -121,7 +124,11 @@ class Handshake:
 
 
 def _server_properties(version: str) -> Table:
-    """What connection.start says of the broker."""
+    """What connection.start says of the broker.
+
+    The version is that of the RabbitMQ that is copied, as clients go by it; product, platform and
+    information say who is speaking.
+    """
     capabilities = {name: Field("bool", True) for name in _CAPABILITIES}
     return {
         "capabilities": Field("table", capabilities),

@@ -20,6 +20,7 @@ class Message:
             delivery does, so they are never encoded again.
         properties: Flags and values as they stand in the header frame.
         died: The broker itself has dead-lettered it before.
+        deliveries: How often queues before this one delivered it; see `counting`.
 
     Attributes:
         flags: Which properties there are, see `properties.FLAGS`.
@@ -29,6 +30,7 @@ class Message:
     __slots__ = (
         "address",
         "body",
+        "deliveries",
         "died",
         "exchange",
         "flags",
@@ -46,6 +48,7 @@ class Message:
         *,
         address: bytes = b"",
         died: bool = False,
+        deliveries: int = 0,
     ) -> None:
         self.exchange = exchange
         self.routing_key = routing_key
@@ -53,6 +56,7 @@ class Message:
         self.body = body
         self.address = address or short(exchange) + short(routing_key)
         self.died = died
+        self.deliveries = deliveries
         self.flags = properties[0] << 8 | properties[1]
         self.size = len(body) + len(properties) + _OVERHEAD
 
@@ -73,6 +77,7 @@ class Message:
             self.body,
             address=self.address,
             died=self.died,
+            deliveries=self.deliveries,
         )
 
     @property

@@ -102,8 +102,14 @@ def _cut(raw: bytes, start: int, size: int) -> bytes:
     return part
 
 
-def check(raw: bytes) -> None:
+def checked(raw: bytes, *, sort: bool = False) -> bytes:
     """Make sure that `read` and every client can read them; cheaper than reading.
+
+    Args:
+        sort: Whether the headers are to be sorted by name.
+
+    Returns:
+        The same properties.
 
     Raises:
         MalformedTable: They cannot.
@@ -121,11 +127,17 @@ def check(raw: bytes) -> None:
             elif raw[position : position + 4] == _EMPTY:
                 position += 4
             else:
-                position = table.read(raw, position)[1]
+                headers, end = table.read(raw, position)
+                if sort and (names := sorted(headers)) != list(headers):
+                    ordered = table.write({name: headers[name] for name in names})
+                    raw = raw[:position] + ordered + raw[end:]
+                    size, end = len(raw), position + len(ordered)
+                position = end
     except IndexError as error:
         raise MalformedTable("a property is cut short") from error
     if position != size:
         raise MalformedTable("the properties do not end where their frame does")
+    return raw
 
 
 # Sizes of the properties that stand one behind the other, by the flags: 0 is a short string, -1 a

@@ -27,17 +27,27 @@ class Incoming:
 
     Args:
         payload: Of the method basic.publish.
+        sorts_headers: Headers are put into the order of their names.
     """
 
-    __slots__ = ("address", "immediate", "mandatory", "missing", "parts", "properties")
+    __slots__ = (
+        "_sorts_headers",
+        "address",
+        "immediate",
+        "mandatory",
+        "missing",
+        "parts",
+        "properties",
+    )
 
-    def __init__(self, payload: bytes) -> None:
+    def __init__(self, payload: bytes, *, sorts_headers: bool = False) -> None:
         # The number, two bytes without a meaning, exchange and routing key, two bits.
         self.address = payload[6:-1]
         bits = payload[-1]
         self.mandatory = bool(bits & 1)
         self.immediate = bool(bits & 2)
         self.properties: bytes | None = None
+        self._sorts_headers = sorts_headers
         self.missing = 0
         self.parts: list[bytes] = []
 
@@ -81,10 +91,9 @@ class Incoming:
         number = int.from_bytes(payload[:2], "big")
         if number != _BASIC:
             raise _no_header(f"one for class {number}")
-        self.properties = payload[12:]
         self.missing = int.from_bytes(payload[4:12], "big")
         try:
-            properties.check(self.properties)
+            self.properties = properties.checked(payload[12:], sort=self._sorts_headers)
         except MalformedTable as error:
             # What others would choke on; RabbitMQ says no more about it either.
             raise Refusal("INTERNAL_ERROR") from error
@@ -105,7 +114,7 @@ def publish(channel: Channel, incoming: Incoming) -> None:
 
 def check_size(channel: Channel, size: int) -> None:
     """Refuse a body before it comes, if it is too large."""
-    most = channel.vhost.rules.max_message
+    most = channel.vhost.behaviour.max_message
     if size > most:
         text = f"message size {size} is larger than configured max size {most}"
         raise Refusal("PRECONDITION_FAILED", text)

@@ -6,6 +6,7 @@ from typing import Protocol
 from workerkit.embedded.arguments import QueueArguments
 from workerkit.embedded.backlog import Backlog
 from workerkit.embedded.clock import Clock, Timer
+from workerkit.embedded.counting import Fate
 from workerkit.embedded.memory import Memory
 from workerkit.embedded.message import Message
 from workerkit.embedded.properties import FLAGS
@@ -84,13 +85,15 @@ class Copy:
     Attributes:
         position: Its place; it keeps it when it comes back.
         expires: The clock's time, or None.
-        returns: How often it came back, where the queue counts that.
+        acquired, returns, lost: How often it came back; see `counting`.
         consumer: Who has it, if a consumer has.
     """
 
     __slots__ = (
+        "acquired",
         "consumer",
         "expires",
+        "lost",
         "message",
         "position",
         "priority",
@@ -106,7 +109,9 @@ class Copy:
         self.priority = 0
         self.expires: float | None = None
         self.redelivered = False
+        self.acquired = 0
         self.returns = 0
+        self.lost = 0
         self.consumer: Consumer | None = None
 
 
@@ -143,10 +148,11 @@ class Queue:
         self.name = name
         self.label = label("queue", name, vhost)
         self.arguments = arguments
+        self.behaviour = arguments.behaviour
         self.durable = durable
         self.auto_delete = auto_delete
         self.owner = owner
-        self.waiting: Backlog[Copy] = Backlog()
+        self.waiting: Backlog[Copy] = arguments.backlog()
         self.waiting_bytes = 0
         self.unacked = 0
         self.consumers: Turns[Consumer] = Turns(single_active=arguments.single_active_consumer)
@@ -170,6 +176,9 @@ class Queue:
             return False
         self._position += 1
         copy = Copy(message, self, self._position)
+        if message.deliveries:
+            quorum = self.arguments.quorum
+            copy.redelivered = self.behaviour.counting.redelivered(message, quorum=quorum)
         self._memory.hold(message.size)
         if self.arguments.ttl is not None or message.flags & _QUALIFIED:
             self._qualify(copy)
@@ -193,26 +202,19 @@ class Queue:
         self._watch()
         return copy
 
-    def requeue(self, copies: Iterable[Copy]) -> None:
-        """Take back messages that were delivered, to where they were.
-
-        But quorum queues without a delivery limit put them at the end.
-        """
-        limit = self.arguments.delivery_limit
-        to_the_end = self.arguments.quorum and limit is None
+    def requeue(self, copies: Iterable[Copy], fate: Fate) -> None:
+        """Take back messages that were delivered."""
+        limit, counting = self.arguments.delivery_limit, self.behaviour.counting
         for copy in copies:
             if self.deleted:
                 self.forget(copy)
                 continue
             copy.redelivered = True
             copy.consumer = None
-            copy.returns += 1
-            if limit is not None and copy.returns > limit:
+            counting.count(copy, fate)
+            if limit is not None and counting.total(copy) > limit:
                 self._die(copy, "delivery_limit")
                 continue
-            if to_the_end:
-                self._position += 1
-                copy.position = self._position
             self.waiting.restore(copy)
             self.waiting_bytes += len(copy.message.body)
         if not self.deleted:
@@ -255,12 +257,6 @@ class Queue:
             self._hand(consumer, self._pop())
             self.drop_expired()
         self._watch()
-
-    def delivery_count(self, copy: Copy) -> int | None:
-        """How often a message came back, where its consumers are told."""
-        if not self.arguments.quorum or (self.arguments.silent_at_first and not copy.returns):
-            return None
-        return copy.returns
 
     # Consumers
 
@@ -335,6 +331,8 @@ class Queue:
         if self.arguments.max_priority and message.flags & _PRIORITY:
             priority = message.read_properties().priority or 0
             copy.priority = min(priority, self.arguments.max_priority)
+        elif self.arguments.quorum and message.flags & _PRIORITY:
+            copy.priority = self.behaviour.priority(message.read_properties().priority or 0)
 
     def _refuses(self, message: Message) -> bool:
         arguments = self.arguments

@@ -11,6 +11,7 @@ from typing import Any, Self, TypeVar
 from urllib.parse import quote
 
 from workerkit.embedded import snapshot
+from workerkit.embedded.behaviour import LATEST, behaviour_of
 from workerkit.embedded.broker import Broker, Client
 from workerkit.embedded.channel import Channel
 from workerkit.embedded.connection import Connection
@@ -18,6 +19,7 @@ from workerkit.embedded.faults import Fault
 from workerkit.embedded.listener import Listener
 from workerkit.embedded.refusals import CODES, Refusal
 from workerkit.embedded.snapshot import QueueSnapshot
+from workerkit.errors import ConfigurationError
 
 log = logging.getLogger(__name__)
 
@@ -25,12 +27,13 @@ T = TypeVar("T")
 
 _MAX_MEMORY = 256 * 2**20
 _HEARTBEAT = 60
+_QUEUE_TYPES = (None, "classic", "quorum")
 # A client that does not answer connection.close must not hold up a test.
 _GOODBYE = 1.0
 
 
 class EmbeddedBroker:
-    """An AMQP 0-9-1 broker inside this process, which behaves as RabbitMQ 3.10 does.
+    """An AMQP 0-9-1 broker inside this process, which behaves as RabbitMQ does.
 
         async with EmbeddedBroker() as broker:
             connection = await aio_pika.connect(broker.url)
@@ -44,13 +47,14 @@ class EmbeddedBroker:
     Args:
         port: 0 picks a free one.
         host: A loopback address.
-        rabbitmq4: Behave as RabbitMQ 4 where it differs: quorum queues give up a message after 20
-            returns, an `x-death` that a client wrote counts for nothing, messages have 16 MiB at
-            most.
+        behaves_as: The version of RabbitMQ to copy where they differ: "3.10", "4.0" or "4.3".
         max_memory: Bytes of messages at which the memory alarm blocks publishers.
 
     Raises:
-        ConfigurationError: *host* is no loopback address.
+        ConfigurationError: *host* is no loopback address, or *behaves_as* none of these versions.
+
+    Attributes:
+        behaves_as: The version that it copies.
     """
 
     def __init__(
@@ -58,15 +62,12 @@ class EmbeddedBroker:
         port: int = 0,
         *,
         host: str = "127.0.0.1",
-        rabbitmq4: bool = False,
+        behaves_as: str = LATEST,
         max_memory: int = _MAX_MEMORY,
     ) -> None:
-        self._broker = Broker(
-            rabbitmq4=rabbitmq4,
-            max_memory=max_memory,
-            heartbeat=_HEARTBEAT,
-            version="4.0.0" if rabbitmq4 else "3.10.8",
-        )
+        self.behaves_as = behaves_as
+        behaviour = behaviour_of(behaves_as)
+        self._broker = Broker(behaviour, max_memory=max_memory, heartbeat=_HEARTBEAT)
         self._listener = Listener(host, port, lambda: Connection(self._broker))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: int | None = None
@@ -83,7 +84,11 @@ class EmbeddedBroker:
         self._thread = threading.get_ident()
         self._broker.clock.start(self._loop)
         self._listener.accept()
-        place = {"host": self._listener.host, "port": self.port}
+        place = {
+            "host": self._listener.host,
+            "port": self.port,
+            "behaves_as": f"RabbitMQ {self.behaves_as}",
+        }
         log.warning("the embedded broker runs: for demo and tests only", extra=place)
 
     async def stop(self) -> None:
@@ -157,9 +162,22 @@ class EmbeddedBroker:
         login = f"{quote(user, safe='')}:{quote(password, safe='')}"
         return f"amqp://{login}@{self._listener.host}:{self.port}/{quote(vhost, safe='')}"
 
-    def add_vhost(self, name: str) -> None:
-        """Create a virtual host, which every user may use."""
-        self._do(lambda: self._broker.add_vhost(name))
+    def add_vhost(self, name: str, *, default_queue_type: str | None = None) -> None:
+        """Create a virtual host, which every user may use.
+
+        Args:
+            default_queue_type: Such as `quorum`: the type of durable queues, neither exclusive nor
+                auto-delete, that are declared without one.
+
+        Raises:
+            ConfigurationError: There is no such type here.
+        """
+        if default_queue_type not in _QUEUE_TYPES:
+            raise ConfigurationError(
+                f"vhost {name!r}: default_queue_type is {default_queue_type!r}:"
+                " the embedded broker has 'classic' and 'quorum'"
+            )
+        self._do(lambda: self._broker.add_vhost(name, default_queue_type))
 
     def delete_vhost(self, name: str) -> None:
         """Delete a virtual host with its queues; its connections are closed."""

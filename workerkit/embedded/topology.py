@@ -21,7 +21,8 @@ from workerkit.embedded.refusals import (
 )
 from workerkit.embedded.replies import Reply
 from workerkit.embedded.requests import arguments
-from workerkit.embedded.vhost import REPLY_TO
+from workerkit.embedded.table import Table, text
+from workerkit.embedded.vhost import REPLY_TO, VirtualHost
 
 _RESERVED = "amq."
 
@@ -53,11 +54,12 @@ def declare_exchange(channel: Channel, method: ExchangeMethods.Declare) -> Reply
     if method.passive:
         vhost.exchange(name)
     elif name in vhost.exchanges:
+        _check_exchange(method, vhost)
         _compare_exchange(vhost.exchanges[name], method)
     else:
         if name.startswith(_RESERVED):
             raise reserved("exchange", name)
-        _check_exchange(method, vhost.name)
+        _check_exchange(method, vhost)
         vhost.exchanges[name] = Exchange(
             name,
             vhost.name,
@@ -66,6 +68,7 @@ def declare_exchange(channel: Channel, method: ExchangeMethods.Declare) -> Reply
             durable=method.durable,
             auto_delete=method.auto_delete,
             internal=method.internal,
+            counts_floats=vhost.behaviour.counts_floats,
         )
     return replies.EXCHANGE_DECLARE_OK
 
@@ -108,18 +111,18 @@ def unbind_exchange(channel: Channel, method: ExchangeMethods.Unbind) -> Reply:
     return replies.EXCHANGE_UNBIND_OK
 
 
-def _check_exchange(method: ExchangeMethods.Declare, vhost: str) -> None:
+def _check_exchange(method: ExchangeMethods.Declare, vhost: VirtualHost) -> None:
     if method.exchange_type not in TYPES:
-        raise Refusal("COMMAND_INVALID", f"unknown exchange type '{method.exchange_type}'")
+        code = vhost.behaviour.unknown_exchange_type
+        raise Refusal(code, f"unknown exchange type '{method.exchange_type}'")
     alternate = arguments(method).get("alternate-exchange")
     if alternate is not None and alternate.type != "longstr":
-        place = label("exchange", method.exchange, vhost)
+        place = label("exchange", method.exchange, vhost.name)
         fault = f"invalid type '{alternate.type}' for arg 'alternate-exchange' in {place}"
         raise Refusal("PRECONDITION_FAILED", fault)
 
 
 def _compare_exchange(exchange: Exchange, method: ExchangeMethods.Declare) -> None:
-    _check_exchange(method, "")
     pairs = {
         "type": (method.exchange_type, exchange.type),
         "durable": (method.durable, exchange.durable),
@@ -219,12 +222,13 @@ def _declare_replies(channel: Channel, name: str) -> Reply:
 
 
 def _new_queue(channel: Channel, method: QueueMethods.Declare) -> Queue:
-    name, vhost, table = method.queue, channel.vhost, arguments(method)
+    name, vhost = method.queue, channel.vhost
     if name.startswith(_RESERVED):
         raise reserved("queue", name)
     name = name or f"amq.gen-{token_urlsafe(16)}"
-    queue_arguments.check(table, name, vhost.name)
-    parsed = QueueArguments.of(table, rabbitmq4=vhost.rules.rabbitmq4)
+    complete = _complete(vhost, method)
+    queue_arguments.check(complete, name, vhost.name, vhost.behaviour)
+    parsed = QueueArguments.of(arguments(method), vhost.behaviour, complete)
     if parsed.quorum:
         _check_quorum(name, vhost.name, method)
     return vhost.add_queue(
@@ -234,6 +238,21 @@ def _new_queue(channel: Channel, method: QueueMethods.Declare) -> Queue:
         auto_delete=method.auto_delete,
         owner=channel.session if method.exclusive else None,
     )
+
+
+def _complete(vhost: VirtualHost, method: QueueMethods.Declare) -> Table:
+    """The arguments with the type that RabbitMQ adds: only durable, shared queues get the default.
+
+    RabbitMQ 3.10 adds the virtual host's only, 4 also its own, which is classic.
+    """
+    table, kind = arguments(method), vhost.default_queue_type
+    if "x-queue-type" in table:
+        return table
+    if method.exclusive or method.auto_delete or not method.durable:
+        kind = None
+    if kind is None and vhost.behaviour.states_type:
+        kind = "classic"
+    return table if kind is None else table | {"x-queue-type": text(kind)}
 
 
 def _check_quorum(name: str, vhost: str, method: QueueMethods.Declare) -> None:
@@ -257,4 +276,5 @@ def _compare_queue(channel: Channel, queue: Queue, method: QueueMethods.Declare)
         "auto_delete": (method.auto_delete, queue.auto_delete),
     }
     _compare_flags(flags, queue.label)
-    queue_arguments.compare(arguments(method), queue.arguments.table, queue.label)
+    declared = _complete(channel.vhost, method)
+    queue_arguments.compare(declared, queue.arguments.complete, queue.label)

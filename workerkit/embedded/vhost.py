@@ -3,10 +3,10 @@
 import time
 from collections import deque
 from collections.abc import Iterable
-from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from workerkit.embedded.arguments import QueueArguments
+from workerkit.embedded.behaviour import Behaviour
 from workerkit.embedded.clock import Clock
 from workerkit.embedded.death import buried, is_cycle
 from workerkit.embedded.exchange import Binding, Destination, Exchange
@@ -45,43 +45,37 @@ class Published(NamedTuple):
     accepted: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Rules:
-    """What differs between versions of RabbitMQ.
-
-    Attributes:
-        rabbitmq4: As RabbitMQ 4: quorum queues have a delivery limit by default, an `x-death`
-            written by a client counts for nothing, messages are of 16 MiB at most.
-    """
-
-    rabbitmq4: bool = False
-
-    @property
-    def max_message(self) -> int:
-        """Bytes of a body at most."""
-        return (16 if self.rabbitmq4 else 128) * 2**20
-
-
 class VirtualHost:
     """Queues and exchanges by name. Nothing here knows of connections.
 
     Attributes:
         replies: Who waits for answers, by the name to send them to.
         memory: Of all virtual hosts together.
+        default_queue_type: Of queues that are declared without one; None is the broker's default.
     """
 
-    def __init__(self, name: str, clock: Clock, memory: Memory, rules: Rules) -> None:
+    def __init__(
+        self,
+        name: str,
+        clock: Clock,
+        memory: Memory,
+        behaviour: Behaviour,
+        default_queue_type: str | None = None,
+    ) -> None:
         self.name = name
-        self.rules = rules
+        self.behaviour = behaviour
+        self.default_queue_type = default_queue_type
         self.queues: dict[str, Queue] = {}
         self.exchanges = {
-            each: Exchange(each, name, kind, {}, durable=True)
+            each: Exchange(
+                each, name, kind, {}, durable=True, counts_floats=behaviour.counts_floats
+            )
             for each, kind in _PREDECLARED.items()
         }
         self.replies: dict[str, ReplyOutlet] = {}
         self.memory = memory
         self._clock = clock
-        self._letters: deque[Message] = deque()
+        self._letters: deque[tuple[Message, list[str]]] = deque()
         self._burying = False
 
     # Topology
@@ -162,7 +156,7 @@ class VirtualHost:
         keys = routing_keys(message)
         message = without_bcc(message)
         if not message.exchange and self._reply(keys, message):
-            return Published(True, True)
+            return Published(self.behaviour.routes_replies, True)
         queues = self.route(message, keys)
         accepted = [queue.publish(message) for queue in queues]
         return Published(bool(queues), all(accepted))
@@ -199,10 +193,12 @@ class VirtualHost:
         ]
 
     def _reply(self, keys: list[str], message: Message) -> bool:
+        """Deliver an answer; whether *message* was one, as far as the version tells."""
         outlets = [outlet for key in keys if (outlet := self.replies.get(key))]
         for outlet in outlets:
             outlet.deliver_reply(message)
-        return bool(outlets)
+        gone = self.behaviour.routes_replies and message.routing_key.startswith(f"{REPLY_TO}.")
+        return bool(outlets) or gone
 
     def _bury(self, copy: Copy, reason: str) -> None:
         """Publish a message to the dead-letter exchange of its queue, if it has one.
@@ -210,31 +206,34 @@ class VirtualHost:
         What that causes in its turn waits until it is done: a chain of queues, however long, does
         not grow the stack.
         """
-        arguments = copy.queue.arguments
-        exchange = arguments.dead_letter_exchange
+        queue, arguments = copy.queue, copy.queue.arguments
+        exchange, routing_key = arguments.dead_letter_exchange, arguments.dead_letter_routing_key
         if exchange is None or exchange not in self.exchanges:
             return
+        count = self.behaviour.counting.after_death(copy, reason, quorum=arguments.quorum)
         letter = buried(
             copy.message,
-            copy.queue.name,
+            queue.name,
             reason,
             int(time.time()),
             exchange,
-            arguments.dead_letter_routing_key,
-            rabbitmq4=self.rules.rabbitmq4,
+            routing_key,
+            deliveries=count,
+            sanitized=self.behaviour.sanitizes_deaths,
         )
-        self._letters.append(letter)
+        # With a key of its own it goes there alone, also where it keeps its copies' keys.
+        keys = routing_keys(letter) if routing_key is None else [routing_key]
+        self._letters.append((letter, keys))
         if not self._burying:
             self._burying = True
             try:
                 while self._letters:
-                    self._post(self._letters.popleft(), reason)
+                    self._post(*self._letters.popleft(), reason)
             finally:
                 self._burying = False
 
-    def _post(self, letter: Message, reason: str) -> None:
+    def _post(self, letter: Message, keys: list[str], reason: str) -> None:
         headers = letter.headers()
-        letter_keys = routing_keys(letter)
-        for queue in self.route(letter, letter_keys):
+        for queue in self.route(letter, keys):
             if reason == "rejected" or not is_cycle(queue.name, headers):
                 queue.publish(letter)
