@@ -34,7 +34,10 @@ def _deaths(message: Message) -> list[dict[str, Any]]:
 
 
 async def a_rejected_message_tells_its_story(site: Site) -> object:
-    """x-death has reason, queue, exchange, keys, count and time; and there are three first ones."""
+    """x-death has reason, queue, exchange, keys, count, time; the first death has its own headers.
+
+    Since 4.0 the last one has them, too.
+    """
     channel = await _pair(site)
     await channel.bind("q", "amq.direct", "k")
     channel.publish("k", b"x", exchange="amq.direct", headers={"own": 1})
@@ -42,7 +45,7 @@ async def a_rejected_message_tells_its_story(site: Site) -> object:
     message = await channel.take("dead")
     others = {name: value for name, value in message.headers.items() if name != "x-death"}
     method = message.method
-    return _deaths(message), others, method.exchange, method.routing_key, method.redelivered
+    return _deaths(message), others, method.exchange, method.routing_key
 
 
 async def a_message_without_headers_gets_them(site: Site) -> object:
@@ -185,7 +188,10 @@ async def a_circle_with_a_reject_goes_on(site: Site) -> object:
 
 
 async def copies_are_not_sent_to_again(site: Site) -> object:
-    """With a key of its own the dead letter drops CC, which x-death remembers among the keys."""
+    """With a key of its own the dead letter goes only there, and x-death has the keys of CC.
+
+    Up to 3.10 it drops CC, since 4.0 it keeps it.
+    """
     channel = await _pair(site)
     await channel.declare("copy")
     channel.publish("q", b"x", headers={"CC": ["copy"]})
@@ -206,39 +212,44 @@ async def the_head_of_a_deleted_or_purged_queue_is_no_dead_letter(site: Site) ->
     return await channel.drain("dead")
 
 
+def _told(which: str, exchange: str) -> dict[str, str]:
+    """The headers of the first or the last death: a reject in `q`."""
+    names = {"exchange": exchange, "queue": "q", "reason": "rejected"}
+    return {f"x-{which}-death-{name}": value for name, value in names.items()}
+
+
+_REJECTED = {
+    "count": 1,
+    "reason": "rejected",
+    "queue": "q",
+    "time": "a time",
+    "exchange": "amq.direct",
+    "routing-keys": ["k"],
+}
+_FIRST, _LAST = list(_told("first", "")), list(_told("last", ""))
+
 ROWS = [
     Row(
         a_rejected_message_tells_its_story,
         (
-            [
-                {
-                    "count": 1,
-                    "reason": "rejected",
-                    "queue": "q",
-                    "time": "a time",
-                    "exchange": "amq.direct",
-                    "routing-keys": ["k"],
-                }
-            ],
-            {
-                "own": 1,
-                "x-first-death-exchange": "amq.direct",
-                "x-first-death-queue": "q",
-                "x-first-death-reason": "rejected",
-            },
+            [_REJECTED],
+            {"own": 1, **_told("first", "amq.direct")},
             "",
             "dead",
-            False,
         ),
+        {
+            "4.0": (
+                [_REJECTED],
+                {"own": 1, **_told("first", "amq.direct"), **_told("last", "amq.direct")},
+                "",
+                "dead",
+            )
+        },
     ),
     Row(
         a_message_without_headers_gets_them,
-        (
-            ["x-death", "x-first-death-exchange", "x-first-death-queue", "x-first-death-reason"],
-            b"x",
-            "text/plain",
-            3,
-        ),
+        (["x-death", *_FIRST], b"x", "text/plain", 3),
+        {"4.0": (["x-death", *_FIRST, *_LAST], b"x", "text/plain", 3)},
     ),
     Row(
         an_expired_message_says_so,
@@ -269,6 +280,10 @@ ROWS = [
     ),
     Row(a_circle_without_a_reject_ends, (b"x", [[], [], []])),
     Row(a_circle_with_a_reject_goes_on, [("rejected", 4)]),
-    Row(copies_are_not_sent_to_again, (False, ["q", "copy"], [])),
+    Row(
+        copies_are_not_sent_to_again,
+        (False, ["q", "copy"], []),
+        {"4.0": (True, ["q", "copy"], [])},
+    ),
     Row(the_head_of_a_deleted_or_purged_queue_is_no_dead_letter, []),
 ]

@@ -95,8 +95,8 @@ async def the_default_exchange_is_not_to_be_touched(site: Site) -> object:
     }
 
 
-async def an_unknown_type_ends_the_connection(site: Site) -> object:
-    """A type that does not exist is an error of the connection."""
+async def an_unknown_type_is_refused(site: Site) -> object:
+    """A type that does not exist is an error of the connection; since 4.0 of the channel."""
     return await refused((await site.channel()).exchange("e", "magic"))
 
 
@@ -240,8 +240,9 @@ ROWS = [
         },
     ),
     Row(
-        an_unknown_type_ends_the_connection,
+        an_unknown_type_is_refused,
         "connection 503: COMMAND_INVALID - unknown exchange type 'magic'",
+        {"4.0": "channel 406: PRECONDITION_FAILED - unknown exchange type 'magic'"},
     ),
     Row(
         an_internal_exchange_takes_no_publish,

@@ -23,11 +23,14 @@ async def the_broker_offers_its_mechanisms_and_abilities(site: Site) -> object:
 
 
 async def a_foreign_protocol_header_is_answered_with_the_right_one(site: Site) -> object:
-    """A client of another version is told the version, and the socket is closed."""
-    line = await site.line()
-    line.write(b"AMQP\x01\x01\x00\x0a")
-    answer = (await line.read())[1]
-    return answer.marshal(), (await line.end()).scope
+    """A client of another version is told the version, since 4.0 AMQP 1.0, and the socket ends."""
+    answers = []
+    for protocol in (b"AMQP\x01\x01\x00\x0a", b"AMQP\x00\x00\x09\x00"):
+        line = await site.line()
+        line.write(protocol)
+        await line.read()
+        answers.append((line.raw, (await line.end()).scope))
+    return answers
 
 
 async def plain_and_amqplain_are_accepted(site: Site) -> object:
@@ -35,6 +38,16 @@ async def plain_and_amqplain_are_accepted(site: Site) -> object:
     for mechanism in ("PLAIN", "AMQPLAIN"):
         await site.peer(mechanism=mechanism)
     return "welcome"
+
+
+async def a_login_without_a_name(site: Site) -> object:
+    """Since 4.0 a client may log in as nobody, and is the guest."""
+    return await refused(site.peer(mechanism="ANONYMOUS", user="x", password="y"))
+
+
+async def the_smallest_frame(site: Site) -> object:
+    """4096 bytes, as AMQP demands it; 8192 since 4.3."""
+    return [await refused(site.peer(frame_max=size)) for size in (4096, 8191, 8192)]
 
 
 async def a_wrong_password_is_403(site: Site) -> object:
@@ -222,6 +235,13 @@ async def a_connection_opened_under_an_alarm_is_blocked_too(site: Site) -> objec
     return blocked.name, unblocked.name, (await channel.take("q")).body
 
 
+_ABILITIES = {
+    **CAPABILITIES,
+    "exchange_exchange_bindings": True,
+    "consumer_priorities": True,
+    "per_consumer_qos": True,
+    "direct_reply_to": True,
+}
 _LOGIN_REFUSED = (
     "connection 403: ACCESS_REFUSED - Login was refused using authentication mechanism {}."
     " For details see the broker logfile."
@@ -230,22 +250,17 @@ _LOGIN_REFUSED = (
 ROWS = [
     Row(
         the_broker_offers_its_mechanisms_and_abilities,
-        (
-            0,
-            9,
-            "en_US",
-            ["AMQPLAIN", "PLAIN"],
-            {
-                **CAPABILITIES,
-                "exchange_exchange_bindings": True,
-                "consumer_priorities": True,
-                "per_consumer_qos": True,
-                "direct_reply_to": True,
-            },
-        ),
+        (0, 9, "en_US", ["AMQPLAIN", "PLAIN"], _ABILITIES),
+        {"4.0": (0, 9, "en_US", ["AMQPLAIN", "ANONYMOUS", "PLAIN"], _ABILITIES)},
     ),
-    Row(a_foreign_protocol_header_is_answered_with_the_right_one, (b"AMQP\0\0\x09\x01", "socket")),
+    Row(
+        a_foreign_protocol_header_is_answered_with_the_right_one,
+        [(b"AMQP\0\0\x09\x01", "socket"), (b"AMQP\0\0\x09\x01", "socket")],
+        {"4.0": [(b"AMQP\3\1\0\0", "socket"), (b"AMQP\0\0\x09\x01", "socket")]},
+    ),
     Row(plain_and_amqplain_are_accepted, "welcome"),
+    Row(a_login_without_a_name, "socket", {"4.0": None}),
+    Row(the_smallest_frame, [None, None, None], {"4.3": ["socket", "socket", None]}),
     Row(
         a_wrong_password_is_403,
         [

@@ -92,7 +92,7 @@ class Line:
         self._reader = reader
         self._writer = writer
         self.largest = 0  # of the frames that came in, in bytes
-        self.raw = b""  # payload of the frame that came last
+        self.raw = b""  # payload of the frame that came last, or the protocol header
 
     def write(self, data: bytes) -> None:
         """Send bytes, as they are."""
@@ -112,6 +112,7 @@ class Line:
             head = await self._reader.readexactly(7)
             if head.startswith(b"AMQP"):
                 rest = await self._reader.readexactly(1)
+                self.raw = head + rest
                 return 0, unmarshal(head + rest)[2]
             kind, channel, size = struct.unpack(">BHI", head)
             rest = await self._reader.readexactly(size + 1)

@@ -219,14 +219,18 @@ class Channel:
         """Wait for so many messages; their bodies."""
         return [(await self.message()).body for _ in range(count)]
 
-    def waiting(self) -> list[bytes]:
-        """Bodies of the messages that came in and were not looked at; see `settled`."""
-        bodies = []
+    def delivered(self) -> list[Message]:
+        """The messages that came in and were not looked at; see `settled`."""
+        messages = []
         while not self._inbox.events.empty():
             event = self._inbox.events.get_nowait()
             if isinstance(event, Message):
-                bodies.append(event.body)
-        return bodies
+                messages.append(event)
+        return messages
+
+    def waiting(self) -> list[bytes]:
+        """Their bodies."""
+        return [message.body for message in self.delivered()]
 
     async def settled(self, queue: str) -> Queue.DeclareOk:
         """Wait until the queue has sent this channel whatever it has for it now.
@@ -305,7 +309,7 @@ class Channel:
 
     async def get(self, queue: str, no_ack: bool = False) -> Message | None:
         """Take the first message, or None where there is none."""
-        reply = await self.call(Basic.Get(0, queue, no_ack))
+        reply = await self.call(_Get(0, queue, no_ack))
         return reply if isinstance(reply, Message) else None
 
     async def take(self, queue: str, no_ack: bool = True) -> Message:
@@ -331,7 +335,7 @@ class Channel:
         **arguments: Any,
     ) -> str:
         """Start a consumer; its tag."""
-        method = Basic.Consume(0, queue, tag, False, no_ack, exclusive, False, table(arguments))
+        method = _Consume(0, queue, tag, False, no_ack, exclusive, False, table(arguments))
         return str((await self.call(method)).consumer_tag)
 
     async def cancel(self, tag: str) -> None:
@@ -365,6 +369,20 @@ class Channel:
 
 class _Declare(Queue.Declare):
     """A declaration whose name only the broker judges."""
+
+    def validate(self) -> None:
+        """Anything goes."""
+
+
+class _Consume(Basic.Consume):
+    """The same for a consumer."""
+
+    def validate(self) -> None:
+        """Anything goes."""
+
+
+class _Get(Basic.Get):
+    """The same for a single message."""
 
     def validate(self) -> None:
         """Anything goes."""

@@ -10,7 +10,7 @@ from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
 from tests.contract.line import BODY, HEADER, frame
-from tests.contract.peer import Message, refused
+from tests.contract.peer import Channel, Message, refused
 from tests.contract.site import Row, Site
 
 
@@ -92,7 +92,7 @@ async def an_error_confirms_nothing(site: Site) -> object:
 async def a_body_of_many_frames(site: Site) -> object:
     """A body larger than a frame comes in frames of the size that was negotiated."""
     sender = await site.channel()
-    receiver = await (await site.peer(frame_max=4096)).channel()
+    receiver = await (await site.peer(frame_max=8192)).channel()
     await sender.declare("q")
     body = bytes(range(256)) * 1200
     sender.publish("q", body)
@@ -102,10 +102,10 @@ async def a_body_of_many_frames(site: Site) -> object:
 
 async def bodies_at_the_edge_of_a_frame(site: Site) -> object:
     """A body of exactly a frame's room is one frame; a byte more is two."""
-    channel = await (await site.peer(frame_max=4096)).channel()
+    channel = await (await site.peer(frame_max=8192)).channel()
     await channel.declare("q")
     seen = []
-    for size in (0, 1, 4087, 4088, 4089, 8176, 8177):
+    for size in (0, 1, 8183, 8184, 8185, 16368, 16369):
         channel.publish("q", bytes(size))
         message = await channel.take("q")
         seen.append((len(message.body), message.frames))
@@ -161,7 +161,7 @@ async def absent_properties_stay_absent(site: Site) -> object:
 
 
 async def headers_of_every_type_keep_their_bytes(site: Site) -> object:
-    """A table is handed on as it was written, each value in its own type."""
+    """A value is handed on as it was written; the table as well, but since 4.0 sorted by name."""
     values = {
         "b": b"b\xff",
         "B": b"B\xff",
@@ -181,14 +181,20 @@ async def headers_of_every_type_keep_their_bytes(site: Site) -> object:
         "A": b"A\x00\x00\x00\x04b\x01b\x02",
         "F": b"F\x00\x00\x00\x04\x01kb\x01",
     }
-    entries = b"".join(b"\x01" + name.encode() + value for name, value in values.items())
-    properties = b"\x20\x00" + struct.pack(">I", len(entries)) + entries
+    properties, ordered = (
+        b"\x20\x00" + struct.pack(">I", len(entries)) + entries
+        for entries in (
+            b"".join(b"\x01" + name.encode() + values[name] for name in names)
+            for names in (values, sorted(values))
+        )
+    )
     channel = await site.channel()
     await channel.declare("q")
     publish = marshal(Basic.Publish(0, "", "q"), channel.number)
     header = struct.pack(">HHQ", 60, 0, 0) + properties
     channel.peer.line.write(publish + frame(HEADER, channel.number, header))
-    return (await channel.take("q")).raw == properties
+    raw = (await channel.take("q")).raw
+    return raw == properties, raw == ordered
 
 
 async def cc_and_bcc_are_more_keys(site: Site) -> object:
@@ -254,7 +260,7 @@ async def direct_replies_need_no_ack_and_a_consumer(site: Site) -> object:
 
 
 async def the_address_of_a_reply_is_there_as_long_as_its_channel(site: Site) -> object:
-    """A server can ask by passive declaration; a late answer is returned if it is mandatory."""
+    """A server can ask by passive declaration, whether the client still waits for an answer."""
     client, server = await site.channel(), await site.channel()
     await server.declare("q")
     await client.consume("amq.rabbitmq.reply-to", no_ack=True)
@@ -262,9 +268,32 @@ async def the_address_of_a_reply_is_there_as_long_as_its_channel(site: Site) -> 
     address = (await server.take("q")).properties.reply_to or ""
     alive = (await server.declare(address, passive=True)).consumer_count
     await client.close()
+    return alive, await refused(server.declare(address, passive=True)) is not None
+
+
+async def an_answer_that_is_mandatory_is_returned(site: Site) -> object:
+    """Delivered or not, it comes back as well; since 4.3 never, not even if nobody waits for it."""
+    client, server = await site.channel(), await site.channel(confirms=True)
+    await server.declare("q")
+    await client.consume("amq.rabbitmq.reply-to", no_ack=True)
+    client.publish("q", b"ask", reply_to="amq.rabbitmq.reply-to")
+    address = (await server.take("q")).properties.reply_to or ""
+    events = []
+    server.publish(address, b"answer", mandatory=True)
+    events += await _events(server)
+    answer = (await client.message()).body
+    await client.close()
     server.publish(address, b"late", mandatory=True)
-    returned = (await server.message()).method.reply_code
-    return alive, returned, await refused(server.declare(address, passive=True)) is not None
+    return answer, events, await _events(server)
+
+
+async def _events(channel: Channel) -> list[object]:
+    """What came until a publish was confirmed: codes of returns, and the confirm."""
+    events: list[object] = []
+    while "Basic.Ack" not in events:
+        event = await channel.event()
+        events.append(event.method.reply_code if isinstance(event, Message) else event.name)
+    return events
 
 
 ROWS = [
@@ -279,15 +308,15 @@ ROWS = [
         an_error_confirms_nothing,
         ([("Basic.Ack", 1)], "channel 404: NOT_FOUND - no exchange 'nowhere' in vhost 'V'"),
     ),
-    Row(a_body_of_many_frames, (True, 4096, 76)),
+    Row(a_body_of_many_frames, (True, 8192, 38)),
     Row(
         bodies_at_the_edge_of_a_frame,
-        [(0, 0), (1, 1), (4087, 1), (4088, 1), (4089, 2), (8176, 2), (8177, 3)],
+        [(0, 0), (1, 1), (8183, 1), (8184, 1), (8185, 2), (16368, 2), (16369, 3)],
     ),
     Row(a_body_in_small_frames, b"abc"),
     Row(properties_arrive_as_they_were_sent, set()),
     Row(absent_properties_stay_absent, (b"\0\0", True)),
-    Row(headers_of_every_type_keep_their_bytes, True),
+    Row(headers_of_every_type_keep_their_bytes, (True, False), {"4.0": (False, True)}),
     Row(
         cc_and_bcc_are_more_keys,
         (
@@ -331,5 +360,10 @@ ROWS = [
             "channel 406: PRECONDITION_FAILED - reply consumer already set",
         ],
     ),
-    Row(the_address_of_a_reply_is_there_as_long_as_its_channel, (1, 312, True)),
+    Row(the_address_of_a_reply_is_there_as_long_as_its_channel, (1, True)),
+    Row(
+        an_answer_that_is_mandatory_is_returned,
+        (b"answer", [312, "Basic.Ack"], [312, "Basic.Ack"]),
+        {"4.3": (b"answer", ["Basic.Ack"], ["Basic.Ack"])},
+    ),
 ]

@@ -72,7 +72,6 @@ async def declaring_a_queue_differently_is_406(site: Site) -> object:
     """The refusal names the first thing that differs, and both values."""
     channel = await site.channel()
     await channel.declare("q")
-    await channel.declare("d", durable=True)
     await channel.declare("t", x_message_ttl=60000, x_dead_letter_exchange="x")
 
     async def again(name: str, **changes: Any) -> str | None:
@@ -89,7 +88,23 @@ async def declaring_a_queue_differently_is_406(site: Site) -> object:
         "other number": await again("t", **table | {"x_message_ttl": 1}),
         "other text": await again("t", **table | {"x_dead_letter_exchange": "y"}),
         "no meaning": await again("q", colour="red"),
-        "type": await again("d", durable=True, x_queue_type="quorum"),
+    }
+
+
+async def declaring_another_type_of_queue_is_406(site: Site) -> object:
+    """No type is classic, and since 4.0 the refusal says so."""
+    channel = await site.channel()
+    await channel.declare("plain", durable=True)
+    await channel.declare("quorum", durable=True, x_queue_type="quorum")
+
+    async def again(name: str, **changes: Any) -> str | None:
+        return await refused((await _fresh(channel)).declare(name, durable=True, **changes))
+
+    return {
+        "classic": await again("plain", x_queue_type="classic"),
+        "quorum": await again("plain", x_queue_type="quorum"),
+        "not classic": await again("quorum", x_queue_type="classic"),
+        "none": await again("quorum"),
     }
 
 
@@ -139,7 +154,6 @@ async def arguments_of_quorum_queues_are_406_for_classic_ones(site: Site) -> obj
     only: list[dict[str, Any]] = [
         {"x_delivery_limit": 3},
         {"x_quorum_initial_group_size": 1},
-        {"x_queue_leader_locator": "balanced"},
         {"x_dead_letter_strategy": "at-least-once"},
         {"x_max_in_memory_length": 3},
     ]
@@ -251,9 +265,31 @@ ROWS = [
             "other number": _differs("x-message-ttl", "t", "'1' but current is '60000'"),
             "other text": _differs("x-dead-letter-exchange", "t", "'y' but current is 'x'"),
             "no meaning": None,
-            "type": _differs(
-                "x-queue-type", "d", "the value 'quorum' of type 'longstr' but current is none"
+        },
+    ),
+    Row(
+        declaring_another_type_of_queue_is_406,
+        {
+            "classic": None,
+            "quorum": _differs(
+                "x-queue-type", "plain", "the value 'quorum' of type 'longstr' but current is none"
             ),
+            "not classic": _differs("x-queue-type", "quorum", "'classic' but current is 'quorum'"),
+            "none": _differs(
+                "x-queue-type",
+                "quorum",
+                "none but current is the value 'quorum' of type 'longstr'",
+            ),
+        },
+        {
+            "4.0": {
+                "classic": None,
+                "quorum": _differs("x-queue-type", "plain", "'quorum' but current is 'classic'"),
+                "not classic": _differs(
+                    "x-queue-type", "quorum", "'classic' but current is 'quorum'"
+                ),
+                "none": _differs("x-queue-type", "quorum", "'classic' but current is 'quorum'"),
+            }
         },
     ),
     Row(a_number_may_have_another_width, "q"),
@@ -285,7 +321,6 @@ ROWS = [
             for name in (
                 "delivery-limit",
                 "quorum-initial-group-size",
-                "queue-leader-locator",
                 "dead-letter-strategy",
                 "max-in-memory-length",
             )

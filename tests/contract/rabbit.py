@@ -22,10 +22,10 @@ class Rabbit:
 
     def add_vhost(self, name: str, *, default_queue_type: str | None = None) -> None:
         """Create a virtual host, with a type for queues that are declared without one."""
-        self._node.add_vhost(name)
         if default_queue_type is not None:
             metadata = f'#{{default_queue_type => <<"{default_queue_type}">>}}'
-            self._node.eval(f'{{ok, _}} = rabbit_vhost:merge_metadata(<<"{name}">>, {metadata})')
+            self._node.eval(f'ok = rabbit_vhost:add(<<"{name}">>, {metadata}, <<"tests">>)')
+        self._node.add_vhost(name)  # One that is there stays as it is.
 
     def delete_vhost(self, name: str) -> None:
         """Delete a virtual host, as soon as the node has noted who is connected to it.

@@ -24,6 +24,7 @@ from tests.contract import (
     routing,
     settling,
     transactions,
+    versions,
 )
 from tests.contract.rabbit import closest
 from tests.contract.site import VERSIONS, Row, Site
@@ -43,6 +44,7 @@ TABLE = [
     *limits.ROWS,
     *dead_letters.ROWS,
     *quorum.ROWS,
+    *versions.ROWS,
 ]
 
 
