@@ -11,7 +11,9 @@ from hypothesis import strategies as st
 from workerkit.embedded import arguments, properties, table
 from workerkit.embedded.arguments import QueueArguments
 from workerkit.embedded.backlog import Backlog
+from workerkit.embedded.behaviour import behaviour_of
 from workerkit.embedded.clock import Clock
+from workerkit.embedded.counting import Fate
 from workerkit.embedded.death import buried, is_cycle
 from workerkit.embedded.matching import headers_match, topic_matches
 from workerkit.embedded.memory import Memory
@@ -38,7 +40,7 @@ def message(body: bytes = b"", **values: Any) -> Message:
 class Shop:
     """A queue with all that it needs, and what happened to it."""
 
-    def __init__(self, table: Table | None = None, **flags: Any) -> None:
+    def __init__(self, table: Table | None = None, version: str = "3.10") -> None:
         self.clock = Clock()
         self.memory = Memory(10**9, lambda on: None)
         self.dead: list[tuple[bytes, str]] = []
@@ -49,7 +51,7 @@ class Shop:
         self.queue = Queue(
             "q",
             "/",
-            QueueArguments.of(table or {}, **flags),
+            QueueArguments.of(table or {}, behaviour_of(version)),
             self.clock,
             self.memory,
             durable=False,
@@ -312,7 +314,7 @@ def test_rabbitmq_4_ignores_deaths_that_clients_write() -> None:
     """An `x-death` that came from outside counts for nothing, and there is a last death."""
     foreign = message(headers={"x-death": Field("array", [Field("table", {"queue": text("q")})])})
 
-    dead = buried(foreign, "q", "rejected", 0, "", None, rabbitmq4=True)
+    dead = buried(foreign, "q", "rejected", 0, "", None, sanitized=True)
 
     assert len(dead.headers()["x-death"].value) == 1
     assert table.plain(dead.headers())["x-last-death-reason"] == "rejected"
@@ -449,16 +451,16 @@ def test_a_single_active_consumer() -> None:
 
 
 @pytest.mark.parametrize(
-    ("table", "flags", "limit"),
-    [(fields(x_delivery_limit=2), {}, 2), ({}, {"rabbitmq4": True}, 20)],
+    ("table", "version", "limit"),
+    [(fields(x_delivery_limit=2), "3.10", 2), ({}, "4.0", 20), ({}, "4.3", 20)],
 )
-def test_a_quorum_queue_gives_up(table: Table, flags: dict[str, bool], limit: int) -> None:
+def test_a_quorum_queue_gives_up(table: Table, version: str, limit: int) -> None:
     """A message that comes back too often is dead-lettered."""
-    shop = Shop(fields(x_queue_type="quorum") | table, **flags)
+    shop = Shop(fields(x_queue_type="quorum") | table, version)
     shop.publish(b"x")
     returns = 0
     while (copy := shop.queue.get()) is not None:
-        shop.queue.requeue([copy])
+        shop.queue.requeue([copy], Fate.RETURN)
         returns += 1
 
     assert (returns, shop.dead) == (limit + 1, [(b"x", "delivery_limit")])

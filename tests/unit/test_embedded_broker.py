@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import aio_pika
+import aiormq
 import pytest
 from aio_pika.abc import AbstractChannel, AbstractIncomingMessage
 from aio_pika.exceptions import (
@@ -280,15 +281,53 @@ async def test_memory_has_a_ceiling() -> None:
         await flooding
 
 
-async def test_rabbitmq_4_takes_smaller_messages() -> None:
-    """More than 16 MiB is too much there."""
-    async with (
-        EmbeddedBroker(rabbitmq4=True) as broker,
-        await aio_pika.connect(broker.url) as connection,
-    ):
-        channel = await connection.channel()
-        with pytest.raises(ChannelPreconditionFailed, match="larger than configured max size"):
-            await channel.default_exchange.publish(message(bytes(16 * 2**20 + 1)), "q")
+@pytest.mark.parametrize(
+    ("options", "version"),
+    [
+        ({}, "4.3."),
+        ({"behaves_as": "3.10"}, "3.10."),
+        ({"behaves_as": "4.0"}, "4.0."),
+        ({"behaves_as": "4.3"}, "4.3."),
+    ],
+)
+async def test_fr24_the_mode_is_the_version_that_clients_read(
+    options: dict[str, Any], version: str
+) -> None:
+    """`connection.start` states the version that is copied, and who is speaking all the same."""
+    async with EmbeddedBroker(**options) as broker, await aiormq.connect(broker.url) as connection:
+        stated = connection.server_properties
+
+        assert broker.behaves_as == options.get("behaves_as", "4.3")
+    assert str(stated["version"]).startswith(version)
+    assert "embedded" in str(stated["product"])
+
+
+@pytest.mark.parametrize("version", ["4", "4.1", "3.13", "", "4.3.6"])
+def test_fr24_an_unknown_version_is_refused(version: str) -> None:
+    """The error names what was asked for and what there is."""
+    with pytest.raises(ConfigurationError) as caught:
+        EmbeddedBroker(behaves_as=version)
+
+    assert repr(version) in str(caught.value)
+    for known in ("3.10", "4.0", "4.3"):
+        assert f'"{known}"' in str(caught.value)
+
+
+def test_fr24_an_unknown_queue_type_is_refused() -> None:
+    """The default type of a virtual host is one that the broker has."""
+    with pytest.raises(ConfigurationError, match=r"'stream'.*'classic' and 'quorum'"):
+        EmbeddedBroker().add_vhost("shop", default_queue_type="stream")
+
+
+async def test_fr24_a_vhost_keeps_its_default_type_when_the_broker_stops() -> None:
+    """`stop` forgets queues, and not what virtual hosts there are."""
+    broker = EmbeddedBroker()
+    broker.add_vhost("shop", default_queue_type="quorum")
+    for _ in range(2):
+        async with broker, await aio_pika.connect(broker.url_of("shop")) as connection:
+            channel = await connection.channel()
+            await channel.declare_queue("q", durable=True, arguments={"x-queue-type": "quorum"})
+            await channel.declare_queue("q", durable=True)
 
 
 async def test_a_client_that_does_not_read_gets_no_more(broker: EmbeddedBroker) -> None:

@@ -4,6 +4,8 @@ import signal
 import sys
 from pathlib import Path
 
+import aiormq
+
 from tests.client import connected
 from tests.command import process, running, write_package
 from workerkit.embedded import EmbeddedBroker
@@ -34,6 +36,31 @@ async def test_the_broker_alone(tmp_path: Path) -> None:
     assert broker.out[0] == url
     assert letter.body == b"x"
     assert (code, "Traceback" in repr(broker)) == (0, False)
+
+
+async def test_fr24_the_broker_of_a_version(tmp_path: Path) -> None:
+    """`--behaves-as` chooses the RabbitMQ that it copies, and clients read the version."""
+    command = (sys.executable, "-m", "workerkit", "broker", "--port", "0", "--behaves-as", "4.0")
+    async with process(*command, cwd=tmp_path) as broker:
+        async with await aiormq.connect(await broker.says("amqp://")) as connection:
+            stated = connection.server_properties["version"]
+        broker.send(signal.SIGTERM)
+        code = await broker.ended()
+
+    assert str(stated).startswith("4.0.")
+    assert code == 0, broker
+
+
+async def test_fr24_a_version_that_it_cannot_copy(tmp_path: Path) -> None:
+    """One line that names the version and those that there are, and exit code 2."""
+    command = (sys.executable, "-m", "workerkit", "broker", "--port", "0", "--behaves-as", "3.9")
+    async with process(*command, cwd=tmp_path) as broker:
+        code = await broker.ended()
+
+    assert code == 2, broker
+    [line] = broker.err
+    assert "'3.9'" in line
+    assert '"3.10", "4.0", "4.3"' in line
 
 
 async def test_a_port_that_somebody_else_has(tmp_path: Path) -> None:

@@ -22,6 +22,7 @@ from workerkit.cli.options import Container, Traceback, faults
 from workerkit.cli.probe import probe
 from workerkit.cli.publishing import publish_once
 from workerkit.container import WorkerContainer
+from workerkit.embedded import LATEST
 from workerkit.errors import (
     DeclarationError,
     PublishError,
@@ -96,11 +97,14 @@ def run(
 @app.command()
 def broker(
     port: Annotated[int, typer.Option(help="0 picks a free one, and it is printed.")] = 5672,
+    behaves_as: Annotated[
+        str, typer.Option(help="The version of RabbitMQ to copy: 3.10, 4.0 or 4.3.")
+    ] = LATEST,
     traceback: Traceback = False,
 ) -> None:
     """Run the in-process broker alone, for demo and tests, until SIGTERM or SIGINT."""
     with faults(traceback):
-        serve(port)
+        serve(port, behaves_as)
 
 
 @app.command("list")

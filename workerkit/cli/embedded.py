@@ -30,20 +30,20 @@ def on_a_broker_of_its_own(container: containers.Container) -> Iterator[None]:
             yield
 
 
-def serve(port: int) -> None:
+def serve(port: int, behaves_as: str) -> None:
     """Run a broker until SIGTERM or SIGINT; print its address first.
 
     Raises:
-        ConfigurationError: Somebody else has the port.
+        ConfigurationError: Somebody else has the port, or there is no such version to copy.
     """
-    asyncio.run(_serve(port))
+    asyncio.run(_serve(port, behaves_as))
 
 
-async def _serve(port: int) -> None:
+async def _serve(port: int, behaves_as: str) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
-    async with EmbeddedBroker(port) as broker:
+    async with EmbeddedBroker(port, behaves_as=behaves_as) as broker:
         print(broker.url, flush=True)
         await stop.wait()

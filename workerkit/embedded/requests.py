@@ -74,5 +74,8 @@ def _value(kind: str, payload: bytes, position: int) -> tuple[object, int]:
     if kind == "longstr":
         return raw, start + size
     if kind == "shortstr":
-        return raw.decode(errors="surrogateescape"), start + size
+        try:
+            return raw.decode(), start + size
+        except UnicodeDecodeError as error:
+            raise Refusal("FRAME_ERROR", "Malformed UTF-8 in shortstr") from error
     return int.from_bytes(raw, "big"), start + size

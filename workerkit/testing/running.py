@@ -17,7 +17,7 @@ from workerkit.amqp.wire import AMQPWire
 from workerkit.assembly import Assembly
 from workerkit.connections import AMQPSettings, SSESettings
 from workerkit.consumer import Consumer
-from workerkit.embedded import EmbeddedBroker, MessageSnapshot, QueueSnapshot
+from workerkit.embedded import LATEST, EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
 from workerkit.http.client import HTTPClient
 from workerkit.http.watched import WatchedViews
@@ -215,16 +215,17 @@ async def running(
     *,
     packages: Sequence[str],
     only: Sequence[str | type[Consumer]] = (),
+    behaves_as: str = LATEST,
 ) -> AsyncIterator[Application]:
     """Run the consumers of *packages* on a broker of their own inside the block.
 
     Every AMQP connection of the settings leads to that broker, and so do all virtual hosts. Views
     are served on a free port, `app.http.url`; a connection of `settings.sse` that leads to host and
-    port of `settings.http` leads there, too.
-    Everything else is the container's, with the test's overrides.
+    port of `settings.http` leads there, too. Everything else is the container's.
 
     Args:
         only: Names of the consumers to run, or their classes; none means all.
+        behaves_as: The version of RabbitMQ that the broker copies: "3.10", "4.0" or "4.3".
 
     Raises:
         TypeError: *packages* or *only* is no list.
@@ -232,7 +233,7 @@ async def running(
     """
     runner = Runner(container, packages=packages, only=only)
     wires = _Wires()
-    async with EmbeddedBroker() as broker:
+    async with EmbeddedBroker(behaves_as=behaves_as) as broker:
         with _free_port() as port, ExitStack() as stack:
 
             def put(name: str, value: object) -> None:
@@ -248,8 +249,7 @@ async def running(
             read = _queues_read(runner.assemble())
             vhosts = _add_vhosts(broker, settings, read)
             application = Application(runner, broker, wires, vhosts, read)
-            observers = container.providers["observers"]()
-            put("observers", [*observers, application._observe])
+            put("observers", [*container.providers["observers"](), application._observe])
             async with runner.running():
                 await _ready(runner)
                 application._publisher.open(pointed)
