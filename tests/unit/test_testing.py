@@ -27,6 +27,7 @@ from workerkit import (
     WorkerContainer,
     WorkerSettings,
 )
+from workerkit.errors import ConfigurationError
 from workerkit.sections import HTTPSettings
 from workerkit.testing import (
     FakePublisher,
@@ -407,6 +408,23 @@ async def test_a_broker_alone() -> None:
     """Its address is there at once."""
     async with embedded_broker() as broker:
         assert broker.url == f"amqp://guest:guest@127.0.0.1:{broker.port}/"
+        assert broker.behaves_as == "4.3"
+
+
+async def test_fr24_a_version_for_the_broker_of_a_test() -> None:
+    """Both ways to a broker take the version of RabbitMQ that it copies, and refuse others."""
+    container, packages = Container(), [package_of(Booking, Billing)]
+    async with embedded_broker(behaves_as="3.10") as broker:
+        assert broker.behaves_as == "3.10"
+    async with running(container, packages=packages, behaves_as="4.0") as app:
+        await app.publish(Order(id=1), "orders")
+        await app.idle()
+
+        assert app.broker.behaves_as == "4.0"
+        assert [each.action for each in app.settled("booking")] == ["ack"]
+    with pytest.raises(ConfigurationError, match=r"'3\.9'"):
+        async with running(container, packages=packages, behaves_as="3.9"):
+            pass
 
 
 class Failing(SSEConsumer):
