@@ -341,6 +341,27 @@ def test_what_is_given_back_keeps_its_place(priorities: list[int], random: Any) 
     assert [backlog.pop() for _ in items] == order
 
 
+@pytest.mark.parametrize("version", ["3.10", "4.0", "4.3"])
+@pytest.mark.parametrize("table", [{}, fields(x_delivery_limit=3)])
+@given(st.lists(st.none() | st.integers(0, 9), max_size=12), st.randoms())
+def test_fr24_a_look_shows_the_order_of_deliveries(
+    version: str, table: Table, priorities: list[int | None], random: Any
+) -> None:
+    """What waits in a quorum queue is listed in the order in which it will be delivered."""
+    shop = Shop(fields(x_queue_type="quorum") | table, version)
+    for place, priority in enumerate(priorities):
+        shop.publish(str(place).encode(), priority=priority)
+    held = [shop.queue.get() for _ in range(random.randint(0, len(priorities)))]
+    random.shuffle(held)
+    for copy in held:
+        assert copy is not None
+        shop.queue.requeue([copy], Fate.REQUEUE)
+
+    shown = [copy.message.body for copy in shop.queue.waiting]
+    assert shown == shop.take()
+    assert sorted(shown) == sorted(str(place).encode() for place in range(len(priorities)))
+
+
 def test_priorities_are_capped() -> None:
     """A priority above the highest counts as the highest; none is the lowest."""
     shop = Shop(fields(x_max_priority=5))

@@ -159,6 +159,16 @@ class ReturnsFirstInTurns(ReturnsFirst[T]):
         super().__init__()
         self._turn = 0
 
+    def __iter__(self) -> Iterator[T]:
+        ahead: ReturnsFirstInTurns[T] = ReturnsFirstInTurns()
+        ahead._turn, ahead._size = self._turn, self._size
+        ahead._returned.extend(self._returned)
+        for lane in self._lanes.values():
+            for item in lane:
+                ahead._lane(item.priority).fresh.append(item)
+        while len(ahead):
+            yield ahead.pop()
+
     def pop(self) -> T:
         returned = bool(self._returned)
         item = super().pop()
