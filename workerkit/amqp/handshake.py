@@ -101,6 +101,8 @@ def _explained(where: _Where, error: Exception, protocol: TapProtocol | None) ->
         return BrokerRefused(f"{where}: TLS failed: {error}", 0)
     if isinstance(error, AuthenticationError):
         return BrokerRefused(f"{where}: the broker does not offer this way to log in: {error}", 0)
-    if protocol is not None and protocol.lost.done():
+    late = isinstance(error.__cause__, TimeoutError)
+    if protocol is not None and protocol.lost.done() and not late:
+        # Whoever was late had its socket closed for that.
         return ConnectionLost(f"{where}: {protocol.reason}")
     return ConnectionLost(f"{where}: {str(error) or type(error).__name__}")
