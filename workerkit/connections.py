@@ -25,6 +25,7 @@ DEFAULT_PORTS: Mapping[str, int] = {"amqp": 5672, "amqps": 5671}
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Declare = Annotated[Literal["missing", "always", "never"], BeforeValidator(lower)]
+DefaultType = Annotated[Literal["quorum", "classic"], BeforeValidator(lower)]
 Auth = Annotated[Literal["plain", "external"], BeforeValidator(lower)]
 
 
@@ -176,6 +177,8 @@ class AMQPSettings(BaseModel):
         vhost: Instead of the URL's; not percent-encoded.
         heartbeat: Seconds between two signs of life; whole, because AMQP carries an integer.
         declare: Which queues are declared: those that are missing, all, or none.
+        queue_type: Type of a missing queue whose class states none, and of the queues beside it for
+            dead letters; None leaves it to the virtual host. One that exists keeps its type.
         connect_timeout: Seconds for one attempt to connect.
         auth: `external` lets the client's certificate say who this is.
     """
@@ -190,6 +193,7 @@ class AMQPSettings(BaseModel):
     vhost: str | None = None
     heartbeat: Annotated[int, Field(ge=1, le=65_535)] = 15
     declare: Declare = "missing"
+    queue_type: DefaultType | None = None
     connect_timeout: Seconds = 10.0
     auth: Auth = "plain"
     tls: TLSSettings = TLSSettings()
