@@ -197,6 +197,8 @@ async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any
             f"queue {queue.name!r} exists, and differs in {argument!r}: the class says {ours!r}, "
             f"the broker: {broker}; change the class, or delete the queue"
         )
+        if queue.has_no_limit and argument == "x-delivery-limit":
+            text += "; RabbitMQ before 4.0 takes -1 for 0, and drops what is returned once"
         raise Differs(text, error.code, argument) from error
 
 
