@@ -9,9 +9,9 @@ import re
 from typing import Any
 
 from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND
-from workerkit.amqp.connection import Channel, Session, scratch
+from workerkit.amqp.connection import Session, scratch
 from workerkit.amqp.consumer import Declare
-from workerkit.amqp.queue import Binding, Exchange, Queue
+from workerkit.amqp.queue import Exchange, Queue
 from workerkit.errors import BrokerRefused
 
 log = logging.getLogger(__name__)
@@ -51,7 +51,7 @@ class Differs(BrokerRefused):
 async def available(
     session: Session, queue: Queue, declare: Declare, existing: Queue | None = None
 ) -> bool:
-    """Whether *queue* can be consumed from; declares it first where *declare* says so.
+    """Whether *queue* exists; declares it first where *declare* says so, without its bindings.
 
     Args:
         existing: How a queue that exists may be declared as well. Under a plain name every
@@ -142,10 +142,6 @@ async def _declare(session: Session, queue: Queue) -> None:
     for binding in queue.bindings:
         await make_sure(session, binding.exchange)
     await _declare_queue(session, queue)
-    if queue.bindings:
-        async with scratch(session) as channel:
-            for binding in queue.bindings:
-                await _bind(channel, queue, binding)
 
 
 async def _declare_exchange(session: Session, exchange: Exchange) -> None:
@@ -200,8 +196,3 @@ async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any
         if queue.has_no_limit and argument == "x-delivery-limit":
             text += "; RabbitMQ before 4.0 takes -1 for 0, and drops what is returned once"
         raise Differs(text, error.code, argument) from error
-
-
-async def _bind(channel: Channel, queue: Queue, binding: Binding) -> None:
-    exchange = str(binding.exchange)
-    await channel.bind_queue(queue.name, exchange, binding.routing_key, dict(binding.arguments))

@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from typing import Literal, NamedTuple
 
+from workerkit.amqp.binding import Bindings
 from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.connection import RPC_DEADLINE, Session
 from workerkit.amqp.consumer import AMQPOptions, Declare
@@ -64,6 +65,7 @@ class Topology:
         self._consumer = options.name
         self._written = {queue.name: queue for queue in written}
         self._types_told: set[str] = set()
+        self._bindings = Bindings(options.name)
         self._declare = declare
         self._moves = moves
         self._retry = options.retry
@@ -88,6 +90,8 @@ class Topology:
             return Missing(queue.name, str(error), "unreachable")
         if queue != written:
             await self._tell_type(session, queue)
+        if self._declare != "never":
+            await self._bindings.create(session, queue)
         needed = list(self._needed(queue))
         seen = all(each.queue.name in self._seen for each in needed)
         return await self._first_missing_within(
