@@ -17,7 +17,8 @@ from workerkit.errors import BrokerRefused
 log = logging.getLogger(__name__)
 
 # PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received ...
-_DIFFERS = re.compile(r"inequivalent arg '([^']+)' for queue .*?: (received .*)")
+# The broker cuts its texts to 255 bytes, and the names in them may be as long.
+_DIFFERS = re.compile(r"inequivalent arg '([^']+)' for (?:queue .*?: (received .*))?")
 
 
 # PRECONDITION_FAILED - invalid arg 'x-delivery-limit' for queue 'q' in vhost '/' of queue type ...
@@ -27,8 +28,8 @@ _HAS_NO_LIMITS = "invalid arg 'x-delivery-limit'"
 _MISSING = re.compile(r"NOT_FOUND - no \w+ '")
 # What RabbitMQ says instead, with the same code, of a queue that it has and does not serve.
 _UNREACHABLE = re.compile(
-    r"home node .* is down or inaccessible|process is stopped by supervisor"
-    r"|has crashed and failed to restart|due to timeout"
+    r"NOT_FOUND - home node '|NOT_FOUND - failed to perform operation on queue '"
+    r"|process is stopped by supervisor|has crashed and failed to restart"
 )
 
 
@@ -187,7 +188,7 @@ async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any
             raise _unreachable(queue, error) from error
         if (found := _DIFFERS.search(str(error))) is None:
             raise
-        argument, broker = found.groups()
+        argument, broker = found[1], found[2] or str(error)
         ours = arguments.get(argument, getattr(queue, argument, None))
         text = (
             f"queue {queue.name!r} exists, and differs in {argument!r}: the class says {ours!r}, "

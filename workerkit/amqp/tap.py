@@ -15,6 +15,8 @@ from typing import Any, Protocol
 from aiormq.connection import TransportFactory
 from yarl import URL
 
+from workerkit.amqp.reply_texts import readable
+
 log = logging.getLogger(__name__)
 
 _HEAD = Struct(">BHI").unpack_from  # frame type, channel, size
@@ -252,7 +254,7 @@ class TapProtocol(asyncio.StreamReaderProtocol):
             passed = _HEARTBEAT
         if passed:
             self._fed = now
-            super().data_received(passed)
+            super().data_received(readable(passed))
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)
