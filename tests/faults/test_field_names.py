@@ -6,10 +6,11 @@ import unicodedata
 from tests.application import running
 from tests.consumers import collector
 from tests.publishing import publishing
+from tests.rabbit import PrivateRabbit
 from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, AMQPMessage, Binding, Exchange, Queue, RetryPolicy
 
-SIGNS = [*"*;=$[]~&`äß日🐇'\"\\%{}<>|!?^()\t\0", "queue.*", "a b", "#", "Ü" * 100]
+SIGNS = [*"*;=$[]~&`äß日🐇'\"\\%{}<>|!?^()\t\0", "queue.*", "a b", "#", "Ü" * 60]
 
 
 def texts(number: int, longest: int) -> list[str]:
@@ -32,7 +33,7 @@ async def test_fr22_any_name_is_declared_bound_consumed_retried_and_dead_lettere
     url: str,
 ) -> None:
     """Exchange and routing key have the same names; retries and dead letters have them in front."""
-    names = list(dict.fromkeys([*SIGNS, *texts(30, 200)]))
+    names = list(dict.fromkeys([*SIGNS, *texts(15, 120)]))
     tries: list[tuple[str, str, str, int]] = []
 
     class Failing(AMQPConsumer):
@@ -47,24 +48,38 @@ async def test_fr22_any_name_is_declared_bound_consumed_retried_and_dead_lettere
     async with running(url, Failing, letters), publishing(url) as publisher:
         for name in names:
             await publisher.publish(name.encode(), name, exchange=name)
-        await eventually(lambda: len(bodies) == len(names), 60)
+        await eventually(lambda: set(bodies) >= {name.encode() for name in names}, 120)
 
-    assert sorted(body.decode() for body in bodies) == sorted(names)
+    assert {body.decode() for body in bodies} == set(names)
     expected = {(name, name, name, attempt) for name in names for attempt in (1, 2)}
     assert set(tries) == expected
 
 
-async def test_fr22_names_as_long_as_they_may_be(url: str) -> None:
-    """251 bytes, in one, two and four bytes a character, and four for the dead letters."""
-    names = ["x" * 251, "ü" * 125, "🐇" * 62]
-    queues = [Queue(name, bindings=[Binding(Exchange(name), name)]) for name in names]
-    consumer, bodies = collector(*queues)
-    async with running(url, consumer), publishing(url) as publisher:
-        for name in names:
-            await publisher.publish(name, name, exchange=name)
-        await eventually(lambda: len(bodies) == len(names))
+async def test_fr22_names_as_long_as_they_may_be(rabbit: PrivateRabbit, url: str) -> None:
+    """251 bytes, in one, two and four bytes a character, and four for the dead letters.
 
-    assert sorted(body.decode() for body in bodies) == sorted(names)
+    RabbitMQ 4 closes the connection when it has to cut a text in such a name that is not ASCII:
+    there it is refused, and nobody else's trouble.
+    """
+    names = ["x" * 251, "ü" * 125, "🐇" * 62]
+    long = [name for name in names if name.isascii() or rabbit.version < (4,)]
+    consumers = [
+        collector(Queue(name, bindings=[Binding(Exchange(name), name)]), name=f"Consumer{number}")
+        for number, name in enumerate(names)
+    ]
+    async with (
+        running(url, *(consumer for consumer, _ in consumers), ready=False) as runner,
+        publishing(url) as publisher,
+    ):
+        await eventually(lambda: sum(each.was_ready for each in runner.health) == len(long))
+        for name in long:
+            await publisher.publish(name, name, exchange=name)
+        await eventually(lambda: sum(len(bodies) for _, bodies in consumers) == len(long))
+        await eventually(lambda: sum(bool(each.reason) for each in runner.health) == 3 - len(long))
+        reasons = [each.reason for each in runner.health if each.reason]
+
+    assert [body.decode() for _, bodies in consumers for body in bodies] == long
+    assert all("that is not ASCII: write a shorter one" in reason for reason in reasons)
 
 
 async def test_fr22_a_name_that_is_reserved_is_refused_by_the_broker(url: str) -> None:

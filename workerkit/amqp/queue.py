@@ -17,6 +17,7 @@ DefaultType = Literal["quorum", "classic"]
 DEAD_LETTER_SUFFIX = ".dlq"
 RETRY_INFIX = ".retry."
 NO_LIMIT = -1
+_LONGEST_PREFIX = 150  # Of 255; the rest is for the host, the process and the connection.
 _FIRST_WITH_NO_LIMIT = (4,)
 # Arguments that a quorum queue refuses, or for whose sake an author means a classic queue.
 _CLASSIC_ONLY = frozenset(
@@ -104,6 +105,9 @@ class Queue:
         durable: It survives a restart of the broker.
         exclusive: Only the connection that declares it may use it; it goes with that connection.
         auto_delete: It goes when its last consumer goes.
+        per_process: Each process has one for itself, exclusive, whose name is this one with a
+            suffix that is new for each connection. Its retries are made in place, and what would
+            be dead-lettered is rejected: to `dead_letter_exchange`, or dropped where it has none.
         ttl: Seconds after which it drops a message, or dead-letters it.
         expires: Seconds without use after which it goes, with the messages in it.
         max_length: Messages it holds; `overflow` says what happens to more.
@@ -127,6 +131,7 @@ class Queue:
     durable: bool = True
     exclusive: bool = False
     auto_delete: bool = False
+    per_process: bool = False
     ttl: float | None = None
     expires: float | None = None
     max_length: int | None = None
@@ -145,6 +150,9 @@ class Queue:
     def __post_init__(self) -> None:
         check_name("queue", self.name)
         self._check_arguments()
+        if self.per_process:
+            self._check_per_process()
+            object.__setattr__(self, "exclusive", True)
         replicated = self.type in ("quorum", "stream")
         if replicated and (not self.durable or self.exclusive or self.auto_delete):
             raise ValueError(
@@ -266,7 +274,7 @@ class Queue:
         check = Check(f"queue {self.name!r}", self)
         if self.type is not None:
             check.one_of("type", get_args(QueueType))
-        check.flags("durable", "exclusive", "auto_delete", "single_active_consumer")
+        check.flags("durable", "exclusive", "auto_delete", "per_process", "single_active_consumer")
         check.seconds("ttl", 0)
         check.seconds("expires", 0.001)
         check.whole("max_length", 0)
@@ -282,6 +290,22 @@ class Queue:
             check.one_of("stream_offset", get_args(StreamPlace), ", or a whole number, 0 or more")
         check.mapping("arguments", {"x-max-length": 10})
         _check_bindings(check, self.bindings)
+
+    def _check_per_process(self) -> None:
+        if self.declared_arguments.get("x-queue-type", "classic") != "classic":
+            raise ValueError(
+                f"queue {self.name!r}: a queue per process goes with its connection, so it is a "
+                "classic one: leave its type out"
+            )
+        if len(self.name.encode()) > _LONGEST_PREFIX:
+            raise ValueError(
+                f"queue {self.name!r}: write at most {_LONGEST_PREFIX} bytes before the suffix "
+                "that each process adds"
+            )
+
+    def for_process(self, suffix: str) -> "Queue":
+        """Return the queue under the name it has in one process."""
+        return replace(self, name=f"{self.name}.{suffix}", per_process=False)
 
     @property
     def _named(self) -> dict[str, Any]:

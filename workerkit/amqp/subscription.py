@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+from secrets import token_hex
 
 from workerkit.amqp.connection import Channel, Session
 from workerkit.amqp.link import STABLE_AFTER, Link
@@ -50,6 +51,10 @@ class Subscription:
         self._topology = topology
         self._part = part
         self._tag = _tag(receiver.name, queue)
+        # What the broker knows the queue by: the messages and the logs have the declared name.
+        self._name = queue.name
+        self._named_for: Session | None = None
+        self._suffix = ""
         self._channel: Channel | None = None
         self._consuming = False
         self._since = 0.0
@@ -103,6 +108,14 @@ class Subscription:
 
     async def _there(self, session: Session) -> bool:
         """Whether everything is there that has to be."""
+        if self._queue.per_process:
+            if session is not self._named_for:
+                # A broker that has not noticed the loss of a connection still has its queue.
+                self._named_for, self._suffix = session, _suffix()
+            own = self._queue.for_process(self._suffix)
+            self._name = own.name
+            await self._topology.declare_own(session, own)
+            return True
         missing = await self._topology.missing(session, self._queue)
         if missing is None:
             return True
@@ -127,7 +140,7 @@ class Subscription:
         arguments = {}
         if self._position is not None:
             arguments["x-stream-offset"] = self._position.begin(channel.acks)
-        await channel.consume(self._queue.name, self._tag, arguments)
+        await channel.consume(self._name, self._tag, arguments)
         self._consuming = True
         self._part.ready()
         log.info("consuming", extra=self._fields())
@@ -157,6 +170,11 @@ class Subscription:
 
     def _fields(self, **more: object) -> dict[str, object]:
         return {"consumer": self._receiver.name, "queue": self._queue.name, **more}
+
+
+def _suffix() -> str:
+    """What makes the name of a queue that of one connection of this process."""
+    return f"{socket.gethostname()[:63]}.{os.getpid()}.{token_hex(4)}"
 
 
 def _tag(consumer: str, queue: Queue) -> str:

@@ -75,6 +75,18 @@ class Topology:
         self._asking: set[asyncio.Task[Missing | None]] = set()
         self._seen = moves.seen
 
+    async def declare_own(self, session: Session, queue: Queue) -> None:
+        """Declare the queue of this process, under its name here, and bind it.
+
+        Whatever `declare` says: nobody else could.
+
+        Raises:
+            BrokerRefused: A permission is missing, which the text names.
+            ConnectionLost: The session was lost.
+        """
+        await available(session, queue, "always")
+        await self._bindings.create(session, queue)
+
     async def missing(self, session: Session, queue: Queue) -> Missing | None:
         """Which queue is not there yet, that one or one that it needs; None if none is.
 
