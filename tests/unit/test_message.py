@@ -140,3 +140,13 @@ def test_the_first_decision_counts(caplog: pytest.LogCaptureFixture) -> None:
 
     assert read.fate is Action.ACK
     assert [record.message for record in caplog.records] == ["second settlement ignored"]
+
+
+def test_fr22_a_timestamp_in_milliseconds_stays_readable() -> None:
+    """No datetime holds so many seconds, and what the sender meant is for the handler to decide."""
+    sent = encode(Properties(timestamp=1_732_900_000_123))
+
+    found = message(properties=sent)
+
+    assert found.timestamp is None
+    assert found.properties.timestamp == 1_732_900_000_123

@@ -138,11 +138,35 @@ def test_wrong_bindings(arguments: dict[str, Any], text: str) -> None:
 
 
 @pytest.mark.parametrize("kind", [Queue, Exchange])
-@pytest.mark.parametrize("name", [None, 3, b"orders", "", "x" * 256])
+@pytest.mark.parametrize("name", [None, 3, b"orders", "", "x" * 256, "ü" * 128, "\udce4"])
 def test_wrong_names(kind: Any, name: Any) -> None:
     """A name that is no text is refused as one that is too long."""
-    with pytest.raises(ValueError, match=r"cannot be the name of a \w+: write 1 to 255 letters"):
+    with pytest.raises(ValueError, match=r"cannot be the name of a \w+: write 1 to 255 bytes"):
         kind(name)
+
+
+@pytest.mark.parametrize("kind", [Queue, Exchange])
+@pytest.mark.parametrize("name", ["a\nb", "a\r"])
+def test_fr22_line_breaks_are_in_no_name(kind: Any, name: str) -> None:
+    """RabbitMQ would declare a queue of another name."""
+    with pytest.raises(ValueError, match="write it without line breaks, which RabbitMQ drops"):
+        kind(name)
+
+
+@pytest.mark.parametrize("name", ["ü" * 127, "x" * 255, " ", "a*;=$[]~&`\t\0"])
+def test_fr22_any_other_text_is_a_name(name: str) -> None:
+    """The broker is the judge of the characters in it."""
+    assert (Queue(name).name, Exchange(name).name) == (name, name)
+    assert Binding(name, name).routing_key == name
+
+
+def test_fr22_routing_keys_fit_their_field() -> None:
+    """Their size is one byte as well."""
+    for wrong in ("x" * 256, "\udce4"):
+        with pytest.raises(ValueError, match="write at most 255 bytes of text"):
+            Binding("shop", wrong)
+        with pytest.raises(ValueError, match="write at most 255 bytes of text"):
+            Queue("q", dead_letter_exchange="", dead_letter_routing_key=wrong)
 
 
 def test_right_queues() -> None:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
+import aiormq
 from aiormq.abc import AbstractChannel
 from aiormq.exceptions import (
     AMQPChannelError,
@@ -23,6 +24,7 @@ from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.gets import Gets
 from workerkit.amqp.handshake import TapConnection, log_in
 from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.methods import BindQueue, Consume, DeclareExchange, DeclareQueue
 from workerkit.amqp.tap import Sink, TapProtocol
 from workerkit.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost
@@ -55,6 +57,8 @@ class Channel:
 
     def __init__(self, session: "Session", channel: AbstractChannel) -> None:
         self._session = session
+        # aiormq opens no other. What it declares as abstract lacks `rpc`.
+        assert isinstance(channel, aiormq.Channel)
         self._channel = channel
         self._sink: Sink | None = None
         self._gets: Gets | None = None
@@ -80,11 +84,10 @@ class Channel:
 
     async def consume(self, queue: str, tag: str, arguments: dict[str, Any]) -> None:
         """Start a consumer. Its messages may come before this returns."""
+        self._channel.consumers[tag] = self._untapped
         await self._ask(
             f"basic.consume of {queue!r}",
-            self._channel.basic_consume(
-                queue, self._untapped, consumer_tag=tag, arguments=arguments
-            ),
+            self._channel.rpc(Consume(queue=queue, consumer_tag=tag, arguments=arguments)),
             needs=f"read on {queue!r}",
         )
 
@@ -121,14 +124,14 @@ class Channel:
             BrokerRefused: With code 404 where there is no such queue.
         """
         what = f"passive queue.declare of {queue!r}"
-        declared = await self._ask(what, self._channel.queue_declare(queue, passive=True))
+        declared = await self._ask(what, self._channel.rpc(DeclareQueue(queue=queue, passive=True)))
         return int(getattr(declared, "message_count", None) or 0)
 
     async def declare_queue(self, name: str, **declared: Any) -> None:
         """Declare a queue, or with `passive=True` ask whether it is there."""
         await self._ask(
             f"queue.declare of {name!r}",
-            self._channel.queue_declare(name, **declared),
+            self._channel.rpc(DeclareQueue(queue=name, **declared)),
             needs=_needs(name, declared.get("arguments") or {}),
         )
 
@@ -136,9 +139,12 @@ class Channel:
         self, queue: str, exchange: str, routing_key: str, arguments: dict[str, Any]
     ) -> None:
         """Bind a queue to an exchange that exists."""
+        method = BindQueue(
+            queue=queue, exchange=exchange, routing_key=routing_key, arguments=arguments
+        )
         await self._ask(
             f"queue.bind of {queue!r} to {exchange!r}",
-            self._channel.queue_bind(queue, exchange, routing_key, arguments=arguments),
+            self._channel.rpc(method),
             needs=f"write on {queue!r} and read on {exchange!r}",
         )
 
@@ -146,7 +152,7 @@ class Channel:
         """Declare an exchange, or with `passive=True` ask whether it is there."""
         await self._ask(
             f"exchange.declare of {name!r}",
-            self._channel.exchange_declare(name, **declared),
+            self._channel.rpc(DeclareExchange(exchange=name, **declared)),
             needs=f"configure on {name!r}",
         )
 

@@ -9,19 +9,38 @@ import re
 from typing import Any
 
 from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND
-from workerkit.amqp.connection import Channel, Session, scratch
+from workerkit.amqp.connection import Session, scratch
 from workerkit.amqp.consumer import Declare
-from workerkit.amqp.queue import Binding, Exchange, Queue
+from workerkit.amqp.queue import Exchange, Queue
 from workerkit.errors import BrokerRefused
 
 log = logging.getLogger(__name__)
 
 # PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received ...
-_DIFFERS = re.compile(r"inequivalent arg '([^']+)' for queue .*?: (received .*)")
+# The broker cuts its texts to 255 bytes, and the names in them may be as long.
+_DIFFERS = re.compile(r"inequivalent arg '([^']+)' for (?:queue .*?: (received .*))?")
 
 
 # PRECONDITION_FAILED - invalid arg 'x-delivery-limit' for queue 'q' in vhost '/' of queue type ...
 _HAS_NO_LIMITS = "invalid arg 'x-delivery-limit'"
+
+# NOT_FOUND - no queue 'q' in vhost '/'. The names may be any text, also that of the next pattern.
+_MISSING = re.compile(r"NOT_FOUND - no \w+ '")
+# What RabbitMQ says instead, with the same code, of a queue that it has and does not serve.
+_UNREACHABLE = re.compile(
+    r"NOT_FOUND - home node '|NOT_FOUND - failed to perform operation on queue '"
+    r"|process is stopped by supervisor|has crashed and failed to restart"
+)
+
+
+# RabbitMQ closes the whole connection, with 541, where it has to cut a text within such a name.
+# Measured on 4.0.5 and 4.3.6; 3.10.8 cuts it anywhere.
+_CUTS_WRONGLY = (4,)
+_SAFE_BYTES = 150
+
+
+class Unreachable(BrokerRefused):
+    """A queue exists, and no node serves it now. It is not missing and is not declared again."""
 
 
 class Differs(BrokerRefused):
@@ -39,7 +58,7 @@ class Differs(BrokerRefused):
 async def available(
     session: Session, queue: Queue, declare: Declare, existing: Queue | None = None
 ) -> bool:
-    """Whether *queue* can be consumed from; declares it first where *declare* says so.
+    """Whether *queue* exists; declares it first where *declare* says so, without its bindings.
 
     Args:
         existing: How a queue that exists may be declared as well. Under a plain name every
@@ -48,6 +67,7 @@ async def available(
     Raises:
         BrokerRefused: It exists with other arguments, is another connection's, or may not be
             declared or asked for.
+        Unreachable: It exists, and the node that has it is down.
         ConnectionLost: The session went meanwhile.
     """
     if declare == "always" and existing in (None, queue):
@@ -93,6 +113,7 @@ async def make_sure(session: Session, exchange: Exchange | str) -> None:
     Raises:
         BrokerRefused: There is no exchange of that name, or it is declared otherwise.
     """
+    _check_safe(session, "exchange", str(exchange))
     try:
         async with scratch(session) as channel:
             await channel.declare_exchange(str(exchange), passive=True)
@@ -103,24 +124,45 @@ async def make_sure(session: Session, exchange: Exchange | str) -> None:
 
 
 async def _exists(session: Session, queue: Queue) -> bool:
+    _check_safe(session, "queue", queue.name)
     try:
         async with scratch(session) as channel:
             await channel.declare_queue(queue.name, passive=True)
     except BrokerRefused as error:
-        if error.code == NOT_FOUND:
-            return False
-        raise
+        if error.code != NOT_FOUND:
+            raise
+        if is_unreachable(str(error)):
+            raise _unreachable(queue, error) from error
+        return False
     return True
+
+
+def _check_safe(session: Session, kind: str, name: str) -> None:
+    """Refuse a name that would cost everybody their connection as soon as the broker quotes it."""
+    if name.isascii() or session.version < _CUTS_WRONGLY or len(name.encode()) <= _SAFE_BYTES:
+        return
+    version = ".".join(map(str, session.version))
+    raise BrokerRefused(
+        f"{kind} {name!r}: RabbitMQ {version} closes the connection when it says anything about a "
+        f"name of more than {_SAFE_BYTES} bytes that is not ASCII: write a shorter one",
+        0,
+    )
+
+
+def is_unreachable(text: str) -> bool:
+    """Whether a refusal with code 404 is about a queue that exists, and not about a missing one."""
+    return not _MISSING.search(text) and bool(_UNREACHABLE.search(text))
+
+
+def _unreachable(queue: Queue, error: BrokerRefused) -> Unreachable:
+    text = f"queue {queue.name!r} exists and cannot be reached: {error}"
+    return Unreachable(text, error.code)
 
 
 async def _declare(session: Session, queue: Queue) -> None:
     for binding in queue.bindings:
         await make_sure(session, binding.exchange)
     await _declare_queue(session, queue)
-    if queue.bindings:
-        async with scratch(session) as channel:
-            for binding in queue.bindings:
-                await _bind(channel, queue, binding)
 
 
 async def _declare_exchange(session: Session, exchange: Exchange) -> None:
@@ -162,17 +204,16 @@ async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any
                 arguments=arguments,
             )
     except BrokerRefused as error:
+        if error.code == NOT_FOUND and is_unreachable(str(error)):
+            raise _unreachable(queue, error) from error
         if (found := _DIFFERS.search(str(error))) is None:
             raise
-        argument, broker = found.groups()
+        argument, broker = found[1], found[2] or str(error)
         ours = arguments.get(argument, getattr(queue, argument, None))
         text = (
             f"queue {queue.name!r} exists, and differs in {argument!r}: the class says {ours!r}, "
             f"the broker: {broker}; change the class, or delete the queue"
         )
+        if queue.has_no_limit and argument == "x-delivery-limit":
+            text += "; RabbitMQ before 4.0 takes -1 for 0, and drops what is returned once"
         raise Differs(text, error.code, argument) from error
-
-
-async def _bind(channel: Channel, queue: Queue, binding: Binding) -> None:
-    exchange = str(binding.exchange)
-    await channel.bind_queue(queue.name, exchange, binding.routing_key, dict(binding.arguments))

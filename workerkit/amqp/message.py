@@ -136,7 +136,11 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def timestamp(self) -> datetime | None:
-        """When the sender says it was published, in UTC."""
+        """When the sender says it was published, in UTC.
+
+        None where no `datetime` can hold it, as with a sender that writes milliseconds:
+        `properties.timestamp` has the number as it was sent.
+        """
         seconds = self.properties.timestamp
         return None if seconds is None else table.moment(seconds)
 

@@ -1,11 +1,10 @@
 """The topology that consumers declare: queues, exchanges and what binds them. Pure."""
 
-import difflib
-import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
-from typing import Any, Literal, NoReturn, get_args
+from typing import Any, Literal, get_args
+
+from workerkit.amqp.checks import Check, check_name, is_whole
 
 ExchangeType = Literal["direct", "fanout", "topic", "headers"]
 QueueType = Literal["classic", "quorum", "stream"]
@@ -18,13 +17,12 @@ DefaultType = Literal["quorum", "classic"]
 DEAD_LETTER_SUFFIX = ".dlq"
 RETRY_INFIX = ".retry."
 NO_LIMIT = -1
+_LONGEST_PREFIX = 150  # Of 255; the rest is for the host, the process and the connection.
 _FIRST_WITH_NO_LIMIT = (4,)
-# RabbitMQ takes any text; pamqp, which aio-pika declares with, takes no other characters.
 # Arguments that a quorum queue refuses, or for whose sake an author means a classic queue.
 _CLASSIC_ONLY = frozenset(
     {"x-max-priority", "x-queue-mode", "x-queue-version", "x-queue-master-locator"}
 )
-_NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]{1,255}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,8 +46,8 @@ class Exchange:
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        _check_name("exchange", self.name)
-        check = _Check(f"exchange {self.name!r}", self)
+        check_name("exchange", self.name)
+        check = Check(f"exchange {self.name!r}", self)
         # Other types are those of plugins, and the broker knows which of them it has.
         if not str(self.type).startswith("x-"):
             check.one_of("type", get_args(ExchangeType))
@@ -88,8 +86,10 @@ class Binding:
             raise ValueError(
                 f"binding: exchange is {self.exchange!r}: write an Exchange, or its name"
             )
-        check = _Check(f"binding to {self.exchange}", self)
+        check = Check(f"binding to {self.exchange}", self)
         check.text("routing_key", "a string")
+        if isinstance(self.exchange, str) and self.exchange:
+            check_name("exchange", self.exchange)
         check.mapping("arguments", {"x-match": "all"})
 
 
@@ -105,6 +105,9 @@ class Queue:
         durable: It survives a restart of the broker.
         exclusive: Only the connection that declares it may use it; it goes with that connection.
         auto_delete: It goes when its last consumer goes.
+        per_process: Each process has one for itself, exclusive, whose name is this one with a
+            suffix that is new for each connection. Its retries are made in place, and what would
+            be dead-lettered is rejected: to `dead_letter_exchange`, or dropped where it has none.
         ttl: Seconds after which it drops a message, or dead-letters it.
         expires: Seconds without use after which it goes, with the messages in it.
         max_length: Messages it holds; `overflow` says what happens to more.
@@ -128,6 +131,7 @@ class Queue:
     durable: bool = True
     exclusive: bool = False
     auto_delete: bool = False
+    per_process: bool = False
     ttl: float | None = None
     expires: float | None = None
     max_length: int | None = None
@@ -144,8 +148,11 @@ class Queue:
     bindings: Sequence[Binding] = ()
 
     def __post_init__(self) -> None:
-        _check_name("queue", self.name)
+        check_name("queue", self.name)
         self._check_arguments()
+        if self.per_process:
+            self._check_per_process()
+            object.__setattr__(self, "exclusive", True)
         replicated = self.type in ("quorum", "stream")
         if replicated and (not self.durable or self.exclusive or self.auto_delete):
             raise ValueError(
@@ -239,8 +246,8 @@ class Queue:
     @property
     def has_no_limit(self) -> bool:
         """Whether it is declared with a delivery limit of -1, which stands for none."""
-        limit = self.known_delivery_limit
-        return limit is not None and limit < 0
+        limit = self.declared_arguments.get("x-delivery-limit")
+        return isinstance(limit, int) and limit < 0
 
     def retries(self, delay: float) -> "Queue":
         """The queue in which its messages wait for so many seconds, and from which they return.
@@ -264,10 +271,10 @@ class Queue:
 
     def _check_arguments(self) -> None:
         """Refuse, each on its own, what is no value of its argument."""
-        check = _Check(f"queue {self.name!r}", self)
+        check = Check(f"queue {self.name!r}", self)
         if self.type is not None:
             check.one_of("type", get_args(QueueType))
-        check.flags("durable", "exclusive", "auto_delete", "single_active_consumer")
+        check.flags("durable", "exclusive", "auto_delete", "per_process", "single_active_consumer")
         check.seconds("ttl", 0)
         check.seconds("expires", 0.001)
         check.whole("max_length", 0)
@@ -279,10 +286,26 @@ class Queue:
         check.one_of("retry_type", get_args(RetryType))
         check.text("dead_letter_exchange", "its name as a string", optional=True)
         check.text("dead_letter_routing_key", "a string", optional=True)
-        if not _is_whole(self.stream_offset, 0):
+        if not is_whole(self.stream_offset, 0):
             check.one_of("stream_offset", get_args(StreamPlace), ", or a whole number, 0 or more")
         check.mapping("arguments", {"x-max-length": 10})
-        check.bindings(self.bindings)
+        _check_bindings(check, self.bindings)
+
+    def _check_per_process(self) -> None:
+        if self.declared_arguments.get("x-queue-type", "classic") != "classic":
+            raise ValueError(
+                f"queue {self.name!r}: a queue per process goes with its connection, so it is a "
+                "classic one: leave its type out"
+            )
+        if len(self.name.encode()) > _LONGEST_PREFIX:
+            raise ValueError(
+                f"queue {self.name!r}: write at most {_LONGEST_PREFIX} bytes before the suffix "
+                "that each process adds"
+            )
+
+    def for_process(self, suffix: str) -> "Queue":
+        """Return the queue under the name it has in one process."""
+        return replace(self, name=f"{self.name}.{suffix}", per_process=False)
 
     @property
     def _named(self) -> dict[str, Any]:
@@ -315,77 +338,11 @@ def _milliseconds(seconds: float | None) -> int | None:
     return None if seconds is None else round(seconds * 1000)
 
 
-class _Check:
-    """Refuses arguments of a declaration, by their names.
-
-    Args:
-        whose: What is declared, as it stands in messages.
-        declared: Has the arguments as attributes.
-    """
-
-    def __init__(self, whose: str, declared: object) -> None:
-        self._whose = whose
-        self._declared = declared
-
-    def one_of(self, name: str, known: Sequence[str], others: str = "") -> None:
-        found = getattr(self._declared, name)
-        if isinstance(found, str) and found in known:
-            return
-        right = f"write one of {', '.join(map(repr, known))}{others}"
-        nearest = difflib.get_close_matches(found, known, n=1) if isinstance(found, str) else []
-        if nearest:
-            right = f"did you mean {nearest[0]!r}? W{right[1:]}"
-        self._refuse(name, right)
-
-    def flags(self, *names: str) -> None:
-        for name in names:
-            if not isinstance(getattr(self._declared, name), bool):
-                self._refuse(name, "write True or False")
-
-    def seconds(self, name: str, least: float) -> None:
-        found = getattr(self._declared, name)
-        number = isinstance(found, int | float) and not isinstance(found, bool)
-        if found is not None and not (number and math.isfinite(found) and found >= least):
-            self._refuse(name, f"write a number of seconds, {least} or more")
-
-    def whole(self, name: str, least: int, most: int | None = None) -> None:
-        found = getattr(self._declared, name)
-        if found is not None and not _is_whole(found, least, most):
-            bounds = f"{least} or more" if most is None else f"{least} to {most}"
-            self._refuse(name, f"write a whole number, {bounds}")
-
-    def text(self, name: str, right: str, *, optional: bool = False) -> None:
-        found = getattr(self._declared, name)
-        if not (isinstance(found, str) or (optional and found is None)):
-            self._refuse(name, f"write {right}")
-
-    def mapping(self, name: str, example: Mapping[str, Any]) -> None:
-        if not isinstance(getattr(self._declared, name), Mapping):
-            self._refuse(name, f"write a dict, such as {example}")
-
-    def bindings(self, found: Any) -> None:
-        if isinstance(found, str) or not isinstance(found, Sequence):
-            self._refuse("bindings", "write a list, such as [Binding(exchange, routing_key)]")
-        for each in found:
-            if not isinstance(each, Binding):
-                named = isinstance(each, Exchange | str)
-                right = f"Binding({each!r})" if named else "Binding(exchange, routing_key)"
-                raise ValueError(f"{self._whose}: bindings has {each!r}: write {right}")
-
-    def _refuse(self, name: str, right: str) -> NoReturn:
-        found = getattr(self._declared, name)
-        raise ValueError(f"{self._whose}: {name} is {found!r}: {right}")
-
-
-def _is_whole(found: object, least: int, most: int | None = None) -> bool:
-    if not isinstance(found, int) or isinstance(found, bool):
-        return False
-    return found >= least and (most is None or found <= most)
-
-
-def _check_name(kind: str, name: object) -> None:
-    if not isinstance(name, str) or not _NAME.fullmatch(name):
-        raise ValueError(
-            f"{name!r} cannot be the name of a {kind}: write 1 to 255 letters, digits, spaces "
-            "or any of -_.:@#,/+"
-        )
+def _check_bindings(check: Check, found: Any) -> None:
+    if isinstance(found, str) or not isinstance(found, Sequence):
+        check.refuse("bindings", "write a list, such as [Binding(exchange, routing_key)]")
+    for each in found:
+        if not isinstance(each, Binding):
+            named = isinstance(each, Exchange | str)
+            right = f"Binding({each!r})" if named else "Binding(exchange, routing_key)"
+            raise ValueError(f"{check.whose}: bindings has {each!r}: write {right}")

@@ -3,6 +3,7 @@
 import asyncio
 from typing import Any
 
+from workerkit.amqp.binding import bind
 from workerkit.amqp.confirms import Confirms, Outgoing
 from workerkit.amqp.connection import Session
 from workerkit.amqp.declaring import available, make_sure
@@ -66,13 +67,16 @@ class Route:
                 await asyncio.sleep(_LOST_PAUSE)
 
     async def declare(self, queue: Queue) -> None:
-        """Declare a queue where it is missing.
+        """Declare a queue where it is missing, and create its bindings.
 
         Raises:
-            BrokerRefused: It may not be declared, or exists otherwise.
+            BrokerRefused: It may not be declared or bound, or exists otherwise.
             ConnectionLost: The connection went meanwhile.
         """
-        await available(await self._link.session(), queue, "missing")
+        session = await self._link.session()
+        await available(session, queue, "missing")
+        for _, error in await bind(session, queue.name, queue.bindings):
+            raise error
 
     @property
     def blocked(self) -> bool:

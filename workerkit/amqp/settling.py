@@ -37,6 +37,8 @@ class Settling:
         self.failing = False
         self._stopping = asyncio.Event()
         self._streams = {queue.name for queue in options.queues if queue.is_stream}
+        self._per_process = {queue.name for queue in options.queues if queue.per_process}
+        self._in_place = self._streams | self._per_process
         most = options.prefetch_count // 2
         self._requeues = {queue.name: Requeue(most) for queue in options.queues}
 
@@ -50,6 +52,8 @@ class Settling:
         action = outcome.action
         if action is Action.REQUEUE and self._no_way_back(message):
             action = Action.DEAD_LETTER
+        if action is Action.DEAD_LETTER and message.queue in self._per_process:
+            action = Action.REJECT
         if message.acks.lost:
             return action, False
         if action is Action.ACK:
@@ -78,8 +82,9 @@ class Settling:
         """Whether the next try is made without letting go of the message."""
         if outcome.action is not Action.RETRY or message.acks.lost:
             return False
-        # What comes back to a stream comes to everybody who reads it.
-        return not outcome.delay or message.queue in self._streams
+        # What comes back to a stream comes to everybody who reads it, and what waits in a queue of
+        # the broker cannot come back to a queue that goes with its connection.
+        return not outcome.delay or message.queue in self._in_place
 
     def given_up(self, message: AMQPMessage[Any]) -> Outcome | None:
         """What becomes of a redelivered message that seems to end processes; None for all others.

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import socket
+from secrets import token_hex
 
 from workerkit.amqp.connection import Channel, Session
 from workerkit.amqp.link import STABLE_AFTER, Link
@@ -50,6 +51,10 @@ class Subscription:
         self._topology = topology
         self._part = part
         self._tag = _tag(receiver.name, queue)
+        # What the broker knows the queue by: the messages and the logs have the declared name.
+        self._name = queue.name
+        self._named_for: Session | None = None
+        self._suffix = ""
         self._channel: Channel | None = None
         self._consuming = False
         self._since = 0.0
@@ -103,12 +108,20 @@ class Subscription:
 
     async def _there(self, session: Session) -> bool:
         """Whether everything is there that has to be."""
+        if self._queue.per_process:
+            if session is not self._named_for:
+                # A broker that has not noticed the loss of a connection still has its queue.
+                self._named_for, self._suffix = session, _suffix()
+            own = self._queue.for_process(self._suffix)
+            self._name = own.name
+            await self._topology.declare_own(session, own)
+            return True
         missing = await self._topology.missing(session, self._queue)
         if missing is None:
             return True
         self._part.waiting(missing.reason)
         fields = self._fields(**missing._asdict(), retry_in=_MISSING_RETRY)
-        log.warning("queue is missing", extra=fields)
+        log.warning("queue is %s", missing.state, extra=fields)
         return False
 
     async def _consume(self, session: Session) -> None:
@@ -127,7 +140,7 @@ class Subscription:
         arguments = {}
         if self._position is not None:
             arguments["x-stream-offset"] = self._position.begin(channel.acks)
-        await channel.consume(self._queue.name, self._tag, arguments)
+        await channel.consume(self._name, self._tag, arguments)
         self._consuming = True
         self._part.ready()
         log.info("consuming", extra=self._fields())
@@ -159,6 +172,12 @@ class Subscription:
         return {"consumer": self._receiver.name, "queue": self._queue.name, **more}
 
 
+def _suffix() -> str:
+    """What makes the name of a queue that of one connection of this process."""
+    return f"{socket.gethostname()[:63]}.{os.getpid()}.{token_hex(4)}"
+
+
 def _tag(consumer: str, queue: Queue) -> str:
     """What the broker's management shows: who consumes what from where."""
-    return f"{consumer}@{socket.gethostname()}:{os.getpid()}:{queue.name}"[:255]
+    tag = f"{consumer}@{socket.gethostname()}:{os.getpid()}:{queue.name}"
+    return tag.encode()[:255].decode(errors="ignore")

@@ -16,6 +16,7 @@ from aiormq.connection import TransportFactory
 from yarl import URL
 
 from workerkit.amqp.addresses import Attempt
+from workerkit.amqp.reply_texts import readable
 
 log = logging.getLogger(__name__)
 
@@ -254,7 +255,7 @@ class TapProtocol(asyncio.StreamReaderProtocol):
             passed = _HEARTBEAT
         if passed:
             self._fed = now
-            super().data_received(passed)
+            super().data_received(readable(passed))
 
     def connection_lost(self, error: Exception | None) -> None:
         super().connection_lost(error)

@@ -1,0 +1,114 @@
+"""Bind queues to exchanges at each start; a binding that exists stays as it is."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from workerkit.amqp.codes import NOT_FOUND
+from workerkit.amqp.connection import Session, scratch
+from workerkit.amqp.declaring import make_sure
+from workerkit.amqp.queue import Binding, Queue
+from workerkit.errors import BrokerRefused, ConnectionLost
+from workerkit.places import in_a_line
+from workerkit.supervisor import Backoff
+
+log = logging.getLogger(__name__)
+
+Refusals = list[tuple[Binding, BrokerRefused]]
+
+
+class Bindings:
+    """The bindings of one consumer.
+
+    A binding that the broker refuses does not stop the consumer, which may have messages to handle
+    already. It is logged once and tried again for as long as the connection lasts.
+    """
+
+    def __init__(self, consumer: str) -> None:
+        self._consumer = consumer
+        self._logged: set[tuple[str, str, str]] = set()
+        self._retrying: set[asyncio.Task[None]] = set()
+
+    async def create(self, session: Session, queue: Queue) -> None:
+        """Bind a queue that exists.
+
+        Raises:
+            ConnectionLost: The session was lost.
+        """
+        refused = await bind(session, queue.name, queue.bindings)
+        self._log(queue, refused)
+        if refused:
+            task = asyncio.create_task(self._retry(session, queue, refused))
+            self._retrying.add(task)
+            task.add_done_callback(self._retrying.discard)
+
+    async def _retry(self, session: Session, queue: Queue, refused: Refusals) -> None:
+        backoff = Backoff(first=2.0)
+        while refused:
+            await asyncio.wait([session.lost], timeout=backoff.next())
+            if session.gone:
+                return
+            try:
+                left = await bind(session, queue.name, [binding for binding, _ in refused])
+            except ConnectionLost:
+                # Either the session is gone, or the next attempt uses another channel.
+                continue
+            still = [binding for binding, _ in left]
+            for binding, _ in refused:
+                if binding not in still:
+                    log.info("binding created", extra=self._fields(queue, binding))
+            refused = left
+
+    def _log(self, queue: Queue, refused: Refusals) -> None:
+        for binding, error in refused:
+            key = (queue.name, str(binding.exchange), binding.routing_key)
+            if key not in self._logged:
+                self._logged.add(key)
+                log.warning(
+                    "binding refused: the queue receives nothing through it",
+                    extra=self._fields(queue, binding, error=in_a_line(error)),
+                )
+
+    def _fields(self, queue: Queue, binding: Binding, **more: object) -> dict[str, object]:
+        return {
+            "consumer": self._consumer,
+            "queue": queue.name,
+            "exchange": str(binding.exchange),
+            "routing_key": binding.routing_key,
+            **more,
+        }
+
+
+async def bind(session: Session, queue: str, bindings: Iterable[Binding]) -> Refusals:
+    """Create bindings, and the exchanges that are declared with them and missing.
+
+    Returns:
+        Those that the broker refuses.
+
+    Raises:
+        ConnectionLost: The session was lost.
+    """
+    refused: Refusals = []
+    for binding in bindings:
+        try:
+            await _bind(session, queue, binding)
+        except BrokerRefused as error:
+            refused.append((binding, error))
+    return refused
+
+
+async def _bind(session: Session, queue: str, binding: Binding) -> None:
+    try:
+        await _bind_existing(session, queue, binding)
+    except BrokerRefused as error:
+        # Asked only now: at most starts, everything is there.
+        if error.code != NOT_FOUND or isinstance(binding.exchange, str):
+            raise
+        await make_sure(session, binding.exchange)
+        await _bind_existing(session, queue, binding)
+
+
+async def _bind_existing(session: Session, queue: str, binding: Binding) -> None:
+    exchange, arguments = str(binding.exchange), dict(binding.arguments)
+    async with scratch(session) as channel:
+        await channel.bind_queue(queue, exchange, binding.routing_key, arguments)

@@ -1,0 +1,36 @@
+"""The texts with which the broker closes channels, made readable for pamqp.
+
+RabbitMQ cuts them to 255 bytes, wherever that is in a character of the name of a queue. pamqp
+raises on half a character, and aiormq would lose the connection instead of one channel.
+"""
+
+from struct import Struct
+
+_HEAD = Struct(">BHI").unpack_from  # frame type, channel, size
+_METHOD = 1
+_CHANNEL_CLOSE, _CONNECTION_CLOSE = b"\x00\x14\x00\x28", b"\x00\x0a\x00\x32"
+_TEXT = 6  # Behind class, method and reply code.
+
+
+def readable(frames: bytes) -> bytes:
+    """Replace what is no UTF-8 in reply texts by question marks, in frames that are whole."""
+    if _CHANNEL_CLOSE not in frames and _CONNECTION_CLOSE not in frames:
+        return frames
+    replaced = bytearray(frames)
+    position = 0
+    while len(frames) - position >= 8:
+        kind, _, size = _HEAD(frames, position)
+        start = position + 7
+        position = start + size + 1
+        is_close = frames[start : start + 4] in (_CHANNEL_CLOSE, _CONNECTION_CLOSE)
+        if kind == _METHOD and is_close and size > _TEXT:
+            first = start + _TEXT + 1
+            end = min(first + frames[first - 1], start + size)
+            replaced[first:end] = _without_half_characters(frames[first:end])
+    return bytes(replaced)
+
+
+def _without_half_characters(text: bytes) -> bytes:
+    """The same number of bytes, all of them UTF-8."""
+    decoded = text.decode(errors="surrogateescape")
+    return b"".join(b"?" if "\udc80" <= sign <= "\udcff" else sign.encode() for sign in decoded)
