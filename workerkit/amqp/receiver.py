@@ -10,6 +10,7 @@ from typing import Any
 
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.consumer import AMQPOptions
+from workerkit.amqp.frames import MalformedFrame
 from workerkit.amqp.handled import Handled, Place
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.overdue import Overdue
@@ -62,17 +63,17 @@ class Receiver:
         self._running: dict[AMQPMessage[Any], float] = {}
         self._stopping = asyncio.Event()
 
-    def inlet(self, acks: Acks, queue: str, position: Position | None = None) -> "Inlet":
+    def inlet(self, acks: Acks, queue: str, tag: str, position: Position | None = None) -> "Inlet":
         """What takes the messages of one channel off the tap; a stream has a position."""
-        acks.unsent = self._remember
+        acks.unsent, acks.in_doubt = self._remember, self._doubt
         if position is None:
-            return Inlet(self._take, acks, queue)
+            return Inlet(self._take, acks, queue, tag)
 
         def take(message: AMQPMessage[Any]) -> None:
             position.note(message)
             self._take(message)
 
-        return Inlet(take, acks, queue)
+        return Inlet(take, acks, queue, tag)
 
     def forget(self, acks: Acks) -> None:
         """Their channel is lost: the broker delivers again what no worker has begun with."""
@@ -211,6 +212,10 @@ class Receiver:
         for message in messages:
             self._handled.remember(self._place, message)
 
+    def _doubt(self, messages: Sequence[AMQPMessage[Any]]) -> None:
+        for message in messages:
+            self._handled.doubt(self._place, message)
+
     def _tell(
         self,
         message: AMQPMessage[Any],
@@ -225,16 +230,31 @@ class Receiver:
 
 
 class Inlet:
-    """The messages of one channel, which has one consumer of one queue."""
+    """The messages of one channel, which has one consumer of one queue.
 
-    def __init__(self, take: Callable[[AMQPMessage[Any]], None], acks: Acks, queue: str) -> None:
+    Args:
+        tag: Of the consumer.
+    """
+
+    def __init__(
+        self, take: Callable[[AMQPMessage[Any]], None], acks: Acks, queue: str, tag: str
+    ) -> None:
         self._take = take
         self._acks = acks
         self._queue = queue
+        encoded = tag.encode()
+        self._begin = bytes((len(encoded),)) + encoded
+        self._end = len(self._begin)
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Queue a message for the next free worker. The prefetch bounds how many there are."""
-        end = method[0] + 1  # Behind the consumer tag.
+        """Queue a message for the next free worker. The prefetch bounds how many there are.
+
+        Raises:
+            MalformedFrame: It is for no consumer of this channel, or its tag is not the next one.
+        """
+        if not method.startswith(self._begin):
+            raise MalformedFrame("a delivery to a consumer that is not there")
+        end = self._end
         (tag,) = _U64(method, end)
         self._acks.expect(tag)
         self._take(
