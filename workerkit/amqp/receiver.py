@@ -14,6 +14,7 @@ from workerkit.amqp.frames import MalformedFrame
 from workerkit.amqp.handled import Handled, Place
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.overdue import Overdue
+from workerkit.amqp.oversized import Oversized
 from workerkit.amqp.settling import Settling
 from workerkit.amqp.stream import Position
 from workerkit.batch import Batching
@@ -55,6 +56,7 @@ class Receiver:
         self._overdue = overdue
         self._handled = handled
         self._place = place
+        self._limit = f"AMQP__{place[0].upper()}__MAX_MESSAGE_SIZE"
         self._waiting: deque[AMQPMessage[Any]] = deque()
         self._batching: Batching[AMQPMessage[Any]] = Batching(
             options.full_batch, options.batch_interval, self.workers.wake
@@ -67,13 +69,13 @@ class Receiver:
         """What takes the messages of one channel off the tap; a stream has a position."""
         acks.unsent, acks.in_doubt = self._remember, self._doubt
         if position is None:
-            return Inlet(self._take, acks, queue, tag)
+            return Inlet(self._take, acks, queue, tag, self._limit)
 
         def take(message: AMQPMessage[Any]) -> None:
             position.note(message)
             self._take(message)
 
-        return Inlet(take, acks, queue, tag)
+        return Inlet(take, acks, queue, tag, self._limit)
 
     def forget(self, acks: Acks) -> None:
         """Their channel is lost: the broker delivers again what no worker has begun with."""
@@ -234,11 +236,18 @@ class Inlet:
 
     Args:
         tag: Of the consumer.
+        limit: The name of the variable that limits the size of messages.
     """
 
     def __init__(
-        self, take: Callable[[AMQPMessage[Any]], None], acks: Acks, queue: str, tag: str
+        self,
+        take: Callable[[AMQPMessage[Any]], None],
+        acks: Acks,
+        queue: str,
+        tag: str,
+        limit: str = "max_message_size",
     ) -> None:
+        self._limit = limit
         self._take = take
         self._acks = acks
         self._queue = queue
@@ -252,17 +261,33 @@ class Inlet:
         Raises:
             MalformedFrame: It is for no consumer of this channel, or its tag is not the next one.
         """
-        if not method.startswith(self._begin):
-            raise MalformedFrame("a delivery to a consumer that is not there")
-        end = self._end
-        (tag,) = _U64(method, end)
-        self._acks.expect(tag)
+        tag = self._expected(method)
         self._take(
             AMQPMessage(
                 body,
                 queue=self._queue,
                 tag=tag,
-                envelope=method[end + 8 :],
+                envelope=method[self._end + 8 :],
+                properties=properties,
+                acks=self._acks,
+            )
+        )
+
+    def oversized(self, method: bytes, properties: bytes, size: int) -> None:
+        """Queue a message whose body could not be kept; nobody can read it.
+
+        Raises:
+            MalformedFrame: As above.
+        """
+        tag = self._expected(method)
+        envelope = method[self._end + 8 :]
+        self._take(
+            Oversized(
+                size,
+                self._limit,
+                queue=self._queue,
+                tag=tag,
+                envelope=envelope,
                 properties=properties,
                 acks=self._acks,
             )
@@ -280,3 +305,11 @@ class Inlet:
     def closed(self) -> None:
         """The broker closes the channel, and hears nothing that is sent on it from now on."""
         self._acks.fence()
+
+    def _expected(self, method: bytes) -> int:
+        """The delivery tag."""
+        if not method.startswith(self._begin):
+            raise MalformedFrame("a delivery to a consumer that is not there")
+        (tag,) = _U64(method, self._end)
+        self._acks.expect(tag)
+        return int(tag)

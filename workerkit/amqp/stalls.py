@@ -1,4 +1,4 @@
-"""Notice what the broker has begun to send and does not go on with, though the line is not silent."""
+"""Notice what the broker has begun to send and does not go on with."""
 
 from dataclasses import dataclass
 

@@ -162,4 +162,5 @@ class Subscription:
 
 def _tag(consumer: str, queue: Queue) -> str:
     """What the broker's management shows: who consumes what from where."""
-    return f"{consumer}@{socket.gethostname()}:{os.getpid()}:{queue.name}"[:255]
+    tag = f"{consumer}@{socket.gethostname()}:{os.getpid()}:{queue.name}"
+    return tag.encode()[:255].decode(errors="ignore")
