@@ -35,7 +35,6 @@ FLOORS = {
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
     "amqp": "codes queue table properties frames acks message oversized stream consumer pacing"
-    "amqp": "codes queue table properties frames acks message oversized stream consumer pacing"
     " requeue addresses frame_reader tap gets handshake connection stalls link declaring confirms"
     " route publisher moving dead_letters retries topology evidence browsing replaying settling"
     " overdue handled receiver subscription wire",
