@@ -88,7 +88,9 @@ class Acks:
                 with `multiple` would settle what is in the gap.
         """
         if tag != self._last + 1:
-            raise MalformedFrame(f"delivery tag {tag} behind {self._last} on {self._channel}")
+            raise MalformedFrame(
+                f"a delivery on channel {self._channel} with tag {tag} after tag {self._last}"
+            )
         self._last = tag
         self._outstanding[tag] = None
 
