@@ -229,7 +229,7 @@ async def test_fr7_a_handler_that_blocks_for_too_long_runs_once(
     """The broker closed the socket meanwhile, and the ack went nowhere: it goes out later."""
     orders = Orders(lambda _: time.sleep(5 * HEARTBEAT))
     amqp = {"default": {"url": url, "heartbeat": HEARTBEAT}}
-    headers = {"tenant": "a", "count": 3}
+    headers: dict[str, Any] = {"tenant": "a", "count": 3}
     async with running(url, orders.consumer(Queue("orders", kind)), amqp=amqp):
         await client.send("orders", b"a", properties=Basic.Properties(headers=headers))
         await eventually(lambda: orders.runs[b"a"])

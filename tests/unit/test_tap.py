@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import time
+import tracemalloc
 from dataclasses import dataclass, field
 from itertools import pairwise
 from struct import pack
@@ -385,3 +387,146 @@ async def test_a_socket_that_was_reset_is_collected_in_silence(
     gc.collect()
 
     assert complaints == []
+
+
+def tune(frame_max: int) -> bytes:
+    """connection.tune with that size."""
+    return method(0, (10, 30), pack(">HIH", 2047, frame_max, 60))
+
+
+@pytest.mark.parametrize(
+    ("agreed", "size", "fits"),
+    [
+        (None, 131_064, True),
+        (None, 131_065, False),
+        (4_096, 4_088, True),
+        (4_096, 4_089, False),
+        (2**20, 2**20 - 8, True),
+        (2**20, 2**20 - 7, False),
+        (0, 131_064, True),
+        (0, 131_065, False),
+        (100, 4_088, True),
+    ],
+)
+def test_fr8_a_body_fits_into_the_frames_that_were_agreed_on(
+    agreed: int | None, size: int, fits: bool
+) -> None:
+    """Its head is enough to see that it does not."""
+    tap = tap_with(Log())
+    if agreed is not None:
+        tap.feed(tune(agreed))
+    tap.feed(method(TAPPED, DELIVER, deliver(1)))
+    tap.feed(frame(HEADER, TAPPED, pack(">HHQ", 60, 0, 2**40) + b"\0\0"))
+
+    if fits:
+        assert tap.feed(pack(">BHI", BODY, TAPPED, size)) == b""
+    else:
+        with pytest.raises(MalformedFrame, match=f"type 3 and {size} bytes, where"):
+            tap.feed(pack(">BHI", BODY, TAPPED, size))
+
+
+def test_fr8_headers_may_be_longer() -> None:
+    """RabbitMQ adds its own to a header that filled a frame, and sends it in one all the same."""
+    log = Log()
+    properties = pack(">HI", 1 << 13, 140_000) + b"\0" * 140_000
+    header = frame(HEADER, TAPPED, pack(">HHQ", 60, 0, 0) + properties)
+
+    tap_with(log).feed(method(TAPPED, DELIVER, deliver(1)) + header)
+
+    assert log.events == [("delivered", deliver(1), properties, b"")]
+
+
+def test_fr8_where_the_broker_sets_no_limit_a_client_sets_one() -> None:
+    """aiormq answers with what it was told, and the broker keeps to that."""
+    tap = tap_with(Log())
+
+    assert tap.feed(tune(0) + frame(HEARTBEAT, 0, b"")) == tune(131_072) + frame(HEARTBEAT, 0, b"")
+    assert tap.feed(tune(0)[:9]) + tap.feed(tune(0)[9:]) == tune(131_072)
+    assert tap.feed(tune(4_096)) == tune(4_096)
+
+
+def test_fr8_a_protocol_header_stands_at_the_beginning_only() -> None:
+    """A broker of another version names its own, and later on that is noise."""
+    other = b"AMQP\0\0\x09\x01"
+
+    assert b"".join(map(tap_with(Log()).feed, (other[:3], other[3:]))) == other
+    tap = tap_with(Log())
+    tap.feed(frame(HEARTBEAT, 0, b""))
+    with pytest.raises(MalformedFrame, match="type 65"):
+        tap.feed(other)
+
+
+def test_fr8_a_large_frame_is_joined_once() -> None:
+    """What it takes grows with its size, not with the square of it."""
+    tap = tap_with(Log())
+    tap.feed(tune(2**25))
+    whole = frame(METHOD, 0, b"\0\x0a\0\x63" + bytes(2**25 - 12))
+    began = time.process_time()
+
+    passed = [tap.feed(whole[at : at + 4096]) for at in range(0, len(whole), 4096)]
+    seconds = time.process_time() - began
+
+    assert b"".join(passed) == whole
+    # 8,192 chunks: each of them copied the 16 MiB before it, on average, which took a minute.
+    assert seconds < 5.0
+
+
+@pytest.mark.parametrize(
+    ("data", "come"),
+    [
+        (b"\x01\0\0", 3),
+        (message(TAPPED, 1, b"body")[:-3], 9),
+        (pack(">BHI", METHOD, 0, 100), 7),
+    ],
+)
+def test_fr8_a_frame_that_has_come_in_part_shows(data: bytes, come: int) -> None:
+    """Its bytes are counted, also while they come in small pieces."""
+    log = Log()
+    tap = tap_with(log)
+    for byte in data:
+        tap.feed(bytes([byte]))
+    [first] = tap.unfinished()
+
+    tap.feed(b"?")
+    [after] = tap.unfinished()
+
+    assert (first.come, after.come) == (come, come + 1)
+    assert log.events == []
+
+
+def test_fr8_a_message_that_has_come_in_part_shows() -> None:
+    """So does one whose frames are whole; a whole message does not."""
+    tap = tap_with(Log())
+    whole = message(TAPPED, 1, b"a body of two", sizes=[6])
+    starts = []
+    for end in (len(whole) - 8 - 7 - 8 - 6, len(whole) - 8 - 7):
+        tap = tap_with(Log())
+        tap.feed(whole[:end])
+        starts.append([each.come for each in tap.unfinished()])
+    tap.feed(whole[-8 - 7 :])
+
+    assert starts == [[0], [6]]
+    assert list(tap.unfinished()) == []
+
+
+def test_fr21_of_a_message_that_is_too_large_nothing_is_kept() -> None:
+    """700 MB pass through, and its sink is told how many they were."""
+    log = Log()
+    tap = tap_with(log)
+    tap.largest_message = 1000
+    size = 700_000_000
+    tap.feed(method(TAPPED, DELIVER, deliver(1)))
+    tap.feed(frame(HEADER, TAPPED, pack(">HHQ", 60, 0, size) + b"\0\0"))
+    body = frame(BODY, TAPPED, bytes(125_000))
+    tracemalloc.start()
+    for _ in range(size // 125_000):
+        tap.feed(body)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    tap.feed(message(TAPPED, 2, b"x" * 1000))
+
+    assert peak < 1_000_000
+    assert log.events == [
+        ("oversized", deliver(1), b"\0\0", size),
+        ("delivered", deliver(2), b"\0\0", b"x" * 1000),
+    ]

@@ -26,7 +26,7 @@ class Acks:
     An ack that was written may still get lost: the broker may have closed the socket before, while
     a handler kept this process from noticing it. So what was acknowledged is kept until something
     shows that the broker has the ack: bytes that came a second later or more, or more deliveries
-    than the prefetch allows without it. That is at most one prefetch more than is kept anyway.
+    than the prefetch allows without it. That is less than twice the prefetch.
 
     Args:
         channel: Its number.
