@@ -12,11 +12,12 @@ from pamqp.commands import Basic
 
 from tests.application import Recorder, running
 from tests.client import Client, connected
+from tests.publishing import publishing
 from tests.rabbit import PrivateRabbit, QueueState
 from tests.records import fields
 from tests.tampering import BODY, HEADER, METHOD, Tampering, delivery_tag, head, with_tag
 from tests.waiting import eventually
-from workerkit import AMQPConsumer, AMQPMessage, Queue, Runner
+from workerkit import AMQPConsumer, AMQPMessage, PublishOutcomeUnknown, Queue, Runner
 from workerkit.supervisor import Backoff
 
 HEARTBEAT = 1
@@ -289,3 +290,31 @@ async def test_fr7_what_was_acknowledged_before_is_not_remembered(
         await client.send("orders", b"a", properties=same)
         await eventually(lambda: orders.runs[b"a"] == 3)
         await emptied(rabbit, vhost)
+
+
+@pytest.mark.parametrize("tag", [1, 9])
+async def test_fr23_a_confirm_that_cannot_be_is_a_malformed_stream(
+    rabbit: PrivateRabbit,
+    url: str,
+    client: Client,
+    caplog: pytest.LogCaptureFixture,
+    tag: int,
+) -> None:
+    """One that repeats, or is for nothing that was published: the outcome is unknown."""
+    await client.declare("orders")
+
+    def wrong(frame: bytes) -> bytes:
+        if frame[7:11] != b"\0\x3c\0\x50":
+            return frame
+        proxy.change = lambda frame: frame
+        return frame[:11] + tag.to_bytes(8) + frame[19:]
+
+    async with Tampering(rabbit.port) as proxy, publishing(proxy.url(url)) as publisher:
+        await publisher.publish(b"a", "orders")
+        proxy.change = wrong
+        with pytest.raises(PublishOutcomeUnknown, match=f"a confirm of {tag}, for which"):
+            await publisher.publish(b"b", "orders")
+        await publisher.publish(b"c", "orders")
+        bodies = [(await client.take("orders")).body for _ in range(3)]
+
+    assert bodies == [b"a", b"b", b"c"]
