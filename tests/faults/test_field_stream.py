@@ -1,5 +1,6 @@
 """FR7, FR8, FR23: what the broker sends is broken, stops in the middle, or shows no arrival."""
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -52,15 +53,15 @@ class Orders:
 
 @asynccontextmanager
 async def tampered(
-    rabbit: PrivateRabbit, url: str, consumer: type[AMQPConsumer], **settings: Any
+    rabbit: PrivateRabbit,
+    url: str,
+    consumer: type[AMQPConsumer],
+    recorder: Recorder | None = None,
 ) -> AsyncIterator[tuple[Tampering, Runner]]:
     """*consumer* inside the block, on a connection that is tampered with."""
-    recorder = Recorder()
     async with Tampering(rabbit.port) as proxy:
         amqp = {"default": {"url": proxy.url(url), "heartbeat": HEARTBEAT}}
-        async with running(
-            proxy.url(url), consumer, recorder=recorder, amqp=amqp, **settings
-        ) as runner:
+        async with running(proxy.url(url), consumer, recorder=recorder, amqp=amqp) as runner:
             yield proxy, runner
 
 
@@ -244,16 +245,30 @@ async def test_fr7_acks_that_a_reset_took_along_are_sent_later(
 ) -> None:
     """Nothing shows that they arrived, and they did not: no message is handled twice."""
     bodies = [b"%d" % number for number in range(100)]
-    orders = Orders()
-    async with tampered(rabbit, url, orders.consumer(prefetch=100)) as (proxy, _):
-        proxy.deaf = True
+    runs: Counter[bytes] = Counter()
+    gate = asyncio.Event()
+
+    class Held(AMQPConsumer):
+        queues = ["orders"]
+        concurrency = 100
+
+        async def handle(self, body: bytes) -> None:
+            runs[body] += 1
+            await gate.wait()
+
+    recorder = Recorder()
+    async with tampered(rabbit, url, Held, recorder) as (proxy, _):
         await client.send("orders", *bodies)
-        await eventually(lambda: set(orders.runs) == set(bodies))
-        proxy.deaf = False
+        await eventually(lambda: set(runs) == set(bodies))
+        # From now on nothing comes through, in either direction.
+        proxy.deaf, proxy.change = True, lambda frame: b""
+        gate.set()
+        await eventually(lambda: recorder.actions == ["ack"] * 100)
+        proxy.deaf, proxy.change = False, lambda frame: frame
         proxy.drop()
         await emptied(rabbit, vhost)
 
-    assert set(orders.runs.values()) == {1}
+    assert set(runs.values()) == {1}
 
 
 async def test_fr7_what_was_acknowledged_before_is_not_remembered(

@@ -124,25 +124,18 @@ class Acks:
         if self.lost or not self._pending:
             return
         taken, self._pending = self._pending, {}
-        pending = sorted(taken)
-        for tag in pending:
-            del self._outstanding[tag]
-        first = self.first
-        frames = []
-        for position in range(len(pending) - 1, -1, -1):
-            if first is None or pending[position] < first:
-                # All below is settled with this one.
-                frames.append(self._frame(pending[position], multiple=position > 0))
-                break
-            frames.append(self._frame(pending[position], multiple=False))
-        if not self._send(b"".join(frames)):
+        frames = self._frames(sorted(taken)) if len(taken) > 1 else self._only(*taken)
+        if not self._send(frames):
             self._tell(taken)
             return
-        self._sent.append(taken)
+        sent = self._sent
+        sent.append(taken)
         self._kept += len(taken)
         room = self.prefetch - len(self._outstanding)
-        while self._sent and self._kept - len(self._sent[0]) >= room:
-            self._drop()
+        while sent and self._kept - len(sent[0]) >= room:
+            self._kept -= len(sent.popleft())
+            if self._older:
+                self._older -= 1
 
     def heard(self) -> None:
         """Bytes have come, a second or more after this was called last.
@@ -150,7 +143,7 @@ class Acks:
         What was sent before that has arrived: bytes that came sooner may have been on their way.
         """
         for _ in range(self._older):
-            self._drop()
+            self._kept -= len(self._sent.popleft())
         self._older = len(self._sent)
 
     def finish(self) -> None:
@@ -173,13 +166,27 @@ class Acks:
         if sent:
             self.in_doubt(sent)
 
-    def _drop(self) -> None:
-        self._kept -= len(self._sent.popleft())
-        self._older = max(self._older - 1, 0)
-
     def _tell(self, taken: dict[int, Any]) -> None:
         if deliveries := [each for each in taken.values() if each is not None]:
             self.unsent(deliveries)
+
+    def _frames(self, pending: list[int]) -> bytes:
+        for tag in pending:
+            del self._outstanding[tag]
+        first = self.first
+        frames = []
+        for position in range(len(pending) - 1, -1, -1):
+            if first is None or pending[position] < first:
+                # All below is settled with this one.
+                frames.append(self._frame(pending[position], multiple=position > 0))
+                break
+            frames.append(self._frame(pending[position], multiple=False))
+        return b"".join(frames)
+
+    def _only(self, tag: int) -> bytes:
+        """As `_frames`, for one: the most common case where there is little to do."""
+        del self._outstanding[tag]
+        return _ACK(_METHOD, self._channel, _SIZE, _BASIC, _ACK_ID, tag, False, _FRAME_END)
 
     def _frame(self, tag: int, *, multiple: bool) -> bytes:
         return _ACK(_METHOD, self._channel, _SIZE, _BASIC, _ACK_ID, tag, multiple, _FRAME_END)
