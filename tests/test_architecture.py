@@ -21,7 +21,7 @@ LONGEST_FUNCTION = 50
 FLOORS = {
     "F0 words": "version errors delivery sources sections hosts connections settings",
     "F1 pure": (
-        "places shapes codec generics signature retry health readiness observe counts "
+        "places excerpts shapes codec generics signature retry health readiness observe counts "
         "catalogue logs"
     ),
     "F2 declared": "options consumer",
@@ -34,9 +34,10 @@ FLOORS = {
 
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
-    "amqp": "codes queue table properties acks message stream consumer pacing requeue addresses tap"
-    " gets handshake connection link declaring confirms route publisher moving dead_letters retries"
-    " topology evidence browsing replaying settling overdue handled receiver subscription wire",
+    "amqp": "codes queue table properties frames acks message oversized stream consumer pacing"
+    " requeue addresses frame_reader tap gets handshake connection stalls link declaring confirms"
+    " route publisher moving dead_letters retries topology evidence browsing replaying settling"
+    " overdue handled receiver subscription wire",
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",
     "http": "request_ids problem shape text parameters request signature view returned schemas"

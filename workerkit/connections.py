@@ -189,6 +189,8 @@ class AMQPSettings(BaseModel):
             dead letters; None leaves it to the virtual host. One that exists keeps its type.
         connect_timeout: Seconds for one attempt to connect.
         auth: `external` lets the client's certificate say who this is.
+        max_message_size: Bytes of a message's body. A larger one is never held in memory, see
+            docs/consumers.md for what becomes of it. The default is RabbitMQ 3's own limit.
     """
 
     model_config = SECTION
@@ -205,6 +207,7 @@ class AMQPSettings(BaseModel):
     queue_type: DefaultType | None = None
     connect_timeout: Seconds = 10.0
     auth: Auth = "plain"
+    max_message_size: Annotated[int, Field(ge=1)] = 128 * 1024 * 1024
     tls: TLSSettings = TLSSettings()
 
     @property

@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -14,6 +14,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.defaults import unknown_default
 from pythonjsonlogger.json import JsonFormatter
 
+from workerkit.excerpts import Room, excerpt
 from workerkit.places import formatted
 from workerkit.sections import LogSettings
 
@@ -26,6 +27,8 @@ request_id: ContextVar[str] = ContextVar("request_id", default="")
 _RESERVED = frozenset(RESERVED_ATTRS) | {"taskName"}
 _BARE = re.compile(r"[^\s\"=]+")
 _DEEPEST = 8
+_LONGEST_INTEGER = 10_000  # Bits: Python refuses to write 4,300 digits.
+_OVERHEAD = 12  # Bytes of a number, and what stands between values.
 _OURS = frozenset({"timestamp", "level", "logger", "message", "exception", "stack"})
 
 
@@ -66,11 +69,12 @@ class TextFormatter(logging.Formatter):
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line, followed by the lines of exception and stack."""
-        line = f"{_timestamp(record)} {record.levelname} {record.name}: {record.getMessage()}"
+        message = excerpt(record.getMessage())
+        line = f"{_timestamp(record)} {record.levelname} {record.name}: {message}"
         fields = " ".join(f"{key}={_quoted(value)}" for key, value in _fields(record).items())
         parts = [f"{line}  {fields}" if fields else line, _exception(record)]
         if record.stack_info:
-            parts.append(record.stack_info)
+            parts.append(excerpt(record.stack_info))
         return "\n".join(filter(None, parts))
 
 
@@ -87,14 +91,14 @@ class JSONFormatter(JsonFormatter):
             "timestamp": _timestamp(record),
             "level": record.levelname,
             "logger": record.name,
-            "message": record.getMessage(),
+            "message": excerpt(record.getMessage()),
         }
         for name, value in _fields(record).items():
-            line[f"{name}_" if name in _OURS else name] = _jsonable(value)
+            line[f"{name}_" if name in _OURS else name] = _jsonable(value, Room())
         if exception := _exception(record):
             line["exception"] = exception
         if record.stack_info:
-            line["stack"] = record.stack_info
+            line["stack"] = excerpt(record.stack_info)
         return self.serialize_log_record(line)
 
 
@@ -124,27 +128,47 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 def _exception(record: logging.LogRecord) -> str | None:
     # `exc_info=True` outside of an except block leaves a triple of None.
     if record.exc_info and record.exc_info[1] is not None:
-        return formatted(record.exc_info[1]).rstrip("\n")
-    return record.exc_text
+        return excerpt(formatted(record.exc_info[1]).rstrip("\n"))
+    return excerpt(record.exc_text or "") or None
 
 
 def _quoted(value: Any) -> str:
     """Return *value* as text, in double quotes only when it could be misread without them."""
-    text = unknown_default(value)
+    text = excerpt(unknown_default(value))
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
-def _jsonable(value: Any, depth: int = 0) -> Any:
+def _jsonable(value: Any, room: Room, depth: int = 0) -> Any:
     """Return *value* as JSON can hold it; whatever it cannot hold, as text.
 
     `unknown_default` never raises, not even for a value whose `__str__` does.
     """
-    if value is None or isinstance(value, (str, int)):
+    if isinstance(value, str):
+        return room.excerpt(value)
+    if value is None or (isinstance(value, int) and value.bit_length() <= _LONGEST_INTEGER):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if depth < _DEEPEST and isinstance(value, (list, tuple)):
-        return [_jsonable(each, depth + 1) for each in value]
+        return list(_values(value, room, depth))
     if depth < _DEEPEST and isinstance(value, Mapping):
-        return {unknown_default(key): _jsonable(each, depth + 1) for key, each in value.items()}
-    return unknown_default(value)
+        return dict(_entries(value, room, depth))
+    return room.excerpt(unknown_default(value))
+
+
+def _values(values: Sequence[Any], room: Room, depth: int) -> Iterator[Any]:
+    for number, each in enumerate(values):
+        if room.left <= 0:
+            yield f"... {len(values) - number} left out"
+            return
+        room.left -= _OVERHEAD
+        yield _jsonable(each, room, depth + 1)
+
+
+def _entries(entries: Mapping[Any, Any], room: Room, depth: int) -> Iterator[tuple[str, Any]]:
+    for number, (key, value) in enumerate(entries.items()):
+        if room.left <= 0:
+            yield "...", f"{len(entries) - number} left out"
+            return
+        room.left -= _OVERHEAD
+        yield room.excerpt(unknown_default(key)), _jsonable(value, room, depth + 1)

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workerkit.amqp.acks import Acks
+from workerkit.amqp.frames import MalformedFrame
 
 
 class Broker:
@@ -155,3 +156,122 @@ def test_a_closed_socket_fences(settle: object) -> None:
     settle(acks)
 
     assert acks.lost
+
+
+class Line:
+    """A channel whose acks may get lost on the way.
+
+    Attributes:
+        in_doubt: What was told when the channel was lost.
+    """
+
+    def __init__(self, prefetch: int) -> None:
+        self.in_doubt: list[int] = []
+        self.acks = Acks(5, lambda data: True, lambda flush: None)
+        self.acks.prefetch = prefetch
+        self.acks.in_doubt = self.in_doubt.extend
+        self.tag = 0
+
+    def deliver(self, number: int) -> None:
+        """The broker sends so many messages."""
+        for _ in range(number):
+            self.tag += 1
+            self.acks.expect(self.tag)
+
+    def ack(self, *tags: int) -> None:
+        """One turn of the event loop in which these are acknowledged."""
+        for tag in tags:
+            self.acks.ack(tag, tag)
+        self.acks.flush()
+
+
+@pytest.mark.parametrize("tag", [0, 1, 2, 4])
+def test_fr23_tags_count_without_gaps(tag: int) -> None:
+    """What repeats, goes backwards or leaves one out is no stream to go on with."""
+    line = Line(10)
+    line.deliver(2)
+
+    with pytest.raises(MalformedFrame, match=f"channel 5 with tag {tag} after tag 2"):
+        line.acks.expect(tag)
+
+    line.acks.expect(3)
+
+
+def test_fr7_acks_are_in_doubt_until_the_broker_is_heard() -> None:
+    """Bytes that come at once may have been on their way; those a second later were not."""
+    line = Line(10)
+    line.deliver(5)
+    line.ack(1)
+    line.acks.heard()
+    line.ack(2, 3)
+    line.acks.heard()
+    line.ack(4)
+
+    line.acks.fence()
+
+    assert line.in_doubt == [2, 3, 4]
+
+
+def test_fr7_more_deliveries_than_the_prefetch_allows_show_that_acks_arrived() -> None:
+    """The broker has sent six, and leaves three unsettled at most: it has three acks."""
+    line = Line(3)
+    line.deliver(3)
+    for tag in (1, 2, 3):
+        line.ack(tag)
+    line.deliver(3)
+    line.ack(4)
+
+    line.acks.fence()
+
+    assert line.in_doubt == [4]
+
+
+@given(st.integers(1, 8), st.lists(st.integers(0, 8), max_size=60))
+def test_fr7_the_broker_s_own_view(prefetch: int, steps: list[int]) -> None:
+    """Whatever has not arrived is in doubt, and fewer are kept than twice the prefetch."""
+    line = Line(prefetch)
+    sent: list[int] = []  # In order.
+    arrived = 0
+    for step in steps:
+        # The broker takes any number of acks in, and fills the prefetch up again.
+        arrived = min(arrived + step, len(sent))
+        line.deliver(prefetch - (line.tag - arrived))
+        unsettled = sorted(set(range(1, line.tag + 1)) - set(sent))
+        chosen = unsettled[: step + 1] if step % 2 else unsettled[-step - 1 :]
+        line.ack(*chosen)
+        sent += chosen
+
+    line.acks.fence()
+
+    assert set(sent[arrived:]) <= set(line.in_doubt)
+    assert len(line.in_doubt) < 2 * prefetch
+    assert set(line.in_doubt) <= set(sent)
+
+
+@pytest.mark.parametrize("answered", [True, False])
+def test_fr7_a_channel_that_we_close(answered: bool) -> None:
+    """The broker's answer to that comes after all acks; without it they stay in doubt."""
+    line = Line(10)
+    line.deliver(2)
+    line.acks.ack(1, 1)
+
+    line.acks.finish()
+    late = line.acks.ack(2, 2)
+    if answered:
+        line.acks.arrived()
+    line.acks.fence()
+
+    assert not late
+    assert line.in_doubt == ([] if answered else [1])
+
+
+def test_fr7_what_was_moved_is_not_told() -> None:
+    """Of a message that was copied elsewhere another copy does no harm, and to skip it would."""
+    line = Line(10)
+    line.deliver(2)
+    line.acks.ack(1)
+    line.ack(2)
+
+    line.acks.fence()
+
+    assert line.in_doubt == [2]

@@ -3,12 +3,17 @@
 import io
 import json
 import logging
+import re
 import sys
+import traceback
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
+from workerkit.excerpts import excerpt
 from workerkit.logs import LIBRARIES, JSONFormatter, TextFormatter, configure, quiet_libraries
 from workerkit.sections import LogSettings
 
@@ -217,3 +222,77 @@ def test_a_level_of_the_user_stays() -> None:
 
     assert logging.getLogger("aiormq").level == logging.DEBUG
     assert logging.getLogger("aio_pika").level == logging.CRITICAL
+
+
+HUGE = "x" * 10_000_000 + "THE END"
+
+
+def failed(text: str) -> dict[str, Any]:
+    """What a record has of an exception with this text."""
+    try:
+        raise ValueError(text)
+    except ValueError as error:
+        return {"exc_info": (type(error), error, error.__traceback__)}
+
+
+@pytest.mark.parametrize("formatter", [TextFormatter(), JSONFormatter()], ids=["text", "json"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        pytest.param(failed(HUGE), id="exception"),
+        pytest.param({"reason": HUGE}, id="field"),
+        pytest.param({"msg": HUGE}, id="message"),
+        pytest.param({"stack_info": HUGE}, id="stack"),
+        pytest.param({"exc_text": HUGE}, id="text of an exception"),
+        pytest.param({"reasons": [HUGE, "b"]}, id="list"),
+        pytest.param({"reasons": ["some text"] * 1_000_000}, id="long list"),
+        pytest.param({"reasons": [""] * 1_000_000}, id="long list of nothing"),
+        pytest.param({"numbers": list(range(1_000_000))}, id="numbers"),
+        pytest.param({"reasons": {"a": {"b": HUGE}}}, id="nested"),
+        pytest.param({"reasons": {HUGE: 1}}, id="key"),
+        pytest.param({"reasons": dict.fromkeys(map(str, range(1_000_000)))}, id="mapping"),
+        pytest.param({"body": HUGE.encode()}, id="bytes"),
+        pytest.param({"number": 10**1_000_000}, id="integer"),
+    ],
+)
+def test_fr21_no_text_in_a_record_is_longer_than_64_kib(
+    formatter: logging.Formatter, fields: dict[str, Any]
+) -> None:
+    """What is longer is cut in the middle, and says how much is left out."""
+    line = formatter.format(record(**fields))
+
+    assert len(line) < 70_000
+    assert "left out" in line or "number" in fields
+    if isinstance(formatter, JSONFormatter):
+        assert json.loads(line)["level"] == "INFO"
+
+
+def test_fr21_a_cut_exception_keeps_what_tells_most() -> None:
+    """Its beginning with the place, the end of its text, and the number of missing characters."""
+    line = TextFormatter().format(record(**failed(HUGE)))
+
+    assert "Traceback (most recent call last)" in line
+    assert "raise ValueError(text)" in line
+    assert line.endswith("THE END")
+    found = re.search(r"x \.\.\. (\d+) characters left out \.\.\. x", line)
+    assert found is not None
+    whole = "".join(traceback.format_exception(failed(HUGE)["exc_info"][1])).rstrip()
+    cut = line.partition("\n")[2]
+    note = len(found[0]) - 2
+    assert len(whole) == len(cut) - note + int(found[1])
+
+
+@given(st.text(), st.integers(0, 60))
+def test_fr21_an_excerpt_has_both_ends(text: str, longest: int) -> None:
+    """It is the text, or a beginning, a note and an end of it, within the limit."""
+    shown = excerpt(text, longest)
+
+    if len(text.encode(errors="replace")) <= longest:
+        assert shown == text
+        return
+    note = r"(.*?) \.\.\. (\d+) characters left out \.\.\. (.*)"
+    found = re.fullmatch(note, shown, re.DOTALL)
+    assert found is not None
+    start, number, end = found.groups()
+    assert len((start + end).encode()) <= longest
+    assert len(start) + int(number) + len(end) == len(text)

@@ -2,6 +2,8 @@
 
 import asyncio
 import gc
+import time
+import tracemalloc
 from dataclasses import dataclass, field
 from itertools import pairwise
 from struct import pack
@@ -10,13 +12,16 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workerkit.amqp.tap import MalformedFrame, Tap, TapProtocol
+from workerkit.amqp.frame_reader import Tap
+from workerkit.amqp.frames import MalformedFrame
+from workerkit.amqp.tap import TapProtocol
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 DELIVER, RETURN = (60, 60), (60, 50)
 ACK, NACK = (60, 80), (60, 120)
 GET_OK, GET_EMPTY = (60, 71), (60, 72)
 TAPPED = 3
+NO_ROUTE = b"\x01\x38\x08NO_ROUTE\x04shop\x03key"
 
 
 @dataclass
@@ -27,6 +32,9 @@ class Log:
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
         self.events.append(("delivered", method, properties, body))
+
+    def oversized(self, method: bytes, properties: bytes, size: int) -> None:
+        self.events.append(("oversized", method, properties, size))
 
     def empty(self) -> None:
         self.events.append(("empty",))
@@ -99,70 +107,121 @@ def fed(data: bytes, cuts: list[int]) -> tuple[list[tuple[object, ...]], bytes, 
     return log.events, b"".join(passed), False
 
 
-def decoded(data: bytes) -> tuple[list[tuple[object, ...]], bytes, bool]:
-    """The same, by a decoder that reads one whole frame after the other and keeps it simple."""
-    events: list[tuple[object, ...]] = []
-    passed = b""
-    open_content: list[object] | None = None
-    while len(data) >= 8:
-        kind, channel, size = data[0], int.from_bytes(data[1:3], "big"), int.from_bytes(data[3:7])
-        if size > 2**27:
-            if data.startswith(b"AMQP"):
-                return events, passed + data, False
-            return events, b"", True
-        if len(data) < size + 8:
-            break
-        whole, payload, data = data[: size + 8], data[7 : size + 7], data[size + 8 :]
-        if whole[-1] != 0xCE:
-            return events, b"", True
-        ids = tuple(payload[:4])
-        if channel != TAPPED:
-            if channel == 0 and kind == METHOD and ids in ((0, 10, 0, 60), (0, 10, 0, 61)):
-                events.append(("blocked", ids[3] == 60))
-            passed += whole
-        elif kind == METHOD:
-            if open_content is not None:
-                return events, b"", True
-            if ids == (0, 60, 0, 60):
-                if len(payload) < 5 or len(payload) < 16 + payload[4]:
-                    return events, b"", True
-                open_content = ["delivered", payload[4:], None, 0, b""]
-            elif ids == (0, 60, 0, 50):
-                open_content = ["returned", payload[4:], None, 0, b""]
-            elif ids == (0, 60, 0, 71):
-                if len(payload) < 19:
-                    return events, b"", True
-                open_content = ["delivered", b"\0" + payload[4:], None, 0, b""]
-            elif ids == (0, 60, 0, 72):
-                events.append(("empty",))
-            elif ids in ((0, 60, 0, 80), (0, 60, 0, 120)):
-                if len(payload) < 13:
-                    return events, b"", True
-                tag = int.from_bytes(payload[4:12], "big")
-                events.append(("confirmed", tag, bool(payload[12] & 1), ids[3] == 80))
-            else:
-                if ids == (0, 20, 0, 40):
-                    events.append(("closed",))
+SOUND_SIZES = {METHOD: 131_064, HEADER: 131_064 + 2**20, BODY: 131_064, HEARTBEAT: 0}
+
+
+class Given(Exception):
+    """The slow decoder has given up."""
+
+
+def texts(raw: bytes, number: int) -> bool:
+    """Whether *raw* is that many short strings, and nothing else."""
+    for _ in range(number):
+        if not raw or len(raw) < raw[0] + 1:
+            return False
+        raw = raw[raw[0] + 1 :]
+    return raw == b""
+
+
+@dataclass
+class SlowDecoder:
+    """Reads one whole frame after the other, and keeps it simple."""
+
+    events: list[tuple[object, ...]] = field(default_factory=list)
+    content: list[object] | None = None
+
+    def read(self, data: bytes) -> bytes:
+        """What is passed on of *data*."""
+        passed, first = b"", True
+        while len(data) >= 7:
+            kind, channel, size = data[0], int.from_bytes(data[1:3]), int.from_bytes(data[3:7])
+            if size > SOUND_SIZES.get(kind, -1):
+                if first and data.startswith(b"AMQP"):
+                    return data
+                raise Given
+            if channel == TAPPED and kind != METHOD:
+                self._expect(kind, size, whole=len(data) >= size + 8)
+            if len(data) < size + 8:
+                break
+            whole, payload, data = data[: size + 8], data[7 : size + 7], data[size + 8 :]
+            if whole[-1] != 0xCE:
+                raise Given
+            if channel != TAPPED:
+                ids = tuple(payload[:4])
+                if channel == 0 and kind == METHOD and ids in ((0, 10, 0, 60), (0, 10, 0, 61)):
+                    self.events.append(("blocked", ids[3] == 60))
                 passed += whole
-        elif kind not in (HEADER, BODY) or open_content is None:
-            passed += whole
-        else:
-            name, arguments, properties, size_left, body = open_content
-            assert isinstance(size_left, int)
-            assert isinstance(body, bytes)
-            if kind == HEADER:
-                if properties is not None or len(payload) < 14:
-                    return events, b"", True
-                properties, size_left = payload[12:], int.from_bytes(payload[4:12], "big")
-            elif properties is None or len(payload) > size_left:
-                return events, b"", True
+            elif kind == METHOD:
+                passed += b"" if self._method(payload) else whole
             else:
-                size_left, body = size_left - len(payload), body + payload
-            open_content = [name, arguments, properties, size_left, body]
-            if size_left == 0:
-                events.append((name, arguments, properties, body))
-                open_content = None
-    return events, passed, False
+                self._part(kind, payload)
+            first = False
+        return passed
+
+    def _expect(self, kind: int, size: int, *, whole: bool) -> None:
+        if self.content is None or kind == HEARTBEAT:
+            # The end is looked at first, where there is one: either way it is given up.
+            raise Given
+        _, _, properties, missing, _ = self.content
+        assert isinstance(missing, int)
+        if not whole and kind == BODY and properties is not None and size > missing:
+            raise Given
+
+    def _method(self, payload: bytes) -> bool:
+        ids, arguments = tuple(payload[:4]), payload[4:]
+        if self.content is not None:
+            raise Given
+        if ids == (0, 60, 0, 60):
+            after = arguments[1 + arguments[0] :] if arguments else b""
+            self._begin("delivered", arguments, after[9:] if len(after) > 9 else b"", 2)
+        elif ids == (0, 60, 0, 50):
+            self._begin("returned", arguments, arguments[2:], 3)
+        elif ids == (0, 60, 0, 71):
+            self._begin("delivered", b"\0" + arguments, arguments[9:-4], 2)
+        elif ids == (0, 60, 0, 72):
+            self.events.append(("empty",))
+        elif ids in ((0, 60, 0, 80), (0, 60, 0, 120)):
+            if len(arguments) != 9:
+                raise Given
+            tag = int.from_bytes(arguments[:8])
+            self.events.append(("confirmed", tag, bool(arguments[8] & 1), ids[3] == 80))
+        else:
+            if ids == (0, 20, 0, 40):
+                self.events.append(("closed",))
+            return False
+        return True
+
+    def _begin(self, name: str, arguments: bytes, strings: bytes, number: int) -> None:
+        if not texts(strings, number):
+            raise Given
+        self.content = [name, arguments, None, 0, b""]
+
+    def _part(self, kind: int, payload: bytes) -> None:
+        assert self.content is not None
+        name, arguments, properties, missing, body = self.content
+        assert isinstance(missing, int)
+        assert isinstance(body, bytes)
+        if kind == HEADER:
+            if properties is not None or len(payload) < 14:
+                raise Given
+            properties, missing = payload[12:], int.from_bytes(payload[4:12])
+        elif properties is None or len(payload) > missing:
+            raise Given
+        else:
+            missing, body = missing - len(payload), body + payload
+        self.content = [name, arguments, properties, missing, body]
+        if missing == 0:
+            self.events.append((name, arguments, properties, body))
+            self.content = None
+
+
+def decoded(data: bytes) -> tuple[list[tuple[object, ...]], bytes, bool]:
+    """The same, by a decoder that keeps it simple."""
+    slow = SlowDecoder()
+    try:
+        return slow.events, slow.read(data), False
+    except Given:
+        return slow.events, b"", True
 
 
 cuts = st.lists(st.integers(0, 2_000), max_size=12)
@@ -188,9 +247,7 @@ sound = st.one_of(
         st.integers(0, 1),
     ),
     st.builds(
-        lambda body: (
-            method(TAPPED, RETURN, b"\x01\x38" + short(b"NO_ROUTE")) + content(3, body, [])
-        ),
+        lambda body: method(TAPPED, RETURN, NO_ROUTE) + content(TAPPED, body, []),
         bodies,
     ),
     st.just(frame(HEARTBEAT, 0, b"")),
@@ -330,3 +387,146 @@ async def test_a_socket_that_was_reset_is_collected_in_silence(
     gc.collect()
 
     assert complaints == []
+
+
+def tune(frame_max: int) -> bytes:
+    """connection.tune with that size."""
+    return method(0, (10, 30), pack(">HIH", 2047, frame_max, 60))
+
+
+@pytest.mark.parametrize(
+    ("agreed", "size", "fits"),
+    [
+        (None, 131_064, True),
+        (None, 131_065, False),
+        (4_096, 4_088, True),
+        (4_096, 4_089, False),
+        (2**20, 2**20 - 8, True),
+        (2**20, 2**20 - 7, False),
+        (0, 131_064, True),
+        (0, 131_065, False),
+        (100, 4_088, True),
+    ],
+)
+def test_fr8_a_body_fits_into_the_frames_that_were_agreed_on(
+    agreed: int | None, size: int, fits: bool
+) -> None:
+    """Its head is enough to see that it does not."""
+    tap = tap_with(Log())
+    if agreed is not None:
+        tap.feed(tune(agreed))
+    tap.feed(method(TAPPED, DELIVER, deliver(1)))
+    tap.feed(frame(HEADER, TAPPED, pack(">HHQ", 60, 0, 2**40) + b"\0\0"))
+
+    if fits:
+        assert tap.feed(pack(">BHI", BODY, TAPPED, size)) == b""
+    else:
+        with pytest.raises(MalformedFrame, match=f"type 3 and {size} bytes, where"):
+            tap.feed(pack(">BHI", BODY, TAPPED, size))
+
+
+def test_fr8_headers_may_be_longer() -> None:
+    """RabbitMQ adds its own to a header that filled a frame, and sends it in one all the same."""
+    log = Log()
+    properties = pack(">HI", 1 << 13, 140_000) + b"\0" * 140_000
+    header = frame(HEADER, TAPPED, pack(">HHQ", 60, 0, 0) + properties)
+
+    tap_with(log).feed(method(TAPPED, DELIVER, deliver(1)) + header)
+
+    assert log.events == [("delivered", deliver(1), properties, b"")]
+
+
+def test_fr8_where_the_broker_sets_no_limit_a_client_sets_one() -> None:
+    """aiormq answers with what it was told, and the broker keeps to that."""
+    tap = tap_with(Log())
+
+    assert tap.feed(tune(0) + frame(HEARTBEAT, 0, b"")) == tune(131_072) + frame(HEARTBEAT, 0, b"")
+    assert tap.feed(tune(0)[:9]) + tap.feed(tune(0)[9:]) == tune(131_072)
+    assert tap.feed(tune(4_096)) == tune(4_096)
+
+
+def test_fr8_a_protocol_header_stands_at_the_beginning_only() -> None:
+    """A broker of another version names its own, and later on that is noise."""
+    other = b"AMQP\0\0\x09\x01"
+
+    assert b"".join(map(tap_with(Log()).feed, (other[:3], other[3:]))) == other
+    tap = tap_with(Log())
+    tap.feed(frame(HEARTBEAT, 0, b""))
+    with pytest.raises(MalformedFrame, match="type 65"):
+        tap.feed(other)
+
+
+def test_fr8_a_large_frame_is_joined_once() -> None:
+    """What it takes grows with its size, not with the square of it."""
+    tap = tap_with(Log())
+    tap.feed(tune(2**25))
+    whole = frame(METHOD, 0, b"\0\x0a\0\x63" + bytes(2**25 - 12))
+    began = time.process_time()
+
+    passed = [tap.feed(whole[at : at + 4096]) for at in range(0, len(whole), 4096)]
+    seconds = time.process_time() - began
+
+    assert b"".join(passed) == whole
+    # 8,192 chunks: each of them copied the 16 MiB before it, on average, which took a minute.
+    assert seconds < 5.0
+
+
+@pytest.mark.parametrize(
+    ("data", "come"),
+    [
+        (b"\x01\0\0", 3),
+        (message(TAPPED, 1, b"body")[:-3], 9),
+        (pack(">BHI", METHOD, 0, 100), 7),
+    ],
+)
+def test_fr8_a_frame_that_has_come_in_part_shows(data: bytes, come: int) -> None:
+    """Its bytes are counted, also while they come in small pieces."""
+    log = Log()
+    tap = tap_with(log)
+    for byte in data:
+        tap.feed(bytes([byte]))
+    [first] = tap.unfinished()
+
+    tap.feed(b"?")
+    [after] = tap.unfinished()
+
+    assert (first.come, after.come) == (come, come + 1)
+    assert log.events == []
+
+
+def test_fr8_a_message_that_has_come_in_part_shows() -> None:
+    """So does one whose frames are whole; a whole message does not."""
+    tap = tap_with(Log())
+    whole = message(TAPPED, 1, b"a body of two", sizes=[6])
+    starts = []
+    for end in (len(whole) - 8 - 7 - 8 - 6, len(whole) - 8 - 7):
+        tap = tap_with(Log())
+        tap.feed(whole[:end])
+        starts.append([each.come for each in tap.unfinished()])
+    tap.feed(whole[-8 - 7 :])
+
+    assert starts == [[0], [6]]
+    assert list(tap.unfinished()) == []
+
+
+def test_fr21_of_a_message_that_is_too_large_nothing_is_kept() -> None:
+    """700 MB pass through, and its sink is told how many they were."""
+    log = Log()
+    tap = tap_with(log)
+    tap.largest_message = 1000
+    size = 700_000_000
+    tap.feed(method(TAPPED, DELIVER, deliver(1)))
+    tap.feed(frame(HEADER, TAPPED, pack(">HHQ", 60, 0, size) + b"\0\0"))
+    body = frame(BODY, TAPPED, bytes(125_000))
+    tracemalloc.start()
+    for _ in range(size // 125_000):
+        tap.feed(body)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    tap.feed(message(TAPPED, 2, b"x" * 1000))
+
+    assert peak < 1_000_000
+    assert log.events == [
+        ("oversized", deliver(1), b"\0\0", size),
+        ("delivered", deliver(2), b"\0\0", b"x" * 1000),
+    ]

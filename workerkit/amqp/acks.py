@@ -4,9 +4,12 @@ A frame and a `send` per message is a quarter of what bare aio-pika spends on it
 collected over one turn of the event loop; a run of them without a gap needs one frame.
 """
 
+from collections import deque
 from collections.abc import Callable
 from struct import Struct
 from typing import Any
+
+from workerkit.amqp.frames import MalformedFrame
 
 _FRAME_END = 0xCE
 _ACK = Struct(">BHIHHQBB").pack  # frame type, channel, size, class, method, tag, multiple, end
@@ -20,16 +23,37 @@ class Acks:
     outstanding tag up to its own, so it may only span tags that are all settled, and its own must
     itself await an ack: RabbitMQ answers an ack of a settled tag with 406 and closes the channel.
 
+    An ack that was written may still get lost: the broker may have closed the socket before, while
+    a handler kept this process from noticing it. So what was acknowledged is kept until something
+    shows that the broker has the ack: bytes that came a second later or more, or more deliveries
+    than the prefetch allows without it. That is less than twice the prefetch.
+
     Args:
         channel: Its number.
         write: Sends bytes at once, or buffers them; False once nothing can be sent.
         soon: Calls a function later in, or at the end of, this turn of the event loop.
 
     Attributes:
+        prefetch: Deliveries that the broker leaves unsettled at most; 0 keeps nothing.
         unsent: Told the deliveries whose acks were taken and could not be sent any more.
+        in_doubt: Told the deliveries whose acks were sent, and may have got lost on the way.
     """
 
-    __slots__ = ("_channel", "_outstanding", "_pending", "_soon", "_write", "lost", "unsent")
+    __slots__ = (
+        "_channel",
+        "_kept",
+        "_last",
+        "_older",
+        "_outstanding",
+        "_pending",
+        "_sent",
+        "_soon",
+        "_write",
+        "in_doubt",
+        "lost",
+        "prefetch",
+        "unsent",
+    )
 
     def __init__(
         self,
@@ -42,8 +66,14 @@ class Acks:
         self._soon = soon
         self._outstanding: dict[int, None] = {}  # In order; not settled on the wire.
         self._pending: dict[int, Any] = {}
+        self._sent: deque[dict[int, Any]] = deque()
+        self._kept = 0  # Deliveries in all of them.
+        self._older = 0  # How many of them were sent before `heard` was called last.
+        self._last = 0
         self.lost = False
+        self.prefetch = 0
         self.unsent: Callable[[list[Any]], None] = lambda deliveries: None
+        self.in_doubt: Callable[[list[Any]], None] = lambda deliveries: None
 
     @property
     def first(self) -> int | None:
@@ -51,7 +81,17 @@ class Acks:
         return next(iter(self._outstanding), None)
 
     def expect(self, tag: int) -> None:
-        """A delivery has come, and will have to be settled."""
+        """A delivery has come, and will have to be settled.
+
+        Raises:
+            MalformedFrame: Its tag is not the next one. RabbitMQ counts without gaps, and an ack
+                with `multiple` would settle what is in the gap.
+        """
+        if tag != self._last + 1:
+            raise MalformedFrame(
+                f"a delivery on channel {self._channel} with tag {tag} after tag {self._last}"
+            )
+        self._last = tag
         self._outstanding[tag] = None
 
     def ack(self, tag: int, delivery: Any = None) -> bool:
@@ -84,7 +124,53 @@ class Acks:
         if self.lost or not self._pending:
             return
         taken, self._pending = self._pending, {}
-        pending = sorted(taken)
+        frames = self._frames(sorted(taken)) if len(taken) > 1 else self._only(*taken)
+        if not self._send(frames):
+            self._tell(taken)
+            return
+        sent = self._sent
+        sent.append(taken)
+        self._kept += len(taken)
+        room = self.prefetch - len(self._outstanding)
+        while sent and self._kept - len(sent[0]) >= room:
+            self._kept -= len(sent.popleft())
+            if self._older:
+                self._older -= 1
+
+    def heard(self) -> None:
+        """Bytes have come, a second or more after this was called last.
+
+        What was sent before that has arrived: bytes that came sooner may have been on their way.
+        """
+        for _ in range(self._older):
+            self._kept -= len(self._sent.popleft())
+        self._older = len(self._sent)
+
+    def finish(self) -> None:
+        """Send what is pending, and nothing any more: the channel will be closed by us."""
+        self.flush()
+        self.lost = True
+
+    def arrived(self) -> None:
+        """The broker has answered to something that was sent after all acks."""
+        self._sent.clear()
+        self._kept = self._older = 0
+
+    def fence(self) -> None:
+        """The channel is gone: send nothing any more."""
+        self.lost = True
+        taken, self._pending = self._pending, {}
+        self._tell(taken)
+        sent = [each for batch in self._sent for each in batch.values() if each is not None]
+        self.arrived()
+        if sent:
+            self.in_doubt(sent)
+
+    def _tell(self, taken: dict[int, Any]) -> None:
+        if deliveries := [each for each in taken.values() if each is not None]:
+            self.unsent(deliveries)
+
+    def _frames(self, pending: list[int]) -> bytes:
         for tag in pending:
             del self._outstanding[tag]
         first = self.first
@@ -95,18 +181,12 @@ class Acks:
                 frames.append(self._frame(pending[position], multiple=position > 0))
                 break
             frames.append(self._frame(pending[position], multiple=False))
-        if not self._send(b"".join(frames)):
-            self._tell(taken)
+        return b"".join(frames)
 
-    def fence(self) -> None:
-        """The channel is gone: send nothing any more."""
-        self.lost = True
-        taken, self._pending = self._pending, {}
-        self._tell(taken)
-
-    def _tell(self, taken: dict[int, Any]) -> None:
-        if deliveries := [each for each in taken.values() if each is not None]:
-            self.unsent(deliveries)
+    def _only(self, tag: int) -> bytes:
+        """As `_frames`, for one: the most common case where there is little to do."""
+        del self._outstanding[tag]
+        return _ACK(_METHOD, self._channel, _SIZE, _BASIC, _ACK_ID, tag, False, _FRAME_END)
 
     def _frame(self, tag: int, *, multiple: bool) -> bytes:
         return _ACK(_METHOD, self._channel, _SIZE, _BASIC, _ACK_ID, tag, multiple, _FRAME_END)

@@ -8,6 +8,7 @@ from typing import Any
 
 from workerkit.amqp.codes import PRECONDITION_FAILED
 from workerkit.amqp.connection import Channel, Session
+from workerkit.amqp.frames import MalformedFrame
 from workerkit.amqp.properties import decode
 from workerkit.errors import BrokerRefused, ConnectionLost, MessageTooLarge
 
@@ -132,6 +133,9 @@ class Confirms:
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Nothing is consumed on this channel."""
 
+    def oversized(self, method: bytes, properties: bytes, size: int) -> None:
+        """Nothing is consumed on this channel."""
+
     def empty(self) -> None:
         """Nothing is asked for on this channel."""
 
@@ -146,12 +150,20 @@ class Confirms:
                 return
 
     def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
-        """Wake the publishes that this confirm is for."""
+        """Wake the publishes that this confirm is for.
+
+        Raises:
+            MalformedFrame: It is for none, or for one that has its confirm.
+        """
+        if tag == 0 and multiple:
+            tag = self._published  # All of them, AMQP says.
+        if tag > self._published or not (multiple or tag in self._pending):
+            raise MalformedFrame(f"a confirm of {tag}, for which no publish waits")
         tags = list(takewhile(lambda each: each <= tag, self._pending)) if multiple else [tag]
         for each in tags:
-            pending = self._pending.pop(each, None)
+            pending = self._pending.pop(each)
             returned = self._returned.pop(each, None)
-            if pending is None or pending.confirm.done():
+            if pending.confirm.done():
                 continue
             if not accepted:
                 pending.confirm.set_exception(Refused("the broker did not take it over"))

@@ -21,11 +21,12 @@ from aiormq.exceptions import (
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.addresses import Attempt, Rotation
 from workerkit.amqp.codes import NO_PERMISSION
+from workerkit.amqp.frame_reader import Sink
 from workerkit.amqp.gets import Gets
 from workerkit.amqp.handshake import TapConnection, log_in
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.methods import BindQueue, Consume, DeclareExchange, DeclareQueue
-from workerkit.amqp.tap import Sink, TapProtocol
+from workerkit.amqp.tap import TapProtocol
 from workerkit.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.supervisor import within
@@ -65,6 +66,7 @@ class Channel:
         self.number: int = channel.number
         loop = asyncio.get_running_loop()
         self.acks = Acks(self.number, session.protocol.write, loop.call_soon)
+        session.protocol.acks.add(self.acks)
         self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
         self.on_cancel: Callable[[str], None] = lambda _: None
         channel.closing.add_done_callback(self._on_closing)
@@ -79,7 +81,8 @@ class Channel:
         self._session.protocol.tap.open(self.number, sink)
 
     async def prefetch(self, count: int) -> None:
-        """Limit the unacknowledged messages of each consumer that is started later."""
+        """Limit the unacknowledged messages of the consumer that is started later."""
+        self.acks.prefetch = count
         await self._ask("basic.qos", self._channel.basic_qos(prefetch_count=count))
 
     async def consume(self, queue: str, tag: str, arguments: dict[str, Any]) -> None:
@@ -158,13 +161,14 @@ class Channel:
 
     async def close(self) -> None:
         """Send pending acks, then close; a channel that will not close costs the session."""
-        self.acks.flush()
-        self.acks.fence()
+        self.acks.finish()
         if not self.lost.done() and not self._session.gone:
             try:
                 await self._ask("channel.close", self._channel.close())
+                self.acks.arrived()
             except (ConnectionLost, BrokerRefused) as error:
                 self._session.abort(f"a channel would not close: {error}")
+        self.acks.fence()
         if self._sink is not None:
             self._session.protocol.tap.close(self.number, self._sink)
 
@@ -185,8 +189,11 @@ class Channel:
         self._session.abort("a message went past the tap")
 
     def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
-        self.acks.fence()
+        if closing is self._session.protocol.lost or not self.acks.lost:
+            # Else we close it, and the answer shows whether the acks have arrived.
+            self.acks.fence()
         # The session outlives its channels, and must not keep them.
+        self._session.protocol.acks.discard(self.acks)
         self._session.protocol.lost.remove_done_callback(self._on_closing)
         if not self.lost.done():
             failed = None if closing.cancelled() else closing.exception()

@@ -7,8 +7,9 @@ from struct import Struct
 from typing import Any
 
 from workerkit.amqp.acks import Acks
+from workerkit.amqp.frames import MalformedFrame
 from workerkit.amqp.message import AMQPMessage
-from workerkit.errors import ConnectionLost
+from workerkit.errors import ConnectionLost, InvalidBody
 
 _HEAD = Struct(">BHI").pack
 _U64 = Struct(">Q").unpack_from
@@ -60,9 +61,13 @@ class Gets:
         return answer
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Answer the oldest question with a message."""
-        if not self._asked:
-            return  # The channel is lost: this message has gone back.
+        """Answer the oldest question with a message.
+
+        Raises:
+            MalformedFrame: There is no question.
+        """
+        if not self._expected():
+            return  # This message has gone back.
         queue, answer = self._asked.popleft()
         (tag,) = _U64(method, 1)  # Behind an empty consumer tag.
         self._acks.expect(tag)
@@ -77,9 +82,21 @@ class Gets:
         if not answer.done():
             answer.set_result(message)
 
+    def oversized(self, method: bytes, properties: bytes, size: int) -> None:
+        """Answer the oldest question: what would be a message is larger than is allowed."""
+        if self._expected():
+            _, answer = self._asked.popleft()
+            self._acks.expect(_U64(method, 1)[0])
+            if not answer.done():
+                answer.set_exception(InvalidBody(f"a message of {size} bytes is too large"))
+
     def empty(self) -> None:
-        """Answer the oldest question: there is none."""
-        if self._asked:
+        """Answer the oldest question: there is none.
+
+        Raises:
+            MalformedFrame: There is no question.
+        """
+        if self._expected():
             _, answer = self._asked.popleft()
             if not answer.done():
                 answer.set_result(None)
@@ -93,6 +110,12 @@ class Gets:
     def closed(self) -> None:
         """The broker closes the channel, and hears nothing that is sent on it from now on."""
         self._acks.fence()
+
+    def _expected(self) -> bool:
+        """Whether there is a question; none is left once the channel is lost."""
+        if not self._asked and not self._lost.done():
+            raise MalformedFrame("an answer to basic.get that nobody asked for")
+        return bool(self._asked)
 
     def _on_lost(self, lost: "asyncio.Future[ConnectionLost]") -> None:
         for _, answer in self._asked:

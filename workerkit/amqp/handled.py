@@ -1,24 +1,35 @@
-"""Messages that were handled, and whose acknowledgement could not be sent any more.
+"""Messages that were handled, and whose acknowledgement the broker does not have, or may not have.
 
-Their connection was lost while the handler ran, so the broker delivers them again.
+Their connection was lost while the handler ran, or before anything showed that the acknowledgement
+had arrived. So the broker delivers them again.
 """
 
 from collections import OrderedDict
+from time import monotonic
 from typing import Any
 
 from workerkit.amqp.message import AMQPMessage
 
 _REMEMBERED = 1_000
+_IN_DOUBT = 600.0
 
 Place = tuple[str, str]
 """A named connection and a virtual host."""
 
+_Key = tuple[Place, tuple[str, bytes]]
+
 
 class Handled:
-    """Remembers the last thousand of them in this process, so that none is handled twice."""
+    """Remembers the last thousand of them in this process, so that none is handled twice.
+
+    Where it is only in doubt whether the broker has the acknowledgement, the message may be gone,
+    and what is remembered of it would be taken for another one that looks the same. So there is
+    more that has to be the same, all properties, and it is remembered for ten minutes only.
+    """
 
     def __init__(self) -> None:
-        self._times: OrderedDict[tuple[Place, tuple[str, bytes]], int] = OrderedDict()
+        self._times: OrderedDict[_Key, int] = OrderedDict()
+        self._in_doubt: OrderedDict[tuple[_Key, bytes], tuple[int, float]] = OrderedDict()
 
     def remember(self, place: Place, message: AMQPMessage[Any]) -> None:
         """A message was handled, and cannot be acknowledged.
@@ -33,12 +44,32 @@ class Handled:
         while len(self._times) > _REMEMBERED:
             self._times.popitem(last=False)
 
+    def doubt(self, place: Place, message: AMQPMessage[Any]) -> None:
+        """A message was handled, and its acknowledgement sent, and nothing shows that it arrived.
+
+        For one without an id as above.
+        """
+        if not message.message_id:
+            return
+        key = (place, message.fingerprint), message.circumstances
+        times, _ = self._in_doubt.pop(key, (0, 0.0))
+        self._in_doubt[key] = times + 1, monotonic()
+        while len(self._in_doubt) > _REMEMBERED:
+            self._in_doubt.popitem(last=False)
+
     def recall(self, place: Place, message: AMQPMessage[Any]) -> bool:
         """Whether a redelivered message is one of them; it is forgotten with that."""
-        if not self._times:
+        if not self._times and not self._in_doubt:
             return False
         key = place, message.fingerprint
         times = self._times.pop(key, 0)
         if times > 1:
             self._times[key] = times - 1
-        return times > 0
+        return times > 0 or (bool(self._in_doubt) and self._resolve(key, message))
+
+    def _resolve(self, key: _Key, message: AMQPMessage[Any]) -> bool:
+        whole = key, message.circumstances
+        times, since = self._in_doubt.pop(whole, (0, 0.0))
+        if times > 1:
+            self._in_doubt[whole] = times - 1, since
+        return times > 0 and monotonic() - since < _IN_DOUBT

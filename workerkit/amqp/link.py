@@ -7,6 +7,8 @@ from typing import Protocol
 
 from workerkit.amqp.addresses import Attempt, Rotation
 from workerkit.amqp.connection import Session, connect_to
+from workerkit.amqp.frames import MalformedFrame
+from workerkit.amqp.stalls import LOOKS, Stalls
 from workerkit.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.observe import Connection, Event, Observer, tell
@@ -117,6 +119,7 @@ class Link:
 
     async def _serve(self, session: Session) -> None:
         """Lend *session* out until it is lost, or this is cancelled; then clear up after it."""
+        session.protocol.tap.largest_message = self._settings.max_message_size
         self._session = session
         self._connected.set()
         session.lost.add_done_callback(self._forget)
@@ -131,13 +134,21 @@ class Link:
         self._connected.clear()
 
     async def _watch(self, session: Session) -> None:
-        """Return when the session is lost; give it up when the broker has gone silent."""
+        """Return when the session is lost; give it up when the broker has gone silent.
+
+        Or when it does not go on with a frame or a message that it has begun.
+        """
         loop = asyncio.get_running_loop()
         limit = self._settings.heartbeat * _LOST_AFTER_HEARTBEATS
+        stalls = Stalls(limit)
         while not session.lost.done():
             silent = loop.time() - session.protocol.last_read
             if silent < limit:
-                await asyncio.wait([session.lost], timeout=limit - silent)
+                await asyncio.wait([session.lost], timeout=min(limit - silent, limit / LOOKS))
+                unfinished = list(session.protocol.tap.unfinished())
+                if stalled := stalls.look(unfinished, loop.time()):
+                    session.protocol.give_up(MalformedFrame(stalled))
+                    await asyncio.wait([session.lost])
                 continue
             # After a handler that blocked the loop, what came meanwhile has yet to be read.
             await asyncio.wait([session.lost], timeout=_SECOND_LOOK)

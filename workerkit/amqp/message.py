@@ -1,5 +1,6 @@
 """One RabbitMQ message, as a handler sees it."""
 
+import dataclasses
 from datetime import datetime
 from functools import cached_property
 from hashlib import blake2b
@@ -20,6 +21,8 @@ ATTEMPT = f"{OURS}attempt"
 QUEUE = f"{OURS}queue"
 EXCHANGE, ROUTING_KEY = f"{OURS}exchange", f"{OURS}routing-key"
 DELIVERY_COUNT = "x-delivery-count"
+# Headers that a broker writes when it delivers a message again.
+_COUNTS = frozenset({DELIVERY_COUNT, "x-acquired-count"})
 _MOST_ATTEMPTS = 1_000_000
 
 
@@ -176,6 +179,14 @@ class AMQPMessage(Delivery, Generic[T]):
         """What it has in common with itself when it comes again, and with hardly any other."""
         name = blake2b((self.message_id or "").encode()).digest()
         return self.queue, blake2b(self.raw, digest_size=16, key=name).digest()
+
+    @property
+    def circumstances(self) -> bytes:
+        """All that its sender wrote beside the body; also the same when it comes again."""
+        headers = sorted((name, each) for name, each in self.sent.items() if name not in _COUNTS)
+        properties = dataclasses.replace(self.properties, table=None)
+        told = repr((self.exchange, self.routing_key, properties, headers))
+        return blake2b(told.encode(), digest_size=16).digest()
 
     @property
     def delivery_count(self) -> int:

@@ -10,9 +10,11 @@ from typing import Any
 
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.consumer import AMQPOptions
+from workerkit.amqp.frames import MalformedFrame
 from workerkit.amqp.handled import Handled, Place
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.overdue import Overdue
+from workerkit.amqp.oversized import Oversized
 from workerkit.amqp.settling import Settling
 from workerkit.amqp.stream import Position
 from workerkit.batch import Batching
@@ -26,6 +28,7 @@ log = logging.getLogger(__name__)
 
 _U64 = Struct(">Q").unpack_from
 _LONG_TURN = 0.001
+_NOT_OURS = "a delivery to a consumer that is not there"
 
 
 class Receiver:
@@ -54,6 +57,7 @@ class Receiver:
         self._overdue = overdue
         self._handled = handled
         self._place = place
+        self._limit = f"AMQP__{place[0].upper()}__MAX_MESSAGE_SIZE"
         self._waiting: deque[AMQPMessage[Any]] = deque()
         self._batching: Batching[AMQPMessage[Any]] = Batching(
             options.full_batch, options.batch_interval, self.workers.wake
@@ -62,17 +66,17 @@ class Receiver:
         self._running: dict[AMQPMessage[Any], float] = {}
         self._stopping = asyncio.Event()
 
-    def inlet(self, acks: Acks, queue: str, position: Position | None = None) -> "Inlet":
+    def inlet(self, acks: Acks, queue: str, tag: str, position: Position | None = None) -> "Inlet":
         """What takes the messages of one channel off the tap; a stream has a position."""
-        acks.unsent = self._remember
+        acks.unsent, acks.in_doubt = self._remember, self._doubt
         if position is None:
-            return Inlet(self._take, acks, queue)
+            return Inlet(self._take, acks, queue, tag, self._limit)
 
         def take(message: AMQPMessage[Any]) -> None:
             position.note(message)
             self._take(message)
 
-        return Inlet(take, acks, queue)
+        return Inlet(take, acks, queue, tag, self._limit)
 
     def forget(self, acks: Acks) -> None:
         """Their channel is lost: the broker delivers again what no worker has begun with."""
@@ -211,6 +215,10 @@ class Receiver:
         for message in messages:
             self._handled.remember(self._place, message)
 
+    def _doubt(self, messages: Sequence[AMQPMessage[Any]]) -> None:
+        for message in messages:
+            self._handled.doubt(self._place, message)
+
     def _tell(
         self,
         message: AMQPMessage[Any],
@@ -225,16 +233,39 @@ class Receiver:
 
 
 class Inlet:
-    """The messages of one channel, which has one consumer of one queue."""
+    """The messages of one channel, which has one consumer of one queue.
 
-    def __init__(self, take: Callable[[AMQPMessage[Any]], None], acks: Acks, queue: str) -> None:
+    Args:
+        tag: Of the consumer.
+        limit: The name of the variable that limits the size of messages.
+    """
+
+    def __init__(
+        self,
+        take: Callable[[AMQPMessage[Any]], None],
+        acks: Acks,
+        queue: str,
+        tag: str,
+        limit: str = "max_message_size",
+    ) -> None:
+        self._limit = limit
         self._take = take
         self._acks = acks
         self._queue = queue
+        encoded = tag.encode()
+        self._begin = bytes((len(encoded),)) + encoded
+        self._end = len(self._begin)
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Queue a message for the next free worker. The prefetch bounds how many there are."""
-        end = method[0] + 1  # Behind the consumer tag.
+        """Queue a message for the next free worker. The prefetch bounds how many there are.
+
+        Raises:
+            MalformedFrame: It is for no consumer of this channel, or its tag is not the next one.
+        """
+        # As _expected, without it: every message pays for each call.
+        end = self._end
+        if not method.startswith(self._begin):
+            raise MalformedFrame(_NOT_OURS)
         (tag,) = _U64(method, end)
         self._acks.expect(tag)
         self._take(
@@ -243,6 +274,26 @@ class Inlet:
                 queue=self._queue,
                 tag=tag,
                 envelope=method[end + 8 :],
+                properties=properties,
+                acks=self._acks,
+            )
+        )
+
+    def oversized(self, method: bytes, properties: bytes, size: int) -> None:
+        """Queue a message whose body could not be kept; nobody can read it.
+
+        Raises:
+            MalformedFrame: As above.
+        """
+        tag = self._expected(method)
+        envelope = method[self._end + 8 :]
+        self._take(
+            Oversized(
+                size,
+                self._limit,
+                queue=self._queue,
+                tag=tag,
+                envelope=envelope,
                 properties=properties,
                 acks=self._acks,
             )
@@ -260,3 +311,11 @@ class Inlet:
     def closed(self) -> None:
         """The broker closes the channel, and hears nothing that is sent on it from now on."""
         self._acks.fence()
+
+    def _expected(self, method: bytes) -> int:
+        """The delivery tag."""
+        if not method.startswith(self._begin):
+            raise MalformedFrame(_NOT_OURS)
+        (tag,) = _U64(method, self._end)
+        self._acks.expect(tag)
+        return int(tag)

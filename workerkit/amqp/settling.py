@@ -2,21 +2,34 @@
 
 import asyncio
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Mapping
 from typing import Any
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.dead_letters import DeadLetters
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.moving import Moves
+from workerkit.amqp.oversized import Oversized
 from workerkit.amqp.pacing import at_limit, near_limit
 from workerkit.amqp.requeue import Requeue
 from workerkit.amqp.retries import Retries
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import MessageTooLarge, Reject
+from workerkit.health import Part
 from workerkit.supervisor import Backoff, paused
 
 log = logging.getLogger(__name__)
+
+DEAD_LETTER_EXCHANGE = "x-dead-letter-exchange"
+_HELD = (
+    "queue {0.queue!r} has a message of {0.size} bytes, more than {0.setting} allows, and no "
+    "dead_letter_exchange that would take it"
+)
+_DONE = {
+    Action.ACK: "skipped; it stays in the stream",
+    Action.REJECT: "rejected to the queue's dead_letter_exchange",
+    Action.DEAD_LETTER: "held unacknowledged, as the queue has no dead_letter_exchange",
+}
 
 
 class Settling:
@@ -27,14 +40,17 @@ class Settling:
 
     Attributes:
         failing: Whether messages have failed in a row, so that a success has to be told as well.
+        parts: Told, by queue, when a message cannot be settled at all.
     """
 
     def __init__(self, options: AMQPOptions, moves: Moves) -> None:
         self._name = options.name
         self._dead_letters = DeadLetters(moves, options.queues, options.name)
         self._retries = Retries(moves, options.queues, options.retry)
+        self._queues = {queue.name: queue for queue in options.queues}
         self._limits = {queue.name: queue.known_delivery_limit for queue in options.queues}
         self.failing = False
+        self.parts: Mapping[str, Part] = {}
         self._stopping = asyncio.Event()
         self._streams = {queue.name for queue in options.queues if queue.is_stream}
         self._per_process = {queue.name for queue in options.queues if queue.per_process}
@@ -59,6 +75,8 @@ class Settling:
         if action is Action.ACK:
             self._progressed(message)
             return action, message.acks.ack(message.tag, message)
+        if isinstance(message, Oversized) and action is Action.DEAD_LETTER:
+            return self._unread(message)
         if action is Action.REJECT:
             return action, message.acks.reject(message.tag, requeue=False)
         if action is Action.RETRY:
@@ -130,6 +148,32 @@ class Settling:
             return True
         limit = self._limits[message.queue]
         return near_limit(message.delivery_count, limit, redelivered=message.redelivered)
+
+    def _unread(self, message: Oversized) -> tuple[Action, bool]:
+        """Settle a dead letter of which there can be no copy, as its body was not kept.
+
+        Without the queue's dead-letter exchange it stays unsettled, rather than be lost: other
+        messages go on. A stream keeps it anyway.
+        """
+        if message.queue in self._streams:
+            done, settled = Action.ACK, message.acks.ack(message.tag)
+        elif DEAD_LETTER_EXCHANGE in self._queues[message.queue].declared_arguments:
+            done, settled = Action.REJECT, message.acks.reject(message.tag, requeue=False)
+        else:
+            done, settled = Action.DEAD_LETTER, False
+            if message.queue in self.parts:
+                self.parts[message.queue].waiting(_HELD.format(message))
+        log.error(
+            "message is too large to be read",
+            extra={
+                "consumer": self._name,
+                "delivery": repr(message),
+                "size": message.size,
+                "limited_by": message.setting,
+                "done": _DONE[done],
+            },
+        )
+        return done, settled
 
     async def _buried(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
         """Move to the dead letters; False where that failed, and the original has to stay."""

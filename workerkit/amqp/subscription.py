@@ -135,7 +135,8 @@ class Subscription:
         channel = self._channel = await session.channel()
         channel.on_cancel = lambda tag: self._cancelled.set()
         channel.lost.add_done_callback(lambda lost: self._cancelled.set())
-        channel.tap(self._receiver.inlet(channel.acks, self._queue.name, self._position))
+        inlet = self._receiver.inlet(channel.acks, self._queue.name, self._tag, self._position)
+        channel.tap(inlet)
         await channel.prefetch(self._prefetch)
         arguments = {}
         if self._position is not None:

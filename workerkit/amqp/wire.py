@@ -204,11 +204,12 @@ class AMQPWire:
         declare = options.declare or settings.declare
         moves = Moves(publisher, name, options.vhost, declare)
         topology = Topology(options, written, declare, moves)
+        settling = Settling(options, moves)
         receiver = Receiver(
             endpoint,
             options,
             context.observers,
-            Settling(options, moves),
+            settling,
             Overdue(options.name, consumer_timeout),
             self._handled,
             key,
@@ -216,6 +217,7 @@ class AMQPWire:
         self._receivers.append(receiver)
         self._workers += [context.keep(work, name) for name, work in receiver.workers.tasks()]
         parts = [Part(context.changed) for _ in options.queues]
+        settling.parts = dict(zip((queue.name for queue in options.queues), parts, strict=True))
         for queue, part in zip(options.queues, parts, strict=True):
             subscription = Subscription(
                 queue, options.prefetch_count, link, receiver, topology, part

@@ -1,0 +1,274 @@
+"""Read the frames of the channels that workerkit consumes and publishes on. Pure: no I/O."""
+
+from collections.abc import Callable, Iterator
+from struct import Struct
+from typing import Protocol
+
+from workerkit.amqp.frames import (
+    BODY,
+    DEFAULT_FRAME_MAX,
+    HEADER,
+    LEAST_PROGRESS,
+    METHOD,
+    Content,
+    Limits,
+    MalformedFrame,
+    Unfinished,
+    ends_with_texts,
+    out_of_place,
+)
+
+_HEAD = Struct(">BHI").unpack_from  # frame type, channel, size
+_U64, _U32 = Struct(">Q").unpack_from, Struct(">I").unpack_from
+_FRAME_END = 0xCE
+_DELIVER, _RETURN = b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x32"
+_ACK, _NACK = b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x78"
+_GET_OK, _GET_EMPTY = b"\x00\x3c\x00\x47", b"\x00\x3c\x00\x48"
+_CHANNEL_CLOSE = b"\x00\x14\x00\x28"
+_TUNE, _CONNECTION_CLOSE = b"\x00\x0a\x00\x1e", b"\x00\x0a\x00\x32"
+_BLOCKED, _UNBLOCKED = b"\x00\x0a\x00\x3c", b"\x00\x0a\x00\x3d"
+_UNLIMITED = 2**64
+
+
+class Sink(Protocol):
+    """Gets what is tapped off one channel, in the order in which the broker sent it."""
+
+    def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
+        """A message: the arguments of basic.deliver, the property flags and values, the body.
+
+        One that was asked for by basic.get comes as if to a consumer whose tag is empty.
+        """
+
+    def oversized(self, method: bytes, properties: bytes, size: int) -> None:
+        """A message as above, whose body of *size* bytes was too large to be kept."""
+
+    def empty(self) -> None:
+        """There is no message for a basic.get."""
+
+    def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
+        """A message that could not be routed: the arguments of basic.return, and the message."""
+
+    def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
+        """A publish, or all up to it, that the broker has taken over or refused."""
+
+    def closed(self) -> None:
+        """The broker closes the channel: whatever is sent on it now is ignored."""
+
+
+class Tap:
+    """Splits what the broker sends. Pure: bytes in, bytes and calls of sinks out.
+
+    Args:
+        on_blocked: Told when the broker begins or ends to block publishers of this connection.
+
+    Attributes:
+        refusal: Reply code and text of the connection.close that the broker sent.
+        largest_message: Bytes of a body; of a longer one nothing is kept, and its sink is told so.
+    """
+
+    def __init__(self, on_blocked: Callable[[bool], None]) -> None:
+        self.refusal: tuple[int, str] | None = None
+        self._on_blocked = on_blocked
+        self._sinks: dict[int, Sink] = {}
+        self._contents: dict[int, Content] = {}
+        self.largest_message = _UNLIMITED
+        self._limits = Limits()
+        self._rest: list[bytes] = []  # Of a frame that has not all come.
+        self._come = self._wanted = self._interrupted = 0
+        self._began = self._foreign = False
+
+    def open(self, channel: int, sink: Sink) -> None:
+        """From now on *sink* gets the deliveries, returns and confirms of *channel*."""
+        self._sinks[channel] = sink
+        self._contents.pop(channel, None)
+
+    def close(self, channel: int, sink: Sink) -> None:
+        """Leave what comes on *channel* to aiormq again, if it still goes to *sink*.
+
+        The broker may have closed the channel, and its number belong to another one by now.
+        """
+        if self._sinks.get(channel) is sink:
+            del self._sinks[channel]
+            self._contents.pop(channel, None)
+
+    def feed(self, data: bytes) -> bytes:
+        """Read what has come; what is not for a sink is returned.
+
+        Raises:
+            MalformedFrame: The stream cannot be read on.
+        """
+        if self._foreign:
+            return data
+        buffer = self._completed(data) if self._rest else data
+        size, position, kept = len(buffer), 0, 0
+        passed: list[bytes] = []
+        sinks, limits = self._sinks, self._limits.by_type
+        while size - position >= 7:
+            kind, channel, length = _HEAD(buffer, position)
+            if length > limits[kind]:
+                if not (self._began or position) and buffer.startswith(b"AMQP"):
+                    # A broker of another version names its own, and closes.
+                    self._foreign, position = True, size
+                    break
+                raise MalformedFrame(self._limits.explain(kind, length))
+            start, end = position + 7, position + 7 + length
+            if end >= size:
+                self._check_begun(kind, channel, length)
+                break
+            if buffer[end] != _FRAME_END:
+                raise MalformedFrame("a frame without its end")
+            sink = sinks.get(channel)
+            if sink is not None and self._take(sink, kind, channel, buffer[start:end]):
+                if kept < position:
+                    passed.append(buffer[kept:position])
+                kept = end + 1
+            elif channel == 0 and kind == METHOD:
+                instead = self._notice(buffer[start:end])
+                if instead is not None:
+                    passed += [buffer[kept:start], instead, buffer[end : end + 1]]
+                    kept = end + 1
+            position = end + 1
+        if kept < position:
+            passed.append(buffer[kept:position])
+        if position:
+            self._began = True
+        if position < size:
+            self._interrupt(buffer[position:])
+        return b"".join(passed)
+
+    def unfinished(self) -> Iterator[Unfinished]:
+        """The frame that has come in part, else the messages that have."""
+        if self._rest:
+            what = f"a frame, of which {self._come} of at least {self._wanted} bytes came,"
+            yield Unfinished(self._interrupted, self._come, LEAST_PROGRESS, what)
+            return
+        for channel, content in self._contents.items():
+            come = 0 if content.properties is None else content.announced - content.missing
+            what = f"a message on channel {channel}, of which {come} bytes came,"
+            yield Unfinished(content, come, 1, what)
+
+    def _completed(self, chunk: bytes) -> bytes:
+        """The frame that had come in part, and what is behind it; nothing while it is not whole."""
+        self._rest.append(chunk)
+        self._come += len(chunk)
+        if self._come < self._wanted:
+            return b""
+        whole, self._rest = b"".join(self._rest), []
+        return whole
+
+    def _interrupt(self, rest: bytes) -> None:
+        self._rest, self._come = [rest], len(rest)
+        self._wanted = 8 + _HEAD(rest, 0)[2] if len(rest) >= 7 else 7
+        self._interrupted += 1
+
+    def _check_begun(self, kind: int, channel: int, length: int) -> None:
+        """Find out from the head of a frame whether it is worth while to wait for the rest."""
+        if kind == METHOD or channel not in self._sinks:
+            return
+        content = self._contents.get(channel)
+        if content is None or kind not in (HEADER, BODY):
+            raise MalformedFrame(out_of_place(kind, channel))
+        if kind == BODY and content.properties is not None and length > content.missing:
+            raise MalformedFrame("a body longer than its header says")
+
+    def _take(self, sink: Sink, kind: int, channel: int, payload: bytes) -> bool:
+        """Whether the frame was for *sink*, and is done with."""
+        if kind == METHOD:
+            return self._take_method(sink, channel, payload)
+        content = self._contents.get(channel)
+        if content is None or kind not in (HEADER, BODY):
+            raise MalformedFrame(out_of_place(kind, channel))
+        if kind == BODY:
+            if content.properties is None:
+                raise MalformedFrame("a body before its header")
+            content.missing -= len(payload)
+            if content.parts is not None:
+                content.parts.append(payload)
+        elif content.properties is not None or len(payload) < 14:
+            raise MalformedFrame("a header in the wrong place, or cut short")
+        else:
+            (size,) = _U64(payload, 4)
+            content.announced = content.missing = size
+            content.properties = payload[12:]
+            if size > self.largest_message:
+                content.parts = None
+        if content.missing <= 0:
+            if content.missing < 0:
+                raise MalformedFrame("a body longer than its header says")
+            self._finish(sink, channel, content)
+        return True
+
+    def _take_method(self, sink: Sink, channel: int, payload: bytes) -> bool:
+        method = payload[:4]
+        if channel in self._contents:
+            raise MalformedFrame("a method within a message")
+        if method == _DELIVER:
+            try:
+                # Consumer tag, delivery tag, a bit, exchange and routing key.
+                position = 14 + payload[4]
+                position += payload[position] + 1
+                is_whole = position + payload[position] + 1 == len(payload)
+            except IndexError:
+                is_whole = False
+            if not is_whole:
+                raise MalformedFrame("a delivery that is cut short")
+            self._contents[channel] = Content(payload[4:])
+            return True
+        if method in (_ACK, _NACK):
+            if len(payload) != 13:
+                raise MalformedFrame("a confirm that is cut short")
+            (tag,) = _U64(payload, 4)
+            sink.confirmed(tag, multiple=bool(payload[12] & 1), accepted=method == _ACK)
+            return True
+        if method == _RETURN:
+            # Reply code and text, exchange and routing key.
+            if not ends_with_texts(payload, 6, 3):
+                raise MalformedFrame("a returned message that is cut short")
+            self._contents[channel] = Content(payload[4:], returned=True)
+            return True
+        if method == _GET_OK:
+            # Delivery tag, a bit, exchange and routing key, messages left.
+            if not ends_with_texts(payload[:-4], 13, 2):
+                raise MalformedFrame("an answer to basic.get that is cut short")
+            self._contents[channel] = Content(b"\0" + payload[4:])
+            return True
+        if method == _GET_EMPTY:
+            sink.empty()
+            return True
+        if method == _CHANNEL_CLOSE:
+            sink.closed()
+        return False
+
+    def _finish(self, sink: Sink, channel: int, content: Content) -> None:
+        del self._contents[channel]
+        parts = content.parts
+        assert content.properties is not None
+        if content.returned:
+            sink.returned(content.method, content.properties, b"".join(parts or ()))
+        elif parts is None:
+            sink.oversized(content.method, content.properties, content.announced)
+        else:
+            body = parts[0] if len(parts) == 1 else b"".join(parts)
+            sink.delivered(content.method, content.properties, body)
+
+    def _notice(self, payload: bytes) -> bytes | None:
+        """Read a method of the connection itself; what aiormq gets instead, if it is another."""
+        method = payload[:4]
+        if method == _CONNECTION_CLOSE and len(payload) > 7:
+            text = payload[7 : 7 + payload[6]].decode(errors="replace")
+            self.refusal = int.from_bytes(payload[4:6], "big"), text
+        elif method == _BLOCKED:
+            self._on_blocked(True)
+        elif method == _UNBLOCKED:
+            self._on_blocked(False)
+        elif method == _TUNE and len(payload) == 12:
+            return self._tune(payload)
+        return None
+
+    def _tune(self, payload: bytes) -> bytes | None:
+        """Note the largest frame. Where the broker sets no limit, a client may, and we do."""
+        (frame_max,) = _U32(payload, 6)
+        self._limits.agree(frame_max or DEFAULT_FRAME_MAX)
+        if frame_max:
+            return None
+        return payload[:6] + DEFAULT_FRAME_MAX.to_bytes(4, "big") + payload[10:]

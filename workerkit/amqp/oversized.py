@@ -1,0 +1,50 @@
+"""Messages whose bodies are too large to be held in memory."""
+
+from typing import Any, NoReturn
+
+from workerkit.amqp.acks import Acks
+from workerkit.amqp.message import AMQPMessage
+from workerkit.errors import InvalidBody
+
+
+class Oversized(AMQPMessage[Any]):
+    """A message without its body, which was dropped while it came. To ask for it raises.
+
+    Attributes:
+        size: Bytes of the body.
+        setting: The name of the variable that limits them.
+    """
+
+    __slots__ = ("setting", "size")
+
+    def __init__(
+        self,
+        size: int,
+        setting: str,
+        *,
+        queue: str,
+        tag: int,
+        envelope: bytes,
+        properties: bytes,
+        acks: Acks,
+    ) -> None:
+        super().__init__(
+            b"", queue=queue, tag=tag, envelope=envelope, properties=properties, acks=acks
+        )
+        del self.raw
+        self.size = size
+        self.setting = setting
+
+    def __getattr__(self, name: str) -> NoReturn:
+        if name == "raw":
+            raise InvalidBody(f"the body has {self.size} bytes, more than {self.setting} allows")
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __repr__(self) -> str:
+        name = self.message_id or f"#{self.tag}"
+        return f"<AMQPMessage {name} of {self.queue!r}, {self.size} bytes, not kept>"
+
+    @property
+    def fingerprint(self) -> tuple[str, bytes]:
+        """As of any message, by the size in place of the body."""
+        return self.queue, b"%d %s" % (self.size, (self.message_id or "").encode())
