@@ -35,9 +35,9 @@ FLOORS = {
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
     "amqp": "codes queue table properties acks content message stream consumer pacing requeue"
-    " addresses tap gets handshake connection link declaring confirms route outgoing publisher"
-    " moving dead_letters retries topology evidence browsing replaying settling overdue handled"
-    " receiver subscription wire",
+    " addresses tap gets handshake connection link declaring confirms publishing_channels route"
+    " outgoing publisher moving dead_letters retries topology evidence browsing replaying"
+    " settling overdue handled receiver subscription wire",
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",
     "http": "request_ids problem shape text parameters request signature view returned schemas"

@@ -13,7 +13,14 @@ from uuid import uuid4
 
 from workerkit.amqp import outgoing
 from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND, PRECONDITION_FAILED
-from workerkit.amqp.confirms import DEFAULT_EXCHANGE, Outgoing, Refused, Returned
+from workerkit.amqp.confirms import (
+    DEFAULT_EXCHANGE,
+    TOO_LARGE,
+    NotTaken,
+    Outgoing,
+    Refused,
+    Returned,
+)
 from workerkit.amqp.link import Link
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.properties import encode as encode_properties
@@ -196,15 +203,20 @@ class Publisher:
         key, mandatory = to.routing_key, to.mandatory
         if not exchange and key.startswith(_DIRECT_REPLY):
             mandatory = False
-        message = Outgoing(message_id, exchange, key, mandatory, encode_properties(properties), raw)
+        encoded, user = encode_properties(properties), properties.user_id
+        message = Outgoing(message_id, exchange, key, mandatory, encoded, raw, user)
         where = f"message {message_id!r} to {to}"
         route = self._route(to)
         sent = False
         try:
             async with asyncio.timeout(timeout):
-                confirm = await route.publish(message, to.exchange)
-                sent = True
-                await confirm
+                while not sent:
+                    confirm = await route.publish(message, to.exchange)
+                    sent = True
+                    try:
+                        await confirm
+                    except NotTaken:
+                        sent = False
         except TimeoutError as error:
             raise route.late(where, message_id, timeout, sent=sent) from error
         except MessageTooLarge as error:
@@ -303,5 +315,6 @@ def _typed(where: str, error: Returned | Refused, exchange: str) -> PublishError
         return PublishRefused(f"{where}: {error}; {grant}")
     if isinstance(error, Returned):
         return Unroutable(f"{where}: no queue gets it ({error})")
-    kinds = {NOT_FOUND: Unroutable, PRECONDITION_FAILED: MessageTooLarge}
-    return kinds.get(error.code, PublishRefused)(f"{where}: {error}")
+    if error.code == PRECONDITION_FAILED and TOO_LARGE in str(error):
+        return MessageTooLarge(f"{where}: {error}")
+    return (Unroutable if error.code == NOT_FOUND else PublishRefused)(f"{where}: {error}")
