@@ -2,17 +2,16 @@
 
 import asyncio
 import gzip
-import importlib
 import zlib
 from datetime import UTC, datetime
 
 import pytest
-from backports import zstd
 from pamqp.commands import Basic
 from pydantic import BaseModel
 
 from tests.application import Recorder, running
 from tests.client import Client
+from tests.compression import brotli, zstd
 from tests.publishing import publishing
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, AMQPMessage, PublishRefused
@@ -23,9 +22,6 @@ JSON_TYPE = "application/json"
 
 class Named(BaseModel):
     name: str
-
-
-brotli = importlib.import_module("brotli")  # It has no types.
 
 
 def raw_deflate(body: bytes) -> bytes:
