@@ -29,13 +29,6 @@ JSON = "application/json"
 
 _MOST_FINDINGS = 5
 _MARK = "\ufeff"
-_MARKS = {  # Those of UTF-32 before those of UTF-16, which they begin with.
-    codecs.BOM_UTF8: "utf-8-sig",
-    codecs.BOM_UTF32_LE: "utf-32",
-    codecs.BOM_UTF32_BE: "utf-32",
-    codecs.BOM_UTF16_LE: "utf-16",
-    codecs.BOM_UTF16_BE: "utf-16",
-}
 # Texts of pydantic that contain what the sender wrote, and what stands in their place.
 _SENDERS = {
     "union_tag_invalid": "Input tag is none of the expected ones",
@@ -57,8 +50,8 @@ def decoder(type_: Any) -> Decode:
     with None beside it; everything else is read as JSON: JSON values (`dict`, `list`, `int`,
     `Any`...), a pydantic model, a dataclass, a `TypedDict`, a `msgspec.Struct`. A type with a
     `Struct` in it, such as `dict[str, Struct]`, is msgspec's as a whole. Before text and JSON a
-    byte order mark is skipped, and may say that it is UTF-16 or UTF-32. The function raises
-    `InvalidBody`, whose text never contains the body.
+    byte order mark is skipped. The function raises `InvalidBody`, whose text never contains the
+    body.
 
     Raises:
         UnknownType: *type_* is none of these.
@@ -177,24 +170,16 @@ def _text(raw: bytes) -> str:
         text = raw.decode()
         return text[1:] if text[:1] == _MARK else text
     except UnicodeDecodeError as error:
-        if (plain := _unmarked(raw)) is not None:
-            return plain
         raise InvalidBody(
             f"the body is not UTF-8 text: {error.reason} at byte {error.start}"
         ) from error
 
 
-def _unmarked(raw: bytes | str) -> str | None:
-    """What follows a byte order mark, which also tells UTF-16 and UTF-32; None without one."""
+def _unmarked(raw: bytes | str) -> bytes | str | None:
+    """What follows a byte order mark; None without one."""
     if isinstance(raw, str):
         return raw[1:] if raw.startswith(_MARK) else None
-    for mark, charset in _MARKS.items():
-        if raw.startswith(mark):
-            try:
-                return raw.decode(charset)
-            except UnicodeDecodeError:
-                return None
-    return None
+    return raw[3:] if raw.startswith(codecs.BOM_UTF8) else None
 
 
 def _json_decoder(type_: Any) -> Decode:

@@ -134,7 +134,7 @@ def test_a_body_of_every_form(type_: Any, raw: bytes, expected: Any) -> None:
         (dict, b""),
         (dict, b"{"),
         (dict, b"[]"),
-        (dict, b"\xff\xfe{\x00}"),
+        (dict, b"\xff\xfe{\x00}\x00"),
         (int, b'"x"'),
         (Order, b"{}"),
         (Order, b'{"id": "x"}'),

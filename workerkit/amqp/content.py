@@ -21,6 +21,7 @@ _MOST_ENCODINGS = 5
 _MOST_PARTS = 10_000
 _CHUNK = 16 * 1024
 _GZIP = b"\x1f\x8b\x08"
+_HEADS = {"gzip": _GZIP, "x-gzip": _GZIP, "zstd": b"\x28\xb5\x2f\xfd"}
 _UTF_8 = "utf_8"
 # Names that mean "as it is", in use for messages as well as for mail.
 _NOTHING = frozenset({"", "identity", "none", "binary", "7bit", "8bit"})
@@ -47,6 +48,7 @@ class Content:
         self._encodings: list[str] = []
         self._charset = charset = _charset_of(content_type or "")
         self.unknown = ""
+        self._is_decodable = True
         if charset and _codec(charset) is None:
             self.unknown = f"charset {charset!r} is not known"
         for each in (content_encoding or "").split(","):
@@ -57,6 +59,7 @@ class Content:
                 self._encodings.append(name)
             elif _codec(name) is None:
                 self.unknown = f"content_encoding {name!r} is not known"
+                self._is_decodable = False
             else:
                 # Celery and Spring write the charset here.
                 self._charset = self._charset or name
@@ -64,20 +67,29 @@ class Content:
     def decode(self, raw: bytes, *, text: bool, largest: int | None = None) -> bytes:
         """Undo the encodings; of text also the charset, so that it is UTF-8.
 
+        Bytes that do not even begin as their encoding does have a wrong label, and stay as they
+        came: `handle` may know better.
+
         Args:
             largest: Bytes that it may have then; None for `LARGEST`.
 
         Raises:
             InvalidBody: It is not encoded like that, or is larger.
         """
-        if self.unknown:
+        if not self._is_decodable:
             return raw
         if len(self._encodings) > _MOST_ENCODINGS:
             raise InvalidBody(
                 f"content_encoding has {len(self._encodings)} parts, more than {_MOST_ENCODINGS}"
             )
-        for name in reversed(self._encodings):
-            raw = _undone(name, raw, LARGEST if largest is None else largest)
+        came = raw
+        try:
+            for name in reversed(self._encodings):
+                raw = _undone(name, raw, LARGEST if largest is None else largest)
+        except _WrongLabel:
+            if text:
+                raise
+            return came
         codec = _codec(self._charset) if text else _UTF_8
         return raw if codec in (None, _UTF_8) else self._as_utf_8(raw, str(codec))
 
@@ -161,9 +173,22 @@ def _undone(name: str, raw: bytes, largest: int) -> bytes:
         text = f"it has more than {largest} bytes when decoded"
     except _Malformed as error:
         text = str(error)
+        if not _begins(name, raw):
+            raise _WrongLabel(f"the body does not fit its content_encoding {name!r}") from None
     except ImportError as error:
         raise InvalidBody(f"content_encoding {name!r} needs the package {error.name}") from None
     raise InvalidBody(f"the body does not fit its content_encoding {name!r}: {text}")
+
+
+def _begins(name: str, raw: bytes) -> bool:
+    """Whether a body that cannot be decoded at least begins as the encoding does."""
+    if name in ("deflate", "zlib"):
+        return len(raw) > 1 and raw[0] & 0x0F == 8 and int.from_bytes(raw[:2], "big") % 31 == 0
+    return raw.startswith(_HEADS.get(name, b""))
+
+
+class _WrongLabel(InvalidBody):
+    """A body is something else than its encoding says."""
 
 
 class _TooLarge(Exception):
@@ -210,11 +235,13 @@ def _gunzipped(raw: bytes, largest: int) -> bytes:
 
 def _inflated(raw: bytes, largest: int) -> bytes:
     """With zlib's head, as the standard of HTTP has it, or without, as many senders do."""
+    malformed = None
     for bits in (zlib.MAX_WBITS, -zlib.MAX_WBITS):
         try:
             return _read_all(partial(zlib.decompressobj, bits), zlib.error, raw, largest)
         except _Malformed as error:
-            malformed = error
+            malformed = malformed or error
+    assert malformed is not None
     raise malformed
 
 
