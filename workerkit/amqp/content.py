@@ -11,6 +11,7 @@ from encodings.aliases import aliases
 from functools import lru_cache, partial
 from typing import Any
 
+from workerkit.amqp.properties import labels, readable
 from workerkit.errors import InvalidBody
 
 LARGEST = 128 * 1024 * 1024
@@ -63,6 +64,8 @@ class Content:
             else:
                 # Celery and Spring write the charset here.
                 self._charset = self._charset or name
+        codec = _codec(self._charset)
+        self._codec = None if codec == _UTF_8 else codec
 
     def decode(self, raw: bytes, *, text: bool, largest: int | None = None) -> bytes:
         """Undo the encodings; of text also the charset, so that it is UTF-8.
@@ -76,7 +79,7 @@ class Content:
         Raises:
             InvalidBody: It is not encoded like that, or is larger.
         """
-        if not self._is_decodable:
+        if not self._is_decodable or not (self._encodings or (text and self._codec)):
             return raw
         if len(self._encodings) > _MOST_ENCODINGS:
             raise InvalidBody(
@@ -90,8 +93,7 @@ class Content:
             if text:
                 raise
             return came
-        codec = _codec(self._charset) if text else _UTF_8
-        return raw if codec in (None, _UTF_8) else self._as_utf_8(raw, str(codec))
+        return self._as_utf_8(raw, self._codec) if text and self._codec else raw
 
     def encode(self, raw: bytes, *, ours: bool) -> bytes:
         """Do to a body what the properties say of it.
@@ -106,8 +108,7 @@ class Content:
         if ours:
             if self.unknown:
                 raise ValueError(f"{self.unknown}; publish bytes that are encoded already")
-            codec = _codec(self._charset)
-            raw = raw if codec in (None, _UTF_8) else self._from_utf_8(raw, str(codec))
+            raw = self._from_utf_8(raw, self._codec) if self._codec else raw
         elif self.unknown or (self._encodings and _is_encoded(self._encodings[-1], raw)):
             return raw
         for name in self._encodings:
@@ -140,10 +141,21 @@ class Content:
             raise ValueError(f"the body cannot be written in charset {self._charset!r}") from error
 
 
+def content(properties: bytes) -> Content:
+    """Read what properties say of their body; those of most messages say the same."""
+    try:
+        end = 3 + properties[2] if properties[0] & 0x80 else 2
+        if properties[0] & 0x40:
+            end += 1 + properties[end]
+    except IndexError:
+        end = len(properties)
+    return _content(properties[:end])
+
+
 @lru_cache(maxsize=256)
-def content(content_encoding: str | None, content_type: str | None) -> Content:
-    """Read both properties; most messages have the same ones."""
-    return Content(content_encoding, content_type)
+def _content(head: bytes) -> Content:
+    content_type, content_encoding = labels(head)
+    return Content(readable(content_encoding), readable(content_type))
 
 
 def labelled(

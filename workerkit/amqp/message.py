@@ -9,8 +9,8 @@ from typing_extensions import TypeVar
 
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
-from workerkit.amqp.content import Content, content
-from workerkit.amqp.properties import Properties, decode, labels, readable
+from workerkit.amqp.content import content
+from workerkit.amqp.properties import Properties, decode, readable
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX
 from workerkit.delivery import Action, Delivery
 
@@ -123,17 +123,12 @@ class AMQPMessage(Delivery, Generic[T]):
         # before a parameter of the content type. Decoding the properties costs 20 times as much.
         if b";" not in properties and not (properties and properties[0] & _HAS_ENCODING):
             return self.raw
-        return self._content.decode(self.raw, text=text)
+        return content(properties).decode(self.raw, text=text)
 
     @property
     def unknown_content(self) -> str:
         """A `content_encoding` or charset that is not known; empty for most messages."""
-        return self._content.unknown
-
-    @property
-    def _content(self) -> Content:
-        content_type, content_encoding = labels(self._raw_properties)
-        return content(readable(content_encoding), readable(content_type))
+        return content(self._raw_properties).unknown
 
     @property
     def message_id(self) -> str | None:

@@ -71,7 +71,10 @@ class PublishingChannels:
         while (new := self._new(message, exchange)) is not None:
             if (confirm := await self._try(message, exchange, new)) is not None:
                 return confirm
-        return await self._send(await self._opened(), message)
+        shared = self._shared
+        if shared is None or shared.lost:
+            shared = await self._opened()
+        return await self._send(shared, message)
 
     def _new(self, message: Outgoing, exchange: Exchange | str) -> object:
         """What of a message has not been seen to work; None for most."""
@@ -159,8 +162,6 @@ class PublishingChannels:
         return confirms.publish(message)
 
     async def _opened(self) -> Confirms:
-        if self._shared is not None and not self._shared.lost:
-            return self._shared
         async with self._opening:
             if self._shared is None or self._shared.lost:
                 self._shared = Confirms(self.session, await self.session.channel(confirms=True))
