@@ -1,5 +1,6 @@
 """Bodies: bytes to the type that `handle` declares, and values to bytes."""
 
+import codecs
 import dataclasses
 import functools
 import importlib.util
@@ -27,6 +28,7 @@ Decode = Callable[[bytes], Any]
 JSON = "application/json"
 
 _MOST_FINDINGS = 5
+_MARK = "\ufeff"
 # Texts of pydantic that contain what the sender wrote, and what stands in their place.
 _SENDERS = {
     "union_tag_invalid": "Input tag is none of the expected ones",
@@ -47,8 +49,9 @@ def decoder(type_: Any) -> Decode:
     `bytes` is the body as it is, `str` its UTF-8 text, also under another name, with constraints or
     with None beside it; everything else is read as JSON: JSON values (`dict`, `list`, `int`,
     `Any`...), a pydantic model, a dataclass, a `TypedDict`, a `msgspec.Struct`. A type with a
-    `Struct` in it, such as `dict[str, Struct]`, is msgspec's as a whole. The function raises
-    `InvalidBody`, whose text never contains the body.
+    `Struct` in it, such as `dict[str, Struct]`, is msgspec's as a whole. Before text and JSON a
+    byte order mark is skipped. The function raises `InvalidBody`, whose text never contains the
+    body.
 
     Raises:
         UnknownType: *type_* is none of these.
@@ -87,6 +90,11 @@ def is_verbatim(type_: Any) -> bool:
     """
     kinds = [kind for kind in members(type_) if kind is not types.NoneType]
     return any(kinds and all(kind is each for kind in kinds) for each in (str, bytes))
+
+
+def is_bytes(type_: Any) -> bool:
+    """Whether *type_* is bytes, taken as they come, under whatever name."""
+    return is_verbatim(type_) and bytes in members(type_)
 
 
 def is_struct(type_: Any) -> bool:
@@ -159,16 +167,24 @@ def _identity(raw: bytes) -> bytes:
 
 def _text(raw: bytes) -> str:
     try:
-        return raw.decode()
+        text = raw.decode()
+        return text[1:] if text[:1] == _MARK else text
     except UnicodeDecodeError as error:
         raise InvalidBody(
             f"the body is not UTF-8 text: {error.reason} at byte {error.start}"
         ) from error
 
 
+def _unmarked(raw: bytes | str) -> bytes | str | None:
+    """What follows a byte order mark; None without one."""
+    if isinstance(raw, str):
+        return raw[1:] if raw.startswith(_MARK) else None
+    return raw[3:] if raw.startswith(codecs.BOM_UTF8) else None
+
+
 def _json_decoder(type_: Any) -> Decode:
     validator = adapter(type_)
-    return _validating(validator, validator.validator.validate_json)
+    return _validating(validator, validator.validator.validate_json, json=True)
 
 
 def _verbatim_decoder(type_: Any) -> Decode:
@@ -178,14 +194,19 @@ def _verbatim_decoder(type_: Any) -> Decode:
     return lambda raw: validate(read(raw))
 
 
-def _validating(validator: TypeAdapter[Any], validate: Callable[[Any], Any]) -> Decode:
+def _validating(
+    validator: TypeAdapter[Any], validate: Callable[[Any], Any], *, json: bool = False
+) -> Decode:
     fields = frozenset(_fields(validator.core_schema))
     choices = frozenset(_choices(validator.core_schema))
 
-    def validated(raw: Any) -> Any:
+    def validated(raw: Any, may_be_marked: bool = json) -> Any:
         try:
             return validate(raw)
         except ValidationError as error:
+            # Only now: to look for a byte order mark would cost every body.
+            if may_be_marked and (plain := _unmarked(raw)) is not None:
+                return validated(plain, False)
             findings = list(_findings(error, fields, choices))
             is_json = error.errors(include_url=False)[0]["type"] != "json_invalid"
             # Not chained: pydantic's own text contains the body.
@@ -288,10 +309,12 @@ def _struct_decoder(type_: Any) -> Decode:
         text = str(error).split("\n", 1)[0]
         raise UnknownType(f"a msgspec.Struct is in it, and msgspec says: {text}") from error
 
-    def decode(raw: bytes) -> Any:
+    def decode(raw: bytes | str, may_be_marked: bool = True) -> Any:
         try:
             return decode_json(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            if may_be_marked and (plain := _unmarked(raw)) is not None:
+                return decode(plain, False)
             # msgspec quotes values, and names unknown fields; not chained for that reason.
             text = _QUOTED.sub("...", str(error))
             finding = _finding(text)

@@ -69,6 +69,22 @@ class Delivery:
         self.fate: Action | None = None
         self.after: float | None = None
 
+    def content(self, *, text: bool) -> Any:
+        """Return the payload as `handle` is to read it: what its transport says of it is undone.
+
+        Args:
+            text: It is read as text or as JSON, not as bytes.
+
+        Raises:
+            InvalidBody: It is not what the transport says.
+        """
+        return self.raw
+
+    @property
+    def unknown_content(self) -> str:
+        """What the transport says of the payload that nobody here knows; empty where nothing."""
+        return ""
+
     def decide(self, action: Action) -> None:
         """Choose what becomes of this delivery, whatever the handler does afterwards.
 

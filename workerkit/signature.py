@@ -7,9 +7,9 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import dataclass
 from typing import Annotated, Any, Protocol, get_args, get_origin
 
-from workerkit.codec import UnknownType, decoder
+from workerkit.codec import UnknownType, decoder, is_bytes
 from workerkit.delivery import Delivery
-from workerkit.errors import DeclarationError
+from workerkit.errors import DeclarationError, InvalidBody
 from workerkit.generics import hints, variables
 from workerkit.places import place
 
@@ -150,7 +150,9 @@ class Signature:
         except UnknownType as error:
             self._fault(parameter, _unreadable(self.body, error, self._delivery))
             return _nothing
-        return _reader(decode, self.whole)
+        if getattr(self._delivery, "content", Delivery.content) is Delivery.content:
+            return _reader(decode, self.whole)
+        return _content_reader(decode, self.whole, text=not is_bytes(self.body))
 
     def _further(self, parameter: inspect.Parameter, type_: Any) -> None:
         if parameter.kind is parameter.POSITIONAL_ONLY:
@@ -284,9 +286,24 @@ def _nothing(delivery: object) -> None:
     """Stands in for the reader of a signature that has faults."""
 
 
-def _reader(decode: Callable[[bytes], Any], whole: bool) -> Read:
+def _reader(decode: Callable[[Any], Any], whole: bool) -> Read:
     def read(delivery: Any) -> Any:
         body = delivery.body = decode(delivery.raw)
+        return delivery if whole else body
+
+    return read
+
+
+def _content_reader(decode: Callable[[Any], Any], whole: bool, *, text: bool) -> Read:
+    """The reader of a delivery that says how its payload is encoded."""
+
+    def read(delivery: Any) -> Any:
+        try:
+            body = delivery.body = decode(delivery.content(text=text))
+        except InvalidBody as error:
+            if unknown := delivery.unknown_content:
+                raise InvalidBody(f"{unknown}; {error}", error.findings) from None
+            raise
         return delivery if whole else body
 
     return read

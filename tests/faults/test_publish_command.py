@@ -1,5 +1,6 @@
 """`workerkit publish`: one message from the command line, and what is said where it cannot be."""
 
+import gzip
 import subprocess
 import sys
 from pathlib import Path
@@ -101,6 +102,31 @@ async def test_from_standard_input(
 
     assert (done.returncode, done.stderr) == (0, b"")
     assert letter.body == body
+
+
+async def test_fr16_what_a_message_says_of_itself(url: str, tmp_path: Path, client: Client) -> None:
+    """Options for its properties; a body is compressed where they say so."""
+    await client.declare("orders")
+    done = workerkit(
+        "publish",
+        url,
+        "orders",
+        "{}",
+        *("--content-type", "application/json", "--content-encoding", "gzip"),
+        *("--type", "order.placed", "--reply-to", "answers", "--correlation-id", "c"),
+        cwd=tmp_path,
+    )
+    letter = await client.take("orders")
+    refused = workerkit("publish", url, "orders", "x", "--header", "CC=a", cwd=tmp_path)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert gzip.decompress(letter.body) == b"{}"
+    sent = letter.properties
+    assert (sent.content_type, sent.content_encoding) == ("application/json", "gzip")
+    assert (sent.message_type, sent.reply_to) == ("order.placed", "answers")
+    assert sent.correlation_id == "c"
+    assert refused.returncode == 1
+    assert "header 'CC' is of type str: write a list of str" in refused.stderr
 
 
 async def test_headers_and_an_exchange(

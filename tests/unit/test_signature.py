@@ -11,9 +11,9 @@ from pydantic import BaseModel, Field
 
 from tests.unit import postponed
 from workerkit import AMQPMessage, InvalidBody, SSEEvent
-from workerkit.delivery import Delivery
 from workerkit.errors import DeclarationError
 from workerkit.signature import Signature, Source, Unresolved
+from workerkit.testing import fake_message
 
 
 class Order(BaseModel):
@@ -52,9 +52,7 @@ RIGHT = (
 
 def message(raw: bytes) -> Any:
     """A message with this body and nothing else."""
-    delivery: Any = object.__new__(AMQPMessage)
-    Delivery.__init__(delivery, raw)
-    return delivery
+    return fake_message(raw)
 
 
 def nothing(parameter: inspect.Parameter, type_: Any) -> Source:

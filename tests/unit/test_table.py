@@ -17,7 +17,7 @@ scalars = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(-(2**63), 2**63 - 1),
-    st.floats(allow_nan=False),
+    st.floats(allow_nan=False, allow_infinity=False),
     texts,
     st.binary(max_size=30),
     st.decimals(min_value=-1000, max_value=1000, places=2),

@@ -1,8 +1,11 @@
 """The test kit: what it makes, replaces, runs and waits for."""
 
 import asyncio
+import gzip
 from collections.abc import AsyncIterator
 from contextlib import suppress
+from datetime import UTC, datetime
+from typing import Any
 
 import aio_pika
 import pytest
@@ -161,6 +164,56 @@ async def test_a_fake_message() -> None:
     assert (message.body, message.raw) == (Order(id=1), b'{"id":1}')
     assert (message.headers["a"], message.attempt, message.exchange) == (1, 3, "shop")
     assert (message.routing_key, message.redelivered, message.queue) == ("k", True, "test")
+
+
+def test_fr16_a_fake_message_has_every_property() -> None:
+    """As a real one; `raw` is compressed where its properties say so."""
+    moment = datetime(2026, 1, 2, tzinfo=UTC)
+    message = fake_message(
+        "grün",
+        content_type="text/plain; charset=latin-1",
+        content_encoding="gzip",
+        type="t",
+        reply_to="answers",
+        app_id="shop",
+        user_id="guest",
+        expiration=2.5,
+        timestamp=moment,
+    )
+
+    assert gzip.decompress(message.raw) == "grün".encode("latin-1")
+    assert (message.body, message.content(text=True)) == ("grün", "grün".encode())
+    assert message.content_type == "text/plain; charset=latin-1"
+    assert (message.content_encoding, message.type, message.reply_to) == ("gzip", "t", "answers")
+    assert (message.app_id, message.user_id, message.expiration) == ("shop", "guest", 2.5)
+    assert message.timestamp == moment
+    assert fake_message("x").timestamp is None
+
+
+async def test_fr16_a_fake_publisher_takes_what_a_publisher_takes() -> None:
+    """All options are recorded; what a real one refuses, it refuses too."""
+    publisher = FakePublisher()
+    given: dict[str, Any] = {
+        "content_type": "a/b",
+        "content_encoding": "gzip",
+        "type": "t",
+        "reply_to": "r",
+    }
+    given |= {"app_id": "shop", "user_id": "guest", "timestamp": datetime(2026, 1, 2, tzinfo=UTC)}
+    given |= {"connection": "other", "vhost": "v", "mandatory": False, "timeout": 1.0}
+    await publisher.publish("x", "q", **given)
+    for wrong in (
+        {"content_typ": "a/b"},
+        {"type": 5},
+        {"app_id": "a" * 256},
+        {"headers": {"CC": "q"}},
+        {"expiration": -1},
+        {"timeout": "1"},
+    ):
+        with pytest.raises((TypeError, ValueError)):
+            await publisher.publish("x", "q", **wrong)
+
+    assert [each.options for each in publisher.published] == [given]
 
 
 def test_a_fake_event() -> None:

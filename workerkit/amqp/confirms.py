@@ -1,6 +1,7 @@
 """A channel in confirm mode: messages out as bytes, confirms and returns in from the tap."""
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
 from struct import Struct
@@ -20,7 +21,7 @@ _METHOD, _HEADER, _BODY = 1, 2, 3
 _FRAME_OVERHEAD = 8
 _DRAIN_ABOVE = 256 * 1024
 DEFAULT_EXCHANGE = "amq.default"  # As the broker calls it when it refuses.
-_TOO_LARGE = "larger than"
+TOO_LARGE = "larger than"
 
 
 class Returned(Exception):
@@ -39,6 +40,14 @@ class Refused(Exception):
         self.code = code
 
 
+class InDoubt(ConnectionLost):
+    """The broker closed the channel over another message, and may have taken this one over."""
+
+
+class NotTaken(ConnectionLost):
+    """The broker closed the channel over a message that was sent before this one."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Pending:
     """A publish that waits for its confirm."""
@@ -48,6 +57,7 @@ class _Pending:
     exchange: str
     routing_key: str
     size: int
+    user_id: str | None
 
 
 class Confirms:
@@ -126,7 +136,12 @@ class Confirms:
         self._published += 1
         confirm: asyncio.Future[None] = self._loop.create_future()
         self._pending[self._published] = _Pending(
-            confirm, message.message_id, message.exchange, message.routing_key, len(body)
+            confirm,
+            message.message_id,
+            message.exchange,
+            message.routing_key,
+            len(body),
+            message.user_id,
         )
         return confirm
 
@@ -182,24 +197,38 @@ class Confirms:
             self.session.protocol.write(b"".join(frames))
 
     def _on_lost(self, lost: "asyncio.Future[ConnectionLost]") -> None:
-        """Fail what waits: what the channel was closed over by name, all else as in doubt."""
-        reason = lost.result()
-        largest = max((each.size for each in self._pending.values()), default=0)
-        for pending in self._pending.values():
-            if pending.confirm.done():
-                continue
-            if isinstance(reason, BrokerRefused) and _blamed(reason, pending, largest):
-                pending.confirm.set_exception(Refused(str(reason), reason.code))
-            else:
-                pending.confirm.set_exception(ConnectionLost(f"lost before the confirm: {reason}"))
+        """Fail what waits: what the channel was closed over by name, all else as in doubt.
+
+        The broker works in order: what was sent after that it has not even looked at.
+        """
+        reason, waiting = lost.result(), list(self._pending.values())
         self._pending.clear()
+        if not isinstance(reason, BrokerRefused):
+            _fail(waiting, lambda: ConnectionLost(f"lost before the confirm: {reason}"))
+            return
+        blamed = [place for place, each in enumerate(waiting) if _blamed(reason, each)]
+        if len(waiting) == 1:
+            blamed = [0]
+        after = blamed[-1] + 1 if blamed else len(waiting)
+        _fail([waiting[each] for each in blamed], lambda: Refused(str(reason), reason.code))
+        _fail(waiting[:after], lambda: InDoubt(f"lost before the confirm: {reason}"))
+        _fail(waiting[after:], lambda: NotTaken(f"not sent: {reason}"))
 
 
-def _blamed(error: BrokerRefused, pending: _Pending, largest: int) -> bool:
+def _fail(waiting: list[_Pending], error: Callable[[], Exception]) -> None:
+    for pending in waiting:
+        if not pending.confirm.done():
+            pending.confirm.set_exception(error())
+
+
+def _blamed(error: BrokerRefused, pending: _Pending) -> bool:
     """Whether the broker closed the channel over this publish, as far as its words tell."""
+    text = str(error)
     if error.code == PRECONDITION_FAILED:
-        return _TOO_LARGE in str(error) and pending.size == largest
-    return f"'{pending.exchange or DEFAULT_EXCHANGE}'" in str(error)
+        if pending.user_id is not None and f"user_id property set to '{pending.user_id}'" in text:
+            return True
+        return f"message size {pending.size} is {TOO_LARGE}" in text
+    return f"'{pending.exchange or DEFAULT_EXCHANGE}'" in text
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,6 +237,7 @@ class Outgoing:
 
     Attributes:
         properties: Flags and values, see `workerkit.amqp.properties`.
+        user_id: That of the properties.
     """
 
     message_id: str
@@ -216,6 +246,7 @@ class Outgoing:
     mandatory: bool
     properties: bytes
     body: bytes
+    user_id: str | None = None
 
     @property
     def method(self) -> bytes:

@@ -10,12 +10,20 @@ from typing import Any
 from uuid import uuid4
 
 from workerkit.amqp import table
+from workerkit.amqp.confirms import InDoubt
 from workerkit.amqp.consumer import Declare
 from workerkit.amqp.message import DELIVERY_COUNT, EXCHANGE, OURS, ROUTING_KEY, AMQPMessage
+from workerkit.amqp.outgoing import DIRECT_REPLY_TO
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.publisher import Destination, Publisher
 from workerkit.amqp.queue import Queue
-from workerkit.errors import MessageTooLarge, PublishError, PublishRefused, Unroutable
+from workerkit.errors import (
+    MessageTooLarge,
+    PublishError,
+    PublishOutcomeUnknown,
+    PublishRefused,
+    Unroutable,
+)
 
 FIRST_FAILED_AT = f"{OURS}first-failed-at"
 
@@ -87,13 +95,25 @@ class Moves:
     async def _send(self, raw: bytes, properties: Properties, to: Queue) -> None:
         destination = self._to(to.name)
         try:
-            await self._publisher.send(raw, properties, destination)
+            await self._publish(raw, properties, destination)
         except Unroutable:
             if not self._may_declare(to.name):
                 raise
             await self._publisher.declare(to, self._connection, self._vhost)
-            await self._publisher.send(raw, properties, destination)
+            await self._publish(raw, properties, destination)
         self.seen.add(to.name)
+
+    async def _publish(self, raw: bytes, properties: Properties, to: Destination) -> None:
+        """Publish, and once more where another message has left this one in doubt.
+
+        Two copies are better than a copy and the original, which would be handled again.
+        """
+        try:
+            await self._publisher.send(raw, properties, to)
+        except PublishOutcomeUnknown as error:
+            if not isinstance(error.__cause__, InDoubt):
+                raise
+            await self._publisher.send(raw, properties, to)
 
     def _may_declare(self, queue: str) -> bool:
         """One that was there and was deleted is waited for, like any other queue."""
@@ -132,19 +152,22 @@ def copied(
     """The properties of a copy: the sender's, and what we tell.
 
     Those are left out that would make the broker drop, refuse or multiply the copy: the sender's
-    expiration would run out in the other queue, a user id must be the publisher's own.
+    expiration would run out in the other queue, a user id must be the publisher's own, and a direct
+    reply without an address is possible only where replies are consumed.
 
     Args:
         told: Headers, by name.
         largest: Leave out the sender's headers of more bytes.
         expiration: Seconds that the copy may stay there.
     """
+    sent = message.properties
     return dataclasses.replace(
-        message.properties,
-        table=_merged(message.properties.table or _EMPTY, told, largest),
+        sent,
+        table=_merged(sent.table or _EMPTY, told, largest),
         delivery_mode=PERSISTENT,
         expiration=None if expiration is None else str(max(round(expiration * 1000), 1)),
         user_id=None,
+        reply_to=None if sent.reply_to == DIRECT_REPLY_TO else sent.reply_to,
     )
 
 

@@ -67,6 +67,19 @@ def decode(raw: bytes) -> Properties:
     return properties
 
 
+def labels(raw: bytes) -> tuple[str | None, str | None]:
+    """Read `content_type` and `content_encoding` alone, the first two. Never raises."""
+    found: list[str | None] = [None, None]
+    position = 2
+    try:
+        for place, flag in enumerate((0x80, 0x40)):
+            if raw[0] & flag:
+                found[place], position = _read("label", raw, position)
+    except IndexError:
+        pass
+    return found[0], found[1]
+
+
 def encode(properties: Properties) -> bytes:
     """Write property flags and values.
 

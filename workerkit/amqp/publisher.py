@@ -4,21 +4,28 @@ import asyncio
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from itertools import count
-from time import perf_counter, time
+from time import perf_counter
 from typing import Any
 from uuid import uuid4
 
-from workerkit.amqp import table
+from workerkit.amqp import outgoing
 from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND, PRECONDITION_FAILED
-from workerkit.amqp.confirms import DEFAULT_EXCHANGE, Outgoing, Refused, Returned
+from workerkit.amqp.confirms import (
+    DEFAULT_EXCHANGE,
+    TOO_LARGE,
+    NotTaken,
+    Outgoing,
+    Refused,
+    Returned,
+)
 from workerkit.amqp.link import Link
-from workerkit.amqp.properties import PERSISTENT, Properties
+from workerkit.amqp.properties import Properties
 from workerkit.amqp.properties import encode as encode_properties
 from workerkit.amqp.queue import Exchange, Queue
 from workerkit.amqp.route import Route
-from workerkit.codec import encode
 from workerkit.errors import (
     BrokerRefused,
     ConfigurationError,
@@ -35,22 +42,7 @@ from workerkit.settings import WorkerSettings
 
 _UNOPENED = "the publisher is used before the Runner has started, or after it has stopped"
 _DECLARE_DEADLINE = 30.0  # Some questions, each with a deadline of its own.
-_LONGEST_EXPIRATION = 4_294_967.0  # 2**32 milliseconds
-
-_SECONDS = "seconds, such as 2.5"
-# What `publish` takes, by parameter, and how to say it.
-_TYPES: dict[str, tuple[Any, str]] = {
-    "routing_key": (str, "a str"),
-    "exchange": (str | Exchange, "a str or an Exchange"),
-    "headers": (Mapping | None, "a dict"),
-    "message_id": (str | None, "a str"),
-    "correlation_id": (str | None, "a str"),
-    "priority": (int | None, "an int"),
-    "expiration": (int | float | None, _SECONDS),
-    "connection": (str, "a str"),
-    "vhost": (str | None, "a str"),
-    "timeout": (int | float | None, _SECONDS),
-}
+_DIRECT_REPLY = f"{outgoing.DIRECT_REPLY_TO}."
 
 
 class Publisher:
@@ -58,6 +50,27 @@ class Publisher:
 
     Connections of its own, so that a broker which blocks publishers cannot block consumers. They
     are opened when first published to, and kept alive from then on.
+
+    What `publish` takes, and `publish_many` and `publish_threadsafe` as well:
+
+    * `body`: `bytes` and `str` go as they are, models and all else as JSON.
+    * `exchange`: A name, or a declaration that is made where the exchange is missing. The default
+      exchange routes to the queue named like the routing key.
+    * `headers`, `correlation_id`, `reply_to`, `type`, `app_id`: As AMQP has them; texts of 255
+      bytes at most.
+    * `message_id`: A new one where there is none.
+    * `content_type`: That of the body by default. Text and JSON are written in its `charset`.
+    * `content_encoding`: `gzip` and `deflate` compress the body, but for `bytes` that are
+      compressed already. With any other, `bytes` go as they are.
+    * `user_id`: The broker takes only the name that the connection has logged in with.
+    * `timestamp`: A `datetime`, or seconds since 1970; now by default.
+    * `priority`: 0 to 255; only queues with `x-max-priority` look at it.
+    * `expiration`: Seconds after which a queue drops the message.
+    * `connection`, `vhost`: Where to; None is the virtual host of the connection.
+    * `mandatory`: Fail where no queue gets the message, instead of losing it. Never so for a direct
+      reply, to `amq.rabbitmq.reply-to.…`, nor for a message with `x-delay` to an exchange: the
+      broker gives those back although it delivers them.
+    * `timeout`: Seconds for everything, a connection that has yet to be made included.
 
     Attributes:
         observers: Told of each publish and of the connections; the Runner sets it.
@@ -90,6 +103,13 @@ class Publisher:
         headers: Mapping[str, Any] | None = None,
         message_id: str | None = None,
         correlation_id: str | None = None,
+        reply_to: str | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        type: str | None = None,
+        app_id: str | None = None,
+        user_id: str | None = None,
+        timestamp: datetime | float | None = None,
         priority: int | None = None,
         expiration: float | None = None,
         connection: str = "default",
@@ -99,17 +119,6 @@ class Publisher:
     ) -> str:
         """Publish one message, and return its id once the broker has taken it over.
 
-        Args:
-            body: `bytes` and `str` go as they are, models and all else as JSON.
-            exchange: A name, or a declaration that is made where the exchange is missing. The
-                default exchange routes to the queue named like the routing key.
-            message_id: A new one where there is none.
-            priority: 0 to 255; only queues with `x-max-priority` look at it.
-            expiration: Seconds after which a queue drops the message.
-            connection, vhost: Where to; None is the virtual host of the connection.
-            mandatory: Fail where no queue gets the message, instead of losing it.
-            timeout: Seconds for everything, a connection that has yet to be made included.
-
         Raises:
             PublishError: One of its children says what happened. After `PublishOutcomeUnknown`
                 publish again with its message id; cancelling this call leaves the same doubt.
@@ -117,13 +126,17 @@ class Publisher:
                 number is out of range.
         """
         try:
-            raw, kind = encode(body)
-            told = _properties(kind, headers, message_id, correlation_id, priority, expiration)
+            raw, told = outgoing.message(
+                body, headers, message_id, correlation_id, priority, expiration,
+                content_type, content_encoding, type, reply_to, app_id, timestamp, user_id,
+            )  # fmt: skip
+            if headers and exchange and outgoing.DELAY in headers:
+                mandatory = False
             to = Destination(routing_key, exchange, connection, vhost, mandatory)
             return await self._observed(raw, told, to, timeout)
         except (AttributeError, TypeError):
             # Only now: to ask for each type would cost every publish.
-            _check_types(locals())
+            outgoing.check_types(locals())
             raise
 
     async def publish_many(
@@ -187,17 +200,23 @@ class Publisher:
         """As `publish`, for a body that is encoded and properties that are complete."""
         message_id = properties.message_id = properties.message_id or uuid4().hex
         exchange = to.exchange.name if isinstance(to.exchange, Exchange) else to.exchange
-        message = Outgoing(
-            message_id, exchange, to.routing_key, to.mandatory, encode_properties(properties), raw
-        )
+        key, mandatory = to.routing_key, to.mandatory
+        if not exchange and key.startswith(_DIRECT_REPLY):
+            mandatory = False
+        encoded, user = encode_properties(properties), properties.user_id
+        message = Outgoing(message_id, exchange, key, mandatory, encoded, raw, user)
         where = f"message {message_id!r} to {to}"
         route = self._route(to)
         sent = False
         try:
             async with asyncio.timeout(timeout):
-                confirm = await route.publish(message, to.exchange)
-                sent = True
-                await confirm
+                while not sent:
+                    confirm = await route.publish(message, to.exchange)
+                    sent = True
+                    try:
+                        await confirm
+                    except NotTaken:
+                        sent = False
         except TimeoutError as error:
             raise route.late(where, message_id, timeout, sent=sent) from error
         except MessageTooLarge as error:
@@ -289,44 +308,6 @@ class Destination:
         return f"{exchange} with routing key {self.routing_key!r}"
 
 
-def _properties(
-    content_type: str,
-    headers: Mapping[str, Any] | None,
-    message_id: str | None,
-    correlation_id: str | None,
-    priority: int | None,
-    expiration: float | None,
-) -> Properties:
-    """Refuse what would make the broker close the channel, on which others publish too."""
-    if expiration is not None and not 0 <= expiration <= _LONGEST_EXPIRATION:
-        raise ValueError(f"expiration is {expiration}: it must be 0 to {_LONGEST_EXPIRATION:.0f} s")
-    if priority is not None and not 0 <= priority <= 255:
-        raise ValueError(f"priority is {priority}: it must be 0 to 255")
-    return Properties(
-        content_type=content_type,
-        table=table.encode(headers) if headers else None,
-        delivery_mode=PERSISTENT,
-        priority=priority,
-        correlation_id=correlation_id,
-        message_id=message_id,
-        timestamp=int(time()),
-        expiration=None if expiration is None else str(round(expiration * 1000)),
-    )
-
-
-def _check_types(given: Mapping[str, Any]) -> None:
-    """Name the first parameter of a publish that has the wrong type, if one has.
-
-    Raises:
-        TypeError: With what was found, and what is right.
-    """
-    for name, (types, right) in _TYPES.items():
-        found = given[name]
-        if not isinstance(found, types):
-            what = "None" if found is None else f"of type {type(found).__qualname__}"
-            raise TypeError(f"{name} is {what}: write {right}")
-
-
 def _typed(where: str, error: Returned | Refused, exchange: str) -> PublishError:
     """The public error for what the broker said about one message."""
     if isinstance(error, Refused) and error.code == NO_PERMISSION:
@@ -334,5 +315,6 @@ def _typed(where: str, error: Returned | Refused, exchange: str) -> PublishError
         return PublishRefused(f"{where}: {error}; {grant}")
     if isinstance(error, Returned):
         return Unroutable(f"{where}: no queue gets it ({error})")
-    kinds = {NOT_FOUND: Unroutable, PRECONDITION_FAILED: MessageTooLarge}
-    return kinds.get(error.code, PublishRefused)(f"{where}: {error}")
+    if error.code == PRECONDITION_FAILED and TOO_LARGE in str(error):
+        return MessageTooLarge(f"{where}: {error}")
+    return (Unroutable if error.code == NOT_FOUND else PublishRefused)(f"{where}: {error}")

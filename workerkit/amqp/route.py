@@ -4,10 +4,11 @@ import asyncio
 from typing import Any
 
 from workerkit.amqp.binding import bind
-from workerkit.amqp.confirms import Confirms, Outgoing
+from workerkit.amqp.confirms import Outgoing
 from workerkit.amqp.connection import Session
-from workerkit.amqp.declaring import available, make_sure
+from workerkit.amqp.declaring import available
 from workerkit.amqp.link import Link
+from workerkit.amqp.publishing_channels import CLOSED, PublishingChannels
 from workerkit.amqp.queue import Exchange, Queue
 from workerkit.errors import (
     BrokerBlocked,
@@ -19,7 +20,6 @@ from workerkit.errors import (
 )
 
 _LOST_PAUSE = 0.05
-_CLOSED = "the publisher was closed before the message could be sent"
 
 
 class Route:
@@ -30,9 +30,7 @@ class Route:
         self._task = asyncio.create_task(link.run(), name=f"publisher to {link}")
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._failure: Exception | None = None
-        self._opening = asyncio.Lock()
-        self._confirms: Confirms | None = None
-        self._exchanges: set[Exchange | str] = set()
+        self._channels: PublishingChannels | None = None
         link.followers.append(self)
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
@@ -49,18 +47,14 @@ class Route:
 
         Raises:
             BrokerRefused: There is no such exchange.
-            MessageTooLarge: Its properties do not fit into a frame.
+            MessageTooLarge: The broker takes none of that size, or its properties do not fit.
         """
         while True:
             try:
-                confirms = await self._opened()
-                if exchange and exchange not in self._exchanges:
-                    await make_sure(confirms.session, exchange)
-                    self._exchanges.add(exchange)
-                await confirms.writable(self._closed)
-                if self._closed.done():
-                    raise PublishTimeout(_CLOSED)
-                return confirms.publish(message)
+                channels = self._channels
+                if channels is None or channels.session.gone:
+                    channels = await self._opened()
+                return await channels.publish(message, exchange)
             except BrokerRefused:
                 raise
             except (ConnectionLost, OSError):
@@ -81,12 +75,11 @@ class Route:
     @property
     def blocked(self) -> bool:
         """Whether the broker blocks publishers of this connection."""
-        confirms = self._confirms
-        return confirms is not None and not confirms.lost and confirms.blocked
+        return self._channels is not None and self._channels.blocked
 
     def late(self, where: str, message_id: str, timeout: float, *, sent: bool) -> PublishError:
         """Which error it is that nothing came of a publish in time."""
-        if self._confirms is not None and self._confirms.blocked:
+        if self.blocked:
             also = "; it may be published once the alarm is over" if sent else ""
             return BrokerBlocked(
                 f"{where}: the broker blocks publishers, out of memory or disk{also}", message_id
@@ -110,16 +103,14 @@ class Route:
         try:
             await asyncio.wait([waiting, closed], return_when=asyncio.FIRST_COMPLETED)
             if not waiting.done():
-                raise PublishTimeout(_CLOSED)
+                raise PublishTimeout(CLOSED)
             return waiting.result()
         finally:
             waiting.cancel()
 
-    async def _opened(self) -> Confirms:
-        async with self._opening:
-            if self._confirms is None or self._confirms.lost:
-                session = await self._session()
-                self._confirms = Confirms(session, await session.channel(confirms=True))
-                self._exchanges.clear()
-                self._failure = None
-            return self._confirms
+    async def _opened(self) -> PublishingChannels:
+        session = await self._session()
+        if self._channels is None or self._channels.session is not session:
+            self._channels = PublishingChannels(session, self._closed)
+            self._failure = None
+        return self._channels

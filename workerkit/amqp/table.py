@@ -7,6 +7,7 @@ too, but it narrows floats to 32 bits, cannot write bytes, and raises on what a 
 from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from decimal import Decimal
+from math import isfinite
 from struct import Struct
 from struct import error as StructError  # noqa: N812
 from typing import Any
@@ -179,7 +180,7 @@ def _written(value: Any) -> bytes:
             small = -(2**31) <= value < 2**31
             return b"I" + _INT32.pack(value) if small else b"l" + _INT64.pack(value)
         case float():
-            return b"d" + _DOUBLE.pack(value)
+            return b"d" + _finite(value)
         case str():
             return b"S" + _sized(value.encode(errors="replace"))
         case bytes() | bytearray():
@@ -193,6 +194,13 @@ def _written(value: Any) -> bytes:
         case list() | tuple():
             return b"A" + _sized(b"".join(_written(each) for each in value))
     raise TypeError(f"a header cannot be a {type(value).__qualname__}")
+
+
+def _finite(value: float) -> bytes:
+    if not isfinite(value):
+        # Erlang has no such numbers: RabbitMQ ends the connection with an internal error.
+        raise StructError(f"{value} is not finite")
+    return _DOUBLE.pack(value)
 
 
 def _decimal(value: Decimal) -> bytes:

@@ -12,6 +12,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
+from workerkit.amqp.outgoing import DELAY, message
 from workerkit.amqp.publisher import Destination
 from workerkit.amqp.queue import Queue
 from workerkit.assembly import Assembly
@@ -169,6 +170,13 @@ def publish(
     header: Annotated[
         list[str] | None, typer.Option(help="name=value; may be repeated.", metavar="K=V")
     ] = None,
+    content_type: Annotated[str | None, typer.Option(help="Such as application/json.")] = None,
+    content_encoding: Annotated[
+        str | None, typer.Option(help="gzip or deflate: compressed, unless the body already is.")
+    ] = None,
+    type_: Annotated[str | None, typer.Option("--type", help="The kind of message.")] = None,
+    reply_to: Annotated[str | None, typer.Option(help="The queue for an answer.")] = None,
+    correlation_id: Annotated[str | None, typer.Option(help="For an answer to name.")] = None,
     connection: Annotated[str, typer.Option(help="A named connection.")] = "default",
     container: Container = None,
     traceback: Traceback = False,
@@ -178,10 +186,22 @@ def publish(
     headers = dict(_pairs(header or []))
     with faults(traceback):
         chosen = settings_of(target, container)
-        to = Destination(routing_key, exchange, connection)
+        to = Destination(
+            routing_key, exchange, connection, mandatory=not (exchange and DELAY in headers)
+        )
         try:
-            message_id = asyncio.run(publish_once(chosen, raw, headers, to))
-        except (PublishError, ValueError) as error:
+            raw, properties = message(
+                raw,
+                headers,
+                correlation_id=correlation_id,
+                content_type=content_type,
+                content_encoding=content_encoding,
+                type=type_,
+                reply_to=reply_to,
+            )
+            properties.content_type = content_type  # Nothing is known of bytes.
+            message_id = asyncio.run(publish_once(chosen, raw, properties, to))
+        except (PublishError, TypeError, ValueError) as error:
             raise RunError(str(error)) from error
     print(message_id)
 

@@ -1,11 +1,9 @@
 """Publish a message from the command line."""
 
 import asyncio
-from collections.abc import Mapping
 
-from workerkit.amqp import table
 from workerkit.amqp.connection import connect
-from workerkit.amqp.properties import PERSISTENT, Properties
+from workerkit.amqp.properties import Properties
 from workerkit.amqp.publisher import Destination, Publisher
 from workerkit.cli.options import quiet
 from workerkit.errors import BrokerRefused, ConnectionLost, PublishRefused
@@ -14,7 +12,7 @@ from workerkit.settings import WorkerSettings
 
 
 async def publish_once(
-    settings: WorkerSettings, raw: bytes, headers: Mapping[str, str], to: Destination
+    settings: WorkerSettings, raw: bytes, properties: Properties, to: Destination
 ) -> str:
     """Publish *raw* and return the message id once the broker has taken it over.
 
@@ -27,7 +25,6 @@ async def publish_once(
     attempts = _Attempts()
     publisher.observers = [attempts]
     publisher.open(settings)
-    properties = Properties(delivery_mode=PERSISTENT, table=table.encode(headers) or None)
     sending = asyncio.create_task(publisher.send(raw, properties, to))
     asking = asyncio.create_task(_refusal(settings, to, attempts))
     try:

@@ -1,20 +1,25 @@
 """What a handler is called with, and publishes to, when there is no broker."""
 
+import inspect
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
-from workerkit.amqp import table
+from workerkit.amqp import outgoing
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.message import ATTEMPT, AMQPMessage
-from workerkit.amqp.properties import Properties
 from workerkit.amqp.properties import encode as encode_properties
+from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import Exchange
 from workerkit.codec import encode
 from workerkit.settings import WorkerSettings
 from workerkit.sse.event import SSEEvent
+
+_PUBLISH = inspect.signature(Publisher.publish)
+# What says where a message goes, and how; the rest of the parameters is the message.
+_WHERE = ("connection", "vhost", "mandatory", "timeout")
 
 
 def fake_message(
@@ -26,8 +31,12 @@ def fake_message(
     correlation_id: str | None = None,
     reply_to: str | None = None,
     content_type: str | None = None,
+    content_encoding: str | None = None,
     type: str | None = None,
+    app_id: str | None = None,
+    user_id: str | None = None,
     priority: int | None = None,
+    expiration: float | None = None,
     timestamp: datetime | None = None,
     exchange: str = "",
     routing_key: str | None = None,
@@ -40,21 +49,17 @@ def fake_message(
     has not decided.
 
     Args:
-        body: What `message.body` is; `message.raw` has its bytes.
+        body: What `message.body` is; `message.raw` has its bytes, compressed where
+            *content_encoding* says so.
         routing_key: The name of the queue by default.
     """
-    raw, encoded_type = encode(body)
     told = {**(headers or {}), **({ATTEMPT: attempt} if attempt > 1 else {})}
-    properties = Properties(
-        table=table.encode(told) if told else None,
-        message_id=message_id,
-        correlation_id=correlation_id,
-        reply_to=reply_to,
-        content_type=content_type or encoded_type,
-        type=type,
-        priority=priority,
-        timestamp=None if timestamp is None else int(timestamp.timestamp()),
-    )
+    raw, properties = outgoing.message(
+        body, told, message_id, correlation_id, priority, expiration,
+        content_type, content_encoding, type, reply_to, app_id, timestamp, user_id,
+    )  # fmt: skip
+    if timestamp is None:
+        properties.timestamp = None
     key = (queue if routing_key is None else routing_key).encode()
     name = exchange.encode()
     message: AMQPMessage[Any] = AMQPMessage(
@@ -87,7 +92,11 @@ def fake_event(
 
 @dataclass(frozen=True, slots=True)
 class Published:
-    """One message that was published to a `FakePublisher`."""
+    """One message that was published to a `FakePublisher`.
+
+    Attributes:
+        options: All other parameters that `publish` was called with, by name.
+    """
 
     body: Any
     routing_key: str
@@ -128,7 +137,7 @@ class FakePublisher:
         """Remember a message.
 
         Raises:
-            TypeError: The body could not be published either.
+            TypeError, ValueError: It could not be published either.
         """
         return self._publish(
             body, routing_key, str(exchange), headers, message_id or uuid4().hex, options
@@ -164,7 +173,11 @@ class FakePublisher:
         message_id: str,
         options: Mapping[str, Any],
     ) -> str:
-        encode(body)
+        given = {**options, "headers": headers, "message_id": message_id}
+        _PUBLISH.bind(self, body, routing_key, exchange=exchange, **given)
+        outgoing.check_types({**given, "routing_key": routing_key})
+        told = {name: value for name, value in given.items() if name not in _WHERE}
+        encode_properties(outgoing.message(body, **told)[1])
         if self.error is not None:
             raise self.error
         self.published.append(Published(body, routing_key, exchange, headers, message_id, options))

@@ -1,0 +1,327 @@
+"""What the properties say of a body: its `content_encoding`, and the charset of its type.
+
+A sender decides what stands there, so everything here is bounded, and every fault is `InvalidBody`.
+"""
+
+import gzip
+import importlib
+import zlib
+from collections.abc import Callable
+from encodings.aliases import aliases
+from functools import lru_cache, partial
+from typing import Any
+
+from workerkit.amqp.properties import labels, readable
+from workerkit.errors import InvalidBody
+
+LARGEST = 128 * 1024 * 1024
+"""Bytes that a compressed body may have when it is decompressed: RabbitMQ's own limit until 3.13.
+Compression makes up to a thousand bytes of one, so the size of the message is no limit for this."""
+
+_MOST_ENCODINGS = 5
+_MOST_PARTS = 10_000
+_CHUNK = 16 * 1024
+_GZIP = b"\x1f\x8b\x08"
+_HEADS = {"gzip": _GZIP, "x-gzip": _GZIP, "zstd": b"\x28\xb5\x2f\xfd"}
+_UTF_8 = "utf_8"
+# Names that mean "as it is", in use for messages as well as for mail.
+_NOTHING = frozenset({"", "identity", "none", "binary", "7bit", "8bit"})
+# Python's codecs that are no charsets, or that a sender could make slow.
+_NO_CHARSETS = {"base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec"}
+_NO_CHARSETS |= {"zlib_codec", "utf_7", "mbcs", "oem"}
+_CHARSETS = {
+    name: codec
+    for alias, codec in aliases.items()
+    for name in (alias, codec)
+    if codec not in _NO_CHARSETS
+} | {"utf_8_sig": _UTF_8, "ascii": _UTF_8, "us_ascii": _UTF_8, "utf8mb4": _UTF_8}
+
+
+class Content:
+    """How one body is encoded, as its properties say.
+
+    Attributes:
+        unknown: What of it nobody here knows, as the beginning of a sentence; empty for most. The
+            body stays as it came then: what it is labelled with may be wrong.
+    """
+
+    def __init__(self, content_encoding: str | None, content_type: str | None) -> None:
+        self._encodings: list[str] = []
+        self._charset = charset = _charset_of(content_type or "")
+        self.unknown = ""
+        self._is_decodable = True
+        if charset and _codec(charset) is None:
+            self.unknown = f"charset {charset!r} is not known"
+        for each in (content_encoding or "").split(","):
+            name = each.strip().lower()
+            if name in _NOTHING:
+                continue
+            if name in _DECODERS:
+                self._encodings.append(name)
+            elif _codec(name) is None:
+                self.unknown = f"content_encoding {name!r} is not known"
+                self._is_decodable = False
+            else:
+                # Celery and Spring write the charset here.
+                self._charset = self._charset or name
+        codec = _codec(self._charset)
+        self._codec = None if codec == _UTF_8 else codec
+
+    def decode(self, raw: bytes, *, text: bool, largest: int | None = None) -> bytes:
+        """Undo the encodings; of text also the charset, so that it is UTF-8.
+
+        Bytes that do not even begin as their encoding does have a wrong label, and stay as they
+        came: `handle` may know better.
+
+        Args:
+            largest: Bytes that it may have then; None for `LARGEST`.
+
+        Raises:
+            InvalidBody: It is not encoded like that, or is larger.
+        """
+        if not self._is_decodable or not (self._encodings or (text and self._codec)):
+            return raw
+        if len(self._encodings) > _MOST_ENCODINGS:
+            raise InvalidBody(
+                f"content_encoding has {len(self._encodings)} parts, more than {_MOST_ENCODINGS}"
+            )
+        came = raw
+        try:
+            for name in reversed(self._encodings):
+                raw = _undone(name, raw, LARGEST if largest is None else largest)
+        except _WrongLabel:
+            if text:
+                raise
+            return came
+        return self._as_utf_8(raw, self._codec) if text and self._codec else raw
+
+    def encode(self, raw: bytes, *, ours: bool) -> bytes:
+        """Do to a body what the properties say of it.
+
+        Args:
+            ours: It is UTF-8 text that was written here. Other bytes are left alone where they are
+                encoded already, or are said to be.
+
+        Raises:
+            ValueError: It cannot be done.
+        """
+        if ours:
+            if self.unknown:
+                raise ValueError(f"{self.unknown}; publish bytes that are encoded already")
+            raw = self._from_utf_8(raw, self._codec) if self._codec else raw
+        elif self.unknown or (self._encodings and _is_encoded(self._encodings[-1], raw)):
+            return raw
+        for name in self._encodings:
+            if (write := _ENCODERS.get(name)) is not None:
+                raw = write(raw)
+            elif ours:
+                raise ValueError(
+                    f"content_encoding is {name!r}: workerkit writes gzip and deflate only;"
+                    " publish bytes that are encoded already"
+                )
+        return raw
+
+    def _as_utf_8(self, raw: bytes, codec: str) -> bytes:
+        if codec == "utf_16" and raw[:1] == b"\0" and raw[1:2] != b"\0":
+            codec = "utf_16_be"  # JSON begins with ASCII, and no byte order mark says more.
+        elif codec == "utf_16" and raw[:2] not in (b"\xfe\xff", b"\xff\xfe"):
+            codec = "utf_16_le"
+        try:
+            return raw.decode(codec).encode()
+        except UnicodeError as error:
+            at = f" at byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
+            text = f"the body is not text in charset {self._charset!r}{at}"
+            # Not chained: an error of a codec has the body in it.
+            raise InvalidBody(text) from None
+
+    def _from_utf_8(self, raw: bytes, codec: str) -> bytes:
+        try:
+            return raw.decode().encode(codec)
+        except UnicodeError as error:
+            raise ValueError(f"the body cannot be written in charset {self._charset!r}") from error
+
+
+def content(properties: bytes) -> Content:
+    """Read what properties say of their body; those of most messages say the same."""
+    try:
+        end = 3 + properties[2] if properties[0] & 0x80 else 2
+        if properties[0] & 0x40:
+            end += 1 + properties[end]
+    except IndexError:
+        end = len(properties)
+    return _content(properties[:end])
+
+
+@lru_cache(maxsize=256)
+def _content(head: bytes) -> Content:
+    content_type, content_encoding = labels(head)
+    return Content(readable(content_encoding), readable(content_type))
+
+
+def labelled(
+    raw: bytes, ours: bool, content_type: str | None, content_encoding: str | None
+) -> bytes:
+    """A body as these properties promise it, see `Content.encode`."""
+    return Content(content_encoding, content_type).encode(raw, ours=ours)
+
+
+def _charset_of(content_type: str) -> str:
+    for parameter in content_type.split(";")[1:]:
+        name, _, value = parameter.partition("=")
+        if name.strip().lower() == "charset":
+            return value.strip().strip("\"'").strip().lower()
+    return ""
+
+
+def _codec(charset: str) -> str | None:
+    """Python's codec for a charset; never by `codecs.lookup`, which keeps every unknown name."""
+    return _CHARSETS.get(charset.replace("-", "_").replace(" ", "_").replace(":", "_"))
+
+
+def _undone(name: str, raw: bytes, largest: int) -> bytes:
+    try:
+        return _DECODERS[name](raw, largest)
+    except _TooLarge:
+        text = f"it has more than {largest} bytes when decoded"
+    except _Malformed as error:
+        text = str(error)
+        if not _begins(name, raw):
+            raise _WrongLabel(f"the body does not fit its content_encoding {name!r}") from None
+    except ImportError as error:
+        raise InvalidBody(f"content_encoding {name!r} needs the package {error.name}") from None
+    raise InvalidBody(f"the body does not fit its content_encoding {name!r}: {text}")
+
+
+def _begins(name: str, raw: bytes) -> bool:
+    """Whether a body that cannot be decoded at least begins as the encoding does."""
+    if name in ("deflate", "zlib"):
+        return len(raw) > 1 and raw[0] & 0x0F == 8 and int.from_bytes(raw[:2], "big") % 31 == 0
+    return raw.startswith(_HEADS.get(name, b""))
+
+
+class _WrongLabel(InvalidBody):
+    """A body is something else than its encoding says."""
+
+
+class _TooLarge(Exception):
+    """More than is allowed came out of it."""
+
+
+class _Malformed(Exception):
+    """It is not encoded like that."""
+
+
+def _read_all(start: Callable[[], Any], error: type[Exception], raw: bytes, largest: int) -> bytes:
+    """Decompress streams that follow each other, in small steps: a few bytes may be very much.
+
+    Args:
+        start: Makes the decompressor of one stream.
+        error: What it raises.
+    """
+    parts: list[bytes] = []
+    left, position = largest, 0
+    for _ in range(_MOST_PARTS):
+        stream = start()
+        while not stream.eof:
+            data = raw[position : position + _CHUNK]
+            position += len(data)
+            if not data:
+                raise _Malformed("it ends too early")
+            try:
+                # Of what comes out all is taken, or it is too large: nothing is left inside.
+                parts.append(stream.decompress(data, left + 1))
+            except error:
+                raise _Malformed("it is something else, or damaged") from None
+            left -= len(parts[-1])
+            if left < 0:
+                raise _TooLarge
+        position -= len(stream.unused_data)
+        if position == len(raw) or (raw[position] == 0 and not raw[position:].strip(b"\0")):
+            return b"".join(parts)
+    raise _Malformed(f"it consists of more than {_MOST_PARTS} parts")
+
+
+def _gunzipped(raw: bytes, largest: int) -> bytes:
+    return _read_all(partial(zlib.decompressobj, zlib.MAX_WBITS | 16), zlib.error, raw, largest)
+
+
+def _inflated(raw: bytes, largest: int) -> bytes:
+    """With zlib's head, as the standard of HTTP has it, or without, as many senders do."""
+    malformed = None
+    for bits in (zlib.MAX_WBITS, -zlib.MAX_WBITS):
+        try:
+            return _read_all(partial(zlib.decompressobj, bits), zlib.error, raw, largest)
+        except _Malformed as error:
+            malformed = malformed or error
+    assert malformed is not None
+    raise malformed
+
+
+def _unzstd(raw: bytes, largest: int) -> bytes:
+    try:
+        zstd = importlib.import_module("compression.zstd")
+    except ImportError:
+        try:
+            zstd = importlib.import_module("backports.zstd")
+        except ImportError as error:
+            raise ImportError(name="backports.zstd") from error
+    return _read_all(zstd.ZstdDecompressor, zstd.ZstdError, raw, largest)
+
+
+class _Brotli:
+    """One brotli stream, read like the others."""
+
+    unused_data = b""
+
+    def __init__(self) -> None:
+        try:
+            self._stream = importlib.import_module("brotli").Decompressor()
+            # Since 1.2 it can be told to stop.
+            _ = self._stream.can_accept_more_data
+        except (ImportError, AttributeError) as error:
+            raise ImportError(name="Brotli (1.2 or newer)") from error
+
+    def decompress(self, data: bytes, most: int) -> bytes:
+        return bytes(self._stream.process(data, output_buffer_limit=most))
+
+    @property
+    def eof(self) -> bool:
+        return bool(self._stream.is_finished())
+
+
+def _unbrotli(raw: bytes, largest: int) -> bytes:
+    _Brotli()  # Else there is no such error, either.
+    return _read_all(_Brotli, importlib.import_module("brotli").error, raw, largest)
+
+
+def _is_encoded(name: str, raw: bytes) -> bool:
+    """Whether bytes are in one of the encodings that are written here."""
+    if name in ("gzip", "x-gzip"):
+        return raw.startswith(_GZIP)
+    if name not in _ENCODERS:
+        return True
+    try:
+        _inflated(raw, LARGEST)
+    except (_Malformed, _TooLarge):
+        return False
+    return True
+
+
+def _gzipped(raw: bytes) -> bytes:
+    return gzip.compress(raw, compresslevel=6, mtime=0)
+
+
+_DECODERS: dict[str, Callable[[bytes, int], bytes]] = {
+    "gzip": _gunzipped,
+    "x-gzip": _gunzipped,
+    "deflate": _inflated,
+    "zlib": _inflated,
+    "br": _unbrotli,
+    "zstd": _unzstd,
+}
+_ENCODERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": _gzipped,
+    "x-gzip": _gzipped,
+    "deflate": zlib.compress,
+    "zlib": zlib.compress,
+}

@@ -1,0 +1,150 @@
+"""What one publish asks for, checked: a fault of one message must not reach the broker.
+
+RabbitMQ closes the channel, and for some faults the connection, on which others publish too.
+"""
+
+from collections.abc import Callable, Mapping
+from datetime import datetime
+from time import time
+from typing import Any
+
+from workerkit.amqp import table
+from workerkit.amqp.content import labelled
+from workerkit.amqp.properties import PERSISTENT, Properties
+from workerkit.amqp.queue import Exchange
+from workerkit.codec import encode
+
+DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
+DELAY = "x-delay"
+_LONGEST_EXPIRATION = 4_294_967.0  # 2**32 milliseconds
+_LATEST = 2**64
+_BYTES = bytes | bytearray | memoryview
+
+_SECONDS = "seconds, such as 2.5"
+# What `publish` takes, by parameter, and how to say it.
+_TYPES: dict[str, tuple[Any, str]] = {
+    "routing_key": (str, "a str"),
+    "exchange": (str | Exchange, "a str or an Exchange"),
+    "headers": (Mapping | None, "a dict"),
+    "message_id": (str | None, "a str"),
+    "correlation_id": (str | None, "a str"),
+    "reply_to": (str | None, "a str"),
+    "content_type": (str | None, "a str"),
+    "content_encoding": (str | None, "a str"),
+    "type": (str | None, "a str"),
+    "app_id": (str | None, "a str"),
+    "user_id": (str | None, "a str"),
+    "timestamp": (datetime | int | float | None, "a datetime, or seconds since 1970"),
+    "priority": (int | None, "an int"),
+    "expiration": (int | float | None, _SECONDS),
+    "connection": (str, "a str"),
+    "vhost": (str | None, "a str"),
+    "timeout": (int | float | None, _SECONDS),
+}
+
+
+def check_types(given: Mapping[str, Any]) -> None:
+    """Name the first parameter of a publish that has the wrong type, if one has.
+
+    Args:
+        given: The parameters by name; one that is missing is not looked at.
+
+    Raises:
+        TypeError: With what was found, and what is right.
+    """
+    for name, (types, right) in _TYPES.items():
+        found = given.get(name, given)
+        if found is not given and not isinstance(found, types):
+            what = "None" if found is None else f"of type {type(found).__qualname__}"
+            raise TypeError(f"{name} is {what}: write {right}")
+
+
+def message(
+    body: object,
+    headers: Mapping[str, Any] | None = None,
+    message_id: str | None = None,
+    correlation_id: str | None = None,
+    priority: int | None = None,
+    expiration: float | None = None,
+    content_type: str | None = None,
+    content_encoding: str | None = None,
+    type: str | None = None,
+    reply_to: str | None = None,
+    app_id: str | None = None,
+    timestamp: datetime | float | None = None,
+    user_id: str | None = None,
+) -> tuple[bytes, Properties]:
+    """Encode a body, and make the properties that go with it.
+
+    Raises:
+        TypeError, ValueError: As for `Publisher.publish`.
+    """
+    raw, kind = encode(body)
+    if content_type is not None or content_encoding is not None:
+        raw = labelled(raw, not isinstance(body, _BYTES), content_type, content_encoding)
+        kind = kind if content_type is None else content_type
+    if priority is not None and not 0 <= priority <= 255:
+        raise ValueError(f"priority is {priority}: it must be 0 to 255")
+    if reply_to == DIRECT_REPLY_TO:
+        raise ValueError(
+            f"reply_to is {DIRECT_REPLY_TO!r}: RabbitMQ takes that only on a channel that consumes"
+            " from it, which a Publisher does not do; name a queue"
+        )
+    return raw, Properties(
+        content_type=kind,
+        content_encoding=content_encoding,
+        table=_table(headers) if headers else None,
+        delivery_mode=PERSISTENT,
+        priority=priority,
+        correlation_id=correlation_id,
+        reply_to=reply_to,
+        expiration=None if expiration is None else _milliseconds(expiration),
+        message_id=message_id,
+        timestamp=int(time()) if timestamp is None else _seconds(timestamp),
+        type=type,
+        user_id=user_id,
+        app_id=app_id,
+    )
+
+
+def _milliseconds(expiration: float) -> str:
+    if not 0 <= expiration <= _LONGEST_EXPIRATION:
+        raise ValueError(f"expiration is {expiration}: it must be 0 to {_LONGEST_EXPIRATION:.0f} s")
+    return str(round(expiration * 1000))
+
+
+def _seconds(timestamp: datetime | float) -> int:
+    seconds = timestamp.timestamp() if isinstance(timestamp, datetime) else timestamp
+    if not 0 <= seconds < _LATEST:
+        raise ValueError(f"timestamp is {timestamp}: it must not be before 1970")
+    return int(seconds)
+
+
+def _table(headers: Mapping[str, Any]) -> bytes:
+    """Encode the headers, but for what RabbitMQ 3.10 to 4.3 closes a channel or connection over.
+
+    Raises:
+        TypeError, ValueError: Some header is of that kind.
+    """
+    for name, (is_right, right) in _DEMANDING.items():
+        if name in headers and not is_right(headers[name]):
+            found = headers[name]
+            what = "None" if found is None else f"of type {type(found).__qualname__}"
+            raise TypeError(f"header {name!r} is {what}: write {right}")
+    try:
+        return table.encode(headers)
+    except RecursionError as error:
+        raise ValueError("headers are nested too deep") from error
+
+
+def _is_texts(value: object) -> bool:
+    return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
+
+
+# Headers that the broker itself reads, and what it takes; a wrong one costs the channel, or with a
+# stream the connection.
+_DEMANDING: dict[str, tuple[Callable[[object], bool], str]] = {
+    "CC": (_is_texts, "a list of str"),
+    "BCC": (_is_texts, "a list of str"),
+    "x-stream-filter-value": (lambda value: isinstance(value, str), "a str"),
+}

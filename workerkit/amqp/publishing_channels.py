@@ -1,0 +1,175 @@
+"""The channels that one connection publishes on: one for all, and one each for what is new.
+
+RabbitMQ closes a channel over a single message: one that is too large, to an exchange that the user
+may not write to, or with somebody else's user id. All others that wait for their confirm on that
+channel are then in doubt. So what has not been seen to work yet is published alone.
+"""
+
+import asyncio
+import re
+from contextlib import suppress
+from functools import partial
+
+from workerkit.amqp.codes import PRECONDITION_FAILED
+from workerkit.amqp.confirms import Confirms, Outgoing, Refused, Returned
+from workerkit.amqp.connection import Session
+from workerkit.amqp.declaring import make_sure
+from workerkit.amqp.queue import Exchange
+from workerkit.errors import MessageTooLarge, PublishTimeout
+
+_MOST_TRIALS = 16
+_PATIENCE = 1.0  # Seconds to wait for somebody else's trial of the same thing.
+_COMMON_SIZE = 131_072
+# message size 17000000 is larger than configured max size 16777216: RabbitMQ 3.10 to 4.3.
+_LIMIT = re.compile(r"message size \d+ is larger than configured max size (\d+)")
+CLOSED = "the publisher was closed before the message could be sent"
+
+
+class PublishingChannels:
+    """The publishing channels of one session.
+
+    Args:
+        closed: Done when nobody wants to publish any more.
+
+    Attributes:
+        session: Whose channels they are.
+    """
+
+    def __init__(self, session: Session, closed: "asyncio.Future[None]") -> None:
+        self.session = session
+        self._closed = closed
+        self._shared: Confirms | None = None
+        self._opening = asyncio.Lock()
+        self._exchanges: set[Exchange | str] = set()
+        self._users: set[str | None] = {None}
+        self._size = _COMMON_SIZE
+        self._largest: int | None = None
+        self._trials: dict[object, asyncio.Future[None]] = {}
+        self._free = asyncio.Semaphore(_MOST_TRIALS)
+        self._retiring: set[asyncio.Task[None]] = set()
+
+    @property
+    def blocked(self) -> bool:
+        """Whether the broker blocks publishers of this connection."""
+        return not self.session.gone and not self.session.protocol.unblocked.is_set()
+
+    async def publish(self, message: Outgoing, exchange: Exchange | str) -> "asyncio.Future[None]":
+        """Send a message; the future is done when the broker has confirmed it.
+
+        Raises:
+            BrokerRefused: There is no such exchange.
+            MessageTooLarge: The broker has said that it takes none of that size, or the properties
+                do not fit into a frame.
+            PublishTimeout: The publisher was closed.
+            ConnectionLost, OSError: Nothing was sent; the connection is lost.
+        """
+        size = len(message.body)
+        if self._largest is not None and size > self._largest:
+            raise MessageTooLarge(f"it has {size} bytes, and the broker takes {self._largest}")
+        if self._shared is not None and self._shared.lost:
+            self._forget()
+        while (new := self._new(message, exchange)) is not None:
+            if (confirm := await self._try(message, exchange, new)) is not None:
+                return confirm
+        shared = self._shared
+        if shared is None or shared.lost:
+            shared = await self._opened()
+        return await self._send(shared, message)
+
+    def _new(self, message: Outgoing, exchange: Exchange | str) -> object:
+        """What of a message has not been seen to work; None for most."""
+        if exchange not in self._exchanges:
+            return exchange
+        if message.user_id not in self._users:
+            return ("user", message.user_id)
+        return "size" if len(message.body) > self._size else None
+
+    async def _try(
+        self, message: Outgoing, exchange: Exchange | str, new: object
+    ) -> "asyncio.Future[None] | None":
+        """Publish on a channel of its own; None where somebody else's trial ended meanwhile."""
+        if (other := self._trials.get(new)) is not None:
+            done, _ = await asyncio.wait([other], timeout=_PATIENCE)
+            if done:
+                return None
+        verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._trials[new] = verdict
+        confirms = None
+        try:
+            await self._free.acquire()
+        except BaseException:
+            self._done(new, verdict)
+            raise
+        try:
+            if exchange and exchange not in self._exchanges:
+                await make_sure(self.session, exchange)
+            confirms = Confirms(self.session, await self.session.channel(confirms=True))
+            confirm = await self._send(confirms, message)
+        except BaseException:
+            self._end(new, verdict, confirms)
+            raise
+        confirm.add_done_callback(partial(self._tried, message, exchange, new, verdict, confirms))
+        return confirm
+
+    def _tried(
+        self,
+        message: Outgoing,
+        exchange: Exchange | str,
+        new: object,
+        verdict: "asyncio.Future[None]",
+        confirms: Confirms,
+        confirm: "asyncio.Future[None]",
+    ) -> None:
+        """Remember what a trial has shown, and end it."""
+        error = asyncio.CancelledError() if confirm.cancelled() else confirm.exception()
+        works = error is None or isinstance(error, Returned)
+        if isinstance(error, Refused):
+            works = not error.code  # A full queue is no fault of the channel.
+            if (limit := _LIMIT.search(str(error))) and error.code == PRECONDITION_FAILED:
+                self._largest = int(limit[1])
+        if works:
+            self._exchanges.add(exchange)
+            self._users.add(message.user_id)
+            self._size = max(self._size, len(message.body))
+            if self._shared is None:
+                self._shared = confirms
+        self._end(new, verdict, confirms)
+
+    def _end(self, new: object, verdict: "asyncio.Future[None]", confirms: Confirms | None) -> None:
+        self._free.release()
+        self._done(new, verdict)
+        if confirms is not None and confirms is not self._shared and not confirms.lost:
+            task = asyncio.create_task(self._retire(confirms))
+            self._retiring.add(task)
+            task.add_done_callback(self._retiring.discard)
+
+    def _done(self, new: object, verdict: "asyncio.Future[None]") -> None:
+        if self._trials.get(new) is verdict:
+            del self._trials[new]
+        verdict.set_result(None)
+
+    async def _retire(self, confirms: Confirms) -> None:
+        """Close a channel, but not while the broker reads nothing: that would cost the session."""
+        with suppress(OSError):
+            await confirms.writable(self._closed)
+        if not self._closed.done():
+            await confirms.channel.close()
+
+    async def _send(self, confirms: Confirms, message: Outgoing) -> "asyncio.Future[None]":
+        await confirms.writable(self._closed)
+        if self._closed.done():
+            raise PublishTimeout(CLOSED)
+        return confirms.publish(message)
+
+    async def _opened(self) -> Confirms:
+        async with self._opening:
+            if self._shared is None or self._shared.lost:
+                self._shared = Confirms(self.session, await self.session.channel(confirms=True))
+            return self._shared
+
+    def _forget(self) -> None:
+        """What worked does not any more: begin anew."""
+        self._shared = None
+        self._exchanges.clear()
+        self._users = {None}
+        self._size = _COMMON_SIZE
