@@ -35,8 +35,9 @@ FLOORS = {
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
     "amqp": "codes queue table properties acks message stream consumer pacing requeue tap"
-    " gets connection link declaring confirms route publisher moving dead_letters retries topology"
-    " evidence browsing replaying settling overdue handled receiver subscription wire",
+    " gets connection link declaring queue_types confirms route publisher moving dead_letters"
+    " retries topology evidence browsing replaying giving_back settling overdue handled receiver"
+    " subscription wire",
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",
     "http": "request_ids problem shape text parameters request signature view returned schemas"

@@ -19,7 +19,8 @@ OURS = "x-workerkit-"
 ATTEMPT = f"{OURS}attempt"
 QUEUE = f"{OURS}queue"
 EXCHANGE, ROUTING_KEY = f"{OURS}exchange", f"{OURS}routing-key"
-DELIVERY_COUNT = "x-delivery-count"
+RETURNS = f"{OURS}returns"
+DELIVERY_COUNT, ACQUIRED_COUNT = "x-delivery-count", "x-acquired-count"
 _MOST_ATTEMPTS = 1_000_000
 
 
@@ -33,7 +34,8 @@ class AMQPMessage(Delivery, Generic[T]):
         body: The decoded body.
         raw: The body as bytes.
         queue: The queue it came from.
-        redelivered: Whether the broker delivered it before, here or elsewhere.
+        redelivered_flag: Whether the broker has delivered this very message before. A copy of it,
+            such as a retry, is another one.
         tag: The broker's delivery tag, valid on the channel that delivered it.
         acks: Settles it on that channel.
     """
@@ -45,7 +47,7 @@ class AMQPMessage(Delivery, Generic[T]):
         "acks",
         "body",
         "queue",
-        "redelivered",
+        "redelivered_flag",
         "tag",
     )
 
@@ -70,7 +72,7 @@ class AMQPMessage(Delivery, Generic[T]):
         # basic.deliver from the redelivered bit on: bit, exchange, routing key (short strings).
         self._envelope = envelope
         self._raw_properties = properties
-        self.redelivered = envelope[:1] == b"\x01"
+        self.redelivered_flag = envelope[:1] == b"\x01"
 
     def __repr__(self) -> str:
         name = self.message_id or f"#{self.tag}"
@@ -175,8 +177,26 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def delivery_count(self) -> int:
-        """How often a quorum queue took it back; 0 on a classic queue, which does not count."""
-        return _count(self.sent.get(DELIVERY_COUNT), otherwise=0)
+        """How often a quorum queue counted that it took the message back; 0 on a first delivery.
+
+        A classic queue counts nothing, and passes on whatever the sender wrote into this header.
+        """
+        return _count(self.sent.get(DELIVERY_COUNT), otherwise=0) if self.redelivered_flag else 0
+
+    @property
+    def acquired_count(self) -> int:
+        """How often a quorum queue of RabbitMQ 4.3 has delivered it before, counted or not."""
+        return _count(self.sent.get(ACQUIRED_COUNT), otherwise=0) if self.redelivered_flag else 0
+
+    @property
+    def returns(self) -> int:
+        """How often it went back to this queue as a copy, which no broker counts."""
+        return _count(self.past(RETURNS), otherwise=0)
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether it was delivered before, here or elsewhere, and came back to its queue."""
+        return self.redelivered_flag or self.returns > 0
 
     def past(self, header: str) -> Any:
         """What a header of ours tells of its past; None if that was in another queue.

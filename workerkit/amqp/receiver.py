@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from struct import Struct
 from time import perf_counter
 from typing import Any
@@ -97,9 +97,19 @@ class Receiver:
     def put_back(self) -> None:
         """Return to the broker what no worker has begun with, and what waits to go back."""
         for message in [*self._waiting, *self._batching.clear()]:
-            message.acks.reject(message.tag, requeue=True)
+            self._settling.back.give_back(message, failed=False)
         self._waiting.clear()
         self._settling.hurry()
+
+    def put_back_begun(self) -> None:
+        """Return what handlers had begun with when they were cancelled or ended the process."""
+        for message in self._running:
+            self._settling.back.give_back(message)
+        self._running.clear()
+
+    async def given_back(self) -> None:
+        """Return once everything has gone back that can."""
+        await self._settling.back.finished()
 
     def _take_one(self, message: AMQPMessage[Any]) -> None:
         self._waiting.append(message)
@@ -114,7 +124,12 @@ class Receiver:
             if message.acks.lost:
                 continue
             began = self._running[message] = perf_counter()
-            known = self._known(message) if message.redelivered else None
+            known = None
+            if message.redelivered_flag:
+                known = self._known(message)
+                if known is None and await self._settling.back.renewed(message):
+                    del self._running[message]
+                    continue
             outcome = known or await self._process(message, task)
             seconds = perf_counter() - began
             if outcome.action is Action.ACK and not self._settling.failing:
@@ -131,11 +146,13 @@ class Receiver:
         while batch := [each for each in self._batching.take() if not each.acks.lost]:
             self.workers.wake()
             self._running |= dict.fromkeys(batch, perf_counter())
-            redelivered = {each: self._known(each) for each in batch if each.redelivered}
+            redelivered = {each: self._known(each) for each in batch if each.redelivered_flag}
             known = {message: outcome for message, outcome in redelivered.items() if outcome}
             settling = {self._begin(message, outcome, 0.0) for message, outcome in known.items()}
             try:
-                await self._handle_batch([each for each in batch if each not in known], settling)
+                renewed = await self._renewed(redelivered.keys() - known.keys())
+                left = [each for each in batch if each not in known and each not in renewed]
+                await self._handle_batch(left, settling)
                 await asyncio.gather(*settling)
             finally:
                 await cancelled(settling)
@@ -174,6 +191,15 @@ class Receiver:
             )
             return Outcome(Action.ACK)
         return self._overdue.given_up(message) or self._settling.given_up(message)
+
+    async def _renewed(
+        self, redelivered: Collection[AMQPMessage[Any]]
+    ) -> Collection[AMQPMessage[Any]]:
+        """Those that were replaced with copies, which come by themselves."""
+        if not redelivered:
+            return ()
+        answers = await asyncio.gather(*map(self._settling.back.renewed, redelivered))
+        return {message for message, renewed in zip(redelivered, answers, strict=True) if renewed}
 
     async def _again(
         self, failed: Sequence[tuple[AMQPMessage[Any], Outcome]], seconds: float

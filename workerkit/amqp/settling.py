@@ -7,9 +7,10 @@ from typing import Any
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.dead_letters import DeadLetters
+from workerkit.amqp.giving_back import GivingBack
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.moving import Moves
-from workerkit.amqp.pacing import at_limit, near_limit
+from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.requeue import Requeue
 from workerkit.amqp.retries import Retries
 from workerkit.delivery import Action, Outcome
@@ -27,18 +28,21 @@ class Settling:
 
     Attributes:
         failing: Whether messages have failed in a row, so that a success has to be told as well.
+        back: Gives messages back to their queues.
     """
 
-    def __init__(self, options: AMQPOptions, moves: Moves) -> None:
+    def __init__(self, options: AMQPOptions, moves: Moves, types: QueueTypes) -> None:
         self._name = options.name
         self._dead_letters = DeadLetters(moves, options.name)
         self._retries = Retries(moves, options.queues, options.retry)
-        self._limits = {queue.name: queue.known_delivery_limit for queue in options.queues}
+        self.back = GivingBack(options, moves, types)
         self.failing = False
         self._stopping = asyncio.Event()
         self._streams = {queue.name for queue in options.queues if queue.is_stream}
         most = options.prefetch_count // 2
-        self._requeues = {queue.name: Requeue(most) for queue in options.queues}
+        self._requeues = {
+            queue.name: Requeue(most, self.back.give_back) for queue in options.queues
+        }
 
     async def settle(self, message: AMQPMessage[Any], outcome: Outcome) -> tuple[Action, bool]:
         """Carry out any outcome.
@@ -86,8 +90,7 @@ class Settling:
 
         Only a quorum queue counts how often it comes back.
         """
-        count = message.delivery_count
-        if not count or not at_limit(count, self._limits[message.queue]):
+        if not (count := self.back.deaths(message)):
             return None
         return Outcome(
             Action.DEAD_LETTER, Reject(f"came back {count} times, and was never settled")
@@ -96,6 +99,7 @@ class Settling:
     def hurry(self) -> None:
         """The process stops: put back at once what waits to go back, now and from now on."""
         self._stopping.set()
+        self.back.hurry()
         for requeue in self._requeues.values():
             requeue.hurry()
 
@@ -121,10 +125,7 @@ class Settling:
 
     def _no_way_back(self, message: AMQPMessage[Any]) -> bool:
         """Whether the queue would not take the message, or drop it."""
-        if message.queue in self._streams:
-            return True
-        limit = self._limits[message.queue]
-        return near_limit(message.delivery_count, limit, redelivered=message.redelivered)
+        return message.queue in self._streams or self.back.failed_too_often(message)
 
     async def _buried(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
         """Move to the dead letters; False where that failed, and the original has to stay."""

@@ -1,5 +1,6 @@
 """The queues that one consumer needs: those it reads from, their retries' and dead letters'."""
 
+import logging
 from collections.abc import Iterator
 from typing import NamedTuple
 
@@ -9,8 +10,11 @@ from workerkit.amqp.consumer import AMQPOptions, Declare
 from workerkit.amqp.declaring import available
 from workerkit.amqp.moving import Moves
 from workerkit.amqp.queue import Queue
+from workerkit.amqp.queue_types import QueueTypes
 from workerkit.delivery import Action
 from workerkit.errors import BrokerRefused, PublishRefused
+
+log = logging.getLogger(__name__)
 
 
 class Missing(NamedTuple):
@@ -29,9 +33,14 @@ class Topology:
 
     Args:
         declare: The consumer's own option, or the connection's setting.
+        types: Is told what the queues are.
     """
 
-    def __init__(self, options: AMQPOptions, declare: Declare, moves: Moves) -> None:
+    def __init__(
+        self, options: AMQPOptions, declare: Declare, moves: Moves, types: QueueTypes
+    ) -> None:
+        self._name = options.name
+        self._types = types
         self._declare = declare
         self._moves = moves
         self._retry = options.retry
@@ -48,7 +57,9 @@ class Topology:
             ConnectionLost: The session went meanwhile.
         """
         if not await self._available(session, queue):
+            self._types.forget(queue.name)
             return Missing(queue.name, f"queue {queue.name!r} is missing")
+        await self._learn(session, queue)
         for needed, what, instead in self._needed(queue):
             try:
                 if not await self._available(session, needed):
@@ -63,6 +74,20 @@ class Topology:
                 text = f"{what} cannot go to {needed.name!r}: {error}; or set {instead}"
                 raise BrokerRefused(text, NO_PERMISSION) from error
         return None
+
+    async def _learn(self, session: Session, queue: Queue) -> None:
+        """Find out what a queue is, and warn of what its author may not know."""
+        found = await self._types.learn(session, queue)
+        if found is None or found.type != "quorum" or "x-dead-letter-exchange" in found.arguments:
+            return
+        log.warning(
+            "quorum queue without dead_letter_exchange: RabbitMQ 4 drops what comes back often",
+            extra={
+                "consumer": self._name,
+                "queue": queue.name,
+                "delivery_limit": queue.known_delivery_limit,
+            },
+        )
 
     def _needed(self, queue: Queue) -> Iterator[tuple[Queue, str, str]]:
         """Where its messages may have to go, with what they are then and how to do without."""
