@@ -15,7 +15,7 @@ replaced with a copy before it is handled, so that its count begins anew.
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from workerkit.amqp.consumer import AMQPOptions
@@ -24,12 +24,13 @@ from workerkit.amqp.moving import FIRST_FAILED_AT, Moves, copied, history, now
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.errors import PublishRefused
-from workerkit.supervisor import Backoff, paused
+from workerkit.supervisor import paused
 
 log = logging.getLogger(__name__)
 
 _TOO_MANY_FAILURES = 15
 _TOO_MANY_DEATHS = 20
+_BEFORE_NEXT_TRY = 1.0
 
 
 class GivingBack:
@@ -38,7 +39,12 @@ class GivingBack:
     Args:
         moves: Sends the copies.
         types: What the queues are at the broker.
+
+    Attributes:
+        handle_again: Takes a message that could not go back.
     """
+
+    handle_again: Callable[[AMQPMessage[Any]], None]
 
     def __init__(self, options: AMQPOptions, moves: Moves, types: QueueTypes) -> None:
         self._name = options.name
@@ -142,23 +148,24 @@ class GivingBack:
             await asyncio.wait(self._copying)
 
     async def _copy(self, message: AMQPMessage[Any], failed: bool) -> None:
-        """Copy, then acknowledge; where that fails, hold the message and try again."""
-        backoff = Backoff(first=1.0)
-        while not message.acks.lost:
-            try:
-                await self._move(message, failed=failed)
-            except Exception as error:
-                refused = isinstance(error, PublishRefused)
-                if refused and self._types.of(message.queue) is None:
-                    # We may neither declare nor publish: the queue may well be a classic one.
-                    message.acks.nack(message.tag)
-                    return
-                log.exception("message could not be moved and stays", extra=self._of(message))
-                if not await paused(backoff.next(), self._stopping):
-                    return
-            else:
-                message.acks.ack(message.tag)
+        """Copy, then acknowledge. What cannot be copied stays, and is handled again.
+
+        A queue may refuse the copy because it is full; and it stays full while the messages that
+        wait to go back leave no room in the prefetch for others.
+        """
+        try:
+            await self._move(message, failed=failed)
+        except Exception as error:
+            if isinstance(error, PublishRefused) and self._types.of(message.queue) is None:
+                # We may neither declare nor publish: the queue may well be a classic one.
+                message.acks.nack(message.tag)
                 return
+            log.exception("message could not be moved and stays", extra=self._of(message))
+            if await paused(_BEFORE_NEXT_TRY, self._stopping) and not message.acks.lost:
+                message.returned()
+                self.handle_again(message)
+        else:
+            message.acks.ack(message.tag)
 
     async def _move(self, message: AMQPMessage[Any], *, failed: bool) -> None:
         copies = _copies(message, failed=failed)

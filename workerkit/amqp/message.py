@@ -169,6 +169,11 @@ class AMQPMessage(Delivery, Generic[T]):
         # Of a try in place, which no header counts.
         self.__dict__["attempt"] = attempt
 
+    def returned(self) -> None:
+        """It could not go back, and is handled again where it is: nothing is decided."""
+        self.__dict__["returns"] = self.returns + 1
+        self.fate = self.after = None
+
     @property
     def fingerprint(self) -> tuple[str, bytes]:
         """What it has in common with itself when it comes again, and with hardly any other."""
@@ -191,7 +196,8 @@ class AMQPMessage(Delivery, Generic[T]):
     @property
     def returns(self) -> int:
         """How often it went back to this queue as a copy, which no broker counts."""
-        return _count(self.past(RETURNS), otherwise=0)
+        in_place: int | None = self.__dict__.get("returns")
+        return _count(self.past(RETURNS), otherwise=0) if in_place is None else in_place
 
     @property
     def redelivered(self) -> bool:

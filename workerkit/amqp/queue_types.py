@@ -95,12 +95,15 @@ async def look_up(session: Session, queue: Queue) -> Found | None:
         ConnectionLost: The session went meanwhile.
     """
     flags: dict[str, Any] = {name: getattr(queue, name) for name in _FLAGS}
-    arguments = {_TYPE: "classic", **queue.declared_arguments, **_IMPOSSIBLE}
+    declared = queue.declared_arguments
+    # Never for a stream: RabbitMQ closes the connection where one cannot be made with these.
+    asked = "quorum" if declared.get(_TYPE) == "quorum" else "classic"
+    arguments = {**declared, _TYPE: asked, **_IMPOSSIBLE}
     for _ in range(_MOST_QUESTIONS):
         try:
             async with scratch(session) as channel:
                 await channel.declare_queue(queue.name, **flags, arguments=arguments)
-            return Found(str(arguments[_TYPE]), arguments)
+            return Found(asked, arguments)
         except BrokerRefused as error:
             refused = error
         differs = _DIFFERS.search(str(refused)) if refused.code == PRECONDITION_FAILED else None

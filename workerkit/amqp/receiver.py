@@ -59,6 +59,7 @@ class Receiver:
             options.full_batch, options.batch_interval, self.workers.wake
         )
         self._take = self._batching.add if options.batch else self._take_one
+        settling.back.handle_again = self._take
         self._running: dict[AMQPMessage[Any], float] = {}
         self._stopping = asyncio.Event()
 
