@@ -100,7 +100,11 @@ async def test_fr1_a_handler_that_always_raises_loses_nothing(
 async def test_fr1_stops_and_starts_lose_nothing(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, limit: int, batch: bool
 ) -> None:
-    """What was only sent ahead goes back at each stop, and what failed is handled in the end."""
+    """What was only sent ahead goes back at each stop, and what failed is handled in the end.
+
+    With a limit of 0 the broker drops even what is on its way when the consumer is cancelled, which
+    nobody here can prevent: there the prefetch has room for everything.
+    """
     queue = await declared(rabbit, vhost, client, "policy", limit)
     sent = [b"%d" % number for number in range(30)]
     calls: Counter[bytes] = Counter()
@@ -126,7 +130,12 @@ async def test_fr1_stops_and_starts_lose_nothing(
         handled.update(messages)
 
     orders = consumer(
-        queue, handle_batch if batch else handle, concurrency=2, batch_size=4, batch_interval=0.05
+        queue,
+        handle_batch if batch else handle,
+        concurrency=2,
+        batch_size=4,
+        batch_interval=0.05,
+        prefetch=12 if limit else 99,
     )
     for number in range(4):
         seen.append(sum(calls.values()))
@@ -134,11 +143,13 @@ async def test_fr1_stops_and_starts_lose_nothing(
             if not number:
                 await client.send(ORDERS, *sent)
             await eventually(lambda: sum(calls.values()) > seen[-1] or len(handled) == len(sent))
+            if not limit:
+                await eventually(lambda: not rabbit.queues(vhost)[ORDERS].ready)
     blocked.set()
     async with running(url, orders):
+        # What a broker tells of a queue may be old: what was handled is not.
+        await eventually(lambda: sorted(handled) == sorted(sent), 60.0)
         await eventually(lambda: settled(rabbit, vhost, 0), 60.0)
-
-    assert sorted(handled) == sorted(sent)
 
 
 @pytest.mark.parametrize("limit", [0, 2])

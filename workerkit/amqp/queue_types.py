@@ -98,7 +98,7 @@ async def look_up(session: Session, queue: Queue) -> Found | None:
     declared = queue.declared_arguments
     # Never for a stream: RabbitMQ closes the connection where one cannot be made with these.
     asked = "quorum" if declared.get(_TYPE) == "quorum" else "classic"
-    arguments = {**declared, _TYPE: asked, **_IMPOSSIBLE}
+    arguments: dict[str, Any] = {**declared, _TYPE: asked, **_IMPOSSIBLE}
     for _ in range(_MOST_QUESTIONS):
         try:
             async with scratch(session) as channel:

@@ -33,7 +33,7 @@ class Settling:
 
     def __init__(self, options: AMQPOptions, moves: Moves, types: QueueTypes) -> None:
         self._name = options.name
-        self._dead_letters = DeadLetters(moves, options.name)
+        self._dead_letters = DeadLetters(moves, options.queues, options.name)
         self._retries = Retries(moves, options.queues, options.retry)
         self.back = GivingBack(options, moves, types)
         self.failing = False

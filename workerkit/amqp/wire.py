@@ -201,6 +201,9 @@ class AMQPWire:
         options = _amqp(endpoint.options)
         name = options.connection.casefold()
         settings = context.settings.amqp[name]
+        written = options.queues
+        typed = tuple(queue.of_type(settings.queue_type) for queue in written)
+        options = dataclasses.replace(options, queues=typed)
         key = (name, settings.vhost_name(options.vhost))
         if key not in self._links:
             read = partial(context.settings.connection, name)
@@ -214,7 +217,7 @@ class AMQPWire:
         declare = options.declare or settings.declare
         moves = Moves(publisher, name, options.vhost, declare)
         types = QueueTypes()
-        topology = Topology(options, declare, moves, types)
+        topology = Topology(options, written, declare, moves, types)
         receiver = Receiver(
             endpoint,
             options,
