@@ -28,6 +28,7 @@ from workerkit.supervisor import paused
 
 log = logging.getLogger(__name__)
 
+_UNCOUNTED = ("classic", "stream")
 _TOO_MANY_FAILURES = 15
 _TOO_MANY_DEATHS = 20
 _BEFORE_NEXT_TRY = 1.0
@@ -67,7 +68,7 @@ class GivingBack:
         if message.acks.lost:
             return False
         limit = self._limits[message.queue]
-        if self._types.of(message.queue) == "classic":
+        if self._types.of(message.queue) in _UNCOUNTED or self._queues[message.queue].is_stream:
             return message.acks.reject(message.tag, requeue=True)
         if not self._types.nack_counts and (limit is None or not failed):
             return message.acks.nack(message.tag)
@@ -91,7 +92,8 @@ class GivingBack:
         if self._types.nack_counts:
             return
         for message in messages:
-            message.acks.nack(message.tag)
+            if self._types.of(message.queue) in (None, "quorum"):
+                message.acks.nack(message.tag)
 
     async def renewed(self, message: AMQPMessage[Any]) -> bool:
         """Replace a redelivered message with a copy that the broker has not counted yet.

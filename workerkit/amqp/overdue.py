@@ -1,7 +1,8 @@
 """Messages whose handlers take longer than the broker waits for an acknowledgement.
 
-After its `consumer_timeout` (30 minutes by default) RabbitMQ takes the message away, closes the
-channel and delivers the message again. Nobody but us can count how often that has happened.
+After its `consumer_timeout` (30 minutes by default) RabbitMQ takes the message away and delivers it
+again. It closes the channel before that; from 4.3 on it cancels the consumer, and only waits like
+that on quorum queues. Nobody but us can count how often that has happened.
 """
 
 import logging
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 
 TRIES = 3
 _REMEMBERED = 1_000
+_SLACK, _SLACK_SHARE = 1.0, 0.1
 
 
 class Overdue:
@@ -31,9 +33,21 @@ class Overdue:
         self._seconds = seconds
         self._counts: OrderedDict[tuple[str, bytes], int] = OrderedDict()
 
-    def note(self, message: AMQPMessage[Any], seconds: float) -> None:
-        """A channel was lost, and the handler of one of its messages ran for so many seconds."""
-        if seconds < self._seconds:
+    def is_due(self, seconds: float) -> bool:
+        """Whether the broker may have run out of patience after so many seconds.
+
+        Its clock starts earlier than ours: from 4.3 on it ends the wait exactly on time, and then
+        ours has not got there yet.
+        """
+        return seconds >= self._seconds - min(_SLACK, _SLACK_SHARE * self._seconds)
+
+    def note(self, message: AMQPMessage[Any], seconds: float, *, timed_out: bool = False) -> None:
+        """A channel was lost, and the handler of one of its messages ran for so many seconds.
+
+        Args:
+            timed_out: The broker has said that this is why.
+        """
+        if not (timed_out or self.is_due(seconds)):
             return
         key = message.fingerprint
         self._counts[key] = self._counts.pop(key, 0) + 1

@@ -61,6 +61,8 @@ class Receiver:
         self._take = self._batching.add if options.batch else self._take_one
         settling.back.handle_again = self._take
         self._running: dict[AMQPMessage[Any], float] = {}
+        # Redelivered, while the call that was made with them before still runs.
+        self._aside: dict[AMQPMessage[Any], float] = {}
         self._stopping = asyncio.Event()
 
     def inlet(self, acks: Acks, queue: str, position: Position | None = None) -> "Inlet":
@@ -75,14 +77,34 @@ class Receiver:
 
         return Inlet(take, acks, queue)
 
-    def forget(self, acks: Acks) -> None:
-        """Their channel is lost: the broker delivers again what no worker has begun with."""
+    def is_overdue(self, acks: Acks) -> bool:
+        """Whether one of their messages was held for as long as the broker waits."""
+        now = perf_counter()
+        held = {**self._running, **self._aside}
+        begun = [began for each, began in held.items() if each.acks is acks]
+        return bool(begun) and self._overdue.is_due(now - min(begun))
+
+    def before_close(self, acks: Acks) -> None:
+        """Their channel is about to be closed: give back what no worker has begun with."""
+        waiting = [each for each in (*self._waiting, *self._batching) if each.acks is acks]
+        self._settling.back.keep_uncounted(waiting)
+
+    def forget(self, acks: Acks, *, timed_out: bool = False) -> None:
+        """Their channel is lost: the broker delivers again what no worker has begun with.
+
+        Args:
+            timed_out: The broker closed it because it waited too long for an acknowledgement, and
+                that can only be the oldest one.
+        """
         self._waiting = deque(each for each in self._waiting if each.acks is not acks)
         self._batching.keep(lambda message: message.acks is not acks)
         now = perf_counter()
-        for message, began in self._running.items():
-            if message.acks is acks:
-                self._overdue.note(message, now - began)
+        begun = {**self._running, **self._aside}
+        theirs = {each: began for each, began in begun.items() if each.acks is acks}
+        oldest = min(theirs, key=lambda each: each.tag, default=None)
+        for message, began in theirs.items():
+            self._overdue.note(message, now - began, timed_out=timed_out and message is oldest)
+            self._aside.pop(message, None)
         self._settling.forget()
 
     def stop(self) -> None:
@@ -97,9 +119,10 @@ class Receiver:
 
     def put_back(self) -> None:
         """Return to the broker what no worker has begun with, and what waits to go back."""
-        for message in [*self._waiting, *self._batching.clear()]:
+        for message in [*self._waiting, *self._batching.clear(), *self._aside]:
             self._settling.back.give_back(message, failed=False)
         self._waiting.clear()
+        self._aside.clear()
         self._settling.hurry()
 
     def put_back_begun(self) -> None:
@@ -128,7 +151,9 @@ class Receiver:
             known = None
             if message.redelivered_flag:
                 known = self._known(message)
-                if known is None and await self._settling.back.renewed(message):
+                if known is None and (
+                    self._set_aside(message) or await self._settling.back.renewed(message)
+                ):
                     del self._running[message]
                     continue
             outcome = known or await self._process(message, task)
@@ -138,6 +163,8 @@ class Receiver:
             else:
                 await self._settle(message, outcome, seconds)
             del self._running[message]
+            if self._aside:
+                self._take_up(message)
             if began + seconds - turn > _LONG_TURN:
                 # Handlers that compute without awaiting must not starve everybody else.
                 await asyncio.sleep(0)
@@ -151,7 +178,12 @@ class Receiver:
             known = {message: outcome for message, outcome in redelivered.items() if outcome}
             settling = {self._begin(message, outcome, 0.0) for message, outcome in known.items()}
             try:
-                renewed = await self._renewed(redelivered.keys() - known.keys())
+                again = [each for each in redelivered if each not in known]
+                aside = {each for each in again if self._set_aside(each)}
+                renewed = await self._renewed([each for each in again if each not in aside])
+                for message in aside:
+                    del self._running[message]
+                batch = [each for each in batch if each not in aside]
                 left = [each for each in batch if each not in known and each not in renewed]
                 await self._handle_batch(left, settling)
                 await asyncio.gather(*settling)
@@ -159,6 +191,8 @@ class Receiver:
                 await cancelled(settling)
             for message in batch:
                 del self._running[message]
+            for message in batch if self._aside else ():
+                self._take_up(message)
 
     async def _handle_batch(
         self, batch: list[AMQPMessage[Any]], settling: set[asyncio.Task[None]]
@@ -182,6 +216,28 @@ class Receiver:
         self, message: AMQPMessage[Any], outcome: Outcome, seconds: float
     ) -> asyncio.Task[None]:
         return asyncio.create_task(self._settle(message, outcome, seconds))
+
+    def _set_aside(self, message: AMQPMessage[Any]) -> bool:
+        """Hold a redelivered message whose handler still runs here, called before its channel went.
+
+        No message is handled twice at the same time by one process. The call that runs decides: if
+        it succeeds, this one is acknowledged.
+        """
+        for each in self._running:
+            if each.acks is not message.acks and each.fingerprint == message.fingerprint:
+                self._aside[message] = perf_counter()
+                return True
+        return False
+
+    def _take_up(self, ended: AMQPMessage[Any]) -> None:
+        """The call with *ended* is over: go on with the same message, if it was redelivered."""
+        if ended in self._aside:
+            return
+        same = [each for each in self._aside if each.fingerprint == ended.fingerprint]
+        for message in same:
+            del self._aside[message]
+            if not message.acks.lost:
+                self._take(message)
 
     def _known(self, message: AMQPMessage[Any]) -> Outcome | None:
         """What the past of a redelivered message has decided; None for most."""
