@@ -11,7 +11,7 @@ from typing import Any
 _FRAME_END = 0xCE
 _ACK = Struct(">BHIHHQBB").pack  # frame type, channel, size, class, method, tag, multiple, end
 _METHOD, _SIZE, _BASIC, _ACK_ID, _REJECT_ID, _NACK_ID = 1, 13, 60, 80, 90, 120
-_NACK_REQUEUE = 2  # The second bit; the first one is `multiple`.
+_MULTIPLE, _NACK_REQUEUE = 1, 2  # The bits of basic.nack.
 
 
 class Acks:
@@ -106,6 +106,18 @@ class Acks:
         self.lost = True
         taken, self._pending = self._pending, {}
         self._tell(taken)
+
+    def nack_all(self) -> bool:
+        """Requeue every delivery that is not settled, by one basic.nack."""
+        self.flush()
+        if self.lost or not self._outstanding:
+            return not self.lost
+        last = next(reversed(self._outstanding))
+        self._outstanding.clear()
+        bits = _NACK_REQUEUE | _MULTIPLE
+        return self._send(
+            _ACK(_METHOD, self._channel, _SIZE, _BASIC, _NACK_ID, last, bits, _FRAME_END)
+        )
 
     def _refuse(self, tag: int, method: int, bits: int) -> bool:
         self.flush()

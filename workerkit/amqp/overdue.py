@@ -41,13 +41,9 @@ class Overdue:
         """
         return seconds >= self._seconds - min(_SLACK, _SLACK_SHARE * self._seconds)
 
-    def note(self, message: AMQPMessage[Any], seconds: float, *, timed_out: bool = False) -> None:
-        """A channel was lost, and the handler of one of its messages ran for so many seconds.
-
-        Args:
-            timed_out: The broker has said that this is why.
-        """
-        if not (timed_out or self.is_due(seconds)):
+    def note(self, message: AMQPMessage[Any], seconds: float) -> None:
+        """A channel was lost, and the handler of one of its messages ran for so many seconds."""
+        if not self.is_due(seconds):
             return
         key = message.fingerprint
         self._counts[key] = self._counts.pop(key, 0) + 1

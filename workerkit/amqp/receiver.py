@@ -89,22 +89,15 @@ class Receiver:
         waiting = [each for each in (*self._waiting, *self._batching) if each.acks is acks]
         self._settling.back.keep_uncounted(waiting)
 
-    def forget(self, acks: Acks, *, timed_out: bool = False) -> None:
-        """Their channel is lost: the broker delivers again what no worker has begun with.
-
-        Args:
-            timed_out: The broker closed it because it waited too long for an acknowledgement, and
-                that can only be the oldest one.
-        """
+    def forget(self, acks: Acks) -> None:
+        """Their channel is lost: the broker delivers again what no worker has begun with."""
         self._waiting = deque(each for each in self._waiting if each.acks is not acks)
         self._batching.keep(lambda message: message.acks is not acks)
         now = perf_counter()
-        begun = {**self._running, **self._aside}
-        theirs = {each: began for each, began in begun.items() if each.acks is acks}
-        oldest = min(theirs, key=lambda each: each.tag, default=None)
-        for message, began in theirs.items():
-            self._overdue.note(message, now - began, timed_out=timed_out and message is oldest)
-            self._aside.pop(message, None)
+        for message, began in {**self._running, **self._aside}.items():
+            if message.acks is acks:
+                self._overdue.note(message, now - began)
+                self._aside.pop(message, None)
         self._settling.forget()
 
     def stop(self) -> None:

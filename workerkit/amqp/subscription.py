@@ -19,7 +19,6 @@ from workerkit.supervisor import Backoff
 log = logging.getLogger(__name__)
 
 _MISSING_RETRY = 2.0
-_TIMED_OUT = "delivery acknowledgement on channel"
 
 
 class Subscription:
@@ -161,10 +160,9 @@ class Subscription:
         """Close the channel, and forget what came on it and nobody has begun with."""
         channel, self._channel, self._consuming = self._channel, None, False
         if channel is not None:
-            timed_out = channel.lost.done() and _TIMED_OUT in str(channel.lost.result())
             self._receiver.before_close(channel.acks)
             await channel.close()
-            self._receiver.forget(channel.acks, timed_out=timed_out)
+            self._receiver.forget(channel.acks)
 
     def _fields(self, **more: object) -> dict[str, object]:
         return {"consumer": self._receiver.name, "queue": self._queue.name, **more}
