@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 TRIES = 3
 _REMEMBERED = 1_000
-_SLACK, _SLACK_SHARE = 1.0, 0.1
+_SLACK, _SLACK_SHARE, _SUSPECT = 1.0, 0.1, 0.5
 
 
 class Overdue:
@@ -33,17 +33,22 @@ class Overdue:
         self._seconds = seconds
         self._counts: OrderedDict[tuple[str, bytes], int] = OrderedDict()
 
-    def is_due(self, seconds: float) -> bool:
-        """Whether the broker may have run out of patience after so many seconds.
+    def is_due(self, seconds: float, *, suspect: bool = False) -> bool:
+        """Whether the broker may have stopped waiting, when a handler has run for some seconds.
 
-        Its clock starts earlier than ours: from 4.3 on it ends the wait exactly on time, and then
-        ours has not got there yet.
+        The broker counts from when it sent the message, which then waited for a worker: its clock
+        is ahead of ours, and from 4.3 on it stops exactly on time.
+
+        Args:
+            suspect: The broker has closed the channel or cancelled the consumer, and this is the
+                oldest message that it waited for.
         """
-        return seconds >= self._seconds - min(_SLACK, _SLACK_SHARE * self._seconds)
+        slack = _SUSPECT * self._seconds if suspect else min(_SLACK, _SLACK_SHARE * self._seconds)
+        return seconds >= self._seconds - slack
 
-    def note(self, message: AMQPMessage[Any], seconds: float) -> None:
+    def note(self, message: AMQPMessage[Any], seconds: float, *, suspect: bool = False) -> None:
         """A channel was lost, and the handler of one of its messages ran for so many seconds."""
-        if not self.is_due(seconds):
+        if not self.is_due(seconds, suspect=suspect):
             return
         key = message.fingerprint
         self._counts[key] = self._counts.pop(key, 0) + 1

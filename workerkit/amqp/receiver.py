@@ -81,22 +81,30 @@ class Receiver:
         """Whether one of their messages was held for as long as the broker waits."""
         now = perf_counter()
         held = {**self._running, **self._aside}
-        begun = [began for each, began in held.items() if each.acks is acks]
-        return bool(begun) and self._overdue.is_due(now - min(begun))
+        return any(
+            self._overdue.is_due(now - began, suspect=each.tag == acks.first)
+            for each, began in held.items()
+            if each.acks is acks
+        )
 
     def before_close(self, acks: Acks) -> None:
         """Their channel is about to be closed: give back what no worker has begun with."""
         waiting = [each for each in (*self._waiting, *self._batching) if each.acks is acks]
         self._settling.back.keep_uncounted(waiting)
 
-    def forget(self, acks: Acks) -> None:
-        """Their channel is lost: the broker delivers again what no worker has begun with."""
+    def forget(self, acks: Acks, *, suspect: bool = False) -> None:
+        """Their channel is lost: the broker delivers again what no worker has begun with.
+
+        Args:
+            suspect: The broker did it, perhaps because it waited for the oldest message too long.
+        """
         self._waiting = deque(each for each in self._waiting if each.acks is not acks)
         self._batching.keep(lambda message: message.acks is not acks)
         now = perf_counter()
         for message, began in {**self._running, **self._aside}.items():
             if message.acks is acks:
-                self._overdue.note(message, now - began)
+                oldest = message.tag == acks.first
+                self._overdue.note(message, now - began, suspect=suspect and oldest)
                 self._aside.pop(message, None)
         self._settling.forget()
 

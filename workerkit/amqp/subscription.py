@@ -19,6 +19,7 @@ from workerkit.supervisor import Backoff
 log = logging.getLogger(__name__)
 
 _MISSING_RETRY = 2.0
+_TIMED_OUT = "delivery acknowledgement on channel"
 
 
 class Subscription:
@@ -160,9 +161,11 @@ class Subscription:
         """Close the channel, and forget what came on it and nobody has begun with."""
         channel, self._channel, self._consuming = self._channel, None, False
         if channel is not None:
+            lost = str(channel.lost.result()) if channel.lost.done() else ""
+            suspect = _TIMED_OUT in lost or (self._cancelled.is_set() and not lost)
             self._receiver.before_close(channel.acks)
             await channel.close()
-            self._receiver.forget(channel.acks)
+            self._receiver.forget(channel.acks, suspect=suspect)
 
     def _fields(self, **more: object) -> dict[str, object]:
         return {"consumer": self._receiver.name, "queue": self._queue.name, **more}
