@@ -13,7 +13,8 @@ from workerkit.amqp.frames import MalformedFrame
 
 _FRAME_END = 0xCE
 _ACK = Struct(">BHIHHQBB").pack  # frame type, channel, size, class, method, tag, multiple, end
-_METHOD, _SIZE, _BASIC, _ACK_ID, _REJECT_ID = 1, 13, 60, 80, 90
+_METHOD, _SIZE, _BASIC, _ACK_ID, _REJECT_ID, _NACK_ID = 1, 13, 60, 80, 90, 120
+_MULTIPLE, _NACK_REQUEUE = 1, 2  # The bits of basic.nack.
 
 
 class Acks:
@@ -112,12 +113,26 @@ class Acks:
 
     def reject(self, tag: int, *, requeue: bool) -> bool:
         """Reject one delivery now, after the acks that are still to be sent."""
+        return self._refuse(tag, _REJECT_ID, requeue)
+
+    def nack(self, tag: int) -> bool:
+        """Requeue one delivery as `reject` does, but by basic.nack.
+
+        From RabbitMQ 4.3 on, a quorum queue does not count this as a failed delivery.
+        """
+        return self._refuse(tag, _NACK_ID, _NACK_REQUEUE)
+
+    def nack_all(self) -> bool:
+        """Requeue every delivery that is not settled, by one basic.nack."""
         self.flush()
-        if self.lost:
-            return False
-        del self._outstanding[tag]
-        frame = _ACK(_METHOD, self._channel, _SIZE, _BASIC, _REJECT_ID, tag, requeue, _FRAME_END)
-        return self._send(frame)
+        if self.lost or not self._outstanding:
+            return not self.lost
+        last = next(reversed(self._outstanding))
+        self._outstanding.clear()
+        bits = _NACK_REQUEUE | _MULTIPLE
+        return self._send(
+            _ACK(_METHOD, self._channel, _SIZE, _BASIC, _NACK_ID, last, bits, _FRAME_END)
+        )
 
     def flush(self) -> None:
         """Send what is pending: before the channel is closed or its consumers are cancelled."""
@@ -165,6 +180,15 @@ class Acks:
         self.arrived()
         if sent:
             self.in_doubt(sent)
+
+    def _refuse(self, tag: int, method: int, bits: int) -> bool:
+        self.flush()
+        if self.lost:
+            return False
+        del self._outstanding[tag]
+        return self._send(
+            _ACK(_METHOD, self._channel, _SIZE, _BASIC, method, tag, bits, _FRAME_END)
+        )
 
     def _tell(self, taken: dict[int, Any]) -> None:
         if deliveries := [each for each in taken.values() if each is not None]:

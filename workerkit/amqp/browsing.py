@@ -1,12 +1,23 @@
-"""Look through a queue without taking anything out of it."""
+"""Look through a queue without taking anything out of it, and without the broker dropping anything.
 
-from collections.abc import AsyncIterator
+A quorum queue counts each look as a delivery, up to RabbitMQ 4.2, and drops a message beyond its
+delivery limit. One that must not be counted once more is left as a confirmed copy at the end of the
+queue, whose count begins anew.
+"""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from workerkit.amqp.connection import Channel, connect, scratch
+from workerkit.amqp.connection import Channel, Session, connect, scratch
 from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.queue import Queue
+from workerkit.amqp.queue_types import QueueTypes
 from workerkit.connections import AMQPSettings
+
+Copy = Callable[[AMQPMessage[Any]], Awaitable[None]]
+
+_NO_LIMIT = -1
 
 
 class Browser:
@@ -19,13 +30,19 @@ class Browser:
         queue: Its name.
         count: Messages that were ready in it at the beginning; no more are read.
         read: Messages that were read.
+        copied: Messages that were left as copies at the end of the queue.
     """
 
-    def __init__(self, channel: Channel, queue: str, count: int) -> None:
+    def __init__(
+        self, channel: Channel, queue: str, count: int, most_returns: int, copy: Copy
+    ) -> None:
         self._channel = channel
+        self._most_returns = most_returns
+        self._copy = copy
         self.queue = queue
         self.count = count
         self.read = 0
+        self.copied = 0
 
     async def next(self) -> AMQPMessage[Any] | None:
         """The next message; None at the end.
@@ -39,10 +56,27 @@ class Browser:
         self.read += message is not None
         return message
 
+    async def leave(self, message: AMQPMessage[Any]) -> None:
+        """Let a message stay in its queue: as it is, or as a copy where its count is too high.
+
+        Raises:
+            PublishError: The copy has not arrived: go on, and the next look may destroy it.
+        """
+        if self._most_returns == _NO_LIMIT or message.delivery_count < self._most_returns:
+            return
+        await self._copy(message)
+        message.acks.ack(message.tag)
+        self.copied += 1
+
 
 @asynccontextmanager
-async def browsing(settings: AMQPSettings, vhost: str | None, queue: str) -> AsyncIterator[Browser]:
+async def browsing(
+    settings: AMQPSettings, vhost: str | None, queue: str, copy: Copy
+) -> AsyncIterator[Browser]:
     """Look through *queue*, over a connection of its own.
+
+    Args:
+        copy: Publishes a copy of a message to this queue, and returns once that is confirmed.
 
     Raises:
         BrokerRefused: With code 404 where there is no such queue.
@@ -51,6 +85,26 @@ async def browsing(settings: AMQPSettings, vhost: str | None, queue: str) -> Asy
     session = await connect(settings, vhost, "dead letters")
     try:
         async with scratch(session) as channel:
-            yield Browser(channel, queue, await channel.count(queue))
+            count = await channel.count(queue)
+            yield Browser(channel, queue, count, await _most_returns(session, queue), copy)
+            # From RabbitMQ 4.3 on this does not count, while a channel that is closed does.
+            channel.acks.nack_all()
     finally:
         await session.close()
+
+
+async def _most_returns(session: Session, queue: str) -> int:
+    """How often a message may have come back already, to go back once more without any doubt.
+
+    Before RabbitMQ 4 a quorum queue has no limit of its own accord, and from then on 20; a policy
+    may set another one, which nobody here can ask for.
+    """
+    types = QueueTypes()
+    found = await types.learn(session, Queue(queue, "quorum"))
+    if not types.nack_counts or (found is not None and found.type != "quorum"):
+        return _NO_LIMIT
+    limit = None if found is None else found.arguments.get("x-delivery-limit")
+    if isinstance(limit, int):
+        return limit if limit >= 0 and not isinstance(limit, bool) else _NO_LIMIT
+    is_unlimited = found is not None and (0,) < session.version < (4,)
+    return _NO_LIMIT if is_unlimited else 1

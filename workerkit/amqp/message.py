@@ -21,9 +21,10 @@ OURS = "x-workerkit-"
 ATTEMPT = f"{OURS}attempt"
 QUEUE = f"{OURS}queue"
 EXCHANGE, ROUTING_KEY = f"{OURS}exchange", f"{OURS}routing-key"
-DELIVERY_COUNT = "x-delivery-count"
+RETURNS = f"{OURS}returns"
 # Headers that a broker writes when it delivers a message again.
-_COUNTS = frozenset({DELIVERY_COUNT, "x-acquired-count"})
+DELIVERY_COUNT, ACQUIRED_COUNT = "x-delivery-count", "x-acquired-count"
+_COUNTS = frozenset({DELIVERY_COUNT, ACQUIRED_COUNT})
 _MOST_ATTEMPTS = 1_000_000
 _HAS_ENCODING = 0x40  # In the first byte of the property flags.
 
@@ -38,7 +39,8 @@ class AMQPMessage(Delivery, Generic[T]):
         body: The decoded body.
         raw: The body as it came, compressed where it was.
         queue: The queue it came from.
-        redelivered: Whether the broker delivered it before, here or elsewhere.
+        redelivered_flag: Whether the broker has delivered this very message before. A copy of it,
+            such as a retry, is another one.
         tag: The broker's delivery tag, valid on the channel that delivered it.
         acks: Settles it on that channel.
     """
@@ -50,7 +52,7 @@ class AMQPMessage(Delivery, Generic[T]):
         "acks",
         "body",
         "queue",
-        "redelivered",
+        "redelivered_flag",
         "tag",
     )
 
@@ -75,7 +77,7 @@ class AMQPMessage(Delivery, Generic[T]):
         # basic.deliver from the redelivered bit on: bit, exchange, routing key (short strings).
         self._envelope = envelope
         self._raw_properties = properties
-        self.redelivered = envelope[:1] == b"\x01"
+        self.redelivered_flag = envelope[:1] == b"\x01"
 
     def __repr__(self) -> str:
         name = self.message_id or f"#{self.tag}"
@@ -215,6 +217,11 @@ class AMQPMessage(Delivery, Generic[T]):
         # Of a try in place, which no header counts.
         self.__dict__["attempt"] = attempt
 
+    def returned(self) -> None:
+        """It could not go back, and is handled again where it is: nothing is decided."""
+        self.__dict__["returns"] = self.returns + 1
+        self.fate = self.after = None
+
     @property
     def fingerprint(self) -> tuple[str, bytes]:
         """What it has in common with itself when it comes again, and with hardly any other."""
@@ -231,8 +238,27 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def delivery_count(self) -> int:
-        """How often a quorum queue took it back; 0 on a classic queue, which does not count."""
-        return _count(self.sent.get(DELIVERY_COUNT), otherwise=0)
+        """How often a quorum queue counted that it took the message back; 0 on a first delivery.
+
+        A classic queue counts nothing, and passes on whatever the sender wrote into this header.
+        """
+        return _count(self.sent.get(DELIVERY_COUNT), otherwise=0) if self.redelivered_flag else 0
+
+    @property
+    def acquired_count(self) -> int:
+        """How often a quorum queue of RabbitMQ 4.3 has delivered it before, counted or not."""
+        return _count(self.sent.get(ACQUIRED_COUNT), otherwise=0) if self.redelivered_flag else 0
+
+    @property
+    def returns(self) -> int:
+        """How often it went back to this queue as a copy, which no broker counts."""
+        in_place: int | None = self.__dict__.get("returns")
+        return _count(self.past(RETURNS), otherwise=0) if in_place is None else in_place
+
+    @property
+    def redelivered(self) -> bool:
+        """Whether it was delivered before, here or elsewhere, and came back to its queue."""
+        return self.redelivered_flag or self.returns > 0
 
     def past(self, header: str) -> Any:
         """What a header of ours tells of its past; None if that was in another queue.

@@ -12,7 +12,15 @@ from uuid import uuid4
 from workerkit.amqp import table
 from workerkit.amqp.confirms import InDoubt
 from workerkit.amqp.consumer import Declare
-from workerkit.amqp.message import DELIVERY_COUNT, EXCHANGE, OURS, ROUTING_KEY, AMQPMessage
+from workerkit.amqp.message import (
+    ACQUIRED_COUNT,
+    DELIVERY_COUNT,
+    EXCHANGE,
+    OURS,
+    RETURNS,
+    ROUTING_KEY,
+    AMQPMessage,
+)
 from workerkit.amqp.outgoing import DIRECT_REPLY_TO
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.publisher import Destination, Publisher
@@ -31,8 +39,9 @@ _EMPTY = table.encode({})
 _SMALL = 1_000
 _MOST_NAMED = 50
 # CC and BCC would route the copy back to where it came from. RabbitMQ takes a count of deliveries,
-# and the deaths that it sees cycles in, for those of the copy, and drops it.
-NOT_FOR_COPIES = frozenset({"CC", "BCC", "x-death", DELIVERY_COUNT})
+# and the deaths that it sees cycles in, for those of the copy, and drops it. Ours are of the queue
+# that the original was in.
+NOT_FOR_COPIES = frozenset({"CC", "BCC", "x-death", DELIVERY_COUNT, ACQUIRED_COUNT, RETURNS})
 
 
 class Moves:

@@ -1,7 +1,8 @@
 """Messages whose handlers take longer than the broker waits for an acknowledgement.
 
-After its `consumer_timeout` (30 minutes by default) RabbitMQ takes the message away, closes the
-channel and delivers the message again. Nobody but us can count how often that has happened.
+After its `consumer_timeout` (30 minutes by default) RabbitMQ takes the message away and delivers it
+again. It closes the channel before that; from 4.3 on it cancels the consumer, and only waits like
+that on quorum queues. Nobody but us can count how often that has happened.
 """
 
 import logging
@@ -16,6 +17,7 @@ log = logging.getLogger(__name__)
 
 TRIES = 3
 _REMEMBERED = 1_000
+_SLACK, _SLACK_SHARE, _SUSPECT = 1.0, 0.1, 0.5
 
 
 class Overdue:
@@ -31,9 +33,22 @@ class Overdue:
         self._seconds = seconds
         self._counts: OrderedDict[tuple[str, bytes], int] = OrderedDict()
 
-    def note(self, message: AMQPMessage[Any], seconds: float) -> None:
+    def is_due(self, seconds: float, *, suspect: bool = False) -> bool:
+        """Whether the broker may have stopped waiting, when a handler has run for some seconds.
+
+        The broker counts from when it sent the message, which then waited for a worker: its clock
+        is ahead of ours, and from 4.3 on it stops exactly on time.
+
+        Args:
+            suspect: The broker has closed the channel or cancelled the consumer, and this is the
+                oldest message that it waited for.
+        """
+        slack = _SUSPECT * self._seconds if suspect else min(_SLACK, _SLACK_SHARE * self._seconds)
+        return seconds >= self._seconds - slack
+
+    def note(self, message: AMQPMessage[Any], seconds: float, *, suspect: bool = False) -> None:
         """A channel was lost, and the handler of one of its messages ran for so many seconds."""
-        if seconds < self._seconds:
+        if not self.is_due(seconds, suspect=suspect):
             return
         key = message.fingerprint
         self._counts[key] = self._counts.pop(key, 0) + 1

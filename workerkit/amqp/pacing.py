@@ -3,8 +3,6 @@
 _FIRST = 1.0
 _CAP = 30.0
 _BURST = 0.05
-_UNKNOWN_LIMIT = 15
-_RABBITMQ_4_LIMIT = 20
 
 
 class Pacing:
@@ -40,29 +38,3 @@ class Pacing:
         """A message that was delivered before has been handled: begin anew."""
         if redelivered:
             self.failures = 0
-
-
-def near_limit(delivery_count: int, limit: int | None, *, redelivered: bool) -> bool:
-    """Whether a quorum queue might drop the message instead of taking it back once more.
-
-    Args:
-        delivery_count: How often it was taken back, from the header `x-delivery-count`.
-        limit: The queue's delivery limit; None where unknown (RabbitMQ 4 has 20 by default).
-    """
-    if limit is None:
-        # It may be a classic queue, which hands on whatever a sender wrote into that header.
-        return redelivered and delivery_count >= _UNKNOWN_LIMIT
-    if limit < 0:  # Switched off.
-        return False
-    return delivery_count >= min(limit, max(limit - 1, 1))
-
-
-def at_limit(delivery_count: int, limit: int | None) -> bool:
-    """Whether a quorum queue will drop a redelivered message that is not settled this time either.
-
-    `near_limit` keeps a message that merely fails away from here: the process that had this one
-    ended, or lost its connection. With a limit of 1 that cannot be told apart.
-    """
-    if limit is None:
-        return delivery_count >= _RABBITMQ_4_LIMIT
-    return 1 < limit <= delivery_count

@@ -114,6 +114,8 @@ class Queue:
         max_bytes: Bytes of bodies it holds.
         max_priority: Highest priority that it tells apart, 1 to 255; classic queues only.
         delivery_limit: How often a message may come back; quorum queues only, -1 for no limit.
+        expected_delivery_limit: The delivery limit that a policy or another declaration gives this
+            quorum queue; not declared. See "Delivery limits" in the documentation.
         single_active_consumer: One consumer at a time gets its messages, in order.
         dead_letter_exchange: Gets what it rejects, drops or lets run out; "" is the default
             exchange, which routes by `dead_letter_routing_key`.
@@ -139,6 +141,7 @@ class Queue:
     overflow: Overflow | None = None
     max_priority: int | None = None
     delivery_limit: int | None = None
+    expected_delivery_limit: int | None = None
     single_active_consumer: bool = False
     dead_letter_exchange: str | None = None
     dead_letter_routing_key: str | None = None
@@ -163,6 +166,8 @@ class Queue:
             raise ValueError(f"queue {self.name!r}: max_priority is for classic queues")
         if self.delivery_limit is not None and self.type != "quorum":
             raise ValueError(f"queue {self.name!r}: delivery_limit is for quorum queues")
+        if self.expected_delivery_limit is not None:
+            self._check_expected_limit()
         twice = sorted(self._named.keys() & self.arguments.keys())
         if twice:
             raise ValueError(f"queue {self.name!r}: {twice[0]!r} is given twice")
@@ -173,7 +178,8 @@ class Queue:
     @property
     def is_plain(self) -> bool:
         """Whether it is a mere name, so that the broker's own declaration is as good as any."""
-        return self == Queue(self.name, retry_type=self.retry_type)
+        limit = self.expected_delivery_limit
+        return self == Queue(self.name, retry_type=self.retry_type, expected_delivery_limit=limit)
 
     @property
     def declared_arguments(self) -> dict[str, Any]:
@@ -186,16 +192,9 @@ class Queue:
         return self.declared_arguments.get("x-queue-type") == "stream"
 
     @property
-    def drops_silently(self) -> bool:
-        """Whether RabbitMQ 4 drops a message that came back too often, and nobody is told."""
-        arguments = self.declared_arguments
-        quorum = arguments.get("x-queue-type") == "quorum"
-        return quorum and "x-dead-letter-exchange" not in arguments
-
-    @property
     def known_delivery_limit(self) -> int | None:
         """How often a quorum queue takes a message back before it drops it; None where unknown."""
-        limit = self.declared_arguments.get("x-delivery-limit")
+        limit = self.declared_arguments.get("x-delivery-limit", self.expected_delivery_limit)
         return limit if isinstance(limit, int) else None
 
     @property
@@ -281,6 +280,7 @@ class Queue:
         check.whole("max_bytes", 0)
         check.whole("max_priority", 1, 255)
         check.whole("delivery_limit", -1)
+        check.whole("expected_delivery_limit", -1)
         if self.overflow is not None:
             check.one_of("overflow", get_args(Overflow))
         check.one_of("retry_type", get_args(RetryType))
@@ -306,6 +306,13 @@ class Queue:
     def for_process(self, suffix: str) -> "Queue":
         """Return the queue under the name it has in one process."""
         return replace(self, name=f"{self.name}.{suffix}", per_process=False)
+
+    def _check_expected_limit(self) -> None:
+        if self.type not in (None, "quorum"):
+            raise ValueError(f"queue {self.name!r}: expected_delivery_limit is for quorum queues")
+        if "x-delivery-limit" in self.declared_arguments:
+            text = "expected_delivery_limit is for limits that others declare: write one limit"
+            raise ValueError(f"queue {self.name!r}: {text}")
 
     @property
     def _named(self) -> dict[str, Any]:

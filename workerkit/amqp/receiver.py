@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from struct import Struct
 from time import perf_counter
 from typing import Any
@@ -63,7 +63,10 @@ class Receiver:
             options.full_batch, options.batch_interval, self.workers.wake
         )
         self._take = self._batching.add if options.batch else self._take_one
+        settling.back.handle_again = self._take
         self._running: dict[AMQPMessage[Any], float] = {}
+        # Redelivered, while the call that was made with them before still runs.
+        self._aside: dict[AMQPMessage[Any], float] = {}
         self._stopping = asyncio.Event()
 
     def inlet(self, acks: Acks, queue: str, tag: str, position: Position | None = None) -> "Inlet":
@@ -78,14 +81,35 @@ class Receiver:
 
         return Inlet(take, acks, queue, tag, self._limit)
 
-    def forget(self, acks: Acks) -> None:
-        """Their channel is lost: the broker delivers again what no worker has begun with."""
+    def is_overdue(self, acks: Acks) -> bool:
+        """Whether one of their messages was held for as long as the broker waits."""
+        now = perf_counter()
+        held = {**self._running, **self._aside}
+        return any(
+            self._overdue.is_due(now - began, suspect=each.tag == acks.first)
+            for each, began in held.items()
+            if each.acks is acks
+        )
+
+    def before_close(self, acks: Acks) -> None:
+        """Their channel is about to be closed: give back what no worker has begun with."""
+        waiting = [each for each in (*self._waiting, *self._batching) if each.acks is acks]
+        self._settling.back.keep_uncounted(waiting)
+
+    def forget(self, acks: Acks, *, suspect: bool = False) -> None:
+        """Their channel is lost: the broker delivers again what no worker has begun with.
+
+        Args:
+            suspect: The broker did it, perhaps because it waited for the oldest message too long.
+        """
         self._waiting = deque(each for each in self._waiting if each.acks is not acks)
         self._batching.keep(lambda message: message.acks is not acks)
         now = perf_counter()
-        for message, began in self._running.items():
+        for message, began in {**self._running, **self._aside}.items():
             if message.acks is acks:
-                self._overdue.note(message, now - began)
+                oldest = message.tag == acks.first
+                self._overdue.note(message, now - began, suspect=suspect and oldest)
+                self._aside.pop(message, None)
         self._settling.forget()
 
     def stop(self) -> None:
@@ -100,10 +124,21 @@ class Receiver:
 
     def put_back(self) -> None:
         """Return to the broker what no worker has begun with, and what waits to go back."""
-        for message in [*self._waiting, *self._batching.clear()]:
-            message.acks.reject(message.tag, requeue=True)
+        for message in [*self._waiting, *self._batching.clear(), *self._aside]:
+            self._settling.back.give_back(message, failed=False)
         self._waiting.clear()
+        self._aside.clear()
         self._settling.hurry()
+
+    def put_back_begun(self) -> None:
+        """Return what handlers had begun with when they were cancelled or ended the process."""
+        for message in self._running:
+            self._settling.back.give_back(message)
+        self._running.clear()
+
+    async def given_back(self) -> None:
+        """Return once everything has gone back that can."""
+        await self._settling.back.finished()
 
     def _take_one(self, message: AMQPMessage[Any]) -> None:
         self._waiting.append(message)
@@ -118,7 +153,14 @@ class Receiver:
             if message.acks.lost:
                 continue
             began = self._running[message] = perf_counter()
-            known = self._known(message) if message.redelivered else None
+            known = None
+            if message.redelivered_flag:
+                known = self._known(message)
+                if known is None and (
+                    self._set_aside(message) or await self._settling.back.renewed(message)
+                ):
+                    del self._running[message]
+                    continue
             outcome = known or await self._process(message, task)
             seconds = perf_counter() - began
             if outcome.action is Action.ACK and not self._settling.failing:
@@ -126,6 +168,8 @@ class Receiver:
             else:
                 await self._settle(message, outcome, seconds)
             del self._running[message]
+            if self._aside:
+                self._take_up(message)
             if began + seconds - turn > _LONG_TURN:
                 # Handlers that compute without awaiting must not starve everybody else.
                 await asyncio.sleep(0)
@@ -135,16 +179,25 @@ class Receiver:
         while batch := [each for each in self._batching.take() if not each.acks.lost]:
             self.workers.wake()
             self._running |= dict.fromkeys(batch, perf_counter())
-            redelivered = {each: self._known(each) for each in batch if each.redelivered}
+            redelivered = {each: self._known(each) for each in batch if each.redelivered_flag}
             known = {message: outcome for message, outcome in redelivered.items() if outcome}
             settling = {self._begin(message, outcome, 0.0) for message, outcome in known.items()}
             try:
-                await self._handle_batch([each for each in batch if each not in known], settling)
+                again = [each for each in redelivered if each not in known]
+                aside = {each for each in again if self._set_aside(each)}
+                renewed = await self._renewed([each for each in again if each not in aside])
+                for message in aside:
+                    del self._running[message]
+                batch = [each for each in batch if each not in aside]
+                left = [each for each in batch if each not in known and each not in renewed]
+                await self._handle_batch(left, settling)
                 await asyncio.gather(*settling)
             finally:
                 await cancelled(settling)
             for message in batch:
                 del self._running[message]
+            for message in batch if self._aside else ():
+                self._take_up(message)
 
     async def _handle_batch(
         self, batch: list[AMQPMessage[Any]], settling: set[asyncio.Task[None]]
@@ -169,6 +222,28 @@ class Receiver:
     ) -> asyncio.Task[None]:
         return asyncio.create_task(self._settle(message, outcome, seconds))
 
+    def _set_aside(self, message: AMQPMessage[Any]) -> bool:
+        """Hold a redelivered message whose handler still runs here, called before its channel went.
+
+        No message is handled twice at the same time by one process. The call that runs decides: if
+        it succeeds, this one is acknowledged.
+        """
+        for each in self._running:
+            if each.acks is not message.acks and each.fingerprint == message.fingerprint:
+                self._aside[message] = perf_counter()
+                return True
+        return False
+
+    def _take_up(self, ended: AMQPMessage[Any]) -> None:
+        """The call with *ended* is over: go on with the same message, if it was redelivered."""
+        if ended in self._aside:
+            return
+        same = [each for each in self._aside if each.fingerprint == ended.fingerprint]
+        for message in same:
+            del self._aside[message]
+            if not message.acks.lost:
+                self._take(message)
+
     def _known(self, message: AMQPMessage[Any]) -> Outcome | None:
         """What the past of a redelivered message has decided; None for most."""
         if self._handled.recall(self._place, message):
@@ -178,6 +253,15 @@ class Receiver:
             )
             return Outcome(Action.ACK)
         return self._overdue.given_up(message) or self._settling.given_up(message)
+
+    async def _renewed(
+        self, redelivered: Collection[AMQPMessage[Any]]
+    ) -> Collection[AMQPMessage[Any]]:
+        """Those that were replaced with copies, which come by themselves."""
+        if not redelivered:
+            return ()
+        answers = await asyncio.gather(*map(self._settling.back.renewed, redelivered))
+        return {message for message, renewed in zip(redelivered, answers, strict=True) if renewed}
 
     async def _again(
         self, failed: Sequence[tuple[AMQPMessage[Any], Outcome]], seconds: float

@@ -12,14 +12,23 @@ from typing import Any
 from workerkit.amqp import table
 from workerkit.amqp.browsing import Browser
 from workerkit.amqp.evidence import REPLAYS, Evidence
-from workerkit.amqp.message import EXCHANGE, OURS, ROUTING_KEY, AMQPMessage
+from workerkit.amqp.message import (
+    ACQUIRED_COUNT,
+    DELIVERY_COUNT,
+    EXCHANGE,
+    OURS,
+    ROUTING_KEY,
+    AMQPMessage,
+)
 from workerkit.amqp.moving import NOT_FOR_COPIES, copied
-from workerkit.amqp.properties import Properties
+from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.errors import ConnectionLost
 
 Treat = Callable[[AMQPMessage[Any]], Awaitable[None]]
 
 _AT_A_TIME = 50
+# CC and BCC would route the copy to where the first one went.
+_COUNTS = ("CC", "BCC", DELIVERY_COUNT, ACQUIRED_COUNT)
 
 
 class Clearing:
@@ -87,6 +96,7 @@ class Clearing:
                 await self._pace.turn()
                 self._begun += 1
                 return None if self._stopped else message
+            await self._browser.leave(message)
         return None
 
     @property
@@ -143,6 +153,16 @@ def replayed(message: AMQPMessage[Any], queue: str) -> Properties:
     with suppress(table.MalformedTable):
         headers = table.merge(headers, told, _stays)
     return dataclasses.replace(copied(message, {}), table=headers)
+
+
+def uncounted(message: AMQPMessage[Any]) -> Properties:
+    """The properties of a copy that stays in the same queue: everything but the broker's counts."""
+    headers = message.properties.table
+    with suppress(table.MalformedTable):
+        headers = headers and table.merge(headers, {}, lambda name, _: name not in _COUNTS)
+    return dataclasses.replace(
+        message.properties, table=headers, delivery_mode=PERSISTENT, user_id=None
+    )
 
 
 def _stays(name: str, entry: bytes) -> bool:

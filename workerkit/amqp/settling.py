@@ -7,10 +7,11 @@ from typing import Any
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.dead_letters import DeadLetters
+from workerkit.amqp.giving_back import GivingBack
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.moving import Moves
 from workerkit.amqp.oversized import Oversized
-from workerkit.amqp.pacing import at_limit, near_limit
+from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.requeue import Requeue
 from workerkit.amqp.retries import Retries
 from workerkit.delivery import Action, Outcome
@@ -40,15 +41,16 @@ class Settling:
 
     Attributes:
         failing: Whether messages have failed in a row, so that a success has to be told as well.
+        back: Gives messages back to their queues.
         parts: Told, by queue, when a message cannot be settled at all.
     """
 
-    def __init__(self, options: AMQPOptions, moves: Moves) -> None:
+    def __init__(self, options: AMQPOptions, moves: Moves, types: QueueTypes) -> None:
         self._name = options.name
         self._dead_letters = DeadLetters(moves, options.queues, options.name)
         self._retries = Retries(moves, options.queues, options.retry)
         self._queues = {queue.name: queue for queue in options.queues}
-        self._limits = {queue.name: queue.known_delivery_limit for queue in options.queues}
+        self.back = GivingBack(options, moves, types)
         self.failing = False
         self.parts: Mapping[str, Part] = {}
         self._stopping = asyncio.Event()
@@ -56,7 +58,9 @@ class Settling:
         self._per_process = {queue.name for queue in options.queues if queue.per_process}
         self._in_place = self._streams | self._per_process
         most = options.prefetch_count // 2
-        self._requeues = {queue.name: Requeue(most) for queue in options.queues}
+        self._requeues = {
+            queue.name: Requeue(most, self.back.give_back) for queue in options.queues
+        }
 
     async def settle(self, message: AMQPMessage[Any], outcome: Outcome) -> tuple[Action, bool]:
         """Carry out any outcome.
@@ -109,8 +113,7 @@ class Settling:
 
         Only a quorum queue counts how often it comes back.
         """
-        count = message.delivery_count
-        if not count or not at_limit(count, self._limits[message.queue]):
+        if not (count := self.back.deaths(message)):
             return None
         return Outcome(
             Action.DEAD_LETTER, Reject(f"came back {count} times, and was never settled")
@@ -119,6 +122,7 @@ class Settling:
     def hurry(self) -> None:
         """The process stops: put back at once what waits to go back, now and from now on."""
         self._stopping.set()
+        self.back.hurry()
         for requeue in self._requeues.values():
             requeue.hurry()
 
@@ -144,10 +148,7 @@ class Settling:
 
     def _no_way_back(self, message: AMQPMessage[Any]) -> bool:
         """Whether the queue would not take the message, or drop it."""
-        if message.queue in self._streams:
-            return True
-        limit = self._limits[message.queue]
-        return near_limit(message.delivery_count, limit, redelivered=message.redelivered)
+        return message.queue in self._streams or self.back.failed_too_often(message)
 
     def _unread(self, message: Oversized) -> tuple[Action, bool]:
         """Settle a dead letter of which there can be no copy, as its body was not kept.

@@ -20,6 +20,7 @@ from workerkit.supervisor import Backoff
 log = logging.getLogger(__name__)
 
 _MISSING_RETRY = 2.0
+_TIMED_OUT = "delivery acknowledgement on channel"
 
 
 class Subscription:
@@ -125,7 +126,10 @@ class Subscription:
         return False
 
     async def _consume(self, session: Session) -> None:
-        """Return when the broker cancels the consumer: the queue was deleted, or moved.
+        """Return when the broker cancels the consumer.
+
+        It does not say why: the queue was deleted, its leader or node went, or from RabbitMQ 4.3 on
+        a message of a quorum queue was not acknowledged in time.
 
         Raises:
             BrokerRefused: The queue may not be read, or the broker closed the channel.
@@ -148,8 +152,13 @@ class Subscription:
         await self._cancelled.wait()
         if channel.lost.done():
             raise channel.lost.result()
-        self._part.waiting(f"queue {self._queue.name!r} was deleted")
-        log.warning("consumer cancelled by the broker", extra=self._fields())
+        reason = "the broker gave no reason; the queue may be deleted, or without a leader"
+        if self._receiver.is_overdue(channel.acks):
+            reason = "a handler took as long as the broker's consumer_timeout"
+        self._part.waiting(
+            f"the broker cancelled the consumer of queue {self._queue.name!r}: {reason}"
+        )
+        log.warning("consumer cancelled by the broker", extra=self._fields(reason=reason))
 
     def _failed(self, error: Exception, seconds: float) -> None:
         self._not_ready(error)
@@ -166,8 +175,11 @@ class Subscription:
         """Close the channel, and forget what came on it and nobody has begun with."""
         channel, self._channel, self._consuming = self._channel, None, False
         if channel is not None:
+            lost = str(channel.lost.result()) if channel.lost.done() else ""
+            suspect = _TIMED_OUT in lost or (self._cancelled.is_set() and not lost)
+            self._receiver.before_close(channel.acks)
             await channel.close()
-            self._receiver.forget(channel.acks)
+            self._receiver.forget(channel.acks, suspect=suspect)
 
     def _fields(self, **more: object) -> dict[str, object]:
         return {"consumer": self._receiver.name, "queue": self._queue.name, **more}

@@ -9,9 +9,10 @@ from workerkit.amqp.binding import Bindings
 from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.connection import RPC_DEADLINE, Session
 from workerkit.amqp.consumer import AMQPOptions, Declare
-from workerkit.amqp.declaring import Unreachable, available, differs
+from workerkit.amqp.declaring import Unreachable, available
 from workerkit.amqp.moving import Moves
 from workerkit.amqp.queue import Queue
+from workerkit.amqp.queue_types import QueueTypes
 from workerkit.delivery import Action
 from workerkit.errors import BrokerRefused, ConnectionLost, PublishRefused
 from workerkit.supervisor import cancel
@@ -57,14 +58,20 @@ class Topology:
     Args:
         written: The queues of *options* as their class has them, without a default type.
         declare: The consumer's own option, or the connection's setting.
+        types: Is told what the queues are.
     """
 
     def __init__(
-        self, options: AMQPOptions, written: Sequence[Queue], declare: Declare, moves: Moves
+        self,
+        options: AMQPOptions,
+        written: Sequence[Queue],
+        declare: Declare,
+        moves: Moves,
+        types: QueueTypes,
     ) -> None:
         self._consumer = options.name
+        self._types = types
         self._written = {queue.name: queue for queue in written}
-        self._types_told: set[str] = set()
         self._bindings = Bindings(options.name)
         self._declare = declare
         self._moves = moves
@@ -97,11 +104,11 @@ class Topology:
         written = self._written[queue.name]
         try:
             if not await self._available(session, queue, written):
+                self._types.forget(queue.name)
                 return Missing(queue.name, f"queue {queue.name!r} is missing")
         except Unreachable as error:
             return Missing(queue.name, str(error), "unreachable")
-        if queue != written:
-            await self._tell_type(session, queue)
+        await self._learn(session, queue)
         if self._declare != "never":
             await self._bindings.create(session, queue)
         needed = list(self._needed(queue))
@@ -170,6 +177,24 @@ class Topology:
                 raise _not_permitted(each, error) from error
         return None
 
+    async def _learn(self, session: Session, queue: Queue) -> None:
+        """Find out what a queue is, and log what its author or the operator may not know."""
+        found = await self._types.learn(session, queue)
+        if found is None:
+            return
+        fields = {"consumer": self._consumer, "queue": queue.name}
+        typed = self._declare != "never" and queue != self._written[queue.name]
+        if typed and found.type != queue.type:
+            log.info(
+                "queue exists with another type than the setting and is used as it is",
+                extra={**fields, "setting": queue.type},
+            )
+        if found.type == "quorum" and "x-dead-letter-exchange" not in found.arguments:
+            log.warning(
+                "quorum queue without dead_letter_exchange: RabbitMQ 4 drops what comes back often",
+                extra={**fields, "delivery_limit": queue.known_delivery_limit},
+            )
+
     def _needed(self, queue: Queue) -> Iterator["_Needed"]:
         """Yield the queues where its messages may have to go."""
         if self._retry is not None and not queue.is_stream:
@@ -179,18 +204,6 @@ class Topology:
         if self._buries:
             letters, instead = queue.dead_letter_queue, "on_invalid = Action.REJECT"
             yield _Needed(letters, Queue(letters.name), "dead letters", instead)
-
-    async def _tell_type(self, session: Session, queue: Queue) -> None:
-        """Log once if a queue exists that is not of the type that the settings have as default."""
-        if self._declare == "never" or queue.name in self._types_told:
-            return
-        self._types_told.add(queue.name)
-        error = await differs(session, queue)
-        if error is not None and error.argument == "x-queue-type":
-            log.info(
-                "queue exists with another type than the setting and is used as it is",
-                extra={"consumer": self._consumer, "queue": queue.name, "setting": queue.type},
-            )
 
     async def _available(self, session: Session, queue: Queue, existing: Queue) -> bool:
         there = await available(session, queue, self._mode(queue), existing)

@@ -4,6 +4,7 @@ import asyncio
 import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from functools import partial
 
 from workerkit.amqp.consumer import AMQPOptions
@@ -14,6 +15,7 @@ from workerkit.amqp.moving import Moves
 from workerkit.amqp.overdue import Overdue
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue, retry_suffix
+from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.settling import Settling
 from workerkit.amqp.subscription import Subscription
@@ -31,11 +33,14 @@ from workerkit.wire import Context, Declared, Hook
 log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 255
-# What the broker compares of a queue: not where to begin reading, and bindings only add up.
+# What is not copied by then goes back with its channel, and is counted.
+_LAST_COPIES = 3.0
+# What the broker compares of a queue: not where to begin reading or what others declare, and
+# bindings only add up.
 _DECLARED = [
     each.name
     for each in dataclasses.fields(Queue)
-    if each.name not in ("stream_offset", "bindings")
+    if each.name not in ("stream_offset", "bindings", "expected_delivery_limit")
 ]
 
 
@@ -160,8 +165,9 @@ class AMQPWire:
             receiver.hasten()
 
     async def drain(self) -> None:
-        """Return once no handler runs."""
+        """Return once no handler runs, and what goes back has gone."""
         await asyncio.gather(*(each.workers.quiet() for each in self._receivers))
+        await self._given_back()
 
     async def cancel(self) -> None:
         """Cancel the handlers that still run, and wait for them."""
@@ -178,11 +184,18 @@ class AMQPWire:
                 link.abort("handlers would not end")
         else:
             await cancelled(self._workers)
+            for receiver in self._receivers:
+                receiver.put_back_begun()
+            with suppress(TimeoutError):
+                await asyncio.wait_for(self._given_back(), _LAST_COPIES)
         await asyncio.gather(*(each.close() for each in self._hooks))
         await asyncio.gather(*(each.close() for each in self._subscriptions))
         await cancelled(self._keeping)
         if self._publisher is not None:
             await self._publisher.close()
+
+    async def _given_back(self) -> None:
+        await asyncio.gather(*(each.given_back() for each in self._receivers))
 
     def _subscribe(self, endpoint: Endpoint, context: Context, publisher: Publisher) -> Health:
         options = _amqp(endpoint.options)
@@ -203,8 +216,9 @@ class AMQPWire:
             log.warning(text, extra={"consumer": options.name, **fields})
         declare = options.declare or settings.declare
         moves = Moves(publisher, name, options.vhost, declare)
-        topology = Topology(options, written, declare, moves)
-        settling = Settling(options, moves)
+        types = QueueTypes()
+        topology = Topology(options, written, declare, moves, types)
+        settling = Settling(options, moves, types)
         receiver = Receiver(
             endpoint,
             options,
@@ -246,12 +260,6 @@ def _warnings(
                 "consumer_timeout": consumer_timeout,
             },
         )
-    for queue in options.queues:
-        if queue.drops_silently:
-            yield (
-                "quorum queue without dead_letter_exchange: RabbitMQ 4 drops what comes back often",
-                {"queue": queue.name, "delivery_limit": queue.known_delivery_limit},
-            )
 
 
 def _suffixes(options: AMQPOptions) -> Iterator[str]:

@@ -12,16 +12,17 @@ from workerkit.amqp.browsing import Browser, browsing
 from workerkit.amqp.codes import NOT_FOUND
 from workerkit.amqp.evidence import Evidence
 from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.publisher import Destination, Publisher
+from workerkit.amqp.replaying import uncounted
 from workerkit.cli.letters import printable
 from workerkit.cli.options import quiet
 from workerkit.cli.selection import Selection
 from workerkit.cli.whereabouts import Whereabouts
-from workerkit.errors import BrokerRefused, ConnectionLost, RunError
+from workerkit.errors import BrokerRefused, ConnectionLost, PublishError, RunError
 
 T = TypeVar("T")
 
 _TELL_EVERY = 2.0
-_MANY_DELIVERIES = 15
 
 
 class Missing(Exception):
@@ -50,7 +51,7 @@ class Survey:
 
 
 class Sieve:
-    """Lets through what was selected, and warns of what the broker may drop.
+    """Lets through what was selected.
 
     Args:
         until: Nothing that failed later: a replayed message may be back before the end.
@@ -62,12 +63,10 @@ class Sieve:
     def __init__(self, selection: Selection, until: datetime | None = None) -> None:
         self._selection = selection
         self._until = until
-        self._warned = False
         self.later = 0
 
     def __call__(self, message: AMQPMessage[Any]) -> bool:
         """Whether *message* is wanted."""
-        self._warn(message)
         if not self._selection.matches(message):
             return False
         failed_at = Evidence.of(message).failed_at
@@ -75,17 +74,6 @@ class Sieve:
             self.later += 1
             return False
         return True
-
-    def _warn(self, message: AMQPMessage[Any]) -> None:
-        if message.delivery_count < _MANY_DELIVERIES or self._warned:
-            return
-        self._warned = True
-        print(
-            f"warning: message {printable(message.message_id or '-')!r} in {message.queue!r} has "
-            f"come back {message.delivery_count} times: every look at a quorum queue counts, and "
-            "RabbitMQ 4 drops a message after 20, unless the queue's delivery limit is raised",
-            file=sys.stderr,
-        )
 
 
 @asynccontextmanager
@@ -97,13 +85,51 @@ async def opened(where: Whereabouts) -> AsyncIterator[Browser]:
         RunError: The broker cannot be reached, or refuses.
     """
     quiet()
+    publisher = Publisher()
+    publisher.open(where.settings)
+    to = Destination(where.dead_letters, "", where.connection, where.vhost)
+
+    async def copy(message: AMQPMessage[Any]) -> None:
+        await publisher.send(message.raw, uncounted(message), to)
+
     try:
-        async with browsing(where.broker, where.vhost, where.dead_letters) as browser:
+        async with browsing(where.broker, where.vhost, where.dead_letters, copy) as browser:
             yield browser
+            _tell_copied(browser)
     except ConnectionLost as error:
         if isinstance(error, BrokerRefused) and error.code == NOT_FOUND:
             raise Missing from error
         raise RunError(str(error)) from error
+    finally:
+        await publisher.close()
+
+
+async def leave(browser: Browser, message: AMQPMessage[Any]) -> None:
+    """Let a message stay where it is.
+
+    Raises:
+        RunError: It came back so often that another look may destroy it, and cannot be copied.
+    """
+    try:
+        await browser.leave(message)
+    except PublishError as error:
+        name = printable(message.message_id or "-")
+        raise RunError(
+            f"stopped: message {name!r} in {message.queue!r} has come back "
+            f"{message.delivery_count} times; RabbitMQ drops it beyond the queue's delivery limit, "
+            f"and no copy could be left in its place: {error}; grant write on the default "
+            "exchange, or declare the queue without a delivery limit"
+        ) from error
+
+
+def _tell_copied(browser: Browser) -> None:
+    if browser.copied:
+        print(
+            f"{browser.copied} messages of {printable(browser.queue)!r} were moved to its end: the "
+            "queue counts every look, and drops a message beyond its delivery limit; declare it "
+            "with x-delivery-limit=-1 (RabbitMQ 4), or classic",
+            file=sys.stderr,
+        )
 
 
 @asynccontextmanager
@@ -131,12 +157,12 @@ async def collect(
     async with opened(where) as browser, _reading(browser):
         wanted = Sieve(selection)
         while (message := await browser.next()) is not None:
-            if not wanted(message):
-                continue
-            if len(letters) == limit:
+            is_wanted = wanted(message)
+            if is_wanted and len(letters) == limit:
                 more += 1
-                continue
-            letters.append(keep(message))
+            elif is_wanted:
+                letters.append(keep(message))
+            await leave(browser, message)
             if len(letters) == limit and not selection:
                 more = browser.count - browser.read
                 break
@@ -148,6 +174,7 @@ async def first(where: Whereabouts, selection: Selection) -> AMQPMessage[Any] | 
     async with opened(where) as browser, _reading(browser):
         wanted = Sieve(selection)
         while (message := await browser.next()) is not None:
+            await leave(browser, message)
             if wanted(message):
                 return message
     return None
@@ -162,6 +189,7 @@ async def survey(where: Whereabouts, selection: Selection) -> Survey:
         matching = 0
         while (message := await browser.next()) is not None:
             matching += wanted(message)
+            await leave(browser, message)
         return Survey(browser.count, matching)
 
 

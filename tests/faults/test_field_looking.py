@@ -1,0 +1,97 @@
+"""FR4: who looks at dead letters destroys none, however often."""
+
+from typing import Any
+
+import pytest
+from pamqp.commands import Basic
+
+from tests.application import container_of
+from tests.client import Client
+from tests.rabbit import PrivateRabbit, QueueState
+from workerkit.amqp.message import AMQPMessage
+from workerkit.cli.reading import collect, first, survey
+from workerkit.cli.selection import Selection
+from workerkit.cli.whereabouts import Whereabouts
+from workerkit.errors import RunError
+
+LETTERS = "orders.dlq"
+EVERYTHING = Selection(None, None, None, None)
+SOME = Selection(None, None, None, ["m-1"])
+
+
+def there(url: str) -> Whereabouts:
+    """The dead letters of `orders`."""
+    return Whereabouts(container_of(url).settings(), "default", None, "orders")
+
+
+def name_of(message: AMQPMessage[Any]) -> str | None:
+    """What a look keeps of a message."""
+    return message.message_id
+
+
+async def send(client: Client, *names: str) -> None:
+    """Put dead letters into the queue."""
+    for name in names:
+        headers: dict[str, Any] = {"x-workerkit-queue": "orders", "a": 1, "CC": ["elsewhere"]}
+        sent = Basic.Properties(message_id=name, headers=headers, expiration="3600000")
+        await client.send(LETTERS, name.encode(), properties=sent)
+
+
+@pytest.mark.parametrize("limit", [None, -1, 0, 1, 2, 20])
+async def test_fr4_looking_never_destroys(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client, limit: int | None
+) -> None:
+    """All looks together count less than the delivery limit, whatever that is."""
+    if limit == -1 and rabbit.version < (4,):
+        limit = None  # There it would be a limit below zero: nothing could come back.
+    arguments = {} if limit is None else {"x_delivery_limit": limit}
+    await client.declare(LETTERS, x_queue_type="quorum", **arguments)
+    await client.declare("elsewhere")
+    names = [f"m-{number}" for number in range(4)]
+    await send(client, *names)
+    elsewhere = rabbit.queues(vhost)["elsewhere"]
+    where = there(url)
+
+    for number in range(9):
+        found = await collect(where, EVERYTHING, 50, name_of)
+        assert sorted(name or "" for name in found.letters) == names, number
+        assert (await survey(where, SOME)).matching == 1
+        message = await first(where, SOME)
+        assert message is not None
+        assert message.headers["a"] == 1
+
+    assert rabbit.queues(vhost)[LETTERS] == QueueState(4, 0, 0)
+    assert rabbit.queues(vhost)["elsewhere"] == elsewhere
+
+
+async def test_fr4_a_limit_of_twenty_that_nobody_wrote(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client
+) -> None:
+    """More looks than RabbitMQ 4 has as its default limit."""
+    await client.declare(LETTERS, x_queue_type="quorum")
+    await send(client, "m-1")
+    where = there(url)
+
+    for _ in range(25):
+        assert (await collect(where, EVERYTHING, 50, name_of)).letters == ["m-1"]
+
+    assert rabbit.queues(vhost)[LETTERS] == QueueState(1, 0, 0)
+
+
+async def test_fr4_where_no_copy_can_be_left_a_look_is_refused(
+    rabbit: PrivateRabbit, vhost: str, client: Client
+) -> None:
+    """Before it could destroy anything, with the way out."""
+    await client.declare(LETTERS, x_queue_type="quorum", x_delivery_limit=2)
+    await send(client, "m-1")
+    user = f"looker-{vhost}"
+    rabbit.add_user(user, "secret", vhost, write="^$")
+    where = there(rabbit.url(vhost, user, "secret"))
+    for _ in range(2):
+        assert (await collect(where, EVERYTHING, 50, name_of)).letters == ["m-1"]
+
+    if rabbit.version >= (4, 3):
+        assert (await collect(where, EVERYTHING, 50, name_of)).letters == ["m-1"]
+    else:
+        with pytest.raises(RunError, match=r"has come back 2 times.*grant write"):
+            await collect(where, EVERYTHING, 50, name_of)

@@ -1,0 +1,139 @@
+"""Find out what the queues are at the broker, whatever the class writes about them.
+
+Of a queue that exists, AMQP 0-9-1 tells nothing but its length. RabbitMQ refuses to declare it
+again with other arguments, and names the first one that differs and its current value. Where no
+queue of that name exists, the broker refuses these declarations as well: they create nothing.
+"""
+
+import re
+from typing import Any, NamedTuple
+
+from workerkit.amqp.codes import LOCKED, PRECONDITION_FAILED
+from workerkit.amqp.connection import Session, scratch
+from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.queue import Queue
+from workerkit.errors import BrokerRefused
+
+_TYPE = "x-queue-type"
+_FLAGS = ("durable", "exclusive", "auto_delete")
+_QUORUM_FLAGS = {"durable": True, "exclusive": False, "auto_delete": False}
+# Only streams have it, and none has this value. RabbitMQ does not compare it for others, and
+# creates no queue with it.
+_ONLY_STREAMS = "x-max-age"
+_IMPOSSIBLE = {_ONLY_STREAMS: "impossible"}
+_MOST_QUESTIONS = 20
+_DIFFERS = re.compile(r"inequivalent arg '([^']+)' for queue .*?: received .*? but current is (.*)")
+_VALUE = re.compile(r"(?:the value )?'(.*?)'(?: of type '(\w+)')?$")
+_UNCOUNTED_SINCE = (4, 3)
+
+
+class Found(NamedTuple):
+    """What a queue is.
+
+    Attributes:
+        type: `classic`, `quorum` or `stream`.
+        arguments: Those of its own that the question came across.
+    """
+
+    type: str
+    arguments: dict[str, Any]
+
+
+class QueueTypes:
+    """The types of a consumer's queues, as far as they could be found out.
+
+    Attributes:
+        version: The broker's; empty where it is unknown.
+    """
+
+    def __init__(self) -> None:
+        self.version: tuple[int, ...] = ()
+        self._types: dict[str, str] = {}
+
+    @property
+    def nack_counts(self) -> bool:
+        """Whether basic.nack counts against the delivery limit of a quorum queue."""
+        return self.version < _UNCOUNTED_SINCE
+
+    def of(self, queue: str) -> str | None:
+        """`classic`, `quorum` or `stream`; None where nobody may say."""
+        return self._types.get(queue)
+
+    async def learn(self, session: Session, queue: Queue) -> Found | None:
+        """Ask what a queue that exists is; None where nobody may say, or nothing is new."""
+        self.version = session.version
+        if queue.name in self._types:
+            return None
+        if (found := await look_up(session, queue)) is not None:
+            self._types[queue.name] = found.type
+        return found
+
+    def forget(self, queue: str) -> None:
+        """A queue is gone: the next one of that name may have another type."""
+        self._types.pop(queue, None)
+
+    def delivery_count(self, message: AMQPMessage[Any]) -> int:
+        """How often the queue took *message* back, and counted it against its delivery limit.
+
+        The header of that name may be the sender's: a classic queue passes it on, and so does
+        RabbitMQ 4.3 as long as it has nothing to count. But that counts every delivery in another
+        header, and no more of them can have failed.
+        """
+        if self.of(message.queue) == "classic":
+            return 0
+        count = message.delivery_count
+        return count if self.nack_counts else min(count, message.acquired_count)
+
+
+async def look_up(session: Session, queue: Queue) -> Found | None:
+    """What a queue that exists is; None without the permission to declare it.
+
+    Args:
+        queue: How the class declares it: the more of that is right, the fewer questions it takes.
+
+    Raises:
+        ConnectionLost: The session went meanwhile.
+    """
+    flags: dict[str, Any] = {name: getattr(queue, name) for name in _FLAGS}
+    declared = queue.declared_arguments
+    # Never for a stream: RabbitMQ closes the connection where one cannot be made with these.
+    asked = "quorum" if declared.get(_TYPE) == "quorum" else "classic"
+    arguments: dict[str, Any] = {**declared, _TYPE: asked, **_IMPOSSIBLE}
+    for _ in range(_MOST_QUESTIONS):
+        try:
+            async with scratch(session) as channel:
+                await channel.declare_queue(queue.name, **flags, arguments=arguments)
+            return Found(asked, arguments)
+        except BrokerRefused as error:
+            refused = error
+        differs = _DIFFERS.search(str(refused)) if refused.code == PRECONDITION_FAILED else None
+        if refused.code == LOCKED:
+            return Found("classic", {})  # Only those are exclusive.
+        if differs is None:
+            return None
+        name, value = differs[1], _value(differs[2])
+        if (flag := name.replace("-", "_")) in flags:
+            flags[flag] = not flags[flag]
+            if flags[flag] != _QUORUM_FLAGS[flag]:
+                return Found("classic", arguments)
+        elif name == _ONLY_STREAMS:
+            return Found("stream", arguments)
+        elif name == _TYPE:
+            return Found("classic" if value is None else str(value), arguments)
+        elif arguments.get(name) == value:
+            return None
+        else:
+            arguments = {each: kept for each, kept in arguments.items() if each != name}
+            arguments |= {} if value is None else {name: value}
+    return None
+
+
+def _value(text: str) -> str | int | bool | None:
+    """What RabbitMQ says an argument is: `none`, `'5'`, `the value '5' of type 'byte'`."""
+    found = _VALUE.match(text)
+    if found is None:
+        return None
+    value, kind = found.groups()
+    if kind == "bool":
+        return bool(value == "true")
+    return int(value) if kind != "longstr" and re.fullmatch(r"-?\d+", value) else str(value)
