@@ -18,6 +18,7 @@ import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -67,6 +68,21 @@ class QueueState:
 
 
 @dataclass(frozen=True, slots=True)
+class Membership:
+    """What the nodes of one cluster share.
+
+    Attributes:
+        cookie: The secret by which they know each other.
+        epmd_port: Port of the epmd that all of them register with.
+        epmd_pid: Its process, which the cluster ends.
+    """
+
+    cookie: str
+    epmd_port: int
+    epmd_pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerState:
     """What the broker says of one consumer.
 
@@ -90,17 +106,30 @@ class PrivateRabbit:
 
     Args:
         conf: Lines for `rabbitmq.conf`.
+        name: Node name; a random one by default.
+        plugins: Plugins to enable.
+        membership: Of a node of a cluster, which then has no epmd and no cookie of its own.
     """
 
-    def __init__(self, conf: str = "") -> None:
-        self.name = f"workerkit{token_hex(4)}@localhost"
+    def __init__(
+        self,
+        conf: str = "",
+        *,
+        name: str = "",
+        plugins: Sequence[str] = (),
+        membership: Membership | None = None,
+    ) -> None:
+        self.name = name or f"workerkit{token_hex(4)}@localhost"
         self.port = 0
         self._conf = conf
+        self._plugins = plugins
+        self._membership = membership
         self._root: Path | None = None
         self._env: dict[str, str] = {}
         self._node: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._lease: socket.socket | None = None
+        self._frozen = False
 
     def __enter__(self) -> Self:
         self.start()
@@ -171,6 +200,16 @@ class PrivateRabbit:
         self.stop()
         return self.start(timeout)
 
+    @property
+    def running(self) -> bool:
+        """Whether the node's process has not ended; it may be frozen."""
+        return self._node is not None and self._node.poll() is None
+
+    @property
+    def serving(self) -> bool:
+        """Whether the node's process runs and is not frozen."""
+        return self.running and not self._frozen
+
     def close(self) -> None:
         """Kill whatever runs and remove the directory. May be called twice."""
         self.kill()
@@ -205,6 +244,7 @@ class PrivateRabbit:
     def pause(self) -> None:
         """Freeze the node (SIGSTOP): connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
+        self._frozen = True
         assert self._node is not None
         # The signal is only on its way: threads of the node go on until each of them has seen it.
         os.waitid(os.P_PID, self._node.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
@@ -212,6 +252,7 @@ class PrivateRabbit:
     def resume(self) -> None:
         """Let a frozen node go on."""
         self._signal(signal.SIGCONT)
+        self._frozen = False
 
     def close_all_connections(self, reason: str) -> None:
         """Close every client connection from the broker's side, as an operator does."""
@@ -354,19 +395,22 @@ class PrivateRabbit:
         _require_scripts()
         self.port = free_port()
         root = self._root = Path(tempfile.mkdtemp(prefix="rabbit-"))
-        (root / "enabled_plugins").write_text("[].\n")
+        (root / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
         (root / "rabbitmq.conf").write_text(f"disk_free_limit.absolute = 1MB\n{self._conf}\n")
         self._env = _environment(root, self.name, self.port)
-        # In the foreground, because a daemon would survive the node and be nobody's child.
-        self._epmd = subprocess.Popen(
-            ["epmd", "-address", "127.0.0.1", "-port", self._env["ERL_EPMD_PORT"]],
-            env=self._env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        if self._membership is not None:
+            self._join(root, self._membership)
+            return
+        self._epmd = start_epmd(self._env)
         self._env["WORKERKIT_EPMD_PID"] = str(self._epmd.pid)
+
+    def _join(self, root: Path, membership: Membership) -> None:
+        """Use the cookie and the epmd of the cluster."""
+        cookie = root / ".erlang.cookie"
+        cookie.write_text(membership.cookie)
+        cookie.chmod(0o400)
+        self._env["ERL_EPMD_PORT"] = str(membership.epmd_port)
+        self._env["WORKERKIT_EPMD_PID"] = str(membership.epmd_pid)
 
     def _boot(self, deadline: float) -> None:
         assert self._root is not None
@@ -402,12 +446,12 @@ class PrivateRabbit:
     def _give_up(self) -> None:
         assert self._root is not None
         assert self._node is not None
-        assert self._epmd is not None
         output = (self._root / "output").read_text(errors="replace")
         code = self._node.poll()
         end = "was not ready in time" if code is None else f"ended with {code}"
         text = f"RabbitMQ {end}:\n{output}"
-        clash = self._epmd.poll() is not None or _PORT_CLASH.search(output)
+        own_epmd = self._epmd
+        clash = (own_epmd and own_epmd.poll() is not None) or _PORT_CLASH.search(output)
         raise _PortClash(text) if clash else RabbitFailed(text)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -420,6 +464,7 @@ class PrivateRabbit:
         if self._node is not None:
             self._node.wait()
             self._node = None
+        self._frozen = False
         if self._lease is not None:
             self._lease.close()
             self._lease = None
@@ -450,6 +495,21 @@ class PrivateRabbit:
             connection.close()
             raise
         return connection
+
+
+def start_epmd(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """Start the name server of Erlang nodes on the port that *environment* names.
+
+    In the foreground, because a daemon would survive the node and be nobody's child.
+    """
+    return subprocess.Popen(
+        ["epmd", "-address", "127.0.0.1", "-port", environment["ERL_EPMD_PORT"]],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _environment(root: Path, name: str, port: int) -> dict[str, str]:

@@ -1,0 +1,44 @@
+"""What the tests on a cluster have measured."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What came of one fault.
+
+    Attributes:
+        fault: What was done to the cluster.
+        way: How the worker reaches it: a list of hosts, or a balancer.
+        version: Of RabbitMQ.
+        confirmed: Messages that the broker had confirmed.
+        lost: Those of them that were neither handled nor dead-lettered.
+        twice: Times that a message was handled again.
+        pause: The longest time in which nothing was handled, in seconds.
+    """
+
+    fault: str
+    way: str
+    version: tuple[int, ...]
+    confirmed: int
+    lost: int
+    twice: int
+    pause: float
+
+    def __str__(self) -> str:
+        version = ".".join(map(str, self.version))
+        return (
+            f"| {self.fault} | {self.way} | {version} | {self.confirmed} | {self.lost}"
+            f" | {self.twice} | {self.pause:.2f} s |"
+        )
+
+
+FIGURES: list[Figures] = []
+"""Of this session, in the order of the tests."""
+
+
+def table(figures: Sequence[Figures]) -> str:
+    """Markdown."""
+    heads = ("fault", "way", "RabbitMQ", "confirmed", "lost", "handled twice", "longest pause")
+    return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *map(str, figures)])

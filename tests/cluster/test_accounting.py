@@ -1,0 +1,113 @@
+"""A worker on three nodes, one of which fails: nothing that was confirmed is lost."""
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from tests.application import running
+from tests.balancer import Balancer
+from tests.cluster.faults import FAULTS, QUEUE, Fault, Scene
+from tests.cluster.figures import FIGURES, Figures
+from tests.cluster.traffic import Ledger, drain, publishing
+from tests.rabbit_cluster import RabbitCluster
+from tests.waiting import eventually
+from workerkit import AMQPConsumer, AMQPMessage, Consumer, Publisher, Reject, Retry, RetryPolicy
+
+HEARTBEAT = 4
+_COPIES = "copies"
+_SETTLED = 120.0
+
+
+def orders(ledger: Ledger) -> list[type[Consumer]]:
+    """A consumer that retries, dead-letters and publishes, and notes what it has done."""
+
+    class Orders(AMQPConsumer):
+        queues = [QUEUE]
+        concurrency = 8
+        retry = RetryPolicy(delays=(0.3, 1, 1, 2, 5, 10), jitter=0)
+
+        def __init__(self, publisher: Publisher) -> None:
+            self.publisher = publisher
+
+        async def handle(self, body: str, message: AMQPMessage) -> None:
+            kind = body.partition(":")[0]
+            if kind == "never":
+                raise Reject("as the sender wants it")
+            if kind == "twice" and message.attempt == 1:
+                raise Retry("as the sender wants it")
+            if kind == "forward":
+                await self.publisher.publish(body, _COPIES)
+            ledger.note(body)
+
+    class Copies(AMQPConsumer):
+        queues = [_COPIES]
+
+        async def handle(self, body: str) -> None:
+            ledger.copies[body] += 1
+
+    return [Orders, Copies]
+
+
+@asynccontextmanager
+async def reached(cluster: RabbitCluster, vhost: str, way: str) -> AsyncIterator[dict[str, Any]]:
+    """The settings of a connection to *cluster*, by a list of hosts or by a balancer."""
+    common = {"heartbeat": HEARTBEAT, "queue_type": "quorum"}
+    url = cluster.nodes[0].url(vhost)
+    if way == "hosts":
+        hosts = ",".join(f"127.0.0.1:{node.port}" for node in cluster.nodes)
+        yield {"url": url, "hosts": hosts, **common}
+        return
+    async with Balancer([node.port for node in cluster.nodes]) as balancer:
+        yield {"url": url, "port": balancer.port, **common}
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.parametrize("way", ["hosts", "balancer"])
+@pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
+async def test_fr3_fr5_nothing_is_lost_when_a_node_fails(
+    cluster: RabbitCluster, vhost: str, fault: Fault, way: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Each confirmed message is handled or dead-lettered, and every queue is empty in the end."""
+    caplog.set_level(logging.ERROR, "workerkit.observe")
+    ledger = Ledger()
+    urls = [node.url(vhost) for node in cluster.nodes]
+    scene = Scene(cluster, vhost, ledger)
+    async with (
+        reached(cluster, vhost, way) as amqp,
+        running("", *orders(ledger), amqp={"default": amqp}),
+    ):
+        async with publishing(urls, QUEUE, ledger):
+            await scene.goes_on()
+            began = time.monotonic()
+            await fault(scene)
+            ended = time.monotonic()
+        await asyncio.to_thread(cluster.heal)
+
+        def settled() -> bool:
+            queues = cluster.any_node().queues(vhost)
+            waiting = {name: each for name, each in queues.items() if name != f"{QUEUE}.dlq"}
+            assert all(each.ready + each.unacked == 0 for each in waiting.values()), waiting
+            return True
+
+        await eventually(settled, _SETTLED)
+        await drain(urls[0], f"{QUEUE}.dlq", ledger.buried)
+        assert cluster.members(QUEUE, vhost) == [0, 1, 2]
+        assert cluster.members(f"{QUEUE}.dlq", vhost) == [0, 1, 2]
+    figures = Figures(
+        fault.__doc__ or "",
+        way,
+        cluster.version,
+        len(ledger.confirmed),
+        len(ledger.lost),
+        ledger.twice,
+        ledger.longest_pause(began, ended),
+    )
+    FIGURES.append(figures)
+
+    assert ledger.lost == set(), figures
+    assert {message.partition(":")[0] for message in ledger.buried} == {"never"}
