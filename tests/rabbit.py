@@ -27,21 +27,19 @@ from typing import Self
 from urllib.parse import quote
 
 from tests.ports import free_port
+from tests.rabbit_versions import Installation, NotInstalled, installation
 
-# The scripts in /usr/sbin change to the user `rabbitmq` and refuse others; these do not.
-_DEBIAN_SCRIPTS = Path("/usr/lib/rabbitmq/bin")
 _CONTROL = Path(__file__).with_name("rabbit_control.erl")
 _PORT_CLASH = re.compile(r"eaddrinuse|in use", re.IGNORECASE)
 
 
 def missing() -> str | None:
     """Say what has to be installed before a node can start, or None."""
-    if _scripts() and shutil.which("epmd", path=_path()):
-        return None
-    return (
-        "RabbitMQ is not installed, and these tests need a real one:"
-        " run `make test`, or install the package (Debian: apt-get install rabbitmq-server)."
-    )
+    try:
+        installation()
+    except NotInstalled as error:
+        return str(error)
+    return None
 
 
 class RabbitFailed(Exception):
@@ -106,17 +104,22 @@ class PrivateRabbit:
 
     Args:
         conf: Lines for `rabbitmq.conf`.
+        version: Such as "4.3"; None for the version that this run of the tests is for.
+        plugins: Names of the plugins to enable.
         name: Node name; a random one by default.
-        plugins: Plugins to enable.
         membership: Of a node of a cluster, which then has no epmd and no cookie of its own.
+
+    Raises:
+        NotInstalled: There is no such RabbitMQ.
     """
 
     def __init__(
         self,
         conf: str = "",
+        version: str | None = None,
+        plugins: Sequence[str] = (),
         *,
         name: str = "",
-        plugins: Sequence[str] = (),
         membership: Membership | None = None,
     ) -> None:
         self.name = name or f"workerkit{token_hex(4)}@localhost"
@@ -124,6 +127,7 @@ class PrivateRabbit:
         self._conf = conf
         self._plugins = plugins
         self._membership = membership
+        self._installation = installation(version)
         self._root: Path | None = None
         self._env: dict[str, str] = {}
         self._node: subprocess.Popen[bytes] | None = None
@@ -145,6 +149,11 @@ class PrivateRabbit:
 
     def __repr__(self) -> str:
         return f"PrivateRabbit({self.name}, port {self.port}, pids {self.pids()})"
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Of RabbitMQ, such as (4, 3, 6)."""
+        return self._installation.version
 
     # Life
 
@@ -380,7 +389,7 @@ class PrivateRabbit:
 
     def ctl(self, *args: str, timeout: float = 60.0) -> str:
         """Run `rabbitmqctl`, for what `eval` does not do as easily; a third of a second or more."""
-        command = [str(_require_scripts() / "rabbitmqctl"), "-q", *args]
+        command = [str(self._installation.scripts / "rabbitmqctl"), "-q", *args]
         done = subprocess.run(
             command, env=self._env, capture_output=True, text=True, timeout=timeout, check=False
         )
@@ -392,12 +401,11 @@ class PrivateRabbit:
 
     def _prepare(self) -> None:
         """Make the directory, pick the ports, start the epmd that only this node will use."""
-        _require_scripts()
         self.port = free_port()
         root = self._root = Path(tempfile.mkdtemp(prefix="rabbit-"))
         (root / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
         (root / "rabbitmq.conf").write_text(f"disk_free_limit.absolute = 1MB\n{self._conf}\n")
-        self._env = _environment(root, self.name, self.port)
+        self._env = _environment(self._installation, root, self.name, self.port)
         if self._membership is not None:
             self._join(root, self._membership)
             return
@@ -417,7 +425,7 @@ class PrivateRabbit:
         self._control.unlink(missing_ok=True)
         with (self._root / "output").open("wb") as output:
             self._node = subprocess.Popen(
-                [str(_require_scripts() / "rabbitmq-server")],
+                [str(self._installation.scripts / "rabbitmq-server")],
                 cwd=self._root,  # where a crash dump would go
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -512,7 +520,7 @@ def start_epmd(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     )
 
 
-def _environment(root: Path, name: str, port: int) -> dict[str, str]:
+def _environment(installed: Installation, root: Path, name: str, port: int) -> dict[str, str]:
     """Everything the scripts of RabbitMQ read, and nothing of the caller's own environment."""
     arguments = (
         "-kernel inet_dist_use_interface {127,0,0,1}"
@@ -520,7 +528,7 @@ def _environment(root: Path, name: str, port: int) -> dict[str, str]:
         ' -eval file:eval(os:getenv("WORKERKIT_CONTROL_SOURCE")).'
     )
     return {
-        "PATH": _path(),
+        "PATH": installed.path,
         "HOME": str(root),  # of the cookie
         "LANG": "C.UTF-8",
         "ERL_CRASH_DUMP_SECONDS": "0",
@@ -543,25 +551,6 @@ def _environment(root: Path, name: str, port: int) -> dict[str, str]:
         "WORKERKIT_CONTROL": str(root / "control"),
         "WORKERKIT_CONTROL_SOURCE": str(_CONTROL),
     }
-
-
-def _path() -> str:
-    return os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def _scripts() -> Path | None:
-    """The directory of `rabbitmq-server` and `rabbitmqctl`."""
-    if (_DEBIAN_SCRIPTS / "rabbitmq-server").exists():
-        return _DEBIAN_SCRIPTS
-    found = shutil.which("rabbitmq-server", path=_path())
-    return Path(found).resolve().parent if found else None
-
-
-def _require_scripts() -> Path:
-    scripts = _scripts()
-    if scripts is None:
-        raise RabbitFailed(missing())
-    return scripts
 
 
 def _read(connection: socket.socket, size: int) -> bytes:

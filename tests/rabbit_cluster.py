@@ -10,7 +10,6 @@ process that started them, as a single node does (tests/rabbit.py). All methods 
 coroutine, call `start`, `restart`, `heal` and `close` through `asyncio.to_thread`.
 """
 
-import re
 import subprocess
 import time
 from collections.abc import Callable, Sequence
@@ -21,6 +20,7 @@ from typing import Self
 
 from tests.ports import free_port
 from tests.rabbit import Membership, PrivateRabbit, RabbitFailed, start_epmd
+from tests.rabbit_versions import installation
 
 _START = 240.0
 # A minority stops serving, as RabbitMQ advises: with Mnesia (before 4.0) two halves that both go
@@ -38,12 +38,19 @@ class RabbitCluster:
         size: Number of nodes.
         conf: More lines for each `rabbitmq.conf`.
         plugins: Plugins to enable on each node.
+        version: Such as "4.3"; None for the version that this run of the tests is for.
 
     Attributes:
         nodes: The nodes, running or not.
     """
 
-    def __init__(self, size: int = 3, conf: str = "", plugins: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        size: int = 3,
+        conf: str = "",
+        plugins: Sequence[str] = (),
+        version: str | None = None,
+    ) -> None:
         token = token_hex(4)
         names = [f"{'abcdefgh'[number]}{token}@localhost" for number in range(size)]
         peers = "".join(
@@ -54,6 +61,7 @@ class RabbitCluster:
         self._names = names
         self._conf = f"{_CONF}{peers}{conf}"
         self._plugins = plugins
+        self._version = version
         self._epmd: subprocess.Popen[bytes] | None = None
         self._cut_off: set[int] = set()
 
@@ -115,10 +123,7 @@ class RabbitCluster:
     @property
     def version(self) -> tuple[int, ...]:
         """Version of RabbitMQ."""
-        text = self.nodes[0].eval(
-            "{ok, Vsn} = application:get_key(rabbit, vsn), list_to_binary(Vsn)"
-        )
-        return tuple(map(int, re.findall(r"\d+", text)[:3]))
+        return installation(self._version).version
 
     @property
     def live(self) -> list[int]:
@@ -225,7 +230,8 @@ class RabbitCluster:
             "pg_local:sync(), lists:any(fun(Pid) ->"
             " case catch rabbit_networking:connection_info(Pid, [vhost, client_properties]) of"
             f" [{{vhost, {_binary(vhost)}}}, {{client_properties, Table}}] ->"
-            f" lists:member({{{_binary('connection_name')}, longstr, {_binary(connection_name)}}}, Table);"
+            f" lists:member({{{_binary('connection_name')}, longstr,"
+            f" {_binary(connection_name)}}}, Table);"
             " _ -> false end end, rabbit_networking:local_connections())"
         )
         return found == "true"
@@ -234,10 +240,14 @@ class RabbitCluster:
 
     def _start_all(self) -> None:
         port = free_port()
-        self._epmd = start_epmd({"ERL_EPMD_PORT": str(port)})
+        self._epmd = start_epmd(
+            {"PATH": installation(self._version).path, "ERL_EPMD_PORT": str(port)}
+        )
         membership = Membership(token_hex(10).upper(), port, self._epmd.pid)
         self.nodes = [
-            PrivateRabbit(self._conf, name=name, plugins=self._plugins, membership=membership)
+            PrivateRabbit(
+                self._conf, self._version, self._plugins, name=name, membership=membership
+            )
             for name in self._names
         ]
         with ThreadPoolExecutor(len(self.nodes)) as pool:
