@@ -18,6 +18,7 @@ import struct
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -26,21 +27,19 @@ from typing import Self
 from urllib.parse import quote
 
 from tests.ports import free_port
+from tests.rabbit_versions import Installation, NotInstalled, installation
 
-# The scripts in /usr/sbin change to the user `rabbitmq` and refuse others; these do not.
-_DEBIAN_SCRIPTS = Path("/usr/lib/rabbitmq/bin")
 _CONTROL = Path(__file__).with_name("rabbit_control.erl")
 _PORT_CLASH = re.compile(r"eaddrinuse|in use", re.IGNORECASE)
 
 
 def missing() -> str | None:
     """Say what has to be installed before a node can start, or None."""
-    if _scripts() and shutil.which("epmd", path=_path()):
-        return None
-    return (
-        "RabbitMQ is not installed, and these tests need a real one:"
-        " run `make test`, or install the package (Debian: apt-get install rabbitmq-server)."
-    )
+    try:
+        installation()
+    except NotInstalled as error:
+        return str(error)
+    return None
 
 
 class RabbitFailed(Exception):
@@ -90,12 +89,21 @@ class PrivateRabbit:
 
     Args:
         conf: Lines for `rabbitmq.conf`.
+        version: Such as "4.3"; None for the version that this run of the tests is for.
+        plugins: Names of the plugins to enable.
+
+    Raises:
+        NotInstalled: There is no such RabbitMQ.
     """
 
-    def __init__(self, conf: str = "") -> None:
+    def __init__(
+        self, conf: str = "", version: str | None = None, plugins: Sequence[str] = ()
+    ) -> None:
         self.name = f"workerkit{token_hex(4)}@localhost"
         self.port = 0
         self._conf = conf
+        self._plugins = plugins
+        self._installation = installation(version)
         self._root: Path | None = None
         self._env: dict[str, str] = {}
         self._node: subprocess.Popen[bytes] | None = None
@@ -116,6 +124,11 @@ class PrivateRabbit:
 
     def __repr__(self) -> str:
         return f"PrivateRabbit({self.name}, port {self.port}, pids {self.pids()})"
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """Of RabbitMQ, such as (4, 3, 6)."""
+        return self._installation.version
 
     # Life
 
@@ -339,7 +352,7 @@ class PrivateRabbit:
 
     def ctl(self, *args: str, timeout: float = 60.0) -> str:
         """Run `rabbitmqctl`, for what `eval` does not do as easily; a third of a second or more."""
-        command = [str(_require_scripts() / "rabbitmqctl"), "-q", *args]
+        command = [str(self._installation.scripts / "rabbitmqctl"), "-q", *args]
         done = subprocess.run(
             command, env=self._env, capture_output=True, text=True, timeout=timeout, check=False
         )
@@ -351,12 +364,11 @@ class PrivateRabbit:
 
     def _prepare(self) -> None:
         """Make the directory, pick the ports, start the epmd that only this node will use."""
-        _require_scripts()
         self.port = free_port()
         root = self._root = Path(tempfile.mkdtemp(prefix="rabbit-"))
-        (root / "enabled_plugins").write_text("[].\n")
+        (root / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
         (root / "rabbitmq.conf").write_text(f"disk_free_limit.absolute = 1MB\n{self._conf}\n")
-        self._env = _environment(root, self.name, self.port)
+        self._env = _environment(self._installation, root, self.name, self.port)
         # In the foreground, because a daemon would survive the node and be nobody's child.
         self._epmd = subprocess.Popen(
             ["epmd", "-address", "127.0.0.1", "-port", self._env["ERL_EPMD_PORT"]],
@@ -373,7 +385,7 @@ class PrivateRabbit:
         self._control.unlink(missing_ok=True)
         with (self._root / "output").open("wb") as output:
             self._node = subprocess.Popen(
-                [str(_require_scripts() / "rabbitmq-server")],
+                [str(self._installation.scripts / "rabbitmq-server")],
                 cwd=self._root,  # where a crash dump would go
                 env=self._env,
                 stdin=subprocess.DEVNULL,
@@ -452,7 +464,7 @@ class PrivateRabbit:
         return connection
 
 
-def _environment(root: Path, name: str, port: int) -> dict[str, str]:
+def _environment(installed: Installation, root: Path, name: str, port: int) -> dict[str, str]:
     """Everything the scripts of RabbitMQ read, and nothing of the caller's own environment."""
     arguments = (
         "-kernel inet_dist_use_interface {127,0,0,1}"
@@ -460,7 +472,7 @@ def _environment(root: Path, name: str, port: int) -> dict[str, str]:
         ' -eval file:eval(os:getenv("WORKERKIT_CONTROL_SOURCE")).'
     )
     return {
-        "PATH": _path(),
+        "PATH": installed.path,
         "HOME": str(root),  # of the cookie
         "LANG": "C.UTF-8",
         "ERL_CRASH_DUMP_SECONDS": "0",
@@ -483,25 +495,6 @@ def _environment(root: Path, name: str, port: int) -> dict[str, str]:
         "WORKERKIT_CONTROL": str(root / "control"),
         "WORKERKIT_CONTROL_SOURCE": str(_CONTROL),
     }
-
-
-def _path() -> str:
-    return os.environ.get("PATH", "") + ":/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
-
-
-def _scripts() -> Path | None:
-    """The directory of `rabbitmq-server` and `rabbitmqctl`."""
-    if (_DEBIAN_SCRIPTS / "rabbitmq-server").exists():
-        return _DEBIAN_SCRIPTS
-    found = shutil.which("rabbitmq-server", path=_path())
-    return Path(found).resolve().parent if found else None
-
-
-def _require_scripts() -> Path:
-    scripts = _scripts()
-    if scripts is None:
-        raise RabbitFailed(missing())
-    return scripts
 
 
 def _read(connection: socket.socket, size: int) -> bytes:

@@ -120,8 +120,9 @@ async def test_a_node_breaks_and_recovers_on_request(broker: PrivateRabbit) -> N
     broker.resume()
     assert broker.eval("ok") == "ok"
 
-    # It has declared the queue, and writes that down a moment later.
-    assert broker.eval("mnesia:sync_log()") == "ok"
+    if broker.version < (4, 3):
+        # The node answers a declaration before Mnesia has written it to the disk.
+        assert broker.eval("mnesia:sync_log()") == "ok"
     broker.kill()
     await connection.close()
     with pytest.raises(OSError, match=r".*"):
