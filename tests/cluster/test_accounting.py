@@ -59,7 +59,7 @@ async def reached(cluster: RabbitCluster, vhost: str, way: str) -> AsyncIterator
     common = {"heartbeat": HEARTBEAT, "queue_type": "quorum"}
     url = cluster.nodes[0].url(vhost)
     if way == "hosts":
-        hosts = ",".join(f"127.0.0.1:{node.port}" for node in cluster.nodes)
+        hosts = [f"127.0.0.1:{node.port}" for node in cluster.nodes]
         yield {"url": url, "hosts": hosts, **common}
         return
     async with Balancer([node.port for node in cluster.nodes]) as balancer:
