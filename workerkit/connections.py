@@ -31,6 +31,7 @@ _SEVERAL = "list several in HOSTS, as in a:5672,b:5672"
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Declare = Annotated[Literal["missing", "always", "never"], BeforeValidator(lower)]
+DefaultType = Annotated[Literal["quorum", "classic"], BeforeValidator(lower)]
 Auth = Annotated[Literal["plain", "external"], BeforeValidator(lower)]
 
 
@@ -184,6 +185,8 @@ class AMQPSettings(BaseModel):
             of them will do: the next one is tried when one fails or is lost.
         heartbeat: Seconds between two signs of life; whole, because AMQP carries an integer.
         declare: Which queues are declared: those that are missing, all, or none.
+        queue_type: Type of a missing queue whose class states none, and of the queues beside it for
+            dead letters; None leaves it to the virtual host. One that exists keeps its type.
         connect_timeout: Seconds for one attempt to connect.
         auth: `external` lets the client's certificate say who this is.
     """
@@ -199,6 +202,7 @@ class AMQPSettings(BaseModel):
     hosts: tuple[str, ...] = ()
     heartbeat: Annotated[int, Field(ge=1, le=65_535)] = 15
     declare: Declare = "missing"
+    queue_type: DefaultType | None = None
     connect_timeout: Seconds = 10.0
     auth: Auth = "plain"
     tls: TLSSettings = TLSSettings()

@@ -192,11 +192,17 @@ class Channel:
 
 
 class Session:
-    """One incarnation of a connection, from connected to lost."""
+    """One incarnation of a connection, from connected to lost.
+
+    Attributes:
+        default_type_has_limits: Whether a queue that is declared without a type may be one that has
+            a delivery limit. True until the broker denies it: nothing else tells that type.
+    """
 
     def __init__(self, connection: TapConnection, protocol: TapProtocol) -> None:
         self._connection = connection
         self.protocol = protocol
+        self.default_type_has_limits = True
 
     @property
     def lost(self) -> "asyncio.Future[None]":

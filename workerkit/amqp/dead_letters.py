@@ -7,7 +7,7 @@ from typing import Any
 from workerkit.amqp.message import ATTEMPT, OURS, AMQPMessage
 from workerkit.amqp.moving import Moves, copied, history, now
 from workerkit.amqp.properties import Properties
-from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue
+from workerkit.amqp.queue import Queue
 from workerkit.delivery import Outcome
 from workerkit.errors import Signal
 from workerkit.places import formatted, text_of
@@ -24,8 +24,9 @@ _TRACEBACK = f"{OURS}traceback"
 class DeadLetters:
     """The dead letters of one consumer."""
 
-    def __init__(self, moves: Moves, consumer: str) -> None:
+    def __init__(self, moves: Moves, queues: tuple[Queue, ...], consumer: str) -> None:
         self._moves = moves
+        self._queues = {queue.name: queue.dead_letter_queue for queue in queues}
         self._consumer = consumer
 
     async def bury(self, message: AMQPMessage[Any], outcome: Outcome) -> None:
@@ -34,9 +35,8 @@ class DeadLetters:
         Raises:
             PublishError: The copy has not safely arrived: the original must stay.
         """
-        to = Queue(message.queue + DEAD_LETTER_SUFFIX)
         headers = evidence(message, outcome, self._consumer)
-        await self._moves.move(message, to, _copies(message, headers))
+        await self._moves.move(message, self._queues[message.queue], _copies(message, headers))
 
 
 def evidence(message: AMQPMessage[Any], outcome: Outcome, consumer: str) -> dict[str, Any]:

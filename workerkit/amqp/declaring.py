@@ -6,6 +6,7 @@ The broker closes a channel when it says no: every question gets one of its own.
 
 import logging
 import re
+from typing import Any
 
 from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND
 from workerkit.amqp.connection import Channel, Session, scratch
@@ -19,26 +20,71 @@ log = logging.getLogger(__name__)
 _DIFFERS = re.compile(r"inequivalent arg '([^']+)' for queue .*?: (received .*)")
 
 
-async def available(session: Session, queue: Queue, declare: Declare) -> bool:
+# PRECONDITION_FAILED - invalid arg 'x-delivery-limit' for queue 'q' in vhost '/' of queue type ...
+_HAS_NO_LIMITS = "invalid arg 'x-delivery-limit'"
+
+
+class Differs(BrokerRefused):
+    """A queue exists, and is declared otherwise.
+
+    Attributes:
+        argument: The first argument that differs, such as `x-max-length`.
+    """
+
+    def __init__(self, text: str, code: int, argument: str) -> None:
+        super().__init__(text, code)
+        self.argument = argument
+
+
+async def available(
+    session: Session, queue: Queue, declare: Declare, existing: Queue | None = None
+) -> bool:
     """Whether *queue* can be consumed from; declares it first where *declare* says so.
+
+    Args:
+        existing: How a queue that exists may be declared as well. Under a plain name every
+            declaration is accepted.
 
     Raises:
         BrokerRefused: It exists with other arguments, is another connection's, or may not be
             declared or asked for.
         ConnectionLost: The session went meanwhile.
     """
-    if declare == "always":
+    if declare == "always" and existing in (None, queue):
         await _declare(session, queue)
         return True
     if await _exists(session, queue):
-        if declare == "missing" and not queue.is_plain:
-            await _compare(session, queue)
+        if declare != "never":
+            await _compare(session, queue, existing or queue)
         return True
     if declare == "never":
         return False
     await _declare(session, queue)
     log.warning("queue was missing and has been declared", extra={"queue": queue.name})
     return True
+
+
+async def _compare(session: Session, queue: Queue, existing: Queue) -> None:
+    if existing.is_plain:
+        return
+    error = await differs(session, queue)
+    if error is not None and existing != queue and error.argument == "x-queue-type":
+        error = await differs(session, existing)
+    if error is not None:
+        raise error
+
+
+async def differs(session: Session, queue: Queue) -> Differs | None:
+    """Compare a queue that exists with its declaration; None also where that is not permitted."""
+    try:
+        # The broker compares, and declares nothing.
+        await _declare_queue(session, queue)
+    except Differs as error:
+        return error
+    except BrokerRefused as error:
+        if error.code != NO_PERMISSION:
+            raise
+    return None
 
 
 async def make_sure(session: Session, exchange: Exchange | str) -> None:
@@ -67,23 +113,14 @@ async def _exists(session: Session, queue: Queue) -> bool:
     return True
 
 
-async def _compare(session: Session, queue: Queue) -> None:
-    """Declare a queue that exists: the broker refuses where arguments differ."""
-    try:
-        async with scratch(session) as channel:
-            await _declare_queue(channel, queue)
-    except BrokerRefused as error:
-        if error.code != NO_PERMISSION:
-            raise
-
-
 async def _declare(session: Session, queue: Queue) -> None:
     for binding in queue.bindings:
         await make_sure(session, binding.exchange)
-    async with scratch(session) as channel:
-        await _declare_queue(channel, queue)
-        for binding in queue.bindings:
-            await _bind(channel, queue, binding)
+    await _declare_queue(session, queue)
+    if queue.bindings:
+        async with scratch(session) as channel:
+            for binding in queue.bindings:
+                await _bind(channel, queue, binding)
 
 
 async def _declare_exchange(session: Session, exchange: Exchange) -> None:
@@ -98,25 +135,42 @@ async def _declare_exchange(session: Session, exchange: Exchange) -> None:
         )
 
 
-async def _declare_queue(channel: Channel, queue: Queue) -> None:
+async def _declare_queue(session: Session, queue: Queue) -> None:
+    """Declare a queue; without its limit of -1 where it becomes one that has no limits anyway."""
+    arguments = queue.arguments_for(session.version)
+    by_default = queue.has_no_limit and "x-queue-type" not in arguments
+    if by_default and not session.default_type_has_limits:
+        arguments.pop("x-delivery-limit", None)
     try:
-        await channel.declare_queue(
-            queue.name,
-            durable=queue.durable,
-            exclusive=queue.exclusive,
-            auto_delete=queue.auto_delete,
-            arguments=queue.declared_arguments,
-        )
+        await _declare_with(session, queue, arguments)
     except BrokerRefused as error:
-        if (differs := _DIFFERS.search(str(error))) is None:
+        if not by_default or _HAS_NO_LIMITS not in str(error):
             raise
-        argument, broker = differs.groups()
-        ours = queue.declared_arguments.get(argument, getattr(queue, argument, None))
-        raise BrokerRefused(
+        session.default_type_has_limits = False
+        del arguments["x-delivery-limit"]
+        await _declare_with(session, queue, arguments)
+
+
+async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any]) -> None:
+    try:
+        async with scratch(session) as channel:
+            await channel.declare_queue(
+                queue.name,
+                durable=queue.durable,
+                exclusive=queue.exclusive,
+                auto_delete=queue.auto_delete,
+                arguments=arguments,
+            )
+    except BrokerRefused as error:
+        if (found := _DIFFERS.search(str(error))) is None:
+            raise
+        argument, broker = found.groups()
+        ours = arguments.get(argument, getattr(queue, argument, None))
+        text = (
             f"queue {queue.name!r} exists, and differs in {argument!r}: the class says {ours!r}, "
-            f"the broker: {broker}; change the class, or delete the queue",
-            error.code,
-        ) from error
+            f"the broker: {broker}; change the class, or delete the queue"
+        )
+        raise Differs(text, error.code, argument) from error
 
 
 async def _bind(channel: Channel, queue: Queue, binding: Binding) -> None:

@@ -4,7 +4,7 @@ import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import KW_ONLY, dataclass, field
+from dataclasses import KW_ONLY, dataclass, field, replace
 from typing import Any, Literal, NoReturn, get_args
 
 ExchangeType = Literal["direct", "fanout", "topic", "headers"]
@@ -13,10 +13,17 @@ StreamPlace = Literal["first", "last", "next"]
 StreamOffset = StreamPlace | int
 Overflow = Literal["drop-head", "reject-publish", "reject-publish-dlx"]
 RetryType = Literal["quorum", "classic"]
+DefaultType = Literal["quorum", "classic"]
 
 DEAD_LETTER_SUFFIX = ".dlq"
 RETRY_INFIX = ".retry."
+NO_LIMIT = -1
+_FIRST_WITH_NO_LIMIT = (4,)
 # RabbitMQ takes any text; pamqp, which aio-pika declares with, takes no other characters.
+# Arguments that a quorum queue refuses, or for whose sake an author means a classic queue.
+_CLASSIC_ONLY = frozenset(
+    {"x-max-priority", "x-queue-mode", "x-queue-version", "x-queue-master-locator"}
+)
 _NAME = re.compile(r"[a-zA-Z0-9\-_.:@#,/+ ]{1,255}")
 
 
@@ -188,6 +195,52 @@ class Queue:
     def dead_letters(self) -> str:
         """The name of the queue that holds its dead letters."""
         return self.name + DEAD_LETTER_SUFFIX
+
+    @property
+    def dead_letter_queue(self) -> "Queue":
+        """The queue that holds its dead letters, as replicated as this one.
+
+        It has no delivery limit: RabbitMQ would drop a dead letter that was looked at too often.
+        """
+        kind = self.declared_arguments.get("x-queue-type")
+        if kind == "classic":
+            return Queue(self.dead_letters, "classic")
+        arguments = {"x-delivery-limit": NO_LIMIT}
+        if kind in ("quorum", "stream"):
+            return Queue(self.dead_letters, "quorum", arguments=arguments)
+        return Queue(self.dead_letters, arguments=arguments)
+
+    def of_type(self, default: DefaultType | None) -> "Queue":
+        """Return the queue with a default type, where it states none and can be of that type."""
+        arguments = self.declared_arguments
+        if default is None or "x-queue-type" in arguments:
+            return self
+        replicated = default == "quorum"
+        if replicated and (not self.is_lasting or _CLASSIC_ONLY & arguments.keys()):
+            return self
+        return replace(self, type=default)
+
+    @property
+    def is_lasting(self) -> bool:
+        """Whether only somebody who deletes it ends it: no restart, connection or consumer does."""
+        return self.durable and not self.exclusive and not self.auto_delete
+
+    def arguments_for(self, version: tuple[int, ...]) -> dict[str, Any]:
+        """Return the arguments of `queue.declare` for a broker of a version.
+
+        A delivery limit of -1 means "no limit" from RabbitMQ 4.0 on. Before, absence means that,
+        and -1 means that a message is dropped when it is returned for the first time.
+        """
+        arguments = self.declared_arguments
+        if version < _FIRST_WITH_NO_LIMIT and self.has_no_limit:
+            del arguments["x-delivery-limit"]
+        return arguments
+
+    @property
+    def has_no_limit(self) -> bool:
+        """Whether it is declared with a delivery limit of -1, which stands for none."""
+        limit = self.known_delivery_limit
+        return limit is not None and limit < 0
 
     def retries(self, delay: float) -> "Queue":
         """The queue in which its messages wait for so many seconds, and from which they return.

@@ -31,7 +31,7 @@ class Settling:
 
     def __init__(self, options: AMQPOptions, moves: Moves) -> None:
         self._name = options.name
-        self._dead_letters = DeadLetters(moves, options.name)
+        self._dead_letters = DeadLetters(moves, options.queues, options.name)
         self._retries = Retries(moves, options.queues, options.retry)
         self._limits = {queue.name: queue.known_delivery_limit for queue in options.queues}
         self.failing = False

@@ -1,16 +1,19 @@
 """The queues that one consumer needs: those it reads from, their retries' and dead letters'."""
 
-from collections.abc import Iterator
+import logging
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.connection import Session
 from workerkit.amqp.consumer import AMQPOptions, Declare
-from workerkit.amqp.declaring import available
+from workerkit.amqp.declaring import available, differs
 from workerkit.amqp.moving import Moves
 from workerkit.amqp.queue import Queue
 from workerkit.delivery import Action
 from workerkit.errors import BrokerRefused, PublishRefused
+
+log = logging.getLogger(__name__)
 
 
 class Missing(NamedTuple):
@@ -28,10 +31,16 @@ class Topology:
     """Makes sure of queues, and remembers which were there.
 
     Args:
+        written: The queues of *options* as their class has them, without a default type.
         declare: The consumer's own option, or the connection's setting.
     """
 
-    def __init__(self, options: AMQPOptions, declare: Declare, moves: Moves) -> None:
+    def __init__(
+        self, options: AMQPOptions, written: Sequence[Queue], declare: Declare, moves: Moves
+    ) -> None:
+        self._consumer = options.name
+        self._written = {queue.name: queue for queue in written}
+        self._types_told: set[str] = set()
         self._declare = declare
         self._moves = moves
         self._retry = options.retry
@@ -47,11 +56,14 @@ class Topology:
             BrokerRefused: One exists otherwise, or a permission is missing, which the text names.
             ConnectionLost: The session went meanwhile.
         """
-        if not await self._available(session, queue):
+        written = self._written[queue.name]
+        if not await self._available(session, queue, written):
             return Missing(queue.name, f"queue {queue.name!r} is missing")
-        for needed, what, instead in self._needed(queue):
+        if queue != written:
+            await self._tell_type(session, queue)
+        for needed, existing, what, instead in self._needed(queue):
             try:
-                if not await self._available(session, needed):
+                if not await self._available(session, needed, existing):
                     text = f"queue {needed.name!r} is missing, for {what}"
                     return Missing(needed.name, f"{text}: declare it, or set {instead}")
                 if not self._may_move:
@@ -64,16 +76,32 @@ class Topology:
                 raise BrokerRefused(text, NO_PERMISSION) from error
         return None
 
-    def _needed(self, queue: Queue) -> Iterator[tuple[Queue, str, str]]:
-        """Where its messages may have to go, with what they are then and how to do without."""
+    def _needed(self, queue: Queue) -> Iterator[tuple[Queue, Queue, str, str]]:
+        """Where its messages may have to go, with what they are then and how to do without.
+
+        The second queue is what one that exists has to agree with. For dead letters any will do.
+        """
         if self._retry is not None and not queue.is_stream:
             for step in self._retry.steps:
-                yield queue.retries(step), "retries", "retry = None"
+                yield queue.retries(step), queue.retries(step), "retries", "retry = None"
         if self._buries:
-            yield Queue(queue.dead_letters), "dead letters", "on_invalid = Action.REJECT"
+            needed = queue.dead_letter_queue
+            yield needed, Queue(needed.name), "dead letters", "on_invalid = Action.REJECT"
 
-    async def _available(self, session: Session, queue: Queue) -> bool:
-        there = await available(session, queue, self._mode(queue))
+    async def _tell_type(self, session: Session, queue: Queue) -> None:
+        """Log once if a queue exists that is not of the type that the settings have as default."""
+        if self._declare == "never" or queue.name in self._types_told:
+            return
+        self._types_told.add(queue.name)
+        error = await differs(session, queue)
+        if error is not None and error.argument == "x-queue-type":
+            log.info(
+                "queue exists with another type than the setting and is used as it is",
+                extra={"consumer": self._consumer, "queue": queue.name, "setting": queue.type},
+            )
+
+    async def _available(self, session: Session, queue: Queue, existing: Queue) -> bool:
+        there = await available(session, queue, self._mode(queue), existing)
         if there:
             self._seen.add(queue.name)
         return there
@@ -83,7 +111,6 @@ class Topology:
 
         A queue that goes with its connection or its consumers was deleted by nobody.
         """
-        lasting = queue.durable and not queue.exclusive and not queue.auto_delete
-        if self._declare == "missing" and lasting and queue.name in self._seen:
+        if self._declare == "missing" and queue.is_lasting and queue.name in self._seen:
             return "never"
         return self._declare

@@ -188,6 +188,9 @@ class AMQPWire:
         options = _amqp(endpoint.options)
         name = options.connection.casefold()
         settings = context.settings.amqp[name]
+        written = options.queues
+        typed = tuple(queue.of_type(settings.queue_type) for queue in written)
+        options = dataclasses.replace(options, queues=typed)
         key = (name, settings.vhost_name(options.vhost))
         if key not in self._links:
             read = partial(context.settings.connection, name)
@@ -200,7 +203,7 @@ class AMQPWire:
             log.warning(text, extra={"consumer": options.name, **fields})
         declare = options.declare or settings.declare
         moves = Moves(publisher, name, options.vhost, declare)
-        topology = Topology(options, declare, moves)
+        topology = Topology(options, written, declare, moves)
         receiver = Receiver(
             endpoint,
             options,
