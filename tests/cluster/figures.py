@@ -16,6 +16,8 @@ class Figures:
         lost: Those of them that were neither handled nor dead-lettered.
         twice: Times that a message was handled again.
         pause: The longest time in which nothing was handled, in seconds.
+        unconfirmed: The longest time in which no node confirmed a message of any client, in
+            seconds: the cluster itself stood still.
     """
 
     fault: str
@@ -25,12 +27,13 @@ class Figures:
     lost: int
     twice: int
     pause: float
+    unconfirmed: float
 
     def __str__(self) -> str:
         version = ".".join(map(str, self.version))
         return (
             f"| {self.fault} | {self.way} | {version} | {self.confirmed} | {self.lost}"
-            f" | {self.twice} | {self.pause:.2f} s |"
+            f" | {self.twice} | {self.pause:.1f} s | {self.unconfirmed:.1f} s |"
         )
 
 
@@ -40,5 +43,14 @@ FIGURES: list[Figures] = []
 
 def table(figures: Sequence[Figures]) -> str:
     """Markdown."""
-    heads = ("fault", "way", "RabbitMQ", "confirmed", "lost", "handled twice", "longest pause")
+    heads = (
+        "fault",
+        "way",
+        "RabbitMQ",
+        "confirmed",
+        "lost",
+        "handled twice",
+        "nothing handled for",
+        "nothing confirmed for",
+    )
     return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *map(str, figures)])

@@ -13,7 +13,7 @@ from tests.application import running
 from tests.balancer import Balancer
 from tests.cluster.faults import FAULTS, QUEUE, Fault, Scene
 from tests.cluster.figures import FIGURES, Figures
-from tests.cluster.traffic import Ledger, drain, publishing
+from tests.cluster.traffic import Ledger, drain, longest_pause, publishing
 from tests.rabbit_cluster import RabbitCluster
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, AMQPMessage, Consumer, Publisher, Reject, Retry, RetryPolicy
@@ -105,7 +105,8 @@ async def test_fr3_fr5_nothing_is_lost_when_a_node_fails(
         len(ledger.confirmed),
         len(ledger.lost),
         ledger.twice,
-        ledger.longest_pause(began, ended),
+        longest_pause(ledger.moments, began, ended),
+        longest_pause(ledger.confirms, began, ended),
     )
     FIGURES.append(figures)
 

@@ -30,17 +30,24 @@ class Ledger:
     Attributes:
         confirmed: Messages that a broker has confirmed.
         handled: How often each message was handled to its end.
-        moments: When a handler ended well, in seconds of `time.monotonic`.
+        confirms: When a broker confirmed a message, in seconds of `time.monotonic`.
+        moments: When a handler ended well, in the same seconds.
         buried: Dead letters.
         copies: What handlers published.
     """
 
     def __init__(self) -> None:
         self.confirmed: set[str] = set()
+        self.confirms: list[float] = []
         self.handled: Counter[str] = Counter()
         self.moments: list[float] = []
         self.buried: Counter[str] = Counter()
         self.copies: Counter[str] = Counter()
+
+    def confirm(self, message: str) -> None:
+        """A broker has confirmed *message*."""
+        self.confirmed.add(message)
+        self.confirms.append(time.monotonic())
 
     def note(self, message: str) -> None:
         """A handler has handled *message* to its end."""
@@ -63,11 +70,11 @@ class Ledger:
         """How many times a message was handled though it had been handled before."""
         return sum(self.handled.values()) - len(self.handled)
 
-    def longest_pause(self, since: float, until: float) -> float:
-        """The longest time in which no handler ended well."""
-        between = [moment for moment in self.moments if since <= moment <= until]
-        ends = [since, *between, until]
-        return max(later - earlier for earlier, later in pairwise(ends))
+
+def longest_pause(moments: Sequence[float], since: float, until: float) -> float:
+    """The longest time between two of *moments*, in seconds."""
+    between = [moment for moment in moments if since <= moment <= until]
+    return max(later - earlier for earlier, later in pairwise([since, *between, until]))
 
 
 class Client:
@@ -115,7 +122,7 @@ class Client:
             )
             confirm = await bounded(publish, _CONFIRM)
             if isinstance(confirm, Basic.Ack):
-                self._ledger.confirmed.add(message)
+                self._ledger.confirm(message)
             await asyncio.sleep(_PACE)
 
 
