@@ -1,12 +1,15 @@
 """Order by key across processes: docs/ordering.md, while processes are killed at random."""
 
 import asyncio
+import json
 import random
+import re
 import signal
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 from pamqp.commands import Basic
@@ -20,53 +23,32 @@ KEYS = [f"customer-{number}" for number in range(12)]
 EACH = 40
 PROCESSES = 3
 KILLS = 6
-CONSUMERS = """
+PAGE = Path(__file__).parents[2] / "docs" / "ordering.md"
+REPOSITORY = """
     import asyncio
     import os
     import random
 
-    from workerkit import AMQPConsumer, AMQPMessage, Binding, Exchange, Queue
 
-    BY_CUSTOMER = Exchange("orders", "x-consistent-hash")
-
-
-    def partition(number):
-        return Queue(
-            f"orders.{number}",
-            "quorum",
-            single_active_consumer=True,
-            bindings=[Binding(BY_CUSTOMER, "1")],
-        )
-
-
-    class InOrder(AMQPConsumer, abstract=True):
-        concurrency = 1
-        prefetch = 1
-
-        async def handle(self, body: str, message: AMQPMessage) -> None:
+    class OrderRepository:
+        async def add(self, event):
             await asyncio.sleep(random.uniform(0.0, 0.02))
-            if not message.redelivered and random.random() < 0.02:
+            if random.random() < 0.03:
                 raise OSError("not now")
             # One write, so that nothing of it is lost when the process is killed.
             file = os.open("handled", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
-            os.write(file, f"{body}\\n".encode())
+            os.write(file, f"{event.customer} {event.number}\\n".encode())
             os.close(file)
+"""
+CONTAINER = """
+    from dependency_injector import providers
+
+    from app.repository import OrderRepository
+    from workerkit import WorkerContainer
 
 
-    class Orders0(InOrder):
-        queues = [partition(0)]
-
-
-    class Orders1(InOrder):
-        queues = [partition(1)]
-
-
-    class Orders2(InOrder):
-        queues = [partition(2)]
-
-
-    class Orders3(InOrder):
-        queues = [partition(3)]
+    class Container(WorkerContainer):
+        orders = providers.Singleton(OrderRepository)
 """
 
 
@@ -88,7 +70,8 @@ async def test_order_by_key_survives_kills_of_any_process(
     killed could not acknowledge it; but the first handling of a number never comes before the first
     handling of a lower number of the same key.
     """
-    write_package(tmp_path, consumers=CONSUMERS)
+    consumers = "from app.repository import OrderRepository\n" + documented()
+    write_package(tmp_path, consumers=consumers, repository=REPOSITORY, container=CONTAINER)
     sent = {key: [f"{key} {number}" for number in range(EACH)] for key in KEYS}
     source = random.Random(11)
     async with AsyncExitStack() as stack:
@@ -120,14 +103,25 @@ async def test_order_by_key_survives_kills_of_any_process(
     assert by_key == sent
 
 
+def documented() -> str:
+    """The consumers of the page, as they stand there."""
+    found = re.search(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
+    assert found
+    return found[1]
+
+
 async def started(stack: AsyncExitStack, node: PrivateRabbit, directory: Path) -> Application:
     """Start one more process; it is ended with *stack*."""
-    variables = {"WORKERKIT_AMQP__DEFAULT__URL": node.url(), "WORKERKIT_LOG__LEVEL": "INFO"}
+    variables: dict[str, Any] = {
+        "WORKERKIT_AMQP__DEFAULT__URL": node.url(),
+        "WORKERKIT_LOG__LEVEL": "INFO",
+    }
     return await stack.enter_async_context(running("app", cwd=directory, **variables))
 
 
 async def publish(client: Client, key: str, bodies: list[str]) -> None:
     """Publish the messages of one key in order: each one once the one before is confirmed."""
     for body in bodies:
-        await client.publish("orders", key, body.encode(), Basic.Properties(delivery_mode=2))
+        event = json.dumps({"customer": key, "number": int(body.split()[1])})
+        await client.publish("orders", key, event.encode(), Basic.Properties(delivery_mode=2))
         await asyncio.sleep(random.uniform(0.0, 0.2))
