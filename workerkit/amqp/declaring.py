@@ -23,6 +23,18 @@ _DIFFERS = re.compile(r"inequivalent arg '([^']+)' for queue .*?: (received .*)"
 # PRECONDITION_FAILED - invalid arg 'x-delivery-limit' for queue 'q' in vhost '/' of queue type ...
 _HAS_NO_LIMITS = "invalid arg 'x-delivery-limit'"
 
+# NOT_FOUND - no queue 'q' in vhost '/'. The names may be any text, also that of the next pattern.
+_MISSING = re.compile(r"NOT_FOUND - no \w+ '")
+# What RabbitMQ says instead, with the same code, of a queue that it has and does not serve.
+_UNREACHABLE = re.compile(
+    r"home node .* is down or inaccessible|process is stopped by supervisor"
+    r"|has crashed and failed to restart|due to timeout"
+)
+
+
+class Unreachable(BrokerRefused):
+    """A queue exists, and no node serves it now. It is not missing and is not declared again."""
+
 
 class Differs(BrokerRefused):
     """A queue exists, and is declared otherwise.
@@ -48,6 +60,7 @@ async def available(
     Raises:
         BrokerRefused: It exists with other arguments, is another connection's, or may not be
             declared or asked for.
+        Unreachable: It exists, and the node that has it is down.
         ConnectionLost: The session went meanwhile.
     """
     if declare == "always" and existing in (None, queue):
@@ -107,10 +120,22 @@ async def _exists(session: Session, queue: Queue) -> bool:
         async with scratch(session) as channel:
             await channel.declare_queue(queue.name, passive=True)
     except BrokerRefused as error:
-        if error.code == NOT_FOUND:
-            return False
-        raise
+        if error.code != NOT_FOUND:
+            raise
+        if is_unreachable(str(error)):
+            raise _unreachable(queue, error) from error
+        return False
     return True
+
+
+def is_unreachable(text: str) -> bool:
+    """Whether a refusal with code 404 is about a queue that exists, and not about a missing one."""
+    return not _MISSING.search(text) and bool(_UNREACHABLE.search(text))
+
+
+def _unreachable(queue: Queue, error: BrokerRefused) -> Unreachable:
+    text = f"queue {queue.name!r} exists and cannot be reached: {error}"
+    return Unreachable(text, error.code)
 
 
 async def _declare(session: Session, queue: Queue) -> None:
@@ -162,6 +187,8 @@ async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any
                 arguments=arguments,
             )
     except BrokerRefused as error:
+        if error.code == NOT_FOUND and is_unreachable(str(error)):
+            raise _unreachable(queue, error) from error
         if (found := _DIFFERS.search(str(error))) is None:
             raise
         argument, broker = found.groups()
@@ -170,6 +197,8 @@ async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any
             f"queue {queue.name!r} exists, and differs in {argument!r}: the class says {ours!r}, "
             f"the broker: {broker}; change the class, or delete the queue"
         )
+        if queue.has_no_limit and argument == "x-delivery-limit":
+            text += "; RabbitMQ before 4.0 takes -1 for 0, and drops what is returned once"
         raise Differs(text, error.code, argument) from error
 
 

@@ -239,8 +239,8 @@ class Queue:
     @property
     def has_no_limit(self) -> bool:
         """Whether it is declared with a delivery limit of -1, which stands for none."""
-        limit = self.known_delivery_limit
-        return limit is not None and limit < 0
+        limit = self.declared_arguments.get("x-delivery-limit")
+        return isinstance(limit, int) and limit < 0
 
     def retries(self, delay: float) -> "Queue":
         """The queue in which its messages wait for so many seconds, and from which they return.

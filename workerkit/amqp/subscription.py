@@ -108,7 +108,7 @@ class Subscription:
             return True
         self._part.waiting(missing.reason)
         fields = self._fields(**missing._asdict(), retry_in=_MISSING_RETRY)
-        log.warning("queue is missing", extra=fields)
+        log.warning("queue is %s", missing.state, extra=fields)
         return False
 
     async def _consume(self, session: Session) -> None:

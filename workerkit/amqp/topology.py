@@ -1,30 +1,53 @@
 """The queues that one consumer needs: those it reads from, their retries' and dead letters'."""
 
+import asyncio
 import logging
 from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from workerkit.amqp.codes import NO_PERMISSION
-from workerkit.amqp.connection import Session
+from workerkit.amqp.connection import RPC_DEADLINE, Session
 from workerkit.amqp.consumer import AMQPOptions, Declare
-from workerkit.amqp.declaring import available, differs
+from workerkit.amqp.declaring import Unreachable, available, differs
 from workerkit.amqp.moving import Moves
 from workerkit.amqp.queue import Queue
 from workerkit.delivery import Action
-from workerkit.errors import BrokerRefused, PublishRefused
+from workerkit.errors import BrokerRefused, ConnectionLost, PublishRefused
+from workerkit.supervisor import cancel
 
 log = logging.getLogger(__name__)
 
+# Seconds to wait for queues that were there before.
+_PATIENCE = 1.0
+_WITHOUT = "consuming without a queue for dead letters or retries"
+
 
 class Missing(NamedTuple):
-    """A queue that is not there yet.
+    """A queue that cannot be used yet.
 
     Attributes:
         reason: In words, with the ways out where there are several.
+        state: Whether it does not exist, or exists on a node that does not serve it.
     """
 
     queue: str
     reason: str
+    state: Literal["missing", "unreachable"] = "missing"
+
+
+class _Needed(NamedTuple):
+    """A queue beside that of a consumer.
+
+    Attributes:
+        existing: How it may be declared as well where it exists.
+        what: The messages that go there.
+        instead: The option that does without it.
+    """
+
+    queue: Queue
+    existing: Queue
+    what: str
+    instead: str
 
 
 class Topology:
@@ -47,6 +70,7 @@ class Topology:
         actions = (options.on_success, options.on_exception, options.on_invalid)
         self._buries = Action.DEAD_LETTER in actions or options.retry is not None
         self._may_move = False
+        self._asking: set[asyncio.Task[Missing | None]] = set()
         self._seen = moves.seen
 
     async def missing(self, session: Session, queue: Queue) -> Missing | None:
@@ -57,36 +81,88 @@ class Topology:
             ConnectionLost: The session went meanwhile.
         """
         written = self._written[queue.name]
-        if not await self._available(session, queue, written):
-            return Missing(queue.name, f"queue {queue.name!r} is missing")
+        try:
+            if not await self._available(session, queue, written):
+                return Missing(queue.name, f"queue {queue.name!r} is missing")
+        except Unreachable as error:
+            return Missing(queue.name, str(error), "unreachable")
         if queue != written:
             await self._tell_type(session, queue)
-        for needed, existing, what, instead in self._needed(queue):
+        needed = list(self._needed(queue))
+        seen = all(each.queue.name in self._seen for each in needed)
+        return await self._first_missing_within(
+            _PATIENCE if seen else RPC_DEADLINE, session, needed
+        )
+
+    async def _first_missing_within(
+        self, seconds: float, session: Session, needed: Sequence["_Needed"]
+    ) -> Missing | None:
+        """Find the first one that is missing; None also where the answers take too long.
+
+        The broker knows at once that a queue is missing. It is late where a node does not answer
+        that has the queue, and this must not stop the work on a queue that other nodes serve.
+        """
+        asking = asyncio.create_task(self._first_missing(session, needed))
+        try:
+            await asyncio.wait([asking], timeout=seconds)
+        except asyncio.CancelledError:
+            cancel(asking)
+            raise
+        if asking.done():
+            return asking.result()
+        self._asking.add(asking)
+        asking.add_done_callback(self._answered)
+        names = ", ".join(each.queue.name for each in needed)
+        text = f"no answer about {names} within {seconds:g} s"
+        log.warning(_WITHOUT, extra={"consumer": self._consumer, "reason": text})
+        return None
+
+    def _answered(self, asking: "asyncio.Task[Missing | None]") -> None:
+        """The answers came late: the consumer consumes already, and only the log needs them."""
+        self._asking.discard(asking)
+        if asking.cancelled():
+            return
+        error = asking.exception()
+        missing = None if error else asking.result()
+        if isinstance(error, BrokerRefused) or missing is not None:
+            reason = missing.reason if missing else str(error)
+            log.warning(_WITHOUT, extra={"consumer": self._consumer, "reason": reason})
+
+    async def _first_missing(self, session: Session, needed: Sequence["_Needed"]) -> Missing | None:
+        for each in needed:
+            queue, what, instead = each.queue, each.what, each.instead
             try:
-                if not await self._available(session, needed, existing):
-                    text = f"queue {needed.name!r} is missing, for {what}"
-                    return Missing(needed.name, f"{text}: declare it, or set {instead}")
+                if not await self._available(session, queue, each.existing):
+                    text = f"queue {queue.name!r} is missing, for {what}"
+                    return Missing(queue.name, f"{text}: declare it, or set {instead}")
+            except Unreachable as error:
+                # It exists. What has to go there meanwhile stays in its own queue.
+                log.warning(_WITHOUT, extra={"consumer": self._consumer, "reason": str(error)})
+            except BrokerRefused as error:
+                if error.code != NO_PERMISSION:
+                    raise
+                raise _not_permitted(each, error) from error
+            except ConnectionLost as error:
+                if session.gone:
+                    raise
+                log.warning(_WITHOUT, extra={"consumer": self._consumer, "reason": str(error)})
+            try:
                 if not self._may_move:
                     await self._moves.check()
                     self._may_move = True
-            except (BrokerRefused, PublishRefused) as error:
-                if isinstance(error, BrokerRefused) and error.code != NO_PERMISSION:
-                    raise
-                text = f"{what} cannot go to {needed.name!r}: {error}; or set {instead}"
-                raise BrokerRefused(text, NO_PERMISSION) from error
+            except PublishRefused as error:
+                raise _not_permitted(each, error) from error
         return None
 
-    def _needed(self, queue: Queue) -> Iterator[tuple[Queue, Queue, str, str]]:
-        """Where its messages may have to go, with what they are then and how to do without.
-
-        The second queue is what one that exists has to agree with. For dead letters any will do.
-        """
+    def _needed(self, queue: Queue) -> Iterator["_Needed"]:
+        """Yield the queues where its messages may have to go."""
         if self._retry is not None and not queue.is_stream:
             for step in self._retry.steps:
-                yield queue.retries(step), queue.retries(step), "retries", "retry = None"
+                retries = queue.retries(step)
+                yield _Needed(retries, retries, "retries", "retry = None")
         if self._buries:
-            needed = queue.dead_letter_queue
-            yield needed, Queue(needed.name), "dead letters", "on_invalid = Action.REJECT"
+            letters, instead = queue.dead_letter_queue, "on_invalid = Action.REJECT"
+            yield _Needed(letters, Queue(letters.name), "dead letters", instead)
 
     async def _tell_type(self, session: Session, queue: Queue) -> None:
         """Log once if a queue exists that is not of the type that the settings have as default."""
@@ -114,3 +190,8 @@ class Topology:
         if self._declare == "missing" and queue.is_lasting and queue.name in self._seen:
             return "never"
         return self._declare
+
+
+def _not_permitted(needed: _Needed, error: Exception) -> BrokerRefused:
+    text = f"{needed.what} cannot go to {needed.queue.name!r}: {error}; or set {needed.instead}"
+    return BrokerRefused(text, NO_PERMISSION)

@@ -1,0 +1,189 @@
+"""FR3: a queue whose node is down exists. A consumer does not need its dead letters to consume."""
+
+import logging
+
+import pytest
+
+from tests.application import running
+from tests.client import Client, connected
+from tests.consumers import collector
+from tests.rabbit import PrivateRabbit
+from tests.records import fields
+from tests.waiting import eventually
+from workerkit import Action, AMQPConsumer, Queue, RetryPolicy
+from workerkit.amqp.declaring import is_unreachable
+
+WITHOUT = "consuming without a queue for dead letters or retries"
+DECLARED = "queue was missing and has been declared"
+
+
+def name_of(vhost: str, queue: str) -> str:
+    """The name of a queue as Erlang has it."""
+    return f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)'
+
+
+def take_down(rabbit: PrivateRabbit, vhost: str, queue: str) -> None:
+    """Have the broker answer as if the node that has a classic queue were down.
+
+    Before 4.2 that is a queue that is declared, and of which no process is known. Since then one
+    node alone says it of queues that do not start again.
+    """
+    name = name_of(vhost, queue)
+    if rabbit.version < (4, 2):
+        rabbit.eval(f"ok = mnesia:dirty_delete(rabbit_queue, {name})")
+    else:
+        rabbit.eval(f"rabbit_db_queue:update({name}, fun(Q) -> amqqueue:set_state(Q, crashed) end)")
+
+
+def bring_up(rabbit: PrivateRabbit, vhost: str, queue: str) -> None:
+    """Undo `take_down`."""
+    name = name_of(vhost, queue)
+    if rabbit.version < (4, 2):
+        rabbit.eval(
+            f"[Queue] = mnesia:dirty_read(rabbit_durable_queue, {name}),"
+            " ok = mnesia:dirty_write(rabbit_queue, amqqueue:set_decorators(Queue, []))"
+        )
+    else:
+        rabbit.eval(f"rabbit_db_queue:update({name}, fun(Q) -> amqqueue:set_state(Q, live) end)")
+
+
+def answer(rabbit: PrivateRabbit) -> str:
+    """What the broker answers then."""
+    if rabbit.version < (4, 2):
+        return "is down or inaccessible"
+    return "has crashed and failed to restart"
+
+
+@pytest.mark.parametrize("beside", ["q.dlq", "q.retry.1s"])
+async def test_fr3_a_queue_for_dead_letters_whose_node_is_down_stops_nobody(
+    rabbit: PrivateRabbit,
+    vhost: str,
+    url: str,
+    client: Client,
+    caplog: pytest.LogCaptureFixture,
+    beside: str,
+) -> None:
+    """Also at the first start: it is not missing, so it is neither waited for nor declared."""
+    retries = Queue("q", retry_type="classic")
+    consumer, bodies = collector(retries, retry=RetryPolicy(delays=(1,)))
+    async with running(url, consumer):
+        pass
+    caplog.clear()
+    take_down(rabbit, vhost, beside)
+    try:
+        async with running(url, consumer) as runner:
+            await client.send("q", b"a")
+            await eventually(lambda: bodies == [b"a"])
+            rabbit.close_all_connections("once more")
+            await eventually(lambda: len(fields(caplog, WITHOUT)) == 2)
+            await eventually(lambda: runner.ready)
+            await send_anew(rabbit, vhost, b"b")
+            await eventually(lambda: b"b" in bodies)
+    finally:
+        bring_up(rabbit, vhost, beside)
+
+    reasons = {each["reason"] for each in fields(caplog, WITHOUT)}
+    assert len(reasons) == 1
+    [reason] = reasons
+    assert reason.startswith(f"queue '{beside}' exists and cannot be reached: ")
+    assert answer(rabbit) in reason
+    assert fields(caplog, "queue is missing") == fields(caplog, DECLARED) == []
+    assert {each["levelno"] for each in fields(caplog, WITHOUT)} == {logging.WARNING}
+
+
+async def send_anew(rabbit: PrivateRabbit, vhost: str, body: bytes) -> None:
+    """Send a body to `q` over a new connection."""
+    async with connected(rabbit.url(vhost)) as client:
+        await client.send("q", body)
+
+
+async def test_fr3_what_fails_meanwhile_stays_in_its_queue(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A message that cannot be dead-lettered is held, and dead-lettered when the node is back."""
+
+    class Strict(AMQPConsumer):
+        queues = ["q"]
+        on_exception = Action.DEAD_LETTER
+
+        async def handle(self, number: int) -> None: ...
+
+    async with running(url, Strict):
+        pass
+    take_down(rabbit, vhost, "q.dlq")
+    try:
+        async with running(url, Strict):
+            await client.send("q", b"no number")
+            if rabbit.version < (4, 2):
+                await eventually(lambda: fields(caplog, "message could not be moved and stays"))
+                state = rabbit.queues(vhost)["q"]
+                assert state.ready + state.unacked == 1
+            bring_up(rabbit, vhost, "q.dlq")
+            letter = await client.take("q.dlq")
+    finally:
+        bring_up(rabbit, vhost, "q.dlq")
+
+    assert letter.body == b"no number"
+
+
+async def test_fr3_a_queue_of_ones_own_whose_node_is_down_is_waited_for(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is not called missing, and consumed as soon as its node is back."""
+    await client.declare("q", "q.dlq")
+    consumer, bodies = collector("q")
+    take_down(rabbit, vhost, "q")
+    try:
+        async with running(url, consumer, ready=False) as runner:
+            reason = await eventually(lambda: runner.health[0].reason)
+            bring_up(rabbit, vhost, "q")
+            await eventually(lambda: runner.ready)
+            await client.send("q", b"a")
+            await eventually(lambda: bodies == [b"a"])
+    finally:
+        bring_up(rabbit, vhost, "q")
+
+    assert reason.startswith("queue 'q' exists and cannot be reached: ")
+    assert answer(rabbit) in reason
+    assert fields(caplog, "queue is unreachable")
+    assert fields(caplog, "queue is missing") == fields(caplog, DECLARED) == []
+
+
+async def test_fr3_a_node_that_does_not_answer_stops_nobody(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever has consumed before goes on within two seconds, though nobody answers for the dlq."""
+    consumer, bodies = collector("q")
+    process = f"element(2, {{ok, Queue}} = rabbit_amqqueue:lookup({name_of(vhost, 'q.dlq')}))"
+    process = f"amqqueue:get_pid({process})"
+    async with running(url, consumer) as runner:
+        rabbit.eval(f"sys:suspend({process})")
+        try:
+            rabbit.close_all_connections("once more")
+            await eventually(lambda: fields(caplog, WITHOUT))
+            await eventually(lambda: runner.ready)
+            await send_anew(rabbit, vhost, b"a")
+            await eventually(lambda: bodies == [b"a"])
+        finally:
+            rabbit.eval(f"sys:resume({process})")
+
+    [warning] = fields(caplog, WITHOUT)
+    assert warning["reason"] == "no answer about q.dlq within 1 s"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("home node 'rabbit@b' of durable queue 'q' in vhost '/' is down or inaccessible", True),
+        ("queue 'q' in vhost '/' process is stopped by supervisor", True),
+        ("queue 'q' in vhost '/' has crashed and failed to restart", True),
+        ("failed to perform operation on queue 'q' in vhost '/' due to timeout", True),
+        ("no queue 'q' in vhost '/'", False),
+        ("no queue 'lost due to timeout' in vhost '/'", False),
+        ("no queue 'q' in vhost 'home node is down or inaccessible'", False),
+        ("no exchange 'e' in vhost '/'", False),
+    ],
+)
+def test_fr3_down_is_not_missing(text: str, expected: bool) -> None:
+    """The words of RabbitMQ 3.10 to 4.3, all of them with code 404."""
+    assert is_unreachable(f"queue.declare of 'q': NOT_FOUND - {text}") is expected
