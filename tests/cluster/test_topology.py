@@ -20,7 +20,7 @@ async def test_fr3_a_consumer_consumes_while_the_node_of_its_dead_letter_queue_i
 
     The queue of dead letters is classic here, as workerkit declared it before it had types.
     """
-    handled: list[str] = []
+    handled: set[str] = set()  # One that was handled just before a cut is handled again.
 
     class Orders(AMQPConsumer):
         queues = [Queue("orders", "quorum")]
@@ -28,7 +28,7 @@ async def test_fr3_a_consumer_consumes_while_the_node_of_its_dead_letter_queue_i
         async def handle(self, body: str) -> None:
             if body == "bad":
                 raise Reject("as the sender wants it")
-            handled.append(body)
+            handled.add(body)
 
     url = cluster.nodes[0].url(vhost)
     async with connected(cluster.nodes[1].url(vhost)) as elsewhere:
@@ -40,13 +40,13 @@ async def test_fr3_a_consumer_consumes_while_the_node_of_its_dead_letter_queue_i
         connected(url) as client,
     ):
         await client.send("orders", b"before")
-        await eventually(lambda: handled == ["before"])
+        await eventually(lambda: handled == {"before"})
         cluster.kill(1)
         proxy.drop()
         await client.send("orders", b"during")
-        await eventually(lambda: handled == ["before", "during"], what=f"{runner.health}")
+        await eventually(lambda: "during" in handled, what=f"{runner.health}")
         await client.send("orders", b"bad", b"after")
-        await eventually(lambda: handled == ["before", "during", "after"])
+        await eventually(lambda: "after" in handled)
         await asyncio.to_thread(cluster.start_node, 1)
         letter = await client.take("orders.dlq", 60.0)
 
