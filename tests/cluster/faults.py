@@ -15,6 +15,8 @@ from tests.waiting import eventually
 QUEUE = "orders"
 _AGAIN = 90.0  # Seconds until messages are handled again; the pause itself is measured.
 _SOME = 40
+_PARTITION = 20.0
+_FROZEN = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,17 +27,19 @@ class Scene:
     vhost: str
     ledger: Ledger
 
-    async def connected(self) -> int:
-        """The node that the worker consumes from."""
-        nodes = await eventually(
-            lambda: self.cluster.nodes_of("workerkit consumers", self.vhost), what="connected"
-        )
-        return nodes[0]
+    async def connected(self, role: str = "consumers") -> int:
+        """The node that the worker consumes from, or publishes to."""
 
-    async def elsewhere(self, queue: str = QUEUE) -> int:
-        """Move the leader of *queue* to a node that the worker does not consume from; which one."""
-        node = (await self.connected() + 1) % len(self.cluster.nodes)
-        await asyncio.to_thread(self.cluster.move_leader, queue, self.vhost, node)
+        def nodes() -> list[int]:
+            return self.cluster.nodes_of(f"workerkit {role}", self.vhost)
+
+        return (await eventually(nodes, what="connected"))[0]
+
+    async def elsewhere(self) -> int:
+        """Move the leader of the queue to a node the worker is not connected to; which one."""
+        used = {await self.connected(), await self.connected("publisher")}
+        node = next(each for each in range(len(self.cluster.nodes)) if each not in used)
+        await asyncio.to_thread(self.cluster.move_leader, QUEUE, self.vhost, node)
         return node
 
     async def goes_on(self) -> None:
@@ -80,21 +84,18 @@ async def freeze_leader(scene: Scene) -> None:
 
 
 async def cut_off_connected(scene: Scene) -> None:
-    """partition: the node the worker is connected to, alone for 15 s"""
-    number = await scene.connected()
-    await asyncio.to_thread(scene.cluster.cut_off, number)
-    await asyncio.sleep(15.0)
-    await asyncio.to_thread(scene.cluster.heal)
-    await scene.goes_on()
+    """partition of 20 s: without the node the worker consumes from"""
+    await _cut_off(scene, await scene.connected())
+
+
+async def cut_off_publisher(scene: Scene) -> None:
+    """partition of 20 s: without the node the worker publishes to"""
+    await _cut_off(scene, await scene.connected("publisher"))
 
 
 async def cut_off_leader(scene: Scene) -> None:
-    """partition: the leader of its queue, alone for 15 s"""
-    number = await scene.elsewhere()
-    await asyncio.to_thread(scene.cluster.cut_off, number)
-    await asyncio.sleep(15.0)
-    await asyncio.to_thread(scene.cluster.heal)
-    await scene.goes_on()
+    """partition of 20 s: without the leader of its queue"""
+    await _cut_off(scene, await scene.elsewhere())
 
 
 async def freeze_two(scene: Scene) -> None:
@@ -103,7 +104,7 @@ async def freeze_two(scene: Scene) -> None:
     others = [each for each in range(len(scene.cluster.nodes)) if each != number]
     for each in others:
         await asyncio.to_thread(scene.cluster.pause, each)
-    await asyncio.sleep(5.0)
+    await asyncio.sleep(_FROZEN)
     for each in others:
         scene.cluster.resume(each)
     await scene.goes_on()
@@ -117,6 +118,7 @@ FAULTS: tuple[Fault, ...] = (
     freeze_connected,
     freeze_leader,
     cut_off_connected,
+    cut_off_publisher,
     cut_off_leader,
     freeze_two,
 )
@@ -133,4 +135,11 @@ async def _freeze(scene: Scene, number: int) -> None:
     await asyncio.to_thread(scene.cluster.pause, number)
     await scene.goes_on()
     scene.cluster.resume(number)
+    await scene.goes_on()
+
+
+async def _cut_off(scene: Scene, number: int) -> None:
+    await asyncio.to_thread(scene.cluster.cut_off, number)
+    await asyncio.sleep(_PARTITION)
+    await asyncio.to_thread(scene.cluster.heal)
     await scene.goes_on()

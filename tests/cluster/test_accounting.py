@@ -20,7 +20,7 @@ from workerkit import AMQPConsumer, AMQPMessage, Consumer, Publisher, Reject, Re
 
 HEARTBEAT = 4
 _COPIES = "copies"
-_SETTLED = 120.0
+_SETTLED = 300.0
 
 
 def orders(ledger: Ledger) -> list[type[Consumer]]:
@@ -66,7 +66,7 @@ async def reached(cluster: RabbitCluster, vhost: str, way: str) -> AsyncIterator
         yield {"url": url, "port": balancer.port, **common}
 
 
-@pytest.mark.timeout(400)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("way", ["hosts", "balancer"])
 @pytest.mark.parametrize("fault", FAULTS, ids=lambda fault: fault.__name__)
 async def test_fr3_fr5_nothing_is_lost_when_a_node_fails(
