@@ -13,6 +13,7 @@ import pytest
 from tests.cluster.figures import FIGURES, table
 from tests.rabbit import missing
 from tests.rabbit_cluster import RabbitCluster
+from tests.rabbit_versions import installation
 
 
 @pytest.fixture(scope="session")
@@ -20,7 +21,9 @@ def whole_cluster() -> Iterator[RabbitCluster]:
     """Three nodes, in whatever state the last test left them."""
     if sentence := missing():
         pytest.fail(sentence, pytrace=False)
-    with RabbitCluster(plugins=["rabbitmq_consistent_hash_exchange"]) as cluster:
+    # Until then 3.10 takes a frozen node for a healthy one: 60 s by default.
+    conf = "net_ticktime = 8\n" if installation().version < (4,) else ""
+    with RabbitCluster(conf=conf) as cluster:
         yield cluster
 
 

@@ -18,6 +18,7 @@ class Figures:
         pause: The longest time in which nothing was handled, in seconds.
         unconfirmed: The longest time in which no node confirmed a message of any client, in
             seconds: the cluster itself stood still.
+        stuck: Queues of retries that stood still in the end, until they got another leader.
     """
 
     fault: str
@@ -28,12 +29,14 @@ class Figures:
     twice: int
     pause: float
     unconfirmed: float
+    stuck: Sequence[str] = ()
 
     def __str__(self) -> str:
         version = ".".join(map(str, self.version))
         return (
             f"| {self.fault} | {self.way} | {version} | {self.confirmed} | {self.lost}"
-            f" | {self.twice} | {self.pause:.1f} s | {self.unconfirmed:.1f} s |"
+            f" | {self.twice} | {self.pause:.1f} s | {self.unconfirmed:.1f} s"
+            f" | {', '.join(self.stuck) or '-'} |"
         )
 
 
@@ -52,5 +55,6 @@ def table(figures: Sequence[Figures]) -> str:
         "handled twice",
         "nothing handled for",
         "nothing confirmed for",
+        "stuck",
     )
     return "\n".join([f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *map(str, figures)])
