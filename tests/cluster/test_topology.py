@@ -75,3 +75,34 @@ async def test_fr3_queues_of_a_cluster_are_replicated_where_the_setting_says_so(
         "orders.dlq": [0, 1, 2],
         "orders.retry.5s": [0, 1, 2],
     }
+
+
+@pytest.mark.timeout(300)
+async def test_fr5_another_worker_continues_while_a_node_is_cut_off(
+    cluster: RabbitCluster, vhost: str
+) -> None:
+    """A worker on the other side of a partition handles what the one that is cut off cannot get."""
+    handled: set[str] = set()
+
+    class Orders(AMQPConsumer):
+        queues = ["orders"]
+
+        async def handle(self, body: str) -> None:
+            handled.add(body)
+
+    def settings(number: int) -> dict[str, dict[str, str]]:
+        return {"default": {"url": cluster.nodes[number].url(vhost), "queue_type": "quorum"}}
+
+    async with (
+        running("", Orders, amqp=settings(2)),
+        running("", Orders, amqp=settings(0)),
+        connected(cluster.nodes[0].url(vhost)) as client,
+    ):
+        await asyncio.to_thread(cluster.move_leader, "orders", vhost, 1)
+        await asyncio.to_thread(cluster.cut_off, 2)
+        meanwhile = [f"{number}" for number in range(50)]
+        await client.send("orders", *map(str.encode, meanwhile))
+        # Some may have been sent to the worker that is cut off: they return after the partition.
+        await eventually(lambda: len(handled) > 25, 60.0)
+        await asyncio.to_thread(cluster.heal)
+        await eventually(lambda: handled == set(meanwhile), 60.0)
