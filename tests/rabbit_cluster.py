@@ -14,6 +14,7 @@ import subprocess
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from secrets import token_hex
 from types import TracebackType
 from typing import Self
@@ -64,6 +65,7 @@ class RabbitCluster:
         self._version = version
         self._epmd: subprocess.Popen[bytes] | None = None
         self._cut_off: set[int] = set()
+        self._thawed: set[int] = set()
 
     def __enter__(self) -> Self:
         self.start()
@@ -109,12 +111,20 @@ class RabbitCluster:
             self._epmd = None
 
     def heal(self) -> None:
-        """Undo every fault, and wait until all nodes serve and see each other."""
+        """Undo every fault, and wait until all nodes serve and see each other.
+
+        With Mnesia (before 4.0) a node that was frozen for too long stays apart from the others
+        until it is restarted.
+        """
         for node in self.nodes:
-            if node.running:
-                node.resume()
+            if node.running and not node.serving:
+                self.resume(self.nodes.index(node))
         for number in sorted(self._cut_off):
             self.reconnect(number)
+        for number in sorted(self._thawed):
+            if self._partitioned(number):
+                self.nodes[number].stop()
+        self._thawed.clear()
         stopped = [node for node in self.nodes if not node.running]
         with ThreadPoolExecutor() as pool:
             list(pool.map(lambda node: node.start(_START), stopped))
@@ -153,6 +163,7 @@ class RabbitCluster:
     def resume(self, number: int) -> None:
         """Let a frozen node go on."""
         self.nodes[number].resume()
+        self._thawed.add(number)
 
     def start_node(self, number: int) -> float:
         """Start a node that was stopped or killed, and wait until it serves with the others."""
@@ -264,6 +275,15 @@ class RabbitCluster:
             and self._clustered(node)
             for number, node in enumerate(self.nodes)
         )
+
+    def _partitioned(self, number: int) -> bool:
+        """Whether a node that runs has found itself parted from the others by Mnesia."""
+        if self.version >= (4,) or not self.nodes[number].running:
+            return False
+        # It finds out a moment after it was resumed.
+        with suppress(RabbitFailed):
+            self._wait(self._complete, time.monotonic() + 10.0, "one cluster again")
+        return self.nodes[number].eval("rabbit_node_monitor:partitions()") != "[]"
 
     def _clustered(self, node: PrivateRabbit) -> bool:
         members = node.eval(

@@ -1,7 +1,9 @@
 """What the tests on a cluster have measured."""
 
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +44,15 @@ class Figures:
 
 FIGURES: list[Figures] = []
 """Of this session, in the order of the tests."""
+_FILE = "CLUSTER_FIGURES"
+
+
+def record(figures: Figures) -> None:
+    """Keep them for the table, and append them to the file that `CLUSTER_FIGURES` names, if any."""
+    FIGURES.append(figures)
+    if name := os.environ.get(_FILE):
+        with Path(name).open("a") as file:
+            file.write(f"{figures}\n")
 
 
 def table(figures: Sequence[Figures]) -> str:

@@ -12,7 +12,7 @@ import pytest
 from tests.application import running
 from tests.balancer import Balancer
 from tests.cluster.faults import FAULTS, QUEUE, Fault, Scene
-from tests.cluster.figures import FIGURES, Figures
+from tests.cluster.figures import Figures, record
 from tests.cluster.traffic import Ledger, drain, longest_pause, publishing
 from tests.rabbit import QueueState
 from tests.rabbit_cluster import RabbitCluster
@@ -105,7 +105,7 @@ async def test_fr3_fr5_nothing_is_lost_when_a_node_fails(
         longest_pause(ledger.confirms, began, ended),
         stuck,
     )
-    FIGURES.append(figures)
+    record(figures)
 
     assert ledger.lost == set(), figures
     assert {message.partition(":")[0] for message in ledger.buried} == {"never"}
