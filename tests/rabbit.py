@@ -18,7 +18,7 @@ import struct
 import subprocess
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from secrets import token_hex
@@ -66,6 +66,21 @@ class QueueState:
 
 
 @dataclass(frozen=True, slots=True)
+class Membership:
+    """What the nodes of one cluster share.
+
+    Attributes:
+        cookie: The secret by which they know each other.
+        epmd_port: Port of the epmd that all of them register with.
+        epmd_pid: Its process, which the cluster ends.
+    """
+
+    cookie: str
+    epmd_port: int
+    epmd_pid: int
+
+
+@dataclass(frozen=True, slots=True)
 class ConsumerState:
     """What the broker says of one consumer.
 
@@ -91,24 +106,34 @@ class PrivateRabbit:
         conf: Lines for `rabbitmq.conf`.
         version: Such as "4.3"; None for the version that this run of the tests is for.
         plugins: Names of the plugins to enable.
+        name: Node name; a random one by default.
+        membership: Of a node of a cluster, which then has no epmd and no cookie of its own.
 
     Raises:
         NotInstalled: There is no such RabbitMQ.
     """
 
     def __init__(
-        self, conf: str = "", version: str | None = None, plugins: Sequence[str] = ()
+        self,
+        conf: str = "",
+        version: str | None = None,
+        plugins: Sequence[str] = (),
+        *,
+        name: str = "",
+        membership: Membership | None = None,
     ) -> None:
-        self.name = f"workerkit{token_hex(4)}@localhost"
+        self.name = name or f"workerkit{token_hex(4)}@localhost"
         self.port = 0
         self._conf = conf
         self._plugins = plugins
+        self._membership = membership
         self._installation = installation(version)
         self._root: Path | None = None
         self._env: dict[str, str] = {}
         self._node: subprocess.Popen[bytes] | None = None
         self._epmd: subprocess.Popen[bytes] | None = None
         self._lease: socket.socket | None = None
+        self._frozen = False
 
     def __enter__(self) -> Self:
         self.start()
@@ -184,6 +209,16 @@ class PrivateRabbit:
         self.stop()
         return self.start(timeout)
 
+    @property
+    def running(self) -> bool:
+        """Whether the node's process has not ended; it may be frozen."""
+        return self._node is not None and self._node.poll() is None
+
+    @property
+    def serving(self) -> bool:
+        """Whether the node's process runs and is not frozen."""
+        return self.running and not self._frozen
+
     def close(self) -> None:
         """Kill whatever runs and remove the directory. May be called twice."""
         self.kill()
@@ -218,6 +253,7 @@ class PrivateRabbit:
     def pause(self) -> None:
         """Freeze the node (SIGSTOP): connections stay open and nothing answers."""
         self._signal(signal.SIGSTOP)
+        self._frozen = True
         assert self._node is not None
         # The signal is only on its way: threads of the node go on until each of them has seen it.
         os.waitid(os.P_PID, self._node.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
@@ -225,6 +261,7 @@ class PrivateRabbit:
     def resume(self) -> None:
         """Let a frozen node go on."""
         self._signal(signal.SIGCONT)
+        self._frozen = False
 
     def close_all_connections(self, reason: str) -> None:
         """Close every client connection from the broker's side, as an operator does."""
@@ -369,16 +406,19 @@ class PrivateRabbit:
         (root / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
         (root / "rabbitmq.conf").write_text(f"disk_free_limit.absolute = 1MB\n{self._conf}\n")
         self._env = _environment(self._installation, root, self.name, self.port)
-        # In the foreground, because a daemon would survive the node and be nobody's child.
-        self._epmd = subprocess.Popen(
-            ["epmd", "-address", "127.0.0.1", "-port", self._env["ERL_EPMD_PORT"]],
-            env=self._env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            start_new_session=True,
-        )
+        if self._membership is not None:
+            self._join(root, self._membership)
+            return
+        self._epmd = start_epmd(self._env)
         self._env["WORKERKIT_EPMD_PID"] = str(self._epmd.pid)
+
+    def _join(self, root: Path, membership: Membership) -> None:
+        """Use the cookie and the epmd of the cluster."""
+        cookie = root / ".erlang.cookie"
+        cookie.write_text(membership.cookie)
+        cookie.chmod(0o400)
+        self._env["ERL_EPMD_PORT"] = str(membership.epmd_port)
+        self._env["WORKERKIT_EPMD_PID"] = str(membership.epmd_pid)
 
     def _boot(self, deadline: float) -> None:
         assert self._root is not None
@@ -414,12 +454,12 @@ class PrivateRabbit:
     def _give_up(self) -> None:
         assert self._root is not None
         assert self._node is not None
-        assert self._epmd is not None
         output = (self._root / "output").read_text(errors="replace")
         code = self._node.poll()
         end = "was not ready in time" if code is None else f"ended with {code}"
         text = f"RabbitMQ {end}:\n{output}"
-        clash = self._epmd.poll() is not None or _PORT_CLASH.search(output)
+        own_epmd = self._epmd
+        clash = (own_epmd and own_epmd.poll() is not None) or _PORT_CLASH.search(output)
         raise _PortClash(text) if clash else RabbitFailed(text)
 
     def _signal(self, number: signal.Signals) -> None:
@@ -432,6 +472,7 @@ class PrivateRabbit:
         if self._node is not None:
             self._node.wait()
             self._node = None
+        self._frozen = False
         if self._lease is not None:
             self._lease.close()
             self._lease = None
@@ -462,6 +503,21 @@ class PrivateRabbit:
             connection.close()
             raise
         return connection
+
+
+def start_epmd(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
+    """Start the name server of Erlang nodes on the port that *environment* names.
+
+    In the foreground, because a daemon would survive the node and be nobody's child.
+    """
+    return subprocess.Popen(
+        ["epmd", "-address", "127.0.0.1", "-port", environment["ERL_EPMD_PORT"]],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
 
 
 def _environment(installed: Installation, root: Path, name: str, port: int) -> dict[str, str]:

@@ -22,6 +22,8 @@ _FRAME_OVERHEAD = 8
 _DRAIN_ABOVE = 256 * 1024
 DEFAULT_EXCHANGE = "amq.default"  # As the broker calls it when it refuses.
 TOO_LARGE = "larger than"
+CONFIRM_DEADLINE = 9.0
+"""Seconds without any confirm after which a connection is given up; `publish` waits 10."""
 
 
 class Returned(Exception):
@@ -50,7 +52,12 @@ class NotTaken(ConnectionLost):
 
 @dataclass(frozen=True, slots=True)
 class _Pending:
-    """A publish that waits for its confirm."""
+    """A publish that waits for its confirm.
+
+    Attributes:
+        since: When it was sent, in seconds of the loop.
+        confirmed: How many publishes of this channel had been confirmed by then.
+    """
 
     confirm: "asyncio.Future[None]"
     message_id: str
@@ -58,6 +65,8 @@ class _Pending:
     routing_key: str
     size: int
     user_id: str | None
+    since: float
+    confirmed: int
 
 
 class Confirms:
@@ -133,17 +142,37 @@ class Confirms:
             _frame(_BODY, number, body[start : start + self._largest])
             for start in range(0, len(body), self._largest)
         ]
-        self._published += 1
         confirm: asyncio.Future[None] = self._loop.create_future()
-        self._pending[self._published] = _Pending(
+        pending = _Pending(
             confirm,
             message.message_id,
             message.exchange,
             message.routing_key,
             len(body),
             message.user_id,
+            self._loop.time(),
+            self._confirmed,
         )
+        self._published += 1
+        self._pending[self._published] = pending
         return confirm
+
+    def drop_if_silent(self) -> None:
+        """Drop the connection if nothing of what was sent for some seconds was confirmed.
+
+        A node that is cut off from its cluster keeps its connections and their heartbeats, but
+        cannot confirm. Another node may. As long as anything is confirmed, the connection stays:
+        then it is a single queue that takes nothing.
+        """
+        oldest = next(iter(self._pending.values()), None)
+        if oldest is None or self._confirmed != oldest.confirmed:
+            return
+        if self._loop.time() - oldest.since >= CONFIRM_DEADLINE:
+            self.session.abort(f"no publish was confirmed within {CONFIRM_DEADLINE:g} s")
+
+    @property
+    def _confirmed(self) -> int:
+        return self._published - len(self._pending)
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Nothing is consumed on this channel."""

@@ -76,6 +76,11 @@ class PublishingChannels:
             shared = await self._opened()
         return await self._send(shared, message)
 
+    def drop_if_silent(self) -> None:
+        """Drop the connection if the broker no longer confirms anything on it."""
+        if self._shared is not None and not self._shared.lost:
+            self._shared.drop_if_silent()
+
     def _new(self, message: Outgoing, exchange: Exchange | str) -> object:
         """What of a message has not been seen to work; None for most."""
         if exchange not in self._exchanges:

@@ -78,13 +78,19 @@ class Route:
         return self._channels is not None and self._channels.blocked
 
     def late(self, where: str, message_id: str, timeout: float, *, sent: bool) -> PublishError:
-        """Which error it is that nothing came of a publish in time."""
+        """Which error it is that nothing came of a publish in time.
+
+        A connection on which nothing is confirmed any more is dropped, so that the next publish
+        goes to another server.
+        """
         if self.blocked:
             also = "; it may be published once the alarm is over" if sent else ""
             return BrokerBlocked(
                 f"{where}: the broker blocks publishers, out of memory or disk{also}", message_id
             )
         if sent:
+            if self._channels is not None:
+                self._channels.drop_if_silent()
             return PublishOutcomeUnknown(f"{where}: no confirm within {timeout:g} s", message_id)
         why = f": {self._failure}" if self._failure else ""
         return PublishTimeout(f"{where}: not sent within {timeout:g} s{why}")
