@@ -35,7 +35,7 @@ class Silent(Proxy):
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Give up a connection that confirms nothing within half a second."""
-    monkeypatch.setattr("workerkit.amqp.confirms.CONFIRM_DEADLINE", DEADLINE)
+    monkeypatch.setattr("workerkit.amqp.publishing_channels.CONFIRM_DEADLINE", DEADLINE)
 
 
 async def test_fr5_a_connection_that_confirms_nothing_is_replaced(
@@ -100,7 +100,7 @@ async def test_fr5_an_impatient_publish_does_not_cost_the_connection(
     rabbit: PrivateRabbit, url: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A timeout far below the deadline says nothing about the node."""
-    monkeypatch.setattr("workerkit.amqp.confirms.CONFIRM_DEADLINE", 100.0)
+    monkeypatch.setattr("workerkit.amqp.publishing_channels.CONFIRM_DEADLINE", 100.0)
     await client.declare("orders")
     async with (
         Silent("127.0.0.1", rabbit.port, amqp=True) as proxy,

@@ -1,6 +1,7 @@
 """A channel in confirm mode: messages out as bytes, confirms and returns in from the tap."""
 
 import asyncio
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
@@ -22,8 +23,6 @@ _FRAME_OVERHEAD = 8
 _DRAIN_ABOVE = 256 * 1024
 DEFAULT_EXCHANGE = "amq.default"  # As the broker calls it when it refuses.
 TOO_LARGE = "larger than"
-CONFIRM_DEADLINE = 9.0
-"""Seconds without any confirm after which a connection is given up; `publish` waits 10."""
 
 
 class Returned(Exception):
@@ -56,7 +55,6 @@ class _Pending:
 
     Attributes:
         since: When it was sent, in seconds of the loop.
-        confirmed: How many publishes of this channel had been confirmed by then.
     """
 
     confirm: "asyncio.Future[None]"
@@ -66,13 +64,15 @@ class _Pending:
     size: int
     user_id: str | None
     since: float
-    confirmed: int
 
 
 class Confirms:
     """A channel in confirm mode and the publishes that wait for theirs.
 
     What is published in one turn of the event loop goes out with one `send`.
+
+    Attributes:
+        last_confirm: When the broker last confirmed anything, in seconds of the loop.
     """
 
     def __init__(self, session: Session, channel: Channel) -> None:
@@ -84,6 +84,7 @@ class Confirms:
         self._unsent: list[bytes] = []
         self._largest = session.frame_max - _FRAME_OVERHEAD
         self._loop = asyncio.get_running_loop()
+        self.last_confirm = 0.0
         channel.tap(self)
         channel.lost.add_done_callback(self._on_lost)
 
@@ -151,28 +152,16 @@ class Confirms:
             len(body),
             message.user_id,
             self._loop.time(),
-            self._confirmed,
         )
         self._published += 1
         self._pending[self._published] = pending
         return confirm
 
-    def drop_if_silent(self) -> None:
-        """Drop the connection if nothing of what was sent for some seconds was confirmed.
-
-        A node that is cut off from its cluster keeps its connections and their heartbeats, but
-        cannot confirm. Another node may. As long as anything is confirmed, the connection stays:
-        then it is a single queue that takes nothing.
-        """
-        oldest = next(iter(self._pending.values()), None)
-        if oldest is None or self._confirmed != oldest.confirmed:
-            return
-        if self._loop.time() - oldest.since >= CONFIRM_DEADLINE:
-            self.session.abort(f"no publish was confirmed within {CONFIRM_DEADLINE:g} s")
-
     @property
-    def _confirmed(self) -> int:
-        return self._published - len(self._pending)
+    def waiting_since(self) -> float:
+        """When the oldest publish without a confirm was sent, in seconds of the loop."""
+        oldest = next(iter(self._pending.values()), None)
+        return math.inf if oldest is None else oldest.since
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Nothing is consumed on this channel."""
@@ -203,6 +192,7 @@ class Confirms:
             tag = self._published  # All of them, AMQP says.
         if tag > self._published or not (multiple or tag in self._pending):
             raise MalformedFrame(f"a confirm of {tag}, for which no publish waits")
+        self.last_confirm = self._loop.time()
         tags = list(takewhile(lambda each: each <= tag, self._pending)) if multiple else [tag]
         for each in tags:
             pending = self._pending.pop(each)

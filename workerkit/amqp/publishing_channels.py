@@ -6,6 +6,7 @@ channel are then in doubt. So what has not been seen to work yet is published al
 """
 
 import asyncio
+import math
 import re
 from contextlib import suppress
 from functools import partial
@@ -22,6 +23,8 @@ _PATIENCE = 1.0  # Seconds to wait for somebody else's trial of the same thing.
 _COMMON_SIZE = 131_072
 # message size 17000000 is larger than configured max size 16777216: RabbitMQ 3.10 to 4.3.
 _LIMIT = re.compile(r"message size \d+ is larger than configured max size (\d+)")
+CONFIRM_DEADLINE = 9.0
+"""Seconds without any confirm after which a connection is given up; `publish` waits 10."""
 CLOSED = "the publisher was closed before the message could be sent"
 
 
@@ -39,6 +42,8 @@ class PublishingChannels:
         self.session = session
         self._closed = closed
         self._shared: Confirms | None = None
+        self._open: set[Confirms] = set()
+        self._last_confirm = 0.0
         self._opening = asyncio.Lock()
         self._exchanges: set[Exchange | str] = set()
         self._users: set[str | None] = {None}
@@ -77,9 +82,27 @@ class PublishingChannels:
         return await self._send(shared, message)
 
     def drop_if_silent(self) -> None:
-        """Drop the connection if the broker no longer confirms anything on it."""
-        if self._shared is not None and not self._shared.lost:
-            self._shared.drop_if_silent()
+        """Drop the connection if nothing was confirmed since a publish that waits for long.
+
+        A node that is cut off from its cluster keeps its connections and their heartbeats, but
+        cannot confirm. Another node may. As long as anything is confirmed, the connection stays:
+        then it is a single queue that takes nothing.
+        """
+        oldest = min((each.waiting_since for each in self._open), default=math.inf)
+        latest = max((each.last_confirm for each in self._open), default=0.0)
+        late = asyncio.get_running_loop().time() - oldest >= CONFIRM_DEADLINE
+        if late and max(latest, self._last_confirm) < oldest:
+            self.session.abort(f"no publish was confirmed within {CONFIRM_DEADLINE:g} s")
+
+    async def _open_channel(self) -> Confirms:
+        confirms = Confirms(self.session, await self.session.channel(confirms=True))
+        self._open.add(confirms)
+        confirms.channel.lost.add_done_callback(lambda _: self._closed_one(confirms))
+        return confirms
+
+    def _closed_one(self, confirms: Confirms) -> None:
+        self._open.discard(confirms)
+        self._last_confirm = max(self._last_confirm, confirms.last_confirm)
 
     def _new(self, message: Outgoing, exchange: Exchange | str) -> object:
         """What of a message has not been seen to work; None for most."""
@@ -108,7 +131,7 @@ class PublishingChannels:
         try:
             if exchange and exchange not in self._exchanges:
                 await make_sure(self.session, exchange)
-            confirms = Confirms(self.session, await self.session.channel(confirms=True))
+            confirms = await self._open_channel()
             confirm = await self._send(confirms, message)
         except BaseException:
             self._end(new, verdict, confirms)
@@ -169,7 +192,7 @@ class PublishingChannels:
     async def _opened(self) -> Confirms:
         async with self._opening:
             if self._shared is None or self._shared.lost:
-                self._shared = Confirms(self.session, await self.session.channel(confirms=True))
+                self._shared = await self._open_channel()
             return self._shared
 
     def _forget(self) -> None:
