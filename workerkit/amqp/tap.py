@@ -32,6 +32,8 @@ _BLOCKED, _UNBLOCKED = b"\x00\x0a\x00\x3c", b"\x00\x0a\x00\x3d"
 _HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 _LARGEST_FRAME = 2**27  # RabbitMQ's default is 128 KiB; a larger size is not a frame.
 _FEED_EVERY = 1.0
+CLOSED = "the socket was closed"
+"""Why a connection was lost, where nothing more is known."""
 
 
 class MalformedFrame(Exception):
@@ -273,7 +275,7 @@ class TapProtocol(asyncio.StreamReaderProtocol):
             return self.tap.refusal[1]
         if isinstance(self._error, MalformedFrame):
             return f"not AMQP 0-9-1: {self._error}"
-        return str(self._error or "the socket was closed")
+        return str(self._error or CLOSED)
 
     def write(self, data: bytes) -> bool:
         """Send now, or when the socket takes it; False if it is closed or closing."""
