@@ -134,7 +134,7 @@ class Scripted:
         self.open += 1
         try:
             await _play(script, reader, writer)
-        except (asyncio.CancelledError, asyncio.IncompleteReadError, ConnectionError):
+        except (asyncio.CancelledError, asyncio.IncompleteReadError, OSError):
             pass  # The client, or the test, has ended it.
         finally:
             self.open -= 1
