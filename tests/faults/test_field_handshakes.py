@@ -3,11 +3,15 @@
 import asyncio
 import gc
 import logging
+import struct
 from collections.abc import Coroutine, Mapping
 from functools import partial
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import settings as settings_of_hypothesis
+from hypothesis import strategies as st
 from pamqp.commands import Basic, Channel, Connection
 from pamqp.heartbeat import Heartbeat
 
@@ -17,7 +21,9 @@ from tests.consumers import collector
 from tests.names import LOOPS, run
 from tests.records import fields
 from tests.scripted import (
+    CAPABILITIES,
     OPEN_OK,
+    PROPERTIES,
     Do,
     Script,
     Scripted,
@@ -29,6 +35,9 @@ from tests.scripted import (
     tune,
 )
 from tests.waiting import eventually
+from workerkit.amqp.connection import connect
+from workerkit.connections import AMQPSettings
+from workerkit.errors import ConnectionLost
 from workerkit.supervisor import Backoff
 
 loops = pytest.mark.parametrize("loop", sorted(LOOPS))
@@ -111,11 +120,11 @@ class Surroundings:
         self.complaints: list[dict[str, Any]] = []
         self._loop = asyncio.get_running_loop()
         self._loop.set_exception_handler(lambda _, context: self.complaints.append(context))
-        self._before = asyncio.all_tasks()
+        self.expected = asyncio.all_tasks()
 
     async def calm(self) -> None:
         """Wait until every task has ended that was not there in the beginning."""
-        await eventually(lambda: asyncio.all_tasks() <= self._before, what="no task left")
+        await eventually(lambda: asyncio.all_tasks() <= self.expected, what="no task left")
         gc.collect()
         await asyncio.sleep(0)
         assert self.complaints == []
@@ -152,7 +161,7 @@ async def beside(url: str, odd: Scripted, until: Coroutine[Any, Any, Any]) -> No
     bad, _ = collector("bad", name="Bad", connection="odd")
     amqp = {"odd": {"url": odd.url, "connect_timeout": 0.5}}
     async with connected(url) as client:
-        around._before = asyncio.all_tasks()
+        around.expected = asyncio.all_tasks()
         async with running(url, good, bad, ready=False, amqp=amqp) as runner:
             states = {each.consumer: each for each in runner.health}
             await until
@@ -203,4 +212,95 @@ def test_fr6_what_goes_wrong_later_loses_one_connection(
     run(loop, main, {})
 
     assert all(losses(caplog))
+    assert capfd.readouterr().err == ""
+
+
+# Fuzzing: a handshake that is right, and then is not
+
+
+def _frames() -> st.SearchStrategy[bytes]:
+    """Frames that have no business in a handshake, and bytes that are none."""
+    number = st.integers(0, 65_535)
+    values: st.SearchStrategy[Any] = st.one_of(
+        st.booleans(), st.integers(-(2**31), 2**31 - 1), st.text(max_size=8), st.none()
+    )
+    tables = st.dictionaries(st.sampled_from(["capabilities", "version", "product"]), values)
+    capabilities = st.dictionaries(st.sampled_from(list(CAPABILITIES)), values)
+    return st.one_of(
+        st.binary(max_size=64),
+        st.builds(start, tables, st.sampled_from(["", "PLAIN", "EXTERNAL", "PLAIN PLAIN", "\0"])),
+        st.builds(start, capabilities.map(lambda found: {**PROPERTIES, "capabilities": found})),
+        st.builds(tune, number, st.integers(0, 2**32 - 1), number),
+        st.builds(closing, number, st.text(max_size=20)),
+        st.builds(nested, st.integers(0, 2000)),
+        st.just(OPEN_OK),
+        st.just(Heartbeat().marshal()),
+        st.just(method(Connection.Blocked("x"))),
+        st.just(method(Connection.CloseOk())),
+        st.builds(method, st.just(Channel.OpenOk()), number),
+        st.builds(_frame, st.integers(0, 255), number, st.binary(max_size=40)),
+        st.builds(_frame, st.just(1), st.just(0), st.binary(min_size=4, max_size=40)),
+    )
+
+
+def _frame(kind: int, channel: int, payload: bytes) -> bytes:
+    return struct.pack(">BHI", kind, channel, len(payload)) + payload + b"\xce"
+
+
+@st.composite
+def scripts(draw: st.DrawFn) -> Script:
+    """The script of a whole login, in which something is replaced, added, cut or changed."""
+    script: list[bytes | Do] = login()
+    for _ in range(draw(st.integers(1, 2))):
+        at = draw(st.integers(0, len(script) - 1))
+        sent = script[at]
+        how = draw(st.sampled_from(["replace", "add", "cut", "change", "end"]))
+        if how == "replace":
+            script[at] = draw(_frames())
+        elif how == "add" or not isinstance(sent, bytes) or not sent:
+            script.insert(at, draw(_frames()))
+        elif how == "cut":
+            script[at] = sent[: draw(st.integers(0, len(sent) - 1))]
+        elif how == "change":
+            position = draw(st.integers(0, len(sent) - 1))
+            changed = bytes([sent[position] ^ draw(st.integers(1, 255))])
+            script[at] = sent[:position] + changed + sent[position + 1 :]
+        else:
+            script[at:] = [draw(st.sampled_from([Do.CLOSE, Do.RESET, Do.HANG]))]
+    return [*script, draw(st.sampled_from([Do.CLOSE, Do.RESET]))]
+
+
+@loops
+def test_fr6_any_handshake_connects_or_is_one_of_our_errors(capfd: Any, loop: str) -> None:
+    """Nothing but `ConnectionLost` is raised, in time, and no task, socket or complaint is left."""
+
+    async def attempt(script: Script) -> None:
+        around = Surroundings()
+        async with Scripted(lambda number: script) as odd:
+            around.expected = asyncio.all_tasks()
+            settings = AMQPSettings.model_validate({"url": odd.url, "connect_timeout": 0.3})
+            try:
+                async with asyncio.timeout(30.0):
+                    session = await connect(settings, None, "test")
+                    assert session.version == () or session.version[0] >= 0
+                    assert 1 <= session.channel_max <= 65_535
+                    assert session.frame_max >= 4096
+                    await asyncio.wait([session.lost], timeout=0.05)
+                    session.abort("done with")
+                    await session.lost
+                    reason = session.reason
+                    await session.close()
+            except ConnectionLost as error:
+                reason = str(error).partition("): ")[2]
+            await eventually(lambda: odd.open == 0, what="every socket closed")
+        assert reason
+        await around.calm()
+
+    @given(scripts())
+    @settings_of_hypothesis(max_examples=40)
+    def fuzz(script: Script) -> None:
+        run(loop, partial(attempt, script), {})
+
+    fuzz()
+
     assert capfd.readouterr().err == ""
