@@ -171,8 +171,8 @@ def _tls(settings: AMQPSettings, where: _Where) -> ssl.SSLContext | None:
 def _explained(where: _Where, error: Exception, protocol: TapProtocol | None) -> ConnectionLost:
     """Our error for a failed attempt, by its cause: aio-pika has the same one for many."""
     if protocol is not None and protocol.tap.refusal is not None:
-        code, text = protocol.tap.refusal
-        kind = BrokerRefused(f"{where}: {text}", code)
+        code, _ = protocol.tap.refusal
+        kind = BrokerRefused(f"{where}: {protocol.reason}", code)
         return kind if code in _REFUSALS else ConnectionLost(str(kind))
     if isinstance(error, ssl.SSLError):
         return BrokerRefused(f"{where}: TLS failed: {error}", 0)

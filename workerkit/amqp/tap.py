@@ -272,7 +272,8 @@ class TapProtocol(asyncio.StreamReaderProtocol):
     def reason(self) -> str:
         """Why the socket was closed, as far as is known."""
         if self.tap.refusal:
-            return self.tap.refusal[1]
+            code, text = self.tap.refusal
+            return text or f"the broker closed the connection with code {code}"
         if isinstance(self._error, MalformedFrame):
             return f"not AMQP 0-9-1: {self._error}"
         return str(self._error or CLOSED)
