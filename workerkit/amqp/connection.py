@@ -197,8 +197,6 @@ class Session:
     def __init__(self, connection: TapConnection, protocol: TapProtocol) -> None:
         self._connection = connection
         self.protocol = protocol
-        underlay = connection.transport
-        self._closing = underlay.connection.closing if underlay else protocol.lost
 
     @property
     def lost(self) -> "asyncio.Future[None]":
@@ -213,11 +211,8 @@ class Session:
     @property
     def reason(self) -> str:
         """Why the connection was lost, as far as is known."""
-        closing, known = self._closing, self.protocol.reason
-        if known == CLOSED and closing.done() and not closing.cancelled():
-            error = closing.exception()
-            return (unread(error) if error else "") or known
-        return known
+        fault, known = self._connection.fault, self.protocol.reason
+        return (unread(fault) if fault and known == CLOSED else "") or known
 
     @property
     def version(self) -> tuple[int, ...]:

@@ -33,10 +33,14 @@ class TapConnection(aio_pika.Connection):
 
     aio-pika drops a `transport_factory` on its way to aiormq, and aiormq cannot be told every
     virtual host by a URL. So aiormq's connection is made here.
+
+    Attributes:
+        fault: What ended aiormq's reader, once it has ended by an error. Nothing public keeps it.
     """
 
     def __init__(self, factory: TapTransportFactory, vhost: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
+        self.fault: BaseException | None = None
         self._factory = factory
         self._vhost = vhost
 
@@ -46,10 +50,14 @@ class TapConnection(aio_pika.Connection):
         underlay.vhost = self._vhost
         await underlay.connect()
         await underlay.ready()
+        underlay._reader_task.add_done_callback(self._on_reader_done)
         closed = OneShotCallback(self._on_connection_close)
         underlay.closing.add_done_callback(closed)
         self.transport = UnderlayConnection(underlay, closed)
         await self._on_connected()
+
+    def _on_reader_done(self, reader: "asyncio.Task[Any]") -> None:
+        self.fault = None if reader.cancelled() else reader.exception()
 
 
 class _Unusable(Exception):
