@@ -3,6 +3,7 @@
 import asyncio
 import struct
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from enum import Enum
 from types import TracebackType
 from typing import Any, Self
@@ -138,8 +139,11 @@ class Scripted:
             pass  # The client, or the test, has ended it.
         finally:
             self.open -= 1
-            self._tasks.discard(task)
             writer.transport.abort()
+            # Else asyncio complains of a client's reset when it collects the writer.
+            with suppress(OSError):
+                await writer.wait_closed()
+            self._tasks.discard(task)
 
 
 async def _play(script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
