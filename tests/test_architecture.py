@@ -19,7 +19,7 @@ LONGEST_FUNCTION = 50
 # From the ground up. Within a floor the order counts; names joined by | are neighbours at the same
 # height, which know nothing of each other.
 FLOORS = {
-    "F0 words": "version errors delivery sources sections hosts connections settings",
+    "F0 words": "version errors delivery sources sections hosts broker_url connections settings",
     "F1 pure": (
         "places excerpts shapes codec generics signature retry health readiness observe counts "
         "catalogue logs"

@@ -1,11 +1,10 @@
 """How other servers are reached: message brokers, event streams, and TLS to either."""
 
-import re
 import ssl
 from base64 import b64encode
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 from urllib.parse import quote
 
 from pydantic import (
@@ -19,15 +18,18 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from yarl import URL
 
-from workerkit.errors import ConfigurationError
+from workerkit.broker_url import (
+    DEFAULT_PORTS,
+    SEPARATORS,
+    SEVERAL,
+    check_broker_url,
+    check_credential,
+    check_vhost,
+    heartbeat_of,
+    vhost_of,
+)
 from workerkit.hosts import Host, parse_host
 from workerkit.sections import SECTION, Grace, Seconds, lower
-
-DEFAULT_PORTS: Mapping[str, int] = {"amqp": 5672, "amqps": 5671}
-
-_SEPARATORS = frozenset(",;")
-_ANOTHER_URL = re.compile("[,;] *amqps?://")
-_SEVERAL = "list several in HOSTS, as in a:5672,b:5672"
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Declare = Annotated[Literal["missing", "always", "never"], BeforeValidator(lower)]
@@ -175,7 +177,7 @@ class AMQPSettings(BaseModel):
 
     Attributes:
         url: `amqp://user:password@host:port/vhost`, or `amqps`; parts are percent-encoded. An empty
-            path and `/` both mean the vhost `/`. Parts of a query are handed to aiormq as they are.
+            path and `/` both mean the vhost `/`. `?heartbeat=60` may follow, and nothing else.
         host: Instead of the URL's.
         port: Instead of the URL's, which defaults to 5672, with TLS to 5671.
         user: Instead of the URL's; not percent-encoded.
@@ -184,6 +186,7 @@ class AMQPSettings(BaseModel):
         hosts: The servers of a cluster, each `host` or `host:port`, instead of the URL's host. Any
             of them will do: the next one is tried when one fails or is lost.
         heartbeat: Seconds between two signs of life; whole, because AMQP carries an integer.
+            Instead of that in the URL's query.
         declare: Which queues are declared: those that are missing, all, or none.
         queue_type: Type of a missing queue whose class states none, and of the queues beside it for
             dead letters; None leaves it to the virtual host. One that exists keeps its type.
@@ -222,7 +225,7 @@ class AMQPSettings(BaseModel):
             vhost: Instead of the connection's own.
         """
         name = self.vhost if vhost is None else vhost
-        return _vhost_of(URL(self.url.get_secret_value())) if name is None else name or "/"
+        return vhost_of(self.url.get_secret_value()) if name is None else name or "/"
 
     @property
     def servers(self) -> tuple[Host, ...]:
@@ -234,20 +237,16 @@ class AMQPSettings(BaseModel):
         return tuple(dict.fromkeys(every))
 
     def address(self, vhost: str | None = None, server: Host | None = None) -> URL:
-        """Build the URL for aiormq, which reads back exactly these credentials and this vhost.
+        """Build the URL for aiormq, which reads back exactly these credentials.
 
-        It contains the password: log `display()` instead.
+        It reads back the vhost as well, unless that has `%2F` in its name. The URL contains the
+        password: log `display()` instead.
 
         Args:
             vhost: Instead of the connection's own; not percent-encoded.
             server: One of `servers`; the first of them by default.
-
-        Raises:
-            ConfigurationError: *vhost* contains `%2F`, which aiormq would read as a slash.
         """
         name = self.vhost_name(vhost)
-        if not _expressible(name):
-            raise ConfigurationError(f"vhost {name!r} must not contain '%2F': aiormq reads a slash")
         server = server or self.servers[0]
         url = URL(self.url.get_secret_value()).with_host(server.name).with_port(server.port)
         if self.user is not None:
@@ -255,52 +254,36 @@ class AMQPSettings(BaseModel):
         if self.password is not None:
             url = url.with_password(self.password.get_secret_value())
         path = "/" if name == "/" else "/" + quote(name, safe="")
-        return url.with_path(path, encoded=True, keep_query=True)
+        return url.with_path(path, encoded=True)
 
     def display(self, vhost: str | None = None, server: Host | None = None) -> str:
-        """Return the address for logs and people: no password, no query.
+        """Return the address for logs and people: no password.
 
         Args:
             vhost: Instead of the connection's own.
             server: One of `servers`; all of them by default, separated by commas.
-
-        Raises:
-            ConfigurationError: *vhost* contains `%2F`, which aiormq would read as a slash.
         """
         url = self.address(vhost, server)
         if server is not None or len(self.servers) == 1:
-            return str(url.with_password(None).with_query(None))
+            return str(url.with_password(None))
         user = f"{url.raw_user}@" if url.raw_user else ""
         return f"{url.scheme}://{user}{','.join(map(str, self.servers))}{url.raw_path}"
 
     @field_validator("url")
     @classmethod
     def _check_url(cls, given: SecretStr) -> SecretStr:
-        text = given.get_secret_value()
-        if _lists_hosts(text):
-            raise PydanticCustomError("amqp_url", f"should name one host: {_SEVERAL}")
-        try:
-            url = URL(text)
-        except ValueError:
-            # yarl's text may quote a part of the URL, and a chained error would print it.
-            raise PydanticCustomError("amqp_url", "should be a valid URL") from None
-        if url.scheme not in DEFAULT_PORTS:
-            raise PydanticCustomError("amqp_url", "should start with amqp:// or amqps://")
-        if not url.host:
-            raise PydanticCustomError("amqp_url", "should name a host")
+        check_broker_url(given.get_secret_value())
         return given
 
     @field_validator("host")
     @classmethod
     def _check_host(cls, given: str | None) -> str | None:
         if given is not None:
-            if not _SEPARATORS.isdisjoint(given):
-                raise PydanticCustomError("amqp_host", f"should be one host: {_SEVERAL}")
-            try:
-                URL("amqp://127.0.0.1/").with_host(given)
-            except ValueError:
+            if not SEPARATORS.isdisjoint(given):
+                raise PydanticCustomError("amqp_host", f"should be one host: {SEVERAL}")
+            if not _is_name(given):
                 text = "should be a host name or an IP address alone"
-                raise PydanticCustomError("amqp_host", text) from None
+                raise PydanticCustomError("amqp_host", text)
         return given
 
     @field_validator("hosts")
@@ -308,19 +291,43 @@ class AMQPSettings(BaseModel):
     def _check_hosts(cls, given: tuple[str, ...]) -> tuple[str, ...]:
         for number, text in enumerate(given, 1):
             try:
-                parse_host(text)
+                name = parse_host(text).name
             except ValueError as error:
                 # Of the whole list: an entry may be a URL with a password, and is not quoted.
                 raise PydanticCustomError("amqp_hosts", f"entry {number} {error}") from None
+            if not _is_name(name):
+                text = f"entry {number} should have a host name or an IP address"
+                raise PydanticCustomError("amqp_hosts", text)
         return given
 
     @field_validator("vhost")
     @classmethod
     def _check_vhost(cls, given: str | None) -> str | None:
-        if given is not None and not _expressible(given):
-            text = "should not contain '%2F': write the name plainly, without percent-encoding"
-            raise PydanticCustomError("amqp_vhost", text)
+        if given is not None:
+            check_vhost(given)
+            if "%2F" in given:
+                # Copied from a URL, where it means a slash.
+                text = "should not contain '%2F': write the name plainly, without percent-encoding"
+                raise PydanticCustomError("amqp_vhost", text)
         return given
+
+    @field_validator("user", "password")
+    @classmethod
+    def _check_credential(cls, given: str | SecretStr | None) -> str | SecretStr | None:
+        if given is not None:
+            check_credential(given if isinstance(given, str) else given.get_secret_value())
+        return given
+
+    @model_validator(mode="before")
+    @classmethod
+    def _take_heartbeat(cls, given: Any) -> Any:
+        """Take the heartbeat out of the URL where it is not set beside it."""
+        if not isinstance(given, Mapping) or "heartbeat" in given:
+            return given
+        url = given.get("url")
+        text = url.get_secret_value() if isinstance(url, SecretStr) else url
+        found = heartbeat_of(text) if isinstance(text, str) else None
+        return given if found is None else {**given, "heartbeat": found}
 
     @model_validator(mode="after")
     def _check_one_of(self) -> Self:
@@ -329,23 +336,10 @@ class AMQPSettings(BaseModel):
         return self
 
 
-def _lists_hosts(url: str) -> bool:
-    """Whether *url* names several servers, as URLs of some other clients do."""
-    if _ANOTHER_URL.search(url):
-        return True
-    authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
-    credentials, _, host = authority.rpartition("@")
-    # A password may have separators, but hardly the user after one.
-    user = re.escape(credentials.partition(":")[0])
-    repeated = bool(user) and re.search(f"@.*[,;]{user}:", credentials)
-    return bool(repeated) or not _SEPARATORS.isdisjoint(host)
-
-
-def _vhost_of(url: URL) -> str:
-    """Return the vhost that aiormq reads from *url*."""
-    return url.path[1:].replace("%2F", "/") or "/"
-
-
-def _expressible(vhost: str) -> bool:
-    """Whether aiormq can be told this name: it decodes `%2F` once more after yarl did."""
-    return "%2F" not in vhost
+def _is_name(host: str) -> bool:
+    """Whether *host* can stand in a URL."""
+    try:
+        URL("amqp://127.0.0.1/").with_host(host)
+    except ValueError:
+        return False
+    return True

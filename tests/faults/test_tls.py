@@ -166,19 +166,6 @@ async def test_an_unverified_certificate_is_warned_about(
     assert f"127.0.0.1:{encrypted.port}" in warning["broker"]
 
 
-@pytest.mark.parametrize("query", ["no_verify_ssl=1", "verify=false", "cafile=/dev/null"])
-async def test_a2_the_url_does_not_switch_verification_off(
-    encrypted: Encrypted, caplog: pytest.LogCaptureFixture, query: str
-) -> None:
-    """What aiormq would read from the query of the URL has no say in whom we trust."""
-    async with consuming(f"{encrypted.url('127.0.0.1')}?{query}", ready=False) as runner:
-        reason = await given_up(runner)
-
-    assert "certificate verify failed" in reason
-    assert fields(caplog, UNVERIFIED) == []
-    assert len(fields(caplog, "connected")) == 0
-
-
 # What is wrong is said, after three tries
 
 

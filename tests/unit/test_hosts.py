@@ -169,7 +169,9 @@ def test_fr5_host_and_hosts_contradict_each_other(monkeypatch: pytest.MonkeyPatc
     ]
 
 
-@pytest.mark.parametrize(("text", "number"), [("a,b:x", 2), ("a,", 2), ("u:hunter22@a", 1)])
+@pytest.mark.parametrize(
+    ("text", "number"), [("a,b:x", 2), ("a,", 2), ("a,{", 2), ("u:hunter22@a", 1)]
+)
 def test_fr5_an_entry_that_is_no_host_is_named_by_its_number(
     text: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,7 +11,6 @@ import aiormq
 from aiormq.abc import AbstractChannel
 from aiormq.exceptions import (
     AMQPChannelError,
-    AMQPError,
     ChannelAccessRefused,
     ChannelLockedResource,
     ChannelNotFoundEntity,
@@ -23,10 +22,10 @@ from workerkit.amqp.addresses import Attempt, Rotation
 from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.frame_reader import Sink
 from workerkit.amqp.gets import Gets
-from workerkit.amqp.handshake import TapConnection, log_in
+from workerkit.amqp.handshake import TapConnection, log_in, unread
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.methods import BindQueue, Consume, DeclareExchange, DeclareQueue
-from workerkit.amqp.tap import TapProtocol
+from workerkit.amqp.tap import CLOSED, TapProtocol
 from workerkit.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.supervisor import within
@@ -39,6 +38,7 @@ RPC_DEADLINE = 10.0
 CANCEL_DEADLINE = 3.0
 _CLOSE_DEADLINE = 5.0
 _FRAME_MAX = 131_072
+_CHANNEL_MAX = 65_535  # What 0 means: no limit but that of the number's size.
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 _CODES: dict[type[AMQPChannelError], int] = {
     ChannelAccessRefused: 403,
@@ -228,12 +228,25 @@ class Session:
         return self.protocol.socket.is_closing()
 
     @property
+    def reason(self) -> str:
+        """Why the connection was lost, as far as is known."""
+        fault, known = self._connection.fault, self.protocol.reason
+        return (unread(fault) if fault and known == CLOSED else "") or known
+
+    @property
     def version(self) -> tuple[int, ...]:
         """The broker's version, such as (4, 3, 6); empty where it states none that can be read."""
         underlay = self._connection.transport
         stated = underlay.connection.server_properties.get("version") if underlay else None
         numbers = _VERSION.match(stated) if isinstance(stated, str) else None
         return tuple(map(int, numbers[0].split("."))) if numbers else ()
+
+    @property
+    def channel_max(self) -> int:
+        """The highest number of a channel that both sides agreed on."""
+        underlay = self._connection.transport
+        tuned = underlay.connection.connection_tune.channel_max if underlay else 0
+        return int(tuned or 0) or _CHANNEL_MAX
 
     @property
     def frame_max(self) -> int:
@@ -299,7 +312,6 @@ async def connect(settings: AMQPSettings, vhost: str | None, role: str) -> Sessi
     Raises:
         BrokerRefused: A broker refused the login, or TLS cannot be agreed on.
         ConnectionLost: None can be reached, or answers in time.
-        StartError: aio-pika has changed so much that the tap does not work with it.
     """
     rotation = Rotation()
     failures: list[ConnectionLost] = []
@@ -342,7 +354,10 @@ async def _translated(what: str, call: Awaitable[T]) -> T:
     except (ValueError, TypeError) as error:
         # pamqp refuses what it cannot write, before the broker could.
         raise BrokerRefused(f"{what}: {error}", 0) from error
-    except (AMQPError, OSError, RuntimeError) as error:
+    except (BrokerRefused, ConnectionLost):
+        raise
+    except Exception as error:
+        # aiormq raises many: `KeyError` or `RecursionError` over what a broker has sent, too.
         raise ConnectionLost(f"{what}: {str(error) or type(error).__name__}") from error
 
 

@@ -1,30 +1,67 @@
 """Open one connection to one server and log in, by aio-pika; say in our words why not."""
 
+import asyncio
 import logging
 import ssl
+from collections.abc import Mapping
 from typing import Any
 
 import aio_pika
+import aiormq
+from aio_pika.abc import TimeoutType, UnderlayConnection
+from aio_pika.tools import OneShotCallback
+from aiormq.abc import AbstractConnection
 from aiormq.exceptions import AMQPError, AuthenticationError
 
 from workerkit.amqp.addresses import Attempt
 from workerkit.amqp.codes import NO_PERMISSION
-from workerkit.amqp.tap import TapProtocol, TapTransportFactory
+from workerkit.amqp.tap import CLOSED, TapProtocol, TapTransportFactory
 from workerkit.connections import AMQPSettings
-from workerkit.errors import BrokerRefused, ConnectionLost, StartError
-from workerkit.supervisor import within
+from workerkit.errors import BrokerRefused, ConnectionLost
 
 log = logging.getLogger(__name__)
 
 _REFUSALS = (NO_PERMISSION, 530)
+_NEEDED = ("publisher_confirms", "basic.nack")
+_SMALLEST_FRAME = 4096  # AMQP 0-9-1, section 4.2.3: peers must accept frames of this size.
+_AFTERMATH = 1.0
+_LONGEST = 500
 
 
 class TapConnection(aio_pika.Connection):
-    """aio-pika drops a `transport_factory` on its way to aiormq, so it is put in behind it."""
+    """A connection whose socket has the tap.
 
-    def __init__(self, factory: TapTransportFactory, *args: Any, **kwargs: Any) -> None:
+    aio-pika drops a `transport_factory` on its way to aiormq, and aiormq cannot be told every
+    virtual host by a URL. So aiormq's connection is made here.
+
+    Attributes:
+        fault: What ended aiormq's reader, once it has ended by an error. Nothing public keeps it.
+    """
+
+    def __init__(self, factory: TapTransportFactory, vhost: str, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        self.kwargs["transport_factory"] = factory
+        self.fault: BaseException | None = None
+        self._factory = factory
+        self._vhost = vhost
+
+    async def connect(self, timeout: TimeoutType = None) -> None:
+        """Open the socket and log in."""
+        underlay = aiormq.Connection(self.url, transport_factory=self._factory, **self.kwargs)
+        underlay.vhost = self._vhost
+        await underlay.connect()
+        await underlay.ready()
+        underlay._reader_task.add_done_callback(self._on_reader_done)
+        closed = OneShotCallback(self._on_connection_close)
+        underlay.closing.add_done_callback(closed)
+        self.transport = UnderlayConnection(underlay, closed)
+        await self._on_connected()
+
+    def _on_reader_done(self, reader: "asyncio.Task[Any]") -> None:
+        self.fault = None if reader.cancelled() else reader.exception()
+
+
+class _Unusable(Exception):
+    """The broker is none that workerkit can work with."""
 
 
 async def log_in(
@@ -32,36 +69,84 @@ async def log_in(
 ) -> tuple[TapConnection, TapProtocol]:
     """Open a connection to the server of *attempt*.
 
+    Whatever comes of what the server sends, and of what aiormq makes of it, is one of two errors.
+
     Raises:
-        BrokerRefused: The broker refused the login, or TLS cannot be agreed on.
-        ConnectionLost: The server cannot be reached, or did not answer in time.
-        StartError: aio-pika has changed so much that the tap does not work with it.
+        BrokerRefused: The broker refused the login, or TLS cannot be agreed on, or it is no broker
+            that workerkit can work with.
+        ConnectionLost: The server cannot be reached, did not answer in time, or does not speak
+            AMQP 0-9-1.
     """
     where = _Where(settings, vhost, attempt)
-    url = settings.address(vhost, attempt.server)
     factory = TapTransportFactory(attempt, settings.tls.server_name)
     connection = TapConnection(
         factory,
-        url.update_query(heartbeat=settings.heartbeat, auth=settings.auth),
+        settings.vhost_name(vhost),
+        settings.address(vhost, attempt.server).update_query(
+            heartbeat=settings.heartbeat, auth=settings.auth
+        ),
         ssl_context=_tls(settings, where),
         client_properties={"connection_name": f"workerkit {role}"},
     )
-    late = ConnectionLost(f"no answer within {settings.connect_timeout:g} s")
     try:
-        await within(settings.connect_timeout, connection.connect(), late)
-    except (AMQPError, OSError, ConnectionLost) as error:
+        await _connected(connection, factory, settings.connect_timeout)
+    except Exception as error:
         raise _explained(where, error, factory.protocol) from error
-    except UnicodeError as error:
-        raise BrokerRefused(f"{where}: this cannot be a host name: {error}", 0) from error
-    finally:
-        if factory.protocol is not None and not connection.connected.is_set():
-            factory.protocol.discard()
-    if factory.protocol is None:
-        raise StartError(
-            f"aio-pika {aio_pika.__version__} does not open its sockets through aiormq's "
-            "transport_factory any more; install the versions that setup.cfg names"
-        )
+    assert factory.protocol is not None
     return connection, factory.protocol
+
+
+async def _connected(
+    connection: TapConnection, factory: TapTransportFactory, seconds: float
+) -> None:
+    """Connect within a deadline, in a task: aiormq cancels the one that it fails in.
+
+    Raises:
+        TimeoutError: The deadline has passed. The socket is dropped before anything is cancelled,
+            so nobody waits for the other side to close it.
+    """
+    connecting = asyncio.create_task(connection.connect())
+    usable = False
+    try:
+        await asyncio.wait([connecting], timeout=seconds)
+        if not connecting.done():
+            raise TimeoutError(f"no answer within {seconds:g} s")
+        if connecting.cancelled():
+            raise ConnectionLost("the connection was lost during the login")
+        connecting.result()
+        assert connection.transport is not None
+        _check(connection.transport.connection)
+        usable = True
+    finally:
+        if not usable:
+            connecting.add_done_callback(_retrieved)
+            connecting.cancel()
+            if factory.protocol is not None:
+                factory.protocol.discard()
+            closing = asyncio.create_task(connection.close())
+            closing.add_done_callback(_retrieved)
+            await asyncio.wait([connecting, closing], timeout=_AFTERMATH)
+
+
+def _retrieved(task: "asyncio.Task[None]") -> None:
+    """Take the exception, which asyncio would otherwise complain of."""
+    if not task.cancelled():
+        task.exception()
+
+
+def _check(underlay: AbstractConnection) -> None:
+    """Look at what aiormq believes without looking.
+
+    Raises:
+        _Unusable: The broker lacks something, or proposes what cannot be used.
+    """
+    capabilities = underlay.server_properties.get("capabilities")
+    stated = capabilities if isinstance(capabilities, Mapping) else {}
+    if missing := [each for each in _NEEDED if not stated.get(each)]:
+        raise _Unusable(f"the broker does not offer {' and '.join(missing)}")
+    if 0 < (size := underlay.connection_tune.frame_max or 0) < _SMALLEST_FRAME:
+        text = f"the broker's frame_max is {size}: AMQP has at least {_SMALLEST_FRAME}"
+        raise _Unusable(text)
 
 
 class _Where:
@@ -94,15 +179,37 @@ def _tls(settings: AMQPSettings, where: _Where) -> ssl.SSLContext | None:
 def _explained(where: _Where, error: Exception, protocol: TapProtocol | None) -> ConnectionLost:
     """Our error for a failed attempt, by its cause: aio-pika has the same one for many."""
     if protocol is not None and protocol.tap.refusal is not None:
-        code, text = protocol.tap.refusal
-        kind = BrokerRefused(f"{where}: {text}", code)
+        code, _ = protocol.tap.refusal
+        kind = BrokerRefused(f"{where}: {protocol.reason}", code)
         return kind if code in _REFUSALS else ConnectionLost(str(kind))
     if isinstance(error, ssl.SSLError):
         return BrokerRefused(f"{where}: TLS failed: {error}", 0)
     if isinstance(error, AuthenticationError):
         return BrokerRefused(f"{where}: the broker does not offer this way to log in: {error}", 0)
-    late = isinstance(error.__cause__, TimeoutError)
-    if protocol is not None and protocol.lost.done() and not late:
+    if isinstance(error, _Unusable):
+        return BrokerRefused(f"{where}: {error}, and workerkit cannot work without", 0)
+    if isinstance(error, UnicodeError) and protocol is None:
+        return BrokerRefused(f"{where}: this cannot be a host name: {error}", 0)
+    return ConnectionLost(f"{where}: {_reason(error, protocol)}")
+
+
+def _reason(error: Exception, protocol: TapProtocol | None) -> str:
+    if isinstance(error, TimeoutError):
         # Whoever was late had its socket closed for that.
-        return ConnectionLost(f"{where}: {protocol.reason}")
-    return ConnectionLost(f"{where}: {str(error) or type(error).__name__}")
+        return str(error)
+    if protocol is not None and protocol.reason != CLOSED:
+        return protocol.reason
+    return unread(error) or "the server closed the connection during the login"
+
+
+def unread(error: BaseException) -> str:
+    """Why aiormq gave a connection up, if not because the other side closed it: else empty."""
+    closed = isinstance(error.__cause__, asyncio.IncompleteReadError)
+    if closed or isinstance(error, StopAsyncIteration | asyncio.CancelledError):
+        return ""
+    text = f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+    if isinstance(error, AMQPError | OSError | ConnectionLost):
+        text = str(error) or text
+    else:
+        text = f"what the server sent cannot be read: {text}"
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"

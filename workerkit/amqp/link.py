@@ -10,7 +10,6 @@ from workerkit.amqp.connection import Session, connect_to
 from workerkit.amqp.frames import MalformedFrame
 from workerkit.amqp.stalls import LOOKS, Stalls
 from workerkit.connections import AMQPSettings
-from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.observe import Connection, Event, Observer, tell
 from workerkit.places import in_a_line
 from workerkit.supervisor import Backoff
@@ -81,7 +80,7 @@ class Link:
             attempt = rotation.attempt(servers)
             try:
                 session = await connect_to(attempt, self._settings, self._asked_vhost, self._role)
-            except (BrokerRefused, ConnectionLost) as error:
+            except Exception as error:
                 # The other servers are tried at once, and pauses made between rounds of all.
                 seconds = backoff.next() if rotation.failed(attempt, servers) else 0.0
                 self._failed(error, attempt, number, seconds)
@@ -95,7 +94,7 @@ class Link:
             await self._serve(session)
             if self._stopping:
                 return
-            reason = session.protocol.reason
+            reason = session.reason
             log.warning("connection lost", extra=self._fields(attempt, reason=reason))
             self._tell("connection_lost", number, reason)
             if loop.time() - since > STABLE_AFTER:

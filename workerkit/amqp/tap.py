@@ -23,6 +23,8 @@ log = logging.getLogger(__name__)
 
 _HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 _FEED_EVERY = _TELL_EVERY = 1.0
+CLOSED = "the socket was closed"
+"""Why a connection was lost, where nothing more is known."""
 
 
 class TapProtocol(asyncio.StreamReaderProtocol):
@@ -86,10 +88,11 @@ class TapProtocol(asyncio.StreamReaderProtocol):
     def reason(self) -> str:
         """Why the socket was closed, as far as is known."""
         if self.tap.refusal:
-            return self.tap.refusal[1]
+            code, text = self.tap.refusal
+            return text or f"the broker closed the connection with code {code}"
         if isinstance(self._error, MalformedFrame):
             return f"not AMQP 0-9-1: {self._error}"
-        return str(self._error or "the socket was closed")
+        return str(self._error or CLOSED)
 
     def write(self, data: bytes) -> bool:
         """Send now, or when the socket takes it; False if it is closed or closing."""

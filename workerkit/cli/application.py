@@ -12,7 +12,8 @@ from pydantic import SecretStr, ValidationError
 
 from workerkit import environment
 from workerkit.assembly import settings_source
-from workerkit.connections import DEFAULT_PORTS, AMQPSettings
+from workerkit.broker_url import DEFAULT_PORTS
+from workerkit.connections import AMQPSettings
 from workerkit.container import WorkerContainer
 from workerkit.discovery import not_imported
 from workerkit.errors import ConfigurationError, DeclarationError

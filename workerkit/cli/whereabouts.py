@@ -111,7 +111,6 @@ def find(
     if name not in settings.amqp:
         listed = ", ".join(sorted(settings.amqp))
         raise ConfigurationError(f"the settings have no connection {connection!r}, only {listed}")
-    settings.amqp[name].address(vhost)  # Raises where it cannot be written.
     return Whereabouts(settings, name, vhost, queue, doubt)
 
 

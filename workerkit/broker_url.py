@@ -1,0 +1,149 @@
+"""The URL of a message broker: what may stand in it, and what each part means."""
+
+import re
+from urllib.parse import unquote
+
+from pydantic_core import PydanticCustomError
+from yarl import URL
+
+DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
+
+SEPARATORS = frozenset(",;")
+SEVERAL = "list several in HOSTS, as in a:5672,b:5672"
+
+# What other clients read from a query, and the setting that means the same here.
+_SETTINGS = {
+    "auth": "AUTH",
+    "auth_mechanism": "AUTH",
+    "ca_certs": "TLS__CA",
+    "cacertfile": "TLS__CA",
+    "cafile": "TLS__CA",
+    "certfile": "TLS__CERT",
+    "connect_timeout": "CONNECT_TIMEOUT, in seconds,",
+    "connection_timeout": "CONNECT_TIMEOUT, in seconds,",
+    "keyfile": "TLS__KEY",
+    "no_verify_ssl": "TLS__VERIFY",
+    "password": "TLS__KEY_PASSWORD",
+    "server_name_indication": "TLS__SERVER_NAME",
+    "socket_timeout": "CONNECT_TIMEOUT, in seconds,",
+    "timeout": "CONNECT_TIMEOUT, in seconds,",
+    "verify": "TLS__VERIFY",
+}
+_HEARTBEAT = re.compile(r"[0-9]{1,5}")
+_HARMLESS_NAME = re.compile(r"[a-z_.-]{1,40}")
+_ANOTHER_URL = re.compile("[,;] *amqps?://")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
+_LONGEST_SHORT_STRING = 255
+
+
+def check_broker_url(text: str) -> None:
+    """Refuse what is no address of a broker, without quoting it.
+
+    Raises:
+        PydanticCustomError: Which is a `ValueError`.
+    """
+    if _lists_hosts(text):
+        raise _fault(f"should name one host: {SEVERAL}")
+    # A line break at the end, as files have it, is no part of the URL.
+    if _CONTROL.search(text.strip()):
+        raise _fault("should have no line break or other control character")
+    try:
+        url = URL(text)
+        url.with_host(url.host or "h")
+    except ValueError:
+        # yarl's text may quote a part of the URL, and a chained error would print it.
+        raise _fault("should be a valid URL") from None
+    if url.scheme not in DEFAULT_PORTS:
+        raise _fault("should start with amqp:// or amqps://")
+    if not url.host:
+        raise _fault("should name a host")
+    if url.raw_fragment:
+        raise _fault("should have no # part: write %23 where a # belongs to a name or password")
+    for part, value in (("user", url.user), ("password", url.password)):
+        if value is not None and _CONTROL.search(value):
+            raise _fault(f"has a line break or another control character in its {part}")
+    _check_query(url)
+    try:
+        check_vhost(unquote(_path(text), errors="strict"))
+    except UnicodeDecodeError:
+        raise _fault("should have a virtual host in UTF-8") from None
+
+
+def check_vhost(name: str) -> None:
+    """Refuse what cannot be the name of a virtual host.
+
+    Raises:
+        PydanticCustomError: Which is a `ValueError`.
+    """
+    if _CONTROL.search(name):
+        raise _fault("should have no line break or other control character in the virtual host")
+    if len(name.encode(errors="replace")) > _LONGEST_SHORT_STRING:
+        raise _fault("should name a virtual host of at most 255 bytes, which is AMQP's limit")
+
+
+def check_credential(value: str) -> None:
+    """Refuse a user or a password that nobody has meant.
+
+    Raises:
+        PydanticCustomError: Which is a `ValueError`.
+    """
+    if value != value.strip():
+        raise _fault(
+            "should not begin or end with a space or line break: files of secrets often end with"
+            " one; write it percent-encoded in the URL where it is meant"
+        )
+    if _CONTROL.search(value):
+        raise _fault("should have no line break or other control character")
+
+
+def vhost_of(url: str) -> str:
+    """The virtual host, decoded once: `/a%252Fb` is `a%2Fb`."""
+    return unquote(_path(url)) or "/"
+
+
+def heartbeat_of(text: str) -> int | None:
+    """The heartbeat that stands in the query of a URL; None where there is none, or it is wrong."""
+    try:
+        value = URL(text).query.get("heartbeat", "")
+    except ValueError:
+        return None
+    return int(value) if _is_heartbeat(value) else None
+
+
+def _is_heartbeat(text: str) -> bool:
+    return _HEARTBEAT.fullmatch(text) is not None and 1 <= int(text) <= 65_535
+
+
+def _path(url: str) -> str:
+    """What stands between the first slash and the query. yarl would take `..` for an order."""
+    return re.split("[?#]", url.partition("://")[2].strip(), maxsplit=1)[0].partition("/")[2]
+
+
+def _check_query(url: URL) -> None:
+    for name in url.query:
+        if name == "heartbeat":
+            continue
+        if name in _SETTINGS:
+            raise _fault(f"should not have {name!r} in its query: set {_SETTINGS[name]} instead")
+        # Whatever else stands there may be a part of a password.
+        shown = repr(name) if _HARMLESS_NAME.fullmatch(name) else "such a part"
+        raise _fault(f"should not have {shown} in its query: only heartbeat is known there")
+    values = url.query.getall("heartbeat", [])
+    if len(values) > 1 or not all(map(_is_heartbeat, values)):
+        raise _fault("should have one heartbeat in its query, from 1 to 65535 seconds")
+
+
+def _lists_hosts(url: str) -> bool:
+    """Whether *url* names several servers, as URLs of some other clients do."""
+    if _ANOTHER_URL.search(url):
+        return True
+    authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    credentials, _, host = authority.rpartition("@")
+    # A password may have separators, but hardly the user after one.
+    user = re.escape(credentials.partition(":")[0])
+    repeated = bool(user) and re.search(f"@.*[,;]{user}:", credentials)
+    return bool(repeated) or not SEPARATORS.isdisjoint(host)
+
+
+def _fault(text: str) -> PydanticCustomError:
+    return PydanticCustomError("amqp_url", "{text}", {"text": text})
