@@ -35,8 +35,9 @@ FLOORS = {
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
     "amqp": "codes queue table properties acks message stream consumer pacing requeue addresses tap"
-    " gets handshake connection link declaring confirms route publisher moving dead_letters retries"
-    " topology evidence browsing replaying settling overdue handled receiver subscription wire",
+    " gets handshake numbers replies scratch connection link declaring confirms route publisher"
+    " moving dead_letters retries topology evidence browsing replaying settling overdue handled"
+    " receiver subscription wire",
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",
     "http": "request_ids problem shape text parameters request signature view returned schemas"
@@ -65,6 +66,7 @@ KEEPERS = {
         "amqp/tap.py",
         "amqp/handshake.py",
         "amqp/connection.py",
+        "amqp/replies.py",
         "amqp/publisher.py",
         "amqp/receiver.py",
     ],

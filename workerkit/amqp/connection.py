@@ -4,18 +4,12 @@ import asyncio
 import logging
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Any, TypeVar
 
 from aiormq.abc import AbstractChannel
-from aiormq.exceptions import (
-    AMQPChannelError,
-    AMQPError,
-    ChannelAccessRefused,
-    ChannelLockedResource,
-    ChannelNotFoundEntity,
-    ChannelPreconditionFailed,
-)
+from aiormq.exceptions import AMQPChannelError
+from pamqp.commands import Channel as ChannelMethods
 
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.addresses import Attempt, Rotation
@@ -23,9 +17,12 @@ from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.gets import Gets
 from workerkit.amqp.handshake import TapConnection, log_in
 from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.numbers import Numbers
+from workerkit.amqp.replies import Nowhere, Replies, refusal, translated
+from workerkit.amqp.scratch import AT_A_TIME, Scratch
 from workerkit.amqp.tap import Sink, TapProtocol
 from workerkit.connections import AMQPSettings
-from workerkit.errors import BrokerRefused, ConnectionLost
+from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft
 from workerkit.supervisor import within
 
 log = logging.getLogger(__name__)
@@ -37,12 +34,6 @@ CANCEL_DEADLINE = 3.0
 _CLOSE_DEADLINE = 5.0
 _FRAME_MAX = 131_072
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
-_CODES: dict[type[AMQPChannelError], int] = {
-    ChannelAccessRefused: 403,
-    ChannelNotFoundEntity: 404,
-    ChannelLockedResource: 405,
-    ChannelPreconditionFailed: 406,
-}
 
 
 class Channel:
@@ -74,6 +65,10 @@ class Channel:
         self._sink = sink
         self._session.protocol.tap.open(self.number, sink)
 
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait until it is this channel's turn to ask for something that others ask for too."""
+        return self._session.scratch.turn()
+
     async def prefetch(self, count: int) -> None:
         """Limit the unacknowledged messages of each consumer that is started later."""
         await self._ask("basic.qos", self._channel.basic_qos(prefetch_count=count))
@@ -92,15 +87,9 @@ class Channel:
         """Stop a consumer. Its messages may come until this returns.
 
         Raises:
-            ConnectionLost: No answer in time; the session is given up then, as the process stops.
+            ConnectionLost: No answer in time; the channel is given up then.
         """
-        late = ConnectionLost(f"no answer to basic.cancel within {CANCEL_DEADLINE:g} s")
-        cancelling = within(CANCEL_DEADLINE, self._channel.basic_cancel(tag), late)
-        try:
-            await _translated("basic.cancel", cancelling)
-        except ConnectionLost as error:
-            self._session.abort(str(error))
-            raise
+        await self._ask("basic.cancel", self._channel.basic_cancel(tag), CANCEL_DEADLINE)
 
     async def get(self, queue: str) -> AMQPMessage[Any] | None:
         """Ask for the first message of a queue; None where it has none.
@@ -150,26 +139,55 @@ class Channel:
             needs=f"configure on {name!r}",
         )
 
-    async def close(self) -> None:
-        """Send pending acks, then close; a channel that will not close costs the session."""
+    def leave(self) -> None:
+        """Send pending acks, and none after that."""
         self.acks.flush()
         self.acks.fence()
+
+    async def close(self) -> None:
+        """Send pending acks, then close."""
+        self.leave()
         if not self.lost.done() and not self._session.gone:
             try:
-                await self._ask("channel.close", self._channel.close())
-            except (ConnectionLost, BrokerRefused) as error:
-                self._session.abort(f"a channel would not close: {error}")
+                await self._ask("channel.close", self._closed())
+            except ConnectionLost as error:
+                log.info("channel given up", extra={"reason": str(error)})
         if self._sink is not None:
-            self._session.protocol.tap.close(self.number, self._sink)
+            self._session.let_go(self._channel, self._sink)
 
-    async def _ask(self, what: str, awaitable: Awaitable[T], needs: str = "") -> T:
-        late = ConnectionLost(f"no answer to {what} within {RPC_DEADLINE:g} s, or the channel went")
+    async def _closed(self) -> None:
+        """Close the channel. Cancelling this only ends the waiting.
+
+        aiormq's own `close` sends channel.close once more when it is cancelled, and when it waits
+        longer than the heartbeat. RabbitMQ closes the connection over the second one.
+        """
+        underlay: Any = self._channel
+        request = underlay.rpc(ChannelMethods.Close(reply_code=200, class_id=0, method_id=0))
+        closing: asyncio.Future[Any] = asyncio.ensure_future(request)
+        # It ends with an exception, as all that waits for a channel does that is closed.
+        closing.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        either: list[asyncio.Future[Any]] = [closing, self.lost]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _ask(
+        self,
+        what: str,
+        request: Awaitable[T],
+        seconds: float | None = None,
+        *,
+        needs: str = "",
+    ) -> T:
+        seconds = RPC_DEADLINE if seconds is None else seconds
         try:
-            return await _translated(what, within(RPC_DEADLINE, awaitable, late))
+            return await self._session.replies.wait(what, request, seconds)
         except BrokerRefused as error:
             if error.code != NO_PERMISSION or not needs:
                 raise
             raise BrokerRefused(f"{error}; grant {needs}", error.code) from error
+        except (ConnectionLost, asyncio.CancelledError):
+            # aiormq has sent channel.close: an ack behind it would close the connection.
+            self.acks.fence()
+            raise
 
     async def _untapped(self, message: object) -> None:
         """aiormq's own consumer callback: the tap leaves it nothing to do.
@@ -185,7 +203,7 @@ class Channel:
         if not self.lost.done():
             failed = None if closing.cancelled() else closing.exception()
             self.lost.set_result(
-                _refusal("the broker closed the channel", failed)
+                refusal("the broker closed the channel", failed)
                 if isinstance(failed, AMQPChannelError)
                 else ConnectionLost(self._session.protocol.reason)
             )
@@ -202,6 +220,15 @@ class Session:
     def __init__(self, connection: TapConnection, protocol: TapProtocol) -> None:
         self._connection = connection
         self.protocol = protocol
+        self.replies = Replies(protocol, self.abort)
+        self.numbers = Numbers(self.channel_max, self._channels, AT_A_TIME)
+        self.scratch = Scratch(self.channel, self.numbers.scratch)
+        self._nowhere = Nowhere()
+        if underlay := connection.transport:
+            # Where its queue is full, aiormq does not confirm that a channel was closed: the broker
+            # would never take its number for free. All that is queued waits for a reply anyway.
+            queue: Any = underlay.connection.write_queue
+            queue._maxsize = 0
         self.default_type_has_limits = True
 
     @property
@@ -229,23 +256,63 @@ class Session:
         tuned = underlay.connection.connection_tune.frame_max if underlay else 0
         return int(tuned) or _FRAME_MAX
 
+    @property
+    def channel_max(self) -> int:
+        """The highest channel number that both sides agreed on; 0 where there is no limit."""
+        underlay = self._connection.transport
+        return int(underlay.connection.connection_tune.channel_max or 0) if underlay else 0
+
     async def channel(self, *, confirms: bool = False) -> Channel:
-        """Open a channel.
+        """Open a channel, with the lowest number that is free.
 
         Raises:
-            ConnectionLost: The broker did not answer in time; the session is given up then.
+            ConnectionLost: The broker did not answer in time.
+            NoChannelLeft: All numbers up to the broker's limit are in use.
         """
         underlay = self._connection.transport
         if underlay is None or self.gone:
             raise ConnectionLost("the connection is lost")
-        late = ConnectionLost(f"no answer to channel.open within {RPC_DEADLINE:g} s")
-        opening = underlay.connection.channel(publisher_confirms=confirms)
+        if (number := self.numbers.free()) is None:
+            await self.scratch.close_idle()
+            number = self.numbers.free()
+        if number is None:
+            raise NoChannelLeft(f"channel_max {self.channel_max} of the broker", self.numbers.room)
+        opening = underlay.connection.channel(number, publisher_confirms=confirms)
         try:
-            channel = await _translated("channel.open", within(RPC_DEADLINE, opening, late))
-        except ConnectionLost as error:
-            self.abort(str(error))
-            raise
+            channel = await self.replies.wait("channel.open", opening, RPC_DEADLINE)
+        finally:
+            self.numbers.give(number)
+        self.protocol.tap.close(number, self._nowhere)
         return Channel(self, channel)
+
+    async def consumer_channel(self) -> Channel:
+        """Open a channel that stays, unless too few would be left to ask for things on.
+
+        Raises:
+            ConnectionLost: As `channel` does.
+            NoChannelLeft: There is no room for another one.
+        """
+        if not self.numbers.take_room():
+            raise NoChannelLeft(f"channel_max {self.channel_max} of the broker", self.numbers.room)
+        try:
+            channel = await self.channel()
+        except BaseException:
+            self.numbers.leave_room()
+            raise
+        channel.lost.add_done_callback(lambda _: self.numbers.leave_room())
+        return channel
+
+    def let_go(self, channel: AbstractChannel, sink: Sink) -> None:
+        """Take nothing more for *sink* off a channel that is closed, or about to be."""
+        self.protocol.tap.close(channel.number, sink)
+        if self._channels.get(channel.number) is channel and not self.gone:
+            self.protocol.tap.open(channel.number, self._nowhere)
+
+    @property
+    def _channels(self) -> Mapping[int, Any]:
+        """By number, those that are open, or whose closing the broker has not confirmed."""
+        underlay = self._connection.transport
+        return underlay.connection.channels if underlay else {}
 
     def abort(self, reason: str) -> None:
         """Drop the socket at once. The broker requeues what was not settled."""
@@ -261,7 +328,7 @@ class Session:
         late = ConnectionLost(f"no answer to connection.close within {_CLOSE_DEADLINE:g} s")
         closing = self._connection.close()
         try:
-            await _translated("connection.close", within(_CLOSE_DEADLINE, closing, late))
+            await translated("connection.close", within(_CLOSE_DEADLINE, closing, late))
         except ConnectionLost as error:
             self.abort(str(error))
 
@@ -269,11 +336,8 @@ class Session:
 @asynccontextmanager
 async def scratch(session: Session) -> AsyncIterator[Channel]:
     """A channel to ask questions on: the broker closes it when it says no."""
-    channel = await session.channel()
-    try:
+    async with session.scratch.channel() as channel:
         yield channel
-    finally:
-        await channel.close()
 
 
 async def connect(settings: AMQPSettings, vhost: str | None, role: str) -> Session:
@@ -318,20 +382,3 @@ def _needs(queue: str, arguments: Mapping[str, Any]) -> str:
     if exchange is None:
         return f"configure on {queue!r}"
     return f"configure and read on {queue!r} and write on {exchange or 'amq.default'!r}"
-
-
-async def _translated(what: str, call: Awaitable[T]) -> T:
-    """Await an aiormq call and raise our errors for its own."""
-    try:
-        return await call
-    except AMQPChannelError as error:
-        raise _refusal(what, error) from error
-    except (ValueError, TypeError) as error:
-        # pamqp refuses what it cannot write, before the broker could.
-        raise BrokerRefused(f"{what}: {error}", 0) from error
-    except (AMQPError, OSError, RuntimeError) as error:
-        raise ConnectionLost(f"{what}: {str(error) or type(error).__name__}") from error
-
-
-def _refusal(what: str, error: AMQPChannelError) -> BrokerRefused:
-    return BrokerRefused(f"{what}: {error}", _CODES.get(type(error), 0))

@@ -46,7 +46,6 @@ class Topology:
         self._retry = options.retry
         actions = (options.on_success, options.on_exception, options.on_invalid)
         self._buries = Action.DEAD_LETTER in actions or options.retry is not None
-        self._may_move = False
         self._seen = moves.seen
 
     async def missing(self, session: Session, queue: Queue) -> Missing | None:
@@ -66,9 +65,7 @@ class Topology:
                 if not await self._available(session, needed, existing):
                     text = f"queue {needed.name!r} is missing, for {what}"
                     return Missing(needed.name, f"{text}: declare it, or set {instead}")
-                if not self._may_move:
-                    await self._moves.check()
-                    self._may_move = True
+                await self._moves.check()
             except (BrokerRefused, PublishRefused) as error:
                 if isinstance(error, BrokerRefused) and error.code != NO_PERMISSION:
                     raise

@@ -6,8 +6,8 @@ import logging
 from collections.abc import Iterator, Sequence
 from functools import partial
 
-from workerkit.amqp.consumer import AMQPOptions
-from workerkit.amqp.handled import Handled
+from workerkit.amqp.consumer import AMQPOptions, Declare
+from workerkit.amqp.handled import Handled, Place
 from workerkit.amqp.link import Link
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.moving import Moves
@@ -31,6 +31,7 @@ from workerkit.wire import Context, Declared, Hook
 log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 255
+_CANCELLING = 4.0
 # What the broker compares of a queue: not where to begin reading, and bindings only add up.
 _DECLARED = [
     each.name
@@ -55,6 +56,7 @@ class AMQPWire:
         self._keeping: list[asyncio.Task[None]] = []
         self._publisher: Publisher | None = None
         self._handled = Handled()
+        self._moves: dict[tuple[Place, Declare], Moves] = {}
         self._declared: dict[tuple[str, str, str], tuple[type[Consumer], Queue]] = {}
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
@@ -149,10 +151,24 @@ class AMQPWire:
                 cancel(keeping)
         try:
             await cancelled(self._loops)
-            await asyncio.gather(*(each.stop() for each in self._subscriptions))
+            await self._cancel_consumers()
         finally:
             for receiver in self._receivers:
                 receiver.put_back()
+
+    async def _cancel_consumers(self) -> None:
+        """Stop the broker from sending; where it takes too long, closing the connection will do."""
+        stops = [asyncio.ensure_future(each.stop()) for each in self._subscriptions]
+        if not stops:
+            return
+        done, late = await asyncio.wait(stops, timeout=_CANCELLING)
+        if late:
+            log.warning("consumers not cancelled in time", extra={"consumers": len(late)})
+            for each in late:
+                each.cancel()
+            await asyncio.wait(late)
+        for each in done:
+            each.result()
 
     def hasten(self) -> None:
         """Handle batches that are half full, put back what waits to go back: for tests."""
@@ -179,7 +195,8 @@ class AMQPWire:
         else:
             await cancelled(self._workers)
         await asyncio.gather(*(each.close() for each in self._hooks))
-        await asyncio.gather(*(each.close() for each in self._subscriptions))
+        for subscription in self._subscriptions:
+            subscription.close()
         await cancelled(self._keeping)
         if self._publisher is not None:
             await self._publisher.close()
@@ -202,7 +219,9 @@ class AMQPWire:
         for text, fields in _warnings(options, consumer_timeout):
             log.warning(text, extra={"consumer": options.name, **fields})
         declare = options.declare or settings.declare
-        moves = Moves(publisher, name, options.vhost, declare)
+        moves = self._moves.setdefault(
+            (key, declare), Moves(publisher, name, options.vhost, declare)
+        )
         topology = Topology(options, written, declare, moves)
         receiver = Receiver(
             endpoint,
