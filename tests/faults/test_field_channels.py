@@ -1,5 +1,6 @@
 """FR12. More queues than the broker allows channels on a connection."""
 
+import asyncio
 from collections.abc import Iterator
 from functools import partial
 
@@ -104,3 +105,21 @@ async def test_fr12_a_channel_number_is_used_again(
         await eventually(lambda: bodies == [b"1"])
 
     assert not fields(caplog, "connection lost")
+
+
+async def test_fr12_a_limit_of_the_user_is_kept_once_it_is_known(
+    rabbit: PrivateRabbit, vhost: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The broker closes the connection that reaches it; the next ones stay below."""
+    user = f"limited-{vhost}"
+    rabbit.add_user(user, "x", vhost)
+    await asyncio.to_thread(rabbit.ctl, "set_user_limits", user, '{"max-channels": 10}')
+    classes, _ = consumers()
+    async with running(rabbit.url(vhost, user, "x"), *classes, ready=False) as runner:
+        await eventually(lambda: len(fields(caplog, NO_CHANNEL)) >= QUEUES - 7)
+        await eventually(lambda: len(rabbit.consumers(vhost)) >= 5)
+        reason = next(each.reason for each in runner.health if each.reason)
+
+    assert "the broker's limit of 10 channels" in reason
+    assert f"user '{user}'" in reason
+    assert 1 <= len(fields(caplog, "connection lost")) <= 6

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity
 
-from workerkit.amqp.numbers import Numbers
+from workerkit.amqp.numbers import Limit, Numbers, reached
 from workerkit.amqp.replies import Replies, refusal
 from workerkit.amqp.scratch import Scratch
 from workerkit.errors import BrokerRefused, ConnectionLost, QueueInUse
@@ -175,3 +175,18 @@ async def test_turns_are_bounded() -> None:
     await asyncio.gather(*(work() for _ in range(20)))
 
     assert most == 3
+
+
+def test_a_limit_that_is_reached_again_leaves_less() -> None:
+    """Two channels are for the publisher; who else takes channels cannot be known."""
+    text = (
+        "number of channels opened for user 'x' has reached the maximum allowed user limit of (10)"
+    )
+    first = reached(f"NOT_ALLOWED - {text}", None)
+
+    assert first == Limit(8, f"the broker's limit of 10 channels (NOT_ALLOWED - {text})")
+    again = reached(text, first)
+    assert again is not None
+    assert again.most == 7
+    assert reached("CONNECTION_FORCED - limit of (10)", None) is None
+    assert reached(text, Limit(1, "")) == Limit(1, f"the broker's limit of 10 channels ({text})")

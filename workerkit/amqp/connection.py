@@ -17,7 +17,7 @@ from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.gets import Gets
 from workerkit.amqp.handshake import TapConnection, log_in
 from workerkit.amqp.message import AMQPMessage
-from workerkit.amqp.numbers import Numbers
+from workerkit.amqp.numbers import Limit, Numbers
 from workerkit.amqp.replies import Nowhere, Replies, refusal, translated
 from workerkit.amqp.scratch import AT_A_TIME, Scratch
 from workerkit.amqp.tap import Sink, TapProtocol
@@ -31,7 +31,7 @@ T = TypeVar("T")
 
 RPC_DEADLINE = 10.0
 CANCEL_DEADLINE = 3.0
-_CLOSE_DEADLINE = 5.0
+_CLOSE_DEADLINE = 2.0  # Shorter than what a process has for closing everything.
 _FRAME_MAX = 131_072
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 
@@ -221,8 +221,9 @@ class Session:
         self._connection = connection
         self.protocol = protocol
         self.replies = Replies(protocol, self.abort)
-        self.numbers = Numbers(self.channel_max, self._channels, AT_A_TIME)
-        self.scratch = Scratch(self.channel, self.numbers.scratch)
+        self.limit_channels(
+            Limit(self.channel_max, f"channel_max {self.channel_max} of the broker")
+        )
         self._nowhere = Nowhere()
         if underlay := connection.transport:
             # Where its queue is full, aiormq does not confirm that a channel was closed: the broker
@@ -262,6 +263,12 @@ class Session:
         underlay = self._connection.transport
         return int(underlay.connection.connection_tune.channel_max or 0) if underlay else 0
 
+    def limit_channels(self, limit: Limit) -> None:
+        """Open no more than *limit* channels, before the first one is opened."""
+        self._limit = limit
+        self.numbers = Numbers(limit.most, self._channels, AT_A_TIME)
+        self.scratch = Scratch(self.channel, self.numbers.scratch)
+
     async def channel(self, *, confirms: bool = False) -> Channel:
         """Open a channel, with the lowest number that is free.
 
@@ -276,7 +283,7 @@ class Session:
             await self.scratch.close_idle()
             number = self.numbers.free()
         if number is None:
-            raise NoChannelLeft(f"channel_max {self.channel_max} of the broker", self.numbers.room)
+            raise NoChannelLeft(self._limit.text, self.numbers.room)
         opening = underlay.connection.channel(number, publisher_confirms=confirms)
         try:
             channel = await self.replies.wait("channel.open", opening, RPC_DEADLINE)
@@ -293,7 +300,7 @@ class Session:
             NoChannelLeft: There is no room for another one.
         """
         if not self.numbers.take_room():
-            raise NoChannelLeft(f"channel_max {self.channel_max} of the broker", self.numbers.room)
+            raise NoChannelLeft(self._limit.text, self.numbers.room)
         try:
             channel = await self.channel()
         except BaseException:

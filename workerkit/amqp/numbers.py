@@ -5,11 +5,44 @@ use. aiormq picks the number above the highest in use, and does not know of a li
 picked here.
 """
 
+import re
 from collections.abc import Mapping
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 HIGHEST = 65_535
 _SHARE = 8
+_PUBLISHER = 2
+# NOT_ALLOWED - number of channels opened for user 'x' has reached the maximum allowed user limit
+# of (10). There is another one for all users of a node. Neither is known before it is reached.
+_REACHED = re.compile(r"(number of channels opened .*)limit of \((\d+)\)")
+
+
+class Limit(NamedTuple):
+    """A limit of channels for more than one connection.
+
+    Attributes:
+        most: How many of them one connection may take.
+        text: The limit, with its number, for people.
+    """
+
+    most: int
+    text: str
+
+
+def reached(refusal: str, before: Limit | None) -> Limit | None:
+    """The limit over which the broker closed a connection; None if it did so over something else.
+
+    Args:
+        before: The limit that was known. It leaves too much if it is reached all the same: other
+            connections take channels as well.
+    """
+    found = _REACHED.search(refusal)
+    if found is None:
+        return None
+    most = int(found[2]) - _PUBLISHER
+    if before is not None:
+        most = min(most, before.most - max(1, before.most // _SHARE))
+    return Limit(max(1, most), f"the broker's limit of {found[2]} channels ({refusal})")
 
 
 class Numbered(Protocol):
