@@ -188,5 +188,7 @@ def test_a_limit_that_is_reached_again_leaves_less() -> None:
     again = reached(text, first)
     assert again is not None
     assert again.most == 7
+    newer = text.replace("(10)", "10")  # RabbitMQ 4.3.
+    assert reached(newer, None) == Limit(8, f"the broker's limit of 10 channels ({newer})")
     assert reached("CONNECTION_FORCED - limit of (10)", None) is None
     assert reached(text, Limit(1, "")) == Limit(1, f"the broker's limit of 10 channels ({text})")

@@ -13,8 +13,9 @@ HIGHEST = 65_535
 _SHARE = 8
 _PUBLISHER = 2
 # NOT_ALLOWED - number of channels opened for user 'x' has reached the maximum allowed user limit
-# of (10). There is another one for all users of a node. Neither is known before it is reached.
-_REACHED = re.compile(r"(number of channels opened .*)limit of \((\d+)\)")
+# of (10), or of 10 from RabbitMQ 4.3 on. There is another one for a node. Neither is known before
+# it is reached.
+_REACHED = re.compile(r"(number of channels opened .*)limit of \(?(\d+)")
 
 
 class Limit(NamedTuple):
