@@ -34,10 +34,12 @@ FLOORS = {
 
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
-    "amqp": "codes queue table properties frames acks message oversized stream consumer pacing"
-    " requeue addresses frame_reader tap gets handshake connection stalls link declaring confirms"
-    " route publisher moving dead_letters retries topology evidence browsing replaying settling"
-    " overdue handled receiver subscription wire",
+    "amqp": "codes checks queue table properties frames acks content message oversized stream"
+    " consumer pacing requeue addresses frame_reader reply_texts tap gets handshake scratch"
+    " replies numbers methods channel connection stalls link declaring confirms binding"
+    " publishing_channels route outgoing publisher moving dead_letters retries queue_types"
+    " topology evidence browsing replaying giving_back settling overdue handled inlet"
+    " receiver subscription wire",
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",
     "http": "request_ids problem shape text parameters request signature view returned schemas"
@@ -61,13 +63,9 @@ LAZY = ["cli.__init__"]
 
 # Who may import these at all: path patterns inside the package.
 KEEPERS = {
-    "aio_pika": ["amqp/tap.py", "amqp/handshake.py", "amqp/publisher.py", "amqp/receiver.py"],
+    "aio_pika": ["amqp/handshake.py"],
     "aiormq": [
-        "amqp/tap.py",
-        "amqp/handshake.py",
-        "amqp/connection.py",
-        "amqp/publisher.py",
-        "amqp/receiver.py",
+        f"amqp/{each}.py" for each in ("tap", "handshake", "replies", "channel", "connection")
     ],
     "aiohttp": ["http/*", "sse/*", "ops/*"],
     "aiohttp_sse_client": ["sse/*"],

@@ -12,6 +12,8 @@
   - HandlerExit            a handler wants the process to end; its delivery will come again
   - ConnectionLost         the world: a connection or channel was lost, or could not be opened
     - BrokerRefused          the broker will not do it: a right, a queue or a login is missing
+    - QueueInUse             another connection has the queue for itself, for now
+    - NoChannelLeft          the broker's limit of channels on one connection is reached
     - StreamRefused          the server answered, but not with an event stream
   - PublishError           a message was not, or may not have been, published
     - Unroutable             no exchange of that name, or no queue bound for the routing key
@@ -133,6 +135,27 @@ class BrokerRefused(ConnectionLost):
     def __init__(self, text: str, code: int) -> None:
         super().__init__(text)
         self.code = code
+
+
+class QueueInUse(ConnectionLost):
+    """Another connection has a queue for itself: by an exclusive consumer, or as its owner.
+
+    Trying again helps once that connection has ended.
+    """
+
+
+class NoChannelLeft(ConnectionLost):
+    """The broker allows no further channel on a connection.
+
+    Attributes:
+        limit: The broker's limit, as a phrase with its name and value.
+        room: How many consumers of a connection may have a channel.
+    """
+
+    def __init__(self, limit: str, room: int) -> None:
+        super().__init__(f"no channel is left: {limit}")
+        self.limit = limit
+        self.room = room
 
 
 class StreamRefused(ConnectionLost):

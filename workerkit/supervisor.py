@@ -16,6 +16,7 @@ T = TypeVar("T")
 
 LATE = "it did not end in time"
 _AFTERMATH = 0.2
+_SECOND_LOOK = 0.1
 
 _ours: "WeakKeyDictionary[asyncio.Task[Any], bool]" = WeakKeyDictionary()
 
@@ -95,9 +96,15 @@ async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) 
     task = asyncio.current_task()
     assert task is not None
     before = task.cancelling()
+    loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(seconds):
-            return await awaitable
+        async with asyncio.timeout(None) as scope:
+            # Code that blocked the loop may have kept what came in time from being read.
+            looking = loop.call_later(seconds, lambda: scope.reschedule(loop.time() + _SECOND_LOOK))
+            try:
+                return await awaitable
+            finally:
+                looking.cancel()
     except TimeoutError as error:
         raise otherwise from error
     except asyncio.CancelledError as error:

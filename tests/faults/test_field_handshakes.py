@@ -156,7 +156,7 @@ def _soon_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtur
     """Attempts follow each other quickly."""
     caplog.set_level(logging.INFO, "workerkit")
     monkeypatch.setattr("workerkit.amqp.link.Backoff", partial(Backoff, first=0.02, cap=0.05))
-    monkeypatch.setattr("workerkit.amqp.connection.RPC_DEADLINE", 2.0)
+    monkeypatch.setattr("workerkit.amqp.replies.RPC_DEADLINE", 2.0)
 
 
 async def beside(url: str, odd: Scripted, until: Coroutine[Any, Any, Any]) -> None:

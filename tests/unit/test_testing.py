@@ -273,7 +273,7 @@ async def test_names_that_nothing_has() -> None:
     async with running(Container(), packages=[package_of(Booking, Billing)]) as app:
         with pytest.raises(KeyError, match="no consumer 'Bookin' runs, only Booking, Billing"):
             app.settled("Bookin")
-        with pytest.raises(KeyError, match=r"no queue 'ordes' .*, only orders, .*billing"):
+        with pytest.raises(KeyError, match=r"no queue 'ordes' .*, only .*\borders\b"):
             app.queue("ordes")
         with pytest.raises(
             KeyError, match="no consumer reads queue 'ordes' in vhost '/', only billing, orders"

@@ -9,7 +9,8 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from workerkit.amqp.connection import Channel, Session, connect, scratch
+from workerkit.amqp.channel import Channel
+from workerkit.amqp.connection import Session, connect, scratch
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.queue_types import QueueTypes

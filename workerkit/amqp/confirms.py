@@ -8,8 +8,9 @@ from itertools import takewhile
 from struct import Struct
 from typing import Any
 
+from workerkit.amqp.channel import Channel
 from workerkit.amqp.codes import PRECONDITION_FAILED
-from workerkit.amqp.connection import Channel, Session
+from workerkit.amqp.connection import Session
 from workerkit.amqp.frames import MalformedFrame
 from workerkit.amqp.properties import decode
 from workerkit.errors import BrokerRefused, ConnectionLost, MessageTooLarge

@@ -3,205 +3,32 @@
 import asyncio
 import logging
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import aiormq
 from aiormq.abc import AbstractChannel
-from aiormq.exceptions import (
-    AMQPChannelError,
-    ChannelAccessRefused,
-    ChannelLockedResource,
-    ChannelNotFoundEntity,
-    ChannelPreconditionFailed,
-)
 
-from workerkit.amqp.acks import Acks
 from workerkit.amqp.addresses import Attempt, Rotation
-from workerkit.amqp.codes import NO_PERMISSION
+from workerkit.amqp.channel import Channel
 from workerkit.amqp.frame_reader import Sink
-from workerkit.amqp.gets import Gets
 from workerkit.amqp.handshake import TapConnection, log_in, unread
-from workerkit.amqp.message import AMQPMessage
-from workerkit.amqp.methods import BindQueue, Consume, DeclareExchange, DeclareQueue
+from workerkit.amqp.numbers import Limit, Numbers
+from workerkit.amqp.replies import Nowhere, Replies, translated
+from workerkit.amqp.scratch import AT_A_TIME, Scratch
 from workerkit.amqp.tap import CLOSED, TapProtocol
 from workerkit.connections import AMQPSettings
-from workerkit.errors import BrokerRefused, ConnectionLost
+from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft
 from workerkit.supervisor import within
 
 log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-RPC_DEADLINE = 10.0
-CANCEL_DEADLINE = 3.0
-_CLOSE_DEADLINE = 5.0
+_CLOSE_DEADLINE = 2.0  # Shorter than what a process has for closing everything.
 _FRAME_MAX = 131_072
 _CHANNEL_MAX = 65_535  # What 0 means: no limit but that of the number's size.
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
-_CODES: dict[type[AMQPChannelError], int] = {
-    ChannelAccessRefused: 403,
-    ChannelNotFoundEntity: 404,
-    ChannelLockedResource: 405,
-    ChannelPreconditionFailed: 406,
-}
-
-
-class Channel:
-    """One channel of a session, with a deadline on everything that waits for the broker.
-
-    Attributes:
-        lost: Done once the channel is closed, by whomever, with the reason.
-        acks: Settles deliveries of this channel, and of no other.
-    """
-
-    def __init__(self, session: "Session", channel: AbstractChannel) -> None:
-        self._session = session
-        # aiormq opens no other. What it declares as abstract lacks `rpc`.
-        assert isinstance(channel, aiormq.Channel)
-        self._channel = channel
-        self._sink: Sink | None = None
-        self._gets: Gets | None = None
-        self.number: int = channel.number
-        loop = asyncio.get_running_loop()
-        self.acks = Acks(self.number, session.protocol.write, loop.call_soon)
-        session.protocol.acks.add(self.acks)
-        self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
-        self.on_cancel: Callable[[str], None] = lambda _: None
-        channel.closing.add_done_callback(self._on_closing)
-        session.protocol.lost.add_done_callback(self._on_closing)
-        channel.on_consumer_cancel_callbacks.add(
-            lambda frame: self.on_cancel(str(frame.consumer_tag))
-        )
-
-    def tap(self, sink: Sink) -> None:
-        """Give what comes on this channel to *sink* from now on."""
-        self._sink = sink
-        self._session.protocol.tap.open(self.number, sink)
-
-    async def prefetch(self, count: int) -> None:
-        """Limit the unacknowledged messages of the consumer that is started later."""
-        self.acks.prefetch = count
-        await self._ask("basic.qos", self._channel.basic_qos(prefetch_count=count))
-
-    async def consume(self, queue: str, tag: str, arguments: dict[str, Any]) -> None:
-        """Start a consumer. Its messages may come before this returns."""
-        self._channel.consumers[tag] = self._untapped
-        await self._ask(
-            f"basic.consume of {queue!r}",
-            self._channel.rpc(Consume(queue=queue, consumer_tag=tag, arguments=arguments)),
-            needs=f"read on {queue!r}",
-        )
-
-    async def cancel(self, tag: str) -> None:
-        """Stop a consumer. Its messages may come until this returns.
-
-        Raises:
-            ConnectionLost: No answer in time; the session is given up then, as the process stops.
-        """
-        late = ConnectionLost(f"no answer to basic.cancel within {CANCEL_DEADLINE:g} s")
-        cancelling = within(CANCEL_DEADLINE, self._channel.basic_cancel(tag), late)
-        try:
-            await _translated("basic.cancel", cancelling)
-        except ConnectionLost as error:
-            self._session.abort(str(error))
-            raise
-
-    async def get(self, queue: str) -> AMQPMessage[Any] | None:
-        """Ask for the first message of a queue; None where it has none.
-
-        What is not settled goes back to its place when the channel closes. Nothing else can be
-        received on a channel that is used for this.
-        """
-        if self._gets is None:
-            self._gets = Gets(self.number, self.acks, self._session.protocol.write, self.lost)
-            self.tap(self._gets)
-        what = f"basic.get of {queue!r}"
-        return await self._ask(what, self._gets.ask(queue), needs=f"read on {queue!r}")
-
-    async def count(self, queue: str) -> int:
-        """How many messages wait in a queue.
-
-        Raises:
-            BrokerRefused: With code 404 where there is no such queue.
-        """
-        what = f"passive queue.declare of {queue!r}"
-        declared = await self._ask(what, self._channel.rpc(DeclareQueue(queue=queue, passive=True)))
-        return int(getattr(declared, "message_count", None) or 0)
-
-    async def declare_queue(self, name: str, **declared: Any) -> None:
-        """Declare a queue, or with `passive=True` ask whether it is there."""
-        await self._ask(
-            f"queue.declare of {name!r}",
-            self._channel.rpc(DeclareQueue(queue=name, **declared)),
-            needs=_needs(name, declared.get("arguments") or {}),
-        )
-
-    async def bind_queue(
-        self, queue: str, exchange: str, routing_key: str, arguments: dict[str, Any]
-    ) -> None:
-        """Bind a queue to an exchange that exists."""
-        method = BindQueue(
-            queue=queue, exchange=exchange, routing_key=routing_key, arguments=arguments
-        )
-        await self._ask(
-            f"queue.bind of {queue!r} to {exchange!r}",
-            self._channel.rpc(method),
-            needs=f"write on {queue!r} and read on {exchange!r}",
-        )
-
-    async def declare_exchange(self, name: str, **declared: Any) -> None:
-        """Declare an exchange, or with `passive=True` ask whether it is there."""
-        await self._ask(
-            f"exchange.declare of {name!r}",
-            self._channel.rpc(DeclareExchange(exchange=name, **declared)),
-            needs=f"configure on {name!r}",
-        )
-
-    async def close(self) -> None:
-        """Send pending acks, then close; a channel that will not close costs the session."""
-        self.acks.finish()
-        if not self.lost.done() and not self._session.gone:
-            try:
-                await self._ask("channel.close", self._channel.close())
-                self.acks.arrived()
-            except (ConnectionLost, BrokerRefused) as error:
-                self._session.abort(f"a channel would not close: {error}")
-        self.acks.fence()
-        if self._sink is not None:
-            self._session.protocol.tap.close(self.number, self._sink)
-
-    async def _ask(self, what: str, awaitable: Awaitable[T], needs: str = "") -> T:
-        late = ConnectionLost(f"no answer to {what} within {RPC_DEADLINE:g} s, or the channel went")
-        try:
-            return await _translated(what, within(RPC_DEADLINE, awaitable, late))
-        except BrokerRefused as error:
-            if error.code != NO_PERMISSION or not needs:
-                raise
-            raise BrokerRefused(f"{error}; grant {needs}", error.code) from error
-
-    async def _untapped(self, message: object) -> None:
-        """aiormq's own consumer callback: the tap leaves it nothing to do.
-
-        A message that nobody handles would block its place in the prefetch for ever.
-        """
-        self._session.abort("a message went past the tap")
-
-    def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
-        if closing is self._session.protocol.lost or not self.acks.lost:
-            # Else we close it, and the answer shows whether the acks have arrived.
-            self.acks.fence()
-        # The session outlives its channels, and must not keep them.
-        self._session.protocol.acks.discard(self.acks)
-        self._session.protocol.lost.remove_done_callback(self._on_closing)
-        if not self.lost.done():
-            failed = None if closing.cancelled() else closing.exception()
-            self.lost.set_result(
-                _refusal("the broker closed the channel", failed)
-                if isinstance(failed, AMQPChannelError)
-                else ConnectionLost(self._session.protocol.reason)
-            )
 
 
 class Session:
@@ -215,6 +42,16 @@ class Session:
     def __init__(self, connection: TapConnection, protocol: TapProtocol) -> None:
         self._connection = connection
         self.protocol = protocol
+        self.replies = Replies(protocol, self.abort)
+        self.limit_channels(
+            Limit(self.channel_max, f"channel_max {self.channel_max} of the broker")
+        )
+        self._nowhere = Nowhere()
+        if underlay := connection.transport:
+            # Where its queue is full, aiormq does not confirm that a channel was closed: the broker
+            # would never take its number for free. All that is queued waits for a reply anyway.
+            queue: Any = underlay.connection.write_queue
+            queue._maxsize = 0
         self.default_type_has_limits = True
 
     @property
@@ -255,23 +92,63 @@ class Session:
         tuned = underlay.connection.connection_tune.frame_max if underlay else 0
         return int(tuned) or _FRAME_MAX
 
+    def limit_channels(self, limit: Limit) -> None:
+        """Open no more than *limit* channels, before the first one is opened."""
+        self._limit = limit
+        self.numbers = Numbers(limit.most, self._channels, AT_A_TIME)
+        self.scratch = Scratch(self.channel, self.numbers.scratch)
+
     async def channel(self, *, confirms: bool = False) -> Channel:
-        """Open a channel.
+        """Open a channel, with the lowest number that is free.
 
         Raises:
-            ConnectionLost: The broker did not answer in time; the session is given up then.
+            ConnectionLost: The broker did not answer in time.
+            NoChannelLeft: All numbers up to the broker's limit are in use.
         """
         underlay = self._connection.transport
         if underlay is None or self.gone:
             raise ConnectionLost("the connection is lost")
-        late = ConnectionLost(f"no answer to channel.open within {RPC_DEADLINE:g} s")
-        opening = underlay.connection.channel(publisher_confirms=confirms)
+        if (number := self.numbers.free()) is None:
+            await self.scratch.close_idle()
+            number = self.numbers.free()
+        if number is None:
+            raise NoChannelLeft(self._limit.text, self.numbers.room)
+        opening = underlay.connection.channel(number, publisher_confirms=confirms)
         try:
-            channel = await _translated("channel.open", within(RPC_DEADLINE, opening, late))
-        except ConnectionLost as error:
-            self.abort(str(error))
-            raise
+            channel = await self.replies.wait("channel.open", opening)
+        finally:
+            self.numbers.give(number)
+        self.protocol.tap.close(number, self._nowhere)
         return Channel(self, channel)
+
+    async def consumer_channel(self) -> Channel:
+        """Open a channel that stays, unless too few would be left to ask for things on.
+
+        Raises:
+            ConnectionLost: As `channel` does.
+            NoChannelLeft: There is no room for another one.
+        """
+        if not self.numbers.take_room():
+            raise NoChannelLeft(self._limit.text, self.numbers.room)
+        try:
+            channel = await self.channel()
+        except BaseException:
+            self.numbers.leave_room()
+            raise
+        channel.lost.add_done_callback(lambda _: self.numbers.leave_room())
+        return channel
+
+    def let_go(self, channel: AbstractChannel, sink: Sink) -> None:
+        """Take nothing more for *sink* off a channel that is closed, or about to be."""
+        self.protocol.tap.close(channel.number, sink)
+        if self._channels.get(channel.number) is channel and not self.gone:
+            self.protocol.tap.open(channel.number, self._nowhere)
+
+    @property
+    def _channels(self) -> Mapping[int, Any]:
+        """By number, those that are open, or whose closing the broker has not confirmed."""
+        underlay = self._connection.transport
+        return underlay.connection.channels if underlay else {}
 
     def abort(self, reason: str) -> None:
         """Drop the socket at once. The broker requeues what was not settled."""
@@ -287,7 +164,7 @@ class Session:
         late = ConnectionLost(f"no answer to connection.close within {_CLOSE_DEADLINE:g} s")
         closing = self._connection.close()
         try:
-            await _translated("connection.close", within(_CLOSE_DEADLINE, closing, late))
+            await translated("connection.close", within(_CLOSE_DEADLINE, closing, late))
         except ConnectionLost as error:
             self.abort(str(error))
 
@@ -295,11 +172,8 @@ class Session:
 @asynccontextmanager
 async def scratch(session: Session) -> AsyncIterator[Channel]:
     """A channel to ask questions on: the broker closes it when it says no."""
-    channel = await session.channel()
-    try:
+    async with session.scratch.channel() as channel:
         yield channel
-    finally:
-        await channel.close()
 
 
 async def connect(settings: AMQPSettings, vhost: str | None, role: str) -> Session:
@@ -335,31 +209,3 @@ async def connect_to(
 ) -> Session:
     """Open a connection to the server of *attempt* and log in. Raises as `connect` does."""
     return Session(*await log_in(settings, vhost, role, attempt))
-
-
-def _needs(queue: str, arguments: Mapping[str, Any]) -> str:
-    """The permissions to declare a queue: where it dead-letters, those of an exchange too."""
-    exchange = arguments.get("x-dead-letter-exchange")
-    if exchange is None:
-        return f"configure on {queue!r}"
-    return f"configure and read on {queue!r} and write on {exchange or 'amq.default'!r}"
-
-
-async def _translated(what: str, call: Awaitable[T]) -> T:
-    """Await an aiormq call and raise our errors for its own."""
-    try:
-        return await call
-    except AMQPChannelError as error:
-        raise _refusal(what, error) from error
-    except (ValueError, TypeError) as error:
-        # pamqp refuses what it cannot write, before the broker could.
-        raise BrokerRefused(f"{what}: {error}", 0) from error
-    except (BrokerRefused, ConnectionLost):
-        raise
-    except Exception as error:
-        # aiormq raises many: `KeyError` or `RecursionError` over what a broker has sent, too.
-        raise ConnectionLost(f"{what}: {str(error) or type(error).__name__}") from error
-
-
-def _refusal(what: str, error: AMQPChannelError) -> BrokerRefused:
-    return BrokerRefused(f"{what}: {error}", _CODES.get(type(error), 0))

@@ -1,18 +1,18 @@
 """Make sure of the queues that a consumer reads from, without doing more than it may.
 
 Asking whether a queue is there needs no right to declare it, so a read-only user can consume.
-The broker closes a channel when it says no: every question gets one of its own.
+The broker closes a channel when it says no: what follows a refusal is asked on another one.
 """
 
 import logging
 import re
 from typing import Any
 
-from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND
+from workerkit.amqp.codes import LOCKED, NO_PERMISSION, NOT_FOUND
 from workerkit.amqp.connection import Session, scratch
 from workerkit.amqp.consumer import Declare
 from workerkit.amqp.queue import Exchange, Queue
-from workerkit.errors import BrokerRefused
+from workerkit.errors import BrokerRefused, QueueInUse
 
 log = logging.getLogger(__name__)
 
@@ -65,8 +65,8 @@ async def available(
             declaration is accepted.
 
     Raises:
-        BrokerRefused: It exists with other arguments, is another connection's, or may not be
-            declared or asked for.
+        BrokerRefused: It exists with other arguments, or may not be declared or asked for.
+        QueueInUse: It is another connection's.
         Unreachable: It exists, and the node that has it is down.
         ConnectionLost: The session went meanwhile.
     """
@@ -129,6 +129,9 @@ async def _exists(session: Session, queue: Queue) -> bool:
         async with scratch(session) as channel:
             await channel.declare_queue(queue.name, passive=True)
     except BrokerRefused as error:
+        if error.code == LOCKED:
+            text = "another connection has declared it as exclusive, and holds it"
+            raise QueueInUse(f"{error}: {text}") from error
         if error.code != NOT_FOUND:
             raise
         if is_unreachable(str(error)):
@@ -206,6 +209,9 @@ async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any
     except BrokerRefused as error:
         if error.code == NOT_FOUND and is_unreachable(str(error)):
             raise _unreachable(queue, error) from error
+        if error.code == LOCKED and await _exists(session, queue):
+            text = "exists, and is not exclusive; change the class, or delete the queue"
+            raise BrokerRefused(f"queue {queue.name!r} {text}: {error}", LOCKED) from error
         if (found := _DIFFERS.search(str(error))) is None:
             raise
         argument, broker = found[1], found[2] or str(error)

@@ -8,6 +8,7 @@ from typing import Protocol
 from workerkit.amqp.addresses import Attempt, Rotation
 from workerkit.amqp.connection import Session, connect_to
 from workerkit.amqp.frames import MalformedFrame
+from workerkit.amqp.numbers import HIGHEST, Limit, reached
 from workerkit.amqp.stalls import LOOKS, Stalls
 from workerkit.connections import AMQPSettings
 from workerkit.observe import Connection, Event, Observer, tell
@@ -73,6 +74,7 @@ class Link:
         loop = asyncio.get_running_loop()
         backoff = Backoff()
         rotation = Rotation()
+        limit: Limit | None = None
         number = 1
         while True:
             self._settings = self._read_settings()
@@ -91,10 +93,13 @@ class Link:
             log.info("connected", extra=self._fields(attempt, attempt=number))
             self._tell("connected", number)
             number = 1
+            if limit is not None and limit.most < (session.channel_max or HIGHEST):
+                session.limit_channels(limit)
             await self._serve(session)
             if self._stopping:
                 return
             reason = session.reason
+            limit = reached(reason, limit) or limit
             log.warning("connection lost", extra=self._fields(attempt, reason=reason))
             self._tell("connection_lost", number, reason)
             if loop.time() - since > STABLE_AFTER:

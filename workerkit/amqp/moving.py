@@ -3,6 +3,7 @@
 Whoever is killed in between leaves two messages behind, never none.
 """
 
+import asyncio
 import dataclasses
 from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
@@ -45,10 +46,10 @@ NOT_FOR_COPIES = frozenset({"CC", "BCC", "x-death", DELIVERY_COUNT, ACQUIRED_COU
 
 
 class Moves:
-    """Moves the messages of one consumer.
+    """Moves the messages of all consumers of one virtual host that may declare the same.
 
     Args:
-        connection: The connection it reads from, on which the copies go as well.
+        connection: The connection they read from, on which the copies go as well.
         vhost: ... and its virtual host.
         declare: Whether a queue may be declared that is missing when the first message goes there.
 
@@ -64,9 +65,11 @@ class Moves:
         self._vhost = vhost
         self._declare = declare
         self.seen: set[str] = set()
+        self._checking = asyncio.Lock()
+        self._checked = False
 
     async def check(self) -> None:
-        """Find out whether messages could be moved, before the first one has to be.
+        """Find out, once for all consumers, whether messages could be moved.
 
         A message that must not get lost, to a queue that does not exist, comes back, and without
         the permission to publish the broker refuses it.
@@ -74,13 +77,17 @@ class Moves:
         Raises:
             PublishRefused: There is no such permission.
         """
-        try:
-            await self._publisher.send(b"", Properties(), self._to(f"workerkit.{uuid4().hex}"))
-        except PublishRefused:
-            raise
-        except PublishError:
-            # It came back; or a broker that is blocked or gone says nothing about permissions.
-            return
+        async with self._checking:
+            if self._checked:
+                return
+            try:
+                await self._publisher.send(b"", Properties(), self._to(f"workerkit.{uuid4().hex}"))
+            except PublishRefused:
+                raise
+            except PublishError:
+                # It came back; or a broker that is blocked or gone says nothing about permissions.
+                pass
+            self._checked = True
 
     async def move(
         self, message: AMQPMessage[Any], to: Queue, copies: Iterator[Properties]

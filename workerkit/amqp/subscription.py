@@ -3,16 +3,18 @@
 import asyncio
 import logging
 import os
+import random
 import socket
 from secrets import token_hex
 
-from workerkit.amqp.connection import Channel, Session
+from workerkit.amqp.channel import Channel
+from workerkit.amqp.connection import Session
 from workerkit.amqp.link import STABLE_AFTER, Link
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.stream import Position
 from workerkit.amqp.topology import Topology
-from workerkit.errors import BrokerRefused, ConnectionLost
+from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft, QueueInUse
 from workerkit.health import Part
 from workerkit.places import in_a_line
 from workerkit.supervisor import Backoff
@@ -20,6 +22,7 @@ from workerkit.supervisor import Backoff
 log = logging.getLogger(__name__)
 
 _MISSING_RETRY = 2.0
+_NO_CHANNEL_RETRY = 30.0
 _TIMED_OUT = "delivery acknowledgement on channel"
 
 
@@ -58,6 +61,7 @@ class Subscription:
         self._suffix = ""
         self._channel: Channel | None = None
         self._consuming = False
+        self._without_channel = False
         self._since = 0.0
         self._position = Position(queue.stream_offset) if queue.is_stream else None
         self._cancelled = asyncio.Event()
@@ -71,10 +75,15 @@ class Subscription:
             session = await self._link.session()
             pause = _MISSING_RETRY
             try:
-                if await self._there(session):
-                    self._since = loop.time()
-                    await self._consume(session)
+                if channel := await self._set_up(session):
+                    await self._consumed(channel)
                     pause = backoff.next()
+            except QueueInUse as error:
+                pause = _MISSING_RETRY
+                self._in_use(error, pause)
+            except NoChannelLeft as error:
+                pause = _NO_CHANNEL_RETRY * random.uniform(0.5, 1.0)
+                self._no_channel(error)
             except (BrokerRefused, ConnectionLost) as error:
                 if not session.gone:
                     pause = backoff.next()
@@ -87,7 +96,8 @@ class Subscription:
                 self._part.waiting("the connection is lost")
                 await asyncio.wait([session.lost])
             else:
-                await asyncio.sleep(pause)
+                # A new session need not wait for what the old one was waiting for.
+                await asyncio.wait([session.lost], timeout=pause)
 
     async def stop(self) -> None:
         """Cancel the consumer at the broker, so that it sends nothing more."""
@@ -95,17 +105,37 @@ class Subscription:
         if self._channel is None or not self._consuming:
             return
         try:
-            await self._channel.cancel(self._tag)
+            async with self._channel.turn():
+                await self._channel.cancel(self._tag)
         except ConnectionLost as error:
             log.warning("consumer not cancelled", extra=self._fields(reason=str(error)))
 
-    async def close(self) -> None:
-        """Close the channel; the broker puts back what is not settled."""
-        await self._discard()
+    def close(self) -> None:
+        """Settle nothing more. The broker closes the channel with the connection, which is next.
+
+        Five hundred channels that are closed one by one would take a second of a busy machine.
+        """
+        channel, self._channel, self._consuming = self._channel, None, False
+        if channel is not None:
+            channel.leave()
+            self._receiver.forget(channel.acks)
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
         """The connection could not be made: note why."""
         self._not_ready(error)
+
+    async def _set_up(self, session: Session) -> Channel | None:
+        """Begin to consume, once it is this queue's turn; None where something is missing.
+
+        Raises:
+            BrokerRefused: The queue may not be read or declared.
+            ConnectionLost: The channel went, or the whole session.
+        """
+        async with session.scratch.turn():
+            if not await self._there(session):
+                return None
+            self._since = asyncio.get_running_loop().time()
+            return await self._consume(session)
 
     async def _there(self, session: Session) -> bool:
         """Whether everything is there that has to be."""
@@ -125,18 +155,9 @@ class Subscription:
         log.warning("queue is %s", missing.state, extra=fields)
         return False
 
-    async def _consume(self, session: Session) -> None:
-        """Return when the broker cancels the consumer.
-
-        It does not say why: the queue was deleted, its leader or node went, or from RabbitMQ 4.3 on
-        a message of a quorum queue was not acknowledged in time.
-
-        Raises:
-            BrokerRefused: The queue may not be read, or the broker closed the channel.
-            ConnectionLost: The channel went, or the whole session.
-        """
+    async def _consume(self, session: Session) -> Channel:
         self._cancelled.clear()
-        channel = self._channel = await session.channel()
+        channel = self._channel = await session.consumer_channel()
         channel.on_cancel = lambda tag: self._cancelled.set()
         channel.lost.add_done_callback(lambda lost: self._cancelled.set())
         inlet = self._receiver.inlet(channel.acks, self._queue.name, self._tag, self._position)
@@ -146,9 +167,21 @@ class Subscription:
         if self._position is not None:
             arguments["x-stream-offset"] = self._position.begin(channel.acks)
         await channel.consume(self._name, self._tag, arguments)
-        self._consuming = True
+        self._consuming, self._without_channel = True, False
         self._part.ready()
         log.info("consuming", extra=self._fields())
+        return channel
+
+    async def _consumed(self, channel: Channel) -> None:
+        """Return when the broker cancels the consumer.
+
+        It does not say why: the queue was deleted, its leader or node went, or from RabbitMQ 4.3 on
+        a message of a quorum queue was not acknowledged in time.
+
+        Raises:
+            BrokerRefused: The broker closed the channel.
+            ConnectionLost: The channel went, or the whole session.
+        """
         await self._cancelled.wait()
         if channel.lost.done():
             raise channel.lost.result()
@@ -159,6 +192,24 @@ class Subscription:
             f"the broker cancelled the consumer of queue {self._queue.name!r}: {reason}"
         )
         log.warning("consumer cancelled by the broker", extra=self._fields(reason=reason))
+
+    def _in_use(self, error: QueueInUse, seconds: float) -> None:
+        self._part.waiting(str(error))
+        fields = self._fields(retry_in=seconds, error=in_a_line(error))
+        log.warning("queue is used by another connection", extra=fields)
+
+    def _no_channel(self, error: NoChannelLeft) -> None:
+        """Log it once: a limit of the broker does not change from one attempt to the next."""
+        total = sum(isinstance(each, Subscription) for each in self._link.followers)
+        reason = (
+            f"{error.limit} leaves no channel for queue {self._queue.name!r}: {error.room} of "
+            f"{total} queues of connection {self._link.name!r} consume; raise the limit, or run "
+            "some of the consumers in another process"
+        )
+        self._part.waiting(reason)
+        if not self._without_channel:
+            self._without_channel = True
+            log.error("no channel is left for a queue", extra=self._fields(error=reason))
 
     def _failed(self, error: Exception, seconds: float) -> None:
         self._not_ready(error)
@@ -178,7 +229,8 @@ class Subscription:
             lost = str(channel.lost.result()) if channel.lost.done() else ""
             suspect = _TIMED_OUT in lost or (self._cancelled.is_set() and not lost)
             self._receiver.before_close(channel.acks)
-            await channel.close()
+            async with channel.turn():
+                await channel.close()
             self._receiver.forget(channel.acks, suspect=suspect)
 
     def _fields(self, **more: object) -> dict[str, object]:

@@ -7,12 +7,13 @@ from typing import Literal, NamedTuple
 
 from workerkit.amqp.binding import Bindings
 from workerkit.amqp.codes import NO_PERMISSION
-from workerkit.amqp.connection import RPC_DEADLINE, Session
+from workerkit.amqp.connection import Session
 from workerkit.amqp.consumer import AMQPOptions, Declare
 from workerkit.amqp.declaring import Unreachable, available
 from workerkit.amqp.moving import Moves
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.queue_types import QueueTypes
+from workerkit.amqp.replies import RPC_DEADLINE
 from workerkit.delivery import Action
 from workerkit.errors import BrokerRefused, ConnectionLost, PublishRefused
 from workerkit.supervisor import cancel
@@ -78,7 +79,6 @@ class Topology:
         self._retry = options.retry
         actions = (options.on_success, options.on_exception, options.on_invalid)
         self._buries = Action.DEAD_LETTER in actions or options.retry is not None
-        self._may_move = False
         self._asking: set[asyncio.Task[Missing | None]] = set()
         self._seen = moves.seen
 
@@ -170,9 +170,7 @@ class Topology:
                     raise
                 log.warning(_WITHOUT, extra={"consumer": self._consumer, "reason": str(error)})
             try:
-                if not self._may_move:
-                    await self._moves.check()
-                    self._may_move = True
+                await self._moves.check()
             except PublishRefused as error:
                 raise _not_permitted(each, error) from error
         return None

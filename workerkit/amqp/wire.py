@@ -7,8 +7,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from functools import partial
 
-from workerkit.amqp.consumer import AMQPOptions
-from workerkit.amqp.handled import Handled
+from workerkit.amqp.consumer import AMQPOptions, Declare
+from workerkit.amqp.handled import Handled, Place
 from workerkit.amqp.link import Link
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.moving import Moves
@@ -33,6 +33,7 @@ from workerkit.wire import Context, Declared, Hook
 log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 255
+_CANCELLING = 4.0
 # What is not copied by then goes back with its channel, and is counted.
 _LAST_COPIES = 3.0
 # What the broker compares of a queue: not where to begin reading or what others declare, and
@@ -60,6 +61,7 @@ class AMQPWire:
         self._keeping: list[asyncio.Task[None]] = []
         self._publisher: Publisher | None = None
         self._handled = Handled()
+        self._moves: dict[tuple[Place, Declare], Moves] = {}
         self._declared: dict[tuple[str, str, str], tuple[type[Consumer], Queue]] = {}
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
@@ -154,10 +156,24 @@ class AMQPWire:
                 cancel(keeping)
         try:
             await cancelled(self._loops)
-            await asyncio.gather(*(each.stop() for each in self._subscriptions))
+            await self._cancel_consumers()
         finally:
             for receiver in self._receivers:
                 receiver.put_back()
+
+    async def _cancel_consumers(self) -> None:
+        """Stop the broker from sending; where it takes too long, closing the connection will do."""
+        stops = [asyncio.ensure_future(each.stop()) for each in self._subscriptions]
+        if not stops:
+            return
+        done, late = await asyncio.wait(stops, timeout=_CANCELLING)
+        if late:
+            log.warning("consumers not cancelled in time", extra={"consumers": len(late)})
+            for each in late:
+                each.cancel()
+            await asyncio.wait(late)
+        for each in done:
+            each.result()
 
     def hasten(self) -> None:
         """Handle batches that are half full, put back what waits to go back: for tests."""
@@ -189,7 +205,8 @@ class AMQPWire:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self._given_back(), _LAST_COPIES)
         await asyncio.gather(*(each.close() for each in self._hooks))
-        await asyncio.gather(*(each.close() for each in self._subscriptions))
+        for subscription in self._subscriptions:
+            subscription.close()
         await cancelled(self._keeping)
         if self._publisher is not None:
             await self._publisher.close()
@@ -215,7 +232,9 @@ class AMQPWire:
         for text, fields in _warnings(options, consumer_timeout):
             log.warning(text, extra={"consumer": options.name, **fields})
         declare = options.declare or settings.declare
-        moves = Moves(publisher, name, options.vhost, declare)
+        moves = self._moves.setdefault(
+            (key, declare), Moves(publisher, name, options.vhost, declare)
+        )
         types = QueueTypes()
         topology = Topology(options, written, declare, moves, types)
         settling = Settling(options, moves, types)

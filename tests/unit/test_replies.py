@@ -1,0 +1,194 @@
+"""What a late reply costs, which channel numbers are free, and how channels are used again."""
+
+import asyncio
+
+import pytest
+from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity
+
+from workerkit.amqp.numbers import Limit, Numbers, reached
+from workerkit.amqp.replies import Replies, refusal
+from workerkit.amqp.scratch import Scratch
+from workerkit.errors import BrokerRefused, ConnectionLost, QueueInUse
+
+SOON = 0.02
+
+
+class Socket:
+    """When the last bytes came."""
+
+    last_read = 0.0
+
+
+async def never() -> None:
+    """A reply that does not come."""
+    await asyncio.get_running_loop().create_future()
+
+
+async def refused() -> None:
+    """A reply that says no."""
+    raise ChannelNotFoundEntity("no queue")
+
+
+async def test_a_reply_that_is_late_on_a_silent_connection_drops_it() -> None:
+    """Nothing came since the request was sent."""
+    reasons: list[str] = []
+    replies = Replies(Socket(), reasons.append)
+
+    with pytest.raises(ConnectionLost, match=r"no answer to x within 0\.02 s"):
+        await replies.wait("x", never(), SOON)
+    assert reasons == ["no answer to x within 0.02 s, nor anything else"]
+
+
+async def test_a_late_reply_costs_nothing_else_while_bytes_come() -> None:
+    """Only its own request fails."""
+    reasons: list[str] = []
+    socket = Socket()
+    replies = Replies(socket, reasons.append)
+    socket.last_read = float("inf")
+
+    with pytest.raises(ConnectionLost, match="no answer to x"):
+        await replies.wait("x", never(), 0.2)
+    assert reasons == []
+
+
+async def test_a_connection_that_answers_nothing_for_long_is_dropped() -> None:
+    """Heartbeats alone do not help: a refusal is an answer, and the count begins anew."""
+    reasons: list[str] = []
+    socket = Socket()
+    replies = Replies(socket, reasons.append)
+    socket.last_read = float("inf")
+    with pytest.raises(ConnectionLost):
+        await replies.wait("x", never(), 0.2)
+    with pytest.raises(BrokerRefused):
+        await replies.wait("y", refused(), 0.2)
+    with pytest.raises(ConnectionLost):
+        await replies.wait("x", never(), 0.2)
+    assert reasons == []
+
+    with pytest.raises(ConnectionLost):
+        await replies.wait("x", never(), 0.2)
+
+    assert reasons == ["no answer to x, nor to other requests of the last seconds"]
+
+
+def test_an_exclusive_consumer_is_no_missing_permission() -> None:
+    """RabbitMQ gives both the same code."""
+    text = "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use"
+
+    assert isinstance(refusal("x", ChannelAccessRefused(text)), QueueInUse)
+    error = refusal("x", ChannelAccessRefused("ACCESS_REFUSED - read access to queue 'q' refused"))
+    assert isinstance(error, BrokerRefused)
+    assert error.code == 403
+
+
+class Given:
+    """A channel that is open, until somebody says otherwise."""
+
+    def __init__(self) -> None:
+        self.is_closed = False
+        self.lost: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.closes = 0
+
+    async def close(self) -> None:
+        """Count."""
+        self.closes += 1
+
+
+async def test_a_number_is_free_once_its_channel_has_confirmed_that_it_is_closed() -> None:
+    """The lowest is taken; where all are taken there is none."""
+    used: dict[int, Given] = {}
+    numbers = Numbers(3, used, scratch=16)
+    for number in (1, 2, 3):
+        assert numbers.free() == number
+        used[number] = Given()
+        numbers.give(number)
+    assert numbers.free() is None
+
+    channel = used.pop(2)
+    assert numbers.free() is None
+    channel.is_closed = True
+    assert numbers.free() == 2
+
+
+@pytest.mark.parametrize(
+    ("channel_max", "room", "scratch"),
+    [(0, 65_519, 16), (2047, 2031, 16), (16, 14, 2), (4, 3, 1), (1, 1, 1)],
+)
+def test_room_for_consumers(channel_max: int, room: int, scratch: int) -> None:
+    """Some channels are kept for questions, but not all of them."""
+    numbers = Numbers(channel_max, {}, scratch=16)
+
+    assert (numbers.room, numbers.scratch) == (room, scratch)
+    taken = sum(numbers.take_room() for _ in range(70_000))
+    assert taken == room
+    numbers.leave_room()
+    assert numbers.take_room()
+
+
+async def test_scratch_channels_are_used_again_and_closed_after_the_last_turn() -> None:
+    """One that was refused something is not used again, nor one that was lost meanwhile."""
+    created: list[Given] = []
+
+    async def create() -> Given:
+        created.append(Given())
+        return created[-1]
+
+    scratch = Scratch(create, at_a_time=2)
+    async with scratch.turn():
+        async with scratch.channel() as first:
+            pass
+        async with scratch.channel() as again:
+            pass
+        assert again is first
+        with pytest.raises(BrokerRefused):
+            async with scratch.channel():
+                raise BrokerRefused("no", 404)
+        assert first.closes == 1
+        async with scratch.channel() as second:
+            pass
+        second.lost.set_result(None)
+        async with scratch.channel() as third:
+            pass
+        assert third.closes == 0
+
+    assert len(created) == 3
+    assert third.closes == 1
+
+
+async def test_turns_are_bounded() -> None:
+    """Whoever comes later waits."""
+    running, most = 0, 0
+
+    async def create() -> Given:
+        return Given()
+
+    scratch = Scratch(create, at_a_time=3)
+
+    async def work() -> None:
+        nonlocal running, most
+        async with scratch.turn():
+            running += 1
+            most = max(most, running)
+            await asyncio.sleep(0)
+            running -= 1
+
+    await asyncio.gather(*(work() for _ in range(20)))
+
+    assert most == 3
+
+
+def test_a_limit_that_is_reached_again_leaves_less() -> None:
+    """Two channels are for the publisher; who else takes channels cannot be known."""
+    text = (
+        "number of channels opened for user 'x' has reached the maximum allowed user limit of (10)"
+    )
+    first = reached(f"NOT_ALLOWED - {text}", None)
+
+    assert first == Limit(8, f"the broker's limit of 10 channels (NOT_ALLOWED - {text})")
+    again = reached(text, first)
+    assert again is not None
+    assert again.most == 7
+    newer = text.replace("(10)", "10")  # RabbitMQ 4.3.
+    assert reached(newer, None) == Limit(8, f"the broker's limit of 10 channels ({newer})")
+    assert reached("CONNECTION_FORCED - limit of (10)", None) is None
+    assert reached(text, Limit(1, "")) == Limit(1, f"the broker's limit of 10 channels ({text})")

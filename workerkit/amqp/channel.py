@@ -1,0 +1,237 @@
+"""One AMQP channel, with a deadline on everything that waits for the broker."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Protocol, TypeVar
+
+import aiormq
+from aiormq.abc import AbstractChannel
+from aiormq.exceptions import AMQPChannelError
+from pamqp.commands import Channel as ChannelMethods
+
+from workerkit.amqp.acks import Acks
+from workerkit.amqp.codes import NO_PERMISSION
+from workerkit.amqp.frame_reader import Sink
+from workerkit.amqp.gets import Gets
+from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.methods import BindQueue, Consume, DeclareExchange, DeclareQueue
+from workerkit.amqp.replies import Replies, refusal
+from workerkit.amqp.scratch import Scratch
+from workerkit.amqp.tap import TapProtocol
+from workerkit.errors import BrokerRefused, ConnectionLost
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+CANCEL_DEADLINE = 3.0
+
+
+class Owner(Protocol):
+    """The connection of a channel, as far as the channel needs it."""
+
+    protocol: TapProtocol
+    replies: Replies
+    scratch: Scratch[Any]
+
+    @property
+    def gone(self) -> bool:
+        """Whether the socket is closed or about to be."""
+
+    def abort(self, reason: str) -> None:
+        """Drop the socket at once."""
+
+    def let_go(self, channel: AbstractChannel, sink: Sink) -> None:
+        """Take nothing more for *sink* off a channel that is closed, or about to be."""
+
+
+class Channel:
+    """One channel of a session, with a deadline on everything that waits for the broker.
+
+    Attributes:
+        lost: Done once the channel is closed, by whomever, with the reason.
+        acks: Settles deliveries of this channel, and of no other.
+    """
+
+    def __init__(self, session: Owner, channel: AbstractChannel) -> None:
+        self._session = session
+        # aiormq opens no other. What it declares as abstract lacks `rpc`.
+        assert isinstance(channel, aiormq.Channel)
+        self._channel = channel
+        self._sink: Sink | None = None
+        self._gets: Gets | None = None
+        self.number: int = channel.number
+        loop = asyncio.get_running_loop()
+        self.acks = Acks(self.number, session.protocol.write, loop.call_soon)
+        session.protocol.acks.add(self.acks)
+        self.lost: asyncio.Future[ConnectionLost] = loop.create_future()
+        self.on_cancel: Callable[[str], None] = lambda _: None
+        channel.closing.add_done_callback(self._on_closing)
+        session.protocol.lost.add_done_callback(self._on_closing)
+        channel.on_consumer_cancel_callbacks.add(
+            lambda frame: self.on_cancel(str(frame.consumer_tag))
+        )
+
+    def tap(self, sink: Sink) -> None:
+        """Give what comes on this channel to *sink* from now on."""
+        self._sink = sink
+        self._session.protocol.tap.open(self.number, sink)
+
+    def turn(self) -> AbstractAsyncContextManager[None]:
+        """Wait until it is this channel's turn to ask for something that others ask for too."""
+        return self._session.scratch.turn()
+
+    async def prefetch(self, count: int) -> None:
+        """Limit the unacknowledged messages of the consumer that is started later."""
+        self.acks.prefetch = count
+        await self._ask("basic.qos", self._channel.basic_qos(prefetch_count=count))
+
+    async def consume(self, queue: str, tag: str, arguments: dict[str, Any]) -> None:
+        """Start a consumer. Its messages may come before this returns."""
+        self._channel.consumers[tag] = self._untapped
+        await self._ask(
+            f"basic.consume of {queue!r}",
+            self._channel.rpc(Consume(queue=queue, consumer_tag=tag, arguments=arguments)),
+            needs=f"read on {queue!r}",
+        )
+
+    async def cancel(self, tag: str) -> None:
+        """Stop a consumer. Its messages may come until this returns.
+
+        Raises:
+            ConnectionLost: No answer in time; the channel is given up then.
+        """
+        await self._ask("basic.cancel", self._channel.basic_cancel(tag), CANCEL_DEADLINE)
+
+    async def get(self, queue: str) -> AMQPMessage[Any] | None:
+        """Ask for the first message of a queue; None where it has none.
+
+        What is not settled goes back to its place when the channel closes. Nothing else can be
+        received on a channel that is used for this.
+        """
+        if self._gets is None:
+            self._gets = Gets(self.number, self.acks, self._session.protocol.write, self.lost)
+            self.tap(self._gets)
+        what = f"basic.get of {queue!r}"
+        return await self._ask(what, self._gets.ask(queue), needs=f"read on {queue!r}")
+
+    async def count(self, queue: str) -> int:
+        """How many messages wait in a queue.
+
+        Raises:
+            BrokerRefused: With code 404 where there is no such queue.
+        """
+        what = f"passive queue.declare of {queue!r}"
+        declared = await self._ask(what, self._channel.rpc(DeclareQueue(queue=queue, passive=True)))
+        return int(getattr(declared, "message_count", None) or 0)
+
+    async def declare_queue(self, name: str, **declared: Any) -> None:
+        """Declare a queue, or with `passive=True` ask whether it is there."""
+        await self._ask(
+            f"queue.declare of {name!r}",
+            self._channel.rpc(DeclareQueue(queue=name, **declared)),
+            needs=_needs(name, declared.get("arguments") or {}),
+        )
+
+    async def bind_queue(
+        self, queue: str, exchange: str, routing_key: str, arguments: dict[str, Any]
+    ) -> None:
+        """Bind a queue to an exchange that exists."""
+        method = BindQueue(
+            queue=queue, exchange=exchange, routing_key=routing_key, arguments=arguments
+        )
+        await self._ask(
+            f"queue.bind of {queue!r} to {exchange!r}",
+            self._channel.rpc(method),
+            needs=f"write on {queue!r} and read on {exchange!r}",
+        )
+
+    async def declare_exchange(self, name: str, **declared: Any) -> None:
+        """Declare an exchange, or with `passive=True` ask whether it is there."""
+        await self._ask(
+            f"exchange.declare of {name!r}",
+            self._channel.rpc(DeclareExchange(exchange=name, **declared)),
+            needs=f"configure on {name!r}",
+        )
+
+    def leave(self) -> None:
+        """Send pending acks, and none after that."""
+        self.acks.finish()
+
+    async def close(self) -> None:
+        """Send pending acks, then close."""
+        self.leave()
+        if not self.lost.done() and not self._session.gone:
+            try:
+                await self._ask("channel.close", self._closed())
+                self.acks.arrived()
+            except ConnectionLost as error:
+                log.info("channel given up", extra={"reason": str(error)})
+        self.acks.fence()
+        if self._sink is not None:
+            self._session.let_go(self._channel, self._sink)
+
+    async def _closed(self) -> None:
+        """Close the channel. Cancelling this only ends the waiting.
+
+        aiormq's own `close` sends channel.close once more when it is cancelled, and when it waits
+        longer than the heartbeat. RabbitMQ closes the connection over the second one.
+        """
+        underlay: Any = self._channel
+        request = underlay.rpc(ChannelMethods.Close(reply_code=200, class_id=0, method_id=0))
+        closing: asyncio.Future[Any] = asyncio.ensure_future(request)
+        # It ends with an exception, as all that waits for a channel does that is closed.
+        closing.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
+        either: list[asyncio.Future[Any]] = [closing, self.lost]
+        await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+
+    async def _ask(
+        self,
+        what: str,
+        request: Awaitable[T],
+        seconds: float | None = None,
+        *,
+        needs: str = "",
+    ) -> T:
+        try:
+            return await self._session.replies.wait(what, request, seconds)
+        except BrokerRefused as error:
+            if error.code != NO_PERMISSION or not needs:
+                raise
+            raise BrokerRefused(f"{error}; grant {needs}", error.code) from error
+        except (ConnectionLost, asyncio.CancelledError):
+            # aiormq has sent channel.close: an ack behind it would close the connection.
+            self.acks.fence()
+            raise
+
+    async def _untapped(self, message: object) -> None:
+        """aiormq's own consumer callback: the tap leaves it nothing to do.
+
+        A message that nobody handles would block its place in the prefetch for ever.
+        """
+        self._session.abort("a message went past the tap")
+
+    def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
+        if closing is self._session.protocol.lost or not self.acks.lost:
+            # Else we close it, and the answer shows whether the acks have arrived.
+            self.acks.fence()
+        # The session outlives its channels, and must not keep them.
+        self._session.protocol.acks.discard(self.acks)
+        self._session.protocol.lost.remove_done_callback(self._on_closing)
+        if not self.lost.done():
+            failed = None if closing.cancelled() else closing.exception()
+            self.lost.set_result(
+                refusal("the broker closed the channel", failed)
+                if isinstance(failed, AMQPChannelError)
+                else ConnectionLost(self._session.protocol.reason)
+            )
+
+
+def _needs(queue: str, arguments: Mapping[str, Any]) -> str:
+    """The permissions to declare a queue: where it dead-letters, those of an exchange too."""
+    exchange = arguments.get("x-dead-letter-exchange")
+    if exchange is None:
+        return f"configure on {queue!r}"
+    return f"configure and read on {queue!r} and write on {exchange or 'amq.default'!r}"
