@@ -3,6 +3,8 @@
 PYTHON ?= python3
 # More arguments for pytest: make test ARGS="tests/unit -k retry"
 ARGS ?=
+# make test RETRY=--retry runs what failed once more
+RETRY ?=
 # Most tests wait for a broker most of the time, so there are more of them than cores.
 WORKERS ?= 3
 # How long make soak runs
@@ -11,10 +13,12 @@ SOAK_SECONDS ?= 600
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help test lint types unit template demo soak install rabbitmq clean
+.PHONY: help test lint types test-rabbitmq test-cluster demo soak install rabbitmq clean
 
 help:
 	@echo "make test    everything CI runs: style, types and all tests, against a real RabbitMQ"
+	@echo "make test-rabbitmq  tests against RabbitMQ 3.10, 4.0 and 4.3, where they differ"
+	@echo "make test-cluster   tests against clusters of three nodes, of RabbitMQ 4.3 and 3.10"
 	@echo "make lint    style only"
 	@echo "make types   types only"
 	@echo "make demo    run the template on an in-process broker; Ctrl-C ends it"
@@ -24,7 +28,8 @@ help:
 	@echo "PYTHON=$(PYTHON) chooses the interpreter (3.11 or newer) of a new .venv;"
 	@echo "ARGS=... is handed to pytest, WORKERS=$(WORKERS) processes run the tests."
 
-test: lint types unit template
+test: lint types rabbitmq
+	@$(BIN)/python -m tests.suites $(RETRY) --workers $(WORKERS) -- $(ARGS)
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check --quiet .
@@ -36,12 +41,16 @@ types: $(INSTALLED)
 	@if [ -d app_template ]; then echo "mypy in app_template" && cd app_template \
 		&& MYPYPATH=..:../.ci/stubs ../$(BIN)/mypy --config-file ../pyproject.toml --strict .; fi
 
-unit: rabbitmq
-	$(BIN)/pytest --quiet --numprocesses $(WORKERS) --dist loadfile $(ARGS)
+# What differs between versions of RabbitMQ: how the broker behaves, and what then becomes of messages.
+test-rabbitmq: $(INSTALLED)
+	@for version in 3.10 4.0 4.3; do echo "RabbitMQ $$version" && TEST_RABBITMQ=$$version \
+		$(BIN)/pytest --quiet --numprocesses $(WORKERS) --dist loadfile \
+		tests/contract tests/faults $(ARGS) || exit 1; done
 
-template: $(INSTALLED)
-	@if [ -d app_template/tests ]; then echo "pytest in app_template" && cd app_template \
-		&& ../$(BIN)/python -m pytest --quiet; fi
+# Three nodes on loopback that fail one after another.
+test-cluster: $(INSTALLED)
+	@for version in 4.3 3.10; do echo "RabbitMQ $$version" && TEST_RABBITMQ=$$version \
+		$(BIN)/pytest --quiet tests/cluster $(ARGS) || exit 1; done
 
 demo: $(INSTALLED)
 	@$(BIN)/python tests/demo.py

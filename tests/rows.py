@@ -24,13 +24,14 @@ ROWS = [
         "G": 4,
         "S": 8,
         "H": 4,
+        "FR": 24,
     }.items()
     for number in range(1, last + 1)
 ]
 """What has been promised."""
 
-_ID = re.compile(r"test_([a-z]\d)_")
-_ROW = re.compile(r"^\| ([A-Z]\d) \|(.*)\|([^|]*)\|$", re.MULTILINE)
+_ID = re.compile(r"test_([a-z]{1,2}\d+)_")
+_ROW = re.compile(r"^\| ([A-Z]{1,2}\d+) \|(.*)\|([^|]*)\|$", re.MULTILINE)
 
 
 @cache

@@ -29,7 +29,10 @@ from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, AMQPMessage, Consumer, Publisher, RetryPolicy, Runner
 from workerkit.supervisor import Backoff
 
-QUEUES = ("steady", "flaky", "batches")
+QUEUES = (
+    *("steady", "flaky", "batches", "relayed", "forwarded"),
+    *("flaky.dlq", "batches.dlq"),
+)
 _PAGE = os.sysconf("SC_PAGE_SIZE")
 _MEGABYTE = 2**20
 _MOST_GROWTH = 12 * _MEGABYTE
@@ -226,8 +229,7 @@ class Soak:
         """Whether no message is anywhere, and every consumer is there once."""
         assert self._runner.ready
         for name, queue in self._rabbit.queues(self._vhost).items():
-            consumed = name in QUEUES or (name.endswith(".dlq") and not name.endswith(".dlq.dlq"))
-            assert queue == QueueState(0, 0, int(consumed and name != "steady.dlq")), name
+            assert queue == QueueState(0, 0, int(name in QUEUES)), name
         return True
 
 
@@ -242,7 +244,12 @@ def _bodies(ledger: Ledger, messages: int, failing: int) -> dict[str, list[bytes
     ]
     for mixed in (flaky, batches):
         random.shuffle(mixed)
-    bodies = {"steady": _numbered(b"steady", fine - fine // 4), "flaky": flaky, "batches": batches}
+    bodies = {
+        "steady": _numbered(b"steady", fine - fine // 4 - part),
+        "relayed": _numbered(b"relayed", part),
+        "flaky": flaky,
+        "batches": batches,
+    }
     for body in (body for each in bodies.values() for body in each):
         doomed = body.startswith((b"never", b"invalid"))
         (ledger.doomed if doomed else ledger.expected).add(body)
@@ -287,6 +294,21 @@ def consumers(ledger: Ledger) -> list[type[Consumer]]:
                 else:
                     ledger.handled[message.raw] += 1
 
+    class Relay(AMQPConsumer):
+        queues = ["relayed"]
+
+        def __init__(self, publisher: Publisher) -> None:
+            self.publisher = publisher
+
+        async def handle(self, message: AMQPMessage[bytes]) -> None:
+            await self.publisher.publish(message.body, "forwarded", headers=message.headers)
+
+    class Forwarded(AMQPConsumer):
+        queues = ["forwarded"]
+
+        async def handle(self, body: bytes) -> None:
+            ledger.handled[body] += 1
+
     class Undertaker(AMQPConsumer):
         queues = ["flaky.dlq", "batches.dlq"]
         on_invalid = Action.REJECT
@@ -295,7 +317,7 @@ def consumers(ledger: Ledger) -> list[type[Consumer]]:
             ledger.failures += 1
             ledger.buried[body] += 1
 
-    return [Steady, Flaky, Batches, Undertaker]
+    return [Steady, Flaky, Batches, Relay, Forwarded, Undertaker]
 
 
 @asynccontextmanager

@@ -19,7 +19,7 @@ LONGEST_FUNCTION = 50
 # From the ground up. Within a floor the order counts; names joined by | are neighbours at the same
 # height, which know nothing of each other.
 FLOORS = {
-    "F0 words": "version errors delivery sources sections connections settings",
+    "F0 words": "version errors delivery sources sections hosts connections settings",
     "F1 pure": (
         "places shapes codec generics signature retry health readiness observe counts "
         "catalogue logs"
@@ -35,9 +35,9 @@ FLOORS = {
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
     "amqp": "codes checks methods reply_texts queue table properties acks message stream consumer"
-    " pacing requeue tap gets connection link declaring binding confirms route publisher moving"
-    " dead_letters retries topology evidence browsing replaying settling overdue handled receiver"
-    " subscription wire",
+    " pacing requeue addresses tap gets handshake connection link declaring binding confirms route"
+    " publisher moving dead_letters retries topology evidence browsing replaying settling overdue"
+    " handled receiver subscription wire",
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",
     "http": "request_ids problem shape text parameters request signature view returned schemas"
@@ -61,8 +61,14 @@ LAZY = ["cli.__init__"]
 
 # Who may import these at all: path patterns inside the package.
 KEEPERS = {
-    "aio_pika": ["amqp/tap.py", "amqp/connection.py", "amqp/publisher.py", "amqp/receiver.py"],
-    "aiormq": ["amqp/tap.py", "amqp/connection.py", "amqp/publisher.py", "amqp/receiver.py"],
+    "aio_pika": ["amqp/tap.py", "amqp/handshake.py", "amqp/publisher.py", "amqp/receiver.py"],
+    "aiormq": [
+        "amqp/tap.py",
+        "amqp/handshake.py",
+        "amqp/connection.py",
+        "amqp/publisher.py",
+        "amqp/receiver.py",
+    ],
     "aiohttp": ["http/*", "sse/*", "ops/*"],
     "aiohttp_sse_client": ["sse/*"],
     "prometheus_client": ["metrics.py", "ops/*"],

@@ -1,5 +1,6 @@
 """How other servers are reached: message brokers, event streams, and TLS to either."""
 
+import re
 import ssl
 from base64 import b64encode
 from collections.abc import Mapping
@@ -19,9 +20,14 @@ from pydantic_core import PydanticCustomError
 from yarl import URL
 
 from workerkit.errors import ConfigurationError
+from workerkit.hosts import Host, parse_host
 from workerkit.sections import SECTION, Grace, Seconds, lower
 
 DEFAULT_PORTS: Mapping[str, int] = {"amqp": 5672, "amqps": 5671}
+
+_SEPARATORS = frozenset(",;")
+_ANOTHER_URL = re.compile("[,;] *amqps?://")
+_SEVERAL = "list several in HOSTS, as in a:5672,b:5672"
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Declare = Annotated[Literal["missing", "always", "never"], BeforeValidator(lower)]
@@ -175,6 +181,8 @@ class AMQPSettings(BaseModel):
         user: Instead of the URL's; not percent-encoded.
         password: Instead of the URL's; not percent-encoded.
         vhost: Instead of the URL's; not percent-encoded.
+        hosts: The servers of a cluster, each `host` or `host:port`, instead of the URL's host. Any
+            of them will do: the next one is tried when one fails or is lost.
         heartbeat: Seconds between two signs of life; whole, because AMQP carries an integer.
         declare: Which queues are declared: those that are missing, all, or none.
         queue_type: Type of a missing queue whose class states none, and of the queues beside it for
@@ -191,6 +199,7 @@ class AMQPSettings(BaseModel):
     user: str | None = None
     password: SecretStr | None = None
     vhost: str | None = None
+    hosts: tuple[str, ...] = ()
     heartbeat: Annotated[int, Field(ge=1, le=65_535)] = 15
     declare: Declare = "missing"
     queue_type: DefaultType | None = None
@@ -212,13 +221,23 @@ class AMQPSettings(BaseModel):
         name = self.vhost if vhost is None else vhost
         return _vhost_of(URL(self.url.get_secret_value())) if name is None else name or "/"
 
-    def address(self, vhost: str | None = None) -> URL:
+    @property
+    def servers(self) -> tuple[Host, ...]:
+        """Every server that may be connected to, each with its port; at least one."""
+        url = URL(self.url.get_secret_value())
+        port = self.port or url.port or DEFAULT_PORTS[url.scheme]
+        written = map(parse_host, self.hosts) if self.hosts else [Host(self.host or str(url.host))]
+        every = (Host(each.name, each.port or port) for each in written)
+        return tuple(dict.fromkeys(every))
+
+    def address(self, vhost: str | None = None, server: Host | None = None) -> URL:
         """Build the URL for aiormq, which reads back exactly these credentials and this vhost.
 
         It contains the password: log `display()` instead.
 
         Args:
             vhost: Instead of the connection's own; not percent-encoded.
+            server: One of `servers`; the first of them by default.
 
         Raises:
             ConfigurationError: *vhost* contains `%2F`, which aiormq would read as a slash.
@@ -226,33 +245,39 @@ class AMQPSettings(BaseModel):
         name = self.vhost_name(vhost)
         if not _expressible(name):
             raise ConfigurationError(f"vhost {name!r} must not contain '%2F': aiormq reads a slash")
-        url = URL(self.url.get_secret_value())
-        if self.host is not None:
-            url = url.with_host(self.host)
+        server = server or self.servers[0]
+        url = URL(self.url.get_secret_value()).with_host(server.name).with_port(server.port)
         if self.user is not None:
             url = url.with_user(self.user).with_password(url.password)
         if self.password is not None:
             url = url.with_password(self.password.get_secret_value())
-        url = url.with_port(self.port or url.port or DEFAULT_PORTS[url.scheme])
         path = "/" if name == "/" else "/" + quote(name, safe="")
         return url.with_path(path, encoded=True, keep_query=True)
 
-    def display(self, vhost: str | None = None) -> str:
+    def display(self, vhost: str | None = None, server: Host | None = None) -> str:
         """Return the address for logs and people: no password, no query.
 
         Args:
             vhost: Instead of the connection's own.
+            server: One of `servers`; all of them by default, separated by commas.
 
         Raises:
             ConfigurationError: *vhost* contains `%2F`, which aiormq would read as a slash.
         """
-        return str(self.address(vhost).with_password(None).with_query(None))
+        url = self.address(vhost, server)
+        if server is not None or len(self.servers) == 1:
+            return str(url.with_password(None).with_query(None))
+        user = f"{url.raw_user}@" if url.raw_user else ""
+        return f"{url.scheme}://{user}{','.join(map(str, self.servers))}{url.raw_path}"
 
     @field_validator("url")
     @classmethod
     def _check_url(cls, given: SecretStr) -> SecretStr:
+        text = given.get_secret_value()
+        if _lists_hosts(text):
+            raise PydanticCustomError("amqp_url", f"should name one host: {_SEVERAL}")
         try:
-            url = URL(given.get_secret_value())
+            url = URL(text)
         except ValueError:
             # yarl's text may quote a part of the URL, and a chained error would print it.
             raise PydanticCustomError("amqp_url", "should be a valid URL") from None
@@ -266,11 +291,24 @@ class AMQPSettings(BaseModel):
     @classmethod
     def _check_host(cls, given: str | None) -> str | None:
         if given is not None:
+            if not _SEPARATORS.isdisjoint(given):
+                raise PydanticCustomError("amqp_host", f"should be one host: {_SEVERAL}")
             try:
                 URL("amqp://127.0.0.1/").with_host(given)
             except ValueError:
                 text = "should be a host name or an IP address alone"
                 raise PydanticCustomError("amqp_host", text) from None
+        return given
+
+    @field_validator("hosts")
+    @classmethod
+    def _check_hosts(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        for number, text in enumerate(given, 1):
+            try:
+                parse_host(text)
+            except ValueError as error:
+                # Of the whole list: an entry may be a URL with a password, and is not quoted.
+                raise PydanticCustomError("amqp_hosts", f"entry {number} {error}") from None
         return given
 
     @field_validator("vhost")
@@ -280,6 +318,24 @@ class AMQPSettings(BaseModel):
             text = "should not contain '%2F': write the name plainly, without percent-encoding"
             raise PydanticCustomError("amqp_vhost", text)
         return given
+
+    @model_validator(mode="after")
+    def _check_one_of(self) -> Self:
+        if self.host is not None and self.hosts:
+            raise PydanticCustomError("amqp_hosts", "should have HOST or HOSTS, not both")
+        return self
+
+
+def _lists_hosts(url: str) -> bool:
+    """Whether *url* names several servers, as URLs of some other clients do."""
+    if _ANOTHER_URL.search(url):
+        return True
+    authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
+    credentials, _, host = authority.rpartition("@")
+    # A password may have separators, but hardly the user after one.
+    user = re.escape(credentials.partition(":")[0])
+    repeated = bool(user) and re.search(f"@.*[,;]{user}:", credentials)
+    return bool(repeated) or not _SEPARATORS.isdisjoint(host)
 
 
 def _vhost_of(url: URL) -> str:

@@ -241,7 +241,7 @@ async def test_a2_tls_that_cannot_be_agreed_on(
         line = await given_up(runner)
 
     attempts = [each["attempt"] for each in fields(caplog, "connection failed")]
-    assert line.startswith(f"amqps://{USER}@{host}:{encrypted.port}/ (virtual host '/'): ")
+    assert line.startswith(f"amqps://{USER}@{host}:{encrypted.port}/ (virtual host '/')")
     assert reason in line
     assert attempts[:3] == [1, 2, 3]
     assert set(errors(caplog)) == {"connection failed"}

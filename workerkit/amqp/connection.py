@@ -3,18 +3,15 @@
 import asyncio
 import logging
 import re
-import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
-import aio_pika
 import aiormq
 from aiormq.abc import AbstractChannel
 from aiormq.exceptions import (
     AMQPChannelError,
     AMQPError,
-    AuthenticationError,
     ChannelAccessRefused,
     ChannelLockedResource,
     ChannelNotFoundEntity,
@@ -22,13 +19,15 @@ from aiormq.exceptions import (
 )
 
 from workerkit.amqp.acks import Acks
+from workerkit.amqp.addresses import Attempt, Rotation
 from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.gets import Gets
+from workerkit.amqp.handshake import TapConnection, log_in
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.methods import BindQueue, Consume, DeclareExchange, DeclareQueue
-from workerkit.amqp.tap import Sink, TapProtocol, TapTransportFactory
+from workerkit.amqp.tap import Sink, TapProtocol
 from workerkit.connections import AMQPSettings
-from workerkit.errors import BrokerRefused, ConnectionLost, StartError
+from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.supervisor import within
 
 log = logging.getLogger(__name__)
@@ -39,7 +38,6 @@ RPC_DEADLINE = 10.0
 CANCEL_DEADLINE = 3.0
 _CLOSE_DEADLINE = 5.0
 _FRAME_MAX = 131_072
-_REFUSALS = (NO_PERMISSION, 530)
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 _CODES: dict[type[AMQPChannelError], int] = {
     ChannelAccessRefused: 403,
@@ -47,14 +45,6 @@ _CODES: dict[type[AMQPChannelError], int] = {
     ChannelLockedResource: 405,
     ChannelPreconditionFailed: 406,
 }
-
-
-class _TapConnection(aio_pika.Connection):
-    """aio-pika drops a `transport_factory` on its way to aiormq, so it is put in behind it."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.factory = self.kwargs["transport_factory"] = TapTransportFactory()
 
 
 class Channel:
@@ -215,7 +205,7 @@ class Session:
             a delivery limit. True until the broker denies it: nothing else tells that type.
     """
 
-    def __init__(self, connection: _TapConnection, protocol: TapProtocol) -> None:
+    def __init__(self, connection: TapConnection, protocol: TapProtocol) -> None:
         self._connection = connection
         self.protocol = protocol
         self.default_type_has_limits = True
@@ -293,42 +283,39 @@ async def scratch(session: Session) -> AsyncIterator[Channel]:
 
 
 async def connect(settings: AMQPSettings, vhost: str | None, role: str) -> Session:
-    """Open a connection and log in.
+    """Open a connection to any of the servers and log in: each is tried once.
 
     Args:
         vhost: Virtual host; None for the connection's own.
         role: What it is for; shown by the broker's management.
 
     Raises:
-        BrokerRefused: The broker will not have us, or TLS cannot be agreed on.
-        ConnectionLost: It cannot be reached, or did not answer in time.
+        BrokerRefused: A broker refused the login, or TLS cannot be agreed on.
+        ConnectionLost: None can be reached, or answers in time.
         StartError: aio-pika has changed so much that the tap does not work with it.
     """
-    where = f"{settings.display(vhost)} (virtual host {settings.vhost_name(vhost)!r})"
-    url = settings.address(vhost).update_query(heartbeat=settings.heartbeat, auth=settings.auth)
-    connection = _TapConnection(
-        url,
-        ssl_context=_tls(settings, where),
-        client_properties={"connection_name": f"workerkit {role}"},
-    )
-    factory = connection.factory
-    factory.server_name = settings.tls.server_name
-    late = ConnectionLost(f"no answer within {settings.connect_timeout:g} s")
-    try:
-        await within(settings.connect_timeout, connection.connect(), late)
-    except (AMQPError, OSError, ConnectionLost) as error:
-        raise _explained(where, error, factory.protocol) from error
-    except UnicodeError as error:
-        raise BrokerRefused(f"{where}: this cannot be a host name: {error}", 0) from error
-    finally:
-        if factory.protocol is not None and not connection.connected.is_set():
-            factory.protocol.discard()
-    if factory.protocol is None:
-        raise StartError(
-            f"aio-pika {aio_pika.__version__} does not open its sockets through aiormq's "
-            "transport_factory any more; install the versions that setup.cfg names"
-        )
-    return Session(connection, factory.protocol)
+    rotation = Rotation()
+    failures: list[ConnectionLost] = []
+    while True:
+        attempt = rotation.attempt(settings.servers)
+        try:
+            return await connect_to(attempt, settings, vhost, role)
+        except ConnectionLost as error:
+            failures.append(error)
+            if not rotation.failed(attempt, settings.servers):
+                continue
+            text = "; ".join(dict.fromkeys(map(str, failures)))
+            for each in failures:
+                if isinstance(each, BrokerRefused):
+                    raise BrokerRefused(text, each.code) from each
+            raise ConnectionLost(text) from error
+
+
+async def connect_to(
+    attempt: Attempt, settings: AMQPSettings, vhost: str | None, role: str
+) -> Session:
+    """Open a connection to the server of *attempt* and log in. Raises as `connect` does."""
+    return Session(*await log_in(settings, vhost, role, attempt))
 
 
 def _needs(queue: str, arguments: Mapping[str, Any]) -> str:
@@ -337,34 +324,6 @@ def _needs(queue: str, arguments: Mapping[str, Any]) -> str:
     if exchange is None:
         return f"configure on {queue!r}"
     return f"configure and read on {queue!r} and write on {exchange or 'amq.default'!r}"
-
-
-def _tls(settings: AMQPSettings, where: str) -> ssl.SSLContext | None:
-    if not settings.is_encrypted:
-        return None
-    if not settings.tls.verify:
-        log.warning("the broker's certificate is not verified", extra={"broker": where})
-    try:
-        return settings.tls.context()
-    except OSError as error:
-        tls = settings.tls
-        files = ", ".join(str(each) for each in (tls.ca, tls.cert, tls.key) if each)
-        raise BrokerRefused(f"{where}: TLS cannot be set up with {files}: {error}", 0) from error
-
-
-def _explained(where: str, error: Exception, protocol: TapProtocol | None) -> ConnectionLost:
-    """Our error for a failed attempt, by its cause: aio-pika has the same one for many."""
-    if protocol is not None and protocol.tap.refusal is not None:
-        code, text = protocol.tap.refusal
-        kind = BrokerRefused(f"{where}: {text}", code)
-        return kind if code in _REFUSALS else ConnectionLost(str(kind))
-    if isinstance(error, ssl.SSLError):
-        return BrokerRefused(f"{where}: TLS failed: {error}", 0)
-    if isinstance(error, AuthenticationError):
-        return BrokerRefused(f"{where}: the broker does not offer this way to log in: {error}", 0)
-    if protocol is not None and protocol.lost.done():
-        return ConnectionLost(f"{where}: {protocol.reason}")
-    return ConnectionLost(f"{where}: {str(error) or type(error).__name__}")
 
 
 async def _translated(what: str, call: Awaitable[T]) -> T:

@@ -5,7 +5,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from workerkit.amqp.connection import Session, connect
+from workerkit.amqp.addresses import Attempt, Rotation
+from workerkit.amqp.connection import Session, connect_to
 from workerkit.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.observe import Connection, Event, Observer, tell
@@ -70,30 +71,35 @@ class Link:
         """Connect, and connect again whenever the connection is lost, until stopped."""
         loop = asyncio.get_running_loop()
         backoff = Backoff()
-        attempt = 1
+        rotation = Rotation()
+        number = 1
         while True:
+            self._settings = self._read_settings()
+            servers = self._settings.servers
+            attempt = rotation.attempt(servers)
             try:
-                self._settings = self._read_settings()
-                session = await connect(self._settings, self._asked_vhost, self._role)
+                session = await connect_to(attempt, self._settings, self._asked_vhost, self._role)
             except (BrokerRefused, ConnectionLost) as error:
-                seconds = backoff.next()
-                self._failed(error, attempt, seconds)
-                attempt += 1
+                # The other servers are tried at once, and pauses made between rounds of all.
+                seconds = backoff.next() if rotation.failed(attempt, servers) else 0.0
+                self._failed(error, attempt, number, seconds)
+                number += 1
                 await asyncio.sleep(seconds)
                 continue
             since = loop.time()
-            log.info("connected", extra=self._fields(attempt=attempt))
-            self._tell("connected", attempt)
-            attempt = 1
+            log.info("connected", extra=self._fields(attempt, attempt=number))
+            self._tell("connected", number)
+            number = 1
             await self._serve(session)
             if self._stopping:
                 return
             reason = session.protocol.reason
-            log.warning("connection lost", extra=self._fields(reason=reason))
-            self._tell("connection_lost", attempt, reason)
+            log.warning("connection lost", extra=self._fields(attempt, reason=reason))
+            self._tell("connection_lost", number, reason)
             if loop.time() - since > STABLE_AFTER:
                 backoff.reset()
-            await asyncio.sleep(backoff.next())
+                rotation.stable()
+            await asyncio.sleep(backoff.next() if rotation.failed(attempt, servers) else 0.0)
 
     @property
     def connected(self) -> bool:
@@ -139,25 +145,23 @@ class Link:
                 session.abort(f"nothing heard of the broker for {silent:.1f} s")
                 await asyncio.wait([session.lost])
 
-    def _failed(self, error: Exception, attempt: int, seconds: float) -> None:
-        log.error(
-            "connection failed",
-            exc_info=error,
-            extra=self._fields(attempt=attempt, retry_in=round(seconds, 2), error=in_a_line(error)),
-        )
-        self._tell("connection_failed", attempt, str(error))
+    def _failed(self, error: Exception, attempt: Attempt, number: int, seconds: float) -> None:
+        fields = {"attempt": number, "retry_in": round(seconds, 2), "error": in_a_line(error)}
+        log.error("connection failed", exc_info=error, extra=self._fields(attempt, **fields))
+        self._tell("connection_failed", number, str(error))
         for follower in self.followers:
-            follower.connection_failed(error, attempt)
+            follower.connection_failed(error, number)
 
     def _tell(self, event: Event, attempt: int, reason: str = "") -> None:
         record = Connection(self.name, self._role, self.vhost, attempt, reason)
         tell(self._observers, event, record)
 
-    def _fields(self, **more: object) -> dict[str, object]:
+    def _fields(self, to: Attempt, **more: object) -> dict[str, object]:
         return {
             "connection": self.name,
             "role": self._role,
-            "broker": str(self),
+            "broker": self._settings.display(self._asked_vhost, to.server),
+            "address": to.address or ", ".join(to.tried),
             "vhost": self.vhost,
             **more,
         }

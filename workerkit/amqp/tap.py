@@ -15,6 +15,7 @@ from typing import Any, Protocol
 from aiormq.connection import TransportFactory
 from yarl import URL
 
+from workerkit.amqp.addresses import Attempt
 from workerkit.amqp.reply_texts import readable
 
 log = logging.getLogger(__name__)
@@ -301,26 +302,30 @@ class TapProtocol(asyncio.StreamReaderProtocol):
 class TapTransportFactory(TransportFactory):
     """Opens the socket for aiormq with our protocol on it.
 
+    Args:
+        attempt: Knows the server, in place of the URL that aiormq hands on.
+        server_name: That the certificate must have; None for the name of the server.
+
     Attributes:
         protocol: Of the socket that was opened; None until aiormq has asked for one.
-        server_name: That the certificate must have; None for the host that is connected to.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, attempt: Attempt, server_name: str | None) -> None:
         self.protocol: TapProtocol | None = None
-        self.server_name: str | None = None
+        self._attempt = attempt
+        self._server_name = server_name
 
     async def create(
         self, url: URL, **kwargs: Any
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         tls = kwargs.pop("ssl_context_provider")
         if url.scheme == "amqps":
-            kwargs |= {"ssl": await tls.get_context(), "server_hostname": self.server_name}
+            name = self._server_name or self._attempt.server.name
+            kwargs |= {"ssl": await tls.get_context(), "server_hostname": name}
         loop = asyncio.get_running_loop()
+        socket = await self._attempt.connect()
         reader = asyncio.StreamReader(loop=loop)
         protocol = self.protocol = TapProtocol(reader, loop)
-        transport, _ = await loop.create_connection(
-            lambda: protocol, str(url.host), int(url.port or 0), **kwargs
-        )
+        transport, _ = await loop.create_connection(lambda: protocol, sock=socket, **kwargs)
         protocol.writer = asyncio.StreamWriter(transport, protocol, reader, loop)
         return reader, protocol.writer

@@ -1,0 +1,82 @@
+"""What failed is tried once more, and nothing that fails twice passes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from tests import suites
+from tests.suites import Suite
+
+PASSES = "def test_passes(): pass\n"
+FAILS = "def test_fails(): assert False\n"
+# Fails the first time, and passes then.
+FLAKY = """
+from pathlib import Path
+def test_flaky():
+    seen = Path(__file__).with_name("seen")
+    before = seen.exists()
+    seen.touch()
+    assert before
+"""
+
+
+def outcome(
+    directory: Path, capfd: pytest.CaptureFixture[str], *files: str, retry: bool = True
+) -> tuple[int, list[str]]:
+    """The exit code of a suite of these *files*, and the lines printed about it at the end."""
+    (directory / "pytest.ini").write_text("[pytest]\n")
+    for number, text in enumerate(files):
+        (directory / f"test_{number}.py").write_text(text)
+    suite = Suite("few", [], directory)
+
+    code = suites.main([suite], directory / "results", retry=retry)
+
+    return code, re.split(r"\n\n", capfd.readouterr().out)[-1].splitlines()
+
+
+def test_what_passes_runs_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """A run without failures has one line."""
+    assert outcome(tmp_path, capfd, PASSES) == (0, ["1 passed, 0 failed"])
+
+
+def test_a_test_that_passes_the_second_time_is_listed_as_flaky(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The run passes, and the name stands before the closing line."""
+    code, lines = outcome(tmp_path, capfd, PASSES, FLAKY)
+
+    assert code == 0
+    assert lines == ["FLAKY few: test_1.py::test_flaky", "2 passed, 0 failed"]
+
+
+def test_a_test_that_fails_twice_fails_the_run(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Also beside one that passes then."""
+    code, lines = outcome(tmp_path, capfd, PASSES, FLAKY, FAILS)
+
+    assert code == 1
+    assert lines == ["FLAKY few: test_1.py::test_flaky", "2 passed, 1 failed"]
+
+
+def test_by_hand_nothing_is_tried_twice(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Whoever runs the tests by hand sees each failure."""
+    assert outcome(tmp_path, capfd, FLAKY, retry=False) == (1, ["0 passed, 1 failed"])
+
+
+@pytest.mark.parametrize(
+    ("text", "code"),
+    [
+        pytest.param("import no_such_module\n", 2, id="a file that cannot be imported"),
+        pytest.param("", 5, id="no tests"),
+    ],
+)
+def test_a_run_that_breaks_is_not_tried_again(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], text: str, code: int
+) -> None:
+    """Nobody knows what else would have failed."""
+    assert outcome(tmp_path, capfd, text) == (
+        1,
+        [f"BROKEN few: pytest ended with {code}", "0 passed, 1 failed"],
+    )

@@ -1,0 +1,122 @@
+"""Which server of a connection is tried next, and at which of its addresses."""
+
+import asyncio
+import random
+import socket
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from aiohappyeyeballs import AddrInfoType, start_connection
+
+from workerkit.hosts import Host
+
+_NEXT_ADDRESS_AFTER = 0.25  # RFC 8305, section 8
+_REMEMBERED = 64
+
+
+@dataclass(slots=True)
+class Attempt:
+    """One attempt to connect to one server.
+
+    Attributes:
+        server: It has a port.
+        failed: Addresses that accepted a connection which then failed, each with a number that
+            grows with time. They are tried after all others, the latest last.
+        tried: The addresses that were tried so far, in order.
+        address: The one that accepted the connection; empty until then.
+    """
+
+    server: Host
+    failed: Mapping[str, int] = field(default_factory=dict)
+    tried: list[str] = field(default_factory=list)
+    address: str = ""
+
+    async def connect(self) -> socket.socket:
+        """Open a TCP connection to the first address of the server that accepts one.
+
+        The addresses are raced as RFC 8305 says ("happy eyeballs"): the next one starts when the
+        one before has failed, or has not answered within a quarter of a second.
+
+        Raises:
+            OSError: The name cannot be resolved, or no address accepts a connection.
+        """
+        loop = asyncio.get_running_loop()
+        found = await loop.getaddrinfo(
+            self.server.name, self.server.port, type=socket.SOCK_STREAM, proto=socket.IPPROTO_TCP
+        )
+        # uvloop raises `RuntimeError` where asyncio raises `OSError`.
+        try:
+            connected = await start_connection(
+                sorted(found, key=lambda each: self.failed.get(_written(each), -1)),
+                happy_eyeballs_delay=_NEXT_ADDRESS_AFTER,
+                socket_factory=self._opened,
+            )
+        except RuntimeError as error:
+            raise OSError(str(error)) from error
+        try:
+            self.address = _text(connected.getpeername())
+        except OSError:  # Closed again by now.
+            connected.close()
+            raise
+        return connected
+
+    @property
+    def addresses(self) -> str:
+        """For logs and people: the address in use, else those that were tried.
+
+        Empty where the server is written as its address anyway, and where no name was resolved.
+        """
+        listed = self.address or ", ".join(self.tried)
+        return "" if listed == str(self.server) else listed
+
+    def _opened(self, info: AddrInfoType) -> socket.socket:
+        self.tried.append(_written(info))
+        family, kind, protocol, _, _ = info
+        return socket.socket(family, kind, protocol)
+
+
+class Rotation:
+    """The order in which the servers of a connection are tried: in turn, from a random one on.
+
+    So the workers of a fleet spread over a cluster, and a server that is lost is not the first one
+    that is tried again.
+    """
+
+    def __init__(self) -> None:
+        self._next = random.randrange(2**16)
+        self._failures = 0
+        self._failed: dict[str, int] = {}
+
+    def attempt(self, servers: Sequence[Host]) -> Attempt:
+        """The next attempt. *servers* may change from one call to the next."""
+        return Attempt(servers[self._next % len(servers)], self._failed)
+
+    def failed(self, attempt: Attempt, servers: Sequence[Host]) -> bool:
+        """Note that an attempt failed, or that the connection that it made was lost.
+
+        Returns:
+            Whether each of *servers* has failed since the last one that was stable: it is time to
+            wait. Otherwise the next one can be tried at once.
+        """
+        self._next += 1
+        self._failures += 1
+        if attempt.address:
+            if len(self._failed) >= _REMEMBERED:
+                self._failed.clear()
+            self._failed[attempt.address] = self._next
+        return self._failures % len(servers) == 0
+
+    def stable(self) -> None:
+        """Note that a connection lasted: what failed before it does not count any more."""
+        self._failures = 0
+        self._failed.clear()
+
+
+def _written(info: AddrInfoType) -> str:
+    return _text(info[4])
+
+
+def _text(address: Sequence[object]) -> str:
+    """A socket's address, as `host:port`."""
+    name, port, *_ = address
+    return str(Host(str(name), int(str(port))))
