@@ -99,6 +99,14 @@ class Confirms:
         """Whether the broker blocks publishers of this connection."""
         return not self.session.protocol.unblocked.is_set()
 
+    @property
+    def is_writable(self) -> bool:
+        """Whether nothing has to be waited for before a publish."""
+        protocol = self.session.protocol
+        return protocol.unblocked.is_set() and (
+            protocol.socket.get_write_buffer_size() <= _DRAIN_ABOVE
+        )
+
     async def writable(self, closed: "asyncio.Future[None]") -> None:
         """Wait while the broker blocks publishers, or while the socket takes no more.
 

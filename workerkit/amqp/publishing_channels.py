@@ -58,6 +58,18 @@ class PublishingChannels:
         """Whether the broker blocks publishers of this connection."""
         return not self.session.gone and not self.session.protocol.unblocked.is_set()
 
+    def publish_now(
+        self, message: Outgoing, exchange: Exchange | str
+    ) -> "asyncio.Future[None] | None":
+        """Send a message as `publish` does, where nothing has to be waited for; else None.
+
+        Nearly all can be sent like that, and each coroutine on the way would cost all of them.
+        """
+        shared = self._shared
+        if shared is None or shared.lost or self._closed.done() or not shared.is_writable:
+            return None
+        return shared.publish(message) if self._new(message, exchange) is None else None
+
     async def publish(self, message: Outgoing, exchange: Exchange | str) -> "asyncio.Future[None]":
         """Send a message; the future is done when the broker has confirmed it.
 

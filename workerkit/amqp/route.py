@@ -54,6 +54,8 @@ class Route:
                 channels = self._channels
                 if channels is None or channels.session.gone:
                     channels = await self._opened()
+                if (confirm := channels.publish_now(message, exchange)) is not None:
+                    return confirm
                 return await channels.publish(message, exchange)
             except BrokerRefused:
                 raise
