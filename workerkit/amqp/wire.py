@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _LONGEST_NAME = 255
 _CANCELLING = 4.0
 # What is not copied by then goes back with its channel, and is counted.
-_LAST_COPIES = 3.0
+_LAST_COPIES = 1.5
 # What the broker compares of a queue: not where to begin reading or what others declare, and
 # bindings only add up.
 _DECLARED = [
