@@ -121,7 +121,7 @@ def test_the_package_keeps_to_its_floors() -> None:
         pytest.param(
             {"errors.py": "", "settings.py": "from workerkit import errors"}, id="earlier"
         ),
-        pytest.param({"amqp/tap.py": "from . import queue\nimport aio_pika"}, id="own package"),
+        pytest.param({"amqp/tap.py": "from . import queue\nimport aiormq"}, id="own package"),
         pytest.param({"amqp/__init__.py": "from workerkit.amqp.wire import X"}, id="package"),
         pytest.param({"runner.py": "from workerkit.amqp import X"}, id="name of a package"),
         pytest.param({"__init__.py": "from workerkit.cli import main"}, id="public names"),
