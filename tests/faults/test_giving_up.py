@@ -16,7 +16,8 @@ from tests.rabbit import PrivateRabbit
 from tests.records import fields
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, RunError
-from workerkit.amqp.connection import Channel, connect, scratch
+from workerkit.amqp.channel import Channel
+from workerkit.amqp.connection import connect, scratch
 from workerkit.connections import AMQPSettings
 
 CONSUMER = """
