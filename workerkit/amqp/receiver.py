@@ -191,7 +191,7 @@ class Receiver:
             finally:
                 await cancelled(settling)
             for message in batch:
-                del self._running[message]
+                self._running.pop(message, None)
             for message in batch if self._aside else ():
                 self._take_up(message)
 
@@ -207,6 +207,7 @@ class Receiver:
             for message, outcome in zip(batch, outcomes, strict=True):
                 if outcome.action is Action.ACK and not self._settling.failing:
                     self._acknowledge(message, outcome, seconds)
+                    del self._running[message]
                 elif self._settling.in_place(message, outcome):
                     again.append((message, outcome))
                 else:
@@ -216,7 +217,14 @@ class Receiver:
     def _begin(
         self, message: AMQPMessage[Any], outcome: Outcome, seconds: float
     ) -> asyncio.Task[None]:
-        return asyncio.create_task(self._settle(message, outcome, seconds))
+        return asyncio.create_task(self._settle_of_batch(message, outcome, seconds))
+
+    async def _settle_of_batch(
+        self, message: AMQPMessage[Any], outcome: Outcome, seconds: float
+    ) -> None:
+        """Settle it, and forget it at once: others of its batch may be handled for long yet."""
+        await self._settle(message, outcome, seconds)
+        self._running.pop(message, None)
 
     def _set_aside(self, message: AMQPMessage[Any]) -> bool:
         """Hold a redelivered message whose handler still runs here, called before its channel went.
@@ -256,8 +264,14 @@ class Receiver:
         """Those that were replaced with copies, which come by themselves."""
         if not redelivered:
             return ()
-        answers = await asyncio.gather(*map(self._settling.back.renewed, redelivered))
+        answers = await asyncio.gather(*map(self._renewed_one, redelivered))
         return {message for message, renewed in zip(redelivered, answers, strict=True) if renewed}
+
+    async def _renewed_one(self, message: AMQPMessage[Any]) -> bool:
+        renewed = await self._settling.back.renewed(message)
+        if renewed:
+            del self._running[message]
+        return renewed
 
     async def _again(
         self, failed: Sequence[tuple[AMQPMessage[Any], Outcome]], seconds: float
