@@ -59,7 +59,7 @@ class Receiver:
             options.full_batch, options.batch_interval, self.workers.wake
         )
         self._take = self._batching.add if options.batch else self._take_one
-        settling.back.handle_again = self._take
+        settling.safe_requeue.handle_again = self._take
         self._running: dict[AMQPMessage[Any], float] = {}
         # Redelivered, while the call that was made with them before still runs.
         self._aside: dict[AMQPMessage[Any], float] = {}
@@ -90,7 +90,7 @@ class Receiver:
     def before_close(self, acks: Acks) -> None:
         """Their channel is about to be closed: give back what no worker has begun with."""
         waiting = [each for each in (*self._waiting, *self._batching) if each.acks is acks]
-        self._settling.back.keep_uncounted(waiting)
+        self._settling.safe_requeue.requeue_without_counting(waiting)
 
     def forget(self, acks: Acks, *, suspect: bool = False) -> None:
         """Their channel is lost: the broker delivers again what no worker has begun with.
@@ -121,20 +121,20 @@ class Receiver:
     def put_back(self) -> None:
         """Return to the broker what no worker has begun with, and what waits to go back."""
         for message in [*self._waiting, *self._batching.clear(), *self._aside]:
-            self._settling.back.give_back(message, failed=False)
+            self._settling.safe_requeue.requeue(message, failed=False)
         self._waiting.clear()
         self._aside.clear()
         self._settling.hurry()
 
-    def put_back_begun(self) -> None:
+    def requeue_running(self) -> None:
         """Return what handlers had begun with when they were cancelled or ended the process."""
         for message in self._running:
-            self._settling.back.give_back(message)
+            self._settling.safe_requeue.requeue(message)
         self._running.clear()
 
-    async def given_back(self) -> None:
+    async def wait_for_requeues(self) -> None:
         """Return once everything has gone back that can."""
-        await self._settling.back.finished()
+        await self._settling.safe_requeue.wait()
 
     def _take_one(self, message: AMQPMessage[Any]) -> None:
         self._waiting.append(message)
@@ -153,7 +153,8 @@ class Receiver:
             if message.redelivered_flag:
                 known = self._known(message)
                 if known is None and (
-                    self._set_aside(message) or await self._settling.back.renewed(message)
+                    self._set_aside(message)
+                    or await self._settling.safe_requeue.replace_with_copy(message)
                 ):
                     del self._running[message]
                     continue
@@ -181,11 +182,13 @@ class Receiver:
             try:
                 again = [each for each in redelivered if each not in known]
                 aside = {each for each in again if self._set_aside(each)}
-                renewed = await self._renewed([each for each in again if each not in aside])
+                replaced = await self._replaced_with_copies(
+                    [each for each in again if each not in aside]
+                )
                 for message in aside:
                     del self._running[message]
                 batch = [each for each in batch if each not in aside]
-                left = [each for each in batch if each not in known and each not in renewed]
+                left = [each for each in batch if each not in known and each not in replaced]
                 await self._handle_batch(left, settling)
                 await asyncio.gather(*settling)
             finally:
@@ -250,14 +253,16 @@ class Receiver:
             return Outcome(Action.ACK)
         return self._overdue.given_up(message) or self._settling.given_up(message)
 
-    async def _renewed(
+    async def _replaced_with_copies(
         self, redelivered: Collection[AMQPMessage[Any]]
     ) -> Collection[AMQPMessage[Any]]:
         """Those that were replaced with copies, which come by themselves."""
         if not redelivered:
             return ()
-        answers = await asyncio.gather(*map(self._settling.back.renewed, redelivered))
-        return {message for message, renewed in zip(redelivered, answers, strict=True) if renewed}
+        answers = await asyncio.gather(
+            *map(self._settling.safe_requeue.replace_with_copy, redelivered)
+        )
+        return {message for message, replaced in zip(redelivered, answers, strict=True) if replaced}
 
     async def _again(
         self, failed: Sequence[tuple[AMQPMessage[Any], Outcome]], seconds: float
