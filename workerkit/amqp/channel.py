@@ -43,7 +43,7 @@ class Owner(Protocol):
     def abort(self, reason: str) -> None:
         """Drop the socket at once."""
 
-    def let_go(self, channel: AbstractChannel, sink: Sink) -> None:
+    def detach_sink(self, channel: AbstractChannel, sink: Sink) -> None:
         """Take nothing more for *sink* off a channel that is closed, or about to be."""
 
 
@@ -171,7 +171,7 @@ class Channel:
                 log.info("channel given up", extra={"reason": str(error)})
         self.acks.fence()
         if self._sink is not None:
-            self._session.let_go(self._channel, self._sink)
+            self._session.detach_sink(self._channel, self._sink)
 
     async def _closed(self) -> None:
         """Close the channel. Cancelling this only ends the waiting.

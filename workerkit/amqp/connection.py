@@ -14,7 +14,7 @@ from workerkit.amqp.channel import Channel
 from workerkit.amqp.frame_reader import Sink
 from workerkit.amqp.handshake import TapConnection, log_in, unread
 from workerkit.amqp.numbers import Limit, Numbers
-from workerkit.amqp.replies import Nowhere, Replies, translated
+from workerkit.amqp.replies import DiscardingSink, Replies, translated
 from workerkit.amqp.scratch import AT_A_TIME, Scratch
 from workerkit.amqp.tap import CLOSED, TapProtocol
 from workerkit.connections import AMQPSettings
@@ -46,7 +46,7 @@ class Session:
         self.limit_channels(
             Limit(self.channel_max, f"channel_max {self.channel_max} of the broker")
         )
-        self._nowhere = Nowhere()
+        self._discarding_sink = DiscardingSink()
         if underlay := connection.transport:
             # Where its queue is full, aiormq does not confirm that a channel was closed: the broker
             # would never take its number for free. All that is queued waits for a reply anyway.
@@ -118,7 +118,7 @@ class Session:
             channel = await self.replies.wait("channel.open", opening)
         finally:
             self.numbers.give(number)
-        self.protocol.tap.close(number, self._nowhere)
+        self.protocol.tap.close(number, self._discarding_sink)
         return Channel(self, channel)
 
     async def consumer_channel(self) -> Channel:
@@ -138,11 +138,11 @@ class Session:
         channel.lost.add_done_callback(lambda _: self.numbers.leave_room())
         return channel
 
-    def let_go(self, channel: AbstractChannel, sink: Sink) -> None:
+    def detach_sink(self, channel: AbstractChannel, sink: Sink) -> None:
         """Take nothing more for *sink* off a channel that is closed, or about to be."""
         self.protocol.tap.close(channel.number, sink)
         if self._channels.get(channel.number) is channel and not self.gone:
-            self.protocol.tap.open(channel.number, self._nowhere)
+            self.protocol.tap.open(channel.number, self._discarding_sink)
 
     @property
     def _channels(self) -> Mapping[int, Any]:

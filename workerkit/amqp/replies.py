@@ -92,7 +92,7 @@ class Replies:
             self._abort(f"no answer to {what}, nor to other requests of the last seconds")
 
 
-class Nowhere:
+class DiscardingSink:
     """Ignores what still comes on a channel that was given up.
 
     The broker goes on sending until it has read that the channel is closed. aiormq would keep the
