@@ -29,7 +29,7 @@ T = TypeVar("T")
 CANCEL_DEADLINE = 3.0
 
 
-class Owner(Protocol):
+class ParentSession(Protocol):
     """The connection of a channel, as far as the channel needs it."""
 
     protocol: TapProtocol
@@ -55,7 +55,7 @@ class Channel:
         acks: Settles deliveries of this channel, and of no other.
     """
 
-    def __init__(self, session: Owner, channel: AbstractChannel) -> None:
+    def __init__(self, session: ParentSession, channel: AbstractChannel) -> None:
         self._session = session
         # aiormq opens no other. What it declares as abstract lacks `rpc`.
         assert isinstance(channel, aiormq.Channel)
