@@ -11,9 +11,9 @@ from aiormq.abc import AbstractChannel
 
 from workerkit.amqp.addresses import Attempt, Rotation
 from workerkit.amqp.channel import Channel
+from workerkit.amqp.channel_numbers import ChannelLimit, ChannelNumbers
 from workerkit.amqp.frame_reader import Sink
 from workerkit.amqp.handshake import TapConnection, log_in, unread
-from workerkit.amqp.numbers import Limit, Numbers
 from workerkit.amqp.replies import DiscardingSink, Replies, translated
 from workerkit.amqp.scratch import AT_A_TIME, Scratch
 from workerkit.amqp.tap import CLOSED, TapProtocol
@@ -44,7 +44,7 @@ class Session:
         self.protocol = protocol
         self.replies = Replies(protocol, self.abort)
         self.limit_channels(
-            Limit(self.channel_max, f"channel_max {self.channel_max} of the broker")
+            ChannelLimit(self.channel_max, f"channel_max {self.channel_max} of the broker")
         )
         self._discarding_sink = DiscardingSink()
         if underlay := connection.transport:
@@ -92,10 +92,10 @@ class Session:
         tuned = underlay.connection.connection_tune.frame_max if underlay else 0
         return int(tuned) or _FRAME_MAX
 
-    def limit_channels(self, limit: Limit) -> None:
+    def limit_channels(self, limit: ChannelLimit) -> None:
         """Open no more than *limit* channels, before the first one is opened."""
         self._limit = limit
-        self.numbers = Numbers(limit.most, self._channels, AT_A_TIME)
+        self.numbers = ChannelNumbers(limit.most, self._channels, AT_A_TIME)
         self.scratch = Scratch(self.channel, self.numbers.scratch)
 
     async def channel(self, *, confirms: bool = False) -> Channel:
@@ -112,12 +112,12 @@ class Session:
             await self.scratch.close_idle()
             number = self.numbers.free()
         if number is None:
-            raise NoChannelLeft(self._limit.text, self.numbers.room)
+            raise NoChannelLeft(self._limit.text, self.numbers.max_consumers)
         opening = underlay.connection.channel(number, publisher_confirms=confirms)
         try:
             channel = await self.replies.wait("channel.open", opening)
         finally:
-            self.numbers.give(number)
+            self.numbers.assign(number)
         self.protocol.tap.close(number, self._discarding_sink)
         return Channel(self, channel)
 
@@ -128,14 +128,14 @@ class Session:
             ConnectionLost: As `channel` does.
             NoChannelLeft: There is no room for another one.
         """
-        if not self.numbers.take_room():
-            raise NoChannelLeft(self._limit.text, self.numbers.room)
+        if not self.numbers.reserve_consumer():
+            raise NoChannelLeft(self._limit.text, self.numbers.max_consumers)
         try:
             channel = await self.channel()
         except BaseException:
-            self.numbers.leave_room()
+            self.numbers.release_consumer()
             raise
-        channel.lost.add_done_callback(lambda _: self.numbers.leave_room())
+        channel.lost.add_done_callback(lambda _: self.numbers.release_consumer())
         return channel
 
     def detach_sink(self, channel: AbstractChannel, sink: Sink) -> None:

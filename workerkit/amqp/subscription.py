@@ -202,8 +202,8 @@ class Subscription:
         """Log it once: a limit of the broker does not change from one attempt to the next."""
         total = sum(isinstance(each, Subscription) for each in self._link.followers)
         reason = (
-            f"{error.limit} leaves no channel for queue {self._queue.name!r}: {error.room} of "
-            f"{total} queues of connection {self._link.name!r} consume; raise the limit, or run "
+            f"{error.limit} leaves no channel for queue {self._queue.name!r}: "
+            f"{error.max_consumers} of {total} queues of connection {self._link.name!r} consume; raise the limit, or run "
             "some of the consumers in another process"
         )
         self._part.waiting(reason)
