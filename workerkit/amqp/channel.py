@@ -156,24 +156,24 @@ class Channel:
             needs=f"configure on {name!r}",
         )
 
-    def leave(self) -> None:
+    def finish_acks(self) -> None:
         """Send pending acks, and none after that."""
         self.acks.finish()
 
     async def close(self) -> None:
         """Send pending acks, then close."""
-        self.leave()
+        self.finish_acks()
         if not self.lost.done() and not self._session.gone:
             try:
-                await self._ask("channel.close", self._closed())
-                self.acks.arrived()
+                await self._ask("channel.close", self._request_close())
+                self.acks.mark_received()
             except ConnectionLost as error:
                 log.info("channel given up", extra={"reason": str(error)})
         self.acks.fence()
         if self._sink is not None:
             self._session.detach_sink(self._channel, self._sink)
 
-    async def _closed(self) -> None:
+    async def _request_close(self) -> None:
         """Close the channel. Cancelling this only ends the waiting.
 
         aiormq's own `close` sends channel.close once more when it is cancelled, and when it waits

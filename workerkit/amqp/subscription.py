@@ -117,7 +117,7 @@ class Subscription:
         """
         channel, self._channel, self._consuming = self._channel, None, False
         if channel is not None:
-            channel.leave()
+            channel.finish_acks()
             self._receiver.forget(channel.acks)
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
