@@ -7,7 +7,7 @@ from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity
 
 from workerkit.amqp.channel_numbers import ChannelLimit, ChannelNumbers, parse_limit
 from workerkit.amqp.replies import Replies, refusal
-from workerkit.amqp.scratch import Scratch
+from workerkit.amqp.scratch import ScratchChannels
 from workerkit.errors import BrokerRefused, ConnectionLost, QueueInUse
 
 SOON = 0.02
@@ -133,7 +133,7 @@ async def test_scratch_channels_are_used_again_and_closed_after_the_last_turn() 
         created.append(Given())
         return created[-1]
 
-    scratch = Scratch(create, at_a_time=2)
+    scratch = ScratchChannels(create, max_setups=2)
     async with scratch.turn():
         async with scratch.channel() as first:
             pass
@@ -162,7 +162,7 @@ async def test_turns_are_bounded() -> None:
     async def create() -> Given:
         return Given()
 
-    scratch = Scratch(create, at_a_time=3)
+    scratch = ScratchChannels(create, max_setups=3)
 
     async def work() -> None:
         nonlocal running, most

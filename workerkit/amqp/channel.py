@@ -18,7 +18,7 @@ from workerkit.amqp.gets import Gets
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.methods import BindQueue, Consume, DeclareExchange, DeclareQueue
 from workerkit.amqp.replies import Replies, refusal
-from workerkit.amqp.scratch import Scratch
+from workerkit.amqp.scratch import ScratchChannels
 from workerkit.amqp.tap import TapProtocol
 from workerkit.errors import BrokerRefused, ConnectionLost
 
@@ -34,7 +34,7 @@ class ParentSession(Protocol):
 
     protocol: TapProtocol
     replies: Replies
-    scratch: Scratch[Any]
+    scratch: ScratchChannels[Any]
 
     @property
     def gone(self) -> bool:

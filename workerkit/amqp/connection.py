@@ -15,7 +15,7 @@ from workerkit.amqp.channel_numbers import ChannelLimit, ChannelNumbers
 from workerkit.amqp.frame_reader import Sink
 from workerkit.amqp.handshake import TapConnection, log_in, unread
 from workerkit.amqp.replies import DiscardingSink, Replies, translated
-from workerkit.amqp.scratch import AT_A_TIME, Scratch
+from workerkit.amqp.scratch import MAX_SETUPS, ScratchChannels
 from workerkit.amqp.tap import CLOSED, TapProtocol
 from workerkit.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft
@@ -95,8 +95,8 @@ class Session:
     def limit_channels(self, limit: ChannelLimit) -> None:
         """Open no more than *limit* channels, before the first one is opened."""
         self._limit = limit
-        self.numbers = ChannelNumbers(limit.most, self._channels, AT_A_TIME)
-        self.scratch = Scratch(self.channel, self.numbers.scratch)
+        self.numbers = ChannelNumbers(limit.most, self._channels, MAX_SETUPS)
+        self.scratch = ScratchChannels(self.channel, self.numbers.scratch)
 
     async def channel(self, *, confirms: bool = False) -> Channel:
         """Open a channel, with the lowest number that is free.
