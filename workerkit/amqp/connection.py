@@ -13,8 +13,8 @@ from workerkit.amqp.addresses import Attempt, Rotation
 from workerkit.amqp.channel import Channel
 from workerkit.amqp.channel_numbers import ChannelLimit, ChannelNumbers
 from workerkit.amqp.frame_reader import Sink
-from workerkit.amqp.handshake import TapConnection, log_in, unread
-from workerkit.amqp.replies import DiscardingSink, Replies, translated
+from workerkit.amqp.handshake import TapConnection, failure_reason, log_in
+from workerkit.amqp.replies import DiscardingSink, Replies, translate_errors
 from workerkit.amqp.scratch import MAX_SETUPS, ScratchChannels
 from workerkit.amqp.tap import CLOSED, TapProtocol
 from workerkit.connections import AMQPSettings
@@ -68,7 +68,7 @@ class Session:
     def reason(self) -> str:
         """Why the connection was lost, as far as is known."""
         fault, known = self._connection.fault, self.protocol.reason
-        return (unread(fault) if fault and known == CLOSED else "") or known
+        return (failure_reason(fault) if fault and known == CLOSED else "") or known
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -164,7 +164,7 @@ class Session:
         late = ConnectionLost(f"no answer to connection.close within {_CLOSE_DEADLINE:g} s")
         closing = self._connection.close()
         try:
-            await translated("connection.close", within(_CLOSE_DEADLINE, closing, late))
+            await translate_errors("connection.close", within(_CLOSE_DEADLINE, closing, late))
         except ConnectionLost as error:
             self.abort(str(error))
 

@@ -22,10 +22,10 @@ from workerkit.errors import BrokerRefused, ConnectionLost
 log = logging.getLogger(__name__)
 
 _REFUSALS = (NO_PERMISSION, 530)
-_NEEDED = ("publisher_confirms", "basic.nack")
+_REQUIRED_CAPABILITIES = ("publisher_confirms", "basic.nack")
 _SMALLEST_FRAME = 4096  # AMQP 0-9-1, section 4.2.3: peers must accept frames of this size.
-_AFTERMATH = 1.0
-_LONGEST = 500
+_CLEANUP_DEADLINE = 1.0
+_MAX_REASON_LENGTH = 500
 
 
 class TapConnection(aio_pika.Connection):
@@ -60,7 +60,7 @@ class TapConnection(aio_pika.Connection):
         self.fault = None if reader.cancelled() else reader.exception()
 
 
-class _Unusable(Exception):
+class _UnsupportedBroker(Exception):
     """The broker is none that workerkit can work with."""
 
 
@@ -77,7 +77,7 @@ async def log_in(
         ConnectionLost: The server cannot be reached, did not answer in time, or does not speak
             AMQP 0-9-1.
     """
-    where = _Where(settings, vhost, attempt)
+    where = _ServerLabel(settings, vhost, attempt)
     factory = TapTransportFactory(attempt, settings.tls.server_name)
     connection = TapConnection(
         factory,
@@ -91,7 +91,7 @@ async def log_in(
     try:
         await _connected(connection, factory, settings.connect_timeout)
     except Exception as error:
-        raise _explained(where, error, factory.protocol) from error
+        raise _as_our_error(where, error, factory.protocol) from error
     assert factory.protocol is not None
     return connection, factory.protocol
 
@@ -119,16 +119,16 @@ async def _connected(
         usable = True
     finally:
         if not usable:
-            connecting.add_done_callback(_retrieved)
+            connecting.add_done_callback(_retrieve_exception)
             connecting.cancel()
             if factory.protocol is not None:
                 factory.protocol.discard()
             closing = asyncio.create_task(connection.close())
-            closing.add_done_callback(_retrieved)
-            await asyncio.wait([connecting, closing], timeout=_AFTERMATH)
+            closing.add_done_callback(_retrieve_exception)
+            await asyncio.wait([connecting, closing], timeout=_CLEANUP_DEADLINE)
 
 
-def _retrieved(task: "asyncio.Task[None]") -> None:
+def _retrieve_exception(task: "asyncio.Task[None]") -> None:
     """Take the exception, which asyncio would otherwise complain of."""
     if not task.cancelled():
         task.exception()
@@ -138,18 +138,18 @@ def _check(underlay: AbstractConnection) -> None:
     """Look at what aiormq believes without looking.
 
     Raises:
-        _Unusable: The broker lacks something, or proposes what cannot be used.
+        _UnsupportedBroker: The broker lacks something, or proposes what cannot be used.
     """
     capabilities = underlay.server_properties.get("capabilities")
     stated = capabilities if isinstance(capabilities, Mapping) else {}
-    if missing := [each for each in _NEEDED if not stated.get(each)]:
-        raise _Unusable(f"the broker does not offer {' and '.join(missing)}")
+    if missing := [each for each in _REQUIRED_CAPABILITIES if not stated.get(each)]:
+        raise _UnsupportedBroker(f"the broker does not offer {' and '.join(missing)}")
     if 0 < (size := underlay.connection_tune.frame_max or 0) < _SMALLEST_FRAME:
         text = f"the broker's frame_max is {size}: AMQP has at least {_SMALLEST_FRAME}"
-        raise _Unusable(text)
+        raise _UnsupportedBroker(text)
 
 
-class _Where:
+class _ServerLabel:
     """What an error calls the server: with the addresses that were tried until then."""
 
     def __init__(self, settings: AMQPSettings, vhost: str | None, attempt: Attempt) -> None:
@@ -163,7 +163,7 @@ class _Where:
         return f"{self._url} (virtual host {self._vhost!r}){at}"
 
 
-def _tls(settings: AMQPSettings, where: _Where) -> ssl.SSLContext | None:
+def _tls(settings: AMQPSettings, where: _ServerLabel) -> ssl.SSLContext | None:
     if not settings.is_encrypted:
         return None
     if not settings.tls.verify:
@@ -176,7 +176,9 @@ def _tls(settings: AMQPSettings, where: _Where) -> ssl.SSLContext | None:
         raise BrokerRefused(f"{where}: TLS cannot be set up with {files}: {error}", 0) from error
 
 
-def _explained(where: _Where, error: Exception, protocol: TapProtocol | None) -> ConnectionLost:
+def _as_our_error(
+    where: _ServerLabel, error: Exception, protocol: TapProtocol | None
+) -> ConnectionLost:
     """Our error for a failed attempt, by its cause: aio-pika has the same one for many."""
     if protocol is not None and protocol.tap.refusal is not None:
         code, _ = protocol.tap.refusal
@@ -186,7 +188,7 @@ def _explained(where: _Where, error: Exception, protocol: TapProtocol | None) ->
         return BrokerRefused(f"{where}: TLS failed: {error}", 0)
     if isinstance(error, AuthenticationError):
         return BrokerRefused(f"{where}: the broker does not offer this way to log in: {error}", 0)
-    if isinstance(error, _Unusable):
+    if isinstance(error, _UnsupportedBroker):
         return BrokerRefused(f"{where}: {error}, and workerkit cannot work without", 0)
     if isinstance(error, UnicodeError) and protocol is None:
         return BrokerRefused(f"{where}: this cannot be a host name: {error}", 0)
@@ -199,10 +201,10 @@ def _reason(error: Exception, protocol: TapProtocol | None) -> str:
         return str(error)
     if protocol is not None and protocol.reason != CLOSED:
         return protocol.reason
-    return unread(error) or "the server closed the connection during the login"
+    return failure_reason(error) or "the server closed the connection during the login"
 
 
-def unread(error: BaseException) -> str:
+def failure_reason(error: BaseException) -> str:
     """Why aiormq gave a connection up, if not because the other side closed it: else empty."""
     closed = isinstance(error.__cause__, asyncio.IncompleteReadError)
     if closed or isinstance(error, StopAsyncIteration | asyncio.CancelledError):
@@ -212,4 +214,4 @@ def unread(error: BaseException) -> str:
         text = str(error) or text
     else:
         text = f"what the server sent cannot be read: {text}"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return text if len(text) <= _MAX_REASON_LENGTH else f"{text[:_MAX_REASON_LENGTH]}…"
