@@ -42,12 +42,12 @@ class Acks:
 
     __slots__ = (
         "_channel",
-        "_sent_count",
         "_last",
         "_older",
         "_outstanding",
         "_pending",
         "_sent",
+        "_sent_count",
         "_soon",
         "_write",
         "in_doubt",

@@ -203,8 +203,8 @@ class Subscription:
         total = sum(isinstance(each, Subscription) for each in self._link.followers)
         reason = (
             f"{error.limit} leaves no channel for queue {self._queue.name!r}: "
-            f"{error.max_consumers} of {total} queues of connection {self._link.name!r} consume; raise the limit, or run "
-            "some of the consumers in another process"
+            f"{error.max_consumers} of {total} queues of connection {self._link.name!r} consume; "
+            "raise the limit, or run some of the consumers in another process"
         )
         self._part.waiting(reason)
         if not self._without_channel:
