@@ -16,7 +16,7 @@ from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND, PRECONDITION_FAILED
 from workerkit.amqp.confirms import (
     DEFAULT_EXCHANGE,
     TOO_LARGE,
-    NotTaken,
+    NotProcessed,
     Outgoing,
     Refused,
     Returned,
@@ -215,7 +215,7 @@ class Publisher:
                     sent = True
                     try:
                         await confirm
-                    except NotTaken:
+                    except NotProcessed:
                         sent = False
         except TimeoutError as error:
             raise route.late(where, message_id, timeout, sent=sent) from error
