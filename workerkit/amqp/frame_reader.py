@@ -8,8 +8,8 @@ from workerkit.amqp.frames import (
     BODY,
     DEFAULT_FRAME_MAX,
     HEADER,
-    LEAST_PROGRESS,
     METHOD,
+    MIN_PROGRESS,
     Content,
     Limits,
     MalformedFrame,
@@ -140,7 +140,7 @@ class Tap:
         """The frame that has come in part, else the messages that have."""
         if self._rest:
             what = f"a frame, of which {self._come} of at least {self._wanted} bytes came,"
-            yield Unfinished(self._interrupted, self._come, LEAST_PROGRESS, what)
+            yield Unfinished(self._interrupted, self._come, MIN_PROGRESS, what)
             return
         for channel, content in self._contents.items():
             come = 0 if content.properties is None else content.announced - content.missing

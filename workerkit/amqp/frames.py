@@ -9,7 +9,7 @@ DEFAULT_FRAME_MAX = 131_072
 
 _LEAST_FRAME_MAX = 4_096  # Everybody has to take frames of this size.
 _LONGER_HEADERS = 2**20
-LEAST_PROGRESS = 1024
+MIN_PROGRESS = 1024
 """Bytes of a frame. What a broken head swallows, such as heartbeats, is no progress."""
 
 
@@ -53,14 +53,14 @@ class Unfinished(NamedTuple):
 
     Attributes:
         key: The same as long as it is the same frame, the same message.
-        come: Bytes of it.
-        least: More bytes of it that count as progress.
+        received: Bytes of it.
+        min_progress: More bytes of it that count as progress.
         text: What it is, for people.
     """
 
     key: object
-    come: int
-    least: int
+    received: int
+    min_progress: int
     text: str
 
 

@@ -9,7 +9,7 @@ from workerkit.amqp.addresses import Attempt, Rotation
 from workerkit.amqp.channel_numbers import HIGHEST, ChannelLimit, parse_limit
 from workerkit.amqp.connection import Session, connect_to
 from workerkit.amqp.frames import MalformedFrame
-from workerkit.amqp.stalls import LOOKS, Stalls
+from workerkit.amqp.stalls import CHECKS, StallDetector
 from workerkit.connections import AMQPSettings
 from workerkit.observe import Connection, Event, Observer, tell
 from workerkit.places import in_a_line
@@ -144,13 +144,13 @@ class Link:
         """
         loop = asyncio.get_running_loop()
         limit = self._settings.heartbeat * _LOST_AFTER_HEARTBEATS
-        stalls = Stalls(limit)
+        stalls = StallDetector(limit)
         while not session.lost.done():
             silent = loop.time() - session.protocol.last_read
             if silent < limit:
-                await asyncio.wait([session.lost], timeout=min(limit - silent, limit / LOOKS))
+                await asyncio.wait([session.lost], timeout=min(limit - silent, limit / CHECKS))
                 unfinished = list(session.protocol.tap.unfinished())
-                if stalled := stalls.look(unfinished, loop.time()):
+                if stalled := stalls.check(unfinished, loop.time()):
                     session.protocol.give_up(MalformedFrame(stalled))
                     await asyncio.wait([session.lost])
                 continue
