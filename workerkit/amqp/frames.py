@@ -77,7 +77,7 @@ class Content:
         self.parts: list[bytes] | None = []  # None for one that is too large to be kept.
 
 
-def out_of_place(kind: int, channel: int) -> str:
+def misplaced_frame(kind: int, channel: int) -> str:
     """What is wrong with a frame that belongs to no message."""
     return f"a frame of type {kind} on channel {channel}, where it has no place"
 
