@@ -33,7 +33,7 @@ _HEARTBEAT = re.compile(r"[0-9]{1,5}")
 _HARMLESS_NAME = re.compile(r"[a-z_.-]{1,40}")
 _ANOTHER_URL = re.compile("[,;] *amqps?://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_LONGEST_SHORT_STRING = 255
+_MAX_SHORT_STRING = 255
 
 
 def check_broker_url(text: str) -> None:
@@ -77,7 +77,7 @@ def check_vhost(name: str) -> None:
     """
     if _CONTROL.search(name):
         raise _fault("should have no line break or other control character in the virtual host")
-    if len(name.encode(errors="replace")) > _LONGEST_SHORT_STRING:
+    if len(name.encode(errors="replace")) > _MAX_SHORT_STRING:
         raise _fault("should name a virtual host of at most 255 bytes, which is AMQP's limit")
 
 

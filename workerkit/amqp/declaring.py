@@ -8,7 +8,7 @@ import logging
 import re
 from typing import Any
 
-from workerkit.amqp.codes import LOCKED, NO_PERMISSION, NOT_FOUND
+from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND, RESOURCE_LOCKED
 from workerkit.amqp.connection import Session, scratch
 from workerkit.amqp.consumer import Declare
 from workerkit.amqp.queue import Exchange, Queue
@@ -129,7 +129,7 @@ async def _exists(session: Session, queue: Queue) -> bool:
         async with scratch(session) as channel:
             await channel.declare_queue(queue.name, passive=True)
     except BrokerRefused as error:
-        if error.code == LOCKED:
+        if error.code == RESOURCE_LOCKED:
             text = "another connection has declared it as exclusive, and holds it"
             raise QueueInUse(f"{error}: {text}") from error
         if error.code != NOT_FOUND:
@@ -209,9 +209,9 @@ async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any
     except BrokerRefused as error:
         if error.code == NOT_FOUND and is_unreachable(str(error)):
             raise _unreachable(queue, error) from error
-        if error.code == LOCKED and await _exists(session, queue):
+        if error.code == RESOURCE_LOCKED and await _exists(session, queue):
             text = "exists, and is not exclusive; change the class, or delete the queue"
-            raise BrokerRefused(f"queue {queue.name!r} {text}: {error}", LOCKED) from error
+            raise BrokerRefused(f"queue {queue.name!r} {text}: {error}", RESOURCE_LOCKED) from error
         if (found := _DIFFERS.search(str(error))) is None:
             raise
         argument, broker = found[1], found[2] or str(error)

@@ -130,7 +130,7 @@ class Publisher:
                 body, headers, message_id, correlation_id, priority, expiration,
                 content_type, content_encoding, type, reply_to, app_id, timestamp, user_id,
             )  # fmt: skip
-            if headers and exchange and outgoing.DELAY in headers:
+            if headers and exchange and outgoing.DELAY_HEADER in headers:
                 mandatory = False
             to = Destination(routing_key, exchange, connection, vhost, mandatory)
             return await self._observed(raw, told, to, timeout)

@@ -8,7 +8,7 @@ queue of that name exists, the broker refuses these declarations as well: they c
 import re
 from typing import Any, NamedTuple
 
-from workerkit.amqp.codes import LOCKED, PRECONDITION_FAILED
+from workerkit.amqp.codes import PRECONDITION_FAILED, RESOURCE_LOCKED
 from workerkit.amqp.connection import Session, scratch
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.queue import Queue
@@ -107,7 +107,7 @@ async def look_up(session: Session, queue: Queue) -> Found | None:
         except BrokerRefused as error:
             refused = error
         differs = _DIFFERS.search(str(refused)) if refused.code == PRECONDITION_FAILED else None
-        if refused.code == LOCKED:
+        if refused.code == RESOURCE_LOCKED:
             return Found("classic", {})  # Only those are exclusive.
         if differs is None:
             return None

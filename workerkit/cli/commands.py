@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
-from workerkit.amqp.outgoing import DELAY, message
+from workerkit.amqp.outgoing import DELAY_HEADER, message
 from workerkit.amqp.publisher import Destination
 from workerkit.amqp.queue import Queue
 from workerkit.assembly import Assembly
@@ -187,7 +187,7 @@ def publish(
     with faults(traceback):
         chosen = settings_of(target, container)
         to = Destination(
-            routing_key, exchange, connection, mandatory=not (exchange and DELAY in headers)
+            routing_key, exchange, connection, mandatory=not (exchange and DELAY_HEADER in headers)
         )
         try:
             raw, properties = message(
