@@ -35,7 +35,7 @@ _UNREACHABLE = re.compile(
 
 # RabbitMQ closes the whole connection, with 541, where it has to cut a text within such a name.
 # Measured on 4.0.5 and 4.3.6; 3.10.8 cuts it anywhere.
-_CUTS_WRONGLY = (4,)
+_CUTS_INSIDE_CHARACTERS = (4,)
 _SAFE_BYTES = 150
 
 
@@ -43,7 +43,7 @@ class Unreachable(BrokerRefused):
     """A queue exists, and no node serves it now. It is not missing and is not declared again."""
 
 
-class Differs(BrokerRefused):
+class DeclaredDifferently(BrokerRefused):
     """A queue exists, and is declared otherwise.
 
     Attributes:
@@ -87,19 +87,19 @@ async def available(
 async def _compare(session: Session, queue: Queue, existing: Queue) -> None:
     if existing.is_plain:
         return
-    error = await differs(session, queue)
+    error = await find_difference(session, queue)
     if error is not None and existing != queue and error.argument == "x-queue-type":
-        error = await differs(session, existing)
+        error = await find_difference(session, existing)
     if error is not None:
         raise error
 
 
-async def differs(session: Session, queue: Queue) -> Differs | None:
+async def find_difference(session: Session, queue: Queue) -> DeclaredDifferently | None:
     """Compare a queue that exists with its declaration; None also where that is not permitted."""
     try:
         # The broker compares, and declares nothing.
         await _declare_queue(session, queue)
-    except Differs as error:
+    except DeclaredDifferently as error:
         return error
     except BrokerRefused as error:
         if error.code != NO_PERMISSION:
@@ -142,7 +142,11 @@ async def _exists(session: Session, queue: Queue) -> bool:
 
 def _check_safe(session: Session, kind: str, name: str) -> None:
     """Refuse a name that would cost everybody their connection as soon as the broker quotes it."""
-    if name.isascii() or session.version < _CUTS_WRONGLY or len(name.encode()) <= _SAFE_BYTES:
+    if (
+        name.isascii()
+        or session.version < _CUTS_INSIDE_CHARACTERS
+        or len(name.encode()) <= _SAFE_BYTES
+    ):
         return
     version = ".".join(map(str, session.version))
     raise BrokerRefused(
@@ -222,4 +226,4 @@ async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any
         )
         if queue.has_no_limit and argument == "x-delivery-limit":
             text += "; RabbitMQ before 4.0 takes -1 for 0, and drops what is returned once"
-        raise Differs(text, error.code, argument) from error
+        raise DeclaredDifferently(text, error.code, argument) from error
