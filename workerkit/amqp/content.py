@@ -11,21 +11,21 @@ from encodings.aliases import aliases
 from functools import lru_cache, partial
 from typing import Any
 
-from workerkit.amqp.properties import labels, readable
+from workerkit.amqp.properties import content_labels, readable
 from workerkit.errors import InvalidBody
 
-LARGEST = 128 * 1024 * 1024
+MAX_DECODED = 128 * 1024 * 1024
 """Bytes that a compressed body may have when it is decompressed: RabbitMQ's own limit until 3.13.
 Compression makes up to a thousand bytes of one, so the size of the message is no limit for this."""
 
-_MOST_ENCODINGS = 5
-_MOST_PARTS = 10_000
+_MAX_ENCODINGS = 5
+_MAX_PARTS = 10_000
 _CHUNK = 16 * 1024
 _GZIP = b"\x1f\x8b\x08"
-_HEADS = {"gzip": _GZIP, "x-gzip": _GZIP, "zstd": b"\x28\xb5\x2f\xfd"}
+_SIGNATURES = {"gzip": _GZIP, "x-gzip": _GZIP, "zstd": b"\x28\xb5\x2f\xfd"}
 _UTF_8 = "utf_8"
 # Names that mean "as it is", in use for messages as well as for mail.
-_NOTHING = frozenset({"", "identity", "none", "binary", "7bit", "8bit"})
+_NO_ENCODING = frozenset({"", "identity", "none", "binary", "7bit", "8bit"})
 # Python's codecs that are no charsets, or that a sender could make slow.
 _NO_CHARSETS = {"base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec"}
 _NO_CHARSETS |= {"zlib_codec", "utf_7", "mbcs", "oem"}
@@ -42,7 +42,7 @@ class Content:
 
     Attributes:
         unknown: What of it nobody here knows, as the beginning of a sentence; empty for most. The
-            body stays as it came then: what it is labelled with may be wrong.
+            body stays as it came then: what it is encode_body with may be wrong.
     """
 
     def __init__(self, content_encoding: str | None, content_type: str | None) -> None:
@@ -54,7 +54,7 @@ class Content:
             self.unknown = f"charset {charset!r} is not known"
         for each in (content_encoding or "").split(","):
             name = each.strip().lower()
-            if name in _NOTHING:
+            if name in _NO_ENCODING:
                 continue
             if name in _DECODERS:
                 self._encodings.append(name)
@@ -74,38 +74,38 @@ class Content:
         came: `handle` may know better.
 
         Args:
-            largest: Bytes that it may have then; None for `LARGEST`.
+            largest: Bytes that it may have then; None for `MAX_DECODED`.
 
         Raises:
             InvalidBody: It is not encoded like that, or is larger.
         """
         if not self._is_decodable or not (self._encodings or (text and self._codec)):
             return raw
-        if len(self._encodings) > _MOST_ENCODINGS:
+        if len(self._encodings) > _MAX_ENCODINGS:
             raise InvalidBody(
-                f"content_encoding has {len(self._encodings)} parts, more than {_MOST_ENCODINGS}"
+                f"content_encoding has {len(self._encodings)} parts, more than {_MAX_ENCODINGS}"
             )
-        came = raw
+        original = raw
         try:
             for name in reversed(self._encodings):
-                raw = _undone(name, raw, LARGEST if largest is None else largest)
+                raw = _decode_one(name, raw, MAX_DECODED if largest is None else largest)
         except _WrongLabel:
             if text:
                 raise
-            return came
+            return original
         return self._as_utf_8(raw, self._codec) if text and self._codec else raw
 
-    def encode(self, raw: bytes, *, ours: bool) -> bytes:
+    def encode(self, raw: bytes, *, own_text: bool) -> bytes:
         """Do to a body what the properties say of it.
 
         Args:
-            ours: It is UTF-8 text that was written here. Other bytes are left alone where they are
+            own_text: It is UTF-8 text that was written here. Other bytes are left alone where they are
                 encoded already, or are said to be.
 
         Raises:
             ValueError: It cannot be done.
         """
-        if ours:
+        if own_text:
             if self.unknown:
                 raise ValueError(f"{self.unknown}; publish bytes that are encoded already")
             raw = self._from_utf_8(raw, self._codec) if self._codec else raw
@@ -114,7 +114,7 @@ class Content:
         for name in self._encodings:
             if (write := _ENCODERS.get(name)) is not None:
                 raw = write(raw)
-            elif ours:
+            elif own_text:
                 raise ValueError(
                     f"content_encoding is {name!r}: workerkit writes gzip and deflate only;"
                     " publish bytes that are encoded already"
@@ -154,15 +154,15 @@ def content(properties: bytes) -> Content:
 
 @lru_cache(maxsize=256)
 def _content(head: bytes) -> Content:
-    content_type, content_encoding = labels(head)
+    content_type, content_encoding = content_labels(head)
     return Content(readable(content_encoding), readable(content_type))
 
 
-def labelled(
-    raw: bytes, ours: bool, content_type: str | None, content_encoding: str | None
+def encode_body(
+    raw: bytes, own_text: bool, content_type: str | None, content_encoding: str | None
 ) -> bytes:
     """A body as these properties promise it, see `Content.encode`."""
-    return Content(content_encoding, content_type).encode(raw, ours=ours)
+    return Content(content_encoding, content_type).encode(raw, own_text=own_text)
 
 
 def _charset_of(content_type: str) -> str:
@@ -178,25 +178,25 @@ def _codec(charset: str) -> str | None:
     return _CHARSETS.get(charset.replace("-", "_").replace(" ", "_").replace(":", "_"))
 
 
-def _undone(name: str, raw: bytes, largest: int) -> bytes:
+def _decode_one(name: str, raw: bytes, largest: int) -> bytes:
     try:
         return _DECODERS[name](raw, largest)
     except _TooLarge:
         text = f"it has more than {largest} bytes when decoded"
     except _Malformed as error:
         text = str(error)
-        if not _begins(name, raw):
+        if not _has_signature(name, raw):
             raise _WrongLabel(f"the body does not fit its content_encoding {name!r}") from None
     except ImportError as error:
         raise InvalidBody(f"content_encoding {name!r} needs the package {error.name}") from None
     raise InvalidBody(f"the body does not fit its content_encoding {name!r}: {text}")
 
 
-def _begins(name: str, raw: bytes) -> bool:
+def _has_signature(name: str, raw: bytes) -> bool:
     """Whether a body that cannot be decoded at least begins as the encoding does."""
     if name in ("deflate", "zlib"):
         return len(raw) > 1 and raw[0] & 0x0F == 8 and int.from_bytes(raw[:2], "big") % 31 == 0
-    return raw.startswith(_HEADS.get(name, b""))
+    return raw.startswith(_SIGNATURES.get(name, b""))
 
 
 class _WrongLabel(InvalidBody):
@@ -220,7 +220,7 @@ def _read_all(start: Callable[[], Any], error: type[Exception], raw: bytes, larg
     """
     parts: list[bytes] = []
     left, position = largest, 0
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         stream = start()
         while not stream.eof:
             data = raw[position : position + _CHUNK]
@@ -238,7 +238,7 @@ def _read_all(start: Callable[[], Any], error: type[Exception], raw: bytes, larg
         position -= len(stream.unused_data)
         if position == len(raw) or (raw[position] == 0 and not raw[position:].strip(b"\0")):
             return b"".join(parts)
-    raise _Malformed(f"it consists of more than {_MOST_PARTS} parts")
+    raise _Malformed(f"it consists of more than {_MAX_PARTS} parts")
 
 
 def _gunzipped(raw: bytes, largest: int) -> bytes:
@@ -301,7 +301,7 @@ def _is_encoded(name: str, raw: bytes) -> bool:
     if name not in _ENCODERS:
         return True
     try:
-        _inflated(raw, LARGEST)
+        _inflated(raw, MAX_DECODED)
     except (_Malformed, _TooLarge):
         return False
     return True

@@ -51,7 +51,7 @@ class Handled:
         """
         if not message.message_id:
             return
-        key = (place, message.fingerprint), message.circumstances
+        key = (place, message.fingerprint), message.metadata_digest
         times, _ = self._in_doubt.pop(key, (0, 0.0))
         self._in_doubt[key] = times + 1, monotonic()
         while len(self._in_doubt) > _REMEMBERED:
@@ -68,7 +68,7 @@ class Handled:
         return times > 0 or (bool(self._in_doubt) and self._resolve(key, message))
 
     def _resolve(self, key: _Key, message: AMQPMessage[Any]) -> bool:
-        whole = key, message.circumstances
+        whole = key, message.metadata_digest
         times, since = self._in_doubt.pop(whole, (0, 0.0))
         if times > 1:
             self._in_doubt[whole] = times - 1, since

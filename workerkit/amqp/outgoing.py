@@ -9,7 +9,7 @@ from time import time
 from typing import Any
 
 from workerkit.amqp import table
-from workerkit.amqp.content import labelled
+from workerkit.amqp.content import encode_body
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.queue import Exchange
 from workerkit.codec import encode
@@ -81,7 +81,7 @@ def message(
     """
     raw, kind = encode(body)
     if content_type is not None or content_encoding is not None:
-        raw = labelled(raw, not isinstance(body, _BYTES), content_type, content_encoding)
+        raw = encode_body(raw, not isinstance(body, _BYTES), content_type, content_encoding)
         kind = kind if content_type is None else content_type
     if priority is not None and not 0 <= priority <= 255:
         raise ValueError(f"priority is {priority}: it must be 0 to 255")
