@@ -22,11 +22,11 @@ from workerkit.supervisor import Backoff, paused
 log = logging.getLogger(__name__)
 
 DEAD_LETTER_EXCHANGE = "x-dead-letter-exchange"
-_HELD = (
+_HELD_OVERSIZED = (
     "queue {0.queue!r} has a message of {0.size} bytes, more than {0.setting} allows, and no "
     "dead_letter_exchange that would take it"
 )
-_DONE = {
+_OVERSIZED_RESULTS = {
     Action.ACK: "skipped; it stays in the stream",
     Action.REJECT: "rejected to the queue's dead_letter_exchange",
     Action.DEAD_LETTER: "held unacknowledged, as the queue has no dead_letter_exchange",
@@ -80,7 +80,7 @@ class Settling:
             self._progressed(message)
             return action, message.acks.ack(message.tag, message)
         if isinstance(message, Oversized) and action is Action.DEAD_LETTER:
-            return self._unread(message)
+            return self._settle_oversized(message)
         if action is Action.REJECT:
             return action, message.acks.reject(message.tag, requeue=False)
         if action is Action.RETRY:
@@ -150,20 +150,20 @@ class Settling:
         """Whether the queue would not take the message, or drop it."""
         return message.queue in self._streams or self.safe_requeue.failed_too_often(message)
 
-    def _unread(self, message: Oversized) -> tuple[Action, bool]:
+    def _settle_oversized(self, message: Oversized) -> tuple[Action, bool]:
         """Settle a dead letter of which there can be no copy, as its body was not kept.
 
         Without the queue's dead-letter exchange it stays unsettled, rather than be lost: other
         messages go on. A stream keeps it anyway.
         """
         if message.queue in self._streams:
-            done, settled = Action.ACK, message.acks.ack(message.tag)
+            action, settled = Action.ACK, message.acks.ack(message.tag)
         elif DEAD_LETTER_EXCHANGE in self._queues[message.queue].declared_arguments:
-            done, settled = Action.REJECT, message.acks.reject(message.tag, requeue=False)
+            action, settled = Action.REJECT, message.acks.reject(message.tag, requeue=False)
         else:
-            done, settled = Action.DEAD_LETTER, False
+            action, settled = Action.DEAD_LETTER, False
             if message.queue in self.parts:
-                self.parts[message.queue].waiting(_HELD.format(message))
+                self.parts[message.queue].waiting(_HELD_OVERSIZED.format(message))
         log.error(
             "message is too large to be read",
             extra={
@@ -171,10 +171,10 @@ class Settling:
                 "delivery": repr(message),
                 "size": message.size,
                 "limited_by": message.setting,
-                "done": _DONE[done],
+                "done": _OVERSIZED_RESULTS[done],
             },
         )
-        return done, settled
+        return action, settled
 
     async def _buried(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
         """Move to the dead letters; False where that failed, and the original has to stay."""
