@@ -90,7 +90,7 @@ class Channel:
 
     async def consume(self, queue: str, tag: str, arguments: dict[str, Any]) -> None:
         """Start a consumer. Its messages may come before this returns."""
-        self._channel.consumers[tag] = self._untapped
+        self._channel.consumers[tag] = self._on_bypassed_delivery
         await self._ask(
             f"basic.consume of {queue!r}",
             self._channel.rpc(Consume(queue=queue, consumer_tag=tag, arguments=arguments)),
@@ -206,12 +206,12 @@ class Channel:
             self.acks.fence()
             raise
 
-    async def _untapped(self, message: object) -> None:
+    async def _on_bypassed_delivery(self, message: object) -> None:
         """aiormq's own consumer callback: the tap leaves it nothing to do.
 
         A message that nobody handles would block its place in the prefetch for ever.
         """
-        self._session.abort("a message went past the tap")
+        self._session.abort("internal error: delivery bypassed the frame reader")
 
     def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
         if closing is self._session.protocol.lost or not self.acks.lost:

@@ -217,7 +217,7 @@ class AMQPMessage(Delivery, Generic[T]):
         # Of a try in place, which no header counts.
         self.__dict__["attempt"] = attempt
 
-    def returned(self) -> None:
+    def count_failure_in_place(self) -> None:
         """It could not go back, and is handled again where it is: nothing is decided."""
         self.__dict__["returns"] = self.returns + 1
         self.fate = self.after = None

@@ -164,7 +164,7 @@ class SafeRequeue:
                 return
             log.exception("message could not be moved and stays", extra=self._log_fields(message))
             if await paused(_BEFORE_NEXT_TRY, self._stopping) and not message.acks.lost:
-                message.returned()
+                message.count_failure_in_place()
                 self.handle_again(message)
         else:
             message.acks.ack(message.tag)
