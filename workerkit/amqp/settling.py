@@ -171,7 +171,7 @@ class Settling:
                 "delivery": repr(message),
                 "size": message.size,
                 "limited_by": message.setting,
-                "done": _OVERSIZED_RESULTS[done],
+                "done": _OVERSIZED_RESULTS[action],
             },
         )
         return action, settled
