@@ -90,7 +90,7 @@ def check_credential(value: str) -> None:
     if value != value.strip():
         raise _fault(
             "should not begin or end with a space or line break: files of secrets often end with"
-            " one; write it percent-encoded in the URL where it is meant"
+            " one; write it percent-encoded in the URL if it is intended"
         )
     if _CONTROL.search(value):
         raise _fault("should have no line break or other control character")
@@ -127,7 +127,7 @@ def _check_query(url: URL) -> None:
             raise _fault(f"should not have {name!r} in its query: set {_SETTINGS[name]} instead")
         # Whatever else stands there may be a part of a password.
         shown = repr(name) if _PRINTABLE_NAME.fullmatch(name) else "such a part"
-        raise _fault(f"should not have {shown} in its query: only heartbeat is known there")
+        raise _fault(f"should not have {shown} in its query: only heartbeat is supported")
     values = url.query.getall("heartbeat", [])
     if len(values) > 1 or not all(map(_is_heartbeat, values)):
         raise _fault("should have one heartbeat in its query, from 1 to 65535 seconds")

@@ -421,7 +421,7 @@ def test_fr8_a_body_fits_into_the_frames_that_were_agreed_on(
     if fits:
         assert tap.feed(pack(">BHI", BODY, TAPPED, size)) == b""
     else:
-        with pytest.raises(MalformedFrame, match=f"type 3 and {size} bytes, where"):
+        with pytest.raises(MalformedFrame, match=f"type 3 with {size} bytes: the limit is"):
             tap.feed(pack(">BHI", BODY, TAPPED, size))
 
 

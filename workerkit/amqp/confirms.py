@@ -200,7 +200,7 @@ class Confirms:
         if tag == 0 and multiple:
             tag = self._published  # All of them, AMQP says.
         if tag > self._published or not (multiple or tag in self._pending):
-            raise MalformedFrame(f"a confirm of {tag}, for which no publish waits")
+            raise MalformedFrame(f"a confirm for tag {tag}, which no publish waits for")
         self.last_confirm = self._loop.time()
         tags = list(takewhile(lambda each: each <= tag, self._pending)) if multiple else [tag]
         for each in tags:

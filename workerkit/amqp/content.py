@@ -1,6 +1,6 @@
-"""What the properties say of a body: its `content_encoding`, and the charset of its type.
+"""Decode and encode bodies by their properties: `content_encoding`, and the charset of the type.
 
-A sender decides what stands there, so everything here is bounded, and every fault is `InvalidBody`.
+The sender chooses the properties. So all work here is bounded, and every error is `InvalidBody`.
 """
 
 import gzip
@@ -26,7 +26,7 @@ _SIGNATURES = {"gzip": _GZIP, "x-gzip": _GZIP, "zstd": b"\x28\xb5\x2f\xfd"}
 _UTF_8 = "utf_8"
 # Names that mean "as it is", in use for messages as well as for mail.
 _NO_ENCODING = frozenset({"", "identity", "none", "binary", "7bit", "8bit"})
-# Python's codecs that are no charsets, or that a sender could make slow.
+# Python's codecs that are not charsets, or that a sender could use to slow the process down.
 _NO_CHARSETS = {"base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec"}
 _NO_CHARSETS |= {"zlib_codec", "utf_7", "mbcs", "oem"}
 _CHARSETS = {
@@ -68,16 +68,16 @@ class Content:
         self._codec = None if codec == _UTF_8 else codec
 
     def decode(self, raw: bytes, *, text: bool, largest: int | None = None) -> bytes:
-        """Undo the encodings; of text also the charset, so that it is UTF-8.
+        """Decode a body; text also from its charset to UTF-8.
 
-        Bytes that do not even begin as their encoding does have a wrong label, and stay as they
-        came: `handle` may know better.
+        Bytes that do not have the signature of their encoding are returned as they are: the
+        property is wrong.
 
         Args:
-            largest: Bytes that it may have then; None for `MAX_DECODED`.
+            largest: The largest size of the result in bytes; None for `MAX_DECODED`.
 
         Raises:
-            InvalidBody: It is not encoded like that, or is larger.
+            InvalidBody: The body does not match its encoding, or the result is larger.
         """
         if not self._is_decodable or not (self._encodings or (text and self._codec)):
             return raw
@@ -96,14 +96,14 @@ class Content:
         return self._as_utf_8(raw, self._codec) if text and self._codec else raw
 
     def encode(self, raw: bytes, *, own_text: bool) -> bytes:
-        """Do to a body what the properties say of it.
+        """Encode a body according to its properties.
 
         Args:
-            own_text: It is UTF-8 text that was written here. Other bytes are left alone where they are
-                encoded already, or are said to be.
+            own_text: The body is UTF-8 text that workerkit encoded. Other bytes are not changed
+                if they are encoded already, or if their encoding is not known.
 
         Raises:
-            ValueError: It cannot be done.
+            ValueError: The body cannot be encoded like that.
         """
         if own_text:
             if self.unknown:
@@ -131,7 +131,7 @@ class Content:
         except UnicodeError as error:
             at = f" at byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
             text = f"the body is not text in charset {self._charset!r}{at}"
-            # Not chained: an error of a codec has the body in it.
+            # Not chained: the error of a codec contains the body.
             raise InvalidBody(text) from None
 
     def _from_utf_8(self, raw: bytes, codec: str) -> bytes:
@@ -142,7 +142,7 @@ class Content:
 
 
 def content(properties: bytes) -> Content:
-    """Read what properties say of their body; those of most messages say the same."""
+    """Read how a body is encoded from its properties; the result is cached."""
     try:
         end = 3 + properties[2] if properties[0] & 0x80 else 2
         if properties[0] & 0x40:
@@ -161,7 +161,7 @@ def _content(head: bytes) -> Content:
 def encode_body(
     raw: bytes, own_text: bool, content_type: str | None, content_encoding: str | None
 ) -> bytes:
-    """A body as these properties promise it, see `Content.encode`."""
+    """Encode a body according to these properties, see `Content.encode`."""
     return Content(content_encoding, content_type).encode(raw, own_text=own_text)
 
 
@@ -174,7 +174,7 @@ def _charset_of(content_type: str) -> str:
 
 
 def _codec(charset: str) -> str | None:
-    """Python's codec for a charset; never by `codecs.lookup`, which keeps every unknown name."""
+    """Python's codec for a charset; not by `codecs.lookup`, which caches every unknown name."""
     return _CHARSETS.get(charset.replace("-", "_").replace(" ", "_").replace(":", "_"))
 
 
@@ -193,30 +193,30 @@ def _decode_one(name: str, raw: bytes, largest: int) -> bytes:
 
 
 def _has_signature(name: str, raw: bytes) -> bool:
-    """Whether a body that cannot be decoded at least begins as the encoding does."""
+    """Whether a body that cannot be decoded has the signature of the encoding."""
     if name in ("deflate", "zlib"):
         return len(raw) > 1 and raw[0] & 0x0F == 8 and int.from_bytes(raw[:2], "big") % 31 == 0
     return raw.startswith(_SIGNATURES.get(name, b""))
 
 
 class _WrongLabel(InvalidBody):
-    """A body is something else than its encoding says."""
+    """The body does not have the signature of its encoding."""
 
 
 class _TooLarge(Exception):
-    """More than is allowed came out of it."""
+    """The decompressed body is larger than allowed."""
 
 
 class _Malformed(Exception):
-    """It is not encoded like that."""
+    """The body does not match its encoding."""
 
 
 def _read_all(start: Callable[[], Any], error: type[Exception], raw: bytes, largest: int) -> bytes:
-    """Decompress streams that follow each other, in small steps: a few bytes may be very much.
+    """Decompress concatenated streams, in small steps: a few bytes may expand to a lot.
 
     Args:
-        start: Makes the decompressor of one stream.
-        error: What it raises.
+        start: Creates the decompressor of one stream.
+        error: The exception that the decompressor raises.
     """
     parts: list[bytes] = []
     left, position = largest, 0
@@ -228,7 +228,7 @@ def _read_all(start: Callable[[], Any], error: type[Exception], raw: bytes, larg
             if not data:
                 raise _Malformed("it ends too early")
             try:
-                # Of what comes out all is taken, or it is too large: nothing is left inside.
+                # One byte more than allowed is enough to find that the body is too large.
                 parts.append(stream.decompress(data, left + 1))
             except error:
                 raise _Malformed("it is something else, or damaged") from None
@@ -246,7 +246,7 @@ def _gunzipped(raw: bytes, largest: int) -> bytes:
 
 
 def _inflated(raw: bytes, largest: int) -> bytes:
-    """With zlib's head, as the standard of HTTP has it, or without, as many senders do."""
+    """With the zlib header, as HTTP requires, or without, as many senders do."""
     malformed = None
     for bits in (zlib.MAX_WBITS, -zlib.MAX_WBITS):
         try:
@@ -276,7 +276,7 @@ class _Brotli:
     def __init__(self) -> None:
         try:
             self._stream = importlib.import_module("brotli").Decompressor()
-            # Since 1.2 it can be told to stop.
+            # Since 1.2 its output can be limited.
             _ = self._stream.can_accept_more_data
         except (ImportError, AttributeError) as error:
             raise ImportError(name="Brotli (1.2 or newer)") from error
@@ -290,12 +290,12 @@ class _Brotli:
 
 
 def _unbrotli(raw: bytes, largest: int) -> bytes:
-    _Brotli()  # Else there is no such error, either.
+    _Brotli()  # Raises ImportError if the package is missing.
     return _read_all(_Brotli, importlib.import_module("brotli").error, raw, largest)
 
 
 def _is_encoded(name: str, raw: bytes) -> bool:
-    """Whether bytes are in one of the encodings that are written here."""
+    """Whether bytes are encoded already."""
     if name in ("gzip", "x-gzip"):
         return raw.startswith(_GZIP)
     if name not in _ENCODERS:

@@ -130,7 +130,7 @@ async def _exists(session: Session, queue: Queue) -> bool:
             await channel.declare_queue(queue.name, passive=True)
     except BrokerRefused as error:
         if error.code == RESOURCE_LOCKED:
-            text = "another connection has declared it as exclusive, and holds it"
+            text = "another connection has declared it as exclusive"
             raise QueueInUse(f"{error}: {text}") from error
         if error.code != NOT_FOUND:
             raise
@@ -225,5 +225,5 @@ async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any
             f"the broker: {broker}; change the class, or delete the queue"
         )
         if queue.has_no_limit and argument == "x-delivery-limit":
-            text += "; RabbitMQ before 4.0 takes -1 for 0, and drops what is returned once"
+            text += "; RabbitMQ before 4.0 treats -1 as 0, and drops a message when it is requeued"
         raise DeclaredDifferently(text, error.code, argument) from error

@@ -139,12 +139,12 @@ class Tap:
     def unfinished(self) -> Iterator[Unfinished]:
         """The frame that has come in part, else the messages that have."""
         if self._rest:
-            what = f"a frame, of which {self._received} of at least {self._needed} bytes came,"
+            what = f"a frame with {self._received} of at least {self._needed} bytes"
             yield Unfinished(self._frame_key, self._received, MIN_PROGRESS, what)
             return
         for channel, content in self._contents.items():
             received = 0 if content.properties is None else content.announced - content.missing
-            what = f"a message on channel {channel}, of which {received} bytes came,"
+            what = f"a message on channel {channel} with {received} bytes received"
             yield Unfinished(content, received, 1, what)
 
     def _whole_frame(self, chunk: bytes) -> bytes:

@@ -44,8 +44,8 @@ class Limits:
     def explain(self, kind: int, length: int) -> str:
         """What is wrong with a head that the limits refuse."""
         if self.by_type[kind] < 0:
-            return f"a frame of type {kind}, where 1, 2, 3 and 8 exist"
-        return f"a frame of type {kind} and {length} bytes, where {self.by_type[kind]} are allowed"
+            return f"an unknown frame type {kind}: AMQP has 1, 2, 3 and 8"
+        return f"a frame of type {kind} with {length} bytes: the limit is {self.by_type[kind]}"
 
 
 class Unfinished(NamedTuple):
@@ -79,7 +79,7 @@ class Content:
 
 def misplaced_frame(kind: int, channel: int) -> str:
     """What is wrong with a frame that belongs to no message."""
-    return f"a frame of type {kind} on channel {channel}, where it has no place"
+    return f"a frame of type {kind} on channel {channel} that belongs to no message"
 
 
 def ends_with_texts(payload: bytes, position: int, number: int) -> bool:

@@ -10,7 +10,7 @@ from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.oversized import Oversized
 
 _U64 = Struct(">Q").unpack_from
-_NO_SUCH_CONSUMER = "a delivery to a consumer that is not there"
+_NO_SUCH_CONSUMER = "a delivery to an unknown consumer"
 
 
 class Inlet:

@@ -82,7 +82,9 @@ class PublishingChannels:
         """
         size = len(message.body)
         if self._largest is not None and size > self._largest:
-            raise MessageTooLarge(f"it has {size} bytes, and the broker takes {self._largest}")
+            raise MessageTooLarge(
+                f"it has {size} bytes, and the broker accepts at most {self._largest}"
+            )
         if self._shared is not None and self._shared.lost:
             self._reset()
         while (new := self._unproven(message, exchange)) is not None:

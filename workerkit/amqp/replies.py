@@ -73,7 +73,9 @@ class Replies:
         seconds = RPC_DEADLINE if seconds is None else seconds
         sent = self._clock()
         self._unanswered = min(self._unanswered, sent)
-        late = ConnectionLost(f"no answer to {what} within {seconds:g} s, or the channel went")
+        late = ConnectionLost(
+            f"no answer to {what} within {seconds:g} s, or the channel was closed"
+        )
         try:
             reply = await translate_errors(what, within(seconds, call, late))
         except ConnectionLost as error:
@@ -87,9 +89,9 @@ class Replies:
 
     def _handle_late_reply(self, what: str, sent: float, seconds: float) -> None:
         if self._socket.last_read <= sent:
-            self._abort(f"no answer to {what} within {seconds:g} s, nor anything else")
+            self._abort(f"no answer to {what} within {seconds:g} s, and no other bytes arrived")
         elif self._clock() - self._unanswered >= seconds * _UNANSWERED_FACTOR:
-            self._abort(f"no answer to {what}, nor to other requests of the last seconds")
+            self._abort(f"no answer to {what}, and none to any other request in the last seconds")
 
 
 class DiscardingSink:

@@ -108,7 +108,9 @@ class SafeRequeue:
             await self._move(message, failed=True)
         except Exception:
             log.warning(
-                "redelivered message was not copied", exc_info=True, extra=self._log_fields(message)
+                "redelivered message could not be copied",
+                exc_info=True,
+                extra=self._log_fields(message),
             )
             return False
         message.acks.ack(message.tag)

@@ -24,12 +24,12 @@ log = logging.getLogger(__name__)
 DEAD_LETTER_EXCHANGE = "x-dead-letter-exchange"
 _HELD_OVERSIZED = (
     "queue {0.queue!r} has a message of {0.size} bytes, more than {0.setting} allows, and no "
-    "dead_letter_exchange that would take it"
+    "dead_letter_exchange to reject it to"
 )
 _OVERSIZED_RESULTS = {
     Action.ACK: "skipped; it stays in the stream",
     Action.REJECT: "rejected to the queue's dead_letter_exchange",
-    Action.DEAD_LETTER: "held unacknowledged, as the queue has no dead_letter_exchange",
+    Action.DEAD_LETTER: "left unacknowledged: the queue has no dead_letter_exchange",
 }
 
 

@@ -47,5 +47,5 @@ class StallDetector:
             seen.checks += 1
             self._seen[each.key] = seen
             if seen.checks > CHECKS and now - seen.since >= self._seconds:
-                return f"{each.text} does not go on for {now - seen.since:.1f} s"
+                return f"{each.text} made no progress for {now - seen.since:.1f} s"
         return ""

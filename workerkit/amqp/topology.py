@@ -136,7 +136,7 @@ class Topology:
         self._late_checks.add(checking)
         checking.add_done_callback(self._on_late_answers)
         names = ", ".join(each.queue.name for each in needed)
-        text = f"no answer about {names} within {seconds:g} s"
+        text = f"no answer for {names} within {seconds:g} s"
         log.warning(_CONSUMING_WITHOUT, extra={"consumer": self._consumer, "reason": text})
         return None
 
@@ -190,7 +190,7 @@ class Topology:
         typed = self._declare != "never" and queue != self._written[queue.name]
         if typed and found.type != queue.type:
             log.info(
-                "queue exists with another type than the setting and is used as it is",
+                "queue exists with another type than QUEUE_TYPE and is used unchanged",
                 extra={**fields, "setting": queue.type},
             )
         if found.type == "quorum" and "x-dead-letter-exchange" not in found.arguments:

@@ -105,17 +105,18 @@ async def opened(where: Whereabouts) -> AsyncIterator[Browser]:
 
 
 async def keep_in_queue(browser: Browser, message: AMQPMessage[Any]) -> None:
-    """Let a message stay where it is.
+    """Keep a message in its queue.
 
     Raises:
-        RunError: It came back so often that another look may destroy it, and cannot be copied.
+        RunError: RabbitMQ may drop the message when it is requeued once more, and no copy could be
+            published.
     """
     try:
         await browser.keep(message)
     except PublishError as error:
         name = printable(message.message_id or "-")
         raise RunError(
-            f"stopped: message {name!r} in {message.queue!r} has come back "
+            f"stopped: message {name!r} in {message.queue!r} was requeued "
             f"{message.delivery_count} times; RabbitMQ drops it beyond the queue's delivery limit, "
             f"and no copy could be left in its place: {error}; grant write on the default "
             "exchange, or declare the queue without a delivery limit"
@@ -126,7 +127,7 @@ def _report_copied(browser: Browser) -> None:
     if browser.copied:
         print(
             f"{browser.copied} messages of {printable(browser.queue)!r} were moved to its end: the "
-            "queue counts every look, and drops a message beyond its delivery limit; declare it "
+            "queue counts every read, and drops a message beyond its delivery limit; declare it "
             "with x-delivery-limit=-1 (RabbitMQ 4), or classic",
             file=sys.stderr,
         )

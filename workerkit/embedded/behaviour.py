@@ -21,28 +21,29 @@ class Behaviour:
     Attributes:
         release: What `connection.start` states as the version.
         mechanisms: How clients may log in.
-        unknown_protocol_reply: The answer to a client that speaks something else.
-        smallest_frame: Bytes; a client that wants less is not let in.
-        max_message: Bytes of a body at most.
-        unknown_exchange_type: Reply code for an exchange type that nobody knows.
+        unknown_protocol_reply: The answer to a client that sends another protocol header.
+        smallest_frame: The smallest `frame_max` of a client, in bytes.
+        max_message: The largest body, in bytes.
+        unknown_exchange_type: Reply code for an unknown exchange type.
         floats_equal_integers: In headers exchanges, 5 and 5.0 are the same.
         sorts_headers: Headers arrive sorted by name.
-        reports_queue_type: A queue that was declared without a type has `x-queue-type` all the same.
+        reports_queue_type: A queue that was declared without a type has `x-queue-type` as well.
         classic_leader_locator: Classic queues may have `x-queue-leader-locator`.
         locators: Its values.
         queue_versions: Values of `x-queue-version`.
         master_locator: `x-queue-master-locator` is permitted.
         checks_consumer_timeout: `x-consumer-timeout` has to be a number, of a quorum queue.
         delivery_limit: Of a quorum queue that is declared without one.
-        negative_is_unlimited: A delivery limit below zero is none; else the first return exceeds it.
+        negative_is_unlimited: A delivery limit below zero means none; else the first requeue
+            exceeds it.
         counting: How deliveries are counted.
         backlog: The order in a quorum queue that has a delivery limit.
         unlimited_backlog: The order in a quorum queue that has none.
         priority: From the priority of a message to the one in a quorum queue; none is 0.
         global_prefetch: A prefetch count may be shared by a channel; else it is each consumer's.
-        routes_replies: A publish to `amq.rabbitmq.reply-to.*` counts as routed, whoever is there.
-        discards_client_deaths: Dead letters forget an `x-death` that a client wrote, keep `CC`, and have
-            headers for the last death.
+        routes_replies: A publish to `amq.rabbitmq.reply-to.*` always counts as routed.
+        discards_client_deaths: Dead letters drop an `x-death` that a client wrote, keep `CC`, and
+            have headers for the last death.
     """
 
     release: str
@@ -71,7 +72,7 @@ class Behaviour:
 
     def reply_to_protocol(self, protocol: bytes) -> bytes:
         """The answer to a protocol header that is not ours."""
-        # One that is AMQP 0 of a revision from 9 on is always told the right one.
+        # A header of AMQP 0 with a revision from 9 on is always answered with 0-9-1.
         near = protocol.startswith(b"AMQP\x00\x00") and protocol[6] >= _AMQP_091[6]
         return _AMQP_091 if near else self.unknown_protocol_reply
 
@@ -86,7 +87,7 @@ def behaviour_of(version: str) -> Behaviour:
     if behaviour is None:
         known = ", ".join(f'"{each}"' for each in BEHAVIOURS)
         raise ConfigurationError(
-            f"the embedded broker cannot behave as RabbitMQ {version!r}: it knows {known}"
+            f"the embedded broker cannot behave as RabbitMQ {version!r}: it supports {known}"
         )
     return behaviour
 

@@ -27,8 +27,8 @@ def buried(
         exchange: The dead-letter exchange.
         routing_key: Of the queue's declaration; None keeps the message's own, copies included.
         deliveries: What it takes along; see `counting`.
-        discards_client_deaths: An `x-death` that a client wrote counts for nothing, `CC` stays, and the last
-            death has headers of its own.
+        discards_client_deaths: An `x-death` that a client wrote is dropped, `CC` is kept, and the
+            last death has headers of its own.
     """
     properties = message.read_properties()
     headers = dict(properties.headers or {})
