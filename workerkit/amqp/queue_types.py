@@ -68,6 +68,15 @@ class QueueTypes:
             self._types[queue.name] = found.type
         return found
 
+    def own(self, session: Session, queue: str) -> None:
+        """A queue of this process was declared: only classic ones go with their connection.
+
+        Args:
+            queue: As the class names it, and so its messages.
+        """
+        self.version = session.version
+        self._types[queue] = "classic"
+
     def forget(self, queue: str) -> None:
         """A queue is gone: the next one of that name may have another type."""
         self._types.pop(queue, None)

@@ -82,17 +82,23 @@ class Topology:
         self._late_checks: set[asyncio.Task[Missing | None]] = set()
         self._seen = moves.seen
 
-    async def declare_own(self, session: Session, queue: Queue) -> None:
+    async def declare_own(self, session: Session, queue: Queue, suffix: str) -> str:
         """Declare the queue of this process, under its name here, and bind it.
 
         Whatever `declare` says: nobody else could.
+
+        Returns:
+            Its name here.
 
         Raises:
             BrokerRefused: A permission is missing, which the text names.
             ConnectionLost: The session was lost.
         """
-        await available(session, queue, "always")
-        await self._bindings.create(session, queue)
+        own = queue.for_process(suffix)
+        await available(session, own, "always")
+        self._types.own(session, queue.name)
+        await self._bindings.create(session, own)
+        return own.name
 
     async def missing(self, session: Session, queue: Queue) -> Missing | None:
         """Which queue is not there yet, that one or one that it needs; None if none is.
