@@ -36,9 +36,9 @@ FLOORS = {
 ORDER = {
     "amqp": "codes checks queue table properties frames acks content message oversized stream"
     " consumer pacing requeue addresses frame_reader reply_texts tap gets handshake scratch"
-    " replies numbers methods channel connection stalls link declaring confirms binding"
+    " replies channel_numbers methods channel connection stalls link declaring confirms binding"
     " publishing_channels route outgoing publisher moving dead_letters retries queue_types"
-    " topology evidence browsing replaying giving_back settling overdue handled inlet"
+    " topology evidence browsing replaying safe_requeue settling overdue handled inlet"
     " receiver subscription wire",
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",

@@ -9,7 +9,7 @@ from yarl import URL
 DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 
 SEPARATORS = frozenset(",;")
-SEVERAL = "list several in HOSTS, as in a:5672,b:5672"
+USE_HOSTS = "list several in HOSTS, as in a:5672,b:5672"
 
 # What other clients read from a query, and the setting that means the same here.
 _SETTINGS = {
@@ -30,10 +30,10 @@ _SETTINGS = {
     "verify": "TLS__VERIFY",
 }
 _HEARTBEAT = re.compile(r"[0-9]{1,5}")
-_HARMLESS_NAME = re.compile(r"[a-z_.-]{1,40}")
-_ANOTHER_URL = re.compile("[,;] *amqps?://")
+_PRINTABLE_NAME = re.compile(r"[a-z_.-]{1,40}")
+_SECOND_URL = re.compile("[,;] *amqps?://")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
-_LONGEST_SHORT_STRING = 255
+_MAX_SHORT_STRING = 255
 
 
 def check_broker_url(text: str) -> None:
@@ -43,7 +43,7 @@ def check_broker_url(text: str) -> None:
         PydanticCustomError: Which is a `ValueError`.
     """
     if _lists_hosts(text):
-        raise _fault(f"should name one host: {SEVERAL}")
+        raise _fault(f"should name one host: {USE_HOSTS}")
     # A line break at the end, as files have it, is no part of the URL.
     if _CONTROL.search(text.strip()):
         raise _fault("should have no line break or other control character")
@@ -77,7 +77,7 @@ def check_vhost(name: str) -> None:
     """
     if _CONTROL.search(name):
         raise _fault("should have no line break or other control character in the virtual host")
-    if len(name.encode(errors="replace")) > _LONGEST_SHORT_STRING:
+    if len(name.encode(errors="replace")) > _MAX_SHORT_STRING:
         raise _fault("should name a virtual host of at most 255 bytes, which is AMQP's limit")
 
 
@@ -90,7 +90,7 @@ def check_credential(value: str) -> None:
     if value != value.strip():
         raise _fault(
             "should not begin or end with a space or line break: files of secrets often end with"
-            " one; write it percent-encoded in the URL where it is meant"
+            " one; write it percent-encoded in the URL if it is intended"
         )
     if _CONTROL.search(value):
         raise _fault("should have no line break or other control character")
@@ -126,8 +126,8 @@ def _check_query(url: URL) -> None:
         if name in _SETTINGS:
             raise _fault(f"should not have {name!r} in its query: set {_SETTINGS[name]} instead")
         # Whatever else stands there may be a part of a password.
-        shown = repr(name) if _HARMLESS_NAME.fullmatch(name) else "such a part"
-        raise _fault(f"should not have {shown} in its query: only heartbeat is known there")
+        shown = repr(name) if _PRINTABLE_NAME.fullmatch(name) else "such a part"
+        raise _fault(f"should not have {shown} in its query: only heartbeat is supported")
     values = url.query.getall("heartbeat", [])
     if len(values) > 1 or not all(map(_is_heartbeat, values)):
         raise _fault("should have one heartbeat in its query, from 1 to 65535 seconds")
@@ -135,7 +135,7 @@ def _check_query(url: URL) -> None:
 
 def _lists_hosts(url: str) -> bool:
     """Whether *url* names several servers, as URLs of some other clients do."""
-    if _ANOTHER_URL.search(url):
+    if _SECOND_URL.search(url):
         return True
     authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
     credentials, _, host = authority.rpartition("@")

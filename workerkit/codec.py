@@ -28,7 +28,7 @@ Decode = Callable[[bytes], Any]
 JSON = "application/json"
 
 _MOST_FINDINGS = 5
-_MARK = "\ufeff"
+_BOM = "\ufeff"
 # Texts of pydantic that contain what the sender wrote, and what stands in their place.
 _SENDERS = {
     "union_tag_invalid": "Input tag is none of the expected ones",
@@ -168,17 +168,17 @@ def _identity(raw: bytes) -> bytes:
 def _text(raw: bytes) -> str:
     try:
         text = raw.decode()
-        return text[1:] if text[:1] == _MARK else text
+        return text[1:] if text[:1] == _BOM else text
     except UnicodeDecodeError as error:
         raise InvalidBody(
             f"the body is not UTF-8 text: {error.reason} at byte {error.start}"
         ) from error
 
 
-def _unmarked(raw: bytes | str) -> bytes | str | None:
+def _without_bom(raw: bytes | str) -> bytes | str | None:
     """What follows a byte order mark; None without one."""
     if isinstance(raw, str):
-        return raw[1:] if raw.startswith(_MARK) else None
+        return raw[1:] if raw.startswith(_BOM) else None
     return raw[3:] if raw.startswith(codecs.BOM_UTF8) else None
 
 
@@ -200,12 +200,12 @@ def _validating(
     fields = frozenset(_fields(validator.core_schema))
     choices = frozenset(_choices(validator.core_schema))
 
-    def validated(raw: Any, may_be_marked: bool = json) -> Any:
+    def validated(raw: Any, may_have_bom: bool = json) -> Any:
         try:
             return validate(raw)
         except ValidationError as error:
             # Only now: to look for a byte order mark would cost every body.
-            if may_be_marked and (plain := _unmarked(raw)) is not None:
+            if may_have_bom and (plain := _without_bom(raw)) is not None:
                 return validated(plain, False)
             findings = list(_findings(error, fields, choices))
             is_json = error.errors(include_url=False)[0]["type"] != "json_invalid"
@@ -309,11 +309,11 @@ def _struct_decoder(type_: Any) -> Decode:
         text = str(error).split("\n", 1)[0]
         raise UnknownType(f"a msgspec.Struct is in it, and msgspec says: {text}") from error
 
-    def decode(raw: bytes | str, may_be_marked: bool = True) -> Any:
+    def decode(raw: bytes | str, may_have_bom: bool = True) -> Any:
         try:
             return decode_json(raw)
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
-            if may_be_marked and (plain := _unmarked(raw)) is not None:
+            if may_have_bom and (plain := _without_bom(raw)) is not None:
                 return decode(plain, False)
             # msgspec quotes values, and names unknown fields; not chained for that reason.
             text = _QUOTED.sub("...", str(error))

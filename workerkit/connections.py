@@ -21,7 +21,7 @@ from yarl import URL
 from workerkit.broker_url import (
     DEFAULT_PORTS,
     SEPARATORS,
-    SEVERAL,
+    USE_HOSTS,
     check_broker_url,
     check_credential,
     check_vhost,
@@ -280,7 +280,7 @@ class AMQPSettings(BaseModel):
     def _check_host(cls, given: str | None) -> str | None:
         if given is not None:
             if not SEPARATORS.isdisjoint(given):
-                raise PydanticCustomError("amqp_host", f"should be one host: {SEVERAL}")
+                raise PydanticCustomError("amqp_host", f"should be one host: {USE_HOSTS}")
             if not _is_name(given):
                 text = "should be a host name or an IP address alone"
                 raise PydanticCustomError("amqp_host", text)
@@ -330,7 +330,7 @@ class AMQPSettings(BaseModel):
         return given if found is None else {**given, "heartbeat": found}
 
     @model_validator(mode="after")
-    def _check_one_of(self) -> Self:
+    def _check_host_or_hosts(self) -> Self:
         if self.host is not None and self.hosts:
             raise PydanticCustomError("amqp_hosts", "should have HOST or HOSTS, not both")
         return self

@@ -149,13 +149,13 @@ class NoChannelLeft(ConnectionLost):
 
     Attributes:
         limit: The broker's limit, as a phrase with its name and value.
-        room: How many consumers of a connection may have a channel.
+        max_consumers: How many consumers of a connection may have a channel.
     """
 
-    def __init__(self, limit: str, room: int) -> None:
+    def __init__(self, limit: str, max_consumers: int) -> None:
         super().__init__(f"no channel is left: {limit}")
         self.limit = limit
-        self.room = room
+        self.max_consumers = max_consumers
 
 
 class StreamRefused(ConnectionLost):

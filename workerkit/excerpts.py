@@ -30,7 +30,7 @@ def _first(text: str, most: int) -> str:
     return text.encode(errors="replace")[:most].decode(errors="ignore")
 
 
-class Room:
+class Budget:
     """What is left of the bytes that a value of many texts may take."""
 
     def __init__(self, longest: int = LONGEST) -> None:

@@ -14,7 +14,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.defaults import unknown_default
 from pythonjsonlogger.json import JsonFormatter
 
-from workerkit.excerpts import Room, excerpt
+from workerkit.excerpts import Budget, excerpt
 from workerkit.places import formatted
 from workerkit.sections import LogSettings
 
@@ -94,7 +94,7 @@ class JSONFormatter(JsonFormatter):
             "message": excerpt(record.getMessage()),
         }
         for name, value in _fields(record).items():
-            line[f"{name}_" if name in _OURS else name] = _jsonable(value, Room())
+            line[f"{name}_" if name in _OURS else name] = _jsonable(value, Budget())
         if exception := _exception(record):
             line["exception"] = exception
         if record.stack_info:
@@ -138,37 +138,37 @@ def _quoted(value: Any) -> str:
     return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
 
 
-def _jsonable(value: Any, room: Room, depth: int = 0) -> Any:
+def _jsonable(value: Any, budget: Budget, depth: int = 0) -> Any:
     """Return *value* as JSON can hold it; whatever it cannot hold, as text.
 
     `unknown_default` never raises, not even for a value whose `__str__` does.
     """
     if isinstance(value, str):
-        return room.excerpt(value)
+        return budget.excerpt(value)
     if value is None or (isinstance(value, int) and value.bit_length() <= _LONGEST_INTEGER):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if depth < _DEEPEST and isinstance(value, (list, tuple)):
-        return list(_values(value, room, depth))
+        return list(_values(value, budget, depth))
     if depth < _DEEPEST and isinstance(value, Mapping):
-        return dict(_entries(value, room, depth))
-    return room.excerpt(unknown_default(value))
+        return dict(_entries(value, budget, depth))
+    return budget.excerpt(unknown_default(value))
 
 
-def _values(values: Sequence[Any], room: Room, depth: int) -> Iterator[Any]:
+def _values(values: Sequence[Any], budget: Budget, depth: int) -> Iterator[Any]:
     for number, each in enumerate(values):
-        if room.left <= 0:
+        if budget.left <= 0:
             yield f"... {len(values) - number} left out"
             return
-        room.left -= _OVERHEAD
-        yield _jsonable(each, room, depth + 1)
+        budget.left -= _OVERHEAD
+        yield _jsonable(each, budget, depth + 1)
 
 
-def _entries(entries: Mapping[Any, Any], room: Room, depth: int) -> Iterator[tuple[str, Any]]:
+def _entries(entries: Mapping[Any, Any], budget: Budget, depth: int) -> Iterator[tuple[str, Any]]:
     for number, (key, value) in enumerate(entries.items()):
-        if room.left <= 0:
+        if budget.left <= 0:
             yield "...", f"{len(entries) - number} left out"
             return
-        room.left -= _OVERHEAD
-        yield room.excerpt(unknown_default(key)), _jsonable(value, room, depth + 1)
+        budget.left -= _OVERHEAD
+        yield budget.excerpt(unknown_default(key)), _jsonable(value, budget, depth + 1)

@@ -16,7 +16,7 @@ T = TypeVar("T")
 
 LATE = "it did not end in time"
 _AFTERMATH = 0.2
-_SECOND_LOOK = 0.1
+_READ_TIME = 0.1
 
 _ours: "WeakKeyDictionary[asyncio.Task[Any], bool]" = WeakKeyDictionary()
 
@@ -100,11 +100,11 @@ async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) 
     try:
         async with asyncio.timeout(None) as scope:
             # Code that blocked the loop may have kept what came in time from being read.
-            looking = loop.call_later(seconds, lambda: scope.reschedule(loop.time() + _SECOND_LOOK))
+            timer = loop.call_later(seconds, lambda: scope.reschedule(loop.time() + _READ_TIME))
             try:
                 return await awaitable
             finally:
-                looking.cancel()
+                timer.cancel()
     except TimeoutError as error:
         raise otherwise from error
     except asyncio.CancelledError as error:

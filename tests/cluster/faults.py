@@ -62,7 +62,7 @@ async def kill_leader(scene: Scene) -> None:
 
 
 async def kill_dead_letters(scene: Scene) -> None:
-    """kill -9 of the node that made the `.dlq`"""
+    """kill -9 of the node that declared the `.dlq`"""
     await _kill(scene, scene.cluster.leader(f"{QUEUE}.dlq", scene.vhost))
 
 
@@ -99,7 +99,7 @@ async def cut_off_leader(scene: Scene) -> None:
 
 
 async def freeze_two(scene: Scene) -> None:
-    """SIGSTOP of the other two for 5 s: nobody serves"""
+    """SIGSTOP of the other two nodes for 5 s: no majority"""
     number = await scene.connected()
     others = [each for each in range(len(scene.cluster.nodes)) if each != number]
     for each in others:

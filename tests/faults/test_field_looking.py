@@ -93,5 +93,5 @@ async def test_fr4_where_no_copy_can_be_left_a_look_is_refused(
     if rabbit.version >= (4, 3):
         assert (await collect(where, EVERYTHING, 50, name_of)).letters == ["m-1"]
     else:
-        with pytest.raises(RunError, match=r"has come back 2 times.*grant write"):
+        with pytest.raises(RunError, match=r"was requeued 2 times.*grant write"):
             await collect(where, EVERYTHING, 50, name_of)

@@ -132,10 +132,10 @@ async def test_fr20_a_message_that_goes_back_is_redelivered(
 
 def test_fr20_what_a_class_may_say_of_it() -> None:
     """It is a classic queue of a name that leaves room for the suffix; an empty name says how."""
-    with pytest.raises(ValueError, match="a queue per process goes with its connection"):
+    with pytest.raises(ValueError, match="a queue per process is deleted with its connection"):
         Queue("prices", "quorum", per_process=True)
     with pytest.raises(ValueError, match="write at most 150 bytes before the suffix"):
         Queue("x" * 151, per_process=True)
-    with pytest.raises(ValueError, match="per_process=True besides for a queue that each process"):
+    with pytest.raises(ValueError, match="per_process=True as well for a queue that each process"):
         Queue("")
     assert prices().exclusive

@@ -13,7 +13,7 @@ from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, Queue, Reject, RetryPolicy
 from workerkit.amqp.queue import QueueType
 
-KEPT = "queue exists with another type than the setting and is used as it is"
+KEPT = "queue exists with another type than QUEUE_TYPE and is used unchanged"
 NO_LIMIT = {"x-delivery-limit": "-1"}
 
 

@@ -104,7 +104,7 @@ async def test_fr21_a_message_too_large_is_held_where_nobody_would_take_it(
     assert left.body == LARGE
     assert reason == (
         "queue 'orders' has a message of 60000 bytes, more than AMQP__DEFAULT__MAX_MESSAGE_SIZE "
-        "allows, and no dead_letter_exchange that would take it"
+        "allows, and no dead_letter_exchange to reject it to"
     )
     assert errors(caplog) == [TOO_LARGE]
     [record] = fields(caplog, TOO_LARGE)

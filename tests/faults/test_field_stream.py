@@ -83,7 +83,7 @@ def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
         (head(BODY, 0, 128 * 2**20), "134217728 bytes, where"),
         (head(METHOD, 0, 130_000), "at least 130008 bytes"),
         (head(HEADER, 0, 1_000_000), "at least 1000008 bytes"),
-        (head(BODY, 1, 100_000), "on channel 1, where it has no place"),
+        (head(BODY, 1, 100_000), "on channel 1 that belongs to no message"),
         (head(METHOD, 1, 0)[:3], "a frame of type 1 and"),
         (head(METHOD, 0, 4) + b"\0\x0a\0\x3d\0", "a frame without its end"),
     ],
@@ -139,7 +139,7 @@ async def test_fr8_a_message_that_does_not_go_on_is_a_lost_connection(
         told = reasons(caplog)
 
     assert len(told) == 1
-    assert "a message on channel 1, of which 0 bytes came, does not go on for" in told[0]
+    assert "a message on channel 1 with 0 bytes received made no progress for" in told[0]
 
 
 async def test_fr8_a_slow_line_is_not_cut(

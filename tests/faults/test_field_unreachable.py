@@ -168,7 +168,7 @@ async def test_fr3_a_node_that_does_not_answer_stops_nobody(
             rabbit.eval(f"sys:resume({process})")
 
     [warning] = fields(caplog, WITHOUT)
-    assert warning["reason"] == "no answer about q.dlq within 1 s"
+    assert warning["reason"] == "no answer for q.dlq within 1 s"
 
 
 @pytest.mark.parametrize(

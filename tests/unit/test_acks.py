@@ -202,9 +202,9 @@ def test_fr7_acks_are_in_doubt_until_the_broker_is_heard() -> None:
     line = Line(10)
     line.deliver(5)
     line.ack(1)
-    line.acks.heard()
+    line.acks.on_bytes_received()
     line.ack(2, 3)
-    line.acks.heard()
+    line.acks.on_bytes_received()
     line.ack(4)
 
     line.acks.fence()
@@ -258,7 +258,7 @@ def test_fr7_a_channel_that_we_close(answered: bool) -> None:
     line.acks.finish()
     late = line.acks.ack(2, 2)
     if answered:
-        line.acks.arrived()
+        line.acks.mark_received()
     line.acks.fence()
 
     assert not late

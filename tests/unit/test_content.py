@@ -16,7 +16,7 @@ from tests.compression import brotli, zstd
 from workerkit import AMQPMessage, InvalidBody
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.content import Content
-from workerkit.amqp.properties import Properties, decode, encode, labels
+from workerkit.amqp.properties import Properties, content_labels, decode, encode
 from workerkit.codec import decoder
 from workerkit.signature import Signature
 
@@ -227,7 +227,7 @@ def test_fr15_the_labels_are_those_of_the_properties(properties: Properties) -> 
     raw = encode(properties)
     whole = decode(raw)
 
-    assert labels(raw) == (whole.content_type, whole.content_encoding)
+    assert content_labels(raw) == (whole.content_type, whole.content_encoding)
 
 
 def test_fr15_one_byte_order_mark_is_skipped() -> None:

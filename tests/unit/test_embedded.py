@@ -13,7 +13,7 @@ from workerkit.embedded.arguments import QueueArguments
 from workerkit.embedded.backlog import Backlog
 from workerkit.embedded.behaviour import behaviour_of
 from workerkit.embedded.clock import Clock
-from workerkit.embedded.counting import Fate
+from workerkit.embedded.counting import Settlement
 from workerkit.embedded.death import buried, is_cycle
 from workerkit.embedded.matching import headers_match, topic_matches
 from workerkit.embedded.memory import Memory
@@ -314,7 +314,7 @@ def test_rabbitmq_4_ignores_deaths_that_clients_write() -> None:
     """An `x-death` that came from outside counts for nothing, and there is a last death."""
     foreign = message(headers={"x-death": Field("array", [Field("table", {"queue": text("q")})])})
 
-    dead = buried(foreign, "q", "rejected", 0, "", None, sanitized=True)
+    dead = buried(foreign, "q", "rejected", 0, "", None, discards_client_deaths=True)
 
     assert len(dead.headers()["x-death"].value) == 1
     assert table.plain(dead.headers())["x-last-death-reason"] == "rejected"
@@ -355,7 +355,7 @@ def test_fr24_a_look_shows_the_order_of_deliveries(
     random.shuffle(held)
     for copy in held:
         assert copy is not None
-        shop.queue.requeue([copy], Fate.REQUEUE)
+        shop.queue.requeue([copy], Settlement.REQUEUE)
 
     shown = [copy.message.body for copy in shop.queue.waiting]
     assert shown == shop.take()
@@ -481,7 +481,7 @@ def test_a_quorum_queue_gives_up(table: Table, version: str, limit: int) -> None
     shop.publish(b"x")
     returns = 0
     while (copy := shop.queue.get()) is not None:
-        shop.queue.requeue([copy], Fate.RETURN)
+        shop.queue.requeue([copy], Settlement.RETURN)
         returns += 1
 
     assert (returns, shop.dead) == (limit + 1, [(b"x", "delivery_limit")])

@@ -5,9 +5,9 @@ import asyncio
 import pytest
 from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity
 
-from workerkit.amqp.numbers import Limit, Numbers, reached
+from workerkit.amqp.channel_numbers import ChannelLimit, ChannelNumbers, parse_limit
 from workerkit.amqp.replies import Replies, refusal
-from workerkit.amqp.scratch import Scratch
+from workerkit.amqp.scratch import ScratchChannels
 from workerkit.errors import BrokerRefused, ConnectionLost, QueueInUse
 
 SOON = 0.02
@@ -36,7 +36,7 @@ async def test_a_reply_that_is_late_on_a_silent_connection_drops_it() -> None:
 
     with pytest.raises(ConnectionLost, match=r"no answer to x within 0\.02 s"):
         await replies.wait("x", never(), SOON)
-    assert reasons == ["no answer to x within 0.02 s, nor anything else"]
+    assert reasons == ["no answer to x within 0.02 s, and no other bytes arrived"]
 
 
 async def test_a_late_reply_costs_nothing_else_while_bytes_come() -> None:
@@ -68,7 +68,7 @@ async def test_a_connection_that_answers_nothing_for_long_is_dropped() -> None:
     with pytest.raises(ConnectionLost):
         await replies.wait("x", never(), 0.2)
 
-    assert reasons == ["no answer to x, nor to other requests of the last seconds"]
+    assert reasons == ["no answer to x, and none to any other request in the last seconds"]
 
 
 def test_an_exclusive_consumer_is_no_missing_permission() -> None:
@@ -97,11 +97,11 @@ class Given:
 async def test_a_number_is_free_once_its_channel_has_confirmed_that_it_is_closed() -> None:
     """The lowest is taken; where all are taken there is none."""
     used: dict[int, Given] = {}
-    numbers = Numbers(3, used, scratch=16)
+    numbers = ChannelNumbers(3, used, scratch=16)
     for number in (1, 2, 3):
         assert numbers.free() == number
         used[number] = Given()
-        numbers.give(number)
+        numbers.assign(number)
     assert numbers.free() is None
 
     channel = used.pop(2)
@@ -116,13 +116,13 @@ async def test_a_number_is_free_once_its_channel_has_confirmed_that_it_is_closed
 )
 def test_room_for_consumers(channel_max: int, room: int, scratch: int) -> None:
     """Some channels are kept for questions, but not all of them."""
-    numbers = Numbers(channel_max, {}, scratch=16)
+    numbers = ChannelNumbers(channel_max, {}, scratch=16)
 
-    assert (numbers.room, numbers.scratch) == (room, scratch)
-    taken = sum(numbers.take_room() for _ in range(70_000))
+    assert (numbers.max_consumers, numbers.scratch) == (room, scratch)
+    taken = sum(numbers.reserve_consumer() for _ in range(70_000))
     assert taken == room
-    numbers.leave_room()
-    assert numbers.take_room()
+    numbers.release_consumer()
+    assert numbers.reserve_consumer()
 
 
 async def test_scratch_channels_are_used_again_and_closed_after_the_last_turn() -> None:
@@ -133,7 +133,7 @@ async def test_scratch_channels_are_used_again_and_closed_after_the_last_turn() 
         created.append(Given())
         return created[-1]
 
-    scratch = Scratch(create, at_a_time=2)
+    scratch = ScratchChannels(create, max_setups=2)
     async with scratch.turn():
         async with scratch.channel() as first:
             pass
@@ -162,7 +162,7 @@ async def test_turns_are_bounded() -> None:
     async def create() -> Given:
         return Given()
 
-    scratch = Scratch(create, at_a_time=3)
+    scratch = ScratchChannels(create, max_setups=3)
 
     async def work() -> None:
         nonlocal running, most
@@ -182,13 +182,17 @@ def test_a_limit_that_is_reached_again_leaves_less() -> None:
     text = (
         "number of channels opened for user 'x' has reached the maximum allowed user limit of (10)"
     )
-    first = reached(f"NOT_ALLOWED - {text}", None)
+    first = parse_limit(f"NOT_ALLOWED - {text}", None)
 
-    assert first == Limit(8, f"the broker's limit of 10 channels (NOT_ALLOWED - {text})")
-    again = reached(text, first)
+    assert first == ChannelLimit(8, f"the broker's limit of 10 channels (NOT_ALLOWED - {text})")
+    again = parse_limit(text, first)
     assert again is not None
     assert again.most == 7
     newer = text.replace("(10)", "10")  # RabbitMQ 4.3.
-    assert reached(newer, None) == Limit(8, f"the broker's limit of 10 channels ({newer})")
-    assert reached("CONNECTION_FORCED - limit of (10)", None) is None
-    assert reached(text, Limit(1, "")) == Limit(1, f"the broker's limit of 10 channels ({text})")
+    assert parse_limit(newer, None) == ChannelLimit(
+        8, f"the broker's limit of 10 channels ({newer})"
+    )
+    assert parse_limit("CONNECTION_FORCED - limit of (10)", None) is None
+    assert parse_limit(text, ChannelLimit(1, "")) == ChannelLimit(
+        1, f"the broker's limit of 10 channels ({text})"
+    )

@@ -421,7 +421,7 @@ def test_fr8_a_body_fits_into_the_frames_that_were_agreed_on(
     if fits:
         assert tap.feed(pack(">BHI", BODY, TAPPED, size)) == b""
     else:
-        with pytest.raises(MalformedFrame, match=f"type 3 and {size} bytes, where"):
+        with pytest.raises(MalformedFrame, match=f"type 3 with {size} bytes: the limit is"):
             tap.feed(pack(">BHI", BODY, TAPPED, size))
 
 
@@ -490,7 +490,7 @@ def test_fr8_a_frame_that_has_come_in_part_shows(data: bytes, come: int) -> None
     tap.feed(b"?")
     [after] = tap.unfinished()
 
-    assert (first.come, after.come) == (come, come + 1)
+    assert (first.received, after.received) == (come, come + 1)
     assert log.events == []
 
 
@@ -502,7 +502,7 @@ def test_fr8_a_message_that_has_come_in_part_shows() -> None:
     for end in (len(whole) - 8 - 7 - 8 - 6, len(whole) - 8 - 7):
         tap = tap_with(Log())
         tap.feed(whole[:end])
-        starts.append([each.come for each in tap.unfinished()])
+        starts.append([each.received for each in tap.unfinished()])
     tap.feed(whole[-8 - 7 :])
 
     assert starts == [[0], [6]]

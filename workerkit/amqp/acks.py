@@ -42,12 +42,12 @@ class Acks:
 
     __slots__ = (
         "_channel",
-        "_kept",
         "_last",
         "_older",
         "_outstanding",
         "_pending",
         "_sent",
+        "_sent_count",
         "_soon",
         "_write",
         "in_doubt",
@@ -68,8 +68,8 @@ class Acks:
         self._outstanding: dict[int, None] = {}  # In order; not settled on the wire.
         self._pending: dict[int, Any] = {}
         self._sent: deque[dict[int, Any]] = deque()
-        self._kept = 0  # Deliveries in all of them.
-        self._older = 0  # How many of them were sent before `heard` was called last.
+        self._sent_count = 0  # Deliveries in all of them.
+        self._older = 0  # How many of them were sent before `on_bytes_received` was called last.
         self._last = 0
         self.lost = False
         self.prefetch = 0
@@ -139,26 +139,26 @@ class Acks:
         if self.lost or not self._pending:
             return
         taken, self._pending = self._pending, {}
-        frames = self._frames(sorted(taken)) if len(taken) > 1 else self._only(*taken)
+        frames = self._frames(sorted(taken)) if len(taken) > 1 else self._single_ack(*taken)
         if not self._send(frames):
             self._tell(taken)
             return
         sent = self._sent
         sent.append(taken)
-        self._kept += len(taken)
+        self._sent_count += len(taken)
         room = self.prefetch - len(self._outstanding)
-        while sent and self._kept - len(sent[0]) >= room:
-            self._kept -= len(sent.popleft())
+        while sent and self._sent_count - len(sent[0]) >= room:
+            self._sent_count -= len(sent.popleft())
             if self._older:
                 self._older -= 1
 
-    def heard(self) -> None:
+    def on_bytes_received(self) -> None:
         """Bytes have come, a second or more after this was called last.
 
         What was sent before that has arrived: bytes that came sooner may have been on their way.
         """
         for _ in range(self._older):
-            self._kept -= len(self._sent.popleft())
+            self._sent_count -= len(self._sent.popleft())
         self._older = len(self._sent)
 
     def finish(self) -> None:
@@ -166,10 +166,10 @@ class Acks:
         self.flush()
         self.lost = True
 
-    def arrived(self) -> None:
+    def mark_received(self) -> None:
         """The broker has answered to something that was sent after all acks."""
         self._sent.clear()
-        self._kept = self._older = 0
+        self._sent_count = self._older = 0
 
     def fence(self) -> None:
         """The channel is gone: send nothing any more."""
@@ -177,7 +177,7 @@ class Acks:
         taken, self._pending = self._pending, {}
         self._tell(taken)
         sent = [each for batch in self._sent for each in batch.values() if each is not None]
-        self.arrived()
+        self.mark_received()
         if sent:
             self.in_doubt(sent)
 
@@ -207,7 +207,7 @@ class Acks:
             frames.append(self._frame(pending[position], multiple=False))
         return b"".join(frames)
 
-    def _only(self, tag: int) -> bytes:
+    def _single_ack(self, tag: int) -> bytes:
         """As `_frames`, for one: the most common case where there is little to do."""
         del self._outstanding[tag]
         return _ACK(_METHOD, self._channel, _SIZE, _BASIC, _ACK_ID, tag, False, _FRAME_END)

@@ -10,8 +10,8 @@ from aiohappyeyeballs import AddrInfoType, start_connection
 
 from workerkit.hosts import Host
 
-_NEXT_ADDRESS_AFTER = 0.25  # RFC 8305, section 8
-_REMEMBERED = 64
+_CONNECTION_ATTEMPT_DELAY = 0.25  # RFC 8305, section 8
+_MAX_REMEMBERED = 64
 
 
 @dataclass(slots=True)
@@ -47,14 +47,14 @@ class Attempt:
         # uvloop raises `RuntimeError` where asyncio raises `OSError`.
         try:
             connected = await start_connection(
-                sorted(found, key=lambda each: self.failed.get(_written(each), -1)),
-                happy_eyeballs_delay=_NEXT_ADDRESS_AFTER,
-                socket_factory=self._opened,
+                sorted(found, key=lambda each: self.failed.get(_address_of(each), -1)),
+                happy_eyeballs_delay=_CONNECTION_ATTEMPT_DELAY,
+                socket_factory=self._create_socket,
             )
         except RuntimeError as error:
             raise OSError(str(error)) from error
         try:
-            self.address = _text(connected.getpeername())
+            self.address = _format_address(connected.getpeername())
         except OSError:  # Closed again by now.
             connected.close()
             raise
@@ -69,8 +69,8 @@ class Attempt:
         listed = self.address or ", ".join(self.tried)
         return "" if listed == str(self.server) else listed
 
-    def _opened(self, info: AddrInfoType) -> socket.socket:
-        self.tried.append(_written(info))
+    def _create_socket(self, info: AddrInfoType) -> socket.socket:
+        self.tried.append(_address_of(info))
         family, kind, protocol, _, _ = info
         return socket.socket(family, kind, protocol)
 
@@ -101,7 +101,7 @@ class Rotation:
         self._next += 1
         self._failures += 1
         if attempt.address:
-            if len(self._failed) >= _REMEMBERED:
+            if len(self._failed) >= _MAX_REMEMBERED:
                 self._failed.clear()
             self._failed[attempt.address] = self._next
         return self._failures % len(servers) == 0
@@ -112,11 +112,11 @@ class Rotation:
         self._failed.clear()
 
 
-def _written(info: AddrInfoType) -> str:
-    return _text(info[4])
+def _address_of(info: AddrInfoType) -> str:
+    return _format_address(info[4])
 
 
-def _text(address: Sequence[object]) -> str:
+def _format_address(address: Sequence[object]) -> str:
     """A socket's address, as `host:port`."""
     name, port, *_ = address
     return str(Host(str(name), int(str(port))))

@@ -35,10 +35,10 @@ class Browser:
     """
 
     def __init__(
-        self, channel: Channel, queue: str, count: int, most_returns: int, copy: Copy
+        self, channel: Channel, queue: str, count: int, max_returns: int, copy: Copy
     ) -> None:
         self._channel = channel
-        self._most_returns = most_returns
+        self._max_returns = max_returns
         self._copy = copy
         self.queue = queue
         self.count = count
@@ -57,13 +57,13 @@ class Browser:
         self.read += message is not None
         return message
 
-    async def leave(self, message: AMQPMessage[Any]) -> None:
+    async def keep(self, message: AMQPMessage[Any]) -> None:
         """Let a message stay in its queue: as it is, or as a copy where its count is too high.
 
         Raises:
             PublishError: The copy has not arrived: go on, and the next look may destroy it.
         """
-        if self._most_returns == _NO_LIMIT or message.delivery_count < self._most_returns:
+        if self._max_returns == _NO_LIMIT or message.delivery_count < self._max_returns:
             return
         await self._copy(message)
         message.acks.ack(message.tag)
@@ -87,14 +87,14 @@ async def browsing(
     try:
         async with scratch(session) as channel:
             count = await channel.count(queue)
-            yield Browser(channel, queue, count, await _most_returns(session, queue), copy)
+            yield Browser(channel, queue, count, await _max_returns(session, queue), copy)
             # From RabbitMQ 4.3 on this does not count, while a channel that is closed does.
             channel.acks.nack_all()
     finally:
         await session.close()
 
 
-async def _most_returns(session: Session, queue: str) -> int:
+async def _max_returns(session: Session, queue: str) -> int:
     """How often a message may have come back already, to go back once more without any doubt.
 
     Before RabbitMQ 4 a quorum queue has no limit of its own accord, and from then on 20; a policy

@@ -18,7 +18,7 @@ from workerkit.amqp.gets import Gets
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.methods import BindQueue, Consume, DeclareExchange, DeclareQueue
 from workerkit.amqp.replies import Replies, refusal
-from workerkit.amqp.scratch import Scratch
+from workerkit.amqp.scratch import ScratchChannels
 from workerkit.amqp.tap import TapProtocol
 from workerkit.errors import BrokerRefused, ConnectionLost
 
@@ -29,12 +29,12 @@ T = TypeVar("T")
 CANCEL_DEADLINE = 3.0
 
 
-class Owner(Protocol):
+class ParentSession(Protocol):
     """The connection of a channel, as far as the channel needs it."""
 
     protocol: TapProtocol
     replies: Replies
-    scratch: Scratch[Any]
+    scratch: ScratchChannels[Any]
 
     @property
     def gone(self) -> bool:
@@ -43,7 +43,7 @@ class Owner(Protocol):
     def abort(self, reason: str) -> None:
         """Drop the socket at once."""
 
-    def let_go(self, channel: AbstractChannel, sink: Sink) -> None:
+    def detach_sink(self, channel: AbstractChannel, sink: Sink) -> None:
         """Take nothing more for *sink* off a channel that is closed, or about to be."""
 
 
@@ -55,7 +55,7 @@ class Channel:
         acks: Settles deliveries of this channel, and of no other.
     """
 
-    def __init__(self, session: Owner, channel: AbstractChannel) -> None:
+    def __init__(self, session: ParentSession, channel: AbstractChannel) -> None:
         self._session = session
         # aiormq opens no other. What it declares as abstract lacks `rpc`.
         assert isinstance(channel, aiormq.Channel)
@@ -90,7 +90,7 @@ class Channel:
 
     async def consume(self, queue: str, tag: str, arguments: dict[str, Any]) -> None:
         """Start a consumer. Its messages may come before this returns."""
-        self._channel.consumers[tag] = self._untapped
+        self._channel.consumers[tag] = self._on_bypassed_delivery
         await self._ask(
             f"basic.consume of {queue!r}",
             self._channel.rpc(Consume(queue=queue, consumer_tag=tag, arguments=arguments)),
@@ -156,24 +156,24 @@ class Channel:
             needs=f"configure on {name!r}",
         )
 
-    def leave(self) -> None:
+    def finish_acks(self) -> None:
         """Send pending acks, and none after that."""
         self.acks.finish()
 
     async def close(self) -> None:
         """Send pending acks, then close."""
-        self.leave()
+        self.finish_acks()
         if not self.lost.done() and not self._session.gone:
             try:
-                await self._ask("channel.close", self._closed())
-                self.acks.arrived()
+                await self._ask("channel.close", self._request_close())
+                self.acks.mark_received()
             except ConnectionLost as error:
                 log.info("channel given up", extra={"reason": str(error)})
         self.acks.fence()
         if self._sink is not None:
-            self._session.let_go(self._channel, self._sink)
+            self._session.detach_sink(self._channel, self._sink)
 
-    async def _closed(self) -> None:
+    async def _request_close(self) -> None:
         """Close the channel. Cancelling this only ends the waiting.
 
         aiormq's own `close` sends channel.close once more when it is cancelled, and when it waits
@@ -206,12 +206,12 @@ class Channel:
             self.acks.fence()
             raise
 
-    async def _untapped(self, message: object) -> None:
+    async def _on_bypassed_delivery(self, message: object) -> None:
         """aiormq's own consumer callback: the tap leaves it nothing to do.
 
         A message that nobody handles would block its place in the prefetch for ever.
         """
-        self._session.abort("a message went past the tap")
+        self._session.abort("internal error: delivery bypassed the frame reader")
 
     def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
         if closing is self._session.protocol.lost or not self.acks.lost:

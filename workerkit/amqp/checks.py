@@ -79,7 +79,7 @@ def check_name(kind: str, name: object) -> None:
     if not isinstance(name, str) or not 1 <= _bytes(name) <= _LONGEST_NAME:
         right = "write 1 to 255 bytes of text"
         if kind == "queue" and name == "":
-            right += ", and per_process=True besides for a queue that each process has for itself"
+            right += ", and per_process=True as well for a queue that each process has for itself"
     elif _LINE_BREAKS.search(name):
         right = "write it without line breaks, which RabbitMQ drops"
     else:

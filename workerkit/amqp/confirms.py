@@ -46,7 +46,7 @@ class InDoubt(ConnectionLost):
     """The broker closed the channel over another message, and may have taken this one over."""
 
 
-class NotTaken(ConnectionLost):
+class NotProcessed(ConnectionLost):
     """The broker closed the channel over a message that was sent before this one."""
 
 
@@ -200,7 +200,7 @@ class Confirms:
         if tag == 0 and multiple:
             tag = self._published  # All of them, AMQP says.
         if tag > self._published or not (multiple or tag in self._pending):
-            raise MalformedFrame(f"a confirm of {tag}, for which no publish waits")
+            raise MalformedFrame(f"a confirm for tag {tag}, which no publish waits for")
         self.last_confirm = self._loop.time()
         tags = list(takewhile(lambda each: each <= tag, self._pending)) if multiple else [tag]
         for each in tags:
@@ -234,13 +234,13 @@ class Confirms:
         if not isinstance(reason, BrokerRefused):
             _fail(waiting, lambda: ConnectionLost(f"lost before the confirm: {reason}"))
             return
-        blamed = [place for place, each in enumerate(waiting) if _blamed(reason, each)]
+        causes = [place for place, each in enumerate(waiting) if _is_cause(reason, each)]
         if len(waiting) == 1:
-            blamed = [0]
-        after = blamed[-1] + 1 if blamed else len(waiting)
-        _fail([waiting[each] for each in blamed], lambda: Refused(str(reason), reason.code))
+            causes = [0]
+        after = causes[-1] + 1 if causes else len(waiting)
+        _fail([waiting[each] for each in causes], lambda: Refused(str(reason), reason.code))
         _fail(waiting[:after], lambda: InDoubt(f"lost before the confirm: {reason}"))
-        _fail(waiting[after:], lambda: NotTaken(f"not sent: {reason}"))
+        _fail(waiting[after:], lambda: NotProcessed(f"not processed by the broker: {reason}"))
 
 
 def _fail(waiting: list[_Pending], error: Callable[[], Exception]) -> None:
@@ -249,7 +249,7 @@ def _fail(waiting: list[_Pending], error: Callable[[], Exception]) -> None:
             pending.confirm.set_exception(error())
 
 
-def _blamed(error: BrokerRefused, pending: _Pending) -> bool:
+def _is_cause(error: BrokerRefused, pending: _Pending) -> bool:
     """Whether the broker closed the channel over this publish, as far as its words tell."""
     text = str(error)
     if error.code == PRECONDITION_FAILED:

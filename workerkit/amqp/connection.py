@@ -11,11 +11,11 @@ from aiormq.abc import AbstractChannel
 
 from workerkit.amqp.addresses import Attempt, Rotation
 from workerkit.amqp.channel import Channel
+from workerkit.amqp.channel_numbers import ChannelLimit, ChannelNumbers
 from workerkit.amqp.frame_reader import Sink
-from workerkit.amqp.handshake import TapConnection, log_in, unread
-from workerkit.amqp.numbers import Limit, Numbers
-from workerkit.amqp.replies import Nowhere, Replies, translated
-from workerkit.amqp.scratch import AT_A_TIME, Scratch
+from workerkit.amqp.handshake import TapConnection, failure_reason, log_in
+from workerkit.amqp.replies import DiscardingSink, Replies, translate_errors
+from workerkit.amqp.scratch import MAX_SETUPS, ScratchChannels
 from workerkit.amqp.tap import CLOSED, TapProtocol
 from workerkit.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft
@@ -44,9 +44,9 @@ class Session:
         self.protocol = protocol
         self.replies = Replies(protocol, self.abort)
         self.limit_channels(
-            Limit(self.channel_max, f"channel_max {self.channel_max} of the broker")
+            ChannelLimit(self.channel_max, f"channel_max {self.channel_max} of the broker")
         )
-        self._nowhere = Nowhere()
+        self._discarding_sink = DiscardingSink()
         if underlay := connection.transport:
             # Where its queue is full, aiormq does not confirm that a channel was closed: the broker
             # would never take its number for free. All that is queued waits for a reply anyway.
@@ -68,7 +68,7 @@ class Session:
     def reason(self) -> str:
         """Why the connection was lost, as far as is known."""
         fault, known = self._connection.fault, self.protocol.reason
-        return (unread(fault) if fault and known == CLOSED else "") or known
+        return (failure_reason(fault) if fault and known == CLOSED else "") or known
 
     @property
     def version(self) -> tuple[int, ...]:
@@ -92,11 +92,11 @@ class Session:
         tuned = underlay.connection.connection_tune.frame_max if underlay else 0
         return int(tuned) or _FRAME_MAX
 
-    def limit_channels(self, limit: Limit) -> None:
+    def limit_channels(self, limit: ChannelLimit) -> None:
         """Open no more than *limit* channels, before the first one is opened."""
         self._limit = limit
-        self.numbers = Numbers(limit.most, self._channels, AT_A_TIME)
-        self.scratch = Scratch(self.channel, self.numbers.scratch)
+        self.numbers = ChannelNumbers(limit.most, self._channels, MAX_SETUPS)
+        self.scratch = ScratchChannels(self.channel, self.numbers.scratch)
 
     async def channel(self, *, confirms: bool = False) -> Channel:
         """Open a channel, with the lowest number that is free.
@@ -112,13 +112,13 @@ class Session:
             await self.scratch.close_idle()
             number = self.numbers.free()
         if number is None:
-            raise NoChannelLeft(self._limit.text, self.numbers.room)
+            raise NoChannelLeft(self._limit.text, self.numbers.max_consumers)
         opening = underlay.connection.channel(number, publisher_confirms=confirms)
         try:
             channel = await self.replies.wait("channel.open", opening)
         finally:
-            self.numbers.give(number)
-        self.protocol.tap.close(number, self._nowhere)
+            self.numbers.assign(number)
+        self.protocol.tap.close(number, self._discarding_sink)
         return Channel(self, channel)
 
     async def consumer_channel(self) -> Channel:
@@ -128,21 +128,21 @@ class Session:
             ConnectionLost: As `channel` does.
             NoChannelLeft: There is no room for another one.
         """
-        if not self.numbers.take_room():
-            raise NoChannelLeft(self._limit.text, self.numbers.room)
+        if not self.numbers.reserve_consumer():
+            raise NoChannelLeft(self._limit.text, self.numbers.max_consumers)
         try:
             channel = await self.channel()
         except BaseException:
-            self.numbers.leave_room()
+            self.numbers.release_consumer()
             raise
-        channel.lost.add_done_callback(lambda _: self.numbers.leave_room())
+        channel.lost.add_done_callback(lambda _: self.numbers.release_consumer())
         return channel
 
-    def let_go(self, channel: AbstractChannel, sink: Sink) -> None:
+    def detach_sink(self, channel: AbstractChannel, sink: Sink) -> None:
         """Take nothing more for *sink* off a channel that is closed, or about to be."""
         self.protocol.tap.close(channel.number, sink)
         if self._channels.get(channel.number) is channel and not self.gone:
-            self.protocol.tap.open(channel.number, self._nowhere)
+            self.protocol.tap.open(channel.number, self._discarding_sink)
 
     @property
     def _channels(self) -> Mapping[int, Any]:
@@ -164,7 +164,7 @@ class Session:
         late = ConnectionLost(f"no answer to connection.close within {_CLOSE_DEADLINE:g} s")
         closing = self._connection.close()
         try:
-            await translated("connection.close", within(_CLOSE_DEADLINE, closing, late))
+            await translate_errors("connection.close", within(_CLOSE_DEADLINE, closing, late))
         except ConnectionLost as error:
             self.abort(str(error))
 

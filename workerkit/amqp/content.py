@@ -1,6 +1,6 @@
-"""What the properties say of a body: its `content_encoding`, and the charset of its type.
+"""Decode and encode bodies by their properties: `content_encoding`, and the charset of the type.
 
-A sender decides what stands there, so everything here is bounded, and every fault is `InvalidBody`.
+The sender chooses the properties. So all work here is bounded, and every error is `InvalidBody`.
 """
 
 import gzip
@@ -11,22 +11,22 @@ from encodings.aliases import aliases
 from functools import lru_cache, partial
 from typing import Any
 
-from workerkit.amqp.properties import labels, readable
+from workerkit.amqp.properties import content_labels, readable
 from workerkit.errors import InvalidBody
 
-LARGEST = 128 * 1024 * 1024
+MAX_DECODED = 128 * 1024 * 1024
 """Bytes that a compressed body may have when it is decompressed: RabbitMQ's own limit until 3.13.
 Compression makes up to a thousand bytes of one, so the size of the message is no limit for this."""
 
-_MOST_ENCODINGS = 5
-_MOST_PARTS = 10_000
+_MAX_ENCODINGS = 5
+_MAX_PARTS = 10_000
 _CHUNK = 16 * 1024
 _GZIP = b"\x1f\x8b\x08"
-_HEADS = {"gzip": _GZIP, "x-gzip": _GZIP, "zstd": b"\x28\xb5\x2f\xfd"}
+_SIGNATURES = {"gzip": _GZIP, "x-gzip": _GZIP, "zstd": b"\x28\xb5\x2f\xfd"}
 _UTF_8 = "utf_8"
 # Names that mean "as it is", in use for messages as well as for mail.
-_NOTHING = frozenset({"", "identity", "none", "binary", "7bit", "8bit"})
-# Python's codecs that are no charsets, or that a sender could make slow.
+_NO_ENCODING = frozenset({"", "identity", "none", "binary", "7bit", "8bit"})
+# Python's codecs that are not charsets, or that a sender could use to slow the process down.
 _NO_CHARSETS = {"base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec"}
 _NO_CHARSETS |= {"zlib_codec", "utf_7", "mbcs", "oem"}
 _CHARSETS = {
@@ -42,7 +42,7 @@ class Content:
 
     Attributes:
         unknown: What of it nobody here knows, as the beginning of a sentence; empty for most. The
-            body stays as it came then: what it is labelled with may be wrong.
+            body stays as it came then: what it is encode_body with may be wrong.
     """
 
     def __init__(self, content_encoding: str | None, content_type: str | None) -> None:
@@ -54,7 +54,7 @@ class Content:
             self.unknown = f"charset {charset!r} is not known"
         for each in (content_encoding or "").split(","):
             name = each.strip().lower()
-            if name in _NOTHING:
+            if name in _NO_ENCODING:
                 continue
             if name in _DECODERS:
                 self._encodings.append(name)
@@ -68,44 +68,44 @@ class Content:
         self._codec = None if codec == _UTF_8 else codec
 
     def decode(self, raw: bytes, *, text: bool, largest: int | None = None) -> bytes:
-        """Undo the encodings; of text also the charset, so that it is UTF-8.
+        """Decode a body; text also from its charset to UTF-8.
 
-        Bytes that do not even begin as their encoding does have a wrong label, and stay as they
-        came: `handle` may know better.
+        Bytes that do not have the signature of their encoding are returned as they are: the
+        property is wrong.
 
         Args:
-            largest: Bytes that it may have then; None for `LARGEST`.
+            largest: The largest size of the result in bytes; None for `MAX_DECODED`.
 
         Raises:
-            InvalidBody: It is not encoded like that, or is larger.
+            InvalidBody: The body does not match its encoding, or the result is larger.
         """
         if not self._is_decodable or not (self._encodings or (text and self._codec)):
             return raw
-        if len(self._encodings) > _MOST_ENCODINGS:
+        if len(self._encodings) > _MAX_ENCODINGS:
             raise InvalidBody(
-                f"content_encoding has {len(self._encodings)} parts, more than {_MOST_ENCODINGS}"
+                f"content_encoding has {len(self._encodings)} parts, more than {_MAX_ENCODINGS}"
             )
-        came = raw
+        original = raw
         try:
             for name in reversed(self._encodings):
-                raw = _undone(name, raw, LARGEST if largest is None else largest)
+                raw = _decode_one(name, raw, MAX_DECODED if largest is None else largest)
         except _WrongLabel:
             if text:
                 raise
-            return came
+            return original
         return self._as_utf_8(raw, self._codec) if text and self._codec else raw
 
-    def encode(self, raw: bytes, *, ours: bool) -> bytes:
-        """Do to a body what the properties say of it.
+    def encode(self, raw: bytes, *, own_text: bool) -> bytes:
+        """Encode a body according to its properties.
 
         Args:
-            ours: It is UTF-8 text that was written here. Other bytes are left alone where they are
-                encoded already, or are said to be.
+            own_text: The body is UTF-8 text that workerkit encoded. Other bytes are not changed
+                if they are encoded already, or if their encoding is not known.
 
         Raises:
-            ValueError: It cannot be done.
+            ValueError: The body cannot be encoded like that.
         """
-        if ours:
+        if own_text:
             if self.unknown:
                 raise ValueError(f"{self.unknown}; publish bytes that are encoded already")
             raw = self._from_utf_8(raw, self._codec) if self._codec else raw
@@ -114,7 +114,7 @@ class Content:
         for name in self._encodings:
             if (write := _ENCODERS.get(name)) is not None:
                 raw = write(raw)
-            elif ours:
+            elif own_text:
                 raise ValueError(
                     f"content_encoding is {name!r}: workerkit writes gzip and deflate only;"
                     " publish bytes that are encoded already"
@@ -131,7 +131,7 @@ class Content:
         except UnicodeError as error:
             at = f" at byte {error.start}" if isinstance(error, UnicodeDecodeError) else ""
             text = f"the body is not text in charset {self._charset!r}{at}"
-            # Not chained: an error of a codec has the body in it.
+            # Not chained: the error of a codec contains the body.
             raise InvalidBody(text) from None
 
     def _from_utf_8(self, raw: bytes, codec: str) -> bytes:
@@ -142,7 +142,7 @@ class Content:
 
 
 def content(properties: bytes) -> Content:
-    """Read what properties say of their body; those of most messages say the same."""
+    """Read how a body is encoded from its properties; the result is cached."""
     try:
         end = 3 + properties[2] if properties[0] & 0x80 else 2
         if properties[0] & 0x40:
@@ -154,15 +154,15 @@ def content(properties: bytes) -> Content:
 
 @lru_cache(maxsize=256)
 def _content(head: bytes) -> Content:
-    content_type, content_encoding = labels(head)
+    content_type, content_encoding = content_labels(head)
     return Content(readable(content_encoding), readable(content_type))
 
 
-def labelled(
-    raw: bytes, ours: bool, content_type: str | None, content_encoding: str | None
+def encode_body(
+    raw: bytes, own_text: bool, content_type: str | None, content_encoding: str | None
 ) -> bytes:
-    """A body as these properties promise it, see `Content.encode`."""
-    return Content(content_encoding, content_type).encode(raw, ours=ours)
+    """Encode a body according to these properties, see `Content.encode`."""
+    return Content(content_encoding, content_type).encode(raw, own_text=own_text)
 
 
 def _charset_of(content_type: str) -> str:
@@ -174,53 +174,53 @@ def _charset_of(content_type: str) -> str:
 
 
 def _codec(charset: str) -> str | None:
-    """Python's codec for a charset; never by `codecs.lookup`, which keeps every unknown name."""
+    """Python's codec for a charset; not by `codecs.lookup`, which caches every unknown name."""
     return _CHARSETS.get(charset.replace("-", "_").replace(" ", "_").replace(":", "_"))
 
 
-def _undone(name: str, raw: bytes, largest: int) -> bytes:
+def _decode_one(name: str, raw: bytes, largest: int) -> bytes:
     try:
         return _DECODERS[name](raw, largest)
     except _TooLarge:
         text = f"it has more than {largest} bytes when decoded"
     except _Malformed as error:
         text = str(error)
-        if not _begins(name, raw):
+        if not _has_signature(name, raw):
             raise _WrongLabel(f"the body does not fit its content_encoding {name!r}") from None
     except ImportError as error:
         raise InvalidBody(f"content_encoding {name!r} needs the package {error.name}") from None
     raise InvalidBody(f"the body does not fit its content_encoding {name!r}: {text}")
 
 
-def _begins(name: str, raw: bytes) -> bool:
-    """Whether a body that cannot be decoded at least begins as the encoding does."""
+def _has_signature(name: str, raw: bytes) -> bool:
+    """Whether a body that cannot be decoded has the signature of the encoding."""
     if name in ("deflate", "zlib"):
         return len(raw) > 1 and raw[0] & 0x0F == 8 and int.from_bytes(raw[:2], "big") % 31 == 0
-    return raw.startswith(_HEADS.get(name, b""))
+    return raw.startswith(_SIGNATURES.get(name, b""))
 
 
 class _WrongLabel(InvalidBody):
-    """A body is something else than its encoding says."""
+    """The body does not have the signature of its encoding."""
 
 
 class _TooLarge(Exception):
-    """More than is allowed came out of it."""
+    """The decompressed body is larger than allowed."""
 
 
 class _Malformed(Exception):
-    """It is not encoded like that."""
+    """The body does not match its encoding."""
 
 
 def _read_all(start: Callable[[], Any], error: type[Exception], raw: bytes, largest: int) -> bytes:
-    """Decompress streams that follow each other, in small steps: a few bytes may be very much.
+    """Decompress concatenated streams, in small steps: a few bytes may expand to a lot.
 
     Args:
-        start: Makes the decompressor of one stream.
-        error: What it raises.
+        start: Creates the decompressor of one stream.
+        error: The exception that the decompressor raises.
     """
     parts: list[bytes] = []
     left, position = largest, 0
-    for _ in range(_MOST_PARTS):
+    for _ in range(_MAX_PARTS):
         stream = start()
         while not stream.eof:
             data = raw[position : position + _CHUNK]
@@ -228,7 +228,7 @@ def _read_all(start: Callable[[], Any], error: type[Exception], raw: bytes, larg
             if not data:
                 raise _Malformed("it ends too early")
             try:
-                # Of what comes out all is taken, or it is too large: nothing is left inside.
+                # One byte more than allowed is enough to find that the body is too large.
                 parts.append(stream.decompress(data, left + 1))
             except error:
                 raise _Malformed("it is something else, or damaged") from None
@@ -238,7 +238,7 @@ def _read_all(start: Callable[[], Any], error: type[Exception], raw: bytes, larg
         position -= len(stream.unused_data)
         if position == len(raw) or (raw[position] == 0 and not raw[position:].strip(b"\0")):
             return b"".join(parts)
-    raise _Malformed(f"it consists of more than {_MOST_PARTS} parts")
+    raise _Malformed(f"it consists of more than {_MAX_PARTS} parts")
 
 
 def _gunzipped(raw: bytes, largest: int) -> bytes:
@@ -246,7 +246,7 @@ def _gunzipped(raw: bytes, largest: int) -> bytes:
 
 
 def _inflated(raw: bytes, largest: int) -> bytes:
-    """With zlib's head, as the standard of HTTP has it, or without, as many senders do."""
+    """With the zlib header, as HTTP requires, or without, as many senders do."""
     malformed = None
     for bits in (zlib.MAX_WBITS, -zlib.MAX_WBITS):
         try:
@@ -276,7 +276,7 @@ class _Brotli:
     def __init__(self) -> None:
         try:
             self._stream = importlib.import_module("brotli").Decompressor()
-            # Since 1.2 it can be told to stop.
+            # Since 1.2 its output can be limited.
             _ = self._stream.can_accept_more_data
         except (ImportError, AttributeError) as error:
             raise ImportError(name="Brotli (1.2 or newer)") from error
@@ -290,18 +290,18 @@ class _Brotli:
 
 
 def _unbrotli(raw: bytes, largest: int) -> bytes:
-    _Brotli()  # Else there is no such error, either.
+    _Brotli()  # Raises ImportError if the package is missing.
     return _read_all(_Brotli, importlib.import_module("brotli").error, raw, largest)
 
 
 def _is_encoded(name: str, raw: bytes) -> bool:
-    """Whether bytes are in one of the encodings that are written here."""
+    """Whether bytes are encoded already."""
     if name in ("gzip", "x-gzip"):
         return raw.startswith(_GZIP)
     if name not in _ENCODERS:
         return True
     try:
-        _inflated(raw, LARGEST)
+        _inflated(raw, MAX_DECODED)
     except (_Malformed, _TooLarge):
         return False
     return True

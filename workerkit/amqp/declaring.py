@@ -8,7 +8,7 @@ import logging
 import re
 from typing import Any
 
-from workerkit.amqp.codes import LOCKED, NO_PERMISSION, NOT_FOUND
+from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND, RESOURCE_LOCKED
 from workerkit.amqp.connection import Session, scratch
 from workerkit.amqp.consumer import Declare
 from workerkit.amqp.queue import Exchange, Queue
@@ -35,7 +35,7 @@ _UNREACHABLE = re.compile(
 
 # RabbitMQ closes the whole connection, with 541, where it has to cut a text within such a name.
 # Measured on 4.0.5 and 4.3.6; 3.10.8 cuts it anywhere.
-_CUTS_WRONGLY = (4,)
+_CUTS_INSIDE_CHARACTERS = (4,)
 _SAFE_BYTES = 150
 
 
@@ -43,7 +43,7 @@ class Unreachable(BrokerRefused):
     """A queue exists, and no node serves it now. It is not missing and is not declared again."""
 
 
-class Differs(BrokerRefused):
+class DeclaredDifferently(BrokerRefused):
     """A queue exists, and is declared otherwise.
 
     Attributes:
@@ -87,19 +87,19 @@ async def available(
 async def _compare(session: Session, queue: Queue, existing: Queue) -> None:
     if existing.is_plain:
         return
-    error = await differs(session, queue)
+    error = await find_difference(session, queue)
     if error is not None and existing != queue and error.argument == "x-queue-type":
-        error = await differs(session, existing)
+        error = await find_difference(session, existing)
     if error is not None:
         raise error
 
 
-async def differs(session: Session, queue: Queue) -> Differs | None:
+async def find_difference(session: Session, queue: Queue) -> DeclaredDifferently | None:
     """Compare a queue that exists with its declaration; None also where that is not permitted."""
     try:
         # The broker compares, and declares nothing.
         await _declare_queue(session, queue)
-    except Differs as error:
+    except DeclaredDifferently as error:
         return error
     except BrokerRefused as error:
         if error.code != NO_PERMISSION:
@@ -129,8 +129,8 @@ async def _exists(session: Session, queue: Queue) -> bool:
         async with scratch(session) as channel:
             await channel.declare_queue(queue.name, passive=True)
     except BrokerRefused as error:
-        if error.code == LOCKED:
-            text = "another connection has declared it as exclusive, and holds it"
+        if error.code == RESOURCE_LOCKED:
+            text = "another connection has declared it as exclusive"
             raise QueueInUse(f"{error}: {text}") from error
         if error.code != NOT_FOUND:
             raise
@@ -142,7 +142,11 @@ async def _exists(session: Session, queue: Queue) -> bool:
 
 def _check_safe(session: Session, kind: str, name: str) -> None:
     """Refuse a name that would cost everybody their connection as soon as the broker quotes it."""
-    if name.isascii() or session.version < _CUTS_WRONGLY or len(name.encode()) <= _SAFE_BYTES:
+    if (
+        name.isascii()
+        or session.version < _CUTS_INSIDE_CHARACTERS
+        or len(name.encode()) <= _SAFE_BYTES
+    ):
         return
     version = ".".join(map(str, session.version))
     raise BrokerRefused(
@@ -209,9 +213,9 @@ async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any
     except BrokerRefused as error:
         if error.code == NOT_FOUND and is_unreachable(str(error)):
             raise _unreachable(queue, error) from error
-        if error.code == LOCKED and await _exists(session, queue):
+        if error.code == RESOURCE_LOCKED and await _exists(session, queue):
             text = "exists, and is not exclusive; change the class, or delete the queue"
-            raise BrokerRefused(f"queue {queue.name!r} {text}: {error}", LOCKED) from error
+            raise BrokerRefused(f"queue {queue.name!r} {text}: {error}", RESOURCE_LOCKED) from error
         if (found := _DIFFERS.search(str(error))) is None:
             raise
         argument, broker = found[1], found[2] or str(error)
@@ -221,5 +225,5 @@ async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any
             f"the broker: {broker}; change the class, or delete the queue"
         )
         if queue.has_no_limit and argument == "x-delivery-limit":
-            text += "; RabbitMQ before 4.0 takes -1 for 0, and drops what is returned once"
-        raise Differs(text, error.code, argument) from error
+            text += "; RabbitMQ before 4.0 treats -1 as 0, and drops a message when it is requeued"
+        raise DeclaredDifferently(text, error.code, argument) from error

@@ -8,14 +8,14 @@ from workerkit.amqp.frames import (
     BODY,
     DEFAULT_FRAME_MAX,
     HEADER,
-    LEAST_PROGRESS,
     METHOD,
+    MIN_PROGRESS,
     Content,
     Limits,
     MalformedFrame,
     Unfinished,
     ends_with_texts,
-    out_of_place,
+    misplaced_frame,
 )
 
 _HEAD = Struct(">BHI").unpack_from  # frame type, channel, size
@@ -74,8 +74,8 @@ class Tap:
         self.largest_message = _UNLIMITED
         self._limits = Limits()
         self._rest: list[bytes] = []  # Of a frame that has not all come.
-        self._come = self._wanted = self._interrupted = 0
-        self._began = self._foreign = False
+        self._received = self._needed = self._frame_key = 0
+        self._began = self._other_protocol = False
 
     def open(self, channel: int, sink: Sink) -> None:
         """From now on *sink* gets the deliveries, returns and confirms of *channel*."""
@@ -97,9 +97,9 @@ class Tap:
         Raises:
             MalformedFrame: The stream cannot be read on.
         """
-        if self._foreign:
+        if self._other_protocol:
             return data
-        buffer = self._completed(data) if self._rest else data
+        buffer = self._whole_frame(data) if self._rest else data
         size, position, kept = len(buffer), 0, 0
         passed: list[bytes] = []
         sinks, limits = self._sinks, self._limits.by_type
@@ -108,12 +108,12 @@ class Tap:
             if length > limits[kind]:
                 if not (self._began or position) and buffer.startswith(b"AMQP"):
                     # A broker of another version names its own, and closes.
-                    self._foreign, position = True, size
+                    self._other_protocol, position = True, size
                     break
                 raise MalformedFrame(self._limits.explain(kind, length))
             start, end = position + 7, position + 7 + length
             if end >= size:
-                self._check_begun(kind, channel, length)
+                self._check_first_part(kind, channel, length)
                 break
             if buffer[end] != _FRAME_END:
                 raise MalformedFrame("a frame without its end")
@@ -123,7 +123,7 @@ class Tap:
                     passed.append(buffer[kept:position])
                 kept = end + 1
             elif channel == 0 and kind == METHOD:
-                instead = self._notice(buffer[start:end])
+                instead = self._read_connection_method(buffer[start:end])
                 if instead is not None:
                     passed += [buffer[kept:start], instead, buffer[end : end + 1]]
                     kept = end + 1
@@ -133,41 +133,41 @@ class Tap:
         if position:
             self._began = True
         if position < size:
-            self._interrupt(buffer[position:])
+            self._keep_rest(buffer[position:])
         return b"".join(passed)
 
     def unfinished(self) -> Iterator[Unfinished]:
         """The frame that has come in part, else the messages that have."""
         if self._rest:
-            what = f"a frame, of which {self._come} of at least {self._wanted} bytes came,"
-            yield Unfinished(self._interrupted, self._come, LEAST_PROGRESS, what)
+            what = f"a frame with {self._received} of at least {self._needed} bytes"
+            yield Unfinished(self._frame_key, self._received, MIN_PROGRESS, what)
             return
         for channel, content in self._contents.items():
-            come = 0 if content.properties is None else content.announced - content.missing
-            what = f"a message on channel {channel}, of which {come} bytes came,"
-            yield Unfinished(content, come, 1, what)
+            received = 0 if content.properties is None else content.announced - content.missing
+            what = f"a message on channel {channel} with {received} bytes received"
+            yield Unfinished(content, received, 1, what)
 
-    def _completed(self, chunk: bytes) -> bytes:
+    def _whole_frame(self, chunk: bytes) -> bytes:
         """The frame that had come in part, and what is behind it; nothing while it is not whole."""
         self._rest.append(chunk)
-        self._come += len(chunk)
-        if self._come < self._wanted:
+        self._received += len(chunk)
+        if self._received < self._needed:
             return b""
         whole, self._rest = b"".join(self._rest), []
         return whole
 
-    def _interrupt(self, rest: bytes) -> None:
-        self._rest, self._come = [rest], len(rest)
-        self._wanted = 8 + _HEAD(rest, 0)[2] if len(rest) >= 7 else 7
-        self._interrupted += 1
+    def _keep_rest(self, rest: bytes) -> None:
+        self._rest, self._received = [rest], len(rest)
+        self._needed = 8 + _HEAD(rest, 0)[2] if len(rest) >= 7 else 7
+        self._frame_key += 1
 
-    def _check_begun(self, kind: int, channel: int, length: int) -> None:
+    def _check_first_part(self, kind: int, channel: int, length: int) -> None:
         """Find out from the head of a frame whether it is worth while to wait for the rest."""
         if kind == METHOD or channel not in self._sinks:
             return
         content = self._contents.get(channel)
         if content is None or kind not in (HEADER, BODY):
-            raise MalformedFrame(out_of_place(kind, channel))
+            raise MalformedFrame(misplaced_frame(kind, channel))
         if kind == BODY and content.properties is not None and length > content.missing:
             raise MalformedFrame("a body longer than its header says")
 
@@ -177,7 +177,7 @@ class Tap:
             return self._take_method(sink, channel, payload)
         content = self._contents.get(channel)
         if content is None or kind not in (HEADER, BODY):
-            raise MalformedFrame(out_of_place(kind, channel))
+            raise MalformedFrame(misplaced_frame(kind, channel))
         if kind == BODY:
             if content.properties is None:
                 raise MalformedFrame("a body before its header")
@@ -251,7 +251,7 @@ class Tap:
             body = parts[0] if len(parts) == 1 else b"".join(parts)
             sink.delivered(content.method, content.properties, body)
 
-    def _notice(self, payload: bytes) -> bytes | None:
+    def _read_connection_method(self, payload: bytes) -> bytes | None:
         """Read a method of the connection itself; what aiormq gets instead, if it is another."""
         method = payload[:4]
         if method == _CONNECTION_CLOSE and len(payload) > 7:

@@ -9,7 +9,7 @@ DEFAULT_FRAME_MAX = 131_072
 
 _LEAST_FRAME_MAX = 4_096  # Everybody has to take frames of this size.
 _LONGER_HEADERS = 2**20
-LEAST_PROGRESS = 1024
+MIN_PROGRESS = 1024
 """Bytes of a frame. What a broken head swallows, such as heartbeats, is no progress."""
 
 
@@ -44,8 +44,8 @@ class Limits:
     def explain(self, kind: int, length: int) -> str:
         """What is wrong with a head that the limits refuse."""
         if self.by_type[kind] < 0:
-            return f"a frame of type {kind}, where 1, 2, 3 and 8 exist"
-        return f"a frame of type {kind} and {length} bytes, where {self.by_type[kind]} are allowed"
+            return f"an unknown frame type {kind}: AMQP has 1, 2, 3 and 8"
+        return f"a frame of type {kind} with {length} bytes: the limit is {self.by_type[kind]}"
 
 
 class Unfinished(NamedTuple):
@@ -53,14 +53,14 @@ class Unfinished(NamedTuple):
 
     Attributes:
         key: The same as long as it is the same frame, the same message.
-        come: Bytes of it.
-        least: More bytes of it that count as progress.
+        received: Bytes of it.
+        min_progress: More bytes of it that count as progress.
         text: What it is, for people.
     """
 
     key: object
-    come: int
-    least: int
+    received: int
+    min_progress: int
     text: str
 
 
@@ -77,9 +77,9 @@ class Content:
         self.parts: list[bytes] | None = []  # None for one that is too large to be kept.
 
 
-def out_of_place(kind: int, channel: int) -> str:
+def misplaced_frame(kind: int, channel: int) -> str:
     """What is wrong with a frame that belongs to no message."""
-    return f"a frame of type {kind} on channel {channel}, where it has no place"
+    return f"a frame of type {kind} on channel {channel} that belongs to no message"
 
 
 def ends_with_texts(payload: bytes, position: int, number: int) -> bool:

@@ -114,7 +114,7 @@ class Gets:
     def _expected(self) -> bool:
         """Whether there is a question; none is left once the channel is lost."""
         if not self._asked and not self._lost.done():
-            raise MalformedFrame("an answer to basic.get that nobody asked for")
+            raise MalformedFrame("an answer to basic.get without a request")
         return bool(self._asked)
 
     def _on_lost(self, lost: "asyncio.Future[ConnectionLost]") -> None:

@@ -44,14 +44,14 @@ class Handled:
         while len(self._times) > _REMEMBERED:
             self._times.popitem(last=False)
 
-    def doubt(self, place: Place, message: AMQPMessage[Any]) -> None:
+    def add_in_doubt(self, place: Place, message: AMQPMessage[Any]) -> None:
         """A message was handled, and its acknowledgement sent, and nothing shows that it arrived.
 
         For one without an id as above.
         """
         if not message.message_id:
             return
-        key = (place, message.fingerprint), message.circumstances
+        key = (place, message.fingerprint), message.metadata_digest
         times, _ = self._in_doubt.pop(key, (0, 0.0))
         self._in_doubt[key] = times + 1, monotonic()
         while len(self._in_doubt) > _REMEMBERED:
@@ -65,10 +65,10 @@ class Handled:
         times = self._times.pop(key, 0)
         if times > 1:
             self._times[key] = times - 1
-        return times > 0 or (bool(self._in_doubt) and self._resolve(key, message))
+        return times > 0 or (bool(self._in_doubt) and self._was_in_doubt(key, message))
 
-    def _resolve(self, key: _Key, message: AMQPMessage[Any]) -> bool:
-        whole = key, message.circumstances
+    def _was_in_doubt(self, key: _Key, message: AMQPMessage[Any]) -> bool:
+        whole = key, message.metadata_digest
         times, since = self._in_doubt.pop(whole, (0, 0.0))
         if times > 1:
             self._in_doubt[whole] = times - 1, since

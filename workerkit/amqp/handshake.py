@@ -1,4 +1,4 @@
-"""Open one connection to one server and log in, by aio-pika; say in our words why not."""
+"""Open one connection to one server and log in, with aio-pika; explain a failure."""
 
 import asyncio
 import logging
@@ -22,20 +22,20 @@ from workerkit.errors import BrokerRefused, ConnectionLost
 log = logging.getLogger(__name__)
 
 _REFUSALS = (NO_PERMISSION, 530)
-_NEEDED = ("publisher_confirms", "basic.nack")
+_REQUIRED_CAPABILITIES = ("publisher_confirms", "basic.nack")
 _SMALLEST_FRAME = 4096  # AMQP 0-9-1, section 4.2.3: peers must accept frames of this size.
-_AFTERMATH = 1.0
-_LONGEST = 500
+_CLEANUP_DEADLINE = 1.0
+_MAX_REASON_LENGTH = 500
 
 
 class TapConnection(aio_pika.Connection):
     """A connection whose socket has the tap.
 
-    aio-pika drops a `transport_factory` on its way to aiormq, and aiormq cannot be told every
-    virtual host by a URL. So aiormq's connection is made here.
+    aio-pika does not pass a `transport_factory` on to aiormq, and a URL cannot hold every virtual
+    host for aiormq. So aiormq's connection is created here.
 
     Attributes:
-        fault: What ended aiormq's reader, once it has ended by an error. Nothing public keeps it.
+        fault: The error that ended aiormq's reader, if one did. aiormq does not publish it.
     """
 
     def __init__(self, factory: TapTransportFactory, vhost: str, *args: Any, **kwargs: Any) -> None:
@@ -60,8 +60,8 @@ class TapConnection(aio_pika.Connection):
         self.fault = None if reader.cancelled() else reader.exception()
 
 
-class _Unusable(Exception):
-    """The broker is none that workerkit can work with."""
+class _UnsupportedBroker(Exception):
+    """Workerkit does not support this broker."""
 
 
 async def log_in(
@@ -69,15 +69,15 @@ async def log_in(
 ) -> tuple[TapConnection, TapProtocol]:
     """Open a connection to the server of *attempt*.
 
-    Whatever comes of what the server sends, and of what aiormq makes of it, is one of two errors.
+    Whatever the server sends, and whatever aiormq raises for it, becomes one of two errors.
 
     Raises:
-        BrokerRefused: The broker refused the login, or TLS cannot be agreed on, or it is no broker
-            that workerkit can work with.
+        BrokerRefused: The broker refused the login, TLS failed, or workerkit does not support this
+            broker.
         ConnectionLost: The server cannot be reached, did not answer in time, or does not speak
             AMQP 0-9-1.
     """
-    where = _Where(settings, vhost, attempt)
+    where = _ServerLabel(settings, vhost, attempt)
     factory = TapTransportFactory(attempt, settings.tls.server_name)
     connection = TapConnection(
         factory,
@@ -91,7 +91,7 @@ async def log_in(
     try:
         await _connected(connection, factory, settings.connect_timeout)
     except Exception as error:
-        raise _explained(where, error, factory.protocol) from error
+        raise _as_our_error(where, error, factory.protocol) from error
     assert factory.protocol is not None
     return connection, factory.protocol
 
@@ -99,11 +99,11 @@ async def log_in(
 async def _connected(
     connection: TapConnection, factory: TapTransportFactory, seconds: float
 ) -> None:
-    """Connect within a deadline, in a task: aiormq cancels the one that it fails in.
+    """Connect within a deadline, in a task, because aiormq cancels the task that it fails in.
 
     Raises:
-        TimeoutError: The deadline has passed. The socket is dropped before anything is cancelled,
-            so nobody waits for the other side to close it.
+        TimeoutError: The deadline has passed. The socket is closed before anything is cancelled, so
+            nothing waits for the server to close it.
     """
     connecting = asyncio.create_task(connection.connect())
     usable = False
@@ -119,38 +119,39 @@ async def _connected(
         usable = True
     finally:
         if not usable:
-            connecting.add_done_callback(_retrieved)
+            connecting.add_done_callback(_retrieve_exception)
             connecting.cancel()
             if factory.protocol is not None:
                 factory.protocol.discard()
             closing = asyncio.create_task(connection.close())
-            closing.add_done_callback(_retrieved)
-            await asyncio.wait([connecting, closing], timeout=_AFTERMATH)
+            closing.add_done_callback(_retrieve_exception)
+            await asyncio.wait([connecting, closing], timeout=_CLEANUP_DEADLINE)
 
 
-def _retrieved(task: "asyncio.Task[None]") -> None:
-    """Take the exception, which asyncio would otherwise complain of."""
+def _retrieve_exception(task: "asyncio.Task[None]") -> None:
+    """Retrieve the exception, which asyncio would otherwise log as never retrieved."""
     if not task.cancelled():
         task.exception()
 
 
 def _check(underlay: AbstractConnection) -> None:
-    """Look at what aiormq believes without looking.
+    """Check what aiormq does not check.
 
     Raises:
-        _Unusable: The broker lacks something, or proposes what cannot be used.
+        _UnsupportedBroker: The broker lacks a capability, or proposes an invalid frame size.
     """
     capabilities = underlay.server_properties.get("capabilities")
     stated = capabilities if isinstance(capabilities, Mapping) else {}
-    if missing := [each for each in _NEEDED if not stated.get(each)]:
-        raise _Unusable(f"the broker does not offer {' and '.join(missing)}")
+    if missing := [each for each in _REQUIRED_CAPABILITIES if not stated.get(each)]:
+        text = f"the broker does not offer {' and '.join(missing)}, which workerkit needs"
+        raise _UnsupportedBroker(text)
     if 0 < (size := underlay.connection_tune.frame_max or 0) < _SMALLEST_FRAME:
-        text = f"the broker's frame_max is {size}: AMQP has at least {_SMALLEST_FRAME}"
-        raise _Unusable(text)
+        text = f"the broker's frame_max is {size}, and AMQP requires at least {_SMALLEST_FRAME}"
+        raise _UnsupportedBroker(text)
 
 
-class _Where:
-    """What an error calls the server: with the addresses that were tried until then."""
+class _ServerLabel:
+    """The name of the server in errors, with the addresses that were tried so far."""
 
     def __init__(self, settings: AMQPSettings, vhost: str | None, attempt: Attempt) -> None:
         self._url = settings.display(vhost, attempt.server)
@@ -163,7 +164,7 @@ class _Where:
         return f"{self._url} (virtual host {self._vhost!r}){at}"
 
 
-def _tls(settings: AMQPSettings, where: _Where) -> ssl.SSLContext | None:
+def _tls(settings: AMQPSettings, where: _ServerLabel) -> ssl.SSLContext | None:
     if not settings.is_encrypted:
         return None
     if not settings.tls.verify:
@@ -176,8 +177,10 @@ def _tls(settings: AMQPSettings, where: _Where) -> ssl.SSLContext | None:
         raise BrokerRefused(f"{where}: TLS cannot be set up with {files}: {error}", 0) from error
 
 
-def _explained(where: _Where, error: Exception, protocol: TapProtocol | None) -> ConnectionLost:
-    """Our error for a failed attempt, by its cause: aio-pika has the same one for many."""
+def _as_our_error(
+    where: _ServerLabel, error: Exception, protocol: TapProtocol | None
+) -> ConnectionLost:
+    """Our error for a failed attempt, by its cause: aio-pika raises the same one for several."""
     if protocol is not None and protocol.tap.refusal is not None:
         code, _ = protocol.tap.refusal
         kind = BrokerRefused(f"{where}: {protocol.reason}", code)
@@ -185,25 +188,27 @@ def _explained(where: _Where, error: Exception, protocol: TapProtocol | None) ->
     if isinstance(error, ssl.SSLError):
         return BrokerRefused(f"{where}: TLS failed: {error}", 0)
     if isinstance(error, AuthenticationError):
-        return BrokerRefused(f"{where}: the broker does not offer this way to log in: {error}", 0)
-    if isinstance(error, _Unusable):
-        return BrokerRefused(f"{where}: {error}, and workerkit cannot work without", 0)
+        return BrokerRefused(
+            f"{where}: the broker does not support this authentication mechanism: {error}", 0
+        )
+    if isinstance(error, _UnsupportedBroker):
+        return BrokerRefused(f"{where}: {error}", 0)
     if isinstance(error, UnicodeError) and protocol is None:
-        return BrokerRefused(f"{where}: this cannot be a host name: {error}", 0)
+        return BrokerRefused(f"{where}: this is not a valid host name: {error}", 0)
     return ConnectionLost(f"{where}: {_reason(error, protocol)}")
 
 
 def _reason(error: Exception, protocol: TapProtocol | None) -> str:
     if isinstance(error, TimeoutError):
-        # Whoever was late had its socket closed for that.
+        # The socket was closed because of the timeout, so its own reason says nothing.
         return str(error)
     if protocol is not None and protocol.reason != CLOSED:
         return protocol.reason
-    return unread(error) or "the server closed the connection during the login"
+    return failure_reason(error) or "the server closed the connection during the login"
 
 
-def unread(error: BaseException) -> str:
-    """Why aiormq gave a connection up, if not because the other side closed it: else empty."""
+def failure_reason(error: BaseException) -> str:
+    """Why aiormq closed a connection; empty if the server closed it."""
     closed = isinstance(error.__cause__, asyncio.IncompleteReadError)
     if closed or isinstance(error, StopAsyncIteration | asyncio.CancelledError):
         return ""
@@ -212,4 +217,4 @@ def unread(error: BaseException) -> str:
         text = str(error) or text
     else:
         text = f"what the server sent cannot be read: {text}"
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+    return text if len(text) <= _MAX_REASON_LENGTH else f"{text[:_MAX_REASON_LENGTH]}…"

@@ -10,7 +10,7 @@ from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.oversized import Oversized
 
 _U64 = Struct(">Q").unpack_from
-_NOT_OURS = "a delivery to a consumer that is not there"
+_NO_SUCH_CONSUMER = "a delivery to an unknown consumer"
 
 
 class Inlet:
@@ -46,7 +46,7 @@ class Inlet:
         # As _expected, without it: every message pays for each call.
         end = self._end
         if not method.startswith(self._begin):
-            raise MalformedFrame(_NOT_OURS)
+            raise MalformedFrame(_NO_SUCH_CONSUMER)
         (tag,) = _U64(method, end)
         self._acks.expect(tag)
         self._take(
@@ -96,7 +96,7 @@ class Inlet:
     def _expected(self, method: bytes) -> int:
         """The delivery tag."""
         if not method.startswith(self._begin):
-            raise MalformedFrame(_NOT_OURS)
+            raise MalformedFrame(_NO_SUCH_CONSUMER)
         (tag,) = _U64(method, self._end)
         self._acks.expect(tag)
         return int(tag)

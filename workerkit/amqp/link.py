@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from workerkit.amqp.addresses import Attempt, Rotation
+from workerkit.amqp.channel_numbers import HIGHEST, ChannelLimit, parse_limit
 from workerkit.amqp.connection import Session, connect_to
 from workerkit.amqp.frames import MalformedFrame
-from workerkit.amqp.numbers import HIGHEST, Limit, reached
-from workerkit.amqp.stalls import LOOKS, Stalls
+from workerkit.amqp.stalls import CHECKS, StallDetector
 from workerkit.connections import AMQPSettings
 from workerkit.observe import Connection, Event, Observer, tell
 from workerkit.places import in_a_line
@@ -74,7 +74,7 @@ class Link:
         loop = asyncio.get_running_loop()
         backoff = Backoff()
         rotation = Rotation()
-        limit: Limit | None = None
+        limit: ChannelLimit | None = None
         number = 1
         while True:
             self._settings = self._read_settings()
@@ -99,7 +99,7 @@ class Link:
             if self._stopping:
                 return
             reason = session.reason
-            limit = reached(reason, limit) or limit
+            limit = parse_limit(reason, limit) or limit
             log.warning("connection lost", extra=self._fields(attempt, reason=reason))
             self._tell("connection_lost", number, reason)
             if loop.time() - since > STABLE_AFTER:
@@ -144,13 +144,13 @@ class Link:
         """
         loop = asyncio.get_running_loop()
         limit = self._settings.heartbeat * _LOST_AFTER_HEARTBEATS
-        stalls = Stalls(limit)
+        stalls = StallDetector(limit)
         while not session.lost.done():
             silent = loop.time() - session.protocol.last_read
             if silent < limit:
-                await asyncio.wait([session.lost], timeout=min(limit - silent, limit / LOOKS))
+                await asyncio.wait([session.lost], timeout=min(limit - silent, limit / CHECKS))
                 unfinished = list(session.protocol.tap.unfinished())
-                if stalled := stalls.look(unfinished, loop.time()):
+                if stalled := stalls.check(unfinished, loop.time()):
                     session.protocol.give_up(MalformedFrame(stalled))
                     await asyncio.wait([session.lost])
                 continue

@@ -217,7 +217,7 @@ class AMQPMessage(Delivery, Generic[T]):
         # Of a try in place, which no header counts.
         self.__dict__["attempt"] = attempt
 
-    def returned(self) -> None:
+    def count_failure_in_place(self) -> None:
         """It could not go back, and is handled again where it is: nothing is decided."""
         self.__dict__["returns"] = self.returns + 1
         self.fate = self.after = None
@@ -229,7 +229,7 @@ class AMQPMessage(Delivery, Generic[T]):
         return self.queue, blake2b(self.raw, digest_size=16, key=name).digest()
 
     @property
-    def circumstances(self) -> bytes:
+    def metadata_digest(self) -> bytes:
         """All that its sender wrote beside the body; also the same when it comes again."""
         headers = sorted((name, each) for name, each in self.sent.items() if name not in _COUNTS)
         properties = dataclasses.replace(self.properties, table=None)

@@ -9,13 +9,13 @@ from time import time
 from typing import Any
 
 from workerkit.amqp import table
-from workerkit.amqp.content import labelled
+from workerkit.amqp.content import encode_body
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.queue import Exchange
 from workerkit.codec import encode
 
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
-DELAY = "x-delay"
+DELAY_HEADER = "x-delay"
 _LONGEST_EXPIRATION = 4_294_967.0  # 2**32 milliseconds
 _LATEST = 2**64
 _BYTES = bytes | bytearray | memoryview
@@ -81,7 +81,7 @@ def message(
     """
     raw, kind = encode(body)
     if content_type is not None or content_encoding is not None:
-        raw = labelled(raw, not isinstance(body, _BYTES), content_type, content_encoding)
+        raw = encode_body(raw, not isinstance(body, _BYTES), content_type, content_encoding)
         kind = kind if content_type is None else content_type
     if priority is not None and not 0 <= priority <= 255:
         raise ValueError(f"priority is {priority}: it must be 0 to 255")
@@ -126,7 +126,7 @@ def _table(headers: Mapping[str, Any]) -> bytes:
     Raises:
         TypeError, ValueError: Some header is of that kind.
     """
-    for name, (is_right, right) in _DEMANDING.items():
+    for name, (is_right, right) in _CHECKED_HEADERS.items():
         if name in headers and not is_right(headers[name]):
             found = headers[name]
             what = "None" if found is None else f"of type {type(found).__qualname__}"
@@ -137,14 +137,14 @@ def _table(headers: Mapping[str, Any]) -> bytes:
         raise ValueError("headers are nested too deep") from error
 
 
-def _is_texts(value: object) -> bool:
+def _is_list_of_str(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
 
 
 # Headers that the broker itself reads, and what it takes; a wrong one costs the channel, or with a
 # stream the connection.
-_DEMANDING: dict[str, tuple[Callable[[object], bool], str]] = {
-    "CC": (_is_texts, "a list of str"),
-    "BCC": (_is_texts, "a list of str"),
+_CHECKED_HEADERS: dict[str, tuple[Callable[[object], bool], str]] = {
+    "CC": (_is_list_of_str, "a list of str"),
+    "BCC": (_is_list_of_str, "a list of str"),
     "x-stream-filter-value": (lambda value: isinstance(value, str), "a str"),
 }

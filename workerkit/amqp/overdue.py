@@ -17,7 +17,7 @@ log = logging.getLogger(__name__)
 
 TRIES = 3
 _REMEMBERED = 1_000
-_SLACK, _SLACK_SHARE, _SUSPECT = 1.0, 0.1, 0.5
+_SLACK, _SLACK_SHARE, _SUSPECT_SHARE = 1.0, 0.1, 0.5
 
 
 class Overdue:
@@ -43,7 +43,9 @@ class Overdue:
             suspect: The broker has closed the channel or cancelled the consumer, and this is the
                 oldest message that it waited for.
         """
-        slack = _SUSPECT * self._seconds if suspect else min(_SLACK, _SLACK_SHARE * self._seconds)
+        slack = (
+            _SUSPECT_SHARE * self._seconds if suspect else min(_SLACK, _SLACK_SHARE * self._seconds)
+        )
         return seconds >= self._seconds - slack
 
     def note(self, message: AMQPMessage[Any], seconds: float, *, suspect: bool = False) -> None:

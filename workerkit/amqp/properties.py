@@ -67,7 +67,7 @@ def decode(raw: bytes) -> Properties:
     return properties
 
 
-def labels(raw: bytes) -> tuple[str | None, str | None]:
+def content_labels(raw: bytes) -> tuple[str | None, str | None]:
     """Read `content_type` and `content_encoding` alone, the first two. Never raises."""
     found: list[str | None] = [None, None]
     position = 2

@@ -16,7 +16,7 @@ from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND, PRECONDITION_FAILED
 from workerkit.amqp.confirms import (
     DEFAULT_EXCHANGE,
     TOO_LARGE,
-    NotTaken,
+    NotProcessed,
     Outgoing,
     Refused,
     Returned,
@@ -130,7 +130,7 @@ class Publisher:
                 body, headers, message_id, correlation_id, priority, expiration,
                 content_type, content_encoding, type, reply_to, app_id, timestamp, user_id,
             )  # fmt: skip
-            if headers and exchange and outgoing.DELAY in headers:
+            if headers and exchange and outgoing.DELAY_HEADER in headers:
                 mandatory = False
             to = Destination(routing_key, exchange, connection, vhost, mandatory)
             return await self._observed(raw, told, to, timeout)
@@ -215,7 +215,7 @@ class Publisher:
                     sent = True
                     try:
                         await confirm
-                    except NotTaken:
+                    except NotProcessed:
                         sent = False
         except TimeoutError as error:
             raise route.late(where, message_id, timeout, sent=sent) from error

@@ -18,9 +18,9 @@ from workerkit.amqp.declaring import make_sure
 from workerkit.amqp.queue import Exchange
 from workerkit.errors import MessageTooLarge, PublishTimeout
 
-_MOST_TRIALS = 16
-_PATIENCE = 1.0  # Seconds to wait for somebody else's trial of the same thing.
-_COMMON_SIZE = 131_072
+_MAX_TRIALS = 16
+_TRIAL_WAIT = 1.0  # Seconds to wait for somebody else's trial of the same thing.
+_ASSUMED_SIZE = 131_072
 # message size 17000000 is larger than configured max size 16777216: RabbitMQ 3.10 to 4.3.
 _LIMIT = re.compile(r"message size \d+ is larger than configured max size (\d+)")
 CONFIRM_DEADLINE = 9.0
@@ -47,10 +47,10 @@ class PublishingChannels:
         self._opening = asyncio.Lock()
         self._exchanges: set[Exchange | str] = set()
         self._users: set[str | None] = {None}
-        self._size = _COMMON_SIZE
+        self._size = _ASSUMED_SIZE
         self._largest: int | None = None
         self._trials: dict[object, asyncio.Future[None]] = {}
-        self._free = asyncio.Semaphore(_MOST_TRIALS)
+        self._free = asyncio.Semaphore(_MAX_TRIALS)
         self._retiring: set[asyncio.Task[None]] = set()
 
     @property
@@ -68,7 +68,7 @@ class PublishingChannels:
         shared = self._shared
         if shared is None or shared.lost or self._closed.done() or not shared.is_writable:
             return None
-        return shared.publish(message) if self._new(message, exchange) is None else None
+        return shared.publish(message) if self._unproven(message, exchange) is None else None
 
     async def publish(self, message: Outgoing, exchange: Exchange | str) -> "asyncio.Future[None]":
         """Send a message; the future is done when the broker has confirmed it.
@@ -82,15 +82,17 @@ class PublishingChannels:
         """
         size = len(message.body)
         if self._largest is not None and size > self._largest:
-            raise MessageTooLarge(f"it has {size} bytes, and the broker takes {self._largest}")
+            raise MessageTooLarge(
+                f"it has {size} bytes, and the broker accepts at most {self._largest}"
+            )
         if self._shared is not None and self._shared.lost:
-            self._forget()
-        while (new := self._new(message, exchange)) is not None:
-            if (confirm := await self._try(message, exchange, new)) is not None:
+            self._reset()
+        while (new := self._unproven(message, exchange)) is not None:
+            if (confirm := await self._publish_trial(message, exchange, new)) is not None:
                 return confirm
         shared = self._shared
         if shared is None or shared.lost:
-            shared = await self._opened()
+            shared = await self._shared_channel()
         return await self._send(shared, message)
 
     def drop_if_silent(self) -> None:
@@ -109,14 +111,14 @@ class PublishingChannels:
     async def _open_channel(self) -> Confirms:
         confirms = Confirms(self.session, await self.session.channel(confirms=True))
         self._open.add(confirms)
-        confirms.channel.lost.add_done_callback(lambda _: self._closed_one(confirms))
+        confirms.channel.lost.add_done_callback(lambda _: self._on_channel_closed(confirms))
         return confirms
 
-    def _closed_one(self, confirms: Confirms) -> None:
+    def _on_channel_closed(self, confirms: Confirms) -> None:
         self._open.discard(confirms)
         self._last_confirm = max(self._last_confirm, confirms.last_confirm)
 
-    def _new(self, message: Outgoing, exchange: Exchange | str) -> object:
+    def _unproven(self, message: Outgoing, exchange: Exchange | str) -> object:
         """What of a message has not been seen to work; None for most."""
         if exchange not in self._exchanges:
             return exchange
@@ -124,21 +126,21 @@ class PublishingChannels:
             return ("user", message.user_id)
         return "size" if len(message.body) > self._size else None
 
-    async def _try(
+    async def _publish_trial(
         self, message: Outgoing, exchange: Exchange | str, new: object
     ) -> "asyncio.Future[None] | None":
         """Publish on a channel of its own; None where somebody else's trial ended meanwhile."""
         if (other := self._trials.get(new)) is not None:
-            done, _ = await asyncio.wait([other], timeout=_PATIENCE)
+            done, _ = await asyncio.wait([other], timeout=_TRIAL_WAIT)
             if done:
                 return None
-        verdict: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._trials[new] = verdict
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._trials[new] = ended
         confirms = None
         try:
             await self._free.acquire()
         except BaseException:
-            self._done(new, verdict)
+            self._remove_trial(new, ended)
             raise
         try:
             if exchange and exchange not in self._exchanges:
@@ -146,17 +148,19 @@ class PublishingChannels:
             confirms = await self._open_channel()
             confirm = await self._send(confirms, message)
         except BaseException:
-            self._end(new, verdict, confirms)
+            self._end_trial(new, ended, confirms)
             raise
-        confirm.add_done_callback(partial(self._tried, message, exchange, new, verdict, confirms))
+        confirm.add_done_callback(
+            partial(self._on_trial_done, message, exchange, new, ended, confirms)
+        )
         return confirm
 
-    def _tried(
+    def _on_trial_done(
         self,
         message: Outgoing,
         exchange: Exchange | str,
         new: object,
-        verdict: "asyncio.Future[None]",
+        ended: "asyncio.Future[None]",
         confirms: Confirms,
         confirm: "asyncio.Future[None]",
     ) -> None:
@@ -173,20 +177,22 @@ class PublishingChannels:
             self._size = max(self._size, len(message.body))
             if self._shared is None:
                 self._shared = confirms
-        self._end(new, verdict, confirms)
+        self._end_trial(new, ended, confirms)
 
-    def _end(self, new: object, verdict: "asyncio.Future[None]", confirms: Confirms | None) -> None:
+    def _end_trial(
+        self, new: object, ended: "asyncio.Future[None]", confirms: Confirms | None
+    ) -> None:
         self._free.release()
-        self._done(new, verdict)
+        self._remove_trial(new, ended)
         if confirms is not None and confirms is not self._shared and not confirms.lost:
             task = asyncio.create_task(self._retire(confirms))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
-    def _done(self, new: object, verdict: "asyncio.Future[None]") -> None:
-        if self._trials.get(new) is verdict:
+    def _remove_trial(self, new: object, ended: "asyncio.Future[None]") -> None:
+        if self._trials.get(new) is ended:
             del self._trials[new]
-        verdict.set_result(None)
+        ended.set_result(None)
 
     async def _retire(self, confirms: Confirms) -> None:
         """Close a channel, but not while the broker reads nothing: that would cost the session."""
@@ -201,15 +207,15 @@ class PublishingChannels:
             raise PublishTimeout(CLOSED)
         return confirms.publish(message)
 
-    async def _opened(self) -> Confirms:
+    async def _shared_channel(self) -> Confirms:
         async with self._opening:
             if self._shared is None or self._shared.lost:
                 self._shared = await self._open_channel()
             return self._shared
 
-    def _forget(self) -> None:
+    def _reset(self) -> None:
         """What worked does not any more: begin anew."""
         self._shared = None
         self._exchanges.clear()
         self._users = {None}
-        self._size = _COMMON_SIZE
+        self._size = _ASSUMED_SIZE

@@ -19,7 +19,7 @@ RETRY_INFIX = ".retry."
 NO_LIMIT = -1
 _LONGEST_PREFIX = 150  # Of 255; the rest is for the host, the process and the connection.
 _FIRST_WITH_NO_LIMIT = (4,)
-# Arguments that a quorum queue refuses, or for whose sake an author means a classic queue.
+# Arguments that a quorum queue refuses, or that make sense for a classic queue only.
 _CLASSIC_ONLY = frozenset(
     {"x-max-priority", "x-queue-mode", "x-queue-version", "x-queue-master-locator"}
 )
@@ -105,9 +105,9 @@ class Queue:
         durable: It survives a restart of the broker.
         exclusive: Only the connection that declares it may use it; it goes with that connection.
         auto_delete: It goes when its last consumer goes.
-        per_process: Each process has one for itself, exclusive, whose name is this one with a
-            suffix that is new for each connection. Its retries are made in place, and what would
-            be dead-lettered is rejected: to `dead_letter_exchange`, or dropped where it has none.
+        per_process: Each process has an exclusive queue of its own. Its name is this one with a
+            suffix that is new for each connection. Retries are made in place. A message that would
+            be dead-lettered is rejected instead: to `dead_letter_exchange`, or dropped without one.
         ttl: Seconds after which it drops a message, or dead-letters it.
         expires: Seconds without use after which it goes, with the messages in it.
         max_length: Messages it holds; `overflow` says what happens to more.
@@ -115,7 +115,7 @@ class Queue:
         max_priority: Highest priority that it tells apart, 1 to 255; classic queues only.
         delivery_limit: How often a message may come back; quorum queues only, -1 for no limit.
         expected_delivery_limit: The delivery limit that a policy or another declaration gives this
-            quorum queue; not declared. See "Delivery limits" in the documentation.
+            quorum queue. It is not declared. See "Delivery limits" in the documentation.
         single_active_consumer: One consumer at a time gets its messages, in order.
         dead_letter_exchange: Gets what it rejects, drops or lets run out; "" is the default
             exchange, which routes by `dead_letter_routing_key`.
@@ -204,9 +204,9 @@ class Queue:
 
     @property
     def dead_letter_queue(self) -> "Queue":
-        """The queue that holds its dead letters, as replicated as this one.
+        """The queue for its dead letters, replicated if this one is.
 
-        It has no delivery limit: RabbitMQ would drop a dead letter that was looked at too often.
+        It has no delivery limit: RabbitMQ would drop a dead letter that was read too often.
         """
         kind = self.declared_arguments.get("x-queue-type")
         if kind == "classic":
@@ -217,7 +217,7 @@ class Queue:
         return Queue(self.dead_letters, arguments=arguments)
 
     def of_type(self, default: DefaultType | None) -> "Queue":
-        """Return the queue with a default type, where it states none and can be of that type."""
+        """Return the queue with a default type, if it states none and can have that type."""
         arguments = self.declared_arguments
         if default is None or "x-queue-type" in arguments:
             return self
@@ -228,14 +228,14 @@ class Queue:
 
     @property
     def is_lasting(self) -> bool:
-        """Whether only somebody who deletes it ends it: no restart, connection or consumer does."""
+        """Whether the queue exists until a client deletes it."""
         return self.durable and not self.exclusive and not self.auto_delete
 
     def arguments_for(self, version: tuple[int, ...]) -> dict[str, Any]:
         """Return the arguments of `queue.declare` for a broker of a version.
 
-        A delivery limit of -1 means "no limit" from RabbitMQ 4.0 on. Before, absence means that,
-        and -1 means that a message is dropped when it is returned for the first time.
+        A delivery limit of -1 means "no limit" from RabbitMQ 4.0 on. Older versions have no limit
+        if the argument is missing, and -1 drops a message when it is requeued for the first time.
         """
         arguments = self.declared_arguments
         if version < _FIRST_WITH_NO_LIMIT and self.has_no_limit:
@@ -244,7 +244,7 @@ class Queue:
 
     @property
     def has_no_limit(self) -> bool:
-        """Whether it is declared with a delivery limit of -1, which stands for none."""
+        """Whether it is declared with a delivery limit of -1, which means no limit."""
         limit = self.declared_arguments.get("x-delivery-limit")
         return isinstance(limit, int) and limit < 0
 
@@ -294,8 +294,8 @@ class Queue:
     def _check_per_process(self) -> None:
         if self.declared_arguments.get("x-queue-type", "classic") != "classic":
             raise ValueError(
-                f"queue {self.name!r}: a queue per process goes with its connection, so it is a "
-                "classic one: leave its type out"
+                f"queue {self.name!r}: a queue per process is deleted with its connection, so it "
+                "must be a classic queue: omit the type"
             )
         if len(self.name.encode()) > _LONGEST_PREFIX:
             raise ValueError(
@@ -304,7 +304,7 @@ class Queue:
             )
 
     def for_process(self, suffix: str) -> "Queue":
-        """Return the queue under the name it has in one process."""
+        """Return the queue with its name in one process."""
         return replace(self, name=f"{self.name}.{suffix}", per_process=False)
 
     def _check_expected_limit(self) -> None:

@@ -8,7 +8,7 @@ queue of that name exists, the broker refuses these declarations as well: they c
 import re
 from typing import Any, NamedTuple
 
-from workerkit.amqp.codes import LOCKED, PRECONDITION_FAILED
+from workerkit.amqp.codes import PRECONDITION_FAILED, RESOURCE_LOCKED
 from workerkit.amqp.connection import Session, scratch
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.queue import Queue
@@ -21,13 +21,13 @@ _QUORUM_FLAGS = {"durable": True, "exclusive": False, "auto_delete": False}
 # creates no queue with it.
 _ONLY_STREAMS = "x-max-age"
 _IMPOSSIBLE = {_ONLY_STREAMS: "impossible"}
-_MOST_QUESTIONS = 20
+_MAX_DECLARATIONS = 20
 _DIFFERS = re.compile(r"inequivalent arg '([^']+)' for queue .*?: received .*? but current is (.*)")
 _VALUE = re.compile(r"(?:the value )?'(.*?)'(?: of type '(\w+)')?$")
 _UNCOUNTED_SINCE = (4, 3)
 
 
-class Found(NamedTuple):
+class FoundQueue(NamedTuple):
     """What a queue is.
 
     Attributes:
@@ -59,7 +59,7 @@ class QueueTypes:
         """`classic`, `quorum` or `stream`; None where nobody may say."""
         return self._types.get(queue)
 
-    async def learn(self, session: Session, queue: Queue) -> Found | None:
+    async def learn(self, session: Session, queue: Queue) -> FoundQueue | None:
         """Ask what a queue that exists is; None where nobody may say, or nothing is new."""
         self.version = session.version
         if queue.name in self._types:
@@ -94,7 +94,7 @@ class QueueTypes:
         return count if self.nack_counts else min(count, message.acquired_count)
 
 
-async def look_up(session: Session, queue: Queue) -> Found | None:
+async def look_up(session: Session, queue: Queue) -> FoundQueue | None:
     """What a queue that exists is; None without the permission to declare it.
 
     Args:
@@ -106,29 +106,29 @@ async def look_up(session: Session, queue: Queue) -> Found | None:
     flags: dict[str, Any] = {name: getattr(queue, name) for name in _FLAGS}
     declared = queue.declared_arguments
     # Never for a stream: RabbitMQ closes the connection where one cannot be made with these.
-    asked = "quorum" if declared.get(_TYPE) == "quorum" else "classic"
-    arguments: dict[str, Any] = {**declared, _TYPE: asked, **_IMPOSSIBLE}
-    for _ in range(_MOST_QUESTIONS):
+    assumed = "quorum" if declared.get(_TYPE) == "quorum" else "classic"
+    arguments: dict[str, Any] = {**declared, _TYPE: assumed, **_IMPOSSIBLE}
+    for _ in range(_MAX_DECLARATIONS):
         try:
             async with scratch(session) as channel:
                 await channel.declare_queue(queue.name, **flags, arguments=arguments)
-            return Found(asked, arguments)
+            return FoundQueue(assumed, arguments)
         except BrokerRefused as error:
             refused = error
         differs = _DIFFERS.search(str(refused)) if refused.code == PRECONDITION_FAILED else None
-        if refused.code == LOCKED:
-            return Found("classic", {})  # Only those are exclusive.
+        if refused.code == RESOURCE_LOCKED:
+            return FoundQueue("classic", {})  # Only those are exclusive.
         if differs is None:
             return None
         name, value = differs[1], _value(differs[2])
         if (flag := name.replace("-", "_")) in flags:
             flags[flag] = not flags[flag]
             if flags[flag] != _QUORUM_FLAGS[flag]:
-                return Found("classic", arguments)
+                return FoundQueue("classic", arguments)
         elif name == _ONLY_STREAMS:
-            return Found("stream", arguments)
+            return FoundQueue("stream", arguments)
         elif name == _TYPE:
-            return Found("classic" if value is None else str(value), arguments)
+            return FoundQueue("classic" if value is None else str(value), arguments)
         elif arguments.get(name) == value:
             return None
         else:

@@ -59,15 +59,15 @@ class Receiver:
             options.full_batch, options.batch_interval, self.workers.wake
         )
         self._take = self._batching.add if options.batch else self._take_one
-        settling.back.handle_again = self._take
+        settling.safe_requeue.handle_again = self._take
         self._running: dict[AMQPMessage[Any], float] = {}
         # Redelivered, while the call that was made with them before still runs.
-        self._aside: dict[AMQPMessage[Any], float] = {}
+        self._held: dict[AMQPMessage[Any], float] = {}
         self._stopping = asyncio.Event()
 
     def inlet(self, acks: Acks, queue: str, tag: str, position: Position | None = None) -> Inlet:
         """What takes the messages of one channel off the tap; a stream has a position."""
-        acks.unsent, acks.in_doubt = self._remember, self._doubt
+        acks.unsent, acks.in_doubt = self._remember, self._note_in_doubt
         if position is None:
             return Inlet(self._take, acks, queue, tag, self._limit)
 
@@ -80,7 +80,7 @@ class Receiver:
     def is_overdue(self, acks: Acks) -> bool:
         """Whether one of their messages was held for as long as the broker waits."""
         now = perf_counter()
-        held = {**self._running, **self._aside}
+        held = {**self._running, **self._held}
         return any(
             self._overdue.is_due(now - began, suspect=each.tag == acks.first)
             for each, began in held.items()
@@ -90,7 +90,7 @@ class Receiver:
     def before_close(self, acks: Acks) -> None:
         """Their channel is about to be closed: give back what no worker has begun with."""
         waiting = [each for each in (*self._waiting, *self._batching) if each.acks is acks]
-        self._settling.back.keep_uncounted(waiting)
+        self._settling.safe_requeue.requeue_without_counting(waiting)
 
     def forget(self, acks: Acks, *, suspect: bool = False) -> None:
         """Their channel is lost: the broker delivers again what no worker has begun with.
@@ -101,11 +101,11 @@ class Receiver:
         self._waiting = deque(each for each in self._waiting if each.acks is not acks)
         self._batching.keep(lambda message: message.acks is not acks)
         now = perf_counter()
-        for message, began in {**self._running, **self._aside}.items():
+        for message, began in {**self._running, **self._held}.items():
             if message.acks is acks:
                 oldest = message.tag == acks.first
                 self._overdue.note(message, now - began, suspect=suspect and oldest)
-                self._aside.pop(message, None)
+                self._held.pop(message, None)
         self._settling.forget()
 
     def stop(self) -> None:
@@ -120,21 +120,21 @@ class Receiver:
 
     def put_back(self) -> None:
         """Return to the broker what no worker has begun with, and what waits to go back."""
-        for message in [*self._waiting, *self._batching.clear(), *self._aside]:
-            self._settling.back.give_back(message, failed=False)
+        for message in [*self._waiting, *self._batching.clear(), *self._held]:
+            self._settling.safe_requeue.requeue(message, failed=False)
         self._waiting.clear()
-        self._aside.clear()
+        self._held.clear()
         self._settling.hurry()
 
-    def put_back_begun(self) -> None:
+    def requeue_running(self) -> None:
         """Return what handlers had begun with when they were cancelled or ended the process."""
         for message in self._running:
-            self._settling.back.give_back(message)
+            self._settling.safe_requeue.requeue(message)
         self._running.clear()
 
-    async def given_back(self) -> None:
+    async def wait_for_requeues(self) -> None:
         """Return once everything has gone back that can."""
-        await self._settling.back.finished()
+        await self._settling.safe_requeue.wait()
 
     def _take_one(self, message: AMQPMessage[Any]) -> None:
         self._waiting.append(message)
@@ -153,7 +153,8 @@ class Receiver:
             if message.redelivered_flag:
                 known = self._known(message)
                 if known is None and (
-                    self._set_aside(message) or await self._settling.back.renewed(message)
+                    self._hold(message)
+                    or await self._settling.safe_requeue.replace_with_copy(message)
                 ):
                     del self._running[message]
                     continue
@@ -164,8 +165,8 @@ class Receiver:
             else:
                 await self._settle(message, outcome, seconds)
             del self._running[message]
-            if self._aside:
-                self._take_up(message)
+            if self._held:
+                self._resume(message)
             if began + seconds - turn > _LONG_TURN:
                 # Handlers that compute without awaiting must not starve everybody else.
                 await asyncio.sleep(0)
@@ -180,20 +181,22 @@ class Receiver:
             settling = {self._begin(message, outcome, 0.0) for message, outcome in known.items()}
             try:
                 again = [each for each in redelivered if each not in known]
-                aside = {each for each in again if self._set_aside(each)}
-                renewed = await self._renewed([each for each in again if each not in aside])
-                for message in aside:
+                held = {each for each in again if self._hold(each)}
+                replaced = await self._replaced_with_copies(
+                    [each for each in again if each not in held]
+                )
+                for message in held:
                     del self._running[message]
-                batch = [each for each in batch if each not in aside]
-                left = [each for each in batch if each not in known and each not in renewed]
+                batch = [each for each in batch if each not in held]
+                left = [each for each in batch if each not in known and each not in replaced]
                 await self._handle_batch(left, settling)
                 await asyncio.gather(*settling)
             finally:
                 await cancelled(settling)
             for message in batch:
                 self._running.pop(message, None)
-            for message in batch if self._aside else ():
-                self._take_up(message)
+            for message in batch if self._held else ():
+                self._resume(message)
 
     async def _handle_batch(
         self, batch: list[AMQPMessage[Any]], settling: set[asyncio.Task[None]]
@@ -226,7 +229,7 @@ class Receiver:
         await self._settle(message, outcome, seconds)
         self._running.pop(message, None)
 
-    def _set_aside(self, message: AMQPMessage[Any]) -> bool:
+    def _hold(self, message: AMQPMessage[Any]) -> bool:
         """Hold a redelivered message whose handler still runs here, called before its channel went.
 
         No message is handled twice at the same time by one process. The call that runs decides: if
@@ -234,17 +237,17 @@ class Receiver:
         """
         for each in self._running:
             if each.acks is not message.acks and each.fingerprint == message.fingerprint:
-                self._aside[message] = perf_counter()
+                self._held[message] = perf_counter()
                 return True
         return False
 
-    def _take_up(self, ended: AMQPMessage[Any]) -> None:
+    def _resume(self, ended: AMQPMessage[Any]) -> None:
         """The call with *ended* is over: go on with the same message, if it was redelivered."""
-        if ended in self._aside:
+        if ended in self._held:
             return
-        same = [each for each in self._aside if each.fingerprint == ended.fingerprint]
+        same = [each for each in self._held if each.fingerprint == ended.fingerprint]
         for message in same:
-            del self._aside[message]
+            del self._held[message]
             if not message.acks.lost:
                 self._take(message)
 
@@ -258,20 +261,20 @@ class Receiver:
             return Outcome(Action.ACK)
         return self._overdue.given_up(message) or self._settling.given_up(message)
 
-    async def _renewed(
+    async def _replaced_with_copies(
         self, redelivered: Collection[AMQPMessage[Any]]
     ) -> Collection[AMQPMessage[Any]]:
         """Those that were replaced with copies, which come by themselves."""
         if not redelivered:
             return ()
-        answers = await asyncio.gather(*map(self._renewed_one, redelivered))
-        return {message for message, renewed in zip(redelivered, answers, strict=True) if renewed}
+        answers = await asyncio.gather(*map(self._replaced, redelivered))
+        return {message for message, replaced in zip(redelivered, answers, strict=True) if replaced}
 
-    async def _renewed_one(self, message: AMQPMessage[Any]) -> bool:
-        renewed = await self._settling.back.renewed(message)
-        if renewed:
+    async def _replaced(self, message: AMQPMessage[Any]) -> bool:
+        replaced = await self._settling.safe_requeue.replace_with_copy(message)
+        if replaced:
             del self._running[message]
-        return renewed
+        return replaced
 
     async def _again(
         self, failed: Sequence[tuple[AMQPMessage[Any], Outcome]], seconds: float
@@ -309,9 +312,9 @@ class Receiver:
         for message in messages:
             self._handled.remember(self._place, message)
 
-    def _doubt(self, messages: Sequence[AMQPMessage[Any]]) -> None:
+    def _note_in_doubt(self, messages: Sequence[AMQPMessage[Any]]) -> None:
         for message in messages:
-            self._handled.doubt(self._place, message)
+            self._handled.add_in_doubt(self._place, message)
 
     def _tell(
         self,

@@ -96,7 +96,7 @@ class Clearing:
                 await self._pace.turn()
                 self._begun += 1
                 return None if self._stopped else message
-            await self._browser.leave(message)
+            await self._browser.keep(message)
         return None
 
     @property

@@ -23,7 +23,7 @@ from workerkit.supervisor import within
 T = TypeVar("T")
 
 RPC_DEADLINE = 10.0
-_TOO_OFTEN = 2.0
+_UNANSWERED_FACTOR = 2.0
 _IN_USE = "in exclusive use"
 _CODES: dict[type[AMQPChannelError], int] = {
     ChannelAccessRefused: 403,
@@ -73,26 +73,28 @@ class Replies:
         seconds = RPC_DEADLINE if seconds is None else seconds
         sent = self._clock()
         self._unanswered = min(self._unanswered, sent)
-        late = ConnectionLost(f"no answer to {what} within {seconds:g} s, or the channel went")
+        late = ConnectionLost(
+            f"no answer to {what} within {seconds:g} s, or the channel was closed"
+        )
         try:
-            reply = await translated(what, within(seconds, call, late))
+            reply = await translate_errors(what, within(seconds, call, late))
         except ConnectionLost as error:
             if isinstance(error, BrokerRefused | QueueInUse):
                 self._unanswered = math.inf
             elif error is late and self._clock() - sent >= seconds:
-                self._judge(what, sent, seconds)
+                self._handle_late_reply(what, sent, seconds)
             raise
         self._unanswered = math.inf
         return reply
 
-    def _judge(self, what: str, sent: float, seconds: float) -> None:
+    def _handle_late_reply(self, what: str, sent: float, seconds: float) -> None:
         if self._socket.last_read <= sent:
-            self._abort(f"no answer to {what} within {seconds:g} s, nor anything else")
-        elif self._clock() - self._unanswered >= seconds * _TOO_OFTEN:
-            self._abort(f"no answer to {what}, nor to other requests of the last seconds")
+            self._abort(f"no answer to {what} within {seconds:g} s, and no other bytes arrived")
+        elif self._clock() - self._unanswered >= seconds * _UNANSWERED_FACTOR:
+            self._abort(f"no answer to {what}, and none to any other request in the last seconds")
 
 
-class Nowhere:
+class DiscardingSink:
     """Ignores what still comes on a channel that was given up.
 
     The broker goes on sending until it has read that the channel is closed. aiormq would keep the
@@ -118,7 +120,7 @@ class Nowhere:
         """It is closed."""
 
 
-async def translated(what: str, call: Awaitable[T]) -> T:
+async def translate_errors(what: str, call: Awaitable[T]) -> T:
     """Await an aiormq call and raise our errors for its own."""
     try:
         return await call

@@ -34,12 +34,12 @@ class Requeue:
         most: Messages that may wait at the same time. One more keeps its worker until the oldest
             has waited for a second and goes back: to put that back at once would bring it here
             again at once, and a hundred messages that fail would spin as fast as they can.
-        give_back: Puts a message back; False if its channel is lost.
+        requeue: Puts a message back; False if its channel is lost.
     """
 
-    def __init__(self, most: int, give_back: Callable[[AMQPMessage[Any]], bool]) -> None:
+    def __init__(self, most: int, requeue: Callable[[AMQPMessage[Any]], bool]) -> None:
         self._most = max(most, 1)
-        self._give_back = give_back
+        self._requeue_one = requeue
         self._pacing = Pacing()
         self._held: dict[AMQPMessage[Any], _Held] = {}
         self._room = asyncio.Event()
@@ -70,7 +70,7 @@ class Requeue:
         if pause:
             await self._wait_for_room()
         if not pause or self._hurried or message.acks.lost:
-            return self._give_back(message)
+            return self._requeue_one(message)
         timer = loop.call_later(pause, self._release, message)
         self._held[message] = _Held(loop.time(), timer)
         return True
@@ -106,4 +106,4 @@ class Requeue:
     def _release(self, message: AMQPMessage[Any]) -> None:
         self._held.pop(message).timer.cancel()
         self._room.set()
-        self._give_back(message)
+        self._requeue_one(message)

@@ -10,11 +10,11 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
-AT_A_TIME = 16
+MAX_SETUPS = 16
 """Set-ups at a time on one connection: enough to keep a broker busy that is 100 ms away."""
 
 
-class Closable(Protocol):
+class ClosableChannel(Protocol):
     """A channel, as far as it matters here."""
 
     @property
@@ -25,20 +25,20 @@ class Closable(Protocol):
         """Close it, if it is not closed."""
 
 
-C = TypeVar("C", bound=Closable)
+C = TypeVar("C", bound=ClosableChannel)
 
 
-class Scratch(Generic[C]):
+class ScratchChannels(Generic[C]):
     """The channels of one connection on which the broker is asked for things.
 
     Args:
         create: Opens a channel.
-        at_a_time: Turns that are given out at the same time, and so channels that are needed.
+        max_setups: Turns that are given out at the same time, and so channels that are needed.
     """
 
-    def __init__(self, create: Callable[[], Awaitable[C]], at_a_time: int = AT_A_TIME) -> None:
+    def __init__(self, create: Callable[[], Awaitable[C]], max_setups: int = MAX_SETUPS) -> None:
         self._create = create
-        self._turns = asyncio.Semaphore(at_a_time)
+        self._turns = asyncio.Semaphore(max_setups)
         self._wanted = 0
         self._idle: list[C] = []
 
@@ -57,9 +57,9 @@ class Scratch(Generic[C]):
             self._wanted -= 1
             raise
         except BaseException:
-            await self._leave()
+            await self._end_turn()
             raise
-        await self._leave()
+        await self._end_turn()
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[C]:
@@ -77,7 +77,7 @@ class Scratch(Generic[C]):
         else:
             await channel.close()
 
-    async def _leave(self) -> None:
+    async def _end_turn(self) -> None:
         self._wanted -= 1
         if not self._wanted:
             await self.close_idle()

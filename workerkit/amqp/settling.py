@@ -7,13 +7,13 @@ from typing import Any
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.dead_letters import DeadLetters
-from workerkit.amqp.giving_back import GivingBack
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.moving import Moves
 from workerkit.amqp.oversized import Oversized
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.requeue import Requeue
 from workerkit.amqp.retries import Retries
+from workerkit.amqp.safe_requeue import SafeRequeue
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import MessageTooLarge, Reject
 from workerkit.health import Part
@@ -22,14 +22,14 @@ from workerkit.supervisor import Backoff, paused
 log = logging.getLogger(__name__)
 
 DEAD_LETTER_EXCHANGE = "x-dead-letter-exchange"
-_HELD = (
+_HELD_OVERSIZED = (
     "queue {0.queue!r} has a message of {0.size} bytes, more than {0.setting} allows, and no "
-    "dead_letter_exchange that would take it"
+    "dead_letter_exchange to reject it to"
 )
-_DONE = {
+_OVERSIZED_RESULTS = {
     Action.ACK: "skipped; it stays in the stream",
     Action.REJECT: "rejected to the queue's dead_letter_exchange",
-    Action.DEAD_LETTER: "held unacknowledged, as the queue has no dead_letter_exchange",
+    Action.DEAD_LETTER: "left unacknowledged: the queue has no dead_letter_exchange",
 }
 
 
@@ -41,7 +41,7 @@ class Settling:
 
     Attributes:
         failing: Whether messages have failed in a row, so that a success has to be told as well.
-        back: Gives messages back to their queues.
+        safe_requeue: Gives messages back to their queues.
         parts: Told, by queue, when a message cannot be settled at all.
     """
 
@@ -50,7 +50,7 @@ class Settling:
         self._dead_letters = DeadLetters(moves, options.queues, options.name)
         self._retries = Retries(moves, options.queues, options.retry)
         self._queues = {queue.name: queue for queue in options.queues}
-        self.back = GivingBack(options, moves, types)
+        self.safe_requeue = SafeRequeue(options, moves, types)
         self.failing = False
         self.parts: Mapping[str, Part] = {}
         self._stopping = asyncio.Event()
@@ -59,7 +59,7 @@ class Settling:
         self._in_place = self._streams | self._per_process
         most = options.prefetch_count // 2
         self._requeues = {
-            queue.name: Requeue(most, self.back.give_back) for queue in options.queues
+            queue.name: Requeue(most, self.safe_requeue.requeue) for queue in options.queues
         }
 
     async def settle(self, message: AMQPMessage[Any], outcome: Outcome) -> tuple[Action, bool]:
@@ -80,7 +80,7 @@ class Settling:
             self._progressed(message)
             return action, message.acks.ack(message.tag, message)
         if isinstance(message, Oversized) and action is Action.DEAD_LETTER:
-            return self._unread(message)
+            return self._settle_oversized(message)
         if action is Action.REJECT:
             return action, message.acks.reject(message.tag, requeue=False)
         if action is Action.RETRY:
@@ -113,7 +113,7 @@ class Settling:
 
         Only a quorum queue counts how often it comes back.
         """
-        if not (count := self.back.deaths(message)):
+        if not (count := self.safe_requeue.excessive_redeliveries(message)):
             return None
         return Outcome(
             Action.DEAD_LETTER, Reject(f"came back {count} times, and was never settled")
@@ -122,7 +122,7 @@ class Settling:
     def hurry(self) -> None:
         """The process stops: put back at once what waits to go back, now and from now on."""
         self._stopping.set()
-        self.back.hurry()
+        self.safe_requeue.stop()
         for requeue in self._requeues.values():
             requeue.hurry()
 
@@ -148,22 +148,22 @@ class Settling:
 
     def _no_way_back(self, message: AMQPMessage[Any]) -> bool:
         """Whether the queue would not take the message, or drop it."""
-        return message.queue in self._streams or self.back.failed_too_often(message)
+        return message.queue in self._streams or self.safe_requeue.failed_too_often(message)
 
-    def _unread(self, message: Oversized) -> tuple[Action, bool]:
+    def _settle_oversized(self, message: Oversized) -> tuple[Action, bool]:
         """Settle a dead letter of which there can be no copy, as its body was not kept.
 
         Without the queue's dead-letter exchange it stays unsettled, rather than be lost: other
         messages go on. A stream keeps it anyway.
         """
         if message.queue in self._streams:
-            done, settled = Action.ACK, message.acks.ack(message.tag)
+            action, settled = Action.ACK, message.acks.ack(message.tag)
         elif DEAD_LETTER_EXCHANGE in self._queues[message.queue].declared_arguments:
-            done, settled = Action.REJECT, message.acks.reject(message.tag, requeue=False)
+            action, settled = Action.REJECT, message.acks.reject(message.tag, requeue=False)
         else:
-            done, settled = Action.DEAD_LETTER, False
+            action, settled = Action.DEAD_LETTER, False
             if message.queue in self.parts:
-                self.parts[message.queue].waiting(_HELD.format(message))
+                self.parts[message.queue].waiting(_HELD_OVERSIZED.format(message))
         log.error(
             "message is too large to be read",
             extra={
@@ -171,10 +171,10 @@ class Settling:
                 "delivery": repr(message),
                 "size": message.size,
                 "limited_by": message.setting,
-                "done": _DONE[done],
+                "done": _OVERSIZED_RESULTS[action],
             },
         )
-        return done, settled
+        return action, settled
 
     async def _buried(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
         """Move to the dead letters; False where that failed, and the original has to stay."""

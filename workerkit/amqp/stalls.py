@@ -4,25 +4,25 @@ from dataclasses import dataclass
 
 from workerkit.amqp.frames import Unfinished
 
-LOOKS = 5
+CHECKS = 5
 
 
 @dataclass(slots=True)
-class _Seen:
+class _Progress:
     """Something unfinished.
 
     Attributes:
         since: When it had made progress last.
-        come: How much of it had come then.
-        looks: How often it was looked at since.
+        received: How much of it had come then.
+        checks: How often it was looked at since.
     """
 
     since: float
-    come: int
-    looks: int = 0
+    received: int
+    checks: int = 0
 
 
-class Stalls:
+class StallDetector:
     """Watches frames and messages that have come in part.
 
     A large message may take long on a slow line, so it is not its age that counts but the time in
@@ -35,17 +35,17 @@ class Stalls:
 
     def __init__(self, seconds: float) -> None:
         self._seconds = seconds
-        self._seen: dict[object, _Seen] = {}
+        self._seen: dict[object, _Progress] = {}
 
-    def look(self, unfinished: list[Unfinished], now: float) -> str:
+    def check(self, unfinished: list[Unfinished], now: float) -> str:
         """What has stalled, in words; empty where nothing has."""
         before, self._seen = self._seen, {}
         for each in unfinished:
             seen = before.get(each.key)
-            if seen is None or each.come - seen.come >= each.least:
-                seen = _Seen(now, each.come)
-            seen.looks += 1
+            if seen is None or each.received - seen.received >= each.min_progress:
+                seen = _Progress(now, each.received)
+            seen.checks += 1
             self._seen[each.key] = seen
-            if seen.looks > LOOKS and now - seen.since >= self._seconds:
-                return f"{each.text} does not go on for {now - seen.since:.1f} s"
+            if seen.checks > CHECKS and now - seen.since >= self._seconds:
+                return f"{each.text} made no progress for {now - seen.since:.1f} s"
         return ""

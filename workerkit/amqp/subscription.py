@@ -117,7 +117,7 @@ class Subscription:
         """
         channel, self._channel, self._consuming = self._channel, None, False
         if channel is not None:
-            channel.leave()
+            channel.finish_acks()
             self._receiver.forget(channel.acks)
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
@@ -200,9 +200,9 @@ class Subscription:
         """Log it once: a limit of the broker does not change from one attempt to the next."""
         total = sum(isinstance(each, Subscription) for each in self._link.followers)
         reason = (
-            f"{error.limit} leaves no channel for queue {self._queue.name!r}: {error.room} of "
-            f"{total} queues of connection {self._link.name!r} consume; raise the limit, or run "
-            "some of the consumers in another process"
+            f"{error.limit} leaves no channel for queue {self._queue.name!r}: "
+            f"{error.max_consumers} of {total} queues of connection {self._link.name!r} consume; "
+            "raise the limit, or run some of the consumers in another process"
         )
         self._part.waiting(reason)
         if not self._without_channel:

@@ -22,7 +22,7 @@ from workerkit.amqp.reply_texts import readable
 log = logging.getLogger(__name__)
 
 _HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
-_FEED_EVERY = _TELL_EVERY = 1.0
+_FEED_EVERY = _NOTIFY_EVERY = 1.0
 CLOSED = "the socket was closed"
 """Why a connection was lost, where nothing more is known."""
 
@@ -44,7 +44,7 @@ class TapProtocol(asyncio.StreamReaderProtocol):
     def __init__(self, reader: asyncio.StreamReader, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(reader, loop=loop)
         self._clock = loop.time
-        self._fed = self._told = self.last_read = loop.time()
+        self._fed = self._notified = self.last_read = loop.time()
         self.acks: set[Acks] = set()
         self.lost: asyncio.Future[None] = loop.create_future()
         self.unblocked = asyncio.Event()
@@ -63,10 +63,10 @@ class TapProtocol(asyncio.StreamReaderProtocol):
         except MalformedFrame as error:
             self.give_up(error)
             return
-        if now - self._told > _TELL_EVERY:
-            self._told = now
+        if now - self._notified > _NOTIFY_EVERY:
+            self._notified = now
             for acks in self.acks:
-                acks.heard()
+                acks.on_bytes_received()
         if not passed and now - self._fed > _FEED_EVERY:
             # aiormq gives a connection up on which it sees nothing, and it sees no deliveries.
             passed = _HEARTBEAT

@@ -21,8 +21,8 @@ from workerkit.supervisor import cancel
 log = logging.getLogger(__name__)
 
 # Seconds to wait for queues that were there before.
-_PATIENCE = 1.0
-_WITHOUT = "consuming without a queue for dead letters or retries"
+_KNOWN_QUEUES_DEADLINE = 1.0
+_CONSUMING_WITHOUT = "consuming without a queue for dead letters or retries"
 
 
 class Missing(NamedTuple):
@@ -38,7 +38,7 @@ class Missing(NamedTuple):
     state: Literal["missing", "unreachable"] = "missing"
 
 
-class _Needed(NamedTuple):
+class _NeededQueue(NamedTuple):
     """A queue beside that of a consumer.
 
     Attributes:
@@ -79,7 +79,7 @@ class Topology:
         self._retry = options.retry
         actions = (options.on_success, options.on_exception, options.on_invalid)
         self._buries = Action.DEAD_LETTER in actions or options.retry is not None
-        self._asking: set[asyncio.Task[Missing | None]] = set()
+        self._late_checks: set[asyncio.Task[Missing | None]] = set()
         self._seen = moves.seen
 
     async def declare_own(self, session: Session, queue: Queue, suffix: str) -> str:
@@ -120,44 +120,46 @@ class Topology:
         needed = list(self._needed(queue))
         seen = all(each.queue.name in self._seen for each in needed)
         return await self._first_missing_within(
-            _PATIENCE if seen else RPC_DEADLINE, session, needed
+            _KNOWN_QUEUES_DEADLINE if seen else RPC_DEADLINE, session, needed
         )
 
     async def _first_missing_within(
-        self, seconds: float, session: Session, needed: Sequence["_Needed"]
+        self, seconds: float, session: Session, needed: Sequence["_NeededQueue"]
     ) -> Missing | None:
         """Find the first one that is missing; None also where the answers take too long.
 
         The broker knows at once that a queue is missing. It is late where a node does not answer
         that has the queue, and this must not stop the work on a queue that other nodes serve.
         """
-        asking = asyncio.create_task(self._first_missing(session, needed))
+        checking = asyncio.create_task(self._first_missing(session, needed))
         try:
-            await asyncio.wait([asking], timeout=seconds)
+            await asyncio.wait([checking], timeout=seconds)
         except asyncio.CancelledError:
-            cancel(asking)
+            cancel(checking)
             raise
-        if asking.done():
-            return asking.result()
-        self._asking.add(asking)
-        asking.add_done_callback(self._answered)
+        if checking.done():
+            return checking.result()
+        self._late_checks.add(checking)
+        checking.add_done_callback(self._on_late_answers)
         names = ", ".join(each.queue.name for each in needed)
-        text = f"no answer about {names} within {seconds:g} s"
-        log.warning(_WITHOUT, extra={"consumer": self._consumer, "reason": text})
+        text = f"no answer for {names} within {seconds:g} s"
+        log.warning(_CONSUMING_WITHOUT, extra={"consumer": self._consumer, "reason": text})
         return None
 
-    def _answered(self, asking: "asyncio.Task[Missing | None]") -> None:
+    def _on_late_answers(self, checking: "asyncio.Task[Missing | None]") -> None:
         """The answers came late: the consumer consumes already, and only the log needs them."""
-        self._asking.discard(asking)
-        if asking.cancelled():
+        self._late_checks.discard(checking)
+        if checking.cancelled():
             return
-        error = asking.exception()
-        missing = None if error else asking.result()
+        error = checking.exception()
+        missing = None if error else checking.result()
         if isinstance(error, BrokerRefused) or missing is not None:
             reason = missing.reason if missing else str(error)
-            log.warning(_WITHOUT, extra={"consumer": self._consumer, "reason": reason})
+            log.warning(_CONSUMING_WITHOUT, extra={"consumer": self._consumer, "reason": reason})
 
-    async def _first_missing(self, session: Session, needed: Sequence["_Needed"]) -> Missing | None:
+    async def _first_missing(
+        self, session: Session, needed: Sequence["_NeededQueue"]
+    ) -> Missing | None:
         for each in needed:
             queue, what, instead = each.queue, each.what, each.instead
             try:
@@ -166,7 +168,9 @@ class Topology:
                     return Missing(queue.name, f"{text}: declare it, or set {instead}")
             except Unreachable as error:
                 # It exists. What has to go there meanwhile stays in its own queue.
-                log.warning(_WITHOUT, extra={"consumer": self._consumer, "reason": str(error)})
+                log.warning(
+                    _CONSUMING_WITHOUT, extra={"consumer": self._consumer, "reason": str(error)}
+                )
             except BrokerRefused as error:
                 if error.code != NO_PERMISSION:
                     raise
@@ -174,7 +178,9 @@ class Topology:
             except ConnectionLost as error:
                 if session.gone:
                     raise
-                log.warning(_WITHOUT, extra={"consumer": self._consumer, "reason": str(error)})
+                log.warning(
+                    _CONSUMING_WITHOUT, extra={"consumer": self._consumer, "reason": str(error)}
+                )
             try:
                 await self._moves.check()
             except PublishRefused as error:
@@ -190,7 +196,7 @@ class Topology:
         typed = self._declare != "never" and queue != self._written[queue.name]
         if typed and found.type != queue.type:
             log.info(
-                "queue exists with another type than the setting and is used as it is",
+                "queue exists with another type than QUEUE_TYPE and is used unchanged",
                 extra={**fields, "setting": queue.type},
             )
         if found.type == "quorum" and "x-dead-letter-exchange" not in found.arguments:
@@ -199,15 +205,15 @@ class Topology:
                 extra={**fields, "delivery_limit": queue.known_delivery_limit},
             )
 
-    def _needed(self, queue: Queue) -> Iterator["_Needed"]:
+    def _needed(self, queue: Queue) -> Iterator["_NeededQueue"]:
         """Yield the queues where its messages may have to go."""
         if self._retry is not None and not queue.is_stream:
             for step in self._retry.steps:
                 retries = queue.retries(step)
-                yield _Needed(retries, retries, "retries", "retry = None")
+                yield _NeededQueue(retries, retries, "retries", "retry = None")
         if self._buries:
             letters, instead = queue.dead_letter_queue, "on_invalid = Action.REJECT"
-            yield _Needed(letters, Queue(letters.name), "dead letters", instead)
+            yield _NeededQueue(letters, Queue(letters.name), "dead letters", instead)
 
     async def _available(self, session: Session, queue: Queue, existing: Queue) -> bool:
         there = await available(session, queue, self._mode(queue), existing)
@@ -225,6 +231,6 @@ class Topology:
         return self._declare
 
 
-def _not_permitted(needed: _Needed, error: Exception) -> BrokerRefused:
+def _not_permitted(needed: _NeededQueue, error: Exception) -> BrokerRefused:
     text = f"{needed.what} cannot go to {needed.queue.name!r}: {error}; or set {needed.instead}"
     return BrokerRefused(text, NO_PERMISSION)

@@ -33,9 +33,9 @@ from workerkit.wire import Context, Declared, Hook
 log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 255
-_CANCELLING = 4.0
+_CANCEL_DEADLINE = 4.0
 # What is not copied by then goes back with its channel, and is counted.
-_LAST_COPIES = 1.5
+_COPY_DEADLINE = 1.5
 # What the broker compares of a queue: not where to begin reading or what others declare, and
 # bindings only add up.
 _DECLARED = [
@@ -166,7 +166,7 @@ class AMQPWire:
         stops = [asyncio.ensure_future(each.stop()) for each in self._subscriptions]
         if not stops:
             return
-        done, late = await asyncio.wait(stops, timeout=_CANCELLING)
+        done, late = await asyncio.wait(stops, timeout=_CANCEL_DEADLINE)
         if late:
             log.warning("consumers not cancelled in time", extra={"consumers": len(late)})
             for each in late:
@@ -183,7 +183,7 @@ class AMQPWire:
     async def drain(self) -> None:
         """Return once no handler runs, and what goes back has gone."""
         await asyncio.gather(*(each.workers.quiet() for each in self._receivers))
-        await self._given_back()
+        await self._wait_for_requeues()
 
     async def cancel(self) -> None:
         """Cancel the handlers that still run, and wait for them."""
@@ -201,9 +201,9 @@ class AMQPWire:
         else:
             await cancelled(self._workers)
             for receiver in self._receivers:
-                receiver.put_back_begun()
+                receiver.requeue_running()
             with suppress(TimeoutError):
-                await asyncio.wait_for(self._given_back(), _LAST_COPIES)
+                await asyncio.wait_for(self._wait_for_requeues(), _COPY_DEADLINE)
         await asyncio.gather(*(each.close() for each in self._hooks))
         for subscription in self._subscriptions:
             subscription.close()
@@ -211,8 +211,8 @@ class AMQPWire:
         if self._publisher is not None:
             await self._publisher.close()
 
-    async def _given_back(self) -> None:
-        await asyncio.gather(*(each.given_back() for each in self._receivers))
+    async def _wait_for_requeues(self) -> None:
+        await asyncio.gather(*(each.wait_for_requeues() for each in self._receivers))
 
     def _subscribe(self, endpoint: Endpoint, context: Context, publisher: Publisher) -> Health:
         options = _amqp(endpoint.options)

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
-from workerkit.amqp.outgoing import DELAY, message
+from workerkit.amqp.outgoing import DELAY_HEADER, message
 from workerkit.amqp.publisher import Destination
 from workerkit.amqp.queue import Queue
 from workerkit.assembly import Assembly
@@ -99,7 +99,7 @@ def run(
 def broker(
     port: Annotated[int, typer.Option(help="0 picks a free one, and it is printed.")] = 5672,
     behaves_as: Annotated[
-        str, typer.Option(help="The version of RabbitMQ to copy: 3.10, 4.0 or 4.3.")
+        str, typer.Option(help="The version of RabbitMQ to behave as: 3.10, 4.0 or 4.3.")
     ] = LATEST,
     traceback: Traceback = False,
 ) -> None:
@@ -172,11 +172,11 @@ def publish(
     ] = None,
     content_type: Annotated[str | None, typer.Option(help="Such as application/json.")] = None,
     content_encoding: Annotated[
-        str | None, typer.Option(help="gzip or deflate: compressed, unless the body already is.")
+        str | None, typer.Option(help="gzip or deflate; compresses the body unless it already is.")
     ] = None,
-    type_: Annotated[str | None, typer.Option("--type", help="The kind of message.")] = None,
-    reply_to: Annotated[str | None, typer.Option(help="The queue for an answer.")] = None,
-    correlation_id: Annotated[str | None, typer.Option(help="For an answer to name.")] = None,
+    type_: Annotated[str | None, typer.Option("--type", help="The type of the message.")] = None,
+    reply_to: Annotated[str | None, typer.Option(help="The queue for replies.")] = None,
+    correlation_id: Annotated[str | None, typer.Option(help="Repeated in replies.")] = None,
     connection: Annotated[str, typer.Option(help="A named connection.")] = "default",
     container: Container = None,
     traceback: Traceback = False,
@@ -187,7 +187,7 @@ def publish(
     with faults(traceback):
         chosen = settings_of(target, container)
         to = Destination(
-            routing_key, exchange, connection, mandatory=not (exchange and DELAY in headers)
+            routing_key, exchange, connection, mandatory=not (exchange and DELAY_HEADER in headers)
         )
         try:
             raw, properties = message(

@@ -95,7 +95,7 @@ async def opened(where: Whereabouts) -> AsyncIterator[Browser]:
     try:
         async with browsing(where.broker, where.vhost, where.dead_letters, copy) as browser:
             yield browser
-            _tell_copied(browser)
+            _report_copied(browser)
     except ConnectionLost as error:
         if isinstance(error, BrokerRefused) and error.code == NOT_FOUND:
             raise Missing from error
@@ -104,29 +104,30 @@ async def opened(where: Whereabouts) -> AsyncIterator[Browser]:
         await publisher.close()
 
 
-async def leave(browser: Browser, message: AMQPMessage[Any]) -> None:
-    """Let a message stay where it is.
+async def keep_in_queue(browser: Browser, message: AMQPMessage[Any]) -> None:
+    """Keep a message in its queue.
 
     Raises:
-        RunError: It came back so often that another look may destroy it, and cannot be copied.
+        RunError: RabbitMQ may drop the message when it is requeued once more, and no copy could be
+            published.
     """
     try:
-        await browser.leave(message)
+        await browser.keep(message)
     except PublishError as error:
         name = printable(message.message_id or "-")
         raise RunError(
-            f"stopped: message {name!r} in {message.queue!r} has come back "
+            f"stopped: message {name!r} in {message.queue!r} was requeued "
             f"{message.delivery_count} times; RabbitMQ drops it beyond the queue's delivery limit, "
             f"and no copy could be left in its place: {error}; grant write on the default "
             "exchange, or declare the queue without a delivery limit"
         ) from error
 
 
-def _tell_copied(browser: Browser) -> None:
+def _report_copied(browser: Browser) -> None:
     if browser.copied:
         print(
             f"{browser.copied} messages of {printable(browser.queue)!r} were moved to its end: the "
-            "queue counts every look, and drops a message beyond its delivery limit; declare it "
+            "queue counts every read, and drops a message beyond its delivery limit; declare it "
             "with x-delivery-limit=-1 (RabbitMQ 4), or classic",
             file=sys.stderr,
         )
@@ -162,7 +163,7 @@ async def collect(
                 more += 1
             elif is_wanted:
                 letters.append(keep(message))
-            await leave(browser, message)
+            await keep_in_queue(browser, message)
             if len(letters) == limit and not selection:
                 more = browser.count - browser.read
                 break
@@ -174,7 +175,7 @@ async def first(where: Whereabouts, selection: Selection) -> AMQPMessage[Any] | 
     async with opened(where) as browser, _reading(browser):
         wanted = Sieve(selection)
         while (message := await browser.next()) is not None:
-            await leave(browser, message)
+            await keep_in_queue(browser, message)
             if wanted(message):
                 return message
     return None
@@ -189,7 +190,7 @@ async def survey(where: Whereabouts, selection: Selection) -> Survey:
         matching = 0
         while (message := await browser.next()) is not None:
             matching += wanted(message)
-            await leave(browser, message)
+            await keep_in_queue(browser, message)
         return Survey(browser.count, matching)
 
 

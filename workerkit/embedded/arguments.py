@@ -123,9 +123,9 @@ def check(table: Table, name: str, vhost: str, behaviour: Behaviour) -> None:
     kind = table["x-queue-type"].value if "x-queue-type" in table else "classic"
     if kind == "stream":
         raise Refusal("NOT_IMPLEMENTED", f"{place} is a stream: the embedded broker has none")
-    foreign = _foreign(kind, behaviour)
+    unsupported = _unsupported(kind, behaviour)
     for argument in table:
-        if argument in foreign:
+        if argument in unsupported:
             module = _QUORUM if kind == "quorum" else _CLASSIC
             fault = f"invalid arg '{argument}' for {place} of queue type {module}"
             raise Refusal("PRECONDITION_FAILED", fault)
@@ -138,14 +138,14 @@ def integer_fault(field: Field) -> str | None:
     return None if field.is_integer else f'"expected integer, got {field.type}"'
 
 
-def _foreign(kind: str, behaviour: Behaviour) -> set[str]:
+def _unsupported(kind: str, behaviour: Behaviour) -> set[str]:
     """The arguments that a queue of this type cannot have."""
     if kind == "quorum":
         return _STREAM_ONLY | _CLASSIC_ONLY
-    foreign = _STREAM_ONLY | _QUORUM_ONLY
+    unsupported = _STREAM_ONLY | _QUORUM_ONLY
     if behaviour.checks_consumer_timeout:
-        foreign = foreign | {_TIMEOUT}
-    return foreign if behaviour.locates_classic else foreign | {_LOCATOR}
+        unsupported = unsupported | {_TIMEOUT}
+    return unsupported if behaviour.classic_leader_locator else unsupported | {_LOCATOR}
 
 
 def _delivery_limit(table: Table, behaviour: Behaviour) -> int | None:
@@ -153,7 +153,7 @@ def _delivery_limit(table: Table, behaviour: Behaviour) -> int | None:
     if field is None or not field.is_integer:
         return behaviour.delivery_limit
     limit = int(field.value)
-    return None if limit < 0 and behaviour.unlimited_below_zero else limit
+    return None if limit < 0 and behaviour.negative_is_unlimited else limit
 
 
 def _fault(argument: str, field: Field, table: Table, behaviour: Behaviour) -> str | None:
@@ -165,7 +165,7 @@ def _fault(argument: str, field: Field, table: Table, behaviour: Behaviour) -> s
         found = field.type == "longstr" and field.value in behaviour.locators
         # A classic queue that cannot have one is told so, whatever the value.
         quorum = "x-queue-type" in table and table["x-queue-type"].value == "quorum"
-        return None if found or not (quorum or behaviour.locates_classic) else _NO_LOCATOR
+        return None if found or not (quorum or behaviour.classic_leader_locator) else _NO_LOCATOR
     if argument == _TIMEOUT and behaviour.checks_consumer_timeout:
         return integer_fault(field)
     if argument == "x-dead-letter-routing-key":

@@ -21,59 +21,60 @@ class Behaviour:
     Attributes:
         release: What `connection.start` states as the version.
         mechanisms: How clients may log in.
-        foreign_greeting: The answer to a client that speaks something else.
-        smallest_frame: Bytes; a client that wants less is not let in.
-        max_message: Bytes of a body at most.
-        unknown_exchange_type: Reply code for an exchange type that nobody knows.
-        counts_floats: In headers exchanges, 5 and 5.0 are the same.
+        unknown_protocol_reply: The answer to a client that sends another protocol header.
+        smallest_frame: The smallest `frame_max` of a client, in bytes.
+        max_message: The largest body, in bytes.
+        unknown_exchange_type: Reply code for an unknown exchange type.
+        floats_equal_integers: In headers exchanges, 5 and 5.0 are the same.
         sorts_headers: Headers arrive sorted by name.
-        states_type: A queue that was declared without a type has `x-queue-type` all the same.
-        locates_classic: Classic queues may have `x-queue-leader-locator`.
+        reports_queue_type: A queue that was declared without a type has `x-queue-type` as well.
+        classic_leader_locator: Classic queues may have `x-queue-leader-locator`.
         locators: Its values.
         queue_versions: Values of `x-queue-version`.
         master_locator: `x-queue-master-locator` is permitted.
         checks_consumer_timeout: `x-consumer-timeout` has to be a number, of a quorum queue.
         delivery_limit: Of a quorum queue that is declared without one.
-        unlimited_below_zero: A delivery limit below zero is none; else the first return exceeds it.
+        negative_is_unlimited: A delivery limit below zero means none; else the first requeue
+            exceeds it.
         counting: How deliveries are counted.
         backlog: The order in a quorum queue that has a delivery limit.
         unlimited_backlog: The order in a quorum queue that has none.
         priority: From the priority of a message to the one in a quorum queue; none is 0.
         global_prefetch: A prefetch count may be shared by a channel; else it is each consumer's.
-        routes_replies: A publish to `amq.rabbitmq.reply-to.*` counts as routed, whoever is there.
-        sanitizes_deaths: Dead letters forget an `x-death` that a client wrote, keep `CC`, and have
-            headers for the last death.
+        routes_replies: A publish to `amq.rabbitmq.reply-to.*` always counts as routed.
+        discards_client_deaths: Dead letters drop an `x-death` that a client wrote, keep `CC`, and
+            have headers for the last death.
     """
 
     release: str
     mechanisms: bytes
-    foreign_greeting: bytes
+    unknown_protocol_reply: bytes
     smallest_frame: int
     max_message: int
     unknown_exchange_type: str
-    counts_floats: bool
+    floats_equal_integers: bool
     sorts_headers: bool
-    states_type: bool
-    locates_classic: bool
+    reports_queue_type: bool
+    classic_leader_locator: bool
     locators: frozenset[str]
     queue_versions: tuple[int, ...]
     master_locator: bool
     checks_consumer_timeout: bool
     delivery_limit: int | None
-    unlimited_below_zero: bool
+    negative_is_unlimited: bool
     counting: Counting
     backlog: type[Backlog[Any]]
     unlimited_backlog: type[Backlog[Any]]
     priority: Callable[[int], int]
     global_prefetch: bool
     routes_replies: bool
-    sanitizes_deaths: bool
+    discards_client_deaths: bool
 
-    def greeting_for(self, protocol: bytes) -> bytes:
+    def reply_to_protocol(self, protocol: bytes) -> bytes:
         """The answer to a protocol header that is not ours."""
-        # One that is AMQP 0 of a revision from 9 on is always told the right one.
+        # A header of AMQP 0 with a revision from 9 on is always answered with 0-9-1.
         near = protocol.startswith(b"AMQP\x00\x00") and protocol[6] >= _AMQP_091[6]
-        return _AMQP_091 if near else self.foreign_greeting
+        return _AMQP_091 if near else self.unknown_protocol_reply
 
 
 def behaviour_of(version: str) -> Behaviour:
@@ -86,7 +87,7 @@ def behaviour_of(version: str) -> Behaviour:
     if behaviour is None:
         known = ", ".join(f'"{each}"' for each in BEHAVIOURS)
         raise ConfigurationError(
-            f"the embedded broker cannot behave as RabbitMQ {version!r}: it knows {known}"
+            f"the embedded broker cannot behave as RabbitMQ {version!r}: it supports {known}"
         )
     return behaviour
 
@@ -106,47 +107,47 @@ def _all_priorities(priority: int) -> int:
 _RABBITMQ_310 = Behaviour(
     release="3.10.8",
     mechanisms=b"PLAIN AMQPLAIN",
-    foreign_greeting=_AMQP_091,
+    unknown_protocol_reply=_AMQP_091,
     smallest_frame=4096,
     max_message=128 * _MIB,
     unknown_exchange_type="COMMAND_INVALID",
-    counts_floats=True,
+    floats_equal_integers=True,
     sorts_headers=False,
-    states_type=False,
-    locates_classic=False,
+    reports_queue_type=False,
+    classic_leader_locator=False,
     locators=frozenset(("client-local", "balanced", "random", "least-leaders")),
     queue_versions=(1, 2),
     master_locator=True,
     checks_consumer_timeout=False,
     delivery_limit=None,
-    unlimited_below_zero=False,
+    negative_is_unlimited=False,
     counting=Counting310(),
     backlog=ReturnsFirst,
     unlimited_backlog=ReturnsLast,
     priority=_one_priority,
     global_prefetch=True,
     routes_replies=False,
-    sanitizes_deaths=False,
+    discards_client_deaths=False,
 )
 _RABBITMQ_40 = replace(
     _RABBITMQ_310,
     release="4.0.5",
     mechanisms=b"ANONYMOUS PLAIN AMQPLAIN",
-    foreign_greeting=_AMQP_10_SASL,
+    unknown_protocol_reply=_AMQP_10_SASL,
     max_message=16 * _MIB,
     unknown_exchange_type="PRECONDITION_FAILED",
-    counts_floats=False,
+    floats_equal_integers=False,
     sorts_headers=True,
-    states_type=True,
-    locates_classic=True,
+    reports_queue_type=True,
+    classic_leader_locator=True,
     locators=_RABBITMQ_310.locators | {"min-masters"},
     delivery_limit=20,
-    unlimited_below_zero=True,
+    negative_is_unlimited=True,
     counting=Counting40(),
     backlog=ReturnsFirstInTurns,
     unlimited_backlog=ReturnsFirstInTurns,
     priority=_two_priorities,
-    sanitizes_deaths=True,
+    discards_client_deaths=True,
 )
 _RABBITMQ_43 = replace(
     _RABBITMQ_40,

@@ -6,7 +6,7 @@ from secrets import token_urlsafe
 from struct import Struct
 
 from workerkit.embedded import replies
-from workerkit.embedded.counting import Fate
+from workerkit.embedded.counting import Settlement
 from workerkit.embedded.message import Message
 from workerkit.embedded.properties import write
 from workerkit.embedded.queue import Consumer, Copy, Queue
@@ -26,7 +26,7 @@ class Transaction:
 
     def __init__(self) -> None:
         self.publishes: list[Callable[[], None]] = []
-        self.settled: list[tuple[dict[int, Copy], Fate]] = []
+        self.settled: list[tuple[dict[int, Copy], Settlement]] = []
 
 
 class Channel:
@@ -101,15 +101,15 @@ class Channel:
         reply = Reply("basic.get-ok", method + left.to_bytes(4, "big"))
         self.outbox.content(self.number, reply, _properties(copy, got=True), message.body)
 
-    def settle(self, tag: int, fate: Fate, *, multiple: bool) -> None:
+    def settle(self, tag: int, settlement: Settlement, *, multiple: bool) -> None:
         """Settle a delivery, or all up to it; tag 0 with *multiple* is all there are."""
         taken = self._take(tag, multiple)
         if self.transaction is not None:
-            self.transaction.settled.append((taken, fate))
+            self.transaction.settled.append((taken, settlement))
         else:
-            self.apply(taken.values(), fate)
+            self.apply(taken.values(), settlement)
 
-    def apply(self, copies: Iterable[Copy], fate: Fate) -> None:
+    def apply(self, copies: Iterable[Copy], settlement: Settlement) -> None:
         """Let queues know what became of deliveries that were taken."""
         returned: dict[Queue, list[Copy]] = {}
         for copy in copies:
@@ -119,20 +119,20 @@ class Channel:
                 consumer.unacked -= 1
                 self._in_hand -= 1
             returned.setdefault(queue, [])
-            if fate is Fate.ACK:
+            if settlement is Settlement.ACK:
                 queue.forget(copy)
-            elif fate is Fate.REJECT:
+            elif settlement is Settlement.REJECT:
                 queue.reject(copy)
             else:
                 returned[queue].append(copy)
         for queue, back in returned.items():
-            queue.requeue(back, fate)
+            queue.requeue(back, settlement)
         if self.prefetch_total:
             self.pump()
 
-    def recover(self, fate: Fate) -> None:
+    def recover(self, settlement: Settlement) -> None:
         """Put everything back that is not settled."""
-        self.apply(self._take(0, True).values(), fate)
+        self.apply(self._take(0, True).values(), settlement)
 
     def pump(self) -> None:
         """Deliver what waits for the consumers of this channel."""
@@ -151,8 +151,8 @@ class Channel:
         done = self._end()
         for publish in done.publishes:
             publish()
-        for taken, fate in done.settled:
-            self.apply(taken.values(), fate)
+        for taken, settlement in done.settled:
+            self.apply(taken.values(), settlement)
 
     def rollback(self) -> None:
         """Forget what was kept: deliveries are unsettled again. Begin anew."""
@@ -196,7 +196,7 @@ class Channel:
         consumers, self.consumers = self.consumers, {}
         for consumer in consumers.values():
             consumer.queue.unsubscribe(consumer)
-        self.recover(Fate.LOST)
+        self.recover(Settlement.LOST)
 
     def _take(self, tag: int, multiple: bool) -> dict[int, Copy]:
         """Take deliveries off the list of those that are not settled."""

@@ -248,7 +248,7 @@ class Connection(asyncio.Protocol):
             self._state = _State.LOGGING_IN
             self._outbox.reply(0, self._handshake.greet())
             return
-        self._transport.write(self._broker.behaviour.greeting_for(protocol))
+        self._transport.write(self._broker.behaviour.reply_to_protocol(protocol))
         self._end()
         self._transport.close()
 

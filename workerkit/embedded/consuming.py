@@ -7,7 +7,7 @@ from pamqp.commands import Basic
 from workerkit.embedded import replies
 from workerkit.embedded.arguments import integer_fault
 from workerkit.embedded.channel import Channel
-from workerkit.embedded.counting import Fate
+from workerkit.embedded.counting import Settlement
 from workerkit.embedded.queue import Consumer, Queue
 from workerkit.embedded.refusals import Refusal
 from workerkit.embedded.replies import Reply
@@ -70,19 +70,19 @@ def get(channel: Channel, method: Basic.Get) -> Reply | None:
 
 def ack(channel: Channel, method: Basic.Ack) -> None:
     """basic.ack"""
-    channel.settle(method.delivery_tag, Fate.ACK, multiple=method.multiple)
+    channel.settle(method.delivery_tag, Settlement.ACK, multiple=method.multiple)
 
 
 def nack(channel: Channel, method: Basic.Nack) -> None:
     """basic.nack"""
-    fate = Fate.REQUEUE if method.requeue else Fate.REJECT
-    channel.settle(method.delivery_tag, fate, multiple=method.multiple)
+    settlement = Settlement.REQUEUE if method.requeue else Settlement.REJECT
+    channel.settle(method.delivery_tag, settlement, multiple=method.multiple)
 
 
 def reject(channel: Channel, method: Basic.Reject) -> None:
     """basic.reject"""
-    fate = Fate.RETURN if method.requeue else Fate.REJECT
-    channel.settle(method.delivery_tag or 0, fate, multiple=False)
+    settlement = Settlement.RETURN if method.requeue else Settlement.REJECT
+    channel.settle(method.delivery_tag or 0, settlement, multiple=False)
 
 
 def recover(channel: Channel, method: Basic.Recover) -> Reply:
@@ -95,7 +95,7 @@ def recover_async(channel: Channel, method: Basic.Recover | Basic.RecoverAsync) 
     """basic.recover-async: the same without an answer."""
     if not method.requeue:
         raise Refusal("NOT_IMPLEMENTED", "requeue=false")
-    channel.recover(Fate.REQUEUE)
+    channel.recover(Settlement.REQUEUE)
 
 
 def _consume_replies(channel: Channel, method: Basic.Consume, tag: str) -> None:

@@ -13,7 +13,7 @@ from workerkit.embedded.table import Table, number
 _COUNT, _ACQUIRED = "x-delivery-count", "x-acquired-count"
 
 
-class Fate(Enum):
+class Settlement(Enum):
     """How a delivery ends."""
 
     ACK = auto()
@@ -41,7 +41,7 @@ class Counted(Protocol):
 class Counting(Protocol):
     """What one version counts."""
 
-    def count(self, copy: Counted, fate: Fate) -> None:
+    def count(self, copy: Counted, settlement: Settlement) -> None:
         """A copy comes back."""
 
     def total(self, copy: Counted) -> int:
@@ -60,7 +60,7 @@ class Counting(Protocol):
 class Counting310:
     """Every return counts. basic.get reports a zero, basic.deliver does not."""
 
-    def count(self, copy: Counted, fate: Fate) -> None:
+    def count(self, copy: Counted, settlement: Settlement) -> None:
         copy.acquired += 1
         copy.returns += 1
 
@@ -80,10 +80,10 @@ class Counting310:
 class Counting40:
     """Every return counts; a dead letter brings along rejects and lost channels."""
 
-    def count(self, copy: Counted, fate: Fate) -> None:
+    def count(self, copy: Counted, settlement: Settlement) -> None:
         copy.acquired += 1
         copy.returns += 1
-        copy.lost += fate is Fate.LOST
+        copy.lost += settlement is Settlement.LOST
 
     def total(self, copy: Counted) -> int:
         return copy.returns
@@ -103,9 +103,9 @@ class Counting40:
 class Counting43:
     """basic.nack and basic.recover count apart, and not for the limit; dead letters keep it all."""
 
-    def count(self, copy: Counted, fate: Fate) -> None:
+    def count(self, copy: Counted, settlement: Settlement) -> None:
         copy.acquired += 1
-        copy.returns += fate is not Fate.REQUEUE
+        copy.returns += settlement is not Settlement.REQUEUE
 
     def total(self, copy: Counted) -> int:
         return copy.message.deliveries + copy.returns

@@ -16,7 +16,7 @@ def buried(
     routing_key: str | None,
     *,
     deliveries: int = 0,
-    sanitized: bool = False,
+    discards_client_deaths: bool = False,
 ) -> Message:
     """The message as it is published to a dead-letter exchange.
 
@@ -27,19 +27,19 @@ def buried(
         exchange: The dead-letter exchange.
         routing_key: Of the queue's declaration; None keeps the message's own, copies included.
         deliveries: What it takes along; see `counting`.
-        sanitized: An `x-death` that a client wrote counts for nothing, `CC` stays, and the last
-            death has headers of its own.
+        discards_client_deaths: An `x-death` that a client wrote is dropped, `CC` is kept, and the
+            last death has headers of its own.
     """
     properties = message.read_properties()
     headers = dict(properties.headers or {})
-    if sanitized and not message.died:
+    if discards_client_deaths and not message.died:
         headers.pop("x-death", None)
     _record_first(headers, message, queue, reason)
-    if sanitized:
+    if discards_client_deaths:
         _set(headers, "x-last-death", message, queue, reason)
     death = _death(message, queue, reason, now, properties.expiration)
     headers["x-death"] = Field("array", _with_death(deaths(headers), death))
-    if routing_key is not None and not sanitized:
+    if routing_key is not None and not discards_client_deaths:
         headers.pop("CC", None)
     properties.headers = headers
     properties.expiration = None

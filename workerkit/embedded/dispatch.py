@@ -9,7 +9,7 @@ from pamqp.commands import Channel as ChannelMethods
 
 from workerkit.embedded import consuming, publishing, replies, requests, topology
 from workerkit.embedded.channel import Channel
-from workerkit.embedded.counting import Fate
+from workerkit.embedded.counting import Settlement
 from workerkit.embedded.publishing import Incoming
 from workerkit.embedded.refusals import Refusal, unexpected
 from workerkit.embedded.replies import Reply
@@ -107,7 +107,7 @@ class Dispatcher:
             self._incoming = Incoming(payload, sorts_headers=self._sorts_headers)
         elif payload.startswith(_ACK) and len(payload) == _ACK_SIZE:
             tag = int.from_bytes(payload[4:12], "big")
-            self.channel.settle(tag, Fate.ACK, multiple=bool(payload[12] & 1))
+            self.channel.settle(tag, Settlement.ACK, multiple=bool(payload[12] & 1))
         else:
             self._call(requests.read(payload))
 

@@ -27,7 +27,7 @@ class Exchange:
     """An exchange of one of `TYPES`.
 
     Attributes:
-        counts_floats: In headers, 5 and 5.0 are the same.
+        floats_equal_integers: In headers, 5 and 5.0 are the same.
         alternate: Name of the exchange that gets what this one cannot route.
         bound: It had a binding; only then an auto-delete exchange can become unused.
     """
@@ -42,7 +42,7 @@ class Exchange:
         durable: bool = False,
         auto_delete: bool = False,
         internal: bool = False,
-        counts_floats: bool = True,
+        floats_equal_integers: bool = True,
     ) -> None:
         self.name = name
         self.label = label("exchange", name, vhost)
@@ -51,7 +51,7 @@ class Exchange:
         self.durable = durable
         self.auto_delete = auto_delete
         self.internal = internal
-        self.counts_floats = counts_floats
+        self.floats_equal_integers = floats_equal_integers
         alternate = arguments.get("alternate-exchange")
         self.alternate: str | None = alternate.value if alternate else None
         self.bound = False
@@ -92,7 +92,9 @@ class Exchange:
             return tuple(
                 binding.destination
                 for binding in self.bindings
-                if headers_match(binding.arguments, found, counts_floats=self.counts_floats)
+                if headers_match(
+                    binding.arguments, found, floats_equal_integers=self.floats_equal_integers
+                )
             )
         known = self._remembered.get(routing_key)
         if known is None:

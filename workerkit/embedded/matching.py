@@ -29,26 +29,27 @@ def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
     return all(rest == "#" for rest in pattern[at:])
 
 
-def headers_match(wanted: Table, headers: Table, *, counts_floats: bool = True) -> bool:
+def headers_match(wanted: Table, headers: Table, *, floats_equal_integers: bool = True) -> bool:
     """Match the headers of a message against the arguments of a binding.
 
     Arguments that begin with `x-` count only in the two modes `...-with-x`. An argument without a
     value (`void`) asks for the header alone.
 
     Args:
-        counts_floats: Whether 5 and 5.0 are the same.
+        floats_equal_integers: Whether 5 and 5.0 are the same.
     """
     mode = wanted["x-match"].value if "x-match" in wanted else "all"
     results = (
-        name in headers and (field.type == "void" or _same(field, headers[name], counts_floats))
+        name in headers
+        and (field.type == "void" or _same(field, headers[name], floats_equal_integers))
         for name, field in wanted.items()
         if name != "x-match" and (mode.endswith("-with-x") or not name.startswith("x-"))
     )
     return all(results) if mode.startswith("all") else any(results)
 
 
-def _same(wanted: Field, found: Field, counts_floats: bool) -> bool:
-    if not counts_floats and wanted.is_integer != found.is_integer:
+def _same(wanted: Field, found: Field, floats_equal_integers: bool) -> bool:
+    if not floats_equal_integers and wanted.is_integer != found.is_integer:
         return False
     return (wanted.type_class, wanted.value) == (found.type_class, found.value)
 

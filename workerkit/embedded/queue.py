@@ -6,7 +6,7 @@ from typing import Protocol
 from workerkit.embedded.arguments import QueueArguments
 from workerkit.embedded.backlog import Backlog
 from workerkit.embedded.clock import Clock, Timer
-from workerkit.embedded.counting import Fate
+from workerkit.embedded.counting import Settlement
 from workerkit.embedded.memory import Memory
 from workerkit.embedded.message import Message
 from workerkit.embedded.properties import FLAGS
@@ -202,7 +202,7 @@ class Queue:
         self._watch()
         return copy
 
-    def requeue(self, copies: Iterable[Copy], fate: Fate) -> None:
+    def requeue(self, copies: Iterable[Copy], settlement: Settlement) -> None:
         """Take back messages that were delivered."""
         limit, counting = self.arguments.delivery_limit, self.behaviour.counting
         for copy in copies:
@@ -211,7 +211,7 @@ class Queue:
                 continue
             copy.redelivered = True
             copy.consumer = None
-            counting.count(copy, fate)
+            counting.count(copy, settlement)
             if limit is not None and counting.total(copy) > limit:
                 self._die(copy, "delivery_limit")
                 continue

@@ -68,7 +68,7 @@ def declare_exchange(channel: Channel, method: ExchangeMethods.Declare) -> Reply
             durable=method.durable,
             auto_delete=method.auto_delete,
             internal=method.internal,
-            counts_floats=vhost.behaviour.counts_floats,
+            floats_equal_integers=vhost.behaviour.floats_equal_integers,
         )
     return replies.EXCHANGE_DECLARE_OK
 
@@ -226,7 +226,7 @@ def _new_queue(channel: Channel, method: QueueMethods.Declare) -> Queue:
     if name.startswith(_RESERVED):
         raise reserved("queue", name)
     name = name or f"amq.gen-{token_urlsafe(16)}"
-    complete = _complete(vhost, method)
+    complete = _with_queue_type(vhost, method)
     queue_arguments.check(complete, name, vhost.name, vhost.behaviour)
     parsed = QueueArguments.of(arguments(method), vhost.behaviour, complete)
     if parsed.quorum:
@@ -240,7 +240,7 @@ def _new_queue(channel: Channel, method: QueueMethods.Declare) -> Queue:
     )
 
 
-def _complete(vhost: VirtualHost, method: QueueMethods.Declare) -> Table:
+def _with_queue_type(vhost: VirtualHost, method: QueueMethods.Declare) -> Table:
     """The arguments with the type that RabbitMQ adds: only durable, shared queues get the default.
 
     RabbitMQ 3.10 adds the virtual host's only, 4 also its own, which is classic.
@@ -250,7 +250,7 @@ def _complete(vhost: VirtualHost, method: QueueMethods.Declare) -> Table:
         return table
     if method.exclusive or method.auto_delete or not method.durable:
         kind = None
-    if kind is None and vhost.behaviour.states_type:
+    if kind is None and vhost.behaviour.reports_queue_type:
         kind = "classic"
     return table if kind is None else table | {"x-queue-type": text(kind)}
 
@@ -276,5 +276,5 @@ def _compare_queue(channel: Channel, queue: Queue, method: QueueMethods.Declare)
         "auto_delete": (method.auto_delete, queue.auto_delete),
     }
     _compare_flags(flags, queue.label)
-    declared = _complete(channel.vhost, method)
+    declared = _with_queue_type(channel.vhost, method)
     queue_arguments.compare(declared, queue.arguments.complete, queue.label)

@@ -68,7 +68,12 @@ class VirtualHost:
         self.queues: dict[str, Queue] = {}
         self.exchanges = {
             each: Exchange(
-                each, name, kind, {}, durable=True, counts_floats=behaviour.counts_floats
+                each,
+                name,
+                kind,
+                {},
+                durable=True,
+                floats_equal_integers=behaviour.floats_equal_integers,
             )
             for each, kind in _PREDECLARED.items()
         }
@@ -219,7 +224,7 @@ class VirtualHost:
             exchange,
             routing_key,
             deliveries=count,
-            sanitized=self.behaviour.sanitizes_deaths,
+            discards_client_deaths=self.behaviour.discards_client_deaths,
         )
         # With a key of its own it goes there alone, also where it keeps its copies' keys.
         keys = routing_keys(letter) if routing_key is None else [routing_key]

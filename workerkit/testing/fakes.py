@@ -19,7 +19,7 @@ from workerkit.sse.event import SSEEvent
 
 _PUBLISH = inspect.signature(Publisher.publish)
 # What says where a message goes, and how; the rest of the parameters is the message.
-_WHERE = ("connection", "vhost", "mandatory", "timeout")
+_DELIVERY_PARAMETERS = ("connection", "vhost", "mandatory", "timeout")
 
 
 def fake_message(
@@ -176,7 +176,7 @@ class FakePublisher:
         given = {**options, "headers": headers, "message_id": message_id}
         _PUBLISH.bind(self, body, routing_key, exchange=exchange, **given)
         outgoing.check_types({**given, "routing_key": routing_key})
-        told = {name: value for name, value in given.items() if name not in _WHERE}
+        told = {name: value for name, value in given.items() if name not in _DELIVERY_PARAMETERS}
         encode_properties(outgoing.message(body, **told)[1])
         if self.error is not None:
             raise self.error

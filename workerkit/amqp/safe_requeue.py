@@ -30,11 +30,11 @@ log = logging.getLogger(__name__)
 
 _UNCOUNTED = ("classic", "stream")
 _TOO_MANY_FAILURES = 15
-_TOO_MANY_DEATHS = 20
+_TOO_MANY_REDELIVERIES = 20
 _BEFORE_NEXT_TRY = 1.0
 
 
-class GivingBack:
+class SafeRequeue:
     """Gives the messages of one consumer back.
 
     Args:
@@ -56,7 +56,7 @@ class GivingBack:
         self._copying: set[asyncio.Task[None]] = set()
         self._stopping = asyncio.Event()
 
-    def give_back(self, message: AMQPMessage[Any], *, failed: bool = True) -> bool:
+    def requeue(self, message: AMQPMessage[Any], *, failed: bool = True) -> bool:
         """Give *message* back, now or once its copy is safe.
 
         Args:
@@ -83,7 +83,7 @@ class GivingBack:
         task.add_done_callback(self._copying.discard)
         return True
 
-    def keep_uncounted(self, messages: list[AMQPMessage[Any]]) -> None:
+    def requeue_without_counting(self, messages: list[AMQPMessage[Any]]) -> None:
         """Give back what would be counted if its channel were closed now, where that is possible.
 
         Args:
@@ -95,7 +95,7 @@ class GivingBack:
             if self._types.of(message.queue) in (None, "quorum"):
                 message.acks.nack(message.tag)
 
-    async def renewed(self, message: AMQPMessage[Any]) -> bool:
+    async def replace_with_copy(self, message: AMQPMessage[Any]) -> bool:
         """Replace a redelivered message with a copy that the broker has not counted yet.
 
         Returns:
@@ -108,13 +108,15 @@ class GivingBack:
             await self._move(message, failed=True)
         except Exception:
             log.warning(
-                "redelivered message was not copied", exc_info=True, extra=self._of(message)
+                "redelivered message could not be copied",
+                exc_info=True,
+                extra=self._log_fields(message),
             )
             return False
         message.acks.ack(message.tag)
         return True
 
-    def deaths(self, message: AMQPMessage[Any]) -> int:
+    def excessive_redeliveries(self, message: AMQPMessage[Any]) -> int:
         """How often a redelivered message came back, where nobody should begin with it again.
 
         The processes that had it ended, or lost their connections. 0 for all other messages.
@@ -128,7 +130,7 @@ class GivingBack:
         if self._types.of(message.queue) is None:
             count = 1  # On a classic queue this is whatever the sender wrote.
         returns = message.returns + count
-        return returns if returns >= _TOO_MANY_DEATHS else 0
+        return returns if returns >= _TOO_MANY_REDELIVERIES else 0
 
     def failed_too_often(self, message: AMQPMessage[Any]) -> bool:
         """Whether a message must not go back, because its queue would drop it or should have."""
@@ -140,11 +142,11 @@ class GivingBack:
             return is_quorum and message.returns + count >= _TOO_MANY_FAILURES
         return limit >= 0 and count >= min(limit, max(limit - 1, 1))
 
-    def hurry(self) -> None:
+    def stop(self) -> None:
         """The process stops: what cannot be copied at once stays, and its channel is closed."""
         self._stopping.set()
 
-    async def finished(self) -> None:
+    async def wait(self) -> None:
         """Return once everything has gone back that can."""
         while self._copying:
             await asyncio.wait(self._copying)
@@ -162,9 +164,9 @@ class GivingBack:
                 # We may neither declare nor publish: the queue may well be a classic one.
                 message.acks.nack(message.tag)
                 return
-            log.exception("message could not be moved and stays", extra=self._of(message))
+            log.exception("message could not be moved and stays", extra=self._log_fields(message))
             if await paused(_BEFORE_NEXT_TRY, self._stopping) and not message.acks.lost:
-                message.returned()
+                message.count_failure_in_place()
                 self.handle_again(message)
         else:
             message.acks.ack(message.tag)
@@ -177,7 +179,7 @@ class GivingBack:
         """Whether that shows: quorum queues tell how often they have delivered a message."""
         return message.redelivered_flag and "x-delivery-count" not in message.sent
 
-    def _of(self, message: AMQPMessage[Any]) -> dict[str, object]:
+    def _log_fields(self, message: AMQPMessage[Any]) -> dict[str, object]:
         return {"consumer": self._name, "delivery": repr(message)}
 
 
@@ -186,15 +188,15 @@ def _copies(message: AMQPMessage[Any], *, failed: bool) -> Iterator[Properties]:
 
     The second one has nothing of ours in it, for headers that leave no room.
     """
-    told: dict[str, Any] = {
+    ours: dict[str, Any] = {
         QUEUE: message.queue,
         RETURNS: message.returns + failed,
         **history(message, now()),
     }
     if not failed and message.past(FIRST_FAILED_AT) is None:
-        del told[FIRST_FAILED_AT]
+        del ours[FIRST_FAILED_AT]
     if ATTEMPT in message.sent:
-        told[ATTEMPT] = message.past(ATTEMPT) or 1
-    for headers in (told, {}):
+        ours[ATTEMPT] = message.past(ATTEMPT) or 1
+    for headers in (ours, {}):
         properties = copied(message, headers)
         yield dataclasses.replace(properties, expiration=message.properties.expiration)

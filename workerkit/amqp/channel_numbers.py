@@ -11,14 +11,14 @@ from typing import Any, NamedTuple, Protocol
 
 HIGHEST = 65_535
 _SHARE = 8
-_PUBLISHER = 2
+_PUBLISHER_CHANNELS = 2
 # NOT_ALLOWED - number of channels opened for user 'x' has reached the maximum allowed user limit
 # of (10), or of 10 from RabbitMQ 4.3 on. There is another one for a node. Neither is known before
 # it is reached.
 _REACHED = re.compile(r"(number of channels opened .*)limit of \(?(\d+)")
 
 
-class Limit(NamedTuple):
+class ChannelLimit(NamedTuple):
     """A limit of channels for more than one connection.
 
     Attributes:
@@ -30,7 +30,7 @@ class Limit(NamedTuple):
     text: str
 
 
-def reached(refusal: str, before: Limit | None) -> Limit | None:
+def parse_limit(refusal: str, before: ChannelLimit | None) -> ChannelLimit | None:
     """The limit over which the broker closed a connection; None if it did so over something else.
 
     Args:
@@ -40,13 +40,13 @@ def reached(refusal: str, before: Limit | None) -> Limit | None:
     found = _REACHED.search(refusal)
     if found is None:
         return None
-    most = int(found[2]) - _PUBLISHER
+    most = int(found[2]) - _PUBLISHER_CHANNELS
     if before is not None:
         most = min(most, before.most - max(1, before.most // _SHARE))
-    return Limit(max(1, most), f"the broker's limit of {found[2]} channels ({refusal})")
+    return ChannelLimit(max(1, most), f"the broker's limit of {found[2]} channels ({refusal})")
 
 
-class Numbered(Protocol):
+class NumberedChannel(Protocol):
     """A channel, as far as it matters here."""
 
     @property
@@ -54,7 +54,7 @@ class Numbered(Protocol):
         """Whether it is closed, and what has to be sent for that was sent."""
 
 
-class Numbers:
+class ChannelNumbers:
     """The numbers of one connection.
 
     Args:
@@ -67,12 +67,12 @@ class Numbers:
     def __init__(self, channel_max: int, used: Mapping[int, Any], scratch: int) -> None:
         self.highest = channel_max or HIGHEST
         self._used = used
-        self._given: dict[int, Numbered] = {}
+        self._assigned: dict[int, NumberedChannel] = {}
         self.scratch = max(1, min(scratch, self.highest // _SHARE))
         self._consumers = 0
 
     @property
-    def room(self) -> int:
+    def max_consumers(self) -> int:
         """How many consumers may have a channel at the same time."""
         return max(1, self.highest - self.scratch)
 
@@ -83,23 +83,23 @@ class Numbers:
                 continue
             # One that the broker has closed is not in use, and may have yet to confirm that: the
             # confirmation must not be overtaken.
-            given = self._given.get(number)
-            if given is None or given.is_closed:
+            assigned = self._assigned.get(number)
+            if assigned is None or assigned.is_closed:
                 return number
         return None
 
-    def give(self, number: int) -> None:
+    def assign(self, number: int) -> None:
         """A channel with that number was opened, or may have been."""
         if (channel := self._used.get(number)) is not None:
-            self._given[number] = channel
+            self._assigned[number] = channel
 
-    def take_room(self) -> bool:
+    def reserve_consumer(self) -> bool:
         """Count a channel of a consumer, if there is room for it."""
-        if self._consumers >= self.room:
+        if self._consumers >= self.max_consumers:
             return False
         self._consumers += 1
         return True
 
-    def leave_room(self) -> None:
+    def release_consumer(self) -> None:
         """A channel of a consumer is closed."""
         self._consumers -= 1
