@@ -1,6 +1,8 @@
 """Where what was built for one fault in the field meets what was built for another."""
 
 import asyncio
+import time
+from collections import Counter
 from typing import Any
 
 import pytest
@@ -9,7 +11,8 @@ from tests.application import Recorder, running
 from tests.client import Client
 from tests.rabbit import PrivateRabbit
 from tests.records import errors
-from workerkit import AMQPConsumer, AMQPMessage, Queue, RetryPolicy
+from tests.waiting import eventually
+from workerkit import Action, AMQPConsumer, AMQPMessage, Queue, RetryPolicy
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
@@ -46,3 +49,47 @@ async def test_fr1_what_a_cancelled_batch_has_settled_does_not_go_back(
     assert recorder.actions == ["ack", "retry"]
     state = rabbit.queues(vhost)["orders"]
     assert (state.ready, state.unacked) == (1, 0)
+
+
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
+@pytest.mark.parametrize("retry", [None, RetryPolicy(delays=(0.2,))], ids=["buried", "retried"])
+async def test_fr7_what_was_moved_and_could_not_be_acknowledged_is_not_handled_again(
+    rabbit: PrivateRabbit, vhost: str, url: str, client: Client, kind: Any, retry: Any
+) -> None:
+    """The handler blocks for longer than the heartbeat allows, and raises.
+
+    Its copy arrives, and the ack does not. The original made one more copy each time it came.
+    """
+    runs: Counter[int] = Counter()
+
+    class Blocking(AMQPConsumer):
+        queues = [Queue("orders", kind)]
+        on_exception = Action.DEAD_LETTER
+
+        async def handle(self, message: AMQPMessage[bytes]) -> None:
+            runs[message.attempt] += 1
+            _block(5.0)
+            raise KeyError("no")
+
+    Blocking.retry = retry
+    amqp = {"default": {"url": url, "heartbeat": 1}}
+    async with running(url, Blocking, amqp=amqp):
+        await client.send("orders", b"a")
+        await eventually(lambda: rabbit.queues(vhost)["orders.dlq"].ready, 120.0)
+        await eventually(lambda: _left(rabbit, vhost) == 0, 60.0)
+        dead = rabbit.queues(vhost)["orders.dlq"].ready
+
+    assert set(runs) == ({1, 2} if retry else {1})
+    # One for each call whose copy may have been lost with its connection.
+    assert dead <= sum(runs.values())
+
+
+def _block(seconds: float) -> None:
+    """Keep the event loop from doing anything else."""
+    time.sleep(seconds)
+
+
+def _left(rabbit: PrivateRabbit, vhost: str) -> int:
+    """Messages in all queues but that for dead letters."""
+    states = rabbit.queues(vhost)
+    return sum(each.ready + each.unacked for name, each in states.items() if name != "orders.dlq")

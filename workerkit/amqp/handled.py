@@ -1,7 +1,8 @@
 """Messages that were handled, and whose acknowledgement the broker does not have, or may not have.
 
 Their connection was lost while the handler ran, or before anything showed that the acknowledgement
-had arrived. So the broker delivers them again.
+had arrived. So the broker delivers them again. The same is true of messages that were moved: copies
+wait for the next try, or are dead letters.
 """
 
 from collections import OrderedDict

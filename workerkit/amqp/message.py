@@ -43,6 +43,7 @@ class AMQPMessage(Delivery, Generic[T]):
             such as a retry, is another one.
         tag: The broker's delivery tag, valid on the channel that delivered it.
         acks: Settles it on that channel.
+        moved: Whether a copy of it has arrived elsewhere, and it is acknowledged for that reason.
     """
 
     __slots__ = (
@@ -58,6 +59,7 @@ class AMQPMessage(Delivery, Generic[T]):
 
     body: T
     raw: bytes
+    moved = False
 
     def __init__(
         self,

@@ -141,6 +141,21 @@ class Moves:
         return Destination(queue, "", self._connection, self._vhost)
 
 
+def acknowledge_original(message: AMQPMessage[Any]) -> bool:
+    """Acknowledge a message whose copy has arrived, and which can be told from that copy.
+
+    Should it come again, because the acknowledgement did not arrive, nobody has to handle it.
+
+    Returns:
+        False if its channel is lost.
+    """
+    message.moved = True
+    if message.acks.ack(message.tag, message):
+        return True
+    message.acks.unsent([message])
+    return False
+
+
 def history(message: AMQPMessage[Any], failed_at: str) -> dict[str, Any]:
     """The headers that tell a copy's past: where it was published to, and when it first failed."""
     told = {

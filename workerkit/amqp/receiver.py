@@ -310,7 +310,11 @@ class Receiver:
 
     def _remember(self, messages: Sequence[AMQPMessage[Any]]) -> None:
         for message in messages:
-            self._handled.remember(self._place, message)
+            # A copy in the same queue has the same id and body, and must not be taken for it.
+            if message.moved:
+                self._handled.add_in_doubt(self._place, message)
+            else:
+                self._handled.remember(self._place, message)
 
     def _note_in_doubt(self, messages: Sequence[AMQPMessage[Any]]) -> None:
         for message in messages:

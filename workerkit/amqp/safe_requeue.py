@@ -20,7 +20,14 @@ from typing import Any
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.message import ATTEMPT, QUEUE, RETURNS, AMQPMessage
-from workerkit.amqp.moving import FIRST_FAILED_AT, Moves, copied, history, now
+from workerkit.amqp.moving import (
+    FIRST_FAILED_AT,
+    Moves,
+    acknowledge_original,
+    copied,
+    history,
+    now,
+)
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.errors import PublishRefused
@@ -99,7 +106,8 @@ class SafeRequeue:
         """Replace a redelivered message with a copy that the broker has not counted yet.
 
         Returns:
-            False where its queue has no unknown limit, or no copy arrived: handle it.
+            False where its queue has no unknown limit, or no copy arrived: handle it. True also
+            where its channel was lost meanwhile.
         """
         limit = self._limits[message.queue]
         if limit is not None or not self._types.delivery_count(message):
@@ -107,13 +115,14 @@ class SafeRequeue:
         try:
             await self._move(message, failed=True)
         except Exception:
+            if message.acks.lost:
+                return True
             log.warning(
                 "redelivered message could not be copied",
                 exc_info=True,
                 extra=self._log_fields(message),
             )
             return False
-        message.acks.ack(message.tag)
         return True
 
     def excessive_redeliveries(self, message: AMQPMessage[Any]) -> int:
@@ -168,12 +177,16 @@ class SafeRequeue:
             if await paused(_BEFORE_NEXT_TRY, self._stopping) and not message.acks.lost:
                 message.count_failure_in_place()
                 self.handle_again(message)
-        else:
-            message.acks.ack(message.tag)
 
     async def _move(self, message: AMQPMessage[Any], *, failed: bool) -> None:
+        """Copy, then acknowledge."""
         copies = _copies(message, failed=failed)
         await self._moves.move(message, self._queues[message.queue], copies)
+        if next(copies, None) is None:
+            # The copy looks like the original.
+            message.acks.ack(message.tag)
+        else:
+            acknowledge_original(message)
 
     def _is_classic(self, message: AMQPMessage[Any]) -> bool:
         """Whether that shows: quorum queues tell how often they have delivered a message."""

@@ -8,7 +8,7 @@ from typing import Any
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.dead_letters import DeadLetters
 from workerkit.amqp.message import AMQPMessage
-from workerkit.amqp.moving import Moves
+from workerkit.amqp.moving import Moves, acknowledge_original
 from workerkit.amqp.oversized import Oversized
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.requeue import Requeue
@@ -139,7 +139,7 @@ class Settling:
     def _moved(self, message: AMQPMessage[Any]) -> bool:
         """Acknowledge an original whose copy has arrived; False if the channel is lost."""
         self._progressed(message)
-        return message.acks.ack(message.tag)
+        return acknowledge_original(message)
 
     def _progressed(self, message: AMQPMessage[Any]) -> None:
         """A message leaves its queue: those that come again begin with short pauses."""
