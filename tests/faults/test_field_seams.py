@@ -75,7 +75,7 @@ async def test_fr7_what_was_moved_and_could_not_be_acknowledged_is_not_handled_a
     amqp = {"default": {"url": url, "heartbeat": 1}}
     async with running(url, Blocking, amqp=amqp):
         await client.send("orders", b"a")
-        await eventually(lambda: rabbit.queues(vhost)["orders.dlq"].ready, 120.0)
+        await eventually(lambda: rabbit.queues(vhost)["orders.dlq"].ready, 60.0)
         await eventually(lambda: _left(rabbit, vhost) == 0, 60.0)
         dead = rabbit.queues(vhost)["orders.dlq"].ready
 

@@ -11,7 +11,6 @@ from typing import Any
 from uuid import uuid4
 
 from workerkit.amqp import table
-from workerkit.amqp.confirms import InDoubt
 from workerkit.amqp.consumer import Declare
 from workerkit.amqp.message import (
     ACQUIRED_COUNT,
@@ -27,6 +26,7 @@ from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.publisher import Destination, Publisher
 from workerkit.amqp.queue import Queue
 from workerkit.errors import (
+    ConnectionLost,
     MessageTooLarge,
     PublishError,
     PublishOutcomeUnknown,
@@ -103,33 +103,37 @@ class Moves:
         """
         for properties in copies:
             try:
-                return await self._send(message.raw, properties, to)
+                return await self._send(message, properties, to)
             except MessageTooLarge as error:
                 too_large = error
         raise too_large
 
-    async def _send(self, raw: bytes, properties: Properties, to: Queue) -> None:
+    async def _send(self, message: AMQPMessage[Any], properties: Properties, to: Queue) -> None:
         destination = self._to(to.name)
         try:
-            await self._publish(raw, properties, destination)
+            await self._publish(message, properties, destination)
         except Unroutable:
             if not self._may_declare(to.name):
                 raise
             await self._publisher.declare(to, self._connection, self._vhost)
-            await self._publish(raw, properties, destination)
+            await self._publish(message, properties, destination)
         self.seen.add(to.name)
 
-    async def _publish(self, raw: bytes, properties: Properties, to: Destination) -> None:
-        """Publish, and once more where another message has left this one in doubt.
+    async def _publish(
+        self, message: AMQPMessage[Any], properties: Properties, to: Destination
+    ) -> None:
+        """Publish, and once more where another message or a lost connection leaves it in doubt.
 
-        Two copies are better than a copy and the original, which would be handled again.
+        Two copies are better than a copy and the original, which would be handled again. One that
+        is delivered again because its own connection was lost as well is known by its id.
         """
         try:
-            await self._publisher.send(raw, properties, to)
+            await self._publisher.send(message.raw, properties, to)
         except PublishOutcomeUnknown as error:
-            if not isinstance(error.__cause__, InDoubt):
+            cause, comes_again = error.__cause__, message.acks.lost and not message.message_id
+            if not isinstance(cause, ConnectionLost) or comes_again:
                 raise
-            await self._publisher.send(raw, properties, to)
+            await self._publisher.send(message.raw, properties, to)
 
     def _may_declare(self, queue: str) -> bool:
         """One that was there and was deleted is waited for, like any other queue."""
