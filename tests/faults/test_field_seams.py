@@ -6,13 +6,17 @@ from collections import Counter
 from typing import Any
 
 import pytest
+from pydantic import SecretStr
 
 from tests.application import Recorder, running
 from tests.client import Client
 from tests.rabbit import PrivateRabbit
 from tests.records import errors
 from tests.waiting import eventually
-from workerkit import Action, AMQPConsumer, AMQPMessage, Queue, RetryPolicy
+from workerkit import Action, AMQPConsumer, AMQPMessage, Binding, Queue, RetryPolicy
+from workerkit.amqp.binding import Bindings
+from workerkit.amqp.connection import connect
+from workerkit.connections import AMQPSettings
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
@@ -93,3 +97,22 @@ def _left(rabbit: PrivateRabbit, vhost: str) -> int:
     """Messages in all queues but that for dead letters."""
     states = rabbit.queues(vhost)
     return sum(each.ready + each.unacked for name, each in states.items() if name != "orders.dlq")
+
+
+async def test_fr9_a_refused_binding_is_tried_again_by_one_task(
+    url: str, client: Client, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A queue that is set up every two seconds, as its dead letters' is missing, added one each."""
+    await client.declare("orders")
+    bindings = Bindings("Orders")
+    queue = Queue("orders", bindings=[Binding("missing")])
+    session = await connect(AMQPSettings(url=SecretStr(url)), None, "test")
+    for _ in range(5):
+        await bindings.create(session, queue)
+    await asyncio.sleep(0)
+    trying = [each for each in asyncio.all_tasks() if "Bindings._retry" in repr(each.get_coro())]
+    await session.close()
+    await asyncio.wait(trying, timeout=10.0)
+
+    assert len(trying) == 1
+    assert trying[0].done()

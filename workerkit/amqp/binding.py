@@ -3,6 +3,7 @@
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import partial
 
 from workerkit.amqp.codes import NOT_FOUND
 from workerkit.amqp.connection import Session, scratch
@@ -10,7 +11,7 @@ from workerkit.amqp.declaring import make_sure
 from workerkit.amqp.queue import Binding, Queue
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.places import in_a_line
-from workerkit.supervisor import Backoff
+from workerkit.supervisor import Backoff, cancel
 
 log = logging.getLogger(__name__)
 
@@ -27,7 +28,7 @@ class Bindings:
     def __init__(self, consumer: str) -> None:
         self._consumer = consumer
         self._logged: set[tuple[str, str, str]] = set()
-        self._retrying: set[asyncio.Task[None]] = set()
+        self._retrying: dict[str, asyncio.Task[None]] = {}
 
     async def create(self, session: Session, queue: Queue) -> None:
         """Bind a queue that exists.
@@ -37,10 +38,17 @@ class Bindings:
         """
         refused = await bind(session, queue.name, queue.bindings)
         self._log(queue, refused)
+        if (before := self._retrying.pop(queue.name, None)) is not None:
+            # Of the same connection, when the queue is only set up again.
+            cancel(before)
         if refused:
-            task = asyncio.create_task(self._retry(session, queue, refused))
-            self._retrying.add(task)
-            task.add_done_callback(self._retrying.discard)
+            retrying = asyncio.create_task(self._retry(session, queue, refused))
+            self._retrying[queue.name] = retrying
+            retrying.add_done_callback(partial(self._forget, queue.name))
+
+    def _forget(self, queue: str, ended: "asyncio.Task[None]") -> None:
+        if self._retrying.get(queue) is ended:
+            del self._retrying[queue]
 
     async def _retry(self, session: Session, queue: Queue, refused: Refusals) -> None:
         backoff = Backoff(first=2.0)
