@@ -192,7 +192,7 @@ class AMQPSettings(BaseModel):
             dead letters; None leaves it to the virtual host. One that exists keeps its type.
         connect_timeout: Seconds for one attempt to connect.
         auth: `external` lets the client's certificate say who this is.
-        max_message_size: Bytes of a message's body. A larger one is never held in memory, see
+        max_message_size: Bytes of a message's body, also when decompressed. A larger one is never held in memory, see
             docs/consumers.md for what becomes of it. The default is RabbitMQ 3's own limit.
     """
 

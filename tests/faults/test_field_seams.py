@@ -1,11 +1,13 @@
 """Where what was built for one fault in the field meets what was built for another."""
 
 import asyncio
+import gzip
 import time
 from collections import Counter
 from typing import Any
 
 import pytest
+from pamqp.commands import Basic
 from pydantic import SecretStr
 
 from tests.application import Recorder, running
@@ -14,9 +16,15 @@ from tests.rabbit import PrivateRabbit
 from tests.records import errors
 from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, AMQPMessage, Binding, Queue, RetryPolicy
+from workerkit.amqp.acks import Acks
 from workerkit.amqp.binding import Bindings
 from workerkit.amqp.connection import connect
+from workerkit.amqp.oversized import Oversized
 from workerkit.connections import AMQPSettings
+from workerkit.delivery import Outcome
+from workerkit.errors import InvalidBody
+from workerkit.observe import Settled
+from workerkit.testing.records import Record
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
@@ -116,3 +124,40 @@ async def test_fr9_a_refused_binding_is_tried_again_by_one_task(
 
     assert len(trying) == 1
     assert trying[0].done()
+
+
+async def test_fr21_a_body_that_is_too_large_when_decompressed(url: str, client: Client) -> None:
+    """The limit for messages is that for what compression makes of them, too."""
+    recorder = Recorder()
+    bodies: list[int] = []
+
+    class Sizes(AMQPConsumer):
+        queues = ["orders"]
+
+        async def handle(self, body: bytes) -> None:
+            bodies.append(len(body))
+
+    amqp = {"default": {"url": url, "max_message_size": 10_000}}
+    zipped = Basic.Properties(content_encoding="gzip", message_id="zipped")
+    async with running(url, Sizes, recorder=recorder, amqp=amqp):
+        for size in (10_000, 10_001):
+            await client.send("orders", gzip.compress(bytes(size)), properties=zipped)
+        await eventually(lambda: len(recorder.settled) == 2)
+
+    assert bodies == [10_000]
+    [reason] = [str(each.outcome.error) for each in recorder.settled if each.outcome.error]
+    assert "more than 10000 bytes when decoded" in reason
+
+
+def test_fr21_a_test_reads_what_became_of_a_message_too_large() -> None:
+    """A record of the testing tools has no body then, and its observer does not fail."""
+    acks = Acks(1, lambda data: True, lambda flush: None)
+    large = Oversized(
+        9, "LIMIT", queue="q", tag=1, envelope=b"\0\0\0", properties=b"\0\0", acks=acks
+    )
+    error = InvalidBody("too large")
+    outcome = Outcome(Action.REJECT, error)
+
+    record = Record.of(Settled("C", "q", large, outcome, Action.REJECT, 0.0, False))
+
+    assert (record.action, record.body, record.error) == ("reject", None, error)

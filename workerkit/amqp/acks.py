@@ -36,6 +36,8 @@ class Acks:
 
     Attributes:
         prefetch: Deliveries that the broker leaves unsettled at most; 0 keeps nothing.
+        max_decoded: Bytes that the body of a delivery may have when it is decompressed; None where
+            no setting says so.
         unsent: Told the deliveries whose acks were taken and could not be sent any more.
         in_doubt: Told the deliveries whose acks were sent, and may have got lost on the way.
     """
@@ -52,6 +54,7 @@ class Acks:
         "_write",
         "in_doubt",
         "lost",
+        "max_decoded",
         "prefetch",
         "unsent",
     )
@@ -73,6 +76,7 @@ class Acks:
         self._last = 0
         self.lost = False
         self.prefetch = 0
+        self.max_decoded: int | None = None
         self.unsent: Callable[[list[Any]], None] = lambda deliveries: None
         self.in_doubt: Callable[[list[Any]], None] = lambda deliveries: None
 

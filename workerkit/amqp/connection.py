@@ -136,6 +136,7 @@ class Session:
             self.numbers.release_consumer()
             raise
         channel.lost.add_done_callback(lambda _: self.numbers.release_consumer())
+        channel.acks.max_decoded = self.protocol.tap.largest_message
         return channel
 
     def detach_sink(self, channel: AbstractChannel, sink: Sink) -> None:

@@ -130,7 +130,8 @@ class AMQPMessage(Delivery, Generic[T]):
         # before a parameter of the content type. Decoding the properties costs 20 times as much.
         if b";" not in properties and not (properties and properties[0] & _HAS_ENCODING):
             return self.raw
-        return content(properties).decode(self.raw, text=text)
+        largest = self.acks.max_decoded
+        return content(properties).decode(self.raw, text=text, largest=largest)
 
     @property
     def unknown_content(self) -> str:
