@@ -1,4 +1,4 @@
-"""Find out what the queues are at the broker, whatever the class writes about them.
+"""Find out the types of queues at the broker, whatever the class declares.
 
 Of a queue that exists, AMQP 0-9-1 tells nothing but its length. RabbitMQ refuses to declare it
 again with other arguments, and names the first one that differs and its current value. Where no
@@ -40,7 +40,7 @@ class FoundQueue(NamedTuple):
 
 
 class QueueTypes:
-    """The types of a consumer's queues, as far as they could be found out.
+    """The types of a consumer's queues, as far as they are known.
 
     Attributes:
         version: The broker's; empty where it is unknown.
@@ -56,7 +56,7 @@ class QueueTypes:
         return self.version < _UNCOUNTED_SINCE
 
     def of(self, queue: str) -> str | None:
-        """`classic`, `quorum` or `stream`; None where nobody may say."""
+        """Return `classic`, `quorum` or `stream`; None if the type is unknown."""
         return self._types.get(queue)
 
     async def learn(self, session: Session, queue: Queue) -> FoundQueue | None:
@@ -69,11 +69,11 @@ class QueueTypes:
         return found
 
     def forget(self, queue: str) -> None:
-        """A queue is gone: the next one of that name may have another type."""
+        """Forget a queue that was deleted: the next one of that name may have another type."""
         self._types.pop(queue, None)
 
     def delivery_count(self, message: AMQPMessage[Any]) -> int:
-        """How often the queue took *message* back, and counted it against its delivery limit.
+        """Return how often *message* was requeued and counted against the delivery limit.
 
         The header of that name may be the sender's: a classic queue passes it on, and so does
         RabbitMQ 4.3 as long as it has nothing to count. But that counts every delivery in another
@@ -129,7 +129,7 @@ async def look_up(session: Session, queue: Queue) -> FoundQueue | None:
 
 
 def _value(text: str) -> str | int | bool | None:
-    """What RabbitMQ says an argument is: `none`, `'5'`, `the value '5' of type 'byte'`."""
+    """Parse the value of an argument: `none`, `'5'`, `the value '5' of type 'byte'`."""
     found = _VALUE.match(text)
     if found is None:
         return None
