@@ -28,11 +28,11 @@ _UNCOUNTED_SINCE = (4, 3)
 
 
 class FoundQueue(NamedTuple):
-    """What a queue is.
+    """A queue that exists.
 
     Attributes:
         type: `classic`, `quorum` or `stream`.
-        arguments: Those of its own that the question came across.
+        arguments: Its arguments, as far as RabbitMQ reported them.
     """
 
     type: str
@@ -60,7 +60,7 @@ class QueueTypes:
         return self._types.get(queue)
 
     async def learn(self, session: Session, queue: Queue) -> FoundQueue | None:
-        """Ask what a queue that exists is; None where nobody may say, or nothing is new."""
+        """Find out the type of a queue; None if that is not permitted, or if it is known."""
         self.version = session.version
         if queue.name in self._types:
             return None
@@ -75,9 +75,9 @@ class QueueTypes:
     def delivery_count(self, message: AMQPMessage[Any]) -> int:
         """Return how often *message* was requeued and counted against the delivery limit.
 
-        The header of that name may be the sender's: a classic queue passes it on, and so does
-        RabbitMQ 4.3 as long as it has nothing to count. But that counts every delivery in another
-        header, and no more of them can have failed.
+        The sender may have written the header: a classic queue does not change it, nor does
+        RabbitMQ 4.3 before the first counted requeue. RabbitMQ 4.3 counts all deliveries in another
+        header, and the result is never higher than that.
         """
         if self.of(message.queue) == "classic":
             return 0
@@ -86,17 +86,17 @@ class QueueTypes:
 
 
 async def look_up(session: Session, queue: Queue) -> FoundQueue | None:
-    """What a queue that exists is; None without the permission to declare it.
+    """Find out the type of a queue; None without the permission to declare it.
 
     Args:
-        queue: How the class declares it: the more of that is right, the fewer questions it takes.
+        queue: Its declaration in the class: the more of it is right, the fewer requests it takes.
 
     Raises:
-        ConnectionLost: The session went meanwhile.
+        ConnectionLost: The session was lost.
     """
     flags: dict[str, Any] = {name: getattr(queue, name) for name in _FLAGS}
     declared = queue.declared_arguments
-    # Never for a stream: RabbitMQ closes the connection where one cannot be made with these.
+    # Never a stream: RabbitMQ closes the connection if a stream has such arguments.
     assumed = "quorum" if declared.get(_TYPE) == "quorum" else "classic"
     arguments: dict[str, Any] = {**declared, _TYPE: assumed, **_IMPOSSIBLE}
     for _ in range(_MAX_DECLARATIONS):

@@ -153,8 +153,8 @@ class Settling:
     def _settle_oversized(self, message: Oversized) -> tuple[Action, bool]:
         """Settle a dead letter that cannot be copied, because its body was discarded.
 
-        Without the queue's dead-letter exchange it stays unsettled, rather than be lost: other
-        messages go on. A stream keeps it anyway.
+        If the queue has no dead-letter exchange, the message stays unsettled, so that it is not
+        lost; other messages are handled. A stream keeps it anyway.
         """
         if message.queue in self._streams:
             action, settled = Action.ACK, message.acks.ack(message.tag)

@@ -120,8 +120,8 @@ class Topology:
     ) -> Missing | None:
         """Find the first queue that is missing; None also if the answers take too long.
 
-        The broker knows at once that a queue is missing. It is late where a node does not answer
-        that has the queue, and this must not stop the work on a queue that other nodes serve.
+        The broker reports at once that a queue is missing. It is late if the node of the queue
+        does not answer, and that must not stop a consumer whose own queue is on other nodes.
         """
         checking = asyncio.create_task(self._first_missing(session, needed))
         try:
