@@ -1,8 +1,8 @@
 """Read the messages of a queue, and keep all of them in the queue.
 
-Up to RabbitMQ 4.2, a quorum queue counts each read as a delivery, and drops a message when the count
-exceeds its delivery limit. A message that must not be counted once more is replaced with a copy at
-the end of the queue, which is counted from 0.
+Up to RabbitMQ 4.2, a quorum queue counts each read as a delivery, and drops a message when the
+count exceeds its delivery limit. A message that must not be counted once more is replaced with a
+copy at the end of the queue, which is counted from 0.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -61,7 +61,7 @@ class Browser:
         """Keep a message in its queue, as a copy if its count is too high.
 
         Raises:
-            PublishError: The copy was not confirmed. RabbitMQ may drop the message at the next read.
+            PublishError: The copy was not confirmed. The next read may drop the message.
         """
         if self._max_returns == _NO_LIMIT or message.delivery_count < self._max_returns:
             return

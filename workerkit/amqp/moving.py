@@ -120,7 +120,7 @@ class Moves:
         self.seen.add(to.name)
 
     async def _publish(self, raw: bytes, properties: Properties, to: Destination) -> None:
-        """Publish, and once more where another message has left this one in doubt.
+        """Publish, and once more if the broker closed the channel because of another message.
 
         Two copies are better than a copy and the original, which would be handled again.
         """

@@ -49,8 +49,8 @@ def fake_message(
     has not decided.
 
     Args:
-        body: What `message.body` is; `message.raw` has its bytes, compressed where
-            *content_encoding* says so.
+        body: The value of `message.body`; `message.raw` is its encoded form, compressed if
+            *content_encoding* requires it.
         routing_key: The name of the queue by default.
     """
     told = {**(headers or {}), **({ATTEMPT: attempt} if attempt > 1 else {})}
@@ -137,7 +137,7 @@ class FakePublisher:
         """Remember a message.
 
         Raises:
-            TypeError, ValueError: It could not be published either.
+            TypeError, ValueError: A real publisher would not accept it either.
         """
         return self._publish(
             body, routing_key, str(exchange), headers, message_id or uuid4().hex, options
