@@ -188,12 +188,12 @@ class AMQPSettings(BaseModel):
         heartbeat: Seconds between two signs of life; whole, because AMQP carries an integer.
             Instead of that in the URL's query.
         declare: Which queues are declared: those that are missing, all, or none.
-        queue_type: Type of a missing queue whose class states none, and of the queues beside it for
-            dead letters; None leaves it to the virtual host. One that exists keeps its type.
+        queue_type: Type of a missing queue whose class states none, and of its dead-letter queue;
+            with None the virtual host decides. A queue that exists keeps its type.
         connect_timeout: Seconds for one attempt to connect.
         auth: `external` lets the client's certificate say who this is.
-        max_message_size: Bytes of a message's body. A larger one is never held in memory, see
-            docs/consumers.md for what becomes of it. The default is RabbitMQ 3's own limit.
+        max_message_size: The largest body of a message in bytes. A larger body is discarded; see
+            docs/consumers.md for what happens to the message. The default is RabbitMQ 3's limit.
     """
 
     model_config = SECTION

@@ -101,14 +101,14 @@ class Channel:
         """Stop a consumer. Its messages may come until this returns.
 
         Raises:
-            ConnectionLost: No answer in time; the channel is given up then.
+            ConnectionLost: No answer in time; the channel is closed then.
         """
         await self._ask("basic.cancel", self._channel.basic_cancel(tag), CANCEL_DEADLINE)
 
     async def get(self, queue: str) -> AMQPMessage[Any] | None:
-        """Ask for the first message of a queue; None where it has none.
+        """Get the first message of a queue with basic.get; None if it is empty.
 
-        What is not settled goes back to its place when the channel closes. Nothing else can be
+        Messages that are not settled are requeued when the channel closes. Nothing else can be
         received on a channel that is used for this.
         """
         if self._gets is None:
@@ -128,7 +128,7 @@ class Channel:
         return int(getattr(declared, "message_count", None) or 0)
 
     async def declare_queue(self, name: str, **declared: Any) -> None:
-        """Declare a queue, or with `passive=True` ask whether it is there."""
+        """Declare a queue, or with `passive=True` check that it exists."""
         await self._ask(
             f"queue.declare of {name!r}",
             self._channel.rpc(DeclareQueue(queue=name, **declared)),
@@ -149,7 +149,7 @@ class Channel:
         )
 
     async def declare_exchange(self, name: str, **declared: Any) -> None:
-        """Declare an exchange, or with `passive=True` ask whether it is there."""
+        """Declare an exchange, or with `passive=True` check that it exists."""
         await self._ask(
             f"exchange.declare of {name!r}",
             self._channel.rpc(DeclareExchange(exchange=name, **declared)),

@@ -198,7 +198,7 @@ class Confirms:
             MalformedFrame: It is for no publish, or for one that was confirmed already.
         """
         if tag == 0 and multiple:
-            tag = self._published  # All of them, AMQP says.
+            tag = self._published  # In AMQP this means all of them.
         if tag > self._published or not (multiple or tag in self._pending):
             raise MalformedFrame(f"a confirm for tag {tag}, which no publish waits for")
         self.last_confirm = self._loop.time()

@@ -124,7 +124,7 @@ class Content:
 
     def _as_utf_8(self, raw: bytes, codec: str) -> bytes:
         if codec == "utf_16" and raw[:1] == b"\0" and raw[1:2] != b"\0":
-            codec = "utf_16_be"  # JSON begins with ASCII, and no byte order mark says more.
+            codec = "utf_16_be"  # No byte order mark, but JSON begins with ASCII.
         elif codec == "utf_16" and raw[:2] not in (b"\xfe\xff", b"\xff\xfe"):
             codec = "utf_16_le"
         try:

@@ -58,14 +58,14 @@ class DeclaredDifferently(BrokerRefused):
 async def available(
     session: Session, queue: Queue, declare: Declare, existing: Queue | None = None
 ) -> bool:
-    """Whether *queue* exists; declares it first where *declare* says so, without its bindings.
+    """Whether *queue* exists; declare it first if *declare* requires it, without its bindings.
 
     Args:
         existing: Another declaration that an existing queue may have. If it is a plain name, every
             declaration is accepted.
 
     Raises:
-        BrokerRefused: It exists with other arguments, or may not be declared or asked for.
+        BrokerRefused: It exists with other arguments, or a permission is missing.
         QueueInUse: Another connection has declared it as exclusive.
         Unreachable: It exists, but its node is down.
         ConnectionLost: The session was lost.

@@ -67,7 +67,7 @@ class Gets:
             MalformedFrame: There is no request.
         """
         if not self._expected():
-            return  # This message has gone back.
+            return  # The channel is lost, so this message is requeued.
         queue, answer = self._asked.popleft()
         (tag,) = _U64(method, 1)  # Behind an empty consumer tag.
         self._acks.expect(tag)

@@ -233,8 +233,8 @@ class AMQPMessage(Delivery, Generic[T]):
         """A digest of everything but the body and counts; the same for each redelivery."""
         headers = sorted((name, each) for name, each in self.sent.items() if name not in _COUNTS)
         properties = dataclasses.replace(self.properties, table=None)
-        told = repr((self.exchange, self.routing_key, properties, headers))
-        return blake2b(told.encode(), digest_size=16).digest()
+        metadata = repr((self.exchange, self.routing_key, properties, headers))
+        return blake2b(metadata.encode(), digest_size=16).digest()
 
     @property
     def delivery_count(self) -> int:

@@ -85,7 +85,7 @@ class Moves:
             except PublishRefused:
                 raise
             except PublishError:
-                # It came back; or a broker that is blocked or gone says nothing about permissions.
+                # It was returned, or a blocked or lost broker could not check the permission.
                 pass
             self._checked = True
 

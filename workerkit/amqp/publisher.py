@@ -126,14 +126,14 @@ class Publisher:
                 number is out of range.
         """
         try:
-            raw, told = outgoing.message(
+            raw, properties = outgoing.message(
                 body, headers, message_id, correlation_id, priority, expiration,
                 content_type, content_encoding, type, reply_to, app_id, timestamp, user_id,
             )  # fmt: skip
             if headers and exchange and outgoing.DELAY_HEADER in headers:
                 mandatory = False
             to = Destination(routing_key, exchange, connection, vhost, mandatory)
-            return await self._observed(raw, told, to, timeout)
+            return await self._observed(raw, properties, to, timeout)
         except (AttributeError, TypeError):
             # Only now: to ask for each type would cost every publish.
             outgoing.check_types(locals())

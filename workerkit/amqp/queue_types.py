@@ -1,6 +1,6 @@
 """Find out the types of queues at the broker, whatever the class declares.
 
-Of a queue that exists, AMQP 0-9-1 tells nothing but its length. RabbitMQ refuses to declare it
+AMQP 0-9-1 reports only the length of a queue that exists. RabbitMQ refuses to declare it
 again with other arguments, and names the first one that differs and its current value. Where no
 queue of that name exists, the broker refuses these declarations as well: they create nothing.
 """

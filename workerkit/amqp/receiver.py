@@ -222,7 +222,7 @@ class Receiver:
         return asyncio.create_task(self._settle(message, outcome, seconds))
 
     def _hold(self, message: AMQPMessage[Any]) -> bool:
-        """Hold a redelivered message whose handler still runs here, called before its channel went.
+        """Hold a redelivered message whose first call still runs in this process.
 
         No message is handled twice at the same time by one process. The call that runs decides: if
         it succeeds, this one is acknowledged.

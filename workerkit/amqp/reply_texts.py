@@ -9,7 +9,7 @@ from struct import Struct
 _HEAD = Struct(">BHI").unpack_from  # frame type, channel, size
 _METHOD = 1
 _CHANNEL_CLOSE, _CONNECTION_CLOSE = b"\x00\x14\x00\x28", b"\x00\x0a\x00\x32"
-_TEXT = 6  # Behind class, method and reply code.
+_TEXT = 6  # After class, method and reply code.
 
 
 def readable(frames: bytes) -> bytes:

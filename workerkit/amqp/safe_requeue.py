@@ -6,7 +6,7 @@ it. If the class does not state it, workerkit does not rely on that count:
 
 * From RabbitMQ 4.3 on, basic.nack does not count.
 * Before that, every requeue counts. So a copy is published to the end of the same queue, and the
-  original is acknowledged after the confirm. The copy is a new message; a header of ours counts.
+  original is acknowledged after the confirm. The copy is a new message, which a header counts.
 
 RabbitMQ counts a message that it requeues because a connection or a process ended. Such a message
 is replaced with a copy before it is handled, so that its count starts at 0.

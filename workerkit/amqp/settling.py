@@ -42,7 +42,7 @@ class Settling:
     Attributes:
         failing: Whether messages have failed in a row, so that a success has to be told as well.
         safe_requeue: Requeues messages.
-        parts: Told, by queue, when a message cannot be settled at all.
+        parts: Health by queue, notified when a message cannot be settled at all.
     """
 
     def __init__(self, options: AMQPOptions, moves: Moves, types: QueueTypes) -> None:

@@ -59,7 +59,7 @@ class Topology:
     Args:
         written: The queues of *options* as their class has them, without a default type.
         declare: The consumer's own option, or the connection's setting.
-        types: Is told what the queues are.
+        types: Learns the types of the queues.
     """
 
     def __init__(

@@ -198,7 +198,7 @@ class VirtualHost:
         ]
 
     def _reply(self, keys: list[str], message: Message) -> bool:
-        """Deliver an answer; whether *message* was one, as far as the version tells."""
+        """Deliver a direct reply; whether *message* was routed as one, by the version's rules."""
         outlets = [outlet for key in keys if (outlet := self.replies.get(key))]
         for outlet in outlets:
             outlet.deliver_reply(message)
