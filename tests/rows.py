@@ -22,9 +22,9 @@ ROWS = [
         "E": 3,
         "F": 8,
         "G": 4,
+        "FR": 24,
         "S": 8,
         "H": 4,
-        "FR": 24,
     }.items()
     for number in range(1, last + 1)
 ]

@@ -68,6 +68,15 @@ class QueueTypes:
             self._types[queue.name] = found.type
         return found
 
+    def add_exclusive(self, session: Session, queue: str) -> None:
+        """Note an exclusive queue of this process, which is always a classic queue.
+
+        Args:
+            queue: The name in the class, which its messages have as well.
+        """
+        self.version = session.version
+        self._types[queue] = "classic"
+
     def forget(self, queue: str) -> None:
         """Forget a queue that was deleted: the next one of that name may have another type."""
         self._types.pop(queue, None)

@@ -143,9 +143,7 @@ class Subscription:
             if session is not self._named_for:
                 # The queue of the old connection exists until the broker has noticed its loss.
                 self._named_for, self._suffix = session, _suffix()
-            own = self._queue.for_process(self._suffix)
-            self._name = own.name
-            await self._topology.declare_own(session, own)
+            self._name = await self._topology.declare_own(session, self._queue, self._suffix)
             return True
         missing = await self._topology.missing(session, self._queue)
         if missing is None:

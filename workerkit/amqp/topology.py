@@ -82,15 +82,21 @@ class Topology:
         self._late_checks: set[asyncio.Task[Missing | None]] = set()
         self._seen = moves.seen
 
-    async def declare_own(self, session: Session, queue: Queue) -> None:
+    async def declare_own(self, session: Session, queue: Queue, suffix: str) -> str:
         """Declare the exclusive queue of this process and bind it, whatever `declare` is.
+
+        Returns:
+            The name of the queue at the broker.
 
         Raises:
             BrokerRefused: A permission is missing, which the text names.
             ConnectionLost: The session was lost.
         """
-        await available(session, queue, "always")
-        await self._bindings.create(session, queue)
+        own = queue.for_process(suffix)
+        await available(session, own, "always")
+        self._types.add_exclusive(session, queue.name)
+        await self._bindings.create(session, own)
+        return own.name
 
     async def missing(self, session: Session, queue: Queue) -> Missing | None:
         """Which queue is not there yet, that one or one that it needs; None if none is.
