@@ -427,7 +427,7 @@ async def test_b2_the_interval_of_a_lost_batch_is_over_with_it(
 async def test_b2_a_batch_that_runs_outlives_its_connection_and_its_acks_do_not(
     rabbit: PrivateRabbit, vhost: str, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It finishes and settles nothing; its messages come again, as another batch."""
+    """It finishes and settles nothing; its messages wait for it, and are another batch then."""
     recorder = Recorder()
     gates = [asyncio.Event(), asyncio.Event()]
     batches: list[list[tuple[bytes, bool]]] = []
@@ -448,15 +448,19 @@ async def test_b2_a_batch_that_runs_outlives_its_connection_and_its_acks_do_not(
 
     async with (
         Proxy("127.0.0.1", rabbit.port) as proxy,
-        running(proxy.url(url), Batcher, recorder=recorder),
+        running(proxy.url(url), Batcher, recorder=recorder) as runner,
     ):
         async with connected(url) as client:
             await client.send("orders", b"0", b"1")
         await eventually(lambda: len(batches) == 1)
         proxy.drop()
-        await eventually(lambda: len(batches) == 2, what="redelivered")
+        await eventually(lambda: not runner.ready)
+        await eventually(lambda: runner.ready)
+        await eventually(lambda: state(rabbit, vhost) == (0, 2))
+        assert len(batches) == 1
         gates[0].set()
-        await eventually(lambda: recorder.actions == ["lost", "lost"])
+        await eventually(lambda: len(batches) == 2, what="redelivered")
+        assert recorder.actions == ["lost", "lost"]
         held = state(rabbit, vhost)
         gates[1].set()
         await eventually(lambda: len(recorder.settled) == 4)
