@@ -427,7 +427,7 @@ async def test_b2_the_interval_of_a_lost_batch_is_over_with_it(
 async def test_b2_a_batch_that_runs_outlives_its_connection_and_its_acks_do_not(
     rabbit: PrivateRabbit, vhost: str, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It finishes and settles nothing; its messages wait for it, and are another batch then."""
+    """It finishes and settles nothing; its messages come again, and are another batch after it."""
     recorder = Recorder()
     gates = [asyncio.Event(), asyncio.Event()]
     batches: list[list[tuple[bytes, bool]]] = []
@@ -453,14 +453,15 @@ async def test_b2_a_batch_that_runs_outlives_its_connection_and_its_acks_do_not(
         async with connected(url) as client:
             await client.send("orders", b"0", b"1")
         await eventually(lambda: len(batches) == 1)
+        proxy.refuse()
         proxy.drop()
         await eventually(lambda: not runner.ready)
-        await eventually(lambda: runner.ready)
-        await eventually(lambda: state(rabbit, vhost) == (0, 2))
-        assert len(batches) == 1
+        await proxy.accept()
+        await eventually(lambda: runner.ready and state(rabbit, vhost) == (0, 2))
+        meanwhile = len(batches)
         gates[0].set()
-        await eventually(lambda: len(batches) == 2, what="redelivered")
-        assert recorder.actions == ["lost", "lost"]
+        await eventually(lambda: recorder.actions == ["lost", "lost"])
+        await eventually(lambda: len(batches) == 2, what="taken up")
         held = state(rabbit, vhost)
         gates[1].set()
         await eventually(lambda: len(recorder.settled) == 4)
@@ -468,6 +469,7 @@ async def test_b2_a_batch_that_runs_outlives_its_connection_and_its_acks_do_not(
         dead = state(rabbit, vhost, "orders.dlq")
 
     assert batches == [[(b"0", False), (b"1", False)], [(b"0", True), (b"1", True)]]
+    assert meanwhile == 1
     assert held == (0, 2)
     assert sorted(recorder.actions[2:]) == ["ack", "reject"]
     assert dead == (0, 0)

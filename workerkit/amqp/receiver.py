@@ -194,7 +194,7 @@ class Receiver:
             finally:
                 await cancelled(settling)
             for message in batch:
-                del self._running[message]
+                self._running.pop(message, None)
             for message in batch if self._held else ():
                 self._resume(message)
 
@@ -210,6 +210,7 @@ class Receiver:
             for message, outcome in zip(batch, outcomes, strict=True):
                 if outcome.action is Action.ACK and not self._settling.failing:
                     self._acknowledge(message, outcome, seconds)
+                    del self._running[message]
                 elif self._settling.in_place(message, outcome):
                     again.append((message, outcome))
                 else:
@@ -219,7 +220,14 @@ class Receiver:
     def _begin(
         self, message: AMQPMessage[Any], outcome: Outcome, seconds: float
     ) -> asyncio.Task[None]:
-        return asyncio.create_task(self._settle(message, outcome, seconds))
+        return asyncio.create_task(self._settle_of_batch(message, outcome, seconds))
+
+    async def _settle_of_batch(
+        self, message: AMQPMessage[Any], outcome: Outcome, seconds: float
+    ) -> None:
+        """Settle it, and forget it at once: others of its batch may be handled for long yet."""
+        await self._settle(message, outcome, seconds)
+        self._running.pop(message, None)
 
     def _hold(self, message: AMQPMessage[Any]) -> bool:
         """Hold a redelivered message whose first call still runs in this process.
@@ -259,10 +267,14 @@ class Receiver:
         """Return the messages that were replaced with copies; RabbitMQ delivers the copies."""
         if not redelivered:
             return ()
-        answers = await asyncio.gather(
-            *map(self._settling.safe_requeue.replace_with_copy, redelivered)
-        )
+        answers = await asyncio.gather(*map(self._replaced, redelivered))
         return {message for message, replaced in zip(redelivered, answers, strict=True) if replaced}
+
+    async def _replaced(self, message: AMQPMessage[Any]) -> bool:
+        replaced = await self._settling.safe_requeue.replace_with_copy(message)
+        if replaced:
+            del self._running[message]
+        return replaced
 
     async def _again(
         self, failed: Sequence[tuple[AMQPMessage[Any], Outcome]], seconds: float

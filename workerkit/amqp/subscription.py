@@ -226,8 +226,9 @@ class Subscription:
         if channel is not None:
             lost = str(channel.lost.result()) if channel.lost.done() else ""
             suspect = _TIMED_OUT in lost or (self._cancelled.is_set() and not lost)
-            self._receiver.before_close(channel.acks)
             async with channel.turn():
+                # Nothing may be awaited in between: workers begin with what waits.
+                self._receiver.before_close(channel.acks)
                 await channel.close()
             self._receiver.forget(channel.acks, suspect=suspect)
 

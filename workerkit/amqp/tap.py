@@ -78,7 +78,8 @@ class TapProtocol(asyncio.StreamReaderProtocol):
         super().connection_lost(error)
         # asyncio keeps the error for whoever waits until the writer is closed. Where nobody does,
         # it may complain about that when the future is collected, on stderr.
-        if (closed := getattr(self, "_closed", None)) is not None:
+        closed = getattr(self, "_closed", None)
+        if closed is not None and not closed.cancelled():
             closed.exception()
         self._error = self._error or error
         if not self.lost.done():

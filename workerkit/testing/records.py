@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 from typing import Any
 
+from workerkit.errors import InvalidBody
 from workerkit.observe import Settled
 
 
@@ -12,7 +13,8 @@ class Record:
 
     Attributes:
         action: `ack`, `requeue`, `reject` or `dead_letter`; `lost` where the connection was gone.
-        body: As the handler got it; the raw bytes where they did not fit.
+        body: As the handler got it; the raw bytes where they did not fit; None where there were
+            more than `max_message_size` allows.
         attempt: Which try it was, from 1.
         reason: What the handler raised, or why the body did not fit; empty when all went well.
     """
@@ -32,8 +34,15 @@ class Record:
         return cls(
             settled.consumer,
             "lost" if settled.lost else settled.action.value,
-            getattr(delivery, "body", delivery.raw),
+            _body(delivery),
             getattr(delivery, "attempt", 1),
             "" if error is None else str(error) or type(error).__qualname__,
             error,
         )
+
+
+def _body(delivery: Any) -> Any:
+    try:
+        return delivery.body if hasattr(delivery, "body") else delivery.raw
+    except InvalidBody:
+        return None
