@@ -1,6 +1,7 @@
 """Choose the next server of a connection, and connect to one of its addresses."""
 
 import asyncio
+import os
 import random
 import socket
 from collections.abc import Mapping, Sequence
@@ -53,6 +54,11 @@ class Attempt:
             )
         except RuntimeError as error:
             raise OSError(str(error)) from error
+        except OSError as error:
+            if error.errno is None:
+                raise
+            # The system's own words, such as "Connection refused", not "Connect call failed".
+            raise OSError(error.errno, os.strerror(error.errno)) from error
         try:
             self.address = _format_address(connected.getpeername())
         except OSError:  # The server has closed it already.
