@@ -328,9 +328,7 @@ async def test_fr23_a_confirm_that_cannot_be_is_a_malformed_stream(
     async with Tampering(rabbit.port) as proxy, publishing(proxy.url(url)) as publisher:
         await publisher.publish(b"a", "orders")
         proxy.change = wrong
-        with pytest.raises(
-            PublishOutcomeUnknown, match=f"a confirm for tag {tag}, which no publish"
-        ):
+        with pytest.raises(PublishOutcomeUnknown, match=f"a confirm for tag {tag}, which"):
             await publisher.publish(b"b", "orders")
         await publisher.publish(b"c", "orders")
         bodies = [(await client.take("orders")).body for _ in range(3)]
