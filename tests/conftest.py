@@ -7,6 +7,7 @@
 Nothing is skipped: without RabbitMQ these tests fail, and say what to install.
 """
 
+import logging
 from collections.abc import Iterator
 from secrets import token_hex
 
@@ -21,6 +22,15 @@ settings.register_profile(
     "tests", deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
 )
 settings.load_profile("tests")
+
+
+@pytest.fixture(autouse=True)
+def _log_level() -> Iterator[None]:
+    """Undo what a command does that is called inside of a test: it silences our loggers."""
+    ours = logging.getLogger("workerkit")
+    level = ours.level
+    yield
+    ours.setLevel(level)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The URL of a message broker: what may stand in it, and what each part means."""
+"""Check and read the URL of a message broker."""
 
 import re
 from urllib.parse import unquote
@@ -11,7 +11,7 @@ DEFAULT_PORTS = {"amqp": 5672, "amqps": 5671}
 SEPARATORS = frozenset(",;")
 USE_HOSTS = "list several in HOSTS, as in a:5672,b:5672"
 
-# What other clients read from a query, and the setting that means the same here.
+# Query parameters of other clients, and the settings with the same meaning.
 _SETTINGS = {
     "auth": "AUTH",
     "auth_mechanism": "AUTH",
@@ -37,21 +37,21 @@ _MAX_SHORT_STRING = 255
 
 
 def check_broker_url(text: str) -> None:
-    """Refuse what is no address of a broker, without quoting it.
+    """Refuse an invalid URL of a broker, without quoting it.
 
     Raises:
         PydanticCustomError: Which is a `ValueError`.
     """
     if _lists_hosts(text):
         raise _fault(f"should name one host: {USE_HOSTS}")
-    # A line break at the end, as files have it, is no part of the URL.
+    # A line break at the end, which files often have, is ignored.
     if _CONTROL.search(text.strip()):
         raise _fault("should have no line break or other control character")
     try:
         url = URL(text)
         url.with_host(url.host or "h")
     except ValueError:
-        # yarl's text may quote a part of the URL, and a chained error would print it.
+        # yarl's error may quote a part of the URL, and a chained error would be printed.
         raise _fault("should be a valid URL") from None
     if url.scheme not in DEFAULT_PORTS:
         raise _fault("should start with amqp:// or amqps://")
@@ -70,7 +70,7 @@ def check_broker_url(text: str) -> None:
 
 
 def check_vhost(name: str) -> None:
-    """Refuse what cannot be the name of a virtual host.
+    """Refuse an invalid name of a virtual host.
 
     Raises:
         PydanticCustomError: Which is a `ValueError`.
@@ -82,7 +82,7 @@ def check_vhost(name: str) -> None:
 
 
 def check_credential(value: str) -> None:
-    """Refuse a user or a password that nobody has meant.
+    """Refuse a user or a password with space or control characters that are hardly intended.
 
     Raises:
         PydanticCustomError: Which is a `ValueError`.
@@ -102,7 +102,7 @@ def vhost_of(url: str) -> str:
 
 
 def heartbeat_of(text: str) -> int | None:
-    """The heartbeat that stands in the query of a URL; None where there is none, or it is wrong."""
+    """Return the heartbeat from the query of a URL; None without a valid one."""
     try:
         value = URL(text).query.get("heartbeat", "")
     except ValueError:
@@ -115,7 +115,7 @@ def _is_heartbeat(text: str) -> bool:
 
 
 def _path(url: str) -> str:
-    """What stands between the first slash and the query. yarl would take `..` for an order."""
+    """Return the part between the first slash and the query. yarl would resolve `..` in it."""
     return re.split("[?#]", url.partition("://")[2].strip(), maxsplit=1)[0].partition("/")[2]
 
 
@@ -125,7 +125,7 @@ def _check_query(url: URL) -> None:
             continue
         if name in _SETTINGS:
             raise _fault(f"should not have {name!r} in its query: set {_SETTINGS[name]} instead")
-        # Whatever else stands there may be a part of a password.
+        # Other text may be a part of a password, so it is not quoted.
         shown = repr(name) if _PRINTABLE_NAME.fullmatch(name) else "such a part"
         raise _fault(f"should not have {shown} in its query: only heartbeat is supported")
     values = url.query.getall("heartbeat", [])
@@ -134,12 +134,12 @@ def _check_query(url: URL) -> None:
 
 
 def _lists_hosts(url: str) -> bool:
-    """Whether *url* names several servers, as URLs of some other clients do."""
+    """Whether *url* lists several servers, as URLs of some other clients do."""
     if _SECOND_URL.search(url):
         return True
     authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]
     credentials, _, host = authority.rpartition("@")
-    # A password may have separators, but hardly the user after one.
+    # A password may contain separators, but hardly the user name after one.
     user = re.escape(credentials.partition(":")[0])
     repeated = bool(user) and re.search(f"@.*[,;]{user}:", credentials)
     return bool(repeated) or not SEPARATORS.isdisjoint(host)

@@ -176,7 +176,7 @@ def _text(raw: bytes) -> str:
 
 
 def _without_bom(raw: bytes | str) -> bytes | str | None:
-    """What follows a byte order mark; None without one."""
+    """Return what follows a byte order mark; None without one."""
     if isinstance(raw, str):
         return raw[1:] if raw.startswith(_BOM) else None
     return raw[3:] if raw.startswith(codecs.BOM_UTF8) else None
@@ -204,7 +204,7 @@ def _validating(
         try:
             return validate(raw)
         except ValidationError as error:
-            # Only now: to look for a byte order mark would cost every body.
+            # Only after an error, because the check would slow down every body.
             if may_have_bom and (plain := _without_bom(raw)) is not None:
                 return validated(plain, False)
             findings = list(_findings(error, fields, choices))

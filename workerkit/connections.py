@@ -183,17 +183,18 @@ class AMQPSettings(BaseModel):
         user: Instead of the URL's; not percent-encoded.
         password: Instead of the URL's; not percent-encoded.
         vhost: Instead of the URL's; not percent-encoded.
-        hosts: The servers of a cluster, each `host` or `host:port`, instead of the URL's host. Any
-            of them will do: the next one is tried when one fails or is lost.
+        hosts: The nodes of a cluster, each `host` or `host:port`, instead of the URL's host. The
+            next one is tried when an attempt fails or a connection is lost.
         heartbeat: Seconds between two signs of life; whole, because AMQP carries an integer.
             Instead of that in the URL's query.
         declare: Which queues are declared: those that are missing, all, or none.
-        queue_type: Type of a missing queue whose class states none, and of the queues beside it for
-            dead letters; None leaves it to the virtual host. One that exists keeps its type.
+        queue_type: Type of a missing queue whose class states none, and of its dead-letter queue;
+            with None the virtual host decides. A queue that exists keeps its type.
         connect_timeout: Seconds for one attempt to connect.
         auth: `external` lets the client's certificate say who this is.
-        max_message_size: Bytes of a message's body, also when decompressed. A larger one is never held in memory, see
-            docs/consumers.md for what becomes of it. The default is RabbitMQ 3's own limit.
+        max_message_size: The largest body of a message in bytes, also after decompression. A larger
+            body is discarded; see docs/consumers.md for what happens to the message. The default
+            is RabbitMQ 3's limit.
     """
 
     model_config = SECTION
@@ -229,7 +230,7 @@ class AMQPSettings(BaseModel):
 
     @property
     def servers(self) -> tuple[Host, ...]:
-        """Every server that may be connected to, each with its port; at least one."""
+        """All servers to connect to, each with its port; at least one."""
         url = URL(self.url.get_secret_value())
         port = self.port or url.port or DEFAULT_PORTS[url.scheme]
         written = map(parse_host, self.hosts) if self.hosts else [Host(self.host or str(url.host))]
@@ -237,10 +238,10 @@ class AMQPSettings(BaseModel):
         return tuple(dict.fromkeys(every))
 
     def address(self, vhost: str | None = None, server: Host | None = None) -> URL:
-        """Build the URL for aiormq, which reads back exactly these credentials.
+        """Build the URL for aiormq, which parses exactly these credentials from it.
 
-        It reads back the vhost as well, unless that has `%2F` in its name. The URL contains the
-        password: log `display()` instead.
+        It parses the vhost as well, unless its name contains `%2F`. The URL contains the password:
+        log `display()` instead.
 
         Args:
             vhost: Instead of the connection's own; not percent-encoded.
@@ -293,7 +294,7 @@ class AMQPSettings(BaseModel):
             try:
                 name = parse_host(text).name
             except ValueError as error:
-                # Of the whole list: an entry may be a URL with a password, and is not quoted.
+                # The entry is not quoted: it may be a URL with a password.
                 raise PydanticCustomError("amqp_hosts", f"entry {number} {error}") from None
             if not _is_name(name):
                 text = f"entry {number} should have a host name or an IP address"
@@ -306,7 +307,7 @@ class AMQPSettings(BaseModel):
         if given is not None:
             check_vhost(given)
             if "%2F" in given:
-                # Copied from a URL, where it means a slash.
+                # Probably copied from a URL, where it means a slash.
                 text = "should not contain '%2F': write the name plainly, without percent-encoding"
                 raise PydanticCustomError("amqp_vhost", text)
         return given
@@ -321,7 +322,7 @@ class AMQPSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _take_heartbeat(cls, given: Any) -> Any:
-        """Take the heartbeat out of the URL where it is not set beside it."""
+        """Take the heartbeat from the URL unless the setting is given."""
         if not isinstance(given, Mapping) or "heartbeat" in given:
             return given
         url = given.get("url")

@@ -70,19 +70,19 @@ class Delivery:
         self.after: float | None = None
 
     def content(self, *, text: bool) -> Any:
-        """Return the payload as `handle` is to read it: what its transport says of it is undone.
+        """Return the payload for `handle`, decoded by the properties of its transport.
 
         Args:
-            text: It is read as text or as JSON, not as bytes.
+            text: The payload is read as text or JSON, not as bytes.
 
         Raises:
-            InvalidBody: It is not what the transport says.
+            InvalidBody: The payload does not match its properties.
         """
         return self.raw
 
     @property
     def unknown_content(self) -> str:
-        """What the transport says of the payload that nobody here knows; empty where nothing."""
+        """The encoding or charset that is not known, for errors; empty for most deliveries."""
         return ""
 
     def decide(self, action: Action) -> None:

@@ -12,7 +12,7 @@
   - HandlerExit            a handler wants the process to end; its delivery will come again
   - ConnectionLost         the world: a connection or channel was lost, or could not be opened
     - BrokerRefused          the broker will not do it: a right, a queue or a login is missing
-    - QueueInUse             another connection has the queue for itself, for now
+    - QueueInUse             another connection uses the queue exclusively
     - NoChannelLeft          the broker's limit of channels on one connection is reached
     - StreamRefused          the server answered, but not with an event stream
   - PublishError           a message was not, or may not have been, published
@@ -138,9 +138,9 @@ class BrokerRefused(ConnectionLost):
 
 
 class QueueInUse(ConnectionLost):
-    """Another connection has a queue for itself: by an exclusive consumer, or as its owner.
+    """Another connection uses a queue exclusively: with an exclusive consumer, or as its owner.
 
-    Trying again helps once that connection has ended.
+    A new attempt can succeed after that connection has ended.
     """
 
 
@@ -148,7 +148,7 @@ class NoChannelLeft(ConnectionLost):
     """The broker allows no further channel on a connection.
 
     Attributes:
-        limit: The broker's limit, as a phrase with its name and value.
+        limit: The name and the value of the broker's limit.
         max_consumers: How many consumers of a connection may have a channel.
     """
 

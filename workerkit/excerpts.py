@@ -1,18 +1,18 @@
-"""Texts of any length, cut to what a log can take."""
+"""Truncate long texts for logs."""
 
 LONGEST = 64 * 1024
-"""Bytes of UTF-8 that are kept of one text."""
+"""The largest size of one text, in bytes of UTF-8."""
 
 _SHORT = 64  # The note would be as long.
 
 
 def excerpt(text: str, longest: int = LONGEST) -> str:
-    """Cut *text* in its middle, and note there how many characters are left out.
+    """Truncate *text* in its middle, with a note of how many characters are left out.
 
-    The beginning tells where something happened, the end of a traceback tells what.
+    The beginning of a traceback shows where the error was raised, its end shows the error.
 
     Args:
-        longest: Bytes of UTF-8, beside the note.
+        longest: The largest size in bytes of UTF-8, without the note.
     """
     if len(text) * 4 <= longest:
         return text
@@ -26,19 +26,19 @@ def excerpt(text: str, longest: int = LONGEST) -> str:
 
 
 def _first(text: str, most: int) -> str:
-    """As many characters as fit into *most* bytes."""
+    """Return as many characters as fit into *most* bytes."""
     return text.encode(errors="replace")[:most].decode(errors="ignore")
 
 
 class Budget:
-    """What is left of the bytes that a value of many texts may take."""
+    """The bytes that are left for a value with many texts, such as a list."""
 
     def __init__(self, longest: int = LONGEST) -> None:
         self.left = longest
 
     def excerpt(self, text: str) -> str:
-        """*text*, cut to what is left."""
+        """Truncate *text* to the bytes that are left."""
         shown = excerpt(text, max(self.left, _SHORT))
-        # Something even for nothing: a list of a million empty texts is long as well.
+        # An empty text counts one byte: a list of a million empty texts is long as well.
         self.left -= len(text.encode(errors="replace")) + 1 if shown is text else self.left + 1
         return shown

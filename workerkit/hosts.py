@@ -1,4 +1,4 @@
-"""Hosts of servers, as an operator writes them: `host`, `host:port`, `[::1]:port`."""
+"""Parse the hosts of servers: `host`, `host:port`, `[::1]:port`."""
 
 import re
 from dataclasses import dataclass
@@ -13,7 +13,7 @@ class Host:
     """The name or the IP address of a server, without brackets, and a port.
 
     Attributes:
-        port: None where nothing is written.
+        port: None if it is not given.
     """
 
     name: str
@@ -28,8 +28,8 @@ def parse_host(text: str) -> Host:
     """Read one host.
 
     Raises:
-        ValueError: It is not one. The error says what would be right, and quotes nothing: an
-            operator may have written a URL with a password.
+        ValueError: The host is invalid. The error does not quote it: it may be a URL with a
+            password.
     """
     if "/" in text or "@" in text:
         raise ValueError("should be a host or host:port alone, without scheme, user or path")

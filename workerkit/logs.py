@@ -28,7 +28,7 @@ _RESERVED = frozenset(RESERVED_ATTRS) | {"taskName"}
 _BARE = re.compile(r"[^\s\"=]+")
 _DEEPEST = 8
 _LONGEST_INTEGER = 10_000  # Bits: Python refuses to write 4,300 digits.
-_OVERHEAD = 12  # Bytes of a number, and what stands between values.
+_OVERHEAD = 12  # Bytes for a number, or for separators and quotes.
 _OURS = frozenset({"timestamp", "level", "logger", "message", "exception", "stack"})
 
 

@@ -142,6 +142,6 @@ def _laid_over(default: Any, given: Any) -> Any:
     """Merge two descriptions of a connection; a given URL replaces the default altogether."""
     if not isinstance(given, Mapping) or not isinstance(default, Mapping) or "url" in given:
         return given
-    # One of the two replaces the other: both together would be a contradiction nobody wrote.
+    # Each of the two replaces the other, because both together are an error.
     replaced = {"hosts"} if "host" in given else {"host"} if "hosts" in given else set()
     return {**{name: value for name, value in default.items() if name not in replaced}, **given}

@@ -295,7 +295,7 @@ def _reader(decode: Callable[[Any], Any], whole: bool) -> Read:
 
 
 def _content_reader(decode: Callable[[Any], Any], whole: bool, *, text: bool) -> Read:
-    """The reader of a delivery that says how its payload is encoded."""
+    """Create the reader for deliveries whose properties state how the payload is encoded."""
 
     def read(delivery: Any) -> Any:
         try:

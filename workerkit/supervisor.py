@@ -99,7 +99,7 @@ async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) 
     loop = asyncio.get_running_loop()
     try:
         async with asyncio.timeout(None) as scope:
-            # Code that blocked the loop may have kept what came in time from being read.
+            # If code blocked the event loop, a reply may have arrived in time but not been read.
             timer = loop.call_later(seconds, lambda: scope.reschedule(loop.time() + _READ_TIME))
             try:
                 return await awaitable

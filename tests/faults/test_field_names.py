@@ -79,7 +79,7 @@ async def test_fr22_names_as_long_as_they_may_be(rabbit: PrivateRabbit, url: str
         reasons = [each.reason for each in runner.health if each.reason]
 
     assert [body.decode() for _, bodies in consumers for body in bodies] == long
-    assert all("that is not ASCII: write a shorter one" in reason for reason in reasons)
+    assert all("that is not ASCII: use a shorter name" in reason for reason in reasons)
 
 
 async def test_fr22_a_name_that_is_reserved_is_refused_by_the_broker(url: str) -> None:

@@ -67,6 +67,7 @@ async def test_fr5_a_publish_in_doubt_ends_with_the_connection_that_is_replaced(
         Silent("127.0.0.1", rabbit.port, amqp=True) as proxy,
         publishing(proxy.url(url)) as publisher,
     ):
+        await publisher.publish(b"first", "orders")
         proxy.unconfirmed = 2
         patient = asyncio.create_task(publisher.publish(b"patient", "orders", timeout=100.0))
         with pytest.raises(PublishOutcomeUnknown, match="no confirm within"):

@@ -1,6 +1,7 @@
 """FR7, FR8, FR23: what the broker sends is broken, stops in the middle, or shows no arrival."""
 
 import asyncio
+import re
 import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
@@ -79,12 +80,12 @@ def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
 @pytest.mark.parametrize(
     ("noise", "reason"),
     [
-        (head(71, 18_000, 1_000_000), "a frame of type 71"),
-        (head(BODY, 0, 128 * 2**20), "134217728 bytes, where"),
+        (head(71, 18_000, 1_000_000), "an unknown frame type 71"),
+        (head(BODY, 0, 128 * 2**20), "134217728 bytes: the limit is"),
         (head(METHOD, 0, 130_000), "at least 130008 bytes"),
         (head(HEADER, 0, 1_000_000), "at least 1000008 bytes"),
-        (head(BODY, 1, 100_000), "on channel 1 that belongs to no message"),
-        (head(METHOD, 1, 0)[:3], "a frame of type 1 and"),
+        (head(BODY, 2, 100_000), "on channel 2 that belongs to no message"),
+        (head(METHOD, 1, 0)[:3], "a frame of type 1 with"),
         (head(METHOD, 0, 4) + b"\0\x0a\0\x3d\0", "a frame without its end"),
     ],
     ids=["type", "size", "method", "header", "no place", "three bytes", "end"],
@@ -139,7 +140,7 @@ async def test_fr8_a_message_that_does_not_go_on_is_a_lost_connection(
         told = reasons(caplog)
 
     assert len(told) == 1
-    assert "a message on channel 1 with 0 bytes received made no progress for" in told[0]
+    assert re.search(r"a message on channel \d+ with 0 bytes received made no progress", told[0])
 
 
 async def test_fr8_a_slow_line_is_not_cut(
@@ -327,7 +328,7 @@ async def test_fr23_a_confirm_that_cannot_be_is_a_malformed_stream(
     async with Tampering(rabbit.port) as proxy, publishing(proxy.url(url)) as publisher:
         await publisher.publish(b"a", "orders")
         proxy.change = wrong
-        with pytest.raises(PublishOutcomeUnknown, match=f"a confirm of {tag}, for which"):
+        with pytest.raises(PublishOutcomeUnknown, match=f"a confirm for tag {tag}, which"):
             await publisher.publish(b"b", "orders")
         await publisher.publish(b"c", "orders")
         bodies = [(await client.take("orders")).body for _ in range(3)]

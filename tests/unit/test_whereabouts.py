@@ -146,7 +146,7 @@ def test_too_few_or_too_many_names(names: list[str], url: str | None, fault: str
     [
         ("http://host/", "orders", {}, "should start with amqp:// or amqps://"),
         ("amqp://host/", "orders", {"connection": "other"}, "no connection 'other', only default"),
-        ("amqp://host/", "ord\u00ebrs", {}, "cannot be the name of a queue"),
+        ("amqp://host/", "or\nders", {}, "cannot be the name of a queue"),
         ("amqp://host/", "", {}, "dead letters of which queue"),
         ("amqp://host/", "q" * 252, {}, "cannot be the name of a queue"),
         ("no_such_package", "orders", {}, "cannot import no_such_package"),

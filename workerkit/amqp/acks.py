@@ -24,10 +24,10 @@ class Acks:
     outstanding tag up to its own, so it may only span tags that are all settled, and its own must
     itself await an ack: RabbitMQ answers an ack of a settled tag with 406 and closes the channel.
 
-    An ack that was written may still get lost: the broker may have closed the socket before, while
-    a handler kept this process from noticing it. So what was acknowledged is kept until something
-    shows that the broker has the ack: bytes that came a second later or more, or more deliveries
-    than the prefetch allows without it. That is less than twice the prefetch.
+    An ack that was written may still be lost: the broker may have closed the socket before, while a
+    handler blocked the event loop. So deliveries are remembered until the broker has received
+    their acks for certain: bytes arrived a second later or more, or more deliveries than the
+    prefetch allows without the ack. Fewer than twice the prefetch are remembered.
 
     Args:
         channel: Its number.
@@ -35,11 +35,11 @@ class Acks:
         soon: Calls a function later in, or at the end of, this turn of the event loop.
 
     Attributes:
-        prefetch: Deliveries that the broker leaves unsettled at most; 0 keeps nothing.
-        max_decoded: Bytes that the body of a delivery may have when it is decompressed; None where
-            no setting says so.
+        prefetch: The largest number of unsettled deliveries; with 0 no delivery is remembered.
+        max_decoded: The largest body of a delivery in bytes after decompression; None without a
+            setting.
         unsent: Told the deliveries whose acks were taken and could not be sent any more.
-        in_doubt: Told the deliveries whose acks were sent, and may have got lost on the way.
+        in_doubt: Called with the deliveries whose acks were sent, but may not have arrived.
     """
 
     __slots__ = (
@@ -86,11 +86,11 @@ class Acks:
         return next(iter(self._outstanding), None)
 
     def expect(self, tag: int) -> None:
-        """A delivery has come, and will have to be settled.
+        """Note a delivery that has to be settled.
 
         Raises:
             MalformedFrame: Its tag is not the next one. RabbitMQ counts without gaps, and an ack
-                with `multiple` would settle what is in the gap.
+                with `multiple` would settle the deliveries in the gap.
         """
         if tag != self._last + 1:
             raise MalformedFrame(
@@ -157,21 +157,22 @@ class Acks:
                 self._older -= 1
 
     def on_bytes_received(self) -> None:
-        """Bytes have come, a second or more after this was called last.
+        """Note that bytes arrived, a second or more after the last call.
 
-        What was sent before that has arrived: bytes that came sooner may have been on their way.
+        Acks that were sent before the last call have arrived. For later acks that is not certain:
+        the broker may have sent these bytes before it received them.
         """
         for _ in range(self._older):
             self._sent_count -= len(self._sent.popleft())
         self._older = len(self._sent)
 
     def finish(self) -> None:
-        """Send what is pending, and nothing any more: the channel will be closed by us."""
+        """Send pending acks, and none after that: workerkit closes the channel."""
         self.flush()
         self.lost = True
 
     def mark_received(self) -> None:
-        """The broker has answered to something that was sent after all acks."""
+        """Note that the broker has received all acks: it replied to a later request."""
         self._sent.clear()
         self._sent_count = self._older = 0
 
@@ -212,7 +213,7 @@ class Acks:
         return b"".join(frames)
 
     def _single_ack(self, tag: int) -> bytes:
-        """As `_frames`, for one: the most common case where there is little to do."""
+        """Do the same as `_frames` for one tag, the most common case with little load."""
         del self._outstanding[tag]
         return _ACK(_METHOD, self._channel, _SIZE, _BASIC, _ACK_ID, tag, False, _FRAME_END)
 

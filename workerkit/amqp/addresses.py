@@ -1,6 +1,7 @@
-"""Which server of a connection is tried next, and at which of its addresses."""
+"""Choose the next server of a connection, and connect to one of its addresses."""
 
 import asyncio
+import os
 import random
 import socket
 from collections.abc import Mapping, Sequence
@@ -19,11 +20,11 @@ class Attempt:
     """One attempt to connect to one server.
 
     Attributes:
-        server: It has a port.
-        failed: Addresses that accepted a connection which then failed, each with a number that
+        server: The server, with its port.
+        failed: Addresses that accepted a connection which failed later, each with a number that
             grows with time. They are tried after all others, the latest last.
         tried: The addresses that were tried so far, in order.
-        address: The one that accepted the connection; empty until then.
+        address: The address that accepted the connection; empty until then.
     """
 
     server: Host
@@ -34,8 +35,8 @@ class Attempt:
     async def connect(self) -> socket.socket:
         """Open a TCP connection to the first address of the server that accepts one.
 
-        The addresses are raced as RFC 8305 says ("happy eyeballs"): the next one starts when the
-        one before has failed, or has not answered within a quarter of a second.
+        The addresses are tried as RFC 8305 describes ("happy eyeballs"): the next one when the
+        previous one has failed, or has not answered within a quarter of a second.
 
         Raises:
             OSError: The name cannot be resolved, or no address accepts a connection.
@@ -53,18 +54,23 @@ class Attempt:
             )
         except RuntimeError as error:
             raise OSError(str(error)) from error
+        except OSError as error:
+            if error.errno is None:
+                raise
+            # The system's own words, such as "Connection refused", not "Connect call failed".
+            raise OSError(error.errno, os.strerror(error.errno)) from error
         try:
             self.address = _format_address(connected.getpeername())
-        except OSError:  # Closed again by now.
+        except OSError:  # The server has closed it already.
             connected.close()
             raise
         return connected
 
     @property
     def addresses(self) -> str:
-        """For logs and people: the address in use, else those that were tried.
+        """The address in use, or else those that were tried, for logs and errors.
 
-        Empty where the server is written as its address anyway, and where no name was resolved.
+        Empty if the server is configured by its address, or if its name was not resolved.
         """
         listed = self.address or ", ".join(self.tried)
         return "" if listed == str(self.server) else listed
@@ -76,10 +82,10 @@ class Attempt:
 
 
 class Rotation:
-    """The order in which the servers of a connection are tried: in turn, from a random one on.
+    """The order in which the servers of a connection are tried: one after the other.
 
-    So the workers of a fleet spread over a cluster, and a server that is lost is not the first one
-    that is tried again.
+    The first server is random, so many workers spread over a cluster. A server whose connection was
+    lost is not the next one that is tried.
     """
 
     def __init__(self) -> None:
@@ -88,15 +94,15 @@ class Rotation:
         self._failed: dict[str, int] = {}
 
     def attempt(self, servers: Sequence[Host]) -> Attempt:
-        """The next attempt. *servers* may change from one call to the next."""
+        """Create the next attempt. *servers* may change from one call to the next."""
         return Attempt(servers[self._next % len(servers)], self._failed)
 
     def failed(self, attempt: Attempt, servers: Sequence[Host]) -> bool:
-        """Note that an attempt failed, or that the connection that it made was lost.
+        """Note that an attempt failed, or that its connection was lost.
 
         Returns:
-            Whether each of *servers* has failed since the last one that was stable: it is time to
-            wait. Otherwise the next one can be tried at once.
+            Whether all of *servers* have failed since the last stable connection: then the caller
+            should pause. Otherwise the next server can be tried at once.
         """
         self._next += 1
         self._failures += 1
@@ -107,7 +113,7 @@ class Rotation:
         return self._failures % len(servers) == 0
 
     def stable(self) -> None:
-        """Note that a connection lasted: what failed before it does not count any more."""
+        """Note that a connection was stable: earlier failures do not count any more."""
         self._failures = 0
         self._failed.clear()
 

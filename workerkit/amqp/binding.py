@@ -1,4 +1,4 @@
-"""Bind queues to exchanges at each start; a binding that exists stays as it is."""
+"""Bind queues to exchanges at each start; an existing binding is not changed."""
 
 import asyncio
 import logging
@@ -21,8 +21,8 @@ Refusals = list[tuple[Binding, BrokerRefused]]
 class Bindings:
     """The bindings of one consumer.
 
-    A binding that the broker refuses does not stop the consumer, which may have messages to handle
-    already. It is logged once and tried again for as long as the connection lasts.
+    A binding that the broker refuses does not stop the consumer, whose queue may have messages. It
+    is logged once and tried again as long as the connection lasts.
     """
 
     def __init__(self, consumer: str) -> None:
@@ -88,10 +88,10 @@ class Bindings:
 
 
 async def bind(session: Session, queue: str, bindings: Iterable[Binding]) -> Refusals:
-    """Create bindings, and the exchanges that are declared with them and missing.
+    """Create bindings, and declare their exchanges if they are missing.
 
     Returns:
-        Those that the broker refuses.
+        The bindings that the broker refuses.
 
     Raises:
         ConnectionLost: The session was lost.
@@ -109,7 +109,7 @@ async def _bind(session: Session, queue: str, binding: Binding) -> None:
     try:
         await _bind_existing(session, queue, binding)
     except BrokerRefused as error:
-        # Asked only now: at most starts, everything is there.
+        # Only now: usually the exchange exists.
         if error.code != NOT_FOUND or isinstance(binding.exchange, str):
             raise
         await make_sure(session, binding.exchange)

@@ -1,8 +1,8 @@
-"""Look through a queue without taking anything out of it, and without the broker dropping anything.
+"""Read the messages of a queue, and keep all of them in the queue.
 
-A quorum queue counts each look as a delivery, up to RabbitMQ 4.2, and drops a message beyond its
-delivery limit. One that must not be counted once more is left as a confirmed copy at the end of the
-queue, whose count begins anew.
+Up to RabbitMQ 4.2, a quorum queue counts each read as a delivery, and drops a message when the
+count exceeds its delivery limit. A message that must not be counted once more is replaced with a
+copy at the end of the queue, which is counted from 0.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -31,7 +31,7 @@ class Browser:
         queue: Its name.
         count: Messages that were ready in it at the beginning; no more are read.
         read: Messages that were read.
-        copied: Messages that were left as copies at the end of the queue.
+        copied: How many messages were replaced with copies at the end of the queue.
     """
 
     def __init__(
@@ -58,10 +58,10 @@ class Browser:
         return message
 
     async def keep(self, message: AMQPMessage[Any]) -> None:
-        """Let a message stay in its queue: as it is, or as a copy where its count is too high.
+        """Keep a message in its queue, as a copy if its count is too high.
 
         Raises:
-            PublishError: The copy has not arrived: go on, and the next look may destroy it.
+            PublishError: The copy was not confirmed. The next read may drop the message.
         """
         if self._max_returns == _NO_LIMIT or message.delivery_count < self._max_returns:
             return
@@ -77,7 +77,7 @@ async def browsing(
     """Look through *queue*, over a connection of its own.
 
     Args:
-        copy: Publishes a copy of a message to this queue, and returns once that is confirmed.
+        copy: Publishes a copy of a message to this queue, and waits for the confirm.
 
     Raises:
         BrokerRefused: With code 404 where there is no such queue.
@@ -88,17 +88,17 @@ async def browsing(
         async with scratch(session) as channel:
             count = await channel.count(queue)
             yield Browser(channel, queue, count, await _max_returns(session, queue), copy)
-            # From RabbitMQ 4.3 on this does not count, while a channel that is closed does.
+            # From RabbitMQ 4.3 on this does not count, but the close of the channel would.
             channel.acks.nack_all()
     finally:
         await session.close()
 
 
 async def _max_returns(session: Session, queue: str) -> int:
-    """How often a message may have come back already, to go back once more without any doubt.
+    """The number of earlier requeues up to which it is safe to requeue a message once more.
 
-    Before RabbitMQ 4 a quorum queue has no limit of its own accord, and from then on 20; a policy
-    may set another one, which nobody here can ask for.
+    Before RabbitMQ 4 a quorum queue has no limit by default, and later a limit of 20. A policy may
+    set another one, which a client cannot read.
     """
     types = QueueTypes()
     found = await types.learn(session, Queue(queue, "quorum"))

@@ -30,7 +30,7 @@ CANCEL_DEADLINE = 3.0
 
 
 class ParentSession(Protocol):
-    """The connection of a channel, as far as the channel needs it."""
+    """What a channel needs of its session."""
 
     protocol: TapProtocol
     replies: Replies
@@ -44,14 +44,14 @@ class ParentSession(Protocol):
         """Drop the socket at once."""
 
     def detach_sink(self, channel: AbstractChannel, sink: Sink) -> None:
-        """Take nothing more for *sink* off a channel that is closed, or about to be."""
+        """Deliver nothing more to *sink* from a channel that is closed or closing."""
 
 
 class Channel:
     """One channel of a session, with a deadline on everything that waits for the broker.
 
     Attributes:
-        lost: Done once the channel is closed, by whomever, with the reason.
+        lost: Done once the channel is closed, by either side, with the reason.
         acks: Settles deliveries of this channel, and of no other.
     """
 
@@ -75,12 +75,12 @@ class Channel:
         )
 
     def tap(self, sink: Sink) -> None:
-        """Give what comes on this channel to *sink* from now on."""
+        """Deliver everything that arrives on this channel to *sink* from now on."""
         self._sink = sink
         self._session.protocol.tap.open(self.number, sink)
 
     def turn(self) -> AbstractAsyncContextManager[None]:
-        """Wait until it is this channel's turn to ask for something that others ask for too."""
+        """Wait for a turn to send requests; a bounded number of callers has one."""
         return self._session.scratch.turn()
 
     async def prefetch(self, count: int) -> None:
@@ -101,14 +101,14 @@ class Channel:
         """Stop a consumer. Its messages may come until this returns.
 
         Raises:
-            ConnectionLost: No answer in time; the channel is given up then.
+            ConnectionLost: No answer in time; the channel is closed then.
         """
         await self._ask("basic.cancel", self._channel.basic_cancel(tag), CANCEL_DEADLINE)
 
     async def get(self, queue: str) -> AMQPMessage[Any] | None:
-        """Ask for the first message of a queue; None where it has none.
+        """Get the first message of a queue with basic.get; None if it is empty.
 
-        What is not settled goes back to its place when the channel closes. Nothing else can be
+        Messages that are not settled are requeued when the channel closes. Nothing else can be
         received on a channel that is used for this.
         """
         if self._gets is None:
@@ -128,7 +128,7 @@ class Channel:
         return int(getattr(declared, "message_count", None) or 0)
 
     async def declare_queue(self, name: str, **declared: Any) -> None:
-        """Declare a queue, or with `passive=True` ask whether it is there."""
+        """Declare a queue, or with `passive=True` check that it exists."""
         await self._ask(
             f"queue.declare of {name!r}",
             self._channel.rpc(DeclareQueue(queue=name, **declared)),
@@ -149,7 +149,7 @@ class Channel:
         )
 
     async def declare_exchange(self, name: str, **declared: Any) -> None:
-        """Declare an exchange, or with `passive=True` ask whether it is there."""
+        """Declare an exchange, or with `passive=True` check that it exists."""
         await self._ask(
             f"exchange.declare of {name!r}",
             self._channel.rpc(DeclareExchange(exchange=name, **declared)),
@@ -157,7 +157,7 @@ class Channel:
         )
 
     def finish_acks(self) -> None:
-        """Send pending acks, and none after that."""
+        """Send pending acks; no ack is sent after that."""
         self.acks.finish()
 
     async def close(self) -> None:
@@ -182,7 +182,7 @@ class Channel:
         underlay: Any = self._channel
         request = underlay.rpc(ChannelMethods.Close(reply_code=200, class_id=0, method_id=0))
         closing: asyncio.Future[Any] = asyncio.ensure_future(request)
-        # It ends with an exception, as all that waits for a channel does that is closed.
+        # It ends with an exception, as every request on a closed channel does.
         closing.add_done_callback(lambda ended: ended.cancelled() or ended.exception())
         either: list[asyncio.Future[Any]] = [closing, self.lost]
         await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
@@ -202,20 +202,20 @@ class Channel:
                 raise
             raise BrokerRefused(f"{error}; grant {needs}", error.code) from error
         except (ConnectionLost, asyncio.CancelledError):
-            # aiormq has sent channel.close: an ack behind it would close the connection.
+            # aiormq has sent channel.close: an ack after it would close the connection.
             self.acks.fence()
             raise
 
     async def _on_bypassed_delivery(self, message: object) -> None:
-        """aiormq's own consumer callback: the tap leaves it nothing to do.
+        """Called by aiormq for a delivery, all of which the frame reader takes before that.
 
-        A message that nobody handles would block its place in the prefetch for ever.
+        Such a message would never be settled, and would take a place of the prefetch for ever.
         """
         self._session.abort("internal error: delivery bypassed the frame reader")
 
     def _on_closing(self, closing: "asyncio.Future[Any]") -> None:
         if closing is self._session.protocol.lost or not self.acks.lost:
-            # Else we close it, and the answer shows whether the acks have arrived.
+            # Else workerkit closes it, and the reply shows that the acks were received.
             self.acks.fence()
         # The session outlives its channels, and must not keep them.
         self._session.protocol.acks.discard(self.acks)
@@ -230,7 +230,7 @@ class Channel:
 
 
 def _needs(queue: str, arguments: Mapping[str, Any]) -> str:
-    """The permissions to declare a queue: where it dead-letters, those of an exchange too."""
+    """The permissions to declare a queue, and those for its dead-letter exchange, if it has one."""
     exchange = arguments.get("x-dead-letter-exchange")
     if exchange is None:
         return f"configure on {queue!r}"

@@ -1,8 +1,8 @@
-"""Channel numbers of one connection: which are free, and how many there may be.
+"""Channel numbers of one connection: which are free, and how many are allowed.
 
-RabbitMQ closes a connection over a channel above `channel_max`, and over one whose number is in
-use. aiormq picks the number above the highest in use, and does not know of a limit: so numbers are
-picked here.
+RabbitMQ closes the connection when a channel is opened with a number above `channel_max`, or with
+one that is in use. aiormq takes the number after the highest in use and ignores the limit, so
+workerkit chooses the numbers itself.
 """
 
 import re
@@ -13,8 +13,8 @@ HIGHEST = 65_535
 _SHARE = 8
 _PUBLISHER_CHANNELS = 2
 # NOT_ALLOWED - number of channels opened for user 'x' has reached the maximum allowed user limit
-# of (10), or of 10 from RabbitMQ 4.3 on. There is another one for a node. Neither is known before
-# it is reached.
+# of (10), or of 10 from RabbitMQ 4.3 on. A node may have a limit as well. A client learns of both
+# only when they are reached.
 _REACHED = re.compile(r"(number of channels opened .*)limit of \(?(\d+)")
 
 
@@ -22,8 +22,8 @@ class ChannelLimit(NamedTuple):
     """A limit of channels for more than one connection.
 
     Attributes:
-        most: How many of them one connection may take.
-        text: The limit, with its number, for people.
+        most: How many channels one connection may open.
+        text: The limit with its number, for logs.
     """
 
     most: int
@@ -31,11 +31,11 @@ class ChannelLimit(NamedTuple):
 
 
 def parse_limit(refusal: str, before: ChannelLimit | None) -> ChannelLimit | None:
-    """The limit over which the broker closed a connection; None if it did so over something else.
+    """Parse the limit from a connection.close; None if that has another reason.
 
     Args:
-        before: The limit that was known. It leaves too much if it is reached all the same: other
-            connections take channels as well.
+        before: The limit that was known. If it was reached nevertheless, other connections use
+            channels as well, and the result is lower.
     """
     found = _REACHED.search(refusal)
     if found is None:
@@ -47,21 +47,21 @@ def parse_limit(refusal: str, before: ChannelLimit | None) -> ChannelLimit | Non
 
 
 class NumberedChannel(Protocol):
-    """A channel, as far as it matters here."""
+    """A channel of aiormq."""
 
     @property
     def is_closed(self) -> bool:
-        """Whether it is closed, and what has to be sent for that was sent."""
+        """Whether it is closed, and channel.close or channel.close-ok was sent."""
 
 
 class ChannelNumbers:
-    """The numbers of one connection.
+    """The channel numbers of one connection.
 
     Args:
         channel_max: The highest number that both sides agreed on; 0 where there is no limit.
-        used: By number, channels that are open or whose closing the broker has yet to confirm: a
-            late reply would be taken for that of the next channel. It changes by itself.
-        scratch: Channels to keep room for beside those of consumers.
+        used: By number, the channels that are open, or whose close the broker has not confirmed: a
+            late reply must not be read as one for the next channel. A live view.
+        scratch: Channels to reserve in addition to those of consumers.
     """
 
     def __init__(self, channel_max: int, used: Mapping[int, Any], scratch: int) -> None:
@@ -77,7 +77,7 @@ class ChannelNumbers:
         return max(1, self.highest - self.scratch)
 
     def free(self) -> int | None:
-        """The lowest number that is free; None if none is."""
+        """Return the lowest free number; None if all are in use."""
         for number in range(1, self.highest + 1):
             if number in self._used:
                 continue
@@ -89,17 +89,17 @@ class ChannelNumbers:
         return None
 
     def assign(self, number: int) -> None:
-        """A channel with that number was opened, or may have been."""
+        """Note that a channel with this number was opened, or may have been."""
         if (channel := self._used.get(number)) is not None:
             self._assigned[number] = channel
 
     def reserve_consumer(self) -> bool:
-        """Count a channel of a consumer, if there is room for it."""
+        """Reserve a channel for a consumer; False if the limit is reached."""
         if self._consumers >= self.max_consumers:
             return False
         self._consumers += 1
         return True
 
     def release_consumer(self) -> None:
-        """A channel of a consumer is closed."""
+        """Release the channel of a consumer."""
         self._consumers -= 1

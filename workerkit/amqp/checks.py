@@ -1,4 +1,4 @@
-"""Checks of what a class declares: each error names the argument, what it is, what is right."""
+"""Check declarations: each error has the argument, its value, and a valid one."""
 
 import difflib
 import math
@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NoReturn
 
-# Of line breaks RabbitMQ would make another name: it leaves them out in some methods.
+# RabbitMQ drops line breaks in some methods, so the name would be another one.
 _LINE_BREAKS = re.compile(r"[\r\n]")
 _LONGEST_NAME = 255
 
@@ -15,7 +15,7 @@ class Check:
     """Refuses arguments of a declaration, by their names.
 
     Args:
-        whose: What is declared, as it stands in messages.
+        whose: What is declared, as the beginning of an error.
         declared: Has the arguments as attributes.
     """
 
@@ -62,7 +62,7 @@ class Check:
             self.refuse(name, f"write a dict, such as {example}")
 
     def refuse(self, name: str, right: str) -> NoReturn:
-        """Raise that an argument is wrong, with what it is and what would be right."""
+        """Raise an error for an argument, with its value and a valid one."""
         found = getattr(self._declared, name)
         raise ValueError(f"{self.whose}: {name} is {found!r}: {right}")
 
@@ -75,7 +75,7 @@ def is_whole(found: object, least: int, most: int | None = None) -> bool:
 
 
 def check_name(kind: str, name: object) -> None:
-    """Refuse what RabbitMQ takes for no name, or for another one."""
+    """Refuse a name that RabbitMQ would refuse or change."""
     if not isinstance(name, str) or not 1 <= _bytes(name) <= _LONGEST_NAME:
         right = "write 1 to 255 bytes of text"
         if kind == "queue" and name == "":

@@ -43,11 +43,11 @@ class Refused(Exception):
 
 
 class InDoubt(ConnectionLost):
-    """The broker closed the channel over another message, and may have taken this one over."""
+    """The broker closed the channel because of another message, and may have taken this one."""
 
 
 class NotProcessed(ConnectionLost):
-    """The broker closed the channel over a message that was sent before this one."""
+    """The broker closed the channel because of a message that was sent before this one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Confirms:
 
     @property
     def is_writable(self) -> bool:
-        """Whether nothing has to be waited for before a publish."""
+        """Whether a publish can be sent without waiting."""
         protocol = self.session.protocol
         return protocol.unblocked.is_set() and (
             protocol.socket.get_write_buffer_size() <= _DRAIN_ABOVE
@@ -195,10 +195,10 @@ class Confirms:
         """Wake the publishes that this confirm is for.
 
         Raises:
-            MalformedFrame: It is for none, or for one that has its confirm.
+            MalformedFrame: It is for no publish, or for one that was confirmed already.
         """
         if tag == 0 and multiple:
-            tag = self._published  # All of them, AMQP says.
+            tag = self._published  # In AMQP this means all of them.
         if tag > self._published or not (multiple or tag in self._pending):
             raise MalformedFrame(f"a confirm for tag {tag}, which no publish waits for")
         self.last_confirm = self._loop.time()
@@ -225,9 +225,9 @@ class Confirms:
             self.session.protocol.write(b"".join(frames))
 
     def _on_lost(self, lost: "asyncio.Future[ConnectionLost]") -> None:
-        """Fail what waits: what the channel was closed over by name, all else as in doubt.
+        """Fail the publishes that wait: the cause of the close is refused, the rest is in doubt.
 
-        The broker works in order: what was sent after that it has not even looked at.
+        The broker processes messages in order. It has not processed those after the cause.
         """
         reason, waiting = lost.result(), list(self._pending.values())
         self._pending.clear()

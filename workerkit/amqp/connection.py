@@ -32,11 +32,11 @@ _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 
 
 class Session:
-    """One incarnation of a connection, from connected to lost.
+    """One connection to the broker, from the login until it is lost.
 
     Attributes:
-        default_type_has_limits: Whether a queue that is declared without a type may be one that has
-            a delivery limit. True until the broker denies it: nothing else tells that type.
+        default_type_has_limits: Whether a queue that is declared without a type may have a delivery
+            limit. True until the broker refuses one; a client cannot read the default type.
     """
 
     def __init__(self, connection: TapConnection, protocol: TapProtocol) -> None:
@@ -48,8 +48,8 @@ class Session:
         )
         self._discarding_sink = DiscardingSink()
         if underlay := connection.transport:
-            # Where its queue is full, aiormq does not confirm that a channel was closed: the broker
-            # would never take its number for free. All that is queued waits for a reply anyway.
+            # If its queue is full, aiormq does not send channel.close-ok, and the broker would
+            # never free the number of the channel. All queued frames wait for a reply anyway.
             queue: Any = underlay.connection.write_queue
             queue._maxsize = 0
         self.default_type_has_limits = True
@@ -66,13 +66,13 @@ class Session:
 
     @property
     def reason(self) -> str:
-        """Why the connection was lost, as far as is known."""
+        """Why the connection was lost, if that is known."""
         fault, known = self._connection.fault, self.protocol.reason
         return (failure_reason(fault) if fault and known == CLOSED else "") or known
 
     @property
     def version(self) -> tuple[int, ...]:
-        """The broker's version, such as (4, 3, 6); empty where it states none that can be read."""
+        """The broker's version, such as (4, 3, 6); empty if it states none."""
         underlay = self._connection.transport
         stated = underlay.connection.server_properties.get("version") if underlay else None
         numbers = _VERSION.match(stated) if isinstance(stated, str) else None
@@ -80,7 +80,7 @@ class Session:
 
     @property
     def channel_max(self) -> int:
-        """The highest number of a channel that both sides agreed on."""
+        """The highest channel number that both sides agreed on."""
         underlay = self._connection.transport
         tuned = underlay.connection.connection_tune.channel_max if underlay else 0
         return int(tuned or 0) or _CHANNEL_MAX
@@ -93,7 +93,7 @@ class Session:
         return int(tuned) or _FRAME_MAX
 
     def limit_channels(self, limit: ChannelLimit) -> None:
-        """Open no more than *limit* channels, before the first one is opened."""
+        """Limit the number of channels. Call it before the first one is opened."""
         self._limit = limit
         self.numbers = ChannelNumbers(limit.most, self._channels, MAX_SETUPS)
         self.scratch = ScratchChannels(self.channel, self.numbers.scratch)
@@ -122,11 +122,11 @@ class Session:
         return Channel(self, channel)
 
     async def consumer_channel(self) -> Channel:
-        """Open a channel that stays, unless too few would be left to ask for things on.
+        """Open the channel of a consumer. Some channels are reserved for requests.
 
         Raises:
             ConnectionLost: As `channel` does.
-            NoChannelLeft: There is no room for another one.
+            NoChannelLeft: The limit of consumers is reached.
         """
         if not self.numbers.reserve_consumer():
             raise NoChannelLeft(self._limit.text, self.numbers.max_consumers)
@@ -140,14 +140,14 @@ class Session:
         return channel
 
     def detach_sink(self, channel: AbstractChannel, sink: Sink) -> None:
-        """Take nothing more for *sink* off a channel that is closed, or about to be."""
+        """Deliver nothing more to *sink* from a channel that is closed or closing."""
         self.protocol.tap.close(channel.number, sink)
         if self._channels.get(channel.number) is channel and not self.gone:
             self.protocol.tap.open(channel.number, self._discarding_sink)
 
     @property
     def _channels(self) -> Mapping[int, Any]:
-        """By number, those that are open, or whose closing the broker has not confirmed."""
+        """By number, the channels that are open, or whose close the broker has not confirmed."""
         underlay = self._connection.transport
         return underlay.connection.channels if underlay else {}
 
@@ -185,8 +185,8 @@ async def connect(settings: AMQPSettings, vhost: str | None, role: str) -> Sessi
         role: What it is for; shown by the broker's management.
 
     Raises:
-        BrokerRefused: A broker refused the login, or TLS cannot be agreed on.
-        ConnectionLost: None can be reached, or answers in time.
+        BrokerRefused: A broker refused the login, or TLS failed.
+        ConnectionLost: No server can be reached, or none answers in time.
     """
     rotation = Rotation()
     failures: list[ConnectionLost] = []

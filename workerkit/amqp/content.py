@@ -15,8 +15,9 @@ from workerkit.amqp.properties import content_labels, readable
 from workerkit.errors import InvalidBody
 
 MAX_DECODED = 128 * 1024 * 1024
-"""Bytes that a compressed body may have when it is decompressed: RabbitMQ's own limit until 3.13.
-Compression makes up to a thousand bytes of one, so the size of the message is no limit for this."""
+"""The largest size of a decompressed body in bytes: RabbitMQ's own limit until 3.13.
+
+One compressed byte may become a thousand, so the size of the message does not limit this."""
 
 _MAX_ENCODINGS = 5
 _MAX_PARTS = 10_000
@@ -38,11 +39,11 @@ _CHARSETS = {
 
 
 class Content:
-    """How one body is encoded, as its properties say.
+    """The encoding of one body, according to its properties.
 
     Attributes:
-        unknown: What of it nobody here knows, as the beginning of a sentence; empty for most. The
-            body stays as it came then: what it is encode_body with may be wrong.
+        unknown: The encoding or charset that is not known, as the beginning of a sentence; empty
+            for most bodies. Such a body is not decoded: the property may be wrong.
     """
 
     def __init__(self, content_encoding: str | None, content_type: str | None) -> None:
@@ -123,7 +124,7 @@ class Content:
 
     def _as_utf_8(self, raw: bytes, codec: str) -> bytes:
         if codec == "utf_16" and raw[:1] == b"\0" and raw[1:2] != b"\0":
-            codec = "utf_16_be"  # JSON begins with ASCII, and no byte order mark says more.
+            codec = "utf_16_be"  # No byte order mark, but JSON begins with ASCII.
         elif codec == "utf_16" and raw[:2] not in (b"\xfe\xff", b"\xff\xfe"):
             codec = "utf_16_le"
         try:

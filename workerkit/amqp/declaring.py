@@ -1,7 +1,7 @@
 """Make sure of the queues that a consumer reads from, without doing more than it may.
 
 Asking whether a queue is there needs no right to declare it, so a read-only user can consume.
-The broker closes a channel when it says no: what follows a refusal is asked on another one.
+The broker closes a channel when it refuses a request: the next request uses another channel.
 """
 
 import logging
@@ -17,7 +17,7 @@ from workerkit.errors import BrokerRefused, QueueInUse
 log = logging.getLogger(__name__)
 
 # PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received ...
-# The broker cuts its texts to 255 bytes, and the names in them may be as long.
+# The broker truncates its reply texts to 255 bytes, and a name in them may have as many.
 _DIFFERS = re.compile(r"inequivalent arg '([^']+)' for (?:queue .*?: (received .*))?")
 
 
@@ -26,25 +26,25 @@ _HAS_NO_LIMITS = "invalid arg 'x-delivery-limit'"
 
 # NOT_FOUND - no queue 'q' in vhost '/'. The names may be any text, also that of the next pattern.
 _MISSING = re.compile(r"NOT_FOUND - no \w+ '")
-# What RabbitMQ says instead, with the same code, of a queue that it has and does not serve.
+# The replies with the same code for a queue that exists, but is not available.
 _UNREACHABLE = re.compile(
     r"NOT_FOUND - home node '|NOT_FOUND - failed to perform operation on queue '"
     r"|process is stopped by supervisor|has crashed and failed to restart"
 )
 
 
-# RabbitMQ closes the whole connection, with 541, where it has to cut a text within such a name.
-# Measured on 4.0.5 and 4.3.6; 3.10.8 cuts it anywhere.
+# RabbitMQ closes the whole connection, with 541, if it has to truncate a text inside such a name.
+# Measured on 4.0.5 and 4.3.6; 3.10.8 truncates anywhere.
 _CUTS_INSIDE_CHARACTERS = (4,)
 _SAFE_BYTES = 150
 
 
 class Unreachable(BrokerRefused):
-    """A queue exists, and no node serves it now. It is not missing and is not declared again."""
+    """A queue exists, but its node is down. It is not missing and is not declared again."""
 
 
 class DeclaredDifferently(BrokerRefused):
-    """A queue exists, and is declared otherwise.
+    """A queue exists with other arguments than the class declares.
 
     Attributes:
         argument: The first argument that differs, such as `x-max-length`.
@@ -58,17 +58,17 @@ class DeclaredDifferently(BrokerRefused):
 async def available(
     session: Session, queue: Queue, declare: Declare, existing: Queue | None = None
 ) -> bool:
-    """Whether *queue* exists; declares it first where *declare* says so, without its bindings.
+    """Whether *queue* exists; declare it first if *declare* requires it, without its bindings.
 
     Args:
-        existing: How a queue that exists may be declared as well. Under a plain name every
+        existing: Another declaration that an existing queue may have. If it is a plain name, every
             declaration is accepted.
 
     Raises:
-        BrokerRefused: It exists with other arguments, or may not be declared or asked for.
-        QueueInUse: It is another connection's.
-        Unreachable: It exists, and the node that has it is down.
-        ConnectionLost: The session went meanwhile.
+        BrokerRefused: It exists with other arguments, or a permission is missing.
+        QueueInUse: Another connection has declared it as exclusive.
+        Unreachable: It exists, but its node is down.
+        ConnectionLost: The session was lost.
     """
     if declare == "always" and existing in (None, queue):
         await _declare(session, queue)
@@ -141,7 +141,7 @@ async def _exists(session: Session, queue: Queue) -> bool:
 
 
 def _check_safe(session: Session, kind: str, name: str) -> None:
-    """Refuse a name that would cost everybody their connection as soon as the broker quotes it."""
+    """Refuse a name that would make the broker close the connection when a reply contains it."""
     if (
         name.isascii()
         or session.version < _CUTS_INSIDE_CHARACTERS
@@ -150,8 +150,8 @@ def _check_safe(session: Session, kind: str, name: str) -> None:
         return
     version = ".".join(map(str, session.version))
     raise BrokerRefused(
-        f"{kind} {name!r}: RabbitMQ {version} closes the connection when it says anything about a "
-        f"name of more than {_SAFE_BYTES} bytes that is not ASCII: write a shorter one",
+        f"{kind} {name!r}: RabbitMQ {version} closes the connection when a reply contains a "
+        f"name of more than {_SAFE_BYTES} bytes that is not ASCII: use a shorter name",
         0,
     )
 
@@ -185,7 +185,7 @@ async def _declare_exchange(session: Session, exchange: Exchange) -> None:
 
 
 async def _declare_queue(session: Session, queue: Queue) -> None:
-    """Declare a queue; without its limit of -1 where it becomes one that has no limits anyway."""
+    """Declare a queue; omit its limit of -1 if its default type has no delivery limits."""
     arguments = queue.arguments_for(session.version)
     by_default = queue.has_no_limit and "x-queue-type" not in arguments
     if by_default and not session.default_type_has_limits:

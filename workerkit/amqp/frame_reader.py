@@ -31,16 +31,16 @@ _UNLIMITED = 2**64
 
 
 class Sink(Protocol):
-    """Gets what is tapped off one channel, in the order in which the broker sent it."""
+    """Receives the frames of one channel, in the order in which the broker sent them."""
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
         """A message: the arguments of basic.deliver, the property flags and values, the body.
 
-        One that was asked for by basic.get comes as if to a consumer whose tag is empty.
+        A message for a basic.get has an empty consumer tag.
         """
 
     def oversized(self, method: bytes, properties: bytes, size: int) -> None:
-        """A message as above, whose body of *size* bytes was too large to be kept."""
+        """A message as above, whose body of *size* bytes was too large and was discarded."""
 
     def empty(self) -> None:
         """There is no message for a basic.get."""
@@ -49,21 +49,22 @@ class Sink(Protocol):
         """A message that could not be routed: the arguments of basic.return, and the message."""
 
     def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
-        """A publish, or all up to it, that the broker has taken over or refused."""
+        """A publish, or all up to it, that the broker has acked or nacked."""
 
     def closed(self) -> None:
-        """The broker closes the channel: whatever is sent on it now is ignored."""
+        """The broker closes the channel, and ignores what is sent on it from now on."""
 
 
 class Tap:
     """Splits what the broker sends. Pure: bytes in, bytes and calls of sinks out.
 
     Args:
-        on_blocked: Told when the broker begins or ends to block publishers of this connection.
+        on_blocked: Called when the broker blocks or unblocks publishers of this connection.
 
     Attributes:
         refusal: Reply code and text of the connection.close that the broker sent.
-        largest_message: Bytes of a body; of a longer one nothing is kept, and its sink is told so.
+        largest_message: The largest body in bytes; a larger one is discarded and reported to its
+            sink as oversized.
     """
 
     def __init__(self, on_blocked: Callable[[bool], None]) -> None:
@@ -78,24 +79,24 @@ class Tap:
         self._began = self._other_protocol = False
 
     def open(self, channel: int, sink: Sink) -> None:
-        """From now on *sink* gets the deliveries, returns and confirms of *channel*."""
+        """Deliver the messages, returns and confirms of *channel* to *sink* from now on."""
         self._sinks[channel] = sink
         self._contents.pop(channel, None)
 
     def close(self, channel: int, sink: Sink) -> None:
-        """Leave what comes on *channel* to aiormq again, if it still goes to *sink*.
+        """Pass the frames of *channel* to aiormq again, if *sink* still receives them.
 
-        The broker may have closed the channel, and its number belong to another one by now.
+        The broker may have closed the channel, and another one may have its number by now.
         """
         if self._sinks.get(channel) is sink:
             del self._sinks[channel]
             self._contents.pop(channel, None)
 
     def feed(self, data: bytes) -> bytes:
-        """Read what has come; what is not for a sink is returned.
+        """Read the bytes that arrived; return those that are not for a sink.
 
         Raises:
-            MalformedFrame: The stream cannot be read on.
+            MalformedFrame: The bytes are not AMQP 0-9-1.
         """
         if self._other_protocol:
             return data
@@ -107,7 +108,7 @@ class Tap:
             kind, channel, length = _HEAD(buffer, position)
             if length > limits[kind]:
                 if not (self._began or position) and buffer.startswith(b"AMQP"):
-                    # A broker of another version names its own, and closes.
+                    # A broker of another AMQP version sends its own header and closes.
                     self._other_protocol, position = True, size
                     break
                 raise MalformedFrame(self._limits.explain(kind, length))
@@ -137,7 +138,7 @@ class Tap:
         return b"".join(passed)
 
     def unfinished(self) -> Iterator[Unfinished]:
-        """The frame that has come in part, else the messages that have."""
+        """Yield the frame that has arrived in part, else the messages that have."""
         if self._rest:
             what = f"a frame with {self._received} of at least {self._needed} bytes"
             yield Unfinished(self._frame_key, self._received, MIN_PROGRESS, what)
@@ -148,7 +149,7 @@ class Tap:
             yield Unfinished(content, received, 1, what)
 
     def _whole_frame(self, chunk: bytes) -> bytes:
-        """The frame that had come in part, and what is behind it; nothing while it is not whole."""
+        """Return the frame that had arrived in part, and the rest; nothing until it is whole."""
         self._rest.append(chunk)
         self._received += len(chunk)
         if self._received < self._needed:
@@ -162,7 +163,7 @@ class Tap:
         self._frame_key += 1
 
     def _check_first_part(self, kind: int, channel: int, length: int) -> None:
-        """Find out from the head of a frame whether it is worth while to wait for the rest."""
+        """Check the head of a frame before the rest of it has arrived."""
         if kind == METHOD or channel not in self._sinks:
             return
         content = self._contents.get(channel)
@@ -172,7 +173,7 @@ class Tap:
             raise MalformedFrame("a body longer than its header says")
 
     def _take(self, sink: Sink, kind: int, channel: int, payload: bytes) -> bool:
-        """Whether the frame was for *sink*, and is done with."""
+        """Deliver the frame to *sink*; False if it is for aiormq."""
         if kind == METHOD:
             return self._take_method(sink, channel, payload)
         content = self._contents.get(channel)
@@ -252,7 +253,7 @@ class Tap:
             sink.delivered(content.method, content.properties, body)
 
     def _read_connection_method(self, payload: bytes) -> bytes | None:
-        """Read a method of the connection itself; what aiormq gets instead, if it is another."""
+        """Read a method of the connection; return the one that aiormq receives instead, if any."""
         method = payload[:4]
         if method == _CONNECTION_CLOSE and len(payload) > 7:
             text = payload[7 : 7 + payload[6]].decode(errors="replace")
@@ -266,7 +267,7 @@ class Tap:
         return None
 
     def _tune(self, payload: bytes) -> bytes | None:
-        """Note the largest frame. Where the broker sets no limit, a client may, and we do."""
+        """Note the largest frame. If the broker sets no limit, workerkit sets one."""
         (frame_max,) = _U32(payload, 6)
         self._limits.agree(frame_max or DEFAULT_FRAME_MAX)
         if frame_max:

@@ -1,29 +1,29 @@
-"""Frames (AMQP 0-9-1, section 4.2.3): which ones cannot be true, and what is made of them."""
+"""Frames (AMQP 0-9-1, section 4.2.3): their limits, and the messages that consist of them."""
 
 from typing import NamedTuple
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 FRAME_OVERHEAD = 8  # Head and end.
 DEFAULT_FRAME_MAX = 131_072
-"""RabbitMQ's own; what is agreed on where the broker would leave the size open."""
+"""RabbitMQ's default; used if the broker sets no limit."""
 
-_LEAST_FRAME_MAX = 4_096  # Everybody has to take frames of this size.
+_LEAST_FRAME_MAX = 4_096  # Every peer must accept frames of this size.
 _LONGER_HEADERS = 2**20
 MIN_PROGRESS = 1024
-"""Bytes of a frame. What a broken head swallows, such as heartbeats, is no progress."""
+"""Bytes of a frame that count as progress. Heartbeats that a broken head takes in do not."""
 
 
 class MalformedFrame(Exception):
-    """The broker sent bytes that are not AMQP 0-9-1; the connection has to go."""
+    """The broker sent bytes that are not AMQP 0-9-1; the connection must be closed."""
 
 
 class Limits:
-    """How long the payload of a frame may be, by its type.
+    """The largest payload of a frame, by its type.
 
-    Before the broker has proposed a size, RabbitMQ's default holds.
+    Before the broker has proposed a size, RabbitMQ's default applies.
 
     Attributes:
-        by_type: 256 of them, as a type is one byte; -1 for types that do not exist.
+        by_type: 256 limits, as a type is one byte; -1 for types that do not exist.
     """
 
     def __init__(self) -> None:
@@ -31,10 +31,10 @@ class Limits:
         self.agree(DEFAULT_FRAME_MAX)
 
     def agree(self, frame_max: int) -> None:
-        """Both sides agreed on the size of the largest frame.
+        """Set the limits for the frame size that both sides agreed on.
 
-        RabbitMQ keeps to it with bodies, which it can cut, but not with headers: it adds to those
-        of a message that it moves, and passes on what was published when frames were larger.
+        RabbitMQ splits bodies to this size, but not headers: it adds to the headers of a message
+        that it dead-letters, and a message may have been published when the limit was higher.
         """
         longest = max(frame_max, _LEAST_FRAME_MAX) - FRAME_OVERHEAD
         self.by_type[METHOD] = self.by_type[BODY] = longest
@@ -42,20 +42,20 @@ class Limits:
         self.by_type[HEARTBEAT] = 0
 
     def explain(self, kind: int, length: int) -> str:
-        """What is wrong with a head that the limits refuse."""
+        """Explain why the limits refuse the head of a frame."""
         if self.by_type[kind] < 0:
             return f"an unknown frame type {kind}: AMQP has 1, 2, 3 and 8"
         return f"a frame of type {kind} with {length} bytes: the limit is {self.by_type[kind]}"
 
 
 class Unfinished(NamedTuple):
-    """A frame or a message that has come in part.
+    """A frame or a message that has arrived in part.
 
     Attributes:
-        key: The same as long as it is the same frame, the same message.
-        received: Bytes of it.
-        min_progress: More bytes of it that count as progress.
-        text: What it is, for people.
+        key: Identifies the frame or the message.
+        received: The bytes that have arrived.
+        min_progress: How many more bytes count as progress.
+        text: A description for logs.
     """
 
     key: object
@@ -65,7 +65,7 @@ class Unfinished(NamedTuple):
 
 
 class Content:
-    """A message whose frames have not all come."""
+    """A message whose frames have not all arrived."""
 
     __slots__ = ("announced", "method", "missing", "parts", "properties", "returned")
 
@@ -78,12 +78,12 @@ class Content:
 
 
 def misplaced_frame(kind: int, channel: int) -> str:
-    """What is wrong with a frame that belongs to no message."""
+    """Explain what is wrong with a frame that belongs to no message."""
     return f"a frame of type {kind} on channel {channel} that belongs to no message"
 
 
 def ends_with_texts(payload: bytes, position: int, number: int) -> bool:
-    """Whether there are that many short strings from *position* on, and nothing else."""
+    """Whether *number* short strings follow from *position* on, and nothing else."""
     size = len(payload)
     for _ in range(number):
         if position >= size:

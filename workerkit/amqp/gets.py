@@ -61,13 +61,13 @@ class Gets:
         return answer
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Answer the oldest question with a message.
+        """Answer the oldest request with a message.
 
         Raises:
-            MalformedFrame: There is no question.
+            MalformedFrame: There is no request.
         """
         if not self._expected():
-            return  # This message has gone back.
+            return  # The channel is lost, so this message is requeued.
         queue, answer = self._asked.popleft()
         (tag,) = _U64(method, 1)  # Behind an empty consumer tag.
         self._acks.expect(tag)
@@ -83,7 +83,7 @@ class Gets:
             answer.set_result(message)
 
     def oversized(self, method: bytes, properties: bytes, size: int) -> None:
-        """Answer the oldest question: what would be a message is larger than is allowed."""
+        """Answer the oldest request: the message is larger than allowed."""
         if self._expected():
             _, answer = self._asked.popleft()
             self._acks.expect(_U64(method, 1)[0])
@@ -91,10 +91,10 @@ class Gets:
                 answer.set_exception(InvalidBody(f"a message of {size} bytes is too large"))
 
     def empty(self) -> None:
-        """Answer the oldest question: there is none.
+        """Answer the oldest request: the queue is empty.
 
         Raises:
-            MalformedFrame: There is no question.
+            MalformedFrame: There is no request.
         """
         if self._expected():
             _, answer = self._asked.popleft()
@@ -112,7 +112,7 @@ class Gets:
         self._acks.fence()
 
     def _expected(self) -> bool:
-        """Whether there is a question; none is left once the channel is lost."""
+        """Whether there is a request; there is none once the channel is lost."""
         if not self._asked and not self._lost.done():
             raise MalformedFrame("an answer to basic.get without a request")
         return bool(self._asked)

@@ -1,8 +1,8 @@
-"""Messages that were handled, and whose acknowledgement the broker does not have, or may not have.
+"""Messages that were handled, but whose acknowledgement may not have reached the broker.
 
-Their connection was lost while the handler ran, or before anything showed that the acknowledgement
-had arrived. So the broker delivers them again. The same is true of messages that were moved: copies
-wait for the next try, or are dead letters.
+Their connection was lost while the handler ran, or before it was certain that the acknowledgement
+had arrived. So the broker may deliver them again. The same is true of messages that were moved, to
+the queue of a retry or of dead letters.
 """
 
 from collections import OrderedDict
@@ -23,9 +23,9 @@ _Key = tuple[Place, tuple[str, bytes]]
 class Handled:
     """Remembers the last thousand of them in this process, so that none is handled twice.
 
-    Where it is only in doubt whether the broker has the acknowledgement, the message may be gone,
-    and what is remembered of it would be taken for another one that looks the same. So there is
-    more that has to be the same, all properties, and it is remembered for ten minutes only.
+    If it is in doubt whether the acknowledgement has arrived, the message may be gone, and another
+    message that looks the same could be taken for it. So all properties are compared as well, and
+    the message is remembered for ten minutes only.
     """
 
     def __init__(self) -> None:
@@ -46,9 +46,9 @@ class Handled:
             self._times.popitem(last=False)
 
     def add_in_doubt(self, place: Place, message: AMQPMessage[Any]) -> None:
-        """A message was handled, and its acknowledgement sent, and nothing shows that it arrived.
+        """Remember a message whose acknowledgement was sent, but may not have arrived.
 
-        For one without an id as above.
+        A message without an id is not remembered.
         """
         if not message.message_id:
             return

@@ -1,4 +1,4 @@
-"""The messages of one channel, from the frame reader to the workers."""
+"""Create messages from the deliveries of one channel, for the workers."""
 
 from collections.abc import Callable
 from struct import Struct
@@ -43,7 +43,7 @@ class Inlet:
         Raises:
             MalformedFrame: It is for no consumer of this channel, or its tag is not the next one.
         """
-        # As _expected, without it: every message pays for each call.
+        # The same as _expected, inlined: a call for each message would be slower.
         end = self._end
         if not method.startswith(self._begin):
             raise MalformedFrame(_NO_SUCH_CONSUMER)
@@ -61,7 +61,7 @@ class Inlet:
         )
 
     def oversized(self, method: bytes, properties: bytes, size: int) -> None:
-        """Queue a message whose body could not be kept; nobody can read it.
+        """Queue a message whose body was discarded.
 
         Raises:
             MalformedFrame: As above.
@@ -81,7 +81,7 @@ class Inlet:
         )
 
     def empty(self) -> None:
-        """Nothing is asked for on this channel: messages come by themselves."""
+        """Nothing: basic.get is not used on this channel."""
 
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Nothing is published on this channel."""
@@ -90,7 +90,7 @@ class Inlet:
         """Nothing is published on this channel."""
 
     def closed(self) -> None:
-        """The broker closes the channel, and hears nothing that is sent on it from now on."""
+        """Send no more acks: the broker closes the channel and ignores them."""
         self._acks.fence()
 
     def _expected(self, method: bytes) -> int:

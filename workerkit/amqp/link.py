@@ -83,7 +83,7 @@ class Link:
             try:
                 session = await connect_to(attempt, self._settings, self._asked_vhost, self._role)
             except Exception as error:
-                # The other servers are tried at once, and pauses made between rounds of all.
+                # The other servers are tried at once; a pause follows when all have failed.
                 seconds = backoff.next() if rotation.failed(attempt, servers) else 0.0
                 self._failed(error, attempt, number, seconds)
                 number += 1
@@ -138,9 +138,9 @@ class Link:
         self._connected.clear()
 
     async def _watch(self, session: Session) -> None:
-        """Return when the session is lost; give it up when the broker has gone silent.
+        """Return when the session is lost; close it when the broker is silent.
 
-        Or when it does not go on with a frame or a message that it has begun.
+        A frame or a message that the broker does not finish closes it as well.
         """
         loop = asyncio.get_running_loop()
         limit = self._settings.heartbeat * _LOST_AFTER_HEARTBEATS

@@ -37,10 +37,10 @@ class AMQPMessage(Delivery, Generic[T]):
 
     Attributes:
         body: The decoded body.
-        raw: The body as it came, compressed where it was.
+        raw: The body as it was received, not decompressed.
         queue: The queue it came from.
-        redelivered_flag: Whether the broker has delivered this very message before. A copy of it,
-            such as a retry, is another one.
+        redelivered_flag: The flag `redelivered` of the delivery. A copy, such as a retry, does not
+            have it.
         tag: The broker's delivery tag, valid on the channel that delivered it.
         acks: Settles it on that channel.
         moved: Whether a copy of it has arrived elsewhere, and it is acknowledged for that reason.
@@ -123,11 +123,11 @@ class AMQPMessage(Delivery, Generic[T]):
         """Return the body without its `content_encoding`; text also as UTF-8, by its charset.
 
         Raises:
-            InvalidBody: It is not what its properties say, or too large when decompressed.
+            InvalidBody: The body does not match its properties, or is too large decompressed.
         """
         properties = self._raw_properties
-        # Each message pays for this look: at the flag of content_encoding, and for what stands
-        # before a parameter of the content type. Decoding the properties costs 20 times as much.
+        # This check runs for each message: the flag of content_encoding, and the semicolon before a
+        # parameter of the content type. Decoding the properties would take 20 times as long.
         if b";" not in properties and not (properties and properties[0] & _HAS_ENCODING):
             return self.raw
         largest = self.acks.max_decoded
@@ -156,7 +156,7 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def content_encoding(self) -> str | None:
-        """How the sender says the body is compressed; what `handle` gets is not, but for `raw`."""
+        """The encoding of `raw`, as the sender states it; `body` is decoded."""
         return readable(self.properties.content_encoding)
 
     @property
@@ -173,22 +173,22 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def user_id(self) -> str | None:
-        """The broker's user who published it: the broker has made sure of that."""
+        """The broker's user who published it; the broker has verified it."""
         return readable(self.properties.user_id)
 
     @property
     def expiration(self) -> float | None:
-        """Seconds that it may wait in a queue; None without a limit, or with an unreadable one."""
+        """Seconds that it may wait in a queue; None without a valid expiration."""
         milliseconds = self.properties.expiration or ""
         is_number = milliseconds.isascii() and milliseconds.isdigit() and len(milliseconds) <= 20
         return int(milliseconds) / 1000 if is_number else None
 
     @property
     def timestamp(self) -> datetime | None:
-        """When the sender says it was published, in UTC.
+        """The time of publishing in UTC, as the sender states it.
 
-        None where no `datetime` can hold it, as with a sender that writes milliseconds:
-        `properties.timestamp` has the number as it was sent.
+        None if it exceeds the range of `datetime`, for instance because the sender wrote
+        milliseconds: `properties.timestamp` is the number as it was sent.
         """
         seconds = self.properties.timestamp
         return None if seconds is None else table.moment(seconds)
@@ -221,7 +221,7 @@ class AMQPMessage(Delivery, Generic[T]):
         self.__dict__["attempt"] = attempt
 
     def count_failure_in_place(self) -> None:
-        """It could not go back, and is handled again where it is: nothing is decided."""
+        """Count a failure, and allow a new decision: the message is handled again unsettled."""
         self.__dict__["returns"] = self.returns + 1
         self.fate = self.after = None
 
@@ -233,17 +233,17 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def metadata_digest(self) -> bytes:
-        """All that its sender wrote beside the body; also the same when it comes again."""
+        """A digest of everything but the body and counts; the same for each redelivery."""
         headers = sorted((name, each) for name, each in self.sent.items() if name not in _COUNTS)
         properties = dataclasses.replace(self.properties, table=None)
-        told = repr((self.exchange, self.routing_key, properties, headers))
-        return blake2b(told.encode(), digest_size=16).digest()
+        metadata = repr((self.exchange, self.routing_key, properties, headers))
+        return blake2b(metadata.encode(), digest_size=16).digest()
 
     @property
     def delivery_count(self) -> int:
-        """How often a quorum queue counted that it took the message back; 0 on a first delivery.
+        """How often a quorum queue has requeued and counted the message; 0 on a first delivery.
 
-        A classic queue counts nothing, and passes on whatever the sender wrote into this header.
+        A classic queue counts nothing, and delivers the header that the sender wrote.
         """
         return _count(self.sent.get(DELIVERY_COUNT), otherwise=0) if self.redelivered_flag else 0
 
@@ -254,13 +254,13 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def returns(self) -> int:
-        """How often it went back to this queue as a copy, which no broker counts."""
+        """How often a copy of it was published to this queue, which RabbitMQ does not count."""
         in_place: int | None = self.__dict__.get("returns")
         return _count(self.past(RETURNS), otherwise=0) if in_place is None else in_place
 
     @property
     def redelivered(self) -> bool:
-        """Whether it was delivered before, here or elsewhere, and came back to its queue."""
+        """Whether it was delivered before, to this process or another one, and was requeued."""
         return self.redelivered_flag or self.returns > 0
 
     def past(self, header: str) -> Any:

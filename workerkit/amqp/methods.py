@@ -1,7 +1,7 @@
-"""Methods of AMQP 0-9-1 with any names in them: the broker decides which it accepts.
+"""Methods of AMQP 0-9-1 that allow any names: the broker decides which it accepts.
 
-pamqp refuses most characters in the names of queues and exchanges, and RabbitMQ none but line
-breaks, which it drops.
+pamqp refuses most characters in the names of queues and exchanges. RabbitMQ accepts all characters
+but line breaks, which it drops.
 """
 
 from pamqp.base import Frame
@@ -11,10 +11,10 @@ _LONGEST = 255
 
 
 class _AnyName(Frame):
-    """A method in which nothing is checked but that it can be written."""
+    """A method that checks only whether it can be encoded."""
 
     def validate(self) -> None:
-        """Refuse short strings that are too long for their size, which is one byte.
+        """Refuse short strings that are too long: their length is one byte.
 
         Raises:
             ValueError: One has more than 255 bytes.

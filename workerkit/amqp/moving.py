@@ -85,7 +85,7 @@ class Moves:
             except PublishRefused:
                 raise
             except PublishError:
-                # It came back; or a broker that is blocked or gone says nothing about permissions.
+                # It was returned, or a blocked or lost broker could not check the permission.
                 pass
             self._checked = True
 
@@ -122,10 +122,10 @@ class Moves:
     async def _publish(
         self, message: AMQPMessage[Any], properties: Properties, to: Destination
     ) -> None:
-        """Publish, and once more where another message or a lost connection leaves it in doubt.
+        """Publish, and once more if a lost channel or connection leaves the result unknown.
 
-        Two copies are better than a copy and the original, which would be handled again. One that
-        is delivered again because its own connection was lost as well is known by its id.
+        Two copies are better than a copy and the original, which would be handled again. An
+        original whose own connection is lost too is delivered again; its id identifies it then.
         """
         try:
             await self._publisher.send(message.raw, properties, to)

@@ -1,6 +1,7 @@
-"""What one publish asks for, checked: a fault of one message must not reach the broker.
+"""Check and encode the arguments of one publish, before anything is sent to the broker.
 
-RabbitMQ closes the channel, and for some faults the connection, on which others publish too.
+RabbitMQ closes the channel for some invalid messages, and the connection for others. Other messages
+are published on them as well.
 """
 
 from collections.abc import Callable, Mapping
@@ -21,7 +22,7 @@ _LATEST = 2**64
 _BYTES = bytes | bytearray | memoryview
 
 _SECONDS = "seconds, such as 2.5"
-# What `publish` takes, by parameter, and how to say it.
+# The type of each parameter of `publish`, and its name in errors.
 _TYPES: dict[str, tuple[Any, str]] = {
     "routing_key": (str, "a str"),
     "exchange": (str | Exchange, "a str or an Exchange"),
@@ -47,10 +48,10 @@ def check_types(given: Mapping[str, Any]) -> None:
     """Name the first parameter of a publish that has the wrong type, if one has.
 
     Args:
-        given: The parameters by name; one that is missing is not looked at.
+        given: The parameters by name; a missing one is not checked.
 
     Raises:
-        TypeError: With what was found, and what is right.
+        TypeError: States what was found, and what is right.
     """
     for name, (types, right) in _TYPES.items():
         found = given.get(name, given)
@@ -74,7 +75,7 @@ def message(
     timestamp: datetime | float | None = None,
     user_id: str | None = None,
 ) -> tuple[bytes, Properties]:
-    """Encode a body, and make the properties that go with it.
+    """Encode a body, and create its properties.
 
     Raises:
         TypeError, ValueError: As for `Publisher.publish`.
@@ -87,8 +88,8 @@ def message(
         raise ValueError(f"priority is {priority}: it must be 0 to 255")
     if reply_to == DIRECT_REPLY_TO:
         raise ValueError(
-            f"reply_to is {DIRECT_REPLY_TO!r}: RabbitMQ takes that only on a channel that consumes"
-            " from it, which a Publisher does not do; name a queue"
+            f"reply_to is {DIRECT_REPLY_TO!r}: RabbitMQ accepts that only on a channel that"
+            " consumes from it, and a Publisher consumes nothing; name a queue"
         )
     return raw, Properties(
         content_type=kind,
@@ -121,10 +122,10 @@ def _seconds(timestamp: datetime | float) -> int:
 
 
 def _table(headers: Mapping[str, Any]) -> bytes:
-    """Encode the headers, but for what RabbitMQ 3.10 to 4.3 closes a channel or connection over.
+    """Encode the headers.
 
     Raises:
-        TypeError, ValueError: Some header is of that kind.
+        TypeError, ValueError: RabbitMQ 3.10 to 4.3 would close the channel or the connection.
     """
     for name, (is_right, right) in _CHECKED_HEADERS.items():
         if name in headers and not is_right(headers[name]):
@@ -141,8 +142,8 @@ def _is_list_of_str(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
 
 
-# Headers that the broker itself reads, and what it takes; a wrong one costs the channel, or with a
-# stream the connection.
+# Headers that the broker reads, and their types. For a wrong type it closes the channel, or the
+# connection if the queue is a stream.
 _CHECKED_HEADERS: dict[str, tuple[Callable[[object], bool], str]] = {
     "CC": (_is_list_of_str, "a list of str"),
     "BCC": (_is_list_of_str, "a list of str"),

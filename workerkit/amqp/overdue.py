@@ -1,8 +1,8 @@
 """Messages whose handlers take longer than the broker waits for an acknowledgement.
 
-After its `consumer_timeout` (30 minutes by default) RabbitMQ takes the message away and delivers it
-again. It closes the channel before that; from 4.3 on it cancels the consumer, and only waits like
-that on quorum queues. Nobody but us can count how often that has happened.
+After its `consumer_timeout` (30 minutes by default) RabbitMQ requeues the message and delivers it
+again. It closes the channel before that; from 4.3 on it cancels the consumer, and has the timeout
+on quorum queues only. RabbitMQ does not count this, so workerkit does.
 """
 
 import logging
@@ -34,14 +34,14 @@ class Overdue:
         self._counts: OrderedDict[tuple[str, bytes], int] = OrderedDict()
 
     def is_due(self, seconds: float, *, suspect: bool = False) -> bool:
-        """Whether the broker may have stopped waiting, when a handler has run for some seconds.
+        """Whether the consumer timeout may have expired, when a handler has run for some seconds.
 
-        The broker counts from when it sent the message, which then waited for a worker: its clock
-        is ahead of ours, and from 4.3 on it stops exactly on time.
+        The broker counts from the time when it sent the message, which then waited for a worker. So
+        its time is ahead of ours, and from 4.3 on the timeout is exact.
 
         Args:
-            suspect: The broker has closed the channel or cancelled the consumer, and this is the
-                oldest message that it waited for.
+            suspect: The broker has closed the channel or cancelled the consumer, and this is its
+                oldest unacknowledged message.
         """
         slack = (
             _SUSPECT_SHARE * self._seconds if suspect else min(_SLACK, _SLACK_SHARE * self._seconds)

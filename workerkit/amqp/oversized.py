@@ -1,4 +1,4 @@
-"""Messages whose bodies are too large to be held in memory."""
+"""Messages whose bodies are too large to be kept in memory."""
 
 from typing import Any, NoReturn
 
@@ -8,11 +8,11 @@ from workerkit.errors import InvalidBody
 
 
 class Oversized(AMQPMessage[Any]):
-    """A message without its body, which was dropped while it came. To ask for it raises.
+    """A message whose body was discarded while it arrived. Reading the body raises.
 
     Attributes:
-        size: Bytes of the body.
-        setting: The name of the variable that limits them.
+        size: The size of the body in bytes.
+        setting: The name of the variable that limits it.
     """
 
     __slots__ = ("setting", "size")
@@ -46,5 +46,5 @@ class Oversized(AMQPMessage[Any]):
 
     @property
     def fingerprint(self) -> tuple[str, bytes]:
-        """As of any message, by the size in place of the body."""
+        """The fingerprint, with the size instead of the body."""
         return self.queue, b"%d %s" % (self.size, (self.message_id or "").encode())

@@ -51,26 +51,26 @@ class Publisher:
     Connections of its own, so that a broker which blocks publishers cannot block consumers. They
     are opened when first published to, and kept alive from then on.
 
-    What `publish` takes, and `publish_many` and `publish_threadsafe` as well:
+    The arguments of `publish`, and of `publish_many` and `publish_threadsafe` as well:
 
     * `body`: `bytes` and `str` go as they are, models and all else as JSON.
-    * `exchange`: A name, or a declaration that is made where the exchange is missing. The default
-      exchange routes to the queue named like the routing key.
-    * `headers`, `correlation_id`, `reply_to`, `type`, `app_id`: As AMQP has them; texts of 255
+    * `exchange`: A name, or an `Exchange` that is declared if it is missing. The default exchange
+      routes to the queue that has the routing key as its name.
+    * `headers`, `correlation_id`, `reply_to`, `type`, `app_id`: As defined by AMQP; texts of 255
       bytes at most.
-    * `message_id`: A new one where there is none.
-    * `content_type`: That of the body by default. Text and JSON are written in its `charset`.
-    * `content_encoding`: `gzip` and `deflate` compress the body, but for `bytes` that are
-      compressed already. With any other, `bytes` go as they are.
-    * `user_id`: The broker takes only the name that the connection has logged in with.
+    * `message_id`: A new one by default.
+    * `content_type`: That of the body by default. Text and JSON are encoded in its `charset`.
+    * `content_encoding`: `gzip` and `deflate` compress the body, except for `bytes` that are
+      compressed already. With any other, `bytes` are sent as they are.
+    * `user_id`: The broker accepts only the user that the connection has logged in with.
     * `timestamp`: A `datetime`, or seconds since 1970; now by default.
     * `priority`: 0 to 255; only queues with `x-max-priority` look at it.
     * `expiration`: Seconds after which a queue drops the message.
-    * `connection`, `vhost`: Where to; None is the virtual host of the connection.
-    * `mandatory`: Fail where no queue gets the message, instead of losing it. Never so for a direct
-      reply, to `amq.rabbitmq.reply-to.…`, nor for a message with `x-delay` to an exchange: the
-      broker gives those back although it delivers them.
-    * `timeout`: Seconds for everything, a connection that has yet to be made included.
+    * `connection`, `vhost`: The connection to use; a vhost of None is that of the connection.
+    * `mandatory`: Fail if no queue receives the message, instead of losing it. Ignored for a direct
+      reply, to `amq.rabbitmq.reply-to.…`, and for a message with `x-delay` to an exchange: the
+      broker returns those although it delivers them.
+    * `timeout`: Seconds for everything, including a new connection.
 
     Attributes:
         observers: Told of each publish and of the connections; the Runner sets it.
@@ -126,14 +126,14 @@ class Publisher:
                 number is out of range.
         """
         try:
-            raw, told = outgoing.message(
+            raw, properties = outgoing.message(
                 body, headers, message_id, correlation_id, priority, expiration,
                 content_type, content_encoding, type, reply_to, app_id, timestamp, user_id,
             )  # fmt: skip
             if headers and exchange and outgoing.DELAY_HEADER in headers:
                 mandatory = False
             to = Destination(routing_key, exchange, connection, vhost, mandatory)
-            return await self._observed(raw, told, to, timeout)
+            return await self._observed(raw, properties, to, timeout)
         except (AttributeError, TypeError):
             # Only now: to ask for each type would cost every publish.
             outgoing.check_types(locals())

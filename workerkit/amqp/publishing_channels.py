@@ -1,8 +1,9 @@
-"""The channels that one connection publishes on: one for all, and one each for what is new.
+"""The channels that one connection publishes on: a shared one, and one for each trial.
 
-RabbitMQ closes a channel over a single message: one that is too large, to an exchange that the user
-may not write to, or with somebody else's user id. All others that wait for their confirm on that
-channel are then in doubt. So what has not been seen to work yet is published alone.
+RabbitMQ closes a channel because of a single message that is too large, that goes to an exchange
+which the user may not write to, or that has the user id of another user. All other messages that
+wait for a confirm on that channel are in doubt then. So the first message with a new exchange, user
+id or size is a trial: it is published on a channel of its own.
 """
 
 import asyncio
@@ -19,12 +20,12 @@ from workerkit.amqp.queue import Exchange
 from workerkit.errors import MessageTooLarge, PublishTimeout
 
 _MAX_TRIALS = 16
-_TRIAL_WAIT = 1.0  # Seconds to wait for somebody else's trial of the same thing.
+_TRIAL_WAIT = 1.0  # Seconds to wait for another trial of the same exchange, user id or size.
 _ASSUMED_SIZE = 131_072
 # message size 17000000 is larger than configured max size 16777216: RabbitMQ 3.10 to 4.3.
 _LIMIT = re.compile(r"message size \d+ is larger than configured max size (\d+)")
 CONFIRM_DEADLINE = 9.0
-"""Seconds without any confirm after which a connection is given up; `publish` waits 10."""
+"""Seconds without any confirm after which a connection is closed; `publish` waits 10."""
 CLOSED = "the publisher was closed before the message could be sent"
 
 
@@ -32,10 +33,10 @@ class PublishingChannels:
     """The publishing channels of one session.
 
     Args:
-        closed: Done when nobody wants to publish any more.
+        closed: Done when the publisher is closed.
 
     Attributes:
-        session: Whose channels they are.
+        session: The session of the channels.
     """
 
     def __init__(self, session: Session, closed: "asyncio.Future[None]") -> None:
@@ -61,9 +62,9 @@ class PublishingChannels:
     def publish_now(
         self, message: Outgoing, exchange: Exchange | str
     ) -> "asyncio.Future[None] | None":
-        """Send a message as `publish` does, where nothing has to be waited for; else None.
+        """Send a message as `publish` does; None if that has to wait for something first.
 
-        Nearly all can be sent like that, and each coroutine on the way would cost all of them.
+        Nearly all messages can be sent at once, and a coroutine for each would be slower.
         """
         shared = self._shared
         if shared is None or shared.lost or self._closed.done() or not shared.is_writable:
@@ -75,8 +76,8 @@ class PublishingChannels:
 
         Raises:
             BrokerRefused: There is no such exchange.
-            MessageTooLarge: The broker has said that it takes none of that size, or the properties
-                do not fit into a frame.
+            MessageTooLarge: The body exceeds the broker's limit, or the properties do not fit into
+                a frame.
             PublishTimeout: The publisher was closed.
             ConnectionLost, OSError: Nothing was sent; the connection is lost.
         """
@@ -96,11 +97,11 @@ class PublishingChannels:
         return await self._send(shared, message)
 
     def drop_if_silent(self) -> None:
-        """Drop the connection if nothing was confirmed since a publish that waits for long.
+        """Close the connection if nothing was confirmed since the oldest publish, for 9 seconds.
 
-        A node that is cut off from its cluster keeps its connections and their heartbeats, but
-        cannot confirm. Another node may. As long as anything is confirmed, the connection stays:
-        then it is a single queue that takes nothing.
+        A node that is cut off from its cluster keeps its connections and sends heartbeats, but
+        cannot confirm; another node may. The connection stays open as long as anything is
+        confirmed: then only a single queue is unavailable.
         """
         oldest = min((each.waiting_since for each in self._open), default=math.inf)
         latest = max((each.last_confirm for each in self._open), default=0.0)
@@ -119,7 +120,7 @@ class PublishingChannels:
         self._last_confirm = max(self._last_confirm, confirms.last_confirm)
 
     def _unproven(self, message: Outgoing, exchange: Exchange | str) -> object:
-        """What of a message has not been seen to work; None for most."""
+        """Return what of a message needs a trial: exchange, user id or size; None for most."""
         if exchange not in self._exchanges:
             return exchange
         if message.user_id not in self._users:
@@ -129,7 +130,7 @@ class PublishingChannels:
     async def _publish_trial(
         self, message: Outgoing, exchange: Exchange | str, new: object
     ) -> "asyncio.Future[None] | None":
-        """Publish on a channel of its own; None where somebody else's trial ended meanwhile."""
+        """Publish on a channel of its own; None if another trial of the same ended meanwhile."""
         if (other := self._trials.get(new)) is not None:
             done, _ = await asyncio.wait([other], timeout=_TRIAL_WAIT)
             if done:
@@ -164,11 +165,11 @@ class PublishingChannels:
         confirms: Confirms,
         confirm: "asyncio.Future[None]",
     ) -> None:
-        """Remember what a trial has shown, and end it."""
+        """Remember the result of a trial, and end it."""
         error = asyncio.CancelledError() if confirm.cancelled() else confirm.exception()
         works = error is None or isinstance(error, Returned)
         if isinstance(error, Refused):
-            works = not error.code  # A full queue is no fault of the channel.
+            works = not error.code  # A full queue does not close the channel.
             if (limit := _LIMIT.search(str(error))) and error.code == PRECONDITION_FAILED:
                 self._largest = int(limit[1])
         if works:
@@ -195,7 +196,7 @@ class PublishingChannels:
         ended.set_result(None)
 
     async def _retire(self, confirms: Confirms) -> None:
-        """Close a channel, but not while the broker reads nothing: that would cost the session."""
+        """Close a channel once the broker reads again: a late reply would close the session."""
         with suppress(OSError):
             await confirms.writable(self._closed)
         if not self._closed.done():
@@ -214,7 +215,7 @@ class PublishingChannels:
             return self._shared
 
     def _reset(self) -> None:
-        """What worked does not any more: begin anew."""
+        """Forget the results of all trials, as the shared channel is lost."""
         self._shared = None
         self._exchanges.clear()
         self._users = {None}

@@ -1,6 +1,6 @@
-"""Find out what the queues are at the broker, whatever the class writes about them.
+"""Find out the types of queues at the broker, whatever the class declares.
 
-Of a queue that exists, AMQP 0-9-1 tells nothing but its length. RabbitMQ refuses to declare it
+AMQP 0-9-1 reports only the length of a queue that exists. RabbitMQ refuses to declare it
 again with other arguments, and names the first one that differs and its current value. Where no
 queue of that name exists, the broker refuses these declarations as well: they create nothing.
 """
@@ -28,11 +28,11 @@ _UNCOUNTED_SINCE = (4, 3)
 
 
 class FoundQueue(NamedTuple):
-    """What a queue is.
+    """A queue that exists.
 
     Attributes:
         type: `classic`, `quorum` or `stream`.
-        arguments: Those of its own that the question came across.
+        arguments: Its arguments, as far as RabbitMQ reported them.
     """
 
     type: str
@@ -40,7 +40,7 @@ class FoundQueue(NamedTuple):
 
 
 class QueueTypes:
-    """The types of a consumer's queues, as far as they could be found out.
+    """The types of a consumer's queues, as far as they are known.
 
     Attributes:
         version: The broker's; empty where it is unknown.
@@ -56,11 +56,11 @@ class QueueTypes:
         return self.version < _UNCOUNTED_SINCE
 
     def of(self, queue: str) -> str | None:
-        """`classic`, `quorum` or `stream`; None where nobody may say."""
+        """Return `classic`, `quorum` or `stream`; None if the type is unknown."""
         return self._types.get(queue)
 
     async def learn(self, session: Session, queue: Queue) -> FoundQueue | None:
-        """Ask what a queue that exists is; None where nobody may say, or nothing is new."""
+        """Find out the type of a queue; None if that is not permitted, or if it is known."""
         self.version = session.version
         if queue.name in self._types:
             return None
@@ -68,25 +68,25 @@ class QueueTypes:
             self._types[queue.name] = found.type
         return found
 
-    def own(self, session: Session, queue: str) -> None:
-        """A queue of this process was declared: only classic ones go with their connection.
+    def add_exclusive(self, session: Session, queue: str) -> None:
+        """Note an exclusive queue of this process, which is always a classic queue.
 
         Args:
-            queue: As the class names it, and so its messages.
+            queue: The name in the class, which its messages have as well.
         """
         self.version = session.version
         self._types[queue] = "classic"
 
     def forget(self, queue: str) -> None:
-        """A queue is gone: the next one of that name may have another type."""
+        """Forget a queue that was deleted: the next one of that name may have another type."""
         self._types.pop(queue, None)
 
     def delivery_count(self, message: AMQPMessage[Any]) -> int:
-        """How often the queue took *message* back, and counted it against its delivery limit.
+        """Return how often *message* was requeued and counted against the delivery limit.
 
-        The header of that name may be the sender's: a classic queue passes it on, and so does
-        RabbitMQ 4.3 as long as it has nothing to count. But that counts every delivery in another
-        header, and no more of them can have failed.
+        The sender may have written the header: a classic queue does not change it, nor does
+        RabbitMQ 4.3 before the first counted requeue. RabbitMQ 4.3 counts all deliveries in another
+        header, and the result is never higher than that.
         """
         if self.of(message.queue) == "classic":
             return 0
@@ -95,17 +95,17 @@ class QueueTypes:
 
 
 async def look_up(session: Session, queue: Queue) -> FoundQueue | None:
-    """What a queue that exists is; None without the permission to declare it.
+    """Find out the type of a queue; None without the permission to declare it.
 
     Args:
-        queue: How the class declares it: the more of that is right, the fewer questions it takes.
+        queue: Its declaration in the class: the more of it is right, the fewer requests it takes.
 
     Raises:
-        ConnectionLost: The session went meanwhile.
+        ConnectionLost: The session was lost.
     """
     flags: dict[str, Any] = {name: getattr(queue, name) for name in _FLAGS}
     declared = queue.declared_arguments
-    # Never for a stream: RabbitMQ closes the connection where one cannot be made with these.
+    # Never a stream: RabbitMQ closes the connection if a stream has such arguments.
     assumed = "quorum" if declared.get(_TYPE) == "quorum" else "classic"
     arguments: dict[str, Any] = {**declared, _TYPE: assumed, **_IMPOSSIBLE}
     for _ in range(_MAX_DECLARATIONS):
@@ -138,7 +138,7 @@ async def look_up(session: Session, queue: Queue) -> FoundQueue | None:
 
 
 def _value(text: str) -> str | int | bool | None:
-    """What RabbitMQ says an argument is: `none`, `'5'`, `the value '5' of type 'byte'`."""
+    """Parse the value of an argument: `none`, `'5'`, `the value '5' of type 'byte'`."""
     found = _VALUE.match(text)
     if found is None:
         return None

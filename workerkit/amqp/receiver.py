@@ -61,7 +61,7 @@ class Receiver:
         self._take = self._batching.add if options.batch else self._take_one
         settling.safe_requeue.handle_again = self._take
         self._running: dict[AMQPMessage[Any], float] = {}
-        # Redelivered, while the call that was made with them before still runs.
+        # Redelivered messages whose first call still runs.
         self._held: dict[AMQPMessage[Any], float] = {}
         self._stopping = asyncio.Event()
 
@@ -88,7 +88,7 @@ class Receiver:
         )
 
     def before_close(self, acks: Acks) -> None:
-        """Their channel is about to be closed: give back what no worker has begun with."""
+        """Requeue the messages that no worker has started with, before the channel is closed."""
         waiting = [each for each in (*self._waiting, *self._batching) if each.acks is acks]
         self._settling.safe_requeue.requeue_without_counting(waiting)
 
@@ -96,7 +96,7 @@ class Receiver:
         """Their channel is lost: the broker delivers again what no worker has begun with.
 
         Args:
-            suspect: The broker did it, perhaps because it waited for the oldest message too long.
+            suspect: The broker closed it, perhaps because of its consumer timeout.
         """
         self._waiting = deque(each for each in self._waiting if each.acks is not acks)
         self._batching.keep(lambda message: message.acks is not acks)
@@ -127,13 +127,13 @@ class Receiver:
         self._settling.hurry()
 
     def requeue_running(self) -> None:
-        """Return what handlers had begun with when they were cancelled or ended the process."""
+        """Requeue the messages whose handlers were cancelled or ended the process."""
         for message in self._running:
             self._settling.safe_requeue.requeue(message)
         self._running.clear()
 
     async def wait_for_requeues(self) -> None:
-        """Return once everything has gone back that can."""
+        """Wait until all messages are requeued, or could not be."""
         await self._settling.safe_requeue.wait()
 
     def _take_one(self, message: AMQPMessage[Any]) -> None:
@@ -230,7 +230,7 @@ class Receiver:
         self._running.pop(message, None)
 
     def _hold(self, message: AMQPMessage[Any]) -> bool:
-        """Hold a redelivered message whose handler still runs here, called before its channel went.
+        """Hold a redelivered message whose first call still runs in this process.
 
         No message is handled twice at the same time by one process. The call that runs decides: if
         it succeeds, this one is acknowledged.
@@ -242,7 +242,7 @@ class Receiver:
         return False
 
     def _resume(self, ended: AMQPMessage[Any]) -> None:
-        """The call with *ended* is over: go on with the same message, if it was redelivered."""
+        """Continue with a redelivered message after the first call with it has ended."""
         if ended in self._held:
             return
         same = [each for each in self._held if each.fingerprint == ended.fingerprint]
@@ -264,7 +264,7 @@ class Receiver:
     async def _replaced_with_copies(
         self, redelivered: Collection[AMQPMessage[Any]]
     ) -> Collection[AMQPMessage[Any]]:
-        """Those that were replaced with copies, which come by themselves."""
+        """Return the messages that were replaced with copies; RabbitMQ delivers the copies."""
         if not redelivered:
             return ()
         answers = await asyncio.gather(*map(self._replaced, redelivered))

@@ -27,7 +27,7 @@ from workerkit.errors import ConnectionLost
 Treat = Callable[[AMQPMessage[Any]], Awaitable[None]]
 
 _AT_A_TIME = 50
-# CC and BCC would route the copy to where the first one went.
+# CC and BCC would route the copy to other queues again.
 _COUNTS = ("CC", "BCC", DELIVERY_COUNT, ACQUIRED_COUNT)
 
 
@@ -156,7 +156,7 @@ def replayed(message: AMQPMessage[Any], queue: str) -> Properties:
 
 
 def uncounted(message: AMQPMessage[Any]) -> Properties:
-    """The properties of a copy that stays in the same queue: everything but the broker's counts."""
+    """The properties of a copy for the same queue, without the broker's counts."""
     headers = message.properties.table
     with suppress(table.MalformedTable):
         headers = headers and table.merge(headers, {}, lambda name, _: name not in _COUNTS)

@@ -1,7 +1,7 @@
-"""Wait for the broker's replies, and decide what a late one costs: its channel or the connection.
+"""Wait for the broker's replies; a late one closes its channel, or the connection.
 
-A broker that is busy answers one request late and others in time. Its connection is good, and so
-are the consumers on it. A connection on which nothing comes at all is lost.
+A busy broker may answer one request late and others in time. Then the connection and its consumers
+are fine. A connection on which nothing arrives at all is lost.
 """
 
 import asyncio
@@ -34,10 +34,10 @@ _CODES: dict[type[AMQPChannelError], int] = {
 
 
 class Socket(Protocol):
-    """What is known of the connection's socket.
+    """The socket of the connection.
 
     Attributes:
-        last_read: The loop's time at which the last bytes came.
+        last_read: When the last bytes arrived, in seconds of the loop.
     """
 
     last_read: float
@@ -60,15 +60,15 @@ class Replies:
         """Send a request and wait for its reply.
 
         Args:
-            what: The request, for people.
+            what: The request, for errors and logs.
             call: Sends it, and returns the reply. It is cancelled when the reply is late.
             seconds: To wait for the reply; ten by default.
 
         Raises:
-            BrokerRefused: The broker closed the channel over it.
-            ConnectionLost: The reply is late, or its channel was closed meanwhile. The connection
-                is dropped as well where nothing came on it since the request was sent, and where
-                no request at all was answered for twice as long.
+            BrokerRefused: The broker closed the channel because of it.
+            ConnectionLost: The reply is late, or its channel was closed. The connection is closed
+                as well if nothing arrived since the request was sent, or if no request at all was
+                answered for twice as long.
         """
         seconds = RPC_DEADLINE if seconds is None else seconds
         sent = self._clock()
@@ -95,29 +95,29 @@ class Replies:
 
 
 class DiscardingSink:
-    """Ignores what still comes on a channel that was given up.
+    """Discards what still arrives on a channel that is closed.
 
-    The broker goes on sending until it has read that the channel is closed. aiormq would keep the
-    first frames and then read nothing more, on the whole connection.
+    The broker continues to send until it has read channel.close. aiormq would keep the first frames
+    and then stop reading, on the whole connection.
     """
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """The broker delivers it again: it was not settled."""
+        """Discard it: it is not settled, so the broker delivers it again."""
 
     def oversized(self, method: bytes, properties: bytes, size: int) -> None:
-        """The same."""
+        """Discard it, as above."""
 
     def empty(self) -> None:
-        """Nobody asks any more."""
+        """Discard it: no basic.get waits."""
 
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Its publish has failed already."""
+        """Discard it: the publish has failed already."""
 
     def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
-        """Its publish has failed already."""
+        """Discard it: the publish has failed already."""
 
     def closed(self) -> None:
-        """It is closed."""
+        """Do nothing: the channel is closed already."""
 
 
 async def translate_errors(what: str, call: Awaitable[T]) -> T:
@@ -139,6 +139,6 @@ async def translate_errors(what: str, call: Awaitable[T]) -> T:
 def refusal(what: str, error: AMQPChannelError) -> ConnectionLost:
     """Our error for a channel that the broker closed."""
     if _IN_USE in str(error):
-        # It has the code of a missing permission, and no permission would help.
+        # Its code is that of a missing permission, but no permission would help.
         return QueueInUse(f"{what}: {error}: another client consumes it exclusively")
     return BrokerRefused(f"{what}: {error}", _CODES.get(type(error), 0))

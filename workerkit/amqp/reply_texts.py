@@ -1,7 +1,7 @@
-"""The texts with which the broker closes channels, made readable for pamqp.
+"""Replace invalid UTF-8 in reply texts, so that pamqp can decode them.
 
-RabbitMQ cuts them to 255 bytes, wherever that is in a character of the name of a queue. pamqp
-raises on half a character, and aiormq would lose the connection instead of one channel.
+RabbitMQ truncates reply texts to 255 bytes, even inside a character of a queue's name. pamqp raises
+an error for half a character, and aiormq would lose the connection instead of one channel.
 """
 
 from struct import Struct
@@ -9,11 +9,11 @@ from struct import Struct
 _HEAD = Struct(">BHI").unpack_from  # frame type, channel, size
 _METHOD = 1
 _CHANNEL_CLOSE, _CONNECTION_CLOSE = b"\x00\x14\x00\x28", b"\x00\x0a\x00\x32"
-_TEXT = 6  # Behind class, method and reply code.
+_TEXT = 6  # After class, method and reply code.
 
 
 def readable(frames: bytes) -> bytes:
-    """Replace what is no UTF-8 in reply texts by question marks, in frames that are whole."""
+    """Replace invalid UTF-8 in reply texts with question marks. The frames must be whole."""
     if _CHANNEL_CLOSE not in frames and _CONNECTION_CLOSE not in frames:
         return frames
     replaced = bytearray(frames)
@@ -31,6 +31,6 @@ def readable(frames: bytes) -> bytes:
 
 
 def _without_half_characters(text: bytes) -> bytes:
-    """The same number of bytes, all of them UTF-8."""
+    """Return the same number of bytes, all of them valid UTF-8."""
     decoded = text.decode(errors="surrogateescape")
     return b"".join(b"?" if "\udc80" <= sign <= "\udcff" else sign.encode() for sign in decoded)

@@ -1,15 +1,15 @@
-"""Give messages back to their queue in a way that loses none.
+"""Requeue messages so that RabbitMQ drops none of them.
 
-A quorum queue counts how often a message comes back, and drops it beyond its delivery limit. That
-limit may be a policy's or somebody else's, and no client can ask for it. Where the class does not
-state it, nothing is left to the counter:
+A quorum queue counts how often a message is requeued, and drops it when the count exceeds its
+delivery limit. The limit may come from a policy or another declaration, and a client cannot read
+it. If the class does not state it, workerkit does not rely on that count:
 
 * From RabbitMQ 4.3 on, basic.nack does not count.
-* Before that, whatever goes back counts. So a confirmed copy goes to the end of the same queue, and
-  then the original is acknowledged: the copy is a new message, and our header counts instead.
+* Before that, every requeue counts. So a copy is published to the end of the same queue, and the
+  original is acknowledged after the confirm. The copy is a new message, which a header counts.
 
-What comes back because a connection or a process ended was counted by the broker. Such a message is
-replaced with a copy before it is handled, so that its count begins anew.
+RabbitMQ counts a message that it requeues because a connection or a process ended. Such a message
+is replaced with a copy before it is handled, so that its count starts at 0.
 """
 
 import asyncio
@@ -42,14 +42,14 @@ _BEFORE_NEXT_TRY = 1.0
 
 
 class SafeRequeue:
-    """Gives the messages of one consumer back.
+    """Requeues the messages of one consumer.
 
     Args:
-        moves: Sends the copies.
-        types: What the queues are at the broker.
+        moves: Publishes the copies.
+        types: The types that the queues have at the broker.
 
     Attributes:
-        handle_again: Takes a message that could not go back.
+        handle_again: Called with a message that could not be requeued.
     """
 
     handle_again: Callable[[AMQPMessage[Any]], None]
@@ -64,13 +64,13 @@ class SafeRequeue:
         self._stopping = asyncio.Event()
 
     def requeue(self, message: AMQPMessage[Any], *, failed: bool = True) -> bool:
-        """Give *message* back, now or once its copy is safe.
+        """Requeue *message*, now or after its copy was confirmed.
 
         Args:
-            failed: A handler has begun with it. Else it was only sent ahead.
+            failed: A handler has started with it. Else it was only prefetched.
 
         Returns:
-            False if its channel is lost: the broker has taken it back by itself.
+            False if its channel is lost: the broker has requeued it already.
         """
         if message.acks.lost:
             return False
@@ -91,10 +91,12 @@ class SafeRequeue:
         return True
 
     def requeue_without_counting(self, messages: list[AMQPMessage[Any]]) -> None:
-        """Give back what would be counted if its channel were closed now, where that is possible.
+        """Requeue messages that RabbitMQ would count if the channel were closed now.
+
+        It does nothing where basic.nack counts as well.
 
         Args:
-            messages: Only sent ahead; no handler has begun with them.
+            messages: Prefetched; no handler has started with them.
         """
         if self._types.nack_counts:
             return
@@ -103,11 +105,11 @@ class SafeRequeue:
                 message.acks.nack(message.tag)
 
     async def replace_with_copy(self, message: AMQPMessage[Any]) -> bool:
-        """Replace a redelivered message with a copy that the broker has not counted yet.
+        """Replace a redelivered message with a copy that the broker has not counted.
 
         Returns:
-            False where its queue has no unknown limit, or no copy arrived: handle it. True also
-            where its channel was lost meanwhile.
+            False if that is not necessary, or if the copy was not confirmed: handle the message.
+            True also if the channel of the message is lost: the broker delivers it again.
         """
         limit = self._limits[message.queue]
         if limit is not None or not self._types.delivery_count(message):
@@ -126,23 +128,23 @@ class SafeRequeue:
         return True
 
     def excessive_redeliveries(self, message: AMQPMessage[Any]) -> int:
-        """How often a redelivered message came back, where nobody should begin with it again.
+        """Return how often a message was redelivered, if that is too often to handle it; else 0.
 
-        The processes that had it ended, or lost their connections. 0 for all other messages.
+        The processes that received it ended, or lost their connections.
         """
         limit, count = self._limits[message.queue], self._types.delivery_count(message)
         if not count:
             return 0
         if limit is not None:
-            # With a limit of 1 that cannot be told apart from a message that merely failed.
+            # With a limit of 1, such a message looks like one that failed once.
             return count if 1 < limit <= count else 0
         if self._types.of(message.queue) is None:
-            count = 1  # On a classic queue this is whatever the sender wrote.
+            count = 1  # On a classic queue the header has the value that the sender wrote.
         returns = message.returns + count
         return returns if returns >= _TOO_MANY_REDELIVERIES else 0
 
     def failed_too_often(self, message: AMQPMessage[Any]) -> bool:
-        """Whether a message must not go back, because its queue would drop it or should have."""
+        """Whether a message must not be requeued, because its queue could drop it."""
         limit, count = self._limits[message.queue], self._types.delivery_count(message)
         if limit is None:
             if not self._types.nack_counts:
@@ -152,25 +154,25 @@ class SafeRequeue:
         return limit >= 0 and count >= min(limit, max(limit - 1, 1))
 
     def stop(self) -> None:
-        """The process stops: what cannot be copied at once stays, and its channel is closed."""
+        """Stop trying again: a message that cannot be copied stays until its channel is closed."""
         self._stopping.set()
 
     async def wait(self) -> None:
-        """Return once everything has gone back that can."""
+        """Wait until all copies are confirmed or have failed."""
         while self._copying:
             await asyncio.wait(self._copying)
 
     async def _copy(self, message: AMQPMessage[Any], failed: bool) -> None:
-        """Copy, then acknowledge. What cannot be copied stays, and is handled again.
+        """Copy, then acknowledge. A message that cannot be copied is handled again.
 
-        A queue may refuse the copy because it is full; and it stays full while the messages that
-        wait to go back leave no room in the prefetch for others.
+        A full queue refuses the copy. It stays full as long as the messages that wait here take
+        the whole prefetch.
         """
         try:
             await self._move(message, failed=failed)
         except Exception as error:
             if isinstance(error, PublishRefused) and self._types.of(message.queue) is None:
-                # We may neither declare nor publish: the queue may well be a classic one.
+                # The user may neither declare nor publish, so the type is unknown: assume classic.
                 message.acks.nack(message.tag)
                 return
             log.exception("message could not be moved and stays", extra=self._log_fields(message))
@@ -189,7 +191,7 @@ class SafeRequeue:
             acknowledge_original(message)
 
     def _is_classic(self, message: AMQPMessage[Any]) -> bool:
-        """Whether that shows: quorum queues tell how often they have delivered a message."""
+        """Whether a redelivery shows it: a quorum queue adds its delivery count to each."""
         return message.redelivered_flag and "x-delivery-count" not in message.sent
 
     def _log_fields(self, message: AMQPMessage[Any]) -> dict[str, object]:
@@ -199,7 +201,7 @@ class SafeRequeue:
 def _copies(message: AMQPMessage[Any], *, failed: bool) -> Iterator[Properties]:
     """The properties of a copy for the same queue.
 
-    The second one has nothing of ours in it, for headers that leave no room.
+    The second try has no headers of ours, in case the headers do not fit into a frame.
     """
     ours: dict[str, Any] = {
         QUEUE: message.queue,

@@ -1,8 +1,8 @@
-"""Ask the broker for things, a bounded number at a time, on channels that are used again.
+"""Send requests to the broker on reused channels, a bounded number at a time.
 
-A connection of five hundred consumers has thousands of questions when it is new. Asked all at
-once, each of them waits for the others in the broker's queue, and those that wait too long are
-given up. And opening a channel costs as much as a question does: only a refusal closes one.
+A connection with five hundred consumers sends thousands of requests at its start. If all were sent
+at once, each would wait for the others, and many would reach their deadline. Opening a channel
+costs as much as a request, so a channel is used again until the broker refuses a request.
 """
 
 import asyncio
@@ -15,7 +15,7 @@ MAX_SETUPS = 16
 
 
 class ClosableChannel(Protocol):
-    """A channel, as far as it matters here."""
+    """A channel that one caller at a time uses."""
 
     @property
     def lost(self) -> "asyncio.Future[Any]":
@@ -29,11 +29,11 @@ C = TypeVar("C", bound=ClosableChannel)
 
 
 class ScratchChannels(Generic[C]):
-    """The channels of one connection on which the broker is asked for things.
+    """The channels of one connection that are used for requests.
 
     Args:
         create: Opens a channel.
-        max_setups: Turns that are given out at the same time, and so channels that are needed.
+        max_setups: How many callers may have a turn at the same time, each with one channel.
     """
 
     def __init__(self, create: Callable[[], Awaitable[C]], max_setups: int = MAX_SETUPS) -> None:
@@ -44,16 +44,16 @@ class ScratchChannels(Generic[C]):
 
     @asynccontextmanager
     async def turn(self) -> AsyncIterator[None]:
-        """Wait until it is this caller's turn to set something up; the block is the turn.
+        """Wait for a turn; it lasts for the block.
 
-        Channels are kept open for as long as somebody has a turn, or waits for one.
+        Idle channels stay open as long as a caller has a turn or waits for one.
         """
         self._wanted += 1
         try:
             async with self._turns:
                 yield
         except asyncio.CancelledError:
-            # The process stops, and closes the connection: that waits for nothing else.
+            # The process stops and closes the connection, so the channels need no close.
             self._wanted -= 1
             raise
         except BaseException:
@@ -63,7 +63,7 @@ class ScratchChannels(Generic[C]):
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[C]:
-        """A channel to ask on. It is not used again if the block raises."""
+        """Provide a channel for requests. It is not used again if the block raises."""
         while self._idle and self._idle[-1].lost.done():
             self._idle.pop()
         channel = self._idle.pop() if self._idle else await self._create()
@@ -83,6 +83,6 @@ class ScratchChannels(Generic[C]):
             await self.close_idle()
 
     async def close_idle(self) -> None:
-        """Close the channels on which nobody asks just now."""
+        """Close the channels that are not in use."""
         idle, self._idle = self._idle, []
         await asyncio.gather(*(each.close() for each in idle))

@@ -41,8 +41,8 @@ class Settling:
 
     Attributes:
         failing: Whether messages have failed in a row, so that a success has to be told as well.
-        safe_requeue: Gives messages back to their queues.
-        parts: Told, by queue, when a message cannot be settled at all.
+        safe_requeue: Requeues messages.
+        parts: Health by queue, notified when a message cannot be settled at all.
     """
 
     def __init__(self, options: AMQPOptions, moves: Moves, types: QueueTypes) -> None:
@@ -104,8 +104,8 @@ class Settling:
         """Whether the next try is made without letting go of the message."""
         if outcome.action is not Action.RETRY or message.acks.lost:
             return False
-        # What comes back to a stream comes to everybody who reads it, and what waits in a queue of
-        # the broker cannot come back to a queue that goes with its connection.
+        # A copy in a stream is delivered to all its consumers, and a copy in a retry queue cannot
+        # return to a queue that is deleted with its connection.
         return not outcome.delay or message.queue in self._in_place
 
     def given_up(self, message: AMQPMessage[Any]) -> Outcome | None:
@@ -151,10 +151,10 @@ class Settling:
         return message.queue in self._streams or self.safe_requeue.failed_too_often(message)
 
     def _settle_oversized(self, message: Oversized) -> tuple[Action, bool]:
-        """Settle a dead letter of which there can be no copy, as its body was not kept.
+        """Settle a dead letter that cannot be copied, because its body was discarded.
 
-        Without the queue's dead-letter exchange it stays unsettled, rather than be lost: other
-        messages go on. A stream keeps it anyway.
+        If the queue has no dead-letter exchange, the message stays unsettled, so that it is not
+        lost; other messages are handled. A stream keeps it anyway.
         """
         if message.queue in self._streams:
             action, settled = Action.ACK, message.acks.ack(message.tag)

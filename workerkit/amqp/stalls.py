@@ -1,4 +1,4 @@
-"""Notice what the broker has begun to send and does not go on with."""
+"""Detect frames and messages that the broker does not finish."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ CHECKS = 5
 
 @dataclass(slots=True)
 class _Progress:
-    """Something unfinished.
+    """The progress of a frame or a message.
 
     Attributes:
-        since: When it had made progress last.
-        received: How much of it had come then.
-        checks: How often it was looked at since.
+        since: When it last made progress.
+        received: The bytes that had arrived then.
+        checks: How often it was checked since.
     """
 
     since: float
@@ -23,14 +23,14 @@ class _Progress:
 
 
 class StallDetector:
-    """Watches frames and messages that have come in part.
+    """Watches frames and messages that have arrived in part.
 
-    A large message may take long on a slow line, so it is not its age that counts but the time in
-    which it makes no progress. A process that could not look had no chance to read either: only
-    what shows no progress at five looks in a row has stalled.
+    A large message may take long on a slow connection, so the time without progress counts, not the
+    age. A process whose event loop was blocked could not read, so five checks in a row without
+    progress are needed as well.
 
     Args:
-        seconds: Without progress. Look five times within this time.
+        seconds: The time without progress. Call `check` five times within it.
     """
 
     def __init__(self, seconds: float) -> None:
@@ -38,7 +38,7 @@ class StallDetector:
         self._seen: dict[object, _Progress] = {}
 
     def check(self, unfinished: list[Unfinished], now: float) -> str:
-        """What has stalled, in words; empty where nothing has."""
+        """Return a description of what has stalled; empty if nothing has."""
         before, self._seen = self._seen, {}
         for each in unfinished:
             seen = before.get(each.key)

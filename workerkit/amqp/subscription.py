@@ -55,7 +55,7 @@ class Subscription:
         self._topology = topology
         self._part = part
         self._tag = _tag(receiver.name, queue)
-        # What the broker knows the queue by: the messages and the logs have the declared name.
+        # The name at the broker; messages and logs have the name from the class.
         self._name = queue.name
         self._named_for: Session | None = None
         self._suffix = ""
@@ -96,7 +96,7 @@ class Subscription:
                 self._part.waiting("the connection is lost")
                 await asyncio.wait([session.lost])
             else:
-                # A new session need not wait for what the old one was waiting for.
+                # A new session may have a free channel: do not wait any longer.
                 await asyncio.wait([session.lost], timeout=pause)
 
     async def stop(self) -> None:
@@ -111,9 +111,9 @@ class Subscription:
             log.warning("consumer not cancelled", extra=self._fields(reason=str(error)))
 
     def close(self) -> None:
-        """Settle nothing more. The broker closes the channel with the connection, which is next.
+        """Settle nothing more. The connection is closed next, and its channels with it.
 
-        Five hundred channels that are closed one by one would take a second of a busy machine.
+        Closing five hundred channels one by one would take a second.
         """
         channel, self._channel, self._consuming = self._channel, None, False
         if channel is not None:
@@ -125,11 +125,11 @@ class Subscription:
         self._not_ready(error)
 
     async def _set_up(self, session: Session) -> Channel | None:
-        """Begin to consume, once it is this queue's turn; None where something is missing.
+        """Start to consume, after waiting for a turn; None if a queue is missing.
 
         Raises:
-            BrokerRefused: The queue may not be read or declared.
-            ConnectionLost: The channel went, or the whole session.
+            BrokerRefused: The user may not read or declare the queue.
+            ConnectionLost: The channel was lost, or the whole session.
         """
         async with session.scratch.turn():
             if not await self._there(session):
@@ -141,7 +141,7 @@ class Subscription:
         """Whether everything is there that has to be."""
         if self._queue.per_process:
             if session is not self._named_for:
-                # A broker that has not noticed the loss of a connection still has its queue.
+                # The queue of the old connection exists until the broker has noticed its loss.
                 self._named_for, self._suffix = session, _suffix()
             self._name = await self._topology.declare_own(session, self._queue, self._suffix)
             return True
@@ -173,12 +173,12 @@ class Subscription:
     async def _consumed(self, channel: Channel) -> None:
         """Return when the broker cancels the consumer.
 
-        It does not say why: the queue was deleted, its leader or node went, or from RabbitMQ 4.3 on
-        a message of a quorum queue was not acknowledged in time.
+        basic.cancel has no reason: the queue was deleted, its leader or node failed, or from
+        RabbitMQ 4.3 on a message of a quorum queue was not acknowledged in time.
 
         Raises:
             BrokerRefused: The broker closed the channel.
-            ConnectionLost: The channel went, or the whole session.
+            ConnectionLost: The channel was lost, or the whole session.
         """
         await self._cancelled.wait()
         if channel.lost.done():
@@ -237,7 +237,7 @@ class Subscription:
 
 
 def _suffix() -> str:
-    """What makes the name of a queue that of one connection of this process."""
+    """Return a suffix for the queue of this process, new for each connection."""
     return f"{socket.gethostname()[:63]}.{os.getpid()}.{token_hex(4)}"
 
 

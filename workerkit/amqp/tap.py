@@ -24,7 +24,7 @@ log = logging.getLogger(__name__)
 _HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
 _FEED_EVERY = _NOTIFY_EVERY = 1.0
 CLOSED = "the socket was closed"
-"""Why a connection was lost, where nothing more is known."""
+"""The reason for a lost connection if nothing more is known."""
 
 
 class TapProtocol(asyncio.StreamReaderProtocol):
@@ -34,7 +34,7 @@ class TapProtocol(asyncio.StreamReaderProtocol):
         last_read: The loop's time at which the last bytes came.
         lost: Done when the socket is closed.
         unblocked: Clear while the broker blocks publishers of this connection.
-        acks: Those of its channels, told when bytes come, once a second at most.
+        acks: The acks of its channels, notified when bytes arrive, once a second at most.
         socket: The transport, once connected.
     """
 
@@ -78,7 +78,8 @@ class TapProtocol(asyncio.StreamReaderProtocol):
         super().connection_lost(error)
         # asyncio keeps the error for whoever waits until the writer is closed. Where nobody does,
         # it may complain about that when the future is collected, on stderr.
-        if (closed := getattr(self, "_closed", None)) is not None:
+        closed = getattr(self, "_closed", None)
+        if closed is not None and not closed.cancelled():
             closed.exception()
         self._error = self._error or error
         if not self.lost.done():
@@ -106,7 +107,7 @@ class TapProtocol(asyncio.StreamReaderProtocol):
         await self.writer.drain()
 
     def give_up(self, error: MalformedFrame) -> None:
-        """Drop the socket, and say why."""
+        """Close the socket, and keep the reason."""
         self._error = error
         self.socket.abort()
 
@@ -126,8 +127,8 @@ class TapTransportFactory(TransportFactory):
     """Opens the socket for aiormq with our protocol on it.
 
     Args:
-        attempt: Knows the server, in place of the URL that aiormq hands on.
-        server_name: That the certificate must have; None for the name of the server.
+        attempt: Connects to the server, instead of the URL that aiormq passes on.
+        server_name: The name that the certificate must have; None for that of the server.
 
     Attributes:
         protocol: Of the socket that was opened; None until aiormq has asked for one.

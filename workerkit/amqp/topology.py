@@ -20,7 +20,7 @@ from workerkit.supervisor import cancel
 
 log = logging.getLogger(__name__)
 
-# Seconds to wait for queues that were there before.
+# Seconds to wait for queues that existed before.
 _KNOWN_QUEUES_DEADLINE = 1.0
 _CONSUMING_WITHOUT = "consuming without a queue for dead letters or retries"
 
@@ -39,7 +39,7 @@ class Missing(NamedTuple):
 
 
 class _NeededQueue(NamedTuple):
-    """A queue beside that of a consumer.
+    """A queue that a consumer needs for retries or dead letters.
 
     Attributes:
         existing: How it may be declared as well where it exists.
@@ -59,7 +59,7 @@ class Topology:
     Args:
         written: The queues of *options* as their class has them, without a default type.
         declare: The consumer's own option, or the connection's setting.
-        types: Is told what the queues are.
+        types: Learns the types of the queues.
     """
 
     def __init__(
@@ -83,12 +83,10 @@ class Topology:
         self._seen = moves.seen
 
     async def declare_own(self, session: Session, queue: Queue, suffix: str) -> str:
-        """Declare the queue of this process, under its name here, and bind it.
-
-        Whatever `declare` says: nobody else could.
+        """Declare the exclusive queue of this process and bind it, whatever `declare` is.
 
         Returns:
-            Its name here.
+            The name of the queue at the broker.
 
         Raises:
             BrokerRefused: A permission is missing, which the text names.
@@ -96,7 +94,7 @@ class Topology:
         """
         own = queue.for_process(suffix)
         await available(session, own, "always")
-        self._types.own(session, queue.name)
+        self._types.add_exclusive(session, queue.name)
         await self._bindings.create(session, own)
         return own.name
 
@@ -126,10 +124,10 @@ class Topology:
     async def _first_missing_within(
         self, seconds: float, session: Session, needed: Sequence["_NeededQueue"]
     ) -> Missing | None:
-        """Find the first one that is missing; None also where the answers take too long.
+        """Find the first queue that is missing; None also if the answers take too long.
 
-        The broker knows at once that a queue is missing. It is late where a node does not answer
-        that has the queue, and this must not stop the work on a queue that other nodes serve.
+        The broker reports at once that a queue is missing. It is late if the node of the queue
+        does not answer, and that must not stop a consumer whose own queue is on other nodes.
         """
         checking = asyncio.create_task(self._first_missing(session, needed))
         try:
@@ -147,7 +145,7 @@ class Topology:
         return None
 
     def _on_late_answers(self, checking: "asyncio.Task[Missing | None]") -> None:
-        """The answers came late: the consumer consumes already, and only the log needs them."""
+        """Log late answers: the consumer consumes already."""
         self._late_checks.discard(checking)
         if checking.cancelled():
             return
@@ -167,7 +165,7 @@ class Topology:
                     text = f"queue {queue.name!r} is missing, for {what}"
                     return Missing(queue.name, f"{text}: declare it, or set {instead}")
             except Unreachable as error:
-                # It exists. What has to go there meanwhile stays in its own queue.
+                # It exists. Messages that should go there stay in their own queue.
                 log.warning(
                     _CONSUMING_WITHOUT, extra={"consumer": self._consumer, "reason": str(error)}
                 )
@@ -188,7 +186,7 @@ class Topology:
         return None
 
     async def _learn(self, session: Session, queue: Queue) -> None:
-        """Find out what a queue is, and log what its author or the operator may not know."""
+        """Find out the type of a queue, and log where it is not what the settings expect."""
         found = await self._types.learn(session, queue)
         if found is None:
             return
@@ -206,7 +204,7 @@ class Topology:
             )
 
     def _needed(self, queue: Queue) -> Iterator["_NeededQueue"]:
-        """Yield the queues where its messages may have to go."""
+        """Yield the queues that retries and dead letters go to."""
         if self._retry is not None and not queue.is_stream:
             for step in self._retry.steps:
                 retries = queue.retries(step)

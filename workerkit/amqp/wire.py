@@ -34,10 +34,9 @@ log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 255
 _CANCEL_DEADLINE = 4.0
-# What is not copied by then goes back with its channel, and is counted.
+# A message that is not copied by then is requeued when its channel closes, and is counted.
 _COPY_DEADLINE = 1.5
-# What the broker compares of a queue: not where to begin reading or what others declare, and
-# bindings only add up.
+# The broker does not compare these: the offset, the bindings, and the limit of another declaration.
 _DECLARED = [
     each.name
     for each in dataclasses.fields(Queue)
@@ -162,7 +161,7 @@ class AMQPWire:
                 receiver.put_back()
 
     async def _cancel_consumers(self) -> None:
-        """Stop the broker from sending; where it takes too long, closing the connection will do."""
+        """Cancel the consumers; if that takes too long, the close of the connection does it."""
         stops = [asyncio.ensure_future(each.stop()) for each in self._subscriptions]
         if not stops:
             return
@@ -181,7 +180,7 @@ class AMQPWire:
             receiver.hasten()
 
     async def drain(self) -> None:
-        """Return once no handler runs, and what goes back has gone."""
+        """Wait until no handler runs, and all messages to requeue were requeued."""
         await asyncio.gather(*(each.workers.quiet() for each in self._receivers))
         await self._wait_for_requeues()
 

@@ -34,7 +34,7 @@ def serve(port: int, behaves_as: str) -> None:
     """Run a broker until SIGTERM or SIGINT; print its address first.
 
     Raises:
-        ConfigurationError: Somebody else has the port, or there is no such version to copy.
+        ConfigurationError: The port is in use, or *behaves_as* is an unknown version.
     """
     asyncio.run(_serve(port, behaves_as))
 

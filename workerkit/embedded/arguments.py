@@ -1,4 +1,4 @@
-"""The arguments of queue.declare: which RabbitMQ takes, what they mean, when they differ."""
+"""The arguments of queue.declare: check, parse and compare them as RabbitMQ does."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -163,7 +163,7 @@ def _fault(argument: str, field: Field, table: Table, behaviour: Behaviour) -> s
         return _version(field, behaviour.queue_versions)
     if argument == _LOCATOR:
         found = field.type == "longstr" and field.value in behaviour.locators
-        # A classic queue that cannot have one is told so, whatever the value.
+        # A classic queue that cannot have one gets another error, whatever the value.
         quorum = "x-queue-type" in table and table["x-queue-type"].value == "quorum"
         return None if found or not (quorum or behaviour.classic_leader_locator) else _NO_LOCATOR
     if argument == _TIMEOUT and behaviour.checks_consumer_timeout:

@@ -96,7 +96,7 @@ class Backlog(Generic[T]):
         self._size = 0
 
     def _next(self) -> _Lane[T]:
-        """The lane whose turn it is."""
+        """Return the lane that the next message is taken from."""
         for lane in self._lanes.values():
             if lane:
                 return lane
@@ -111,7 +111,7 @@ class Backlog(Generic[T]):
 
 
 class ReturnsLast(Backlog[T]):
-    """Of quorum queues of RabbitMQ 3.10 without a delivery limit: what comes back is last."""
+    """The order of RabbitMQ 3.10 without a delivery limit: requeued messages are last."""
 
     __slots__ = ()
 
@@ -120,7 +120,7 @@ class ReturnsLast(Backlog[T]):
 
 
 class ReturnsFirst(Backlog[T]):
-    """Of other quorum queues: what comes back is first, in the order in which it came back."""
+    """The order of other quorum queues: requeued messages are first, in the order of requeueing."""
 
     __slots__ = ("_returned",)
 
@@ -151,7 +151,7 @@ class ReturnsFirst(Backlog[T]):
 
 
 class ReturnsFirstInTurns(ReturnsFirst[T]):
-    """Of RabbitMQ 4.0: of the others, every third may be one of normal priority, if it is older."""
+    """The order of RabbitMQ 4.0: every third other message may have normal priority, if older."""
 
     __slots__ = ("_turn",)
 

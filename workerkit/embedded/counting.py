@@ -1,7 +1,7 @@
-"""How often a message was delivered: what each version of RabbitMQ counts, and what it reports.
+"""Count deliveries in quorum queues, as each version of RabbitMQ counts and reports them.
 
-A copy is counted within its queue. `Message.deliveries` is what a dead letter brings along from the
-queues before: nothing in 3.10, some of it in 4.0; in 4.3 the sum, and that counts for the limit.
+A copy is counted within its queue. `Message.deliveries` is the count that a dead letter keeps from
+earlier queues: nothing in 3.10, a part in 4.0; in 4.3 the sum, which counts against the limit.
 """
 
 from enum import Enum, auto
@@ -20,16 +20,16 @@ class Settlement(Enum):
     REJECT = auto()  # Dead-lettered or dropped.
     RETURN = auto()  # To its queue, by basic.reject.
     REQUEUE = auto()  # To its queue, by basic.nack or basic.recover.
-    LOST = auto()  # To its queue, as its channel is gone.
+    LOST = auto()  # To its queue, as its channel was closed.
 
 
 class Counted(Protocol):
     """A copy of a message in a queue.
 
     Attributes:
-        acquired: How often it came back.
-        returns: The same, but only what counts for the delivery limit.
-        lost: How often it came back because its channel was gone.
+        acquired: How often it was requeued.
+        returns: The requeues that count against the delivery limit.
+        lost: How often it was requeued because its channel was closed.
     """
 
     message: Message
@@ -42,23 +42,23 @@ class Counting(Protocol):
     """What one version counts."""
 
     def count(self, copy: Counted, settlement: Settlement) -> None:
-        """A copy comes back."""
+        """Count a copy that is requeued."""
 
     def total(self, copy: Counted) -> int:
-        """What is compared with the delivery limit."""
+        """Return the count that is compared with the delivery limit."""
 
     def headers(self, copy: Counted, *, got: bool) -> Table:
-        """What a delivery from a quorum queue reports; *got* is for basic.get."""
+        """Return the headers of a delivery from a quorum queue; *got* is for basic.get."""
 
     def redelivered(self, message: Message, *, quorum: bool) -> bool:
-        """Whether the first delivery from a queue says that it is not the first."""
+        """Whether the first delivery from a queue has the flag `redelivered`."""
 
     def after_death(self, copy: Counted, reason: str, *, quorum: bool) -> int:
-        """What a dead letter takes along."""
+        """Return the count that a dead letter keeps."""
 
 
 class Counting310:
-    """Every return counts. basic.get reports a zero, basic.deliver does not."""
+    """Every requeue counts. basic.get reports a count of 0, basic.deliver does not."""
 
     def count(self, copy: Counted, settlement: Settlement) -> None:
         copy.acquired += 1
@@ -78,7 +78,7 @@ class Counting310:
 
 
 class Counting40:
-    """Every return counts; a dead letter brings along rejects and lost channels."""
+    """Every requeue counts; a dead letter keeps the counts of rejects and closed channels."""
 
     def count(self, copy: Counted, settlement: Settlement) -> None:
         copy.acquired += 1
@@ -101,7 +101,7 @@ class Counting40:
 
 
 class Counting43:
-    """basic.nack and basic.recover count apart, and not for the limit; dead letters keep it all."""
+    """basic.nack and basic.recover do not count against the limit; dead letters keep all counts."""
 
     def count(self, copy: Counted, settlement: Settlement) -> None:
         copy.acquired += 1

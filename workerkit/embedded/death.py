@@ -26,7 +26,7 @@ def buried(
         now: Seconds since 1970.
         exchange: The dead-letter exchange.
         routing_key: Of the queue's declaration; None keeps the message's own, copies included.
-        deliveries: What it takes along; see `counting`.
+        deliveries: The delivery count that it keeps; see `counting`.
         discards_client_deaths: An `x-death` that a client wrote is dropped, `CC` is kept, and the
             last death has headers of its own.
     """

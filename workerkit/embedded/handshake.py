@@ -124,10 +124,10 @@ class Handshake:
 
 
 def _server_properties(version: str) -> Table:
-    """What connection.start says of the broker.
+    """The server properties of connection.start.
 
-    The version is that of the RabbitMQ that is copied, as clients go by it; product, platform and
-    information say who is speaking.
+    The version is that of the copied RabbitMQ, because clients depend on it; product, platform and
+    information are those of the embedded broker.
     """
     capabilities = {name: Field("bool", True) for name in _CAPABILITIES}
     return {

@@ -20,7 +20,7 @@ class Message:
             delivery does, so they are never encoded again.
         properties: Flags and values as they stand in the header frame.
         died: The broker itself has dead-lettered it before.
-        deliveries: How often queues before this one delivered it; see `counting`.
+        deliveries: The delivery count of earlier queues; see `counting`.
 
     Attributes:
         flags: Which properties there are, see `properties.FLAGS`.

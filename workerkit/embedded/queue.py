@@ -85,7 +85,7 @@ class Copy:
     Attributes:
         position: Its place; it keeps it when it comes back.
         expires: The clock's time, or None.
-        acquired, returns, lost: How often it came back; see `counting`.
+        acquired, returns, lost: How often it was requeued; see `counting`.
         consumer: Who has it, if a consumer has.
     """
 
@@ -203,7 +203,7 @@ class Queue:
         return copy
 
     def requeue(self, copies: Iterable[Copy], settlement: Settlement) -> None:
-        """Take back messages that were delivered."""
+        """Requeue messages that were delivered."""
         limit, counting = self.arguments.delivery_limit, self.behaviour.counting
         for copy in copies:
             if self.deleted:

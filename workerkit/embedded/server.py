@@ -47,14 +47,14 @@ class EmbeddedBroker:
     Args:
         port: 0 picks a free one.
         host: A loopback address.
-        behaves_as: The version of RabbitMQ to copy where they differ: "3.10", "4.0" or "4.3".
+        behaves_as: The version of RabbitMQ to behave as: "3.10", "4.0" or "4.3".
         max_memory: Bytes of messages at which the memory alarm blocks publishers.
 
     Raises:
         ConfigurationError: *host* is no loopback address, or *behaves_as* none of these versions.
 
     Attributes:
-        behaves_as: The version that it copies.
+        behaves_as: The version of RabbitMQ that it behaves as.
     """
 
     def __init__(

@@ -198,7 +198,7 @@ class VirtualHost:
         ]
 
     def _reply(self, keys: list[str], message: Message) -> bool:
-        """Deliver an answer; whether *message* was one, as far as the version tells."""
+        """Deliver a direct reply; whether *message* was routed as one, by the version's rules."""
         outlets = [outlet for key in keys if (outlet := self.replies.get(key))]
         for outlet in outlets:
             outlet.deliver_reply(message)
@@ -226,7 +226,7 @@ class VirtualHost:
             deliveries=count,
             discards_client_deaths=self.behaviour.discards_client_deaths,
         )
-        # With a key of its own it goes there alone, also where it keeps its copies' keys.
+        # With a dead-letter routing key, it is routed by that key only.
         keys = routing_keys(letter) if routing_key is None else [routing_key]
         self._letters.append((letter, keys))
         if not self._burying:

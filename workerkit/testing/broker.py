@@ -11,7 +11,7 @@ async def embedded_broker(*, behaves_as: str = LATEST) -> AsyncIterator[Embedded
     """An in-process AMQP broker on a free port of the loopback; `broker.url` is its address.
 
     Args:
-        behaves_as: The version of RabbitMQ to copy: "3.10", "4.0" or "4.3".
+        behaves_as: The version of RabbitMQ to behave as: "3.10", "4.0" or "4.3".
 
     Raises:
         ConfigurationError: *behaves_as* is none of these.

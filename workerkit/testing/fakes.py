@@ -18,7 +18,7 @@ from workerkit.settings import WorkerSettings
 from workerkit.sse.event import SSEEvent
 
 _PUBLISH = inspect.signature(Publisher.publish)
-# What says where a message goes, and how; the rest of the parameters is the message.
+# Parameters of the publish itself; the others belong to the message.
 _DELIVERY_PARAMETERS = ("connection", "vhost", "mandatory", "timeout")
 
 
@@ -49,13 +49,13 @@ def fake_message(
     has not decided.
 
     Args:
-        body: What `message.body` is; `message.raw` has its bytes, compressed where
-            *content_encoding* says so.
+        body: The value of `message.body`; `message.raw` is its encoded form, compressed if
+            *content_encoding* requires it.
         routing_key: The name of the queue by default.
     """
-    told = {**(headers or {}), **({ATTEMPT: attempt} if attempt > 1 else {})}
+    all_headers = {**(headers or {}), **({ATTEMPT: attempt} if attempt > 1 else {})}
     raw, properties = outgoing.message(
-        body, told, message_id, correlation_id, priority, expiration,
+        body, all_headers, message_id, correlation_id, priority, expiration,
         content_type, content_encoding, type, reply_to, app_id, timestamp, user_id,
     )  # fmt: skip
     if timestamp is None:
@@ -137,7 +137,7 @@ class FakePublisher:
         """Remember a message.
 
         Raises:
-            TypeError, ValueError: It could not be published either.
+            TypeError, ValueError: A real publisher would not accept it either.
         """
         return self._publish(
             body, routing_key, str(exchange), headers, message_id or uuid4().hex, options
@@ -176,8 +176,10 @@ class FakePublisher:
         given = {**options, "headers": headers, "message_id": message_id}
         _PUBLISH.bind(self, body, routing_key, exchange=exchange, **given)
         outgoing.check_types({**given, "routing_key": routing_key})
-        told = {name: value for name, value in given.items() if name not in _DELIVERY_PARAMETERS}
-        encode_properties(outgoing.message(body, **told)[1])
+        all_headers = {
+            name: value for name, value in given.items() if name not in _DELIVERY_PARAMETERS
+        }
+        encode_properties(outgoing.message(body, **all_headers)[1])
         if self.error is not None:
             raise self.error
         self.published.append(Published(body, routing_key, exchange, headers, message_id, options))

@@ -225,7 +225,7 @@ async def running(
 
     Args:
         only: Names of the consumers to run, or their classes; none means all.
-        behaves_as: The version of RabbitMQ that the broker copies: "3.10", "4.0" or "4.3".
+        behaves_as: The version of RabbitMQ that the broker behaves as: "3.10", "4.0" or "4.3".
 
     Raises:
         TypeError: *packages* or *only* is no list.
