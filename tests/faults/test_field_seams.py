@@ -12,8 +12,10 @@ from pydantic import SecretStr
 
 from tests.application import Recorder, running
 from tests.client import Client
+from tests.consumers import collector
+from tests.faults.test_field_unreachable import WITHOUT, name_of, send_anew
 from tests.rabbit import PrivateRabbit
-from tests.records import errors
+from tests.records import errors, fields
 from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, AMQPMessage, Binding, Queue, RetryPolicy
 from workerkit.amqp.acks import Acks
@@ -161,3 +163,41 @@ def test_fr21_a_test_reads_what_became_of_a_message_too_large() -> None:
     record = Record.of(Settled("C", "q", large, outcome, Action.REJECT, 0.0, False))
 
     assert (record.action, record.body, record.error) == ("reject", None, error)
+
+
+async def test_fr3_unanswered_questions_of_the_background_drop_no_connection(
+    rabbit: PrivateRabbit,
+    vhost: str,
+    url: str,
+    client: Client,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """One after the other is asked for retries and dead letters while the consumer consumes."""
+    monkeypatch.setattr("workerkit.amqp.replies.RPC_DEADLINE", 1.0)
+    queue = Queue("q", retry_type="classic")
+    consumer, bodies = collector(queue, retry=RetryPolicy(delays=(1, 2, 3)))
+    names = ["q.retry.1s", "q.retry.2s", "q.retry.3s", "q.dlq"]
+    loop = asyncio.get_running_loop()
+    async with running(url, consumer) as runner:
+        for name in names:
+            rabbit.eval(f"sys:suspend({_process(vhost, name)})")
+        try:
+            rabbit.close_all_connections("once more")
+            await eventually(lambda: fields(caplog, WITHOUT))
+            await eventually(lambda: runner.ready)
+            began = loop.time()
+            await eventually(lambda: loop.time() - began > 6.0)
+        finally:
+            for name in names:
+                rabbit.eval(f"sys:resume({_process(vhost, name)})")
+        await send_anew(rabbit, vhost, b"a")
+        await eventually(lambda: bodies == [b"a"])
+
+    assert not fields(caplog, "connection dropped")
+
+
+def _process(vhost: str, queue: str) -> str:
+    """An expression for the process of a classic queue."""
+    found = f"element(2, {{ok, Queue}} = rabbit_amqqueue:lookup({name_of(vhost, queue)}))"
+    return f"amqqueue:get_pid({found})"

@@ -179,6 +179,9 @@ class Topology:
                 log.warning(
                     _CONSUMING_WITHOUT, extra={"consumer": self._consumer, "reason": str(error)}
                 )
+                # A connection that answers nothing several times in a row is dropped, and the
+                # consumer needs it.
+                return None
             try:
                 await self._moves.check()
             except PublishRefused as error:
