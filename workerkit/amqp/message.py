@@ -225,7 +225,7 @@ class AMQPMessage(Delivery, Generic[T]):
         self.__dict__["returns"] = self.returns + 1
         self.fate = self.after = None
 
-    @property
+    @cached_property
     def fingerprint(self) -> tuple[str, bytes]:
         """What it has in common with itself when it comes again, and with hardly any other."""
         name = blake2b((self.message_id or "").encode()).digest()

@@ -1,5 +1,6 @@
 """Messages whose bodies are too large to be kept in memory."""
 
+from functools import cached_property
 from typing import Any, NoReturn
 
 from workerkit.amqp.acks import Acks
@@ -44,7 +45,7 @@ class Oversized(AMQPMessage[Any]):
         name = self.message_id or f"#{self.tag}"
         return f"<AMQPMessage {name} of {self.queue!r}, {self.size} bytes, not kept>"
 
-    @property
+    @cached_property
     def fingerprint(self) -> tuple[str, bytes]:
         """The fingerprint, with the size instead of the body."""
         return self.queue, b"%d %s" % (self.size, (self.message_id or "").encode())
