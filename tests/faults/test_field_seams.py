@@ -16,6 +16,7 @@ from tests.consumers import collector
 from tests.faults.test_field_unreachable import WITHOUT, name_of, send_anew
 from tests.rabbit import PrivateRabbit
 from tests.records import errors, fields
+from tests.tampering import Tampering
 from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, AMQPMessage, Binding, Queue, RetryPolicy
 from workerkit.amqp.acks import Acks
@@ -27,6 +28,9 @@ from workerkit.delivery import Outcome
 from workerkit.errors import InvalidBody
 from workerkit.observe import Settled
 from workerkit.testing.records import Record
+
+BASIC_ACK = b"\x00\x3c\x00\x50"
+CONNECTION_CLOSE_OK = b"\x00\x0a\x00\x33"
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
@@ -201,3 +205,33 @@ def _process(vhost: str, queue: str) -> str:
     """An expression for the process of a classic queue."""
     found = f"element(2, {{ok, Queue}} = rabbit_amqqueue:lookup({name_of(vhost, queue)}))"
     return f"amqqueue:get_pid({found})"
+
+
+async def test_fr1_a_stop_is_clean_where_no_copy_is_confirmed(
+    rabbit: PrivateRabbit, url: str, client: Client
+) -> None:
+    """A broker that answers neither a publish nor the close of a connection, but all else."""
+    started = asyncio.Event()
+
+    class Endless(AMQPConsumer):
+        queues = [Queue("orders", "quorum")]
+
+        async def handle(self, body: bytes) -> None:
+            started.set()
+            await asyncio.Event().wait()
+
+    def without_confirms(frame: bytes) -> bytes:
+        return b"" if frame[7:11] in (BASIC_ACK, CONNECTION_CLOSE_OK) else frame
+
+    await client.declare("orders", x_queue_type="quorum")
+    async with (
+        Tampering(rabbit.port) as proxy,
+        # It raises what would make a process exit with 1.
+        running(proxy.url(url), Endless, shutdown_grace=0.1),
+    ):
+        await client.send("orders", b"a")
+        await started.wait()
+        proxy.change = without_confirms
+    letter = await client.take("orders")
+
+    assert letter.body == b"a"

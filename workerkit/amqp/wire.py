@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 _LONGEST_NAME = 255
 _CANCEL_DEADLINE = 4.0
 # A message that is not copied by then is requeued when its channel closes, and is counted.
-_COPY_DEADLINE = 1.5
+_COPY_DEADLINE = 0.5  # With the close of a connection it is shorter than what a process has.
 # The broker does not compare these: the offset, the bindings, and the limit of another declaration.
 _DECLARED = [
     each.name
@@ -185,8 +185,11 @@ class AMQPWire:
         await self._wait_for_requeues()
 
     async def cancel(self) -> None:
-        """Cancel the handlers that still run, and wait for them."""
+        """Cancel the handlers that still run, and wait for them and what they had begun with."""
         await cancelled(self._workers)
+        for receiver in self._receivers:
+            receiver.requeue_running()
+        await self._wait_for_requeues()
 
     def busy(self) -> list[str]:
         """Consumers with handlers that still run."""
