@@ -120,9 +120,9 @@ class Process:
         faults = await self._finish(
             "stopped", {n: w.stop() for n, w in wires.items()}, STOP_DEADLINE
         )
-        if self._busy():
-            left = max(grace_ends - loop.time(), 0.0)
-            await finish({name: wire.drain() for name, wire in wires.items()}, left)
+        # Where no handler runs, messages may still be on their way back to their queues.
+        left = max(grace_ends - loop.time(), 0.0)
+        await finish({name: wire.drain() for name, wire in wires.items()}, left)
         if busy := self._busy():
             log.warning("grace is over: cancelling handlers", extra={"consumers": busy})
             for task in self._kept:

@@ -18,7 +18,7 @@ from tests.rabbit import PrivateRabbit
 from tests.records import errors, fields
 from tests.tampering import Tampering
 from tests.waiting import eventually
-from workerkit import Action, AMQPConsumer, AMQPMessage, Binding, Queue, RetryPolicy
+from workerkit import Action, AMQPConsumer, AMQPMessage, Binding, Publisher, Queue, RetryPolicy
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.binding import Bindings
 from workerkit.amqp.connection import connect
@@ -235,3 +235,33 @@ async def test_fr1_a_stop_is_clean_where_no_copy_is_confirmed(
     letter = await client.take("orders")
 
     assert letter.body == b"a"
+
+
+async def test_fr1_a_stop_waits_for_copies_though_no_handler_runs(
+    url: str, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What goes back goes within the grace, and the broker counts nothing."""
+    gate, failed = asyncio.Event(), asyncio.Event()
+    send = Publisher.send
+
+    async def gated(*args: Any, **more: Any) -> str:
+        await gate.wait()
+        return await send(*args, **more)
+
+    class Failing(AMQPConsumer):
+        queues = [Queue("orders", "quorum")]
+
+        async def handle(self, body: bytes) -> None:
+            failed.set()
+            raise ValueError("no")
+
+    await client.declare("orders", x_queue_type="quorum")
+    async with running(url, Failing):
+        monkeypatch.setattr(Publisher, "send", gated)
+        await client.send("orders", b"a")
+        await failed.wait()
+        asyncio.get_running_loop().call_later(1.0, gate.set)
+    letter = await client.take("orders")
+
+    assert letter.body == b"a"
+    assert not letter.headers.get("x-delivery-count")
