@@ -297,7 +297,7 @@ async def test_fr16_what_is_published_compressed_is_read_again(
         ({"content_type": "a/b; charset=latin-1", "body": "€"}, "the body cannot be written in ch"),
         (
             {"reply_to": "amq.rabbitmq.reply-to"},
-            "reply_to is 'amq.rabbitmq.reply-to': RabbitMQ tak",
+            "reply_to is 'amq.rabbitmq.reply-to': RabbitMQ accept",
         ),
         ({"headers": {"CC": "orders"}}, "header 'CC' is of type str: write a list of str"),
         ({"headers": {"BCC": [1]}}, "header 'BCC' is of type list: write a list of str"),

@@ -29,8 +29,8 @@ async def other_client(
     bodies: list[bytes] = []
 
     async def keep(message: Any) -> None:
-        bodies.append(bytes(message.body))
         await message.channel.basic_ack(message.delivery_tag)
+        bodies.append(bytes(message.body))
 
     connection = await aiormq.connect(url)
     try:

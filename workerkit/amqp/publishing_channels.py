@@ -10,14 +10,16 @@ import asyncio
 import math
 import re
 from contextlib import suppress
+from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 from workerkit.amqp.codes import PRECONDITION_FAILED
 from workerkit.amqp.confirms import Confirms, Outgoing, Refused, Returned
 from workerkit.amqp.connection import Session
 from workerkit.amqp.declaring import make_sure
 from workerkit.amqp.queue import Exchange
-from workerkit.errors import MessageTooLarge, PublishTimeout
+from workerkit.errors import ConnectionLost, MessageTooLarge, PublishTimeout
 
 _MAX_TRIALS = 16
 _TRIAL_WAIT = 1.0  # Seconds to wait for another trial of the same exchange, user id or size.
@@ -27,6 +29,20 @@ _LIMIT = re.compile(r"message size \d+ is larger than configured max size (\d+)"
 CONFIRM_DEADLINE = 9.0
 """Seconds without any confirm after which a connection is closed; `publish` waits 10."""
 CLOSED = "the publisher was closed before the message could be sent"
+
+
+@dataclass(slots=True, eq=False)
+class _Trial:
+    """A publish that shows whether something works.
+
+    Attributes:
+        followers: Publishes that wait for the result, in order, by the futures that get their
+            confirms, or None if they have to be sent in another way.
+    """
+
+    followers: "dict[asyncio.Future[Any], tuple[Outgoing, Exchange | str]]" = field(
+        default_factory=dict
+    )
 
 
 class PublishingChannels:
@@ -50,7 +66,7 @@ class PublishingChannels:
         self._users: set[str | None] = {None}
         self._size = _ASSUMED_SIZE
         self._largest: int | None = None
-        self._trials: dict[object, asyncio.Future[None]] = {}
+        self._trials: dict[object, _Trial] = {}
         self._free = asyncio.Semaphore(_MAX_TRIALS)
         self._retiring: set[asyncio.Task[None]] = set()
 
@@ -130,18 +146,27 @@ class PublishingChannels:
     async def _publish_trial(
         self, message: Outgoing, exchange: Exchange | str, new: object
     ) -> "asyncio.Future[None] | None":
-        """Publish on a channel of its own; None if another trial of the same ended meanwhile."""
+        """Publish on a channel of its own, or on the shared one after somebody else's trial.
+
+        Returns:
+            None if that trial has failed.
+        """
         if (other := self._trials.get(new)) is not None:
-            done, _ = await asyncio.wait([other], timeout=_TRIAL_WAIT)
-            if done:
-                return None
-        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        self._trials[new] = ended
+            sent: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+            other.followers[sent] = message, exchange
+            try:
+                await asyncio.wait([sent], timeout=_TRIAL_WAIT)
+            finally:
+                other.followers.pop(sent, None)
+            if sent.done():
+                confirm: asyncio.Future[None] | None = sent.result()
+                return confirm
+        trial = self._trials[new] = _Trial()
         confirms = None
         try:
             await self._free.acquire()
         except BaseException:
-            self._remove_trial(new, ended)
+            self._remove_trial(new, trial)
             raise
         try:
             if exchange and exchange not in self._exchanges:
@@ -149,10 +174,10 @@ class PublishingChannels:
             confirms = await self._open_channel()
             confirm = await self._send(confirms, message)
         except BaseException:
-            self._end_trial(new, ended, confirms)
+            self._end_trial(new, trial, confirms)
             raise
         confirm.add_done_callback(
-            partial(self._on_trial_done, message, exchange, new, ended, confirms)
+            partial(self._on_trial_done, message, exchange, new, trial, confirms)
         )
         return confirm
 
@@ -161,7 +186,7 @@ class PublishingChannels:
         message: Outgoing,
         exchange: Exchange | str,
         new: object,
-        ended: "asyncio.Future[None]",
+        trial: "_Trial",
         confirms: Confirms,
         confirm: "asyncio.Future[None]",
     ) -> None:
@@ -178,22 +203,25 @@ class PublishingChannels:
             self._size = max(self._size, len(message.body))
             if self._shared is None:
                 self._shared = confirms
-        self._end_trial(new, ended, confirms)
+        self._end_trial(new, trial, confirms)
 
-    def _end_trial(
-        self, new: object, ended: "asyncio.Future[None]", confirms: Confirms | None
-    ) -> None:
+    def _end_trial(self, new: object, trial: "_Trial", confirms: Confirms | None) -> None:
         self._free.release()
-        self._remove_trial(new, ended)
+        self._remove_trial(new, trial)
         if confirms is not None and confirms is not self._shared and not confirms.lost:
             task = asyncio.create_task(self._retire(confirms))
             self._retiring.add(task)
             task.add_done_callback(self._retiring.discard)
 
-    def _remove_trial(self, new: object, ended: "asyncio.Future[None]") -> None:
-        if self._trials.get(new) is ended:
+    def _remove_trial(self, new: object, trial: "_Trial") -> None:
+        """Send what has waited for the result, before anything that is published later."""
+        if self._trials.get(new) is trial:
             del self._trials[new]
-        ended.set_result(None)
+        for sent, (message, exchange) in trial.followers.items():
+            try:
+                sent.set_result(self.publish_now(message, exchange))
+            except (MessageTooLarge, ConnectionLost, ValueError) as error:
+                sent.set_exception(error)
 
     async def _retire(self, confirms: Confirms) -> None:
         """Close a channel once the broker reads again: a late reply would close the session."""
