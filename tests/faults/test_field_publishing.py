@@ -86,7 +86,9 @@ async def test_fr19_a_known_limit_is_checked_before_sending(
     async with publishing(node.url()) as publisher:
         with pytest.raises(MessageTooLarge, match=f"configured max size {LARGEST}"):
             await publisher.publish(bytes(LARGEST + 1), "orders")
-        with pytest.raises(MessageTooLarge, match=f"has {LARGEST + 2} bytes.* takes {LARGEST}$"):
+        with pytest.raises(
+            MessageTooLarge, match=f"has {LARGEST + 2} bytes.* accepts at most {LARGEST}$"
+        ):
             await publisher.publish(bytes(LARGEST + 2), "orders")
         sizes = await asyncio.gather(
             *(publisher.publish(bytes(LARGEST - each), "orders") for each in range(5))

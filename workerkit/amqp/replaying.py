@@ -78,6 +78,9 @@ class Clearing:
                 task = asyncio.create_task(self._take(message, treat))
                 self._under_way.add(task)
                 task.add_done_callback(self._on_done)
+                if self._begun == 1:
+                    # The first publish on a connection is a trial. The others keep their order.
+                    await asyncio.wait([task])
         finally:
             if self._under_way:
                 await asyncio.wait(self._under_way)
