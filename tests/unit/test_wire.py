@@ -214,7 +214,7 @@ async def test_another_wire_delivers_and_settles() -> None:
     assert ready
     assert seen == [{"id": 1}, {"id": 2}, {"id": 3}, {"id": 3}]
     assert sorted(recorder.actions) == ["ack", "ack", "reject", "reject", "requeue"]
-    assert wire.calls == ["start", "stop", "close"]
+    assert wire.calls == ["start", "stop", "drain", "close"]
 
 
 async def test_another_wire_is_drained_and_stopped(caplog: pytest.LogCaptureFixture) -> None:
@@ -364,7 +364,7 @@ async def test_a_wire_that_fails_while_stopping_does_not_keep_the_others() -> No
             pass
 
     assert Piped.stopped
-    assert wire.calls == ["start", "close"]
+    assert wire.calls == ["start", "drain", "close"]
 
 
 async def test_a_wire_that_fails_to_close_does_not_keep_the_others() -> None:
