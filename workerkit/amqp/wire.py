@@ -33,7 +33,7 @@ from workerkit.wire import Context, Declared, Hook
 log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 255
-_CANCEL_DEADLINE = 4.0
+_CANCEL_DEADLINE = 3.0
 # A message that is not copied by then is requeued when its channel closes, and is counted.
 _COPY_DEADLINE = 0.5  # With the close of a connection it is shorter than what a process has.
 # The broker does not compare these: the offset, the bindings, and the limit of another declaration.
