@@ -11,7 +11,7 @@ from aiormq.abc import AbstractChannel
 
 from workerkit.amqp.addresses import Attempt, Rotation
 from workerkit.amqp.channel import Channel
-from workerkit.amqp.channel_numbers import ChannelLimit, ChannelNumbers
+from workerkit.amqp.channel_numbers import HIGHEST, ChannelLimit, ChannelNumbers
 from workerkit.amqp.frame_reader import Sink
 from workerkit.amqp.handshake import TapConnection, failure_reason, log_in
 from workerkit.amqp.replies import DiscardingSink, Replies, translate_errors
@@ -27,7 +27,6 @@ T = TypeVar("T")
 
 _CLOSE_DEADLINE = 2.0  # Shorter than what a process has for closing everything.
 _FRAME_MAX = 131_072
-_CHANNEL_MAX = 65_535  # What 0 means: no limit but that of the number's size.
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 
 
@@ -83,7 +82,7 @@ class Session:
         """The highest channel number that both sides agreed on."""
         underlay = self._connection.transport
         tuned = underlay.connection.connection_tune.channel_max if underlay else 0
-        return int(tuned or 0) or _CHANNEL_MAX
+        return int(tuned or 0) or HIGHEST
 
     @property
     def frame_max(self) -> int:

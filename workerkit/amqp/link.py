@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from workerkit.amqp.addresses import Attempt, Rotation
-from workerkit.amqp.channel_numbers import HIGHEST, ChannelLimit, parse_limit
+from workerkit.amqp.channel_numbers import ChannelLimit, parse_limit
 from workerkit.amqp.connection import Session, connect_to
 from workerkit.amqp.frames import MalformedFrame
 from workerkit.amqp.stalls import CHECKS, StallDetector
@@ -93,7 +93,7 @@ class Link:
             log.info("connected", extra=self._fields(attempt, attempt=number))
             self._tell("connected", number)
             number = 1
-            if limit is not None and limit.most < (session.channel_max or HIGHEST):
+            if limit is not None and limit.most < session.channel_max:
                 session.limit_channels(limit)
             await self._serve(session)
             if self._stopping:
