@@ -54,6 +54,7 @@ class Endpoint:
         self.name = options.name
         self._bind = signature.bind
         self._read = signature.read
+        self._values_are_ignored = not signature.answers
         self._handled = Outcome(on_success)
         self._on_exception = on_exception
         self._on_invalid = on_invalid
@@ -146,7 +147,22 @@ class Endpoint:
         if self._deadlines.end(task):
             failure = self._interrupted(late=True)
             return Outcome(self._meant_by(failure), failure)
-        return self._handled if value is None else Outcome(self._handled.action, None, value)
+        return self._handled if value is None else self._with_value(value)
+
+    def _with_value(self, value: object) -> Outcome:
+        """The outcome of a call that has returned something; what nothing reads is reported once."""
+        if inspect.iscoroutine(value):
+            # What it should have done has not been done.
+            value.close()
+            failure = TypeError(f"{self.name}: handle returned a coroutine without awaiting it")
+            return Outcome(self._meant_by(failure), failure)
+        if self._values_are_ignored:
+            self._values_are_ignored = False
+            log.warning(
+                "value returned by handle is ignored",
+                extra={"consumer": self.name, "type": type(value).__qualname__},
+            )
+        return Outcome(self._handled.action, None, value)
 
     def _failed(self, task: "asyncio.Task[Any]", error: BaseException) -> Outcome:
         """The outcome of a call that has raised *error*.

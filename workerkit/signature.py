@@ -2,10 +2,10 @@
 
 import inspect
 import re
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
-from typing import Annotated, Any, Protocol, get_args, get_origin
+from typing import Annotated, Any, Never, NoReturn, Protocol, get_args, get_origin
 
 from workerkit.codec import UnknownType, decoder, is_bytes
 from workerkit.delivery import Delivery
@@ -17,6 +17,8 @@ Read = Callable[[Any], Any]
 
 # What pydantic says of a class that it knows nothing of, and of which class.
 _UNKNOWN_CLASS = re.compile(r"schema for (?:<class ')?(?P<name>[^'>]+?)(?:'>)?\. Set ")
+# What a method may be annotated to return whose value nothing reads; Any says nothing.
+_NO_VALUE = (None, type(None), Never, NoReturn, Any)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -40,9 +42,11 @@ class Arguments(Protocol):
 
     Attributes:
         batch: Whether one call takes many deliveries.
+        answers: Whether the value that the method returns is used.
     """
 
     batch: bool
+    answers: bool
 
     @property
     def read(self) -> Read:
@@ -80,6 +84,8 @@ class Signature:
             body, so that all parameters come from the container.
         resolve: Gives the container's provider for a parameter and its type.
         of: The class that it is for, which may have inherited it from a generic one.
+        answers: Whether the wire uses the value that it returns; else an annotation of one is a
+            fault.
 
     Attributes:
         batch: Whether the first parameter is a list.
@@ -97,8 +103,11 @@ class Signature:
         delivery: type[Delivery] | None,
         resolve: Resolve,
         of: type | None = None,
+        *,
+        answers: bool = False,
     ) -> None:
         self._where = place(handle)
+        self.answers = answers
         self._delivery = delivery
         self._resolve = resolve
         self._faults: list[str] = []
@@ -115,6 +124,8 @@ class Signature:
             self.read = self._first(*parameters.pop(0))
         for parameter, type_ in parameters:
             self._further(parameter, type_)
+        if not answers and not self._faults:
+            self._returns(handle, of)
         if self._faults:
             raise DeclarationError(*self._faults)
 
@@ -166,6 +177,19 @@ class Signature:
                 self._provide[parameter.name] = self._resolve(parameter, type_)
             except Unresolved as error:
                 self._fault(parameter, f"{error}{self._meant_as_body(type_)}")
+
+    def _returns(self, handle: Callable[..., Any], of: type | None) -> None:
+        """Refuse the annotation of a value, which would be lost."""
+        type_ = hints(handle, of).get("return")
+        if get_origin(type_) in (Awaitable, Coroutine) and not _is_asynchronous(handle):
+            type_ = get_args(type_)[-1]
+        if type_ in _NO_VALUE:
+            return
+        right = "write -> None"
+        if hasattr(self._delivery, "reply_to"):
+            right += "; publish a reply to message.reply_to"
+        found = f"returns {_shown(type_)}, and nothing reads what handle returns"
+        self._faults.append(f"{self._where}: {found}: {right}")
 
     def _meant_as_body(self, type_: Any) -> str:
         """The hint for a body beside the bare delivery; nothing where it can hardly be one."""
@@ -280,6 +304,16 @@ def _named(type_: Any) -> str:
     return str(getattr(get_origin(type_) or type_, "__qualname__", type_)).rpartition("<locals>.")[
         2
     ]
+
+
+def _shown(type_: Any) -> str:
+    """A type as somebody would write it, without modules."""
+    text = type_.__qualname__ if type(type_) is type else str(type_)
+    return re.sub(r"(?:\w+\.)+(?=\w)", "", text.rpartition("<locals>.")[2])
+
+
+def _is_asynchronous(handle: Callable[..., Any]) -> bool:
+    return inspect.iscoroutinefunction(inspect.unwrap(handle))
 
 
 def _nothing(delivery: object) -> None:

@@ -75,6 +75,7 @@ class RequestSignature:
     """
 
     batch = False
+    answers = True
 
     def __init__(
         self,

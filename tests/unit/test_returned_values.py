@@ -1,0 +1,225 @@
+"""What `handle` returns is read by views alone; elsewhere it is a mistake that must be seen."""
+
+import asyncio
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Any, Generic, Never, NoReturn, TypeVar
+
+import pytest
+
+from tests.application import package_of
+from tests.unit.test_endpoint import endpoint, message
+from workerkit import (
+    Action,
+    AMQPConsumer,
+    AMQPMessage,
+    DeclarationError,
+    HTTPView,
+    PeriodicTask,
+    Runner,
+    SSEConsumer,
+    WorkerContainer,
+)
+
+T = TypeVar("T")
+
+
+def checked(*consumers: Any) -> list[str]:
+    """The faults of an application of these classes."""
+    try:
+        Runner(WorkerContainer(), packages=[package_of(*consumers)]).assemble()
+    except DeclarationError as error:
+        return list(error.faults)
+    return []
+
+
+def warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
+    """What was logged at WARNING."""
+    return [each for each in caplog.records if each.levelno == logging.WARNING]
+
+
+async def _amqp(self: Any, body: bytes) -> int:
+    return 1
+
+
+async def _tick(self: Any) -> str | None:
+    return None
+
+
+@pytest.mark.parametrize(
+    ("kind", "attributes", "returned", "advice"),
+    [
+        (
+            AMQPConsumer,
+            {"queues": ["q"], "handle": _amqp},
+            "int",
+            "write -> None; publish a reply to message.reply_to",
+        ),
+        (SSEConsumer, {"url": "https://h/", "handle": _amqp}, "int", "write -> None"),
+        (PeriodicTask, {"every": 1.0, "handle": _tick}, "str | None", "write -> None"),
+    ],
+)
+def test_fp3_a_return_annotation_is_a_fault_at_start(
+    kind: Any, attributes: dict[str, Any], returned: str, advice: str
+) -> None:
+    """Each kind but a view refuses it, with file and line, and says what would be right."""
+    [fault] = checked(type("Each", (kind,), attributes))
+
+    assert "(test_returned_values.py:" in fault
+    assert fault.endswith(f": returns {returned}, and nothing reads what handle returns: {advice}")
+
+
+def test_fp3_views_return_answers() -> None:
+    """A view may return what it likes."""
+
+    class Hello(HTTPView):
+        routes = ["/"]
+
+        async def handle(self) -> dict[str, int]:
+            return {"a": 1}
+
+    assert checked(Hello) == []
+
+
+async def _none(self: Any, body: bytes) -> None: ...
+async def _missing(self: Any, body: bytes): ...  # type: ignore[no-untyped-def]
+async def _never(self: Any, body: bytes) -> Never:
+    raise KeyError
+
+
+async def _noreturn(self: Any, body: bytes) -> NoReturn:
+    raise KeyError
+
+
+async def _any(self: Any, body: bytes) -> Any: ...
+def _sync_awaitable(self: Any, body: bytes) -> Awaitable[None]:
+    return asyncio.sleep(0)
+
+
+def _sync_coroutine(self: Any, body: bytes) -> Coroutine[Any, Any, None]:
+    return asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    "handle", [_none, _missing, _never, _noreturn, _any, _sync_awaitable, _sync_coroutine]
+)
+def test_fp3_nothing_is_returned(handle: Callable[..., Any]) -> None:
+    """None, nothing at all, and what is awaited for None are right."""
+    assert checked(type("Each", (AMQPConsumer,), {"queues": ["q"], "handle": handle})) == []
+
+
+def _sync_awaitable_int(self: Any, body: bytes) -> Awaitable[int]: ...
+async def _async_awaitable(self: Any, body: bytes) -> Awaitable[None]: ...
+async def _text(self: Any, body: bytes) -> "int | None": ...
+
+
+@pytest.mark.parametrize(
+    ("handle", "returned"),
+    [
+        (_sync_awaitable_int, "int"),
+        (_async_awaitable, "Awaitable[None]"),
+        (_text, "int | None"),
+    ],
+)
+def test_fp3_something_is_returned(handle: Callable[..., Any], returned: str) -> None:
+    """What is left after awaiting is looked at, and annotations in quotes are read as well."""
+    [fault] = checked(type("Each", (AMQPConsumer,), {"queues": ["q"], "handle": handle}))
+
+    assert f": returns {returned}, and nothing reads" in fault
+
+
+def test_fp3_a_type_variable_stands_for_what_the_class_says() -> None:
+    """A generic base is judged by what a class fills in."""
+
+    class Base(AMQPConsumer, Generic[T], abstract=True):
+        async def handle(self, body: bytes) -> T: ...
+
+    class Right(Base[None]):
+        queues = ["a"]
+
+    class Wrong(Base[int]):
+        queues = ["b"]
+
+    [fault] = checked(Right, Wrong)
+    assert ": returns int, and" in fault
+
+
+def _generator(self: Any, body: bytes) -> Iterator[None]:
+    yield
+
+
+async def _async_generator(self: Any, body: bytes) -> AsyncIterator[None]:
+    yield
+
+
+@pytest.mark.parametrize("handle", [_generator, _async_generator])
+def test_fp3_a_generator_is_one_fault(handle: Callable[..., Any]) -> None:
+    """It is told once, as a generator."""
+    [fault] = checked(type("Each", (AMQPConsumer,), {"queues": ["q"], "handle": handle}))
+
+    assert fault.endswith("is a generator; return instead of yielding")
+
+
+@pytest.mark.parametrize("asynchronous", [True, False])
+async def test_fp3_a_returned_value_is_one_warning(
+    asynchronous: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where no annotation said so before, the first value is a WARNING, without the value."""
+
+    async def later(self: object, body: int):  # type: ignore[no-untyped-def]
+        return "secret"
+
+    def now(self: object, body: int):  # type: ignore[no-untyped-def]
+        return "secret"
+
+    each = endpoint(later if asynchronous else now)
+    outcomes = [await each.process(message()) for _ in range(3)]
+    await each.stop()
+
+    [record] = warnings(caplog)
+    assert record.getMessage() == "value returned by handle is ignored"
+    assert vars(record)["consumer"] == "Each"
+    assert vars(record)["type"] == "str"
+    assert "secret" not in str(vars(record))
+    assert [each.action for each in outcomes] == [Action.ACK] * 3
+
+
+async def test_fp3_a_value_of_a_batch_is_one_warning(caplog: pytest.LogCaptureFixture) -> None:
+    """The same for a `handle` that takes a list."""
+
+    async def handle(self: object, bodies: list[int]):  # type: ignore[no-untyped-def]
+        return len(bodies)
+
+    each = endpoint(handle)
+    for _ in range(2):
+        await each.process_batch([message(), message()])
+    await each.stop()
+
+    assert len(warnings(caplog)) == 1
+
+
+async def test_fp3_a_forgotten_await_is_a_failure() -> None:
+    """A coroutine that nobody awaits has done nothing, so its delivery is not acknowledged."""
+
+    async def work(body: int) -> None: ...
+
+    async def handle(self: object, body: int):  # type: ignore[no-untyped-def]
+        return work(body)
+
+    outcome = await endpoint(handle).process(message())
+
+    assert outcome.action is Action.REQUEUE
+    assert str(outcome.error) == "Each: handle returned a coroutine without awaiting it"
+
+
+async def test_fp3_a_batch_with_a_forgotten_await_is_a_failure() -> None:
+    """The same for a `handle` that takes a list."""
+
+    async def work(bodies: list[int]) -> None: ...
+
+    async def handle(self: object, bodies: list[AMQPMessage[int]]):  # type: ignore[no-untyped-def]
+        return work([each.body for each in bodies])
+
+    [outcome] = await endpoint(handle).process_batch([message()])
+
+    assert outcome.action is Action.REQUEUE
