@@ -27,7 +27,9 @@ FLOORS = {
     "F2 declared": "options consumer",
     "F3 spine": "supervisor deadlines threads workers endpoint batch wire",
     "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
-    "F5 assembly": "container discovery variables faults environment plan assembly inventory",
+    "F5 assembly": (
+        "container discovery variables faults environment entering plan assembly inventory"
+    ),
     "F6 runner": "watchdog process runner",
     "F7 doors": "cli testing __main__",
 }

@@ -150,7 +150,7 @@ class Endpoint:
         return self._handled if value is None else self._with_value(value)
 
     def _with_value(self, value: object) -> Outcome:
-        """The outcome of a call that has returned something; what nothing reads is reported once."""
+        """The outcome of a call that has returned something; report once what nothing reads."""
         if inspect.iscoroutine(value):
             # What it should have done has not been done.
             value.close()

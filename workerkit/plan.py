@@ -12,12 +12,12 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from dependency_injector import containers, providers
 
+from workerkit.entering import MADE_ANEW, is_iterated, not_entered, not_iterated
 from workerkit.errors import DeclarationError
 from workerkit.places import place
 from workerkit.signature import Source, Unresolved
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-_MAKE_ANEW = (providers.Factory, providers.Callable, providers.Coroutine)
 _YIELDING = ("Iterator", "Generator", "AsyncIterator", "AsyncGenerator", "Iterable")
 
 
@@ -48,7 +48,10 @@ class Plan:
             if parameter.kind in _VARIADIC:
                 continue
             try:
-                provider = self._provider(parameter, hints.get(parameter.name, Any))
+                type_ = hints.get(parameter.name, Any)
+                provider = self._provider(parameter, type_)
+                if provider is not None and (reason := not_iterated(provider, _plain(type_))):
+                    raise Unresolved(f"is filled by {self._named(provider)}, {reason}")
             except Unresolved as error:
                 where = place(constructor)
                 faults.append(f"{where}: parameter {parameter.name!r} {error}")
@@ -63,13 +66,18 @@ class Plan:
         """What fills a parameter of `handle`, asked once per call of it.
 
         Raises:
-            Unresolved: Nothing fills it; the text says what there is.
+            Unresolved: Nothing fills it, and the text says what there is; or what fills it would
+                have to be entered, and is not.
         """
         provider = self._provider(parameter, type_)
         if provider is None:
             default = parameter.default
             return Source(lambda: default)
-        return Source(provider, anew=isinstance(provider, _MAKE_ANEW))
+        if reason := not_entered(provider, _plain(type_)):
+            raise Unresolved(f"is filled by {self._named(provider)}, {reason}")
+        return Source(
+            provider, isinstance(provider, MADE_ANEW), iterated=is_iterated(_plain(type_))
+        )
 
     def _provider(
         self, parameter: inspect.Parameter, type_: Any
@@ -87,6 +95,13 @@ class Plan:
         if parameter.default is not parameter.empty:
             return None
         raise Unresolved(self._why_not(wanted, fitting))
+
+    def _named(self, provider: "providers.Provider[Any]") -> str:
+        kind = type(provider).__name__
+        for name, each in self._container.providers.items():
+            if each is provider:
+                return f"provider {name!r}, a {kind}"
+        return f"a {kind}"
 
     def _why_not(self, wanted: Any, fitting: list[str]) -> str:
         type_name = getattr(wanted, "__qualname__", str(wanted))

@@ -2,6 +2,7 @@
 
 import inspect
 import re
+import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -19,6 +20,7 @@ Read = Callable[[Any], Any]
 _UNKNOWN_CLASS = re.compile(r"schema for (?:<class ')?(?P<name>[^'>]+?)(?:'>)?\. Set ")
 # What a method may be annotated to return whose value nothing reads; Any says nothing.
 _NO_VALUE = (None, type(None), Never, NoReturn, Any)
+_GENERATORS = (types.GeneratorType, types.AsyncGeneratorType)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 
 
@@ -28,10 +30,12 @@ class Source:
 
     Attributes:
         anew: What it gives was made for the one call.
+        iterated: The parameter is annotated as an iterator, and takes a generator as it is.
     """
 
     provide: Callable[[], Any]
     anew: bool = False
+    iterated: bool = False
 
 
 Resolve = Callable[[inspect.Parameter, Any], Source]
@@ -228,7 +232,7 @@ def annotated(
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         faults.append(f"{where}: is a generator; return instead of yielding")
     try:
-        types = hints(handle, of)
+        types_ = hints(handle, of)
     except Exception as error:
         # An annotation that is a string may be any expression.
         raise DeclarationError(f"{where}: its annotations cannot be read: {error}") from error
@@ -237,12 +241,12 @@ def annotated(
         start = f"{where}: parameter {parameter.name!r}"
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
             faults.append(f"{start} cannot be filled; name each parameter instead")
-        elif parameter.name not in types:
+        elif parameter.name not in types_:
             faults.append(f"{start} needs a type annotation")
-        elif open_ := variables(types[parameter.name]):
+        elif open_ := variables(types_[parameter.name]):
             faults.append(f"{start} has {_unfilled(open_, of)}")
         else:
-            found.append((parameter, types[parameter.name]))
+            found.append((parameter, types_[parameter.name]))
     return found
 
 
@@ -253,6 +257,9 @@ async def provided(sources: Mapping[str, Source]) -> AsyncIterator[dict[str, Any
     An asynchronous provider gives a future, which is awaited. An asynchronous context manager
     made for this call, such as a database session, is entered, and left behind the call, with
     its exception if there is one.
+
+    Raises:
+        TypeError: A provider gave a generator, which only its call could show.
     """
     async with AsyncExitStack() as stack:
         values = {}
@@ -262,6 +269,8 @@ async def provided(sources: Mapping[str, Source]) -> AsyncIterator[dict[str, Any
                 value = await value
             if source.anew and hasattr(type(value), "__aenter__"):
                 value = await stack.enter_async_context(value)
+            elif type(value) in _GENERATORS and not source.iterated:
+                raise TypeError(f"{name!r} is a generator: its provider has to give what it yields")
             values[name] = value
         yield values
 

@@ -108,8 +108,14 @@ def test_fp3_nothing_is_returned(handle: Callable[..., Any]) -> None:
     assert checked(type("Each", (AMQPConsumer,), {"queues": ["q"], "handle": handle})) == []
 
 
-def _sync_awaitable_int(self: Any, body: bytes) -> Awaitable[int]: ...
-async def _async_awaitable(self: Any, body: bytes) -> Awaitable[None]: ...
+def _sync_awaitable_int(self: Any, body: bytes) -> Awaitable[int]:
+    raise KeyError
+
+
+async def _async_awaitable(self: Any, body: bytes) -> Awaitable[None]:
+    raise KeyError
+
+
 async def _text(self: Any, body: bytes) -> "int | None": ...
 
 
@@ -132,7 +138,8 @@ def test_fp3_a_type_variable_stands_for_what_the_class_says() -> None:
     """A generic base is judged by what a class fills in."""
 
     class Base(AMQPConsumer, Generic[T], abstract=True):
-        async def handle(self, body: bytes) -> T: ...
+        async def handle(self, body: bytes) -> T:
+            raise KeyError
 
     class Right(Base[None]):
         queues = ["a"]
