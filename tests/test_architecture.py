@@ -24,7 +24,7 @@ FLOORS = {
         "places excerpts shapes codec generics signature retry health readiness observe counts "
         "catalogue logs"
     ),
-    "F2 declared": "options consumer",
+    "F2 declared": "attributes options consumer",
     "F3 spine": "supervisor deadlines threads workers endpoint batch wire",
     "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
     "F5 assembly": (

@@ -9,10 +9,26 @@ from typing import Any
 from dependency_injector import containers
 
 from workerkit import environment
+from workerkit.attributes import (
+    kind_of,
+    misspelt,
+    misspelt_hooks,
+    of_other_kinds,
+    users_classes,
+)
 from workerkit.consumer import Consumer
 from workerkit.discovery import discover
 from workerkit.errors import ConfigurationError, DeclarationError, StartError
-from workerkit.options import InvalidOption, Options, Override, folded, resolve
+from workerkit.options import (
+    InvalidOption,
+    Options,
+    Override,
+    adapters,
+    folded,
+    no_option,
+    resolve,
+    without_effect,
+)
 from workerkit.places import place
 from workerkit.plan import Plan
 from workerkit.settings import WorkerSettings
@@ -64,12 +80,14 @@ def assemble(
     faults.configuration += wrong
     chosen = _chosen(named, only, faults)
     plan = Plan(container)
+    kinds_by_option = _kinds_by_option(wires)
     fed: dict[Wire, list[Declared]] = {}
     for name, class_ in chosen.items():
         wire = _wire(class_, wires, faults)
         if wire is None:
             continue
         declared = _declared(name, class_, wire, overrides.get(name, {}), plan, faults)
+        faults.declaration += _unread(class_, declared, kinds_by_option)
         if declared is None:
             continue
         fed.setdefault(wire, []).append(declared)
@@ -97,7 +115,8 @@ class Faults:
             return None
 
     def throw(self) -> None:
-        """Raise what has been collected, if anything has."""
+        """Raise what has been collected, if anything has; each fault once, however often found."""
+        self.declaration = list(dict.fromkeys(self.declaration))
         if self.declaration and self.configuration:
             raise StartError(*self.declaration, *self.configuration)
         if self.declaration:
@@ -192,6 +211,38 @@ def _wrong_hooks(class_: type[Consumer]) -> Iterator[str]:
             yield f"{place(class_)}: {name} is {hook!r}: it has to be an `async def`"
         elif not inspect.iscoroutinefunction(inspect.unwrap(hook)):
             yield f"{place(hook)}: has to be an `async def`"
+
+
+def _kinds_by_option(wires: Wires) -> Mapping[str, list[str]]:
+    """Which kinds of consumers have an option, by option."""
+    found: dict[str, list[str]] = {}
+    for base in wires:
+        for option in adapters(base.options_type()):
+            found.setdefault(option, []).append(base.__name__)
+    return found
+
+
+def _unread(
+    class_: type[Consumer], declared: Declared | None, kinds: Mapping[str, list[str]]
+) -> Iterator[str]:
+    """Faults of attributes and methods that have no effect."""
+    own = adapters(class_.options_type())
+    for owner, name, meant in misspelt_hooks(class_):
+        if meant != "handle":
+            yield f"{place(owner)}: nothing calls {name!r}; did you mean {meant!r}?"
+    for owner in users_classes(class_):
+        at = place(owner)
+        unset = [option for option in own if not hasattr(class_, option)]
+        looks_like = misspelt(class_, owner, own, unset)
+        if owner is not class_:  # Those of its own are found with its options.
+            yield from (f"{at}: {no_option(*each)}" for each in looks_like.items())
+        for name in of_other_kinds(class_, owner, own, kinds):
+            if name not in looks_like:
+                others, own_kind = ", ".join(kinds[name]), kind_of(class_).__name__
+                yield f"{at}: {name!r} is an option of {others}, not of {own_kind}"
+    if declared is not None:
+        for variable, text in without_effect(declared.options, class_):
+            yield f"{variable or place(class_)}: {text}"
 
 
 def _options(

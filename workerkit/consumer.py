@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
 
+from workerkit.attributes import misspelt_hooks
 from workerkit.delivery import Delivery
 from workerkit.errors import DeclarationError
 from workerkit.options import Options
@@ -61,7 +62,9 @@ class Consumer:
             DeclarationError: With every fault of the methods.
         """
         if not callable(getattr(cls, "handle", None)):
-            raise DeclarationError(f"{place(cls)}: needs a method `handle`")
+            text = f"{place(cls)}: needs a method `handle`"
+            found = [name for _, name, meant in misspelt_hooks(cls) if meant == "handle"]
+            raise DeclarationError(f"{text}; it has {found[0]!r}" if found else text)
         return {"handle": Signature(cls.handle, delivery, resolve, cls)}
 
     @classmethod

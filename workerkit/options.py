@@ -1,9 +1,8 @@
 """A consumer's options: framework < class < settings < environment, and where each came from."""
 
 import dataclasses
-import difflib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -12,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
+from workerkit.attributes import misspelt
 from workerkit.delivery import Action
 from workerkit.retry import RetryTuning
 
@@ -35,10 +35,49 @@ Settlement = Annotated[
 
 # Between the words of a class name: OrderPlaced, HTTPProbe.
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
-_NEARLY = 0.88
 _SECRET = frozenset({"url"})
 NOT_SET: Mapping[str, bool] = MappingProxyType({"set": False})
 """Metadata of a field that is no option: neither a class nor an operator sets it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Matters:
+    """When an option has an effect.
+
+    Attributes:
+        option: The option, or other attribute of the options, that decides.
+        given: Whether that has to be set, or has to be absent.
+        text: Why there is no effect otherwise, for a fault.
+        harmless: Values that may be set nevertheless.
+    """
+
+    option: str
+    given: bool
+    text: str
+    harmless: tuple[object, ...] = ()
+
+
+def matters_with(option: str, text: str) -> Mapping[str, Any]:
+    """Metadata of a field that has an effect only where *option* is set."""
+    return MappingProxyType({"matters": Matters(option, True, text)})
+
+
+def matters_without(option: str, text: str, *harmless: object) -> Mapping[str, Any]:
+    """Metadata of a field that has an effect only where *option* is not set.
+
+    Args:
+        harmless: Values of the field that agree with what *option* does.
+    """
+    return MappingProxyType({"matters": Matters(option, False, text, harmless)})
+
+
+OF_BATCHES = matters_with("batch", "handle takes no list")
+
+
+def unless_retried(*last: Action) -> Mapping[str, Any]:
+    """Metadata of `on_exception`: a policy decides in its place, and *last* is how that ends."""
+    return matters_without("retry", "retry decides what becomes of failures; keep one", *last)
+
 
 BATCH_DEFAULTS: Mapping[str, Any] = MappingProxyType({"concurrency": 1})
 """What a consumer whose `handle` takes a list has instead of the defaults of its kind."""
@@ -172,19 +211,43 @@ def resolve(
                 missing.append(option)
         except InvalidOption as error:
             faults += error.faults
-    misspelt = _misspelt(declared, sources)
-    faults += [
-        f"there is no option {name!r}; did you mean {meant!r}?" for name, meant in misspelt.items()
-    ]
+    unset = [option for option, source in sources.items() if source is Source.FRAMEWORK]
+    meant = misspelt(declared, declared, sources, unset)
+    faults += [no_option(name, option) for name, option in meant.items()]
     faults += [
         f"option {option!r} is missing: the class has to set it"
         for option in missing
-        if option not in misspelt.values()
+        if option not in meant.values()
     ]
     if faults:
         raise InvalidOption(*faults)
     origins = {name: each.origin for name, each in overrides.items()}
     return kind(**values, sources=MappingProxyType(sources), origins=MappingProxyType(origins))
+
+
+def no_option(name: str, meant: str) -> str:
+    """Return what is wrong with an attribute that looks like the option *meant*."""
+    return f"there is no option {name!r}; did you mean {meant!r}?"
+
+
+def without_effect(options: Options, declared: type) -> Iterator[tuple[str, str]]:
+    """Yield options that were set in vain: the variable or "", and what is wrong with it.
+
+    What a class inherits is not among them, because a base may be that of other classes too, and
+    neither is what an override by an operator has put out of force.
+    """
+    for each in dataclasses.fields(options):
+        rule: Matters | None = each.metadata.get("matters")
+        source = options.sources.get(each.name, Source.FRAMEWORK)
+        if rule is None or bool(getattr(options, rule.option)) is rule.given:
+            continue
+        if getattr(options, each.name) in rule.harmless:
+            continue
+        overridden = options.sources.get(rule.option) in (Source.SETTINGS, Source.ENVIRONMENT)
+        stated = each.name in vars(declared) and not overridden
+        if source is Source.FRAMEWORK or (source is Source.CLASS and not stated):
+            continue
+        yield options.origins.get(each.name, ""), f"option {each.name!r} has no effect: {rule.text}"
 
 
 def _laid_over(adapter: TypeAdapter[Any], declared: type, option: str, override: Override) -> Any:
@@ -196,18 +259,6 @@ def _laid_over(adapter: TypeAdapter[Any], declared: type, option: str, override:
         return override.value.over(_validated(adapter, option, stated))
     except ValueError as error:
         raise InvalidOption(f"{override.origin}: {error}") from error
-
-
-def _misspelt(declared: type, sources: Mapping[str, Source]) -> dict[str, str]:
-    """Attributes that are nearly called like an option which nobody sets, each with that option."""
-    unset = [option for option, source in sources.items() if source is Source.FRAMEWORK]
-    found: dict[str, str] = {}
-    for name, value in vars(declared).items():
-        if name.startswith("_") or callable(value) or name in sources:
-            continue
-        if nearest := difflib.get_close_matches(name, unset, n=1, cutoff=_NEARLY):
-            found[name] = nearest[0]
-    return found
 
 
 def _required(kind: type[Options]) -> set[str]:

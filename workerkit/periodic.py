@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from time import perf_counter
 from typing import Annotated, ClassVar
@@ -18,7 +18,7 @@ from workerkit.delivery import Action, Delivery, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
 from workerkit.observe import Settled, notify
-from workerkit.options import Concurrency, Options, Seconds, folded
+from workerkit.options import Concurrency, Options, Seconds, folded, matters_with
 from workerkit.places import place
 from workerkit.retry import Retries, RetryPolicy, pause
 from workerkit.settings import WorkerSettings
@@ -68,7 +68,9 @@ class PeriodicOptions(Options):
     retry: Retries = None
     every: Seconds | None = None
     cron: Annotated[str, AfterValidator(_cron)] | None = None
-    timezone: Annotated[str, AfterValidator(_zone)] = "UTC"
+    timezone: Annotated[str, AfterValidator(_zone)] = field(
+        default="UTC", metadata=matters_with("cron", "only cron has a time zone")
+    )
     jitter: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
     @property
@@ -134,7 +136,9 @@ class PeriodicWire:
         options = _periodic(declared.options)
         if (options.every is None) == (options.cron is None):
             found = "neither" if options.every is None else "both"
-            return [f"{place(declared.consumer)}: set either every or cron; found {found}"]
+            origins = (options.origins.get(name) for name in ("every", "cron"))
+            at = " and ".join(filter(None, origins)) or place(declared.consumer)
+            return [f"{at}: set either every or cron; found {found}"]
         return []
 
     def source(self, options: Options) -> str:

@@ -74,6 +74,14 @@ async def makes() -> Manager:
     return Manager()
 
 
+OPTIONS: dict[Any, dict[str, Any]] = {
+    AMQPConsumer: {"queues": ["q"]},
+    SSEConsumer: {"url": "https://h/"},
+    HTTPView: {"routes": ["/"]},
+    PeriodicTask: {"every": 1.0},
+}
+
+
 def checked(provider: Any, type_: Any = Session, kind: Any = AMQPConsumer) -> list[str]:
     """The faults of a consumer that takes *provider* as its `session`, per call."""
     body: dict[str, Any] = {} if kind in (HTTPView, PeriodicTask) else {"body": bytes}
@@ -82,12 +90,7 @@ def checked(provider: Any, type_: Any = Session, kind: Any = AMQPConsumer) -> li
     exec(source, namespace)
     handle = namespace["handle"]
     handle.__annotations__ = {**body, "session": type_, "return": None}
-    options = {
-        AMQPConsumer: {"queues": ["q"]},
-        SSEConsumer: {"url": "https://h/"},
-        HTTPView: {"routes": ["/"]},
-        PeriodicTask: {"every": 1.0},
-    }[kind]
+    options = OPTIONS[kind]
     return _faults(provider, type("Each", (kind,), {"handle": handle, **options}))
 
 

@@ -1,7 +1,7 @@
 """What a user's class declares about RabbitMQ."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
@@ -9,7 +9,15 @@ from pydantic import BeforeValidator, Field
 from workerkit.amqp.queue import Queue
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action
-from workerkit.options import Concurrency, Options, Seconds, Settlement
+from workerkit.options import (
+    OF_BATCHES,
+    Concurrency,
+    Options,
+    Seconds,
+    Settlement,
+    matters_with,
+    unless_retried,
+)
 from workerkit.retry import Retries, RetryPolicy
 
 Declare = Literal["missing", "always", "never"]
@@ -51,13 +59,27 @@ class AMQPOptions(Options):
     connection: str = "default"
     vhost: str | None = None
     prefetch: Annotated[int, Field(ge=1, le=HIGHEST_PREFETCH)] | None = None
-    declare: Declare | None = None
-    batch_size: Annotated[int, Field(ge=1, le=HIGHEST_PREFETCH)] = 100
-    batch_interval: Seconds = 1.0
+    declare: Declare | None = field(
+        default=None,
+        metadata=matters_with(
+            "shares_queues", "queues per process are declared at each connection"
+        ),
+    )
+    batch_size: Annotated[int, Field(ge=1, le=HIGHEST_PREFETCH)] = field(
+        default=100, metadata=OF_BATCHES
+    )
+    batch_interval: Seconds = field(default=1.0, metadata=OF_BATCHES)
     on_success: Settlement = Action.ACK
-    on_exception: Settlement = Action.REQUEUE
+    on_exception: Settlement = field(
+        default=Action.REQUEUE, metadata=unless_retried(Action.DEAD_LETTER)
+    )
     on_invalid: Settlement = Action.DEAD_LETTER
     retry: Retries = None
+
+    @property
+    def shares_queues(self) -> bool:
+        """Whether it reads from a queue that other processes may read from."""
+        return not all(queue.per_process for queue in self.queues)
 
     @property
     def prefetch_count(self) -> int:

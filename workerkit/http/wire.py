@@ -71,9 +71,8 @@ class HTTPWire:
         options = _http(declared.options)
         faults = [f"{where}: {fault}" for fault in _route_faults(options.routes)]
         if options.methods is not None and "handle" not in declared.signatures:
-            faults.append(f"{where}: methods goes with handle; here each verb has its own method")
-        if hasattr(declared.consumer, "concurrency"):
-            faults.append(f"{where}: a view has no concurrency: requests are not limited")
+            at = options.origins.get("methods", where)
+            faults.append(f"{at}: methods goes with handle; here each verb has its own method")
         try:
             statuses(declared.consumer, declared.signatures)
         except ValueError as error:

@@ -3,7 +3,7 @@
 import dataclasses
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
@@ -13,7 +13,14 @@ from workerkit.codec import encode, is_struct
 from workerkit.connections import check_stream_url
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action
-from workerkit.options import Concurrency, Options, Seconds, Settlement
+from workerkit.options import (
+    OF_BATCHES,
+    Concurrency,
+    Options,
+    Seconds,
+    Settlement,
+    unless_retried,
+)
 from workerkit.retry import Retries, RetryPolicy
 from workerkit.sections import Grace
 from workerkit.sse.stream import LARGEST_EVENT
@@ -107,12 +114,16 @@ class SSEOptions(Options):
     events: Names = None
     method: Annotated[Method, BeforeValidator(_upper)] | None = None
     json: Body = None
-    batch_size: Annotated[int, Field(ge=1, le=_LARGEST_BATCH)] = 100
-    batch_interval: Seconds = 1.0
+    batch_size: Annotated[int, Field(ge=1, le=_LARGEST_BATCH)] = field(
+        default=100, metadata=OF_BATCHES
+    )
+    batch_interval: Seconds = field(default=1.0, metadata=OF_BATCHES)
     idle_timeout: Grace | None = None
     max_event_size: Annotated[int, Field(ge=1)] = LARGEST_EVENT
     on_success: Settlement = Action.ACK
-    on_exception: Settlement = Action.REQUEUE
+    on_exception: Settlement = field(
+        default=Action.REQUEUE, metadata=unless_retried(Action.DEAD_LETTER, Action.REJECT)
+    )
     on_invalid: Settlement = Action.REJECT
     retry: Retries = None
 

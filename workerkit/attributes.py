@@ -1,0 +1,213 @@
+"""Class attributes and methods that nothing reads: misspelt, or named as elsewhere.
+
+An attribute that the class reads itself belongs to the user, whatever its name is.
+"""
+
+import ast
+import difflib
+import inspect
+import linecache
+import textwrap
+from collections.abc import Collection, Iterator, Mapping
+from types import CodeType, MappingProxyType, ModuleType
+from typing import Any
+
+_NEARLY = 0.88
+_NEARLY_A_HOOK = 0.83
+
+_RETRY = ("retry",)
+_SIZE, _INTERVAL = ("batch_size",), ("batch_interval", "every")
+_POOL = ("concurrency",)
+
+FOREIGN: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    # Celery, Dramatiq, taskiq, Huey, Spring.
+    dict.fromkeys(("max_retries", "retries", "retry_limit", "max_attempts", "attempts"), _RETRY)
+    | dict.fromkeys(("autoretry_for", "retry_backoff", "retry_delay", "retry_kwargs"), _RETRY)
+    | dict.fromkeys(("default_retry_delay", "retry_policy", "retry_jitter", "backoff"), _RETRY)
+    | dict.fromkeys(("time_limit", "soft_time_limit", "task_timeout", "max_duration"), ("timeout",))
+    | dict.fromkeys(("acks_late", "auto_ack", "no_ack", "ack_policy"), ("on_success",))
+    # pika, aio-pika, kombu, FastStream.
+    | dict.fromkeys(("prefetch_count", "prefetch_size", "qos", "max_in_flight"), ("prefetch",))
+    | dict.fromkeys(("queue", "queue_name", "queue_names", "topic", "topics"), ("queues",))
+    | dict.fromkeys(("exchange", "exchange_name", "routing_key", "binding_keys"), ("queues",))
+    | dict.fromkeys(("virtual_host", "virtualhost"), ("vhost",))
+    | dict.fromkeys(("workers", "max_workers", "num_workers", "n_workers", "threads"), _POOL)
+    | dict.fromkeys(("max_concurrency", "parallelism", "max_parallel", "pool_size"), _POOL)
+    | dict.fromkeys(("max_batch_size", "max_records", "bulk_size"), _SIZE)
+    | dict.fromkeys(("batch_timeout", "batch_wait", "max_wait", "linger"), _INTERVAL)
+    # aiohttp, Django, Flask; cron libraries.
+    | dict.fromkeys(("route", "path", "paths", "endpoint", "urls"), ("routes",))
+    | dict.fromkeys(("http_method_names", "allowed_methods", "verbs"), ("methods",))
+    | dict.fromkeys(("event", "event_types", "event_names"), ("events",))
+    | dict.fromkeys(("interval", "period", "seconds", "run_every"), ("every", "batch_interval"))
+    | dict.fromkeys(("schedule", "crontab", "cron_expression"), ("cron",))
+    | dict.fromkeys(("tz", "time_zone"), ("timezone",))
+    # Options of ours that other kinds call otherwise.
+    | {"queues": ("routes",), "routes": ("queues",), "prefetch": _POOL}
+)
+"""What options are called elsewhere, each with ours; of several the first that a kind has."""
+
+FOREIGN_HOOKS: Mapping[str, str] = MappingProxyType(
+    dict.fromkeys(("on_startup", "on_started", "on_init", "on_ready", "startup"), "on_start")
+    | dict.fromkeys(("on_shutdown", "on_stopped", "on_close", "on_exit", "shutdown"), "on_stop")
+    | dict.fromkeys(
+        ("on_connect_error", "on_connection_lost", "on_disconnect", "on_reconnect"),
+        "on_connection_error",
+    )
+    | dict.fromkeys(
+        ("handler", "handle_message", "on_message", "on_event", "process_message"), "handle"
+    )
+)
+"""What hooks are called elsewhere, each with ours."""
+
+
+def users_classes(declared: type) -> list[type]:
+    """*declared* and those of its bases that are not the framework's, in their order."""
+    base = kind_of(declared)
+    return [each for each in declared.__mro__ if each not in base.__mro__]
+
+
+def kind_of(declared: type) -> type:
+    """The base class that says which options a consumer has."""
+    found = (each for each in declared.__mro__ if isinstance(vars(each).get("options"), type))
+    return next(found, object)
+
+
+def misspelt(
+    declared: type, owner: type, options: Collection[str], unset: Collection[str]
+) -> dict[str, str]:
+    """Return attributes of *owner* that look like options, each with the option it looks like.
+
+    Args:
+        owner: *declared* or one of its bases.
+        options: All that its kind has.
+        unset: Those of them that nobody sets.
+    """
+    found: dict[str, str] = {}
+    for name in _own_attributes(declared, owner):
+        if name in options:
+            continue
+        meant = next((each for each in FOREIGN.get(name, ()) if each in options), None)
+        if meant is None:
+            nearest = difflib.get_close_matches(name, unset, n=1, cutoff=_NEARLY)
+            meant = nearest[0] if nearest else None
+        if meant is not None and not is_read(declared, name):
+            found[name] = meant
+    return found
+
+
+def of_other_kinds(
+    declared: type, owner: type, options: Collection[str], others: Collection[str]
+) -> list[str]:
+    """Return attributes of *owner* that are options, but of other kinds of consumers.
+
+    A base that could be one of several kinds may have options of all of them.
+    """
+    if owner is not declared and not issubclass(owner, kind_of(declared)):
+        return []
+    names = (name for name in _own_attributes(declared, owner) if name not in options)
+    return [name for name in names if name in others and not is_read(declared, name)]
+
+
+def misspelt_hooks(declared: type) -> Iterator[tuple[type, str, str]]:
+    """Yield methods that nothing calls: class, name, and the hook that is probably meant."""
+    base = kind_of(declared)
+    owners = users_classes(declared)
+    defined = {name for owner in owners for name in vars(owner)}
+    hooks = {"handle"} | {
+        name
+        for each in base.__mro__
+        for name, value in vars(each).items()
+        if not name.startswith("_") and inspect.iscoroutinefunction(value)
+    }
+    missing = sorted(hooks - defined)
+    for owner in owners:
+        for name, value in vars(owner).items():
+            method = inspect.isroutine(value) or isinstance(value, staticmethod | classmethod)
+            if not method or name.startswith("_") or hasattr(base, name) or name in hooks:
+                continue
+            nearest = difflib.get_close_matches(name, missing, n=1, cutoff=_NEARLY_A_HOOK)
+            meant = FOREIGN_HOOKS.get(name) or next(iter(nearest), "")
+            if meant in missing and not is_read(declared, name):
+                yield owner, name, meant
+
+
+def is_read(declared: type, name: str) -> bool:
+    """Whether a class or its bases read their own attribute *name*, as far as their code tells."""
+    for owner in users_classes(declared):
+        if (tree := _source_of(owner)) is not None:
+            if _reads(tree, name, {each.__name__ for each in declared.__mro__}):
+                return True
+        elif any(name in (*code.co_names, *code.co_consts) for code in _codes(owner)):
+            return True
+    return False
+
+
+def _own_attributes(declared: type, owner: type) -> Iterator[str]:
+    """The names of plain values in a class; constants are written in upper case."""
+    base = kind_of(declared)
+    fields = getattr(declared, "__dataclass_fields__", {})
+    for name, value in vars(owner).items():
+        plain = not (callable(value) or hasattr(value, "__get__") or isinstance(value, ModuleType))
+        public = not name.startswith("_") and name == name.lower()
+        known = name in fields or (base is not object and hasattr(base, name))
+        if plain and public and not known:
+            yield name
+
+
+def _source_of(owner: type) -> ast.ClassDef | None:
+    """The source of a class; None where it has none, since a call of `type` made it."""
+    for code in _codes(owner):
+        file = _parsed("".join(linecache.getlines(code.co_filename)))
+        classes = [each for each in ast.walk(file) if isinstance(each, ast.ClassDef)]
+        for each in classes:
+            within = each.lineno <= code.co_firstlineno <= (each.end_lineno or 0)
+            if within and each.name == owner.__name__:
+                return each
+    try:
+        tree = _parsed(textwrap.dedent(inspect.getsource(owner)))
+    except (OSError, TypeError):
+        return None
+    return next((each for each in tree.body if isinstance(each, ast.ClassDef)), None)
+
+
+def _parsed(source: str) -> ast.Module:
+    try:
+        return ast.parse(source)
+    except (SyntaxError, ValueError):
+        # The file is no longer what was imported.
+        return ast.Module([], [])
+
+
+def _reads(tree: ast.ClassDef, name: str, classes: Collection[str]) -> bool:
+    """Whether the source of a class reads the attribute, in its body or by `self.name`."""
+    methods = [each for each in ast.walk(tree) if isinstance(each, _FUNCTIONS)]
+    within = {id(node) for each in methods for body in each.body for node in ast.walk(body)}
+    owners = {"self", "cls", *classes, *(arg.arg for each in methods for arg in each.args.args[:1])}
+    for node in ast.walk(tree):
+        match node:
+            case ast.Name(id=found, ctx=ast.Load()) if found == name and id(node) not in within:
+                return True
+            case ast.Attribute(attr=found, value=ast.Name(id=of)) if found == name and of in owners:
+                return True
+            case ast.Attribute(attr=found, value=ast.Call()) if found == name:
+                return True  # type(self).name, super().name
+            case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value=found), *_]):
+                if found == name:
+                    return True
+    return False
+
+
+_FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
+
+
+def _codes(owner: type) -> Iterator[CodeType]:
+    """The code of the methods of a class, that of functions in them as well."""
+    for value in vars(owner).values():
+        function: Any = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
+        code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None
+        waiting = [code] if code is not None else []
+        while waiting:
+            code = waiting.pop()
+            yield code
+            waiting += [each for each in code.co_consts if isinstance(each, CodeType)]
