@@ -19,7 +19,9 @@ LONGEST_FUNCTION = 50
 # From the ground up. Within a floor the order counts; names joined by | are neighbours at the same
 # height, which know nothing of each other.
 FLOORS = {
-    "F0 words": "version errors delivery sources sections hosts broker_url connections settings",
+    "F0 words": (
+        "version redaction errors delivery sources sections hosts broker_url connections settings"
+    ),
     "F1 pure": (
         "places excerpts shapes codec generics signature retry health readiness observe counts "
         "catalogue logs"
@@ -28,7 +30,8 @@ FLOORS = {
     "F3 spine": "supervisor deadlines threads workers endpoint batch wire",
     "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
     "F5 assembly": (
-        "container discovery variables faults environment entering plan assembly inventory"
+        "container discovery variables faults certificates salvage environment entering plan"
+        " assembly inventory"
     ),
     "F6 runner": "watchdog process runner",
     "F7 doors": "cli testing __main__",

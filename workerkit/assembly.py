@@ -17,7 +17,7 @@ from workerkit.attributes import (
     users_classes,
 )
 from workerkit.consumer import Consumer
-from workerkit.discovery import discover
+from workerkit.discovery import look_through
 from workerkit.errors import ConfigurationError, DeclarationError, StartError
 from workerkit.options import (
     InvalidOption,
@@ -31,6 +31,7 @@ from workerkit.options import (
 )
 from workerkit.places import place
 from workerkit.plan import Plan
+from workerkit.salvage import valid_part
 from workerkit.settings import WorkerSettings
 from workerkit.wire import Declared, Wire
 
@@ -69,16 +70,21 @@ def assemble(
             or a `ConfigurationError` where all faults are of one kind.
     """
     faults = Faults()
-    classes = faults.collect(discover, packages) or []
+    classes, not_found = look_through(packages)
+    faults.declaration += not_found
     wires: Wires = container.providers["wires"]()
     make_settings, settings_type = settings_source(container)
     settings, wrong = environment.read(make_settings, settings_type)
     faults.configuration += wrong
     named = _named(classes, faults)
     kinds = {name: class_.options_type() for name, class_ in named.items()}
-    overrides, wrong = environment.overrides(settings or environment.salvage(settings_type), kinds)
-    faults.configuration += wrong
-    chosen = _chosen(named, only, faults)
+    readable = settings or valid_part(settings_type)
+    overrides: dict[str, dict[str, Override]] = {}
+    if readable is not None:
+        overrides, wrong = environment.overrides(readable, kinds, complete=not not_found)
+        faults.configuration += wrong
+    # A name that is not there may be that of a class in a module that cannot be imported.
+    chosen = _chosen(named, only, Faults() if not_found else faults)
     plan = Plan(container)
     kinds_by_option = _kinds_by_option(wires)
     fed: dict[Wire, list[Declared]] = {}
@@ -91,12 +97,25 @@ def assemble(
         if declared is None:
             continue
         fed.setdefault(wire, []).append(declared)
-        if settings is not None:
-            faults.declaration += wire.check(declared, settings)
+        if readable is not None:
+            faults.declaration += _checked(wire, declared, readable, valid=settings is not None)
     faults.declaration += _contested(each for every in fed.values() for each in every)
     faults.throw()
     assert settings is not None
     return Assembly(settings, [(wire, fed[wire]) for wire in wires.values() if wire in fed])
+
+
+def _checked(
+    wire: Wire, declared: Declared, settings: WorkerSettings, *, valid: bool
+) -> Sequence[str]:
+    try:
+        return wire.check(declared, settings)
+    except Exception:
+        # Of settings that are invalid, a wire may need just the part that is not there: its
+        # faults are found when those of the settings are mended.
+        if valid:
+            raise
+        return ()
 
 
 class Faults:

@@ -66,14 +66,19 @@ class TLSSettings(BaseModel):
             ssl.SSLError: A file does not have what it should.
         """
         context = ssl.create_default_context(cafile=self.ca)
-        if self.cert is not None:
-            secret = self.key_password
-            password = None if secret is None else secret.get_secret_value()
-            context.load_cert_chain(self.cert, self.key, password)
+        self.load_client_certificate(context)
         if not self.verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+    def load_client_certificate(self, context: ssl.SSLContext) -> None:
+        """Read the client's certificate and key into *context*, if there are any."""
+        if self.cert is not None:
+            secret = self.key_password
+            # Without any, OpenSSL would ask for it at the terminal.
+            password = "" if secret is None else secret.get_secret_value()
+            context.load_cert_chain(self.cert, self.key, password)
 
 
 class SSESettings(BaseModel):

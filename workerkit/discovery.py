@@ -22,6 +22,17 @@ def discover(packages: Iterable[str]) -> list[type[Consumer]]:
     Raises:
         DeclarationError: Modules that cannot be imported, or no consumer at all; one fault each.
     """
+    found, faults = look_through(packages)
+    if faults:
+        raise DeclarationError(*faults)
+    return found
+
+
+def look_through(packages: Iterable[str]) -> tuple[list[type[Consumer]], list[str]]:
+    """As `discover`, but return the classes together with the faults.
+
+    With faults there may be classes that were not found.
+    """
     names = list(packages)
     faults: list[str] = []
     found: dict[type[Consumer], None] = {}
@@ -32,9 +43,7 @@ def discover(packages: Iterable[str]) -> list[type[Consumer]]:
         faults.append(
             f"no consumer in {', '.join(names)}: subclass AMQPConsumer in one of its modules"
         )
-    if faults:
-        raise DeclarationError(*faults)
-    return list(found)
+    return list(found), faults
 
 
 def _modules(name: str, faults: list[str]) -> Iterator[ModuleType]:

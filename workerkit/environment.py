@@ -3,12 +3,14 @@
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, get_type_hints
 
-from pydantic import Field, ValidationError
+from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from workerkit.certificates import file_faults
 from workerkit.faults import Faults, bad_json, did_you_mean, in_code
 from workerkit.options import Options, Override, Source, adapters, folded, in_words
 from workerkit.places import place
+from workerkit.salvage import valid_part
 from workerkit.settings import WorkerSettings
 from workerkit.shapes import Location, as_written, leaves, strays
 from workerkit.variables import Place, Variables, most_like
@@ -54,11 +56,13 @@ def read(
     if other is not None and not isinstance(other, WorkerSettings):
         return None, [f"provider 'settings' made a {type(other).__qualname__}, {_NO_SETTINGS}"]
     found += faults.of_names()
+    readable = settings or valid_part(settings_type)
+    found += [f"{faults.label(at)} {text}" for at, text in file_faults(readable)]
     return settings, list(dict.fromkeys(found))
 
 
 def overrides(
-    settings: WorkerSettings, consumers: Mapping[str, type[Options]]
+    settings: WorkerSettings, consumers: Mapping[str, type[Options]], *, complete: bool = True
 ) -> tuple[dict[str, dict[str, Override]], list[str]]:
     """Parse what the settings say about the options of consumers.
 
@@ -68,6 +72,8 @@ def overrides(
     Args:
         settings: Its `consumers` hold the values.
         consumers: The type of the options of every consumer, by the consumer's name.
+        complete: Whether these are all; if a module could not be imported, there may be others,
+            and nothing is wrong with a name that is not among them.
 
     Returns:
         The values by consumer and option, and one sentence for each fault. What is at fault is
@@ -80,7 +86,8 @@ def overrides(
     for key, given in settings.consumers.items():
         name = names.get(folded(key))
         if name is None:
-            faults += _unknown_consumer(variables, key, given, list(consumers))
+            if complete:
+                faults += _unknown_consumer(variables, key, given, list(consumers))
             continue
         options = _ConsumerOptions(variables, key, consumers[name])
         for option, value in given.items():
@@ -92,38 +99,6 @@ def overrides(
             if first is not override:
                 faults.append(f"{first.origin} and {override.origin} set the same option: keep one")
     return chosen, list(dict.fromkeys(faults))
-
-
-def salvage(settings_type: type[WorkerSettings]) -> WorkerSettings:
-    """Make settings that hold nothing but `consumers`, where the real ones are invalid.
-
-    With them `overrides` still finds the faults of the options, so that an operator sees all of
-    them at once. Without options where `consumers` itself is invalid. Not for running: every
-    other field has its default, or is absent.
-    """
-
-    class ConsumersOnly(WorkerSettings):
-        """Takes anything for every other field."""
-
-        model_config = settings_type.model_config
-
-        amqp: Any = Field(default_factory=dict)
-        sse: Any = None
-        cursors: Any = None
-        cursors_fsync: Any = None
-        http: Any = None
-        ops: Any = None
-        metrics: Any = None
-        log: Any = None
-        shutdown_grace: Any = None
-        start_timeout: Any = None
-        consumer_timeout: Any = None
-
-    try:
-        consumers = ConsumersOnly().consumers
-    except (ValidationError, SettingsError, OSError, UnicodeDecodeError):
-        consumers = {}
-    return settings_type.model_construct(consumers=consumers)
 
 
 class _ConsumerOptions:

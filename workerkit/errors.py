@@ -29,6 +29,8 @@
 
 from collections.abc import Iterable, Mapping
 
+from workerkit.redaction import without_credentials
+
 LONGEST_DELAY = 4_294_800.0
 """Seconds until another try; queues count whole milliseconds, at most 2**32 of them, and this is
 whole hours."""
@@ -42,12 +44,14 @@ class StartError(WorkerkitError):
     """The process cannot start as it is declared and configured.
 
     Args:
-        *faults: One sentence each, every one on its own line of `str(error)`.
+        *faults: One sentence each, every one on its own line of `str(error)`. What may be a
+            password in an address is left out.
     """
 
     exit_code = 2
 
     def __init__(self, *faults: str) -> None:
+        faults = tuple(map(without_credentials, faults))
         super().__init__(*faults)
         self.faults = faults
 

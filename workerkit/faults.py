@@ -9,6 +9,7 @@ from urllib.parse import unquote
 from pydantic import Secret, SecretBytes, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
+from workerkit.redaction import HIDDEN, may_hold_credentials
 from workerkit.shapes import Location, is_nested, members, without_tags
 from workerkit.sources import split_list, takes_list
 from workerkit.variables import Found, Place, Variable, Variables
@@ -16,12 +17,11 @@ from workerkit.variables import Found, Place, Variable, Variables
 _SECRET_NAME = re.compile(
     "url|uri|dsn|password|passwd|passphrase|secret|token|credential|api_?key", re.IGNORECASE
 )
-_CREDENTIALS = re.compile(r"://(\S*)@")
+_CREDENTIALS = re.compile(r"(?:://|^)(\S*)@")
 _UNKNOWN_KEY = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
 _KEY = "[key]"  # How pydantic marks that a key is wrong, not the value that it has.
 _SHORTEST_SECRET = 4
 _LONGEST_VALUE = 80
-_HIDDEN = "***"
 
 
 class Faults:
@@ -155,7 +155,7 @@ class Faults:
         text = " or ".join(texts)
         standing = [each.text for each in self._variables.standing if _is_secret_variable(each)]
         for secret in sorted({*_parts(*secrets), *_parts(*standing)}, key=len, reverse=True):
-            text = text.replace(secret, _HIDDEN)
+            text = text.replace(secret, HIDDEN)
         return text
 
 
@@ -197,15 +197,15 @@ def _label_of(found: Found) -> str:
 def _shown(value: Any, secret: bool) -> str:
     """Return ` is <value>`, or nothing for what is no plain value."""
     if secret:
-        return f" is {_HIDDEN}"
+        return f" is {HIDDEN}"
     if value is not None and not isinstance(value, (str, int, float)):
         return ""
     text = repr(value)
     # JSON where a plain value belongs may hold anything, too.
-    if _CREDENTIALS.search(text) or (
+    if may_hold_credentials(text) or (
         isinstance(value, str) and value.lstrip().startswith(("{", "["))
     ):
-        return f" is {_HIDDEN}"
+        return f" is {HIDDEN}"
     return f" is {text}" if len(text) <= _LONGEST_VALUE else f" is {text[:_LONGEST_VALUE]}…"
 
 
@@ -223,7 +223,7 @@ def _hides(kind: Any) -> bool:
 
 
 def _is_secret_variable(variable: Variable) -> bool:
-    if variable.place is Place.SECRET_FILE:
+    if variable.place is Place.SECRET_FILE or "@" in variable.text:
         return True
     return _SECRET_NAME.search(variable.name) is not None
 

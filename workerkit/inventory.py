@@ -13,6 +13,7 @@ from workerkit.amqp.queue import Queue
 from workerkit.assembly import Assembly
 from workerkit.faults import is_secret
 from workerkit.options import adapters, in_words
+from workerkit.redaction import without_credentials
 from workerkit.settings import WorkerSettings
 from workerkit.shapes import Location, inside, leaves, members
 from workerkit.variables import Variables
@@ -129,7 +130,7 @@ def _shown(value: Any, secret: bool) -> Any:
         return [_shown(each, secret=False) for each in value]
     if isinstance(value, BaseModel):
         return _HIDDEN
-    return str(value)
+    return without_credentials(str(value))
 
 
 def _type_name(annotation: Any) -> str:

@@ -13,6 +13,7 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from workerkit.attributes import misspelt
 from workerkit.delivery import Action
+from workerkit.redaction import HIDDEN, may_hold_credentials
 from workerkit.retry import RetryTuning
 
 Concurrency = Annotated[int, Field(ge=1, le=10_000)]
@@ -286,7 +287,8 @@ def _validated(adapter: TypeAdapter[Any], option: str, found: object) -> Any:
 
 def _quoted(option: str, found: object) -> str:
     """A class's value for a fault; a URL may have a password in it."""
-    return "***" if option in _SECRET else repr(found)
+    text = repr(found)
+    return HIDDEN if option in _SECRET or may_hold_credentials(text) else text
 
 
 def _lowered(text: str) -> str:

@@ -12,6 +12,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from dependency_injector import containers, providers
 
+from workerkit.container import WorkerContainer
 from workerkit.entering import MADE_ANEW, is_iterated, not_entered, not_iterated
 from workerkit.errors import DeclarationError
 from workerkit.places import place
@@ -111,7 +112,14 @@ class Plan:
                 f"{', '.join(fitting)}; name it like one of them, or mark it with Provide[...]"
             )
         known = ", ".join(sorted(self._container.providers))
-        return f"has no provider of its name or of type {type_name}; the container has {known}"
+        missing = f"has no provider of its name or of type {type_name}"
+        if getattr(self._container, "declarative_parent", None) is WorkerContainer:
+            return (
+                f"{missing}; the container in use is the plain WorkerContainer of workerkit, which "
+                f"has {known}: add the provider to a subclass, Container in the module `container` "
+                "of your package, or choose another one with --container"
+            )
+        return f"{missing}; the container has {known}"
 
 
 def _constructor(class_: Any) -> Callable[..., Any]:

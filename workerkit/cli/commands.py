@@ -19,7 +19,7 @@ from workerkit.assembly import Assembly
 from workerkit.cli import dead_letters
 from workerkit.cli.application import load_container, settings_of
 from workerkit.cli.embedded import on_a_broker_of_its_own, serve
-from workerkit.cli.options import Container, Traceback, faults
+from workerkit.cli.options import Container, Group, Traceback, faults
 from workerkit.cli.probe import probe
 from workerkit.cli.publishing import publish_once
 from workerkit.container import WorkerContainer
@@ -39,6 +39,7 @@ from workerkit.runner import Runner
 from workerkit.version import __version__
 
 app = typer.Typer(
+    cls=Group,
     help="Run class-based consumers.",
     no_args_is_help=True,
     add_completion=False,
@@ -217,10 +218,11 @@ def probe_(context: typer.Context) -> None:
 
 
 def _pairs(headers: list[str]) -> Iterator[tuple[str, str]]:
-    for each in headers:
+    for number, each in enumerate(headers, 1):
         name, separator, value = each.partition("=")
         if not name or not separator:
-            raise typer.BadParameter(f"{each!r}: write name=value", param_hint="--header")
+            # It is not quoted, because it may be a token.
+            raise typer.BadParameter(f"header {number}: write name=value", param_hint="--header")
         yield name, value
 
 

@@ -3,19 +3,47 @@
 import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from workerkit import logs
 from workerkit.errors import StartError
+from workerkit.redaction import without_credentials
 from workerkit.runner import complain
+
+# Newer versions of typer have a copy of click, older ones import it.
+_USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
 Container = Annotated[
     str | None,
     typer.Option(help="module:attribute; PACKAGE.container:Container by default."),
 ]
 Traceback = Annotated[bool, typer.Option("--traceback", help="Show where a fault was found.")]
+
+
+class Group(TyperGroup):
+    """The commands; what is wrong with their arguments is written without credentials."""
+
+    def make_context(self, *args: Any, **kwargs: Any) -> Any:
+        """Parse the arguments of the group."""
+        with _without_credentials():
+            return super().make_context(*args, **kwargs)
+
+    def invoke(self, ctx: Any) -> Any:
+        """Parse the arguments of a command, and run it."""
+        with _without_credentials():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _without_credentials() -> Iterator[None]:
+    try:
+        yield
+    except _USAGE_ERROR as error:
+        error.message = without_credentials(error.message)
+        raise
 
 
 @contextmanager
