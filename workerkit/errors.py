@@ -29,7 +29,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from workerkit.redaction import without_credentials
+from workerkit.redaction import without_credentials, without_password
 
 LONGEST_DELAY = 4_294_800.0
 """Seconds until another try; queues count whole milliseconds, at most 2**32 of them, and this is
@@ -49,9 +49,10 @@ class StartError(WorkerkitError):
     """
 
     exit_code = 2
+    _redact = staticmethod(without_credentials)
 
     def __init__(self, *faults: str) -> None:
-        faults = tuple(map(without_credentials, faults))
+        faults = tuple(map(self._redact, faults))
         super().__init__(*faults)
         self.faults = faults
 
@@ -71,6 +72,8 @@ class RunError(StartError):
     """The process started, and then could not go on or could not stop cleanly."""
 
     exit_code = 1
+    # Its addresses are those that the log has, with the user who was refused.
+    _redact = staticmethod(without_password)
 
 
 class InvalidBody(WorkerkitError):
