@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from itertools import count
 from time import perf_counter
-from typing import Any
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from workerkit.amqp import outgoing
@@ -74,9 +74,11 @@ class Publisher:
 
     Attributes:
         observers: Told of each publish and of the connections; the Runner sets it.
+        connects: Whether it publishes to a broker; not the one that tests put in its place.
     """
 
     observers: Sequence[Observer] = ()
+    connects: ClassVar[bool] = True
 
     def __init__(self) -> None:
         self._settings: WorkerSettings | None = None

@@ -134,7 +134,7 @@ class AMQPWire:
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
         """Connect and consume; what goes wrong is tried again for ever."""
-        if isinstance(context.publisher, Publisher):
+        if isinstance(context.publisher, Publisher) and context.publisher.connects:
             publisher = context.publisher
         else:
             publisher = self._publisher = Publisher()

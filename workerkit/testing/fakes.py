@@ -12,14 +12,15 @@ from workerkit.amqp.acks import Acks
 from workerkit.amqp.message import ATTEMPT, AMQPMessage
 from workerkit.amqp.properties import encode as encode_properties
 from workerkit.amqp.publisher import Publisher
-from workerkit.amqp.queue import Exchange
+from workerkit.amqp.queue import Exchange, Queue
 from workerkit.codec import encode
 from workerkit.settings import WorkerSettings
 from workerkit.sse.event import SSEEvent
 
 _PUBLISH = inspect.signature(Publisher.publish)
 # Parameters of the publish itself; the others belong to the message.
-_DELIVERY_PARAMETERS = ("connection", "vhost", "mandatory", "timeout")
+_DELIVERY_PARAMETERS = ("exchange", "connection", "vhost", "mandatory", "timeout")
+_NAMED = ("exchange", "headers", "message_id")
 
 
 def fake_message(
@@ -95,7 +96,7 @@ class Published:
     """One message that was published to a `FakePublisher`.
 
     Attributes:
-        options: All other parameters that `publish` was called with, by name.
+        options: All other parameters of `publish` that differ from their defaults, by name.
     """
 
     body: Any
@@ -106,7 +107,7 @@ class Published:
     options: Mapping[str, Any] | None = None
 
 
-class FakePublisher:
+class FakePublisher(Publisher):
     """Takes the place of the container's `publisher` and remembers what was published.
 
     Attributes:
@@ -114,7 +115,10 @@ class FakePublisher:
         error: Raised by each publish, where it is set.
     """
 
+    connects = False
+
     def __init__(self) -> None:
+        super().__init__()
         self.published: list[Published] = []
         self.error: Exception | None = None
 
@@ -126,61 +130,71 @@ class FakePublisher:
 
     async def publish(
         self,
-        body: Any,
+        body: object,
         routing_key: str,
         *,
         exchange: Exchange | str = "",
         headers: Mapping[str, Any] | None = None,
         message_id: str | None = None,
-        **options: Any,
+        correlation_id: str | None = None,
+        reply_to: str | None = None,
+        content_type: str | None = None,
+        content_encoding: str | None = None,
+        type: str | None = None,
+        app_id: str | None = None,
+        user_id: str | None = None,
+        timestamp: datetime | float | None = None,
+        priority: int | None = None,
+        expiration: float | None = None,
+        connection: str = "default",
+        vhost: str | None = None,
+        mandatory: bool = True,
+        timeout: float = 10.0,
     ) -> str:
         """Remember a message.
 
         Raises:
             TypeError, ValueError: A real publisher would not accept it either.
         """
-        return self._publish(
-            body, routing_key, str(exchange), headers, message_id or uuid4().hex, options
-        )
+        given = {name: value for name, value in locals().items() if name != "self"}
+        return self._remember(**given)
 
     async def publish_many(
-        self, bodies: Iterable[Any], routing_key: str, *, window: int = 100, **more: Any
+        self, bodies: Iterable[object], routing_key: str, *, window: int = 100, **more: Any
     ) -> list[str]:
         """Remember many messages."""
         return [await self.publish(body, routing_key, **more) for body in bodies]
 
-    def publish_threadsafe(
-        self,
-        body: Any,
-        routing_key: str,
-        *,
-        exchange: Exchange | str = "",
-        headers: Mapping[str, Any] | None = None,
-        message_id: str | None = None,
-        **options: Any,
-    ) -> str:
+    def publish_threadsafe(self, body: object, routing_key: str, **more: Any) -> str:
         """Remember a message."""
-        return self._publish(
-            body, routing_key, str(exchange), headers, message_id or uuid4().hex, options
-        )
+        return self._remember(body, routing_key, **more)
 
-    def _publish(
-        self,
-        body: Any,
-        routing_key: str,
-        exchange: str,
-        headers: Mapping[str, Any] | None,
-        message_id: str,
-        options: Mapping[str, Any],
-    ) -> str:
-        given = {**options, "headers": headers, "message_id": message_id}
-        _PUBLISH.bind(self, body, routing_key, exchange=exchange, **given)
+    async def declare(self, queue: Queue, connection: str, vhost: str | None) -> None:
+        """There is nothing to declare."""
+
+    def _remember(self, body: object, routing_key: str, **given: Any) -> str:
+        _PUBLISH.bind(self, body, routing_key, **given)
         outgoing.check_types({**given, "routing_key": routing_key})
-        all_headers = {
+        of_message = {
             name: value for name, value in given.items() if name not in _DELIVERY_PARAMETERS
         }
-        encode_properties(outgoing.message(body, **all_headers)[1])
+        encode_properties(outgoing.message(body, **of_message)[1])
         if self.error is not None:
             raise self.error
-        self.published.append(Published(body, routing_key, exchange, headers, message_id, options))
+        options = {
+            name: value
+            for name, value in given.items()
+            if name not in _NAMED and value != _PUBLISH.parameters[name].default
+        }
+        message_id = given.get("message_id") or uuid4().hex
+        self.published.append(
+            Published(
+                body,
+                routing_key,
+                str(given.get("exchange", "")),
+                given.get("headers"),
+                message_id,
+                options,
+            )
+        )
         return message_id

@@ -244,7 +244,7 @@ async def running(
             pointed = _pointed(settings, broker, port)
             put("settings", pointed)
             put("wires", wires.put_into(container.providers["wires"]()))
-            if isinstance(container.providers["publisher"](), Publisher):
+            if getattr(container.providers["publisher"](), "connects", False):
                 put("publisher", Publisher())
             read = _queues_read(runner.assemble())
             vhosts = _add_vhosts(broker, settings, read)
