@@ -16,7 +16,7 @@ from workerkit.periodic import PeriodicTask, PeriodicWire
 from workerkit.places import said
 from workerkit.settings import WorkerSettings
 from workerkit.sse.consumer import SSEConsumer
-from workerkit.sse.cursor import MemoryCursors
+from workerkit.sse.cursor import CursorStore, MemoryCursors
 from workerkit.sse.wire import SSEWire
 from workerkit.supervisor import finish, guarded
 
@@ -40,7 +40,7 @@ class WorkerContainer(containers.DeclarativeContainer):
     settings = providers.Singleton(WorkerSettings)
     publisher = providers.Singleton(Publisher)
     observers = providers.List(providers.Object(log_settled))
-    cursors = providers.Singleton(MemoryCursors)
+    cursors: "providers.Provider[CursorStore]" = providers.Singleton(MemoryCursors)
     wires = providers.Dict(
         {
             AMQPConsumer: providers.Singleton(AMQPWire),

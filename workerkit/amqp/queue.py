@@ -30,6 +30,7 @@ class Exchange:
     """An exchange, as it has to be declared where it is missing.
 
     Attributes:
+        type: One of RabbitMQ's own, or that of a plugin, such as `x-consistent-hash`.
         durable: It survives a restart of the broker.
         auto_delete: It goes when its last binding goes.
         internal: Nobody may publish to it but other exchanges.
@@ -38,7 +39,7 @@ class Exchange:
     """
 
     name: str
-    type: ExchangeType = "direct"
+    type: ExchangeType | str = "direct"
     durable: bool = True
     auto_delete: bool = False
     internal: bool = False
