@@ -93,7 +93,7 @@ def assemble(
         if wire is None:
             continue
         declared = _declared(name, class_, wire, overrides.get(name, {}), plan, faults)
-        faults.declaration += _unread(class_, declared, kinds_by_option)
+        faults.declaration += _unread(class_, kinds_by_option)
         if declared is None:
             continue
         fed.setdefault(wire, []).append(declared)
@@ -215,10 +215,15 @@ def _declared(
     hooks = list(_wrong_hooks(class_))
     faults.declaration += hooks
     signatures = faults.collect(class_.signatures, options, wire.delivery, plan.resolve)
+    batch = any(each.batch for each in (signatures or {}).values())
+    if batch and options is not None:
+        options = _options(name, class_, overrides, batch=True)
+    if options is not None:
+        unknown = ("batch",) if signatures is None else ()
+        for variable, text in without_effect(options, class_, unknown):
+            faults.declaration.append(f"{variable or place(class_)}: {text}")
     if hooks or options is None or factory is None or signatures is None:
         return None
-    if any(each.batch for each in signatures.values()):
-        options = _options(name, class_, overrides, batch=True)
     return Declared(class_, options, signatures, factory)
 
 
@@ -241,9 +246,7 @@ def _kinds_by_option(wires: Wires) -> Mapping[str, list[str]]:
     return found
 
 
-def _unread(
-    class_: type[Consumer], declared: Declared | None, kinds: Mapping[str, list[str]]
-) -> Iterator[str]:
+def _unread(class_: type[Consumer], kinds: Mapping[str, list[str]]) -> Iterator[str]:
     """Faults of attributes and methods that have no effect."""
     own = adapters(class_.options_type())
     for owner, name, meant in misspelt_hooks(class_):
@@ -259,9 +262,6 @@ def _unread(
             if name not in looks_like:
                 others, own_kind = ", ".join(kinds[name]), kind_of(class_).__name__
                 yield f"{at}: {name!r} is an option of {others}, not of {own_kind}"
-    if declared is not None:
-        for variable, text in without_effect(declared.options, class_):
-            yield f"{variable or place(class_)}: {text}"
 
 
 def _options(

@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import cache
@@ -231,16 +231,25 @@ def no_option(name: str, meant: str) -> str:
     return f"there is no option {name!r}; did you mean {meant!r}?"
 
 
-def without_effect(options: Options, declared: type) -> Iterator[tuple[str, str]]:
+def without_effect(
+    options: Options, declared: type, unknown: Collection[str] = ()
+) -> Iterator[tuple[str, str]]:
     """Yield options that were set in vain: the variable or "", and what is wrong with it.
 
     What a class inherits is not among them, because a base may be that of other classes too, and
     neither is what an override by an operator has put out of force.
+
+    Args:
+        unknown: Attributes of *options* that nothing is known of because something else is wrong.
     """
     for each in dataclasses.fields(options):
         rule: Matters | None = each.metadata.get("matters")
         source = options.sources.get(each.name, Source.FRAMEWORK)
-        if rule is None or bool(getattr(options, rule.option)) is rule.given:
+        if (
+            rule is None
+            or rule.option in unknown
+            or bool(getattr(options, rule.option)) is rule.given
+        ):
             continue
         if getattr(options, each.name) in rule.harmless:
             continue

@@ -225,6 +225,32 @@ def test_fp7_a_misspelt_attribute_of_a_base_is_told_once() -> None:
     ]
 
 
+def test_fp14_it_is_told_together_with_other_faults() -> None:
+    """A constructor that nothing fills does not hide it; an unknown signature says nothing."""
+
+    class Each(AMQPConsumer):
+        queues = ["q"]
+        batch_size = 3
+
+        def __init__(self, missing: object) -> None: ...
+
+        async def handle(self, body: bytes) -> None: ...
+
+    class Wrong(AMQPConsumer):
+        queues = ["w"]
+        batch_size = 3
+
+        async def handle(self, bodies) -> None: ...  # type: ignore[no-untyped-def]
+
+    found = checked(Each, Wrong)
+
+    assert [fault.partition("'")[2].partition("'")[0] for fault in found] == [
+        "missing",
+        "batch_size",
+        "bodies",
+    ]
+
+
 def test_fp14_a_mixin_may_have_options_of_several_kinds() -> None:
     """What one of the kinds lacks is no fault there, since the other one has it."""
 
