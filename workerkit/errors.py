@@ -75,13 +75,17 @@ class InvalidBody(WorkerkitError):
     The text names the place and what would be right, never the value itself.
 
     Attributes:
-        findings: Each place in the body and what is wrong there; none where the body cannot be
-            read at all, because it is no JSON or no text.
+        findings: The first places in the body and what is wrong there; none where the body cannot
+            be read at all, because it is no JSON or no text.
+        more: The number of other places where something is wrong.
     """
 
-    def __init__(self, text: str, findings: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(
+        self, text: str, findings: Iterable[tuple[str, str]] = (), more: int = 0
+    ) -> None:
         super().__init__(text)
         self.findings = tuple(findings)
+        self.more = more
 
 
 class InvalidRequest(InvalidBody):

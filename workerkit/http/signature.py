@@ -135,6 +135,7 @@ class RequestSignature:
             return (request,), {}
         arguments: dict[str, Any] = dict.fromkeys(self._request, request) if self._request else {}
         unfit: list[dict[str, str]] = []
+        more = 0
         for value in self.values:
             try:
                 arguments[value.argument] = value.read(request)
@@ -147,8 +148,11 @@ class RequestSignature:
                 if not error.findings:
                     raise InvalidRequest(400, str(error)) from error
                 unfit += [{"in": "body", "name": n, "detail": t} for n, t in error.findings]
+                more = error.more
         if unfit:
             said = [f"{each['in']} {each['name']}: {each['detail']}" for each in unfit]
+            if more:
+                said.append(f"and {more:,} more")
             raise InvalidRequest(422, "; ".join(said), unfit)
         return (), arguments
 
