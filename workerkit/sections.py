@@ -49,38 +49,45 @@ Buckets = Annotated[tuple[Bound, ...], Field(min_length=1), AfterValidator(_asce
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
-class HTTPSettings(BaseModel):
+class ListenSettings(BaseModel):
+    """What every port of the process has.
+
+    Attributes:
+        port: 0 for any free one.
+        read_timeout: Seconds for the head, and again for the body, of a request to come.
+        keep_alive: Seconds that a connection may rest between two requests: longer than proxies
+            usually keep it.
+        max_connections: None derives it from the number of descriptors that the process may have.
+        reuse_port: Share the port with other processes, between which the kernel distributes.
+    """
+
+    model_config = SECTION
+
+    host: str = "127.0.0.1"
+    port: ListenPort
+    read_timeout: Seconds = 30.0
+    keep_alive: Seconds = 75.0
+    max_connections: Annotated[int, Field(gt=0)] | None = None
+    reuse_port: bool = False
+
+
+class HTTPSettings(ListenSettings):
     """Where the views are served; bound only when there are views.
 
     Attributes:
-        port: 0 for any free one.
         max_body: Bytes of a request's body; more is answered with 413.
-        read_timeout: Seconds for the head, and again for the body, of a request to come.
-        reuse_port: Share the port with other processes, between which the kernel distributes.
         openapi: Whether `/openapi.json` and `/docs` are served as well.
     """
 
-    model_config = SECTION
-
-    host: str = "127.0.0.1"
     port: ListenPort = 8080
     max_body: Annotated[int, Field(gt=0)] = 1024 * 1024
-    read_timeout: Seconds = 30.0
-    reuse_port: bool = False
     openapi: bool = True
 
 
-class OpsSettings(BaseModel):
-    """Where health and metrics are served.
-
-    Attributes:
-        port: 0 for any free one.
-    """
-
-    model_config = SECTION
+class OpsSettings(ListenSettings):
+    """Where health and metrics are served."""
 
     enabled: bool = True
-    host: str = "127.0.0.1"
     port: ListenPort = 8081
 
 

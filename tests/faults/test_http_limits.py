@@ -121,9 +121,7 @@ async def test_fh1_a_body_full_of_faults(
     caplog.set_level(logging.DEBUG)
     views = (Lists, Orders, Dicts, Extras, Names)
     async with serving(*views) as client:
-        answer = await client.post(
-            path, body=body, headers={"Content-Type": "application/json"}
-        )
+        answer = await client.post(path, body=body, headers={"Content-Type": "application/json"})
 
     found = answer.json()
     assert answer.status == 422

@@ -14,6 +14,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health, Part
 from workerkit.http import openapi, page
+from workerkit.http.limit import max_connections
 from workerkit.http.receiver import Receiver
 from workerkit.http.request import HTTPRequest
 from workerkit.http.server import Server
@@ -112,15 +113,18 @@ class HTTPWire:
             RunError: The address cannot be had.
         """
         self._views = [view for view in self._made if view.first in endpoints]
+        http = context.settings.http
         self._server = Server(
-            context.settings.http,
+            http,
+            max_connections(http.max_connections, "http"),
+            http.max_body,
             context.middlewares,
             foreign=self._setup is not None,
             unhandled=partial(tell, context.observers, "unhandled"),
         )
         self._part = Part(context.changed)
         self._receivers = list(self._add_routes(self._server.application, context))
-        if context.settings.http.openapi:
+        if http.openapi:
             document = openapi.document([view.declared for view in self._views])
             page.add(self._server.application, document)
         if self._setup is not None:
