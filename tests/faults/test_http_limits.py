@@ -1,18 +1,13 @@
 """Rows FH1 and FH5: what a client sends costs no more than it is worth."""
 
-import asyncio
-import gzip
 import json
 import logging
 import time
-import zlib
 from typing import Annotated, Any
 
 import pytest
-from aiohttp import web
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
-from tests.records import everything, fields
 from tests.serving import serving
 from workerkit import Header, HTTPView
 from workerkit.logs import JSONFormatter

@@ -12,7 +12,7 @@ from workerkit.delivery import Action, Outcome
 from workerkit.errors import HandlerTimeout, InvalidRequest, Reject, Retry
 from workerkit.http.problem import problem
 from workerkit.http.raw_request import is_fault_of_body
-from workerkit.http.returned import BODILESS
+from workerkit.http.returned import BODILESS, STATUSES
 
 _JSON = {"Content-Type": JSON}
 _CLIENT_LEFT = 499  # As nginx has it; no client ever sees it.
@@ -112,4 +112,4 @@ def _with_status(value: tuple[Any, ...]) -> tuple[Any, int]:
 
 
 def _is_status(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value in range(200, 600)
+    return isinstance(value, int) and not isinstance(value, bool) and value in STATUSES

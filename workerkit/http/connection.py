@@ -210,7 +210,7 @@ class Connection(web.RequestHandler):
         extra = {"route": route_of(request), "method": request.method}
         if isinstance(error, UnsendableHeader):
             extra["header"] = error.header
-            log.error("a header of the answer contains control characters", extra=extra)
+            log.error("a header of the answer cannot be sent", extra=extra)
         else:
             log.error("answer could not be sent", exc_info=error, extra=extra)
         head, body = last_answer(500)

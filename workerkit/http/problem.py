@@ -81,7 +81,10 @@ def last_answer(
 
     It needs no request. Without one, it gets an id of its own.
     """
-    token = None if request_id.get() else request_id.set(uuid4().hex)
+    known = request_id.get()
+    # A view may have set it to anything.
+    sound = bool(known) and known.isascii() and known.isprintable()
+    token = None if sound else request_id.set(uuid4().hex)
     answer = problem(status, detail)
     known = request_id.get()
     if token is not None:

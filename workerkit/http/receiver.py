@@ -118,7 +118,8 @@ class Receiver:
         if (
             connection.begun is None
             and type(response) is web.Response
-            and (response is not outcome.value or _is_sendable(response))
+            # What is made here is.
+            and ((raised is None and response is not outcome.value) or _is_sendable(response))
         ):
             notify(self._observers, record)
         else:
@@ -169,11 +170,10 @@ class Receiver:
 def _is_sendable(response: web.Response) -> bool:
     """Whether there is no doubt; which header is wrong is found when it is sent."""
     headers = response.headers
-    return not headers or (
-        len(headers) == 1
-        and isinstance(kind := headers.get(hdrs.CONTENT_TYPE), str)
-        and kind.isprintable()
-    )
+    if headers and len(headers) > 1:
+        return False
+    kind = headers.get(hdrs.CONTENT_TYPE) if headers else ""
+    return isinstance(kind, str) and kind.isprintable() and response.reason.isprintable()
 
 
 async def _ended_by(error: HandlerExit) -> None:

@@ -17,6 +17,7 @@ from workerkit.http import openapi, page
 from workerkit.http.limit import max_connections
 from workerkit.http.receiver import Receiver
 from workerkit.http.request import HTTPRequest
+from workerkit.http.returned import tuple_faults
 from workerkit.http.server import Server
 from workerkit.http.signature import RequestSignature
 from workerkit.http.view import HTTPOptions, nameless, statuses
@@ -79,6 +80,10 @@ class HTTPWire:
             statuses(declared.consumer, declared.signatures)
         except ValueError as error:
             faults.append(f"{where}: {error}")
+        for name, signature in declared.signatures.items():
+            assert isinstance(signature, RequestSignature)
+            method = place(getattr(declared.consumer, name))
+            faults += [f"{method}: {fault}" for fault in tuple_faults(signature.returns)]
         return faults
 
     def source(self, options: Options) -> str:
