@@ -10,13 +10,13 @@ from collections.abc import AsyncIterator
 from typing import Any, NamedTuple
 
 import aiohttp
-import brotli
 import pytest
 from aiohttp import web
 from multidict import CIMultiDict
 from pydantic import BaseModel
 
 from tests.application import Recorder
+from tests.compression import brotli
 from tests.records import errors, fields
 from tests.serving import everything, first_answer, serving
 from workerkit import HTTPView
@@ -590,7 +590,8 @@ async def _until_closed(socket: "aiohttp.ClientWebSocketResponse[Any]") -> int |
 
 async def test_fh7_a_neighbour_of_a_websocket() -> None:
     """FH7: a request that is being answered gets its answer while a WebSocket is closed."""
-    going, ended = asyncio.Event(), []
+    going = asyncio.Event()
+    ended: list[str] = []
 
     class Slow(HTTPView):
         routes = ["/slow"]

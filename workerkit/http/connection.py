@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import select
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from time import perf_counter
@@ -117,6 +118,14 @@ class Connection(web.RequestHandler):
     def is_waiting(self) -> bool:
         """Whether all requests that have arrived are answered."""
         return self._waiter is not None and not self._waiter.done()
+
+    def is_idle(self) -> bool:
+        """Whether it waits for a request, and nothing has arrived that was not read yet."""
+        if not self.is_waiting or self.transport is None:
+            return False
+        arrived = select.poll()
+        arrived.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
+        return not arrived.poll(0)
 
     def begin(self, request: web.Request) -> None:
         """Note that a middleware gets a request."""

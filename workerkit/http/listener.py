@@ -25,6 +25,7 @@ class Listener:
     """Accepts connections at one address.
 
     Args:
+        may_accept: Asked before each connection; if not, it waits for the next turn of the loop.
         accepted: Called with the socket of each connection.
         exhausted: Called when the system has no descriptor or memory for another connection.
 
@@ -33,9 +34,13 @@ class Listener:
     """
 
     def __init__(
-        self, accepted: Callable[[socket.socket], None], exhausted: Callable[[], None]
+        self,
+        may_accept: Callable[[], bool],
+        accepted: Callable[[socket.socket], None],
+        exhausted: Callable[[], None],
     ) -> None:
         self.sockets: list[socket.socket] = []
+        self._may_accept = may_accept
         self._accepted = accepted
         self._exhausted = exhausted
         self._loop = asyncio.get_running_loop()
@@ -82,6 +87,8 @@ class Listener:
 
     def _accept(self, listening: socket.socket) -> None:
         for _ in range(_AT_ONCE):
+            if not self._may_accept():
+                return
             try:
                 accepted, _ = listening.accept()
             except (BlockingIOError, InterruptedError):

@@ -103,7 +103,7 @@ class Server:
             shortcuts: Any = Shortcuts(self.application, server.request_handler)
             await shortcuts.learn()
             server.request_handler = shortcuts.respond
-        self._listener = Listener(self._accepted, self._free)
+        self._listener = Listener(self._may_accept, self._accepted, self._free)
         settings = self._settings
         try:
             await self._listener.listen(
@@ -153,6 +153,10 @@ class Server:
         self._full.close()
         await self._runner.cleanup()
 
+    def _may_accept(self) -> bool:
+        """Whether it is known which connections are in use: new ones were not read yet."""
+        return len(self._open) < self._max_connections or not self._connecting
+
     def _accepted(self, accepted: socket.socket) -> None:
         if len(self._open) >= self._max_connections and not self._make_room():
             self._full.add()
@@ -198,7 +202,7 @@ class Server:
         for _ in range(2):
             while self._oldest:
                 connection = self._oldest.pop()
-                if connection in self._open and connection.is_waiting:
+                if connection in self._open and connection.is_idle():
                     connection.force_close()
                     self._forget(connection)
                     self._closed += 1
