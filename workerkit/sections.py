@@ -1,11 +1,20 @@
 """Sections of the settings about the process itself: HTTP, health, metrics, logs."""
 
+import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 # The values stay out of every text of an error: one of them may be a password.
@@ -31,6 +40,17 @@ def _ascending(bounds: Sequence[float]) -> Sequence[float]:
     if any(one >= other for one, other in pairwise(bounds)):
         raise PydanticCustomError("buckets", "should be in ascending order, each once")
     return bounds
+
+
+def _json_object(given: Any) -> Any:
+    try:
+        found = json.loads(given) if isinstance(given, str) else given
+    except ValueError:
+        found = None
+    if not isinstance(found, Mapping):
+        text = "should be a Security Scheme Object, such as a JSON object with a type"
+        raise PydanticCustomError("scheme", text)
+    return found
 
 
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -71,17 +91,54 @@ class ListenSettings(BaseModel):
     reuse_port: bool = False
 
 
+class OpenAPISettings(BaseModel):
+    """The OpenAPI document of the views, with the words of OpenAPI 3.1.
+
+    Attributes:
+        enabled: Whether `/openapi.json` and `/docs` are served.
+        title: None takes the name of the package of the views.
+        version: Of the application; None takes `__version__` of that package.
+        description: In Markdown.
+        servers: URLs at which clients reach the views, if they differ from that of the document.
+        security_schemes: A Security Scheme Object for each name.
+        security: Names of schemes that a client needs for every view that says nothing else.
+    """
+
+    model_config = SECTION
+
+    enabled: bool = True
+    title: str | None = None
+    version: str | None = None
+    description: str = ""
+    servers: tuple[str, ...] = ()
+    security_schemes: dict[str, Any] = Field(default_factory=dict)
+    security: tuple[str, ...] = ()
+
+    @field_validator("security_schemes", mode="after")
+    @classmethod
+    def _scheme_objects(cls, given: dict[str, Any]) -> dict[str, Any]:
+        """Read schemes that stand in variables of their own."""
+        return {name: _json_object(each) for name, each in given.items()}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _switched(cls, given: Any) -> Any:
+        """Take `openapi=False` and `HTTP__OPENAPI=off` as well."""
+        is_switch = isinstance(given, bool | int | str)
+        return {"enabled": given} if is_switch else given
+
+
 class HTTPSettings(ListenSettings):
     """Where the views are served; bound only when there are views.
 
     Attributes:
         max_body: Bytes of a request's body; more is answered with 413.
-        openapi: Whether `/openapi.json` and `/docs` are served as well.
+        openapi: The document at `/openapi.json`; False for none.
     """
 
     port: ListenPort = 8080
     max_body: Annotated[int, Field(gt=0)] = 1024 * 1024
-    openapi: bool = True
+    openapi: OpenAPISettings = OpenAPISettings()
 
 
 class OpsSettings(ListenSettings):

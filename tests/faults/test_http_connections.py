@@ -164,7 +164,7 @@ async def test_fh2_a_view_that_blocks_the_loop(tmp_path: Path, uvloop: bool) -> 
         with clients(url, 4, b"", HALF, post, next_one) as opened:
             assert b" 404 " in await received(opened[3])
             async with aiohttp.ClientSession() as session:
-                blocking = asyncio.create_task(_status(session, f"{url}/block?seconds=6"))
+                blocking = asyncio.create_task(_status(session, f"{url}/block?seconds=4"))
                 await application.says("blocking")
                 for each, data in zip(
                     opened, [next_one, HELLO[len(HALF) :], b"{}", next_one], strict=True
@@ -216,7 +216,7 @@ async def test_fh3_a_client_that_reads_nothing_of_its_metrics() -> None:
 
 async def test_fh3_views_have_a_keep_alive_limit() -> None:
     """FH3: a connection that rests is closed."""
-    async with serving(Hello, keep_alive=0.2) as client:
+    async with serving(Hello, keep_alive=0.2, read_timeout=0.4) as client:
         with clients(client.url, 1, HELLO) as (kept,):
             assert b" 200 " in await received(kept)
             assert await received(kept) == b""
@@ -392,7 +392,7 @@ async def test_fh3_no_descriptor_is_left(tmp_path: Path, uvloop: bool) -> None:
         async with aiohttp.ClientSession() as session:
             async with session.post(f"{views}/files") as answer:
                 assert answer.status == 204
-            with clients(views, 50, HELLO) as opened:
+            with clients(views, 10, HELLO) as opened:
                 await application.says("cannot accept connections")
                 async with session.delete(f"{views}/files") as answer:
                     assert answer.status == 204

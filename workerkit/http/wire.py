@@ -20,7 +20,7 @@ from workerkit.http.request import HTTPRequest
 from workerkit.http.returned import tuple_faults
 from workerkit.http.server import Server
 from workerkit.http.signature import RequestSignature
-from workerkit.http.view import HTTPOptions, nameless, statuses
+from workerkit.http.view import HTTPOptions, nameless, requirements, statuses, verbs_of
 from workerkit.observe import tell
 from workerkit.options import Options
 from workerkit.places import place
@@ -80,6 +80,7 @@ class HTTPWire:
             statuses(declared.consumer, declared.signatures)
         except ValueError as error:
             faults.append(f"{where}: {error}")
+        faults += [f"{where}: {fault}" for fault in _security_faults(declared, settings)]
         for name, signature in declared.signatures.items():
             assert isinstance(signature, RequestSignature)
             method = place(getattr(declared.consumer, name))
@@ -129,8 +130,8 @@ class HTTPWire:
         )
         self._part = Part(context.changed)
         self._receivers = list(self._add_routes(self._server.application, context))
-        if http.openapi:
-            document = openapi.document([view.declared for view in self._views])
+        if http.openapi.enabled:
+            document = openapi.document([view.declared for view in self._views], http.openapi)
             page.add(self._server.application, document)
         if self._setup is not None:
             self._setup(self._server.application)
@@ -221,6 +222,22 @@ def _route_faults(routes: Sequence[str]) -> Iterator[str]:
             web.UrlDispatcher().add_resource(route)
         except ValueError as error:
             yield f"route {route!r}: {error}"
+
+
+def _security_faults(declared: Declared, settings: WorkerSettings) -> Iterator[str]:
+    known = settings.http.openapi.security_schemes
+    try:
+        required = requirements(declared.consumer, verbs_of(declared.signatures))
+    except ValueError as error:
+        yield str(error)
+        return
+    names = {name for each in required.values() for schemes in each for name in schemes}
+    for name in sorted(names - set(known)):
+        declared_ones = ", ".join(sorted(known)) or "none"
+        yield (
+            f"security names {name!r}, which is not in HTTP__OPENAPI__SECURITY_SCHEMES; there "
+            f"{'is' if declared_ones == 'none' else 'are'} {declared_ones}"
+        )
 
 
 def _not_ours(settings: WorkerSettings, error: OSError) -> str:
