@@ -170,10 +170,13 @@ class Receiver:
 def _is_sendable(response: web.Response) -> bool:
     """Whether there is no doubt; which header is wrong is found when it is sent."""
     headers = response.headers
-    if headers and len(headers) > 1:
-        return False
-    kind = headers.get(hdrs.CONTENT_TYPE) if headers else ""
-    return isinstance(kind, str) and kind.isprintable() and response.reason.isprintable()
+    kind = headers.get(hdrs.CONTENT_TYPE, "")
+    return (
+        len(headers) < 2
+        and type(kind) is str
+        and kind.isprintable()
+        and response.reason.isprintable()
+    )
 
 
 async def _ended_by(error: HandlerExit) -> None:
