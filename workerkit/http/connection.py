@@ -42,7 +42,7 @@ class Connection(web.RequestHandler):
     Args:
         signals: Somebody waits for aiohttp's signal that an answer is about to be sent.
         ended: Called with it when it is closed and nothing is done for it any more.
-        unhandled: Called for each answer that no view has given.
+        unhandled: Called for each answer that no view has given; None where there are no views.
 
     Attributes:
         begun: The request that a middleware got, until the answer is sent.
@@ -84,7 +84,7 @@ class Connection(web.RequestHandler):
         *,
         signals: bool,
         ended: Callable[["Connection"], None],
-        unhandled: Callable[[Unhandled], None],
+        unhandled: Callable[[Unhandled], None] | None,
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
@@ -161,7 +161,7 @@ class Connection(web.RequestHandler):
             resp = self._answer_of(resp, request)
         if self.last:
             resp.force_close()
-        if self.answering is None:
+        if self.answering is None and self._unhandled is not None:
             self._unhandled(self._told(request, resp))
         if not self._signals and (ready := plain(request, resp, known)) is not None:
             if self.settled is not None:
@@ -323,8 +323,15 @@ class Connection(web.RequestHandler):
         if self._heard and self.transport is not None:
             head, body = last_answer(408, "the request did not come in time")
             self.transport.write(head + body)
-            self._unhandled(Unhandled("", "UNKNOWN", 408, late, 0, len(body)))
+            if self._unhandled is not None:
+                self._unhandled(Unhandled("", "UNKNOWN", 408, late, 0, len(body)))
         self.force_close()
+
+    def upgraded(self, web_socket: web.WebSocketResponse) -> None:
+        """Note that its answer is a WebSocket, which is about to begin."""
+        self.web_socket = web_socket
+        if self.last:
+            self._loop.call_soon(self.close_web_socket)
 
     def close_web_socket(self) -> None:
         """Tell the client of a WebSocket that the server stops; its view sees it closed."""

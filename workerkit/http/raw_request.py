@@ -83,7 +83,7 @@ class RawRequest(web.Request):
             raise UnsendableHeader(header)
         if isinstance(response, web.WebSocketResponse):
             connection: Any = self.protocol
-            connection.web_socket = response
+            connection.upgraded(response)
 
     @contextmanager
     def _noting(self) -> Iterator[None]:

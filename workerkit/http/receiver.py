@@ -170,9 +170,11 @@ class Receiver:
 def _is_sendable(response: web.Response) -> bool:
     """Whether there is no doubt; which header is wrong is found when it is sent."""
     headers = response.headers
-    kind = headers.get(hdrs.CONTENT_TYPE, "")
+    if not headers:
+        return response.reason.isprintable()
+    kind = headers.get(hdrs.CONTENT_TYPE)
     return (
-        len(headers) < 2
+        len(headers) == 1
         and type(kind) is str
         and kind.isprintable()
         and response.reason.isprintable()

@@ -38,7 +38,7 @@ class Server:
         max_body: Bytes of a request's body.
         middlewares: The user's, the outermost first.
         foreign: The application gets routes that are no views.
-        unhandled: Called for each answer that no view has given.
+        unhandled: Called for each answer that no view has given; None where there are no views.
 
     Attributes:
         application: To add routes to, until it listens.
@@ -52,7 +52,7 @@ class Server:
         middlewares: Sequence[Any] = (),
         *,
         foreign: bool = False,
-        unhandled: Callable[[Unhandled], None],
+        unhandled: Callable[[Unhandled], None] | None,
     ) -> None:
         self._settings = settings
         self._max_connections = max_connections

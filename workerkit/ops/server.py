@@ -44,9 +44,7 @@ class OpsServer:
             OSError: It cannot.
         """
         limit = max_connections(self._settings.max_connections, "ops")
-        server = Server(
-            self._settings, limit, _MAX_BODY, foreign=True, unhandled=lambda answer: None
-        )
+        server = Server(self._settings, limit, _MAX_BODY, foreign=True, unhandled=None)
         router = server.application.router
         router.add_get("/health/live", self._live)
         router.add_get("/health/ready", self._ready)
