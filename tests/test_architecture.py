@@ -48,8 +48,8 @@ ORDER = {
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",
     "http": "request_ids problem shape text parameters request signature view returned schemas"
-    " openapi page answer sending shortcuts connection entrance server receiver wire watched"
-    " client",
+    " openapi page raw_request answer encodings malformed sending shortcuts connection entrance"
+    " tally listener limit server receiver wire watched client",
     "embedded": "refusals table requests replies properties clock memory message counting"
     " matching backlog behaviour arguments death turns queue exchange vhost faults outbox session"
     " channel publishing topology consuming dispatch frames heart broker handshake connection"

@@ -18,16 +18,31 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
-from pydantic_core import ErrorDetails, PydanticSerializationError, to_json
+from pydantic_core import (
+    ErrorDetails,
+    PydanticSerializationError,
+    SchemaError,
+    SchemaValidator,
+    to_json,
+)
 from typing_extensions import TypedDict
 
 from workerkit.errors import InvalidBody
+from workerkit.excerpts import excerpt
 from workerkit.shapes import members
 
 Decode = Callable[[bytes], Any]
 JSON = "application/json"
 
-_MOST_FINDINGS = 5
+MOST_FINDINGS = 5
+"""The largest number of faults of one body that are named; the others are counted."""
+
+_LONGEST_FINDING = 1024
+# Creating the details takes pydantic 2 µs for each fault, and it creates those of all faults.
+_MANY_FINDINGS = 1000
+_COLLECTIONS = frozenset({"list", "tuple", "set", "frozenset"})
+# Parts of a schema that hold objects of the user's.
+_NO_SCHEMAS = frozenset({"cls", "config", "default", "expected", "members", "metadata"})
 _BOM = "\ufeff"
 # Texts of pydantic that contain what the sender wrote, and what stands in their place.
 _SENDERS = {
@@ -199,6 +214,7 @@ def _validating(
 ) -> Decode:
     fields = frozenset(_fields(validator.core_schema))
     choices = frozenset(_choices(validator.core_schema))
+    fail_fast = functools.cache(functools.partial(_fail_fast, validator, json))
 
     def validated(raw: Any, may_have_bom: bool = json) -> Any:
         try:
@@ -207,10 +223,15 @@ def _validating(
             # Only after an error, because the check would slow down every body.
             if may_have_bom and (plain := _without_bom(raw)) is not None:
                 return validated(plain, False)
-            findings = list(_findings(error, fields, choices))
-            is_json = error.errors(include_url=False)[0]["type"] != "json_invalid"
+            count = error.error_count()
+            if count > _MANY_FINDINGS:
+                error = _first_error(fail_fast(), raw) or error
+            details = _details(error)
+            findings = [(_place(each["loc"], fields, choices), worded(each)) for each in details]
+            is_json = details[0]["type"] != "json_invalid"
+            text, more = _explain(findings, count), count - len(findings)
             # Not chained: pydantic's own text contains the body.
-            raise InvalidBody(_explain(findings), findings if is_json else ()) from None
+            raise InvalidBody(text, findings if is_json else (), more) from None
 
     return validated
 
@@ -267,23 +288,53 @@ def _rebuilt(type_: Any) -> Any:
     return type_
 
 
-def _findings(
-    error: ValidationError, fields: Collection[str], choices: Collection[str]
-) -> Iterator[tuple[str, str]]:
-    """Pydantic's findings, without the input and all that a sender chose."""
-    for each in error.errors(include_url=False, include_context=False, include_input=False):
-        yield _place(each["loc"], fields, choices), worded(each)
+def _details(error: ValidationError) -> list[ErrorDetails]:
+    """Pydantic's first findings, without the input."""
+    found = error.errors(include_url=False, include_context=False, include_input=False)
+    return found[:MOST_FINDINGS]
+
+
+def _fail_fast(validator: TypeAdapter[Any], json: bool) -> Callable[[Any], Any] | None:
+    """Create what validates like *validator*, but ends a collection at its first faulty item."""
+    make: Any = SchemaValidator
+    try:
+        # Without the validators that pydantic keeps for models: they read a collection to its end.
+        made = make(_failing_fast(validator.core_schema), _use_prebuilt=False)
+    except (SchemaError, TypeError):
+        return None
+    validate: Callable[[Any], Any] = made.validate_json if json else made.validate_python
+    return validate
+
+
+def _failing_fast(schema: Any) -> Any:
+    if isinstance(schema, list | tuple):
+        return type(schema)(map(_failing_fast, schema))
+    if not isinstance(schema, dict):
+        return schema
+    made = {
+        key: part if key in _NO_SCHEMAS else _failing_fast(part) for key, part in schema.items()
+    }
+    return {**made, "fail_fast": True} if schema.get("type") in _COLLECTIONS else made
+
+
+def _first_error(validate: Callable[[Any], Any] | None, raw: Any) -> ValidationError | None:
+    try:
+        if validate is not None:
+            validate(raw)
+    except ValidationError as error:
+        return error
+    return None
 
 
 def worded(finding: ErrorDetails) -> str:
     """What pydantic says of a value, without anything of the value."""
-    return _SENDERS.get(finding["type"], finding["msg"])
+    return excerpt(_SENDERS.get(finding["type"], finding["msg"]), _LONGEST_FINDING)
 
 
-def _explain(findings: Sequence[tuple[str, str]]) -> str:
-    texts = [f"{place}: {text}" for place, text in findings[:_MOST_FINDINGS]]
-    if len(findings) > _MOST_FINDINGS:
-        texts.append(f"and {len(findings) - _MOST_FINDINGS} more")
+def _explain(findings: Sequence[tuple[str, str]], count: int) -> str:
+    texts = [f"{place}: {text}" for place, text in findings]
+    if more := count - len(findings):
+        texts.append(f"and {more:,} more")
     return "; ".join(texts)
 
 
@@ -295,7 +346,7 @@ def _place(steps: tuple[int | str, ...], fields: Collection[str], choices: Colle
         # Such as `int`, `constrained-int`, `list[int]`.
         elif step.removeprefix("constrained-").partition("[")[0] not in choices:
             known.append("[key]")
-    return ".".join(known) or "the body"
+    return excerpt(".".join(known), _LONGEST_FINDING) or "the body"
 
 
 def _struct_decoder(type_: Any) -> Decode:
@@ -316,10 +367,9 @@ def _struct_decoder(type_: Any) -> Decode:
             if may_have_bom and (plain := _without_bom(raw)) is not None:
                 return decode(plain, False)
             # msgspec quotes values, and names unknown fields; not chained for that reason.
-            text = _QUOTED.sub("...", str(error))
-            finding = _finding(text)
+            finding = _finding(excerpt(_QUOTED.sub("...", str(error)), _LONGEST_FINDING))
             is_json = isinstance(error, msgspec.ValidationError)
-            raise InvalidBody(_explain([finding]), [finding] if is_json else ()) from None
+            raise InvalidBody(_explain([finding], 1), [finding] if is_json else ()) from None
 
     return decode
 

@@ -82,13 +82,15 @@ class InvalidBody(WorkerkitError):
     The text names the place and what would be right, never the value itself.
 
     Attributes:
-        findings: Each place in the body and what is wrong there; none where the body cannot be
-            read at all, because it is no JSON or no text.
+        findings: The first places in the body and what is wrong there; none where the body cannot
+            be read at all, because it is no JSON or no text.
+        more: The number of other places where something is wrong.
     """
 
-    def __init__(self, text: str, findings: Iterable[tuple[str, str]] = ()) -> None:
+    def __init__(self, text: str, findings: Iterable[tuple[str, str]] = (), more: int = 0) -> None:
         super().__init__(text)
         self.findings = tuple(findings)
+        self.more = more
 
 
 class InvalidRequest(InvalidBody):
@@ -98,12 +100,20 @@ class InvalidRequest(InvalidBody):
         status: What it is answered with, 400 to 422.
         parts: One mapping for each part that does not fit: `in` (`path`, `query`, `header`,
             `cookie`, `body`), `name`, and `detail`, which says what would be right.
+        headers: Of the answer.
     """
 
-    def __init__(self, status: int, text: str, parts: Iterable[Mapping[str, str]] = ()) -> None:
+    def __init__(
+        self,
+        status: int,
+        text: str,
+        parts: Iterable[Mapping[str, str]] = (),
+        headers: Mapping[str, str] | None = None,
+    ) -> None:
         super().__init__(text)
         self.status = status
         self.parts = tuple(parts)
+        self.headers = headers
 
 
 class HandlerTimeout(WorkerkitError, TimeoutError):

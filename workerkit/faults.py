@@ -15,7 +15,7 @@ from workerkit.sources import split_list, takes_list
 from workerkit.variables import Found, Place, Variable, Variables
 
 _SECRET_NAME = re.compile(
-    "url|uri|dsn|password|passwd|passphrase|secret|token|credential|api_?key", re.IGNORECASE
+    "url|(?<!sec)uri|dsn|password|passwd|passphrase|secret|token|credential|api_?key", re.IGNORECASE
 )
 _CREDENTIALS = re.compile(r"(?:://|^)(\S*)@")
 _UNKNOWN_KEY = frozenset({"extra_forbidden", "unexpected_keyword_argument"})

@@ -345,7 +345,7 @@ def _content_reader(decode: Callable[[Any], Any], whole: bool, *, text: bool) ->
             body = delivery.body = decode(delivery.content(text=text))
         except InvalidBody as error:
             if unknown := delivery.unknown_content:
-                raise InvalidBody(f"{unknown}; {error}", error.findings) from None
+                raise InvalidBody(f"{unknown}; {error}", error.findings, error.more) from None
             raise
         return delivery if whole else body
 

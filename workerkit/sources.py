@@ -13,6 +13,8 @@ from pydantic_settings import (
     NoDecode,
 )
 
+_SWITCH = "http__openapi"
+
 
 class Environment(EnvSettingsSource):
     """Hands on what it cannot decode, so that validation finds it together with all the rest."""
@@ -40,7 +42,18 @@ class Environment(EnvSettingsSource):
         self, field_name: str, field: FieldInfo, env_vars: Mapping[str, str | None]
     ) -> dict[str, Any]:
         # Parents first: a JSON value read later would replace the parts that were read before.
-        return super().explode_env_vars(field_name, field, dict(sorted(env_vars.items())))
+        parts = {_part(name, text): text for name, text in sorted(env_vars.items())}
+        return super().explode_env_vars(field_name, field, parts)
+
+
+def is_switch(name: str, text: str | None) -> bool:
+    """Whether a variable switches a section of the settings on or off, as `HTTP__OPENAPI` does."""
+    return name.lower().endswith(_SWITCH) and not (text or "").lstrip().startswith("{")
+
+
+def _part(name: str, text: str | None) -> str:
+    """The name of the part that a variable sets: a switch would replace all others."""
+    return f"{name}__enabled" if is_switch(name, text) else name
 
 
 class EnvFile(Environment, DotEnvSettingsSource):

@@ -24,7 +24,7 @@ from workerkit.shapes import (
     leaves,
     without_tags,
 )
-from workerkit.sources import split_list
+from workerkit.sources import is_switch, split_list
 
 DELIMITER = "__"
 
@@ -251,6 +251,8 @@ def _joined(root: str, steps: Iterable[str | int]) -> str:
 
 def _followed(variable: Variable, path: Location) -> Found | None:
     """Go *path* into the JSON of *variable*; None if it does not lead to a value."""
+    if path == ("enabled",) and is_switch(variable.name, variable.text):
+        return Found(variable, (), variable.text)
     value: Any = variable.text
     walked: list[str | int] = []
     for step in path:

@@ -315,7 +315,7 @@ async def test_observers_are_told_of_requests_that_no_view_gets() -> None:
                 await client.post("/echo?refuse=1", json={"a": 1})
             await everything(client, b"\r\nno HTTP\r\n\r\n")
 
-    nobodys = [("", "GET", 404), ("", "GET", 405), ("", "UNKNOWN", 400)]
+    nobodys = [("", "GET", 404), ("/echo", "GET", 405), ("", "UNKNOWN", 400)]
     refused = ("/echo", "POST", 401)
     found = [(each.route, each.method, each.status) for each in trail.told]
     assert found == [*nobodys, *nobodys[:2], refused, nobodys[2]]

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Collection
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 import pytest
@@ -302,3 +302,54 @@ def test_a_view_beside_other_consumers() -> None:
     wires = Runner(container, packages=[package]).assemble().wires
 
     assert sorted(wire.kind for wire, _ in wires) == ["amqp", "http"]
+
+
+class Point(NamedTuple):
+    x: int
+    y: int
+
+
+@pytest.mark.parametrize(
+    ("returned", "fault"),
+    [
+        (tuple[int, str], "returns tuple[int, str]: write tuple[body, int], or a list"),
+        (tuple[int, ...], "returns tuple[int, ...]: write tuple[body, int], or a list"),
+        (tuple[Order, int, dict[str, str]], "returns tuple[Order, int, dict[str, str]]: write"),
+        (tuple[Order], "returns tuple[Order]: write tuple[body, int], or a list"),
+        (tuple[Order, bool], "returns tuple[Order, bool]: write"),
+        (tuple[Order, Literal[True]], "returns tuple[Order, Literal[True]]: write"),
+        (tuple[Order, Literal[42]], "returns tuple[Order, Literal[42]]: 42 is no status"),
+        (Order | tuple[Order, str], "returns tuple[Order, str]: write tuple[body, int]"),
+        (Annotated[tuple[Order, str], 1], "returns tuple[Order, str]: write tuple[body, int]"),
+    ],
+)
+def test_fh7_a_tuple_that_is_no_answer(returned: Any, fault: str) -> None:
+    """FH7: it is a fault of the class, as no answer can be made of it."""
+
+    async def get(self: Any) -> None: ...
+
+    get.__annotations__["return"] = returned
+    [found] = faults(view(get))
+    assert fault in found
+
+
+@pytest.mark.parametrize(
+    "returned",
+    [
+        tuple[Order, int],
+        tuple[Order, Literal[202]],
+        tuple[Order, Literal[202, 203]] | None,
+        tuple[tuple[int, int], int],
+        Point,
+        list[tuple[int, int]],
+        tuple,
+        Any,
+    ],
+)
+def test_fh7_a_tuple_that_is_an_answer(returned: Any) -> None:
+    """FH7: a body with its status is one, and so is a tuple that has a name, or is in a list."""
+
+    async def get(self: Any) -> None: ...
+
+    get.__annotations__["return"] = returned
+    assert len(assembled(view(get)).declared) == 1

@@ -409,7 +409,7 @@ async def answered(value: Any, **attributes: Any) -> HTTPAnswer:
         (None, {"status": 202}, 202, b""),
         ((None, 202), {}, 202, b""),
         ((Order(id=1), 201), {}, 201, b'{"id":1,"item":"tea"}'),
-        ((1, 2), {}, 200, b"[1,2]"),
+        ([1, 2], {}, 200, b"[1,2]"),
         ((Order(id=1), 204), {}, 204, b""),
         (Order(id=1), {"status": 205}, 205, b""),
         ("text", {"status": 304}, 304, b""),

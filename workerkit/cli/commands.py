@@ -157,9 +157,9 @@ def settings(
 def openapi(package: Package, container: Container = None, traceback: Traceback = False) -> None:
     """Print the OpenAPI document of the views of PACKAGE, without opening a socket."""
     with faults(traceback):
-        declared = _assembled(package, container).declared
-    views = [each for each in declared if issubclass(each.consumer, HTTPView)]
-    print(json.dumps(document(views), indent=2))
+        assembly = _assembled(package, container)
+    views = [each for each in assembly.declared if issubclass(each.consumer, HTTPView)]
+    print(json.dumps(document(views, assembly.settings.http.openapi), indent=2))
 
 
 @app.command()

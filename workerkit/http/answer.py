@@ -1,6 +1,7 @@
 """What becomes of a request: an outcome turned into the answer that the client gets."""
 
 import math
+from typing import Any
 
 from aiohttp import ClientConnectionResetError, web
 from pydantic import BaseModel
@@ -10,10 +11,13 @@ from workerkit.codec import JSON, encode
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import HandlerTimeout, InvalidRequest, Reject, Retry
 from workerkit.http.problem import problem
-from workerkit.http.returned import BODILESS
+from workerkit.http.raw_request import is_fault_of_body
+from workerkit.http.returned import BODILESS, STATUSES
 
 _JSON = {"Content-Type": JSON}
 _CLIENT_LEFT = 499  # As nginx has it; no client ever sees it.
+UNREADABLE = "the body is malformed, broken off, or encoded wrongly"
+"""What the client is told of a body that aiohttp could not read."""
 
 
 def answer(
@@ -56,6 +60,8 @@ def _raised(
     if isinstance(error, ClientConnectionResetError) and _has_left(request):
         # What a stream meets then: it has done what it could.
         return web.Response(status=_CLIENT_LEFT), Outcome(Action.ACK)
+    if is_fault_of_body(error, request):
+        error = InvalidRequest(400, UNREADABLE)
     action = Action.RETRY if isinstance(error, Retry) else Action.REJECT
     return _failed(outcome, error), Outcome(action, error, delay=outcome.delay)
 
@@ -67,7 +73,7 @@ def _has_left(request: web.BaseRequest) -> bool:
 
 def _failed(outcome: Outcome, error: Exception) -> web.Response:
     if isinstance(error, InvalidRequest):
-        return problem(error.status, str(error), parts=error.parts)
+        return problem(error.status, str(error), parts=error.parts, headers=error.headers)
     if isinstance(error, Reject):
         return problem(422, error.reason)
     if isinstance(error, Retry):
@@ -85,8 +91,8 @@ def _returned(value: object, status: int) -> web.StreamResponse:
         return web.Response(body=body, status=status, headers=_JSON)
     if isinstance(value, web.StreamResponse):
         return value
-    if isinstance(value, tuple) and len(value) == 2 and _is_status(value[1]):
-        value, status = value
+    if type(value) is tuple:
+        value, status = _with_status(value)
     elif value is None and status == 200:
         status = 204
     if value is None or status in BODILESS:
@@ -96,5 +102,14 @@ def _returned(value: object, status: int) -> web.StreamResponse:
     return web.Response(body=body, status=status, headers={"Content-Type": content_type})
 
 
+def _with_status(value: tuple[Any, ...]) -> tuple[Any, int]:
+    if len(value) == 2 and _is_status(value[1]):
+        return value
+    raise TypeError(
+        f"a view returned a tuple of {len(value)}: write (body, status) with a status of 200 to "
+        "599, or a list for a JSON array"
+    )
+
+
 def _is_status(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value in range(200, 600)
+    return isinstance(value, int) and not isinstance(value, bool) and value in STATUSES

@@ -14,7 +14,15 @@ from workerkit.http.problem import PROBLEM
 from workerkit.http.returned import Returned
 from workerkit.http.schemas import Schemas
 from workerkit.http.signature import RequestSignature
-from workerkit.http.view import HTTPOptions, nameless, path_patterns, statuses
+from workerkit.http.view import (
+    HTTPOptions,
+    nameless,
+    path_patterns,
+    requirements,
+    statuses,
+    verbs_of,
+)
+from workerkit.sections import OpenAPISettings
 from workerkit.wire import Declared
 
 VERSION = "3.1.0"
@@ -65,10 +73,12 @@ class _Operation:
     signature: RequestSignature
     returned: Returned
     doc: str
+    security: list[dict[str, list[str]]] | None
 
 
-def document(views: Sequence[Declared]) -> dict[str, Any]:
+def document(views: Sequence[Declared], settings: OpenAPISettings | None = None) -> dict[str, Any]:
     """Describe *views*, which are declarations of `HTTPView` classes."""
+    settings = settings or OpenAPISettings()
     operations = [each for view in views for each in _operations(view)]
     schemas = Schemas()
     for each in operations:
@@ -81,10 +91,17 @@ def document(views: Sequence[Declared]) -> dict[str, Any]:
     schemas.make()
     return {
         "openapi": VERSION,
-        "info": _info(views),
+        "info": _info(views, settings),
+        # `/` is the standard's default: the server that serves the document.
+        "servers": [{"url": each} for each in settings.servers or ("/",)],
+        # Empty it says that no view needs anything, unless one of them says otherwise.
+        "security": [{name: []} for name in settings.security],
         "tags": [_tag(view) for view in views],
         "paths": _paths(operations, schemas),
-        "components": {"schemas": {**schemas.definitions, _PROBLEM: _PROBLEM_SCHEMA}},
+        "components": {
+            "schemas": {**schemas.definitions, _PROBLEM: _PROBLEM_SCHEMA},
+            **({"securitySchemes": schemes} if (schemes := settings.security_schemes) else {}),
+        },
     }
 
 
@@ -92,6 +109,7 @@ def _operations(view: Declared) -> Iterator[_Operation]:
     options = view.options
     assert isinstance(options, HTTPOptions)
     status = statuses(view.consumer, view.signatures)
+    required = requirements(view.consumer, verbs_of(view.signatures))
     for signature in view.signatures.values():
         assert isinstance(signature, RequestSignature)
         for verb in signature.verbs:
@@ -106,6 +124,7 @@ def _operations(view: Declared) -> Iterator[_Operation]:
                     signature,
                     returned,
                     signature.doc or _doc(view),
+                    required.get(verb),
                 )
 
 
@@ -152,6 +171,8 @@ def _described(operation: _Operation, names: Mapping[str, str], schemas: Schemas
             "required": body.required,
             "content": {JSON: {"schema": schema}},
         }
+    if operation.security is not None:
+        described["security"] = operation.security
     described["responses"] = dict(_responses(operation, schemas))
     return described
 
@@ -164,9 +185,10 @@ def _parameters(
         if value.part is Part.PATH:
             if value.name not in patterns:
                 continue
-            schema = _within(schemas.of(value.adapter, "validation"), patterns.pop(value.name))
+            schema = _of_text(schemas.of(value.adapter, "validation"))
+            schema = _within(schema, patterns.pop(value.name))
         else:
-            schema = {**schemas.of(value.adapter, "validation"), **_default(value)}
+            schema = {**_of_text(schemas.of(value.adapter, "validation")), **_default(value)}
         yield {
             "name": names[value.name] if value.part is Part.PATH else value.name,
             "in": value.part.value,
@@ -176,6 +198,18 @@ def _parameters(
     for name, pattern in patterns.items():
         schema = _within({"type": "string"}, pattern)
         yield {"name": names[name], "in": "path", "required": True, "schema": schema}
+
+
+def _of_text(schema: dict[str, Any]) -> dict[str, Any]:
+    """A schema without the alternative `null`: no text is read as that, the value is left out."""
+    if isinstance(items := schema.get("items"), dict):
+        schema = {**schema, "items": _of_text(items)}
+    if (alternatives := schema.get("anyOf")) is None:
+        return schema
+    left = [_of_text(each) for each in alternatives if each != {"type": "null"}]
+    others = {name: part for name, part in schema.items() if name != "anyOf"}
+    # What stands beside a reference is for the whole, as it is here.
+    return {**left[0], **others} if len(left) == 1 else {**others, "anyOf": left}
 
 
 def _within(schema: dict[str, Any], pattern: str) -> dict[str, Any]:
@@ -224,10 +258,14 @@ def _template(route: str) -> str:
     return route
 
 
-def _info(views: Sequence[Declared]) -> dict[str, str]:
+def _info(views: Sequence[Declared], settings: OpenAPISettings) -> dict[str, str]:
     package = views[0].consumer.__module__.partition(".")[0] if views else "workerkit"
     version = getattr(sys.modules.get(package), "__version__", "0")
-    return {"title": package, "version": str(version)}
+    info = {
+        "title": settings.title or package,
+        "version": str(version) if settings.version is None else settings.version,
+    }
+    return {**info, **({"description": text} if (text := settings.description) else {})}
 
 
 def _tag(view: Declared) -> dict[str, str]:

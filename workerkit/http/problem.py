@@ -74,17 +74,27 @@ def of_exception(error: web.HTTPException, method: str) -> web.Response:
     return _with_cookies(problem(error.status, detail, headers=headers), error)
 
 
-def too_slow() -> tuple[bytes, bytes]:
-    """The answer to a request that there is not yet, head and body."""
-    token = request_id.set(uuid4().hex)
-    answer = problem(408, "the request did not come in time")
+def last_answer(
+    status: int, detail: str = "", *, headers: Mapping[str, str] | None = None
+) -> tuple[bytes, bytes]:
+    """Write a problem as head and body, for a connection that is closed after it.
+
+    It needs no request. Without one, it gets an id of its own.
+    """
     known = request_id.get()
-    request_id.reset(token)
+    # A view may have set it to anything.
+    sound = bool(known) and known.isascii() and known.isprintable()
+    token = None if sound else request_id.set(uuid4().hex)
+    answer = problem(status, detail)
+    known = request_id.get()
+    if token is not None:
+        request_id.reset(token)
     assert isinstance(answer.body, bytes)
     lines = (
-        "HTTP/1.1 408 Request Timeout",
+        f"HTTP/1.1 {status} {_title(status)}",
         f"Content-Type: {PROBLEM}",
         f"Content-Length: {len(answer.body)}",
+        *(f"{name}: {value}" for name, value in (headers or {}).items()),
         f"{REQUEST_ID}: {known}",
         "Connection: close",
     )

@@ -13,6 +13,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import HandlerExit, InvalidRequest
 from workerkit.http.answer import answer
 from workerkit.http.connection import Connection, is_event_stream
+from workerkit.http.encodings import ACCEPTED, UNSUPPORTED, is_supported
 from workerkit.http.entrance import limited
 from workerkit.http.problem import of_exception
 from workerkit.http.request import HTTPRequest
@@ -74,7 +75,7 @@ class Receiver:
         self.running += 1
         try:
             if self._body is not None:
-                delivery.raw = await self._received(request, self._body.required)
+                delivery.raw = await self._received(connection, request, self._body.required)
                 began = perf_counter()
             outcome = await self._process(delivery)
             if outcome.error is not None and is_ending(request.task):
@@ -114,7 +115,12 @@ class Receiver:
                 raised, response = response, of_exception(response, request.method)
         delivery.answered(response)
         record = Settled(self.name, delivery.route, delivery, outcome, outcome.action, seconds)
-        if connection.begun is None and type(response) is web.Response:
+        if (
+            connection.begun is None
+            and type(response) is web.Response
+            # What is made here is.
+            and ((raised is None and response is not outcome.value) or _is_sendable(response))
+        ):
             notify(self._observers, record)
         else:
             connection.settled = delivery, partial(notify, self._observers, record)
@@ -129,19 +135,23 @@ class Receiver:
         await asyncio.wait([self._context.keep(_ended_by(error), f"{self.name} exit")])
         return Outcome(Action.REJECT, error)
 
-    async def _received(self, request: web.Request, required: bool) -> bytes:
+    async def _received(
+        self, connection: Connection, request: web.Request, required: bool
+    ) -> bytes:
         """The body of a request, as JSON if there is any.
 
         Raises:
             InvalidRequest: It is too large, too slow, broken, or of another type.
         """
+        if hdrs.CONTENT_ENCODING in request.headers:
+            _check_coding(request.headers[hdrs.CONTENT_ENCODING])
         try:
             content = request.content
             if content.is_eof() and not content.at_eof() and not self._takes_request:
                 # All of it is here, and read() would take 2 µs to find that out.
                 raw = content.read_nowait()
             else:
-                async with asyncio.timeout(self._context.settings.http.read_timeout):
+                async with connection.patiently():
                     raw = await request.read()
             if len(raw) > (limit := self.max_body or request.client_max_size):
                 raise web.HTTPRequestEntityTooLarge(limit, len(raw))
@@ -157,9 +167,28 @@ class Receiver:
         return raw
 
 
+def _is_sendable(response: web.Response) -> bool:
+    """Whether there is no doubt; which header is wrong is found when it is sent."""
+    headers = response.headers
+    if not headers:
+        return response.reason.isprintable()
+    kind = headers.get(hdrs.CONTENT_TYPE)
+    return (
+        len(headers) == 1
+        and type(kind) is str
+        and kind.isprintable()
+        and response.reason.isprintable()
+    )
+
+
 async def _ended_by(error: HandlerExit) -> None:
     """A task that ends like this stops the process."""
     raise error
+
+
+def _check_coding(coding: str) -> None:
+    if not is_supported(coding):
+        raise InvalidRequest(415, UNSUPPORTED, headers=ACCEPTED)
 
 
 def _check_type(request: web.Request, raw: bytes) -> None:

@@ -17,6 +17,8 @@ _BYTES = "application/octet-stream"
 BODILESS = frozenset({204, 205, 304})
 """Statuses of answers that have no body: RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5."""
 _WITHOUT_BODY = frozenset(map(str, BODILESS))
+STATUSES = range(200, 600)
+"""What a view may answer with."""
 
 
 class Returned:
@@ -64,6 +66,47 @@ class Returned:
         return content
 
 
+def tuple_faults(annotation: Any) -> Iterator[str]:
+    """What is wrong with the tuples that a method is annotated to return.
+
+    Only `(body, status)` is an answer. A `NamedTuple` is a value like any other.
+    """
+    for member in _members(_plain(annotation)):
+        type_ = _plain(member)
+        if type_ is not tuple and get_origin(type_) is not tuple:
+            continue
+        arguments = get_args(type_)
+        if not arguments:
+            continue  # Without types it may be `(body, status)`.
+        if len(arguments) != 2 or not _says_status(arguments[1]):
+            yield f"returns {_name(type_)}: write tuple[body, int], or a list for a JSON array"
+        elif wrong := [each for each in get_args(arguments[1]) if each not in STATUSES]:
+            yield f"returns {_name(type_)}: {wrong[0]!r} is no status; write 200 to 599"
+
+
+def _plain(type_: Any) -> Any:
+    """A type without `Annotated`, and what an alias of `type X = ...` stands for."""
+    while True:
+        if get_origin(type_) is Annotated:
+            type_ = get_args(type_)[0]
+        elif (value := getattr(type_, "__value__", None)) is not None:
+            type_ = value
+        else:
+            return type_
+
+
+def _name(type_: Any) -> str:
+    arguments = ", ".join(
+        "..."
+        if each is Ellipsis
+        else getattr(each, "__name__", repr(each))
+        if isinstance(each, type)
+        else repr(each).replace("typing.", "")
+        for each in get_args(type_)
+    )
+    return f"tuple[{arguments}]"
+
+
 def _description(type_: Any) -> TypeAdapter[Any] | Any:
     if not holds_struct(type_):
         return adapter(type_)
@@ -95,7 +138,7 @@ def _with_status(type_: Any, status: int) -> Iterator[tuple[str, Any]]:
 
 def _says_status(type_: Any) -> bool:
     if get_origin(type_) is Literal:
-        return all(isinstance(each, int) for each in get_args(type_))
+        return all(type(each) is int for each in get_args(type_))
     return type_ is int
 
 

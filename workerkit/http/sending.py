@@ -34,7 +34,7 @@ class _Sent(web.Response):
     keep_alive = True
 
 
-_sent = _Sent()
+SENT: web.StreamResponse = _Sent()
 _second = 0
 _headers = ""
 
@@ -112,7 +112,7 @@ async def send(
     transport = writer.transport
     try:
         if transport is None or transport.is_closing():
-            return _sent, True
+            return SENT, True
         if len(body) < _LARGE:
             transport.write(head + body)
         else:
@@ -122,10 +122,10 @@ async def send(
         if transport.get_write_buffer_size():
             await writer.drain()
     except ConnectionError:
-        return _sent, True
+        return SENT, True
     finally:
         sent()
-    return _sent, False
+    return SENT, False
 
 
 def without_body(writer: AbstractStreamWriter) -> None:

@@ -1,6 +1,8 @@
-"""The listening socket, and the connections that it has accepted."""
+"""One port: the application that answers its requests, and the connections that it has."""
 
 import asyncio
+import logging
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -8,27 +10,35 @@ from aiohttp import web
 
 from workerkit.http.connection import Connection, is_event_stream
 from workerkit.http.entrance import begun
+from workerkit.http.listener import Listener
+from workerkit.http.problem import last_answer
+from workerkit.http.raw_request import request_factory
 from workerkit.http.shortcuts import Shortcuts
+from workerkit.http.tally import Tally
 from workerkit.observe import Unhandled
-from workerkit.sections import HTTPSettings
+from workerkit.sections import ListenSettings
 from workerkit.supervisor import cancel
 
-KEEP_ALIVE = 75.0
-"""Seconds that a connection may rest between requests: longer than proxies usually keep it."""
+log = logging.getLogger(__name__)
 
 # For what a client still sends of a body that nobody wants, so that it comes to read the answer.
 _LINGERING = 1.0
 _SENDING = 2.0
 _LOOK_EVERY = 1.0
+_NEVER = 10 * 365 * 24 * 3600.0
+_AT_EXHAUSTION = 8
 
 
 class Server:
     """Serves an application of aiohttp's on one port.
 
     Args:
+        max_connections: When there are as many, the connection that has waited longest without a
+            request is closed for a new one. If all of them are in use, the new one gets a 503.
+        max_body: Bytes of a request's body.
         middlewares: The user's, the outermost first.
         foreign: The application gets routes that are no views.
-        unhandled: Called for each answer that no view has given.
+        unhandled: Called for each answer that no view has given; None where there are no views.
 
     Attributes:
         application: To add routes to, until it listens.
@@ -36,25 +46,36 @@ class Server:
 
     def __init__(
         self,
-        settings: HTTPSettings,
+        settings: ListenSettings,
+        max_connections: int,
+        max_body: int,
         middlewares: Sequence[Any] = (),
         *,
         foreign: bool = False,
-        unhandled: Callable[[Unhandled], None],
+        unhandled: Callable[[Unhandled], None] | None,
     ) -> None:
         self._settings = settings
+        self._max_connections = max_connections
         self._unhandled = unhandled
+        self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self.application = web.Application(
             middlewares=[begun, *middlewares] if middlewares or foreign else (),
-            client_max_size=settings.max_body,
+            client_max_size=max_body,
         )
         # Answers that the process does not wait for any more have a moment to be sent.
         self._runner = web.AppRunner(self.application, shutdown_timeout=_SENDING)
-        self._listener: asyncio.Server | None = None
+        self._listener: Listener | None = None
         self._look: asyncio.TimerHandle | None = None
+        self._look_every = min(_LOOK_EVERY, settings.read_timeout / 4)
+        self._looked = self._clock = self._loop.time()
         self._refused = False
-        self._open: set[Connection] = set()
+        # In the order in which they were accepted.
+        self._open: dict[Connection, None] = {}
+        self._oldest: list[Connection] = []
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._closed = 0
+        self._full = Tally(self._loop, self._report_full)
 
     @property
     def url(self) -> str:
@@ -77,17 +98,20 @@ class Server:
         await self._runner.setup()
         server = self._runner.server
         assert server is not None
+        server.request_factory = request_factory(self.application)
         if not self.application.middlewares:
             shortcuts: Any = Shortcuts(self.application, server.request_handler)
             await shortcuts.learn()
             server.request_handler = shortcuts.respond
-        loop = asyncio.get_running_loop()
-        self._listener = await loop.create_server(
-            self._connection,
-            self._settings.host,
-            self._settings.port,
-            reuse_port=self._settings.reuse_port or None,
-        )
+        self._listener = Listener(self._may_accept, self._accepted, self._free)
+        settings = self._settings
+        try:
+            await self._listener.listen(
+                settings.host, settings.port, reuse_port=settings.reuse_port
+            )
+        except OSError:
+            await self._runner.cleanup()
+            raise
         self._look_for_slow_clients()
 
     def refuse(self) -> None:
@@ -99,6 +123,8 @@ class Server:
             connection.last = True
             if (request := connection.request) is None:
                 connection.force_close()
+            elif connection.web_socket is not None:
+                connection.close_web_socket()
             elif is_event_stream(request):
                 # It has no end of its own, and its client connects again, elsewhere.
                 cancel(request.task)
@@ -122,31 +148,111 @@ class Server:
         """Close every connection."""
         if self._look is not None:
             self._look.cancel()
+        if self._listener is not None:
+            self._listener.close()
+        self._full.close()
         await self._runner.cleanup()
+
+    def _may_accept(self) -> bool:
+        """Whether it is known which connections are in use: new ones were not read yet."""
+        return len(self._open) < self._max_connections or not self._connecting
+
+    def _accepted(self, accepted: socket.socket) -> None:
+        if len(self._open) >= self._max_connections and not self._make_room():
+            self._full.add()
+            _refuse(accepted)
+            return
+        connection = self._connection()
+        self._open[connection] = None
+        task = self._loop.create_task(self._connect(connection, accepted))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(self, connection: Connection, accepted: socket.socket) -> None:
+        try:
+            await self._loop.connect_accepted_socket(lambda: connection, accepted)
+        except OSError as error:
+            # The client has left again.
+            log.debug("connection lost", extra={"error": str(error)})
+            accepted.close()
+            self._forget(connection)
 
     def _connection(self) -> Connection:
         server = self._runner.server
         assert server is not None
-        connection = Connection(
+        return Connection(
             server,
             signals=bool(self.application.on_response_prepare),
             ended=self._forget,
             unhandled=self._unhandled,
-            loop=asyncio.get_running_loop(),
-            keepalive_timeout=KEEP_ALIVE,
+            loop=self._loop,
+            # The look closes those that rest: aiohttp's timer may run out while the loop stands
+            # still, with the next request not read yet.
+            keepalive_timeout=_NEVER,
             lingering_time=_LINGERING,
             access_log=None,
         )
-        self._open.add(connection)
-        return connection
 
     def _forget(self, connection: Connection) -> None:
-        self._open.discard(connection)
+        self._open.pop(connection, None)
         self._changed.set()
 
+    def _make_room(self) -> bool:
+        """Close the connection that has waited longest without a request, if there is one."""
+        for _ in range(2):
+            while self._oldest:
+                connection = self._oldest.pop()
+                if connection in self._open and connection.is_idle():
+                    connection.force_close()
+                    self._forget(connection)
+                    self._closed += 1
+                    self._full.add()
+                    return True
+            # To sort them for each one would take too long.
+            waiting = [each for each in self._open if each.is_waiting]
+            waiting.sort(key=lambda each: each.waited_since or self._clock, reverse=True)
+            self._oldest = waiting
+        return False
+
+    def _free(self) -> None:
+        for _ in range(_AT_EXHAUSTION):
+            if not self._make_room():
+                break
+
+    def _report_full(self, count: int) -> None:
+        closed, self._closed = self._closed, 0
+        log.warning(
+            "connection limit reached",
+            extra={
+                "port": self._settings.port,
+                "limit": self._max_connections,
+                "closed": closed,
+                "refused": count - closed,
+            },
+        )
+
     def _look_for_slow_clients(self) -> None:
-        loop = asyncio.get_running_loop()
+        now = self._loop.time()
+        # While the loop stands still, nobody reads what a client sends: that time is not its fault.
+        self._clock += min(now - self._looked, self._look_every)
+        self._looked = now
+        settings = self._settings
         for connection in list(self._open):
-            connection.look(loop.time(), self._settings.read_timeout)
-        every = min(_LOOK_EVERY, self._settings.read_timeout / 4)
-        self._look = loop.call_later(every, self._look_for_slow_clients)
+            # A look later, as the loop may not have read since it went on.
+            connection.look(
+                self._clock,
+                settings.read_timeout + self._look_every,
+                settings.keep_alive + self._look_every,
+            )
+        self._look = self._loop.call_later(self._look_every, self._look_for_slow_clients)
+
+
+def _refuse(accepted: socket.socket) -> None:
+    head, body = last_answer(503, "too many connections", headers={"Retry-After": "1"})
+    try:
+        accepted.send(head + body)
+        accepted.shutdown(socket.SHUT_WR)
+    except OSError:
+        pass  # The client has left already.
+    finally:
+        accepted.close()

@@ -34,6 +34,26 @@ _END = re.compile("[?#]")
 
 Found = tuple[_Match, Answer]
 
+
+def route_of(request: web.BaseRequest) -> str:
+    """The route of a request as it is declared; empty where its path is that of none."""
+    # What is no HTTP request was never compared with a route.
+    match: web.UrlMappingMatchInfo | None = getattr(request, "_match_info", None)
+    if match is None:
+        return ""
+    if match.route.resource is not None:
+        return match.route.resource.canonical
+    if not isinstance(match.http_exception, web.HTTPMethodNotAllowed) or not match.apps:
+        return ""
+    path = request.rel_url.raw_path
+    for resource in match.apps[-1].router.resources():
+        info = resource.get_info()
+        pattern = info.get("pattern")
+        if info.get("path") == path or (pattern is not None and pattern.fullmatch(path)):
+            return resource.canonical
+    return ""
+
+
 _NOTHING: Mapping[str, Found] = {}
 
 

@@ -1,5 +1,6 @@
 """Read the signature of a view's method once, then turn requests into its arguments."""
 
+from codecs import BOM_UTF8
 from collections.abc import Collection, Iterator, Mapping
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from aiohttp import web
 from pydantic import TypeAdapter
 from pydantic.fields import FieldInfo
+from pydantic_core import from_json
 
 from workerkit.codec import Decode, adapter, decoder
 from workerkit.errors import DeclarationError, InvalidBody, InvalidRequest
@@ -136,6 +138,7 @@ class RequestSignature:
             return (request,), {}
         arguments: dict[str, Any] = dict.fromkeys(self._request, request) if self._request else {}
         unfit: list[dict[str, str]] = []
+        more = 0
         for value in self.values:
             try:
                 arguments[value.argument] = value.read(request)
@@ -148,8 +151,11 @@ class RequestSignature:
                 if not error.findings:
                     raise InvalidRequest(400, str(error)) from error
                 unfit += [{"in": "body", "name": n, "detail": t} for n, t in error.findings]
+                more = error.more
         if unfit:
             said = [f"{each['in']} {each['name']}: {each['detail']}" for each in unfit]
+            if more:
+                said.append(f"and {more:,} more")
             raise InvalidRequest(422, "; ".join(said), unfit)
         return (), arguments
 
@@ -249,7 +255,19 @@ class RequestSignature:
 def _read(body: Body, raw: bytes) -> Any:
     if not raw and not body.required:
         return body.default
+    # Pydantic takes these, which JSON does not have. They may also be part of a text. To look for
+    # a byte first takes 30 ns, to look for both words 0.7 µs.
+    if (b"N" in raw and b"NaN" in raw) or (b"I" in raw and b"Infinity" in raw):
+        _check_numbers(raw)
     return body.decode(raw)
+
+
+def _check_numbers(raw: bytes) -> None:
+    try:
+        from_json(raw.removeprefix(BOM_UTF8), allow_inf_nan=False)
+    except ValueError as error:
+        text = f"the body is no JSON, which has neither NaN nor Infinity: {error}"
+        raise InvalidRequest(400, text) from None
 
 
 def _default(parameter: Parameter, type_: Any) -> Any:

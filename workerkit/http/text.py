@@ -14,7 +14,8 @@ def text_validator(adapter: TypeAdapter[Any]) -> SchemaValidator:
 
     Pydantic's own finds no `Literal[10]` and no member of an enum in a text, and reads the elements
     of a list otherwise than it reads them alone: "3" as an `int | str`. Here a text is that member
-    which JSON writes like that, and each element is read as one that is alone.
+    which JSON writes like that, and each element is read as one that is alone. A float is a number
+    as in JSON, so `nan` and `inf` are none.
     """
     return SchemaValidator(_of_text(adapter.core_schema, {}))
 
@@ -38,6 +39,9 @@ def _of_text(schema: Any, known: Mapping[str, CoreSchema]) -> Any:
         members = schema["expected"] if kind == "literal" else schema["members"]
         return _read_by(_member_of(members, SchemaValidator(schema)))
     made = {key: _of_text(each, known) for key, each in schema.items() if key not in _NOT_READ}
+    if kind == "float":
+        # As in JSON: the document says that it is a number.
+        made.setdefault("allow_inf_nan", False)
     if isinstance(items := made.get("items_schema"), list):
         made["items_schema"] = [_alone(each) for each in items]
     elif items is not None:

@@ -42,6 +42,9 @@ Methods = Annotated[
     tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_known), Field(min_length=1)
 ]
 
+Requirements = Sequence[str | Mapping[str, Sequence[str]]]
+"""Security schemes, one of which a client needs; with all of a mapping if it is one."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HTTPOptions(Options):
@@ -83,6 +86,9 @@ class HTTPView(Consumer, abstract=True):
         status: Of an answer that does not say, 200 by default; by verb where they differ:
             `{"post": 201}`.
         max_body: Bytes of a request's body.
+        security: Names of security schemes of the settings, one of which a client needs, for the
+            OpenAPI document: `["api_key"]`, with scopes `[{"oauth": ["orders:read"]}]`, by verb
+            where they differ `{"post": ["api_key"]}`; `[]` for none. A middleware has to check it.
     """
 
     options: ClassVar[Any] = HTTPOptions
@@ -90,6 +96,7 @@ class HTTPView(Consumer, abstract=True):
     methods: ClassVar[Sequence[str]]
     status: ClassVar[int | Mapping[str, int]] = 200
     max_body: ClassVar[int | None]
+    security: ClassVar[Requirements | Mapping[str, Requirements] | None] = None
 
     @classmethod
     def signatures(
@@ -128,8 +135,7 @@ def statuses(view: type, signatures: Mapping[str, Arguments]) -> dict[str, int]:
     Raises:
         ValueError: The class attribute `status` makes no sense.
     """
-    plans = [each for each in signatures.values() if isinstance(each, RequestSignature)]
-    verbs = [verb for plan in plans for verb in plan.verbs]
+    verbs = verbs_of(signatures)
     found: object = getattr(view, "status", 200)
     by_verb = dict.fromkeys(verbs, found)
     if isinstance(found, Mapping):
@@ -137,6 +143,38 @@ def statuses(view: type, signatures: Mapping[str, Arguments]) -> dict[str, int]:
             raise ValueError(f"status has {wrong[0]!r}, and the view answers {', '.join(verbs)}")
         by_verb = {**dict.fromkeys(verbs, 200), **{str(k).upper(): v for k, v in found.items()}}
     return {verb: _checked(status) for verb, status in by_verb.items()}
+
+
+def verbs_of(signatures: Mapping[str, Arguments]) -> list[str]:
+    """The verbs that a view answers, by the signatures of its methods."""
+    plans = [each for each in signatures.values() if isinstance(each, RequestSignature)]
+    return [verb for plan in plans for verb in plan.verbs]
+
+
+def requirements(view: type, verbs: Iterable[str]) -> dict[str, list[dict[str, list[str]]]]:
+    """What `security` says for each verb, as OpenAPI has it; verbs of which it says nothing lack.
+
+    Raises:
+        ValueError: It has another form.
+    """
+    found: object = getattr(view, "security", None)
+    verbs = list(verbs)
+    if found is None:
+        return {}
+    if not isinstance(found, Mapping):
+        required = _required(found)
+        return dict.fromkeys(verbs, required)
+    if wrong := [each for each in found if str(each).upper() not in verbs]:
+        raise ValueError(f"security has {wrong[0]!r}, and the view answers {', '.join(verbs)}")
+    return {str(verb).upper(): _required(each) for verb, each in found.items()}
+
+
+def _required(found: object) -> list[dict[str, list[str]]]:
+    if isinstance(found, Sequence) and not isinstance(found, str):
+        made = [{each: []} if isinstance(each, str) else each for each in found]
+        if all(isinstance(each, Mapping) for each in made):
+            return [{name: list(scopes) for name, scopes in each.items()} for each in made]
+    raise ValueError(f"security is {found!r}: write a list of names, such as ['api_key']")
 
 
 def path_names(routes: Sequence[str]) -> dict[str, bool]:

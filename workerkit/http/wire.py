@@ -14,11 +14,13 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health, Part
 from workerkit.http import openapi, page
+from workerkit.http.limit import max_connections
 from workerkit.http.receiver import Receiver
 from workerkit.http.request import HTTPRequest
+from workerkit.http.returned import tuple_faults
 from workerkit.http.server import Server
 from workerkit.http.signature import RequestSignature
-from workerkit.http.view import HTTPOptions, nameless, statuses
+from workerkit.http.view import HTTPOptions, nameless, requirements, statuses, verbs_of
 from workerkit.observe import tell
 from workerkit.options import Options
 from workerkit.places import place
@@ -77,6 +79,11 @@ class HTTPWire:
             statuses(declared.consumer, declared.signatures)
         except ValueError as error:
             faults.append(f"{where}: {error}")
+        faults += [f"{where}: {fault}" for fault in _security_faults(declared, settings)]
+        for name, signature in declared.signatures.items():
+            assert isinstance(signature, RequestSignature)
+            method = place(getattr(declared.consumer, name))
+            faults += [f"{method}: {fault}" for fault in tuple_faults(signature.returns)]
         return faults
 
     def source(self, options: Options) -> str:
@@ -111,16 +118,19 @@ class HTTPWire:
             RunError: The address cannot be had.
         """
         self._views = [view for view in self._made if view.first in endpoints]
+        http = context.settings.http
         self._server = Server(
-            context.settings.http,
+            http,
+            max_connections(http.max_connections, "http"),
+            http.max_body,
             context.middlewares,
             foreign=self._setup is not None,
             unhandled=partial(tell, context.observers, "unhandled"),
         )
         self._part = Part(context.changed)
         self._receivers = list(self._add_routes(self._server.application, context))
-        if context.settings.http.openapi:
-            document = openapi.document([view.declared for view in self._views])
+        if http.openapi.enabled:
+            document = openapi.document([view.declared for view in self._views], http.openapi)
             page.add(self._server.application, document)
         if self._setup is not None:
             self._setup(self._server.application)
@@ -211,6 +221,22 @@ def _route_faults(routes: Sequence[str]) -> Iterator[str]:
             web.UrlDispatcher().add_resource(route)
         except ValueError as error:
             yield f"route {route!r}: {error}"
+
+
+def _security_faults(declared: Declared, settings: WorkerSettings) -> Iterator[str]:
+    known = settings.http.openapi.security_schemes
+    try:
+        required = requirements(declared.consumer, verbs_of(declared.signatures))
+    except ValueError as error:
+        yield str(error)
+        return
+    names = {name for each in required.values() for schemes in each for name in schemes}
+    for name in sorted(names - set(known)):
+        declared_ones = ", ".join(sorted(known)) or "none"
+        yield (
+            f"security names {name!r}, which is not in HTTP__OPENAPI__SECURITY_SCHEMES; there "
+            f"{'is' if declared_ones == 'none' else 'are'} {declared_ones}"
+        )
 
 
 def _not_ours(settings: WorkerSettings, error: OSError) -> str:

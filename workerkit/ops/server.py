@@ -3,12 +3,14 @@
 from aiohttp import web
 from yarl import URL
 
+from workerkit.http.limit import max_connections
+from workerkit.http.server import Server
 from workerkit.metrics import Metrics
 from workerkit.ops import pages
 from workerkit.readiness import Readiness
 from workerkit.settings import WorkerSettings
 
-_CLOSE_DEADLINE = 1.0
+_MAX_BODY = 1024  # Nobody has to send one.
 
 
 class OpsServer:
@@ -25,18 +27,14 @@ class OpsServer:
         self._port = settings.ops.port
         self._readiness = readiness
         self._metrics = metrics
-        application = web.Application()
-        application.router.add_get("/health/live", self._live)
-        application.router.add_get("/health/ready", self._ready)
-        application.router.add_get("/health/startup", self._startup)
-        if metrics is not None:
-            application.router.add_get(settings.metrics.path, self._counted)
-        self._runner = web.AppRunner(application, access_log=None, shutdown_timeout=_CLOSE_DEADLINE)
+        self._path = settings.metrics.path
+        self._settings = settings.ops
+        self._server: Server | None = None
 
     @property
     def url(self) -> str:
         """Where it listens; before `open`, where it is to."""
-        port = self._runner.addresses[0][1] if self._runner.addresses else self._port
+        port = URL(self._server.url).port if self._server is not None else self._port
         return str(URL.build(scheme="http", host=self._host, port=port))
 
     async def open(self) -> None:
@@ -45,16 +43,22 @@ class OpsServer:
         Raises:
             OSError: It cannot.
         """
-        await self._runner.setup()
-        try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
-        except BaseException:
-            await self._runner.cleanup()
-            raise
+        limit = max_connections(self._settings.max_connections, "ops")
+        server = Server(self._settings, limit, _MAX_BODY, foreign=True, unhandled=None)
+        router = server.application.router
+        router.add_get("/health/live", self._live)
+        router.add_get("/health/ready", self._ready)
+        router.add_get("/health/startup", self._startup)
+        if self._metrics is not None:
+            router.add_get(self._path, self._counted)
+        await server.listen()
+        self._server = server
 
     async def close(self) -> None:
         """Close the port, and the connections of those who read."""
-        await self._runner.cleanup()
+        if self._server is not None:
+            self._server.refuse()
+            await self._server.close()
 
     async def _live(self, _: web.Request) -> web.Response:
         return _json(*pages.live())

@@ -1,0 +1,175 @@
+"""Row FH1: a body full of faults costs little, and its answer and its record are short."""
+
+import json
+import logging
+import time
+from typing import Annotated, Any
+
+import pytest
+from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
+
+from tests.serving import serving
+from workerkit import Header, HTTPView
+from workerkit.codec import decoder
+from workerkit.errors import InvalidBody
+from workerkit.logs import JSONFormatter
+
+SIZE = 256 * 1024
+
+
+class Line(BaseModel):
+    id: int
+    name: str
+
+
+class Order(BaseModel):
+    lines: list[Line]
+
+
+class Strict(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+    id: int
+
+
+class Tree(BaseModel):
+    inner: "Tree | None" = None
+    id: int
+
+
+def _echoed(text: str) -> str:
+    raise ValueError(f"nothing is called {text}")
+
+
+class Lists(HTTPView):
+    routes = ["/lists"]
+
+    async def post(self, lines: list[Line]) -> None:
+        """Take them."""
+
+
+class Orders(HTTPView):
+    routes = ["/orders"]
+
+    async def post(self, order: Order) -> None:
+        """Take it."""
+
+
+class Dicts(HTTPView):
+    routes = ["/dicts"]
+
+    async def post(self, lines: dict[str, Line]) -> None:
+        """Take them."""
+
+
+class Extras(HTTPView):
+    routes = ["/extras"]
+
+    async def post(self, strict: Strict) -> None:
+        """Take it."""
+
+
+class Trees(HTTPView):
+    routes = ["/trees"]
+
+    async def post(self, tree: Tree) -> None:
+        """Take it."""
+
+
+class Names(HTTPView):
+    routes = ["/names"]
+
+    async def post(
+        self,
+        name: dict[str, Annotated[str, AfterValidator(_echoed)]],
+        q: list[Annotated[str, AfterValidator(_echoed)]] = [],  # noqa: B006
+        x_key: Annotated[list[int], Header] = [],  # noqa: B006
+    ) -> None:
+        """Take it."""
+
+
+def repeated(item: bytes, before: bytes = b"[", after: bytes = b"]") -> bytes:
+    """A lot of JSON."""
+    count = (SIZE - len(before) - len(after)) // (len(item) + 1)
+    return before + b",".join([item] * count) + after
+
+
+def keyed(value: bytes) -> bytes:
+    """A lot of JSON, as an object with many keys."""
+    return b"{" + b",".join(b'"%06x":%b' % (n, value) for n in range(SIZE // 14)) + b"}"
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "named"),
+    [
+        ("/lists", repeated(b"{}"), 2),
+        ("/lists", repeated(b"1"), 1),
+        ("/orders", repeated(b"{}", b'{"lines":[', b"]}"), 2),
+        ("/dicts", keyed(b"1"), 5),
+        ("/extras", keyed(b"1"), 5),
+        ("/lists", b"[" + b",".join([b"1"] * 900) + b"]", 5),
+        ("/names", json.dumps({"a": "x" * SIZE})[:-20].encode() + b'"}', 1),
+    ],
+)
+async def test_fh1_a_body_full_of_faults(
+    caplog: pytest.LogCaptureFixture, path: str, body: bytes, named: int
+) -> None:
+    """FH1: the first faults are named, the others are counted, in the answer as in the log."""
+    caplog.set_level(logging.DEBUG)
+    views = (Lists, Orders, Dicts, Extras, Names)
+    async with serving(*views) as client:
+        answer = await client.post(path, body=body, headers={"Content-Type": "application/json"})
+
+    found = answer.json()
+    assert answer.status == 422
+    assert len(found["errors"]) == named
+    assert len(answer.body) < 16_384
+    [record] = [each for each in caplog.records if each.message == "not handled"]
+    assert record.levelno == logging.INFO
+    assert len(JSONFormatter().format(record)) < 16_384
+    if named != 1 or path == "/lists":
+        assert found["detail"].count(" more") == 1
+        assert vars(record)["error"].count(" more") == 1
+
+
+async def test_fh1_values_that_are_long() -> None:
+    """FH1: what a validator of the user's repeats of a value is cut, wherever it comes from."""
+    async with serving(Names) as client:
+        answer = await client.post(
+            "/names?q=" + "y" * 7_000,
+            json={"a": "b"},
+            headers={"X-Key": ",".join(["z"] * 3_000)},
+        )
+
+    assert answer.status == 422
+    assert {each["in"] for each in answer.json()["errors"]} == {"query", "header", "body"}
+    assert all(len(each["detail"]) < 1_200 for each in answer.json()["errors"])
+
+
+async def test_fh1_a_fault_that_lies_deep() -> None:
+    """FH1: its place is told, and has a bounded length."""
+    body = b'{"inner":' * 180 + b"1" + b"}" * 180
+    async with serving(Trees) as client:
+        answer = await client.post(
+            "/trees", body=body, headers={"Content-Type": "application/json"}
+        )
+
+    assert answer.status in (400, 422)
+    assert len(answer.body) < 16_384
+
+
+def test_fh1_the_cost_of_a_body_full_of_faults() -> None:
+    """FH1: naming the faults of a large body takes a few times what parsing it takes at most."""
+    body = b'{"lines":[' + b",".join([b"{}"] * 80_000) + b"]}"
+    decode, validate = decoder(Order), TypeAdapter(Order).validate_json
+    with pytest.raises(InvalidBody):
+        decode(body)
+
+    def took(read: Any, error: type[Exception]) -> float:
+        began = time.process_time()
+        with pytest.raises(error):
+            read(body)
+        return time.process_time() - began
+
+    ours = min(took(decode, InvalidBody) for _ in range(3))
+    assert ours < 3 * min(took(validate, ValidationError) for _ in range(3))

@@ -1,0 +1,118 @@
+"""Listening sockets, and the connections that they accept.
+
+The event loops accept by themselves as well, but they have no limit. When the process has no file
+descriptor left, uvloop also logs an error for each turn of the loop.
+"""
+
+import asyncio
+import errno
+import logging
+import os
+import socket
+from collections.abc import Callable
+
+from workerkit.http.tally import Tally
+
+log = logging.getLogger(__name__)
+
+_BACKLOG = 512
+_AT_ONCE = 64  # Then other callbacks of the loop get their turn.
+_PAUSE = 0.1
+_NO_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
+
+
+class Listener:
+    """Accepts connections at one address.
+
+    Args:
+        may_accept: Asked before each connection; if not, it waits for the next turn of the loop.
+        accepted: Called with the socket of each connection.
+        exhausted: Called when the system has no descriptor or memory for another connection.
+
+    Attributes:
+        sockets: What it listens on: one, or one for each IP address of a host name.
+    """
+
+    def __init__(
+        self,
+        may_accept: Callable[[], bool],
+        accepted: Callable[[socket.socket], None],
+        exhausted: Callable[[], None],
+    ) -> None:
+        self.sockets: list[socket.socket] = []
+        self._may_accept = may_accept
+        self._accepted = accepted
+        self._exhausted = exhausted
+        self._loop = asyncio.get_running_loop()
+        self._resuming: asyncio.TimerHandle | None = None
+        self._failed = Tally(self._loop, self._report)
+        self._last_error = ""
+
+    async def listen(self, host: str, port: int, *, reuse_port: bool = False) -> None:
+        """Begin to accept.
+
+        Raises:
+            OSError: The address is in use, or does not exist here.
+        """
+        # Its only purpose is to resolve the host and to bind; it never accepts.
+        bound = await self._loop.create_server(
+            asyncio.Protocol, host, port, reuse_port=reuse_port or None, start_serving=False
+        )
+        try:
+            for each in bound.sockets:
+                self.sockets.append(socket.socket(fileno=os.dup(each.fileno())))
+                self.sockets[-1].setblocking(False)
+                self.sockets[-1].listen(_BACKLOG)
+        except OSError:
+            self.close()
+            raise
+        finally:
+            bound.close()
+        self._resume()
+
+    def close(self) -> None:
+        """Accept nothing more; connections stay open."""
+        if self._resuming is not None:
+            self._resuming.cancel()
+        self._failed.close()
+        for each in self.sockets:
+            self._loop.remove_reader(each)
+            each.close()
+        self.sockets = []
+
+    def _resume(self) -> None:
+        self._resuming = None
+        for each in self.sockets:
+            self._loop.add_reader(each, self._accept, each)
+
+    def _accept(self, listening: socket.socket) -> None:
+        for _ in range(_AT_ONCE):
+            if not self._may_accept():
+                return
+            try:
+                accepted, _ = listening.accept()
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                # Everything else is an error of that connection, such as ECONNABORTED.
+                if error.errno in _NO_RESOURCES:
+                    self._wait(error)
+                    return
+                continue
+            accepted.setblocking(False)
+            self._accepted(accepted)
+
+    def _wait(self, error: OSError) -> None:
+        """Stop accepting for a moment: the socket stays readable, so the loop would spin."""
+        self._last_error = os.strerror(error.errno or 0)
+        self._failed.add()
+        for each in self.sockets:
+            self._loop.remove_reader(each)
+        self._exhausted()
+        if self._resuming is None:
+            self._resuming = self._loop.call_later(_PAUSE, self._resume)
+
+    def _report(self, count: int) -> None:
+        port = self.sockets[0].getsockname()[1] if self.sockets else 0
+        extra = {"port": port, "error": self._last_error, "count": count}
+        log.error("cannot accept connections", extra=extra)
