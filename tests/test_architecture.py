@@ -21,7 +21,7 @@ LONGEST_FUNCTION = 50
 FLOORS = {
     "F0 words": "version errors delivery sources sections hosts broker_url connections settings",
     "F1 pure": (
-        "places excerpts shapes codec generics signature retry health readiness observe counts "
+        "places escaping excerpts shapes codec generics signature retry health readiness observe counts "
         "catalogue logs"
     ),
     "F2 declared": "options consumer",
