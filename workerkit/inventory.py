@@ -11,6 +11,7 @@ from pydantic import BaseModel, SecretStr
 
 from workerkit.amqp.queue import Queue
 from workerkit.assembly import Assembly
+from workerkit.escaping import mask_passwords
 from workerkit.faults import is_secret
 from workerkit.options import adapters, in_words
 from workerkit.settings import WorkerSettings
@@ -129,7 +130,7 @@ def _shown(value: Any, secret: bool) -> Any:
         return [_shown(each, secret=False) for each in value]
     if isinstance(value, BaseModel):
         return _HIDDEN
-    return str(value)
+    return mask_passwords(str(value))
 
 
 def _type_name(annotation: Any) -> str:

@@ -17,6 +17,7 @@ from workerkit import logs
 from workerkit.assembly import Assembly, assemble
 from workerkit.consumer import Consumer
 from workerkit.errors import RunError, StartError
+from workerkit.escaping import one_line
 from workerkit.faults import Faults
 from workerkit.health import Health, State, hopeless
 from workerkit.metrics import Metrics
@@ -308,9 +309,9 @@ def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
 
 
 def complain(faults: Sequence[str]) -> None:
-    """Write each fault to stderr, on a line of its own."""
+    """Write each fault to stderr, on a line of its own, without passwords of URLs."""
     for fault in faults:
-        print(" ".join(fault.splitlines()), file=sys.stderr)
+        print(one_line(" ".join(fault.splitlines())), file=sys.stderr)
 
 
 def _leave(code: int) -> NoReturn:

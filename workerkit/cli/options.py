@@ -1,6 +1,7 @@
 """What several commands have in common: options, and how faults are told."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated
@@ -9,6 +10,8 @@ import typer
 
 from workerkit import logs
 from workerkit.errors import StartError
+from workerkit.escaping import escape_lines, mask_passwords
+from workerkit.places import formatted
 from workerkit.runner import complain
 
 Container = Annotated[
@@ -25,8 +28,9 @@ def faults(traceback: bool) -> Iterator[None]:
         yield
     except StartError as error:
         if traceback:
-            raise
-        complain(error.faults)
+            print(escape_lines(mask_passwords(formatted(error))).rstrip(), file=sys.stderr)
+        else:
+            complain(error.faults)
         raise typer.Exit(error.exit_code) from None
 
 
