@@ -80,11 +80,13 @@ class Settling:
             self._progressed(message)
             return action, message.acks.ack(message.tag, message)
         if isinstance(message, Oversized) and action is Action.DEAD_LETTER:
-            return self._settle_oversized(message)
+            return self._settle_oversized(message, outcome.error)
         if action is Action.REJECT:
             return action, message.acks.reject(message.tag, requeue=False)
         if action is Action.RETRY:
-            failure = await self._failure(message, self._retries.postpone(message, outcome))
+            # What follows is another try, or a dead letter, which is an ERROR by itself.
+            moving = self._retries.postpone(message, outcome)
+            failure = await self._failure(message, moving, logging.WARNING)
             if failure is None:
                 return action, self._moved(message)
             if isinstance(failure, MessageTooLarge) or self._no_way_back(message):
@@ -150,7 +152,7 @@ class Settling:
         """Whether the queue would not take the message, or drop it."""
         return message.queue in self._streams or self.safe_requeue.failed_too_often(message)
 
-    def _settle_oversized(self, message: Oversized) -> tuple[Action, bool]:
+    def _settle_oversized(self, message: Oversized, error: Exception | None) -> tuple[Action, bool]:
         """Settle a dead letter that cannot be copied, because its body was discarded.
 
         If the queue has no dead-letter exchange, the message stays unsettled, so that it is not
@@ -166,6 +168,7 @@ class Settling:
                 self.parts[message.queue].waiting(_HELD_OVERSIZED.format(message))
         log.error(
             "message is too large to be read",
+            exc_info=error,
             extra={
                 "consumer": self._name,
                 "delivery": repr(message),
@@ -179,7 +182,9 @@ class Settling:
     async def _buried(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
         """Move to the dead letters; False where that failed, and the original has to stay."""
         backoff = Backoff(first=1.0)
-        while await self._failure(message, self._dead_letters.bury(message, outcome)):
+        while await self._failure(
+            message, self._dead_letters.bury(message, outcome), logging.ERROR
+        ):
             if not self._no_way_back(message) or message.acks.lost:
                 return False
             if not await paused(backoff.next(), self._stopping):
@@ -187,15 +192,20 @@ class Settling:
         return True
 
     async def _failure(
-        self, message: AMQPMessage[Any], moving: Awaitable[None]
+        self, message: AMQPMessage[Any], moving: Awaitable[None], level: int
     ) -> Exception | None:
-        """Await a move, and tell why it failed."""
+        """Await a move, and tell why it failed; log it at *level*, unless the connection is lost.
+
+        Then nobody has to do anything: the broker delivers the message again.
+        """
         try:
             await moving
         except Exception as error:
             # Whatever it is, the original must neither be lost nor take its worker along.
-            log.exception(
+            log.log(
+                logging.WARNING if message.acks.lost else level,
                 "message could not be moved and stays",
+                exc_info=error,
                 extra={"consumer": self._name, "delivery": repr(message)},
             )
             return error
