@@ -21,8 +21,8 @@ LONGEST_FUNCTION = 50
 FLOORS = {
     "F0 words": "version errors delivery sources sections hosts broker_url connections settings",
     "F1 pure": (
-        "places escaping excerpts shapes codec generics signature retry health readiness observe counts "
-        "catalogue logs"
+        "places escaping excerpts shapes codec generics signature retry health readiness observe "
+        "counts catalogue logs"
     ),
     "F2 declared": "options consumer",
     "F3 spine": "supervisor deadlines threads workers endpoint batch wire",

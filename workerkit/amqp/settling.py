@@ -84,9 +84,7 @@ class Settling:
         if action is Action.REJECT:
             return action, message.acks.reject(message.tag, requeue=False)
         if action is Action.RETRY:
-            # What follows is another try, or a dead letter, which is an ERROR by itself.
-            moving = self._retries.postpone(message, outcome)
-            failure = await self._failure(message, moving, logging.WARNING)
+            failure = await self._failure(message, self._retries.postpone(message, outcome))
             if failure is None:
                 return action, self._moved(message)
             if isinstance(failure, MessageTooLarge) or self._no_way_back(message):
@@ -182,9 +180,7 @@ class Settling:
     async def _buried(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
         """Move to the dead letters; False where that failed, and the original has to stay."""
         backoff = Backoff(first=1.0)
-        while await self._failure(
-            message, self._dead_letters.bury(message, outcome), logging.ERROR
-        ):
+        while await self._failure(message, self._dead_letters.bury(message, outcome), last=True):
             if not self._no_way_back(message) or message.acks.lost:
                 return False
             if not await paused(backoff.next(), self._stopping):
@@ -192,18 +188,23 @@ class Settling:
         return True
 
     async def _failure(
-        self, message: AMQPMessage[Any], moving: Awaitable[None], level: int
+        self, message: AMQPMessage[Any], moving: Awaitable[None], *, last: bool = False
     ) -> Exception | None:
-        """Await a move, and tell why it failed; log it at *level*, unless the connection is lost.
+        """Await a move, and tell why it failed.
 
-        Then nobody has to do anything: the broker delivers the message again.
+        It is a WARNING where nobody has to do anything: the connection is lost, so the broker
+        delivers the message again, or a dead letter follows, which is an ERROR by itself.
+
+        Args:
+            last: No dead letter follows.
         """
         try:
             await moving
         except Exception as error:
             # Whatever it is, the original must neither be lost nor take its worker along.
+            harmless = message.acks.lost or (isinstance(error, MessageTooLarge) and not last)
             log.log(
-                logging.WARNING if message.acks.lost else level,
+                logging.WARNING if harmless else logging.ERROR,
                 "message could not be moved and stays",
                 exc_info=error,
                 extra={"consumer": self._name, "delivery": repr(message)},
