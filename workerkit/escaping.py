@@ -1,6 +1,10 @@
 """Make texts of others safe to show: no control characters, no forged lines, no passwords."""
 
 import re
+from collections.abc import Callable
+
+Redact = Callable[[str], str]
+"""Returns a text without what must not be written."""
 
 INDENT = "  "
 """In front of every line of a record but its first, so that no line looks like a new record."""
@@ -49,6 +53,34 @@ def escape_json(text: str) -> str:
 def mask_passwords(text: str) -> str:
     """Return *text* with `***` for each password in a URL: `amqp://user:***@host`."""
     return _CREDENTIALS.sub(_MASKED, text) if "://" in text else text
+
+
+def redacted(text: str, redact: Redact | None) -> str:
+    """Return what *redact* makes of a text, without the passwords of URLs.
+
+    Raises:
+        Exception: What *redact* raises; TypeError where it returns no text.
+    """
+    if redact is not None:
+        text = redact(text)
+        if not isinstance(text, str):
+            raise TypeError(f"redact returned a {type(text).__qualname__}, no str")
+    return mask_passwords(text)
+
+
+def cleaner(redact: Redact | None) -> Redact:
+    """Return `redacted` with *redact*; of a text for which that raises, only the reason is left."""
+    if redact is None:
+        return mask_passwords
+
+    def clean(text: str) -> str:
+        try:
+            return redacted(text, redact)
+        except Exception as error:
+            # The text may be what it is meant to hide, and its error may contain it.
+            return f"<not shown: redact raised {type(error).__qualname__}>"
+
+    return clean
 
 
 def one_line(text: str) -> str:

@@ -5,7 +5,7 @@ import logging
 import math
 import re
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
 from typing import Any
@@ -14,7 +14,7 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.defaults import unknown_default
 from pythonjsonlogger.json import JsonFormatter
 
-from workerkit.escaping import INDENT, escape, escape_json, escape_lines, mask_passwords
+from workerkit.escaping import INDENT, Redact, cleaner, escape, escape_json, escape_lines
 from workerkit.excerpts import LONGEST, Budget, excerpt
 from workerkit.places import formatted
 from workerkit.sections import LogSettings
@@ -32,9 +32,6 @@ _LONGEST_INTEGER = 10_000  # Bits: Python refuses to write 4,300 digits.
 _LONGEST_SHOWN = 2 * LONGEST  # Escapes and indentation are longer than what they stand for.
 _OVERHEAD = 12  # Bytes for a number, or for separators and quotes.
 _OURS = frozenset({"timestamp", "level", "logger", "message", "exception", "stack"})
-
-Redact = Callable[[str], str]
-"""Returns a text without what must not be written."""
 
 
 def configure(settings: LogSettings, redact: Redact | None = None) -> None:
@@ -79,7 +76,7 @@ class TextFormatter(logging.Formatter):
 
     def __init__(self, redact: Redact | None = None) -> None:
         super().__init__()
-        self._clean = _cleaner(redact)
+        self._clean = cleaner(redact)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line, followed by the lines of exception and stack."""
@@ -106,7 +103,7 @@ class JSONFormatter(JsonFormatter):
 
     def __init__(self, redact: Redact | None = None) -> None:
         super().__init__()
-        self._clean = _cleaner(redact)
+        self._clean = cleaner(redact)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a JSON object without a line end."""
@@ -133,21 +130,6 @@ class _Handler(logging.StreamHandler[Any]):
 def _formatter(settings: LogSettings, redact: Redact | None) -> logging.Formatter:
     form = settings.format or ("text" if sys.stderr.isatty() else "json")
     return TextFormatter(redact) if form == "text" else JSONFormatter(redact)
-
-
-def _cleaner(redact: Redact | None) -> Redact:
-    """What is done to each text: masked, after *redact* of the user's."""
-    if redact is None:
-        return mask_passwords
-
-    def clean(text: str) -> str:
-        try:
-            return mask_passwords(redact(text))
-        except Exception as error:
-            # The text may be what it is meant to hide, and its error may contain it.
-            return f"<not shown: redact raised {type(error).__qualname__}>"
-
-    return clean
 
 
 def _lines(text: str) -> str:

@@ -16,6 +16,7 @@ from workerkit.amqp.retries import Retries
 from workerkit.amqp.safe_requeue import SafeRequeue
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import MessageTooLarge, Reject
+from workerkit.escaping import Redact
 from workerkit.health import Part
 from workerkit.supervisor import Backoff, paused
 
@@ -45,9 +46,11 @@ class Settling:
         parts: Health by queue, notified when a message cannot be settled at all.
     """
 
-    def __init__(self, options: AMQPOptions, moves: Moves, types: QueueTypes) -> None:
+    def __init__(
+        self, options: AMQPOptions, moves: Moves, types: QueueTypes, redact: Redact | None = None
+    ) -> None:
         self._name = options.name
-        self._dead_letters = DeadLetters(moves, options.queues, options.name)
+        self._dead_letters = DeadLetters(moves, options, redact)
         self._retries = Retries(moves, options.queues, options.retry)
         self._queues = {queue.name: queue for queue in options.queues}
         self.safe_requeue = SafeRequeue(options, moves, types)
