@@ -128,12 +128,12 @@ def log_settled(record: Settled) -> None:
     call of `handle` failed for a batch, there is one record of each level for all of its
     deliveries, and the others are logged at DEBUG.
     """
-    delivery, outcome = record.delivery, record.outcome
-    error = outcome.error
-    well = outcome.action is Action.ACK and error is None
-    fine = well and record.action is Action.ACK and not record.lost
+    error = record.outcome.error
+    fine = record.action is Action.ACK and error is None and not record.lost
     if fine and not log.isEnabledFor(logging.DEBUG):
         return
+    delivery, outcome = record.delivery, record.outcome
+    well = outcome.action is Action.ACK and error is None
     fields = delivery.log_fields(record.source, "lost" if record.lost else record.action.value)
     if fine:
         level, message = logging.DEBUG, delivery.log_success
