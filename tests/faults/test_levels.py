@@ -20,6 +20,7 @@ from workerkit import (
     AMQPMessage,
     HTTPView,
     PeriodicTask,
+    Queue,
     Reject,
     Retry,
     RetryPolicy,
@@ -208,6 +209,36 @@ async def test_fp1_a_dead_letter_that_cannot_be_written(
 
     assert tracker.levels("not handled")[0] == ("WARNING", "Reject")
     assert tracker.events[0] == "PublishRefused"
+
+
+@pytest.mark.parametrize(
+    ("action", "messages"),
+    [
+        (Action.DEAD_LETTER, ["message is too large to be read"]),
+        (Action.REJECT, ["not handled"]),
+        (Action.ACK, ["not handled"]),
+    ],
+)
+async def test_fp1_a_message_that_is_too_large_is_one_event(
+    url: str, client: Client, tracker: Tracker, action: Action, messages: list[str]
+) -> None:
+    """Whatever becomes of it, and with the reason."""
+    recorder = Recorder()
+
+    class Strict(AMQPConsumer):
+        queues = [Queue("orders", dead_letter_exchange="", dead_letter_routing_key="dead")]
+        on_invalid = action
+
+        async def handle(self, body: bytes) -> None: ...
+
+    amqp = {"default": {"url": url, "max_message_size": 10}}
+    async with running(url, Strict, recorder=recorder, amqp=amqp):
+        await client.send("orders", b"x" * 11)
+        await eventually(lambda: recorder.actions)
+
+    found = [each.getMessage() for each in tracker.records if each.levelno >= logging.ERROR]
+    assert [each for each in found if "event loop" not in each] == messages
+    assert tracker.events == ["InvalidBody"]
 
 
 async def test_fp1_events_of_a_stream(tracker: Tracker) -> None:

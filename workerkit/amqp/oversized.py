@@ -48,8 +48,9 @@ class Oversized(AMQPMessage[Any]):
         return f"<AMQPMessage {name} of {self.queue!r}, {self.size} bytes, not kept>"
 
     def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
-        """Return level and message of its log record: what was done is logged by itself."""
-        return logging.DEBUG, "not handled"
+        """Return level and message of its log record; a dead letter has one of its own already."""
+        level, message = super().log_failure(action, error)
+        return logging.DEBUG if self.fate is Action.DEAD_LETTER else level, message
 
     @cached_property
     def fingerprint(self) -> tuple[str, bytes]:
