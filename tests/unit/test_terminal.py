@@ -1,17 +1,22 @@
 """What commands print: texts of others move no cursor, colour nothing and forge no line."""
 
 import json
+import signal
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
+from urllib.parse import quote
 
+import aiohttp
 import pytest
 from aiohttp import web
 from hypothesis import example, given
 from hypothesis import strategies as st
+from yarl import URL
 
-from tests.command import process, workerkit, write_package
+from tests.command import process, running, workerkit, write_package
 from tests.unit.test_escaping import FORGED, NASTY, TEXTS
 from workerkit.http.problem import problem
 
@@ -128,3 +133,52 @@ def test_fp5_a_problem_page_says_what_it_is_given(detail: str) -> None:
 
     assert isinstance(body, bytes)
     assert json.loads(body).get("detail", "") == detail
+
+
+async def test_fp5_a_request_forges_no_line_of_a_log(tmp_path: Path) -> None:
+    """Path, header and cookie of a request, quoted by a handler and by a middleware that fail."""
+    views = """
+        from aiohttp import web
+        from workerkit import HTTPView
+
+        class Echo(HTTPView):
+            routes = ["/{path:[^/]*}"]
+
+            async def get(self, request: web.Request) -> None:
+                raise ValueError(request.path + request.headers.get("X-A", ""))
+    """
+    container = """
+        import logging
+        from aiohttp import web
+        from dependency_injector import providers
+        from workerkit import WorkerContainer
+
+        @web.middleware
+        async def failing(request, handler):
+            logging.getLogger("app").info("got %s", request.path, extra={"path": request.path})
+            if request.query:
+                raise ValueError(request.query_string)
+            return await handler(request)
+
+        class Container(WorkerContainer):
+            middlewares = providers.List(providers.Object(failing))
+    """
+    name = write_package(tmp_path, views=views, container=container)
+    path = quote(NASTY, errors="surrogatepass")
+    variables: dict[str, Any] = {"WORKERKIT_HTTP__PORT": "0"}
+    async with running(name, cwd=tmp_path, **variables) as app, aiohttp.ClientSession() as session:
+        at = (await app.says("listening")).rpartition("url=")[2].strip('"')
+        for query in ("", f"?{path}"):
+            url = URL(f"{at}/{path}{query}", encoded=True)
+            async with session.get(url, headers={"X-A": "a\x80\x9b\u202e"}) as answer:
+                assert answer.status == 500
+                body = await answer.text()
+                assert body.isprintable()
+        await app.says("request failed")
+        await app.says("middleware failed")
+        app.send(signal.SIGTERM)
+        await app.ended()
+
+    lines = shown(*app.err)
+    assert [line for line in lines if not line.startswith(("2", "  "))] == []
+    assert len([line for line in lines if line.startswith("2") and ": got /a" in line]) == 2
