@@ -23,8 +23,8 @@ FLOORS = {
         "version redaction errors delivery sources sections hosts broker_url connections settings"
     ),
     "F1 pure": (
-        "places excerpts shapes codec generics signature retry health readiness observe counts "
-        "catalogue logs"
+        "places escaping excerpts shapes codec generics signature retry health readiness observe "
+        "counts catalogue logs"
     ),
     "F2 declared": "attributes options consumer",
     "F3 spine": "supervisor deadlines threads workers endpoint batch wire",
@@ -41,22 +41,22 @@ FLOORS = {
 ORDER = {
     "amqp": "codes checks queue table properties frames acks content message oversized stream"
     " consumer pacing requeue addresses frame_reader reply_texts tap gets handshake scratch"
-    " replies channel_numbers methods channel connection stalls link declaring confirms binding"
-    " publishing_channels route outgoing publisher moving dead_letters retries queue_types"
-    " topology evidence browsing replaying safe_requeue settling overdue handled inlet"
-    " receiver subscription wire",
+    " replies channel_numbers methods channel connection stalls link declaring confirms"
+    " binding publishing_channels route outgoing publisher moving dead_letters retries"
+    " queue_types topology evidence browsing replaying safe_requeue settling overdue handled"
+    " inlet receiver subscription wire",
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",
     "http": "request_ids problem shape text parameters request signature view returned schemas"
-    " openapi page raw_request answer encodings malformed sending shortcuts connection entrance"
-    " tally listener limit server receiver wire watched client",
+    " openapi page raw_request answer encodings malformed sending shortcuts connection"
+    " entrance tally listener limit server receiver wire watched client",
     "embedded": "refusals table requests replies properties clock memory message counting"
-    " matching backlog behaviour arguments death turns queue exchange vhost faults outbox session"
-    " channel publishing topology consuming dispatch frames heart broker handshake connection"
-    " listener snapshot server",
+    " matching backlog behaviour arguments death turns queue exchange vhost faults outbox"
+    " session channel publishing topology consuming dispatch frames heart broker handshake"
+    " connection listener snapshot server",
     "ops": "pages server",
-    "cli": "probe options application embedded publishing selection letters whereabouts"
-    " reading clearing dead_letters commands",
+    "cli": "probe options application embedded publishing selection letters whereabouts reading"
+    " clearing dead_letters commands",
     "testing": "fakes containers records broker sse running plugin",
 }
 

@@ -33,6 +33,7 @@ from workerkit.sections import SECTION, Grace, Seconds, lower
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Declare = Annotated[Literal["missing", "always", "never"], BeforeValidator(lower)]
+EvidenceStyle = Annotated[Literal["full", "brief"], BeforeValidator(lower)]
 DefaultType = Annotated[Literal["quorum", "classic"], BeforeValidator(lower)]
 Auth = Annotated[Literal["plain", "external"], BeforeValidator(lower)]
 
@@ -195,6 +196,8 @@ class AMQPSettings(BaseModel):
         declare: Which queues are declared: those that are missing, all, or none.
         queue_type: Type of a missing queue whose class states none, and of its dead-letter queue;
             with None the virtual host decides. A queue that exists keeps its type.
+        evidence: What the headers of a dead letter say about its failure: `full`, or `brief` for
+            the class of the exception and its place without any text.
         connect_timeout: Seconds for one attempt to connect.
         auth: `external` lets the client's certificate say who this is.
         max_message_size: The largest body of a message in bytes, also after decompression. A larger
@@ -214,6 +217,7 @@ class AMQPSettings(BaseModel):
     heartbeat: Annotated[int, Field(ge=1, le=65_535)] = 15
     declare: Declare = "missing"
     queue_type: DefaultType | None = None
+    evidence: EvidenceStyle = "full"
     connect_timeout: Seconds = 10.0
     auth: Auth = "plain"
     max_message_size: Annotated[int, Field(ge=1)] = 128 * 1024 * 1024

@@ -8,7 +8,8 @@ from dependency_injector import containers, providers
 from workerkit.amqp.consumer import AMQPConsumer
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.wire import AMQPWire
-from workerkit.errors import RunError
+from workerkit.errors import DeclarationError, RunError
+from workerkit.escaping import Redact
 from workerkit.http.view import HTTPView
 from workerkit.http.wire import HTTPWire
 from workerkit.observe import log_settled
@@ -35,6 +36,9 @@ class WorkerContainer(containers.DeclarativeContainer):
         wires: Which wire feeds which base class, in the order in which they start. Add a pair to
             add a wire.
         middlewares: aiohttp's, around every request, the outermost first.
+        redact: A function that is called with the text and the traceback of an exception before
+            they become headers of a dead letter, and with each text of a log record of ours; it
+            returns what may be written. `providers.Object(hide_cards)` sets it.
     """
 
     settings = providers.Singleton(WorkerSettings)
@@ -50,6 +54,24 @@ class WorkerContainer(containers.DeclarativeContainer):
         }
     )
     middlewares = providers.List()
+    redact: "providers.Object[Redact | None]" = providers.Object(None)
+
+
+def redact_of(container: containers.Container) -> Redact | None:
+    """Return the function that the container's `redact` provides.
+
+    Raises:
+        DeclarationError: It is no function.
+    """
+    found = container.providers["redact"]()
+    if found is not None and not callable(found):
+        kind = type(found).__qualname__
+        raise DeclarationError(
+            f"the container's redact provides a {kind}: it should be a function that takes a str "
+            "and returns one, as providers.Object(function)"
+        )
+    function: Redact | None = found
+    return function
 
 
 class Resources:

@@ -2,7 +2,7 @@
 
 import logging
 from enum import StrEnum
-from typing import Any, NamedTuple
+from typing import Any, ClassVar, NamedTuple
 
 from workerkit.errors import Retry
 
@@ -29,6 +29,26 @@ class Action(StrEnum):
     RETRY = "retry"
 
 
+class FailedCall:
+    """One call of `handle` that failed for a whole batch, so that it is logged once.
+
+    Attributes:
+        size: Deliveries of the call.
+    """
+
+    __slots__ = ("_levels", "size")
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+        self._levels: set[int] = set()
+
+    def first(self, level: int) -> bool:
+        """Whether nothing was logged of this call at *level* so far; note that it is now."""
+        before = len(self._levels)
+        self._levels.add(level)
+        return len(self._levels) > before
+
+
 class Outcome(NamedTuple):
     """The decision about one delivery, still to be carried out by its wire.
 
@@ -40,6 +60,7 @@ class Outcome(NamedTuple):
         value: What the handler returned.
         delay: Seconds until the next try of a `RETRY`; 0 is again in place.
         exact: The handler said when: not sooner, as jitter would have it.
+        call: What failed, where it failed for several deliveries at once.
     """
 
     action: Action
@@ -47,6 +68,7 @@ class Outcome(NamedTuple):
     value: object = None
     delay: float = 0.0
     exact: bool = False
+    call: FailedCall | None = None
 
 
 class Delivery:
@@ -57,9 +79,14 @@ class Delivery:
         attempt: Which try this is, from 1.
         fate: None until the handler decides by itself or has been called.
         after: Seconds until the next try, where the handler has asked for one and said when.
+        log_success: The message of the log record when it was handled.
+        moved: Whether a copy of it has arrived elsewhere, and it is acknowledged for that reason.
     """
 
     __slots__ = ("after", "attempt", "fate", "raw")
+
+    log_success: ClassVar[str] = "handled"
+    moved: bool = False
 
     raw: Any  # bytes or str; each wire's own type says which.
 
@@ -84,6 +111,18 @@ class Delivery:
     def unknown_content(self) -> str:
         """The encoding or charset that is not known, for errors; empty for most deliveries."""
         return ""
+
+    def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
+        """Return level and message of the log record when it was not handled.
+
+        WARNING: it is tried again. ERROR: it is not, so somebody has to look.
+        """
+        again = action is Action.RETRY or action is Action.REQUEUE
+        return logging.WARNING if again else logging.ERROR, "not handled"
+
+    def log_fields(self, source: str, action: str) -> dict[str, object]:
+        """Return what its log record tells, in the terms of its transport."""
+        return {"source": source, "delivery": repr(self), "action": action}
 
     def decide(self, action: Action) -> None:
         """Choose what becomes of this delivery, whatever the handler does afterwards.

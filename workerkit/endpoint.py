@@ -10,7 +10,7 @@ from typing import Any
 
 from workerkit.consumer import Consumer
 from workerkit.deadlines import Deadlines
-from workerkit.delivery import Action, Delivery, Outcome
+from workerkit.delivery import Action, Delivery, FailedCall, Outcome
 from workerkit.errors import HandlerCancelled, HandlerExit, HandlerTimeout, Reject, Retry
 from workerkit.options import Options
 from workerkit.retry import RetryPolicy, next_delay
@@ -110,6 +110,8 @@ class Endpoint:
             except Exception as error:
                 outcomes.append(Outcome(self._on_invalid, error))
         common = await self._attempt(items) if items else self._handled
+        if common.error is not None:
+            common = common._replace(call=FailedCall(len(items)))
         return [
             self._decided(delivery, outcome or common)
             for delivery, outcome in zip(deliveries, outcomes, strict=True)
@@ -205,7 +207,7 @@ class Endpoint:
     def _decided(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         """The handler's own choice for *delivery*, if it made one; no later one counts."""
         if delivery.fate is not None:
-            outcome = Outcome(delivery.fate, outcome.error, outcome.value)
+            outcome = Outcome(delivery.fate, outcome.error, outcome.value, call=outcome.call)
         elif outcome.error is None:
             delivery.fate = outcome.action
             return outcome
@@ -221,8 +223,8 @@ class Endpoint:
             asked = error.after
         delay = next_delay(self._retry, delivery.attempt, asked)
         if delay is None:
-            return Outcome(Action.DEAD_LETTER, error or Retry(), outcome.value)
-        return Outcome(Action.RETRY, error, outcome.value, delay, asked is not None)
+            return Outcome(Action.DEAD_LETTER, error or Retry(), outcome.value, call=outcome.call)
+        return outcome._replace(delay=delay, exact=asked is not None)
 
     async def _hook(self, name: str, call: Any) -> None:
         try:

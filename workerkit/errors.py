@@ -29,7 +29,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from workerkit.redaction import without_credentials, without_password
+from workerkit.redaction import mask_passwords, without_credentials
 
 LONGEST_DELAY = 4_294_800.0
 """Seconds until another try; queues count whole milliseconds, at most 2**32 of them, and this is
@@ -73,7 +73,7 @@ class RunError(StartError):
 
     exit_code = 1
     # Its addresses are those that the log has, with the user who was refused.
-    _redact = staticmethod(without_password)
+    _redact = staticmethod(mask_passwords)
 
 
 class InvalidBody(WorkerkitError):

@@ -100,7 +100,7 @@ class Faults:
         annotation = self._variables.annotation(location)
         if found is None:
             label = ", ".join(map(_name_of, parts)) or self._place(location)
-            shown = "" if parts else _shown(errors[0]["input"], is_secret(location, annotation))
+            shown = "" if parts else _shown(errors[0]["input"], _is_hidden(location, annotation))
             return f"{label}{shown}: {self._text(errors)}"
         return self._sentence(location, annotation, found, errors)
 
@@ -127,7 +127,7 @@ class Faults:
     def _sentence(
         self, location: Location, annotation: Any, found: Found, errors: list[ErrorDetails]
     ) -> str:
-        secret = is_secret(location, annotation) or found.variable.place is Place.SECRET_FILE
+        secret = _is_hidden(location, annotation) or found.variable.place is Place.SECRET_FILE
         if isinstance(found.value, str) and (is_nested(annotation) or takes_list(annotation)):
             try:
                 (split_list if takes_list(annotation) else json.loads)(found.value)
@@ -212,6 +212,13 @@ def _shown(value: Any, secret: bool) -> str:
 def is_secret(location: Location, annotation: Any) -> bool:
     named = any(isinstance(step, str) and _SECRET_NAME.search(step) for step in location)
     return named or any(_hides(kind) for kind in members(annotation))
+
+
+def _is_hidden(location: Location, annotation: Any) -> bool:
+    """Whether a value that does not fit is not quoted: nobody knows where the password is in it."""
+    return is_secret(location, annotation) or any(
+        hasattr(kind, "unicode_string") for kind in members(annotation)
+    )
 
 
 def _hides(kind: Any) -> bool:

@@ -14,7 +14,8 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.defaults import unknown_default
 from pythonjsonlogger.json import JsonFormatter
 
-from workerkit.excerpts import Budget, excerpt
+from workerkit.escaping import INDENT, Redact, cleaner, escape, escape_json, escape_lines
+from workerkit.excerpts import LONGEST, Budget, excerpt
 from workerkit.places import formatted
 from workerkit.sections import LogSettings
 
@@ -28,11 +29,12 @@ _RESERVED = frozenset(RESERVED_ATTRS) | {"taskName"}
 _BARE = re.compile(r"[^\s\"=]+")
 _DEEPEST = 8
 _LONGEST_INTEGER = 10_000  # Bits: Python refuses to write 4,300 digits.
+_LONGEST_SHOWN = 2 * LONGEST  # Escapes and indentation are longer than what they stand for.
 _OVERHEAD = 12  # Bytes for a number, or for separators and quotes.
 _OURS = frozenset({"timestamp", "level", "logger", "message", "exception", "stack"})
 
 
-def configure(settings: LogSettings) -> None:
+def configure(settings: LogSettings, redact: Redact | None = None) -> None:
     """Send the records of this process to stderr, in the chosen format and from the chosen level.
 
     A second call replaces the handler of the first one; handlers of others stay. Records of
@@ -40,13 +42,14 @@ def configure(settings: LogSettings) -> None:
 
     Args:
         settings: With `format` None, text when stderr is a terminal and JSON otherwise.
+        redact: Called with each text of a record: the message, fields, the traceback.
     """
     root = logging.getLogger()
     for handler in [each for each in root.handlers if isinstance(each, _Handler)]:
         root.removeHandler(handler)
         handler.close()
     handler = _Handler(sys.stderr)
-    handler.setFormatter(_formatter(settings))
+    handler.setFormatter(_formatter(settings, redact))
     root.addHandler(handler)
     root.setLevel(settings.threshold)
     quiet_libraries()
@@ -65,50 +68,72 @@ def quiet_libraries() -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """Write `time LEVEL logger: message  key=value key="two words"`, then the exception."""
+    """Write `time LEVEL logger: message  key=value key="two words"`, then the exception.
+
+    Whatever the texts contain, a record has one line that is not indented, and no character that a
+    terminal would obey. Passwords in URLs are masked.
+    """
+
+    def __init__(self, redact: Redact | None = None) -> None:
+        super().__init__()
+        self._clean = cleaner(redact)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as one line, followed by the lines of exception and stack."""
-        message = excerpt(record.getMessage())
-        line = f"{_timestamp(record)} {record.levelname} {record.name}: {message}"
-        fields = " ".join(f"{key}={_quoted(value)}" for key, value in _fields(record).items())
-        parts = [f"{line}  {fields}" if fields else line, _exception(record)]
-        if record.stack_info:
-            parts.append(excerpt(record.stack_info))
-        return "\n".join(filter(None, parts))
+        clean = self._clean
+        start = escape(f"{_timestamp(record)} {record.levelname} {record.name}: ")
+        line = f"{start}{_lines(clean(record.getMessage()))}"
+        fields = " ".join(
+            f"{excerpt(escape(key))}={_quoted(value, clean)}"
+            for key, value in _fields(record).items()
+        )
+        below = (_exception(record), record.stack_info)
+        parts = [f"{line}  {fields}" if fields else line]
+        parts += [f"{INDENT}{_lines(clean(each))}" for each in below if each]
+        return "\n".join(parts)
 
 
 class JSONFormatter(JsonFormatter):
     """Write one JSON object a line: `timestamp`, `level`, `logger`, `message`, the fields.
 
     `exception` is there only where there is one. What JSON cannot hold becomes a string. A field
-    that is called like one of ours gets an underscore behind its name.
+    that is called like one of ours gets an underscore behind its name. Passwords in URLs are
+    masked.
     """
+
+    def __init__(self, redact: Redact | None = None) -> None:
+        super().__init__()
+        self._clean = cleaner(redact)
 
     def format(self, record: logging.LogRecord) -> str:
         """Return the record as a JSON object without a line end."""
+        clean = self._clean
         line: dict[str, Any] = {
             "timestamp": _timestamp(record),
             "level": record.levelname,
             "logger": record.name,
-            "message": excerpt(record.getMessage()),
+            "message": excerpt(clean(record.getMessage())),
         }
         for name, value in _fields(record).items():
-            line[f"{name}_" if name in _OURS else name] = _jsonable(value, Budget())
+            line[f"{name}_" if name in _OURS else name] = _jsonable(value, Budget(), clean)
         if exception := _exception(record):
-            line["exception"] = exception
+            line["exception"] = excerpt(clean(exception))
         if record.stack_info:
-            line["stack"] = excerpt(record.stack_info)
-        return self.serialize_log_record(line)
+            line["stack"] = excerpt(clean(record.stack_info))
+        return escape_json(self.serialize_log_record(line))
 
 
 class _Handler(logging.StreamHandler[Any]):
     """Ours, so that a second `configure` finds it."""
 
 
-def _formatter(settings: LogSettings) -> logging.Formatter:
+def _formatter(settings: LogSettings, redact: Redact | None) -> logging.Formatter:
     form = settings.format or ("text" if sys.stderr.isatty() else "json")
-    return TextFormatter() if form == "text" else JSONFormatter()
+    return TextFormatter(redact) if form == "text" else JSONFormatter(redact)
+
+
+def _lines(text: str) -> str:
+    return excerpt(escape_lines(excerpt(text)), _LONGEST_SHOWN)
 
 
 def _timestamp(record: logging.LogRecord) -> str:
@@ -125,50 +150,55 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
     return fields
 
 
-def _exception(record: logging.LogRecord) -> str | None:
+def _exception(record: logging.LogRecord) -> str:
     # `exc_info=True` outside of an except block leaves a triple of None.
     if record.exc_info and record.exc_info[1] is not None:
-        return excerpt(formatted(record.exc_info[1]).rstrip("\n"))
-    return excerpt(record.exc_text or "") or None
+        return formatted(record.exc_info[1]).rstrip("\n")
+    return record.exc_text or ""
 
 
-def _quoted(value: Any) -> str:
+def _quoted(value: Any, clean: Redact) -> str:
     """Return *value* as text, in double quotes only when it could be misread without them."""
-    text = excerpt(unknown_default(value))
-    return text if _BARE.fullmatch(text) else json.dumps(text, ensure_ascii=False)
+    text = excerpt(clean(unknown_default(value)))
+    if _BARE.fullmatch(text) and text.isprintable():
+        return text
+    return excerpt(escape_json(json.dumps(text, ensure_ascii=False)), _LONGEST_SHOWN)
 
 
-def _jsonable(value: Any, budget: Budget, depth: int = 0) -> Any:
+def _jsonable(value: Any, budget: Budget, clean: Redact, depth: int = 0) -> Any:
     """Return *value* as JSON can hold it; whatever it cannot hold, as text.
 
     `unknown_default` never raises, not even for a value whose `__str__` does.
     """
     if isinstance(value, str):
-        return budget.excerpt(value)
+        return budget.excerpt(clean(value))
     if value is None or (isinstance(value, int) and value.bit_length() <= _LONGEST_INTEGER):
         return value
     if isinstance(value, float):
         return value if math.isfinite(value) else str(value)
     if depth < _DEEPEST and isinstance(value, (list, tuple)):
-        return list(_values(value, budget, depth))
+        return list(_values(value, budget, clean, depth))
     if depth < _DEEPEST and isinstance(value, Mapping):
-        return dict(_entries(value, budget, depth))
-    return budget.excerpt(unknown_default(value))
+        return dict(_entries(value, budget, clean, depth))
+    return budget.excerpt(clean(unknown_default(value)))
 
 
-def _values(values: Sequence[Any], budget: Budget, depth: int) -> Iterator[Any]:
+def _values(values: Sequence[Any], budget: Budget, clean: Redact, depth: int) -> Iterator[Any]:
     for number, each in enumerate(values):
         if budget.left <= 0:
             yield f"... {len(values) - number} left out"
             return
         budget.left -= _OVERHEAD
-        yield _jsonable(each, budget, depth + 1)
+        yield _jsonable(each, budget, clean, depth + 1)
 
 
-def _entries(entries: Mapping[Any, Any], budget: Budget, depth: int) -> Iterator[tuple[str, Any]]:
+def _entries(
+    entries: Mapping[Any, Any], budget: Budget, clean: Redact, depth: int
+) -> Iterator[tuple[str, Any]]:
     for number, (key, value) in enumerate(entries.items()):
         if budget.left <= 0:
             yield "...", f"{len(entries) - number} left out"
             return
         budget.left -= _OVERHEAD
-        yield budget.excerpt(unknown_default(key)), _jsonable(value, budget, depth + 1)
+        name = budget.excerpt(clean(unknown_default(key)))
+        yield name, _jsonable(value, budget, clean, depth + 1)

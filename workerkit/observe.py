@@ -5,10 +5,12 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from workerkit.delivery import Action, Delivery, Outcome
-from workerkit.errors import InvalidBody, InvalidRequest, PublishError, Signal
+from workerkit.errors import InvalidBody, PublishError, Signal
 from workerkit.places import said
 
 log = logging.getLogger(__name__)
+
+_HANDLED_AND_LOST = "handled, but not acknowledged: the connection was lost"
 
 
 class Settled(NamedTuple):
@@ -120,29 +122,45 @@ def tell(
 
 
 def log_settled(record: Settled) -> None:
-    """Write one line per delivery: at DEBUG when all went well, else with the traceback.
+    """Write one record per delivery: at DEBUG when all went well, else with the traceback.
 
-    A request that does not fit its view is nobody's fault here: at INFO. One that was handled
-    while its connection was lost comes again, so this is worth a WARNING too.
+    WARNING says that it is tried again, ERROR that it is not; see `Delivery.log_failure`. Where a
+    call of `handle` failed for a batch, there is one record of each level for all of its
+    deliveries, and the others are logged at DEBUG.
     """
     error = record.outcome.error
     fine = record.action is Action.ACK and error is None and not record.lost
     if fine and not log.isEnabledFor(logging.DEBUG):
         return
-    well = record.outcome.action is Action.ACK and error is None
-    text = "handled, but not acknowledged: the connection was lost"
-    wrong = logging.INFO if isinstance(error, InvalidRequest) else logging.WARNING
+    delivery, outcome = record.delivery, record.outcome
+    well = outcome.action is Action.ACK and error is None
+    fields = delivery.log_fields(record.source, "lost" if record.lost else record.action.value)
+    if fine:
+        level, message = logging.DEBUG, delivery.log_success
+    elif record.lost and not (delivery.moved and record.action is Action.DEAD_LETTER):
+        level, message = logging.WARNING, _HANDLED_AND_LOST if well else "not handled"
+    else:
+        level, message = delivery.log_failure(record.action, error)
+    if outcome.call is not None:
+        fields["batch"] = outcome.call.size
+        if not outcome.call.first(level):
+            level = logging.DEBUG
     log.log(
-        logging.DEBUG if fine else wrong,
-        "handled" if fine else text if well and record.lost else "not handled",
-        # Said on purpose, or about the body: there is nothing to trace.
-        exc_info=None if isinstance(error, Signal | InvalidBody) else error,
+        level,
+        message,
+        exc_info=error if _is_traced(error, level) else None,
         extra={
             "consumer": record.consumer,
-            "source": record.source,
-            "delivery": repr(record.delivery),
-            "action": "lost" if record.lost else record.action.value,
+            **fields,
             "seconds": round(record.seconds, 6),
             **({} if error is None else {"error": said(error)}),
         },
     )
+
+
+def _is_traced(error: Exception | None, level: int) -> bool:
+    """Whether a record has the traceback, which error trackers take from those at ERROR."""
+    if isinstance(error, Signal | InvalidBody):
+        # Raised on purpose, or about the body: worth it only when nothing else follows.
+        return level >= logging.ERROR
+    return level > logging.DEBUG

@@ -5,7 +5,7 @@ import logging
 import random
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from time import perf_counter
 from typing import Annotated, ClassVar
 from zoneinfo import ZoneInfo, available_timezones
@@ -102,16 +102,37 @@ class PeriodicTask(Consumer, abstract=True):
 
 
 class Tick(Delivery):
-    """One point in time at which a task is due."""
+    """One run of a task.
 
-    __slots__ = ("name",)
+    Attributes:
+        scheduled: When it was due, without jitter.
+    """
 
-    def __init__(self, name: str) -> None:
+    __slots__ = ("name", "scheduled")
+
+    log_success: ClassVar[str] = "run finished"
+
+    def __init__(self, name: str, scheduled: datetime) -> None:
         super().__init__(b"")
         self.name = name
+        self.scheduled = scheduled
+
+    def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
+        """Return level and message of its log record when it has failed."""
+        return super().log_failure(action, error)[0], "run failed"
+
+    def log_fields(self, source: str, action: str) -> dict[str, object]:
+        """Return what its log record tells."""
+        again = {"action": action} if action == Action.RETRY else {}
+        return {
+            "schedule": source,
+            "scheduled": _in_utc(self.scheduled),
+            "attempt": self.attempt,
+            **again,
+        }
 
     def __repr__(self) -> str:
-        return f"<Tick of {self.name}>"
+        return f"<run of {self.name}, scheduled for {_in_utc(self.scheduled)}>"
 
 
 class PeriodicWire:
@@ -245,14 +266,15 @@ class _Timer:
 
     async def tick(self) -> None:
         """Call it once, whatever the clock says."""
-        await self._handle()
+        await self._handle(datetime.now(UTC))
 
     async def _by_grid(self, every: float) -> None:
         loop = asyncio.get_running_loop()
         start, number = loop.time(), 0
         while True:
-            await asyncio.sleep(start + number * every + self._jitter() - loop.time())
-            self._call()
+            due = start + number * every
+            await asyncio.sleep(due + self._jitter() - loop.time())
+            self._call(datetime.now(UTC) - timedelta(seconds=loop.time() - due))
             # The next point of the grid that is still to come: late ones are not made up for.
             number = max(number, int((loop.time() - start) / every)) + 1
 
@@ -263,24 +285,25 @@ class _Timer:
             due: datetime = croniter(expression, last).get_next(datetime)
             await _sleep_until(due)
             await asyncio.sleep(self._jitter())
-            self._call()
+            self._call(due)
             last = max(due, datetime.now(zone))
 
     def _jitter(self) -> float:
         return random.uniform(0.0, self._options.jitter)
 
-    def _call(self) -> None:
+    def _call(self, scheduled: datetime) -> None:
         if len(self.calls) >= self._options.concurrency:
             log.warning(
-                "still running: this time is left out", extra={"consumer": self.endpoint.name}
+                "previous run still in progress: this one is skipped",
+                extra={"consumer": self.endpoint.name, "scheduled": _in_utc(scheduled)},
             )
             return
-        call = self._context.keep(self._handle(), f"{self.endpoint.name} call")
+        call = self._context.keep(self._handle(scheduled), f"{self.endpoint.name} call")
         self.calls.add(call)
         call.add_done_callback(self.calls.discard)
 
-    async def _handle(self) -> None:
-        tick = Tick(self.endpoint.name)
+    async def _handle(self, scheduled: datetime) -> None:
+        tick = Tick(self.endpoint.name, scheduled)
         outcome = await self._try(tick)
         while outcome.action is Action.RETRY:
             if not await self._pause(pause(outcome, self._options.retry)):
@@ -298,6 +321,11 @@ class _Timer:
         record = Settled(name, source, tick, outcome, action, seconds)
         notify(self._context.observers, record)
         return outcome
+
+
+def _in_utc(moment: datetime) -> str:
+    """A time as log records have it."""
+    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 async def _sleep_until(due: datetime) -> None:

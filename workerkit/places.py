@@ -10,6 +10,8 @@ from typing import Any
 
 from workerkit.errors import WorkerkitError
 
+_PACKAGE = __name__.partition(".")[0]
+
 
 def place(declared: type | Callable[..., Any]) -> str:
     """Name *declared* with its file and line: `shop.orders.OrderPlaced.handle (orders.py:12)`.
@@ -37,6 +39,20 @@ def raised_in(error: BaseException, package: str) -> str:
         if str(frame.f_globals.get("__name__")).partition(".")[0] == top
     ]
     return f"{type(error).__name__}: {text_of(error)}" + (lines[-1] if lines else "")
+
+
+def raised_at(error: BaseException) -> str:
+    """Name the class of an exception and its place, without its text: `KeyError (orders.py:7)`.
+
+    The place is the innermost one outside of workerkit; there is none for an error of its own.
+    """
+    kind = type(error).__qualname__
+    places = [
+        f"{kind} ({Path(frame.f_code.co_filename).name}:{line})"
+        for frame, line in walk_tb(error.__traceback__)
+        if str(frame.f_globals.get("__name__")).partition(".")[0] != _PACKAGE
+    ]
+    return places[-1] if places else kind
 
 
 def text_of(error: BaseException) -> str:

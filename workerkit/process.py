@@ -14,7 +14,7 @@ from dependency_injector import containers, providers
 from workerkit import logs
 from workerkit.amqp.publisher import Publisher
 from workerkit.assembly import Assembly
-from workerkit.container import Resources
+from workerkit.container import Resources, redact_of
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.metrics import Metrics
@@ -88,7 +88,14 @@ class Process:
         cursors = await self._provided("cursors")
         middlewares = await self._provided("middlewares")
         context = Context(
-            settings, observers, publisher, cursors, middlewares, self.changed.set, self._keep
+            settings,
+            observers,
+            publisher,
+            cursors,
+            middlewares,
+            redact_of(self._container),
+            self.changed.set,
+            self._keep,
         )
         fed = [
             (wire, [await self._endpoint(wire, each) for each in declared])

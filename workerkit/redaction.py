@@ -6,7 +6,9 @@ HIDDEN = "***"
 
 # A scheme is not needed: HOST=user:password@host is a frequent mistake.
 _CREDENTIALS = re.compile(r"(?<=://)\S*@|(?<![^\s'\"(=,])[^\s'\"(=,:@/]+:(?!//)[^\s@]*@")
-_PASSWORD = re.compile(r"(?<=://)([^\s:@/]*):\S*@")
+# The user stays: it says which login is meant. The password ends at the last @ before the next URL,
+# because people write passwords with @, / or : in them without encoding them.
+_PASSWORD = re.compile(r"://([^\s:/?#@]*):(?:(?!://)\S)*@")
 _QUERY = re.compile(r"(://[^\s?'\"]*\?)[^\s'\"]+")
 
 
@@ -17,9 +19,9 @@ def without_credentials(text: str) -> str:
     return _QUERY.sub(rf"\1{HIDDEN}", _CREDENTIALS.sub(f"{HIDDEN}@", text))
 
 
-def without_password(text: str) -> str:
-    """Replace the password before an `@`, but keep the user, as logs do."""
-    return _PASSWORD.sub(rf"\1:{HIDDEN}@", text) if "@" in text else text
+def mask_passwords(text: str) -> str:
+    """Return *text* with `***` for each password in a URL: `amqp://user:***@host`."""
+    return _PASSWORD.sub(rf"://\1:{HIDDEN}@", text) if "://" in text else text
 
 
 def may_hold_credentials(text: str) -> bool:

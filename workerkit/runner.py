@@ -16,7 +16,9 @@ from dependency_injector import containers
 from workerkit import logs
 from workerkit.assembly import Assembly, assemble
 from workerkit.consumer import Consumer
+from workerkit.container import redact_of
 from workerkit.errors import RunError, StartError
+from workerkit.escaping import Redact, cleaner, escape
 from workerkit.faults import Faults
 from workerkit.health import Health, State, hopeless
 from workerkit.metrics import Metrics
@@ -64,6 +66,7 @@ class Runner:
         self._container = container
         self._packages = packages
         self._only = [_name(each) for each in only]
+        self._redact: Redact | None = None
         self._process: Process | None = None
 
     @property
@@ -113,9 +116,10 @@ class Runner:
         """
         try:
             assembly = self.assemble()
+            self._redact = redact_of(self._container)
             log_settings = _log_settings(assembly.settings.log, log_level)
             if not logging.getLogger().handlers:
-                logs.configure(log_settings)
+                logs.configure(log_settings, self._redact)
             elif log_level is not None:
                 logging.getLogger().setLevel(log_settings.threshold)
             with asyncio.Runner(loop_factory=_loop_factory()) as loop:
@@ -123,7 +127,7 @@ class Runner:
         except StartError as error:
             if traceback:
                 raise
-            complain(error.faults)
+            complain(error.faults, self._redact)
             raise SystemExit(error.exit_code) from None
 
     @asynccontextmanager
@@ -169,7 +173,7 @@ class Runner:
             faults.append(f"still running, given up: {', '.join(late)}")
         if process.abandoned:
             # Their tasks and threads would keep the event loop, and so the process, for ever.
-            complain(faults)
+            complain(faults, self._redact)
             _leave(RunError.exit_code)
         if faults:
             raise RunError(*faults)
@@ -307,10 +311,11 @@ def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def complain(faults: Sequence[str]) -> None:
-    """Write each fault to stderr, on a line of its own."""
+def complain(faults: Sequence[str], redact: Redact | None = None) -> None:
+    """Write each fault to stderr, on a line of its own, without passwords of URLs."""
     for fault in faults:
-        print(" ".join(fault.splitlines()), file=sys.stderr)
+        text = cleaner(redact)(" ".join(fault.splitlines()))
+        print(escape(text), file=sys.stderr)
 
 
 def _leave(code: int) -> NoReturn:

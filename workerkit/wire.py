@@ -8,6 +8,7 @@ from typing import Any, Protocol
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.endpoint import Endpoint
+from workerkit.escaping import Redact
 from workerkit.health import Health
 from workerkit.observe import Observer
 from workerkit.options import Options
@@ -47,6 +48,7 @@ class Context:
         publisher: The container's; a test may have put a fake there.
         cursors: The container's store of the cursors of streams.
         middlewares: The container's, for requests.
+        redact: The container's; called with texts of exceptions before they leave the process.
         changed: For each `Part` of a `Health`: called after every change of it.
         keep: Runs a coroutine as a task, for as long as the process runs: one that ends in an
             exception stops the process.
@@ -57,6 +59,7 @@ class Context:
     publisher: object
     cursors: object
     middlewares: Sequence[Any]
+    redact: Redact | None
     changed: Callable[[], None]
     keep: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 

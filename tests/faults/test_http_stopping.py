@@ -339,12 +339,16 @@ async def test_the_log_of_a_request(tmp_path: Path) -> None:
         url = json.loads(await app.says("listening"))["url"]
         await session.get(url, headers={"X-Request-ID": "get-1"})
         answer = await session.post(url, headers={"X-Request-ID": "post-1"})
-        await app.says("not handled")
+        await app.says("request failed")
 
     records: list[dict[str, Any]] = [json.loads(line) for line in app.err if line[:1] == "{"]
     found = [(each["message"], each.get("request_id")) for each in records if "request_id" in each]
     assert answer.status == 500
-    assert found == [("mine", "get-1"), ("mine, in a thread", "post-1"), ("not handled", "post-1")]
+    assert found == [
+        ("mine", "get-1"),
+        ("mine, in a thread", "post-1"),
+        ("request failed", "post-1"),
+    ]
 
 
 def test_the_commands(tmp_path: Path) -> None:

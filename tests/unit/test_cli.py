@@ -426,7 +426,7 @@ def test_the_banner(tmp_path: Path) -> None:
     first, second, *_ = done.stderr.splitlines()
     assert first.endswith(f"workerkit {__version__}")
     assert second.startswith(
-        "  OrderPlaced: amqp orders, orders/priority, amqp://user@127.0.0.1:1/shop"
+        "    OrderPlaced: amqp orders, orders/priority, amqp://user@127.0.0.1:1/shop"
     )
     assert "hunter22" not in done.stdout + done.stderr
 

@@ -15,7 +15,7 @@ from workerkit.amqp.dead_letters import evidence
 from workerkit.amqp.evidence import Evidence
 from workerkit.amqp.properties import Properties, encode
 from workerkit.amqp.replaying import replayed
-from workerkit.cli.letters import as_json, body_as_json, in_full, lines, printable, row
+from workerkit.cli.letters import as_json, body_as_json, in_full, lines, row
 from workerkit.delivery import Outcome
 
 EVIDENCE = {
@@ -170,12 +170,6 @@ def test_a_body_as_json(raw: bytes, expected: dict[str, str]) -> None:
 def test_a_body_for_people(raw: bytes, expected: list[str]) -> None:
     """JSON is laid out, and nothing in a body gives orders to a terminal."""
     assert list(in_full(letter(raw)))[-len(expected) :] == expected
-
-
-@given(st.text())
-def test_printable(text: str) -> None:
-    """Only what a terminal shows is left, and it stays on its line."""
-    assert printable(text).isprintable()
 
 
 @given(st.binary(max_size=300), st.binary(max_size=40))

@@ -94,8 +94,8 @@ def test_text_puts_the_exception_below() -> None:
         lines = TextFormatter().format(record(exc_info=sys.exc_info())).splitlines()
 
     assert lines[0].endswith("amqp: connected")
-    assert lines[1] == "Traceback (most recent call last):"
-    assert lines[-1] == "KeyError: 'order'"
+    assert lines[1] == "  Traceback (most recent call last):"
+    assert lines[-1] == "  KeyError: 'order'"
 
 
 def test_json_has_the_documented_keys() -> None:
@@ -277,7 +277,7 @@ def test_fr21_a_cut_exception_keeps_what_tells_most() -> None:
     found = re.search(r"x \.\.\. (\d+) characters left out \.\.\. x", line)
     assert found is not None
     whole = "".join(traceback.format_exception(failed(HUGE)["exc_info"][1])).rstrip()
-    cut = line.partition("\n")[2]
+    cut = "\n".join(each.removeprefix("  ") for each in line.splitlines()[1:])
     note = len(found[0]) - 2
     assert len(whole) == len(cut) - note + int(found[1])
 

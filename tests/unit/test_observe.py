@@ -9,6 +9,7 @@ from workerkit.delivery import Delivery, Outcome
 from workerkit.errors import ConnectionLost
 from workerkit.observe import log_settled
 from workerkit.places import in_a_line
+from workerkit.testing import fake_message
 
 
 def logged(
@@ -43,6 +44,40 @@ def test_not_handled(caplog: pytest.LogCaptureFixture, lost: bool) -> None:
     level, message, _ = logged(caplog, outcome, lost=lost)
 
     assert (level, message) == ("WARNING", "not handled")
+
+
+@pytest.mark.parametrize(("moved", "level"), [(True, "ERROR"), (False, "WARNING")])
+def test_fp1_a_dead_letter_whose_original_comes_again(
+    caplog: pytest.LogCaptureFixture, moved: bool, level: str
+) -> None:
+    """Where the copy has arrived it is given up, though its acknowledgement was lost."""
+    delivery = fake_message(b"")
+    delivery.moved = moved
+    outcome = Outcome(Action.DEAD_LETTER, KeyError("x"))
+
+    log_settled(Settled("Orders", "orders", delivery, outcome, outcome.action, 0.1, lost=True))
+
+    assert [each.levelname for each in caplog.records] == [level]
+
+
+@pytest.mark.parametrize(
+    ("action", "level"),
+    [
+        (Action.ACK, "ERROR"),
+        (Action.REJECT, "ERROR"),
+        (Action.DEAD_LETTER, "ERROR"),
+        (Action.RETRY, "WARNING"),
+        (Action.REQUEUE, "WARNING"),
+    ],
+)
+def test_fp1_what_is_not_tried_again_is_an_error(
+    caplog: pytest.LogCaptureFixture, action: Action, level: str
+) -> None:
+    """With the exception, from which an error tracker takes the traceback."""
+    error = KeyError("x")
+
+    assert logged(caplog, Outcome(action, error), lost=False)[0] == level
+    assert caplog.records[0].exc_info == (KeyError, error, None)
 
 
 class Silent(Exception):

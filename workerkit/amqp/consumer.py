@@ -21,6 +21,7 @@ from workerkit.options import (
 from workerkit.retry import Retries, RetryPolicy
 
 Declare = Literal["missing", "always", "never"]
+EvidenceStyle = Literal["full", "brief"]
 HIGHEST_PREFETCH = 65_535
 
 
@@ -49,6 +50,9 @@ class AMQPOptions(Options):
         batch_interval: Seconds that the first message of a batch waits for others.
         on_exception: What becomes of a message that `handle` raised for; `retry` comes first.
         retry: Tries such a message again, and dead-letters it in the end.
+        evidence: What the headers of its dead letters say about the failure: `full` is the text of
+            the exception and its traceback, `brief` its class and place without any text; None
+            leaves it to the connection's setting.
         declare: `missing` declares queues that are not there, `always` also those that were
             deleted later, `never` none; None leaves it to the connection's setting.
     """
@@ -65,6 +69,7 @@ class AMQPOptions(Options):
             "shares_queues", "queues per process are declared at each connection"
         ),
     )
+    evidence: EvidenceStyle | None = None
     batch_size: Annotated[int, Field(ge=1, le=HIGHEST_PREFETCH)] = field(
         default=100, metadata=OF_BATCHES
     )
@@ -120,6 +125,7 @@ class AMQPConsumer(Consumer, abstract=True):
     vhost: ClassVar[str | None]
     prefetch: ClassVar[int | None]
     declare: ClassVar[Declare | None]
+    evidence: ClassVar[EvidenceStyle | None]
     batch_size: ClassVar[int]
     batch_interval: ClassVar[float]
     on_success: ClassVar[Action]

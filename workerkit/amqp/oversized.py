@@ -1,10 +1,12 @@
 """Messages whose bodies are too large to be kept in memory."""
 
+import logging
 from functools import cached_property
 from typing import Any, NoReturn
 
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.message import AMQPMessage
+from workerkit.delivery import Action
 from workerkit.errors import InvalidBody
 
 
@@ -44,6 +46,11 @@ class Oversized(AMQPMessage[Any]):
     def __repr__(self) -> str:
         name = self.message_id or f"#{self.tag}"
         return f"<AMQPMessage {name} of {self.queue!r}, {self.size} bytes, not kept>"
+
+    def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
+        """Return level and message of its log record; a dead letter has one of its own already."""
+        level, message = super().log_failure(action, error)
+        return logging.DEBUG if self.fate is Action.DEAD_LETTER else level, message
 
     @cached_property
     def fingerprint(self) -> tuple[str, bytes]:

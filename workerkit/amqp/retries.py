@@ -20,6 +20,8 @@ class Retries:
         self._moves = moves
         self._queues = {queue.name: queue for queue in queues}
         self._policy = policy
+        # Built once for each delay: to check a declaration takes half as long as to retry.
+        self._waiting: dict[tuple[str, float], Queue] = {}
 
     async def postpone(self, message: AMQPMessage[Any], outcome: Outcome) -> None:
         """Have a message come again when its outcome says.
@@ -28,7 +30,11 @@ class Retries:
             MessageTooLarge: Its headers leave no room for what has to be remembered.
             PublishError: The copy has not safely arrived: the original must stay.
         """
-        waiting = self._queues[message.queue].retries(outcome.delay)
+        key = message.queue, outcome.delay
+        waiting = self._waiting.get(key)
+        if waiting is None:
+            # Delays are steps of a policy or of the ladder, so there are few.
+            waiting = self._waiting[key] = self._queues[message.queue].retries(outcome.delay)
         told = {
             ATTEMPT: message.attempt + 1,
             QUEUE: message.queue,

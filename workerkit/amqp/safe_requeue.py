@@ -175,7 +175,12 @@ class SafeRequeue:
                 # The user may neither declare nor publish, so the type is unknown: assume classic.
                 message.acks.nack(message.tag)
                 return
-            log.exception("message could not be moved and stays", extra=self._log_fields(message))
+            log.log(
+                logging.WARNING if message.acks.lost else logging.ERROR,
+                "message could not be moved and stays",
+                exc_info=error,
+                extra=self._log_fields(message),
+            )
             if await paused(_BEFORE_NEXT_TRY, self._stopping) and not message.acks.lost:
                 message.count_failure_in_place()
                 self.handle_again(message)

@@ -16,6 +16,7 @@ from workerkit.amqp.retries import Retries
 from workerkit.amqp.safe_requeue import SafeRequeue
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import MessageTooLarge, Reject
+from workerkit.escaping import Redact
 from workerkit.health import Part
 from workerkit.supervisor import Backoff, paused
 
@@ -45,9 +46,11 @@ class Settling:
         parts: Health by queue, notified when a message cannot be settled at all.
     """
 
-    def __init__(self, options: AMQPOptions, moves: Moves, types: QueueTypes) -> None:
+    def __init__(
+        self, options: AMQPOptions, moves: Moves, types: QueueTypes, redact: Redact | None = None
+    ) -> None:
         self._name = options.name
-        self._dead_letters = DeadLetters(moves, options.queues, options.name)
+        self._dead_letters = DeadLetters(moves, options, redact)
         self._retries = Retries(moves, options.queues, options.retry)
         self._queues = {queue.name: queue for queue in options.queues}
         self.safe_requeue = SafeRequeue(options, moves, types)
@@ -80,7 +83,7 @@ class Settling:
             self._progressed(message)
             return action, message.acks.ack(message.tag, message)
         if isinstance(message, Oversized) and action is Action.DEAD_LETTER:
-            return self._settle_oversized(message)
+            return self._settle_oversized(message, outcome.error)
         if action is Action.REJECT:
             return action, message.acks.reject(message.tag, requeue=False)
         if action is Action.RETRY:
@@ -150,7 +153,7 @@ class Settling:
         """Whether the queue would not take the message, or drop it."""
         return message.queue in self._streams or self.safe_requeue.failed_too_often(message)
 
-    def _settle_oversized(self, message: Oversized) -> tuple[Action, bool]:
+    def _settle_oversized(self, message: Oversized, error: Exception | None) -> tuple[Action, bool]:
         """Settle a dead letter that cannot be copied, because its body was discarded.
 
         If the queue has no dead-letter exchange, the message stays unsettled, so that it is not
@@ -166,6 +169,7 @@ class Settling:
                 self.parts[message.queue].waiting(_HELD_OVERSIZED.format(message))
         log.error(
             "message is too large to be read",
+            exc_info=error,
             extra={
                 "consumer": self._name,
                 "delivery": repr(message),
@@ -179,7 +183,7 @@ class Settling:
     async def _buried(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
         """Move to the dead letters; False where that failed, and the original has to stay."""
         backoff = Backoff(first=1.0)
-        while await self._failure(message, self._dead_letters.bury(message, outcome)):
+        while await self._failure(message, self._dead_letters.bury(message, outcome), last=True):
             if not self._no_way_back(message) or message.acks.lost:
                 return False
             if not await paused(backoff.next(), self._stopping):
@@ -187,15 +191,25 @@ class Settling:
         return True
 
     async def _failure(
-        self, message: AMQPMessage[Any], moving: Awaitable[None]
+        self, message: AMQPMessage[Any], moving: Awaitable[None], *, last: bool = False
     ) -> Exception | None:
-        """Await a move, and tell why it failed."""
+        """Await a move, and tell why it failed.
+
+        It is a WARNING where nobody has to do anything: the connection is lost, so the broker
+        delivers the message again, or a dead letter follows, which is an ERROR by itself.
+
+        Args:
+            last: No dead letter follows.
+        """
         try:
             await moving
         except Exception as error:
             # Whatever it is, the original must neither be lost nor take its worker along.
-            log.exception(
+            harmless = message.acks.lost or (isinstance(error, MessageTooLarge) and not last)
+            log.log(
+                logging.WARNING if harmless else logging.ERROR,
                 "message could not be moved and stays",
+                exc_info=error,
                 extra={"consumer": self._name, "delivery": repr(message)},
             )
             return error

@@ -222,7 +222,8 @@ class AMQPWire:
         settings = context.settings.amqp[name]
         written = options.queues
         typed = tuple(queue.of_type(settings.queue_type) for queue in written)
-        options = dataclasses.replace(options, queues=typed)
+        evidence = options.evidence or settings.evidence
+        options = dataclasses.replace(options, queues=typed, evidence=evidence)
         key = (name, settings.vhost_name(options.vhost))
         if key not in self._links:
             read = partial(context.settings.connection, name)
@@ -239,7 +240,7 @@ class AMQPWire:
         )
         types = QueueTypes()
         topology = Topology(options, written, declare, moves, types)
-        settling = Settling(options, moves, types)
+        settling = Settling(options, moves, types, context.redact)
         receiver = Receiver(
             endpoint,
             options,

@@ -30,6 +30,7 @@ from workerkit.errors import (
     RunError,
     StartError,
 )
+from workerkit.escaping import one_line
 from workerkit.http.openapi import document
 from workerkit.http.view import HTTPView
 from workerkit.inventory import inventory
@@ -123,9 +124,9 @@ def list_(
         print(json.dumps(rows, indent=2))
         return
     for row in rows:
-        print(f"{row['name']}  {row['kind']}  {row['source']}  ({row['class']})")
+        print(one_line(f"{row['name']}  {row['kind']}  {row['source']}  ({row['class']})"))
         for option, value in row["options"].items():
-            print(f"    {option} = {value}  [{row['sources'][option]}]")
+            print(one_line(f"    {option} = {value}  [{row['sources'][option]}]"))
 
 
 @app.command()
@@ -150,7 +151,7 @@ def settings(
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
         return
     for row in rows:
-        print(f"{row.variable}={_text(row.value)}  ({row.type}, {row.source})")
+        print(one_line(f"{row.variable}={_text(row.value)}  ({row.type}, {row.source})"))
 
 
 @app.command()

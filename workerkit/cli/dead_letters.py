@@ -17,6 +17,7 @@ from workerkit.cli.reading import Missing, collect, first, survey
 from workerkit.cli.selection import Selection, since
 from workerkit.cli.whereabouts import Whereabouts, find, named
 from workerkit.errors import ConfigurationError, RunError
+from workerkit.escaping import escape
 
 app = typer.Typer(
     help="Look through the dead letters of a queue, replay them or delete them.",
@@ -115,7 +116,11 @@ def list_(
                 _print_more(found.more, sys.stderr)
             else:
                 rows = asyncio.run(collect(where, selection, limit, letters.row))
-                told = letters.lines(rows.letters) if rows.letters else [_none(where, selection)]
+                told = (
+                    letters.lines(rows.letters)
+                    if rows.letters
+                    else [escape(_none(where, selection))]
+                )
                 print(*told, sep="\n")
                 _print_more(rows.more, sys.stdout)
 
@@ -245,7 +250,7 @@ def _clear(
     done = f"would be {treatment.done}" if dry_run else treatment.done
     later = f"; {result.later} failed since the beginning and stay" if result.later else ""
     doubt = "" if result.done else _doubt(errand.where)
-    print(f"{begin}{_in_words(errand, result)} {done}{later}{doubt}")
+    print(escape(f"{begin}{_in_words(errand, result)} {done}{later}{doubt}"))
 
 
 def _ask(treatment: Treatment, errand: Errand) -> None:
@@ -253,7 +258,7 @@ def _ask(treatment: Treatment, errand: Errand) -> None:
     foreseen = _foreseen(errand)
     if foreseen.done:
         question = treatment.question.format(_in_words(errand, foreseen))
-        typer.confirm(question, abort=True, err=True)
+        typer.confirm(escape(question), abort=True, err=True)
 
 
 def _foreseen(errand: Errand) -> Result:
@@ -301,5 +306,6 @@ def _missing(where: Whereabouts, instead: str = "") -> Iterator[None]:
     except Missing:
         if instead:
             print(instead)
-        print(f"no dead letters: there is no {where}", file=sys.stderr if instead else sys.stdout)
+        text = escape(f"no dead letters: there is no {where}")
+        print(text, file=sys.stderr if instead else sys.stdout)
         raise typer.Exit from None

@@ -11,6 +11,7 @@ from typing import Any
 from workerkit.amqp.evidence import Evidence
 from workerkit.amqp.message import OURS, AMQPMessage
 from workerkit.amqp.properties import readable
+from workerkit.escaping import escape
 
 _COLUMNS = (
     "FAILED AT (UTC)", "CONSUMER", "ERROR", "ATTEMPT", "REPLAYS", "MESSAGE ID", "BYTES", "REASON",
@@ -32,7 +33,7 @@ def row(message: AMQPMessage[Any]) -> tuple[str, ...]:
         len(message.raw),
         reason if len(reason) <= _LONGEST_REASON else reason[: _LONGEST_REASON - 1] + "…",
     )
-    return tuple("-" if cell in (None, "") else printable(str(cell)) for cell in cells)
+    return tuple("-" if cell in (None, "") else escape(str(cell)) for cell in cells)
 
 
 def lines(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
@@ -94,18 +95,11 @@ def in_full(message: AMQPMessage[Any]) -> Iterator[str]:
     yield from ("", *_body(message.raw))
 
 
-def printable(text: str) -> str:
-    """*text* with escapes for whatever a terminal would obey instead of showing it."""
-    return "".join(
-        each if each.isprintable() else each.encode("unicode_escape").decode() for each in text
-    )
-
-
 def _pairs(told: Mapping[str, Any], indent: str = "") -> Iterator[str]:
     for name, value in told.items():
         if value is not None:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
-            yield f"{indent}{printable(name)}: {printable(text)}"
+            yield f"{indent}{escape(name)}: {escape(text)}"
 
 
 def _body(raw: bytes) -> Iterator[str]:
@@ -129,7 +123,7 @@ def _indented(text: str) -> Iterable[str]:
 
 
 def _line(text: str) -> str:
-    return printable(text.expandtabs())
+    return escape(text.expandtabs())
 
 
 def _jsonable(value: Any) -> Any:

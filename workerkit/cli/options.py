@@ -1,6 +1,7 @@
 """What several commands have in common: options, and how faults are told."""
 
 import logging
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Annotated, Any
@@ -10,7 +11,9 @@ from typer.core import TyperGroup
 
 from workerkit import logs
 from workerkit.errors import StartError
-from workerkit.redaction import without_credentials
+from workerkit.escaping import escape_lines
+from workerkit.places import formatted
+from workerkit.redaction import mask_passwords, without_credentials
 from workerkit.runner import complain
 
 # Newer versions of typer have a copy of click, older ones import it.
@@ -53,8 +56,9 @@ def faults(traceback: bool) -> Iterator[None]:
         yield
     except StartError as error:
         if traceback:
-            raise
-        complain(error.faults)
+            print(escape_lines(mask_passwords(formatted(error))).rstrip(), file=sys.stderr)
+        else:
+            complain(error.faults)
         raise typer.Exit(error.exit_code) from None
 
 

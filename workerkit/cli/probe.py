@@ -13,6 +13,8 @@ from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException
 from math import inf
 
+from workerkit.escaping import escape
+
 FAILED = 69
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
@@ -31,7 +33,7 @@ def probe(arguments: Sequence[str]) -> int:
         parser.error(f"the port is {port!r}: say which one it is with --port")
     why_not = _asked(_ANY_ADDRESS.get(host, host), int(port), given.page, given.timeout)
     if why_not:
-        print(f"{given.page}: {why_not}", file=sys.stderr)
+        print(escape(f"{given.page}: {why_not}"), file=sys.stderr)
         return FAILED
     return 0
 

@@ -14,11 +14,11 @@ from workerkit.amqp.evidence import Evidence
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.publisher import Destination, Publisher
 from workerkit.amqp.replaying import uncounted
-from workerkit.cli.letters import printable
 from workerkit.cli.options import quiet
 from workerkit.cli.selection import Selection
 from workerkit.cli.whereabouts import Whereabouts
 from workerkit.errors import BrokerRefused, ConnectionLost, PublishError, RunError
+from workerkit.escaping import escape
 
 T = TypeVar("T")
 
@@ -114,7 +114,7 @@ async def keep_in_queue(browser: Browser, message: AMQPMessage[Any]) -> None:
     try:
         await browser.keep(message)
     except PublishError as error:
-        name = printable(message.message_id or "-")
+        name = escape(message.message_id or "-")
         raise RunError(
             f"stopped: message {name!r} in {message.queue!r} was requeued "
             f"{message.delivery_count} times; RabbitMQ drops it beyond the queue's delivery limit, "
@@ -126,7 +126,7 @@ async def keep_in_queue(browser: Browser, message: AMQPMessage[Any]) -> None:
 def _report_copied(browser: Browser) -> None:
     if browser.copied:
         print(
-            f"{browser.copied} messages of {printable(browser.queue)!r} were moved to its end: the "
+            f"{browser.copied} messages of {escape(browser.queue)!r} were moved to its end: the "
             "queue counts every read, and drops a message beyond its delivery limit; declare it "
             "with x-delivery-limit=-1 (RabbitMQ 4), or classic",
             file=sys.stderr,

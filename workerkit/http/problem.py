@@ -1,13 +1,14 @@
 """Errors as RFC 9457 wants them: `application/problem+json`."""
 
+import json
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
 from typing import Any
 from uuid import uuid4
 
 from aiohttp import web
-from pydantic_core import to_json
 
+from workerkit.escaping import escape_json
 from workerkit.http.request_ids import REQUEST_ID
 from workerkit.logs import request_id
 
@@ -44,7 +45,9 @@ def problem(
     if current := request_id.get():
         body["request_id"] = current
     told = {**(headers or {}), "Content-Type": PROBLEM}
-    response = web.Response(body=to_json(body), status=status, headers=told)
+    # Unlike `to_json` it takes lone surrogates, and what it writes is safe to show on a terminal.
+    text = escape_json(json.dumps(body, separators=(",", ":")))
+    response = web.Response(body=text.encode(), status=status, headers=told)
     if status == 408:
         # The rest may still come, and would be read as the next request.
         response.force_close()

@@ -1,8 +1,12 @@
 """One request, as it goes through the spine and to the observers."""
 
+import logging
+from typing import ClassVar
+
 from aiohttp import web
 
-from workerkit.delivery import Delivery
+from workerkit.delivery import Action, Delivery
+from workerkit.errors import HandlerExit, InvalidRequest, Reject, Retry
 
 
 class HTTPRequest(Delivery):
@@ -34,6 +38,8 @@ class HTTPRequest(Delivery):
         "status",
     )
 
+    log_success: ClassVar[str] = "request handled"
+
     raw: bytes
     seconds: float
 
@@ -58,6 +64,28 @@ class HTTPRequest(Delivery):
         self.status = answer.status
         self.request_size = self.request.content.total_bytes
         self.response_size = size_of(answer, self.method)
+
+    def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
+        """Return level and message of its log record when it was not done.
+
+        A request that is refused is nobody's fault here. One that may be sent again later, with
+        503, is a WARNING, and so is one whose handler ends the process, which is logged by itself.
+        """
+        if isinstance(error, InvalidRequest | Reject):
+            return logging.INFO, "request refused"
+        unavailable = isinstance(error, web.HTTPException) and error.status == 503
+        if unavailable or isinstance(error, Retry | HandlerExit):
+            return logging.WARNING, "request failed"
+        return logging.ERROR, "request failed"
+
+    def log_fields(self, source: str, action: str) -> dict[str, object]:
+        """Return what its log record tells."""
+        return {
+            "method": self.method,
+            "route": self.route,
+            "status": self.status,
+            "request_id": self.id,
+        }
 
     def __repr__(self) -> str:
         return f"<{self.method} {self.route} {self.id}>"
