@@ -38,7 +38,7 @@ ORDER = {
     " consumer pacing requeue addresses frame_reader reply_texts tap gets handshake scratch"
     " replies channel_numbers methods channel connection stalls link declaring confirms binding"
     " publishing_channels route outgoing publisher moving dead_letters retries queue_types"
-    " topology evidence browsing replaying safe_requeue settling overdue handled inlet"
+    " topology preparation evidence browsing replaying safe_requeue settling overdue handled inlet"
     " receiver subscription wire",
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",
