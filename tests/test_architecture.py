@@ -25,7 +25,7 @@ FLOORS = {
         "catalogue logs"
     ),
     "F2 declared": "options consumer",
-    "F3 spine": "supervisor deadlines threads workers endpoint batch wire",
+    "F3 spine": "forking supervisor deadlines threads workers endpoint batch wire",
     "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
     "F5 assembly": "container discovery variables faults environment plan assembly inventory",
     "F6 runner": "watchdog process runner",

@@ -18,6 +18,7 @@ from workerkit.assembly import Assembly, assemble
 from workerkit.consumer import Consumer
 from workerkit.errors import RunError, StartError
 from workerkit.faults import Faults
+from workerkit.forking import separate_children
 from workerkit.health import Health, State, hopeless
 from workerkit.metrics import Metrics
 from workerkit.ops.server import OpsServer
@@ -301,7 +302,8 @@ def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
     # Not loop.add_signal_handler: that runs in the loop, and a handler may be blocking it.
     before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        yield lambda: bool(received)
+        with separate_children(before):
+            yield lambda: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -21,8 +21,8 @@ from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, AMQPMessage, Binding, Publisher, Queue, RetryPolicy
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.binding import Bindings
-from workerkit.amqp.declaring import Made
 from workerkit.amqp.connection import connect
+from workerkit.amqp.declaring import Made
 from workerkit.amqp.oversized import Oversized
 from workerkit.connections import AMQPSettings
 from workerkit.delivery import Outcome

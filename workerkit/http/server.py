@@ -6,6 +6,7 @@ from typing import Any
 
 from aiohttp import web
 
+from workerkit.forking import keep_from_children
 from workerkit.http.connection import Connection, is_event_stream
 from workerkit.http.entrance import begun
 from workerkit.http.shortcuts import Shortcuts
@@ -88,6 +89,7 @@ class Server:
             self._settings.port,
             reuse_port=self._settings.reuse_port or None,
         )
+        keep_from_children(self._listener)
         self._look_for_slow_clients()
 
     def refuse(self) -> None:

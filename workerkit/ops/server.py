@@ -3,6 +3,7 @@
 from aiohttp import web
 from yarl import URL
 
+from workerkit.forking import keep_from_children
 from workerkit.metrics import Metrics
 from workerkit.ops import pages
 from workerkit.readiness import Readiness
@@ -47,7 +48,10 @@ class OpsServer:
         """
         await self._runner.setup()
         try:
-            await web.TCPSite(self._runner, self._host, self._port).start()
+            site = web.TCPSite(self._runner, self._host, self._port)
+            await site.start()
+            # aiohttp has no public name for it.
+            keep_from_children(site._server)
         except BaseException:
             await self._runner.cleanup()
             raise
