@@ -52,7 +52,7 @@ ORDER = {
     "ops": "pages server",
     "cli": "probe options application embedded publishing selection letters whereabouts"
     " reading clearing dead_letters commands",
-    "testing": "fakes containers records broker sse running plugin",
+    "testing": "fakes containers records requeues broker sse running plugin",
 }
 
 # The in-process broker could live alone.

@@ -16,7 +16,7 @@ from contextlib import contextmanager, suppress
 from typing import Any, NoReturn
 from weakref import WeakSet
 
-Handlers = Mapping[int, Any]
+Handlers = Mapping[signal.Signals, Any]
 
 _RETURNED = (
     "a forked child returned to the event loop of its parent, and ends: call os._exit in it, or"

@@ -131,7 +131,7 @@ async def test_fp8_the_first_start_of_the_template_has_no_warning(
     if broker == "rabbitmq":
         variables["SHOP_AMQP__DEFAULT__URL"] = request.getfixturevalue("url")
         arguments = []
-    async with command.running("shop", *arguments, cwd=TEMPLATE, **variables) as app:
+    async with command.running("shop", *arguments, cwd=TEMPLATE, uvloop=True, **variables) as app:
         await app.says('"message": "consuming"')
         await app.says(DECLARED)
         app.send(signal.SIGTERM)

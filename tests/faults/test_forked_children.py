@@ -4,6 +4,7 @@ import asyncio
 import os
 import signal
 import socket
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -96,6 +97,11 @@ def alive(pid: int) -> bool:
     return state not in "ZX"
 
 
+def ended(pid: int) -> bool:
+    """Whether the process does not run any more."""
+    return not alive(pid)
+
+
 @pytest.mark.parametrize("uvloop", [True, False], ids=["uvloop", "asyncio"])
 async def test_fp4_a_forked_child_ends_when_it_is_asked_to(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, tmp_path: Path, uvloop: bool
@@ -110,7 +116,7 @@ async def test_fp4_a_forked_child_ends_when_it_is_asked_to(
             await client.send("forks", what.encode())
             pid = await child(app, what)
             os.kill(pid, signal.SIGTERM)
-            await eventually(lambda pid=pid: not alive(pid), what=f"{what} ended")
+            await eventually(partial(ended, pid), what=f"{what} ended")
         await eventually(lambda: "threads" in rabbit.queues(vhost))
         await client.send("threads", b"thread")
         pid = await child(app, "thread")
