@@ -65,7 +65,8 @@ async def demo() -> None:
     print("Ctrl-C ends it.", flush=True)
     async with any_broker() as broker:
         print(f"A broker runs at {broker.url}, and you can place an order as well:")
-        print(f"  {publish_command(broker.url, 'orders')}", flush=True)
+        order = '{"id": 0, "item": "tea"}'
+        print(f"  {publish_command(broker.url, 'orders', order)}", flush=True)
         await trade(broker.url, asked_to_stop)
 
 

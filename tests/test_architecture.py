@@ -50,7 +50,7 @@ ORDER = {
     " channel publishing topology consuming dispatch frames heart broker handshake connection"
     " listener snapshot server",
     "ops": "pages server",
-    "cli": "probe options application embedded publishing selection letters whereabouts"
+    "cli": "probe options application example embedded publishing selection letters whereabouts"
     " reading clearing dead_letters commands",
     "testing": "fakes containers records requeues broker sse running plugin",
 }

@@ -11,6 +11,7 @@ from pydantic import SecretStr
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.cli.application import read_settings
+from workerkit.cli.example import example
 from workerkit.connections import AMQPSettings
 from workerkit.embedded import EmbeddedBroker
 from workerkit.errors import ConfigurationError
@@ -43,26 +44,26 @@ def on_a_broker_of_its_own(
         stack.enter_context(container.providers["settings"].override(providers.Object(pointed)))
         declared = Runner(container, packages=[package], only=only).assemble().declared
         queues = [
-            (each.options.vhost or "/", queue.name)
+            (each.options.vhost or "/", queue.name, each.signature.body)
             for each in declared
             if isinstance(each.options, AMQPOptions)
             and each.options.connection.casefold() == DEFAULT_CONNECTION
             for queue in each.options.queues
         ]
-        for vhost in {vhost for vhost, _ in queues} - {"/"}:
+        for vhost in {vhost for vhost, _, _ in queues} - {"/"}:
             broker.add_vhost(vhost)
         print(f"embedded broker at {broker.url}", flush=True)
         print("it is for demos and tests only, and forgets everything when it stops")
         if queues:
-            vhost, name = queues[0]
-            print(f"to publish: {publish_command(broker.url_of(vhost), name)}", flush=True)
+            vhost, name, body = queues[0]
+            url = broker.url if vhost == "/" else broker.url_of(vhost)
+            print(f"to publish: {publish_command(url, name, example(body))}", flush=True)
         yield
 
 
-def publish_command(url: str, queue: str) -> str:
+def publish_command(url: str, queue: str, body: str) -> str:
     """A command line that publishes a message to a queue."""
-    words = ("workerkit", "publish", url, queue, '{"id": 1}')
-    return shlex.join(words)
+    return shlex.join(("workerkit", "publish", url, queue, body))
 
 
 def serve(port: int, behaves_as: str) -> None:
