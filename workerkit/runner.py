@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
@@ -111,7 +112,9 @@ class Runner:
         Raises:
             SystemExit: 2 for faults of classes and configuration, 1 where it could not start, go
                 on, or stop cleanly.
+            RuntimeError: An event loop runs already, or this is not the main thread.
         """
+        _check_place()
         try:
             assembly = self.assemble()
             log_settings = _log_settings(assembly.settings.log, log_level)
@@ -181,6 +184,28 @@ def _name(consumer: str | type[Consumer]) -> str:
     if isinstance(consumer, str):
         return consumer
     return str(getattr(consumer, "name", consumer.__name__))
+
+
+def _check_place() -> None:
+    """Refuse to run where neither an event loop can be started nor signals handled.
+
+    Raises:
+        RuntimeError: It says what to write instead.
+    """
+    instead = (
+        "write `async with runner.running():` in a coroutine, and the Runner runs inside of that"
+        " block, without signal handlers"
+    )
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError(
+            "Runner.run() starts an event loop, and this thread has one that is running already"
+            f" (pytest-asyncio and notebooks start one): {instead}"
+        )
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(
+            "Runner.run() handles signals, which is possible in the main thread only: call it"
+            f" there, or {instead}"
+        )
 
 
 def _log_settings(settings: LogSettings, level: str | None) -> LogSettings:
