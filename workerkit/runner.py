@@ -34,6 +34,7 @@ from workerkit.version import __version__
 log = logging.getLogger(__name__)
 
 _LEFT_OVER = 2.0
+_LATE = 1.0
 
 
 class Runner:
@@ -271,7 +272,11 @@ async def _until_stopped(
                 starting.result()
                 if process.readiness.was_ready:
                     latest = None
-            _check(process, latest is not None and loop.time() >= latest)
+            now = loop.time()
+            if latest is not None and now - latest > _LATE:
+                # What has to be ready may be so, and only this process did not run.
+                latest = now + (now - latest)
+            _check(process, latest is not None and now >= latest)
             try:
                 async with asyncio.timeout_at(latest):
                     await process.changed.wait()

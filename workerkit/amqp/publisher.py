@@ -39,6 +39,7 @@ from workerkit.errors import (
 )
 from workerkit.observe import Observer, Published, tell
 from workerkit.settings import WorkerSettings
+from workerkit.supervisor import Deadline
 
 _UNOPENED = "the publisher is used before the Runner has started, or after it has stopped"
 _DECLARE_DEADLINE = 30.0  # Some questions, each with a deadline of its own.
@@ -219,7 +220,7 @@ class Publisher:
         route = self._route(to)
         sent = False
         try:
-            async with asyncio.timeout(timeout):
+            async with Deadline(timeout):
                 while not sent:
                     confirm = await route.publish(message, to.exchange)
                     sent = True
@@ -271,7 +272,7 @@ class Publisher:
         if (prepared := self._unprepared.get(place)) is None:
             return timeout
         try:
-            async with asyncio.timeout(timeout):
+            async with Deadline(timeout):
                 await prepared.wait()
         except TimeoutError as error:
             message_id = properties.message_id = properties.message_id or uuid4().hex
@@ -292,7 +293,7 @@ class Publisher:
         """
         route = self._route(Destination(queue.name, "", connection, vhost))
         try:
-            async with asyncio.timeout(_DECLARE_DEADLINE):
+            async with Deadline(_DECLARE_DEADLINE):
                 return await route.declare(queue)
         except TimeoutError as error:
             text = f"queue {queue.name!r}: not declared within {_DECLARE_DEADLINE:g} s"
