@@ -65,7 +65,7 @@ def separate_children(handlers: Handlers) -> Iterator[None]:
     """Let children that are forked inside of the block have the signal handlers from before it.
 
     Args:
-        handlers: As `signal.signal` has returned them.
+        handlers: As `signal.getsignal` has returned them.
     """
     _parent.register()
     before = _parent.handlers, _parent.loop, _parent.thread
@@ -82,7 +82,8 @@ def _separate() -> None:
     if _parent.handlers:
         signal.set_wakeup_fd(-1)
         for number, handler in _parent.handlers.items():
-            signal.signal(number, handler)
+            # None: somebody has installed it from C.
+            signal.signal(number, signal.SIG_DFL if handler is None else handler)
     descriptors = [each for sockets in list(_parent.sockets) for each in _descriptors(sockets)]
     if descriptors:
         # Not closed: the number would be used again, and written to.

@@ -19,7 +19,7 @@ from workerkit.assembly import Assembly, assemble
 from workerkit.consumer import Consumer
 from workerkit.errors import RunError, StartError
 from workerkit.faults import Faults
-from workerkit.forking import separate_children
+from workerkit.forking import Handlers, separate_children
 from workerkit.health import Health, State, hopeless
 from workerkit.metrics import Metrics
 from workerkit.ops.server import OpsServer
@@ -33,6 +33,7 @@ from workerkit.version import __version__
 
 log = logging.getLogger(__name__)
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LEFT_OVER = 2.0
 _LATE = 1.0
 
@@ -123,8 +124,10 @@ class Runner:
                 logs.configure(log_settings)
             elif log_level is not None:
                 logging.getLogger().setLevel(log_settings.threshold)
+            # asyncio handles SIGINT as soon as it runs: that is not for children, either.
+            handlers = {number: signal.getsignal(number) for number in _SIGNALS}
             with asyncio.Runner(loop_factory=_loop_factory()) as loop:
-                loop.run(self._live(assembly))
+                loop.run(self._live(assembly, handlers))
         except StartError as error:
             if traceback:
                 raise
@@ -133,7 +136,7 @@ class Runner:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Runner"]:
-        """Run inside the block, without signals: start before it, drain and stop behind it.
+        """Run inside the block, without signals: start before it, drain and stop after it.
 
         There is no ops server: `health` and `metrics` tell the same.
 
@@ -151,10 +154,10 @@ class Runner:
         if faults:
             raise RunError(*faults)
 
-    async def _live(self, assembly: Assembly) -> None:
+    async def _live(self, assembly: Assembly, handlers: Handlers) -> None:
         process = self._process = Process(assembly, self._container)
         faults: list[str] = []
-        with _signals(process.changed.set) as asked_to_stop:
+        with separate_children(handlers), _signals(process.changed.set) as asked_to_stop:
             log.info(banner(assembly))
             ops = OpsServer(assembly.settings, process.readiness, process.metrics)
             try:
@@ -330,10 +333,9 @@ def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         loop.call_soon_threadsafe(wake)
 
     # Not loop.add_signal_handler: that runs in the loop, and a handler may be blocking it.
-    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, receive) for number in _SIGNALS}
     try:
-        with separate_children(before):
-            yield lambda: bool(received)
+        yield lambda: bool(received)
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

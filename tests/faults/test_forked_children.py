@@ -106,17 +106,19 @@ def ended(pid: int) -> bool:
 async def test_fp4_a_forked_child_ends_when_it_is_asked_to(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, tmp_path: Path, uvloop: bool
 ) -> None:
-    """SIGTERM ends the child, however it was forked, and nothing else; the worker works on."""
+    """SIGTERM or SIGINT ends the child, however it was forked; the worker works on."""
     package = write_package(tmp_path, consumers=FORKS)
     port = str(free_port())
     variables = {"WORKERKIT_AMQP__DEFAULT__URL": url, "WORKERKIT_HTTP__PORT": port}
     async with running(package, cwd=tmp_path, uvloop=uvloop, **variables) as app:
         await app.says("consuming", 60.0)
-        for what in ("raw", "preexec", "daemon"):
-            await client.send("forks", what.encode())
-            pid = await child(app, what)
-            os.kill(pid, signal.SIGTERM)
-            await eventually(partial(ended, pid), what=f"{what} ended")
+        for number in (signal.SIGTERM, signal.SIGINT):
+            for what in ("raw", "preexec", "daemon"):
+                app.out.clear()
+                await client.send("forks", what.encode())
+                pid = await child(app, what)
+                os.kill(pid, number)
+                await eventually(partial(ended, pid), what=f"{what} ended by {number!r}")
         await eventually(lambda: "threads" in rabbit.queues(vhost))
         await client.send("threads", b"thread")
         pid = await child(app, "thread")

@@ -61,6 +61,12 @@ class Preparation:
             follower.connection_failed(error, attempt)
         self._link.followers.append(follower)
 
+    def started(self) -> None:
+        """All followers are there: nobody needs to know any more why earlier attempts failed."""
+        if self in self._link.followers:
+            self._link.followers.remove(self)
+        self._failures.clear()
+
     async def run(self) -> None:
         """Declare everything once there is a connection."""
         try:

@@ -171,7 +171,10 @@ class AMQPWire:
         found = [_amqp(each.options) for each in endpoints]
         if missing := [each for each in found if each.name not in self._prepared]:
             self._open(missing, context)
-        return [self._subscribe(endpoint, context) for endpoint in endpoints]
+        health = [self._subscribe(endpoint, context) for endpoint in endpoints]
+        for preparation in self._preparations.values():
+            preparation.started()
+        return health
 
     def _open(self, all_options: Sequence[AMQPOptions], context: Context) -> None:
         """Open the connections, and begin to declare the queues."""
