@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
 import pytest
@@ -297,3 +298,72 @@ async def test_fp12_each_connection_for_itself(url: str) -> None:
     amqp = {"far": {"url": f"amqp://127.0.0.1:{free_port()}/"}}
     async with running(url, First, elsewhere, *consumers, ready=False, amqp=amqp):
         await eventually(lambda: bodies == [b"near"])
+
+
+async def test_fp12_a_broker_that_is_silent_does_not_keep_views_from_being_served() -> None:
+    """It accepts connections and says nothing; the port opens long before that is a failure."""
+    consumer, _ = collector("orders")
+    http = free_port()
+
+    class Hello(HTTPView):
+        routes = ["/"]
+
+        async def get(self) -> str:
+            return "hello"
+
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        url = f"amqp://127.0.0.1:{silent.getsockname()[1]}/"
+        amqp = {"default": {"url": url, "connect_timeout": 60.0}}
+        async with (
+            running(url, Hello, consumer, ready=False, amqp=amqp, http={"port": http}) as runner,
+            ClientSession(f"http://127.0.0.1:{http}") as client,
+            client.get("/") as response,
+        ):
+            answer = await response.json()
+            reasons = [each.reason for each in runner.health]
+
+    assert answer == "hello"
+    assert reasons == ["", ""]
+
+
+async def test_fp12_a_declaration_without_an_answer_holds_nothing() -> None:
+    """The other queues are consumed and published to before its deadline has passed."""
+    consumers, bodies = many(20)
+
+    class First(PeriodicTask):
+        every = 3600.0
+
+        def __init__(self, publisher: Publisher) -> None:
+            self.publisher = publisher
+
+        async def handle(self) -> None:
+            await self.publisher.publish(b"fine", "queue-19")
+
+    async with EmbeddedBroker() as broker:
+        broker.swallow_next("queue.declare-ok")
+        async with running(broker.url, First, *consumers, ready=False) as runner:
+            await eventually(lambda: bodies == [b"fine"])
+            ready_then = runner.ready
+            await eventually(lambda: runner.ready)
+
+    assert not ready_then
+
+
+async def test_fp12_failed_attempts_are_counted_from_the_first() -> None:
+    """Consumers are created after the first attempt, and their hooks get to know it."""
+    attempts: list[int] = []
+
+    class Orders(AMQPConsumer):
+        queues = ["orders"]
+
+        async def on_connection_error(self, error: Exception, attempt: int) -> None:
+            attempts.append(attempt)
+
+        async def handle(self, body: bytes) -> None: ...
+
+    async with running(f"amqp://127.0.0.1:{free_port()}/", Orders, ready=False) as runner:
+        await eventually(lambda: len(attempts) >= 3)
+        reason = runner.health[0].reason
+
+    assert attempts[:3] == [1, 2, 3]
+    assert "refused" in reason.lower()
