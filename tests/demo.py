@@ -10,7 +10,7 @@ import random
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 from pydantic import SecretStr
@@ -20,7 +20,14 @@ ROOT = Path(__file__).parents[1]
 sys.path.insert(0, str(ROOT))
 
 from tests.ports import free_port  # noqa: E402
-from workerkit import AMQPSettings, Publisher, PublishError, WorkerSettings  # noqa: E402
+from workerkit import (  # noqa: E402
+    AMQPSettings,
+    ConfigurationError,
+    Publisher,
+    PublishError,
+    WorkerSettings,
+)
+from workerkit.cli.embedded import DEFAULT_PORT, publish_command  # noqa: E402
 from workerkit.embedded import EmbeddedBroker  # noqa: E402
 
 ITEMS = ("tea", "coffee", "sugar", "a cup", "a spoon")
@@ -56,8 +63,22 @@ async def demo() -> None:
     print("A broker in this process, a worker that books orders, and a customer who places some.")
     print("Each order is a line with the word `handled`, and so is each customer who is told.")
     print("Ctrl-C ends it.", flush=True)
-    async with EmbeddedBroker() as broker:
+    async with any_broker() as broker:
+        print(f"A broker runs at {broker.url}, and you can place an order as well:")
+        order = '{"id": 0, "item": "tea"}'
+        print(f"  {publish_command(broker.url, 'orders', order)}", flush=True)
         await trade(broker.url, asked_to_stop)
+
+
+@asynccontextmanager
+async def any_broker() -> AsyncIterator[EmbeddedBroker]:
+    """An in-process broker inside the block, at the usual port if that is free."""
+    async with AsyncExitStack() as stack:
+        try:
+            broker = await stack.enter_async_context(EmbeddedBroker(DEFAULT_PORT))
+        except ConfigurationError:
+            broker = await stack.enter_async_context(EmbeddedBroker())
+        yield broker
 
 
 async def trade(url: str, asked_to_stop: asyncio.Event) -> None:

@@ -27,7 +27,7 @@ FLOORS = {
         "counts catalogue logs"
     ),
     "F2 declared": "attributes options consumer",
-    "F3 spine": "supervisor deadlines threads workers endpoint batch wire",
+    "F3 spine": "forking supervisor deadlines threads workers endpoint batch wire",
     "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
     "F5 assembly": (
         "container discovery variables faults certificates salvage environment entering plan"
@@ -43,8 +43,8 @@ ORDER = {
     " consumer pacing requeue addresses frame_reader reply_texts tap gets handshake scratch"
     " replies channel_numbers methods channel connection stalls link declaring confirms"
     " binding publishing_channels route outgoing publisher moving dead_letters retries"
-    " queue_types topology evidence browsing replaying safe_requeue settling overdue handled"
-    " inlet receiver subscription wire",
+    " queue_types topology preparation evidence browsing replaying safe_requeue settling"
+    " overdue handled inlet receiver subscription wire",
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",
     "http": "request_ids problem shape text parameters request signature view returned schemas"
@@ -55,9 +55,9 @@ ORDER = {
     " session channel publishing topology consuming dispatch frames heart broker handshake"
     " connection listener snapshot server",
     "ops": "pages server",
-    "cli": "probe options application embedded publishing selection letters whereabouts reading"
-    " clearing dead_letters commands",
-    "testing": "fakes containers records broker sse running plugin",
+    "cli": "probe options application example embedded publishing selection letters whereabouts"
+    " reading clearing dead_letters commands",
+    "testing": "fakes containers records requeues broker sse running plugin",
 }
 
 # The in-process broker could live alone.

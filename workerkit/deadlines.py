@@ -13,6 +13,8 @@ from workerkit.supervisor import reinstate
 log = logging.getLogger(__name__)
 
 _PATIENCE = 5.0
+_LATE = 0.1
+_READ_TIME = 0.1
 
 
 class Deadlines:
@@ -30,6 +32,8 @@ class Deadlines:
         self._running: dict[asyncio.Task[object], float] = {}
         self._overdue: dict[asyncio.Task[object], asyncio.TimerHandle] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self._due = 0.0
+        self._looked = False
 
     def begin(self, task: asyncio.Task[object] | None = None) -> asyncio.Task[object]:
         """The clock starts for a call.
@@ -46,6 +50,7 @@ class Deadlines:
         if self._seconds is not None:
             self._running[task] = deadline = self._loop.time() + self._seconds
             if self._timer is None:
+                self._due = deadline
                 self._timer = self._loop.call_at(deadline, self._expire)
         return task
 
@@ -73,9 +78,17 @@ class Deadlines:
     def _expire(self) -> None:
         self._timer = None
         now = self._loop.time()
+        if now - self._due > _LATE and not self._looked:
+            # The event loop was blocked, or the process stopped: what the calls wait for may have
+            # come in time, and is read first. Once, or an overloaded loop would know no deadlines.
+            self._looked, self._due = True, now + _READ_TIME
+            self._timer = self._loop.call_at(self._due, self._expire)
+            return
+        self._looked = False
         while self._running:
             task, deadline = next(iter(self._running.items()))
             if deadline > now:
+                self._due = deadline
                 self._timer = self._loop.call_at(deadline, self._expire)
                 return
             del self._running[task]

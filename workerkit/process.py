@@ -22,7 +22,7 @@ from workerkit.places import place, said
 from workerkit.readiness import Readiness
 from workerkit.supervisor import LATE, cancel, disown, finish, guarded, own
 from workerkit.watchdog import Watchdog
-from workerkit.wire import Context, Declared, Wire
+from workerkit.wire import Context, Declared, Prepares, Wire
 
 log = logging.getLogger(__name__)
 
@@ -97,12 +97,18 @@ class Process:
             self.changed.set,
             self._keep,
         )
+        for wire, declared in self._assembly.wires:
+            if isinstance(wire, Prepares):
+                # Before the first hook: that may publish already.
+                self._wires.append(wire)
+                await wire.prepare(declared, context)
         fed = [
             (wire, [await self._endpoint(wire, each) for each in declared])
             for wire, declared in self._assembly.wires
         ]
         for wire, endpoints in fed:
-            self._wires.append(wire)
+            if wire not in self._wires:
+                self._wires.append(wire)
             self.readiness.health += await wire.start(endpoints, context)
         self.readiness.started = True
 

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
@@ -20,6 +21,7 @@ from workerkit.container import redact_of
 from workerkit.errors import RunError, StartError
 from workerkit.escaping import Redact, cleaner, escape
 from workerkit.faults import Faults
+from workerkit.forking import Handlers, separate_children
 from workerkit.health import Health, State, hopeless
 from workerkit.metrics import Metrics
 from workerkit.ops.server import OpsServer
@@ -33,7 +35,9 @@ from workerkit.version import __version__
 
 log = logging.getLogger(__name__)
 
+_SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _LEFT_OVER = 2.0
+_LATE = 1.0
 
 
 class Runner:
@@ -113,7 +117,9 @@ class Runner:
         Raises:
             SystemExit: 2 for faults of classes and configuration, 1 where it could not start, go
                 on, or stop cleanly.
+            RuntimeError: An event loop runs already, or this is not the main thread.
         """
+        _check_place()
         try:
             assembly = self.assemble()
             self._redact = redact_of(self._container)
@@ -122,8 +128,10 @@ class Runner:
                 logs.configure(log_settings, self._redact)
             elif log_level is not None:
                 logging.getLogger().setLevel(log_settings.threshold)
+            # asyncio handles SIGINT as soon as it runs: that is not for children, either.
+            handlers = {number: signal.getsignal(number) for number in _SIGNALS}
             with asyncio.Runner(loop_factory=_loop_factory()) as loop:
-                loop.run(self._live(assembly))
+                loop.run(self._live(assembly, handlers))
         except StartError as error:
             if traceback:
                 raise
@@ -132,7 +140,7 @@ class Runner:
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Runner"]:
-        """Run inside the block, without signals: start before it, drain and stop behind it.
+        """Run inside the block, without signals: start before it, drain and stop after it.
 
         There is no ops server: `health` and `metrics` tell the same.
 
@@ -150,10 +158,10 @@ class Runner:
         if faults:
             raise RunError(*faults)
 
-    async def _live(self, assembly: Assembly) -> None:
+    async def _live(self, assembly: Assembly, handlers: Handlers) -> None:
         process = self._process = Process(assembly, self._container)
         faults: list[str] = []
-        with _signals(process.changed.set) as asked_to_stop:
+        with separate_children(handlers), _signals(process.changed.set) as asked_to_stop:
             log.info(banner(assembly))
             ops = OpsServer(assembly.settings, process.readiness, process.metrics)
             try:
@@ -184,6 +192,28 @@ def _name(consumer: str | type[Consumer]) -> str:
     if isinstance(consumer, str):
         return consumer
     return str(getattr(consumer, "name", consumer.__name__))
+
+
+def _check_place() -> None:
+    """Refuse to run where neither an event loop can be started nor signals handled.
+
+    Raises:
+        RuntimeError: It says what to write instead.
+    """
+    instead = (
+        "write `async with runner.running():` in a coroutine, and the Runner runs inside of that"
+        " block, without signal handlers"
+    )
+    if asyncio._get_running_loop() is not None:
+        raise RuntimeError(
+            "Runner.run() starts an event loop, and this thread has one that is running already"
+            f" (pytest-asyncio and notebooks start one): {instead}"
+        )
+    if threading.current_thread() is not threading.main_thread():
+        raise RuntimeError(
+            "Runner.run() handles signals, which is possible in the main thread only: call it"
+            f" there, or {instead}"
+        )
 
 
 def _log_settings(settings: LogSettings, level: str | None) -> LogSettings:
@@ -249,7 +279,11 @@ async def _until_stopped(
                 starting.result()
                 if process.readiness.was_ready:
                     latest = None
-            _check(process, latest is not None and loop.time() >= latest)
+            now = loop.time()
+            if latest is not None and now - latest > _LATE:
+                # What has to be ready may be so, and only this process did not run.
+                latest = now + (now - latest)
+            _check(process, latest is not None and now >= latest)
             try:
                 async with asyncio.timeout_at(latest):
                     await process.changed.wait()
@@ -303,7 +337,7 @@ def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
         loop.call_soon_threadsafe(wake)
 
     # Not loop.add_signal_handler: that runs in the loop, and a handler may be blocking it.
-    before = {number: signal.signal(number, receive) for number in (signal.SIGTERM, signal.SIGINT)}
+    before = {number: signal.signal(number, receive) for number in _SIGNALS}
     try:
         yield lambda: bool(received)
     finally:

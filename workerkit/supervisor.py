@@ -5,6 +5,7 @@ import logging
 import random
 from collections.abc import Awaitable, Collection, Mapping
 from contextlib import suppress
+from types import TracebackType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
@@ -86,6 +87,37 @@ def reinstate(task: "asyncio.Task[Any]") -> None:
             pass
 
 
+class Deadline:
+    """Limits the time of its block, as `asyncio.timeout` does, but reads before it gives up.
+
+    If code blocked the event loop, or the process was stopped, a reply may have arrived in time but
+    not been read. `TimeoutError` is raised when the time is over.
+    """
+
+    __slots__ = ("_scope", "_seconds", "_timer")
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._scope = asyncio.timeout(None)
+
+    async def __aenter__(self) -> None:
+        await self._scope.__aenter__()
+        loop = asyncio.get_running_loop()
+        self._timer = loop.call_later(self._seconds, self._read, loop)
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._timer.cancel()
+        await self._scope.__aexit__(kind, error, traceback)
+
+    def _read(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._scope.reschedule(loop.time() + _READ_TIME)
+
+
 async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) -> T:
     """Await under a deadline.
 
@@ -96,15 +128,9 @@ async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) 
     task = asyncio.current_task()
     assert task is not None
     before = task.cancelling()
-    loop = asyncio.get_running_loop()
     try:
-        async with asyncio.timeout(None) as scope:
-            # If code blocked the event loop, a reply may have arrived in time but not been read.
-            timer = loop.call_later(seconds, lambda: scope.reschedule(loop.time() + _READ_TIME))
-            try:
-                return await awaitable
-            finally:
-                timer.cancel()
+        async with Deadline(seconds):
+            return await awaitable
     except TimeoutError as error:
         raise otherwise from error
     except asyncio.CancelledError as error:
@@ -161,7 +187,10 @@ async def finish(calls: Mapping[str, Awaitable[object]], seconds: float) -> dict
     """
     tasks = {name: asyncio.ensure_future(guarded(call)) for name, call in calls.items()}
     if tasks:
-        await asyncio.wait(tasks.values(), timeout=seconds)
+        _, unfinished = await asyncio.wait(tasks.values(), timeout=seconds)
+        if unfinished:
+            # If the event loop was blocked, an answer may have arrived in time but not been read.
+            await asyncio.wait(unfinished, timeout=_READ_TIME)
     wrong = {}
     for name, task in tasks.items():
         if not task.done():

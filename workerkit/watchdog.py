@@ -59,10 +59,18 @@ class Watchdog:
         # A signal that the kernel gives to this thread would not wake the main one, which is the
         # only one that can act on it, out of a blocking call.
         signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM, signal.SIGINT})
-        told = 0.0
+        told = seen = stopped = 0.0
+        looked, used = time.monotonic(), time.process_time()
         while not self._stopped.wait(self._every):
-            beat = self._beat
-            blocked = time.monotonic() - beat
+            beat, now, cpu = self._beat, time.monotonic(), time.process_time()
+            if beat != seen:
+                seen, stopped = beat, 0.0
+            # If this thread is late as well, and the process has used no CPU meanwhile, then it was
+            # stopped, or the machine had no time for it: the loop is not blocked by a handler.
+            if now - looked - (cpu - used) > 2 * self._every:
+                stopped += now - looked
+            looked, used = now, cpu
+            blocked = now - beat - stopped
             # Once for each time it stands still, with the stack of that moment.
             if blocked > self._seconds and beat != told:
                 told = beat

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
@@ -119,6 +119,18 @@ class Wire(Protocol):
         """Let go of every connection. What was not settled is delivered again.
 
         With handlers that still run, connections are dropped and not closed.
+        """
+
+
+@runtime_checkable
+class Prepares(Protocol):
+    """A wire that has something to do before anything of the process runs."""
+
+    async def prepare(self, declared: Sequence[Declared], context: Context) -> None:
+        """Prepare what the consumers need, and others may use as soon as they run.
+
+        The Runner calls it before it creates the first consumer. It has to return after a bounded
+        time, also while the outside is not there.
         """
 
 

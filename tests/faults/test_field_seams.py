@@ -22,6 +22,7 @@ from workerkit import Action, AMQPConsumer, AMQPMessage, Binding, Publisher, Que
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.binding import Bindings
 from workerkit.amqp.connection import connect
+from workerkit.amqp.declaring import Made
 from workerkit.amqp.oversized import Oversized
 from workerkit.connections import AMQPSettings
 from workerkit.delivery import Outcome
@@ -122,7 +123,7 @@ async def test_fr9_a_refused_binding_is_tried_again_by_one_task(
     queue = Queue("orders", bindings=[Binding("missing")])
     session = await connect(AMQPSettings(url=SecretStr(url)), None, "test")
     for _ in range(5):
-        await bindings.create(session, queue)
+        await bindings.create(session, queue, Made())
     await asyncio.sleep(0)
     trying = [each for each in asyncio.all_tasks() if "Bindings._retry" in repr(each.get_coro())]
     await session.close()

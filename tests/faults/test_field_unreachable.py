@@ -14,7 +14,7 @@ from workerkit import Action, AMQPConsumer, Queue, RetryPolicy
 from workerkit.amqp.declaring import is_unreachable
 
 WITHOUT = "consuming without a queue for dead letters or retries"
-DECLARED = "queue was missing and has been declared"
+DECLARED = "declared what was missing"
 
 
 def name_of(vhost: str, queue: str) -> str:

@@ -251,3 +251,33 @@ def test_a_broker_that_refuses_the_login(rabbit: PrivateRabbit, vhost: str, tmp_
     assert f"operator-{vhost}@127.0.0.1:{rabbit.port}" in line
     assert "swordfish" not in done.stderr
     assert "not sent within" not in line  # as of a publish that waits for its deadline
+
+
+def test_fp17_a_broker_that_does_not_run(shop: Path) -> None:
+    """It does not wait for one: the line says what was tried, and how to name another."""
+    address = f"amqp://user:{PASSWORD}@127.0.0.1:{free_port()}/"
+    done = workerkit("publish", "shop", "orders", "x", cwd=shop, SHOP_AMQP__DEFAULT__URL=address)
+    to_url = workerkit("publish", address, "orders", "x", cwd=shop)
+
+    [line], [other] = done.stderr.splitlines(), to_url.stderr.splitlines()
+    assert (done.returncode, done.stdout) == (to_url.returncode, to_url.stdout) == (1, "")
+    assert address.replace(f":{PASSWORD}", "") in line
+    assert "Connection refused" in line
+    assert "set SHOP_AMQP__DEFAULT__URL, or write an amqp:// URL in place of 'shop'" in line
+    assert "write the URL of a broker that runs" in other
+    assert PASSWORD not in line + other
+    assert "not sent within" not in line + other  # as of a publish that waits for its deadline
+
+
+def test_fp17_each_host_is_named(tmp_path: Path) -> None:
+    """Of several hosts each was tried."""
+    ports = [free_port(), free_port()]
+    hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
+    name = write_package(tmp_path)
+    done = workerkit(
+        "publish", name, "orders", "x", cwd=tmp_path, WORKERKIT_AMQP__DEFAULT__HOSTS=hosts
+    )
+
+    [line] = done.stderr.splitlines()
+    assert done.returncode == 1
+    assert all(f"127.0.0.1:{port}" in line for port in ports)

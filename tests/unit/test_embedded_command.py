@@ -1,13 +1,16 @@
 """The in-process broker from the command line, and as a fixture."""
 
+import asyncio
+import shlex
 import signal
 import sys
+from functools import partial
 from pathlib import Path
 
 import aiormq
 
 from tests.client import connected
-from tests.command import process, running, write_package
+from tests.command import process, running, workerkit, write_package
 from workerkit.embedded import EmbeddedBroker
 
 CONSUMERS = """
@@ -88,6 +91,51 @@ async def test_an_application_on_a_broker_of_its_own(tmp_path: Path) -> None:
         code = await app.ended()
 
     assert code == 0, app
+
+
+async def test_fp17_the_printed_command_publishes(tmp_path: Path) -> None:
+    """What `run --embedded-broker` prints can be copied to another terminal, and is handled."""
+    name = write_package(tmp_path, consumers=CONSUMERS)
+    async with running(name, "--embedded-broker", cwd=tmp_path) as app:
+        line = await app.says("to publish: workerkit publish amqp://")
+        await app.says("consuming")
+        program, *arguments = shlex.split(line.removeprefix("to publish: "))
+        done = await asyncio.to_thread(partial(workerkit, *arguments, cwd=tmp_path))
+        await app.says("handled text")
+        app.send(signal.SIGTERM)
+        code = await app.ended()
+
+    assert program == "workerkit"
+    assert (done.returncode, done.stderr) == (0, "")
+    assert code == 0
+    assert "demos and tests only" in repr(app)
+
+
+async def test_fp17_the_port_is_the_same_each_time(tmp_path: Path) -> None:
+    """It is 5673 as long as nobody has that; then it is any other, and is printed as well."""
+    name = write_package(tmp_path, consumers=CONSUMERS)
+    async with running(name, "--embedded-broker", cwd=tmp_path) as app:
+        first = await app.says("embedded broker at ")
+        async with running(name, "--embedded-broker", cwd=tmp_path) as app:
+            second = await app.says("embedded broker at ")
+            # Somebody else on this machine may have it before the first.
+            _, writer = await asyncio.open_connection("127.0.0.1", 5673)
+            writer.close()
+        ports = [int(line.rpartition(":")[2].rstrip("/")) for line in (first, second)]
+
+    assert ports[0] == 5673 or 5673 not in ports
+    assert ports[1] not in (5673, ports[0])
+
+
+async def test_fp17_the_virtual_host_of_a_class(tmp_path: Path) -> None:
+    """The broker has it, and the printed command leads there."""
+    text = CONSUMERS.replace('queues = ["work"]', 'queues = ["work/a b"]; vhost = "logs"')
+    name = write_package(tmp_path, consumers=text)
+    async with running(name, "--embedded-broker", cwd=tmp_path) as app:
+        line = await app.says("to publish: ")
+        await app.says("consuming")
+
+    assert line.endswith("/logs 'work/a b' text")
 
 
 def test_the_fixture(embedded_amqp_broker: EmbeddedBroker) -> None:

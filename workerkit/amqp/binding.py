@@ -7,7 +7,7 @@ from functools import partial
 
 from workerkit.amqp.codes import NOT_FOUND
 from workerkit.amqp.connection import Session, scratch
-from workerkit.amqp.declaring import make_sure
+from workerkit.amqp.declaring import Made, make_sure
 from workerkit.amqp.queue import Binding, Queue
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.places import in_a_line
@@ -30,13 +30,17 @@ class Bindings:
         self._logged: set[tuple[str, str, str]] = set()
         self._retrying: dict[str, asyncio.Task[None]] = {}
 
-    async def create(self, session: Session, queue: Queue) -> None:
+    async def create(self, session: Session, queue: Queue, made: Made) -> None:
         """Bind a queue that exists.
+
+        Args:
+            made: Gets the names of the exchanges that are declared because they are missing, and
+                of the bindings of a queue that has been declared.
 
         Raises:
             ConnectionLost: The session was lost.
         """
-        refused = await bind(session, queue.name, queue.bindings)
+        refused = await bind(session, queue.name, queue.bindings, made)
         self._log(queue, refused)
         if (before := self._retrying.pop(queue.name, None)) is not None:
             # Of the same connection, when the queue is only set up again.
@@ -57,7 +61,7 @@ class Bindings:
             if session.gone:
                 return
             try:
-                left = await bind(session, queue.name, [binding for binding, _ in refused])
+                left = await bind(session, queue.name, [each for each, _ in refused], Made())
             except ConnectionLost:
                 # Either the session is gone, or the next attempt uses another channel.
                 continue
@@ -87,8 +91,11 @@ class Bindings:
         }
 
 
-async def bind(session: Session, queue: str, bindings: Iterable[Binding]) -> Refusals:
+async def bind(session: Session, queue: str, bindings: Iterable[Binding], made: Made) -> Refusals:
     """Create bindings, and declare their exchanges if they are missing.
+
+    Args:
+        made: As for `Bindings.create`.
 
     Returns:
         The bindings that the broker refuses.
@@ -99,20 +106,26 @@ async def bind(session: Session, queue: str, bindings: Iterable[Binding]) -> Ref
     refused: Refusals = []
     for binding in bindings:
         try:
-            await _bind(session, queue, binding)
+            await _bind(session, queue, binding, made)
         except BrokerRefused as error:
             refused.append((binding, error))
+            continue
+        if queue in made.queues:
+            # The broker does not tell whether a binding of an existing queue is new.
+            key = f" with routing key {binding.routing_key!r}" if binding.routing_key else ""
+            made.bindings.append(f"{binding.exchange} to {queue}{key}")
     return refused
 
 
-async def _bind(session: Session, queue: str, binding: Binding) -> None:
+async def _bind(session: Session, queue: str, binding: Binding, made: Made) -> None:
     try:
         await _bind_existing(session, queue, binding)
     except BrokerRefused as error:
         # Only now: usually the exchange exists.
         if error.code != NOT_FOUND or isinstance(binding.exchange, str):
             raise
-        await make_sure(session, binding.exchange)
+        if await make_sure(session, binding.exchange):
+            made.exchanges.append(str(binding.exchange))
         await _bind_existing(session, queue, binding)
 
 

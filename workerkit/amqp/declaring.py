@@ -4,8 +4,8 @@ Asking whether a queue is there needs no right to declare it, so a read-only use
 The broker closes a channel when it refuses a request: the next request uses another channel.
 """
 
-import logging
 import re
+from dataclasses import dataclass, field
 from typing import Any
 
 from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND, RESOURCE_LOCKED
@@ -13,8 +13,6 @@ from workerkit.amqp.connection import Session, scratch
 from workerkit.amqp.consumer import Declare
 from workerkit.amqp.queue import Exchange, Queue
 from workerkit.errors import BrokerRefused, QueueInUse
-
-log = logging.getLogger(__name__)
 
 # PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received ...
 # The broker truncates its reply texts to 255 bytes, and a name in them may have as many.
@@ -39,6 +37,15 @@ _CUTS_INSIDE_CHARACTERS = (4,)
 _SAFE_BYTES = 150
 
 
+@dataclass(slots=True)
+class Made:
+    """What was missing and has been declared, by name."""
+
+    queues: list[str] = field(default_factory=list)
+    exchanges: list[str] = field(default_factory=list)
+    bindings: list[str] = field(default_factory=list)
+
+
 class Unreachable(BrokerRefused):
     """A queue exists, but its node is down. It is not missing and is not declared again."""
 
@@ -56,11 +63,16 @@ class DeclaredDifferently(BrokerRefused):
 
 
 async def available(
-    session: Session, queue: Queue, declare: Declare, existing: Queue | None = None
+    session: Session,
+    queue: Queue,
+    declare: Declare,
+    made: Made,
+    existing: Queue | None = None,
 ) -> bool:
     """Whether *queue* exists; declare it first if *declare* requires it, without its bindings.
 
     Args:
+        made: Gets the names of what is declared because it is missing.
         existing: Another declaration that an existing queue may have. If it is a plain name, every
             declaration is accepted.
 
@@ -70,17 +82,16 @@ async def available(
         Unreachable: It exists, but its node is down.
         ConnectionLost: The session was lost.
     """
-    if declare == "always" and existing in (None, queue):
-        await _declare(session, queue)
-        return True
     if await _exists(session, queue):
-        if declare != "never":
+        if declare == "always" and existing in (None, queue):
+            await declare_queue(session, queue, made)
+        elif declare != "never":
             await _compare(session, queue, existing or queue)
         return True
     if declare == "never":
         return False
-    await _declare(session, queue)
-    log.warning("queue was missing and has been declared", extra={"queue": queue.name})
+    await declare_queue(session, queue, made)
+    made.queues.append(queue.name)
     return True
 
 
@@ -107,8 +118,11 @@ async def find_difference(session: Session, queue: Queue) -> DeclaredDifferently
     return None
 
 
-async def make_sure(session: Session, exchange: Exchange | str) -> None:
+async def make_sure(session: Session, exchange: Exchange | str) -> bool:
     """Declare an exchange where it is missing; of a mere name, make sure that it is there.
+
+    Returns:
+        Whether it was missing and has been declared.
 
     Raises:
         BrokerRefused: There is no exchange of that name, or it is declared otherwise.
@@ -121,6 +135,8 @@ async def make_sure(session: Session, exchange: Exchange | str) -> None:
         if error.code != NOT_FOUND or isinstance(exchange, str):
             raise
         await _declare_exchange(session, exchange)
+        return True
+    return False
 
 
 async def _exists(session: Session, queue: Queue) -> bool:
@@ -166,9 +182,15 @@ def _unreachable(queue: Queue, error: BrokerRefused) -> Unreachable:
     return Unreachable(text, error.code)
 
 
-async def _declare(session: Session, queue: Queue) -> None:
+async def declare_queue(session: Session, queue: Queue, made: Made) -> None:
+    """Declare a queue, whether it exists or not, and the exchanges of its bindings.
+
+    Raises:
+        As `available` does.
+    """
     for binding in queue.bindings:
-        await make_sure(session, binding.exchange)
+        if await make_sure(session, binding.exchange):
+            made.exchanges.append(str(binding.exchange))
     await _declare_queue(session, queue)
 
 

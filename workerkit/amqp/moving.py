@@ -5,7 +5,8 @@ Whoever is killed in between leaves two messages behind, never none.
 
 import asyncio
 import dataclasses
-from collections.abc import Iterator, Mapping
+import logging
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
@@ -33,6 +34,8 @@ from workerkit.errors import (
     PublishRefused,
     Unroutable,
 )
+
+log = logging.getLogger(__name__)
 
 FIRST_FAILED_AT = f"{OURS}first-failed-at"
 
@@ -115,7 +118,8 @@ class Moves:
         except Unroutable:
             if not self._may_declare(to.name):
                 raise
-            await self._publisher.declare(to, self._connection, self._vhost)
+            if await self._publisher.declare(to, self._connection, self._vhost):
+                log_declared([to.name], again=to.name in self.seen)
             await self._publish(message, properties, destination)
         self.seen.add(to.name)
 
@@ -143,6 +147,19 @@ class Moves:
 
     def _to(self, queue: str) -> Destination:
         return Destination(queue, "", self._connection, self._vhost)
+
+
+def log_declared(queues: Sequence[str], *, again: bool, **more: object) -> None:
+    """Log that queues were missing and have been declared.
+
+    Args:
+        again: They were there before: somebody has deleted them while this process ran.
+    """
+    if again:
+        text = "queue was deleted and has been declared again"
+        log.warning(text, extra={"queues": list(queues), **more})
+    else:
+        log.info("declared what was missing", extra={"queues": list(queues), **more})
 
 
 def acknowledge_original(message: AMQPMessage[Any]) -> bool:

@@ -39,6 +39,7 @@ from workerkit.errors import (
 )
 from workerkit.observe import Observer, Published, tell
 from workerkit.settings import WorkerSettings
+from workerkit.supervisor import Deadline
 
 _UNOPENED = "the publisher is used before the Runner has started, or after it has stopped"
 _DECLARE_DEADLINE = 30.0  # Some questions, each with a deadline of its own.
@@ -85,12 +86,22 @@ class Publisher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._routes: dict[tuple[str, str], Route] = {}
+        self._unprepared: dict[tuple[str, str], asyncio.Event] = {}
 
     def open(self, settings: WorkerSettings) -> None:
         """Say which connections there are. The Runner does this before anything starts."""
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
+
+    def wait_for(self, place: tuple[str, str], prepared: asyncio.Event) -> None:
+        """Let each publish wait, within its deadline, until the queues of a place are declared.
+
+        Args:
+            place: A connection of the settings, in lower case, and a virtual host.
+            prepared: Set when that has been tried with each of them.
+        """
+        self._unprepared[place] = prepared
 
     def blocked(self) -> list[str]:
         """Names of the connections whose broker blocks publishers, out of memory or disk."""
@@ -211,7 +222,7 @@ class Publisher:
         route = self._route(to)
         sent = False
         try:
-            async with asyncio.timeout(timeout):
+            async with Deadline(timeout):
                 while not sent:
                     confirm = await route.publish(message, to.exchange)
                     sent = True
@@ -245,6 +256,8 @@ class Publisher:
             return Published(name, exchange, key, message_id, len(raw), seconds, error)
 
         try:
+            if self._unprepared:
+                timeout = await self._wait_for_queues(properties, to, timeout)
             message_id = await self.send(raw, properties, to, timeout)
         except PublishError as error:
             tell(self.observers, "published", ended(error))
@@ -252,8 +265,29 @@ class Publisher:
         tell(self.observers, "published", ended())
         return message_id
 
-    async def declare(self, queue: Queue, connection: str, vhost: str | None) -> None:
+    async def _wait_for_queues(
+        self, properties: Properties, to: "Destination", timeout: float
+    ) -> float:
+        """Wait until the queues are declared that the process itself consumes; the seconds left."""
+        route, began = self._route(to), perf_counter()
+        place = self._place(to)
+        if (prepared := self._unprepared.get(place)) is None:
+            return timeout
+        try:
+            async with Deadline(timeout):
+                await prepared.wait()
+        except TimeoutError as error:
+            message_id = properties.message_id = properties.message_id or uuid4().hex
+            where = f"message {message_id!r} to {to}"
+            raise route.late(where, message_id, timeout, sent=False) from error
+        self._unprepared.pop(place, None)
+        return max(timeout - (perf_counter() - began), 0.0)
+
+    async def declare(self, queue: Queue, connection: str, vhost: str | None) -> bool:
         """Declare a queue where it is missing.
+
+        Returns:
+            Whether it was missing.
 
         Raises:
             PublishRefused: It may not be declared, or exists otherwise.
@@ -261,8 +295,8 @@ class Publisher:
         """
         route = self._route(Destination(queue.name, "", connection, vhost))
         try:
-            async with asyncio.timeout(_DECLARE_DEADLINE):
-                await route.declare(queue)
+            async with Deadline(_DECLARE_DEADLINE):
+                return await route.declare(queue)
         except TimeoutError as error:
             text = f"queue {queue.name!r}: not declared within {_DECLARE_DEADLINE:g} s"
             raise PublishTimeout(text) from error
@@ -272,9 +306,15 @@ class Publisher:
     async def close(self) -> None:
         """Close the connections. A publish that still waits fails."""
         routes, self._routes, self._settings = self._routes, {}, None
+        self._unprepared.clear()
         await asyncio.gather(*(route.close() for route in routes.values()))
 
-    def _route(self, to: "Destination") -> "Route":
+    def _place(self, to: "Destination") -> tuple[str, str]:
+        """The connection and the virtual host of a destination.
+
+        Raises:
+            ConfigurationError: There is no such connection, or none at all yet.
+        """
         if self._settings is None:
             raise ConfigurationError(_UNOPENED)
         name = to.connection.casefold()
@@ -284,8 +324,12 @@ class Publisher:
             raise ConfigurationError(
                 f"{to}: the settings have no connection {to.connection!r}, only {known}"
             )
-        key = (name, settings.vhost_name(to.vhost))
+        return name, settings.vhost_name(to.vhost)
+
+    def _route(self, to: "Destination") -> "Route":
+        name, _ = key = self._place(to)
         if key not in self._routes:
+            assert self._settings is not None
             read = partial(self._settings.connection, name)
             self._routes[key] = Route(Link(name, read, to.vhost, "publisher", self.observers))
         return self._routes[key]

@@ -6,7 +6,7 @@ from typing import Any
 from workerkit.amqp.binding import bind
 from workerkit.amqp.confirms import Outgoing
 from workerkit.amqp.connection import Session
-from workerkit.amqp.declaring import available
+from workerkit.amqp.declaring import Made, available
 from workerkit.amqp.link import Link
 from workerkit.amqp.publishing_channels import CLOSED, PublishingChannels
 from workerkit.amqp.queue import Exchange, Queue
@@ -62,17 +62,22 @@ class Route:
             except (ConnectionLost, OSError):
                 await asyncio.sleep(_LOST_PAUSE)
 
-    async def declare(self, queue: Queue) -> None:
+    async def declare(self, queue: Queue) -> bool:
         """Declare a queue where it is missing, and create its bindings.
+
+        Returns:
+            Whether it was missing.
 
         Raises:
             BrokerRefused: It may not be declared or bound, or exists otherwise.
             ConnectionLost: The connection went meanwhile.
         """
         session = await self._link.session()
-        await available(session, queue, "missing")
-        for _, error in await bind(session, queue.name, queue.bindings):
+        made = Made()
+        await available(session, queue, "missing", made)
+        for _, error in await bind(session, queue.name, queue.bindings, made):
             raise error
+        return bool(made.queues)
 
     @property
     def blocked(self) -> bool:

@@ -5,11 +5,11 @@ import logging
 import os
 import random
 import socket
-from secrets import token_hex
 
 from workerkit.amqp.channel import Channel
 from workerkit.amqp.connection import Session
 from workerkit.amqp.link import STABLE_AFTER, Link
+from workerkit.amqp.preparation import Preparation
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.stream import Position
@@ -36,6 +36,7 @@ class Subscription:
 
     Args:
         prefetch: Messages that the broker sends ahead.
+        preparation: Comes before it: no consumer of the connection starts earlier.
         part: Told how it is going.
     """
 
@@ -44,6 +45,7 @@ class Subscription:
         queue: Queue,
         prefetch: int,
         link: Link,
+        preparation: Preparation,
         receiver: Receiver,
         topology: Topology,
         part: Part,
@@ -51,26 +53,26 @@ class Subscription:
         self._queue = queue
         self._prefetch = prefetch
         self._link = link
+        self._preparation = preparation
         self._receiver = receiver
         self._topology = topology
         self._part = part
         self._tag = _tag(receiver.name, queue)
         # The name at the broker; messages and logs have the name from the class.
         self._name = queue.name
-        self._named_for: Session | None = None
-        self._suffix = ""
         self._channel: Channel | None = None
         self._consuming = False
         self._without_channel = False
         self._since = 0.0
         self._position = Position(queue.stream_offset) if queue.is_stream else None
         self._cancelled = asyncio.Event()
-        link.followers.append(self)
+        preparation.follow(self)
 
     async def run(self) -> None:
         """Consume until cancelled. The channel then stays open, for handlers that still run."""
         loop = asyncio.get_running_loop()
         backoff = Backoff()
+        await self._preparation.checked(self._topology, self._queue)
         while True:
             session = await self._link.session()
             pause = _MISSING_RETRY
@@ -139,14 +141,9 @@ class Subscription:
 
     async def _there(self, session: Session) -> bool:
         """Whether everything is there that has to be."""
-        if self._queue.per_process:
-            if session is not self._named_for:
-                # The queue of the old connection exists until the broker has noticed its loss.
-                self._named_for, self._suffix = session, _suffix()
-            self._name = await self._topology.declare_own(session, self._queue, self._suffix)
-            return True
         missing = await self._topology.missing(session, self._queue)
         if missing is None:
+            self._name = self._topology.name(self._queue)
             return True
         self._part.waiting(missing.reason)
         fields = self._fields(**missing._asdict(), retry_in=_MISSING_RETRY)
@@ -234,11 +231,6 @@ class Subscription:
 
     def _fields(self, **more: object) -> dict[str, object]:
         return {"consumer": self._receiver.name, "queue": self._queue.name, **more}
-
-
-def _suffix() -> str:
-    """Return a suffix for the queue of this process, new for each connection."""
-    return f"{socket.gethostname()[:63]}.{os.getpid()}.{token_hex(4)}"
 
 
 def _tag(consumer: str, queue: Queue) -> str:

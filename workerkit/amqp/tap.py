@@ -18,6 +18,7 @@ from workerkit.amqp.addresses import Attempt
 from workerkit.amqp.frame_reader import Tap
 from workerkit.amqp.frames import MalformedFrame
 from workerkit.amqp.reply_texts import readable
+from workerkit.forking import keep_from_children
 
 log = logging.getLogger(__name__)
 
@@ -54,6 +55,7 @@ class TapProtocol(asyncio.StreamReaderProtocol):
 
     def connection_made(self, transport: Any) -> None:
         self.socket = transport
+        keep_from_children(transport)
         super().connection_made(transport)
 
     def data_received(self, data: bytes) -> None:

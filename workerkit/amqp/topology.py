@@ -2,15 +2,19 @@
 
 import asyncio
 import logging
+import os
+import socket
 from collections.abc import Iterator, Sequence
+from dataclasses import asdict
+from secrets import token_hex
 from typing import Literal, NamedTuple
 
 from workerkit.amqp.binding import Bindings
 from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.connection import Session
 from workerkit.amqp.consumer import AMQPOptions, Declare
-from workerkit.amqp.declaring import Unreachable, available
-from workerkit.amqp.moving import Moves
+from workerkit.amqp.declaring import Made, Unreachable, available, declare_queue
+from workerkit.amqp.moving import Moves, log_declared
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.replies import RPC_DEADLINE
@@ -36,6 +40,17 @@ class Missing(NamedTuple):
     queue: str
     reason: str
     state: Literal["missing", "unreachable"] = "missing"
+
+
+class _Checked(NamedTuple):
+    """The result of a check that nobody has used yet.
+
+    Attributes:
+        outcome: What was missing, or what went wrong; None if all is well.
+    """
+
+    session: Session
+    outcome: Missing | Exception | None
 
 
 class _NeededQueue(NamedTuple):
@@ -81,30 +96,54 @@ class Topology:
         self._buries = Action.DEAD_LETTER in actions or options.retry is not None
         self._late_checks: set[asyncio.Task[Missing | None]] = set()
         self._seen = moves.seen
+        self._made = Made()
+        self._checked: dict[str, _Checked] = {}
+        self._own: dict[str, tuple[Session, Queue]] = {}
 
-    async def declare_own(self, session: Session, queue: Queue, suffix: str) -> str:
-        """Declare the exclusive queue of this process and bind it, whatever `declare` is.
-
-        Returns:
-            The name of the queue at the broker.
-
-        Raises:
-            BrokerRefused: A permission is missing, which the text names.
-            ConnectionLost: The session was lost.
-        """
-        own = queue.for_process(suffix)
-        await available(session, own, "always")
-        self._types.add_exclusive(session, queue.name)
-        await self._bindings.create(session, own)
-        return own.name
+    async def prepare(self, session: Session, queue: Queue) -> None:
+        """Check a queue before it is consumed, and keep the result for `missing`."""
+        outcome: Missing | Exception | None
+        try:
+            outcome = await self._check(session, queue)
+        except (BrokerRefused, ConnectionLost) as error:
+            # The caller of `missing` gets it, and logs it.
+            outcome = error
+        self._checked[queue.name] = _Checked(session, outcome)
 
     async def missing(self, session: Session, queue: Queue) -> Missing | None:
         """Which queue is not there yet, that one or one that it needs; None if none is.
+
+        Declares what may be declared.
 
         Raises:
             BrokerRefused: One exists otherwise, or a permission is missing, which the text names.
             ConnectionLost: The session went meanwhile.
         """
+        checked = self._checked.pop(queue.name, None)
+        if checked is None or checked.session is not session:
+            try:
+                return await self._check(session, queue)
+            finally:
+                self.log_declared()
+        if isinstance(checked.outcome, Exception):
+            raise checked.outcome
+        return checked.outcome
+
+    def name(self, queue: Queue) -> str:
+        """The name at the broker of a queue that was checked."""
+        return self._own[queue.name][1].name if queue.per_process else queue.name
+
+    def log_declared(self) -> None:
+        """Log what was missing and has been declared since the last call, in one record."""
+        made, self._made = self._made, Made()
+        if any(asdict(made).values()):
+            fields = {name: names for name, names in asdict(made).items() if names}
+            log.info("declared what was missing", extra={"consumer": self._consumer, **fields})
+
+    async def _check(self, session: Session, queue: Queue) -> Missing | None:
+        if queue.per_process:
+            await self._declare_own(session, queue)
+            return None
         written = self._written[queue.name]
         try:
             if not await self._available(session, queue, written):
@@ -114,12 +153,23 @@ class Topology:
             return Missing(queue.name, str(error), "unreachable")
         await self._learn(session, queue)
         if self._declare != "never":
-            await self._bindings.create(session, queue)
+            await self._bindings.create(session, queue, self._made)
         needed = list(self._needed(queue))
         seen = all(each.queue.name in self._seen for each in needed)
         return await self._first_missing_within(
             _KNOWN_QUEUES_DEADLINE if seen else RPC_DEADLINE, session, needed
         )
+
+    async def _declare_own(self, session: Session, queue: Queue) -> None:
+        """Declare the exclusive queue of this process and bind it, whatever `declare` is."""
+        known = self._own.get(queue.name)
+        if known is None or known[0] is not session:
+            # The queue of the old connection exists until the broker has noticed its loss.
+            self._own[queue.name] = known = session, queue.for_process(_suffix())
+        own = known[1]
+        await declare_queue(session, own, self._made)
+        self._types.add_exclusive(session, queue.name)
+        await self._bindings.create(session, own, self._made)
 
     async def _first_missing_within(
         self, seconds: float, session: Session, needed: Sequence["_NeededQueue"]
@@ -217,7 +267,13 @@ class Topology:
             yield _NeededQueue(letters, Queue(letters.name), "dead letters", instead)
 
     async def _available(self, session: Session, queue: Queue, existing: Queue) -> bool:
-        there = await available(session, queue, self._mode(queue), existing)
+        made, again = Made(), queue.is_lasting and queue.name in self._seen
+        there = await available(session, queue, self._mode(queue), made, existing)
+        if made.queues and again:
+            log_declared(made.queues, again=True, consumer=self._consumer)
+        else:
+            self._made.queues += made.queues
+        self._made.exchanges += made.exchanges
         if there:
             self._seen.add(queue.name)
         return there
@@ -235,3 +291,8 @@ class Topology:
 def _not_permitted(needed: _NeededQueue, error: Exception) -> BrokerRefused:
     text = f"{needed.what} cannot go to {needed.queue.name!r}: {error}; or set {needed.instead}"
     return BrokerRefused(text, NO_PERMISSION)
+
+
+def _suffix() -> str:
+    """Return a suffix for the queue of this process, new for each connection."""
+    return f"{socket.gethostname()[:63]}.{os.getpid()}.{token_hex(4)}"

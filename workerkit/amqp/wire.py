@@ -5,6 +5,7 @@ import dataclasses
 import logging
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import partial
 
 from workerkit.amqp.consumer import AMQPOptions, Declare
@@ -13,6 +14,7 @@ from workerkit.amqp.link import Link
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.moving import Moves
 from workerkit.amqp.overdue import Overdue
+from workerkit.amqp.preparation import START_DEADLINE, Preparation
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue, retry_suffix
 from workerkit.amqp.queue_types import QueueTypes
@@ -44,6 +46,23 @@ _DECLARED = [
 ]
 
 
+@dataclass(frozen=True, slots=True)
+class _Prepared:
+    """What is known of one consumer before it is created.
+
+    Attributes:
+        options: With the type that the settings give to its queues.
+        place: Its connection and virtual host.
+    """
+
+    options: AMQPOptions
+    place: Place
+    preparation: Preparation
+    topology: Topology
+    moves: Moves
+    types: QueueTypes
+
+
 class AMQPWire:
     """Feeds every `AMQPConsumer` and settles what they handle."""
 
@@ -52,6 +71,8 @@ class AMQPWire:
 
     def __init__(self) -> None:
         self._links: dict[tuple[str, str], Link] = {}
+        self._preparations: dict[tuple[str, str], Preparation] = {}
+        self._prepared: dict[str, _Prepared] = {}
         self._subscriptions: list[Subscription] = []
         self._hooks: list[Hook] = []
         self._receivers: list[Receiver] = []
@@ -132,23 +153,52 @@ class AMQPWire:
             retry=options.retry,
         )
 
+    async def prepare(self, declared: Sequence[Declared], context: Context) -> None:
+        """Connect, and declare the queues of all consumers.
+
+        Returns once each queue was tried, or a broker cannot be reached, or after five seconds.
+        Publishes with the container's publisher wait until each queue of their connection was
+        tried, within their own deadline.
+        """
+        self._open([_amqp(each.options) for each in declared], context)
+        waiting = (each.may_start() for each in self._preparations.values())
+        with suppress(TimeoutError):
+            async with asyncio.timeout(START_DEADLINE):
+                await asyncio.gather(*waiting)
+
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
-        """Connect and consume; what goes wrong is tried again for ever."""
+        """Consume; what goes wrong is tried again for ever."""
+        found = [_amqp(each.options) for each in endpoints]
+        if missing := [each for each in found if each.name not in self._prepared]:
+            self._open(missing, context)
+        health = [self._subscribe(endpoint, context) for endpoint in endpoints]
+        for preparation in self._preparations.values():
+            preparation.started()
+        return health
+
+    def _open(self, all_options: Sequence[AMQPOptions], context: Context) -> None:
+        """Open the connections, and begin to declare the queues."""
         if isinstance(context.publisher, Publisher) and context.publisher.connects:
             publisher = context.publisher
         else:
             publisher = self._publisher = Publisher()
             publisher.open(context.settings)
             publisher.observers = context.observers
-        health = [self._subscribe(endpoint, context, publisher) for endpoint in endpoints]
-        for link in self._links.values():
+        before = set(self._links)
+        for options in all_options:
+            self._prepared[options.name] = self._prepare(options, context, publisher)
+        for key in [key for key in self._links if key not in before]:
+            link, preparation = self._links[key], self._preparations[key]
+            publisher.wait_for(key, preparation.done)
             self._keeping.append(context.keep(link.run(), f"link to {link}"))
-        return health
+            self._loops.append(context.keep(preparation.run(), f"queues of {link}"))
 
     async def stop(self) -> None:
         """Take nothing new; what no handler has begun with goes back."""
         for receiver in self._receivers:
             receiver.stop()
+        for preparation in self._preparations.values():
+            preparation.finish()
         for link, keeping in zip(self._links.values(), self._keeping, strict=False):
             link.stop()
             if not link.connected:
@@ -216,8 +266,7 @@ class AMQPWire:
     async def _wait_for_requeues(self) -> None:
         await asyncio.gather(*(each.wait_for_requeues() for each in self._receivers))
 
-    def _subscribe(self, endpoint: Endpoint, context: Context, publisher: Publisher) -> Health:
-        options = _amqp(endpoint.options)
+    def _prepare(self, options: AMQPOptions, context: Context, publisher: Publisher) -> _Prepared:
         name = options.connection.casefold()
         settings = context.settings.amqp[name]
         written = options.queues
@@ -227,12 +276,10 @@ class AMQPWire:
         key = (name, settings.vhost_name(options.vhost))
         if key not in self._links:
             read = partial(context.settings.connection, name)
-            self._links[key] = Link(name, read, options.vhost, "consumers", context.observers)
-        link = self._links[key]
-        self._hooks.append(Hook(endpoint))
-        link.followers.append(self._hooks[-1])
-        consumer_timeout = context.settings.consumer_timeout
-        for text, fields in _warnings(options, consumer_timeout):
+            link = Link(name, read, options.vhost, "consumers", context.observers)
+            self._links[key] = link
+            self._preparations[key] = Preparation(link, len(settings.servers))
+        for text, fields in _warnings(options, context.settings.consumer_timeout):
             log.warning(text, extra={"consumer": options.name, **fields})
         declare = options.declare or settings.declare
         moves = self._moves.setdefault(
@@ -240,13 +287,21 @@ class AMQPWire:
         )
         types = QueueTypes()
         topology = Topology(options, written, declare, moves, types)
-        settling = Settling(options, moves, types, context.redact)
+        self._preparations[key].add(topology, options.queues)
+        return _Prepared(options, key, self._preparations[key], topology, moves, types)
+
+    def _subscribe(self, endpoint: Endpoint, context: Context) -> Health:
+        prepared = self._prepared[endpoint.name]
+        options, preparation, key = prepared.options, prepared.preparation, prepared.place
+        self._hooks.append(Hook(endpoint))
+        preparation.follow(self._hooks[-1])
+        settling = Settling(options, prepared.moves, prepared.types, context.redact)
         receiver = Receiver(
             endpoint,
             options,
             context.observers,
             settling,
-            Overdue(options.name, consumer_timeout),
+            Overdue(options.name, context.settings.consumer_timeout),
             self._handled,
             key,
         )
@@ -256,7 +311,13 @@ class AMQPWire:
         settling.parts = dict(zip((queue.name for queue in options.queues), parts, strict=True))
         for queue, part in zip(options.queues, parts, strict=True):
             subscription = Subscription(
-                queue, options.prefetch_count, link, receiver, topology, part
+                queue,
+                options.prefetch_count,
+                self._links[key],
+                preparation,
+                receiver,
+                prepared.topology,
+                part,
             )
             self._subscriptions.append(subscription)
             self._loops.append(context.keep(subscription.run(), f"{options.name} of {queue}"))

@@ -21,7 +21,7 @@ from workerkit.cli.application import load_container, settings_of
 from workerkit.cli.embedded import on_a_broker_of_its_own, serve
 from workerkit.cli.options import Container, Group, Traceback, faults
 from workerkit.cli.probe import probe
-from workerkit.cli.publishing import publish_once
+from workerkit.cli.publishing import publish_once, unreachable_advice
 from workerkit.container import WorkerContainer
 from workerkit.embedded import LATEST
 from workerkit.errors import (
@@ -92,7 +92,7 @@ def run(
     with faults(traceback), ExitStack() as stack:
         loaded = _loaded(package, container)
         if embedded_broker:
-            stack.enter_context(on_a_broker_of_its_own(loaded))
+            stack.enter_context(on_a_broker_of_its_own(loaded, package, only or ()))
         runner = Runner(loaded, packages=[package], only=only or ())
         runner.run(traceback=traceback, log_level=log_level)
 
@@ -202,7 +202,8 @@ def publish(
                 reply_to=reply_to,
             )
             properties.content_type = content_type  # Nothing is known of bytes.
-            message_id = asyncio.run(publish_once(chosen, raw, properties, to))
+            advice = unreachable_advice(target, chosen, connection)
+            message_id = asyncio.run(publish_once(chosen, raw, properties, to, advice))
         except (PublishError, TypeError, ValueError) as error:
             raise RunError(str(error)) from error
     print(message_id)

@@ -5,19 +5,24 @@ import asyncio
 from workerkit.amqp.connection import connect
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.publisher import Destination, Publisher
+from workerkit.cli.application import is_url
 from workerkit.cli.options import quiet
-from workerkit.errors import BrokerRefused, ConnectionLost, PublishRefused
+from workerkit.errors import BrokerRefused, ConnectionLost, PublishRefused, PublishTimeout
 from workerkit.observe import Connection, Settled
 from workerkit.settings import WorkerSettings
+from workerkit.variables import Variables
 
 
 async def publish_once(
-    settings: WorkerSettings, raw: bytes, properties: Properties, to: Destination
+    settings: WorkerSettings, raw: bytes, properties: Properties, to: Destination, advice: str
 ) -> str:
     """Publish *raw* and return the message id once the broker has taken it over.
 
+    Args:
+        advice: For whoever reads that no broker can be reached.
+
     Raises:
-        PublishError: It has not; at once where the broker refused the connection.
+        PublishError: It has not; soon where no server accepts the connection, or the login.
         ConfigurationError: The settings have no such connection.
     """
     quiet()
@@ -30,13 +35,29 @@ async def publish_once(
     try:
         await asyncio.wait([sending, asking], return_when=asyncio.FIRST_COMPLETED)
         if not sending.done() and (error := asking.result()) is not None:
-            raise PublishRefused(f"message to {to}: {error}") from error
+            text = f"message to {to}: {error}"
+            if isinstance(error, BrokerRefused):
+                raise PublishRefused(text) from error
+            raise PublishTimeout(f"{text}; {advice}") from error
         return await sending
     finally:
         sending.cancel()
         asking.cancel()
         await asyncio.wait([sending, asking])
         await publisher.close()
+
+
+def unreachable_advice(target: str, settings: WorkerSettings, connection: str) -> str:
+    """What to do where no broker can be reached.
+
+    Args:
+        target: The package or the URL of the command.
+    """
+    running = "`workerkit run PACKAGE --embedded-broker` prints the URL of a broker to try"
+    if is_url(target):
+        return f"write the URL of a broker that runs; {running}"
+    variable = Variables(type(settings)).name(("amqp", connection, "url"))
+    return f"set {variable}, or write an amqp:// URL in place of {target!r}; {running}"
 
 
 class _Attempts:
@@ -54,16 +75,17 @@ class _Attempts:
 
 async def _refusal(
     settings: WorkerSettings, to: Destination, attempts: _Attempts
-) -> BrokerRefused | None:
-    """Why no further attempt would do, once one has failed; None where one may."""
+) -> ConnectionLost | None:
+    """Why each server failed, once one attempt has failed and all are tried again; else None.
+
+    Somebody at a terminal rather corrects an address than waits for a broker to come up.
+    """
     await attempts.failed.wait()
     try:
         session = await connect(
             settings.connection(to.connection.casefold()), to.vhost, "publisher"
         )
-    except BrokerRefused as error:
+    except ConnectionLost as error:
         return error
-    except ConnectionLost:
-        return None
     await session.close()
     return None

@@ -89,7 +89,7 @@ class EmbeddedBroker:
             "port": self.port,
             "behaves_as": f"RabbitMQ {self.behaves_as}",
         }
-        log.warning("the embedded broker runs: for demo and tests only", extra=place)
+        log.info("the embedded broker runs: for demo and tests only", extra=place)
 
     async def stop(self) -> None:
         """Say goodbye to every client and leave nothing behind: no socket, task or timer."""

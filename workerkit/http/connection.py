@@ -13,6 +13,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import Reject, Retry
+from workerkit.forking import keep_from_children
 from workerkit.http.answer import UNREADABLE, answer
 from workerkit.http.malformed import answer_malformed
 from workerkit.http.problem import last_answer, of_exception, problem
@@ -139,6 +140,7 @@ class Connection(web.RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Take over the task that aiohttp makes for all requests of the connection."""
+        keep_from_children(transport)
         super().connection_made(transport)
         assert self._task_handler is not None
         own(self._task_handler)

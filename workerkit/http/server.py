@@ -8,6 +8,7 @@ from typing import Any
 
 from aiohttp import web
 
+from workerkit.forking import keep_from_children
 from workerkit.http.connection import Connection, is_event_stream
 from workerkit.http.entrance import begun
 from workerkit.http.listener import Listener
@@ -112,6 +113,7 @@ class Server:
         except OSError:
             await self._runner.cleanup()
             raise
+        keep_from_children(self._listener)
         self._look_for_slow_clients()
 
     def refuse(self) -> None:

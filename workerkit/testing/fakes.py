@@ -169,8 +169,9 @@ class FakePublisher(Publisher):
         """Remember a message."""
         return self._remember(body, routing_key, **more)
 
-    async def declare(self, queue: Queue, connection: str, vhost: str | None) -> None:
-        """There is nothing to declare."""
+    async def declare(self, queue: Queue, connection: str, vhost: str | None) -> bool:
+        """Declare nothing: no queue is missing."""
+        return False
 
     def _remember(self, body: object, routing_key: str, **given: Any) -> str:
         _PUBLISH.bind(self, body, routing_key, **given)

@@ -25,11 +25,14 @@ from workerkit.http.wire import HTTPWire
 from workerkit.observe import Settled
 from workerkit.options import folded
 from workerkit.periodic import PeriodicWire
+from workerkit.places import said
 from workerkit.runner import Runner
 from workerkit.sections import HTTPSettings
 from workerkit.settings import WorkerSettings
 from workerkit.sse.wire import SSEWire
+from workerkit.supervisor import cancelled
 from workerkit.testing.records import Record
+from workerkit.testing.requeues import Requeues
 
 _LOOPBACK = "127.0.0.1"
 _HERE = {_LOOPBACK, "localhost", "::1", "0.0.0.0", "::"}
@@ -37,6 +40,7 @@ _LOOK_EVERY = 0.005
 _TURNS = 10
 _START_DEADLINE = 10.0
 _IDLE_DEADLINE = 10.0
+_MAX_REQUEUES = 10
 
 
 class Application:
@@ -52,13 +56,14 @@ class Application:
         broker: EmbeddedBroker,
         wires: "_Wires",
         vhosts: set[str],
-        read: set[tuple[str, str]],
+        assembly: Assembly,
     ) -> None:
         self.runner = runner
         self.broker = broker
         self.http = HTTPClient()
         self._vhosts = vhosts
-        self._read = read
+        self._read = _queues_read(assembly)
+        self._requeues = Requeues(assembly)
         self._wires = wires
         self._settled: list[Record] = []
         self._publisher = Publisher()
@@ -67,7 +72,9 @@ class Application:
         """Publish a message as somebody outside would; as `Publisher.publish`."""
         return await self._publisher.publish(body, routing_key, **more)
 
-    async def idle(self, deadline: float = _IDLE_DEADLINE) -> None:
+    async def idle(
+        self, deadline: float = _IDLE_DEADLINE, *, max_requeues: int | None = _MAX_REQUEUES
+    ) -> None:
         """Return when everything that messages and events have caused is settled.
 
         Nobody waits for time to pass: batches that are half full are handled, messages that wait to
@@ -76,27 +83,48 @@ class Application:
         reconnecting, too. An event that a server of this process has sent counts
         from then on.
 
+        Args:
+            deadline: Seconds to wait at most.
+            max_requeues: A message or event that is requeued more often fails the test at once: a
+                handler that always raises would never be done. A `Retry` counts as well where no
+                policy limits the number. None allows any number, for tests that expect failures.
+
         Raises:
-            AssertionError: It is not after *deadline* seconds; the text says what is pending.
+            AssertionError: It is not idle after *deadline* seconds, and the text says what is
+                pending; or something was requeued too often. The cause is what the handler raised.
         """
         loop = asyncio.get_running_loop()
         until = loop.time() + deadline
         while pending := await self._pending():
+            self._requeues.check(max_requeues)
             if loop.time() > until:
-                raise AssertionError(f"not idle after {deadline:g} s: {'; '.join(pending)}")
+                raise self._not_idle(deadline, pending)
             self._wires.hasten()
             waiting = self._waiting()
             if pending == list(waiting):
                 self.broker.advance(min(waiting.values()))
             await asyncio.sleep(_LOOK_EVERY)
 
-    async def tick(self, name: str) -> None:
+    async def tick(self, name: str, *, max_requeues: int | None = _MAX_REQUEUES) -> None:
         """Let a periodic task run once, and wait for it; by itself none runs in a test.
+
+        What it raises is in its record: see `settled`.
+
+        Args:
+            max_requeues: As for `idle`, for a task that raises `Retry` without a policy.
 
         Raises:
             KeyError: There is no periodic task of that name.
+            AssertionError: It was tried again more often.
         """
-        await self._wires.periodic.tick(name)
+        call = asyncio.create_task(self._wires.periodic.tick(name))
+        try:
+            while not call.done():
+                await asyncio.wait([call], timeout=_LOOK_EVERY)
+                self._requeues.check(max_requeues)
+            await call
+        finally:
+            await cancelled([call])
 
     def settled(self, name: str) -> list[Record]:
         """What became of the deliveries of one consumer, in order.
@@ -138,6 +166,17 @@ class Application:
 
     def _observe(self, settled: Settled) -> None:
         self._settled.append(Record.of(settled))
+        self._requeues.note(settled)
+
+    def _not_idle(self, deadline: float, pending: Sequence[str]) -> AssertionError:
+        last = self._requeues.last
+        text = f"not idle after {deadline:g} s: {'; '.join(pending)}"
+        error = last.outcome.error if last is not None else None
+        if last is not None and error is not None:
+            text += f"; the last failure: {last.consumer} raised {said(error)}"
+        failure = AssertionError(text)
+        failure.__cause__ = error
+        return failure
 
     async def _pending(self) -> list[str]:
         """What is not settled yet, in words."""
@@ -246,9 +285,9 @@ async def running(
             put("wires", wires.put_into(container.providers["wires"]()))
             if getattr(container.providers["publisher"](), "connects", False):
                 put("publisher", Publisher())
-            read = _queues_read(runner.assemble())
-            vhosts = _add_vhosts(broker, settings, read)
-            application = Application(runner, broker, wires, vhosts, read)
+            assembly = runner.assemble()
+            vhosts = _add_vhosts(broker, settings, _queues_read(assembly))
+            application = Application(runner, broker, wires, vhosts, assembly)
             put("observers", [*container.providers["observers"](), application._observe])
             async with runner.running():
                 await _ready(runner)
