@@ -26,7 +26,7 @@ FLOORS = {
     ),
     "F2 declared": "options consumer",
     "F3 spine": "supervisor deadlines threads workers endpoint batch wire",
-    "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
+    "F4 wires": "amqp|sse|http|embedded|metrics singleton periodic ops",
     "F5 assembly": "container discovery variables faults environment plan assembly inventory",
     "F6 runner": "watchdog process runner",
     "F7 doors": "cli testing __main__",
@@ -39,7 +39,7 @@ ORDER = {
     " replies channel_numbers methods channel connection stalls link declaring confirms binding"
     " publishing_channels route outgoing publisher moving dead_letters retries queue_types"
     " topology evidence browsing replaying safe_requeue settling overdue handled inlet"
-    " receiver subscription wire",
+    " receiver subscription tokens term lease wire",
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",
     "http": "request_ids problem shape text parameters request signature view returned schemas"
