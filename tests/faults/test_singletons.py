@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from functools import partial
 from itertools import pairwise
 from typing import Any
 
@@ -43,6 +44,10 @@ def health(runner: Runner) -> Health:
     """Of the only task."""
     [found] = runner.health
     return found
+
+
+def _more(runs: list[Run], than: int) -> bool:
+    return len(runs) > than
 
 
 def numbers(*runs: list[Run]) -> list[int]:
@@ -310,7 +315,7 @@ async def test_fp2_the_queue_has_the_type_of_the_settings(
     for _ in range(3):
         seen = len(runs)
         async with running(url, task(runs), amqp=amqp):
-            await eventually(lambda seen=seen: len(runs) > seen + 1)
+            await eventually(partial(_more, runs, seen + 1))
     await eventually(lambda: rabbit.queues(vhost)[LEASE].ready == 1)
 
     assert numbers(runs) == sorted({*numbers(runs)})
