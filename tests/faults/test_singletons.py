@@ -242,8 +242,9 @@ async def test_fp2_numbers_grow_although_the_queue_is_deleted(url: str, client: 
     assert numbers(runs) == sorted({*numbers(runs)})
 
 
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
 async def test_fp2_a_queue_that_may_not_be_declared_is_named(
-    url: str, client: Client, caplog: pytest.LogCaptureFixture
+    url: str, client: Client, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
     """With `declare = never` the task waits for it, and begins once it is there."""
     runs: list[Run] = []
@@ -251,7 +252,9 @@ async def test_fp2_a_queue_that_may_not_be_declared_is_named(
     async with running(url, task(runs), ready=False, amqp=amqp) as runner:
         await eventually(lambda: health(runner).state == "waiting")
         reason = health(runner).reason
-        await client.declare(LEASE, arguments={"x-single-active-consumer": True})
+        await client.declare(
+            LEASE, x_single_active_consumer=True, x_queue_type=kind, x_max_length=9
+        )
         await eventually(lambda: runs)
 
     assert reason == f"queue {LEASE!r} is missing: declare it"
@@ -275,13 +278,16 @@ async def test_fp2_a_missing_permission_is_named(rabbit: PrivateRabbit, vhost: s
     assert runs == []
 
 
+@pytest.mark.parametrize("declare", ["missing", "never"])
+@pytest.mark.parametrize("kind", ["classic", "quorum"])
 async def test_fp2_a_queue_without_a_single_active_consumer_is_refused(
-    url: str, client: Client
+    url: str, client: Client, kind: str, declare: str
 ) -> None:
     """Its lease would be held by all processes at the same time."""
     runs: list[Run] = []
-    await client.declare(LEASE)
-    async with running(url, task(runs), ready=False) as runner:
+    await client.declare(LEASE, x_queue_type=kind)
+    amqp = {"default": {"url": url, "declare": declare, "queue_type": kind}}
+    async with running(url, task(runs), ready=False, amqp=amqp) as runner:
         await eventually(lambda: "x-single-active-consumer" in health(runner).reason)
 
     assert runs == []

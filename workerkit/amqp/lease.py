@@ -17,10 +17,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
+from workerkit.amqp.connection import Session
 from workerkit.amqp.consumer import Declare
 from workerkit.amqp.declaring import available
 from workerkit.amqp.link import Link
-from workerkit.amqp.queue import NO_LIMIT, DefaultType, Queue
+from workerkit.amqp.queue import NO_LIMIT, DefaultType, Queue, QueueType
+from workerkit.amqp.queue_types import look_up
 from workerkit.amqp.replies import RPC_DEADLINE
 from workerkit.amqp.term import NotHeld, Term
 from workerkit.errors import BrokerRefused, ConnectionLost
@@ -37,6 +39,7 @@ SILENCE = 1.75
 RabbitMQ closes the connection of a client that is silent for two to three heartbeats: it does not
 give the lease to another process before this one has given it up."""
 
+_SINGLE = "x-single-active-consumer"
 _FILL_EVERY = 60.0
 _MISSING_RETRY = 2.0
 _RELEASE_DEADLINE = 2.0
@@ -135,7 +138,7 @@ class Lease:
             session = await self._link.session()
             pause = _MISSING_RETRY
             try:
-                if await available(session, self._queue, self._declare):
+                if await self._there(session):
                     term = self._term = Term(session, self._queue.name)
                     term.ended.add_done_callback(self._on_ended)
                     await term.begin()
@@ -164,6 +167,27 @@ class Lease:
             cancel(running)
             # If the broker does not answer, the close of the connection does it.
             await asyncio.wait([running], timeout=_RELEASE_DEADLINE)
+
+    async def _there(self, session: Session) -> bool:
+        """Whether the queue exists; one that somebody else has declared is looked at.
+
+        Raises:
+            BrokerRefused: It may not be declared, or differs.
+            ConnectionLost: The session was lost.
+        """
+        queue = self._queue
+        if not await available(session, queue, self._declare):
+            return False
+        if self._declare == "never":
+            found = await look_up(session, queue)
+            if found is not None and found.type != "stream":
+                kind: QueueType = "quorum" if found.type == "quorum" else "classic"
+                typed = Queue(queue.name, kind, single_active_consumer=True)
+                found = await look_up(session, typed)
+            if found is not None and _SINGLE not in found.arguments:
+                text = f"queue {queue.name!r} has no {_SINGLE}: all processes would have the lease"
+                raise BrokerRefused(f"{text}; delete it, and declare it with that argument", 0)
+        return True
 
     async def _compete(self, term: Term) -> None:
         """Wait for the lease, then renew it, until it is lost.

@@ -250,8 +250,7 @@ async def running(
             put("wires", wires.put_into(container.providers["wires"]()))
             if isinstance(container.providers["publisher"](), Publisher):
                 put("publisher", Publisher())
-            assembly = runner.assemble()
-            read = _queues_read(assembly)
+            read = _queues_read(assembly := runner.assemble())
             vhosts = _add_vhosts(broker, assembly, settings)
             application = Application(runner, broker, wires, vhosts, read)
             put("observers", [*container.providers["observers"](), application._observe])
