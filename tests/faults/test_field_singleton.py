@@ -1,6 +1,7 @@
 """FP2. Four processes with one singleton task, and everything that can happen to them."""
 
 import asyncio
+import os
 import random
 import signal
 import time
@@ -17,7 +18,8 @@ from tests.waiting import eventually
 
 HEARTBEAT = 2
 PROCESSES = 4
-ROUNDS = 7
+ROUNDS = int(os.environ.get("TEST_ROUNDS", "7"))
+SEED = int(os.environ.get("TEST_SEED", "13"))
 
 TASKS = """
     import os
@@ -138,7 +140,7 @@ async def test_fp2_four_processes_killed_at_random(
 ) -> None:
     """Run numbers strictly increase over all processes, and no time is run twice."""
     write_package(tmp_path, tasks=TASKS)
-    source = random.Random(13)
+    source = random.Random(SEED)
     gaps: dict[str, list[float]] = {}
     faults = [_kill, _freeze, _cut, _silence]
     plan = [*faults, _restart, *source.choices(faults, k=ROUNDS - len(faults) - 1)]

@@ -14,19 +14,18 @@ that begins later has a higher one, whatever became of the processes and connect
 import asyncio
 import logging
 from collections.abc import Callable
-from contextlib import suppress
 from typing import Any
 
 from workerkit.amqp.connection import Session
 from workerkit.amqp.consumer import Declare
-from workerkit.amqp.declaring import available
-from workerkit.amqp.link import Link
+from workerkit.amqp.declaring import Unreachable, available
+from workerkit.amqp.link import STABLE_AFTER, Link
 from workerkit.amqp.queue import NO_LIMIT, DefaultType, Queue, QueueType
 from workerkit.amqp.queue_types import look_up
 from workerkit.amqp.replies import RPC_DEADLINE
 from workerkit.amqp.term import NotHeld, Term
 from workerkit.errors import BrokerRefused, ConnectionLost
-from workerkit.health import Part
+from workerkit.health import Part, State
 from workerkit.places import in_a_line
 from workerkit.supervisor import Backoff, cancel
 
@@ -40,6 +39,8 @@ RabbitMQ closes the connection of a client that is silent for two to three heart
 give the lease to another process before this one has given it up."""
 
 _SINGLE = "x-single-active-consumer"
+_BLOCKED = "the broker blocks publishers, out of memory or disk"
+_SILENT = "the broker did not deliver a token in time"
 _FILL_EVERY = 60.0
 _MISSING_RETRY = 2.0
 _RELEASE_DEADLINE = 2.0
@@ -133,9 +134,9 @@ class Lease:
     async def run(self) -> None:
         """Compete for the lease until cancelled or released."""
         self._running = asyncio.current_task()
-        backoff = Backoff()
+        loop, backoff = asyncio.get_running_loop(), Backoff()
         while not self._releasing:
-            session = await self._link.session()
+            session, began = await self._link.session(), loop.time()
             pause = _MISSING_RETRY
             try:
                 if await self._there(session):
@@ -144,16 +145,18 @@ class Lease:
                     await term.begin()
                     await self._compete(term)
                 else:
-                    self._part.waiting(f"queue {self._queue.name!r} is missing: declare it")
+                    self._report(f"queue {self._queue.name!r} is missing: declare it")
                     log.warning("queue of a lease is missing", extra=self._fields(retry_in=pause))
             except ConnectionLost as error:
+                if loop.time() - began > STABLE_AFTER:
+                    backoff.reset()
                 if not session.gone:
                     pause = backoff.next()
                     self._failed(error, pause)
             finally:
                 await self._end_term()
             if session.gone:
-                self._part.waiting("the connection is lost")
+                self._report("the connection is lost")
                 await asyncio.wait([session.lost])
             else:
                 await asyncio.wait([session.lost], timeout=pause)
@@ -196,15 +199,17 @@ class Lease:
             BrokerRefused: The user may not publish to the queue.
             ConnectionLost: The channel or the session was lost.
         """
-        self._part.ready()
         while not term.ended.done():
             if term.active.done():
                 await self._take(term)
                 await asyncio.wait([term.ended], timeout=self._renewal)
                 continue
-            with suppress(TimeoutError):
+            try:
                 async with asyncio.timeout(RPC_DEADLINE):
                     await term.fill()
+                self._report()
+            except TimeoutError:
+                self._report(_BLOCKED if term.is_blocked else _SILENT)
             waiting: list[asyncio.Future[Any]] = [term.active, term.ended]
             await asyncio.wait(waiting, timeout=_FILL_EVERY, return_when=asyncio.FIRST_COMPLETED)
         raise term.ended.result()
@@ -218,16 +223,16 @@ class Lease:
                 number = await term.take(scheduled, after)
         except TimeoutError:
             if term.is_blocked:
-                self._part.waiting("the broker blocks publishers, out of memory or disk")
+                self._report(_BLOCKED)
             else:
-                term.end(ConnectionLost(f"no token came back within {RPC_DEADLINE:g} s"))
+                term.end(ConnectionLost(_SILENT))
             return None
         except ConnectionLost as error:
             term.end(error)
             return None
         if term.ended.done():
             return None
-        self._part.ready()
+        self._report()
         if not self.held:
             self.held = True
             self._acquired.set()
@@ -255,10 +260,20 @@ class Lease:
         log.error("task cannot compete for its lease", exc_info=error, extra=fields)
 
     def _not_ready(self, error: Exception) -> None:
-        if isinstance(error, BrokerRefused):
-            self._part.refused(str(error))
+        # A queue whose node is down comes back by itself.
+        refused = isinstance(error, BrokerRefused) and not isinstance(error, Unreachable)
+        self._report(str(error), refused=refused)
+
+    def _report(self, reason: str = "", *, refused: bool = False) -> None:
+        """Note how it is going, unless the process stops: it is ready if there is no reason."""
+        if self._part.state is State.STOPPING:
+            return
+        if not reason:
+            self._part.ready()
+        elif refused:
+            self._part.refused(reason)
         else:
-            self._part.waiting(str(error))
+            self._part.waiting(reason)
 
     def _fields(self, **more: object) -> dict[str, object]:
         return {"consumer": self._consumer, "queue": self._queue.name, **more}
