@@ -228,7 +228,7 @@ class PeriodicWire:
         for part in self._parts:
             part.stopping()
         await cancelled(self._loops)
-        await asyncio.gather(*(each.release() for each in self._timers if not each.calls))
+        await asyncio.gather(*(each.drained() for each in self._timers if not each.calls))
 
     async def drain(self) -> None:
         """Return once no call runs; another process may run a task whose calls have ended."""
@@ -301,24 +301,16 @@ class _Timer:
         """Wait for the calls that run, then let another process have the lease."""
         if self.calls:
             await asyncio.wait(self.calls)
-        await self.release()
-
-    async def release(self) -> None:
-        """Let another process have the lease."""
         if self._singleton is not None:
             await self._singleton.lease.release()
 
     async def _by_lease(self, singleton: Singleton) -> None:
         own = self._options
         heartbeat = self._context.settings.amqp[own.connection.casefold()].heartbeat
-        schedule = Schedule(own.every, partial(_following, own.cron or ""), heartbeat)
-        clock = partial(datetime.now, ZoneInfo(own.timezone))
-        async for run in singleton.runs(schedule, clock, self._until, self._has_room):
+        following, zone = partial(_following, own.cron or ""), ZoneInfo(own.timezone)
+        schedule = Schedule(own.every, following, zone, own.jitter, heartbeat)
+        async for run in singleton.runs(schedule, self._has_room):
             self._begin(run)
-
-    async def _until(self, due: datetime) -> None:
-        await sleep_until(due)
-        await asyncio.sleep(self._jitter())
 
     def _on_lost(self) -> None:
         """Cancel the calls at once: another process may begin with the next one."""

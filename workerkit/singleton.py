@@ -6,11 +6,12 @@ A run is due by the wall clocks of all processes, because each goes on where ano
 import asyncio
 import inspect
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+import random
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, tzinfo
 from functools import partial
 from typing import Annotated, Any
 
@@ -159,11 +160,15 @@ class Schedule:
     Attributes:
         every: Seconds between two runs; None for a crontab line.
         following: Returns the first time of the crontab line after another time.
+        zone: Of the crontab line.
+        jitter: Seconds that a run may begin later.
         heartbeat: Of the connection with the lease.
     """
 
     every: float | None
     following: Callable[[datetime], datetime]
+    zone: tzinfo
+    jitter: float
     heartbeat: float
 
     def next(self, last: float, now: datetime) -> datetime:
@@ -202,25 +207,19 @@ class Singleton:
         """Say whether this process runs it."""
         return "leader" if self.lease.held else "standby"
 
-    async def runs(
-        self,
-        schedule: Schedule,
-        clock: Callable[[], datetime],
-        until: Callable[[datetime], Awaitable[None]],
-        has_room: Callable[[], bool],
-    ) -> AsyncIterator[Run]:
+    async def runs(self, schedule: Schedule, has_room: Callable[[], bool]) -> AsyncIterator[Run]:
         """Yield a run when it is due, as long as this process has the lease.
 
         Args:
-            until: Waits for a time.
             has_room: Whether one more call may begin; if not, a time is left out.
         """
         left_out = 0.0
         while True:
             await self.lease.acquired()
             after = self.lease.last_scheduled
-            due = schedule.next(max(after, left_out), clock())
-            await until(due)
+            due = schedule.next(max(after, left_out), datetime.now(schedule.zone))
+            await sleep_until(due)
+            await asyncio.sleep(random.uniform(0.0, schedule.jitter))
             if not self.lease.held:
                 continue
             if not has_room():

@@ -28,7 +28,7 @@ def each_minute(after: datetime) -> datetime:
 
 
 def schedule(every: float | None) -> Schedule:
-    return Schedule(every, each_minute, HEARTBEAT)
+    return Schedule(every, each_minute, UTC, 0.0, HEARTBEAT)
 
 
 # Schedules
@@ -86,9 +86,11 @@ def test_fp2_a_crontab_line_goes_on_from_the_last_run(ago: float | None, ahead: 
 
 def test_fp2_a_crontab_time_long_past_is_not_made_up_for() -> None:
     """More than four heartbeats ago: the schedule goes on."""
-    daily = Schedule(
-        None, lambda after: after.replace(hour=3) + timedelta(days=after.hour >= 3), 15
-    )
+
+    def at_three(after: datetime) -> datetime:
+        return after.replace(hour=3, minute=0, second=0) + timedelta(days=after.hour >= 3)
+
+    daily = Schedule(None, at_three, UTC, 0.0, HEARTBEAT)
     last = (NOW - timedelta(days=1)).replace(hour=3, minute=0, second=0).timestamp()
 
     assert daily.next(last, NOW).day == NOW.day + 1
