@@ -190,8 +190,9 @@ class Schedule:
         if last:
             since = max(last, seconds - _MADE_UP_WITHIN * self.heartbeat)
             begin = datetime.fromtimestamp(min(since, seconds), now.tzinfo)
+        # By timestamps: in the hour that a clock is set back, times of day do not compare.
         next_due = self.following(begin)
-        while next_due <= now and (later := self.following(next_due)) <= now:
+        while (later := self.following(next_due)).timestamp() <= seconds:
             next_due = later
         return next_due
 
