@@ -28,7 +28,7 @@ FLOORS = {
     ),
     "F2 declared": "attributes options consumer",
     "F3 spine": "forking supervisor deadlines threads workers endpoint batch wire",
-    "F4 wires": "amqp|sse|http|periodic|embedded|metrics ops",
+    "F4 wires": "amqp|sse|http|embedded|metrics singleton periodic ops",
     "F5 assembly": (
         "container discovery variables faults certificates salvage environment entering plan"
         " assembly inventory"
@@ -44,7 +44,7 @@ ORDER = {
     " replies channel_numbers methods channel connection stalls link declaring confirms"
     " binding publishing_channels route outgoing publisher moving dead_letters retries"
     " queue_types topology preparation evidence browsing replaying safe_requeue settling"
-    " overdue handled inlet receiver subscription wire",
+    " overdue handled inlet receiver subscription tokens term lease wire",
     "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
     " wire scripted",
     "http": "request_ids problem shape text parameters request signature view returned schemas"

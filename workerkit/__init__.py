@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from workerkit.retry import RetryPolicy
     from workerkit.runner import Runner
     from workerkit.settings import WorkerSettings
+    from workerkit.singleton import Run
     from workerkit.sse.consumer import SSEConsumer
     from workerkit.sse.cursor import CursorStore
     from workerkit.sse.event import SSEEvent
@@ -79,6 +80,7 @@ __all__ = [
     "Reject",
     "Retry",
     "RetryPolicy",
+    "Run",
     "RunError",
     "Runner",
     "SSEConsumer",
@@ -118,6 +120,7 @@ _NAMES = {
     "retry": "RetryPolicy",
     "runner": "Runner",
     "settings": "WorkerSettings",
+    "singleton": "Run",
     "sse.consumer": "SSEConsumer",
     "sse.cursor": "CursorStore",
     "sse.event": "SSEEvent",

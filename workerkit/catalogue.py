@@ -41,6 +41,12 @@ CONSUMER_STATE = Metric(
     ("consumer", "state"),
     "1 for the state a consumer is in (starting, waiting, ready, stopping), 0 for the others",
 )
+LEADER = Metric(
+    "periodic_leader",
+    "gauge",
+    ("consumer",),
+    "1 where this process runs a task with singleton, 0 where another one does or none",
+)
 LAST_EVENT_AGE = Metric(
     "last_event_age_seconds",
     "gauge",
@@ -108,6 +114,7 @@ METRICS = (
     RETRIES,
     DEAD_LETTERS,
     CONSUMER_STATE,
+    LEADER,
     LAST_EVENT_AGE,
     READY,
     PUBLISHES,

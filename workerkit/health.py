@@ -78,12 +78,14 @@ class Health:
         parts: What it reads from.
         outside: Whether it needs something outside of this process.
         in_flight: Says how many calls of its `handle` run.
+        role: Says `leader` or `standby` of a consumer that one process of all runs; else "".
     """
 
     consumer: str
     parts: list[Part]
     outside: bool = True
     in_flight: Callable[[], int] = field(default=lambda: 0, repr=False)
+    role: Callable[[], str] = field(default=lambda: "", repr=False)
 
     @property
     def state(self) -> State:

@@ -31,6 +31,7 @@ from workerkit.catalogue import (
     HTTP_SECONDS,
     IN_FLIGHT,
     LAST_EVENT_AGE,
+    LEADER,
     LOOP_LAG,
     PUBLISH_SECONDS,
     PUBLISHES,
@@ -225,6 +226,10 @@ class Metrics:
             (each.consumer, state): float(each.state is state) for each in health for state in State
         }
         yield self._gathered(GaugeMetricFamily, CONSUMER_STATE, states)
+        leaders: dict[Labels, float] = {
+            (each.consumer,): float(role == "leader") for each in health if (role := each.role())
+        }
+        yield self._gathered(GaugeMetricFamily, LEADER, leaders)
         ages: dict[Labels, float] = {
             (each.consumer, part.source): now - part.last_event
             for each in health

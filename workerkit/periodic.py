@@ -3,9 +3,10 @@
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from time import perf_counter
 from typing import Annotated, ClassVar
 from zoneinfo import ZoneInfo, available_timezones
@@ -22,13 +23,22 @@ from workerkit.options import Concurrency, Options, Seconds, folded, matters_wit
 from workerkit.places import place
 from workerkit.retry import Retries, RetryPolicy, pause
 from workerkit.settings import WorkerSettings
-from workerkit.supervisor import cancelled, paused
+from workerkit.signature import Arguments, Resolve
+from workerkit.singleton import (
+    Run,
+    Schedule,
+    Singleton,
+    SingletonOptions,
+    Singletons,
+    resolving_run,
+    running_as,
+    sleep_until,
+)
+from workerkit.singleton import faults as singleton_faults
+from workerkit.supervisor import cancel, cancelled, paused
 from workerkit.wire import Context, Declared
 
 log = logging.getLogger(__name__)
-
-# A wall clock that is set, or a machine that slept, is noticed after this many seconds.
-_LONGEST_SLEEP = 30.0
 
 
 def _cron(expression: str) -> str:
@@ -49,7 +59,7 @@ def _zone(name: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PeriodicOptions(Options):
+class PeriodicOptions(SingletonOptions):
     """The options of a `PeriodicTask`.
 
     Attributes:
@@ -91,6 +101,9 @@ class PeriodicTask(Consumer, abstract=True):
 
     A call that raises is logged and counted, and the next one comes all the same. Calls do not
     overlap unless `concurrency` is higher than 1.
+
+    Every process that has the class runs it. With `singleton = True` one of them does, and the
+    others wait to take over; `handle` may then have a parameter of type `Run`.
     """
 
     options: ClassVar[type[Options]] = PeriodicOptions
@@ -99,6 +112,17 @@ class PeriodicTask(Consumer, abstract=True):
     cron: ClassVar[str | None]
     timezone: ClassVar[str]
     jitter: ClassVar[float]
+    singleton: ClassVar[bool | str]
+    connection: ClassVar[str]
+    vhost: ClassVar[str | None]
+
+    @classmethod
+    def signatures(
+        cls, options: Options | None, delivery: type[Delivery] | None, resolve: Resolve
+    ) -> Mapping[str, Arguments]:
+        """Read `handle`, in which a parameter of type `Run` is the run."""
+        is_singleton = options is None or bool(_periodic(options).singleton)
+        return super().signatures(options, delivery, resolving_run(resolve, is_singleton))
 
 
 class Tick(Delivery):
@@ -151,24 +175,33 @@ class PeriodicWire:
         self._loops: list[asyncio.Task[None]] = []
         self._parts: list[Part] = []
         self._stopping = asyncio.Event()
+        self._singletons = Singletons()
+        self._leases: dict[tuple[str, str, str], type[Consumer]] = {}
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
-        """A task has one schedule."""
+        """A task has one schedule, and a lease that no other task has."""
         options = _periodic(declared.options)
+        faults = list(singleton_faults(declared, options, settings, self._leases))
         if (options.every is None) == (options.cron is None):
             found = "neither" if options.every is None else "both"
             origins = (options.origins.get(name) for name in ("every", "cron"))
             at = " and ".join(filter(None, origins)) or place(declared.consumer)
-            return [f"{at}: set either every or cron; found {found}"]
-        return []
+            faults.append(f"{at}: set either every or cron; found {found}")
+        return faults
 
     def source(self, options: Options) -> str:
         """The schedule."""
         return _periodic(options).schedule
 
     def via(self, options: Options, settings: WorkerSettings) -> str:
-        """The clock whose time counts."""
-        return f"time zone {_periodic(options).timezone}"
+        """The clock whose time counts, and the broker with the lease."""
+        own = _periodic(options)
+        zone = f"time zone {own.timezone}"
+        if not own.singleton:
+            return zone
+        return (
+            f"{zone}, one process by {settings.amqp[own.connection.casefold()].display(own.vhost)}"
+        )
 
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
         """The endpoint of one task."""
@@ -188,13 +221,17 @@ class PeriodicWire:
         for endpoint in endpoints:
             timer = _Timer(endpoint, _periodic(endpoint.options), context, self._pause)
             self._timers.append(timer)
+            part = Part(context.changed)
+            self._parts.append(part)
+            singleton = timer.compete(self._singletons, part)
+            if singleton is None:
+                part.ready()
             if not self._by_hand:
                 self._loops.append(context.keep(timer.run(), f"{endpoint.name} timer"))
-            part = Part(context.changed)
-            part.ready()
-            self._parts.append(part)
-            name, in_flight = endpoint.name, timer.in_flight
-            health.append(Health(name, [part], outside=False, in_flight=in_flight))
+            made = Health(endpoint.name, [part], outside=False, in_flight=timer.in_flight)
+            if singleton is not None:
+                made.outside, made.role = True, singleton.role
+            health.append(made)
         return health
 
     async def tick(self, name: str) -> None:
@@ -215,23 +252,24 @@ class PeriodicWire:
         for part in self._parts:
             part.stopping()
         await cancelled(self._loops)
+        await asyncio.gather(*(each.drained() for each in self._timers if not each.calls))
 
     async def drain(self) -> None:
-        """Return once no call runs."""
-        for timer in self._timers:
-            if timer.calls:
-                await asyncio.wait(timer.calls)
+        """Return once no call runs; another process may run a task whose calls have ended."""
+        await asyncio.gather(*(each.drained() for each in self._timers))
 
     async def cancel(self) -> None:
         """Cancel the calls that still run, and wait for them."""
         await cancelled([call for timer in self._timers for call in timer.calls])
+        await self.drain()
 
     def busy(self) -> list[str]:
         """Tasks with calls that still run."""
         return [timer.endpoint.name for timer in self._timers if timer.calls]
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Close the connections of leases."""
+        await self._singletons.close()
 
     async def _pause(self, seconds: float) -> bool:
         return await paused(0.0 if self._by_hand else seconds, self._stopping)
@@ -252,10 +290,21 @@ class _Timer:
         self._options = options
         self._context = context
         self._pause = pause
+        self._singleton: Singleton | None = None
+
+    def compete(self, singletons: Singletons, part: Part) -> Singleton | None:
+        """Compete for the lease of the task, if it has one."""
+        if self._options.singleton:
+            self._singleton = singletons.add(
+                self.endpoint, self._options, self._context, part, self._on_lost
+            )
+        return self._singleton
 
     async def run(self) -> None:
         """Call when it is time, until cancelled."""
-        if self._options.cron is not None:
+        if self._singleton is not None:
+            await self._by_lease(self._singleton)
+        elif self._options.cron is not None:
             await self._by_cron(self._options.cron)
         elif self._options.every is not None:
             await self._by_grid(self._options.every)
@@ -265,8 +314,37 @@ class _Timer:
         return len(self.calls)
 
     async def tick(self) -> None:
-        """Call it once, whatever the clock says."""
-        await self._handle(datetime.now(UTC))
+        """Call it once, whatever the clock says.
+
+        Raises:
+            NotHeld: Another process has the lease.
+        """
+        run = await self._singleton.run_now() if self._singleton else None
+        await self._handle(datetime.now(UTC), run)
+
+    async def drained(self) -> None:
+        """Wait for the calls that run, then let another process have the lease."""
+        if self.calls:
+            await asyncio.wait(self.calls)
+        if self._singleton is not None:
+            await self._singleton.lease.release()
+
+    async def _by_lease(self, singleton: Singleton) -> None:
+        own = self._options
+        heartbeat = self._context.settings.amqp[own.connection.casefold()].heartbeat
+        following, zone = partial(_following, own.cron or ""), ZoneInfo(own.timezone)
+        schedule = Schedule(own.every, following, zone, own.jitter, heartbeat)
+        async for run in singleton.runs(schedule, self._has_room):
+            self._begin(run.scheduled, run)
+
+    def _on_lost(self) -> None:
+        """Cancel the calls at once: another process may begin with the next one."""
+        if not self.calls:
+            return
+        fields = {"consumer": self.endpoint.name, "calls": len(self.calls)}
+        log.warning("lease lost: cancelling the runs that have begun", extra=fields)
+        for call in self.calls:
+            cancel(call)
 
     async def _by_grid(self, every: float) -> None:
         loop = asyncio.get_running_loop()
@@ -283,7 +361,7 @@ class _Timer:
         last = datetime.now(zone)
         while True:
             due: datetime = croniter(expression, last).get_next(datetime)
-            await _sleep_until(due)
+            await sleep_until(due)
             await asyncio.sleep(self._jitter())
             self._call(due)
             last = max(due, datetime.now(zone))
@@ -292,28 +370,36 @@ class _Timer:
         return random.uniform(0.0, self._options.jitter)
 
     def _call(self, scheduled: datetime) -> None:
-        if len(self.calls) >= self._options.concurrency:
-            log.warning(
-                "previous run still in progress: this one is skipped",
-                extra={"consumer": self.endpoint.name, "scheduled": _in_utc(scheduled)},
-            )
-            return
-        call = self._context.keep(self._handle(scheduled), f"{self.endpoint.name} call")
+        if self._has_room(scheduled):
+            self._begin(scheduled)
+
+    def _has_room(self, scheduled: datetime) -> bool:
+        if len(self.calls) < self._options.concurrency:
+            return True
+        log.warning(
+            "previous run still in progress: this one is skipped",
+            extra={"consumer": self.endpoint.name, "scheduled": _in_utc(scheduled)},
+        )
+        return False
+
+    def _begin(self, scheduled: datetime, run: Run | None = None) -> None:
+        call = self._context.keep(self._handle(scheduled, run), f"{self.endpoint.name} call")
         self.calls.add(call)
         call.add_done_callback(self.calls.discard)
 
-    async def _handle(self, scheduled: datetime) -> None:
+    async def _handle(self, scheduled: datetime, run: Run | None) -> None:
         tick = Tick(self.endpoint.name, scheduled)
-        outcome = await self._try(tick)
+        outcome = await self._try(tick, run)
         while outcome.action is Action.RETRY:
             if not await self._pause(pause(outcome, self._options.retry)):
                 return
             tick.again()
-            outcome = await self._try(tick)
+            outcome = await self._try(tick, run)
 
-    async def _try(self, tick: Tick) -> Outcome:
+    async def _try(self, tick: Tick, run: Run | None) -> Outcome:
         began = perf_counter()
-        outcome = await self.endpoint.process(tick)
+        with running_as(run):
+            outcome = await self.endpoint.process(tick)
         seconds = perf_counter() - began
         # There is no queue that a call could be put aside to.
         action = Action.REJECT if outcome.action is Action.DEAD_LETTER else outcome.action
@@ -328,11 +414,10 @@ def _in_utc(moment: datetime) -> str:
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-async def _sleep_until(due: datetime) -> None:
-    left = (due - datetime.now(UTC)).total_seconds()
-    while left > 0:
-        await asyncio.sleep(min(left, _LONGEST_SLEEP))
-        left = (due - datetime.now(UTC)).total_seconds()
+def _following(expression: str, after: datetime) -> datetime:
+    """Return the first time of a crontab line after another time."""
+    due: datetime = croniter(expression, after).get_next(datetime)
+    return due
 
 
 def _periodic(options: Options) -> PeriodicOptions:

@@ -131,12 +131,15 @@ async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) 
     try:
         async with Deadline(seconds):
             return await awaitable
-    except TimeoutError as error:
-        raise otherwise from error
-    except asyncio.CancelledError as error:
+    except BaseException as error:
         if task.cancelling() > before:
-            raise
-        raise otherwise from error
+            if isinstance(error, asyncio.CancelledError):
+                raise
+            # aiormq raises the loss of the connection instead, if both happen in the same turn.
+            raise asyncio.CancelledError from error
+        if isinstance(error, TimeoutError | asyncio.CancelledError):
+            raise otherwise from error
+        raise
 
 
 async def paused(seconds: float, stopping: asyncio.Event) -> bool:

@@ -3,7 +3,7 @@
 from pamqp.commands import Basic, Queue
 
 from tests.contract.line import CAPABILITIES
-from tests.contract.peer import refused
+from tests.contract.peer import Channel, refused
 from tests.contract.site import Row, Site
 
 
@@ -240,6 +240,59 @@ async def the_next_active_consumer_gets_what_was_left(site: Site) -> object:
     return early, [(message.body, message.method.redelivered) for message in messages]
 
 
+async def a_lost_active_consumer_hands_over(site: Site) -> object:
+    """The next one in order gets what the lost one held, then the one after that."""
+    first, second, third = [await site.channel() for _ in range(3)]
+    await first.declare("q", x_single_active_consumer=True)
+    return await hand_over(first, second, third)
+
+
+async def hand_over(first: Channel, second: Channel, third: Channel) -> object:
+    """Three connections that consume `q`; the active one is lost, and then the next."""
+    for channel in (first, second, third):
+        await channel.consume("q", "c")
+    first.publish("q", b"1", b"2")
+    await first.bodies(2)
+    first.peer.drop()
+    found = [await second.message() for _ in range(2)]
+    second.ack(found[0].tag)
+    await second.settled("q")
+    early = third.waiting()
+    second.peer.drop()
+    found.append(await third.message())
+    third.publish("q", b"3")
+    found.append(await third.message())
+    return early, [(each.body, each.method.redelivered) for each in found]
+
+
+async def a_cancelled_active_consumer_keeps_what_it_holds(site: Site) -> object:
+    """Its successor gets new messages only, until the channel of the first one closes."""
+    first, second = await site.channel(), await site.channel()
+    await first.declare("q", x_single_active_consumer=True)
+    await first.consume("q", "a")
+    await second.consume("q", "b")
+    first.publish("q", b"1")
+    await first.message()
+    await first.cancel("a")
+    first.publish("q", b"2")
+    new = (await second.message()).body
+    await first.close()
+    return new, (await second.message()).body
+
+
+async def a_waiting_consumer_that_ends_is_passed_over(site: Site) -> object:
+    """The active one goes on, and hands over to the one that still waits."""
+    first, second, third = [await site.channel() for _ in range(3)]
+    await first.declare("q", x_single_active_consumer=True)
+    for channel in (first, second, third):
+        await channel.consume("q", "c")
+    await second.cancel("c")
+    first.publish("q", b"1")
+    bodies = [(await first.message()).body]
+    await first.close()
+    return [*bodies, (await third.message()).body]
+
+
 async def an_active_consumer_that_is_full_stays_the_only_one(site: Site) -> object:
     """Prefetch does not hand a queue over."""
     channel = await site.channel()
@@ -313,6 +366,12 @@ ROWS = [
         the_next_active_consumer_gets_what_was_left,
         ([], [(b"1", True), (b"2", True), (b"3", True)]),
     ),
+    Row(
+        a_lost_active_consumer_hands_over,
+        ([], [(b"1", True), (b"2", True), (b"2", True), (b"3", False)]),
+    ),
+    Row(a_cancelled_active_consumer_keeps_what_it_holds, (b"2", b"1")),
+    Row(a_waiting_consumer_that_ends_is_passed_over, [b"1", b"1"]),
     Row(an_active_consumer_that_is_full_stays_the_only_one, ("a", [], "a")),
     Row(
         an_exclusive_consumer_cannot_be_a_single_active_one,

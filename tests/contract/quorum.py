@@ -4,6 +4,7 @@ from typing import Any
 
 from pamqp.commands import Basic
 
+from tests.contract.consuming import hand_over
 from tests.contract.peer import Channel, refused
 from tests.contract.site import Row, Site
 
@@ -168,7 +169,18 @@ async def one_active_consumer_of_a_quorum_queue(site: Site) -> object:
     return tags
 
 
+async def a_lost_active_consumer_of_a_quorum_queue_hands_over(site: Site) -> object:
+    """The next one in order gets what the lost one held, then the one after that."""
+    first = await site.channel()  # Without confirms, which would come among the messages.
+    await first.declare("q", durable=True, x_queue_type="quorum", x_single_active_consumer=True)
+    return await hand_over(first, await site.channel(), await site.channel())
+
+
 ROWS = [
+    Row(
+        a_lost_active_consumer_of_a_quorum_queue_hands_over,
+        ([], [(b"1", True), (b"2", True), (b"2", True), (b"3", False)]),
+    ),
     Row(
         returns_are_counted,
         ([(0, False), (1, True), (2, True)], {}),

@@ -460,7 +460,7 @@ def test_a_fault_of_a_list_names_its_variable(
 
 def test_everything_that_is_collected_is_declared() -> None:
     """Names, kinds and labels are those of the catalogue, and nothing of it is missing."""
-    readiness = Readiness([Health("A", [Part(last_event=0.0)])])
+    readiness = Readiness([Health("A", [Part(last_event=0.0)], role=lambda: "leader")])
     metrics = made(readiness, age=True)
     message = fake_message(b"x", timestamp=datetime.now(UTC))
 

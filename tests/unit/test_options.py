@@ -264,7 +264,7 @@ PAGES = Path(__file__).parents[2] / "docs"
         (AMQPConsumer, "consumers.md"),
         (SSEConsumer, "sse.md"),
         (HTTPView, "http.md"),
-        (PeriodicTask, "consumers.md"),
+        (PeriodicTask, "periodic.md"),
     ],
 )
 def test_every_option_is_documented(kind: type[Consumer], page: str) -> None:

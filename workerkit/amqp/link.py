@@ -38,6 +38,7 @@ class Link:
         settings: Asked anew at each attempt, as passwords and certificates change.
         role: What it is for; shown by the broker's management.
         observers: Told of each attempt, and of each loss.
+        silence: Heartbeats without a byte from the broker after which the connection is dropped.
     """
 
     def __init__(
@@ -47,8 +48,10 @@ class Link:
         vhost: str | None,
         role: str,
         observers: Sequence[Observer] = (),
+        silence: float = _LOST_AFTER_HEARTBEATS,
     ) -> None:
         self.name = name
+        self._silence = silence
         self.followers: list[Follower] = []
         self._read_settings = settings
         self._settings = settings()
@@ -143,7 +146,7 @@ class Link:
         A frame or a message that the broker does not finish closes it as well.
         """
         loop = asyncio.get_running_loop()
-        limit = self._settings.heartbeat * _LOST_AFTER_HEARTBEATS
+        limit = self._settings.heartbeat * self._silence
         stalls = StallDetector(limit)
         while not session.lost.done():
             silent = loop.time() - session.protocol.last_read

@@ -56,6 +56,8 @@ def _consumers(readiness: Readiness) -> dict[str, dict[str, Any]]:
 
 def _consumer(health: Health) -> dict[str, Any]:
     said: dict[str, Any] = {"state": health.state.value, "reason": health.reason}
+    if role := health.role():
+        said["role"] = role
     if streams := {part.source: told for part in health.parts if (told := part.told())}:
         said["streams"] = streams
     return said

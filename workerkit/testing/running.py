@@ -11,6 +11,7 @@ from pydantic import SecretStr
 from yarl import URL
 
 from workerkit.amqp.consumer import AMQPOptions
+from workerkit.amqp.lease import QUEUE_PREFIX
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
 from workerkit.amqp.wire import AMQPWire
@@ -29,6 +30,7 @@ from workerkit.places import said
 from workerkit.runner import Runner
 from workerkit.sections import HTTPSettings
 from workerkit.settings import WorkerSettings
+from workerkit.singleton import SingletonOptions
 from workerkit.sse.wire import SSEWire
 from workerkit.supervisor import cancelled
 from workerkit.testing.records import Record
@@ -211,10 +213,12 @@ class Application:
         return queue.consumers > 0 or (vhost, queue.name) in self._read
 
     def _queues(self) -> list[tuple[str, QueueSnapshot]]:
+        """The queues of messages; in that of a lease there is always one."""
         return [
             (vhost, self.broker.queue(name, vhost))
             for vhost in self._vhosts
             for name in self.broker.queues(vhost)
+            if not name.startswith(QUEUE_PREFIX)
         ]
 
 
@@ -286,7 +290,7 @@ async def running(
             if getattr(container.providers["publisher"](), "connects", False):
                 put("publisher", Publisher())
             assembly = runner.assemble()
-            vhosts = _add_vhosts(broker, settings, _queues_read(assembly))
+            vhosts = _add_vhosts(broker, assembly, settings)
             application = Application(runner, broker, wires, vhosts, assembly)
             put("observers", [*container.providers["observers"](), application._observe])
             async with runner.running():
@@ -338,12 +342,14 @@ def _listed(names: Sequence[str]) -> str:
     return ", ".join(names) or "nothing"
 
 
-def _add_vhosts(
-    broker: EmbeddedBroker, settings: WorkerSettings, read: set[tuple[str, str]]
-) -> set[str]:
+def _add_vhosts(broker: EmbeddedBroker, assembly: Assembly, settings: WorkerSettings) -> set[str]:
     """Have every virtual host that somebody names; all of them."""
     vhosts = {"/", *(each.vhost_name() for each in settings.amqp.values())}
-    vhosts |= {vhost for vhost, _ in read}
+    vhosts |= {
+        assembly.settings.amqp[each.connection.casefold()].vhost_name(each.vhost)
+        for each in (declared.options for declared in assembly.declared)
+        if isinstance(each, AMQPOptions | SingletonOptions)
+    }
     for vhost in vhosts - {"/"}:
         broker.add_vhost(vhost)
     return vhosts

@@ -1,0 +1,85 @@
+"""FR6. A process that stops in the same moment in which a connection is lost still stops."""
+
+import asyncio
+
+import pytest
+
+from tests.application import running
+from tests.consumers import collector
+from tests.names import LOOPS, run
+from tests.proxy import DECLARE_OK, QOS_OK, Proxy
+from tests.rabbit import PrivateRabbit
+from tests.scripted import Do, Script, Scripted, login
+from tests.waiting import eventually
+from workerkit.observe import Connection
+from workerkit.supervisor import within
+
+TURNS = 60
+
+
+class Watcher:
+    """An observer that says when a connection was made."""
+
+    def __init__(self) -> None:
+        self.made = asyncio.Event()
+
+    def __call__(self, record: object) -> None:
+        """Nothing is delivered here."""
+
+    def connected(self, record: Connection) -> None:
+        """Note it."""
+        self.made.set()
+
+
+@pytest.mark.parametrize("loop", sorted(LOOPS))
+@pytest.mark.parametrize("end", [Do.CLOSE, Do.RESET], ids=["closes", "resets"])
+def test_fr6_a_stop_beside_a_lost_connection_ends(loop: str, end: Do) -> None:
+    """Whichever turn of the event loop it falls into: cancelling is never mistaken for a loss."""
+    script: Script = [*login(), end]
+
+    async def main() -> None:
+        async with Scripted(lambda number: script) as odd:
+            for turns in range(TURNS):
+                consumer, _ = collector("bad", name="Bad")
+                watcher = Watcher()
+                async with running(odd.url, consumer, recorder=watcher, ready=False):  # type: ignore[arg-type]
+                    await asyncio.wait_for(watcher.made.wait(), 30.0)
+                    for _ in range(turns):
+                        await asyncio.sleep(0)
+
+    run(loop, main, {})
+
+
+async def test_fr6_a_library_that_turns_a_cancellation_into_an_error_is_cancelled() -> None:
+    """As aiormq does when the connection is lost in the same turn: the task ends all the same."""
+    begun = asyncio.Event()
+
+    async def converts() -> None:
+        begun.set()
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError as error:
+            raise ConnectionError("lost") from error
+
+    task = asyncio.create_task(within(30.0, converts(), OSError("late")))
+    await begun.wait()
+    task.cancel()
+    await asyncio.wait([task])
+
+    assert task.cancelled()
+
+
+@pytest.mark.parametrize("lost", [DECLARE_OK, QOS_OK], ids=["declare", "qos"])
+async def test_fr6_a_stop_does_not_wait_for_an_answer_that_is_lost(
+    rabbit: PrivateRabbit, url: str, lost: tuple[int, int]
+) -> None:
+    """A consumer that is just being set up is given up at once, and its connection closed."""
+    consumer, _ = collector("orders", name="Orders")
+    async with Proxy("127.0.0.1", rabbit.port, amqp=True) as proxy:
+        proxy.swallow(lost)
+        async with running(proxy.url(url), consumer, ready=False):
+            await eventually(lambda: proxy.swallowed == [lost])
+            for _ in range(TURNS):
+                await asyncio.sleep(0)
+            # From now on nothing is answered, and nobody is told that the connection is lost.
+            proxy.freeze()
