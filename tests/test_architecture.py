@@ -40,8 +40,8 @@ ORDER = {
     " publishing_channels route outgoing publisher moving dead_letters retries queue_types"
     " topology evidence browsing replaying safe_requeue settling overdue handled inlet"
     " receiver subscription wire",
-    "sse": "event stream consumer reading source cursor bookmark progress receiver subscription"
-    " wire scripted",
+    "sse": "event stream consumer reading request redirects cookies decoding source cursor bookmark"
+    " progress receiver subscription wire scripted",
     "http": "request_ids problem shape text parameters request signature view returned schemas"
     " openapi page answer sending shortcuts connection entrance server receiver wire watched"
     " client",

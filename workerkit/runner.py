@@ -18,7 +18,7 @@ from workerkit.assembly import Assembly, assemble
 from workerkit.consumer import Consumer
 from workerkit.errors import RunError, StartError
 from workerkit.faults import Faults
-from workerkit.health import Health, State, hopeless
+from workerkit.health import Health, hopeless
 from workerkit.metrics import Metrics
 from workerkit.ops.server import OpsServer
 from workerkit.places import said
@@ -79,11 +79,7 @@ class Runner:
     @property
     def ready(self) -> bool:
         """Whether every consumer receives what it should."""
-        return (
-            bool(self.health)
-            and not self.crashed
-            and all(each.state is State.READY for each in self.health)
-        )
+        return bool(self.health) and not self.crashed and all(each.is_ready for each in self.health)
 
     @property
     def metrics(self) -> Metrics | None:

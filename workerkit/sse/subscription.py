@@ -18,7 +18,8 @@ from workerkit.places import in_a_line, said
 from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEConsumer, SSEOptions
 from workerkit.sse.receiver import Receiver
-from workerkit.sse.source import Request, Source
+from workerkit.sse.request import Request
+from workerkit.sse.source import Source
 from workerkit.sse.stream import Parser
 from workerkit.supervisor import Backoff, guarded, within
 from workerkit.wire import Hook
