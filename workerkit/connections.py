@@ -35,6 +35,7 @@ Port = Annotated[int, Field(ge=1, le=65_535)]
 Declare = Annotated[Literal["missing", "always", "never"], BeforeValidator(lower)]
 DefaultType = Annotated[Literal["quorum", "classic"], BeforeValidator(lower)]
 Auth = Annotated[Literal["plain", "external"], BeforeValidator(lower)]
+CorruptCursors = Annotated[Literal["set-aside", "wait"], BeforeValidator(lower)]
 Redirects = Annotated[Literal["any", "same-origin", "none"], BeforeValidator(lower)]
 
 

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
@@ -117,6 +117,14 @@ class Wire(Protocol):
 
         With handlers that still run, connections are dropped and not closed.
         """
+
+
+@runtime_checkable
+class Warns(Protocol):
+    """A wire that can also say what is allowed and may not be meant."""
+
+    def warnings(self, declared: Declared) -> list[str]:
+        """What `workerkit check` warns of, one sentence each."""
 
 
 class Hook:

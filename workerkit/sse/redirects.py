@@ -25,6 +25,7 @@ class Hop:
     Attributes:
         trusted: Whether it gets the headers, the cookies and the certificate that are configured.
             Once a redirect has led elsewhere, none of the next requests gets them.
+        home: Whether it goes to the origin that is configured, which alone gets cookies.
     """
 
     method: str
@@ -32,6 +33,7 @@ class Hop:
     headers: Mapping[str, str] = field(repr=False)
     json: Any = field(repr=False)
     trusted: bool = True
+    home: bool = True
 
     @property
     def origin(self) -> str:
@@ -79,7 +81,8 @@ def next_hop(request: Request, hop: Hop, status: int, location: str | None) -> H
     )
     keeps = status in _SAME_METHOD or (hop.method not in ("GET", "POST") and status != 303)
     method, json = (hop.method, hop.json) if keeps else ("GET", None)
-    return Hop(method, url, hop.headers if trusted else {}, json, trusted)
+    home = trusted and url.origin() == request.url.origin()
+    return Hop(method, url, hop.headers if trusted else {}, json, trusted, home)
 
 
 def check_hop(request: Request, hop: Hop, following: Hop) -> Redirect | None:

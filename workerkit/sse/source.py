@@ -93,7 +93,7 @@ class Source(EventSource):
         self._redirected = redirected
         self._decoder: Decoder | None = None
         self._protocol: Any = None
-        self._cut = False
+        self._cut = ""
         self._turn = perf_counter()
         self.parser = parser
         self.over = False
@@ -144,8 +144,7 @@ class Source(EventSource):
             chunk = await self._chunk(self._response)
             if not chunk:
                 if self._cut:
-                    why = self._malformed() or "the connection was closed in the middle"
-                    raise ConnectionLost(f"{self._request}: {why}")
+                    raise ConnectionLost(f"{self._request}: {self._cut}")
                 raise StopAsyncIteration
         else:
             chunk = b""
@@ -187,7 +186,7 @@ class Source(EventSource):
             closed.exception()  # Retrieved; whoever reads from the body gets it as well.
         if not content.is_eof() and content.exception() is None:
             # What has come before is read first.
-            self._cut = True
+            self._cut = self._malformed() or "the connection was closed in the middle"
             content.feed_eof()
 
     def _malformed(self) -> str:
@@ -205,7 +204,7 @@ class Source(EventSource):
         hop = first_hop(self._request)
         for _ in range(MOST_REDIRECTS + 1):
             response = await self._send(hop)
-            if hop.trusted and hop.origin == str(self._request.url.origin()):
+            if hop.home:
                 self._keep_cookies(response)
             if not is_redirect(response.status):
                 return response
@@ -235,7 +234,7 @@ class Source(EventSource):
                 headers=headers,
                 json=hop.json,
                 ssl=(request.tls if hop.trusted else request.tls_elsewhere) or True,
-                server_hostname=request.server_name if hop.trusted else None,
+                server_hostname=request.server_name if hop.home else None,
                 proxy=proxy,
                 allow_redirects=False,
             )
@@ -264,7 +263,7 @@ class Source(EventSource):
         headers.setdefault("Accept-Encoding", ACCEPTED)
         if self.parser.last_event_id and is_sendable(self.parser.last_event_id):
             headers["Last-Event-ID"] = self.parser.last_event_id
-        if hop.trusted and hop.origin == str(self._request.url.origin()):
+        if hop.home:
             own = headers.pop("Cookie", "")
             if cookies := "; ".join(filter(None, (own, self._cookies.header(hop.url)))):
                 headers["Cookie"] = cookies
