@@ -50,6 +50,7 @@ async def consuming(
     cursors: object = None,
     directory: Path | None = None,
     grace: float = 5.0,
+    more: dict[str, dict[str, Any]] | None = None,
     **connection: Any,
 ) -> AsyncIterator[Runner]:
     """Run *consumers* of *server* inside the block, ready unless told otherwise.
@@ -58,10 +59,11 @@ async def consuming(
         cursors: A store, instead of the container's.
         directory: For cursors in files.
         grace: Seconds for handlers to end.
+        more: Other servers of the settings, by name.
         connection: Of the settings, such as `idle_timeout`.
     """
     url = server if isinstance(server, str) else server.url
-    sse = {"server": {"url": url, **connection}}
+    sse = {"server": {"url": url, **connection}, **(more or {})}
     container = container_of(
         "amqp://nobody", recorder, sse=sse, cursors=directory, shutdown_grace=grace
     )

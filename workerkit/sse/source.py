@@ -44,15 +44,15 @@ _CHUNK = 16 * 1024
 _LONG_TURN = 0.001
 _LONGEST_TYPE = 60
 
+_CUT = "the connection was closed in the middle of the stream"
+
 _QUOTATION = re.compile("b?['\"]")
-_HARMLESS = re.compile("[A-Za-z0-9 ,:/-]{1,100}")
+_HARMLESS = re.compile("[A-Za-z0-9 ,.:/-]{1,100}")
 
 # Mistakes of whoever configured it, which no second try mends.
 _TLS = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError, ssl.SSLError)
 
-# Their texts have addresses and system errors; those of others have whole URLs, or what the server
-# wrote.
-_PLAIN = (aiohttp.ClientOSError, aiohttp.ServerConnectionError, OSError)
+_CLOSED = "the server closed the connection without an answer"
 
 
 class Source(EventSource):
@@ -164,8 +164,10 @@ class Source(EventSource):
                 return await response.content.read(_CHUNK)
         except TimeoutError:
             raise ConnectionLost(f"{self._request}: nothing came for {idle:g} s") from None
-        except _PLAIN as error:
+        except OSError as error:
             raise ConnectionLost(f"{self._request}: {said(error)}") from error
+        except aiohttp.ClientPayloadError:
+            raise ConnectionLost(f"{self._request}: {self._malformed() or _CUT}") from None
         except Exception as error:
             raise ConnectionLost(f"{self._request}: {self._malformed() or _named(error)}") from None
 
@@ -186,7 +188,7 @@ class Source(EventSource):
             closed.exception()  # Retrieved; whoever reads from the body gets it as well.
         if not content.is_eof() and content.exception() is None:
             # What has come before is read first.
-            self._cut = self._malformed() or "the connection was closed in the middle"
+            self._cut = self._malformed() or _CUT
             content.feed_eof()
 
     def _malformed(self) -> str:
@@ -245,7 +247,11 @@ class Source(EventSource):
         except aiohttp.ClientHttpProxyError as error:
             text = f"{request}: the proxy answered {_status(error.status)}"
             raise StreamRefused(text, error.status) from None
-        except _PLAIN as error:
+        except aiohttp.ServerDisconnectedError:
+            # Its text may have the head of the answer in it.
+            raise ConnectionLost(f"{request}: {_CLOSED}") from None
+        except OSError as error:
+            # Addresses and errors of the system; texts of others have what the server wrote.
             raise ConnectionLost(f"{request}: {said(error)}") from error
         except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as error:
             raise ConnectionLost(f"{request}: {_named(error)}") from None
