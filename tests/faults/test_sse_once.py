@@ -25,7 +25,7 @@ from workerkit.readiness import Readiness
 from workerkit.sse.scripted import SSEServer
 from workerkit.testing import sse_server
 
-POST = {"json": {"prompt": "hello"}}
+POST: dict[str, Any] = {"json": {"prompt": "hello"}}
 
 
 def has_ended(runner: Runner) -> bool:
@@ -301,9 +301,12 @@ async def test_fe1_a_process_whose_streams_have_ended_keeps_running(tmp_path: Pa
                         print("got", data, flush=True)
             """,
         )
-        ops = {"WORKERKIT_OPS__ENABLED": "true", "WORKERKIT_OPS__PORT": str(port)}
-        done = {"WORKERKIT_CONSUMERS__ANSWER__DONE": "[DONE]"}
-        async with running(package, cwd=tmp_path, **ops, **done) as application:
+        variables: dict[str, Any] = {
+            "WORKERKIT_OPS__ENABLED": "true",
+            "WORKERKIT_OPS__PORT": str(port),
+            "WORKERKIT_CONSUMERS__ANSWER__DONE": "[DONE]",
+        }
+        async with running(package, cwd=tmp_path, **variables) as application:
             await application.says("stream has ended")
             await application.says("got a")
             arguments = ["ready", "--port", str(port), "--timeout", "30"]

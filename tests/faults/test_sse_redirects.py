@@ -23,7 +23,7 @@ from workerkit.sse.redirects import Hop, check_hop, first_hop, next_hop
 from workerkit.sse.request import Request
 from workerkit.testing import sse_server
 
-SECRETS = {
+SECRETS: dict[str, Any] = {
     "headers": {"X-Api-Key": "s3cret-key", "Cookie": "session=s3cret-cookie"},
     "token": "s3cret-token",
 }

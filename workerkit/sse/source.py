@@ -40,8 +40,9 @@ _EVENT_STREAM = "text/event-stream"
 _NO_CONTENT = 204
 # More at a time costs more for each event: what a chunk becomes no longer fits the caches.
 _CHUNK = 16 * 1024
-# Seconds; a chunk of the worst kind takes about 5 ms.
+# Seconds, and bytes; a chunk of the worst kind takes about 5 ms.
 _LONG_TURN = 0.001
+_MOST_PARSED = 4 * _CHUNK
 _LONGEST_TYPE = 60
 
 _CUT = "the connection was closed in the middle of the stream"
@@ -61,7 +62,7 @@ class Source(EventSource):
     Of the base class remain the life cycle and its states. Iterating gives the events that each
     chunk completed, as a list, which may be empty: a comment is a sign of life. It ends where the
     server ends the stream; whoever reads it decides when to connect again, and as what. Other
-    tasks get their turn at least every 16 kB, also while a body is decompressed.
+    tasks get their turn at least every 64 kB, also while a body is decompressed.
 
     Args:
         parser: Begins with the id to resume behind.
@@ -95,6 +96,7 @@ class Source(EventSource):
         self._protocol: Any = None
         self._cut = ""
         self._turn = perf_counter()
+        self._parsed = 0
         self.parser = parser
         self.over = False
 
@@ -136,9 +138,9 @@ class Source(EventSource):
     async def __anext__(self) -> list[SSEEvent[Any]]:
         if self._response is None or self._ready_state == READY_STATE_CLOSED:
             raise StopAsyncIteration
-        if perf_counter() - self._turn > _LONG_TURN:
+        if self._parsed >= _MOST_PARSED or perf_counter() - self._turn > _LONG_TURN:
             await asyncio.sleep(0)
-            self._turn = perf_counter()
+            self._turn, self._parsed = perf_counter(), 0
         decoder = self._decoder
         if decoder is None or not decoder.has_more:
             chunk = await self._chunk(self._response)
@@ -154,6 +156,7 @@ class Source(EventSource):
             except zlib.error:
                 text = f"{self._request}: the body cannot be decompressed"
                 raise ConnectionLost(text) from None
+        self._parsed += len(chunk)
         return self.parser.feed(chunk)
 
     async def _chunk(self, response: aiohttp.ClientResponse) -> bytes:
