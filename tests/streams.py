@@ -49,6 +49,7 @@ async def consuming(
     ready: bool = True,
     cursors: object = None,
     directory: Path | None = None,
+    corrupt: str = "set-aside",
     grace: float = 5.0,
     more: dict[str, dict[str, Any]] | None = None,
     **connection: Any,
@@ -58,6 +59,7 @@ async def consuming(
     Args:
         cursors: A store, instead of the container's.
         directory: For cursors in files.
+        corrupt: What is done with a file that holds no cursor.
         grace: Seconds for handlers to end.
         more: Other servers of the settings, by name.
         connection: Of the settings, such as `idle_timeout`.
@@ -65,7 +67,12 @@ async def consuming(
     url = server if isinstance(server, str) else server.url
     sse = {"server": {"url": url, **connection}, **(more or {})}
     container = container_of(
-        "amqp://nobody", recorder, sse=sse, cursors=directory, shutdown_grace=grace
+        "amqp://nobody",
+        recorder,
+        sse=sse,
+        cursors=directory,
+        cursors_corrupt=corrupt,
+        shutdown_grace=grace,
     )
     if cursors is not None:
         container.cursors.override(providers.Object(cursors))

@@ -53,7 +53,8 @@ class Request:
     trust_env: bool = False
 
     def __str__(self) -> str:
-        return f"{self.method} {self.display}"
+        text = f"{self.method} {self.display}"
+        return text if self.proxy is None else f"{text} through {self.proxy.origin()}"
 
     def proxy_for(self, url: URL) -> URL | None:
         """The proxy through which *url* is reached; None for none.
