@@ -49,7 +49,9 @@ async def consuming(
     ready: bool = True,
     cursors: object = None,
     directory: Path | None = None,
+    corrupt: str = "set-aside",
     grace: float = 5.0,
+    more: dict[str, dict[str, Any]] | None = None,
     **connection: Any,
 ) -> AsyncIterator[Runner]:
     """Run *consumers* of *server* inside the block, ready unless told otherwise.
@@ -57,13 +59,20 @@ async def consuming(
     Args:
         cursors: A store, instead of the container's.
         directory: For cursors in files.
+        corrupt: What is done with a file that holds no cursor.
         grace: Seconds for handlers to end.
+        more: Other servers of the settings, by name.
         connection: Of the settings, such as `idle_timeout`.
     """
     url = server if isinstance(server, str) else server.url
-    sse = {"server": {"url": url, **connection}}
+    sse = {"server": {"url": url, **connection}, **(more or {})}
     container = container_of(
-        "amqp://nobody", recorder, sse=sse, cursors=directory, shutdown_grace=grace
+        "amqp://nobody",
+        recorder,
+        sse=sse,
+        cursors=directory,
+        cursors_corrupt=corrupt,
+        shutdown_grace=grace,
     )
     if cursors is not None:
         container.cursors.override(providers.Object(cursors))

@@ -33,7 +33,7 @@ from workerkit.places import place
 from workerkit.plan import Plan
 from workerkit.salvage import valid_part
 from workerkit.settings import WorkerSettings
-from workerkit.wire import Declared, Wire
+from workerkit.wire import Declared, Warns, Wire
 
 _HOOKS = ("on_start", "on_stop", "on_connection_error")
 
@@ -55,6 +55,17 @@ class Assembly:
     def declared(self) -> list[Declared]:
         """Every consumer."""
         return [each for _, fed in self.wires for each in fed]
+
+    @property
+    def warnings(self) -> list[str]:
+        """What is no fault and may not be meant, one sentence each."""
+        return [
+            text
+            for wire, fed in self.wires
+            if isinstance(wire, Warns)
+            for each in fed
+            for text in wire.warnings(each)
+        ]
 
 
 def assemble(

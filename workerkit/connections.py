@@ -36,6 +36,8 @@ Declare = Annotated[Literal["missing", "always", "never"], BeforeValidator(lower
 EvidenceStyle = Annotated[Literal["full", "brief"], BeforeValidator(lower)]
 DefaultType = Annotated[Literal["quorum", "classic"], BeforeValidator(lower)]
 Auth = Annotated[Literal["plain", "external"], BeforeValidator(lower)]
+CorruptCursors = Annotated[Literal["set-aside", "wait"], BeforeValidator(lower)]
+Redirects = Annotated[Literal["any", "same-origin", "none"], BeforeValidator(lower)]
 
 
 class TLSSettings(BaseModel):
@@ -95,6 +97,12 @@ class SSESettings(BaseModel):
         connect_timeout: Seconds for name resolution, TCP and TLS.
         idle_timeout: Seconds without a byte, a comment or the answer after which the connection
             counts as lost; 0 for never.
+        redirects: Which redirects are followed: to any origin, only within the URL's own, or none.
+            One from https to http is never followed.
+        trusted_origins: Other origins, such as `https://eu.example`, that get the headers, the
+            credentials and the client's certificate too when the server redirects to them.
+        proxy: URL of an HTTP proxy, with user and password where it wants them.
+        trust_env: Use the proxies of `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` where none is set.
     """
 
     model_config = SECTION
@@ -106,6 +114,10 @@ class SSESettings(BaseModel):
     password: SecretStr | None = None
     connect_timeout: Seconds = 10.0
     idle_timeout: Grace = 90.0
+    redirects: Redirects = "any"
+    trusted_origins: tuple[str, ...] = ()
+    proxy: SecretStr | None = None
+    trust_env: bool = False
     tls: TLSSettings = TLSSettings()
 
     def address(self, route: str = "") -> URL:
@@ -137,11 +149,17 @@ class SSESettings(BaseModel):
     def _url(self) -> URL:
         return URL(self.url.get_secret_value())
 
-    @field_validator("url")
+    @field_validator("url", "proxy")
     @classmethod
-    def _check_url(cls, given: SecretStr) -> SecretStr:
-        check_stream_url(given.get_secret_value())
+    def _check_url(cls, given: SecretStr | None) -> SecretStr | None:
+        if given is not None:
+            check_stream_url(given.get_secret_value())
         return given
+
+    @field_validator("trusted_origins")
+    @classmethod
+    def _check_origins(cls, given: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(_origin(number, text) for number, text in enumerate(given, 1))
 
     @field_validator("token")
     @classmethod
@@ -158,6 +176,17 @@ class SSESettings(BaseModel):
         if self.password is not None and self.user is None and self._url.user is None:
             raise PydanticCustomError("sse_credentials", "should have a user beside the password")
         return self
+
+
+def _origin(number: int, text: str) -> str:
+    """Normalize an origin: `https://Host:443/` is `https://host`."""
+    check_stream_url(text)
+    url = URL(text)
+    if url.user is not None or url.path != "/" or url.query or url.fragment:
+        # The entry is not quoted: it may be a URL with a password.
+        text = f"entry {number} should be an origin alone, such as https://eu.example"
+        raise PydanticCustomError("sse_origin", text)
+    return str(url.origin())
 
 
 def check_stream_url(text: str) -> str:

@@ -12,6 +12,7 @@ class State(StrEnum):
     STARTING = "starting"
     WAITING = "waiting"
     READY = "ready"
+    ENDED = "ended"
     STOPPING = "stopping"
 
 
@@ -24,7 +25,7 @@ class Part:
     """One thing that a consumer reads from; its wire keeps it up to date.
 
     Attributes:
-        reason: Why it is not ready; empty when it is.
+        reason: Why it is not ready, or has ended; empty when it is ready.
         was_ready: It was ready at least once in this process.
         refusals: How often in a row the other side refused it by decision, not by accident.
         changed: Called after every change.
@@ -55,6 +56,11 @@ class Part:
         """As `waiting`, but somebody must change something before it can succeed."""
         self.refusals += 1
         self._set(State.WAITING, reason)
+
+    def ended(self, reason: str) -> None:
+        """Everything has been delivered: nothing will come, and nothing is wrong with that."""
+        self.was_ready, self.refusals = True, 0
+        self._set(State.ENDED, reason)
 
     def stopping(self) -> None:
         """It takes nothing new any more."""
@@ -89,16 +95,21 @@ class Health:
 
     @property
     def state(self) -> State:
-        """Ready only if every part is."""
+        """Ready only if every part is ready or has ended; ended only if every part has."""
         states = {part.state for part in self.parts}
         for state in (State.STOPPING, State.WAITING, State.STARTING):
             if state in states:
                 return state
-        return State.READY
+        return State.ENDED if states == {State.ENDED} else State.READY
+
+    @property
+    def is_ready(self) -> bool:
+        """Whether it delivers what there is: a consumer whose streams have ended is ready too."""
+        return self.state in (State.READY, State.ENDED)
 
     @property
     def reason(self) -> str:
-        """Why it is not ready; empty when it is."""
+        """Why it is not ready, or which parts have ended; empty when all are ready."""
         return "; ".join(dict.fromkeys(part.reason for part in self.parts if part.reason))
 
     @property

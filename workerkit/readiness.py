@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-from workerkit.health import Health, State
+from workerkit.health import Health
 
 
 @dataclass(slots=True)
@@ -47,7 +47,7 @@ class Readiness:
         found += [
             f"{each.consumer}: {each.reason or each.state}"
             for each in self.health
-            if each.state is not State.READY
+            if not each.is_ready
         ]
         found += [f"connection {name}: the broker blocks publishers" for name in self.blocked()]
         return found

@@ -22,7 +22,7 @@ from workerkit.errors import RunError, StartError
 from workerkit.escaping import Redact, cleaner, escape
 from workerkit.faults import Faults
 from workerkit.forking import Handlers, separate_children
-from workerkit.health import Health, State, hopeless
+from workerkit.health import Health, hopeless
 from workerkit.metrics import Metrics
 from workerkit.ops.server import OpsServer
 from workerkit.places import said
@@ -86,11 +86,7 @@ class Runner:
     @property
     def ready(self) -> bool:
         """Whether every consumer receives what it should."""
-        return (
-            bool(self.health)
-            and not self.crashed
-            and all(each.state is State.READY for each in self.health)
-        )
+        return bool(self.health) and not self.crashed and all(each.is_ready for each in self.health)
 
     @property
     def metrics(self) -> Metrics | None:

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from workerkit.connections import AMQPSettings, SSESettings
+from workerkit.connections import AMQPSettings, CorruptCursors, SSESettings
 from workerkit.sections import (
     Grace,
     HTTPSettings,
@@ -35,6 +35,8 @@ class WorkerSettings(BaseSettings):
         sse: Servers of event streams by name, in lower case.
         cursors: Directory for the cursors of event streams; None keeps them in memory.
         cursors_fsync: Whether a cursor outlives a loss of power, and not only of the process.
+        cursors_corrupt: What is done with a file that holds no cursor: it is set aside, and its
+            stream begins without a cursor; or the stream waits until somebody has mended it.
         shutdown_grace: Seconds that running handlers get before they are cancelled.
         start_timeout: Seconds for the consumers to become ready; None waits for ever.
         consumer_timeout: Seconds after which the broker takes an unacknowledged message away and
@@ -59,6 +61,7 @@ class WorkerSettings(BaseSettings):
     sse: dict[str, SSESettings] = Field(default_factory=dict)
     cursors: Path | None = None
     cursors_fsync: bool = True
+    cursors_corrupt: CorruptCursors = "set-aside"
     http: HTTPSettings = HTTPSettings()
     ops: OpsSettings = OpsSettings()
     metrics: MetricsSettings = MetricsSettings()

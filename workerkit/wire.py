@@ -134,6 +134,14 @@ class Prepares(Protocol):
         """
 
 
+@runtime_checkable
+class Warns(Protocol):
+    """A wire that can also say what is allowed and may not be meant."""
+
+    def warnings(self, declared: Declared) -> list[str]:
+        """What `workerkit check` warns of, one sentence each."""
+
+
 class Hook:
     """Calls a consumer's `on_connection_error` for each failed attempt."""
 

@@ -298,12 +298,12 @@ async def test_files_are_replaced_as_a_whole(tmp_path: Path) -> None:
 
 
 async def test_a_file_that_is_no_cursor(tmp_path: Path) -> None:
-    """It is an error that names the file, rather than a beginning from nowhere."""
-    store = FileCursors(tmp_path, fsync=False)
+    """It is an error that names the file, where it is not to be set aside."""
+    store = FileCursors(tmp_path, fsync=False, set_aside=False)
     await store.save("A", "/x", "1")
     store.path("A", "/x").write_text('{"cursor": 1}')
 
-    with pytest.raises(ValueError, match=r"A-x\..*json: has no cursor"):
+    with pytest.raises(ValueError, match=r"A-x\..*json has no cursor in it; delete it"):
         await store.load("A", "/x")
 
 

@@ -133,7 +133,10 @@ def list_(
 def check(package: Package, container: Container = None, traceback: Traceback = False) -> None:
     """Say everything that is wrong with PACKAGE, without opening a socket."""
     with faults(traceback):
-        declared = _assembled(package, container).declared
+        assembly = _assembled(package, container)
+    for warning in assembly.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    declared = assembly.declared
     print(f"{package}: {len(declared)} consumer{'s' if len(declared) > 1 else ''}, no faults")
 
 

@@ -7,6 +7,7 @@ from typing import TypeVar
 
 from workerkit.places import in_a_line
 from workerkit.sse.cursor import CursorStore
+from workerkit.sse.stream import is_sendable
 from workerkit.supervisor import Backoff, guarded, within
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,12 @@ class Bookmark:
                 await self._failed("cursor not loaded: the stream waits for it", error, backoff)
                 continue
             self._reached()
+            if found is not None and not is_sendable(found):
+                log.error(
+                    "stored cursor is unusable: the stream begins without it",
+                    extra=self._fields(error=f"no header can have it, of {len(found)} characters"),
+                )
+                found = None
             self._saved = self._cursor = found
             return found or ""
 

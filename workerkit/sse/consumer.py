@@ -29,6 +29,9 @@ Method = Literal["GET", "POST", "PUT"]
 Types = Mapping[str, Any]
 
 _LARGEST_BATCH = 65_535
+
+# RFC 9110, section 9.2.2: to repeat such a request has the effect of one.
+_IDEMPOTENT = frozenset({"GET", "PUT"})
 _ROUTE = re.compile("/(?!/)")
 
 
@@ -97,11 +100,16 @@ class SSEOptions(Options):
         events: Names of the events to handle, None for all; the others count as settled.
         method: POST where there is `json`, else GET.
         json: Body of the request: a dict, list, model or dataclass, written as `publish` writes it.
+        done: Data of the event that ends a stream, such as "[DONE]"; it is not handled.
+        reopen: Whether a stream is opened again when its connection is lost or has ended; by
+            default where its method is idempotent. An event with the data of `done` ends the
+            stream unless this is True.
         batch_size: Events of a full batch, where `handle` takes a list.
         batch_interval: Seconds that the first event of a batch waits for others.
         idle_timeout: Seconds without a sign of life after which the stream is opened anew, 0 for
             never; None for the connection's.
-        max_event_size: Characters of an event's data; a longer one is invalid.
+        max_event_size: Characters of an event's data, line feeds included, and its name; a longer
+            one is invalid.
         on_exception: What becomes of an event that `handle` raised for; `retry` comes first.
         retry: Tries such an event again, and goes on behind it in the end.
     """
@@ -114,6 +122,8 @@ class SSEOptions(Options):
     events: Names = None
     method: Annotated[Method, BeforeValidator(_upper)] | None = None
     json: Body = None
+    done: str | None = None
+    reopen: bool | None = None
     batch_size: Annotated[int, Field(ge=1, le=_LARGEST_BATCH)] = field(
         default=100, metadata=OF_BATCHES
     )
@@ -131,6 +141,11 @@ class SSEOptions(Options):
     def verb(self) -> str:
         """The method in force."""
         return self.method or ("GET" if self.json is None else "POST")
+
+    @property
+    def reopens(self) -> bool:
+        """Whether a stream whose events have begun is opened again by itself."""
+        return self.verb in _IDEMPOTENT if self.reopen is None else self.reopen
 
     @property
     def room(self) -> int:
@@ -166,6 +181,8 @@ class SSEConsumer(Consumer, abstract=True):
     events: ClassVar[Sequence[str] | Types | None]
     method: ClassVar[str | None]
     json: ClassVar[Any]
+    done: ClassVar[str | None]
+    reopen: ClassVar[bool | None]
     batch_size: ClassVar[int]
     batch_interval: ClassVar[float]
     idle_timeout: ClassVar[float | None]

@@ -83,7 +83,7 @@ class Receiver:
         waiting = self._batching if self._options.batch else self._waiting
         return (
             len(waiting) >= self._options.room
-            or sum(len(event.raw) for event in waiting) >= _MOST_TEXT
+            or sum(len(event.raw) + len(event.name) for event in waiting) >= _MOST_TEXT
             or len(self._progress) >= _MOST_OPEN
         )
 

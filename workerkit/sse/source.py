@@ -3,10 +3,11 @@
 import asyncio
 import re
 import ssl
-from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
+import zlib
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from time import perf_counter
 from typing import Any, Self
 
 import aiohttp
@@ -17,55 +18,42 @@ from aiohttp_sse_client.client import (
     EventSource,
 )
 from multidict import CIMultiDict
-from yarl import URL
 
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.places import said
+from workerkit.sse.cookies import Cookies
+from workerkit.sse.decoding import ACCEPTED, Decoder, encoding_of
 from workerkit.sse.event import SSEEvent
-from workerkit.sse.stream import Parser
+from workerkit.sse.redirects import (
+    MOST_REDIRECTS,
+    Hop,
+    Redirect,
+    check_hop,
+    first_hop,
+    is_redirect,
+    next_hop,
+)
+from workerkit.sse.request import Request, seconds_of, unsendable
+from workerkit.sse.stream import Parser, is_sendable
 
 _EVENT_STREAM = "text/event-stream"
 _NO_CONTENT = 204
 # More at a time costs more for each event: what a chunk becomes no longer fits the caches.
 _CHUNK = 16 * 1024
+# Seconds, and bytes; a chunk of the worst kind takes about 5 ms.
+_LONG_TURN = 0.001
+_MOST_PARSED = 4 * _CHUNK
+_LONGEST_TYPE = 60
 
-# What would end a header, or the request.
-_NO_TEXT = re.compile("[\r\n\0]")
+_CUT = "the connection was closed in the middle of the stream"
+
+_QUOTATION = re.compile("b?['\"]")
+_HARMLESS = re.compile("[A-Za-z0-9 ,.:/-]{1,100}")
 
 # Mistakes of whoever configured it, which no second try mends.
 _TLS = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError, ssl.SSLError)
 
-# Their texts have whole URLs, or what the server wrote.
-_TELLTALE = (aiohttp.ClientResponseError, aiohttp.InvalidURL, aiohttp.RedirectClientError)
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """How a stream is asked for.
-
-    Attributes:
-        url: May contain secrets in its query.
-        display: The same for logs and errors.
-        headers: With the credentials.
-        json: Body; None for none.
-        tls: None for the system's certificates.
-        server_name: That the certificate must have, instead of the host.
-        connect_timeout: Seconds for name resolution, TCP and TLS.
-        idle_timeout: Seconds without a byte after which the connection is lost; 0 for never.
-    """
-
-    method: str
-    url: URL = field(repr=False)
-    display: str
-    headers: Mapping[str, str] = field(repr=False)
-    json: Any
-    tls: ssl.SSLContext | None
-    server_name: str | None
-    connect_timeout: float
-    idle_timeout: float
-
-    def __str__(self) -> str:
-        return f"{self.method} {self.display}"
+_CLOSED = "the server closed the connection without an answer"
 
 
 class Source(EventSource):
@@ -73,22 +61,42 @@ class Source(EventSource):
 
     Of the base class remain the life cycle and its states. Iterating gives the events that each
     chunk completed, as a list, which may be empty: a comment is a sign of life. It ends where the
-    server ends the stream; whoever reads it decides when to connect again, and as what.
+    server ends the stream; whoever reads it decides when to connect again, and as what. Other
+    tasks get their turn at least every 64 kB, also while a body is decompressed.
 
     Args:
         parser: Begins with the id to resume behind.
+        cookies: Of the connections before; those of this one are put into it.
+        redirected: Called with each redirect to another origin.
 
     Attributes:
         parser: Knows the last event id and what the server asked for.
         over: The server has nothing more, for good: it answered 204.
     """
 
-    def __init__(self, request: Request, parser: Parser) -> None:
+    def __init__(
+        self,
+        request: Request,
+        parser: Parser,
+        cookies: Cookies | None = None,
+        redirected: Callable[[Redirect], None] = lambda redirect: None,
+    ) -> None:
         timeout = aiohttp.ClientTimeout(total=None, connect=request.connect_timeout)
-        session = aiohttp.ClientSession(timeout=timeout)
+        # aiohttp's jar would give the cookies of one port to another, and it decompresses all that
+        # it has received in one go.
+        session = aiohttp.ClientSession(
+            timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+        )
         super().__init__(request.url, option={"method": request.method}, session=session)
         self._need_close_session = True
         self._request = request
+        self._cookies = Cookies() if cookies is None else cookies
+        self._redirected = redirected
+        self._decoder: Decoder | None = None
+        self._protocol: Any = None
+        self._cut = ""
+        self._turn = perf_counter()
+        self._parsed = 0
         self.parser = parser
         self.over = False
 
@@ -107,96 +115,217 @@ class Source(EventSource):
             ConnectionLost: There was no answer.
         """
         self._ready_state = READY_STATE_CONNECTING
-        response = await self._answer()
+        try:
+            async with asyncio.timeout(self._request.idle_timeout or None):
+                response = await self._answer()
+        except TimeoutError as error:
+            raise ConnectionLost(f"{self._request}: no answer in time") from error
         if response.status == _NO_CONTENT:
             response.close()
             self.over = True
             self._ready_state = READY_STATE_CLOSED
             return
-        if response.status != 200 or response.content_type != _EVENT_STREAM:
+        encoding = encoding_of(response.headers.get("Content-Encoding"))
+        is_stream = response.status == 200 and _content_type(response) == _EVENT_STREAM
+        if not is_stream or encoding is None:
             response.close()
-            raise _refusal(self._request, response)
+            raise _refusal(self._request, response, is_stream)
+        self._decoder = Decoder(encoding, _CHUNK) if encoding else None
         self._response = response
+        self._watch(response)
         self._ready_state = READY_STATE_OPEN
 
     async def __anext__(self) -> list[SSEEvent[Any]]:
-        response, idle = self._response, self._request.idle_timeout
-        if response is None or self._ready_state == READY_STATE_CLOSED:
+        if self._response is None or self._ready_state == READY_STATE_CLOSED:
             raise StopAsyncIteration
-        try:
-            async with asyncio.timeout(idle or None):
-                chunk = await response.content.read(_CHUNK)
-        except TimeoutError:
-            raise ConnectionLost(f"{self._request}: nothing came for {idle:g} s") from None
-        except (aiohttp.ClientError, OSError) as error:
-            raise ConnectionLost(f"{self._request}: {said(error)}") from error
-        if not chunk:
-            raise StopAsyncIteration
+        if self._parsed >= _MOST_PARSED or perf_counter() - self._turn > _LONG_TURN:
+            await asyncio.sleep(0)
+            self._turn, self._parsed = perf_counter(), 0
+        decoder = self._decoder
+        if decoder is None or not decoder.has_more:
+            chunk = await self._chunk(self._response)
+            if not chunk:
+                if self._cut:
+                    raise ConnectionLost(f"{self._request}: {self._cut}")
+                raise StopAsyncIteration
+        else:
+            chunk = b""
+        if decoder is not None:
+            try:
+                chunk = decoder.step(chunk)
+            except zlib.error:
+                text = f"{self._request}: the body cannot be decompressed"
+                raise ConnectionLost(text) from None
+        self._parsed += len(chunk)
         return self.parser.feed(chunk)
 
-    async def _answer(self) -> aiohttp.ClientResponse:
-        request = self._request
+    async def _chunk(self, response: aiohttp.ClientResponse) -> bytes:
+        """Read what has come; empty at the end."""
+        idle = self._request.idle_timeout
         try:
-            async with asyncio.timeout(request.idle_timeout or None):
-                return await self._session.request(
-                    request.method,
-                    request.url,
-                    headers=self._headers(),
-                    json=request.json,
-                    ssl=request.tls or True,
-                    server_hostname=request.server_name,
-                )
+            async with asyncio.timeout(idle or None):
+                return await response.content.read(_CHUNK)
+        except TimeoutError:
+            raise ConnectionLost(f"{self._request}: nothing came for {idle:g} s") from None
+        except OSError as error:
+            raise ConnectionLost(f"{self._request}: {said(error)}") from error
+        except aiohttp.ClientPayloadError:
+            raise ConnectionLost(f"{self._request}: {self._malformed() or _CUT}") from None
+        except Exception as error:
+            raise ConnectionLost(f"{self._request}: {self._malformed() or _named(error)}") from None
+
+    def _watch(self, response: aiohttp.ClientResponse) -> None:
+        """Notice a body that is no HTTP at once.
+
+        aiohttp closes such a connection, and says nothing to whoever reads from it.
+        """
+        connection = response.connection
+        protocol = None if connection is None else connection.protocol
+        closed = None if protocol is None else protocol.closed
+        if protocol is not None and closed is not None:
+            self._protocol = protocol
+            closed.add_done_callback(partial(self._closed, response.content))
+
+    def _closed(self, content: aiohttp.StreamReader, closed: asyncio.Future[None]) -> None:
+        if not closed.cancelled():
+            closed.exception()  # Retrieved; whoever reads from the body gets it as well.
+        if not content.is_eof() and content.exception() is None:
+            # What has come before is read first.
+            self._cut = self._malformed() or _CUT
+            content.feed_eof()
+
+    def _malformed(self) -> str:
+        """What is wrong with the HTTP of the body; empty where nothing is."""
+        error = None if self._protocol is None else self._protocol.exception()
+        return _named(error) if isinstance(error, aiohttp.http.HttpProcessingError) else ""
+
+    async def _answer(self) -> aiohttp.ClientResponse:
+        """The answer at the end of all redirects.
+
+        Raises:
+            StreamRefused: A redirect is not followed, or TLS failed.
+            ConnectionLost: There was no answer.
+        """
+        hop = first_hop(self._request)
+        for _ in range(MOST_REDIRECTS + 1):
+            response = await self._send(hop)
+            if hop.home:
+                self._keep_cookies(response)
+            if not is_redirect(response.status):
+                return response
+            response.close()
+            following = next_hop(
+                self._request, hop, response.status, response.headers.get("Location")
+            )
+            if (redirect := check_hop(self._request, hop, following)) is not None:
+                self._redirected(redirect)
+                if redirect.refusal:
+                    raise _not_followed(self._request, redirect, response.status)
+            hop = following
+        raise StreamRefused(f"{self._request}: more than {MOST_REDIRECTS} redirects", 310)
+
+    async def _send(self, hop: Hop) -> aiohttp.ClientResponse:
+        request = self._request
+        headers = self._headers(hop)
+        try:
+            proxy = request.proxy_for(hop.url)
+        except ValueError:
+            text = f"{request}: the proxy of the environment is no URL of an HTTP proxy"
+            raise StreamRefused(text, 0) from None
+        try:
+            return await self._session.request(
+                hop.method,
+                hop.url,
+                headers=headers,
+                json=hop.json,
+                ssl=(request.tls if hop.trusted else request.tls_elsewhere) or True,
+                server_hostname=request.server_name if hop.home else None,
+                proxy=proxy,
+                allow_redirects=False,
+            )
         except _TLS as error:
             raise StreamRefused(f"{request}: {said(error)}", 0) from error
-        except _TELLTALE as error:
-            raise ConnectionLost(f"{request}: {type(error).__name__}") from None
-        except TimeoutError as error:
-            raise ConnectionLost(f"{request}: no answer in time") from error
-        except (aiohttp.ClientError, OSError) as error:
+        except TimeoutError:
+            raise
+        except aiohttp.ClientHttpProxyError as error:
+            text = f"{request}: the proxy answered {_status(error.status)}"
+            raise StreamRefused(text, error.status) from None
+        except aiohttp.ServerDisconnectedError:
+            # Its text may have the head of the answer in it.
+            raise ConnectionLost(f"{request}: {_CLOSED}") from None
+        except OSError as error:
+            # Addresses and errors of the system; texts of others have what the server wrote.
             raise ConnectionLost(f"{request}: {said(error)}") from error
-        except (ValueError, TypeError):
+        except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as error:
+            raise ConnectionLost(f"{request}: {_named(error)}") from None
+        except Exception as error:
             # Not chained: such a text may quote the value.
-            raise StreamRefused(f"{request}: {_unsendable(self._headers())}", 0) from None
+            if wrong := unsendable(headers):
+                raise StreamRefused(f"{request}: {wrong}", 0) from None
+            raise ConnectionLost(f"{request}: {_named(error)}") from None
 
-    def _headers(self) -> CIMultiDict[str]:
+    def _headers(self, hop: Hop) -> CIMultiDict[str]:
         # As the standard asks for, over what is configured.
-        headers = CIMultiDict(self._request.headers)
+        headers = CIMultiDict(hop.headers)
         headers["Accept"] = _EVENT_STREAM
         headers["Cache-Control"] = "no-cache"
-        if self.parser.last_event_id:
+        headers.setdefault("Accept-Encoding", ACCEPTED)
+        if self.parser.last_event_id and is_sendable(self.parser.last_event_id):
             headers["Last-Event-ID"] = self.parser.last_event_id
+        if hop.home:
+            own = headers.pop("Cookie", "")
+            if cookies := "; ".join(filter(None, (own, self._cookies.header(hop.url)))):
+                headers["Cookie"] = cookies
         return headers
 
-
-def _unsendable(headers: Mapping[str, Any]) -> str:
-    """Say which header a request cannot have; its value stays out of it."""
-    names = [name for name, value in headers.items() if not (_is_text(name) and _is_text(value))]
-    told = f"header {names[0]!r}" if names else "a header"
-    return f"{told} cannot be sent: write a str without line breaks"
-
-
-def _is_text(found: object) -> bool:
-    return isinstance(found, str) and not _NO_TEXT.search(found)
+    def _keep_cookies(self, response: aiohttp.ClientResponse) -> None:
+        try:
+            self._cookies.take(response.cookies, response.url)
+        except Exception:
+            # What the server wrote is no cookie: none was set.
+            self._cookies.ignored += 1
 
 
-def _refusal(request: Request, response: aiohttp.ClientResponse) -> StreamRefused:
-    found = f"{response.status} {response.reason or ''}".strip()
-    if response.status == 200:
-        found += f" with content type {response.content_type!r} instead of {_EVENT_STREAM!r}"
-    after = _seconds(response.headers.get("Retry-After"))
+def _named(error: BaseException | None) -> str:
+    """What an error is, without what its text quotes of the server's answer."""
+    names: list[str] = []
+    while error is not None:
+        if isinstance(error, aiohttp.http.HttpProcessingError):
+            # Such as "Invalid character in chunk size:", a blank line, and the bytes of the chunk.
+            text = " ".join(_QUOTATION.split(error.message)[0].split()).rstrip(" :")
+            return f"malformed HTTP: {text}" if _HARMLESS.fullmatch(text) else "malformed HTTP"
+        names.append(type(error).__name__)
+        error = error.__cause__
+    return ": ".join(dict.fromkeys(names))
+
+
+def _status(status: int) -> str:
+    """A status with its standard name: the server's own may be anything."""
+    known = status in HTTPStatus.__members__.values()
+    return f"{status} {HTTPStatus(status).phrase}" if known else str(status)
+
+
+def _content_type(response: aiohttp.ClientResponse) -> str:
+    try:
+        return response.content_type
+    except Exception:
+        # It is the server's text.
+        return "application/octet-stream"
+
+
+def _refusal(request: Request, response: aiohttp.ClientResponse, is_stream: bool) -> StreamRefused:
+    found = _status(response.status)
+    if is_stream:
+        found += f" with a content encoding that is none of {ACCEPTED}"
+    elif response.status == 200:
+        type_ = _content_type(response)[:_LONGEST_TYPE]
+        found += f" with content type {type_!r} instead of {_EVENT_STREAM!r}"
+    after = seconds_of(response.headers.get("Retry-After"))
     return StreamRefused(f"{request} was answered by {found}", response.status, after)
 
 
-def _seconds(retry_after: str | None) -> float | None:
-    """The header `Retry-After`, which has seconds or a date (RFC 9110, section 10.2.3)."""
-    if retry_after is None:
-        return None
-    if retry_after.isascii() and retry_after.isdigit():
-        return float(retry_after[:9])
-    try:
-        date = parsedate_to_datetime(retry_after)
-    except ValueError:
-        return None
-    if date.tzinfo is None:
-        date = date.replace(tzinfo=UTC)
-    return max((date - datetime.now(UTC)).total_seconds(), 0.0)
+def _not_followed(request: Request, redirect: Redirect, status: int) -> StreamRefused:
+    way = f"from {redirect.origin} to {redirect.target}"
+    return StreamRefused(
+        f"{request}: the redirect {way} was not followed: {redirect.refusal}", status
+    )

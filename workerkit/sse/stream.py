@@ -5,41 +5,53 @@ https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-inte
 
 import codecs
 import re
+from io import StringIO
 from typing import Any
 
 from workerkit.sse.event import SSEEvent
 
 LARGEST_EVENT = 16 * 1024 * 1024
 
+LONGEST_ID = 4096
+"""Bytes of an id that is sent back: many servers refuse a header line of more than 8,190."""
+
 _UTF_8 = codecs.getincrementaldecoder("utf-8")
 _LONGEST_NUMBER = 15
+_LONGEST_NAME = 100  # Of an event that is given out empty.
+_MANY_LINES = 1000
 _CONTROLS = r"\x00-\x08\x0b-\x1f\x7f"
-_UNSENDABLE = re.compile(f"[{_CONTROLS}]")
+_UNSENDABLE = re.compile(f"[\n{_CONTROLS}]")
 
 # Most servers write all of their events like this. To find a run of them and take it apart in two
-# calls costs 0.6 microseconds an event; line by line it is 1.1.
-_FORM = rf"(?:id: ([^\n{_CONTROLS}]+)\n)?(?:event: ([^\n]*)\n)?data: ([^\n]*)\n\n"
+# calls costs 0.6 microseconds an event; line by line it is 1.1. A character has 4 bytes at most.
+_FORM = (
+    rf"(?:id: ([^\n{_CONTROLS}]{{1,{LONGEST_ID // 4}}})\n)?"
+    r"(?:event: ([^\n]*)\n)?data: ([^\n]*)\n\n"
+)
 _USUAL = re.compile(_FORM)
 _RUN = re.compile(f"(?:{_FORM})*+".replace("([", "(?:["))
+_BLANK_LINES = re.compile("\n*+")
 
 
 class Parser:
     """Reads one connection's bytes, in chunks cut anywhere.
 
-    What is buffered is at most one event. The standard has no limit for an event: one that is
-    longer than ours is given out in its place, empty and marked as `oversized`, so that the stream
-    goes on behind it.
+    What is buffered is at most one event and one line, each at most as long as the largest event.
+    The standard has no limit for an event: one that is longer than ours is given out in its place,
+    empty and marked as `oversized`, so that the stream goes on behind it. Other lines that are
+    longer are ignored.
 
     Args:
         route: Of the events.
         last_event_id: Of the connection before. The standard begins with none; then an event
             without an id, first on a new connection, would make us forget where we were.
-        max_event_size: Characters of one event's data.
+        max_event_size: Characters of one event: of its data, line feeds included, and its name.
 
     Attributes:
         last_event_id: With which the stream is resumed: of the last event that came whole, or of
             a later block that has an id and no data.
         retry: Milliseconds the server asks us to wait before we reconnect; None until it does.
+        long_ids: How many ids were ignored because they are longer than `LONGEST_ID`.
     """
 
     def __init__(
@@ -47,14 +59,17 @@ class Parser:
     ) -> None:
         self.last_event_id = last_event_id
         self.retry: int | None = None
+        self.long_ids = 0
         self._route = route
         self._largest = max_event_size
+        self._longest_line = max_event_size + len("data: ")
         self._decode = _UTF_8("replace").decode
         self._begun = False
         self._after_cr = False
-        self._part: list[str] = []  # Of a line whose end has not come yet.
+        self._part = StringIO()  # Of a line whose end has not come yet.
         self._part_size = 0
         self._data: list[str] = []
+        self._blocks: list[str] = []  # Earlier lines of the data, joined: short ones take less so.
         self._data_size = 0
         self._name = ""
         self._id = last_event_id
@@ -91,10 +106,17 @@ class Parser:
     @property
     def _between(self) -> bool:
         """Whether nothing has come yet of the next event."""
-        return not (self._part or self._data or self._name) and self._id == self.last_event_id
+        return (
+            not (self._part_size or self._data or self._blocks or self._name)
+            and self._id == self.last_event_id
+        )
 
     def _usual(self, text: str, place: int, events: list[SSEEvent[Any]]) -> int:
         """Read events that have the usual form, as many as follow each other; where they end."""
+        if text[place] == "\n":
+            blank = _BLANK_LINES.match(text, place)
+            assert blank is not None
+            place = blank.end()
         run = _RUN.match(text, place)
         assert run is not None  # It may be empty.
         route, current = self._route, self._id
@@ -108,7 +130,7 @@ class Parser:
         """Read *text* line by line; what follows the last line end is kept."""
         lines = text.split("\n")
         last = lines.pop()
-        if lines and self._part:
+        if lines and self._part_size:
             lines[0] = self._whole_line(lines[0])
         if last:
             self._keep(last)
@@ -117,26 +139,26 @@ class Parser:
                 self._field(line)
                 continue
             self.last_event_id = self._id
-            if self._data:
+            if self._data or self._blocks:
                 events.append(self._event())
             self._name = ""
 
     def _keep(self, part: str) -> None:
         """Keep a part of a line. Of a line that is too long the beginning will do: its name."""
+        first = not self._part_size
         self._part_size += len(part)
-        if self._part_size <= self._largest or not self._part:
-            self._part.append(part)
+        if self._part_size <= self._longest_line or first:
+            self._part.write(part)
 
     def _whole_line(self, end: str) -> str:
         size = self._part_size
-        line = "".join([*self._part, end])
-        self._part, self._part_size = [], 0
-        if size <= self._largest:
+        line = self._part.getvalue() + end
+        self._part, self._part_size = StringIO(), 0
+        if size <= self._longest_line:
             return line
         name = line[:6].partition(":")[0]
         if name == "data":
-            self._data_size = size
-            self._data = [""]
+            self._add_size(size)
         # A comment, in place of what was never kept.
         return ":"
 
@@ -144,10 +166,7 @@ class Parser:
         name, _, value = line.partition(":")
         value = value.removeprefix(" ")
         if name == "id":
-            # The standard ignores an id with a NUL. One with another control character cannot be
-            # sent back in a header: to take it would be never to get into the stream again.
-            if _UNSENDABLE.search(value) is None:
-                self._id = value
+            self._take_id(value)
         elif name == "event":
             self._name = value
         elif name == "data":
@@ -156,21 +175,53 @@ class Parser:
             # Python refuses to read numbers of thousands of digits.
             self.retry = int(value.lstrip("0")[:_LONGEST_NUMBER] or "0")
 
+    def _take_id(self, value: str) -> None:
+        # The standard ignores an id with a NUL. One that cannot be sent back in a header is
+        # ignored as well: to take it would be never to get into the stream again.
+        if is_sendable(value):
+            self._id = value
+        elif len(value) > LONGEST_ID // 4:
+            self.long_ids += 1
+
     def _add(self, value: str) -> None:
-        self._data_size += len(value)
-        if self._data_size > self._largest:
-            value = ""
-            self._data.clear()
+        self._add_size(len(value))
+        if self._data_size > self._largest + 1:
+            return
         self._data.append(value)
+        if len(self._data) == _MANY_LINES:
+            self._blocks.append("\n".join(self._data))
+            self._data.clear()
+
+    def _add_size(self, size: int) -> None:
+        """Count a line of the data; once there is too much of it, keep none."""
+        self._data_size += size + 1
+        if self._data_size > self._largest + 1:
+            self._blocks.clear()
+            self._data[:] = [""]
 
     def _event(self) -> SSEEvent[Any]:
-        data = self._data
-        raw = data[0] if len(data) == 1 else "\n".join(data)
-        event: SSEEvent[Any] = SSEEvent(
-            raw, name=self._name or "message", id=self._id, route=self._route
-        )
-        if self._data_size > self._largest:
-            event.raw, event.oversized = "", True
+        data, name = self._data, self._name or "message"
+        if self._data_size + len(self._name) > self._largest + 1:
+            event: SSEEvent[Any] = SSEEvent("", name=name[:_LONGEST_NAME], route=self._route)
+            event.oversized = True
+        else:
+            raw = data[0] if len(data) == 1 and not self._blocks else self._joined()
+            event = SSEEvent(raw, name=name, route=self._route)
+        event.id = self._id
         self._data_size = 0
+        self._blocks.clear()
         data.clear()
         return event
+
+    def _joined(self) -> str:
+        return "\n".join([*self._blocks, *self._data])
+
+
+def is_sendable(id: str) -> bool:
+    """Whether the header `Last-Event-ID` can have this value."""
+    if _UNSENDABLE.search(id) is not None:
+        return False
+    try:
+        return len(id) <= LONGEST_ID and len(id.encode()) <= LONGEST_ID
+    except UnicodeEncodeError:
+        return False

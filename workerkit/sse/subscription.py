@@ -2,14 +2,16 @@
 
 import asyncio
 import logging
+import ssl
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from multidict import CIMultiDict
+from yarl import URL
 
-from workerkit.connections import SSESettings
+from workerkit.connections import SSESettings, TLSSettings
 from workerkit.endpoint import Endpoint
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State
@@ -17,8 +19,12 @@ from workerkit.observe import Connection, Event, Observer, tell
 from workerkit.places import in_a_line, said
 from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEConsumer, SSEOptions
+from workerkit.sse.cookies import Cookies
+from workerkit.sse.event import SSEEvent
 from workerkit.sse.receiver import Receiver
-from workerkit.sse.source import Request, Source
+from workerkit.sse.redirects import Redirect
+from workerkit.sse.request import Request
+from workerkit.sse.source import Source
 from workerkit.sse.stream import Parser
 from workerkit.supervisor import Backoff, guarded, within
 from workerkit.wire import Hook
@@ -40,7 +46,7 @@ class Stream(Part):
 
     Attributes:
         route: Which one.
-        over: The server has ended it for good.
+        over: It has ended for good.
         cursor: Says behind which event it is settled.
         cursor_stored: Whether the store of the cursors answered the last time.
     """
@@ -68,6 +74,11 @@ class Stream(Part):
             "cursor": self.cursor(),
             "cursor_stored": self.cursor_stored,
         }
+
+    def end(self, reason: str) -> None:
+        """It has ended for good. Nobody has to do anything, unless it was lost."""
+        self.over = True
+        self.ended(reason)
 
     def cursor_reached(self, reachable: bool) -> None:
         """The store of the cursors answers, or does not."""
@@ -107,35 +118,46 @@ class Subscription:
         self._display = settings().display(stream.route)
         self._attempt = 1
         self._last_event_id = ""
+        self._begun = False
+        self._done = False
+        self._cookies = Cookies()
+        self._warned: set[str] = set()
+        self._warned_of = ("", "")
         self._hook = Hook(endpoint)
 
     async def run(self) -> None:
-        """Read until cancelled, or until the server has ended the stream for good."""
+        """Read until cancelled, or until the stream has ended for good."""
         self.stream.waiting("the cursor is not loaded yet")
         self._last_event_id = await self._bookmark.load()
         self._receiver.begin(self._last_event_id)
         while not self.stream.over:
-            opened = 0.0
+            opened, self._begun, self._done = 0.0, False, False
             try:
-                async with Source(await self._request(), self._parser()) as source:
+                async with self._source(await self._request()) as source:
                     if source.over:
-                        self._end()
+                        self._no_content()
                         return
                     opened = time.monotonic()
                     self._up()
                     await self._read(source)
                 lost = ConnectionLost("the server ended the stream")
+                if self._done or not self._options.reopens:
+                    self._end("done" if self._done else "the server ended it")
             except ConnectionLost as error:
                 lost = error
-            await asyncio.sleep(self._lost(lost, opened) if opened else self._failed(lost))
+                if self._begun and not self._options.reopens:
+                    self._broken_off(error)
+            if not self.stream.over:
+                await asyncio.sleep(self._lost(lost, opened) if opened else self._failed(lost))
 
     async def close(self) -> None:
         """Cancel the hooks that still run."""
         await self._hook.close()
 
-    def _parser(self) -> Parser:
+    def _source(self, request: Request) -> Source:
         route, most = self.stream.route, self._options.max_event_size
-        return Parser(route, self._last_event_id, most)
+        parser = Parser(route, self._last_event_id, most)
+        return Source(request, parser, self._cookies, self._redirected)
 
     async def _request(self) -> Request:
         """What the next attempt sends.
@@ -149,12 +171,7 @@ class Subscription:
         headers = CIMultiDict(settings.request_headers())
         headers.update(await self._own_headers(settings.connect_timeout))
         self._display = settings.display(route)
-        try:
-            tls = settings.tls.context() if settings.address().scheme == "https" else None
-        except OSError as error:  # Errors of ssl are among them.
-            raise StreamRefused(f"TLS for {self._display}: {said(error)}", 0) from error
-        if tls is not None and not settings.tls.verify:
-            log.warning("the server's certificate is not verified", extra=self._fields())
+        tls, elsewhere = self._tls(settings)
         idle = options.idle_timeout
         return Request(
             method=options.verb,
@@ -166,7 +183,27 @@ class Subscription:
             server_name=settings.tls.server_name if tls is not None else None,
             connect_timeout=settings.connect_timeout,
             idle_timeout=settings.idle_timeout if idle is None else idle,
+            redirects=settings.redirects,
+            trusted_origins=frozenset(settings.trusted_origins),
+            tls_elsewhere=elsewhere,
+            proxy=None if settings.proxy is None else URL(settings.proxy.get_secret_value()),
+            trust_env=settings.trust_env,
         )
+
+    def _tls(self, settings: SSESettings) -> tuple[ssl.SSLContext | None, ssl.SSLContext | None]:
+        """TLS to the server, and to origins that get no certificate of ours."""
+        own, encrypted = settings.tls, settings.address().scheme == "https"
+        if not encrypted and own == TLSSettings():
+            return None, None
+        try:
+            tls = own.context()
+            bare = own.model_copy(update={"cert": None})
+            elsewhere = tls if own.cert is None else bare.context()
+        except (OSError, ValueError) as error:  # Errors of ssl are among them.
+            raise StreamRefused(f"TLS for {self._display}: {said(error)}", 0) from error
+        if encrypted and not own.verify:
+            log.warning("the server's certificate is not verified", extra=self._fields())
+        return tls, elsewhere
 
     async def _own_headers(self, seconds: float) -> dict[str, str]:
         consumer = self._endpoint.consumer
@@ -182,17 +219,27 @@ class Subscription:
         return dict(found)
 
     async def _read(self, source: Source) -> None:
-        parser, receiver = source.parser, self._receiver
+        """Deliver events until the connection ends, or the one that says that all have come."""
+        parser, receiver, done = source.parser, self._receiver, self._options.done
         async for events in source:
-            if parser.last_event_id != self._last_event_id or events:
-                self._last_event_id = parser.last_event_id
-                receiver.take(events, parser.last_event_id)
+            last_id = parser.last_event_id
             if events:
+                self._begun = True
                 self.stream.last_event = time.monotonic()
                 self._backoff.reset()
+                if done is not None and (found := _before(events, done)) is not None:
+                    self._done, last_id = True, events[found].id
+                    events = events[:found]
+            if events or last_id != self._last_event_id:
+                self._last_event_id = last_id
+                receiver.take(events, last_id)
+            if self._done:
+                return
             if parser.retry is not None:
                 self._ask_again_after(parser.retry / 1000)
                 parser.retry = None
+            if parser.long_ids:
+                self._warn_once("id of an event is too long: it is not sent back")
             if receiver.full:
                 await receiver.room()
 
@@ -206,15 +253,45 @@ class Subscription:
     def _up(self) -> None:
         self.stream.ready()
         log.info("stream is open", extra=self._fields(attempt=self._attempt))
+        if self._cookies.ignored:
+            self._warn_once("cookies of the server are ignored: too many, too long or malformed")
         self._tell("connected")
         self._attempt = 1
         self._refusals.reset()
 
-    def _end(self) -> None:
-        self.stream.over = True
-        # All that there was has come: nothing is wrong, and nobody has to do anything.
-        self.stream.ready()
+    def _no_content(self) -> None:
+        self.stream.end("the server answered 204")
         log.warning("the server has ended the stream for good: 204", extra=self._fields())
+
+    def _end(self, reason: str) -> None:
+        """The stream is over, unless the class wants to have it opened again even so."""
+        if self._options.reopen:
+            return
+        self.stream.end(reason)
+        log.info("stream has ended", extra=self._fields(reason=reason))
+
+    def _broken_off(self, error: ConnectionLost) -> None:
+        """A connection is gone, and to open another one would repeat what the request does."""
+        self.stream.end(str(error))
+        fields = self._fields(reason=str(error), error=in_a_line(error))
+        log.error("stream lost: it is not opened again", exc_info=error, extra=fields)
+        self._tell("connection_lost", str(error))
+        self._hook.connection_failed(error, self._attempt)
+
+    def _redirected(self, redirect: Redirect) -> None:
+        ways = (redirect.origin, redirect.target)
+        if redirect.origin == redirect.target or ways == self._warned_of:
+            return
+        self._warned_of = ways
+        fields = self._fields(
+            from_origin=redirect.origin, to_origin=redirect.target, followed=not redirect.refusal
+        )
+        log.warning("the server redirects to another origin", extra=fields)
+
+    def _warn_once(self, text: str) -> None:
+        if text not in self._warned:
+            self._warned.add(text)
+            log.warning(text, extra=self._fields())
 
     def _lost(self, error: ConnectionLost, opened: float) -> float:
         """A connection is gone; the pause before the next attempt."""
@@ -230,6 +307,8 @@ class Subscription:
     def _failed(self, error: ConnectionLost) -> float:
         """An attempt to connect failed; the pause before the next one."""
         if isinstance(error, StreamRefused) and not error.for_now:
+            # It may be a cookie of its own that the server refuses.
+            self._cookies.clear()
             pause = self._refusals.next()
             self.stream.refused(str(error))
         else:
@@ -255,6 +334,14 @@ class Subscription:
     def _fields(self, **more: object) -> dict[str, object]:
         name, route = self._receiver.name, self.stream.route
         return {"consumer": name, "route": route, "url": self._display, **more}
+
+
+def _before(events: Sequence[SSEEvent[Any]], done: str) -> int | None:
+    """How many events come before the one with this data; None where there is none."""
+    for number, event in enumerate(events):
+        if event.raw == done and not event.oversized:
+            return number
+    return None
 
 
 def _wrong_headers(found: object) -> str:

@@ -65,6 +65,18 @@ class SSEWire:
             f"{at}: {each}" for each in faults
         ]
 
+    def warnings(self, declared: Declared) -> list[str]:
+        """A stream that is opened once, where the class may not know it."""
+        options = _sse(declared.options)
+        if options.reopens or options.reopen is not None or options.done is not None:
+            return []
+        text = (
+            f"{place(declared.consumer)}: the stream is opened by {options.verb}, so it is not "
+            "opened again once it has ended or is lost; set done to the data that ends it, such "
+            "as '[DONE]', or reopen to True or False"
+        )
+        return [text]
+
     def source(self, options: Options) -> str:
         """The routes, or the server where it has only one stream."""
         own = _sse(options)
@@ -125,7 +137,7 @@ class SSEWire:
         ] + [
             f"stream {each.stream.route!r} is not open: {each.stream.reason}"
             for each in self._subscriptions
-            if each.stream.reason and not each.stream.refusals
+            if each.stream.reason and not each.stream.refusals and not each.stream.over
         ]
 
     async def drain(self) -> None:
@@ -226,7 +238,12 @@ def _store(context: Context) -> CursorStore:
     store, directory = context.cursors, context.settings.cursors
     if isinstance(store, MemoryCursors) and directory is not None:
         _prepare(directory, context.settings)
-        return FileCursors(directory, fsync=context.settings.cursors_fsync)
+        settings = context.settings
+        return FileCursors(
+            directory,
+            fsync=settings.cursors_fsync,
+            set_aside=settings.cursors_corrupt == "set-aside",
+        )
     if not isinstance(store, CursorStore):
         raise RunError(f"provider 'cursors' gave a {type(store).__name__}: it needs load and save")
     for call in (store.load, store.save):
