@@ -10,7 +10,7 @@ from time import perf_counter
 from typing import Annotated, ClassVar
 from zoneinfo import ZoneInfo, available_timezones
 
-from croniter import CroniterError, croniter
+from cronsim import CronSim, CronSimError
 from pydantic import AfterValidator, Field
 
 from workerkit.consumer import Consumer
@@ -30,16 +30,31 @@ log = logging.getLogger(__name__)
 # A wall clock that is set, or a machine that slept, is noticed after this many seconds.
 _LONGEST_SLEEP = 30.0
 
+_FIVE_FIELDS = (
+    "write five fields: minute, hour, day of month, month and day of week, such as '*/5 * * * *'; "
+    "for seconds set `every` instead"
+)
+
 
 def _cron(expression: str) -> str:
-    wrong = ValueError("write five fields, such as '*/5 * * * *', that some day will fit")
-    if len(expression.split()) not in (5, 6):  # The sixth, seconds, is croniter's own.
-        raise wrong
     try:
-        croniter(expression, datetime.now(UTC)).get_next(datetime)
-    except CroniterError as error:
-        raise wrong from error
+        # cronsim takes a sixth field, of seconds, as the first one. Other libraries expect it at
+        # the end, so it is not accepted at all.
+        if (number := len(expression.split())) != 5:
+            raise CronSimError(f"it has {number} field{'' if number == 1 else 's'}")
+        next(CronSim(expression, datetime.now(UTC)))
+    except (CronSimError, ValueError, StopIteration) as error:
+        raise ValueError(f"{_reason(error)}; {_FIVE_FIELDS}") from error
     return expression
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, StopIteration):
+        return "it matches no time of the next 50 years"
+    if isinstance(error, CronSimError):
+        text = str(error)
+        return f"its {text[4:]} is not valid" if text.startswith("Bad ") else text
+    return "it contains a number that is too large"
 
 
 def _zone(name: str) -> str:
@@ -56,7 +71,7 @@ class PeriodicOptions(Options):
         every: Seconds from the start of one call to the start of the next, the first one at the
             start of the process. Calls stay on this grid; one that falls into a call that still
             runs is left out.
-        cron: Instead, the five fields of a crontab line.
+        cron: Instead, the five fields of a crontab line, by the rules of Debian's cron(8).
         timezone: Of `cron`, daylight saving time included.
         retry: Calls again after a call that failed; nothing else is called meanwhile.
         jitter: At most so many seconds later, drawn anew for each call, so that the processes of a
@@ -254,13 +269,13 @@ class _Timer:
 
     async def _by_cron(self, expression: str) -> None:
         zone = ZoneInfo(self._options.timezone)
-        last = datetime.now(zone)
+        last = datetime.now(UTC)
         while True:
-            due: datetime = croniter(expression, last).get_next(datetime)
+            due = due_after(expression, zone, last)
             await _sleep_until(due)
             await asyncio.sleep(self._jitter())
             self._call()
-            last = max(due, datetime.now(zone))
+            last = max(due, datetime.now(UTC))
 
     def _jitter(self) -> float:
         return random.uniform(0.0, self._options.jitter)
@@ -294,6 +309,23 @@ class _Timer:
         record = Settled(name, source, tick, outcome, action, seconds)
         notify(self._context.observers, record)
         return outcome
+
+
+def due_after(cron: str, zone: ZoneInfo, after: datetime) -> datetime:
+    """When a line is due next, in UTC, by the rules of Debian's cron(8).
+
+    A line whose minute or hour begins with `*` follows the clock on the wall. Any other is due once
+    for each time that it names: after the change of clocks where that time is skipped, and the
+    first time where it is repeated.
+
+    Args:
+        cron: Five fields.
+        zone: The time zone of the fields.
+        after: Has a time zone, which may be another one.
+    """
+    # In a repeated hour cronsim names times that have passed.
+    times = (each.astimezone(UTC) for each in CronSim(cron, after.astimezone(zone)))
+    return next(each for each in times if each > after)
 
 
 async def _sleep_until(due: datetime) -> None:
