@@ -20,7 +20,7 @@ from workerkit.options import InvalidOption, resolve
 from workerkit.periodic import PeriodicOptions, due_after
 
 MINUTE = timedelta(minutes=1)
-# Noon, in UTC, before a night on which clocks change: forward and back, at midnight, and by half an hour.
+# Noon, in UTC, before a night on which clocks change: by an hour, at midnight, and by half an hour.
 NIGHTS = [
     ("Europe/Berlin", datetime(2026, 3, 28, 12, tzinfo=UTC)),
     ("Europe/Berlin", datetime(2026, 10, 24, 12, tzinfo=UTC)),
