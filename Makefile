@@ -7,18 +7,22 @@ ARGS ?=
 RETRY ?=
 # Most tests wait for a broker most of the time, so there are more of them than cores.
 WORKERS ?= 3
+# The versions of Python that make test-pythons looks for
+PYTHONS ?= 3.11 3.12 3.13 3.14
 # How long make soak runs
 SOAK_SECONDS ?= 600
 
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help test lint types test-rabbitmq test-cluster demo soak install rabbitmq clean
+.PHONY: help test lint types test-rabbitmq test-cluster test-oldest test-pythons demo soak install rabbitmq clean
 
 help:
 	@echo "make test    everything CI runs: style, types and all tests, against a real RabbitMQ"
 	@echo "make test-rabbitmq  tests against RabbitMQ 3.10, 4.0 and 4.3, where they differ"
 	@echo "make test-cluster   tests against clusters of three nodes, of RabbitMQ 4.3 and 3.10"
+	@echo "make test-oldest    unit tests with the lowest versions of dependencies that setup.cfg admits"
+	@echo "make test-pythons   all tests on Python $(PYTHONS), where found"
 	@echo "make lint    style only"
 	@echo "make types   types only"
 	@echo "make demo    run the template on an in-process broker; Ctrl-C ends it"
@@ -52,6 +56,41 @@ test-cluster: $(INSTALLED)
 	@for version in 4.3 3.10; do echo "RabbitMQ $$version" && TEST_RABBITMQ=$$version \
 		$(BIN)/pytest --quiet tests/cluster $(ARGS) || exit 1; done
 
+# On the oldest Python, as some of the lowest versions have no wheels for the newer ones.
+test-oldest: .venv-oldest/.installed
+	.venv-oldest/bin/pytest --quiet --numprocesses $(WORKERS) --dist loadfile \
+		-o cache_dir=.venv-oldest/.cache $(or $(ARGS),tests/unit)
+	cd app_template && ../.venv-oldest/bin/pytest --quiet -o cache_dir=../.venv-oldest/.cache
+
+.venv-oldest/.installed: setup.cfg .ci/oldest
+	rm -rf .venv-oldest
+	python3.11 -m venv .venv-oldest
+	python3.11 .ci/oldest >.venv-oldest/constraints.txt
+	.venv-oldest/bin/python -m pip install --quiet --disable-pip-version-check --retries 10 \
+		--constraint .venv-oldest/constraints.txt -e '.[dev,compression,msgspec,uvloop]'
+	.venv-oldest/bin/python -m pip check --disable-pip-version-check
+	@touch $@
+
+# pyenv runs a version only where it is chosen, so all that it has are.
+test-pythons: export PYENV_VERSION := $(shell pyenv versions --bare 2>/dev/null | paste -sd: -)
+# One after another: a failure on one of them does not keep the others from running.
+test-pythons: rabbitmq
+	@failed=; for version in $(PYTHONS); do \
+		if ! python$$version -c '' 2>/dev/null; then \
+			echo "Python $$version: not found"; continue; fi; \
+		echo "Python $$version: $$(python$$version --version)"; \
+		$(MAKE) --no-print-directory .venv-$$version/.installed \
+			&& .venv-$$version/bin/pytest --quiet --numprocesses $(WORKERS) --dist loadfile \
+				-o cache_dir=.venv-$$version/.cache $(ARGS) \
+			|| failed="$$failed $$version"; \
+	done; [ -z "$$failed" ] || { echo "failed on Python$$failed" >&2; exit 1; }
+
+.venv-3.%/.installed: setup.cfg setup.py
+	[ -x .venv-3.$*/bin/python ] || python3.$* -m venv .venv-3.$*
+	.venv-3.$*/bin/python -m pip install --quiet --disable-pip-version-check --retries 10 \
+		-e '.[dev,msgspec,uvloop]'
+	@touch $@
+
 demo: $(INSTALLED)
 	@$(BIN)/python tests/demo.py
 
@@ -77,4 +116,4 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info

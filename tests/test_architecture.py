@@ -28,7 +28,7 @@ FLOORS = {
     ),
     "F2 declared": "attributes options consumer",
     "F3 spine": "forking supervisor deadlines threads workers endpoint batch wire",
-    "F4 wires": "amqp|sse|http|embedded|metrics singleton periodic ops",
+    "F4 wires": "amqp|sse|http|embedded|metrics schedule singleton periodic ops",
     "F5 assembly": (
         "container discovery variables faults certificates salvage environment entering plan"
         " assembly inventory"

@@ -9,9 +9,8 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import perf_counter
 from typing import Annotated, ClassVar
-from zoneinfo import ZoneInfo, available_timezones
+from zoneinfo import ZoneInfo
 
-from croniter import CroniterError, croniter
 from pydantic import AfterValidator, Field
 
 from workerkit.consumer import Consumer
@@ -22,40 +21,22 @@ from workerkit.observe import Settled, notify
 from workerkit.options import Concurrency, Options, Seconds, folded, matters_with
 from workerkit.places import place
 from workerkit.retry import Retries, RetryPolicy, pause
+from workerkit.schedule import Schedule, crontab_line, due_after, in_utc, known_zone, sleep_until
 from workerkit.settings import WorkerSettings
 from workerkit.signature import Arguments, Resolve
 from workerkit.singleton import (
     Run,
-    Schedule,
     Singleton,
     SingletonOptions,
     Singletons,
     resolving_run,
     running_as,
-    sleep_until,
 )
 from workerkit.singleton import faults as singleton_faults
 from workerkit.supervisor import cancel, cancelled, paused
 from workerkit.wire import Context, Declared
 
 log = logging.getLogger(__name__)
-
-
-def _cron(expression: str) -> str:
-    wrong = ValueError("write five fields, such as '*/5 * * * *', that some day will fit")
-    if len(expression.split()) not in (5, 6):  # The sixth, seconds, is croniter's own.
-        raise wrong
-    try:
-        croniter(expression, datetime.now(UTC)).get_next(datetime)
-    except CroniterError as error:
-        raise wrong from error
-    return expression
-
-
-def _zone(name: str) -> str:
-    if name not in available_timezones():
-        raise ValueError("there is no time zone of that name; write one such as 'Europe/Berlin'")
-    return name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +47,7 @@ class PeriodicOptions(SingletonOptions):
         every: Seconds from the start of one call to the start of the next, the first one at the
             start of the process. Calls stay on this grid; one that falls into a call that still
             runs is left out.
-        cron: Instead, the five fields of a crontab line.
+        cron: Instead, the five fields of a crontab line, by the rules of Debian's cron(8).
         timezone: Of `cron`, daylight saving time included.
         retry: Calls again after a call that failed; nothing else is called meanwhile.
         jitter: At most so many seconds later, drawn anew for each call, so that the processes of a
@@ -77,8 +58,8 @@ class PeriodicOptions(SingletonOptions):
     timeout: Seconds | None = None
     retry: Retries = None
     every: Seconds | None = None
-    cron: Annotated[str, AfterValidator(_cron)] | None = None
-    timezone: Annotated[str, AfterValidator(_zone)] = field(
+    cron: Annotated[str, AfterValidator(crontab_line)] | None = None
+    timezone: Annotated[str, AfterValidator(known_zone)] = field(
         default="UTC", metadata=matters_with("cron", "only cron has a time zone")
     )
     jitter: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
@@ -150,13 +131,13 @@ class Tick(Delivery):
         again = {"action": action} if action == Action.RETRY else {}
         return {
             "schedule": source,
-            "scheduled": _in_utc(self.scheduled),
+            "scheduled": in_utc(self.scheduled),
             "attempt": self.attempt,
             **again,
         }
 
     def __repr__(self) -> str:
-        return f"<run of {self.name}, scheduled for {_in_utc(self.scheduled)}>"
+        return f"<run of {self.name}, scheduled for {in_utc(self.scheduled)}>"
 
 
 class PeriodicWire:
@@ -332,7 +313,8 @@ class _Timer:
     async def _by_lease(self, singleton: Singleton) -> None:
         own = self._options
         heartbeat = self._context.settings.amqp[own.connection.casefold()].heartbeat
-        following, zone = partial(_following, own.cron or ""), ZoneInfo(own.timezone)
+        zone = ZoneInfo(own.timezone)
+        following = partial(due_after, own.cron or "", zone)
         schedule = Schedule(own.every, following, zone, own.jitter, heartbeat)
         async for run in singleton.runs(schedule, self._has_room):
             self._begin(run.scheduled, run)
@@ -358,13 +340,13 @@ class _Timer:
 
     async def _by_cron(self, expression: str) -> None:
         zone = ZoneInfo(self._options.timezone)
-        last = datetime.now(zone)
+        last = datetime.now(UTC)
         while True:
-            due: datetime = croniter(expression, last).get_next(datetime)
+            due = due_after(expression, zone, last)
             await sleep_until(due)
             await asyncio.sleep(self._jitter())
             self._call(due)
-            last = max(due, datetime.now(zone))
+            last = max(due, datetime.now(UTC))
 
     def _jitter(self) -> float:
         return random.uniform(0.0, self._options.jitter)
@@ -378,7 +360,7 @@ class _Timer:
             return True
         log.warning(
             "previous run still in progress: this one is skipped",
-            extra={"consumer": self.endpoint.name, "scheduled": _in_utc(scheduled)},
+            extra={"consumer": self.endpoint.name, "scheduled": in_utc(scheduled)},
         )
         return False
 
@@ -407,17 +389,6 @@ class _Timer:
         record = Settled(name, source, tick, outcome, action, seconds)
         notify(self._context.observers, record)
         return outcome
-
-
-def _in_utc(moment: datetime) -> str:
-    """A time as log records have it."""
-    return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def _following(expression: str, after: datetime) -> datetime:
-    """Return the first time of a crontab line after another time."""
-    due: datetime = croniter(expression, after).get_next(datetime)
-    return due
 
 
 def _periodic(options: Options) -> PeriodicOptions:

@@ -26,4 +26,6 @@ def mask_passwords(text: str) -> str:
 
 def may_hold_credentials(text: str) -> bool:
     """Whether a single value had better not be shown at all."""
-    return "@" in text or without_credentials(text) != text or ("?" in text and "=" in text)
+    # With nothing before it, as in @hourly, there is no user. The value may be quoted.
+    has_user = "@" in text.lstrip("' \"")[1:]
+    return has_user or without_credentials(text) != text or ("?" in text and "=" in text)

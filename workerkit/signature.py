@@ -6,6 +6,7 @@ import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Annotated, Any, Never, NoReturn, Protocol, get_args, get_origin
 
 from workerkit.codec import UnknownType, decoder, is_bytes
@@ -223,8 +224,8 @@ def annotated(
     Raises:
         DeclarationError: It is no method, or the annotations cannot be read.
     """
-    if not hasattr(type(handle), "__get__"):
-        # Python would call it without `self`.
+    # Python would call it without `self`; up to 3.13 a partial as well.
+    if not hasattr(type(handle), "__get__") or isinstance(handle, partial):
         by = "" if of is None else f"{place(of)}: "
         raise DeclarationError(f"{by}{place(handle)} is no method: write a `def`")
     where = place(handle)

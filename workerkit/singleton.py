@@ -11,7 +11,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass
-from datetime import UTC, datetime, tzinfo
+from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
 
@@ -26,6 +26,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.health import Part
 from workerkit.options import Options, Source
 from workerkit.places import place
+from workerkit.schedule import Schedule, sleep_until
 from workerkit.settings import WorkerSettings
 from workerkit.signature import Resolve, Unresolved
 from workerkit.signature import Source as ArgumentSource
@@ -33,12 +34,6 @@ from workerkit.supervisor import cancelled
 from workerkit.wire import Context, Declared, Hook
 
 log = logging.getLogger(__name__)
-
-_MADE_UP_WITHIN = 4.0
-"""Heartbeats within which a time of a crontab line is made up for: a takeover lasts two."""
-
-_LONGEST_SLEEP = 30.0
-"""Seconds after which it is noticed that a clock was set, or that a machine slept."""
 
 _TICK_DEADLINE = 10.0
 _FLAGS = {"true": True, "1": True, "false": False, "0": False}
@@ -153,50 +148,6 @@ def faults(
         yield f"{where} and {place(other)} have the same lease {lease!r}: rename one of them"
 
 
-@dataclass(frozen=True, slots=True)
-class Schedule:
-    """When a task is due.
-
-    Attributes:
-        every: Seconds between two runs; None for a crontab line.
-        following: Returns the first time of the crontab line after another time.
-        zone: Of the crontab line.
-        jitter: Seconds that a run may begin later.
-        heartbeat: Of the connection with the lease.
-    """
-
-    every: float | None
-    following: Callable[[datetime], datetime]
-    zone: tzinfo
-    jitter: float
-    heartbeat: float
-
-    def next(self, last: float, now: datetime) -> datetime:
-        """Return when the next run is due; a time that has passed means now.
-
-        Of the times at which no process was there, at most the latest is made up for: with `every`
-        always, with a crontab line if it passed a moment ago.
-
-        Args:
-            last: When the last run was due, in seconds since 1970; 0 if there was none.
-        """
-        seconds = now.timestamp()
-        if self.every is not None:
-            missed = (seconds - last) // self.every if last else 0
-            # The clock of another process may have been ahead.
-            due = last + max(missed, 1) * self.every if last else seconds
-            return datetime.fromtimestamp(min(due, seconds + self.every), now.tzinfo)
-        begin = now
-        if last:
-            since = max(last, seconds - _MADE_UP_WITHIN * self.heartbeat)
-            begin = datetime.fromtimestamp(min(since, seconds), now.tzinfo)
-        # By timestamps: in the hour that a clock is set back, times of day do not compare.
-        next_due = self.following(begin)
-        while (later := self.following(next_due)).timestamp() <= seconds:
-            next_due = later
-        return next_due
-
-
 class Singleton:
     """One task of which one process runs all calls."""
 
@@ -249,14 +200,6 @@ class Singleton:
             raise NotHeld(text) from None
         now = datetime.now(UTC)
         return Run(await self.lease.take(now.timestamp(), self.lease.last_scheduled), now)
-
-
-async def sleep_until(due: datetime) -> None:
-    """Return when the wall clock shows a time."""
-    left = (due - datetime.now(UTC)).total_seconds()
-    while left > 0:
-        await asyncio.sleep(min(left, _LONGEST_SLEEP))
-        left = (due - datetime.now(UTC)).total_seconds()
 
 
 class Singletons:

@@ -136,8 +136,8 @@ class Called:
         (PeriodicTask, {"every": 1}),
     ],
 )
-def test_a_handle_that_can_only_be_called(kind: Any, attributes: Any, handle: Any) -> None:
-    """Python would leave out `self`, so it is a fault on every kind of consumer."""
+def test_fp9_a_handle_that_can_only_be_called(kind: Any, attributes: Any, handle: Any) -> None:
+    """It is a fault on every kind of consumer, with the same sentence on each Python."""
     broken = type("Broken", (kind,), {"handle": handle, **attributes})
 
     [fault] = faults(broken)

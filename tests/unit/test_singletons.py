@@ -15,7 +15,7 @@ from workerkit.amqp.lease import lease_queue
 from workerkit.amqp.tokens import Token, Tokens
 from workerkit.assembly import assemble
 from workerkit.errors import StartError
-from workerkit.singleton import Schedule
+from workerkit.schedule import Schedule
 from workerkit.testing import running
 
 NOW = datetime(2026, 3, 4, 5, 6, 30, tzinfo=UTC)
