@@ -82,7 +82,6 @@ def test_fp7_an_attribute_of_another_framework_is_a_fault(kind: Any, name: str, 
     [
         (AMQPConsumer, "every", "PeriodicTask"),
         (AMQPConsumer, "methods", "HTTPView"),
-        (SSEConsumer, "vhost", "AMQPConsumer"),
         (SSEConsumer, "declare", "AMQPConsumer"),
         (HTTPView, "retry", "AMQPConsumer, SSEConsumer, PeriodicTask"),
         (HTTPView, "batch_size", "AMQPConsumer, SSEConsumer"),
