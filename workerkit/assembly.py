@@ -1,5 +1,6 @@
 """Put an application together, as far as that goes without opening anything."""
 
+import dataclasses
 import difflib
 import inspect
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -260,6 +261,8 @@ def _kinds_by_option(wires: Wires) -> Mapping[str, list[str]]:
 def _unread(class_: type[Consumer], kinds: Mapping[str, list[str]]) -> Iterator[str]:
     """Faults of attributes and methods that have no effect."""
     own = adapters(class_.options_type())
+    # A kind may know an option that nobody sets, and then its wire says so.
+    known = {each.name for each in dataclasses.fields(class_.options_type())}
     for owner, name, meant in misspelt_hooks(class_):
         if meant != "handle":
             yield f"{place(owner)}: nothing calls {name!r}; did you mean {meant!r}?"
@@ -269,7 +272,7 @@ def _unread(class_: type[Consumer], kinds: Mapping[str, list[str]]) -> Iterator[
         looks_like = misspelt(class_, owner, own, unset)
         if owner is not class_:  # Those of its own are found with its options.
             yield from (f"{at}: {no_option(*each)}" for each in looks_like.items())
-        for name in of_other_kinds(class_, owner, own, kinds):
+        for name in of_other_kinds(class_, owner, known, kinds):
             if name not in looks_like:
                 others, own_kind = ", ".join(kinds[name]), kind_of(class_).__name__
                 yield f"{at}: {name!r} is an option of {others}, not of {own_kind}"

@@ -82,7 +82,6 @@ def test_fp7_an_attribute_of_another_framework_is_a_fault(kind: Any, name: str, 
     [
         (AMQPConsumer, "every", "PeriodicTask"),
         (AMQPConsumer, "methods", "HTTPView"),
-        (SSEConsumer, "vhost", "AMQPConsumer"),
         (SSEConsumer, "declare", "AMQPConsumer"),
         (HTTPView, "retry", "AMQPConsumer, SSEConsumer, PeriodicTask"),
         (HTTPView, "batch_size", "AMQPConsumer, SSEConsumer"),
@@ -287,11 +286,6 @@ def test_fp7_a_name_that_is_like_nothing_is_no_fault(name: str) -> None:
             {"retry": RetryPolicy((5,)), "on_exception": Action.REJECT},
             "'on_exception' has no effect: retry decides what becomes of failures; keep one",
         ),
-        (
-            AMQPConsumer,
-            {"queues": [Queue("q", per_process=True)], "declare": "never"},
-            "'declare' has no effect: queues per process are declared at each connection",
-        ),
         (PeriodicTask, {"timezone": "Europe/Berlin"}, "'timezone' has no effect: only cron has"),
     ],
 )
@@ -311,7 +305,7 @@ def test_fp14_an_option_that_cannot_matter_is_a_fault(
         declaring(AMQPConsumer, retry=None, on_exception=Action.REJECT),
         declaring(AMQPConsumer, retry=RetryPolicy((5,)), on_exception=Action.DEAD_LETTER),
         declaring(SSEConsumer, retry=RetryPolicy((5,)), on_exception=Action.REJECT),
-        declaring(AMQPConsumer, queues=["a", Queue("b", per_process=True)], declare="never"),
+        declaring(AMQPConsumer, queues=[Queue("b", per_process=True)], declare="never"),
         declaring(PeriodicTask, every=None, cron="5 4 * * *", timezone="Europe/Berlin"),
     ],
 )

@@ -137,10 +137,7 @@ async def without_self(x: int) -> None: ...
         (view(fine, methods=["GET"]), "methods goes with handle; here each verb has its own meth"),
         (view(fine, "handle", methods=["FETCH"]), "option 'methods' is ['FETCH']: 'FETCH' is none"),
         (view(fine, "handle", methods="GET"), "option 'methods' is 'GET': write a list, such as ["),
-        (
-            view(fine, concurrency=3),
-            "'concurrency' is an option of AMQPConsumer, SSEConsumer, PeriodicTask, not of",
-        ),
+        (view(fine, concurrency=3), "a view has no concurrency: requests are not limited"),
         (view(fine, status=99), "status is 99: write 200 to 399"),
         (view(fine, status="201"), "status is '201': write 200 to 399"),
         (view(fine, status={"fetch": 201}), "status has 'fetch', and the view answers GET"),

@@ -26,6 +26,7 @@ from tests.application import package_of
 from workerkit import AMQPConsumer, Runner, SSEConsumer, StartError, WorkerContainer, WorkerSettings
 from workerkit.cli.commands import app
 from workerkit.connections import TLSSettings
+from workerkit.inventory import inventory
 from workerkit.redaction import without_credentials
 
 
@@ -45,6 +46,7 @@ class Settings(WorkerSettings):
     opened: datetime | None = None
     limit: int
     backend: str = "memory"
+    cache: str = ""
 
     @field_validator("backend")
     @classmethod
@@ -231,6 +233,18 @@ def test_fp7_a_fault_of_a_variable_has_no_credentials(
     assert found
     assert name.rpartition("__")[0] in " ".join(found)
     assert "s3cr3t" not in " ".join(found)
+
+
+def test_fp7_the_list_of_settings_has_no_credentials(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A valid value of a plain setting of the user's may be an address as well."""
+    monkeypatch.setenv("SHOP_LIMIT", "3")
+    monkeypatch.setenv("SHOP_SSE__MARATHON__URL", "https://h/")
+    monkeypatch.setenv("SHOP_CACHE", "redis://user:s3cr3t@host/?token=s3cr3t")
+    assembly = Runner(Container(), packages=[package_of(Each, Other)]).assemble()
+
+    [row] = [each for each in inventory(assembly) if each.variable == "SHOP_CACHE"]
+
+    assert row.value == "redis://***@host/?***"
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,6 @@ from workerkit.options import (
     Options,
     Seconds,
     Settlement,
-    matters_with,
     unless_retried,
 )
 from workerkit.retry import Retries, RetryPolicy
@@ -63,12 +62,7 @@ class AMQPOptions(Options):
     connection: str = "default"
     vhost: str | None = None
     prefetch: Annotated[int, Field(ge=1, le=HIGHEST_PREFETCH)] | None = None
-    declare: Declare | None = field(
-        default=None,
-        metadata=matters_with(
-            "shares_queues", "queues per process are declared at each connection"
-        ),
-    )
+    declare: Declare | None = None
     evidence: EvidenceStyle | None = None
     batch_size: Annotated[int, Field(ge=1, le=HIGHEST_PREFETCH)] = field(
         default=100, metadata=OF_BATCHES
@@ -80,11 +74,6 @@ class AMQPOptions(Options):
     )
     on_invalid: Settlement = Action.DEAD_LETTER
     retry: Retries = None
-
-    @property
-    def shares_queues(self) -> bool:
-        """Whether it reads from a queue that other processes may read from."""
-        return not all(queue.per_process for queue in self.queues)
 
     @property
     def prefetch_count(self) -> int:

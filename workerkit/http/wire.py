@@ -75,6 +75,8 @@ class HTTPWire:
         if options.methods is not None and "handle" not in declared.signatures:
             at = options.origins.get("methods", where)
             faults.append(f"{at}: methods goes with handle; here each verb has its own method")
+        if hasattr(declared.consumer, "concurrency"):
+            faults.append(f"{where}: a view has no concurrency: requests are not limited")
         try:
             statuses(declared.consumer, declared.signatures)
         except ValueError as error:
