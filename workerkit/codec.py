@@ -9,7 +9,7 @@ import sys
 import types
 import typing
 from collections.abc import Callable, Collection, Iterator, Sequence
-from typing import Any, NotRequired
+from typing import Any, NotRequired, cast
 
 from pydantic import (
     BaseModel,
@@ -296,11 +296,13 @@ def _details(error: ValidationError) -> list[ErrorDetails]:
 
 def _fail_fast(validator: TypeAdapter[Any], json: bool) -> Callable[[Any], Any] | None:
     """Create what validates like *validator*, but ends a collection at its first faulty item."""
-    make: Any = SchemaValidator
+    schema, make = _failing_fast(validator.core_schema), cast(Any, SchemaValidator)
     try:
         # Without the validators that pydantic keeps for models: they read a collection to its end.
-        made = make(_failing_fast(validator.core_schema), _use_prebuilt=False)
-    except (SchemaError, TypeError):
+        made = make(schema, _use_prebuilt=False)
+    except TypeError:  # Older versions have no such choice.
+        made = make(schema)
+    except SchemaError:
         return None
     validate: Callable[[Any], Any] = made.validate_json if json else made.validate_python
     return validate

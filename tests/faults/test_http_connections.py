@@ -282,6 +282,21 @@ def test_fh3_the_limits_follow_the_number_of_descriptors(
     assert max_connections(7, "http") == 7
 
 
+async def test_fh3_connections_that_are_made_during_the_stop() -> None:
+    """FH3: they are closed, and do not hold the stop for its grace."""
+    loop = asyncio.get_running_loop()
+    began = loop.time()
+    for _ in range(5):
+        async with serving(Hello, grace=60.0) as client:
+            at = URL(client.url)
+            late = [socket.create_connection((at.host or "", at.port or 0)) for _ in range(3)]
+        assert [await received(each) for each in late] == [b""] * 3
+        for each in late:
+            each.close()
+
+    assert loop.time() - began < 60.0
+
+
 CONSUMERS = """
     from workerkit import AMQPConsumer, HTTPView
 

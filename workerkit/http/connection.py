@@ -122,7 +122,7 @@ class Connection(web.RequestHandler):
 
     def is_idle(self) -> bool:
         """Whether it waits for a request, and nothing has arrived that was not read yet."""
-        if not self.is_waiting or self.transport is None:
+        if not self.is_waiting or self.transport is None or self.transport.is_closing():
             return False
         arrived = select.poll()
         arrived.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)

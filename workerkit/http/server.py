@@ -43,6 +43,7 @@ class Server:
 
     Attributes:
         application: To add routes to, until it listens.
+        url: Where it listens; empty until it does.
     """
 
     def __init__(
@@ -66,6 +67,7 @@ class Server:
         )
         # Answers that the process does not wait for any more have a moment to be sent.
         self._runner = web.AppRunner(self.application, shutdown_timeout=_SENDING)
+        self.url = ""
         self._listener: Listener | None = None
         self._look: asyncio.TimerHandle | None = None
         self._look_every = min(_LOOK_EVERY, settings.read_timeout / 4)
@@ -77,13 +79,6 @@ class Server:
         self._connecting: set[asyncio.Task[None]] = set()
         self._closed = 0
         self._full = Tally(self._loop, self._report_full)
-
-    @property
-    def url(self) -> str:
-        """Where it listens."""
-        assert self._listener is not None
-        host, port = self._listener.sockets[0].getsockname()[:2]
-        return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
     @property
     def is_ending(self) -> bool:
@@ -114,6 +109,8 @@ class Server:
             await self._runner.cleanup()
             raise
         keep_from_children(self._listener)
+        host, port = self._listener.sockets[0].getsockname()[:2]
+        self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
         self._look_for_slow_clients()
 
     def refuse(self) -> None:
@@ -178,6 +175,9 @@ class Server:
             log.debug("connection lost", extra={"error": str(error)})
             accepted.close()
             self._forget(connection)
+        if self._refused:
+            # It had no transport yet when all others were closed.
+            connection.force_close()
 
     def _connection(self) -> Connection:
         server = self._runner.server
@@ -226,7 +226,7 @@ class Server:
         log.warning(
             "connection limit reached",
             extra={
-                "port": self._settings.port,
+                "url": self.url,
                 "limit": self._max_connections,
                 "closed": closed,
                 "refused": count - closed,
