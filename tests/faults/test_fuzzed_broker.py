@@ -25,7 +25,7 @@ from workerkit.supervisor import Backoff
 EXAMPLES = int(os.environ.get("TEST_FUZZ_EXAMPLES", "60"))
 FIRST, CAP = 0.02, 0.05
 MEMORY = 64 * 2**20 + EXAMPLES * 2**18  # Pytest keeps each record, with its traceback.
-ALLOWED = {"connection failed", "consumer is not ready", "the event loop is blocked"}
+ALLOWED = ("connection failed", "consumer is not ready", "the event loop is blocked")
 
 
 def memory() -> int:
@@ -64,10 +64,9 @@ class Log(logging.Handler):
 
 
 @pytest.fixture
-def log(monkeypatch: pytest.MonkeyPatch) -> Iterator[Log]:
+def log() -> Iterator[Log]:
     """Listen to workerkit."""
     logger, handler = logging.getLogger("workerkit"), Log()
-    monkeypatch.setattr(logger, "level", logging.INFO)
     logger.addHandler(handler)
     yield handler
     logger.removeHandler(handler)
@@ -154,7 +153,7 @@ def test_fr6_any_broker_loses_its_own_connection_only(
     # On a busy machine an attempt may be over before its connection is accepted.
     early = sum(reason.startswith("no answer within") for reason in log.reasons)
     assert len(accepted) - 1 <= len(log.reasons) <= len(accepted) + early
-    assert log.errors <= ALLOWED
+    assert {each for each in log.errors if not each.startswith(ALLOWED)} == set()
     assert all(FIRST / 2 <= pause <= CAP for pause in log.pauses)
     assert all(b - a >= FIRST / 2 * 0.9 for a, b in pairwise(accepted))
     assert worker.complaints == []
