@@ -39,7 +39,7 @@ CONSUMER_STATE = Metric(
     "consumer_state",
     "gauge",
     ("consumer", "state"),
-    "1 for the state a consumer is in (starting, waiting, ready, stopping), 0 for the others",
+    "1 for the state a consumer is in (starting, waiting, ready, ended, stopping), else 0",
 )
 LEADER = Metric(
     "periodic_leader",
