@@ -97,15 +97,18 @@ class Process:
             self.changed.set,
             self._keep,
         )
+        fed = [
+            (wire, [await self._endpoint(wire, each) for each in declared])
+            for wire, declared in self._assembly.wires
+        ]
         for wire, declared in self._assembly.wires:
             if isinstance(wire, Prepares):
                 # Before the first hook: that may publish already.
                 self._wires.append(wire)
                 await wire.prepare(declared, context)
-        fed = [
-            (wire, [await self._endpoint(wire, each) for each in declared])
-            for wire, declared in self._assembly.wires
-        ]
+        for _, endpoints in fed:
+            for endpoint in endpoints:
+                await self._begin(endpoint)
         for wire, endpoints in fed:
             if wire not in self._wires:
                 self._wires.append(wire)
@@ -188,15 +191,17 @@ class Process:
             raise RunError(f"{what} could not be made: {said(error)}{where}") from error
 
     async def _endpoint(self, wire: Wire, declared: Declared) -> Endpoint:
-        where = place(declared.consumer)
-        consumer = await self._made(where, declared.factory)
-        endpoint = wire.endpoint(declared, consumer)
+        consumer = await self._made(place(declared.consumer), declared.factory)
+        return wire.endpoint(declared, consumer)
+
+    async def _begin(self, endpoint: Endpoint) -> None:
+        """Call the hook of a consumer; from then on it has to be stopped."""
         self._endpoints.append(endpoint)
         try:
             await guarded(endpoint.start())
         except Exception as error:
+            where = place(type(endpoint.consumer))
             raise RunError(f"{where}: on_start failed: {said(error)}") from error
-        return endpoint
 
     def _keep(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
         task = asyncio.create_task(work, name=name)

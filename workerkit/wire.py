@@ -129,8 +129,8 @@ class Prepares(Protocol):
     async def prepare(self, declared: Sequence[Declared], context: Context) -> None:
         """Prepare what the consumers need, and others may use as soon as they run.
 
-        The Runner calls it before it creates the first consumer. It has to return after a bounded
-        time, also while the outside is not there.
+        The Runner calls it after it has created the consumers, and before it calls the first
+        `on_start`. It has to return after a bounded time, also while the outside is not there.
         """
 
 

@@ -350,7 +350,7 @@ async def test_fp12_a_declaration_without_an_answer_holds_nothing() -> None:
 
 
 async def test_fp12_failed_attempts_are_counted_from_the_first() -> None:
-    """Consumers are created after the first attempt, and their hooks get to know it."""
+    """Consumers start after the first attempt, and their hooks get to know it."""
     attempts: list[int] = []
 
     class Orders(AMQPConsumer):

@@ -50,7 +50,7 @@ class Preparation:
         self._wanted += [(topology, queue) for queue in queues]
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
-        """Note why, for followers that come later: consumers are created after the first try."""
+        """Note why, for followers that come later: consumers start after the first try."""
         self._failures.append((error, attempt))
         if attempt >= self._servers:
             self._may_start.set()

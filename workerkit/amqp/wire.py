@@ -48,7 +48,7 @@ _DECLARED = [
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What is known of one consumer before it is created.
+    """What is known of one consumer before it starts.
 
     Attributes:
         options: With the type that the settings give to its queues.
