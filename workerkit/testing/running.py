@@ -39,7 +39,7 @@ from workerkit.testing.requeues import Requeues
 _LOOPBACK = "127.0.0.1"
 _HERE = {_LOOPBACK, "localhost", "::1", "0.0.0.0", "::"}
 _LOOK_EVERY = 0.005
-_TURNS = 10
+_TURNS = 40
 _START_DEADLINE = 10.0
 _IDLE_DEADLINE = 10.0
 _MAX_REQUEUES = 10
