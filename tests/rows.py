@@ -24,7 +24,10 @@ ROWS = [
         "G": 4,
         "FR": 24,
         "S": 8,
+        "FE": 7,
         "H": 4,
+        "FH": 7,
+        "FP": 17,
     }.items()
     for number in range(1, last + 1)
 ]
