@@ -97,6 +97,7 @@ class Source(EventSource):
         self._cut = ""
         self._turn = perf_counter()
         self._parsed = 0
+        self._marked = False
         self.parser = parser
         self.over = False
 
@@ -133,14 +134,16 @@ class Source(EventSource):
         self._decoder = Decoder(encoding, _CHUNK) if encoding else None
         self._response = response
         self._watch(response)
+        # What has come with the head is read without a turn in between.
+        self._turn = perf_counter()
         self._ready_state = READY_STATE_OPEN
 
     async def __anext__(self) -> list[SSEEvent[Any]]:
         if self._response is None or self._ready_state == READY_STATE_CLOSED:
             raise StopAsyncIteration
-        if self._parsed >= _MOST_PARSED or perf_counter() - self._turn > _LONG_TURN:
-            await asyncio.sleep(0)
-            self._turn, self._parsed = perf_counter(), 0
+        if not self._marked:
+            self._marked = True
+            asyncio.get_running_loop().call_soon(self._others_had_a_turn)
         decoder = self._decoder
         if decoder is None or not decoder.has_more:
             chunk = await self._chunk(self._response)
@@ -150,6 +153,11 @@ class Source(EventSource):
                 raise StopAsyncIteration
         else:
             chunk = b""
+        if not self._marked:
+            # It had to wait for the chunk.
+            self._turn = perf_counter()
+        elif self._parsed >= _MOST_PARSED or perf_counter() - self._turn > _LONG_TURN:
+            await asyncio.sleep(0)
         if decoder is not None:
             try:
                 chunk = decoder.step(chunk)
@@ -158,6 +166,9 @@ class Source(EventSource):
                 raise ConnectionLost(text) from None
         self._parsed += len(chunk)
         return self.parser.feed(chunk)
+
+    def _others_had_a_turn(self) -> None:
+        self._marked, self._parsed, self._turn = False, 0, perf_counter()
 
     async def _chunk(self, response: aiohttp.ClientResponse) -> bytes:
         """Read what has come; empty at the end."""

@@ -139,7 +139,13 @@ class Subscription:
                         return
                     opened = time.monotonic()
                     self._up()
-                    await self._read(source)
+                    try:
+                        await self._read(source)
+                    except ConnectionLost as error:
+                        # Known at once, and not only after what is left has been closed.
+                        if self._options.reopens:
+                            self.stream.waiting(str(error))
+                        raise
                 lost = ConnectionLost("the server ended the stream")
                 if self._done or not self._options.reopens:
                     self._end("done" if self._done else "the server ended it")
