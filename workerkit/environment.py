@@ -126,8 +126,7 @@ class _ConsumerOptions:
             return None, [f"{self._faults.label(at, value)} {bad_json(error)}"]
         # Dataclasses ignore keys that they do not know, so validation alone would miss them.
         faults = [self._stray(at, path, hint) for path in strays(hint, written)]
-        # pydantic-settings before 2.16.2 merges the parts into the whole.
-        if not isinstance(value, Mapping) or self._variables.sets(at):
+        if not isinstance(value, Mapping):
             faults += self._without_effect(at)
         try:
             valid = adapter.validate_python(written)

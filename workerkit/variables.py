@@ -139,13 +139,6 @@ class Variables:
             if key.startswith(starts)
         ]
 
-    def sets(self, location: Location) -> bool:
-        """Whether a variable that is not empty sets the whole of *location*."""
-        keys = {_joined(root, location[1:]).lower() for root in self._roots(location)}
-        return any(
-            each.text for place in self._by_key.values() for each in map(place.get, keys) if each
-        )
-
     def empty(self, location: Location) -> bool:
         """Whether the variable of *location* is there but empty, which counts as not set."""
         name = self.name(location)

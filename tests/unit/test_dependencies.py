@@ -1,6 +1,7 @@
 """The versions that setup.cfg admits, and the private names of other libraries that we use."""
 
 import ast
+import gzip
 import sys
 from collections.abc import Iterator
 from configparser import ConfigParser
@@ -8,6 +9,17 @@ from pathlib import Path
 
 import pytest
 from packaging.requirements import Requirement
+from pydantic import BaseModel
+
+from tests.serving import serving
+from workerkit import HTTPView
+
+
+class Counts(BaseModel):
+    """A body."""
+
+    number: int
+
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "workerkit"
@@ -169,3 +181,20 @@ def test_fp6_every_library_that_is_imported_is_required() -> None:
     found = {name.partition(".")[0] for tree in package().values() for name in imports(tree)}
 
     assert found - known == set()
+
+
+async def test_fp6_a_body_of_thousands_of_compressed_members_is_refused() -> None:
+    """aiohttp before 3.14.4 reads all of them, each at the cost of all that follow."""
+
+    class Upload(HTTPView):
+        routes = ["/uploads"]
+        methods = ["POST"]
+
+        async def handle(self, body: Counts) -> None: ...
+
+    body = gzip.compress(b"") * 9_700 + gzip.compress(b'{"number": 1}')
+    headers = {"Content-Encoding": "gzip", "Content-Type": "application/json"}
+    async with serving(Upload) as client:
+        response = await client.post("/uploads", body=body, headers=headers)
+
+    assert response.status == 400
