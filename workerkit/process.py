@@ -74,29 +74,8 @@ class Process:
             Watchdog() if self.metrics is None else Watchdog(lagged=self.metrics.lagged)
         )
         self._watchdog.start()
-        settings = self._assembly.settings
         await self._resources.open()
-        publisher = await self._provided("publisher")
-        self._publisher = publisher
-        publisher.open(settings)
-        observers = await self._provided("observers")
-        if self.metrics is not None:
-            observers = [*observers, self.metrics]
-        if isinstance(publisher, Publisher):
-            publisher.observers = observers
-            self.readiness.blocked = publisher.blocked
-        cursors = await self._provided("cursors")
-        middlewares = await self._provided("middlewares")
-        context = Context(
-            settings,
-            observers,
-            publisher,
-            cursors,
-            middlewares,
-            redact_of(self._container),
-            self.changed.set,
-            self._keep,
-        )
+        context = await self._context()
         fed = [
             (wire, [await self._endpoint(wire, each) for each in declared])
             for wire, declared in self._assembly.wires
@@ -176,6 +155,28 @@ class Process:
 
     def _busy(self) -> list[str]:
         return [name for wire in self._wires for name in wire.busy()]
+
+    async def _context(self) -> Context:
+        settings = self._assembly.settings
+        publisher = await self._provided("publisher")
+        self._publisher = publisher
+        publisher.open(settings)
+        observers = await self._provided("observers")
+        if self.metrics is not None:
+            observers = [*observers, self.metrics]
+        if isinstance(publisher, Publisher):
+            publisher.observers = observers
+            self.readiness.blocked = publisher.blocked
+        return Context(
+            settings,
+            observers,
+            publisher,
+            await self._provided("cursors"),
+            await self._provided("middlewares"),
+            redact_of(self._container),
+            self.changed.set,
+            self._keep,
+        )
 
     async def _provided(self, name: str) -> Any:
         """What the container has under *name*."""

@@ -200,7 +200,7 @@ def _check_place() -> None:
         "write `async with runner.running():` in a coroutine, and the Runner runs inside of that"
         " block, without signal handlers"
     )
-    if asyncio._get_running_loop() is not None:
+    if _has_running_loop():
         raise RuntimeError(
             "Runner.run() starts an event loop, and this thread has one that is running already"
             f" (pytest-asyncio and notebooks start one): {instead}"
@@ -210,6 +210,14 @@ def _check_place() -> None:
             "Runner.run() handles signals, which is possible in the main thread only: call it"
             f" there, or {instead}"
         )
+
+
+def _has_running_loop() -> bool:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        return False
+    return True
 
 
 def _log_settings(settings: LogSettings, level: str | None) -> LogSettings:

@@ -32,13 +32,14 @@ PRIVATE = {
     "amqp/handshake.py: _on_connection_close": "aio-pika",
     "amqp/handshake.py: _reader_task": "aiormq",
     "amqp/tap.py: _closed": "python",  # asyncio.StreamReaderProtocol
-    "http/connection.py: _match_info": "aiohttp",
     "http/connection.py: _task_handler": "aiohttp",
+    "http/connection.py: _waiter": "aiohttp",
+    "http/raw_request.py: _make_request": "aiohttp",
     "http/sending.py: _cookies": "aiohttp",
     "http/shortcuts.py: _match_info": "aiohttp",
 }
 # Private by their names, and documented.
-DOCUMENTED = {"_asdict", "_current_frames", "_exit"}
+DOCUMENTED = {"_asdict", "_current_frames", "_exit", "_replace"}
 # What is public by its name, and promised by nobody.
 UNDOCUMENTED = {
     "aio_pika.tools": "aio-pika",
