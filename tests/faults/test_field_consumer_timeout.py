@@ -62,8 +62,7 @@ async def test_fr18_no_message_is_handled_twice_at_the_same_time(
     options: dict[str, Any] = {
         "queues": [Queue(name, "quorum") for name in names],
         "handle": handle_batch if batch else handle,
-        "batch_interval": 0.05,
-    }
+    } | ({"batch_interval": 0.05} if batch else {})
     slow = type("Slow", (AMQPConsumer,), options)
     async with (
         running(impatient.url(), slow, recorder=recorder, consumer_timeout=TIMEOUT),

@@ -350,4 +350,4 @@ async def test_fp2_a_run_that_takes_longer_is_not_doubled(
         await eventually(lambda: len(runs) >= 3)
 
     assert most == [1]
-    assert fields(caplog, "still running: this time is left out")
+    assert fields(caplog, "previous run still in progress: this one is skipped")

@@ -129,13 +129,8 @@ async def test_fr1_stops_and_starts_lose_nothing(
             raise KeyError("not yet")
         handled.update(messages)
 
-    orders = consumer(
-        queue,
-        handle_batch if batch else handle,
-        concurrency=2,
-        batch_size=4,
-        batch_interval=0.05,
-    )
+    options: dict[str, Any] = {"batch_size": 4, "batch_interval": 0.05} if batch else {}
+    orders = consumer(queue, handle_batch if batch else handle, concurrency=2, **options)
     for number in range(4):
         seen.append(sum(calls.values()))
         async with running(url, orders, shutdown_grace=0.2):

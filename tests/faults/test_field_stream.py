@@ -84,7 +84,7 @@ def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
         (head(BODY, 0, 128 * 2**20), "134217728 bytes: the limit is"),
         (head(METHOD, 0, 130_000), "at least 130008 bytes"),
         (head(HEADER, 0, 1_000_000), "at least 1000008 bytes"),
-        (head(BODY, 2, 100_000), "on channel 2 that belongs to no message"),
+        (head(BODY, 1, 100_000), "on channel 1 that belongs to no message"),
         (head(METHOD, 1, 0)[:3], "a frame of type 1 with"),
         (head(METHOD, 0, 4) + b"\0\x0a\0\x3d\0", "a frame without its end"),
     ],

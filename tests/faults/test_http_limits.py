@@ -125,7 +125,7 @@ async def test_fh1_a_body_full_of_faults(
     # Inside of models, old versions of pydantic name the first five.
     assert len(found["errors"]) in ((named, 5) if path == "/orders" else (named,))
     assert len(answer.body) < 16_384
-    [record] = [each for each in caplog.records if each.message == "not handled"]
+    [record] = [each for each in caplog.records if each.message == "request refused"]
     assert record.levelno == logging.INFO
     assert len(JSONFormatter().format(record)) < 16_384
     if named != 1 or path == "/lists":

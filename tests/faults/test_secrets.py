@@ -12,7 +12,14 @@ from urllib.parse import quote
 
 import aiohttp
 import pytest
+import trustme
 from aiohttp import web
+from cryptography.hazmat.primitives.serialization import (
+    BestAvailableEncryption,
+    Encoding,
+    PrivateFormat,
+    load_pem_private_key,
+)
 
 from tests.client import Client, connected
 from tests.command import Application, running, workerkit, write_package
@@ -172,6 +179,8 @@ def variables(broker: str, other: str, port: int, **more: str) -> dict[str, str]
         "WORKERKIT_AMQP__DEFAULT__URL": broker,
         "WORKERKIT_AMQP__OTHER__URL": other,
         "WORKERKIT_AMQP__OTHER__PASSWORD": OTHER,
+        "WORKERKIT_AMQP__OTHER__TLS__CERT": "client.pem",
+        "WORKERKIT_AMQP__OTHER__TLS__KEY": "client.key",
         "WORKERKIT_AMQP__OTHER__TLS__KEY_PASSWORD": KEY,
         "WORKERKIT_SSE__STREAM__URL": (
             f"http://app:{quote(STREAM, safe='')}@{at}/?key={quote(QUERY)}"
@@ -202,7 +211,13 @@ def broker(rabbit: PrivateRabbit, vhost: str) -> str:
 
 @pytest.fixture
 def package(tmp_path: Path) -> str:
-    """The application."""
+    """The application, and a client's certificate whose key has a password."""
+    client = trustme.CA().issue_cert("client.example")
+    client.cert_chain_pems[0].write_to_path(tmp_path / "client.pem")
+    key: Any = load_pem_private_key(client.private_key_pem.bytes(), None)
+    secret = BestAvailableEncryption(KEY.encode())
+    encrypted = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, secret)
+    (tmp_path / "client.key").write_bytes(encrypted)
     return write_package(tmp_path, settings=SETTINGS, container=CONTAINER, consumers=CONSUMERS)
 
 
