@@ -349,6 +349,27 @@ async def test_fp12_a_declaration_without_an_answer_holds_nothing() -> None:
     assert not ready_then
 
 
+async def test_fp12_a_publish_to_a_queue_without_an_answer_waits() -> None:
+    """It waits within its deadline, also after the other queues have been tried."""
+    late, bodies = collector("late")
+    others, _ = many(3)
+
+    class First(PeriodicTask):
+        every = 3600.0
+
+        def __init__(self, publisher: Publisher) -> None:
+            self.publisher = publisher
+
+        async def handle(self) -> None:
+            await self.publisher.publish(b"order", "late", timeout=60.0)
+
+    async with EmbeddedBroker() as broker:
+        # It says that a queue is missing, which therefore is not declared.
+        broker.swallow_next("channel.close")
+        async with running(broker.url, First, late, *others, ready=False):
+            await eventually(lambda: bodies == [b"order"], 60.0)
+
+
 async def test_fp12_failed_attempts_are_counted_from_the_first() -> None:
     """Consumers start after the first attempt, and their hooks get to know it."""
     attempts: list[int] = []

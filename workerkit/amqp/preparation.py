@@ -76,26 +76,47 @@ class Preparation:
                 if not session.gone:
                     break
                 await asyncio.wait([session.lost])
-            self.finish()
+            self._finish()
             if late := [each for each in self._checks.values() if not each.done()]:
                 await asyncio.gather(*late)
         finally:
             await cancelled(self._checks.values())
 
-    def finish(self) -> None:
+    def stop(self) -> None:
         """Let everybody go on who waits."""
-        self.done.set()
-        self._may_start.set()
+        self._finish()
+        for topology, queue in self._wanted:
+            topology.tried[queue.name].set()
 
     async def may_start(self) -> None:
         """Wait until all queues have been tried, or the connection could not be opened."""
         await self._may_start.wait()
+
+    async def receivable(self, exchange: str, routing_key: str) -> None:
+        """Wait until all queues have been tried, and the broker has answered for some of them.
+
+        These are the queues that a message may reach.
+        """
+        await self.done.wait()
+        for topology, queue in self._wanted:
+            if _may_receive(queue, exchange, routing_key):
+                await topology.tried[queue.name].wait()
+
+    @property
+    def checked_all(self) -> bool:
+        """Whether nobody has to wait any more."""
+        tried = all(topology.tried[queue.name].is_set() for topology, queue in self._wanted)
+        return self.done.is_set() and tried
 
     async def checked(self, topology: Topology, queue: Queue) -> None:
         """Wait until all queues have been tried, and this one is checked."""
         await self.done.wait()
         if (check := self._checks.get((topology, queue.name))) is not None:
             await asyncio.wait([check])
+
+    def _finish(self) -> None:
+        self.done.set()
+        self._may_start.set()
 
     async def _try(self, session: Session) -> None:
         self._checks = {
@@ -112,6 +133,12 @@ class Preparation:
             waiting = left
         for topology in dict.fromkeys(topology for topology, _ in self._wanted):
             topology.log_declared()
+
+
+def _may_receive(queue: Queue, exchange: str, routing_key: str) -> bool:
+    if not exchange:
+        return queue.name == routing_key
+    return any(str(binding.exchange) == exchange for binding in queue.bindings)
 
 
 async def _check(session: Session, topology: Topology, queue: Queue) -> None:

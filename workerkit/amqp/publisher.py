@@ -8,7 +8,7 @@ from datetime import datetime
 from functools import partial
 from itertools import count
 from time import perf_counter
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Protocol
 from uuid import uuid4
 
 from workerkit.amqp import outgoing
@@ -44,6 +44,17 @@ from workerkit.supervisor import Deadline
 _UNOPENED = "the publisher is used before the Runner has started, or after it has stopped"
 _DECLARE_DEADLINE = 30.0  # Some questions, each with a deadline of its own.
 _DIRECT_REPLY = f"{outgoing.DIRECT_REPLY_TO}."
+
+
+class Declarations(Protocol):
+    """The first declarations on one connection."""
+
+    @property
+    def checked_all(self) -> bool:
+        """Whether nobody has to wait any more."""
+
+    async def receivable(self, exchange: str, routing_key: str) -> None:
+        """Wait until the queues are declared that a message may reach."""
 
 
 class Publisher:
@@ -86,7 +97,7 @@ class Publisher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._routes: dict[tuple[str, str], Route] = {}
-        self._unprepared: dict[tuple[str, str], asyncio.Event] = {}
+        self._unprepared: dict[tuple[str, str], Declarations] = {}
 
     def open(self, settings: WorkerSettings) -> None:
         """Say which connections there are. The Runner does this before anything starts."""
@@ -94,14 +105,14 @@ class Publisher:
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
-    def wait_for(self, place: tuple[str, str], prepared: asyncio.Event) -> None:
+    def wait_for(self, place: tuple[str, str], preparation: "Declarations") -> None:
         """Let each publish wait, within its deadline, until the queues of a place are declared.
 
         Args:
             place: A connection of the settings, in lower case, and a virtual host.
-            prepared: Set when that has been tried with each of them.
+            preparation: Declares them.
         """
-        self._unprepared[place] = prepared
+        self._unprepared[place] = preparation
 
     def blocked(self) -> list[str]:
         """Names of the connections whose broker blocks publishers, out of memory or disk."""
@@ -271,16 +282,17 @@ class Publisher:
         """Wait until the queues are declared that the process itself consumes; the seconds left."""
         route, began = self._route(to), perf_counter()
         place = self._place(to)
-        if (prepared := self._unprepared.get(place)) is None:
+        if (preparation := self._unprepared.get(place)) is None:
             return timeout
         try:
             async with Deadline(timeout):
-                await prepared.wait()
+                await preparation.receivable(str(to.exchange), to.routing_key)
         except TimeoutError as error:
             message_id = properties.message_id = properties.message_id or uuid4().hex
             where = f"message {message_id!r} to {to}"
             raise route.late(where, message_id, timeout, sent=False) from error
-        self._unprepared.pop(place, None)
+        if preparation.checked_all:
+            self._unprepared.pop(place, None)
         return max(timeout - (perf_counter() - began), 0.0)
 
     async def declare(self, queue: Queue, connection: str, vhost: str | None) -> bool:

@@ -75,6 +75,9 @@ class Topology:
         written: The queues of *options* as their class has them, without a default type.
         declare: The consumer's own option, or the connection's setting.
         types: Learns the types of the queues.
+
+    Attributes:
+        tried: For each queue, set once the broker has answered whether messages can reach it.
     """
 
     def __init__(
@@ -85,6 +88,7 @@ class Topology:
         moves: Moves,
         types: QueueTypes,
     ) -> None:
+        self.tried = {queue.name: asyncio.Event() for queue in written}
         self._consumer = options.name
         self._types = types
         self._written = {queue.name: queue for queue in written}
@@ -141,6 +145,15 @@ class Topology:
             log.info("declared what was missing", extra={"consumer": self._consumer, **fields})
 
     async def _check(self, session: Session, queue: Queue) -> Missing | None:
+        try:
+            found = await self._find_missing(session, queue)
+        except BrokerRefused:
+            self.tried[queue.name].set()
+            raise
+        self.tried[queue.name].set()
+        return found
+
+    async def _find_missing(self, session: Session, queue: Queue) -> Missing | None:
         if queue.per_process:
             await self._declare_own(session, queue)
             return None
@@ -154,6 +167,7 @@ class Topology:
         await self._learn(session, queue)
         if self._declare != "never":
             await self._bindings.create(session, queue, self._made)
+        self.tried[queue.name].set()
         needed = list(self._needed(queue))
         seen = all(each.queue.name in self._seen for each in needed)
         return await self._first_missing_within(

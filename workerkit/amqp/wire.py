@@ -189,7 +189,7 @@ class AMQPWire:
             self._prepared[options.name] = self._prepare(options, context, publisher)
         for key in [key for key in self._links if key not in before]:
             link, preparation = self._links[key], self._preparations[key]
-            publisher.wait_for(key, preparation.done)
+            publisher.wait_for(key, preparation)
             self._keeping.append(context.keep(link.run(), f"link to {link}"))
             self._loops.append(context.keep(preparation.run(), f"queues of {link}"))
 
@@ -198,7 +198,7 @@ class AMQPWire:
         for receiver in self._receivers:
             receiver.stop()
         for preparation in self._preparations.values():
-            preparation.finish()
+            preparation.stop()
         for link, keeping in zip(self._links.values(), self._keeping, strict=False):
             link.stop()
             if not link.connected:
