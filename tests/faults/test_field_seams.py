@@ -14,7 +14,7 @@ from tests.application import Recorder, running
 from tests.client import Client
 from tests.consumers import collector
 from tests.faults.test_field_unreachable import WITHOUT, name_of, send_anew
-from tests.rabbit import PrivateRabbit
+from tests.rabbit import PrivateRabbit, QueueState
 from tests.records import errors, fields
 from tests.tampering import Tampering
 from tests.waiting import eventually
@@ -66,8 +66,7 @@ async def test_fr1_what_a_cancelled_batch_has_settled_does_not_go_back(
         await started.wait()
     assert errors(caplog) == []
     assert recorder.actions == ["ack", "retry"]
-    state = rabbit.queues(vhost)["orders"]
-    assert (state.ready, state.unacked) == (1, 0)
+    await eventually(lambda: rabbit.queues(vhost)["orders"] == QueueState(1, 0, 0))
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])

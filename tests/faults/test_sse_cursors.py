@@ -421,7 +421,7 @@ async def test_chaos(tmp_path: Path, batch: bool, concurrency: int) -> None:
                     if dice.random() < 0.2:
                         await server.restart()
         server.calm = True
-        server.last = max(counts) + 100
+        server.last = max(counts, default=0) + 100
         async with consuming(server.url, consumer, directory=tmp_path):
             await eventually(lambda: not missing(), 30.0, what=f"all of {server.last}")
 

@@ -75,6 +75,8 @@ class Preparation:
                 await self._try(session)
                 if not session.gone:
                     break
+                # A start waits for one attempt, whether it fails before or after the login.
+                self._may_start.set()
                 await asyncio.wait([session.lost])
             self._finish()
             if late := [each for each in self._checks.values() if not each.done()]:
