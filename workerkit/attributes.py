@@ -1,7 +1,7 @@
 """Class attributes and methods that nothing reads: misspelt, or named as elsewhere.
 
-An attribute that somebody reads belongs to the user, whatever its name is: the class itself, a class
-that inherits it, or a function beside them.
+An attribute that somebody reads belongs to the user, whatever its name is: the class itself, a
+class that inherits it, or a function beside them.
 """
 
 import ast
@@ -239,9 +239,8 @@ def _is_read_outside(file: ast.Module, name: str) -> bool:
     waiting: list[ast.AST] = [each for each in file.body if not isinstance(each, ast.ClassDef)]
     while waiting:
         node = waiting.pop()
-        if isinstance(node, ast.Attribute) and node.attr == name:
-            if isinstance(node.ctx, ast.Load):
-                return True
+        if isinstance(node, ast.Attribute) and node.attr == name and type(node.ctx) is ast.Load:
+            return True
         waiting += [
             each for each in ast.iter_child_nodes(node) if not isinstance(each, ast.ClassDef)
         ]
