@@ -154,7 +154,8 @@ def is_read(declared: type, name: str) -> bool:
 
 
 def _below(owner: type) -> Iterator[type]:
-    for each in type.__subclasses__(owner):
+    below: list[type] = type.__subclasses__(owner)
+    for each in below:
         yield each
         yield from _below(each)
 
