@@ -75,6 +75,8 @@ class Preparation:
                 await self._try(session)
                 if not session.gone:
                     break
+                # As after a failed attempt: only publishes wait for the next connection.
+                self._may_start.set()
                 await asyncio.wait([session.lost])
             self.finish()
             if late := [each for each in self._checks.values() if not each.done()]:
@@ -88,7 +90,7 @@ class Preparation:
         self._may_start.set()
 
     async def may_start(self) -> None:
-        """Wait until all queues have been tried, or the connection could not be opened."""
+        """Wait until all queues have been tried, or the connection could not be kept open."""
         await self._may_start.wait()
 
     async def checked(self, topology: Topology, queue: Queue) -> None:
