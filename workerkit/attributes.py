@@ -1,6 +1,7 @@
 """Class attributes and methods that nothing reads: misspelt, or named as elsewhere.
 
-An attribute that the class reads itself belongs to the user, whatever its name is.
+An attribute that somebody reads belongs to the user, whatever its name is: the class itself, a
+class that inherits it, or a function beside them.
 """
 
 import ast
@@ -133,14 +134,30 @@ def misspelt_hooks(declared: type) -> Iterator[tuple[type, str, str]]:
 
 
 def is_read(declared: type, name: str) -> bool:
-    """Whether a class or its bases read their own attribute *name*, as far as their code tells."""
-    for owner in users_classes(declared):
-        if (tree := _source_of(owner)) is not None:
-            if _reads(tree, name, {each.__name__ for each in declared.__mro__}):
+    """Whether anybody reads the attribute *name* of a class, as far as the code nearby tells.
+
+    That is the class, its bases, other classes with the base that has it, and the functions of
+    their modules.
+    """
+    owners = users_classes(declared)
+    having = [each for each in owners if name in vars(each)]
+    readers = dict.fromkeys([*owners, *(each for owner in having for each in _below(owner))])
+    classes = {each.__name__ for reader in readers for each in reader.__mro__}
+    for reader in readers:
+        if (tree := _source_of(reader)) is not None:
+            if _reads(tree, name, classes):
                 return True
-        elif any(name in (*code.co_names, *code.co_consts) for code in _codes(owner)):
+        elif any(name in (*code.co_names, *code.co_consts) for code in _codes(reader)):
             return True
-    return False
+    files = dict.fromkeys(code.co_filename for reader in readers for code in _codes(reader))
+    return any(_is_read_outside(_parsed("".join(linecache.getlines(file))), name) for file in files)
+
+
+def _below(owner: type) -> Iterator[type]:
+    below: list[type] = type.__subclasses__(owner)
+    for each in below:
+        yield each
+        yield from _below(each)
 
 
 def _own_attributes(declared: type, owner: type) -> Iterator[str]:
@@ -184,17 +201,50 @@ def _reads(tree: ast.ClassDef, name: str, classes: Collection[str]) -> bool:
     methods = [each for each in ast.walk(tree) if isinstance(each, _FUNCTIONS)]
     within = {id(node) for each in methods for body in each.body for node in ast.walk(body)}
     owners = {"self", "cls", *classes, *(arg.arg for each in methods for arg in each.args.args[:1])}
+    owners |= _aliases(tree, owners)
     for node in ast.walk(tree):
         match node:
             case ast.Name(id=found, ctx=ast.Load()) if found == name and id(node) not in within:
                 return True
             case ast.Attribute(attr=found, value=ast.Name(id=of)) if found == name and of in owners:
                 return True
-            case ast.Attribute(attr=found, value=ast.Call()) if found == name:
-                return True  # type(self).name, super().name
+            case ast.Attribute(attr=found, value=ast.Call() | ast.Attribute(attr="__class__")):
+                if found == name:
+                    return True  # type(self).name, super().name, self.__class__.name
+            case ast.MatchClass(kwd_attrs=names) if name in names:
+                return True
             case ast.Call(func=ast.Name(id="getattr"), args=[_, ast.Constant(value=found), *_]):
                 if found == name:
                     return True
+    return False
+
+
+def _aliases(tree: ast.ClassDef, owners: Collection[str]) -> set[str]:
+    """Other names of an object or of its class: `kind = type(self)`, `me = self`."""
+    found = set()
+    for node in ast.walk(tree):
+        match node:
+            case ast.Assign(targets=[ast.Name(id=alias)], value=value):
+                match value:
+                    case (
+                        ast.Name(id=of)
+                        | ast.Attribute(attr="__class__", value=ast.Name(id=of))
+                        | ast.Call(func=ast.Name(id="type"), args=[ast.Name(id=of)])
+                    ) if of in owners:
+                        found.add(alias)
+    return found
+
+
+def _is_read_outside(file: ast.Module, name: str) -> bool:
+    """Whether code of a module that is in no class reads an attribute of that name, of anything."""
+    waiting: list[ast.AST] = [each for each in file.body if not isinstance(each, ast.ClassDef)]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Attribute) and node.attr == name and type(node.ctx) is ast.Load:
+            return True
+        waiting += [
+            each for each in ast.iter_child_nodes(node) if not isinstance(each, ast.ClassDef)
+        ]
     return False
 
 

@@ -98,10 +98,10 @@ class Schedule:
             # The clock of another process may have been ahead.
             due = last + max(missed, 1) * self.every if last else seconds
             return datetime.fromtimestamp(min(due, seconds + self.every), now.tzinfo)
-        begin = now
-        if last:
-            since = max(last, seconds - _MADE_UP_WITHIN * self.heartbeat)
-            begin = datetime.fromtimestamp(min(since, seconds), now.tzinfo)
+        begin, recent = now, _MADE_UP_WITHIN * self.heartbeat
+        # A clock that is a little ahead has run the next time already; one far ahead is wrong.
+        if 0 < last <= seconds + recent:
+            begin = datetime.fromtimestamp(max(last, seconds - recent), now.tzinfo)
         # By timestamps: in the hour that a clock is set back, times of day do not compare.
         next_due = self.following(begin)
         while (later := self.following(next_due)).timestamp() <= seconds:

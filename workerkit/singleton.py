@@ -10,7 +10,7 @@ import random
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from functools import partial
 from typing import Annotated, Any
@@ -24,7 +24,7 @@ from workerkit.connections import AMQPSettings
 from workerkit.consumer import Consumer
 from workerkit.endpoint import Endpoint
 from workerkit.health import Part
-from workerkit.options import Options, Source
+from workerkit.options import Options, matters_with
 from workerkit.places import place
 from workerkit.schedule import Schedule, sleep_until
 from workerkit.settings import WorkerSettings
@@ -35,8 +35,10 @@ from workerkit.wire import Context, Declared, Hook
 
 log = logging.getLogger(__name__)
 
+_OF_LEASES = matters_with("singleton", "it is for tasks with singleton = True")
 _TICK_DEADLINE = 10.0
-_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+_FLAGS = dict.fromkeys(("true", "yes", "on", "1"), True)
+_FLAGS |= dict.fromkeys(("false", "no", "off", "0"), False)
 
 
 def _flag(found: object) -> object:
@@ -59,8 +61,8 @@ class SingletonOptions(Options):
     singleton: Annotated[
         bool | Annotated[str, Field(min_length=1, max_length=200)], BeforeValidator(_flag)
     ] = False
-    connection: str = "default"
-    vhost: str | None = None
+    connection: str = field(default="default", metadata=_OF_LEASES)
+    vhost: str | None = field(default=None, metadata=_OF_LEASES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,13 +130,9 @@ def faults(
     Args:
         seen: The tasks so far, by connection, virtual host and lease; this one is added.
     """
-    where = place(declared.consumer)
     if not options.singleton:
-        for name in ("connection", "vhost"):
-            if options.sources.get(name, Source.FRAMEWORK) is not Source.FRAMEWORK:
-                stated_by = options.origins.get(name, where)
-                yield f"{stated_by}: option {name!r} is for tasks with singleton = True"
         return
+    where = place(declared.consumer)
     connection = options.connection.casefold()
     if connection not in settings.amqp:
         known = ", ".join(sorted(settings.amqp))

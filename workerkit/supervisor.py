@@ -114,6 +114,11 @@ class Deadline:
         self._timer.cancel()
         await self._scope.__aexit__(kind, error, traceback)
 
+    @property
+    def passed(self) -> bool:
+        """Whether the time was over before the block was."""
+        return self._scope.expired()
+
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
         self._scope.reschedule(loop.time() + _READ_TIME)
 
@@ -127,9 +132,9 @@ async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) 
     """
     task = asyncio.current_task()
     assert task is not None
-    before = task.cancelling()
+    before, deadline = task.cancelling(), Deadline(seconds)
     try:
-        async with Deadline(seconds):
+        async with deadline:
             return await awaitable
     except BaseException as error:
         if task.cancelling() > before:
@@ -137,7 +142,8 @@ async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) 
                 raise
             # aiormq raises the loss of the connection instead, if both happen in the same turn.
             raise asyncio.CancelledError from error
-        if isinstance(error, TimeoutError | asyncio.CancelledError):
+        late = isinstance(error, TimeoutError) and deadline.passed
+        if late or isinstance(error, asyncio.CancelledError):
             raise otherwise from error
         raise
 

@@ -192,3 +192,48 @@ async def test_fp4_a_child_that_returns_from_its_handler_settles_nothing(
 
 def _ready_is_empty(rabbit: PrivateRabbit, vhost: str) -> None:
     asyncio.run(eventually(lambda: rabbit.queues(vhost)["forks"].ready == 0))
+
+
+STREAMS = """
+    import os
+    import time
+
+    from workerkit import SSEConsumer
+
+
+    class Stream(SSEConsumer):
+        url = os.environ["STREAM"]
+
+        async def handle(self, data: str) -> None:
+            pid = os.fork()
+            if pid == 0:
+                time.sleep(600)
+                os._exit(0)
+            os.write(1, f"child {data} {pid}\\n".encode())
+"""
+
+
+@pytest.mark.parametrize("uvloop", [True, False], ids=["uvloop", "asyncio"])
+async def test_fp4_a_child_does_not_keep_an_event_stream_open(tmp_path: Path, uvloop: bool) -> None:
+    """The server notices that the worker was killed, and writes no answer for nobody."""
+    left = asyncio.Event()
+
+    async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: x\n\n")
+        if not await reader.read(1):
+            left.set()
+        writer.close()
+
+    package = write_package(tmp_path, consumers=STREAMS)
+    server = await asyncio.start_server(serve, "127.0.0.1", 0)
+    url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/"
+    async with server, running(package, cwd=tmp_path, uvloop=uvloop, STREAM=url) as app:
+        pid = await child(app, "x")
+        try:
+            app.send(signal.SIGKILL)
+            await eventually(lambda: not app.running)
+            await eventually(left.is_set)
+            assert alive(pid)
+        finally:
+            os.kill(pid, signal.SIGKILL)

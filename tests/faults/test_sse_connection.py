@@ -387,7 +387,7 @@ async def test_secrets_are_sent_and_never_said(caplog: pytest.LogCaptureFixture)
 
 async def test_headers_are_asked_for_at_each_attempt(caplog: pytest.LogCaptureFixture) -> None:
     """A consumer's `headers` come over the connection's; one that raises fails the attempt."""
-    tokens = iter(["first", "", "second"])
+    tokens = iter(["first", "", "slow", "second"])
 
     class Renewing(SSEConsumer):
         connection = "server"
@@ -397,6 +397,8 @@ async def test_headers_are_asked_for_at_each_attempt(caplog: pytest.LogCaptureFi
             token = next(tokens)
             if not token:
                 raise LookupError("no token now")
+            if token == "slow":
+                raise TimeoutError("no answer with a token")
             return {"authorization": f"Bearer {token}"}
 
         async def handle(self, data: str) -> None: ...
@@ -408,8 +410,11 @@ async def test_headers_are_asked_for_at_each_attempt(caplog: pytest.LogCaptureFi
 
     sent = [each.headers["Authorization"] for each in server.opened]
     assert sent == ["Bearer first", "Bearer second"]
-    (failed,) = fields(caplog, "connection failed")
-    assert str(failed["exc_info"][1]) == "headers of Renewing: LookupError: no token now"
+    reasons = [str(each["exc_info"][1]) for each in fields(caplog, "connection failed")]
+    assert reasons == [
+        "headers of Renewing: LookupError: no token now",
+        "headers of Renewing: TimeoutError: no answer with a token",
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """FR6. A process that stops in the same moment in which a connection is lost still stops."""
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -31,6 +32,12 @@ class Watcher:
         self.made.set()
 
 
+async def live(url: str, consumer: Any, watcher: Any) -> None:
+    """Run until cancelled."""
+    async with running(url, consumer, recorder=watcher, ready=False):
+        await asyncio.Event().wait()
+
+
 @pytest.mark.parametrize("loop", sorted(LOOPS))
 @pytest.mark.parametrize("end", [Do.CLOSE, Do.RESET], ids=["closes", "resets"])
 def test_fr6_a_stop_beside_a_lost_connection_ends(loop: str, end: Do) -> None:
@@ -42,10 +49,13 @@ def test_fr6_a_stop_beside_a_lost_connection_ends(loop: str, end: Do) -> None:
             for turns in range(TURNS):
                 consumer, _ = collector("bad", name="Bad")
                 watcher = Watcher()
-                async with running(odd.url, consumer, recorder=watcher, ready=False):  # type: ignore[arg-type]
-                    await asyncio.wait_for(watcher.made.wait(), 30.0)
-                    for _ in range(turns):
-                        await asyncio.sleep(0)
+                living = asyncio.create_task(live(odd.url, consumer, watcher))
+                await asyncio.wait_for(watcher.made.wait(), 30.0)
+                for _ in range(turns):
+                    await asyncio.sleep(0)
+                living.cancel()
+                await asyncio.wait([living], timeout=30.0)
+                assert living.cancelled()
 
     run(loop, main, {})
 
@@ -83,3 +93,22 @@ async def test_fr6_a_stop_does_not_wait_for_an_answer_that_is_lost(
                 await asyncio.sleep(0)
             # From now on nothing is answered, and nobody is told that the connection is lost.
             proxy.freeze()
+
+
+async def test_fp12_a_connection_that_is_lost_at_once_holds_no_start(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """As one that cannot be made: the start does not wait for the next one, only publishes do."""
+    monkeypatch.setattr("workerkit.amqp.wire.START_DEADLINE", 600.0)
+    consumer, _ = collector("bad", name="Bad")
+    async with (
+        Scripted(lambda number: [Do.HANG] if number else [*login(), Do.CLOSE]) as odd,
+        asyncio.timeout(60.0),
+        running(odd.url, consumer, ready=False, amqp=patient(odd.url)) as runner,
+    ):
+        assert not runner.crashed
+
+
+def patient(url: str) -> dict[str, Any]:
+    """Settings of a connection that never gives an attempt up."""
+    return {"default": {"url": url, "connect_timeout": 600.0}}

@@ -159,6 +159,43 @@ def test_fp7_an_attribute_that_the_class_reads_is_its_own() -> None:
     assert checked(Own) == []
 
 
+class Timed(AMQPConsumer, abstract=True):
+    """A base with attributes that one of its classes reads, and a function of this module."""
+
+    attempts = 3
+    interval = 2.0
+    backoff: ClassVar[float] = 0.5
+    retry_policy = "gentle"
+    topic = "orders"
+
+
+def topic_of(consumer: Any) -> object:
+    """Somebody else who reads."""
+    return consumer.topic
+
+
+def test_fp7_an_attribute_that_others_read_is_no_fault() -> None:
+    """Another class of the same base, a function beside it, whatever the object is called there."""
+
+    class Reading(Timed):
+        queues = ["a"]
+
+        async def handle(self, body: bytes) -> None:
+            kind = type(self)
+            print(self.attempts, self.__class__.interval, kind.backoff)
+            match self:
+                case Timed(retry_policy=policy):
+                    print(policy)
+
+    class Plain(Timed):
+        queues = ["b"]
+
+        async def handle(self, body: bytes) -> None: ...
+
+    assert checked(Reading, Plain) == []
+    assert checked(Plain) == []
+
+
 def test_fp7_ordinary_attributes_are_legal() -> None:
     """Constants, private names, classes, methods, properties, other words."""
 

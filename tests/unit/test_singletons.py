@@ -74,7 +74,8 @@ def test_fp2_every_goes_on_from_the_last_run(ago: float | None, ahead: float) ->
         pytest.param(30, 30, id="run this minute"),
         pytest.param(90, -30, id="missed during a takeover: at once"),
         pytest.param(100_000, -30, id="of many that are missed the latest"),
-        pytest.param(-100_000, 30, id="the other clock was ahead"),
+        pytest.param(-30, 90, id="run already, by a clock that is a little ahead"),
+        pytest.param(-100_000, 30, id="the other clock was wrong"),
     ],
 )
 def test_fp2_a_crontab_line_goes_on_from_the_last_run(ago: float | None, ahead: float) -> None:
@@ -160,8 +161,28 @@ def test_fp2_a_connection_without_singleton_is_a_fault() -> None:
 
     found = faults(Cleanup, amqp={"other": {"url": "amqp://127.0.0.1:1"}})
 
-    assert "option 'connection' is for tasks with singleton = True" in found
-    assert "option 'vhost' is for tasks with singleton = True" in found
+    assert found.count("Cleanup") == 2
+    for name in ("connection", "vhost"):
+        assert f"option {name!r} has no effect: it is for tasks with singleton = True" in found
+
+
+def test_fp2_a_task_of_a_base_with_a_connection_need_not_have_a_lease() -> None:
+    """The base is for others too, and an operator may switch the lease off."""
+
+    class Shared(PeriodicTask, abstract=True):
+        every = 1.0
+        connection = "other"
+
+        async def handle(self) -> None: ...
+
+    without = type("Without", (Shared,), {})
+    with_one = type("WithOne", (Shared,), {"singleton": True, "connection": "other"})
+    amqp = {"other": {"url": "amqp://127.0.0.1:1"}}
+    off = {"with_one": {"singleton": False}}
+    package = package_of(without, with_one)
+
+    assemble(container_of("amqp://127.0.0.1:1", amqp=amqp), [package])
+    assemble(container_of("amqp://127.0.0.1:1", amqp=amqp, consumers=off), [package])
 
 
 def test_fp2_an_unknown_connection_is_a_fault() -> None:
@@ -222,7 +243,15 @@ def test_fp2_singleton_is_a_flag_or_a_name(wrong: object) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "right"), [("true", True), ("0", False), ("False", False), ("shop", "shop")]
+    ("text", "right"),
+    [
+        ("true", True),
+        ("Yes", True),
+        ("0", False),
+        ("False", False),
+        ("off", False),
+        ("shop", "shop"),
+    ],
 )
 def test_fp2_the_environment_may_set_it(
     monkeypatch: pytest.MonkeyPatch, text: str, right: object

@@ -75,7 +75,7 @@ class Preparation:
                 await self._try(session)
                 if not session.gone:
                     break
-                # A start waits for one attempt, whether it fails before or after the login.
+                # As after a failed attempt: only publishes wait for the next connection.
                 self._may_start.set()
                 await asyncio.wait([session.lost])
             self._finish()
@@ -91,7 +91,7 @@ class Preparation:
             topology.tried[queue.name].set()
 
     async def may_start(self) -> None:
-        """Wait until all queues have been tried, or the connection could not be opened."""
+        """Wait until all queues have been tried, or the connection could not be kept open."""
         await self._may_start.wait()
 
     async def receivable(self, exchange: str, routing_key: str) -> None:

@@ -20,6 +20,7 @@ from aiohttp_sse_client.client import (
 from multidict import CIMultiDict
 
 from workerkit.errors import ConnectionLost, StreamRefused
+from workerkit.forking import keep_from_children
 from workerkit.places import said
 from workerkit.sse.cookies import Cookies
 from workerkit.sse.decoding import ACCEPTED, Decoder, encoding_of
@@ -186,11 +187,13 @@ class Source(EventSource):
             raise ConnectionLost(f"{self._request}: {self._malformed() or _named(error)}") from None
 
     def _watch(self, response: aiohttp.ClientResponse) -> None:
-        """Notice a body that is no HTTP at once.
+        """Notice a body that is no HTTP at once, and have no forked child keep the stream open.
 
         aiohttp closes such a connection, and says nothing to whoever reads from it.
         """
         connection = response.connection
+        if connection is not None and connection.transport is not None:
+            keep_from_children(connection.transport)
         protocol = None if connection is None else connection.protocol
         closed = None if protocol is None else protocol.closed
         if protocol is not None and closed is not None:
