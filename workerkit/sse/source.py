@@ -24,6 +24,7 @@ from workerkit.places import said
 from workerkit.sse.cookies import Cookies
 from workerkit.sse.decoding import ACCEPTED, Decoder, encoding_of
 from workerkit.sse.event import SSEEvent
+from workerkit.sse.protocol import connector
 from workerkit.sse.redirects import (
     MOST_REDIRECTS,
     Hop,
@@ -85,7 +86,10 @@ class Source(EventSource):
         # aiohttp's jar would give the cookies of one port to another, and it decompresses all that
         # it has received in one go.
         session = aiohttp.ClientSession(
-            timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+            connector=connector(),
+            timeout=timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
         )
         super().__init__(request.url, option={"method": request.method}, session=session)
         self._need_close_session = True
