@@ -14,6 +14,7 @@ from workerkit.http.entrance import begun
 from workerkit.http.listener import Listener
 from workerkit.http.problem import last_answer
 from workerkit.http.raw_request import request_factory
+from workerkit.http.sending import LINGERING
 from workerkit.http.shortcuts import Shortcuts
 from workerkit.http.tally import Tally
 from workerkit.observe import Unhandled
@@ -22,8 +23,6 @@ from workerkit.supervisor import cancel
 
 log = logging.getLogger(__name__)
 
-# For what a client still sends of a body that nobody wants, so that it comes to read the answer.
-_LINGERING = 1.0
 _SENDING = 2.0
 _LOOK_EVERY = 1.0
 _NEVER = 10 * 365 * 24 * 3600.0
@@ -191,7 +190,7 @@ class Server:
             # The look closes those that rest: aiohttp's timer may run out while the loop stands
             # still, with the next request not read yet.
             keepalive_timeout=_NEVER,
-            lingering_time=_LINGERING,
+            lingering_time=LINGERING,
             access_log=None,
         )
 
