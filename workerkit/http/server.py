@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import socket
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aiohttp import web
+from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 
 from workerkit.forking import keep_from_children
 from workerkit.http.connection import Connection, is_event_stream
@@ -90,6 +91,9 @@ class Server:
         Raises:
             OSError: The address is in use, or not ours.
         """
+        for category in (BadContentDispositionHeader, BadContentDispositionParam):
+            # A form with such a part is the client's fault, and answered as one.
+            warnings.filterwarnings("ignore", category=category)
         await self._runner.setup()
         server = self._runner.server
         assert server is not None
