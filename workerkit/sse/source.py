@@ -259,7 +259,7 @@ class Source(EventSource):
             raise ConnectionLost(f"{request}: {_CLOSED}") from None
         except OSError as error:
             # Addresses and errors of the system; texts of others have what the server wrote.
-            raise ConnectionLost(f"{request}: {said(error)}") from error
+            raise ConnectionLost(f"{request}: {_unreachable(error)}") from error
         except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as error:
             raise ConnectionLost(f"{request}: {_named(error)}") from None
         except Exception as error:
@@ -301,6 +301,13 @@ def _named(error: BaseException | None) -> str:
         names.append(type(error).__name__)
         error = error.__cause__
     return ": ".join(dict.fromkeys(names))
+
+
+def _unreachable(error: OSError) -> str:
+    """What is wrong; aiohttp's text has no reason where the system has none."""
+    if isinstance(error, aiohttp.ClientConnectorError) and not error.os_error.strerror:
+        return f"cannot connect to {error.host}:{error.port}: {said(error.os_error)}"
+    return said(error)
 
 
 def _status(status: int) -> str:
