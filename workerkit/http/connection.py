@@ -26,7 +26,7 @@ from workerkit.http.problem import (
 from workerkit.http.raw_request import UnsendableHeader, is_fault_of_body
 from workerkit.http.request import HTTPRequest, size_of
 from workerkit.http.request_ids import REQUEST_ID, identify
-from workerkit.http.sending import SENT, Sending, discarding, plain, send, without_body
+from workerkit.http.sending import SENT, Sending, discarding, is_used, plain, send, without_body
 from workerkit.http.shortcuts import route_of
 from workerkit.logs import request_id
 from workerkit.observe import Unhandled
@@ -167,6 +167,12 @@ class Connection(web.RequestHandler):
         known = request_id.get() or identify(request)
         if type(resp) is not web.Response:
             resp = self._answer_of(resp, request)
+        if resp.prepared and is_used(request, resp):
+            log.error(
+                "answer could not be sent: a response can be sent once; make one for each request",
+                extra={"route": route_of(request), "method": request.method},
+            )
+            resp = problem(500)
         if self.last:
             resp.force_close()
         if self.answering is None and self._unhandled is not None:

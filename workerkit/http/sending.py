@@ -113,6 +113,14 @@ def _has_no_parts(request: web.BaseRequest) -> bool:
     return request.method in _WITH_BODY and not form
 
 
+def is_used(request: web.BaseRequest, response: web.StreamResponse) -> bool:
+    """Whether a response that is prepared was the answer to another request.
+
+    aiohttp would send nothing and close the connection.
+    """
+    return not request.writer.output_size and getattr(response, "_req", request) is not request
+
+
 async def send(
     request: web.BaseRequest, head: bytes, body: bytes, sent: Callable[[], None]
 ) -> tuple[web.StreamResponse, bool]:
