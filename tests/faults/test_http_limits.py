@@ -1,17 +1,19 @@
 """Row FH1: a body full of faults costs little, and its answer and its record are short."""
 
+import asyncio
 import gzip
 import json
 import logging
 import time
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Annotated, Any
 
 import pytest
 from aiohttp import web
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from yarl import URL
 
-from tests.serving import everything, serving
+from tests.serving import everything, first_answer, serving
 from workerkit import Header, HTTPView
 from workerkit.codec import decoder
 from workerkit.errors import InvalidBody
@@ -217,3 +219,21 @@ async def test_fh3_what_is_left_of_a_compressed_body_is_not_decompressed() -> No
 
     assert len(asked) == 1
     assert asked[0].content.total_bytes < 32 << 20
+
+
+async def test_fh3_half_bodies_that_are_answered_leave_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A connection whose request is answered makes room, also while the rest of its body is due."""
+    monkeypatch.setattr("workerkit.http.server.LINGERING", 60.0)
+    head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+    async with serving(Lists, max_connections=3) as client, AsyncExitStack() as stack:
+        url = URL(client.url)
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            stack.callback(writer.close)
+            writer.write(head)
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 404 ")
+        answer = await first_answer(client, b"GET /lists HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 405 ")

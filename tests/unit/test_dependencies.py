@@ -24,6 +24,8 @@ PRIVATE = {
     "http/connection.py: _task_handler": "aiohttp",
     "http/sending.py: _cookies": "aiohttp",
     "http/shortcuts.py: _match_info": "aiohttp",
+    "sse/protocol.py: _factory": "aiohttp",
+    "sse/protocol.py: _payload": "aiohttp",
 }
 # Private by their names, and documented.
 DOCUMENTED = {"_asdict", "_current_frames", "_exit"}

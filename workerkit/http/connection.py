@@ -134,6 +134,10 @@ class Connection(web.RequestHandler):
         arrived.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not arrived.poll(0)
 
+    def is_discarding(self) -> bool:
+        """Whether it has sent an answer, and reads what is left of the body of that request."""
+        return self._asked and not (self._heard or self.is_waiting or self.request)
+
     def begin(self, request: web.Request) -> None:
         """Note that a middleware gets a request."""
         self.begun, self._since = request, perf_counter()

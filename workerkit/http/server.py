@@ -207,14 +207,16 @@ class Server:
         for _ in range(2):
             while self._oldest:
                 connection = self._oldest.pop()
-                if connection in self._open and connection.is_idle():
+                if connection in self._open and (
+                    connection.is_idle() or connection.is_discarding()
+                ):
                     connection.force_close()
                     self._forget(connection)
                     self._closed += 1
                     self._full.add()
                     return True
             # To sort them for each one would take too long.
-            waiting = [each for each in self._open if each.is_waiting]
+            waiting = [each for each in self._open if each.is_waiting or each.is_discarding()]
             waiting.sort(key=lambda each: each.waited_since or self._clock, reverse=True)
             self._oldest = waiting
         return False

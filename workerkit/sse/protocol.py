@@ -28,7 +28,6 @@ class _Protocol(ResponseHandler):
             return
         self._before_body += len(data)
         if self._before_body > _MOST_BEFORE_BODY and self.exception() is None:
-            self._buffer.clear()
             if self.transport is not None:
                 self.transport.close()
             text = "too much data before the body of the answer"
