@@ -45,7 +45,7 @@ ORDER = {
     " binding publishing_channels route outgoing publisher moving dead_letters retries"
     " queue_types topology preparation evidence browsing replaying safe_requeue settling"
     " overdue handled inlet receiver subscription tokens term lease wire",
-    "sse": "event stream consumer reading request redirects cookies decoding source cursor"
+    "sse": "event stream consumer reading request protocol redirects cookies decoding source cursor"
     " bookmark progress receiver subscription wire scripted",
     "http": "request_ids problem shape text parameters request signature view returned schemas"
     " openapi page raw_request answer encodings malformed sending shortcuts connection"

@@ -32,6 +32,7 @@ _SETTINGS = {
 _HEARTBEAT = re.compile(r"[0-9]{1,5}")
 _PRINTABLE_NAME = re.compile(r"[a-z_.-]{1,40}")
 _SECOND_URL = re.compile("[,;] *amqps?://")
+BYTE_ORDER_MARK = "\ufeff"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029]")
 _MAX_SHORT_STRING = 255
 
@@ -92,6 +93,8 @@ def check_credential(value: str) -> None:
             "should not begin or end with a space or line break: files of secrets often end with"
             " one; write it percent-encoded in the URL if it is intended"
         )
+    if value.startswith(BYTE_ORDER_MARK):
+        raise _fault("should not begin with a byte order mark, as files of some editors do")
     if _CONTROL.search(value):
         raise _fault("should have no line break or other control character")
 

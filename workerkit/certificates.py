@@ -3,6 +3,7 @@
 import ssl
 from collections.abc import Iterator, Mapping
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import Any
 
 from pydantic import BaseModel
@@ -38,6 +39,10 @@ def _faults(tls: TLSSettings) -> Iterator[tuple[str, str]]:
         if path is None:
             continue
         try:
+            if not S_ISREG(mode := path.stat().st_mode) and not S_ISDIR(mode):
+                # To read from it might take for ever.
+                yield field, f"is {str(path)!r}: no regular file"
+                continue
             contents[field] = path.read_bytes()
         except OSError as error:
             yield field, f"is {str(path)!r}: {(error.strerror or 'cannot be read').lower()}"

@@ -19,6 +19,7 @@ from pydantic_core import PydanticCustomError
 from yarl import URL
 
 from workerkit.broker_url import (
+    BYTE_ORDER_MARK,
     DEFAULT_PORTS,
     SEPARATORS,
     USE_HOSTS,
@@ -167,6 +168,8 @@ class SSESettings(BaseModel):
         # Else it would end the header that it stands in.
         if given is not None and not {"\r", "\n", "\0"}.isdisjoint(given.get_secret_value()):
             raise PydanticCustomError("sse_token", "should have no line break")
+        if given is not None and given.get_secret_value().startswith(BYTE_ORDER_MARK):
+            raise PydanticCustomError("sse_token", "should not begin with a byte order mark")
         return given
 
     @model_validator(mode="after")

@@ -38,7 +38,8 @@ def configure(settings: LogSettings, redact: Redact | None = None) -> None:
     """Send the records of this process to stderr, in the chosen format and from the chosen level.
 
     A second call replaces the handler of the first one; handlers of others stay. Records of
-    aio_pika and aiormq are silenced, see `quiet_libraries`.
+    aio_pika and aiormq are silenced, see `quiet_libraries`. Warnings of Python become records of
+    `py.warnings`: otherwise they are written as they are, with what they quote.
 
     Args:
         settings: With `format` None, text when stderr is a terminal and JSON otherwise.
@@ -52,6 +53,7 @@ def configure(settings: LogSettings, redact: Redact | None = None) -> None:
     handler.setFormatter(_formatter(settings, redact))
     root.addHandler(handler)
     root.setLevel(settings.threshold)
+    logging.captureWarnings(True)
     quiet_libraries()
 
 

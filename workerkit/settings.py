@@ -49,6 +49,7 @@ class WorkerSettings(BaseSettings):
         env_nested_delimiter="__",
         env_ignore_empty=True,
         env_file=".env",
+        env_file_encoding="utf-8-sig",  # Editors of Windows begin a file with a byte order mark.
         dotenv_filtering="only_existing",
         nested_model_default_partial_update=True,
         hide_input_in_errors=True,

@@ -232,6 +232,19 @@ async def test_h1_an_expectation_that_nobody_knows() -> None:
     assert problem(answer)["detail"] == "the header Expect may say 100-continue"
 
 
+async def test_h1_an_expectation_that_is_no_text(caplog: pytest.LogCaptureFixture) -> None:
+    """H1: it is answered like any other that nobody knows, and is no ERROR."""
+    async with serving(Orders) as client:
+        answer = await first_answer(
+            client,
+            b"PUT /orders/1 HTTP/1.1\r\nHost: x\r\nExpect: \xff\r\nContent-Length: 0\r\n\r\n",
+        )
+
+    assert answer.startswith(b"HTTP/1.1 417 ")
+    assert b"the header Expect may say 100-continue" in answer
+    assert not [each for each in caplog.records if each.levelname == "ERROR"]
+
+
 async def test_h1_a_connection_that_rests() -> None:
     """H1: between requests a client may take its time."""
     async with serving(Orders, read_timeout=0.25) as client, asyncio.timeout(30.0):

@@ -643,3 +643,26 @@ async def test_fh7_a_neighbour_of_a_websocket() -> None:
 async def _text(session: aiohttp.ClientSession, url: str) -> str:
     async with session.get(url) as answer:
         return await answer.text()
+
+
+ONCE = web.Response(text="the same for all")
+
+
+async def test_fh7_a_response_that_was_sent_before(caplog: pytest.LogCaptureFixture) -> None:
+    """It is a 500 with a record, and no connection that is closed without an answer."""
+
+    class Constant(HTTPView):
+        routes = ["/constant"]
+
+        async def get(self) -> web.Response:
+            return ONCE
+
+    request = b"GET /constant HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    async with serving(Constant) as client:
+        first = await first_answer(client, request)
+        again = await first_answer(client, request)
+
+    assert first.endswith(b"the same for all")
+    assert again.startswith(b"HTTP/1.1 500 ")
+    [record] = [each for each in caplog.records if each.levelname == "ERROR"]
+    assert "a response can be sent once" in record.message

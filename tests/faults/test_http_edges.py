@@ -3,6 +3,7 @@
 import asyncio
 import threading
 import time
+import warnings
 from contextlib import suppress
 from typing import Annotated, Any
 
@@ -52,6 +53,27 @@ async def test_h1_a_middleware_may_read_the_body() -> None:
 
     assert (echoed.status, echoed.json()) == (200, {"a": 1})
     assert (short.status, long.status) == (200, 413)
+
+
+class Form(HTTPView):
+    routes = ["/form"]
+
+    async def post(self, request: web.Request) -> int:
+        """Read a form."""
+        return len(await request.post())
+
+
+async def test_fp5_a_malformed_part_of_a_form_is_no_warning() -> None:
+    """A fault of the client is its 400, and no warning of Python that quotes it for each part."""
+    part = '--B\r\nContent-Disposition: form-data; name="a"; \u202e\r\n\r\nx\r\n'
+    headers = {"Content-Type": "multipart/form-data; boundary=B"}
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        async with serving(Form) as client:
+            answer = await client.post("/form", body=f"{part}--B--\r\n".encode(), headers=headers)
+
+    assert answer.status == 400
+    assert not [str(each.message) for each in warned]
 
 
 async def test_h1_too_large_is_a_problem_whoever_reads() -> None:
@@ -170,7 +192,7 @@ async def test_h3_a_request_in_a_middleware_is_finished() -> None:
 
 async def test_h1_what_is_left_of_a_body_is_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
     """Its client got its answer, and may rest: no 408 comes before its next request."""
-    monkeypatch.setattr("workerkit.http.server._LINGERING", 30.0)
+    monkeypatch.setattr("workerkit.http.server.LINGERING", 30.0)
     loop = asyncio.get_running_loop()
     async with serving(Echo, read_timeout=0.25) as client, asyncio.timeout(30.0):
         url = URL(client.url)

@@ -1,14 +1,19 @@
 """Row FH1: a body full of faults costs little, and its answer and its record are short."""
 
+import asyncio
+import gzip
 import json
 import logging
 import time
+from contextlib import AsyncExitStack, suppress
 from typing import Annotated, Any
 
 import pytest
+from aiohttp import web
 from pydantic import AfterValidator, BaseModel, ConfigDict, TypeAdapter, ValidationError
+from yarl import URL
 
-from tests.serving import serving
+from tests.serving import everything, first_answer, serving
 from workerkit import Header, HTTPView
 from workerkit.codec import decoder
 from workerkit.errors import InvalidBody
@@ -174,3 +179,61 @@ def test_fh1_the_cost_of_a_body_full_of_faults() -> None:
 
     ours = min(took(decode, InvalidBody) for _ in range(3))
     assert ours < 3 * min(took(validate, ValidationError) for _ in range(3))
+
+
+class Files(HTTPView):
+    routes = ["/files"]
+
+    async def post(self, request: web.Request) -> int:
+        """Read a form."""
+        return len(await request.post())
+
+
+async def test_fh1_a_form_of_too_many_fields_is_a_problem() -> None:
+    """aiohttp's limit is answered like that of the size."""
+    async with serving(Files) as client:
+        headers = {"Content-Type": "application/x-www-form-urlencoded"}
+        answer = await client.post("/files", body=b"a=1&" * 2_000, headers=headers)
+
+    assert answer.status == 413
+    assert answer.headers["Content-Type"] == "application/problem+json"
+    assert answer.json()["detail"] == "the form has too many fields"
+
+
+async def test_fh3_what_is_left_of_a_compressed_body_is_not_decompressed() -> None:
+    """A small body that decompresses to a large one costs no more than a few megabytes of it."""
+    asked: list[web.Request] = []
+
+    class Deaf(HTTPView):
+        routes = ["/deaf"]
+
+        async def post(self, request: web.Request) -> str:
+            asked.append(request)
+            return "answered"
+
+    packed = gzip.compress(bytes(1 << 20)) * 256
+    head = b"POST /deaf HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
+    async with serving(Deaf) as client:
+        with suppress(ConnectionResetError):  # It is closed with a part of the body not read.
+            await everything(client, head % len(packed) + packed)
+
+    assert len(asked) == 1
+    assert asked[0].content.total_bytes < 32 << 20
+
+
+async def test_fh3_half_bodies_that_are_answered_leave_room(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A connection whose request is answered makes room, also while the rest of its body is due."""
+    monkeypatch.setattr("workerkit.http.server.LINGERING", 60.0)
+    head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
+    async with serving(Lists, max_connections=3) as client, AsyncExitStack() as stack:
+        url = URL(client.url)
+        for _ in range(3):
+            reader, writer = await asyncio.open_connection(url.host, url.port)
+            stack.callback(writer.close)
+            writer.write(head)
+            assert (await reader.readuntil(b"\r\n")).startswith(b"HTTP/1.1 404 ")
+        answer = await first_answer(client, b"GET /lists HTTP/1.1\r\nHost: x\r\n\r\n")
+
+    assert answer.startswith(b"HTTP/1.1 405 ")

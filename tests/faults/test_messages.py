@@ -37,6 +37,7 @@ from workerkit import (
     Publisher,
     PublishTimeout,
     Reject,
+    RetryPolicy,
     Unroutable,
 )
 
@@ -280,6 +281,12 @@ _HOSTILE = {
     "attempt": properties(HEADERS, table((b"x-workerkit-attempt", long(b"many")))),
     "negative attempt": properties(HEADERS, table((b"x-workerkit-attempt", b"b\xff"))),
     "first failure": properties(HEADERS, table((b"x-workerkit-first-failed-at", array(b"V")))),
+    "time of failure": properties(
+        HEADERS, table((b"x-workerkit-first-failed-at", b"T" + b"\xff" * 8))
+    ),
+    "long time of failure": properties(
+        HEADERS, table((b"x-workerkit-first-failed-at", long(b"9" * 60_000)))
+    ),
     "delivery count": properties(HEADERS, table((b"x-delivery-count", b"t\x01"))),
 }
 
@@ -306,6 +313,36 @@ async def test_d1_hostile_properties_stop_nobody(
     assert (queues["orders"].ready, queues["orders.dlq"].ready) == (0, 0)
     assert dead.headers["x-workerkit-queue"] == "orders"
     assert dead.headers["x-workerkit-attempt"] == 1
+
+
+_PAST = properties(
+    HEADERS,
+    table(
+        (b"x-workerkit-first-failed-at", b"T" + b"\xff" * 8),
+        (b"x-workerkit-attempt", b"T" + b"\xff" * 8),
+    ),
+)
+
+
+async def test_d1_a_past_that_cannot_be_written_again(url: str, client: Client) -> None:
+    """A retry replaces what a sender has put in place of our headers."""
+    seen: list[int] = []
+
+    class Failing(AMQPConsumer):
+        queues = ["orders"]
+        retry = RetryPolicy(delays=(0, 0.1))
+
+        async def handle(self, message: AMQPMessage[bytes]) -> None:
+            seen.append(message.attempt)
+            if len(seen) < 3:
+                raise ValueError("not yet")
+
+    recorder = Recorder()
+    async with running(url, Failing, recorder=recorder):
+        await client.send("orders", b"bad", properties=RawProperties(_PAST))
+        await eventually(lambda: recorder.actions[-1:] == ["ack"])
+
+    assert seen == [1, 2, 3]
 
 
 async def test_d1_handlers_read_hostile_headers_without_an_error(url: str, client: Client) -> None:

@@ -123,6 +123,26 @@ async def test_fe2_the_servers_own_words_are_not_in_the_log(
     assert "s3cret" not in everything(caplog)
 
 
+@pytest.mark.parametrize("interim", [b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n", b"\r\n"])
+async def test_fe4_what_comes_before_an_answer_has_a_limit(interim: bytes) -> None:
+    """A server whose answer never begins is left, and the reason says so; it took little memory."""
+    sent = 0
+
+    def answer(number: int, head: bytes) -> Iterator[bytes]:
+        nonlocal sent
+        while sent < 64 << 20:
+            yield interim * 1000
+            sent += len(interim) * 1000
+
+    async with raw_server(answer) as server:
+        request = Request("GET", URL(server.url), server.url, {}, None, None, None, 60.0, 60.0)
+        source = Source(request, Parser())
+        with pytest.raises(ConnectionLost, match="malformed HTTP: too much data before"):
+            await source.__aenter__()
+
+    assert sent < 16 << 20  # What the sockets of both sides hold is sent as well.
+
+
 def mutated(dice: random.Random) -> list[bytes]:
     """An answer that was good once, in pieces."""
     body = dice.choice([b"data: s3cret\n\n", b"id: 1\ndata: x\n\n" * 50, dice.randbytes(300), b""])

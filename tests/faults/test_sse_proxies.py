@@ -168,6 +168,22 @@ async def test_fe7_a_proxy_that_refuses(
     assert "s3cret" not in everything(caplog) + reason
 
 
+async def test_fe7_a_tunnel_that_leads_nowhere() -> None:
+    """The reason says what failed, and shows no object of ours."""
+    consumer, _ = collector()
+    answer = b"HTTP/1.1 200 Connected\r\n\r\nthis is no TLS"
+
+    async with (
+        raw_server(lambda number, head: answer) as proxy,
+        consuming("https://127.0.0.1:1", consumer, ready=False, proxy=proxy.url) as runner,
+    ):
+        await eventually(lambda: "127.0.0.1:1: " in runner.health[0].reason)
+        reason = runner.health[0].reason
+
+    assert "cannot connect to 127.0.0.1:1: " in reason
+    assert "<" not in reason
+
+
 async def test_fe7_a_proxy_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
     """It is a failed attempt, without its credentials."""
     consumer, _ = collector()

@@ -147,6 +147,21 @@ def test_fr14_a_line_break_after_a_url_is_no_part_of_it() -> None:
     assert amqp(url="amqp://u:p@h/v?heartbeat=9\r\n").heartbeat == 9
 
 
+@pytest.mark.parametrize("name", ["AMQP__DEFAULT__PASSWORD", "SSE__DEFAULT__TOKEN"])
+def test_fr14_a_secret_with_a_byte_order_mark_is_a_fault_with_a_hint(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Files of some editors begin with one; nobody sees it, and the other side refuses it."""
+    monkeypatch.setenv("SHOP_SSE__DEFAULT__URL", "https://h/")
+    monkeypatch.setenv(f"SHOP_{name}", "\ufeffhunter22")
+
+    [fault] = faults()
+
+    assert fault.startswith(f"SHOP_{name} is ")
+    assert "should not begin with a byte order mark" in fault
+    assert "hunter22" not in fault
+
+
 @pytest.mark.parametrize("name", ["PASSWORD", "USER"])
 @pytest.mark.parametrize("text", ["hunter22\n", "hunter22\r\n", " hunter22", "hunter22\t"])
 def test_fr14_a_password_with_a_line_break_is_a_fault_with_a_hint(

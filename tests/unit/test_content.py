@@ -86,8 +86,9 @@ def test_fr15_a_body_that_lies_is_named(encoding: str) -> None:
     """Cut short at every byte, with more behind it, or something else."""
     whole = COMPRESS[encoding](b"grey, green, grey, green")
     for wrong in [*(whole[:end] for end in range(len(whole))), whole + b"more", b"{}", b"\0" * 9]:
-        with pytest.raises(InvalidBody, match="the body does not fit its content_encoding"):
+        with pytest.raises(InvalidBody, match="the body does not fit its content_encoding") as info:
             undone(encoding, wrong)
+        assert info.type is InvalidBody  # Its name stands in the evidence.
 
 
 def test_fr15_bytes_with_a_wrong_label_stay_as_they_came() -> None:

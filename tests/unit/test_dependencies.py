@@ -37,6 +37,8 @@ PRIVATE = {
     "http/raw_request.py: _make_request": "aiohttp",
     "http/sending.py: _cookies": "aiohttp",
     "http/shortcuts.py: _match_info": "aiohttp",
+    "sse/protocol.py: _factory": "aiohttp",
+    "sse/protocol.py: _payload": "aiohttp",
 }
 # Private by their names, and documented.
 DOCUMENTED = {"_asdict", "_current_frames", "_exit", "_replace"}

@@ -1,5 +1,6 @@
 """Row A6: what is wrong with the environment is said at once, by the variable to mend."""
 
+import os
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -275,6 +276,24 @@ def test_the_env_file_is_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
         "SHOP_HTTP__PORT",
         "SHOP_COLOR",
     ]
+
+
+def test_fr14_the_first_line_of_an_env_file_counts_also_behind_a_byte_order_mark() -> None:
+    """Editors of Windows write one, which would be a part of the first name."""
+    Path(".env").write_text("SHOP_HTTP__PORT=x\n", encoding="utf-8-sig")
+
+    assert [fault.split()[0] for fault in faults_of()] == ["SHOP_HTTP__PORT"]
+
+
+@pytest.mark.parametrize("file", ["pipe", "/dev/zero"])
+def test_fp7_a_tls_file_that_has_no_end_is_a_fault(
+    monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    """A pipe or a device is not read: a check of the settings would never end."""
+    os.mkfifo("pipe")
+    set_all(monkeypatch, SHOP_AMQP__DEFAULT__TLS__CA=file)
+
+    assert faults_of() == [f"SHOP_AMQP__DEFAULT__TLS__CA is {file!r}: no regular file"]
 
 
 def test_an_env_file_that_is_no_text_is_a_fault() -> None:

@@ -76,6 +76,22 @@ def test_the_broker_s_own_evidence() -> None:
     assert found.queue is None
 
 
+@pytest.mark.parametrize("name", ["", "q" * 256, "\u00e4" * 128, "a\nb"])
+def test_d1_a_queue_that_cannot_exist_is_no_evidence(name: str) -> None:
+    """A replay would stop at a message that anybody may have sent with such a header."""
+    assert Evidence.of(with_headers(EVIDENCE | {"x-workerkit-queue": name})).queue is None
+
+
+def test_d1_a_number_of_replays_that_cannot_be_counted_on() -> None:
+    """It begins with zero, as no header could hold the next one."""
+    message = with_headers(EVIDENCE | {"x-workerkit-replays": 2**63 - 1})
+
+    assert Evidence.of(message).replays == 0
+    headers = replayed(message, "orders").table
+    assert headers is not None
+    assert table.decode(headers)["x-workerkit-replays"] == 1
+
+
 class NoSuchOrder(Reject):
     """One of the user's own, which takes no reason."""
 

@@ -4,6 +4,7 @@ import io
 import json
 import logging
 import re
+import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
@@ -39,6 +40,7 @@ def _own_logging() -> Iterator[None]:
     for logger in loggers[1:]:
         logger.setLevel(logging.NOTSET)
     yield
+    logging.captureWarnings(False)
     loggers[0].handlers[:] = handlers
     for logger, level in zip(loggers, levels, strict=True):
         logger.setLevel(level)
@@ -203,6 +205,28 @@ def test_a_second_call_replaces_only_our_handler(capsys: pytest.CaptureFixture[s
     assert written.count("started") == 1
     assert written.startswith("20")
     assert foreign in logging.getLogger().handlers
+
+
+WARNING = """
+import warnings
+from workerkit.logs import configure
+from workerkit.sections import LogSettings
+configure(LogSettings(format={format!r}))
+warnings.warn("from outside: \\u202e\\x9b31m\\nforged", RuntimeWarning)
+"""
+
+
+@pytest.mark.parametrize("format", ["json", "text"])
+def test_fp5_a_warning_of_python_is_a_record(format: str) -> None:
+    """Libraries quote what came from outside in their warnings, such as a header of a request."""
+    command = [sys.executable, "-c", WARNING.format(format=format)]
+    written = subprocess.run(command, capture_output=True, text=True, check=True).stderr
+
+    lines = [line for line in written.splitlines() if not line.startswith("  ")]
+    assert len(lines) == 1
+    assert "WARNING" in lines[0]
+    assert "py.warnings" in lines[0]
+    assert written.replace("\n", "").isprintable()
 
 
 @pytest.mark.parametrize("name", ["aio_pika", "aio_pika.connection", "aiormq.connection"])

@@ -13,6 +13,7 @@ from workerkit import Action, AMQPMessage
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.properties import Properties, decode, encode
+from workerkit.amqp.safe_requeue import copies
 
 ATTRIBUTES = (
     "headers message_id correlation_id reply_to content_type type priority timestamp exchange"
@@ -95,6 +96,21 @@ def test_the_attempt_is_a_sane_number(value: object, attempt: int) -> None:
     properties = encode(Properties(table=table.encode({"x-workerkit-attempt": value})))
 
     assert message(properties=properties).attempt == attempt
+
+
+def test_d1_a_copy_for_the_same_queue_has_no_past_that_cannot_be_written() -> None:
+    """Of headers like ours that a sender has made up, those that make no sense are replaced."""
+    made_up = b"T" + b"\xff" * 8
+    names = (b"x-workerkit-attempt", b"x-workerkit-first-failed-at", b"x-workerkit-returns")
+    entries = b"".join(bytes([len(name)]) + name + made_up for name in names)
+    raw = encode(Properties(table=len(entries).to_bytes(4, "big") + entries))
+
+    copy = next(copies(message(properties=raw), failed=True)).table
+
+    assert copy is not None
+    told = table.decode(copy)
+    assert (told["x-workerkit-attempt"], told["x-workerkit-returns"]) == (1, 1)
+    assert datetime.fromisoformat(told["x-workerkit-first-failed-at"]).tzinfo is UTC
 
 
 def test_everything_of_a_message() -> None:

@@ -90,9 +90,9 @@ class Content:
         try:
             for name in reversed(self._encodings):
                 raw = _decode_one(name, raw, MAX_DECODED if largest is None else largest)
-        except _WrongLabel:
+        except _WrongLabel as error:
             if text:
-                raise
+                raise InvalidBody(str(error)) from None
             return original
         return self._as_utf_8(raw, self._codec) if text and self._codec else raw
 

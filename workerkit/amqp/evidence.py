@@ -7,11 +7,13 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
+from workerkit.amqp.checks import check_name
 from workerkit.amqp.message import ATTEMPT, OURS, AMQPMessage
 from workerkit.errors import Reject
 
 REPLAYS = f"{OURS}replays"
 _DEATHS = "x-death"
+_MOST_REPLAYS = 1_000_000
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,16 +54,25 @@ class Evidence:
         death = _last_death(headers.get(_DEATHS))
         attempt, replays = headers.get(ATTEMPT), headers.get(REPLAYS)
         return cls(
-            queue=text("queue"),
+            queue=_name(text("queue")),
             consumer=text("consumer"),
             error=error,
             reason=reason or _reason(death),
             traceback=text("traceback"),
             attempt=attempt if type(attempt) is int and attempt > 0 else None,
-            replays=replays if type(replays) is int and replays > 0 else 0,
+            replays=replays if type(replays) is int and 0 < replays <= _MOST_REPLAYS else 0,
             failed_at=moment(text("failed-at")) or _time(death),
             first_failed_at=moment(text("first-failed-at")),
         )
+
+
+def _name(text: str | None) -> str | None:
+    """The name of a queue; None where no queue can be called so."""
+    try:
+        check_name("queue", text)
+    except ValueError:
+        return None
+    return text
 
 
 def moment(text: str | None) -> datetime | None:

@@ -213,7 +213,7 @@ class AMQPMessage(Delivery, Generic[T]):
     @property
     def attempt(self) -> int:
         """Which try this is, from 1, as the header `x-workerkit-attempt` counts."""
-        return self.__dict__.get("attempt") or _count(self.past(ATTEMPT), otherwise=1)
+        return self.__dict__.get("attempt") or sent_attempt(self)
 
     @attempt.setter
     def attempt(self, attempt: int) -> None:
@@ -279,6 +279,11 @@ class AMQPMessage(Delivery, Generic[T]):
     def _short_string(self, position: int) -> str:
         size = self._envelope[position] if position < len(self._envelope) else 0
         return self._envelope[position + 1 : position + 1 + size].decode(errors="replace")
+
+
+def sent_attempt(message: AMQPMessage[Any]) -> int:
+    """Which try a message is, as its header says; 1 where it has none that can be believed."""
+    return _count(message.past(ATTEMPT), otherwise=1)
 
 
 def _count(value: object, otherwise: int) -> int:

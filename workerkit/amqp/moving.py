@@ -41,6 +41,7 @@ FIRST_FAILED_AT = f"{OURS}first-failed-at"
 
 _EMPTY = table.encode({})
 _SMALL = 1_000
+_LONGEST_TIME = 40
 _MOST_NAMED = 50
 # CC and BCC would route the copy back to where it came from. RabbitMQ takes a count of deliveries,
 # and the deaths that it sees cycles in, for those of the copy, and drops it. Ours are of the queue
@@ -179,8 +180,11 @@ def acknowledge_original(message: AMQPMessage[Any]) -> bool:
 
 def history(message: AMQPMessage[Any], failed_at: str) -> dict[str, Any]:
     """The headers that tell a copy's past: where it was published to, and when it first failed."""
+    first = message.past(FIRST_FAILED_AT)
+    # Anybody may have sent it, as any value, even as one that cannot be written again.
+    believed = isinstance(first, str) and 0 < len(first) <= _LONGEST_TIME
     told = {
-        FIRST_FAILED_AT: message.past(FIRST_FAILED_AT) or failed_at,
+        FIRST_FAILED_AT: first if believed else failed_at,
         EXCHANGE: message.exchange,
         ROUTING_KEY: message.routing_key,
     }

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from workerkit.amqp.consumer import AMQPOptions
-from workerkit.amqp.message import ATTEMPT, QUEUE, RETURNS, AMQPMessage
+from workerkit.amqp.message import ATTEMPT, QUEUE, RETURNS, AMQPMessage, sent_attempt
 from workerkit.amqp.moving import (
     FIRST_FAILED_AT,
     Moves,
@@ -187,9 +187,9 @@ class SafeRequeue:
 
     async def _move(self, message: AMQPMessage[Any], *, failed: bool) -> None:
         """Copy, then acknowledge."""
-        copies = _copies(message, failed=failed)
-        await self._moves.move(message, self._queues[message.queue], copies)
-        if next(copies, None) is None:
+        tries = copies(message, failed=failed)
+        await self._moves.move(message, self._queues[message.queue], tries)
+        if next(tries, None) is None:
             # The copy looks like the original.
             message.acks.ack(message.tag)
         else:
@@ -203,7 +203,7 @@ class SafeRequeue:
         return {"consumer": self._name, "delivery": repr(message)}
 
 
-def _copies(message: AMQPMessage[Any], *, failed: bool) -> Iterator[Properties]:
+def copies(message: AMQPMessage[Any], *, failed: bool) -> Iterator[Properties]:
     """The properties of a copy for the same queue.
 
     The second try has no headers of ours, in case the headers do not fit into a frame.
@@ -216,7 +216,7 @@ def _copies(message: AMQPMessage[Any], *, failed: bool) -> Iterator[Properties]:
     if not failed and message.past(FIRST_FAILED_AT) is None:
         del ours[FIRST_FAILED_AT]
     if ATTEMPT in message.sent:
-        ours[ATTEMPT] = message.past(ATTEMPT) or 1
+        ours[ATTEMPT] = sent_attempt(message)
     for headers in (ours, {}):
         properties = copied(message, headers)
         yield dataclasses.replace(properties, expiration=message.properties.expiration)

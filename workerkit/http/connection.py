@@ -3,12 +3,12 @@
 import asyncio
 import logging
 import select
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from time import perf_counter
 from typing import Any
 
-from aiohttp import StreamReader, WSCloseCode, web
+from aiohttp import StreamReader, WSCloseCode, hdrs, web
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from workerkit.delivery import Action, Outcome
@@ -16,11 +16,17 @@ from workerkit.errors import Reject, Retry
 from workerkit.forking import keep_from_children
 from workerkit.http.answer import UNREADABLE, answer
 from workerkit.http.malformed import answer_malformed
-from workerkit.http.problem import last_answer, of_exception, problem
+from workerkit.http.problem import (
+    EXPECTATIONS,
+    is_unknown_expectation,
+    last_answer,
+    of_exception,
+    problem,
+)
 from workerkit.http.raw_request import UnsendableHeader, is_fault_of_body
 from workerkit.http.request import HTTPRequest, size_of
 from workerkit.http.request_ids import REQUEST_ID, identify
-from workerkit.http.sending import SENT, plain, send, without_body
+from workerkit.http.sending import SENT, Sending, discarding, is_used, plain, send, without_body
 from workerkit.http.shortcuts import route_of
 from workerkit.logs import request_id
 from workerkit.observe import Unhandled
@@ -128,6 +134,10 @@ class Connection(web.RequestHandler):
         arrived.register(self.transport.get_extra_info("socket").fileno(), select.POLLIN)
         return not arrived.poll(0)
 
+    def is_discarding(self) -> bool:
+        """Whether it has sent an answer, and reads what is left of the body of that request."""
+        return self._asked and not (self._heard or self.is_waiting or self.request)
+
     def begin(self, request: web.Request) -> None:
         """Note that a middleware gets a request."""
         self.begun, self._since = request, perf_counter()
@@ -154,13 +164,19 @@ class Connection(web.RequestHandler):
 
     def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
-    ) -> Coroutine[Any, Any, tuple[web.StreamResponse, bool]]:
+    ) -> Sending:
         """Complete the answer, and send what is not sent yet."""
         self._heard, self._asked, self.waited_since = False, True, None
         self._content = request.content
         known = request_id.get() or identify(request)
         if type(resp) is not web.Response:
             resp = self._answer_of(resp, request)
+        if resp.prepared and is_used(request, resp):
+            log.error(
+                "answer could not be sent: a response can be sent once; make one for each request",
+                extra={"route": route_of(request), "method": request.method},
+            )
+            resp = problem(500)
         if self.last:
             resp.force_close()
         if self.answering is None and self._unhandled is not None:
@@ -168,9 +184,17 @@ class Connection(web.RequestHandler):
         if not self._signals and (ready := plain(request, resp, known)) is not None:
             if self.settled is not None:
                 self._settle(resp)
-            return send(request, *ready, self.release)
+            return self._then_discard(request, send(request, *ready, self.release))
         resp.headers[REQUEST_ID] = known
-        return self._finish(request, super().finish_response(request, resp, start_time), resp)
+        sending = super().finish_response(request, resp, start_time)
+        return self._then_discard(request, self._finish(request, sending, resp))
+
+    def _then_discard(self, request: web.BaseRequest, sending: Sending) -> Sending:
+        """Send an answer, and let aiohttp read the rest of the body if it is not compressed."""
+        if hdrs.CONTENT_ENCODING not in request.headers or request.content.is_eof():
+            return sending
+        self._lingering_time = 0.0  # It would hold the loop for all that time.
+        return discarding(request.content, sending)
 
     def _answer_of(self, answer: object, request: web.BaseRequest) -> web.StreamResponse:
         """What is sent for what a middleware gave."""
@@ -200,7 +224,7 @@ class Connection(web.RequestHandler):
     async def _finish(
         self,
         request: web.BaseRequest,
-        sending: Coroutine[Any, Any, tuple[web.StreamResponse, bool]],
+        sending: Sending,
         answer: web.StreamResponse,
     ) -> tuple[web.StreamResponse, bool]:
         try:
@@ -259,6 +283,8 @@ class Connection(web.RequestHandler):
             return answer_malformed(request, exc)
         if isinstance(exc, Reject | Retry):
             return answer(Outcome(Action.REJECT, exc), status, request)[0]
+        if is_unknown_expectation(exc):
+            return problem(417, EXPECTATIONS)
         if exc is not None and (isinstance(exc, ConnectionError) or is_fault_of_body(exc, request)):
             extra = {"client": request.remote, "error": type(exc).__qualname__}
             log.info("the body cannot be read", extra=extra)

@@ -16,8 +16,9 @@ PROBLEM = "application/problem+json"
 # What aiohttp says of the same thing by itself.
 _OF_THE_OLD_BODY = frozenset({"content-type", "content-length"})
 
-_BY_AIOHTTP = "Maximum request body size"
+_TOO_LONG, _TOO_MANY = "Maximum request body size", "Maximum number of form fields"
 _UNKNOWN = "Unknown Expect"
+EXPECTATIONS = "the header Expect may say 100-continue"
 
 
 def problem(
@@ -64,10 +65,12 @@ def of_exception(error: web.HTTPException, method: str) -> web.Response:
         error.headers["Allow"] = allowed = ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))
         if method == "OPTIONS":
             return web.Response(status=204, headers={"Allow": allowed})
-    if isinstance(error, web.HTTPRequestEntityTooLarge) and _BY_AIOHTTP in (error.text or ""):
+    if isinstance(error, web.HTTPRequestEntityTooLarge) and _TOO_LONG in (error.text or ""):
         return problem(413, "the body is too large")
+    if isinstance(error, web.HTTPRequestEntityTooLarge) and _TOO_MANY in (error.text or ""):
+        return problem(413, "the form has too many fields")
     if isinstance(error, web.HTTPExpectationFailed) and _UNKNOWN in (error.text or ""):
-        return problem(417, "the header Expect may say 100-continue")
+        return problem(417, EXPECTATIONS)
     if error.status < 400 or error.text != f"{error.status}: {error.reason}":
         return _as_it_is(error)
     headers = {
@@ -75,6 +78,11 @@ def of_exception(error: web.HTTPException, method: str) -> web.Response:
     }
     detail = "" if error.reason == _title(error.status) else error.reason
     return _with_cookies(problem(error.status, detail, headers=headers), error)
+
+
+def is_unknown_expectation(error: BaseException | None) -> bool:
+    """Whether aiohttp could not write that it does not know an `Expect`, because it is no UTF-8."""
+    return isinstance(error, UnicodeEncodeError) and error.object.startswith(_UNKNOWN)
 
 
 def last_answer(

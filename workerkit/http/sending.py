@@ -5,11 +5,14 @@ the way, and its writer for what may be left of the head. Where none of these is
 be written at once: 4 µs of CPU less per request, which pay for what workerkit does beside.
 """
 
+import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from email.utils import formatdate
+from typing import Any
 
-from aiohttp import ClientConnectionResetError, hdrs, web
+from aiohttp import ClientConnectionResetError, StreamReader, hdrs, web
 from aiohttp.abc import AbstractStreamWriter
 from aiohttp.http import SERVER_SOFTWARE, HttpVersion11
 
@@ -17,6 +20,10 @@ from workerkit.http.request_ids import REQUEST_ID
 
 _WITHOUT_BODY = frozenset({204, 205, 304})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
+# For what a client still sends of a body that nobody wants, so that it comes to read the answer:
+# seconds, and bytes of a compressed one after decompression.
+LINGERING = 1.0
+_DISCARDED = 8 << 20
 _LARGE = 65_536  # From here on, to copy a body costs more than to send it for itself.
 _NOT_PLAIN = (
     hdrs.CONNECTION,
@@ -34,6 +41,8 @@ class _Sent(web.Response):
     keep_alive = True
 
 
+# As `RequestHandler.finish_response`: an answer, and whether the client has left.
+Sending = Coroutine[Any, Any, tuple[web.StreamResponse, bool]]
 SENT: web.StreamResponse = _Sent()
 _second = 0
 _headers = ""
@@ -104,6 +113,14 @@ def _has_no_parts(request: web.BaseRequest) -> bool:
     return request.method in _WITH_BODY and not form
 
 
+def is_used(request: web.BaseRequest, response: web.StreamResponse) -> bool:
+    """Whether a response that is prepared was the answer to another request.
+
+    aiohttp would send nothing and close the connection.
+    """
+    return not request.writer.output_size and getattr(response, "_req", request) is not request
+
+
 async def send(
     request: web.BaseRequest, head: bytes, body: bytes, sent: Callable[[], None]
 ) -> tuple[web.StreamResponse, bool]:
@@ -126,6 +143,22 @@ async def send(
     finally:
         sent()
     return SENT, False
+
+
+async def discarding(content: StreamReader, sending: Sending) -> tuple[web.StreamResponse, bool]:
+    """Send an answer, then read and forget the rest of a compressed body, up to a limit.
+
+    The client comes to read the answer, if it sends no more than the limit. A few bytes may
+    decompress to any number, without a pause for others, so they get a turn between the pieces.
+    """
+    sent = await sending
+    read = 0
+    with suppress(TimeoutError, ConnectionError, web.RequestPayloadError):
+        async with asyncio.timeout(LINGERING):
+            while not content.is_eof() and read < _DISCARDED:
+                read += len(await content.readany())
+                await asyncio.sleep(0)
+    return sent
 
 
 def without_body(writer: AbstractStreamWriter) -> None:

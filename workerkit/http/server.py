@@ -3,10 +3,11 @@
 import asyncio
 import logging
 import socket
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from aiohttp import web
+from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 
 from workerkit.forking import keep_from_children
 from workerkit.http.connection import Connection, is_event_stream
@@ -14,6 +15,7 @@ from workerkit.http.entrance import begun
 from workerkit.http.listener import Listener
 from workerkit.http.problem import last_answer
 from workerkit.http.raw_request import request_factory
+from workerkit.http.sending import LINGERING
 from workerkit.http.shortcuts import Shortcuts
 from workerkit.http.tally import Tally
 from workerkit.observe import Unhandled
@@ -22,8 +24,6 @@ from workerkit.supervisor import cancel
 
 log = logging.getLogger(__name__)
 
-# For what a client still sends of a body that nobody wants, so that it comes to read the answer.
-_LINGERING = 1.0
 _SENDING = 2.0
 _LOOK_EVERY = 1.0
 _NEVER = 10 * 365 * 24 * 3600.0
@@ -91,6 +91,9 @@ class Server:
         Raises:
             OSError: The address is in use, or not ours.
         """
+        for category in (BadContentDispositionHeader, BadContentDispositionParam):
+            # A form with such a part is the client's fault, and answered as one.
+            warnings.filterwarnings("ignore", category=category)
         await self._runner.setup()
         server = self._runner.server
         assert server is not None
@@ -191,7 +194,7 @@ class Server:
             # The look closes those that rest: aiohttp's timer may run out while the loop stands
             # still, with the next request not read yet.
             keepalive_timeout=_NEVER,
-            lingering_time=_LINGERING,
+            lingering_time=LINGERING,
             access_log=None,
         )
 
@@ -204,14 +207,16 @@ class Server:
         for _ in range(2):
             while self._oldest:
                 connection = self._oldest.pop()
-                if connection in self._open and connection.is_idle():
+                if connection in self._open and (
+                    connection.is_idle() or connection.is_discarding()
+                ):
                     connection.force_close()
                     self._forget(connection)
                     self._closed += 1
                     self._full.add()
                     return True
             # To sort them for each one would take too long.
-            waiting = [each for each in self._open if each.is_waiting]
+            waiting = [each for each in self._open if each.is_waiting or each.is_discarding()]
             waiting.sort(key=lambda each: each.waited_since or self._clock, reverse=True)
             self._oldest = waiting
         return False

@@ -25,6 +25,7 @@ from workerkit.places import said
 from workerkit.sse.cookies import Cookies
 from workerkit.sse.decoding import ACCEPTED, Decoder, encoding_of
 from workerkit.sse.event import SSEEvent
+from workerkit.sse.protocol import connector
 from workerkit.sse.redirects import (
     MOST_REDIRECTS,
     Hop,
@@ -86,7 +87,10 @@ class Source(EventSource):
         # aiohttp's jar would give the cookies of one port to another, and it decompresses all that
         # it has received in one go.
         session = aiohttp.ClientSession(
-            timeout=timeout, cookie_jar=aiohttp.DummyCookieJar(), auto_decompress=False
+            connector=connector(),
+            timeout=timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
         )
         super().__init__(request.url, option={"method": request.method}, session=session)
         self._need_close_session = True
@@ -269,7 +273,7 @@ class Source(EventSource):
             raise ConnectionLost(f"{request}: {_CLOSED}") from None
         except OSError as error:
             # Addresses and errors of the system; texts of others have what the server wrote.
-            raise ConnectionLost(f"{request}: {said(error)}") from error
+            raise ConnectionLost(f"{request}: {_unreachable(error)}") from error
         except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as error:
             raise ConnectionLost(f"{request}: {_named(error)}") from None
         except Exception as error:
@@ -311,6 +315,13 @@ def _named(error: BaseException | None) -> str:
         names.append(type(error).__name__)
         error = error.__cause__
     return ": ".join(dict.fromkeys(names))
+
+
+def _unreachable(error: OSError) -> str:
+    """What is wrong; aiohttp's text has no reason where the system has none."""
+    if isinstance(error, aiohttp.ClientConnectorError) and not error.os_error.strerror:
+        return f"cannot connect to {error.host}:{error.port}: {said(error.os_error)}"
+    return said(error)
 
 
 def _status(status: int) -> str:
