@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from pythonjsonlogger.core import RESERVED_ATTRS
@@ -30,6 +31,7 @@ _BARE = re.compile(r"[^\s\"=]+")
 _DEEPEST = 8
 _LONGEST_INTEGER = 10_000  # Bits: Python refuses to write 4,300 digits.
 _LONGEST_SHOWN = 2 * LONGEST  # Escapes and indentation are longer than what they stand for.
+_SMALLEST = 1e-9  # Smaller numbers are written with an exponent.
 _OVERHEAD = 12  # Bytes for a number, or for separators and quotes.
 _OURS = frozenset({"timestamp", "level", "logger", "message", "exception", "stack"})
 
@@ -157,9 +159,18 @@ def _exception(record: logging.LogRecord) -> str:
     return record.exc_text or ""
 
 
+def _text(value: Any) -> str:
+    """A value for people: the items of a list of texts, and a small number without an exponent."""
+    if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
+        return ", ".join(value)
+    if isinstance(value, float) and _SMALLEST <= abs(value) < 1:
+        return format(Decimal(repr(value)), "f")
+    return unknown_default(value)
+
+
 def _quoted(value: Any, clean: Redact) -> str:
     """Return *value* as text, in double quotes only when it could be misread without them."""
-    text = excerpt(clean(unknown_default(value)))
+    text = excerpt(clean(_text(value)))
     if _BARE.fullmatch(text) and text.isprintable():
         return text
     return excerpt(escape_json(json.dumps(text, ensure_ascii=False)), _LONGEST_SHOWN)

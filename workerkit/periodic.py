@@ -175,14 +175,13 @@ class PeriodicWire:
         return _periodic(options).schedule
 
     def via(self, options: Options, settings: WorkerSettings) -> str:
-        """The clock whose time counts, and the broker with the lease."""
+        """The time zone of a crontab line, and the broker with the lease."""
         own = _periodic(options)
-        zone = f"time zone {own.timezone}"
-        if not own.singleton:
-            return zone
-        return (
-            f"{zone}, one process by {settings.amqp[own.connection.casefold()].display(own.vhost)}"
-        )
+        ways = [] if own.cron is None else [f"time zone {own.timezone}"]
+        if own.singleton:
+            broker = settings.amqp[own.connection.casefold()].display(own.vhost)
+            ways.append(f"singleton, lease on {broker}")
+        return ", ".join(ways)
 
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
         """The endpoint of one task."""

@@ -4,6 +4,7 @@ No wiring: `@inject` silently injects nothing into annotations that are strings,
 package runs through all of its members.
 """
 
+import difflib
 import inspect
 import types
 import typing
@@ -95,7 +96,7 @@ class Plan:
             return self._container.providers[fitting[0]]
         if parameter.default is not parameter.empty:
             return None
-        raise Unresolved(self._why_not(wanted, fitting))
+        raise Unresolved(self._why_not(parameter.name, wanted, fitting))
 
     def _named(self, provider: "providers.Provider[Any]") -> str:
         kind = type(provider).__name__
@@ -104,7 +105,7 @@ class Plan:
                 return f"provider {name!r}, a {kind}"
         return f"a {kind}"
 
-    def _why_not(self, wanted: Any, fitting: list[str]) -> str:
+    def _why_not(self, name: str, wanted: Any, fitting: list[str]) -> str:
         type_name = getattr(wanted, "__qualname__", str(wanted))
         if fitting:
             return (
@@ -113,6 +114,9 @@ class Plan:
             )
         known = ", ".join(sorted(self._container.providers))
         missing = f"has no provider of its name or of type {type_name}"
+        if nearest := difflib.get_close_matches(name, self._container.providers, n=1):
+            missing += f"; did you mean {nearest[0]!r}?"
+            return f"{missing} The container has {known}"
         if getattr(self._container, "declarative_parent", None) is WorkerContainer:
             return (
                 f"{missing}; the container in use is the plain WorkerContainer of workerkit, which "

@@ -222,7 +222,8 @@ def banner(assembly: Assembly) -> str:
     for wire, fed in assembly.wires:
         for each in fed:
             source, via = wire.source(each.options), wire.via(each.options, assembly.settings)
-            lines.append(f"  {each.options.name}: {wire.kind} {source}, {via}")
+            about = ", ".join(filter(None, (source, via)))
+            lines.append(f"  {each.options.name}: {wire.kind} {about}")
     return "\n".join(lines)
 
 

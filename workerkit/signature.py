@@ -318,7 +318,8 @@ def _named(type_: Any) -> str:
 
 def _shown(type_: Any) -> str:
     """A type as somebody would write it, without modules."""
-    text = type_.__qualname__ if type(type_) is type else str(type_)
+    named = isinstance(type_, type) and get_origin(type_) is None
+    text = type_.__qualname__ if named else str(type_)
     return re.sub(r"(?:\w+\.)+(?=\w)", "", text.rpartition("<locals>.")[2])
 
 

@@ -1,6 +1,7 @@
 """What is logged of each delivery, and of an error in one line."""
 
 import logging
+from itertools import pairwise
 
 import pytest
 
@@ -8,7 +9,7 @@ from workerkit import Action, Settled
 from workerkit.delivery import Delivery, Outcome
 from workerkit.errors import ConnectionLost
 from workerkit.observe import log_settled
-from workerkit.places import in_a_line
+from workerkit.places import in_a_line, unexplained
 from workerkit.testing import fake_message
 
 
@@ -109,3 +110,19 @@ def test_not_handled_and_without_a_text(caplog: pytest.LogCaptureFixture) -> Non
 def test_an_error_in_a_line(error: Exception, line: str) -> None:
     """Ours speak for themselves, of others the class says what they are."""
     assert in_a_line(error) == line
+
+
+def test_fp1_a_traceback_is_for_what_nobody_foresaw() -> None:
+    """It is left out only if each cause is an error of ours, of the system, or an expected one."""
+
+    def caused_by(*causes: Exception) -> Exception:
+        error: Exception = ConnectionLost("lost")
+        for outer, inner in pairwise((error, *causes)):
+            outer.__cause__ = inner
+        return error
+
+    bug = caused_by(OSError("refused"), KeyError("capabilities"))
+    assert unexplained(bug) is bug
+    assert unexplained(bug, LookupError) is None
+    assert unexplained(caused_by(TimeoutError(), ConnectionResetError())) is None
+    assert unexplained(caused_by()) is None

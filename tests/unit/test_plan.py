@@ -271,12 +271,23 @@ def test_nothing_fits() -> None:
 
     clock, size = faults(Wants)
     known = (
-        "cursors, middlewares, name, nested, observers, orders, pool, publisher, settings, wires"
+        "cursors, middlewares, name, nested, observers, orders, pool, publisher, redact, settings, "
+        "wires"
     )
     assert clock == (
         "parameter 'clock' has no provider of its name or of type Clock; the container has " + known
     )
     assert size.startswith("parameter 'size' has no provider of its name or of type int")
+
+
+def test_nothing_fits_but_one_has_nearly_that_name() -> None:
+    """A name that is written wrongly is told the nearest one."""
+
+    class Wants:
+        def __init__(self, ordrs: object) -> None: ...
+
+    [fault] = faults(Wants)
+    assert "of type object; did you mean 'orders'? The container has cursors, " in fault
 
 
 def test_any_type_fits_nothing() -> None:
