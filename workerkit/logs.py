@@ -70,7 +70,7 @@ def quiet_libraries() -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """Write `time LEVEL logger: message  key=value key="two words"`, then the exception.
+    """Write `time LEVEL logger: message  key=value key="two words"`, then exception and stack.
 
     Whatever the texts contain, a record has one line that is not indented, and no character that a
     terminal would obey. Passwords in URLs are masked.
@@ -85,11 +85,12 @@ class TextFormatter(logging.Formatter):
         clean = self._clean
         start = escape(f"{_timestamp(record)} {record.levelname} {record.name}: ")
         line = f"{start}{_lines(clean(record.getMessage()))}"
+        named = _fields(record)
+        stack = str(named.pop("stack", ""))
         fields = " ".join(
-            f"{excerpt(escape(key))}={_quoted(value, clean)}"
-            for key, value in _fields(record).items()
+            f"{excerpt(escape(key))}={_quoted(value, clean)}" for key, value in named.items()
         )
-        below = (_exception(record), record.stack_info)
+        below = (_exception(record), record.stack_info, stack.rstrip("\n"))
         parts = [f"{line}  {fields}" if fields else line]
         parts += [f"{INDENT}{_lines(clean(each))}" for each in below if each]
         return "\n".join(parts)

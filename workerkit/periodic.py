@@ -222,8 +222,9 @@ class PeriodicWire:
         """
         timers = {folded(timer.endpoint.name): timer for timer in self._timers}
         if folded(name) not in timers:
-            known = ", ".join(timer.endpoint.name for timer in self._timers) or "nothing"
-            raise KeyError(f"no periodic task {name!r} runs, only {known}")
+            known = ", ".join(timer.endpoint.name for timer in self._timers)
+            others = f", only {known}" if known else "; there is none"
+            raise KeyError(f"no periodic task {name!r} runs{others}")
         await timers[folded(name)].tick()
 
     async def stop(self) -> None:

@@ -391,8 +391,7 @@ async def test_fp1_an_attempt_to_connect_is_one_line(tracker: Tracker) -> None:
         async def handle(self, data: str) -> None: ...
 
     def failed() -> dict[str, logging.LogRecord]:
-        found = [each for each in tracker.records if each.getMessage() == "connection failed"]
-        return {each.name: each for each in found}
+        return {each.name: each for each in tracker.records if each.msg == "connection failed"}
 
     async with running("amqp://127.0.0.1:1", Orders, Stream, ready=False):
         await eventually(lambda: len(failed()) == 2)

@@ -106,6 +106,14 @@ def test_text_puts_the_exception_below() -> None:
     assert lines[-1] == "  KeyError: 'order'"
 
 
+def test_text_puts_a_stack_below() -> None:
+    """The field `stack` has a line for each frame, to be read."""
+    lines = TextFormatter().format(record(task="x", stack="  File 1\n    call()\n")).split("\n")
+
+    assert lines[0].endswith("amqp: connected  task=x")
+    assert lines[1:] == ["    File 1", "      call()"]
+
+
 def test_json_has_the_documented_keys() -> None:
     """A JSON record is one object of timestamp, level, logger, message and the fields."""
     line = json.loads(JSONFormatter().format(record(queue="orders", attempt=2)))
