@@ -19,6 +19,8 @@ from workerkit.errors import DeclarationError
 from workerkit.places import place
 from workerkit.signature import Source, Unresolved
 
+_NEARLY = 0.75  # As difflib measures how alike two names are.
+
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _YIELDING = ("Iterator", "Generator", "AsyncIterator", "AsyncGenerator", "Iterable")
 
@@ -114,15 +116,17 @@ class Plan:
             )
         known = ", ".join(sorted(self._container.providers))
         missing = f"has no provider of its name or of type {type_name}"
-        if nearest := difflib.get_close_matches(name, self._container.providers, n=1):
-            missing += f"; did you mean {nearest[0]!r}?"
-            return f"{missing} The container has {known}"
         if getattr(self._container, "declarative_parent", None) is WorkerContainer:
             return (
                 f"{missing}; the container in use is the plain WorkerContainer of workerkit, which "
                 f"has {known}: add the provider to a subclass, Container in the module `container` "
                 "of your package, or choose another one with --container"
             )
+        if nearest := difflib.get_close_matches(
+            name, self._container.providers, n=1, cutoff=_NEARLY
+        ):
+            missing += f"; did you mean {nearest[0]!r}?"
+            return f"{missing} The container has {known}"
         return f"{missing}; the container has {known}"
 
 
