@@ -155,8 +155,10 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 def _exception(record: logging.LogRecord) -> str:
     # `exc_info=True` outside of an except block leaves a triple of None.
-    if record.exc_info and record.exc_info[1] is not None:
-        return formatted(record.exc_info[1]).rstrip("\n")
+    if record.exc_info and (error := record.exc_info[1]) is not None:
+        if hasattr(record, "error") and not (error.__traceback__ or error.__cause__):
+            return ""  # It was made for the record, which has its text.
+        return formatted(error).rstrip("\n")
     return record.exc_text or ""
 
 

@@ -84,18 +84,24 @@ def said(error: BaseException) -> str:
     return f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__
 
 
-def unexplained(error: Exception, *expected: type[BaseException]) -> Exception | None:
-    """The exception for the traceback of a log record; None where its text says everything.
+def briefly(error: Exception, *expected: type[BaseException]) -> Exception:
+    """The exception for a log record: without its traceback where its text says everything.
 
     That is where it and its causes are errors of ours, of the operating system or *expected* ones:
     their tracebacks show nothing but the insides of libraries, once for each attempt to connect.
+    An error tracker gets its class and text all the same.
     """
     cause: BaseException | None = error
     while cause is not None:
         if not isinstance(cause, (*_EXPLAINED, *expected)):
             return error
         cause = cause.__cause__
-    return None
+    if not isinstance(error, WorkerkitError):
+        return error
+    copy = type(error).__new__(type(error))
+    copy.args = error.args
+    copy.__dict__.update(error.__dict__)
+    return copy
 
 
 def in_a_line(error: Exception) -> str:

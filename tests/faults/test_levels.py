@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ from workerkit import (
     SSEConsumer,
     SSEEvent,
 )
+from workerkit.logs import TextFormatter
 from workerkit.testing import sse_server
 
 ONCE = RetryPolicy(delays=(0,), jitter=0)
@@ -396,5 +398,5 @@ async def test_fp1_an_attempt_to_connect_is_one_line(tracker: Tracker) -> None:
     async with running("amqp://127.0.0.1:1", Orders, Stream, ready=False):
         await eventually(lambda: len(failed()) == 2)
         for each in failed().values():
-            assert (each.levelno, each.exc_info) == (logging.ERROR, None)
-            assert str(vars(each)["error"]).endswith(": [Errno 111] Connection refused")
+            line = TextFormatter().format(each)
+            assert re.fullmatch(r'\S+ ERROR .*: \[Errno 111\] Connection refused"', line)

@@ -365,7 +365,7 @@ async def test_b8_a_password_that_changes_while_the_broker_is_down(
 
     assert (before, after) == (b"before", b"after")
     assert not any(
-        "ACCESS_REFUSED" in str(each["error"]) for each in fields(caplog, "connection failed")
+        "ACCESS_REFUSED" in str(each["exc_info"]) for each in fields(caplog, "connection failed")
     )
     assert "hunter22" not in everything(caplog)
     assert "swordfish" not in everything(caplog)

@@ -326,7 +326,7 @@ async def test_s3_a_server_that_does_not_answer(caplog: pytest.LogCaptureFixture
         for writer in writers:
             writer.close()
 
-    assert "no answer in time" in str(fields(caplog, "connection failed")[0]["error"])
+    assert "no answer in time" in str(fields(caplog, "connection failed")[0]["exc_info"][1])
 
 
 async def test_s3_a_slow_handler_is_no_silence() -> None:

@@ -351,7 +351,7 @@ def test_the_order_of_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
         ),
     ],
 )
-def test_fp7_one_mistake_is_one_fault(
+def test_one_mistake_is_one_fault(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, fault: str
 ) -> None:
     """A fault says what was meant where that can be told, and causes no other one."""

@@ -28,7 +28,7 @@ from workerkit.amqp.replies import RPC_DEADLINE
 from workerkit.amqp.term import NotHeld, Term
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.health import Part, State
-from workerkit.places import in_a_line, unexplained
+from workerkit.places import briefly, in_a_line
 from workerkit.supervisor import Backoff, cancel
 
 log = logging.getLogger(__name__)
@@ -263,7 +263,7 @@ class Lease:
         fields = self._fields(retry_in=round(seconds, 2), error=in_a_line(error))
         log.error(
             "task cannot compete for its lease",
-            exc_info=unexplained(error, *EXPLAINED),
+            exc_info=briefly(error, *EXPLAINED),
             extra=fields,
         )
 

@@ -13,7 +13,7 @@ from workerkit.amqp.handshake import EXPLAINED
 from workerkit.amqp.stalls import CHECKS, StallDetector
 from workerkit.connections import AMQPSettings
 from workerkit.observe import Connection, Event, Observer, tell
-from workerkit.places import in_a_line, unexplained
+from workerkit.places import briefly, in_a_line
 from workerkit.supervisor import Backoff
 
 log = logging.getLogger(__name__)
@@ -168,7 +168,7 @@ class Link:
         fields = {"attempt": number, "retry_in": round(seconds, 2), "error": in_a_line(error)}
         log.error(
             "connection failed",
-            exc_info=unexplained(error, *EXPLAINED),
+            exc_info=briefly(error, *EXPLAINED),
             extra=self._fields(attempt, **fields),
         )
         self._tell("connection_failed", number, str(error))

@@ -16,7 +16,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State
 from workerkit.observe import Connection, Event, Observer, tell
-from workerkit.places import in_a_line, said, unexplained
+from workerkit.places import briefly, in_a_line, said
 from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEConsumer, SSEOptions
 from workerkit.sse.cookies import Cookies
@@ -276,7 +276,7 @@ class Subscription:
         fields = self._fields(reason=str(error), error=in_a_line(error))
         log.error(
             "stream lost: it is not opened again",
-            exc_info=unexplained(error, *EXPLAINED),
+            exc_info=briefly(error, *EXPLAINED),
             extra=fields,
         )
         self._tell("connection_lost", str(error))
@@ -323,7 +323,7 @@ class Subscription:
         fields = self._fields(
             attempt=self._attempt, retry_in=round(pause, 2), error=in_a_line(error)
         )
-        log.error("connection failed", exc_info=unexplained(error, *EXPLAINED), extra=fields)
+        log.error("connection failed", exc_info=briefly(error, *EXPLAINED), extra=fields)
         self._tell("connection_failed", str(error))
         self._hook.connection_failed(error, self._attempt)
         self._attempt += 1
