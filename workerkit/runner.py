@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
@@ -36,6 +37,7 @@ from workerkit.version import __version__
 log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ONE_SIGNAL = 0.5  # Seconds within which the same signal again is no second one.
 _LEFT_OVER = 2.0
 _LATE = 1.0
 
@@ -322,11 +324,19 @@ def _check(process: Process, late: bool) -> None:
 
 @contextmanager
 def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Take SIGTERM and SIGINT: the first asks to stop, the second ends the process at once."""
+    """Take SIGTERM and SIGINT: the first asks to stop, the second ends the process at once.
+
+    `timeout` and shells send a signal to a process and to its group, so it may come twice.
+    """
     loop = asyncio.get_running_loop()
     received: list[int] = []
+    since = 0.0
 
     def receive(number: int, frame: object) -> None:
+        nonlocal since
+        if number in received and time.monotonic() - since < _ONE_SIGNAL:
+            return
+        since = time.monotonic()
         if received:
             os.write(sys.stderr.fileno(), b"second signal: leaving at once\n")
             _leave(128 + number)
