@@ -271,8 +271,8 @@ def test_nothing_fits() -> None:
 
     clock, size = faults(Wants)
     known = (
-        "cursors, middlewares, name, nested, observers, orders, pool, publisher, redact, settings, "
-        "wires"
+        "cursors, middlewares, name, nested, observers, orders, pool, publisher, redact, settings,"
+        " wires"
     )
     assert clock == (
         "parameter 'clock' has no provider of its name or of type Clock; the container has " + known
