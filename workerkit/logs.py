@@ -20,7 +20,7 @@ from workerkit.excerpts import LONGEST, Budget, excerpt
 from workerkit.places import formatted
 from workerkit.sections import LogSettings
 
-LIBRARIES = ("aio_pika", "aiormq")
+LIBRARIES = ("aio_pika", "aiormq", "aiohttp_sse_client")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the HTTP request that is being answered; a field of every record that is made meanwhile."""
@@ -40,7 +40,7 @@ def configure(settings: LogSettings, redact: Redact | None = None) -> None:
     """Send the records of this process to stderr, in the chosen format and from the chosen level.
 
     A second call replaces the handler of the first one; handlers of others stay. Records of
-    aio_pika and aiormq are silenced, see `quiet_libraries`.
+    aio_pika, aiormq and aiohttp_sse_client are silenced, see `quiet_libraries`.
 
     Args:
         settings: With `format` None, text when stderr is a terminal and JSON otherwise.
@@ -58,10 +58,10 @@ def configure(settings: LogSettings, redact: Redact | None = None) -> None:
 
 
 def quiet_libraries() -> None:
-    """Silence aio_pika and aiormq: what they would say, workerkit says itself, once.
+    """Silence the client libraries: what they would say, workerkit says itself, once.
 
     Below CRITICAL nothing of theirs appears, whatever the level of the root. Only the levels of
-    these two loggers change, and a level that the user's own configuration gave them stays.
+    these loggers change, and a level that the user's own configuration gave them stays.
     """
     for library in LIBRARIES:
         logger = logging.getLogger(library)

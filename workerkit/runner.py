@@ -249,7 +249,8 @@ async def _listen(ops: OpsServer, settings: WorkerSettings) -> None:
         default = OpsSettings.model_fields[field].default
         if variables.locate(("ops", field)) or getattr(settings.ops, field) != default:
             label = Faults(variables).label(("ops", field))
-            raise RunError(f"{label}: no ops server at {ops.url}: {reason}") from error
+            taken = f"{label}: no ops server at {ops.url}: {reason}; set another {field}"
+            raise RunError(taken) from error
         variable = variables.name(("ops", field))
         fields = {"url": ops.url, "reason": reason, "variable": variable}
         log.warning("no ops server", extra=fields)
