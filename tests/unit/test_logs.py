@@ -221,7 +221,7 @@ def test_a_second_call_replaces_only_our_handler(capsys: pytest.CaptureFixture[s
     assert foreign in logging.getLogger().handlers
 
 
-@pytest.mark.parametrize("name", ["aio_pika", "aio_pika.connection", "aiormq.connection"])
+@pytest.mark.parametrize("name", ["aio_pika", "aiormq.connection", "aiohttp_sse_client.client"])
 def test_the_libraries_say_nothing(capsys: pytest.CaptureFixture[str], name: str) -> None:
     """Errors of aio_pika and aiormq do not appear, not even at the lowest level."""
     configure(LogSettings(level="NOTSET"))
