@@ -10,7 +10,7 @@ from pydantic import Secret, SecretBytes, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from workerkit.redaction import HIDDEN, may_hold_credentials
-from workerkit.shapes import Location, is_nested, members, without_tags
+from workerkit.shapes import Location, is_nested, members, sentence, without_tags
 from workerkit.sources import split_list, takes_list
 from workerkit.variables import Found, Place, Variable, Variables
 
@@ -167,7 +167,7 @@ class Faults:
 
     def _text(self, errors: list[ErrorDetails], *secrets: str) -> str:
         """Return what would be right; of a union, what each member wants."""
-        texts = list(dict.fromkeys(_message(each) for each in errors))
+        texts = list(dict.fromkeys(sentence(each["msg"]) for each in errors))
         text = " or ".join(texts)
         standing = [each.text for each in self._variables.standing if _is_secret_variable(each)]
         for secret in sorted({*_parts(*secrets), *_parts(*standing)}, key=len, reverse=True):
@@ -190,13 +190,6 @@ def bad_json(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"is not valid JSON: {error.msg.lower()} (character {error.pos + 1})"
     return "is not valid JSON: it is too deep or holds a number that is too long"
-
-
-def _message(error: ErrorDetails) -> str:
-    text = error["msg"]
-    for start in ("Value error, ", "Assertion failed, ", "Input "):
-        text = text.removeprefix(start)
-    return text[:1].lower() + text[1:]
 
 
 def _name_of(variable: Variable) -> str:

@@ -123,7 +123,9 @@ class Signature:
         self.body: Any = None
         parameters = annotated(handle, self._faults, of)
         if delivery is not None and not parameters and not self._faults:
-            self._faults.append(f"{self._where}: needs a parameter after self, which takes the body")
+            self._faults.append(
+                f"{self._where}: needs a parameter after self, which takes the body"
+            )
         self.read: Read = _nothing
         if delivery is not None and parameters:
             self.read = self._first(*parameters.pop(0))
