@@ -60,8 +60,8 @@ async def demo() -> None:
     asked_to_stop = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
-    print("A broker in this process, a worker that books orders, and a customer who places some.")
-    print("Each order is a line with the word `handled`, and so is each customer who is told.")
+    print("This runs a broker, a worker that books orders, and a customer who places them.")
+    print("A line with the word `handled` is an order that was booked, or a customer who was told.")
     print("Ctrl-C ends it.", flush=True)
     async with any_broker() as broker:
         print(f"A broker runs at {broker.url}, and you can place an order as well:")
@@ -84,7 +84,7 @@ async def any_broker() -> AsyncIterator[EmbeddedBroker]:
 async def trade(url: str, asked_to_stop: asyncio.Event) -> None:
     """Run worker and customer until asked to stop."""
     port = free_port()
-    print(f"http://127.0.0.1:{port}/docs shows what the worker answers.", flush=True)
+    print(f"The HTTP views of the worker are at http://127.0.0.1:{port}/docs", flush=True)
     async with worker(url, port) as process, customer(url):
         ended = asyncio.create_task(process.wait())
         stopped = asyncio.create_task(asked_to_stop.wait())

@@ -122,7 +122,7 @@ class Delivery:
 
     def log_fields(self, source: str, action: str) -> dict[str, object]:
         """Return what its log record tells, in the terms of its transport."""
-        return {"source": source, "delivery": repr(self), "action": action}
+        return {"source": source, "delivery": str(self), "action": action}
 
     def decide(self, action: Action) -> None:
         """Choose what becomes of this delivery, whatever the handler does afterwards.
@@ -135,7 +135,7 @@ class Delivery:
             return
         log.warning(
             "second settlement ignored",
-            extra={"delivery": repr(self), "first": self.fate, "second": action},
+            extra={"delivery": str(self), "first": self.fate, "second": action},
         )
 
     def retry(self, after: float | None = None) -> None:

@@ -10,7 +10,7 @@ from pydantic import Secret, SecretBytes, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from workerkit.redaction import HIDDEN, may_hold_credentials
-from workerkit.shapes import Location, is_nested, members, without_tags
+from workerkit.shapes import Location, is_nested, members, sentence, without_tags
 from workerkit.sources import split_list, takes_list
 from workerkit.variables import Found, Place, Variable, Variables
 
@@ -20,6 +20,7 @@ _SECRET_NAME = re.compile(
 _CREDENTIALS = re.compile(r"(?:://|^)(\S*)@")
 _UNKNOWN_KEY = frozenset({"extra_forbidden", "unexpected_keyword_argument"})
 _KEY = "[key]"  # How pydantic marks that a key is wrong, not the value that it has.
+_CONNECTIONS = frozenset({"amqp", "sse"})  # Settings that have a name before their parts.
 _SHORTEST_SECRET = 4
 _LONGEST_VALUE = 80
 
@@ -36,6 +37,11 @@ class Faults:
         grouped: dict[Location, list[ErrorDetails]] = {}
         for each in error.errors(include_url=False, include_context=False):
             grouped.setdefault(self._variables.plain(each["loc"]), []).append(each)
+        # Of a list that has only wrong items nothing is left, which is no fault of its own.
+        parents = {location[:-1] for location in grouped}
+        for location in [each for each in grouped if each in parents]:
+            if grouped[location][0]["type"] == "too_short":
+                del grouped[location]
         texts = (self._of_setting(location, each) for location, each in grouped.items())
         return [text for text in texts if text]
 
@@ -132,11 +138,21 @@ class Faults:
             try:
                 (split_list if takes_list(annotation) else json.loads)(found.value)
             except (ValueError, RecursionError) as error:
-                return f"{_label_of(found)} {bad_json(error)}"
+                hint = self._without_a_name(location, annotation)
+                return f"{_label_of(found)} {hint or bad_json(error)}"
             # It may hold anything, the credentials of a whole connection too.
             return f"{_label_of(found)}: {self._text(errors, found.value)}"
         own = str(found.value) if secret else ""
         return f"{_label_of(found)}{_shown(found.value, secret)}: {self._text(errors, own)}"
+
+    def _without_a_name(self, location: Location, annotation: Any) -> str:
+        """The hint for a part of a connection whose name was left out, as in `AMQP__URL`."""
+        section, name = location[0], str(location[-1])
+        known = {part for each in members(annotation) for part in getattr(each, "model_fields", ())}
+        if section not in _CONNECTIONS or len(location) != 2 or name not in known:
+            return ""
+        meant = self._variables.name((section, "default", name))
+        return f"lacks the name of a connection{did_you_mean(meant)}"
 
     def _missing(self, location: Location) -> str:
         reason = "it is required and has no default"
@@ -151,7 +167,7 @@ class Faults:
 
     def _text(self, errors: list[ErrorDetails], *secrets: str) -> str:
         """Return what would be right; of a union, what each member wants."""
-        texts = list(dict.fromkeys(_message(each) for each in errors))
+        texts = list(dict.fromkeys(sentence(each["msg"]) for each in errors))
         text = " or ".join(texts)
         standing = [each.text for each in self._variables.standing if _is_secret_variable(each)]
         for secret in sorted({*_parts(*secrets), *_parts(*standing)}, key=len, reverse=True):
@@ -174,13 +190,6 @@ def bad_json(error: Exception) -> str:
     if isinstance(error, json.JSONDecodeError):
         return f"is not valid JSON: {error.msg.lower()} (character {error.pos + 1})"
     return "is not valid JSON: it is too deep or holds a number that is too long"
-
-
-def _message(error: ErrorDetails) -> str:
-    text = error["msg"]
-    for start in ("Value error, ", "Assertion failed, ", "Input "):
-        text = text.removeprefix(start)
-    return text[:1].lower() + text[1:]
 
 
 def _name_of(variable: Variable) -> str:

@@ -128,6 +128,8 @@ def _shown(value: Any, secret: bool) -> Any:
         return value.value
     if isinstance(value, list | tuple):
         return [_shown(each, secret=False) for each in value]
+    if isinstance(value, Mapping):
+        return {str(key): _shown(each, secret=False) for key, each in value.items()}
     if isinstance(value, BaseModel):
         return _HIDDEN
     return without_credentials(str(value))

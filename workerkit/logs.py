@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from datetime import UTC, datetime
+from decimal import Decimal
 from typing import Any
 
 from pythonjsonlogger.core import RESERVED_ATTRS
@@ -19,7 +20,7 @@ from workerkit.excerpts import LONGEST, Budget, excerpt
 from workerkit.places import formatted
 from workerkit.sections import LogSettings
 
-LIBRARIES = ("aio_pika", "aiormq")
+LIBRARIES = ("aio_pika", "aiormq", "aiohttp_sse_client")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """Of the HTTP request that is being answered; a field of every record that is made meanwhile."""
@@ -30,6 +31,7 @@ _BARE = re.compile(r"[^\s\"=]+")
 _DEEPEST = 8
 _LONGEST_INTEGER = 10_000  # Bits: Python refuses to write 4,300 digits.
 _LONGEST_SHOWN = 2 * LONGEST  # Escapes and indentation are longer than what they stand for.
+_SMALLEST = 1e-9  # Smaller numbers are written with an exponent.
 _OVERHEAD = 12  # Bytes for a number, or for separators and quotes.
 _OURS = frozenset({"timestamp", "level", "logger", "message", "exception", "stack"})
 
@@ -38,7 +40,7 @@ def configure(settings: LogSettings, redact: Redact | None = None) -> None:
     """Send the records of this process to stderr, in the chosen format and from the chosen level.
 
     A second call replaces the handler of the first one; handlers of others stay. Records of
-    aio_pika and aiormq are silenced, see `quiet_libraries`. Warnings of Python become records of
+    aio_pika, aiormq and aiohttp_sse_client are silenced, see `quiet_libraries`. Warnings of Python become records of
     `py.warnings`: otherwise they are written as they are, with what they quote.
 
     Args:
@@ -58,10 +60,10 @@ def configure(settings: LogSettings, redact: Redact | None = None) -> None:
 
 
 def quiet_libraries() -> None:
-    """Silence aio_pika and aiormq: what they would say, workerkit says itself, once.
+    """Silence the client libraries: what they would say, workerkit says itself, once.
 
     Below CRITICAL nothing of theirs appears, whatever the level of the root. Only the levels of
-    these two loggers change, and a level that the user's own configuration gave them stays.
+    these loggers change, and a level that the user's own configuration gave them stays.
     """
     for library in LIBRARIES:
         logger = logging.getLogger(library)
@@ -70,7 +72,7 @@ def quiet_libraries() -> None:
 
 
 class TextFormatter(logging.Formatter):
-    """Write `time LEVEL logger: message  key=value key="two words"`, then the exception.
+    """Write `time LEVEL logger: message  key=value key="two words"`, then exception and stack.
 
     Whatever the texts contain, a record has one line that is not indented, and no character that a
     terminal would obey. Passwords in URLs are masked.
@@ -85,11 +87,12 @@ class TextFormatter(logging.Formatter):
         clean = self._clean
         start = escape(f"{_timestamp(record)} {record.levelname} {record.name}: ")
         line = f"{start}{_lines(clean(record.getMessage()))}"
+        named = _fields(record)
+        stack = str(named.pop("stack", ""))
         fields = " ".join(
-            f"{excerpt(escape(key))}={_quoted(value, clean)}"
-            for key, value in _fields(record).items()
+            f"{excerpt(escape(key))}={_quoted(value, clean)}" for key, value in named.items()
         )
-        below = (_exception(record), record.stack_info)
+        below = (_exception(record), record.stack_info, stack.rstrip("\n"))
         parts = [f"{line}  {fields}" if fields else line]
         parts += [f"{INDENT}{_lines(clean(each))}" for each in below if each]
         return "\n".join(parts)
@@ -154,14 +157,25 @@ def _fields(record: logging.LogRecord) -> dict[str, Any]:
 
 def _exception(record: logging.LogRecord) -> str:
     # `exc_info=True` outside of an except block leaves a triple of None.
-    if record.exc_info and record.exc_info[1] is not None:
-        return formatted(record.exc_info[1]).rstrip("\n")
+    if record.exc_info and (error := record.exc_info[1]) is not None:
+        if hasattr(record, "error") and not (error.__traceback__ or error.__cause__):
+            return ""  # It was made for the record, which has its text.
+        return formatted(error).rstrip("\n")
     return record.exc_text or ""
+
+
+def _text(value: Any) -> str:
+    """A value for people: the items of a list of texts, and a small number without an exponent."""
+    if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
+        return ", ".join(value)
+    if isinstance(value, float) and _SMALLEST <= abs(value) < 1:
+        return format(Decimal(repr(value)), "f")
+    return unknown_default(value)
 
 
 def _quoted(value: Any, clean: Redact) -> str:
     """Return *value* as text, in double quotes only when it could be misread without them."""
-    text = excerpt(clean(unknown_default(value)))
+    text = excerpt(clean(_text(value)))
     if _BARE.fullmatch(text) and text.isprintable():
         return text
     return excerpt(escape_json(json.dumps(text, ensure_ascii=False)), _LONGEST_SHOWN)

@@ -15,6 +15,7 @@ from workerkit.attributes import misspelt
 from workerkit.delivery import Action
 from workerkit.redaction import HIDDEN, may_hold_credentials
 from workerkit.retry import RetryTuning
+from workerkit.shapes import sentence
 
 Concurrency = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
@@ -289,8 +290,7 @@ def _validated(adapter: TypeAdapter[Any], option: str, found: object) -> Any:
     try:
         return adapter.validate_python(found, strict=None)
     except ValidationError as error:
-        reason = error.errors(include_url=False, include_input=False)[0]["msg"]
-        text = _lowered(reason.removeprefix("Value error, "))
+        text = sentence(error.errors(include_url=False, include_input=False)[0]["msg"])
         raise InvalidOption(f"option {option!r} is {_quoted(option, found)}: {text}") from error
 
 
@@ -298,7 +298,3 @@ def _quoted(option: str, found: object) -> str:
     """A class's value for a fault; a URL may have a password in it."""
     text = repr(found)
     return HIDDEN if option in _SECRET or may_hold_credentials(text) else text
-
-
-def _lowered(text: str) -> str:
-    return text[:1].lower() + text[1:]

@@ -175,14 +175,13 @@ class PeriodicWire:
         return _periodic(options).schedule
 
     def via(self, options: Options, settings: WorkerSettings) -> str:
-        """The clock whose time counts, and the broker with the lease."""
+        """The time zone of a crontab line, and the broker with the lease."""
         own = _periodic(options)
-        zone = f"time zone {own.timezone}"
-        if not own.singleton:
-            return zone
-        return (
-            f"{zone}, one process by {settings.amqp[own.connection.casefold()].display(own.vhost)}"
-        )
+        ways = [] if own.cron is None else [f"time zone {own.timezone}"]
+        if own.singleton:
+            broker = settings.amqp[own.connection.casefold()].display(own.vhost)
+            ways.append(f"singleton, lease on {broker}")
+        return ", ".join(ways)
 
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
         """The endpoint of one task."""
@@ -223,8 +222,9 @@ class PeriodicWire:
         """
         timers = {folded(timer.endpoint.name): timer for timer in self._timers}
         if folded(name) not in timers:
-            known = ", ".join(timer.endpoint.name for timer in self._timers) or "nothing"
-            raise KeyError(f"no periodic task {name!r} runs, only {known}")
+            known = ", ".join(timer.endpoint.name for timer in self._timers)
+            others = f", only {known}" if known else "; there is none"
+            raise KeyError(f"no periodic task {name!r} runs{others}")
         await timers[folded(name)].tick()
 
     async def stop(self) -> None:

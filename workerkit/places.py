@@ -2,6 +2,7 @@
 
 import inspect
 import traceback
+from asyncio import CancelledError
 from collections.abc import Callable
 from pathlib import Path
 from tokenize import TokenError
@@ -10,6 +11,7 @@ from typing import Any
 
 from workerkit.errors import WorkerkitError
 
+_EXPLAINED: tuple[type[BaseException], ...] = (WorkerkitError, OSError, EOFError, CancelledError)
 _PACKAGE = __name__.partition(".")[0]
 
 
@@ -80,6 +82,26 @@ def said(error: BaseException) -> str:
     """What was raised, in a few words."""
     text = text_of(error)
     return f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__
+
+
+def briefly(error: Exception, *expected: type[BaseException]) -> Exception:
+    """The exception for a log record: without its traceback where its text says everything.
+
+    That is where it and its causes are errors of ours, of the operating system or *expected* ones:
+    their tracebacks show nothing but the insides of libraries, once for each attempt to connect.
+    An error tracker gets its class and text all the same.
+    """
+    cause: BaseException | None = error
+    while cause is not None:
+        if not isinstance(cause, (*_EXPLAINED, *expected)):
+            return error
+        cause = cause.__cause__
+    if not isinstance(error, WorkerkitError):
+        return error
+    copy = type(error).__new__(type(error))
+    copy.args = error.args
+    copy.__dict__.update(error.__dict__)
+    return copy
 
 
 def in_a_line(error: Exception) -> str:

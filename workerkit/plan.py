@@ -4,6 +4,7 @@ No wiring: `@inject` silently injects nothing into annotations that are strings,
 package runs through all of its members.
 """
 
+import difflib
 import inspect
 import types
 import typing
@@ -17,6 +18,8 @@ from workerkit.entering import MADE_ANEW, is_iterated, not_entered, not_iterated
 from workerkit.errors import DeclarationError
 from workerkit.places import place
 from workerkit.signature import Source, Unresolved
+
+_NEARLY = 0.75  # As difflib measures how alike two names are.
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _YIELDING = ("Iterator", "Generator", "AsyncIterator", "AsyncGenerator", "Iterable")
@@ -95,7 +98,7 @@ class Plan:
             return self._container.providers[fitting[0]]
         if parameter.default is not parameter.empty:
             return None
-        raise Unresolved(self._why_not(wanted, fitting))
+        raise Unresolved(self._why_not(parameter.name, wanted, fitting))
 
     def _named(self, provider: "providers.Provider[Any]") -> str:
         kind = type(provider).__name__
@@ -104,7 +107,7 @@ class Plan:
                 return f"provider {name!r}, a {kind}"
         return f"a {kind}"
 
-    def _why_not(self, wanted: Any, fitting: list[str]) -> str:
+    def _why_not(self, name: str, wanted: Any, fitting: list[str]) -> str:
         type_name = getattr(wanted, "__qualname__", str(wanted))
         if fitting:
             return (
@@ -119,6 +122,11 @@ class Plan:
                 f"has {known}: add the provider to a subclass, Container in the module `container` "
                 "of your package, or choose another one with --container"
             )
+        if nearest := difflib.get_close_matches(
+            name, self._container.providers, n=1, cutoff=_NEARLY
+        ):
+            missing += f"; did you mean {nearest[0]!r}?"
+            return f"{missing} The container has {known}"
         return f"{missing}; the container has {known}"
 
 

@@ -7,6 +7,7 @@ import os
 import signal
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from importlib.util import find_spec
@@ -36,6 +37,7 @@ from workerkit.version import __version__
 log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
+_ONE_SIGNAL = 0.5  # Seconds within which the same signal again is no second one.
 _LEFT_OVER = 2.0
 _LATE = 1.0
 
@@ -230,7 +232,8 @@ def banner(assembly: Assembly) -> str:
     for wire, fed in assembly.wires:
         for each in fed:
             source, via = wire.source(each.options), wire.via(each.options, assembly.settings)
-            lines.append(f"  {each.options.name}: {wire.kind} {source}, {via}")
+            about = ", ".join(filter(None, (source, via)))
+            lines.append(f"  {each.options.name}: {wire.kind} {about}")
     return "\n".join(lines)
 
 
@@ -254,7 +257,8 @@ async def _listen(ops: OpsServer, settings: WorkerSettings) -> None:
         default = OpsSettings.model_fields[field].default
         if variables.locate(("ops", field)) or getattr(settings.ops, field) != default:
             label = Faults(variables).label(("ops", field))
-            raise RunError(f"{label}: no ops server at {ops.url}: {reason}") from error
+            taken = f"{label}: no ops server at {ops.url}: {reason}; set another {field}"
+            raise RunError(taken) from error
         variable = variables.name(("ops", field))
         fields = {"url": ops.url, "reason": reason, "variable": variable}
         log.warning("no ops server", extra=fields)
@@ -329,11 +333,19 @@ def _check(process: Process, late: bool) -> None:
 
 @contextmanager
 def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Take SIGTERM and SIGINT: the first asks to stop, the second ends the process at once."""
+    """Take SIGTERM and SIGINT: the first asks to stop, the second ends the process at once.
+
+    `timeout` and shells send a signal to a process and to its group, so it may come twice.
+    """
     loop = asyncio.get_running_loop()
     received: list[int] = []
+    since = 0.0
 
     def receive(number: int, frame: object) -> None:
+        nonlocal since
+        if number in received and time.monotonic() - since < _ONE_SIGNAL:
+            return
+        since = time.monotonic()
         if received:
             os.write(sys.stderr.fileno(), b"second signal: leaving at once\n")
             _leave(128 + number)

@@ -20,6 +20,17 @@ _FIVE_FIELDS = (
 )
 
 
+_NICKNAMES = {
+    "@hourly": "0 * * * *",
+    "@daily": "0 0 * * *",
+    "@midnight": "0 0 * * *",
+    "@weekly": "0 0 * * 0",
+    "@monthly": "0 0 1 * *",
+    "@yearly": "0 0 1 1 *",
+    "@annually": "0 0 1 1 *",
+}
+
+
 def crontab_line(expression: str) -> str:
     """Return a crontab line as it is.
 
@@ -27,6 +38,8 @@ def crontab_line(expression: str) -> str:
         ValueError: It does not have five fields, is not valid, or matches no time.
     """
     try:
+        if meant := _NICKNAMES.get(expression.strip().lower()):
+            raise CronSimError(f"names are not supported, and this one means {meant!r}")
         # cronsim takes a sixth field, of seconds, as the first one. Other libraries expect it at
         # the end, so it is not accepted at all.
         if (number := len(expression.split())) != 5:

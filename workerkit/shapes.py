@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from types import NoneType, UnionType
@@ -23,6 +24,8 @@ from workerkit.settings import DEFAULT_CONNECTION
 from workerkit.sources import split_list, takes_list
 
 Location = tuple[str | int, ...]
+
+_COUNT = re.compile(r"^\w+ (should have at (?:least|most) \d+ items?) after validation, not \d+$")
 
 _DEEPEST = 8
 
@@ -207,3 +210,12 @@ def _choice(kind: Any, text: str) -> Any:
 def _is_mapping(kind: Any) -> bool:
     kind = get_origin(kind) or kind
     return isinstance(kind, type) and issubclass(kind, Mapping) and not is_typeddict(kind)
+
+
+def sentence(message: str) -> str:
+    """What pydantic says of a value, as the end of a fault: `should be greater than 0`."""
+    for start in ("Value error, ", "Assertion failed, ", "Input "):
+        message = message.removeprefix(start)
+    # Such as "Value should have at least 1 item after validation, not 0".
+    message = _COUNT.sub(r"\1", message)
+    return message[:1].lower() + message[1:]

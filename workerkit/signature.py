@@ -123,7 +123,9 @@ class Signature:
         self.body: Any = None
         parameters = annotated(handle, self._faults, of)
         if delivery is not None and not parameters and not self._faults:
-            self._faults.append(f"{self._where}: needs a first parameter, which takes the body")
+            self._faults.append(
+                f"{self._where}: needs a parameter after self, which takes the body"
+            )
         self.read: Read = _nothing
         if delivery is not None and parameters:
             self.read = self._first(*parameters.pop(0))
@@ -318,7 +320,8 @@ def _named(type_: Any) -> str:
 
 def _shown(type_: Any) -> str:
     """A type as somebody would write it, without modules."""
-    text = type_.__qualname__ if type(type_) is type else str(type_)
+    named = isinstance(type_, type) and get_origin(type_) is None
+    text = type_.__qualname__ if named else str(type_)
     return re.sub(r"(?:\w+\.)+(?=\w)", "", text.rpartition("<locals>.")[2])
 
 

@@ -108,7 +108,7 @@ async def test_fr21_a_message_too_large_is_held_where_nobody_would_take_it(
     )
     assert errors(caplog) == [TOO_LARGE]
     [record] = fields(caplog, TOO_LARGE)
-    assert record["delivery"] == "<AMQPMessage the large one of 'orders', 60000 bytes, not kept>"
+    assert record["delivery"] == "message the large one of 'orders', 60000 bytes, not kept"
 
 
 @pytest.mark.parametrize("action", [Action.ACK, Action.REJECT])

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -27,6 +28,7 @@ from workerkit import (
     SSEConsumer,
     SSEEvent,
 )
+from workerkit.logs import TextFormatter
 from workerkit.testing import sse_server
 
 ONCE = RetryPolicy(delays=(0,), jitter=0)
@@ -380,3 +382,21 @@ async def test_fp17_a_run_is_named_by_its_scheduled_time(tracker: Tracker) -> No
     steps = [(later - times[0]).total_seconds() / 0.05 for later in times[1:]]
     assert [abs(step - round(step)) < 0.2 for step in steps] == [True] * len(steps)
     assert "run finished" in {each.getMessage() for each in tracker.records}
+
+
+async def test_fp1_an_attempt_to_connect_is_one_line(tracker: Tracker) -> None:
+    """What the network or a peer did is a text; a traceback would show insides, at each attempt."""
+
+    class Stream(SSEConsumer):
+        url = "http://127.0.0.1:1"
+
+        async def handle(self, data: str) -> None: ...
+
+    def failed() -> dict[str, logging.LogRecord]:
+        return {each.name: each for each in tracker.records if each.msg == "connection failed"}
+
+    async with running("amqp://127.0.0.1:1", Orders, Stream, ready=False):
+        await eventually(lambda: len(failed()) == 2)
+        for each in failed().values():
+            line = TextFormatter().format(each)
+            assert re.fullmatch(r'\S+ ERROR .*: \[Errno 111\] Connection refused"', line)

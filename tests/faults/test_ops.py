@@ -388,7 +388,8 @@ async def test_a_busy_port_that_was_set_ends_the_start(tmp_path: Path) -> None:
 
     assert done.returncode == 1
     assert done.stderr.splitlines()[-1] == (
-        f"WORKERKIT_OPS__PORT: no ops server at http://127.0.0.1:{port}: Address already in use"
+        f"WORKERKIT_OPS__PORT: no ops server at http://127.0.0.1:{port}: Address already in use;"
+        " set another port"
     )
 
 

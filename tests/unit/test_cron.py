@@ -169,7 +169,7 @@ def test_fp6_an_hour_that_is_repeated_is_no_reason_to_run_now() -> None:
     ("cron", "text"),
     [
         ("sometimes", "it has 1 field"),
-        ("@hourly", "it has 1 field"),
+        ("@hourly", r"names are not supported, and this one means '0 \* \* \* \*'"),
         ("* * * * * *", "it has 6 fields"),
         ("*/10 * * * * *", "for seconds set `every` instead"),
         ("* * * * * * *", "it has 7 fields"),

@@ -135,7 +135,10 @@ def test_fh6_optional_values_are_described_as_they_are_sent() -> None:
 @pytest.mark.parametrize(
     ("security", "fault"),
     [
-        (["nobody"], "security names 'nobody', which is not in HTTP__OPENAPI__SECURITY_SCHEMES"),
+        (
+            ["nobody"],
+            "'nobody', which is not in TESTS_ONLY_HTTP__OPENAPI__SECURITY_SCHEMES",
+        ),
         ({"post": ["api_key"]}, "security has 'post', and the view answers GET"),
         ("api_key", "write a list of names, such as ['api_key']"),
         ([1], "write a list of names, such as ['api_key']"),

@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner
 
 from tests.application import package_of
-from workerkit import AMQPConsumer
+from workerkit import AMQPConsumer, SSEConsumer
 from workerkit.cli.commands import app
 
 
@@ -53,3 +53,22 @@ def test_what_people_read() -> None:
     lines = result.output.splitlines()
     assert "WORKERKIT_SHUTDOWN_GRACE=20.0  (float, default)" in lines
     assert "WORKERKIT_CONSUMERS__BOOKED__QUEUES=orders,more  (list of str, class)" in lines
+
+
+class Asked(SSEConsumer):
+    url = "https://llm.example/"
+    json = {"stream": True, "messages": [{"role": "user"}]}
+    done = "[DONE]"
+
+    async def handle(self, data: str) -> None: ...
+
+
+def test_what_is_nested_is_json() -> None:
+    """A dict stands as a variable would have to hold it, and is an object with --json."""
+    package = package_of(Asked)
+    text = CliRunner().invoke(app, ["settings", package]).output
+    rows = json.loads(CliRunner().invoke(app, ["settings", package, "--json"]).output)
+
+    [line] = [each for each in text.splitlines() if "__ASKED__JSON=" in each]
+    assert json.loads(line.partition("=")[2].partition("  (")[0]) == Asked.json
+    assert Asked.json in [row["value"] for row in rows]

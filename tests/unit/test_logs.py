@@ -73,6 +73,14 @@ def test_text_is_for_people() -> None:
         ("a\nb", r'"a\nb"'),
         ("ä", "ä"),
         (None, "None"),
+        (["orders", "orders.dlq"], '"orders, orders.dlq"'),
+        (("orders",), "orders"),
+        ([1, "a"], "\"[1, 'a']\""),
+        (0.000035, "0.000035"),
+        (-0.00001, "-0.00001"),
+        (0.5, "0.5"),
+        (1e-12, "1e-12"),
+        (float("nan"), "nan"),
         (Unprintable(), "__could_not_encode__"),
     ],
 )
@@ -98,6 +106,14 @@ def test_text_puts_the_exception_below() -> None:
     assert lines[0].endswith("amqp: connected")
     assert lines[1] == "  Traceback (most recent call last):"
     assert lines[-1] == "  KeyError: 'order'"
+
+
+def test_text_puts_a_stack_below() -> None:
+    """The field `stack` has a line for each frame, to be read."""
+    lines = TextFormatter().format(record(task="x", stack="  File 1\n    call()\n")).split("\n")
+
+    assert lines[0].endswith("amqp: connected  task=x")
+    assert lines[1:] == ["    File 1", "      call()"]
 
 
 def test_json_has_the_documented_keys() -> None:
@@ -229,7 +245,7 @@ def test_fp5_a_warning_of_python_is_a_record(format: str) -> None:
     assert written.replace("\n", "").isprintable()
 
 
-@pytest.mark.parametrize("name", ["aio_pika", "aio_pika.connection", "aiormq.connection"])
+@pytest.mark.parametrize("name", ["aio_pika", "aiormq.connection", "aiohttp_sse_client.client"])
 def test_the_libraries_say_nothing(capsys: pytest.CaptureFixture[str], name: str) -> None:
     """Errors of aio_pika and aiormq do not appear, not even at the lowest level."""
     configure(LogSettings(level="NOTSET"))

@@ -49,6 +49,7 @@ def test_any_envelope_and_properties_can_be_read(envelope: bytes, properties: by
     assert isinstance(values["exchange"], str)
     assert isinstance(values["routing_key"], str)
     assert repr(read).startswith("<AMQPMessage ")
+    assert str(read).startswith("message ")
 
 
 @given(

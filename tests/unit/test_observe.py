@@ -1,14 +1,15 @@
 """What is logged of each delivery, and of an error in one line."""
 
 import logging
+from itertools import pairwise
 
 import pytest
 
 from workerkit import Action, Settled
 from workerkit.delivery import Delivery, Outcome
-from workerkit.errors import ConnectionLost
+from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.observe import log_settled
-from workerkit.places import in_a_line
+from workerkit.places import briefly, in_a_line
 from workerkit.testing import fake_message
 
 
@@ -109,3 +110,21 @@ def test_not_handled_and_without_a_text(caplog: pytest.LogCaptureFixture) -> Non
 def test_an_error_in_a_line(error: Exception, line: str) -> None:
     """Ours speak for themselves, of others the class says what they are."""
     assert in_a_line(error) == line
+
+
+def test_fp1_a_traceback_is_for_what_nobody_foresaw() -> None:
+    """It is left out only if each cause is an error of ours, of the system, or an expected one."""
+
+    def caused_by(*causes: Exception) -> Exception:
+        error: Exception = BrokerRefused("refused", 403)
+        for outer, inner in pairwise((error, *causes)):
+            outer.__cause__ = inner
+        return error
+
+    bug = caused_by(OSError("refused"), KeyError("capabilities"))
+    assert briefly(bug) is bug
+    for error in (caused_by(TimeoutError(), ConnectionResetError()), caused_by(KeyError("x"))):
+        brief = briefly(error, LookupError)
+        assert (type(brief), str(brief), vars(brief)) == (BrokerRefused, "refused", vars(error))
+        assert (brief.__cause__, brief.__traceback__) == (None, None)
+        assert brief is not error

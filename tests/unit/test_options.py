@@ -147,8 +147,8 @@ def test_a_name_of_its_own() -> None:
     [
         ({"queues": "orders"}, "queues", "write a list, such as ['orders']"),
         ({"queues": Queue("orders")}, "queues", "write a list"),
-        ({"queues": []}, "queues", "at least 1 item"),
-        ({"queues": ()}, "queues", "at least 1 item"),
+        ({"queues": []}, "queues", "should have at least 1 item"),
+        ({"queues": ()}, "queues", "should have at least 1 item"),
         ({"queues": None}, "queues", ""),
         ({"queues": [""]}, "queues", "1 to 255"),
         ({"queues": ["x" * 256]}, "queues", "1 to 255"),
@@ -240,8 +240,8 @@ def test_all_that_is_wrong_with_a_class() -> None:
         resolve(AMQPOptions, declared, "Each", {})
 
     assert raised.value.faults == (
-        "option 'concurrency' is 0: input should be greater than or equal to 1",
-        "option 'timeout' is -1: input should be greater than 0",
+        "option 'concurrency' is 0: should be greater than or equal to 1",
+        "option 'timeout' is -1: should be greater than 0",
         "there is no option 'prefech'; did you mean 'prefetch'?",
         "there is no option 'queue'; did you mean 'queues'?",
     )

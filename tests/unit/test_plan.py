@@ -280,6 +280,16 @@ def test_nothing_fits() -> None:
     assert size.startswith("parameter 'size' has no provider of its name or of type int")
 
 
+def test_nothing_fits_but_one_has_nearly_that_name() -> None:
+    """A name that is written wrongly is told the nearest one."""
+
+    class Wants:
+        def __init__(self, ordrs: object) -> None: ...
+
+    [fault] = faults(Wants)
+    assert "of type object; did you mean 'orders'? The container has cursors, " in fault
+
+
 def test_any_type_fits_nothing() -> None:
     """`object` and `Any` are no types that a provider could be chosen by."""
 

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Any, Generic, Never, NoReturn, TypeVar
 
 import pytest
+from pydantic import BaseModel
 
 from tests.application import package_of
 from tests.unit.test_endpoint import endpoint, message
@@ -42,6 +43,14 @@ async def _amqp(self: Any, body: bytes) -> int:
     return 1
 
 
+class Answer(BaseModel):
+    text: str
+
+
+async def _model(self: Any, body: bytes) -> Answer:
+    return Answer(text="")
+
+
 async def _tick(self: Any) -> str | None:
     return None
 
@@ -56,6 +65,7 @@ async def _tick(self: Any) -> str | None:
             "write -> None; publish a reply to message.reply_to",
         ),
         (SSEConsumer, {"url": "https://h/", "handle": _amqp}, "int", "write -> None"),
+        (SSEConsumer, {"url": "https://h/", "handle": _model}, "Answer", "write -> None"),
         (PeriodicTask, {"every": 1.0, "handle": _tick}, "str | None", "write -> None"),
     ],
 )

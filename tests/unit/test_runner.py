@@ -1,13 +1,16 @@
 """FP9: where a Runner cannot run, it says what to write instead."""
 
 import asyncio
+import os
+import signal
 import threading
+import time
 
 import pytest
 
 from tests.application import container_of, package_of
 from tests.consumers import collector
-from workerkit import PeriodicTask, Runner
+from workerkit import PeriodicTask, Runner, runner
 
 
 def make_runner() -> Runner:
@@ -62,3 +65,32 @@ def test_fp9_outside_of_the_main_thread() -> None:
             return runner.ready
 
     assert asyncio.run(elsewhere())
+
+
+@pytest.mark.parametrize(
+    ("later", "number", "code"),
+    [
+        (0.001, signal.SIGTERM, None),
+        (0.6, signal.SIGTERM, 128 + signal.SIGTERM),
+        (0.001, signal.SIGINT, 128 + signal.SIGINT),
+    ],
+)
+async def test_a_signal_that_comes_twice_is_one(
+    monkeypatch: pytest.MonkeyPatch, later: float, number: signal.Signals, code: int | None
+) -> None:
+    """`timeout` sends its signal twice, within microseconds; that must not skip the stop."""
+    left: list[int] = []
+    now = time.monotonic()
+    monkeypatch.setattr(os, "_exit", left.append)
+    asked = asyncio.Event()
+
+    with runner._signals(asked.set) as received:
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        signal.raise_signal(signal.SIGTERM)
+        monkeypatch.setattr(time, "monotonic", lambda: now + later)
+        signal.raise_signal(number)
+        monkeypatch.undo()
+        await asked.wait()
+
+        assert received()
+    assert left == ([] if code is None else [code])

@@ -13,6 +13,7 @@ from pydantic_settings import SettingsConfigDict
 from yarl import URL
 
 from workerkit.connections import AMQPSettings
+from workerkit.environment import read
 from workerkit.sections import HTTPSettings, LogSettings, OpsSettings
 from workerkit.settings import WorkerSettings
 
@@ -327,3 +328,36 @@ def test_the_order_of_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
     found = Own(amqp={"default": {"port": 2}}).amqp["default"]  # type: ignore[dict-item]
 
     assert found == amqp(user="file", password="file", vhost="dotenv", host="environment", port=2)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value", "fault"),
+    [
+        (
+            "AMQP__URL",
+            "amqp://h/",
+            "lacks the name of a connection; did you mean SHOP_AMQP__DEFAULT__URL?",
+        ),
+        (
+            "SSE__TOKEN",
+            "hunter22",
+            "lacks the name of a connection; did you mean SHOP_SSE__DEFAULT__TOKEN?",
+        ),
+        ("AMQP__DEFAULT", "amqp://h/", "is not valid JSON: expecting value (character 1)"),
+        (
+            "METRICS__BUCKETS",
+            "x",
+            "at [0] is 'x': should be a valid number, unable to parse string as a number",
+        ),
+    ],
+)
+def test_one_mistake_is_one_fault(
+    monkeypatch: pytest.MonkeyPatch, variable: str, value: str, fault: str
+) -> None:
+    """A fault says what was meant where that can be told, and causes no other one."""
+    monkeypatch.setenv(f"SHOP_{variable}", value)
+
+    found, faults = read(Settings, Settings)
+
+    assert found is None
+    assert faults == [f"SHOP_{variable} {fault}"]

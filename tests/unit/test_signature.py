@@ -352,7 +352,7 @@ def test_no_parameter() -> None:
 
     async def handle(self: Any) -> None: ...
 
-    assert faults(handle) == ["needs a first parameter, which takes the body"]
+    assert faults(handle) == ["needs a parameter after self, which takes the body"]
 
 
 @pytest.mark.parametrize(

@@ -281,7 +281,7 @@ async def test_names_that_nothing_has() -> None:
             app.dead_letters("ordes")
         with pytest.raises(KeyError, match="no vhost 'log', only /"):
             app.dead_letters("orders", "log")
-        with pytest.raises(KeyError, match="no periodic task 'other' runs, only nothing"):
+        with pytest.raises(KeyError, match="no periodic task 'other' runs; there is none"):
             await app.tick("other")
 
 

@@ -27,6 +27,9 @@ _SMALLEST_FRAME = 4096  # AMQP 0-9-1, section 4.2.3: peers must accept frames of
 _CLEANUP_DEADLINE = 1.0
 _MAX_REASON_LENGTH = 500
 
+EXPLAINED = (AMQPError, StopAsyncIteration)
+"""What aiormq raises for what the broker or the network did; no traceback tells more of it."""
+
 
 class TapConnection(aio_pika.Connection):
     """A connection whose socket has the tap.

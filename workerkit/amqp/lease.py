@@ -19,6 +19,7 @@ from typing import Any
 from workerkit.amqp.connection import Session
 from workerkit.amqp.consumer import Declare
 from workerkit.amqp.declaring import Made, Unreachable, available
+from workerkit.amqp.handshake import EXPLAINED
 from workerkit.amqp.link import STABLE_AFTER, Link
 from workerkit.amqp.moving import log_declared
 from workerkit.amqp.queue import NO_LIMIT, DefaultType, Queue, QueueType
@@ -27,7 +28,7 @@ from workerkit.amqp.replies import RPC_DEADLINE
 from workerkit.amqp.term import NotHeld, Term
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.health import Part, State
-from workerkit.places import in_a_line
+from workerkit.places import briefly, in_a_line
 from workerkit.supervisor import Backoff, cancel
 
 log = logging.getLogger(__name__)
@@ -260,7 +261,11 @@ class Lease:
     def _failed(self, error: Exception, seconds: float) -> None:
         self._not_ready(error)
         fields = self._fields(retry_in=round(seconds, 2), error=in_a_line(error))
-        log.error("task cannot compete for its lease", exc_info=error, extra=fields)
+        log.error(
+            "task cannot compete for its lease",
+            exc_info=briefly(error, *EXPLAINED),
+            extra=fields,
+        )
 
     def _not_ready(self, error: Exception) -> None:
         # A queue whose node is down comes back by itself.

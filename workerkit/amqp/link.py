@@ -9,10 +9,11 @@ from workerkit.amqp.addresses import Attempt, Rotation
 from workerkit.amqp.channel_numbers import ChannelLimit, parse_limit
 from workerkit.amqp.connection import Session, connect_to
 from workerkit.amqp.frames import MalformedFrame
+from workerkit.amqp.handshake import EXPLAINED
 from workerkit.amqp.stalls import CHECKS, StallDetector
 from workerkit.connections import AMQPSettings
 from workerkit.observe import Connection, Event, Observer, tell
-from workerkit.places import in_a_line
+from workerkit.places import briefly, in_a_line
 from workerkit.supervisor import Backoff
 
 log = logging.getLogger(__name__)
@@ -165,7 +166,11 @@ class Link:
 
     def _failed(self, error: Exception, attempt: Attempt, number: int, seconds: float) -> None:
         fields = {"attempt": number, "retry_in": round(seconds, 2), "error": in_a_line(error)}
-        log.error("connection failed", exc_info=error, extra=self._fields(attempt, **fields))
+        log.error(
+            "connection failed",
+            exc_info=briefly(error, *EXPLAINED),
+            extra=self._fields(attempt, **fields),
+        )
         self._tell("connection_failed", number, str(error))
         for follower in self.followers:
             follower.connection_failed(error, number)

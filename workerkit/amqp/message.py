@@ -82,8 +82,14 @@ class AMQPMessage(Delivery, Generic[T]):
         self.redelivered_flag = envelope[:1] == b"\x01"
 
     def __repr__(self) -> str:
+        return f"<AMQPMessage {self._said()}>"
+
+    def __str__(self) -> str:
+        return f"message {self._said()}"
+
+    def _said(self) -> str:
         name = self.message_id or f"#{self.tag}"
-        return f"<AMQPMessage {name} of {self.queue!r}, {len(self.raw)} bytes>"
+        return f"{name} of {self.queue!r}, {len(self.raw)} bytes"
 
     def accept(self) -> None:
         """Acknowledge this message, even if the handler raises afterwards."""

@@ -60,7 +60,7 @@ class Overdue:
             "handler takes longer than the broker's consumer_timeout: its message comes again",
             extra={
                 "consumer": self._consumer,
-                "delivery": repr(message),
+                "delivery": str(message),
                 "seconds": round(seconds, 1),
                 "consumer_timeout": self._seconds,
                 "times": self._counts[key],

@@ -43,9 +43,9 @@ class Oversized(AMQPMessage[Any]):
             raise InvalidBody(f"the body has {self.size} bytes, more than {self.setting} allows")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def __repr__(self) -> str:
+    def _said(self) -> str:
         name = self.message_id or f"#{self.tag}"
-        return f"<AMQPMessage {name} of {self.queue!r}, {self.size} bytes, not kept>"
+        return f"{name} of {self.queue!r}, {self.size} bytes, not kept"
 
     def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
         """Return level and message of its log record; a dead letter has one of its own already."""

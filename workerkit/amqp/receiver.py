@@ -256,7 +256,7 @@ class Receiver:
         if self._handled.recall(self._place, message):
             log.info(
                 "handled before its connection was lost: acknowledged now",
-                extra={"consumer": self.name, "delivery": repr(message)},
+                extra={"consumer": self.name, "delivery": str(message)},
             )
             return Outcome(Action.ACK)
         return self._overdue.given_up(message) or self._settling.given_up(message)

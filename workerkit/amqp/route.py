@@ -90,6 +90,7 @@ class Route:
         A connection on which nothing is confirmed any more is dropped, so that the next publish
         goes to another server.
         """
+        seconds = f"{round(timeout, 2):g} s"
         if self.blocked:
             also = "; it may be published once the alarm is over" if sent else ""
             return BrokerBlocked(
@@ -98,9 +99,9 @@ class Route:
         if sent:
             if self._channels is not None:
                 self._channels.drop_if_silent()
-            return PublishOutcomeUnknown(f"{where}: no confirm within {timeout:g} s", message_id)
+            return PublishOutcomeUnknown(f"{where}: no confirm within {seconds}", message_id)
         why = f": {self._failure}" if self._failure else ""
-        return PublishTimeout(f"{where}: not sent within {timeout:g} s{why}")
+        return PublishTimeout(f"{where}: not sent within {seconds}{why}")
 
     async def close(self) -> None:
         """Close the connection; publishes that are not sent yet fail."""

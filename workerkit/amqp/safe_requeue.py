@@ -200,7 +200,7 @@ class SafeRequeue:
         return message.redelivered_flag and "x-delivery-count" not in message.sent
 
     def _log_fields(self, message: AMQPMessage[Any]) -> dict[str, object]:
-        return {"consumer": self._name, "delivery": repr(message)}
+        return {"consumer": self._name, "delivery": str(message)}
 
 
 def copies(message: AMQPMessage[Any], *, failed: bool) -> Iterator[Properties]:

@@ -172,7 +172,7 @@ class Settling:
             exc_info=error,
             extra={
                 "consumer": self._name,
-                "delivery": repr(message),
+                "delivery": str(message),
                 "size": message.size,
                 "limited_by": message.setting,
                 "done": _OVERSIZED_RESULTS[action],
@@ -210,7 +210,7 @@ class Settling:
                 logging.WARNING if harmless else logging.ERROR,
                 "message could not be moved and stays",
                 exc_info=error,
-                extra={"consumer": self._name, "delivery": repr(message)},
+                extra={"consumer": self._name, "delivery": str(message)},
             )
             return error
         return None

@@ -8,6 +8,7 @@ import socket
 
 from workerkit.amqp.channel import Channel
 from workerkit.amqp.connection import Session
+from workerkit.amqp.handshake import EXPLAINED
 from workerkit.amqp.link import STABLE_AFTER, Link
 from workerkit.amqp.preparation import Preparation
 from workerkit.amqp.queue import Queue
@@ -16,7 +17,7 @@ from workerkit.amqp.stream import Position
 from workerkit.amqp.topology import Topology
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft, QueueInUse
 from workerkit.health import Part
-from workerkit.places import in_a_line
+from workerkit.places import briefly, in_a_line
 from workerkit.supervisor import Backoff
 
 log = logging.getLogger(__name__)
@@ -209,7 +210,7 @@ class Subscription:
     def _failed(self, error: Exception, seconds: float) -> None:
         self._not_ready(error)
         fields = self._fields(retry_in=round(seconds, 2), error=in_a_line(error))
-        log.error("consumer is not ready", exc_info=error, extra=fields)
+        log.error("consumer is not ready", exc_info=briefly(error, *EXPLAINED), extra=fields)
 
     def _not_ready(self, error: Exception) -> None:
         if isinstance(error, BrokerRefused):

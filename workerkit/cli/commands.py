@@ -126,7 +126,8 @@ def list_(
     for row in rows:
         print(one_line(f"{row['name']}  {row['kind']}  {row['source']}  ({row['class']})"))
         for option, value in row["options"].items():
-            print(one_line(f"    {option} = {value}  [{row['sources'][option]}]"))
+            text = ", ".join(map(str, value)) if isinstance(value, list) else value
+            print(one_line(f"    {option} = {text}  [{row['sources'][option]}]"))
 
 
 @app.command()
@@ -232,9 +233,16 @@ def _pairs(headers: list[str]) -> Iterator[tuple[str, str]]:
 
 
 def _text(value: Any) -> str:
+    """A value as it would stand in a variable."""
+    if isinstance(value, dict) or (isinstance(value, list) and not all(map(_is_plain, value))):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
         return ",".join(map(str, value))
     return "" if value is None else str(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, dict | list)
 
 
 def _assembled(package: str, container: str | None) -> Assembly:

@@ -233,11 +233,12 @@ def _security_faults(declared: Declared, settings: WorkerSettings) -> Iterator[s
         yield str(error)
         return
     names = {name for each in required.values() for schemes in each for name in schemes}
+    prefix = str(settings.model_config.get("env_prefix", "")).upper()
     for name in sorted(names - set(known)):
         declared_ones = ", ".join(sorted(known)) or "none"
         yield (
-            f"security names {name!r}, which is not in HTTP__OPENAPI__SECURITY_SCHEMES; there "
-            f"{'is' if declared_ones == 'none' else 'are'} {declared_ones}"
+            f"security names {name!r}, which is not in {prefix}HTTP__OPENAPI__SECURITY_SCHEMES; "
+            f"there {'is' if declared_ones == 'none' else 'are'} {declared_ones}"
         )
 
 

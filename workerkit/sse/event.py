@@ -42,7 +42,13 @@ class SSEEvent(Delivery, Generic[T]):
         self.oversized = False
 
     def __repr__(self) -> str:
-        return f"<SSEEvent {self.name} {self.id!r} of {self.route!r}, {len(self.raw)} characters>"
+        return f"<SSEEvent {self._said()}>"
+
+    def __str__(self) -> str:
+        return f"event {self._said()}"
+
+    def _said(self) -> str:
+        return f"{self.name} {self.id!r} of {self.route!r}, {len(self.raw)} characters"
 
     def accept(self) -> None:
         """Count this event as handled, even if the handler raises afterwards."""

@@ -1,6 +1,7 @@
 """One connection to one event stream."""
 
 import asyncio
+import os
 import re
 import ssl
 import zlib
@@ -54,6 +55,9 @@ _HARMLESS = re.compile("[A-Za-z0-9 ,.:/-]{1,100}")
 
 # Mistakes of whoever configured it, which no second try mends.
 _TLS = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError, ssl.SSLError)
+
+EXPLAINED = (aiohttp.ClientError,)
+"""What aiohttp raises for what the server or the network did; no traceback tells more of it."""
 
 _CLOSED = "the server closed the connection without an answer"
 
@@ -271,6 +275,8 @@ class Source(EventSource):
         except aiohttp.ServerDisconnectedError:
             # Its text may have the head of the answer in it.
             raise ConnectionLost(f"{request}: {_CLOSED}") from None
+        except aiohttp.ClientConnectorError as error:
+            raise ConnectionLost(f"{request}: {_reason(error.os_error)}") from error
         except OSError as error:
             # Addresses and errors of the system; texts of others have what the server wrote.
             raise ConnectionLost(f"{request}: {_unreachable(error)}") from error
@@ -302,6 +308,15 @@ class Source(EventSource):
         except Exception:
             # What the server wrote is no cookie: none was set.
             self._cookies.ignored += 1
+
+
+def _reason(error: OSError) -> str:
+    """What the system says, without the address and the settings that libraries add to it."""
+    number = error.errno or 0
+    # Errors of a name's resolution have negative numbers.
+    return (
+        f"[Errno {number}] {os.strerror(number)}" if number > 0 else error.strerror or said(error)
+    )
 
 
 def _named(error: BaseException | None) -> str:

@@ -16,7 +16,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State
 from workerkit.observe import Connection, Event, Observer, tell
-from workerkit.places import in_a_line, said
+from workerkit.places import briefly, in_a_line, said
 from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEConsumer, SSEOptions
 from workerkit.sse.cookies import Cookies
@@ -24,7 +24,7 @@ from workerkit.sse.event import SSEEvent
 from workerkit.sse.receiver import Receiver
 from workerkit.sse.redirects import Redirect
 from workerkit.sse.request import Request
-from workerkit.sse.source import Source
+from workerkit.sse.source import EXPLAINED, Source
 from workerkit.sse.stream import Parser
 from workerkit.supervisor import Backoff, guarded, within
 from workerkit.wire import Hook
@@ -280,7 +280,11 @@ class Subscription:
         """A connection is gone, and to open another one would repeat what the request does."""
         self.stream.end(str(error))
         fields = self._fields(reason=str(error), error=in_a_line(error))
-        log.error("stream lost: it is not opened again", exc_info=error, extra=fields)
+        log.error(
+            "stream lost: it is not opened again",
+            exc_info=briefly(error, *EXPLAINED),
+            extra=fields,
+        )
         self._tell("connection_lost", str(error))
         self._hook.connection_failed(error, self._attempt)
 
@@ -325,7 +329,7 @@ class Subscription:
         fields = self._fields(
             attempt=self._attempt, retry_in=round(pause, 2), error=in_a_line(error)
         )
-        log.error("connection failed", exc_info=error, extra=fields)
+        log.error("connection failed", exc_info=briefly(error, *EXPLAINED), extra=fields)
         self._tell("connection_failed", str(error))
         self._hook.connection_failed(error, self._attempt)
         self._attempt += 1

@@ -137,7 +137,7 @@ class Application:
         key = folded(name)
         names = [each.consumer for each in self.runner.health]
         if key not in map(folded, names):
-            raise KeyError(f"no consumer {name!r} runs, only {_listed(names)}")
+            raise KeyError(f"no consumer {name!r} runs{_others(names)}")
         return [each for each in self._settled if folded(each.consumer) == key]
 
     def queue(self, name: str, vhost: str = "/") -> QueueSnapshot:
@@ -148,7 +148,7 @@ class Application:
         """
         names = self._names(vhost)
         if name not in names:
-            raise KeyError(f"no queue {name!r} in vhost {vhost!r}, only {_listed(names)}")
+            raise KeyError(f"no queue {name!r} in vhost {vhost!r}{_others(names)}")
         return self.broker.queue(name, vhost)
 
     def dead_letters(self, queue: str, vhost: str = "/") -> list[MessageSnapshot]:
@@ -162,8 +162,8 @@ class Application:
             return list(self.broker.queue(letters, vhost).messages)
         read = sorted(name for where, name in self._read if where == vhost)
         if queue not in read:
-            known = _listed(read)
-            raise KeyError(f"no consumer reads queue {queue!r} in vhost {vhost!r}, only {known}")
+            missing = f"no consumer reads queue {queue!r} in vhost {vhost!r}"
+            raise KeyError(missing + _others(read))
         return []
 
     def _observe(self, settled: Settled) -> None:
@@ -205,7 +205,7 @@ class Application:
     def _names(self, vhost: str) -> list[str]:
         """The names of the queues of a virtual host."""
         if vhost not in self._vhosts:
-            raise KeyError(f"no vhost {vhost!r}, only {_listed(sorted(self._vhosts))}")
+            raise KeyError(f"no vhost {vhost!r}{_others(sorted(self._vhosts))}")
         return self.broker.queues(vhost)
 
     def _is_read(self, vhost: str, queue: QueueSnapshot) -> bool:
@@ -338,8 +338,8 @@ def _followed(connection: SSESettings, http: HTTPSettings, port: int) -> SSESett
     return connection.model_copy(update={"url": moved})
 
 
-def _listed(names: Sequence[str]) -> str:
-    return ", ".join(names) or "nothing"
+def _others(names: Sequence[str]) -> str:
+    return f", only {', '.join(names)}" if names else "; there is none"
 
 
 def _add_vhosts(broker: EmbeddedBroker, assembly: Assembly, settings: WorkerSettings) -> set[str]:
