@@ -40,8 +40,8 @@ def configure(settings: LogSettings, redact: Redact | None = None) -> None:
     """Send the records of this process to stderr, in the chosen format and from the chosen level.
 
     A second call replaces the handler of the first one; handlers of others stay. Records of
-    aio_pika, aiormq and aiohttp_sse_client are silenced, see `quiet_libraries`. Warnings of Python become records of
-    `py.warnings`: otherwise they are written as they are, with what they quote.
+    aio_pika, aiormq and aiohttp_sse_client are silenced, see `quiet_libraries`. Warnings of Python
+    become records of `py.warnings`: otherwise they are written as they are, with what they quote.
 
     Args:
         settings: With `format` None, text when stderr is a terminal and JSON otherwise.

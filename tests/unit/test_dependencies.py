@@ -36,6 +36,7 @@ PRIVATE = {
     "http/connection.py: _waiter": "aiohttp",
     "http/raw_request.py: _make_request": "aiohttp",
     "http/sending.py: _cookies": "aiohttp",
+    "http/sending.py: _req": "aiohttp",
     "http/shortcuts.py: _match_info": "aiohttp",
     "sse/protocol.py: _factory": "aiohttp",
     "sse/protocol.py: _payload": "aiohttp",
