@@ -73,6 +73,7 @@ def suites(workers: int, arguments: Sequence[str] = ()) -> Iterator[Suite]:
     if not installation().is_of(NEWEST):
         differing = ["tests/contract", "tests/faults"]
         differing += ["-k", "(test_both_brokers and rabbitmq) or test_field or test_fr"]
+        differing += ["-m", "not any_broker"]
         yield Suite(f"RabbitMQ {NEWEST}", [*parallel, *differing], environment={CHOSEN: NEWEST})
     yield Suite("template", [], ROOT / "app_template")
 

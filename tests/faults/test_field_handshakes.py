@@ -46,6 +46,8 @@ from workerkit.connections import AMQPSettings
 from workerkit.errors import ConnectionLost
 from workerkit.supervisor import Backoff
 
+pytestmark = pytest.mark.any_broker
+
 loops = pytest.mark.parametrize("loop", sorted(LOOPS))
 
 TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x46"

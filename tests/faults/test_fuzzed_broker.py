@@ -22,6 +22,8 @@ from tests.waiting import eventually
 from workerkit import Action, Runner
 from workerkit.supervisor import Backoff
 
+pytestmark = pytest.mark.any_broker
+
 EXAMPLES = int(os.environ.get("TEST_FUZZ_EXAMPLES", "60"))
 FIRST, CAP = 0.02, 0.05
 MEMORY = 64 * 2**20 + EXAMPLES * 2**18  # Pytest keeps each record, with its traceback.

@@ -15,6 +15,8 @@ from tests.waiting import eventually
 from workerkit.observe import Connection
 from workerkit.supervisor import within
 
+pytestmark = pytest.mark.any_broker
+
 TURNS = 60
 
 
