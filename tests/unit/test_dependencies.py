@@ -23,6 +23,7 @@ PRIVATE = {
     "http/connection.py: _match_info": "aiohttp",
     "http/connection.py: _task_handler": "aiohttp",
     "http/sending.py: _cookies": "aiohttp",
+    "http/sending.py: _req": "aiohttp",
     "http/shortcuts.py: _match_info": "aiohttp",
     "sse/protocol.py: _factory": "aiohttp",
     "sse/protocol.py: _payload": "aiohttp",
