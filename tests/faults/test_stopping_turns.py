@@ -1,9 +1,12 @@
 """FR6. A process that stops in the same moment in which a connection is lost still stops."""
 
 import asyncio
+import gc
+import warnings
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from tests.application import running
 from tests.consumers import collector
@@ -12,6 +15,7 @@ from tests.proxy import DECLARE_OK, QOS_OK, Proxy
 from tests.rabbit import PrivateRabbit
 from tests.scripted import Do, Script, Scripted, login
 from tests.waiting import eventually
+from workerkit.amqp.handshake import TapConnection
 from workerkit.observe import Connection
 from workerkit.supervisor import within
 
@@ -58,6 +62,25 @@ def test_fr6_a_stop_beside_a_lost_connection_ends(loop: str, end: Do) -> None:
                 assert living.cancelled()
 
     run(loop, main, {})
+
+
+def test_fr6_a_connection_whose_close_was_cut_off_leaves_no_warning() -> None:
+    """aio-pika would close it once more when it is collected, and there is no loop for that."""
+
+    async def opened() -> TapConnection:
+        nothing: Any = None
+        return TapConnection(nothing, "/", URL("amqp://127.0.0.1:1/"))
+
+    loop = asyncio.new_event_loop()
+    connection: TapConnection | None = loop.run_until_complete(opened())
+    with warnings.catch_warnings(record=True) as found:
+        warnings.simplefilter("always")
+        connection = None
+        gc.collect()
+    loop.close()
+
+    assert connection is None
+    assert [str(each.message) for each in found] == []
 
 
 async def test_fr6_a_library_that_turns_a_cancellation_into_an_error_is_cancelled() -> None:
