@@ -1,9 +1,11 @@
 """FR6. A process that stops in the same moment in which a connection is lost still stops."""
 
 import asyncio
+import gc
 from typing import Any
 
 import pytest
+from yarl import URL
 
 from tests.application import running
 from tests.consumers import collector
@@ -12,6 +14,7 @@ from tests.proxy import DECLARE_OK, QOS_OK, Proxy
 from tests.rabbit import PrivateRabbit
 from tests.scripted import Do, Script, Scripted, login
 from tests.waiting import eventually
+from workerkit.amqp.handshake import TapConnection
 from workerkit.observe import Connection
 from workerkit.supervisor import within
 
@@ -60,6 +63,18 @@ def test_fr6_a_stop_beside_a_lost_connection_ends(loop: str, end: Do) -> None:
                 assert living.cancelled()
 
     run(loop, main, {})
+
+
+async def test_fr6_a_connection_whose_close_was_cut_off_is_not_closed_later() -> None:
+    """aio-pika would begin to when it is collected, in a task that the end of the loop cuts off."""
+    nothing: Any = None
+    connection = [TapConnection(nothing, "/", URL("amqp://127.0.0.1:1/"))]
+    before = asyncio.all_tasks()
+
+    connection.clear()
+    gc.collect()
+
+    assert asyncio.all_tasks() == before
 
 
 async def test_fr6_a_library_that_turns_a_cancellation_into_an_error_is_cancelled() -> None:

@@ -47,6 +47,9 @@ class TapConnection(aio_pika.Connection):
         self._factory = factory
         self._vhost = vhost
 
+    def __del__(self) -> None:
+        """Do nothing: aio-pika begins to close it here, also where no event loop runs any more."""
+
     async def connect(self, timeout: TimeoutType = None) -> None:
         """Open the socket and log in."""
         underlay = aiormq.Connection(self.url, transport_factory=self._factory, **self.kwargs)
