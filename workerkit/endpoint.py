@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from functools import partial
+from types import CoroutineType
 from typing import Any
 
 from workerkit.consumer import Consumer
@@ -149,21 +150,24 @@ class Endpoint:
         if self._deadlines.end(task):
             failure = self._interrupted(late=True)
             return Outcome(self._meant_by(failure), failure)
-        return self._handled if value is None else self._with_value(value)
+        if value is None:
+            return self._handled
+        if self._values_are_ignored or type(value) is CoroutineType:
+            return self._unwanted(value)
+        return Outcome(self._handled.action, None, value)
 
-    def _with_value(self, value: object) -> Outcome:
-        """The outcome of a call that has returned something; report once what nothing reads."""
-        if inspect.iscoroutine(value):
+    def _unwanted(self, value: object) -> Outcome:
+        """The outcome of a call that has returned what nothing reads; report that once."""
+        if isinstance(value, CoroutineType):
             # What it should have done has not been done.
             value.close()
             failure = TypeError(f"{self.name}: handle returned a coroutine without awaiting it")
             return Outcome(self._meant_by(failure), failure)
-        if self._values_are_ignored:
-            self._values_are_ignored = False
-            log.warning(
-                "value returned by handle is ignored",
-                extra={"consumer": self.name, "type": type(value).__qualname__},
-            )
+        self._values_are_ignored = False
+        log.warning(
+            "value returned by handle is ignored",
+            extra={"consumer": self.name, "type": type(value).__qualname__},
+        )
         return Outcome(self._handled.action, None, value)
 
     def _failed(self, task: "asyncio.Task[Any]", error: BaseException) -> Outcome:

@@ -184,7 +184,8 @@ class Connection(web.RequestHandler):
         if not self._signals and (ready := plain(request, resp, known)) is not None:
             if self.settled is not None:
                 self._settle(resp)
-            return self._then_discard(request, send(request, *ready, self.release))
+            sending = send(request, *ready, self.release)
+            return sending if request.content.is_eof() else self._then_discard(request, sending)
         resp.headers[REQUEST_ID] = known
         sending = super().finish_response(request, resp, start_time)
         return self._then_discard(request, self._finish(request, sending, resp))
