@@ -276,10 +276,10 @@ class Source(EventSource):
             # Its text may have the head of the answer in it.
             raise ConnectionLost(f"{request}: {_CLOSED}") from None
         except aiohttp.ClientConnectorError as error:
-            raise ConnectionLost(f"{request}: {_reason(error.os_error)}") from error
+            raise ConnectionLost(f"{request}: {_unreachable(error)}") from error
         except OSError as error:
             # Addresses and errors of the system; texts of others have what the server wrote.
-            raise ConnectionLost(f"{request}: {_unreachable(error)}") from error
+            raise ConnectionLost(f"{request}: {said(error)}") from error
         except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as error:
             raise ConnectionLost(f"{request}: {_named(error)}") from None
         except Exception as error:
@@ -310,15 +310,6 @@ class Source(EventSource):
             self._cookies.ignored += 1
 
 
-def _reason(error: OSError) -> str:
-    """What the system says, without the address and the settings that libraries add to it."""
-    number = error.errno or 0
-    # Errors of a name's resolution have negative numbers.
-    return (
-        f"[Errno {number}] {os.strerror(number)}" if number > 0 else error.strerror or said(error)
-    )
-
-
 def _named(error: BaseException | None) -> str:
     """What an error is, without what its text quotes of the server's answer."""
     names: list[str] = []
@@ -332,11 +323,13 @@ def _named(error: BaseException | None) -> str:
     return ": ".join(dict.fromkeys(names))
 
 
-def _unreachable(error: OSError) -> str:
-    """What is wrong; aiohttp's text has no reason where the system has none."""
-    if isinstance(error, aiohttp.ClientConnectorError) and not error.os_error.strerror:
-        return f"cannot connect to {error.host}:{error.port}: {said(error.os_error)}"
-    return said(error)
+def _unreachable(error: aiohttp.ClientConnectorError) -> str:
+    """What the system says, without the address and the settings that aiohttp adds to it."""
+    found = error.os_error
+    if found.errno and found.errno > 0:
+        return f"[Errno {found.errno}] {os.strerror(found.errno)}"
+    # Errors of a name's resolution have negative numbers, and some have neither number nor text.
+    return found.strerror or f"cannot connect to {error.host}:{error.port}: {said(found)}"
 
 
 def _status(status: int) -> str:
