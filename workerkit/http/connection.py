@@ -184,15 +184,14 @@ class Connection(web.RequestHandler):
         if not self._signals and (ready := plain(request, resp, known)) is not None:
             if self.settled is not None:
                 self._settle(resp)
-            sending = send(request, *ready, self.release)
-            return sending if request.content.is_eof() else self._then_discard(request, sending)
+            return self._then_discard(request, send(request, *ready, self.release))
         resp.headers[REQUEST_ID] = known
         sending = super().finish_response(request, resp, start_time)
         return self._then_discard(request, self._finish(request, sending, resp))
 
     def _then_discard(self, request: web.BaseRequest, sending: Sending) -> Sending:
         """Send an answer, and let aiohttp read the rest of the body if it is not compressed."""
-        if hdrs.CONTENT_ENCODING not in request.headers or request.content.is_eof():
+        if request.content.is_eof() or hdrs.CONTENT_ENCODING not in request.headers:
             return sending
         self._lingering_time = 0.0  # It would hold the loop for all that time.
         return discarding(request.content, sending)
