@@ -3,10 +3,8 @@
 import asyncio
 import struct
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from hypothesis import strategies as st
 from pamqp import commands, frame
@@ -15,6 +13,7 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
+from tests.loopback import LoopbackServer
 from tests.scripted import (
     CAPABILITIES,
     OPEN_OK,
@@ -173,7 +172,7 @@ def plans() -> st.SearchStrategy[Plan]:
     )
 
 
-class Fuzzed:
+class Fuzzed(LoopbackServer):
     """Listens on the loopback, and follows a plan for each connection; use it with `async with`.
 
     Attributes:
@@ -183,51 +182,25 @@ class Fuzzed:
     """
 
     def __init__(self) -> None:
+        super().__init__()
         self.plans: asyncio.Queue[Plan] = asyncio.Queue()
         self.accepted: list[float] = []
         self.ended = 0
-        self.port = 0
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
         """Of the virtual host `/`."""
         return f"amqp://127.0.0.1:{self.port}/"
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Follow the next plan."""
         self.accepted.append(asyncio.get_running_loop().time())
         try:
             await _Conversation(await self.plans.get(), reader, writer).run()
-        except (asyncio.CancelledError, asyncio.IncompleteReadError, OSError, _Ended):
-            pass  # The client, the plan or the test has ended it.
+        except _Ended:
+            pass
         finally:
-            writer.transport.abort()
-            with suppress(OSError):
-                await writer.wait_closed()
             self.ended += 1
-            self._tasks.discard(task)
 
 
 class _Ended(Exception):

@@ -3,14 +3,14 @@
 import asyncio
 import struct
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from enum import Enum
-from types import TracebackType
-from typing import Any, Self
+from typing import Any
 
 from pamqp import frame
 from pamqp.base import Frame
 from pamqp.commands import Connection
+
+from tests.loopback import LoopbackServer
 
 CAPABILITIES = {
     "publisher_confirms": True,
@@ -85,7 +85,7 @@ def login(
     ]
 
 
-class Scripted:
+class Scripted(LoopbackServer):
     """Listens on the loopback and plays scripts; use it with `async with`.
 
     Args:
@@ -97,53 +97,24 @@ class Scripted:
     """
 
     def __init__(self, script: Callable[[int], Script]) -> None:
+        super().__init__()
         self.accepted = self.open = 0
-        self.port = 0
         self._script = script
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
 
     @property
     def url(self) -> str:
         """Of the virtual host `/`."""
         return f"amqp://127.0.0.1:{self.port}/"
 
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        if self._tasks:
-            await asyncio.wait(self._tasks)
-
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Play the script of this connection."""
         script = self._script(self.accepted)
         self.accepted += 1
         self.open += 1
         try:
             await _play(script, reader, writer)
-        except (asyncio.CancelledError, asyncio.IncompleteReadError, OSError):
-            pass  # The client, or the test, has ended it.
         finally:
             self.open -= 1
-            writer.transport.abort()
-            # Else asyncio complains of a client's reset when it collects the writer.
-            with suppress(OSError):
-                await writer.wait_closed()
-            self._tasks.discard(task)
 
 
 async def _play(script: Script, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
