@@ -263,13 +263,15 @@ async def test_fp2_a_queue_that_may_not_be_declared_is_named(
 
 async def test_fp2_a_missing_permission_is_named(rabbit: PrivateRabbit, vhost: str) -> None:
     """What is to be granted stands in the health of the task."""
-    rabbit.add_user("reader", "secret", vhost, configure="^$", write="^$", read=".*")
+    # Users belong to the whole broker, which other tests use as well.
+    reads, declares = f"reads-{vhost}", f"declares-{vhost}"
+    rabbit.add_user(reads, "secret", vhost, configure="^$", write="^$", read=".*")
     runs: list[Run] = []
-    async with running(rabbit.url(vhost, "reader", "secret"), task(runs), ready=False) as runner:
+    async with running(rabbit.url(vhost, reads, "secret"), task(runs), ready=False) as runner:
         await eventually(lambda: "grant" in health(runner).reason)
         first = health(runner).reason
-        rabbit.add_user("reader2", "secret", vhost, configure=".*", write="workerkit.*", read=".*")
-    async with running(rabbit.url(vhost, "reader2", "secret"), task(runs), ready=False) as runner:
+        rabbit.add_user(declares, "secret", vhost, configure=".*", write="workerkit.*", read=".*")
+    async with running(rabbit.url(vhost, declares, "secret"), task(runs), ready=False) as runner:
         await eventually(lambda: "grant" in health(runner).reason)
         second = health(runner).reason
 

@@ -79,8 +79,9 @@ async def test_connections_are_closed_by_the_broker(rabbit: PrivateRabbit, vhost
 
 async def test_a_user_has_only_its_permissions(rabbit: PrivateRabbit, vhost: str) -> None:
     """A user may do what its patterns allow and nothing else, however odd its password."""
-    rabbit.add_user("reader", "p@ss/wörd", vhost, configure="", write="", read=".*")
-    connection = await aio_pika.connect(rabbit.url(vhost, "reader", "p@ss/wörd"), timeout=10)
+    user = f"reader-{vhost}"
+    rabbit.add_user(user, "p@ss/wörd", vhost, configure="", write="", read=".*")
+    connection = await aio_pika.connect(rabbit.url(vhost, user, "p@ss/wörd"), timeout=10)
     async with connection:
         channel = await connection.channel()
 
