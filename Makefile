@@ -6,7 +6,7 @@ ARGS ?=
 # make test RETRY=--retry runs what failed once more
 RETRY ?=
 # Most tests wait for a broker most of the time, so there are more of them than cores.
-WORKERS ?= 3
+WORKERS ?= 4
 # The versions of Python that make test-pythons looks for
 PYTHONS ?= 3.11 3.12 3.13 3.14
 # How long make soak runs
