@@ -6,6 +6,7 @@ class that inherits it, or a function beside them.
 
 import ast
 import difflib
+import gc
 import inspect
 import linecache
 import textwrap
@@ -189,11 +190,18 @@ def _source_of(owner: type) -> ast.ClassDef | None:
 
 
 def _parsed(source: str) -> ast.Module:
+    # Python 3.11 up to 3.11.7 and 3.12 up to 3.12.1 raise SystemError here if the garbage collector
+    # runs code meanwhile (gh-106905).
+    collects = gc.isenabled()
+    gc.disable()
     try:
         return ast.parse(source)
     except (SyntaxError, ValueError):
         # The file is no longer what was imported.
         return ast.Module([], [])
+    finally:
+        if collects:
+            gc.enable()
 
 
 def _reads(tree: ast.ClassDef, name: str, classes: Collection[str]) -> bool:
