@@ -190,8 +190,8 @@ def _source_of(owner: type) -> ast.ClassDef | None:
 
 
 def _parsed(source: str) -> ast.Module:
-    # Python 3.11 up to 3.11.7 and 3.12 up to 3.12.1 raise SystemError here if the garbage collector
-    # runs code meanwhile (gh-106905).
+    # Python 3.11, up to 3.11.7, may raise SystemError here if the garbage collector runs code
+    # meanwhile (gh-106905).
     collects = gc.isenabled()
     gc.disable()
     try:
