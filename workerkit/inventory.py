@@ -13,13 +13,12 @@ from workerkit.amqp.queue import Queue
 from workerkit.assembly import Assembly
 from workerkit.faults import is_secret
 from workerkit.options import adapters, in_words
-from workerkit.redaction import without_credentials
+from workerkit.redaction import HIDDEN, without_credentials
 from workerkit.settings import WorkerSettings
 from workerkit.shapes import Location, inside, leaves, members
 from workerkit.variables import Variables
 from workerkit.wire import Declared
 
-_HIDDEN = "***"
 _NAMES = {SecretStr: "str", Queue: "str", Path: "path"}
 
 
@@ -121,9 +120,9 @@ def _at(value: Any, steps: Location) -> Any:
 def _shown(value: Any, secret: bool) -> Any:
     """A value as JSON has it."""
     if value is None or isinstance(value, bool | int | float):
-        return _HIDDEN if secret and value is not None else value
+        return HIDDEN if secret and value is not None else value
     if secret or isinstance(value, SecretStr):
-        return _HIDDEN
+        return HIDDEN
     if isinstance(value, Enum):
         return value.value
     if isinstance(value, list | tuple):
@@ -131,7 +130,7 @@ def _shown(value: Any, secret: bool) -> Any:
     if isinstance(value, Mapping):
         return {str(key): _shown(each, secret=False) for key, each in value.items()}
     if isinstance(value, BaseModel):
-        return _HIDDEN
+        return HIDDEN
     return without_credentials(str(value))
 
 

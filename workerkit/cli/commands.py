@@ -35,6 +35,7 @@ from workerkit.http.openapi import document
 from workerkit.http.view import HTTPView
 from workerkit.inventory import inventory
 from workerkit.places import place
+from workerkit.redaction import HIDDEN
 from workerkit.retry import RetryPolicy
 from workerkit.runner import Runner
 from workerkit.version import __version__
@@ -293,7 +294,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     if isinstance(value, SecretStr):
-        return "***"
+        return HIDDEN
     if isinstance(value, Queue):
         return value.name
     if isinstance(value, RetryPolicy):
