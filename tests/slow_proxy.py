@@ -8,8 +8,8 @@ async with SlowProxy("127.0.0.1", rabbit.port, delay=0.1) as proxy:
 import asyncio
 import struct
 from collections import Counter
-from types import TracebackType
-from typing import Self
+
+from tests.loopback import LoopbackServer
 
 # Requests by class and method, and the kinds of replies that answer one.
 _CHANNEL = {(20, 10), (20, 40)}
@@ -22,7 +22,7 @@ _ANSWERS = {(20, 11), (20, 40), (20, 41), (40, 11), (50, 11), (50, 21)} | {
 }
 
 
-class SlowProxy:
+class SlowProxy(LoopbackServer):
     """Forwards connections to one server; use it with `async with`.
 
     Args:
@@ -36,41 +36,20 @@ class SlowProxy:
     """
 
     def __init__(self, host: str, port: int, *, delay: float) -> None:
-        self.port = 0
+        super().__init__()
         self.accepted = 0
         self.requests: Counter[tuple[int, int]] = Counter()
         self.most_waiting = 0
         self._upstream = host, port
         self._delay = delay
-        self._server: asyncio.Server | None = None
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def url(self, direct: str) -> str:
         """The address *direct* of the server, through this proxy."""
         host, port = self._upstream
         return direct.replace(f"{host}:{port}", f"127.0.0.1:{self.port}")
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Forward both ways until one of them ends."""
         self.accepted += 1
         server_reader, server_writer = await asyncio.open_connection(*self._upstream)
         waiting: Counter[int] = Counter()
@@ -87,9 +66,7 @@ class SlowProxy:
                     pump.cancel()
                 await asyncio.gather(*pumps, return_exceptions=True)
         finally:
-            writer.close()
             server_writer.close()
-            self._tasks.discard(task)
 
     async def _requests(
         self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, waiting: Counter[int]

@@ -10,8 +10,8 @@ async with Tampering(rabbit.port) as proxy:
 import asyncio
 import struct
 from collections.abc import Callable
-from types import TracebackType
-from typing import Self
+
+from tests.loopback import LoopbackServer
 
 Change = Callable[[bytes], bytes]
 METHOD, HEADER, BODY = 1, 2, 3
@@ -36,7 +36,7 @@ def with_tag(frame: bytes, tag: int) -> bytes:
     return frame[:at] + tag.to_bytes(8) + frame[at + 8 :]
 
 
-class Tampering:
+class Tampering(LoopbackServer):
     """Forwards connections to a server on this machine.
 
     Attributes:
@@ -47,31 +47,13 @@ class Tampering:
     """
 
     def __init__(self, port: int) -> None:
+        super().__init__()
         self._upstream = port
-        self.port = 0
         self.change: Change = lambda frame: frame
         self.deaf = False
         self.rate: float | None = None
         self.accepted = 0
         self._clients: set[asyncio.StreamWriter] = set()
-        self._tasks: set[asyncio.Task[None]] = set()
-        self._server: asyncio.Server | None = None
-
-    async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.port = self._server.sockets[0].getsockname()[1]
-        return self
-
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        assert self._server is not None
-        self._server.close()
-        self.drop()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
 
     def url(self, direct: str) -> str:
         """The address *direct* of the server, through this proxy."""
@@ -87,10 +69,8 @@ class Tampering:
         for client in list(self._clients):
             client.transport.abort()
 
-    async def _serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._tasks.add(task)
+    async def serve(self, reader: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
+        """Forward both ways until the client ends, or is dropped."""
         self.accepted += 1
         self._clients.add(client)
         upstream, server = await asyncio.open_connection("127.0.0.1", self._upstream)
@@ -99,15 +79,11 @@ class Tampering:
             while data := await reader.read(65_536):
                 if not self.deaf:
                     server.write(data)
-        except OSError:
-            # The client was dropped, by the test or by itself.
-            pass
         finally:
             self._clients.discard(client)
             sending.cancel()
             await asyncio.gather(sending, return_exceptions=True)
             server.transport.abort()
-            client.transport.abort()
 
     async def _frames(self, upstream: asyncio.StreamReader, client: asyncio.StreamWriter) -> None:
         try:
