@@ -8,7 +8,8 @@ if TYPE_CHECKING:
     from workerkit.amqp.message import AMQPMessage
     from workerkit.amqp.publisher import Publisher
     from workerkit.amqp.queue import Binding, Exchange, Queue
-    from workerkit.connections import AMQPSettings, SSESettings
+    from workerkit.config.connections import AMQPSettings, SSESettings
+    from workerkit.config.settings import WorkerSettings
     from workerkit.consumer import Consumer
     from workerkit.container import WorkerContainer
     from workerkit.delivery import Action
@@ -41,7 +42,6 @@ if TYPE_CHECKING:
     from workerkit.periodic import PeriodicTask
     from workerkit.retry import RetryPolicy
     from workerkit.runner import Runner
-    from workerkit.settings import WorkerSettings
     from workerkit.singleton import Run
     from workerkit.sse.consumer import SSEConsumer
     from workerkit.sse.cursor import CursorStore
@@ -103,7 +103,7 @@ _NAMES = {
     "amqp.message": "AMQPMessage",
     "amqp.publisher": "Publisher",
     "amqp.queue": "Binding Exchange Queue",
-    "connections": "AMQPSettings SSESettings",
+    "config.connections": "AMQPSettings SSESettings",
     "consumer": "Consumer",
     "container": "WorkerContainer",
     "delivery": "Action",
@@ -119,7 +119,7 @@ _NAMES = {
     "periodic": "PeriodicTask",
     "retry": "RetryPolicy",
     "runner": "Runner",
-    "settings": "WorkerSettings",
+    "config.settings": "WorkerSettings",
     "singleton": "Run",
     "sse.consumer": "SSEConsumer",
     "sse.cursor": "CursorStore",

@@ -9,7 +9,6 @@ from typing import Any
 
 from dependency_injector import containers
 
-from workerkit import environment
 from workerkit.attributes import (
     kind_of,
     misspelt,
@@ -17,6 +16,9 @@ from workerkit.attributes import (
     of_other_kinds,
     users_classes,
 )
+from workerkit.config import load
+from workerkit.config.salvage import valid_part
+from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.discovery import look_through
 from workerkit.errors import ConfigurationError, DeclarationError, StartError
@@ -32,8 +34,6 @@ from workerkit.options import (
 )
 from workerkit.places import place
 from workerkit.plan import Plan
-from workerkit.salvage import valid_part
-from workerkit.settings import WorkerSettings
 from workerkit.wire import Declared, Warns, Wire
 
 _HOOKS = ("on_start", "on_stop", "on_connection_error")
@@ -86,14 +86,14 @@ def assemble(
     faults.declaration += not_found
     wires: Wires = container.providers["wires"]()
     make_settings, settings_type = settings_source(container)
-    settings, wrong = environment.read(make_settings, settings_type)
+    settings, wrong = load.read(make_settings, settings_type)
     faults.configuration += wrong
     named = _named(classes, faults)
     kinds = {name: class_.options_type() for name, class_ in named.items()}
     readable = settings or valid_part(settings_type)
     overrides: dict[str, dict[str, Override]] = {}
     if readable is not None:
-        overrides, wrong = environment.overrides(readable, kinds, complete=not not_found)
+        overrides, wrong = load.overrides(readable, kinds, complete=not not_found)
         faults.configuration += wrong
     # A name that is not there may be that of a class in a module that cannot be imported.
     chosen = _chosen(named, only, Faults() if not_found else faults)

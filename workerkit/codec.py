@@ -27,9 +27,9 @@ from pydantic_core import (
 )
 from typing_extensions import TypedDict
 
+from workerkit.config.annotations import members
 from workerkit.errors import InvalidBody
 from workerkit.excerpts import excerpt
-from workerkit.shapes import members
 
 Decode = Callable[[bytes], Any]
 JSON = "application/json"

@@ -8,6 +8,7 @@ from dependency_injector import containers, providers
 from workerkit.amqp.consumer import AMQPConsumer
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.wire import AMQPWire
+from workerkit.config.settings import WorkerSettings
 from workerkit.errors import DeclarationError, RunError
 from workerkit.escaping import Redact
 from workerkit.http.view import HTTPView
@@ -15,7 +16,6 @@ from workerkit.http.wire import HTTPWire
 from workerkit.observe import log_settled
 from workerkit.periodic import PeriodicTask, PeriodicWire
 from workerkit.places import said
-from workerkit.settings import WorkerSettings
 from workerkit.sse.consumer import SSEConsumer
 from workerkit.sse.cursor import CursorStore, MemoryCursors
 from workerkit.sse.wire import SSEWire

@@ -11,12 +11,12 @@ from pydantic import BaseModel, SecretStr
 
 from workerkit.amqp.queue import Queue
 from workerkit.assembly import Assembly
-from workerkit.faults import is_secret
+from workerkit.config.annotations import Location, inside, leaves, members
+from workerkit.config.explain import is_secret
+from workerkit.config.settings import WorkerSettings
+from workerkit.config.variables import Variables
 from workerkit.options import adapters, in_words
 from workerkit.redaction import HIDDEN, without_credentials
-from workerkit.settings import WorkerSettings
-from workerkit.shapes import Location, inside, leaves, members
-from workerkit.variables import Variables
 from workerkit.wire import Declared
 
 _NAMES = {SecretStr: "str", Queue: "str", Path: "path"}

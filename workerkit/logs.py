@@ -15,10 +15,10 @@ from pythonjsonlogger.core import RESERVED_ATTRS
 from pythonjsonlogger.defaults import unknown_default
 from pythonjsonlogger.json import JsonFormatter
 
+from workerkit.config.sections import LogSettings
 from workerkit.escaping import INDENT, Redact, cleaner, escape, escape_json, escape_lines
 from workerkit.excerpts import LONGEST, Budget, excerpt
 from workerkit.places import formatted
-from workerkit.sections import LogSettings
 
 LIBRARIES = ("aio_pika", "aiormq", "aiohttp_sse_client")
 

@@ -38,6 +38,7 @@ from workerkit.catalogue import (
     READY,
     RETRIES,
 )
+from workerkit.config.sections import MetricsSettings
 from workerkit.counts import AT_ONCE, Count, Counter, Distribution, Histogram, Labels, Metric
 from workerkit.delivery import Action, Delivery
 from workerkit.errors import (
@@ -52,7 +53,6 @@ from workerkit.errors import (
 from workerkit.health import State
 from workerkit.observe import Connection, Published, Settled, Unhandled
 from workerkit.readiness import Readiness
-from workerkit.sections import MetricsSettings
 
 # A child stands before its parent.
 _PUBLISH_OUTCOMES: dict[type[PublishError], str] = {

@@ -12,10 +12,10 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from workerkit.attributes import misspelt
+from workerkit.config.annotations import sentence
 from workerkit.delivery import Action
 from workerkit.redaction import HIDDEN, may_hold_credentials
 from workerkit.retry import RetryTuning
-from workerkit.shapes import sentence
 
 Concurrency = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -13,6 +13,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import AfterValidator, Field
 
+from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action, Delivery, Outcome
 from workerkit.endpoint import Endpoint
@@ -22,7 +23,6 @@ from workerkit.options import Concurrency, Options, Seconds, folded, matters_wit
 from workerkit.places import place
 from workerkit.retry import Retries, RetryPolicy, pause
 from workerkit.schedule import Schedule, crontab_line, due_after, in_utc, known_zone, sleep_until
-from workerkit.settings import WorkerSettings
 from workerkit.signature import Arguments, Resolve
 from workerkit.singleton import (
     Run,

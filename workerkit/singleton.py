@@ -20,14 +20,14 @@ from pydantic import BeforeValidator, Field
 from workerkit.amqp.lease import SILENCE, Lease, lease_queue
 from workerkit.amqp.link import Link
 from workerkit.amqp.term import NotHeld
-from workerkit.connections import AMQPSettings
+from workerkit.config.connections import AMQPSettings
+from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.endpoint import Endpoint
 from workerkit.health import Part
 from workerkit.options import Options, matters_with
 from workerkit.places import place
 from workerkit.schedule import Schedule, sleep_until
-from workerkit.settings import WorkerSettings
 from workerkit.signature import Resolve, Unresolved
 from workerkit.signature import Source as ArgumentSource
 from workerkit.supervisor import cancelled

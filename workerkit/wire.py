@@ -5,6 +5,7 @@ from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, runtime_checkable
 
+from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.endpoint import Endpoint
@@ -12,7 +13,6 @@ from workerkit.escaping import Redact
 from workerkit.health import Health
 from workerkit.observe import Observer
 from workerkit.options import Options
-from workerkit.settings import WorkerSettings
 from workerkit.signature import Arguments, Signature
 from workerkit.supervisor import cancelled
 

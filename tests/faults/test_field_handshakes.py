@@ -42,7 +42,7 @@ from tests.scripted import (
 )
 from tests.waiting import eventually
 from workerkit.amqp.connection import connect
-from workerkit.connections import AMQPSettings
+from workerkit.config.connections import AMQPSettings
 from workerkit.errors import ConnectionLost
 from workerkit.supervisor import Backoff
 

@@ -20,9 +20,9 @@ from tests.records import errors, fields
 from tests.waiting import eventually
 from workerkit.amqp.addresses import Attempt, Rotation
 from workerkit.amqp.connection import connect
-from workerkit.connections import AMQPSettings
+from workerkit.config.connections import AMQPSettings
+from workerkit.config.hosts import Host
 from workerkit.errors import ConnectionLost
-from workerkit.hosts import Host
 
 ROLES = {"consumers", "publisher"}
 

@@ -13,7 +13,7 @@ from tests.waiting import eventually
 from workerkit import AMQPConsumer, Queue
 from workerkit.amqp.connection import connect
 from workerkit.amqp.queue_types import look_up
-from workerkit.connections import AMQPSettings
+from workerkit.config.connections import AMQPSettings
 
 DROPS = "quorum queue without dead_letter_exchange: RabbitMQ 4 drops what comes back often"
 EXISTING: dict[str, tuple[str, dict[str, Any]]] = {

@@ -24,7 +24,7 @@ from workerkit.amqp.binding import Bindings
 from workerkit.amqp.connection import connect
 from workerkit.amqp.declaring import Made
 from workerkit.amqp.oversized import Oversized
-from workerkit.connections import AMQPSettings
+from workerkit.config.connections import AMQPSettings
 from workerkit.delivery import Outcome
 from workerkit.errors import InvalidBody
 from workerkit.observe import Settled

@@ -18,7 +18,7 @@ from tests.waiting import eventually
 from workerkit import AMQPConsumer, RunError
 from workerkit.amqp.channel import Channel
 from workerkit.amqp.connection import connect, scratch
-from workerkit.connections import AMQPSettings
+from workerkit.config.connections import AMQPSettings
 
 CONSUMER = """
     import asyncio, time

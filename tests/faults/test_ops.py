@@ -22,8 +22,8 @@ from tests.proxy import Proxy
 from tests.rabbit import PrivateRabbit
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, Publisher
+from workerkit.config.sections import OpsSettings
 from workerkit.observe import Connection, Published
-from workerkit.sections import OpsSettings
 
 CONSUMERS = """
     import asyncio, time

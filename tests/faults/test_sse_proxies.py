@@ -21,7 +21,7 @@ from tests.records import everything, fields
 from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit import WorkerSettings
-from workerkit.connections import SSESettings
+from workerkit.config.connections import SSESettings
 from workerkit.sse.cookies import LONGEST_COOKIES, MOST_COOKIES, Cookies
 from workerkit.testing import sse_server
 

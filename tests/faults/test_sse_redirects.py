@@ -18,7 +18,7 @@ from tests.records import errors, everything, fields
 from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit import SSEConsumer, StreamRefused
-from workerkit.connections import SSESettings
+from workerkit.config.connections import SSESettings
 from workerkit.sse.redirects import Hop, check_hop, first_hop, next_hop
 from workerkit.sse.request import Request
 from workerkit.testing import sse_server

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from workerkit.connections import AMQPSettings
-from workerkit.environment import read
-from workerkit.settings import WorkerSettings
+from workerkit.config.connections import AMQPSettings
+from workerkit.config.load import read
+from workerkit.config.settings import WorkerSettings
 
 URL = "SHOP_AMQP__DEFAULT__URL is ***: "
 

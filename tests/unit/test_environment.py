@@ -10,10 +10,10 @@ import pytest
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from workerkit.environment import overrides, read
+from workerkit.config.load import overrides, read
+from workerkit.config.salvage import valid_part
+from workerkit.config.settings import WorkerSettings
 from workerkit.options import Options, Override, Source
-from workerkit.salvage import valid_part
-from workerkit.settings import WorkerSettings
 
 
 class Database(BaseModel):

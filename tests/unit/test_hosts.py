@@ -10,10 +10,10 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from workerkit.amqp.addresses import Rotation
-from workerkit.connections import AMQPSettings
-from workerkit.environment import read
-from workerkit.hosts import Host, parse_host
-from workerkit.settings import WorkerSettings
+from workerkit.config.connections import AMQPSettings
+from workerkit.config.hosts import Host, parse_host
+from workerkit.config.load import read
+from workerkit.config.settings import WorkerSettings
 
 ADVICE = "list several in HOSTS, as in a:5672,b:5672"
 

@@ -14,9 +14,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from workerkit.config.sections import LogSettings
 from workerkit.excerpts import excerpt
 from workerkit.logs import LIBRARIES, JSONFormatter, TextFormatter, configure, quiet_libraries
-from workerkit.sections import LogSettings
 
 
 class Terminal(io.StringIO):
@@ -226,7 +226,7 @@ def test_a_second_call_replaces_only_our_handler(capsys: pytest.CaptureFixture[s
 WARNING = """
 import warnings
 from workerkit.logs import configure
-from workerkit.sections import LogSettings
+from workerkit.config.sections import LogSettings
 configure(LogSettings(format={format!r}))
 warnings.warn("from outside: \\u202e\\x9b31m\\nforged", RuntimeWarning)
 """

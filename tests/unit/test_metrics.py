@@ -32,16 +32,16 @@ from workerkit import (
     SSEConsumer,
     Unroutable,
     WorkerSettings,
-    environment,
 )
 from workerkit.catalogue import METRICS
+from workerkit.config import load
+from workerkit.config.sections import MetricsSettings
 from workerkit.delivery import Delivery, Outcome
 from workerkit.health import Health, Part
 from workerkit.metrics import Metrics
 from workerkit.observe import Connection, Published, Unhandled, notify, tell
 from workerkit.ops import pages
 from workerkit.readiness import Readiness
-from workerkit.sections import MetricsSettings
 from workerkit.testing import fake_message, sse_server
 from workerkit.watchdog import Watchdog
 
@@ -452,7 +452,7 @@ def test_a_fault_of_a_list_names_its_variable(
     """Whether it is written with commas or as JSON."""
     monkeypatch.setenv("WORKERKIT_METRICS__BUCKETS", text)
 
-    _, faults = environment.read(WorkerSettings, WorkerSettings)
+    _, faults = load.read(WorkerSettings, WorkerSettings)
 
     assert len(faults) == 1
     assert faults[0].startswith(f"WORKERKIT_METRICS__BUCKETS{fault}")

@@ -12,10 +12,10 @@ from pydantic import Field, ValidationError
 from pydantic_settings import SettingsConfigDict
 from yarl import URL
 
-from workerkit.connections import AMQPSettings
-from workerkit.environment import read
-from workerkit.sections import HTTPSettings, LogSettings, OpsSettings
-from workerkit.settings import WorkerSettings
+from workerkit.config.connections import AMQPSettings
+from workerkit.config.load import read
+from workerkit.config.sections import HTTPSettings, LogSettings, OpsSettings
+from workerkit.config.settings import WorkerSettings
 
 
 class Settings(WorkerSettings):

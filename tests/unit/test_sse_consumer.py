@@ -24,7 +24,7 @@ from workerkit import (
     WorkerContainer,
     WorkerSettings,
 )
-from workerkit.connections import SSESettings
+from workerkit.config.connections import SSESettings
 from workerkit.inventory import inventory
 from workerkit.runner import banner
 from workerkit.sse.consumer import SSEOptions

@@ -25,7 +25,7 @@ from typer.testing import CliRunner
 from tests.application import package_of
 from workerkit import AMQPConsumer, Runner, SSEConsumer, StartError, WorkerContainer, WorkerSettings
 from workerkit.cli.commands import app
-from workerkit.connections import TLSSettings
+from workerkit.config.connections import TLSSettings
 from workerkit.inventory import inventory
 from workerkit.redaction import without_credentials
 

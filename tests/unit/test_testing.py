@@ -30,8 +30,8 @@ from workerkit import (
     WorkerContainer,
     WorkerSettings,
 )
+from workerkit.config.sections import HTTPSettings
 from workerkit.errors import ConfigurationError
-from workerkit.sections import HTTPSettings
 from workerkit.testing import (
     FakePublisher,
     build,

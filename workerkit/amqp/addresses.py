@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from aiohappyeyeballs import AddrInfoType, start_connection
 
-from workerkit.hosts import Host
+from workerkit.config.hosts import Host
 
 _CONNECTION_ATTEMPT_DELAY = 0.25  # RFC 8305, section 8
 _MAX_REMEMBERED = 64

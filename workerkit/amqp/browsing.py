@@ -14,7 +14,7 @@ from workerkit.amqp.connection import Session, connect, scratch
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.queue_types import QueueTypes
-from workerkit.connections import AMQPSettings
+from workerkit.config.connections import AMQPSettings
 
 Copy = Callable[[AMQPMessage[Any]], Awaitable[None]]
 

@@ -17,7 +17,7 @@ from workerkit.amqp.handshake import TapConnection, failure_reason, log_in
 from workerkit.amqp.replies import DiscardingSink, Replies, translate_errors
 from workerkit.amqp.scratch import MAX_SETUPS, ScratchChannels
 from workerkit.amqp.tap import CLOSED, TapProtocol
-from workerkit.connections import AMQPSettings
+from workerkit.config.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft
 from workerkit.supervisor import within
 

@@ -16,7 +16,7 @@ from aiormq.exceptions import AMQPError, AuthenticationError
 from workerkit.amqp.addresses import Attempt
 from workerkit.amqp.codes import NO_PERMISSION
 from workerkit.amqp.tap import CLOSED, TapProtocol, TapTransportFactory
-from workerkit.connections import AMQPSettings
+from workerkit.config.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost
 
 log = logging.getLogger(__name__)

@@ -11,7 +11,7 @@ from workerkit.amqp.connection import Session, connect_to
 from workerkit.amqp.frames import MalformedFrame
 from workerkit.amqp.handshake import EXPLAINED
 from workerkit.amqp.stalls import CHECKS, StallDetector
-from workerkit.connections import AMQPSettings
+from workerkit.config.connections import AMQPSettings
 from workerkit.observe import Connection, Event, Observer, tell
 from workerkit.places import briefly, in_a_line
 from workerkit.supervisor import Backoff

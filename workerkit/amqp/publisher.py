@@ -26,6 +26,7 @@ from workerkit.amqp.properties import Properties
 from workerkit.amqp.properties import encode as encode_properties
 from workerkit.amqp.queue import Exchange, Queue
 from workerkit.amqp.route import Route
+from workerkit.config.settings import WorkerSettings
 from workerkit.errors import (
     BrokerRefused,
     ConfigurationError,
@@ -38,7 +39,6 @@ from workerkit.errors import (
     Unroutable,
 )
 from workerkit.observe import Observer, Published, tell
-from workerkit.settings import WorkerSettings
 from workerkit.supervisor import Deadline
 
 _UNOPENED = "the publisher is used before the Runner has started, or after it has stopped"

@@ -22,13 +22,13 @@ from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.settling import Settling
 from workerkit.amqp.subscription import Subscription
 from workerkit.amqp.topology import Topology
+from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
 from workerkit.options import Options
 from workerkit.places import place
-from workerkit.settings import WorkerSettings
 from workerkit.supervisor import cancel, cancelled
 from workerkit.wire import Context, Declared, Hook
 

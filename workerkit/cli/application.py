@@ -10,15 +10,15 @@ from typing import Any
 from dependency_injector import containers
 from pydantic import SecretStr, ValidationError
 
-from workerkit import environment
 from workerkit.assembly import settings_source
-from workerkit.broker_url import DEFAULT_PORTS
-from workerkit.connections import AMQPSettings
+from workerkit.config import load
+from workerkit.config.broker_url import DEFAULT_PORTS
+from workerkit.config.connections import AMQPSettings
+from workerkit.config.settings import DEFAULT_CONNECTION, WorkerSettings
 from workerkit.container import WorkerContainer
 from workerkit.discovery import not_imported
 from workerkit.errors import ConfigurationError, DeclarationError
 from workerkit.places import raised_in
-from workerkit.settings import DEFAULT_CONNECTION, WorkerSettings
 
 
 def load_container(package: str, container: str | None) -> containers.Container:
@@ -98,7 +98,7 @@ def read_settings(container: containers.Container) -> WorkerSettings:
     Raises:
         ConfigurationError: With every fault of the environment.
     """
-    settings, faults = environment.read(*settings_source(container))
+    settings, faults = load.read(*settings_source(container))
     if settings is None or faults:
         raise ConfigurationError(*faults)
     return settings

@@ -12,11 +12,11 @@ from pydantic import SecretStr
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.cli.application import read_settings
 from workerkit.cli.example import example
-from workerkit.connections import AMQPSettings
+from workerkit.config.connections import AMQPSettings
+from workerkit.config.settings import DEFAULT_CONNECTION
 from workerkit.embedded import EmbeddedBroker
 from workerkit.errors import ConfigurationError
 from workerkit.runner import Runner
-from workerkit.settings import DEFAULT_CONNECTION
 
 DEFAULT_PORT = 5673
 """Not that of RabbitMQ, which may run on the same machine; any other port while it is in use."""

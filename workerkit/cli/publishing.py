@@ -7,10 +7,10 @@ from workerkit.amqp.properties import Properties
 from workerkit.amqp.publisher import Destination, Publisher
 from workerkit.cli.application import is_url
 from workerkit.cli.options import quiet
+from workerkit.config.settings import WorkerSettings
+from workerkit.config.variables import Variables
 from workerkit.errors import BrokerRefused, ConnectionLost, PublishRefused, PublishTimeout
 from workerkit.observe import Connection, Settled
-from workerkit.settings import WorkerSettings
-from workerkit.variables import Variables
 
 
 async def publish_once(

@@ -8,11 +8,11 @@ from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue
 from workerkit.assembly import Assembly
 from workerkit.cli.application import is_url, load_container, settings_of
-from workerkit.connections import AMQPSettings
+from workerkit.config.connections import AMQPSettings
+from workerkit.config.settings import DEFAULT_CONNECTION, WorkerSettings
 from workerkit.errors import ConfigurationError
 from workerkit.options import folded
 from workerkit.runner import Runner
-from workerkit.settings import DEFAULT_CONNECTION, WorkerSettings
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@ from typing import Any
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from workerkit.codec import JSON
+from workerkit.config.sections import OpenAPISettings
 from workerkit.http.parameters import Part, Value
 from workerkit.http.problem import PROBLEM
 from workerkit.http.returned import Returned
@@ -22,7 +23,6 @@ from workerkit.http.view import (
     statuses,
     verbs_of,
 )
-from workerkit.sections import OpenAPISettings
 from workerkit.wire import Declared
 
 VERSION = "3.1.0"

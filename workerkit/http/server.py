@@ -9,6 +9,7 @@ from typing import Any
 
 from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 
+from workerkit.config.sections import ListenSettings
 from workerkit.forking import keep_from_children
 from workerkit.http.connection import Connection, is_event_stream
 from workerkit.http.entrance import begun
@@ -19,7 +20,6 @@ from workerkit.http.sending import LINGERING
 from workerkit.http.shortcuts import Shortcuts
 from workerkit.http.tally import Tally
 from workerkit.observe import Unhandled
-from workerkit.sections import ListenSettings
 from workerkit.supervisor import cancel
 
 log = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from pydantic.errors import PydanticInvalidForJsonSchema
 from pydantic_settings import BaseSettings
 
 from workerkit.codec import UnknownType, adapter, decoder, holds_struct
-from workerkit.shapes import members
+from workerkit.config.annotations import members
 
 _SCALARS = frozenset({"string", "integer", "number", "boolean"})
 

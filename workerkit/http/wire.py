@@ -8,6 +8,7 @@ from functools import partial
 
 from aiohttp import web
 
+from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action, Delivery
 from workerkit.endpoint import Endpoint
@@ -24,7 +25,6 @@ from workerkit.http.view import HTTPOptions, nameless, requirements, statuses, v
 from workerkit.observe import tell
 from workerkit.options import Options
 from workerkit.places import place
-from workerkit.settings import WorkerSettings
 from workerkit.wire import Context, Declared
 
 log = logging.getLogger(__name__)

@@ -3,12 +3,12 @@
 from aiohttp import web
 from yarl import URL
 
+from workerkit.config.settings import WorkerSettings
 from workerkit.http.limit import max_connections
 from workerkit.http.server import Server
 from workerkit.metrics import Metrics
 from workerkit.ops import pages
 from workerkit.readiness import Readiness
-from workerkit.settings import WorkerSettings
 
 _MAX_BODY = 1024  # Nobody has to send one.
 

@@ -10,7 +10,8 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretSt
 from pydantic_core import from_json
 
 from workerkit.codec import encode, is_struct
-from workerkit.connections import check_stream_url
+from workerkit.config.connections import check_stream_url
+from workerkit.config.sections import Grace
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action
 from workerkit.options import (
@@ -22,7 +23,6 @@ from workerkit.options import (
     unless_retried,
 )
 from workerkit.retry import Retries, RetryPolicy
-from workerkit.sections import Grace
 from workerkit.sse.stream import LARGEST_EVENT
 
 Method = Literal["GET", "POST", "PUT"]

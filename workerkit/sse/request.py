@@ -11,7 +11,7 @@ from urllib.request import getproxies, proxy_bypass
 
 from yarl import URL
 
-from workerkit.connections import Redirects
+from workerkit.config.connections import Redirects
 
 # What would end a header, or the request.
 _NO_TEXT = re.compile("[\r\n\0]")

@@ -11,7 +11,7 @@ from typing import Any
 from multidict import CIMultiDict
 from yarl import URL
 
-from workerkit.connections import SSESettings, TLSSettings
+from workerkit.config.connections import SSESettings, TLSSettings
 from workerkit.endpoint import Endpoint
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State

@@ -10,7 +10,8 @@ from typing import Any
 
 from yarl import URL
 
-from workerkit.connections import SSESettings
+from workerkit.config.connections import SSESettings
+from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.endpoint import Endpoint
@@ -18,7 +19,6 @@ from workerkit.errors import RunError
 from workerkit.health import Health, Part
 from workerkit.options import Options, Source
 from workerkit.places import place
-from workerkit.settings import WorkerSettings
 from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.cursor import CursorStore, FileCursors, MemoryCursors

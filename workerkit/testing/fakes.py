@@ -14,7 +14,7 @@ from workerkit.amqp.properties import encode as encode_properties
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import Exchange, Queue
 from workerkit.codec import encode
-from workerkit.settings import WorkerSettings
+from workerkit.config.settings import WorkerSettings
 from workerkit.sse.event import SSEEvent
 
 _PUBLISH = inspect.signature(Publisher.publish)

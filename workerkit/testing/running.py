@@ -16,7 +16,9 @@ from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
 from workerkit.amqp.wire import AMQPWire
 from workerkit.assembly import Assembly
-from workerkit.connections import AMQPSettings, SSESettings
+from workerkit.config.connections import AMQPSettings, SSESettings
+from workerkit.config.sections import HTTPSettings
+from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.embedded import LATEST, EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
@@ -28,8 +30,6 @@ from workerkit.options import folded
 from workerkit.periodic import PeriodicWire
 from workerkit.places import said
 from workerkit.runner import Runner
-from workerkit.sections import HTTPSettings
-from workerkit.settings import WorkerSettings
 from workerkit.singleton import SingletonOptions
 from workerkit.sse.wire import SSEWire
 from workerkit.supervisor import cancelled

@@ -20,8 +20,8 @@ from typing import (
 from pydantic import AliasChoices, AliasPath, BaseModel
 from pydantic.fields import FieldInfo
 
-from workerkit.settings import DEFAULT_CONNECTION
-from workerkit.sources import split_list, takes_list
+from workerkit.config.settings import DEFAULT_CONNECTION
+from workerkit.config.sources import split_list, takes_list
 
 Location = tuple[str | int, ...]
 

@@ -18,7 +18,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 from yarl import URL
 
-from workerkit.broker_url import (
+from workerkit.config.broker_url import (
     BYTE_ORDER_MARK,
     DEFAULT_PORTS,
     SEPARATORS,
@@ -29,8 +29,8 @@ from workerkit.broker_url import (
     heartbeat_of,
     vhost_of,
 )
-from workerkit.hosts import Host, parse_host
-from workerkit.sections import SECTION, Grace, Seconds, lower
+from workerkit.config.hosts import Host, parse_host
+from workerkit.config.sections import SECTION, Grace, Seconds, lower
 
 Port = Annotated[int, Field(ge=1, le=65_535)]
 Declare = Annotated[Literal["missing", "always", "never"], BeforeValidator(lower)]

@@ -8,8 +8,8 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from workerkit.connections import TLSSettings
-from workerkit.shapes import Location
+from workerkit.config.annotations import Location
+from workerkit.config.connections import TLSSettings
 
 _KEY = b"PRIVATE KEY-----"
 _ENCRYPTED = (b"ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED")

@@ -9,10 +9,10 @@ from urllib.parse import unquote
 from pydantic import Secret, SecretBytes, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
+from workerkit.config.annotations import Location, is_nested, members, sentence, without_tags
+from workerkit.config.sources import split_list, takes_list
+from workerkit.config.variables import Found, Place, Variable, Variables
 from workerkit.redaction import HIDDEN, may_hold_credentials
-from workerkit.shapes import Location, is_nested, members, sentence, without_tags
-from workerkit.sources import split_list, takes_list
-from workerkit.variables import Found, Place, Variable, Variables
 
 _SECRET_NAME = re.compile(
     "url|(?<!sec)uri|dsn|password|passwd|passphrase|secret|token|credential|api_?key", re.IGNORECASE

@@ -8,8 +8,8 @@ from typing import Any, ClassVar, Self
 from pydantic import Field, PrivateAttr, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
 
-from workerkit.connections import AMQPSettings, CorruptCursors, SSESettings
-from workerkit.sections import (
+from workerkit.config.connections import AMQPSettings, CorruptCursors, SSESettings
+from workerkit.config.sections import (
     Grace,
     HTTPSettings,
     LogSettings,
@@ -17,7 +17,7 @@ from workerkit.sections import (
     OpsSettings,
     Seconds,
 )
-from workerkit.sources import EnvFile, Environment, SecretFiles
+from workerkit.config.sources import EnvFile, Environment, SecretFiles
 
 log = logging.getLogger(__name__)
 

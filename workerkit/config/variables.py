@@ -14,8 +14,7 @@ from dotenv import dotenv_values
 from pydantic.fields import FieldInfo
 from pydantic_settings import NestedSecretsSettingsSource
 
-from workerkit.settings import WorkerSettings
-from workerkit.shapes import (
+from workerkit.config.annotations import (
     Location,
     input_names,
     inside,
@@ -24,7 +23,8 @@ from workerkit.shapes import (
     leaves,
     without_tags,
 )
-from workerkit.sources import is_switch, split_list
+from workerkit.config.settings import WorkerSettings
+from workerkit.config.sources import is_switch, split_list
 
 DELIMITER = "__"
 

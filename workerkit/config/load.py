@@ -6,14 +6,14 @@ from typing import Any, get_type_hints
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from workerkit.certificates import file_faults
-from workerkit.faults import Faults, bad_json, did_you_mean, in_code
+from workerkit.config.annotations import Location, as_written, leaves, strays
+from workerkit.config.certificates import file_faults
+from workerkit.config.explain import Faults, bad_json, did_you_mean, in_code
+from workerkit.config.salvage import valid_part
+from workerkit.config.settings import WorkerSettings
+from workerkit.config.variables import Place, Variables, most_like
 from workerkit.options import Options, Override, Source, adapters, folded, in_words
 from workerkit.places import place
-from workerkit.salvage import valid_part
-from workerkit.settings import WorkerSettings
-from workerkit.shapes import Location, as_written, leaves, strays
-from workerkit.variables import Place, Variables, most_like
 
 CONSUMERS = "consumers"
 

@@ -7,8 +7,8 @@ from pydantic import BaseModel, Field, TypeAdapter, ValidationError, WrapValidat
 from pydantic.fields import FieldInfo
 from pydantic_settings import SettingsError
 
-from workerkit.settings import WorkerSettings
-from workerkit.shapes import members
+from workerkit.config.annotations import members
+from workerkit.config.settings import WorkerSettings
 
 _INVALID = object()
 
