@@ -27,7 +27,7 @@ from tests.publishing import publishing
 from tests.rabbit import PrivateRabbit, QueueState
 from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, AMQPMessage, Consumer, Publisher, RetryPolicy, Runner
-from workerkit.supervisor import Backoff
+from workerkit.tasks import Backoff
 
 QUEUES = (
     *("steady", "flaky", "batches", "relayed", "forwarded"),

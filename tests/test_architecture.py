@@ -19,16 +19,13 @@ LONGEST_FUNCTION = 50
 # From the ground up. Within a floor the order counts; names joined by | are neighbours at the same
 # height, which know nothing of each other.
 FLOORS = {
-    "F0 words": "version redaction errors delivery config",
-    "F1 pure": (
-        "places escaping excerpts codec generics signature retry health readiness observe counts"
-        " catalogue logs"
-    ),
+    "F0 words": "version safe_text errors delivery config",
+    "F1 pure": "describe type_variables codec signature retry health observe logs",
     "F2 declared": "attributes options consumer",
-    "F3 spine": "forking supervisor deadlines threads workers endpoint batch wire",
-    "F4 wires": "amqp|sse|http|embedded|metrics schedule singleton periodic ops",
-    "F5 assembly": "container discovery config.load entering plan assembly inventory",
-    "F6 runner": "watchdog process runner",
+    "F3 spine": "forking tasks threads workers endpoint transport",
+    "F4 transports": "amqp|sse|http|embedded ops.counting ops.metrics periodic ops",
+    "F5 assembly": "container config.load app",
+    "F6 runner": "app.watchdog app.process runner",
     "F7 doors": "cli testing __main__",
 }
 
@@ -49,12 +46,14 @@ ORDER = {
     " matching backlog behaviour arguments death turns queue exchange vhost faults"
     " outbox session channel publishing topology consuming dispatch frames heart"
     " broker handshake connection listener snapshot server",
-    "ops": "pages server",
-    "cli": "probe options application example embedded publishing selection letters whereabouts"
-    " reading clearing dead_letters commands",
+    "ops": "counting metrics server",
+    "cli": "probe options application example embedded publishing selection settings letters"
+    " whereabouts reading clearing dead_letters commands",
     "testing": "fakes containers records requeues broker sse running plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
     " salvage variables explain load",
+    "app": "discovery injection assembly watchdog process",
+    "periodic": "schedule singleton consumer transport",
 }
 
 # The in-process broker could live alone.
@@ -71,7 +70,7 @@ KEEPERS = {
     ],
     "aiohttp": ["http/*", "sse/*", "ops/*"],
     "aiohttp_sse_client": ["sse/*"],
-    "prometheus_client": ["metrics.py", "ops/*"],
+    "prometheus_client": ["ops/*"],
 }
 
 

@@ -39,10 +39,10 @@ if TYPE_CHECKING:
     from workerkit.http.parameters import Cookie, Header
     from workerkit.http.view import HTTPView
     from workerkit.observe import Settled
-    from workerkit.periodic import PeriodicTask
+    from workerkit.periodic.consumer import PeriodicTask
+    from workerkit.periodic.singleton import Run
     from workerkit.retry import RetryPolicy
     from workerkit.runner import Runner
-    from workerkit.singleton import Run
     from workerkit.sse.consumer import SSEConsumer
     from workerkit.sse.cursor import CursorStore
     from workerkit.sse.event import SSEEvent
@@ -116,11 +116,11 @@ _NAMES = {
     "http.parameters": "Cookie Header",
     "http.view": "HTTPView",
     "observe": "Settled",
-    "periodic": "PeriodicTask",
+    "periodic.consumer": "PeriodicTask",
     "retry": "RetryPolicy",
     "runner": "Runner",
     "config.settings": "WorkerSettings",
-    "singleton": "Run",
+    "periodic.singleton": "Run",
     "sse.consumer": "SSEConsumer",
     "sse.cursor": "CursorStore",
     "sse.event": "SSEEvent",

@@ -29,7 +29,7 @@ from typing_extensions import TypedDict
 
 from workerkit.config.annotations import members
 from workerkit.errors import InvalidBody
-from workerkit.excerpts import excerpt
+from workerkit.safe_text import excerpt
 
 Decode = Callable[[bytes], Any]
 JSON = "application/json"

@@ -5,9 +5,9 @@ from typing import Any, ClassVar
 
 from workerkit.attributes import misspelt_hooks
 from workerkit.delivery import Delivery
+from workerkit.describe import place
 from workerkit.errors import DeclarationError
 from workerkit.options import Options
-from workerkit.places import place
 from workerkit.signature import Arguments, Resolve, Signature
 
 

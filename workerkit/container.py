@@ -9,17 +9,18 @@ from workerkit.amqp.consumer import AMQPConsumer
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.wire import AMQPWire
 from workerkit.config.settings import WorkerSettings
+from workerkit.describe import said
 from workerkit.errors import DeclarationError, RunError
-from workerkit.escaping import Redact
 from workerkit.http.view import HTTPView
 from workerkit.http.wire import HTTPWire
 from workerkit.observe import log_settled
-from workerkit.periodic import PeriodicTask, PeriodicWire
-from workerkit.places import said
+from workerkit.periodic.consumer import PeriodicTask
+from workerkit.periodic.transport import PeriodicWire
+from workerkit.safe_text import Redact
 from workerkit.sse.consumer import SSEConsumer
 from workerkit.sse.cursor import CursorStore, MemoryCursors
 from workerkit.sse.wire import SSEWire
-from workerkit.supervisor import finish, guarded
+from workerkit.tasks import finish, guarded
 
 
 class WorkerContainer(containers.DeclarativeContainer):
@@ -103,7 +104,7 @@ class Resources:
             seconds: For each one that closes asynchronously.
 
         Returns:
-            What went wrong, by name, as `workerkit.supervisor.finish` says it.
+            What went wrong, by name, as `workerkit.tasks.finish` says it.
         """
         wrong: dict[str, str] = {}
         while self._opened:

@@ -29,7 +29,7 @@
 
 from collections.abc import Iterable, Mapping
 
-from workerkit.redaction import mask_passwords, without_credentials
+from workerkit.safe_text import mask_passwords, without_credentials
 
 LONGEST_DELAY = 4_294_800.0
 """Seconds until another try; queues count whole milliseconds, at most 2**32 of them, and this is

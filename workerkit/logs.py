@@ -16,9 +16,18 @@ from pythonjsonlogger.defaults import unknown_default
 from pythonjsonlogger.json import JsonFormatter
 
 from workerkit.config.sections import LogSettings
-from workerkit.escaping import INDENT, Redact, cleaner, escape, escape_json, escape_lines
-from workerkit.excerpts import LONGEST, Budget, excerpt
-from workerkit.places import formatted
+from workerkit.describe import formatted
+from workerkit.safe_text import (
+    INDENT,
+    LONGEST,
+    Budget,
+    Redact,
+    cleaner,
+    escape,
+    escape_json,
+    escape_lines,
+    excerpt,
+)
 
 LIBRARIES = ("aio_pika", "aiormq", "aiohttp_sse_client")
 

@@ -5,8 +5,8 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from workerkit.delivery import Action, Delivery, Outcome
+from workerkit.describe import said
 from workerkit.errors import InvalidBody, PublishError, Signal
-from workerkit.places import said
 
 log = logging.getLogger(__name__)
 

@@ -14,8 +14,8 @@ from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 from workerkit.attributes import misspelt
 from workerkit.config.annotations import sentence
 from workerkit.delivery import Action
-from workerkit.redaction import HIDDEN, may_hold_credentials
 from workerkit.retry import RetryTuning
+from workerkit.safe_text import HIDDEN, may_hold_credentials
 
 Concurrency = Annotated[int, Field(ge=1, le=10_000)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]

@@ -16,22 +16,22 @@ from typing import NoReturn
 from dependency_injector import containers
 
 from workerkit import logs
-from workerkit.assembly import Assembly, assemble
+from workerkit.app.assembly import Assembly, assemble
+from workerkit.app.process import Process
 from workerkit.config.explain import Faults
 from workerkit.config.sections import LogSettings, OpsSettings
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Variables
 from workerkit.consumer import Consumer
 from workerkit.container import redact_of
+from workerkit.describe import said
 from workerkit.errors import RunError, StartError
-from workerkit.escaping import Redact, cleaner, escape
 from workerkit.forking import Handlers, separate_children
 from workerkit.health import Health, hopeless
-from workerkit.metrics import Metrics
+from workerkit.ops.metrics import Metrics
 from workerkit.ops.server import OpsServer
-from workerkit.places import said
-from workerkit.process import Process
-from workerkit.supervisor import cancel
+from workerkit.safe_text import Redact, cleaner, escape
+from workerkit.tasks import cancel
 from workerkit.version import __version__
 
 log = logging.getLogger(__name__)

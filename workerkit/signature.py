@@ -7,13 +7,21 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mappi
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Annotated, Any, Never, NoReturn, Protocol, get_args, get_origin
+from typing import (
+    Annotated,
+    Any,
+    Never,
+    NoReturn,
+    Protocol,
+    get_args,
+    get_origin,
+)
 
 from workerkit.codec import UnknownType, decoder, is_bytes
 from workerkit.delivery import Delivery
+from workerkit.describe import place
 from workerkit.errors import DeclarationError, InvalidBody
-from workerkit.generics import hints, variables
-from workerkit.places import place
+from workerkit.type_variables import hints, variables
 
 Read = Callable[[Any], Any]
 

@@ -17,7 +17,7 @@ from tests.command import running as run
 from tests.publishing import publishing
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, WorkerContainer
-from workerkit.supervisor import finish
+from workerkit.tasks import finish
 from workerkit.testing import running as on_embedded
 
 WATCHED = """
@@ -26,7 +26,7 @@ WATCHED = """
     import signal
     import time
 
-    from workerkit.watchdog import Watchdog
+    from workerkit.app.watchdog import Watchdog
 
     logging.basicConfig(format="%(message)s")
 

@@ -13,7 +13,7 @@ from tests.rabbit import PrivateRabbit
 from tests.records import fields
 from tests.waiting import eventually
 from workerkit import AMQPConsumer
-from workerkit.supervisor import Backoff
+from workerkit.tasks import Backoff
 
 CHANNEL_MAX = 16
 QUEUES = 20

@@ -44,7 +44,7 @@ from tests.waiting import eventually
 from workerkit.amqp.connection import connect
 from workerkit.config.connections import AMQPSettings
 from workerkit.errors import ConnectionLost
-from workerkit.supervisor import Backoff
+from workerkit.tasks import Backoff
 
 pytestmark = pytest.mark.any_broker
 

@@ -15,7 +15,7 @@ from tests.slow_proxy import SlowProxy
 from tests.waiting import eventually
 from workerkit import RetryPolicy
 from workerkit.amqp.scratch import MAX_SETUPS
-from workerkit.supervisor import Backoff
+from workerkit.tasks import Backoff
 
 CLASSES = 120
 DECLARE = (50, 10)

@@ -20,7 +20,7 @@ from tests.records import fields
 from tests.tampering import BODY, HEADER, METHOD, Tampering, delivery_tag, head, with_tag
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, AMQPMessage, PublishOutcomeUnknown, Queue, Runner
-from workerkit.supervisor import Backoff
+from workerkit.tasks import Backoff
 
 HEARTBEAT = 1
 

@@ -20,7 +20,7 @@ from tests.fuzzed import Fuzzed, Plan, plans
 from tests.names import LOOPS
 from tests.waiting import eventually
 from workerkit import Action, Runner
-from workerkit.supervisor import Backoff
+from workerkit.tasks import Backoff
 
 pytestmark = pytest.mark.any_broker
 

@@ -23,10 +23,10 @@ from tests.records import errors, fields
 from tests.serving import NO_BROKER, everything, serving
 from tests.waiting import eventually
 from workerkit import HTTPView
+from workerkit.health import Readiness
 from workerkit.http.limit import max_connections
-from workerkit.metrics import Metrics
+from workerkit.ops.metrics import Metrics
 from workerkit.ops.server import OpsServer
-from workerkit.readiness import Readiness
 
 HELLO = b"GET /hello HTTP/1.1\r\nHost: h\r\n\r\n"
 HALF = b"GET /hello HTTP/1.1\r\nHost:"

@@ -32,7 +32,7 @@ from workerkit import (
     Runner,
     WorkerSettings,
 )
-from workerkit.supervisor import Backoff
+from workerkit.tasks import Backoff
 
 HEARTBEAT = 1
 # Three of them, and what a busy machine takes; aiormq's own monitor would need more than six.

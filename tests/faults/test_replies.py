@@ -13,7 +13,7 @@ from tests.proxy import CHANNEL_OPEN_OK, CONSUME_OK, DECLARE_OK, QOS_OK, Proxy
 from tests.rabbit import PrivateRabbit, QueueState
 from tests.records import fields
 from tests.waiting import eventually
-from workerkit.supervisor import Backoff
+from workerkit.tasks import Backoff
 
 DEADLINE = 3.0
 

@@ -40,7 +40,7 @@ SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "4"))
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time for the last save: RabbitMQ keeps the disk busy beside these tests."""
     monkeypatch.setattr("workerkit.sse.bookmark._LAST_DEADLINE", 30.0)
-    monkeypatch.setattr("workerkit.process.CLOSE_DEADLINE", 40.0)
+    monkeypatch.setattr("workerkit.app.process.CLOSE_DEADLINE", 40.0)
 
 
 async def test_s6_a_new_process_goes_on_behind_what_was_settled(tmp_path: Path) -> None:

@@ -20,8 +20,7 @@ from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit import ConnectionLost, Runner, SSEConsumer
 from workerkit.cli.probe import probe
-from workerkit.health import State
-from workerkit.readiness import Readiness
+from workerkit.health import Readiness, State
 from workerkit.sse.scripted import SSEServer
 from workerkit.testing import sse_server
 

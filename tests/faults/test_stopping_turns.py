@@ -16,7 +16,7 @@ from tests.scripted import Do, Script, Scripted, login
 from tests.waiting import eventually
 from workerkit.amqp.handshake import TapConnection
 from workerkit.observe import Connection
-from workerkit.supervisor import within
+from workerkit.tasks import within
 
 pytestmark = pytest.mark.any_broker
 

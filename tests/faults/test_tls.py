@@ -23,7 +23,7 @@ from tests.records import errors, everything, fields
 from tests.waiting import eventually
 from workerkit import Action, Runner
 from workerkit.health import hopeless
-from workerkit.supervisor import Backoff
+from workerkit.tasks import Backoff
 
 NAME = "rabbit.internal"
 """A name that the broker's certificate has, and no resolver knows."""

@@ -20,7 +20,7 @@ from workerkit import (
     WorkerContainer,
     WorkerSettings,
 )
-from workerkit.assembly import Assembly, assemble
+from workerkit.app.assembly import Assembly, assemble
 from workerkit.errors import ConfigurationError, DeclarationError, StartError
 
 

@@ -3,7 +3,7 @@
 import asyncio
 
 from tests.waiting import eventually
-from workerkit.batch import Batching
+from workerkit.workers import Batching
 
 
 def counted() -> tuple[list[int], Batching[int]]:

@@ -17,8 +17,8 @@ from tests.application import container_of, package_of
 from tests.waiting import eventually
 from workerkit import DeclarationError, PeriodicTask, Runner
 from workerkit.options import InvalidOption, resolve
-from workerkit.periodic import PeriodicOptions
-from workerkit.schedule import due_after
+from workerkit.periodic.consumer import PeriodicOptions
+from workerkit.periodic.schedule import due_after
 
 MINUTE = timedelta(minutes=1)
 # Noon, in UTC, before a night on which clocks change: by an hour, at midnight, and by half an hour.

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.command import write_package
-from workerkit.discovery import discover
+from workerkit.app.discovery import discover
 from workerkit.errors import DeclarationError
 
 CONSUMER = """

@@ -10,9 +10,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from workerkit.escaping import escape, escape_json, escape_lines, one_line
 from workerkit.logs import JSONFormatter, TextFormatter
-from workerkit.redaction import mask_passwords
+from workerkit.safe_text import escape, escape_json, escape_lines, mask_passwords, one_line
 
 FORGED = "2026-11-24T06:00:00.123Z INFO workerkit.amqp: handled"
 NASTY = (

@@ -8,8 +8,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from workerkit import AMQPConsumer, AMQPMessage, DeclarationError, HTTPView, SSEConsumer, SSEEvent
-from workerkit.generics import hints
-from workerkit.signature import Signature, Source, Unresolved
+from workerkit.signature import Signature, Source, Unresolved, hints
 
 T = TypeVar("T")
 U = TypeVar("U")

@@ -13,9 +13,9 @@ from pydantic import BaseModel, Field
 from tests.application import container_of, package_of
 from tests.serving import NO_BROKER
 from workerkit import AMQPConsumer, Cookie, Header, HTTPView, Runner, StartError, WorkerContainer
-from workerkit.assembly import Assembly
+from workerkit.app.assembly import Assembly
 from workerkit.http.view import HTTPOptions
-from workerkit.wire import Declared
+from workerkit.transport import Declared
 
 
 class Order(BaseModel):

@@ -15,8 +15,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from workerkit.config.sections import LogSettings
-from workerkit.excerpts import excerpt
 from workerkit.logs import LIBRARIES, JSONFormatter, TextFormatter, configure, quiet_libraries
+from workerkit.safe_text import excerpt
 
 
 class Terminal(io.StringIO):

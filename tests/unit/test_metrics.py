@@ -33,17 +33,16 @@ from workerkit import (
     Unroutable,
     WorkerSettings,
 )
-from workerkit.catalogue import METRICS
+from workerkit.app.watchdog import Watchdog
 from workerkit.config import load
 from workerkit.config.sections import MetricsSettings
 from workerkit.delivery import Delivery, Outcome
-from workerkit.health import Health, Part
-from workerkit.metrics import Metrics
+from workerkit.health import Health, Part, Readiness
 from workerkit.observe import Connection, Published, Unhandled, notify, tell
-from workerkit.ops import pages
-from workerkit.readiness import Readiness
+from workerkit.ops import server as ops
+from workerkit.ops.counting import METRICS
+from workerkit.ops.metrics import Metrics
 from workerkit.testing import fake_message, sse_server
-from workerkit.watchdog import Watchdog
 
 DOCS = Path(__file__).parents[2] / "docs" / "metrics.md"
 ORDERS = {"consumer": "OrderPlaced", "source": "orders"}
@@ -313,7 +312,7 @@ async def test_an_event_stream_is_measured() -> None:
     """The wire of event streams keeps its parts and its calls up to date; the page tells more."""
 
     def shown(runner: Runner) -> dict[str, Any]:
-        _, page = pages.ready(Readiness(list(runner.health), started=True))
+        _, page = ops.ready(Readiness(list(runner.health), started=True))
         told: dict[str, Any] = page["consumers"]["Deployments"]["streams"]["/events"]
         return told
 
@@ -511,7 +510,7 @@ def test_the_page_has_what_users_count_and_what_python_uses() -> None:
     counter.labels("de").inc(3)
 
     try:
-        body, content_type = pages.metrics(made().registry, "")
+        body, content_type = ops.metrics(made().registry, "")
     finally:
         prometheus_client.REGISTRY.unregister(counter)
 
@@ -529,7 +528,7 @@ def test_the_page_is_open_metrics_for_those_who_ask() -> None:
     metrics(settled(seconds=0.2))
     accept = "application/openmetrics-text;version=1.0.0,text/plain;version=0.0.4;q=0.5"
 
-    body, content_type = pages.metrics(metrics.registry, accept)
+    body, content_type = ops.metrics(metrics.registry, accept)
 
     assert content_type.startswith("application/openmetrics-text; version=1.0.0")
     assert 'workerkit_handler_seconds_bucket{consumer="OrderPlaced"' in body.decode()
@@ -541,7 +540,7 @@ def test_labels_are_escaped() -> None:
     metrics = made()
 
     metrics(settled(source='a "b"\n\\c'))
-    body, _ = pages.metrics(metrics.registry, "")
+    body, _ = ops.metrics(metrics.registry, "")
 
     [family] = [each for each in read(body.decode()) if each.name == "workerkit_deliveries"]
     assert family.samples[0].labels["source"] == 'a "b"\n\\c'

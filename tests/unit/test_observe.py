@@ -7,9 +7,9 @@ import pytest
 
 from workerkit import Action, Settled
 from workerkit.delivery import Delivery, Outcome
+from workerkit.describe import briefly, in_a_line
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.observe import log_settled
-from workerkit.places import briefly, in_a_line
 from workerkit.testing import fake_message
 
 

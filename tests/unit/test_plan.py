@@ -11,8 +11,8 @@ from dependency_injector.wiring import Provide
 
 from tests.unit import postponed
 from workerkit import Publisher, WorkerContainer, WorkerSettings
+from workerkit.app.injection import Plan
 from workerkit.errors import DeclarationError
-from workerkit.plan import Plan
 from workerkit.signature import Unresolved
 
 

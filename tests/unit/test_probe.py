@@ -14,9 +14,8 @@ from tests.ports import free_port
 from workerkit import WorkerSettings
 from workerkit.cli.commands import app
 from workerkit.cli.probe import probe
-from workerkit.health import Health, Part
+from workerkit.health import Health, Part, Readiness
 from workerkit.ops.server import OpsServer
-from workerkit.readiness import Readiness
 
 
 async def asked(*arguments: str, part: Part | None = None, host: str = "127.0.0.1") -> int:

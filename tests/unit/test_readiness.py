@@ -1,8 +1,7 @@
 """When a process should be given work, and what the pages say of it."""
 
-from workerkit.health import Health, Part
-from workerkit.ops import pages
-from workerkit.readiness import Readiness
+from workerkit.health import Health, Part, Readiness
+from workerkit.ops.server import live, ready, startup
 
 
 def running(*consumers: str) -> tuple[Readiness, list[Part]]:
@@ -18,7 +17,7 @@ def test_a_process_whose_consumers_are_ready_is_ready() -> None:
     """Nothing stands against it."""
     readiness, _ = running("Orders", "Audit")
 
-    assert pages.ready(readiness) == (
+    assert ready(readiness) == (
         200,
         {
             "status": "ready",
@@ -37,7 +36,7 @@ def test_a_consumer_that_waits_is_named_with_its_reason() -> None:
 
     part.waiting("queue 'orders' is missing")
 
-    status, body = pages.ready(readiness)
+    status, body = ready(readiness)
     assert status == 503
     assert body["reasons"] == ["Orders: queue 'orders' is missing"]
     assert body["consumers"]["Orders"] == {
@@ -48,7 +47,7 @@ def test_a_consumer_that_waits_is_named_with_its_reason() -> None:
 
 def test_a_process_that_has_not_begun_is_not_ready() -> None:
     """Not even where it has no consumer yet that could say so."""
-    assert pages.ready(Readiness())[0] == 503
+    assert ready(Readiness())[0] == 503
     assert Readiness().obstacles() == ["starting"]
 
 
@@ -85,8 +84,8 @@ def test_startup_looks_back() -> None:
 
     part.waiting("the connection is lost")
 
-    assert pages.startup(readiness)[0] == 200
-    assert pages.ready(readiness)[0] == 503
+    assert startup(readiness)[0] == 200
+    assert ready(readiness)[0] == 503
 
 
 def test_startup_waits_for_every_consumer() -> None:
@@ -95,7 +94,7 @@ def test_startup_waits_for_every_consumer() -> None:
     part.ready()
     readiness = Readiness([Health("Orders", [part]), Health("Audit", [Part()])], started=True)
 
-    status, body = pages.startup(readiness)
+    status, body = startup(readiness)
 
     assert (status, body["status"]) == (503, "starting")
     assert body["reasons"] == ["Audit: starting"]
@@ -103,4 +102,4 @@ def test_startup_waits_for_every_consumer() -> None:
 
 def test_liveness_knows_nothing_else() -> None:
     """Whoever gets an answer knows that the loop turns."""
-    assert pages.live() == (200, {"status": "alive"})
+    assert live() == (200, {"status": "alive"})

@@ -13,9 +13,9 @@ from tests.application import container_of, package_of
 from workerkit import Consumer, PeriodicTask, Run
 from workerkit.amqp.lease import lease_queue
 from workerkit.amqp.tokens import Token, Tokens
-from workerkit.assembly import assemble
+from workerkit.app.assembly import assemble
 from workerkit.errors import StartError
-from workerkit.schedule import Schedule
+from workerkit.periodic.schedule import Schedule
 from workerkit.testing import running
 
 NOW = datetime(2026, 3, 4, 5, 6, 30, tzinfo=UTC)

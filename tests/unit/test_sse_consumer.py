@@ -24,8 +24,8 @@ from workerkit import (
     WorkerContainer,
     WorkerSettings,
 )
+from workerkit.cli.settings import inventory
 from workerkit.config.connections import SSESettings
-from workerkit.inventory import inventory
 from workerkit.runner import banner
 from workerkit.sse.consumer import SSEOptions
 

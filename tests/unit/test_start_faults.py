@@ -25,9 +25,9 @@ from typer.testing import CliRunner
 from tests.application import package_of
 from workerkit import AMQPConsumer, Runner, SSEConsumer, StartError, WorkerContainer, WorkerSettings
 from workerkit.cli.commands import app
+from workerkit.cli.settings import inventory
 from workerkit.config.connections import TLSSettings
-from workerkit.inventory import inventory
-from workerkit.redaction import without_credentials
+from workerkit.safe_text import without_credentials
 
 
 class Pool(BaseModel):

@@ -29,7 +29,7 @@ from workerkit.health import Health, Part
 from workerkit.observe import notify
 from workerkit.options import Options
 from workerkit.runner import banner
-from workerkit.wire import Context, Declared
+from workerkit.transport import Context, Declared
 from workerkit.workers import Workers
 
 # What the other package has

@@ -9,9 +9,9 @@ from workerkit.amqp.codes import NOT_FOUND
 from workerkit.amqp.connection import Session, scratch
 from workerkit.amqp.declaring import Made, make_sure
 from workerkit.amqp.queue import Binding, Queue
+from workerkit.describe import in_a_line
 from workerkit.errors import BrokerRefused, ConnectionLost
-from workerkit.places import in_a_line
-from workerkit.supervisor import Backoff, cancel
+from workerkit.tasks import Backoff, cancel
 
 log = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from workerkit.amqp.scratch import MAX_SETUPS, ScratchChannels
 from workerkit.amqp.tap import CLOSED, TapProtocol
 from workerkit.config.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft
-from workerkit.supervisor import within
+from workerkit.tasks import within
 
 log = logging.getLogger(__name__)
 

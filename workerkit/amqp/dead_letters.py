@@ -10,9 +10,9 @@ from workerkit.amqp.message import ATTEMPT, OURS, AMQPMessage
 from workerkit.amqp.moving import Moves, copied, history, now
 from workerkit.amqp.properties import Properties
 from workerkit.delivery import Outcome
+from workerkit.describe import formatted, raised_at, text_of
 from workerkit.errors import Signal
-from workerkit.escaping import Redact, redacted
-from workerkit.places import formatted, raised_at, text_of
+from workerkit.safe_text import Redact, redacted
 from workerkit.version import __version__
 
 log = logging.getLogger(__name__)

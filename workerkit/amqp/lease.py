@@ -26,10 +26,10 @@ from workerkit.amqp.queue import NO_LIMIT, DefaultType, Queue, QueueType
 from workerkit.amqp.queue_types import look_up
 from workerkit.amqp.replies import RPC_DEADLINE
 from workerkit.amqp.term import NotHeld, Term
+from workerkit.describe import briefly, in_a_line
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.health import Part, State
-from workerkit.places import briefly, in_a_line
-from workerkit.supervisor import Backoff, cancel
+from workerkit.tasks import Backoff, cancel
 
 log = logging.getLogger(__name__)
 

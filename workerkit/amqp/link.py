@@ -12,9 +12,9 @@ from workerkit.amqp.frames import MalformedFrame
 from workerkit.amqp.handshake import EXPLAINED
 from workerkit.amqp.stalls import CHECKS, StallDetector
 from workerkit.config.connections import AMQPSettings
+from workerkit.describe import briefly, in_a_line
 from workerkit.observe import Connection, Event, Observer, tell
-from workerkit.places import briefly, in_a_line
-from workerkit.supervisor import Backoff
+from workerkit.tasks import Backoff
 
 log = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from workerkit.amqp.connection import Session
 from workerkit.amqp.link import Follower, Link
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.topology import Topology
-from workerkit.supervisor import cancelled
+from workerkit.tasks import cancelled
 
 START_DEADLINE = 5.0
 """Seconds for which a start waits for the queues; publishes wait longer."""

@@ -39,7 +39,7 @@ from workerkit.errors import (
     Unroutable,
 )
 from workerkit.observe import Observer, Published, tell
-from workerkit.supervisor import Deadline
+from workerkit.tasks import Deadline
 
 _UNOPENED = "the publisher is used before the Runner has started, or after it has stopped"
 _DECLARE_DEADLINE = 30.0  # Some questions, each with a deadline of its own.

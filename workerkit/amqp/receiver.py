@@ -15,12 +15,11 @@ from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.overdue import Overdue
 from workerkit.amqp.settling import Settling
 from workerkit.amqp.stream import Position
-from workerkit.batch import Batching
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify
-from workerkit.supervisor import cancelled, paused
-from workerkit.workers import Workers
+from workerkit.tasks import cancelled, paused
+from workerkit.workers import Batching, Workers
 
 log = logging.getLogger(__name__)
 

@@ -18,7 +18,7 @@ from aiormq.exceptions import (
 )
 
 from workerkit.errors import BrokerRefused, ConnectionLost, QueueInUse
-from workerkit.supervisor import within
+from workerkit.tasks import within
 
 T = TypeVar("T")
 

@@ -31,7 +31,7 @@ from workerkit.amqp.moving import (
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.errors import PublishRefused
-from workerkit.supervisor import paused
+from workerkit.tasks import paused
 
 log = logging.getLogger(__name__)
 

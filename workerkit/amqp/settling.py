@@ -16,9 +16,9 @@ from workerkit.amqp.retries import Retries
 from workerkit.amqp.safe_requeue import SafeRequeue
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import MessageTooLarge, Reject
-from workerkit.escaping import Redact
 from workerkit.health import Part
-from workerkit.supervisor import Backoff, paused
+from workerkit.safe_text import Redact
+from workerkit.tasks import Backoff, paused
 
 log = logging.getLogger(__name__)
 

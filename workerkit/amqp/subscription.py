@@ -15,10 +15,10 @@ from workerkit.amqp.queue import Queue
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.stream import Position
 from workerkit.amqp.topology import Topology
+from workerkit.describe import briefly, in_a_line
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft, QueueInUse
 from workerkit.health import Part
-from workerkit.places import briefly, in_a_line
-from workerkit.supervisor import Backoff
+from workerkit.tasks import Backoff
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.replies import RPC_DEADLINE
 from workerkit.delivery import Action
 from workerkit.errors import BrokerRefused, ConnectionLost, PublishRefused
-from workerkit.supervisor import cancel
+from workerkit.tasks import cancel
 
 log = logging.getLogger(__name__)
 

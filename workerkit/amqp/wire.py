@@ -25,12 +25,12 @@ from workerkit.amqp.topology import Topology
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
+from workerkit.describe import place
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
 from workerkit.options import Options
-from workerkit.places import place
-from workerkit.supervisor import cancel, cancelled
-from workerkit.wire import Context, Declared, Hook
+from workerkit.tasks import cancel, cancelled
+from workerkit.transport import Context, Declared, Hook
 
 log = logging.getLogger(__name__)
 

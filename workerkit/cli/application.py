@@ -10,15 +10,15 @@ from typing import Any
 from dependency_injector import containers
 from pydantic import SecretStr, ValidationError
 
-from workerkit.assembly import settings_source
+from workerkit.app.assembly import settings_source
+from workerkit.app.discovery import not_imported
 from workerkit.config import load
 from workerkit.config.broker_url import DEFAULT_PORTS
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.settings import DEFAULT_CONNECTION, WorkerSettings
 from workerkit.container import WorkerContainer
-from workerkit.discovery import not_imported
+from workerkit.describe import raised_in
 from workerkit.errors import ConfigurationError, DeclarationError
-from workerkit.places import raised_in
 
 
 def load_container(package: str, container: str | None) -> containers.Container:

@@ -15,14 +15,16 @@ from pydantic import SecretStr
 from workerkit.amqp.outgoing import DELAY_HEADER, message
 from workerkit.amqp.publisher import Destination
 from workerkit.amqp.queue import Queue
-from workerkit.assembly import Assembly
+from workerkit.app.assembly import Assembly
 from workerkit.cli import dead_letters
 from workerkit.cli.application import load_container, settings_of
 from workerkit.cli.embedded import on_a_broker_of_its_own, serve
 from workerkit.cli.options import Container, Group, Traceback, faults
 from workerkit.cli.probe import probe
 from workerkit.cli.publishing import publish_once, unreachable_advice
+from workerkit.cli.settings import inventory
 from workerkit.container import WorkerContainer
+from workerkit.describe import place
 from workerkit.embedded import LATEST
 from workerkit.errors import (
     DeclarationError,
@@ -30,14 +32,11 @@ from workerkit.errors import (
     RunError,
     StartError,
 )
-from workerkit.escaping import one_line
 from workerkit.http.openapi import document
 from workerkit.http.view import HTTPView
-from workerkit.inventory import inventory
-from workerkit.places import place
-from workerkit.redaction import HIDDEN
 from workerkit.retry import RetryPolicy
 from workerkit.runner import Runner
+from workerkit.safe_text import HIDDEN, one_line
 from workerkit.version import __version__
 
 app = typer.Typer(

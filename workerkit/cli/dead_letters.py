@@ -17,7 +17,7 @@ from workerkit.cli.reading import Missing, collect, first, survey
 from workerkit.cli.selection import Selection, since
 from workerkit.cli.whereabouts import Whereabouts, find, named
 from workerkit.errors import ConfigurationError, RunError
-from workerkit.escaping import escape
+from workerkit.safe_text import escape
 
 app = typer.Typer(
     help="Look through the dead letters of a queue, replay them or delete them.",

@@ -11,7 +11,7 @@ from typing import Any
 from workerkit.amqp.evidence import Evidence
 from workerkit.amqp.message import OURS, AMQPMessage
 from workerkit.amqp.properties import readable
-from workerkit.escaping import escape
+from workerkit.safe_text import escape
 
 _COLUMNS = (
     "FAILED AT (UTC)", "CONSUMER", "ERROR", "ATTEMPT", "REPLAYS", "MESSAGE ID", "BYTES", "REASON",

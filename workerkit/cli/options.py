@@ -10,11 +10,10 @@ import typer
 from typer.core import TyperGroup
 
 from workerkit import logs
+from workerkit.describe import formatted
 from workerkit.errors import StartError
-from workerkit.escaping import escape_lines
-from workerkit.places import formatted
-from workerkit.redaction import mask_passwords, without_credentials
 from workerkit.runner import complain
+from workerkit.safe_text import escape_lines, mask_passwords, without_credentials
 
 # Newer versions of typer have a copy of click, older ones import it.
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from http.client import HTTPConnection, HTTPException
 from math import inf
 
-from workerkit.escaping import escape
+from workerkit.safe_text import escape
 
 FAILED = 69
 _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}

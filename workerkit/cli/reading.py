@@ -18,7 +18,7 @@ from workerkit.cli.options import quiet
 from workerkit.cli.selection import Selection
 from workerkit.cli.whereabouts import Whereabouts
 from workerkit.errors import BrokerRefused, ConnectionLost, PublishError, RunError
-from workerkit.escaping import escape
+from workerkit.safe_text import escape
 
 T = TypeVar("T")
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue
-from workerkit.assembly import Assembly
+from workerkit.app.assembly import Assembly
 from workerkit.cli.application import is_url, load_container, settings_of
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.settings import DEFAULT_CONNECTION, WorkerSettings

@@ -12,7 +12,7 @@ from pydantic_core import ErrorDetails
 from workerkit.config.annotations import Location, is_nested, members, sentence, without_tags
 from workerkit.config.sources import split_list, takes_list
 from workerkit.config.variables import Found, Place, Variable, Variables
-from workerkit.redaction import HIDDEN, may_hold_credentials
+from workerkit.safe_text import HIDDEN, may_hold_credentials
 
 _SECRET_NAME = re.compile(
     "url|(?<!sec)uri|dsn|password|passwd|passphrase|secret|token|credential|api_?key", re.IGNORECASE

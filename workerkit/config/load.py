@@ -12,8 +12,8 @@ from workerkit.config.explain import Faults, bad_json, did_you_mean, in_code
 from workerkit.config.salvage import valid_part
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Place, Variables, most_like
+from workerkit.describe import place
 from workerkit.options import Options, Override, Source, adapters, folded, in_words
-from workerkit.places import place
 
 CONSUMERS = "consumers"
 

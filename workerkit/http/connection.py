@@ -30,7 +30,7 @@ from workerkit.http.sending import SENT, Sending, discarding, is_used, plain, se
 from workerkit.http.shortcuts import route_of
 from workerkit.logs import request_id
 from workerkit.observe import Unhandled
-from workerkit.supervisor import own
+from workerkit.tasks import own
 
 log = logging.getLogger(__name__)
 

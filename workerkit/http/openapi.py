@@ -23,7 +23,7 @@ from workerkit.http.view import (
     statuses,
     verbs_of,
 )
-from workerkit.wire import Declared
+from workerkit.transport import Declared
 
 VERSION = "3.1.0"
 

@@ -8,9 +8,9 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from workerkit.escaping import escape_json
 from workerkit.http.request_ids import REQUEST_ID
 from workerkit.logs import request_id
+from workerkit.safe_text import escape_json
 
 PROBLEM = "application/problem+json"
 # What aiohttp says of the same thing by itself.

@@ -20,8 +20,8 @@ from workerkit.http.request import HTTPRequest
 from workerkit.http.request_ids import identify
 from workerkit.http.signature import RequestSignature
 from workerkit.observe import Settled, notify
-from workerkit.supervisor import is_ending
-from workerkit.wire import Context
+from workerkit.tasks import is_ending
+from workerkit.transport import Context
 
 
 class Receiver:

@@ -20,7 +20,7 @@ from workerkit.http.sending import LINGERING
 from workerkit.http.shortcuts import Shortcuts
 from workerkit.http.tally import Tally
 from workerkit.observe import Unhandled
-from workerkit.supervisor import cancel
+from workerkit.tasks import cancel
 
 log = logging.getLogger(__name__)
 

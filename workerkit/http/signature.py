@@ -14,13 +14,12 @@ from pydantic.fields import FieldInfo
 from pydantic_core import from_json
 
 from workerkit.codec import Decode, adapter, decoder
+from workerkit.describe import place
 from workerkit.errors import DeclarationError, InvalidBody, InvalidRequest
-from workerkit.generics import hints
 from workerkit.http.parameters import Cookie, Header, Part, Unfit, Value
 from workerkit.http.request import HTTPRequest
 from workerkit.http.shape import Shape, is_any_text, is_data, is_optional, shape_of
-from workerkit.places import place
-from workerkit.signature import Resolve, Source, Unresolved, annotated, provided
+from workerkit.signature import Resolve, Source, Unresolved, annotated, hints, provided
 
 _UNREADABLE = (
     "has a type that no part of a request can be read as: write a pydantic model, a dataclass, a "

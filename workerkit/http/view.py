@@ -10,10 +10,10 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
+from workerkit.describe import place
 from workerkit.errors import DeclarationError
 from workerkit.http.signature import RequestSignature
 from workerkit.options import NOT_SET, Concurrency, Options, Seconds
-from workerkit.places import place
 from workerkit.signature import Arguments, Resolve
 
 VERBS = ("get", "post", "put", "patch", "delete", "head", "options")

@@ -11,7 +11,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.health import Health
 from workerkit.http.connection import is_event_stream
 from workerkit.http.wire import HTTPWire
-from workerkit.wire import Context
+from workerkit.transport import Context
 
 
 class WatchedViews:

@@ -11,6 +11,7 @@ from aiohttp import web
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action, Delivery
+from workerkit.describe import place
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health, Part
@@ -24,8 +25,7 @@ from workerkit.http.signature import RequestSignature
 from workerkit.http.view import HTTPOptions, nameless, requirements, statuses, verbs_of
 from workerkit.observe import tell
 from workerkit.options import Options
-from workerkit.places import place
-from workerkit.wire import Context, Declared
+from workerkit.transport import Context, Declared
 
 log = logging.getLogger(__name__)
 

@@ -5,10 +5,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from workerkit.places import in_a_line
+from workerkit.describe import in_a_line
 from workerkit.sse.cursor import CursorStore
 from workerkit.sse.stream import is_sendable
-from workerkit.supervisor import Backoff, guarded, within
+from workerkit.tasks import Backoff, guarded, within
 
 log = logging.getLogger(__name__)
 

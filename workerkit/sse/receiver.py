@@ -7,7 +7,6 @@ from contextlib import AbstractAsyncContextManager, nullcontext
 from time import perf_counter
 from typing import Any
 
-from workerkit.batch import Batching
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify
@@ -16,7 +15,7 @@ from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.event import SSEEvent
 from workerkit.sse.progress import Progress
-from workerkit.workers import Workers
+from workerkit.workers import Batching, Workers
 
 _LONG_TURN = 0.001
 _MOST_TEXT = 1024 * 1024

@@ -7,7 +7,7 @@ from typing import Any
 from yarl import URL
 
 from workerkit.errors import StreamRefused
-from workerkit.excerpts import excerpt
+from workerkit.safe_text import excerpt
 from workerkit.sse.request import Request
 
 MOST_REDIRECTS = 10

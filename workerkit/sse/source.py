@@ -20,9 +20,9 @@ from aiohttp_sse_client.client import (
 )
 from multidict import CIMultiDict
 
+from workerkit.describe import said
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.forking import keep_from_children
-from workerkit.places import said
 from workerkit.sse.cookies import Cookies
 from workerkit.sse.decoding import ACCEPTED, Decoder, encoding_of
 from workerkit.sse.event import SSEEvent

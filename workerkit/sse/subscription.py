@@ -12,11 +12,11 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from workerkit.config.connections import SSESettings, TLSSettings
+from workerkit.describe import briefly, in_a_line, said
 from workerkit.endpoint import Endpoint
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State
 from workerkit.observe import Connection, Event, Observer, tell
-from workerkit.places import briefly, in_a_line, said
 from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEConsumer, SSEOptions
 from workerkit.sse.cookies import Cookies
@@ -26,8 +26,8 @@ from workerkit.sse.redirects import Redirect
 from workerkit.sse.request import Request
 from workerkit.sse.source import EXPLAINED, Source
 from workerkit.sse.stream import Parser
-from workerkit.supervisor import Backoff, guarded, within
-from workerkit.wire import Hook
+from workerkit.tasks import Backoff, guarded, within
+from workerkit.transport import Hook
 
 log = logging.getLogger(__name__)
 

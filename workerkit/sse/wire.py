@@ -14,11 +14,11 @@ from workerkit.config.connections import SSESettings
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
+from workerkit.describe import place
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health, Part
 from workerkit.options import Options, Source
-from workerkit.places import place
 from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.cursor import CursorStore, FileCursors, MemoryCursors
@@ -26,8 +26,8 @@ from workerkit.sse.event import SSEEvent
 from workerkit.sse.reading import misfits, reader, types_of
 from workerkit.sse.receiver import Receiver
 from workerkit.sse.subscription import Stream, Subscription
-from workerkit.supervisor import cancelled
-from workerkit.wire import Context, Declared
+from workerkit.tasks import cancelled
+from workerkit.transport import Context, Declared
 from workerkit.workers import Workers
 
 

@@ -7,9 +7,9 @@ from typing import Any, TypeVar
 
 from dependency_injector import containers, providers
 
+from workerkit.app.injection import Plan
+from workerkit.describe import place
 from workerkit.errors import DeclarationError
-from workerkit.places import place
-from workerkit.plan import Plan
 
 T = TypeVar("T")
 

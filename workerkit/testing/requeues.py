@@ -4,10 +4,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from workerkit.amqp.message import AMQPMessage
-from workerkit.assembly import Assembly
+from workerkit.app.assembly import Assembly
 from workerkit.delivery import Action, Delivery
+from workerkit.describe import said
 from workerkit.observe import Settled
-from workerkit.places import said
 
 
 @dataclass(slots=True)

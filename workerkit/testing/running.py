@@ -15,11 +15,12 @@ from workerkit.amqp.lease import QUEUE_PREFIX
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
 from workerkit.amqp.wire import AMQPWire
-from workerkit.assembly import Assembly
+from workerkit.app.assembly import Assembly
 from workerkit.config.connections import AMQPSettings, SSESettings
 from workerkit.config.sections import HTTPSettings
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
+from workerkit.describe import said
 from workerkit.embedded import LATEST, EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
 from workerkit.http.client import HTTPClient
@@ -27,12 +28,11 @@ from workerkit.http.watched import WatchedViews
 from workerkit.http.wire import HTTPWire
 from workerkit.observe import Settled
 from workerkit.options import folded
-from workerkit.periodic import PeriodicWire
-from workerkit.places import said
+from workerkit.periodic.singleton import SingletonOptions
+from workerkit.periodic.transport import PeriodicWire
 from workerkit.runner import Runner
-from workerkit.singleton import SingletonOptions
 from workerkit.sse.wire import SSEWire
-from workerkit.supervisor import cancelled
+from workerkit.tasks import cancelled
 from workerkit.testing.records import Record
 from workerkit.testing.requeues import Requeues
 

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from workerkit.places import said
+from workerkit.describe import said
 
 log = logging.getLogger(__name__)
 

@@ -13,16 +13,16 @@ from dependency_injector import containers, providers
 
 from workerkit import logs
 from workerkit.amqp.publisher import Publisher
-from workerkit.assembly import Assembly
+from workerkit.app.assembly import Assembly
+from workerkit.app.watchdog import Watchdog
 from workerkit.container import Resources, redact_of
+from workerkit.describe import place, said
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
-from workerkit.metrics import Metrics
-from workerkit.places import place, said
-from workerkit.readiness import Readiness
-from workerkit.supervisor import LATE, cancel, disown, finish, guarded, own
-from workerkit.watchdog import Watchdog
-from workerkit.wire import Context, Declared, Prepares, Wire
+from workerkit.health import Readiness
+from workerkit.ops.metrics import Metrics
+from workerkit.tasks import LATE, cancel, disown, finish, guarded, own
+from workerkit.transport import Context, Declared, Prepares, Wire
 
 log = logging.getLogger(__name__)
 

@@ -9,6 +9,8 @@ from typing import Any
 
 from dependency_injector import containers
 
+from workerkit.app.discovery import look_through
+from workerkit.app.injection import Plan
 from workerkit.attributes import (
     kind_of,
     misspelt,
@@ -20,7 +22,7 @@ from workerkit.config import load
 from workerkit.config.salvage import valid_part
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.discovery import look_through
+from workerkit.describe import place
 from workerkit.errors import ConfigurationError, DeclarationError, StartError
 from workerkit.options import (
     InvalidOption,
@@ -32,9 +34,7 @@ from workerkit.options import (
     resolve,
     without_effect,
 )
-from workerkit.places import place
-from workerkit.plan import Plan
-from workerkit.wire import Declared, Warns, Wire
+from workerkit.transport import Declared, Warns, Wire
 
 _HOOKS = ("on_start", "on_stop", "on_connection_error")
 

@@ -1,109 +1,42 @@
-"""The clock as a wire: classes whose `handle` is called again and again."""
+"""The clock as a transport: tasks are called when they are due."""
 
 import asyncio
 import logging
 import random
-from collections.abc import Awaitable, Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import perf_counter
-from typing import Annotated, ClassVar
+from typing import ClassVar
 from zoneinfo import ZoneInfo
-
-from pydantic import AfterValidator, Field
 
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action, Delivery, Outcome
+from workerkit.describe import place
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
 from workerkit.observe import Settled, notify
-from workerkit.options import Concurrency, Options, Seconds, folded, matters_with
-from workerkit.places import place
-from workerkit.retry import Retries, RetryPolicy, pause
-from workerkit.schedule import Schedule, crontab_line, due_after, in_utc, known_zone, sleep_until
-from workerkit.signature import Arguments, Resolve
-from workerkit.singleton import (
+from workerkit.options import Options, folded
+from workerkit.periodic.consumer import PeriodicOptions, periodic_options
+from workerkit.periodic.schedule import (
+    Schedule,
+    due_after,
+    in_utc,
+    sleep_until,
+)
+from workerkit.periodic.singleton import (
     Run,
     Singleton,
-    SingletonOptions,
     Singletons,
-    resolving_run,
     running_as,
 )
-from workerkit.singleton import faults as singleton_faults
-from workerkit.supervisor import cancel, cancelled, paused
-from workerkit.wire import Context, Declared
+from workerkit.periodic.singleton import faults as singleton_faults
+from workerkit.retry import pause
+from workerkit.tasks import cancel, cancelled, paused
+from workerkit.transport import Context, Declared
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PeriodicOptions(SingletonOptions):
-    """The options of a `PeriodicTask`.
-
-    Attributes:
-        every: Seconds from the start of one call to the start of the next, the first one at the
-            start of the process. Calls stay on this grid; one that falls into a call that still
-            runs is left out.
-        cron: Instead, the five fields of a crontab line, by the rules of Debian's cron(8).
-        timezone: Of `cron`, daylight saving time included.
-        retry: Calls again after a call that failed; nothing else is called meanwhile.
-        jitter: At most so many seconds later, drawn anew for each call, so that the processes of a
-            fleet do not all call at once.
-    """
-
-    concurrency: Concurrency = 1
-    timeout: Seconds | None = None
-    retry: Retries = None
-    every: Seconds | None = None
-    cron: Annotated[str, AfterValidator(crontab_line)] | None = None
-    timezone: Annotated[str, AfterValidator(known_zone)] = field(
-        default="UTC", metadata=matters_with("cron", "only cron has a time zone")
-    )
-    jitter: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
-
-    @property
-    def schedule(self) -> str:
-        """When it runs, for people."""
-        return f"cron {self.cron}" if self.cron else f"every {self.every:g} s"
-
-
-class PeriodicTask(Consumer, abstract=True):
-    """Runs `handle` by the clock; all of its parameters come from the container.
-
-    ```python
-    class Cleanup(PeriodicTask):
-        every = 60.0
-
-        async def handle(self) -> None: ...
-    ```
-
-    A call that raises is logged and counted, and the next one comes all the same. Calls do not
-    overlap unless `concurrency` is higher than 1.
-
-    Every process that has the class runs it. With `singleton = True` one of them does, and the
-    others wait to take over; `handle` may then have a parameter of type `Run`.
-    """
-
-    options: ClassVar[type[Options]] = PeriodicOptions
-    retry: ClassVar[RetryPolicy | None]
-    every: ClassVar[float | None]
-    cron: ClassVar[str | None]
-    timezone: ClassVar[str]
-    jitter: ClassVar[float]
-    singleton: ClassVar[bool | str]
-    connection: ClassVar[str]
-    vhost: ClassVar[str | None]
-
-    @classmethod
-    def signatures(
-        cls, options: Options | None, delivery: type[Delivery] | None, resolve: Resolve
-    ) -> Mapping[str, Arguments]:
-        """Read `handle`, in which a parameter of type `Run` is the run."""
-        is_singleton = options is None or bool(_periodic(options).singleton)
-        return super().signatures(options, delivery, resolving_run(resolve, is_singleton))
 
 
 class Tick(Delivery):
@@ -161,7 +94,7 @@ class PeriodicWire:
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
         """A task has one schedule, and a lease that no other task has."""
-        options = _periodic(declared.options)
+        options = periodic_options(declared.options)
         faults = list(singleton_faults(declared, options, settings, self._leases))
         if (options.every is None) == (options.cron is None):
             found = "neither" if options.every is None else "both"
@@ -172,11 +105,11 @@ class PeriodicWire:
 
     def source(self, options: Options) -> str:
         """The schedule."""
-        return _periodic(options).schedule
+        return periodic_options(options).schedule
 
     def via(self, options: Options, settings: WorkerSettings) -> str:
         """The time zone of a crontab line, and the broker with the lease."""
-        own = _periodic(options)
+        own = periodic_options(options)
         ways = [] if own.cron is None else [f"time zone {own.timezone}"]
         if own.singleton:
             broker = settings.amqp[own.connection.casefold()].display(own.vhost)
@@ -192,14 +125,14 @@ class PeriodicWire:
             on_success=Action.ACK,
             on_exception=Action.REJECT,
             on_invalid=Action.REJECT,
-            retry=_periodic(declared.options).retry,
+            retry=periodic_options(declared.options).retry,
         )
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
         """Start the clocks."""
         health = []
         for endpoint in endpoints:
-            timer = _Timer(endpoint, _periodic(endpoint.options), context, self._pause)
+            timer = _Timer(endpoint, periodic_options(endpoint.options), context, self._pause)
             self._timers.append(timer)
             part = Part(context.changed)
             self._parts.append(part)
@@ -389,8 +322,3 @@ class _Timer:
         record = Settled(name, source, tick, outcome, action, seconds)
         notify(self._context.observers, record)
         return outcome
-
-
-def _periodic(options: Options) -> PeriodicOptions:
-    assert isinstance(options, PeriodicOptions)
-    return options

@@ -23,15 +23,15 @@ from workerkit.amqp.term import NotHeld
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
+from workerkit.describe import place
 from workerkit.endpoint import Endpoint
 from workerkit.health import Part
 from workerkit.options import Options, matters_with
-from workerkit.places import place
-from workerkit.schedule import Schedule, sleep_until
+from workerkit.periodic.schedule import Schedule, sleep_until
 from workerkit.signature import Resolve, Unresolved
 from workerkit.signature import Source as ArgumentSource
-from workerkit.supervisor import cancelled
-from workerkit.wire import Context, Declared, Hook
+from workerkit.tasks import cancelled
+from workerkit.transport import Context, Declared, Hook
 
 log = logging.getLogger(__name__)
 

@@ -17,7 +17,21 @@ from prometheus_client.core import (
 )
 from prometheus_client.core import Metric as Family
 
-from workerkit.catalogue import (
+from workerkit.config.sections import MetricsSettings
+from workerkit.delivery import Action, Delivery
+from workerkit.errors import (
+    BrokerBlocked,
+    MessageTooLarge,
+    PublishError,
+    PublishOutcomeUnknown,
+    PublishRefused,
+    PublishTimeout,
+    Unroutable,
+)
+from workerkit.health import Readiness, State
+from workerkit.observe import Connection, Published, Settled, Unhandled
+from workerkit.ops.counting import (
+    AT_ONCE,
     CONNECTION_FAILURES,
     CONNECTION_LOSSES,
     CONNECTIONS,
@@ -37,22 +51,13 @@ from workerkit.catalogue import (
     PUBLISHES,
     READY,
     RETRIES,
+    Count,
+    Counter,
+    Distribution,
+    Histogram,
+    Labels,
+    Metric,
 )
-from workerkit.config.sections import MetricsSettings
-from workerkit.counts import AT_ONCE, Count, Counter, Distribution, Histogram, Labels, Metric
-from workerkit.delivery import Action, Delivery
-from workerkit.errors import (
-    BrokerBlocked,
-    MessageTooLarge,
-    PublishError,
-    PublishOutcomeUnknown,
-    PublishRefused,
-    PublishTimeout,
-    Unroutable,
-)
-from workerkit.health import State
-from workerkit.observe import Connection, Published, Settled, Unhandled
-from workerkit.readiness import Readiness
 
 # A child stands before its parent.
 _PUBLISH_OUTCOMES: dict[type[PublishError], str] = {

@@ -10,14 +10,14 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 from pydantic import BaseModel, SecretStr
 
 from workerkit.amqp.queue import Queue
-from workerkit.assembly import Assembly
+from workerkit.app.assembly import Assembly
 from workerkit.config.annotations import Location, inside, leaves, members
 from workerkit.config.explain import is_secret
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Variables
 from workerkit.options import adapters, in_words
-from workerkit.redaction import HIDDEN, without_credentials
-from workerkit.wire import Declared
+from workerkit.safe_text import HIDDEN, without_credentials
+from workerkit.transport import Declared
 
 _NAMES = {SecretStr: "str", Queue: "str", Path: "path"}
 

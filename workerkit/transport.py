@@ -9,12 +9,12 @@ from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.endpoint import Endpoint
-from workerkit.escaping import Redact
 from workerkit.health import Health
 from workerkit.observe import Observer
 from workerkit.options import Options
+from workerkit.safe_text import Redact
 from workerkit.signature import Arguments, Signature
-from workerkit.supervisor import cancelled
+from workerkit.tasks import cancelled
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,8 @@ from pathlib import Path
 from types import ModuleType
 
 from workerkit.consumer import Consumer
+from workerkit.describe import raised_in
 from workerkit.errors import DeclarationError
-from workerkit.places import raised_in
 
 _SKIPPED = frozenset({"__main__", "conftest", "tests"})
 

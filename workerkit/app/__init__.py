@@ -1,0 +1,1 @@
+"""The application: its classes are found, built with what they need, run and closed."""

@@ -1,0 +1,1 @@
+"""Periodic tasks: classes whose `handle` is called by the clock."""
