@@ -27,7 +27,7 @@ from workerkit import (  # noqa: E402
     PublishError,
     WorkerSettings,
 )
-from workerkit.cli.embedded import DEFAULT_PORT, publish_command  # noqa: E402
+from workerkit.cli.broker import DEFAULT_PORT, publish_command  # noqa: E402
 from workerkit.embedded import EmbeddedBroker  # noqa: E402
 
 ITEMS = ("tea", "coffee", "sugar", "a cup", "a spoon")

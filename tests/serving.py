@@ -10,7 +10,7 @@ from yarl import URL
 
 from tests.application import Recorder, container_of, package_of
 from workerkit import HTTPView, Runner, WorkerContainer
-from workerkit.http.client import HTTPClient
+from workerkit.testing.http_client import HTTPClient
 
 NO_BROKER = "amqp://nobody@127.0.0.1:1/"
 

@@ -328,7 +328,7 @@ async def soaking(rabbit: PrivateRabbit, vhost: str) -> AsyncIterator[Soak]:
     with pytest.MonkeyPatch.context() as patch:
         # Thousands of tracebacks: whoever keeps them, as pytest does, would grow.
         patch.setattr(logging.root.manager, "disable", logging.CRITICAL)
-        patch.setattr("workerkit.amqp.link.Backoff", partial(Backoff, first=0.02, cap=0.05))
+        patch.setattr("workerkit.amqp.connection.Backoff", partial(Backoff, first=0.02, cap=0.05))
         async with (
             Proxy("127.0.0.1", rabbit.port) as proxy,
             running(proxy.url(url), *consumers(ledger)) as runner,

@@ -10,7 +10,7 @@ from dependency_injector import providers
 from tests.application import Recorder, container_of, package_of
 from tests.waiting import eventually
 from workerkit import Runner, SSEConsumer, SSEEvent
-from workerkit.sse.scripted import SSEServer
+from workerkit.testing.sse import SSEServer
 
 
 def collector(

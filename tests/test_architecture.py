@@ -31,25 +31,26 @@ FLOORS = {
 
 # The modules of a package, in the same order. The package's own __init__ stands last.
 ORDER = {
-    "amqp": "codes checks queue table properties frames acks content message oversized stream"
-    " consumer pacing requeue addresses frame_reader reply_texts tap gets handshake"
-    " scratch replies channel_numbers methods channel connection stalls link declaring"
-    " confirms binding publishing_channels route outgoing publisher moving dead_letters"
-    " retries queue_types topology preparation evidence browsing replaying safe_requeue"
-    " settling overdue handled inlet receiver subscription tokens term lease wire",
-    "sse": "event stream consumer reading request protocol redirects cookies decoding source"
-    " cursor bookmark progress receiver subscription wire scripted",
-    "http": "request_ids problem shape text parameters request signature view returned schemas"
-    " openapi page raw_request answer encodings malformed sending shortcuts connection"
-    " entrance tally listener limit server receiver wire watched client",
-    "embedded": "refusals table requests replies properties clock memory message counting"
-    " matching backlog behaviour arguments death turns queue exchange vhost faults"
-    " outbox session channel publishing topology consuming dispatch frames heart"
-    " broker handshake connection listener snapshot server",
+    "amqp": "checks queue table properties frames acks content message consumer requeue addresses"
+    " frame_reader tap handshake replies channel_numbers methods stalls basic_get incoming"
+    " redelivery scratch_channels channel session connection declare stream_position"
+    " confirms binding publishing_channels publisher_connection outgoing publisher copies"
+    " dead_letters queue_types replay topology preparation safe_requeue settlement handled"
+    " receiver subscription transport term lease",
+    "sse": "event request protocol redirects cookies decoding parser consumer connection"
+    " event_types cursor bookmark receiver subscription transport",
+    "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
+    " signature view return_type openapi response malformed connection middleware listener"
+    " server receiver transport",
+    "embedded": "table clock memory errors heartbeat injected_faults methods properties message"
+    " counting order behaviour arguments queue exchange x_death vhost outbox channel"
+    " declaring publishing consuming dispatch frames broker handshake connection"
+    " listener snapshot server",
     "ops": "counting metrics server",
-    "cli": "probe options application example embedded publishing selection settings letters"
-    " whereabouts reading clearing dead_letters commands",
-    "testing": "fakes containers records requeues broker sse running plugin",
+    "cli": "probe application example broker dead_letters.__init__ dead_letters.text"
+    " dead_letters.selection dead_letters.target parameters dead_letters.read"
+    " dead_letters.clear dead_letters.commands settings commands",
+    "testing": "fakes containers records requeues broker http_client sse running plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
     " salvage variables explain load",
     "app": "discovery injection assembly watchdog process",
@@ -65,10 +66,8 @@ LAZY = ["cli.__init__"]
 # Who may import these at all: path patterns inside the package.
 KEEPERS = {
     "aio_pika": ["amqp/handshake.py"],
-    "aiormq": [
-        f"amqp/{each}.py" for each in ("tap", "handshake", "replies", "channel", "connection")
-    ],
-    "aiohttp": ["http/*", "sse/*", "ops/*"],
+    "aiormq": [f"amqp/{each}.py" for each in ("tap", "handshake", "replies", "channel", "session")],
+    "aiohttp": ["http/*", "sse/*", "ops/*", "testing/http_client.py", "testing/sse.py"],
     "aiohttp_sse_client": ["sse/*"],
     "prometheus_client": ["ops/*"],
 }
@@ -121,7 +120,7 @@ def test_the_package_keeps_to_its_floors() -> None:
         pytest.param({"codec.py": "from workerkit.errors import InvalidBody"}, id="down"),
         pytest.param({"errors.py": "", "health.py": "from workerkit import errors"}, id="earlier"),
         pytest.param({"amqp/tap.py": "from . import queue\nimport aiormq"}, id="own package"),
-        pytest.param({"amqp/__init__.py": "from workerkit.amqp.wire import X"}, id="package"),
+        pytest.param({"amqp/__init__.py": "from workerkit.amqp.transport import X"}, id="package"),
         pytest.param({"runner.py": "from workerkit.amqp import X"}, id="name of a package"),
         pytest.param({"__init__.py": "from workerkit.cli import main"}, id="public names"),
         pytest.param({"embedded/broker.py": "import workerkit.errors"}, id="the broker's one"),
@@ -181,9 +180,9 @@ def test_what_is_allowed(sources: dict[str, str]) -> None:
         ("codec.py", "import aio_pika.abc", "may import aio_pika"),
         ("amqp/queue.py", "from aiormq.abc import X", "may import aiormq"),
         (
-            "testing/sse.py",
+            "testing/fakes.py",
             "from aiohttp import web",
-            "only http/*, sse/*, ops/* may import aiohttp",
+            "only http/*, sse/*, ops/*, testing/http_client.py, testing/sse.py may import aiohttp",
         ),
         ("observe.py", "def f():\n    import prometheus_client", "may import prometheus_client"),
         ("news.py", "", "news.py:1: unknown module; add it to the table: FLOORS in test_architec"),
@@ -204,7 +203,7 @@ def test_what_is_not_allowed(path: str, text: str, fault: str) -> None:
 # A small package for the tests above: everything that they import is there.
 _PACKAGE = dict.fromkeys(
     "__init__.py errors.py health.py codec.py observe.py runner.py cli/__init__.py"
-    " amqp/__init__.py amqp/queue.py amqp/tap.py amqp/wire.py".split(),
+    " amqp/__init__.py amqp/queue.py amqp/tap.py amqp/transport.py".split(),
     "",
 )
 

@@ -7,19 +7,19 @@ from dependency_injector import containers, providers
 
 from workerkit.amqp.consumer import AMQPConsumer
 from workerkit.amqp.publisher import Publisher
-from workerkit.amqp.wire import AMQPWire
+from workerkit.amqp.transport import AMQPWire
 from workerkit.config.settings import WorkerSettings
 from workerkit.describe import said
 from workerkit.errors import DeclarationError, RunError
+from workerkit.http.transport import HTTPWire
 from workerkit.http.view import HTTPView
-from workerkit.http.wire import HTTPWire
 from workerkit.observe import log_settled
 from workerkit.periodic.consumer import PeriodicTask
 from workerkit.periodic.transport import PeriodicWire
 from workerkit.safe_text import Redact
 from workerkit.sse.consumer import SSEConsumer
 from workerkit.sse.cursor import CursorStore, MemoryCursors
-from workerkit.sse.wire import SSEWire
+from workerkit.sse.transport import SSEWire
 from workerkit.tasks import finish, guarded
 
 

@@ -107,7 +107,7 @@ async def test_b1_ten_breaks_in_a_row_leave_nothing_behind(
 ) -> None:
     """Tasks, descriptors, channels and connections are as many after ten recoveries as before."""
     # Breaks this close together would be waited for longer and longer.
-    monkeypatch.setattr("workerkit.amqp.link.STABLE_AFTER", 0.0)
+    monkeypatch.setattr("workerkit.amqp.connection.STABLE_AFTER", 0.0)
     two, _ = collector("a", "b", name="Two")
     one, _ = collector("c", name="One")
     async with (

@@ -14,8 +14,8 @@ from tests.client import Client
 from tests.command import workerkit, write_package
 from tests.records import fields
 from workerkit import Action, AMQPConsumer, DeclarationError, Reject, RetryPolicy, Runner
+from workerkit.amqp.copies import Retries
 from workerkit.amqp.queue import Queue
-from workerkit.amqp.retries import Retries
 from workerkit.delivery import Outcome
 from workerkit.testing import fake_message
 

@@ -41,7 +41,7 @@ from tests.scripted import (
     tune,
 )
 from tests.waiting import eventually
-from workerkit.amqp.connection import connect
+from workerkit.amqp.session import connect
 from workerkit.config.connections import AMQPSettings
 from workerkit.errors import ConnectionLost
 from workerkit.tasks import Backoff
@@ -157,7 +157,7 @@ def losses(caplog: pytest.LogCaptureFixture) -> list[str]:
 def _soon_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
     """Attempts follow each other quickly."""
     caplog.set_level(logging.INFO, "workerkit")
-    monkeypatch.setattr("workerkit.amqp.link.Backoff", partial(Backoff, first=0.02, cap=0.05))
+    monkeypatch.setattr("workerkit.amqp.connection.Backoff", partial(Backoff, first=0.02, cap=0.05))
     monkeypatch.setattr("workerkit.amqp.replies.RPC_DEADLINE", 2.0)
 
 

@@ -19,7 +19,7 @@ from tests.rabbit import PrivateRabbit
 from tests.records import errors, fields
 from tests.waiting import eventually
 from workerkit.amqp.addresses import Attempt, Rotation
-from workerkit.amqp.connection import connect
+from workerkit.amqp.session import connect
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.hosts import Host
 from workerkit.errors import ConnectionLost
@@ -38,8 +38,8 @@ def _from_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__()
             self._next = 0
 
-    monkeypatch.setattr("workerkit.amqp.link.Rotation", InOrder)
     monkeypatch.setattr("workerkit.amqp.connection.Rotation", InOrder)
+    monkeypatch.setattr("workerkit.amqp.session.Rotation", InOrder)
 
 
 def of_role(caplog: pytest.LogCaptureFixture, message: str, role: str) -> list[dict[str, Any]]:
@@ -102,7 +102,7 @@ async def test_fr5_after_a_loss_another_host_comes_first(
     """The connection is made to another host at once, while the one that was lost may be down."""
     caplog.set_level(logging.INFO, "workerkit")
     # Whoever waits now, waits for longer than this test.
-    monkeypatch.setattr("workerkit.amqp.link.Backoff.next", lambda self: 300.0)
+    monkeypatch.setattr("workerkit.amqp.connection.Backoff.next", lambda self: 300.0)
     consumer, bodies = collector("orders")
     async with (
         Proxy("127.0.0.1", rabbit.port) as one,

@@ -10,9 +10,9 @@ from tests.client import Client
 from tests.rabbit import PrivateRabbit, QueueState
 from tests.waiting import eventually
 from workerkit.amqp.message import AMQPMessage
-from workerkit.cli.reading import collect, first, survey
-from workerkit.cli.selection import Selection
-from workerkit.cli.whereabouts import Whereabouts
+from workerkit.cli.dead_letters.read import collect, first, survey
+from workerkit.cli.dead_letters.selection import Selection
+from workerkit.cli.dead_letters.target import Whereabouts
 from workerkit.errors import RunError
 
 LETTERS = "orders.dlq"

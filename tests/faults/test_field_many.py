@@ -14,7 +14,7 @@ from tests.records import fields
 from tests.slow_proxy import SlowProxy
 from tests.waiting import eventually
 from workerkit import RetryPolicy
-from workerkit.amqp.scratch import MAX_SETUPS
+from workerkit.amqp.scratch_channels import MAX_SETUPS
 from workerkit.tasks import Backoff
 
 CLASSES = 120

@@ -11,8 +11,8 @@ from tests.rabbit import PrivateRabbit
 from tests.records import fields
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, Queue
-from workerkit.amqp.connection import connect
 from workerkit.amqp.queue_types import look_up
+from workerkit.amqp.session import connect
 from workerkit.config.connections import AMQPSettings
 
 DROPS = "quorum queue without dead_letter_exchange: RabbitMQ 4 drops what comes back often"

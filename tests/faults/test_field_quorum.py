@@ -20,8 +20,8 @@ DROPS = "quorum queue without dead_letter_exchange: RabbitMQ 4 drops what comes 
 @pytest.fixture(autouse=True)
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits to go back does not wait for long."""
-    monkeypatch.setattr("workerkit.amqp.pacing._FIRST", 0.01)
-    monkeypatch.setattr("workerkit.amqp.pacing._CAP", 0.05)
+    monkeypatch.setattr("workerkit.amqp.requeue._FIRST", 0.01)
+    monkeypatch.setattr("workerkit.amqp.requeue._CAP", 0.05)
     monkeypatch.setattr("workerkit.amqp.requeue._LEAST", 0.01)
 
 

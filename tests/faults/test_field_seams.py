@@ -21,9 +21,9 @@ from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, AMQPMessage, Binding, Publisher, Queue, RetryPolicy
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.binding import Bindings
-from workerkit.amqp.connection import connect
-from workerkit.amqp.declaring import Made
-from workerkit.amqp.oversized import Oversized
+from workerkit.amqp.declare import Made
+from workerkit.amqp.incoming import Oversized
+from workerkit.amqp.session import connect
 from workerkit.config.connections import AMQPSettings
 from workerkit.delivery import Outcome
 from workerkit.errors import InvalidBody

@@ -28,7 +28,7 @@ HEARTBEAT = 1
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between attempts."""
-    monkeypatch.setattr("workerkit.amqp.link.Backoff", partial(Backoff, first=0.1, cap=0.3))
+    monkeypatch.setattr("workerkit.amqp.connection.Backoff", partial(Backoff, first=0.1, cap=0.3))
 
 
 class Orders:

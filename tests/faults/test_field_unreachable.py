@@ -11,7 +11,7 @@ from tests.rabbit import PrivateRabbit
 from tests.records import fields
 from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, Queue, RetryPolicy
-from workerkit.amqp.declaring import is_unreachable
+from workerkit.amqp.declare import is_unreachable
 
 WITHOUT = "consuming without a queue for dead letters or retries"
 DECLARED = "declared what was missing"

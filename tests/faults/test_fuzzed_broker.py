@@ -128,7 +128,7 @@ def test_fr6_any_broker_loses_its_own_connection_only(
     url: str, log: Log, capfd: Any, monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:
     """The process lives, neighbours are served, each attempt has one record, memory is bounded."""
-    monkeypatch.setattr("workerkit.amqp.link.Backoff", partial(Backoff, first=FIRST, cap=CAP))
+    monkeypatch.setattr("workerkit.amqp.connection.Backoff", partial(Backoff, first=FIRST, cap=CAP))
     monkeypatch.setattr("workerkit.amqp.replies.RPC_DEADLINE", 0.3)
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:
 

@@ -17,7 +17,7 @@ from tests.records import fields
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, RunError
 from workerkit.amqp.channel import Channel
-from workerkit.amqp.connection import connect, scratch
+from workerkit.amqp.session import connect, scratch
 from workerkit.config.connections import AMQPSettings
 
 CONSUMER = """

@@ -15,7 +15,7 @@ from tests.records import errors, everything, fields
 from tests.serving import first_answer, serving
 from tests.waiting import eventually
 from workerkit import Cookie, Header, HTTPView, Reject, Retry
-from workerkit.http.client import HTTPAnswer
+from workerkit.testing.http_client import HTTPAnswer
 
 SECRET = "hunter22"
 UPLOAD = b"""PUT /orders/1 HTTP/1.1\r

@@ -21,9 +21,9 @@ from tests.compression import brotli
 from tests.records import errors, fields
 from tests.serving import everything, first_answer, serving
 from workerkit import HTTPView
-from workerkit.http import encodings
-from workerkit.http.client import HTTPClient
+from workerkit.http import raw_request
 from workerkit.observe import Unhandled
+from workerkit.testing.http_client import HTTPClient
 
 GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 LAST = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
@@ -279,7 +279,7 @@ async def test_fh5_a_bomb(coding: str) -> None:
 
 def test_fh5_the_codings_are_those_of_aiohttp() -> None:
     """FH5: with the libraries installed all four are decoded."""
-    assert encodings.SUPPORTED == ("gzip", "deflate", "br", "zstd")
+    assert raw_request.SUPPORTED == ("gzip", "deflate", "br", "zstd")
 
 
 @pytest.mark.parametrize(

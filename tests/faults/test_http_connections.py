@@ -24,7 +24,7 @@ from tests.serving import NO_BROKER, everything, serving
 from tests.waiting import eventually
 from workerkit import HTTPView
 from workerkit.health import Readiness
-from workerkit.http.limit import max_connections
+from workerkit.http.listener import max_connections
 from workerkit.ops.metrics import Metrics
 from workerkit.ops.server import OpsServer
 

@@ -19,8 +19,8 @@ from yarl import URL
 from tests.faults.test_http_connections import ops_server
 from tests.serving import serving
 from workerkit import Cookie, Header, HTTPView
-from workerkit.http.client import HTTPClient
 from workerkit.logs import JSONFormatter
+from workerkit.testing.http_client import HTTPClient
 
 EXAMPLES = 150
 BOUND = 64 * 1024  # KiB of memory.

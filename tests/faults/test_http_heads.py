@@ -10,8 +10,8 @@ from multidict import CIMultiDict
 
 from tests.serving import everything, first_answer, serving
 from workerkit import HTTPView
-from workerkit.http.client import HTTPClient
 from workerkit.logs import request_id
+from workerkit.testing.http_client import HTTPClient
 
 
 class Heads(HTTPView):

@@ -10,7 +10,7 @@ from yarl import URL
 
 from tests.serving import everything, serving
 from workerkit import HTTPView
-from workerkit.http.client import HTTPClient
+from workerkit.testing.http_client import HTTPClient
 
 
 class Store:

@@ -42,7 +42,7 @@ LIMIT = 3 * HEARTBEAT + 3.0
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between attempts: here is an outage every few seconds."""
-    monkeypatch.setattr("workerkit.amqp.link.Backoff", partial(Backoff, first=0.2, cap=0.5))
+    monkeypatch.setattr("workerkit.amqp.connection.Backoff", partial(Backoff, first=0.2, cap=0.5))
 
 
 @pytest.fixture(scope="module")
@@ -126,7 +126,7 @@ async def test_b3_a_busy_loop_is_no_silence(
     """A handler that blocks the loop for longer than the limit does not cost the connection."""
     # The broker's own limit, twice the heartbeat, must be far behind ours.
     heartbeat, limit = 4, 1.4
-    monkeypatch.setattr("workerkit.amqp.link._LOST_AFTER_HEARTBEATS", limit)
+    monkeypatch.setattr("workerkit.amqp.connection._LOST_AFTER_HEARTBEATS", limit)
     loop = asyncio.get_running_loop()
     blocked: list[float] = []
 

@@ -16,10 +16,10 @@ from tests.records import everything
 from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit import ConnectionLost, SSEConsumer
+from workerkit.sse.connection import Source
 from workerkit.sse.cookies import Cookies
+from workerkit.sse.parser import Parser
 from workerkit.sse.request import Request, seconds_of
-from workerkit.sse.source import Source
-from workerkit.sse.stream import Parser
 from workerkit.testing import sse_server
 
 NAMES = [

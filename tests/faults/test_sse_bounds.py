@@ -18,10 +18,10 @@ from tests.records import fields
 from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit import SSEEvent
+from workerkit.sse.connection import Source
 from workerkit.sse.decoding import Decoder
+from workerkit.sse.parser import LONGEST_ID, Parser
 from workerkit.sse.request import Request
-from workerkit.sse.source import Source
-from workerkit.sse.stream import LONGEST_ID, Parser
 from workerkit.testing import sse_server
 
 CHUNK = 16 * 1024

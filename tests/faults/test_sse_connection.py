@@ -20,12 +20,12 @@ from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit import SSEConsumer, SSEEvent, StreamRefused
 from workerkit.health import hopeless
+from workerkit.sse.connection import Source
+from workerkit.sse.parser import Parser
 from workerkit.sse.request import Request
-from workerkit.sse.scripted import SSEServer
-from workerkit.sse.source import Source
-from workerkit.sse.stream import Parser
 from workerkit.sse.subscription import Stream
 from workerkit.testing import sse_server
+from workerkit.testing.sse import SSEServer
 
 
 def stream_of(runner: object) -> Stream:

@@ -16,7 +16,7 @@ from tests.records import errors, fields
 from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit.sse.cursor import FileCursors, MemoryCursors
-from workerkit.sse.stream import LONGEST_ID
+from workerkit.sse.parser import LONGEST_ID
 from workerkit.testing import sse_server
 
 SET_ASIDE = "cursor file is corrupt: it is set aside, and the stream begins without a cursor"

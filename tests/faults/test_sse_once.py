@@ -21,8 +21,8 @@ from tests.waiting import eventually
 from workerkit import ConnectionLost, Runner, SSEConsumer
 from workerkit.cli.probe import probe
 from workerkit.health import Readiness, State
-from workerkit.sse.scripted import SSEServer
 from workerkit.testing import sse_server
+from workerkit.testing.sse import SSEServer
 
 POST: dict[str, Any] = {"json": {"prompt": "hello"}}
 

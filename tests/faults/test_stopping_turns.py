@@ -116,7 +116,7 @@ async def test_fp12_a_connection_that_is_lost_at_once_holds_no_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """As one that cannot be made: the start does not wait for the next one, only publishes do."""
-    monkeypatch.setattr("workerkit.amqp.wire.START_DEADLINE", 600.0)
+    monkeypatch.setattr("workerkit.amqp.transport.START_DEADLINE", 600.0)
     consumer, _ = collector("bad", name="Bad")
     async with (
         Scripted(lambda number: [Do.HANG] if number else [*login(), Do.CLOSE]) as odd,

@@ -336,7 +336,7 @@ async def test_a2_what_was_ready_once_is_tried_for_ever(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """A password that is changed while the process runs is no reason to give up."""
-    monkeypatch.setattr("workerkit.amqp.link.Backoff", partial(Backoff, first=0.2, cap=0.5))
+    monkeypatch.setattr("workerkit.amqp.connection.Backoff", partial(Backoff, first=0.2, cap=0.5))
     user = f"worker-{vhost}"
     rabbit.add_user(user, "before", vhost)
     consumer, _ = collector("orders")

@@ -27,7 +27,7 @@ PACKAGE = ROOT / "workerkit"
 # Private attributes of objects of other libraries, each with the library. A new one gets a row, and
 # its library an upper bound in setup.cfg.
 PRIVATE = {
-    "amqp/connection.py: _maxsize": "python",  # asyncio.Queue
+    "amqp/session.py: _maxsize": "python",  # asyncio.Queue
     "amqp/handshake.py: _on_connected": "aio-pika",
     "amqp/handshake.py: _on_connection_close": "aio-pika",
     "amqp/handshake.py: _reader_task": "aiormq",
@@ -35,9 +35,9 @@ PRIVATE = {
     "http/connection.py: _task_handler": "aiohttp",
     "http/connection.py: _waiter": "aiohttp",
     "http/raw_request.py: _make_request": "aiohttp",
-    "http/sending.py: _cookies": "aiohttp",
-    "http/sending.py: _req": "aiohttp",
-    "http/shortcuts.py: _match_info": "aiohttp",
+    "http/fast_response.py: _cookies": "aiohttp",
+    "http/fast_response.py: _req": "aiohttp",
+    "http/fast_routes.py: _match_info": "aiohttp",
     "sse/protocol.py: _factory": "aiohttp",
     "sse/protocol.py: _payload": "aiohttp",
 }

@@ -10,18 +10,18 @@ from hypothesis import strategies as st
 
 from workerkit.embedded import arguments, properties, table
 from workerkit.embedded.arguments import QueueArguments
-from workerkit.embedded.backlog import Backlog
 from workerkit.embedded.behaviour import behaviour_of
 from workerkit.embedded.clock import Clock
 from workerkit.embedded.counting import Settlement
-from workerkit.embedded.death import buried, is_cycle
-from workerkit.embedded.matching import headers_match, topic_matches
+from workerkit.embedded.errors import Refusal
+from workerkit.embedded.exchange import headers_match, topic_matches
 from workerkit.embedded.memory import Memory
 from workerkit.embedded.message import Message
+from workerkit.embedded.order import Backlog
 from workerkit.embedded.properties import Properties
 from workerkit.embedded.queue import Consumer, Copy, Queue
-from workerkit.embedded.refusals import Refusal
 from workerkit.embedded.table import Field, MalformedTable, Table, text
+from workerkit.embedded.x_death import buried, is_cycle
 
 
 def fields(**values: Any) -> Table:

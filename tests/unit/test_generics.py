@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from workerkit import AMQPConsumer, AMQPMessage, DeclarationError, HTTPView, SSEConsumer, SSEEvent
-from workerkit.signature import Signature, Source, Unresolved, hints
+from workerkit.signature import Signature, Source, Unresolved
+from workerkit.type_variables import hints
 
 T = TypeVar("T")
 U = TypeVar("U")

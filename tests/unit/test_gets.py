@@ -6,7 +6,7 @@ from struct import pack
 import pytest
 
 from workerkit.amqp.acks import Acks
-from workerkit.amqp.gets import Gets
+from workerkit.amqp.basic_get import Gets
 from workerkit.errors import ConnectionLost
 
 

@@ -25,7 +25,7 @@ from typing_extensions import TypeAliasType
 from tests.application import Recorder
 from tests.serving import serving
 from workerkit import Cookie, Header, HTTPView
-from workerkit.http.client import HTTPAnswer
+from workerkit.testing.http_client import HTTPAnswer
 
 
 class Colour(Enum):

@@ -11,11 +11,10 @@ from hypothesis import strategies as st
 from workerkit import Action, AMQPMessage, Reject, Retry
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
-from workerkit.amqp.dead_letters import evidence
-from workerkit.amqp.evidence import Evidence
+from workerkit.amqp.dead_letters import Evidence, evidence
 from workerkit.amqp.properties import Properties, encode
-from workerkit.amqp.replaying import replayed
-from workerkit.cli.letters import as_json, body_as_json, in_full, lines, row
+from workerkit.amqp.replay import replayed
+from workerkit.cli.dead_letters.text import as_json, body_as_json, in_full, lines, row
 from workerkit.delivery import Outcome
 
 EVIDENCE = {

@@ -7,7 +7,7 @@ from aiormq.exceptions import ChannelAccessRefused, ChannelNotFoundEntity
 
 from workerkit.amqp.channel_numbers import ChannelLimit, ChannelNumbers, parse_limit
 from workerkit.amqp.replies import Replies, refusal
-from workerkit.amqp.scratch import ScratchChannels
+from workerkit.amqp.scratch_channels import ScratchChannels
 from workerkit.errors import BrokerRefused, ConnectionLost, QueueInUse
 
 SOON = 0.02

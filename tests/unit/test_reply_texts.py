@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pamqp import frame
 from pamqp.commands import Channel, Connection, Queue
 
-from workerkit.amqp.reply_texts import readable
+from workerkit.amqp.tap import readable
 
 
 def closing(text: bytes, method: bytes = b"\x00\x14\x00\x28") -> bytes:

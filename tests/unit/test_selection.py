@@ -9,7 +9,7 @@ from workerkit import AMQPMessage
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.properties import Properties, encode
-from workerkit.cli.selection import Selection, since
+from workerkit.cli.dead_letters.selection import Selection, since
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workerkit import SSEEvent
-from workerkit.sse.progress import Progress
+from workerkit.sse.receiver import Progress
 
 # What comes: an id, and whether somebody handles it. Ids come again, or are empty.
 COMING = st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.booleans()), max_size=60)

@@ -6,7 +6,7 @@ import pytest
 from pydantic import Field
 
 from workerkit import InvalidBody, SSEEvent
-from workerkit.sse.reading import reader
+from workerkit.sse.event_types import reader
 
 Line = NewType("Line", str)
 

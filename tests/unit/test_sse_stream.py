@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from workerkit.sse.stream import Parser
+from workerkit.sse.parser import Parser
 
 Found = tuple[list[tuple[str, str, str]], str, int | None]
 

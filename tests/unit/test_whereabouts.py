@@ -6,7 +6,7 @@ from secrets import token_hex
 import pytest
 
 from tests.command import write_package
-from workerkit.cli.whereabouts import Whereabouts, find, named
+from workerkit.cli.dead_letters.target import Whereabouts, find, named
 from workerkit.errors import StartError
 
 CONSUMER = """

@@ -5,10 +5,10 @@ import logging
 from collections.abc import Iterable
 from functools import partial
 
-from workerkit.amqp.codes import NOT_FOUND
-from workerkit.amqp.connection import Session, scratch
-from workerkit.amqp.declaring import Made, make_sure
+from workerkit.amqp.declare import Made, make_sure
+from workerkit.amqp.frames import NOT_FOUND
 from workerkit.amqp.queue import Binding, Queue
+from workerkit.amqp.session import Session, scratch
 from workerkit.describe import in_a_line
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.tasks import Backoff, cancel

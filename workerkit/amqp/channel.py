@@ -12,13 +12,13 @@ from aiormq.exceptions import AMQPChannelError
 from pamqp.commands import Channel as ChannelMethods
 
 from workerkit.amqp.acks import Acks
-from workerkit.amqp.codes import NO_PERMISSION
+from workerkit.amqp.basic_get import Gets
 from workerkit.amqp.frame_reader import Sink
-from workerkit.amqp.gets import Gets
+from workerkit.amqp.frames import NO_PERMISSION
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.methods import BindQueue, Consume, DeclareExchange, DeclareQueue
 from workerkit.amqp.replies import Replies, refusal
-from workerkit.amqp.scratch import ScratchChannels
+from workerkit.amqp.scratch_channels import ScratchChannels
 from workerkit.amqp.tap import TapProtocol
 from workerkit.errors import BrokerRefused, ConnectionLost
 

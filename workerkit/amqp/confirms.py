@@ -9,10 +9,9 @@ from struct import Struct
 from typing import Any
 
 from workerkit.amqp.channel import Channel
-from workerkit.amqp.codes import PRECONDITION_FAILED
-from workerkit.amqp.connection import Session
-from workerkit.amqp.frames import MalformedFrame
+from workerkit.amqp.frames import PRECONDITION_FAILED, MalformedFrame
 from workerkit.amqp.properties import decode
+from workerkit.amqp.session import Session
 from workerkit.errors import BrokerRefused, ConnectionLost, MessageTooLarge
 
 _HEAD = Struct(">BHI").pack

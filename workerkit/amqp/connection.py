@@ -1,211 +1,190 @@
-"""Connect to RabbitMQ by aio-pika, and ask it things with a deadline on every answer."""
+"""Keep one connection to RabbitMQ alive: connect, watch, lose, connect again."""
 
 import asyncio
 import logging
-import re
-from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
-from typing import Any, TypeVar
-
-from aiormq.abc import AbstractChannel
+from collections.abc import Callable, Sequence
+from typing import Protocol
 
 from workerkit.amqp.addresses import Attempt, Rotation
-from workerkit.amqp.channel import Channel
-from workerkit.amqp.channel_numbers import HIGHEST, ChannelLimit, ChannelNumbers
-from workerkit.amqp.frame_reader import Sink
-from workerkit.amqp.handshake import TapConnection, failure_reason, log_in
-from workerkit.amqp.replies import DiscardingSink, Replies, translate_errors
-from workerkit.amqp.scratch import MAX_SETUPS, ScratchChannels
-from workerkit.amqp.tap import CLOSED, TapProtocol
+from workerkit.amqp.channel_numbers import ChannelLimit, parse_limit
+from workerkit.amqp.frames import MalformedFrame
+from workerkit.amqp.handshake import EXPLAINED
+from workerkit.amqp.session import Session, connect_to
+from workerkit.amqp.stalls import CHECKS, StallDetector
 from workerkit.config.connections import AMQPSettings
-from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft
-from workerkit.tasks import within
+from workerkit.describe import briefly, in_a_line
+from workerkit.observe import Connection, Event, Observer, tell
+from workerkit.tasks import Backoff
 
 log = logging.getLogger(__name__)
 
-T = TypeVar("T")
-
-_CLOSE_DEADLINE = 2.0  # Shorter than what a process has for closing everything.
-_FRAME_MAX = 131_072
-_VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
-
-
-class Session:
-    """One connection to the broker, from the login until it is lost.
-
-    Attributes:
-        default_type_has_limits: Whether a queue that is declared without a type may have a delivery
-            limit. True until the broker refuses one; a client cannot read the default type.
-    """
-
-    def __init__(self, connection: TapConnection, protocol: TapProtocol) -> None:
-        self._connection = connection
-        self.protocol = protocol
-        self.replies = Replies(protocol, self.abort)
-        self.limit_channels(
-            ChannelLimit(self.channel_max, f"channel_max {self.channel_max} of the broker")
-        )
-        self._discarding_sink = DiscardingSink()
-        if underlay := connection.transport:
-            # If its queue is full, aiormq does not send channel.close-ok, and the broker would
-            # never free the number of the channel. All queued frames wait for a reply anyway.
-            queue: Any = underlay.connection.write_queue
-            queue._maxsize = 0
-        self.default_type_has_limits = True
-
-    @property
-    def lost(self) -> "asyncio.Future[None]":
-        """Done once the socket is closed."""
-        return self.protocol.lost
-
-    @property
-    def gone(self) -> bool:
-        """Whether the socket is closed or about to be: nothing is sent any more."""
-        return self.protocol.socket.is_closing()
-
-    @property
-    def reason(self) -> str:
-        """Why the connection was lost, if that is known."""
-        fault, known = self._connection.fault, self.protocol.reason
-        return (failure_reason(fault) if fault and known == CLOSED else "") or known
-
-    @property
-    def version(self) -> tuple[int, ...]:
-        """The broker's version, such as (4, 3, 6); empty if it states none."""
-        underlay = self._connection.transport
-        stated = underlay.connection.server_properties.get("version") if underlay else None
-        numbers = _VERSION.match(stated) if isinstance(stated, str) else None
-        return tuple(map(int, numbers[0].split("."))) if numbers else ()
-
-    @property
-    def channel_max(self) -> int:
-        """The highest channel number that both sides agreed on."""
-        underlay = self._connection.transport
-        tuned = underlay.connection.connection_tune.channel_max if underlay else 0
-        return int(tuned or 0) or HIGHEST
-
-    @property
-    def frame_max(self) -> int:
-        """The largest frame, in bytes, that both sides agreed on."""
-        underlay = self._connection.transport
-        tuned = underlay.connection.connection_tune.frame_max if underlay else 0
-        return int(tuned) or _FRAME_MAX
-
-    def limit_channels(self, limit: ChannelLimit) -> None:
-        """Limit the number of channels. Call it before the first one is opened."""
-        self._limit = limit
-        self.numbers = ChannelNumbers(limit.most, self._channels, MAX_SETUPS)
-        self.scratch = ScratchChannels(self.channel, self.numbers.scratch)
-
-    async def channel(self, *, confirms: bool = False) -> Channel:
-        """Open a channel, with the lowest number that is free.
-
-        Raises:
-            ConnectionLost: The broker did not answer in time.
-            NoChannelLeft: All numbers up to the broker's limit are in use.
-        """
-        underlay = self._connection.transport
-        if underlay is None or self.gone:
-            raise ConnectionLost("the connection is lost")
-        if (number := self.numbers.free()) is None:
-            await self.scratch.close_idle()
-            number = self.numbers.free()
-        if number is None:
-            raise NoChannelLeft(self._limit.text, self.numbers.max_consumers)
-        opening = underlay.connection.channel(number, publisher_confirms=confirms)
-        try:
-            channel = await self.replies.wait("channel.open", opening)
-        finally:
-            self.numbers.assign(number)
-        self.protocol.tap.close(number, self._discarding_sink)
-        return Channel(self, channel)
-
-    async def consumer_channel(self) -> Channel:
-        """Open the channel of a consumer. Some channels are reserved for requests.
-
-        Raises:
-            ConnectionLost: As `channel` does.
-            NoChannelLeft: The limit of consumers is reached.
-        """
-        if not self.numbers.reserve_consumer():
-            raise NoChannelLeft(self._limit.text, self.numbers.max_consumers)
-        try:
-            channel = await self.channel()
-        except BaseException:
-            self.numbers.release_consumer()
-            raise
-        channel.lost.add_done_callback(lambda _: self.numbers.release_consumer())
-        channel.acks.max_decoded = self.protocol.tap.largest_message
-        return channel
-
-    def detach_sink(self, channel: AbstractChannel, sink: Sink) -> None:
-        """Deliver nothing more to *sink* from a channel that is closed or closing."""
-        self.protocol.tap.close(channel.number, sink)
-        if self._channels.get(channel.number) is channel and not self.gone:
-            self.protocol.tap.open(channel.number, self._discarding_sink)
-
-    @property
-    def _channels(self) -> Mapping[int, Any]:
-        """By number, the channels that are open, or whose close the broker has not confirmed."""
-        underlay = self._connection.transport
-        return underlay.connection.channels if underlay else {}
-
-    def abort(self, reason: str) -> None:
-        """Drop the socket at once. The broker requeues what was not settled."""
-        if not self.lost.done():
-            log.warning("connection dropped", extra={"reason": reason})
-            self.protocol.socket.abort()
-
-    async def close(self) -> None:
-        """Close in the orderly way, and by dropping the socket where that takes too long."""
-        if not self.protocol.unblocked.is_set():
-            # A broker that blocks does not read, not even that somebody leaves.
-            self.abort("the broker blocks this connection")
-        late = ConnectionLost(f"no answer to connection.close within {_CLOSE_DEADLINE:g} s")
-        closing = self._connection.close()
-        try:
-            await translate_errors("connection.close", within(_CLOSE_DEADLINE, closing, late))
-        except ConnectionLost as error:
-            self.abort(str(error))
+_LOST_AFTER_HEARTBEATS = 2.5
+_SECOND_LOOK = 0.1
+STABLE_AFTER = 10.0
+"""Seconds that a connection has to last until its loss is not counted with the one before."""
 
 
-@asynccontextmanager
-async def scratch(session: Session) -> AsyncIterator[Channel]:
-    """A channel to ask questions on: the broker closes it when it says no."""
-    async with session.scratch.channel() as channel:
-        yield channel
+class Follower(Protocol):
+    """Somebody who needs the connection and is told why it is not there."""
+
+    def connection_failed(self, error: Exception, attempt: int) -> None:
+        """One attempt failed; `BrokerRefused` when somebody must change something first."""
 
 
-async def connect(settings: AMQPSettings, vhost: str | None, role: str) -> Session:
-    """Open a connection to any of the servers and log in: each is tried once.
+class Link:
+    """Keeps one connection to one virtual host alive, for as long as the process wants it.
 
     Args:
-        vhost: Virtual host; None for the connection's own.
+        name: Of the connection in the settings.
+        settings: Asked anew at each attempt, as passwords and certificates change.
         role: What it is for; shown by the broker's management.
-
-    Raises:
-        BrokerRefused: A broker refused the login, or TLS failed.
-        ConnectionLost: No server can be reached, or none answers in time.
+        observers: Told of each attempt, and of each loss.
+        silence: Heartbeats without a byte from the broker after which the connection is dropped.
     """
-    rotation = Rotation()
-    failures: list[ConnectionLost] = []
-    while True:
-        attempt = rotation.attempt(settings.servers)
-        try:
-            return await connect_to(attempt, settings, vhost, role)
-        except ConnectionLost as error:
-            failures.append(error)
-            if not rotation.failed(attempt, settings.servers):
+
+    def __init__(
+        self,
+        name: str,
+        settings: Callable[[], AMQPSettings],
+        vhost: str | None,
+        role: str,
+        observers: Sequence[Observer] = (),
+        silence: float = _LOST_AFTER_HEARTBEATS,
+    ) -> None:
+        self.name = name
+        self._silence = silence
+        self.followers: list[Follower] = []
+        self._read_settings = settings
+        self._settings = settings()
+        self.vhost = self._settings.vhost_name(vhost)
+        self._asked_vhost = vhost
+        self._role = role
+        self._observers = observers
+        self._session: Session | None = None
+        self._stopping = False
+        self._connected = asyncio.Event()
+
+    def __str__(self) -> str:
+        return self._settings.display(self._asked_vhost)
+
+    async def session(self) -> Session:
+        """The present incarnation, once there is one."""
+        while self._session is None:
+            await self._connected.wait()
+        return self._session
+
+    async def run(self) -> None:
+        """Connect, and connect again whenever the connection is lost, until stopped."""
+        loop = asyncio.get_running_loop()
+        backoff = Backoff()
+        rotation = Rotation()
+        limit: ChannelLimit | None = None
+        number = 1
+        while True:
+            self._settings = self._read_settings()
+            servers = self._settings.servers
+            attempt = rotation.attempt(servers)
+            try:
+                session = await connect_to(attempt, self._settings, self._asked_vhost, self._role)
+            except Exception as error:
+                # The other servers are tried at once; a pause follows when all have failed.
+                seconds = backoff.next() if rotation.failed(attempt, servers) else 0.0
+                self._failed(error, attempt, number, seconds)
+                number += 1
+                await asyncio.sleep(seconds)
                 continue
-            text = "; ".join(dict.fromkeys(map(str, failures)))
-            for each in failures:
-                if isinstance(each, BrokerRefused):
-                    raise BrokerRefused(text, each.code) from each
-            raise ConnectionLost(text) from error
+            since = loop.time()
+            log.info("connected", extra=self._fields(attempt, attempt=number))
+            self._tell("connected", number)
+            number = 1
+            if limit is not None and limit.most < session.channel_max:
+                session.limit_channels(limit)
+            await self._serve(session)
+            if self._stopping:
+                return
+            reason = session.reason
+            limit = parse_limit(reason, limit) or limit
+            log.warning("connection lost", extra=self._fields(attempt, reason=reason))
+            self._tell("connection_lost", number, reason)
+            if loop.time() - since > STABLE_AFTER:
+                backoff.reset()
+                rotation.stable()
+            await asyncio.sleep(backoff.next() if rotation.failed(attempt, servers) else 0.0)
 
+    @property
+    def connected(self) -> bool:
+        """Whether there is a session."""
+        return self._session is not None
 
-async def connect_to(
-    attempt: Attempt, settings: AMQPSettings, vhost: str | None, role: str
-) -> Session:
-    """Open a connection to the server of *attempt* and log in. Raises as `connect` does."""
-    return Session(*await log_in(settings, vhost, role, attempt))
+    def stop(self) -> None:
+        """Do not connect again when the present session is lost."""
+        self._stopping = True
+
+    def abort(self, reason: str) -> None:
+        """Drop the socket, if there is one."""
+        if self._session is not None:
+            self._session.abort(reason)
+
+    async def _serve(self, session: Session) -> None:
+        """Lend *session* out until it is lost, or this is cancelled; then clear up after it."""
+        session.protocol.tap.largest_message = self._settings.max_message_size
+        self._session = session
+        self._connected.set()
+        session.lost.add_done_callback(self._forget)
+        try:
+            await self._watch(session)
+        finally:
+            self._forget()
+            await session.close()
+
+    def _forget(self, _: object = None) -> None:
+        self._session = None
+        self._connected.clear()
+
+    async def _watch(self, session: Session) -> None:
+        """Return when the session is lost; close it when the broker is silent.
+
+        A frame or a message that the broker does not finish closes it as well.
+        """
+        loop = asyncio.get_running_loop()
+        limit = self._settings.heartbeat * self._silence
+        stalls = StallDetector(limit)
+        while not session.lost.done():
+            silent = loop.time() - session.protocol.last_read
+            if silent < limit:
+                await asyncio.wait([session.lost], timeout=min(limit - silent, limit / CHECKS))
+                unfinished = list(session.protocol.tap.unfinished())
+                if stalled := stalls.check(unfinished, loop.time()):
+                    session.protocol.give_up(MalformedFrame(stalled))
+                    await asyncio.wait([session.lost])
+                continue
+            # After a handler that blocked the loop, what came meanwhile has yet to be read.
+            await asyncio.wait([session.lost], timeout=_SECOND_LOOK)
+            if loop.time() - session.protocol.last_read >= limit:
+                session.abort(f"nothing heard of the broker for {silent:.1f} s")
+                await asyncio.wait([session.lost])
+
+    def _failed(self, error: Exception, attempt: Attempt, number: int, seconds: float) -> None:
+        fields = {"attempt": number, "retry_in": round(seconds, 2), "error": in_a_line(error)}
+        log.error(
+            "connection failed",
+            exc_info=briefly(error, *EXPLAINED),
+            extra=self._fields(attempt, **fields),
+        )
+        self._tell("connection_failed", number, str(error))
+        for follower in self.followers:
+            follower.connection_failed(error, number)
+
+    def _tell(self, event: Event, attempt: int, reason: str = "") -> None:
+        record = Connection(self.name, self._role, self.vhost, attempt, reason)
+        tell(self._observers, event, record)
+
+    def _fields(self, to: Attempt, **more: object) -> dict[str, object]:
+        return {
+            "connection": self.name,
+            "role": self._role,
+            "broker": self._settings.display(self._asked_vhost, to.server),
+            "address": to.address or ", ".join(to.tried),
+            "vhost": self.vhost,
+            **more,
+        }

@@ -3,15 +3,18 @@
 import logging
 import socket
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Self
 
+from workerkit.amqp.checks import check_name
 from workerkit.amqp.consumer import AMQPOptions
+from workerkit.amqp.copies import Moves, copied, history, now
 from workerkit.amqp.message import ATTEMPT, OURS, AMQPMessage
-from workerkit.amqp.moving import Moves, copied, history, now
 from workerkit.amqp.properties import Properties
 from workerkit.delivery import Outcome
 from workerkit.describe import formatted, raised_at, text_of
-from workerkit.errors import Signal
+from workerkit.errors import Reject, Signal
 from workerkit.safe_text import Redact, redacted
 from workerkit.version import __version__
 
@@ -134,3 +137,97 @@ def _shortened(text: str, longest: int) -> str:
     gone = len(encoded) - 2 * half
     kept = encoded[:half] + f" ... {gone} bytes ... ".encode() + encoded[-half:]
     return kept.decode(errors="replace")
+
+
+REPLAYS = f"{OURS}replays"
+_DEATHS = "x-death"
+_MOST_REPLAYS = 1_000_000
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Why a message is a dead letter.
+
+    Attributes:
+        queue: The one it was in, and goes back to.
+        error: The class of the exception; `Reject` where the handler gave the message up without
+            one, which leaves no class in its headers; None where the broker dead-lettered it.
+        attempt: The try that was the last.
+        replays: How often it was replayed before.
+        failed_at: The last time; to the second where the broker says it.
+    """
+
+    queue: str | None = None
+    consumer: str | None = None
+    error: str | None = None
+    reason: str | None = None
+    traceback: str | None = None
+    attempt: int | None = None
+    replays: int = 0
+    failed_at: datetime | None = None
+    first_failed_at: datetime | None = None
+
+    @classmethod
+    def of(cls, message: AMQPMessage[Any]) -> Self:
+        """Read the headers of *message*."""
+        headers = message.sent
+
+        def text(name: str) -> str | None:
+            value = headers.get(OURS + name)
+            return value if isinstance(value, str) else None
+
+        reason = text("reason")
+        # Ours always have a reason, and no class where a handler decided without raising.
+        error = text("error") or (None if reason is None else Reject.__qualname__)
+        death = _last_death(headers.get(_DEATHS))
+        attempt, replays = headers.get(ATTEMPT), headers.get(REPLAYS)
+        return cls(
+            queue=_name(text("queue")),
+            consumer=text("consumer"),
+            error=error,
+            reason=reason or _reason_of(death),
+            traceback=text("traceback"),
+            attempt=attempt if type(attempt) is int and attempt > 0 else None,
+            replays=replays if type(replays) is int and 0 < replays <= _MOST_REPLAYS else 0,
+            failed_at=moment(text("failed-at")) or _time(death),
+            first_failed_at=moment(text("first-failed-at")),
+        )
+
+
+def _name(text: str | None) -> str | None:
+    """The name of a queue; None where no queue can be called so."""
+    try:
+        check_name("queue", text)
+    except ValueError:
+        return None
+    return text
+
+
+def moment(text: str | None) -> datetime | None:
+    """A time in ISO 8601, in UTC where it does not say; None where it is none."""
+    if text is None:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+        return (found if found.tzinfo else found.replace(tzinfo=UTC)).astimezone(UTC)
+    except (ValueError, OverflowError):
+        return None
+
+
+def _last_death(deaths: object) -> dict[str, Any]:
+    """The entry that the broker added last: it stands first."""
+    if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
+        return deaths[0]
+    return {}
+
+
+def _reason_of(death: dict[str, Any]) -> str | None:
+    why, queue = death.get("reason"), death.get("queue")
+    if not isinstance(why, str):
+        return None
+    return f"dead-lettered by the broker: {why}" + (f" in {queue!r}" if queue else "")
+
+
+def _time(death: dict[str, Any]) -> datetime | None:
+    time = death.get("time")
+    return time if isinstance(time, datetime) else None

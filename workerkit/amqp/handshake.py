@@ -14,7 +14,7 @@ from aiormq.abc import AbstractConnection
 from aiormq.exceptions import AMQPError, AuthenticationError
 
 from workerkit.amqp.addresses import Attempt
-from workerkit.amqp.codes import NO_PERMISSION
+from workerkit.amqp.frames import NO_PERMISSION
 from workerkit.amqp.tap import CLOSED, TapProtocol, TapTransportFactory
 from workerkit.config.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost

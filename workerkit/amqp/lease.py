@@ -16,15 +16,15 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from workerkit.amqp.connection import Session
+from workerkit.amqp.connection import STABLE_AFTER, Link
 from workerkit.amqp.consumer import Declare
-from workerkit.amqp.declaring import Made, Unreachable, available
+from workerkit.amqp.copies import log_declared
+from workerkit.amqp.declare import Made, Unreachable, available
 from workerkit.amqp.handshake import EXPLAINED
-from workerkit.amqp.link import STABLE_AFTER, Link
-from workerkit.amqp.moving import log_declared
 from workerkit.amqp.queue import NO_LIMIT, DefaultType, Queue, QueueType
 from workerkit.amqp.queue_types import look_up
 from workerkit.amqp.replies import RPC_DEADLINE
+from workerkit.amqp.session import Session
 from workerkit.amqp.term import NotHeld, Term
 from workerkit.describe import briefly, in_a_line
 from workerkit.errors import BrokerRefused, ConnectionLost

@@ -7,9 +7,9 @@ consumer of the process. If that were not declared yet, the broker would return 
 import asyncio
 from collections.abc import Sequence
 
-from workerkit.amqp.connection import Session
-from workerkit.amqp.link import Follower, Link
+from workerkit.amqp.connection import Follower, Link
 from workerkit.amqp.queue import Queue
+from workerkit.amqp.session import Session
 from workerkit.amqp.topology import Topology
 from workerkit.tasks import cancelled
 

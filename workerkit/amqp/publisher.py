@@ -12,7 +12,6 @@ from typing import Any, ClassVar, Protocol
 from uuid import uuid4
 
 from workerkit.amqp import outgoing
-from workerkit.amqp.codes import NO_PERMISSION, NOT_FOUND, PRECONDITION_FAILED
 from workerkit.amqp.confirms import (
     DEFAULT_EXCHANGE,
     TOO_LARGE,
@@ -21,11 +20,12 @@ from workerkit.amqp.confirms import (
     Refused,
     Returned,
 )
-from workerkit.amqp.link import Link
+from workerkit.amqp.connection import Link
+from workerkit.amqp.frames import NO_PERMISSION, NOT_FOUND, PRECONDITION_FAILED
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.properties import encode as encode_properties
+from workerkit.amqp.publisher_connection import Route
 from workerkit.amqp.queue import Exchange, Queue
-from workerkit.amqp.route import Route
 from workerkit.config.settings import WorkerSettings
 from workerkit.errors import (
     BrokerRefused,

@@ -14,11 +14,11 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from workerkit.amqp.codes import PRECONDITION_FAILED
 from workerkit.amqp.confirms import Confirms, Outgoing, Refused, Returned
-from workerkit.amqp.connection import Session
-from workerkit.amqp.declaring import make_sure
+from workerkit.amqp.declare import make_sure
+from workerkit.amqp.frames import PRECONDITION_FAILED
 from workerkit.amqp.queue import Exchange
+from workerkit.amqp.session import Session
 from workerkit.errors import ConnectionLost, MessageTooLarge, PublishTimeout
 
 _MAX_TRIALS = 16

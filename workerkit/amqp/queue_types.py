@@ -8,10 +8,10 @@ queue of that name exists, the broker refuses these declarations as well: they c
 import re
 from typing import Any, NamedTuple
 
-from workerkit.amqp.codes import PRECONDITION_FAILED, RESOURCE_LOCKED
-from workerkit.amqp.connection import Session, scratch
+from workerkit.amqp.frames import PRECONDITION_FAILED, RESOURCE_LOCKED
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.queue import Queue
+from workerkit.amqp.session import Session, scratch
 from workerkit.errors import BrokerRefused
 
 _TYPE = "x-queue-type"

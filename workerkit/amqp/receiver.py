@@ -10,11 +10,11 @@ from typing import Any
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.handled import Handled, Place
-from workerkit.amqp.inlet import Inlet
+from workerkit.amqp.incoming import Inlet
 from workerkit.amqp.message import AMQPMessage
-from workerkit.amqp.overdue import Overdue
-from workerkit.amqp.settling import Settling
-from workerkit.amqp.stream import Position
+from workerkit.amqp.redelivery import Overdue
+from workerkit.amqp.settlement import Settling
+from workerkit.amqp.stream_position import Position
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify

@@ -19,8 +19,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from workerkit.amqp.consumer import AMQPOptions
-from workerkit.amqp.message import ATTEMPT, QUEUE, RETURNS, AMQPMessage, sent_attempt
-from workerkit.amqp.moving import (
+from workerkit.amqp.copies import (
     FIRST_FAILED_AT,
     Moves,
     acknowledge_original,
@@ -28,6 +27,7 @@ from workerkit.amqp.moving import (
     history,
     now,
 )
+from workerkit.amqp.message import ATTEMPT, QUEUE, RETURNS, AMQPMessage, sent_attempt
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.errors import PublishRefused

@@ -7,13 +7,13 @@ import random
 import socket
 
 from workerkit.amqp.channel import Channel
-from workerkit.amqp.connection import Session
+from workerkit.amqp.connection import STABLE_AFTER, Link
 from workerkit.amqp.handshake import EXPLAINED
-from workerkit.amqp.link import STABLE_AFTER, Link
 from workerkit.amqp.preparation import Preparation
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.receiver import Receiver
-from workerkit.amqp.stream import Position
+from workerkit.amqp.session import Session
+from workerkit.amqp.stream_position import Position
 from workerkit.amqp.topology import Topology
 from workerkit.describe import briefly, in_a_line
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft, QueueInUse

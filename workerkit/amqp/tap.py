@@ -8,6 +8,7 @@ everything else goes on to aiormq untouched.
 
 import asyncio
 import logging
+from struct import Struct
 from typing import Any
 
 from aiormq.connection import TransportFactory
@@ -17,8 +18,37 @@ from workerkit.amqp.acks import Acks
 from workerkit.amqp.addresses import Attempt
 from workerkit.amqp.frame_reader import Tap
 from workerkit.amqp.frames import MalformedFrame
-from workerkit.amqp.reply_texts import readable
 from workerkit.forking import keep_from_children
+
+_HEAD = Struct(">BHI").unpack_from  # frame type, channel, size
+_METHOD = 1
+_CHANNEL_CLOSE, _CONNECTION_CLOSE = b"\x00\x14\x00\x28", b"\x00\x0a\x00\x32"
+_TEXT = 6  # After class, method and reply code.
+
+
+def readable(frames: bytes) -> bytes:
+    """Replace invalid UTF-8 in reply texts with question marks. The frames must be whole."""
+    if _CHANNEL_CLOSE not in frames and _CONNECTION_CLOSE not in frames:
+        return frames
+    replaced = bytearray(frames)
+    position = 0
+    while len(frames) - position >= 8:
+        kind, _, size = _HEAD(frames, position)
+        start = position + 7
+        position = start + size + 1
+        is_close = frames[start : start + 4] in (_CHANNEL_CLOSE, _CONNECTION_CLOSE)
+        if kind == _METHOD and is_close and size > _TEXT:
+            first = start + _TEXT + 1
+            end = min(first + frames[first - 1], start + size)
+            replaced[first:end] = _without_half_characters(frames[first:end])
+    return bytes(replaced)
+
+
+def _without_half_characters(text: bytes) -> bytes:
+    """Return the same number of bytes, all of them valid UTF-8."""
+    decoded = text.decode(errors="surrogateescape")
+    return b"".join(b"?" if "\udc80" <= sign <= "\udcff" else sign.encode() for sign in decoded)
+
 
 log = logging.getLogger(__name__)
 

@@ -10,14 +10,14 @@ from secrets import token_hex
 from typing import Literal, NamedTuple
 
 from workerkit.amqp.binding import Bindings
-from workerkit.amqp.codes import NO_PERMISSION
-from workerkit.amqp.connection import Session
 from workerkit.amqp.consumer import AMQPOptions, Declare
-from workerkit.amqp.declaring import Made, Unreachable, available, declare_queue
-from workerkit.amqp.moving import Moves, log_declared
+from workerkit.amqp.copies import Moves, log_declared
+from workerkit.amqp.declare import Made, Unreachable, available, declare_queue
+from workerkit.amqp.frames import NO_PERMISSION
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.replies import RPC_DEADLINE
+from workerkit.amqp.session import Session
 from workerkit.delivery import Action
 from workerkit.errors import BrokerRefused, ConnectionLost, PublishRefused
 from workerkit.tasks import cancel

@@ -4,9 +4,9 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from workerkit.embedded.backlog import Backlog
 from workerkit.embedded.behaviour import Behaviour
-from workerkit.embedded.refusals import Refusal, label
+from workerkit.embedded.errors import Refusal, label
+from workerkit.embedded.order import Backlog
 from workerkit.embedded.table import Field, Table
 
 LONGEST_TIME = 10 * 365 * 24 * 3600 * 1000  # Milliseconds: ten years.

@@ -4,8 +4,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
-from workerkit.embedded.backlog import Backlog, ReturnsFirst, ReturnsFirstInTurns, ReturnsLast
 from workerkit.embedded.counting import Counting, Counting40, Counting43, Counting310
+from workerkit.embedded.order import Backlog, ReturnsFirst, ReturnsFirstInTurns, ReturnsLast
 from workerkit.errors import ConfigurationError
 
 _AMQP_091 = b"AMQP\x00\x00\x09\x01"

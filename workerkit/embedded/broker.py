@@ -3,12 +3,11 @@
 from typing import Protocol
 
 from workerkit.embedded.behaviour import Behaviour
-from workerkit.embedded.channel import Channel
+from workerkit.embedded.channel import Channel, Session
 from workerkit.embedded.clock import Clock
-from workerkit.embedded.faults import Faults
+from workerkit.embedded.errors import Refusal
+from workerkit.embedded.injected_faults import Faults
 from workerkit.embedded.memory import Memory
-from workerkit.embedded.refusals import Refusal
-from workerkit.embedded.session import Session
 from workerkit.embedded.vhost import VirtualHost
 
 

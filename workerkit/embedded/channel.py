@@ -1,19 +1,37 @@
 """A channel: what was delivered on it and is not settled, its consumers, its modes."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 from itertools import takewhile
 from secrets import token_urlsafe
 from struct import Struct
 
-from workerkit.embedded import replies
+from workerkit.embedded import methods
 from workerkit.embedded.counting import Settlement
+from workerkit.embedded.errors import Refusal
 from workerkit.embedded.message import Message
+from workerkit.embedded.methods import Reply, short
+from workerkit.embedded.outbox import Outbox
 from workerkit.embedded.properties import write
 from workerkit.embedded.queue import Consumer, Copy, Queue
-from workerkit.embedded.refusals import Refusal
-from workerkit.embedded.replies import Reply, short
-from workerkit.embedded.session import Session
-from workerkit.embedded.vhost import REPLY_TO
+from workerkit.embedded.vhost import REPLY_TO, VirtualHost
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Session:
+    """A client that is logged in. It owns the exclusive queues that it declares.
+
+    Attributes:
+        user: Its name.
+        outbox: Of its connection.
+        wants_cancels: It understands basic.cancel from the broker.
+    """
+
+    user: str
+    vhost: VirtualHost
+    outbox: Outbox
+    wants_cancels: bool
+
 
 _U64 = Struct(">Q").pack
 _FLAG = (b"\x00", b"\x01")
@@ -173,7 +191,7 @@ class Channel:
         """The queue of a consumer is gone, and with it the consumer."""
         self.consumers.pop(consumer.tag, None)
         if self.session.wants_cancels:
-            self.send(replies.cancel(consumer.tag))
+            self.send(methods.cancel(consumer.tag))
 
     def expect_replies(self, tag: str) -> None:
         """Consume from `amq.rabbitmq.reply-to`."""

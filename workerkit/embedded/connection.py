@@ -7,15 +7,14 @@ from typing import Any
 
 from pamqp.commands import Connection as Methods
 
-from workerkit.embedded import frames, replies, requests
+from workerkit.embedded import frames, methods
 from workerkit.embedded.broker import Broker
-from workerkit.embedded.channel import Channel
+from workerkit.embedded.channel import Channel, Session
 from workerkit.embedded.dispatch import Dispatcher
+from workerkit.embedded.errors import Refusal
 from workerkit.embedded.handshake import PROTOCOL, Handshake, SilentRefusal
-from workerkit.embedded.heart import Heart
+from workerkit.embedded.heartbeat import Heart
 from workerkit.embedded.outbox import Outbox
-from workerkit.embedded.refusals import Refusal
-from workerkit.embedded.session import Session
 
 log = logging.getLogger(__name__)
 
@@ -112,7 +111,7 @@ class Connection(asyncio.Protocol):
         self._close_channels()
         self._state = _State.CLOSING
         self._rest = b""
-        self._outbox.reply(0, replies.connection_close(refusal.code, refusal.text, number))
+        self._outbox.reply(0, methods.connection_close(refusal.code, refusal.text, number))
         self._outbox.flush()
         self._set_deadline(_CLOSE_TIMEOUT)
 
@@ -124,7 +123,7 @@ class Connection(asyncio.Protocol):
         if dispatcher is not None:
             dispatcher.close()
         self._channels[channel.number] = None
-        channel.send(replies.channel_close(refusal.code, refusal.text, number))
+        channel.send(methods.channel_close(refusal.code, refusal.text, number))
 
     def abort(self) -> None:
         """Close the socket without a word."""
@@ -141,7 +140,7 @@ class Connection(asyncio.Protocol):
         if not on and self._blocked:
             self._blocked = False
             if self._handshake.understands_blocked:
-                self._outbox.reply(0, replies.UNBLOCKED)
+                self._outbox.reply(0, methods.UNBLOCKED)
             # Later: the alarm may end in the middle of what a queue is doing.
             self._loop.call_soon(self._read_on)
 
@@ -220,17 +219,17 @@ class Connection(asyncio.Protocol):
             self._open_channel(number)
         elif number not in self._channels:
             refusal = Refusal("CHANNEL_ERROR", "expected 'channel.open'")
-            self.refuse(refusal, requests.number_of(payload))
+            self.refuse(refusal, methods.number_of(payload))
         elif method == _CHANNEL_CLOSE:
             dispatcher = self._channels.pop(number)
             if dispatcher is not None:
                 dispatcher.close()
-            self._outbox.reply(number, replies.CHANNEL_CLOSE_OK)
+            self._outbox.reply(number, methods.CHANNEL_CLOSE_OK)
         elif method == _CHANNEL_CLOSE_OK:
             del self._channels[number]
         elif method == _CHANNEL_OPEN and self._channels[number] is not None:
             refusal = Refusal("CHANNEL_ERROR", "second 'channel.open' seen")
-            self.refuse(refusal, requests.number_of(payload))
+            self.refuse(refusal, methods.number_of(payload))
 
     def _open_channel(self, number: int) -> None:
         assert self.session is not None
@@ -239,7 +238,7 @@ class Connection(asyncio.Protocol):
             text = f"number of channels opened ({most}) has reached the negotiated channel_max"
             raise Refusal("NOT_ALLOWED", f"{text} ({most})")
         self._channels[number] = Dispatcher(Channel(number, self.session))
-        self._outbox.reply(number, replies.CHANNEL_OPEN_OK)
+        self._outbox.reply(number, methods.CHANNEL_OPEN_OK)
 
     # The connection's own methods
 
@@ -265,15 +264,15 @@ class Connection(asyncio.Protocol):
             self._take_method(payload)
         except Refusal as refusal:
             # Wrong passwords are refused without the number of a method.
-            about = (0, 0) if refusal.code == 403 else requests.number_of(payload)
+            about = (0, 0) if refusal.code == 403 else methods.number_of(payload)
             self.refuse(refusal, about)
 
     def _take_method(self, payload: bytes) -> None:
-        method = requests.read(payload)
+        method = methods.read(payload)
         if isinstance(method, Methods.Close):
             self._close_channels()
             self._state = _State.CLOSING
-            self._outbox.reply(0, replies.CLOSE_OK)
+            self._outbox.reply(0, methods.CLOSE_OK)
             self._close_socket()
         elif self._state is _State.LOGGING_IN:
             reply = self._handshake.take(method)
@@ -282,16 +281,16 @@ class Connection(asyncio.Protocol):
             if self._handshake.session is not None:
                 self._run(self._handshake.session)
         elif isinstance(method, Methods.UpdateSecret):
-            self._outbox.reply(0, replies.UPDATE_SECRET_OK)
+            self._outbox.reply(0, methods.UPDATE_SECRET_OK)
         else:
             raise Refusal("CHANNEL_ERROR", "unexpected method in connection state running")
 
     def _take_while_closing(self, kind: int, number: int, payload: bytes) -> None:
         if kind != frames.METHOD or number or len(payload) < 4:
             return
-        method = requests.number_of(payload)
+        method = methods.number_of(payload)
         if method == (10, 50):  # connection.close: both sides close at the same time.
-            self._outbox.reply(0, replies.CLOSE_OK)
+            self._outbox.reply(0, methods.CLOSE_OK)
         elif method == (10, 51):  # connection.close-ok
             self._close_socket()
 
@@ -309,7 +308,7 @@ class Connection(asyncio.Protocol):
         self._set_deaf(True)
         self._transport.pause_reading()
         if self._handshake.understands_blocked:
-            self._outbox.reply(0, replies.blocked("low on memory"))
+            self._outbox.reply(0, methods.blocked("low on memory"))
 
     def _read_on(self) -> None:
         """Read again, first what had come before the connection was blocked or frozen."""

@@ -4,15 +4,14 @@ from secrets import token_urlsafe
 
 from pamqp.commands import Basic
 
-from workerkit.embedded import replies
+from workerkit.embedded import methods
 from workerkit.embedded.arguments import integer_fault
 from workerkit.embedded.channel import Channel
 from workerkit.embedded.counting import Settlement
+from workerkit.embedded.declaring import usable_queue
+from workerkit.embedded.errors import Refusal
+from workerkit.embedded.methods import Reply, arguments
 from workerkit.embedded.queue import Consumer, Queue
-from workerkit.embedded.refusals import Refusal
-from workerkit.embedded.replies import Reply
-from workerkit.embedded.requests import arguments
-from workerkit.embedded.topology import usable_queue
 from workerkit.embedded.vhost import REPLY_TO
 
 
@@ -25,7 +24,7 @@ def limit(channel: Channel, method: Basic.Qos) -> None:
     else:
         channel.prefetch = method.prefetch_count
         channel.prefetch_total = 0  # As RabbitMQ 3.10 does: the one lifts the other.
-    channel.send(replies.QOS_OK)
+    channel.send(methods.QOS_OK)
     channel.pump()
 
 
@@ -43,7 +42,7 @@ def consume(channel: Channel, method: Basic.Consume) -> None:
         channel.consumers[tag] = consumer
         queue.subscribe(consumer)
     if not method.nowait:
-        channel.send(replies.consume_ok(tag))
+        channel.send(methods.consume_ok(tag))
     if queue is not None:
         queue.pump()
 
@@ -56,14 +55,14 @@ def cancel(channel: Channel, method: Basic.Cancel) -> Reply:
     consumer = channel.consumers.pop(tag, None)
     if consumer is not None:
         consumer.queue.unsubscribe(consumer)
-    return replies.cancel_ok(tag)
+    return methods.cancel_ok(tag)
 
 
 def get(channel: Channel, method: Basic.Get) -> Reply | None:
     """basic.get"""
     copy = usable_queue(channel, method.queue).get()
     if copy is None:
-        return replies.GET_EMPTY
+        return methods.GET_EMPTY
     channel.hand_over(copy, acknowledges=not method.no_ack)
     return None
 
@@ -88,7 +87,7 @@ def reject(channel: Channel, method: Basic.Reject) -> None:
 def recover(channel: Channel, method: Basic.Recover) -> Reply:
     """basic.recover"""
     recover_async(channel, method)
-    return replies.RECOVER_OK
+    return methods.RECOVER_OK
 
 
 def recover_async(channel: Channel, method: Basic.Recover | Basic.RecoverAsync) -> None:

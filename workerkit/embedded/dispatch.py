@@ -7,12 +7,12 @@ from pamqp import base
 from pamqp.commands import Basic, Confirm, Exchange, Queue, Tx
 from pamqp.commands import Channel as ChannelMethods
 
-from workerkit.embedded import consuming, publishing, replies, requests, topology
+from workerkit.embedded import consuming, declaring, methods, publishing
 from workerkit.embedded.channel import Channel
 from workerkit.embedded.counting import Settlement
+from workerkit.embedded.errors import Refusal, unexpected
+from workerkit.embedded.methods import Reply
 from workerkit.embedded.publishing import Incoming
-from workerkit.embedded.refusals import Refusal, unexpected
-from workerkit.embedded.replies import Reply
 
 _METHOD = 1
 # The methods of every message are read by hand; the numbers of basic.publish and basic.ack.
@@ -20,15 +20,15 @@ _PUBLISH, _ACK = b"\x00\x3c\x00\x28", b"\x00\x3c\x00\x50"
 _SMALLEST_PUBLISH, _ACK_SIZE = 9, 13
 
 _HANDLERS: dict[type[base.Frame], Callable[[Channel, Any], Reply | None]] = {
-    Exchange.Declare: topology.declare_exchange,
-    Exchange.Delete: topology.delete_exchange,
-    Exchange.Bind: topology.bind_exchange,
-    Exchange.Unbind: topology.unbind_exchange,
-    Queue.Declare: topology.declare_queue,
-    Queue.Bind: topology.bind_queue,
-    Queue.Unbind: topology.unbind_queue,
-    Queue.Purge: topology.purge_queue,
-    Queue.Delete: topology.delete_queue,
+    Exchange.Declare: declaring.declare_exchange,
+    Exchange.Delete: declaring.delete_exchange,
+    Exchange.Bind: declaring.bind_exchange,
+    Exchange.Unbind: declaring.unbind_exchange,
+    Queue.Declare: declaring.declare_queue,
+    Queue.Bind: declaring.bind_queue,
+    Queue.Unbind: declaring.unbind_queue,
+    Queue.Purge: declaring.purge_queue,
+    Queue.Delete: declaring.delete_queue,
     Basic.Qos: consuming.limit,
     Basic.Consume: consuming.consume,
     Basic.Cancel: consuming.cancel,
@@ -102,20 +102,20 @@ class Dispatcher:
             self._held = 0
 
     def _take_method(self, payload: bytes) -> None:
-        self.number = requests.number_of(payload)
+        self.number = methods.number_of(payload)
         if payload.startswith(_PUBLISH) and len(payload) >= _SMALLEST_PUBLISH:
             self._incoming = Incoming(payload, sorts_headers=self._sorts_headers)
         elif payload.startswith(_ACK) and len(payload) == _ACK_SIZE:
             tag = int.from_bytes(payload[4:12], "big")
             self.channel.settle(tag, Settlement.ACK, multiple=bool(payload[12] & 1))
         else:
-            self._call(requests.read(payload))
+            self._call(methods.read(payload))
 
     def _call(self, method: base.Frame) -> None:
         if isinstance(method, ChannelMethods.Flow):
             if not method.active:
                 raise Refusal("NOT_IMPLEMENTED", "active=false")
-            self.channel.send(replies.CHANNEL_FLOW_OK)
+            self.channel.send(methods.CHANNEL_FLOW_OK)
             return
         handler = _HANDLERS.get(type(method))
         if handler is None:

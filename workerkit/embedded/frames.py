@@ -2,7 +2,7 @@
 
 from struct import Struct
 
-from workerkit.embedded.refusals import Refusal, malformed
+from workerkit.embedded.errors import Refusal, malformed
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
 HEAD_SIZE, FRAME_SIZE = 7, 8  # Without and with the octet at the end.

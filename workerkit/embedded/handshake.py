@@ -6,12 +6,12 @@ from typing import Any
 from pamqp import base
 from pamqp.commands import Connection
 
-from workerkit.embedded import replies, table
+from workerkit.embedded import methods, table
 from workerkit.embedded.broker import Broker
+from workerkit.embedded.channel import Session
+from workerkit.embedded.errors import Refusal
+from workerkit.embedded.methods import Reply
 from workerkit.embedded.outbox import Outbox
-from workerkit.embedded.refusals import Refusal
-from workerkit.embedded.replies import Reply
-from workerkit.embedded.session import Session
 from workerkit.embedded.table import Field, MalformedTable, Table, text
 
 PROTOCOL = b"AMQP\x00\x00\x09\x01"
@@ -66,7 +66,7 @@ class Handshake:
     def greet(self) -> Reply:
         """The first thing that the broker says."""
         behaviour = self._broker.behaviour
-        return replies.start(_server_properties(behaviour.release), behaviour.mechanisms)
+        return methods.start(_server_properties(behaviour.release), behaviour.mechanisms)
 
     def take(self, method: base.Frame) -> Reply | None:
         """Answer a client.
@@ -104,7 +104,7 @@ class Handshake:
         self._wants_cancels = capability(properties, "consumer_cancel_notify")
         self.understands_blocked = capability(properties, "connection.blocked")
         self._stage = _Stage.TUNING
-        return replies.tune(_CHANNEL_MAX, self._outbox.frame_max, self._broker.heartbeat)
+        return methods.tune(_CHANNEL_MAX, self._outbox.frame_max, self._broker.heartbeat)
 
     def _tune(self, method: Connection.TuneOk) -> None:
         channels, frame = method.channel_max, method.frame_max
@@ -120,7 +120,7 @@ class Handshake:
     def _open(self, method: Connection.Open) -> Reply:
         vhost = self._broker.vhost(method.virtual_host)
         self.session = Session(self._user, vhost, self._outbox, self._wants_cancels)
-        return replies.CONNECTION_OPEN_OK
+        return methods.CONNECTION_OPEN_OK
 
 
 def _server_properties(version: str) -> Table:

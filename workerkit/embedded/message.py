@@ -1,9 +1,9 @@
 """A message as it was published: never changed, and shared by all queues that hold it."""
 
 from workerkit.embedded import properties, table
+from workerkit.embedded.errors import Refusal
+from workerkit.embedded.methods import short
 from workerkit.embedded.properties import FLAGS, Properties
-from workerkit.embedded.refusals import Refusal
-from workerkit.embedded.replies import short
 from workerkit.embedded.table import Table
 
 # What one message costs in memory beside its bytes, about.

@@ -8,10 +8,10 @@ import asyncio
 from collections.abc import Callable
 from struct import Struct
 
-from workerkit.embedded import replies
+from workerkit.embedded import methods
 from workerkit.embedded.clock import Clock
-from workerkit.embedded.faults import Faults
-from workerkit.embedded.replies import Reply
+from workerkit.embedded.injected_faults import Faults
+from workerkit.embedded.methods import Reply
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
 _END = b"\xce"
@@ -177,7 +177,7 @@ class Outbox:
     def _add_confirms(self) -> None:
         confirms, self._confirms = self._confirms, {}
         for channel, (first, last, accepted) in confirms.items():
-            reply = replies.confirm(last, accepted=bool(accepted), multiple=last > first)
+            reply = methods.confirm(last, accepted=bool(accepted), multiple=last > first)
             self._add_reply(channel, reply)
 
     def _schedule(self) -> None:

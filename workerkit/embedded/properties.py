@@ -8,7 +8,7 @@ from dataclasses import dataclass, fields
 from struct import Struct
 
 from workerkit.embedded import table
-from workerkit.embedded.replies import short
+from workerkit.embedded.methods import short
 from workerkit.embedded.table import MalformedTable, Table
 
 _U16, _U64 = Struct(">H"), Struct(">Q")

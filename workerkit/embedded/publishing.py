@@ -5,13 +5,13 @@ from functools import partial
 
 from pamqp.commands import Confirm, Tx
 
-from workerkit.embedded import properties, replies
+from workerkit.embedded import methods, properties
 from workerkit.embedded.arguments import LONGEST_TIME
 from workerkit.embedded.channel import Channel
+from workerkit.embedded.errors import Refusal, erlang, malformed, unexpected
 from workerkit.embedded.message import Message, routing_keys, without_bcc
+from workerkit.embedded.methods import Reply
 from workerkit.embedded.properties import FLAGS
-from workerkit.embedded.refusals import Refusal, erlang, malformed, unexpected
-from workerkit.embedded.replies import Reply
 from workerkit.embedded.table import MalformedTable
 from workerkit.embedded.vhost import REPLY_TO
 
@@ -126,7 +126,7 @@ def select_confirms(channel: Channel, method: Confirm.Select) -> Reply:
         raise Refusal("PRECONDITION_FAILED", "cannot switch from tx to confirm mode")
     if channel.confirmed is None:
         channel.confirmed = 0
-    return replies.CONFIRM_SELECT_OK
+    return methods.CONFIRM_SELECT_OK
 
 
 def select_transactions(channel: Channel, method: Tx.Select) -> Reply:
@@ -134,19 +134,19 @@ def select_transactions(channel: Channel, method: Tx.Select) -> Reply:
     if channel.confirmed is not None:
         raise Refusal("PRECONDITION_FAILED", "cannot switch from confirm to tx mode")
     channel.begin()
-    return replies.TX_SELECT_OK
+    return methods.TX_SELECT_OK
 
 
 def commit(channel: Channel, method: Tx.Commit) -> Reply:
     """tx.commit"""
     channel.commit()
-    return replies.TX_COMMIT_OK
+    return methods.TX_COMMIT_OK
 
 
 def rollback(channel: Channel, method: Tx.Rollback) -> Reply:
     """tx.rollback"""
     channel.rollback()
-    return replies.TX_ROLLBACK_OK
+    return methods.TX_ROLLBACK_OK
 
 
 def _route(channel: Channel, message: Message, mandatory: bool) -> None:

@@ -4,15 +4,14 @@ from collections.abc import Callable, Iterable
 from typing import Protocol
 
 from workerkit.embedded.arguments import QueueArguments
-from workerkit.embedded.backlog import Backlog
 from workerkit.embedded.clock import Clock, Timer
 from workerkit.embedded.counting import Settlement
+from workerkit.embedded.errors import label
 from workerkit.embedded.memory import Memory
 from workerkit.embedded.message import Message
+from workerkit.embedded.methods import short
+from workerkit.embedded.order import Backlog, Turns
 from workerkit.embedded.properties import FLAGS
-from workerkit.embedded.refusals import label
-from workerkit.embedded.replies import short
-from workerkit.embedded.turns import Turns
 
 _EXPIRATION, _PRIORITY = FLAGS["expiration"], FLAGS["priority"]
 _QUALIFIED = _EXPIRATION | _PRIORITY

@@ -15,9 +15,9 @@ from workerkit.embedded.behaviour import LATEST, behaviour_of
 from workerkit.embedded.broker import Broker, Client
 from workerkit.embedded.channel import Channel
 from workerkit.embedded.connection import Connection
-from workerkit.embedded.faults import Fault
+from workerkit.embedded.errors import CODES, Refusal
+from workerkit.embedded.injected_faults import Fault
 from workerkit.embedded.listener import Listener
-from workerkit.embedded.refusals import CODES, Refusal
 from workerkit.embedded.snapshot import QueueSnapshot
 from workerkit.errors import ConfigurationError
 

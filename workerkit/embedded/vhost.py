@@ -8,12 +8,12 @@ from typing import NamedTuple, Protocol
 from workerkit.embedded.arguments import QueueArguments
 from workerkit.embedded.behaviour import Behaviour
 from workerkit.embedded.clock import Clock
-from workerkit.embedded.death import buried, is_cycle
+from workerkit.embedded.errors import not_found
 from workerkit.embedded.exchange import Binding, Destination, Exchange
 from workerkit.embedded.memory import Memory
 from workerkit.embedded.message import Message, routing_keys, without_bcc
 from workerkit.embedded.queue import Copy, Queue
-from workerkit.embedded.refusals import not_found
+from workerkit.embedded.x_death import buried, is_cycle
 
 REPLY_TO = "amq.rabbitmq.reply-to"
 _PREDECLARED = {

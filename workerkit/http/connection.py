@@ -14,7 +14,8 @@ from aiohttp.streams import EMPTY_PAYLOAD
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import Reject, Retry
 from workerkit.forking import keep_from_children
-from workerkit.http.answer import UNREADABLE, answer
+from workerkit.http.fast_response import SENT, Sending, discard, is_used, plain, send, without_body
+from workerkit.http.fast_routes import route_of
 from workerkit.http.malformed import answer_malformed
 from workerkit.http.problem import (
     EXPECTATIONS,
@@ -24,10 +25,8 @@ from workerkit.http.problem import (
     problem,
 )
 from workerkit.http.raw_request import UnsendableHeader, is_fault_of_body
-from workerkit.http.request import HTTPRequest, size_of
-from workerkit.http.request_ids import REQUEST_ID, identify
-from workerkit.http.sending import SENT, Sending, discarding, is_used, plain, send, without_body
-from workerkit.http.shortcuts import route_of
+from workerkit.http.request import REQUEST_ID, HTTPRequest, identify, size_of
+from workerkit.http.response import UNREADABLE, answer
 from workerkit.logs import request_id
 from workerkit.observe import Unhandled
 from workerkit.tasks import own
@@ -194,7 +193,7 @@ class Connection(web.RequestHandler):
         if request.content.is_eof() or hdrs.CONTENT_ENCODING not in request.headers:
             return sending
         self._lingering_time = 0.0  # It would hold the loop for all that time.
-        return discarding(request.content, sending)
+        return discard(request.content, sending)
 
     def _answer_of(self, answer: object, request: web.BaseRequest) -> web.StreamResponse:
         """What is sent for what a middleware gave."""
@@ -392,9 +391,3 @@ class Connection(web.RequestHandler):
         self._lost = True
         if self.request is None:
             self._ended(self)
-
-
-def is_event_stream(request: web.Request) -> bool:
-    """Whether a stream of Server-Sent Events is being sent in answer."""
-    asked = "text/event-stream" in request.headers.get("Accept", "")
-    return asked and request.writer.output_size > 0

@@ -8,10 +8,67 @@ import asyncio
 import errno
 import logging
 import os
+import resource
 import socket
 from collections.abc import Callable
+from typing import Literal
 
-from workerkit.http.tally import Tally
+_SECOND = 1.0
+
+
+class Tally:
+    """Counts, and calls *report* with the number since the last report.
+
+    The first one is reported immediately, the others together a second later.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, report: Callable[[int], None]) -> None:
+        self._loop = loop
+        self._report = report
+        self._count = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def add(self) -> None:
+        """Count one more."""
+        self._count += 1
+        if self._timer is None:
+            self._tell()
+
+    def close(self) -> None:
+        """Report what is left."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._count:
+            self._report(self._count)
+            self._count = 0
+
+    def _tell(self) -> None:
+        self._timer = None
+        if not self._count:
+            return
+        count, self._count = self._count, 0
+        self._timer = self._loop.call_later(_SECOND, self._tell)
+        self._report(count)
+
+
+_LEAST = 16
+_UNLIMITED = 1 << 20
+_SHARES = {"http": 2, "ops": 8}
+
+
+def max_connections(setting: int | None, port: Literal["http", "ops"]) -> int:
+    """Return the setting, or else a part of the descriptors that the process may have.
+
+    Views get half of them and the ops server an eighth. The rest is for brokers, files and
+    databases, so that clients of HTTP cannot keep the process from connecting to those.
+    """
+    if setting is not None:
+        return setting
+    soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+    descriptors = _UNLIMITED if soft == resource.RLIM_INFINITY else soft
+    return max(_LEAST, descriptors // _SHARES[port])
+
 
 log = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ import re
 from aiohttp import web
 from aiohttp.http_exceptions import BadHttpMethod, ContentEncodingError, LineTooLong
 
-from workerkit.http.encodings import ACCEPTED, UNSUPPORTED
 from workerkit.http.problem import problem
-from workerkit.http.request_ids import identify
+from workerkit.http.raw_request import ACCEPTED, UNSUPPORTED
+from workerkit.http.request import identify
 
 log = logging.getLogger(__name__)
 

@@ -8,7 +8,7 @@ from uuid import uuid4
 
 from aiohttp import web
 
-from workerkit.http.request_ids import REQUEST_ID
+from workerkit.http.request import REQUEST_ID
 from workerkit.logs import request_id
 from workerkit.safe_text import escape_json
 

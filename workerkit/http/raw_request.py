@@ -1,13 +1,27 @@
 """aiohttp's request, with a memory of what could not be read, and a check of what is sent."""
 
 import re
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
 from aiohttp import BodyPartReader, MultipartReader, hdrs, web
+from aiohttp.compression_utils import HAS_BROTLI, HAS_ZSTD
 from multidict import MultiDictProxy
+
+SUPPORTED = ("gzip", "deflate", *["br"] * HAS_BROTLI, *["zstd"] * HAS_ZSTD)
+ACCEPTED: Mapping[str, str] = {hdrs.ACCEPT_ENCODING: ", ".join(SUPPORTED)}
+"""The header of an answer to a body with another coding."""
+
+UNSUPPORTED = f"the body has a Content-Encoding other than {', '.join(SUPPORTED)}"
+
+
+def is_supported(coding: str) -> bool:
+    """Whether a body with this `Content-Encoding` is decoded."""
+    name = coding.strip().lower()
+    return name in SUPPORTED or name in ("", "identity")
+
 
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f\ud800-\udfff]")
 _TOKEN = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")

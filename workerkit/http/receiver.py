@@ -11,13 +11,12 @@ from workerkit.codec import JSON
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.errors import HandlerExit, InvalidRequest
-from workerkit.http.answer import answer
-from workerkit.http.connection import Connection, is_event_stream
-from workerkit.http.encodings import ACCEPTED, UNSUPPORTED, is_supported
-from workerkit.http.entrance import limited
+from workerkit.http.connection import Connection
+from workerkit.http.middleware import limited
 from workerkit.http.problem import of_exception
-from workerkit.http.request import HTTPRequest
-from workerkit.http.request_ids import identify
+from workerkit.http.raw_request import ACCEPTED, UNSUPPORTED, is_supported
+from workerkit.http.request import HTTPRequest, identify
+from workerkit.http.response import answer, is_event_stream
 from workerkit.http.signature import RequestSignature
 from workerkit.observe import Settled, notify
 from workerkit.tasks import is_ending

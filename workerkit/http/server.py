@@ -11,14 +11,14 @@ from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 
 from workerkit.config.sections import ListenSettings
 from workerkit.forking import keep_from_children
-from workerkit.http.connection import Connection, is_event_stream
-from workerkit.http.entrance import begun
-from workerkit.http.listener import Listener
+from workerkit.http.connection import Connection
+from workerkit.http.fast_response import LINGERING
+from workerkit.http.fast_routes import Shortcuts
+from workerkit.http.listener import Listener, Tally
+from workerkit.http.middleware import begun
 from workerkit.http.problem import last_answer
 from workerkit.http.raw_request import request_factory
-from workerkit.http.sending import LINGERING
-from workerkit.http.shortcuts import Shortcuts
-from workerkit.http.tally import Tally
+from workerkit.http.response import is_event_stream
 from workerkit.observe import Unhandled
 from workerkit.tasks import cancel
 

@@ -16,10 +16,11 @@ from pydantic_core import from_json
 from workerkit.codec import Decode, adapter, decoder
 from workerkit.describe import place
 from workerkit.errors import DeclarationError, InvalidBody, InvalidRequest
+from workerkit.http.json_shape import Shape, is_any_text, is_data, is_optional, shape_of
 from workerkit.http.parameters import Cookie, Header, Part, Unfit, Value
 from workerkit.http.request import HTTPRequest
-from workerkit.http.shape import Shape, is_any_text, is_data, is_optional, shape_of
-from workerkit.signature import Resolve, Source, Unresolved, annotated, hints, provided
+from workerkit.signature import Resolve, Source, Unresolved, annotated, provided
+from workerkit.type_variables import hints
 
 _UNREADABLE = (
     "has a type that no part of a request can be read as: write a pydantic model, a dataclass, a "

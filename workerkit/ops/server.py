@@ -12,7 +12,7 @@ from yarl import URL
 
 from workerkit.config.settings import WorkerSettings
 from workerkit.health import Health, Readiness
-from workerkit.http.limit import max_connections
+from workerkit.http.listener import max_connections
 from workerkit.http.server import Server
 from workerkit.ops.metrics import Metrics
 

@@ -17,8 +17,8 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
+from workerkit.amqp.connection import Link
 from workerkit.amqp.lease import SILENCE, Lease, lease_queue
-from workerkit.amqp.link import Link
 from workerkit.amqp.term import NotHeld
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.settings import WorkerSettings

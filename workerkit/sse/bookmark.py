@@ -7,7 +7,7 @@ from typing import TypeVar
 
 from workerkit.describe import in_a_line
 from workerkit.sse.cursor import CursorStore
-from workerkit.sse.stream import is_sendable
+from workerkit.sse.parser import is_sendable
 from workerkit.tasks import Backoff, guarded, within
 
 log = logging.getLogger(__name__)

@@ -23,7 +23,7 @@ from workerkit.options import (
     unless_retried,
 )
 from workerkit.retry import Retries, RetryPolicy
-from workerkit.sse.stream import LARGEST_EVENT
+from workerkit.sse.parser import LARGEST_EVENT
 
 Method = Literal["GET", "POST", "PUT"]
 Types = Mapping[str, Any]

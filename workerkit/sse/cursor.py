@@ -13,7 +13,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import Protocol, runtime_checkable
 
-from workerkit.sse.stream import is_sendable
+from workerkit.sse.parser import is_sendable
 
 log = logging.getLogger(__name__)
 

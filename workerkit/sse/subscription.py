@@ -18,14 +18,14 @@ from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State
 from workerkit.observe import Connection, Event, Observer, tell
 from workerkit.sse.bookmark import Bookmark
+from workerkit.sse.connection import EXPLAINED, Source
 from workerkit.sse.consumer import SSEConsumer, SSEOptions
 from workerkit.sse.cookies import Cookies
 from workerkit.sse.event import SSEEvent
+from workerkit.sse.parser import Parser
 from workerkit.sse.receiver import Receiver
 from workerkit.sse.redirects import Redirect
 from workerkit.sse.request import Request
-from workerkit.sse.source import EXPLAINED, Source
-from workerkit.sse.stream import Parser
 from workerkit.tasks import Backoff, guarded, within
 from workerkit.transport import Hook
 

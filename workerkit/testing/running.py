@@ -14,7 +14,7 @@ from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.lease import QUEUE_PREFIX
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
-from workerkit.amqp.wire import AMQPWire
+from workerkit.amqp.transport import AMQPWire
 from workerkit.app.assembly import Assembly
 from workerkit.config.connections import AMQPSettings, SSESettings
 from workerkit.config.sections import HTTPSettings
@@ -23,16 +23,15 @@ from workerkit.consumer import Consumer
 from workerkit.describe import said
 from workerkit.embedded import LATEST, EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
-from workerkit.http.client import HTTPClient
-from workerkit.http.watched import WatchedViews
-from workerkit.http.wire import HTTPWire
+from workerkit.http.transport import HTTPWire
 from workerkit.observe import Settled
 from workerkit.options import folded
 from workerkit.periodic.singleton import SingletonOptions
 from workerkit.periodic.transport import PeriodicWire
 from workerkit.runner import Runner
-from workerkit.sse.wire import SSEWire
+from workerkit.sse.transport import SSEWire
 from workerkit.tasks import cancelled
+from workerkit.testing.http_client import HTTPClient, WatchedViews
 from workerkit.testing.records import Record
 from workerkit.testing.requeues import Requeues
 

@@ -1,0 +1,211 @@
+"""Connect to RabbitMQ by aio-pika, and ask it things with a deadline on every answer."""
+
+import asyncio
+import logging
+import re
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager
+from typing import Any, TypeVar
+
+from aiormq.abc import AbstractChannel
+
+from workerkit.amqp.addresses import Attempt, Rotation
+from workerkit.amqp.channel import Channel
+from workerkit.amqp.channel_numbers import HIGHEST, ChannelLimit, ChannelNumbers
+from workerkit.amqp.frame_reader import Sink
+from workerkit.amqp.handshake import TapConnection, failure_reason, log_in
+from workerkit.amqp.replies import DiscardingSink, Replies, translate_errors
+from workerkit.amqp.scratch_channels import MAX_SETUPS, ScratchChannels
+from workerkit.amqp.tap import CLOSED, TapProtocol
+from workerkit.config.connections import AMQPSettings
+from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft
+from workerkit.tasks import within
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+_CLOSE_DEADLINE = 2.0  # Shorter than what a process has for closing everything.
+_FRAME_MAX = 131_072
+_VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
+
+
+class Session:
+    """One connection to the broker, from the login until it is lost.
+
+    Attributes:
+        default_type_has_limits: Whether a queue that is declared without a type may have a delivery
+            limit. True until the broker refuses one; a client cannot read the default type.
+    """
+
+    def __init__(self, connection: TapConnection, protocol: TapProtocol) -> None:
+        self._connection = connection
+        self.protocol = protocol
+        self.replies = Replies(protocol, self.abort)
+        self.limit_channels(
+            ChannelLimit(self.channel_max, f"channel_max {self.channel_max} of the broker")
+        )
+        self._discarding_sink = DiscardingSink()
+        if underlay := connection.transport:
+            # If its queue is full, aiormq does not send channel.close-ok, and the broker would
+            # never free the number of the channel. All queued frames wait for a reply anyway.
+            queue: Any = underlay.connection.write_queue
+            queue._maxsize = 0
+        self.default_type_has_limits = True
+
+    @property
+    def lost(self) -> "asyncio.Future[None]":
+        """Done once the socket is closed."""
+        return self.protocol.lost
+
+    @property
+    def gone(self) -> bool:
+        """Whether the socket is closed or about to be: nothing is sent any more."""
+        return self.protocol.socket.is_closing()
+
+    @property
+    def reason(self) -> str:
+        """Why the connection was lost, if that is known."""
+        fault, known = self._connection.fault, self.protocol.reason
+        return (failure_reason(fault) if fault and known == CLOSED else "") or known
+
+    @property
+    def version(self) -> tuple[int, ...]:
+        """The broker's version, such as (4, 3, 6); empty if it states none."""
+        underlay = self._connection.transport
+        stated = underlay.connection.server_properties.get("version") if underlay else None
+        numbers = _VERSION.match(stated) if isinstance(stated, str) else None
+        return tuple(map(int, numbers[0].split("."))) if numbers else ()
+
+    @property
+    def channel_max(self) -> int:
+        """The highest channel number that both sides agreed on."""
+        underlay = self._connection.transport
+        tuned = underlay.connection.connection_tune.channel_max if underlay else 0
+        return int(tuned or 0) or HIGHEST
+
+    @property
+    def frame_max(self) -> int:
+        """The largest frame, in bytes, that both sides agreed on."""
+        underlay = self._connection.transport
+        tuned = underlay.connection.connection_tune.frame_max if underlay else 0
+        return int(tuned) or _FRAME_MAX
+
+    def limit_channels(self, limit: ChannelLimit) -> None:
+        """Limit the number of channels. Call it before the first one is opened."""
+        self._limit = limit
+        self.numbers = ChannelNumbers(limit.most, self._channels, MAX_SETUPS)
+        self.scratch = ScratchChannels(self.channel, self.numbers.scratch)
+
+    async def channel(self, *, confirms: bool = False) -> Channel:
+        """Open a channel, with the lowest number that is free.
+
+        Raises:
+            ConnectionLost: The broker did not answer in time.
+            NoChannelLeft: All numbers up to the broker's limit are in use.
+        """
+        underlay = self._connection.transport
+        if underlay is None or self.gone:
+            raise ConnectionLost("the connection is lost")
+        if (number := self.numbers.free()) is None:
+            await self.scratch.close_idle()
+            number = self.numbers.free()
+        if number is None:
+            raise NoChannelLeft(self._limit.text, self.numbers.max_consumers)
+        opening = underlay.connection.channel(number, publisher_confirms=confirms)
+        try:
+            channel = await self.replies.wait("channel.open", opening)
+        finally:
+            self.numbers.assign(number)
+        self.protocol.tap.close(number, self._discarding_sink)
+        return Channel(self, channel)
+
+    async def consumer_channel(self) -> Channel:
+        """Open the channel of a consumer. Some channels are reserved for requests.
+
+        Raises:
+            ConnectionLost: As `channel` does.
+            NoChannelLeft: The limit of consumers is reached.
+        """
+        if not self.numbers.reserve_consumer():
+            raise NoChannelLeft(self._limit.text, self.numbers.max_consumers)
+        try:
+            channel = await self.channel()
+        except BaseException:
+            self.numbers.release_consumer()
+            raise
+        channel.lost.add_done_callback(lambda _: self.numbers.release_consumer())
+        channel.acks.max_decoded = self.protocol.tap.largest_message
+        return channel
+
+    def detach_sink(self, channel: AbstractChannel, sink: Sink) -> None:
+        """Deliver nothing more to *sink* from a channel that is closed or closing."""
+        self.protocol.tap.close(channel.number, sink)
+        if self._channels.get(channel.number) is channel and not self.gone:
+            self.protocol.tap.open(channel.number, self._discarding_sink)
+
+    @property
+    def _channels(self) -> Mapping[int, Any]:
+        """By number, the channels that are open, or whose close the broker has not confirmed."""
+        underlay = self._connection.transport
+        return underlay.connection.channels if underlay else {}
+
+    def abort(self, reason: str) -> None:
+        """Drop the socket at once. The broker requeues what was not settled."""
+        if not self.lost.done():
+            log.warning("connection dropped", extra={"reason": reason})
+            self.protocol.socket.abort()
+
+    async def close(self) -> None:
+        """Close in the orderly way, and by dropping the socket where that takes too long."""
+        if not self.protocol.unblocked.is_set():
+            # A broker that blocks does not read, not even that somebody leaves.
+            self.abort("the broker blocks this connection")
+        late = ConnectionLost(f"no answer to connection.close within {_CLOSE_DEADLINE:g} s")
+        closing = self._connection.close()
+        try:
+            await translate_errors("connection.close", within(_CLOSE_DEADLINE, closing, late))
+        except ConnectionLost as error:
+            self.abort(str(error))
+
+
+@asynccontextmanager
+async def scratch(session: Session) -> AsyncIterator[Channel]:
+    """A channel to ask questions on: the broker closes it when it says no."""
+    async with session.scratch.channel() as channel:
+        yield channel
+
+
+async def connect(settings: AMQPSettings, vhost: str | None, role: str) -> Session:
+    """Open a connection to any of the servers and log in: each is tried once.
+
+    Args:
+        vhost: Virtual host; None for the connection's own.
+        role: What it is for; shown by the broker's management.
+
+    Raises:
+        BrokerRefused: A broker refused the login, or TLS failed.
+        ConnectionLost: No server can be reached, or none answers in time.
+    """
+    rotation = Rotation()
+    failures: list[ConnectionLost] = []
+    while True:
+        attempt = rotation.attempt(settings.servers)
+        try:
+            return await connect_to(attempt, settings, vhost, role)
+        except ConnectionLost as error:
+            failures.append(error)
+            if not rotation.failed(attempt, settings.servers):
+                continue
+            text = "; ".join(dict.fromkeys(map(str, failures)))
+            for each in failures:
+                if isinstance(each, BrokerRefused):
+                    raise BrokerRefused(text, each.code) from each
+            raise ConnectionLost(text) from error
+
+
+async def connect_to(
+    attempt: Attempt, settings: AMQPSettings, vhost: str | None, role: str
+) -> Session:
+    """Open a connection to the server of *attempt* and log in. Raises as `connect` does."""
+    return Session(*await log_in(settings, vhost, role, attempt))

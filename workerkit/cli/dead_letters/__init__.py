@@ -1,0 +1,1 @@
+"""The commands `workerkit dead-letters ...`: list, show, replay and purge dead letters."""

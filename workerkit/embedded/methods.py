@@ -1,0 +1,194 @@
+"""What clients send, read into pamqp's classes of methods.
+
+The reading is our own: pamqp loses the types of table values and refuses names RabbitMQ takes.
+"""
+
+from struct import Struct
+from struct import error as StructError  # noqa: N812
+from typing import Any, NamedTuple, cast
+
+from pamqp import base, commands
+
+from workerkit.embedded import table
+from workerkit.embedded.errors import Refusal, erlang, malformed
+from workerkit.embedded.table import Table
+
+_METHOD = 1
+_NUMBERS = {"octet": 1, "short": 2, "long": 4, "longlong": 8}
+
+
+def read(payload: bytes) -> base.Frame:
+    """Read the payload of a method frame.
+
+    Tables are `Table`s, see `arguments`; long strings are bytes.
+
+    Raises:
+        Refusal: There is no such method, or its arguments cannot be read.
+    """
+    kinds: dict[int, type[base.Frame]] = commands.INDEX_MAPPING
+    kind = kinds.get(int.from_bytes(payload[:4], "big"))
+    if kind is None:
+        raise malformed(_METHOD, payload)
+    method: base.Frame = object.__new__(kind)  # Its constructor would check what RabbitMQ does not.
+    try:
+        _fill(method, payload)
+    except (StructError, IndexError, table.MalformedTable) as error:
+        raise Refusal("FRAME_ERROR", f"cannot decode {erlang(payload[4:])}") from error
+    return method
+
+
+def number_of(payload: bytes) -> tuple[int, int]:
+    """Class and method number of a method frame's payload."""
+    return int.from_bytes(payload[:2], "big"), int.from_bytes(payload[2:4], "big")
+
+
+def arguments(method: Any) -> Table:
+    """The table in a method's field `arguments`."""
+    return cast(Table, method.arguments)
+
+
+def _fill(method: base.Frame, payload: bytes) -> None:
+    position, bit = 4, 0
+    for name in method.attributes():
+        kind = method.amqp_type(name)
+        if kind == "bit":  # Up to eight neighbours share a byte.
+            setattr(method, name, bool(payload[position] & (1 << bit)))
+            bit += 1
+            continue
+        position, bit = position + (bit > 0), 0
+        value, position = _value(kind, payload, position)
+        setattr(method, name, value)
+
+
+def _value(kind: str, payload: bytes, position: int) -> tuple[object, int]:
+    if kind == "table":
+        return table.read(payload, position)
+    if kind == "shortstr":
+        start, size = position + 1, payload[position]
+    elif kind == "longstr":
+        start, size = position + 4, int.from_bytes(payload[position : position + 4], "big")
+    else:
+        start, size = position, _NUMBERS[kind]
+    raw = payload[start : start + size]
+    if len(raw) < size:
+        raise IndexError("cut short")
+    if kind == "longstr":
+        return raw, start + size
+    if kind == "shortstr":
+        try:
+            return raw.decode(), start + size
+        except UnicodeDecodeError as error:
+            raise Refusal("FRAME_ERROR", "Malformed UTF-8 in shortstr") from error
+    return int.from_bytes(raw, "big"), start + size
+
+
+_REQUEUE = 2  # RabbitMQ sets this bit of a confirm, where it means nothing.
+_U16, _U32, _U64 = Struct(">H").pack, Struct(">I").pack, Struct(">Q").pack
+
+
+class Reply(NamedTuple):
+    """A method to send.
+
+    Attributes:
+        name: As in the specification: `queue.declare-ok`.
+        payload: Of its frame.
+    """
+
+    name: str
+    payload: bytes
+
+
+def short(text: str) -> bytes:
+    """Text as a short string; what is behind 255 bytes is cut."""
+    raw = text.encode(errors="surrogateescape")[:255]
+    return bytes((len(raw),)) + raw
+
+
+def _reply(name: str, class_number: int, method_number: int, *arguments: bytes) -> Reply:
+    return Reply(name, b"".join((_U16(class_number), _U16(method_number), *arguments)))
+
+
+CLOSE_OK = _reply("connection.close-ok", 10, 51)
+UNBLOCKED = _reply("connection.unblocked", 10, 61)
+UPDATE_SECRET_OK = _reply("connection.update-secret-ok", 10, 71)
+CONNECTION_OPEN_OK = _reply("connection.open-ok", 10, 41, b"\x00")
+CHANNEL_OPEN_OK = _reply("channel.open-ok", 20, 11, _U32(0))
+CHANNEL_FLOW_OK = _reply("channel.flow-ok", 20, 21, b"\x01")
+CHANNEL_CLOSE_OK = _reply("channel.close-ok", 20, 41)
+EXCHANGE_DECLARE_OK = _reply("exchange.declare-ok", 40, 11)
+EXCHANGE_DELETE_OK = _reply("exchange.delete-ok", 40, 21)
+EXCHANGE_BIND_OK = _reply("exchange.bind-ok", 40, 31)
+EXCHANGE_UNBIND_OK = _reply("exchange.unbind-ok", 40, 51)
+QUEUE_BIND_OK = _reply("queue.bind-ok", 50, 21)
+QUEUE_UNBIND_OK = _reply("queue.unbind-ok", 50, 51)
+QOS_OK = _reply("basic.qos-ok", 60, 11)
+GET_EMPTY = _reply("basic.get-empty", 60, 72, b"\x00")
+RECOVER_OK = _reply("basic.recover-ok", 60, 111)
+CONFIRM_SELECT_OK = _reply("confirm.select-ok", 85, 11)
+TX_SELECT_OK = _reply("tx.select-ok", 90, 11)
+TX_COMMIT_OK = _reply("tx.commit-ok", 90, 21)
+TX_ROLLBACK_OK = _reply("tx.rollback-ok", 90, 31)
+
+
+def start(properties: Table, mechanisms: bytes) -> Reply:
+    """Greet a client: who we are, and how it may log in."""
+    fields = table.write(properties), _U32(len(mechanisms)), mechanisms, _U32(5), b"en_US"
+    return _reply("connection.start", 10, 10, b"\x00\x09", *fields)
+
+
+def tune(channel_max: int, frame_max: int, heartbeat: int) -> Reply:
+    """Propose the limits of a connection."""
+    limits = _U16(channel_max), _U32(frame_max), _U16(heartbeat)
+    return _reply("connection.tune", 10, 30, *limits)
+
+
+def connection_close(code: int, text: str, number: tuple[int, int]) -> Reply:
+    """Close the connection, because of the method with that number."""
+    return _reply("connection.close", 10, 50, _U16(code), short(text), *map(_U16, number))
+
+
+def channel_close(code: int, text: str, number: tuple[int, int]) -> Reply:
+    """Close the channel, because of the method with that number."""
+    return _reply("channel.close", 20, 40, _U16(code), short(text), *map(_U16, number))
+
+
+def blocked(reason: str) -> Reply:
+    """Tell that publishing has to wait."""
+    return _reply("connection.blocked", 10, 60, short(reason))
+
+
+def queue_declare_ok(name: str, messages: int, consumers: int) -> Reply:
+    """Answer queue.declare: messages that are ready, and consumers."""
+    return _reply("queue.declare-ok", 50, 11, short(name), _U32(messages), _U32(consumers))
+
+
+def queue_purge_ok(messages: int) -> Reply:
+    """Answer queue.purge: messages that went."""
+    return _reply("queue.purge-ok", 50, 31, _U32(messages))
+
+
+def queue_delete_ok(messages: int) -> Reply:
+    """Answer queue.delete: messages that went along."""
+    return _reply("queue.delete-ok", 50, 41, _U32(messages))
+
+
+def consume_ok(tag: str) -> Reply:
+    """Answer basic.consume."""
+    return _reply("basic.consume-ok", 60, 21, short(tag))
+
+
+def cancel(tag: str) -> Reply:
+    """Tell a consumer that its queue is gone."""
+    return _reply("basic.cancel", 60, 30, short(tag), b"\x01")
+
+
+def cancel_ok(tag: str) -> Reply:
+    """Answer basic.cancel."""
+    return _reply("basic.cancel-ok", 60, 31, short(tag))
+
+
+def confirm(tag: int, *, accepted: bool, multiple: bool) -> Reply:
+    """Confirm a publish, or all up to it: basic.ack, or basic.nack where a queue refused."""
+    if accepted:
+        return _reply("basic.ack", 60, 80, _U64(tag), bytes((multiple,)))
+    return _reply("basic.nack", 60, 120, _U64(tag), bytes((multiple | _REQUEUE,)))

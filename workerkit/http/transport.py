@@ -1,0 +1,259 @@
+"""HTTP as a wire: one server for all views, one endpoint for each of their methods."""
+
+import logging
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+
+from aiohttp import web
+
+from workerkit.config.settings import WorkerSettings
+from workerkit.consumer import Consumer
+from workerkit.delivery import Action, Delivery
+from workerkit.describe import place
+from workerkit.endpoint import Endpoint
+from workerkit.errors import RunError
+from workerkit.health import Health, Part
+from workerkit.http import openapi, page
+from workerkit.http.listener import max_connections
+from workerkit.http.receiver import Receiver
+from workerkit.http.request import HTTPRequest
+from workerkit.http.return_type import tuple_faults
+from workerkit.http.server import Server
+from workerkit.http.signature import RequestSignature
+from workerkit.http.view import HTTPOptions, nameless, requirements, statuses, verbs_of
+from workerkit.observe import tell
+from workerkit.options import Options
+from workerkit.transport import Context, Declared
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class _View:
+    """A view with an endpoint for each of its methods."""
+
+    declared: Declared
+    endpoints: Mapping[str, Endpoint]
+
+    @property
+    def first(self) -> Endpoint:
+        """The one that the Runner starts and stops."""
+        return next(iter(self.endpoints.values()))
+
+
+class HTTPWire:
+    """Serves every `HTTPView` on one port.
+
+    Args:
+        setup: Called with aiohttp's application when all routes are in it, before it listens: for
+            libraries that want to have it, such as aiohttp-cors.
+    """
+
+    kind = "http"
+    delivery: type[Delivery] | None = HTTPRequest
+
+    def __init__(self, setup: Callable[[web.Application], None] | None = None) -> None:
+        self._setup = setup
+        self._made: list[_View] = []
+        self._views: list[_View] = []
+        self._receivers: list[Receiver] = []
+        self._server: Server | None = None
+        self._part = Part()
+
+    @property
+    def url(self) -> str:
+        """Where it listens, such as `http://127.0.0.1:8080`; empty where it does not."""
+        return "" if self._server is None else self._server.url
+
+    def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
+        """Routes that aiohttp would not take, and attributes that fit no view."""
+        where = place(declared.consumer)
+        options = _http(declared.options)
+        faults = [f"{where}: {fault}" for fault in _route_faults(options.routes)]
+        if options.methods is not None and "handle" not in declared.signatures:
+            at = options.origins.get("methods", where)
+            faults.append(f"{at}: methods goes with handle; here each verb has its own method")
+        if hasattr(declared.consumer, "concurrency"):
+            faults.append(f"{where}: a view has no concurrency: requests are not limited")
+        try:
+            statuses(declared.consumer, declared.signatures)
+        except ValueError as error:
+            faults.append(f"{where}: {error}")
+        faults += [f"{where}: {fault}" for fault in _security_faults(declared, settings)]
+        for name, signature in declared.signatures.items():
+            assert isinstance(signature, RequestSignature)
+            method = place(getattr(declared.consumer, name))
+            faults += [f"{method}: {fault}" for fault in tuple_faults(signature.returns)]
+        return faults
+
+    def source(self, options: Options) -> str:
+        """The routes."""
+        return ", ".join(_http(options).routes)
+
+    def via(self, options: Options, settings: WorkerSettings) -> str:
+        """The address."""
+        return f"{settings.http.host}:{settings.http.port}"
+
+    def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
+        """The endpoint of the first method of a view; those of the others are kept here."""
+        endpoints = {
+            name: Endpoint(
+                consumer,
+                declared.options,
+                signature,
+                on_success=Action.ACK,
+                on_exception=Action.REJECT,
+                on_invalid=Action.REJECT,
+                method=name,
+            )
+            for name, signature in declared.signatures.items()
+        }
+        self._made.append(_View(declared, endpoints))
+        return self._made[-1].first
+
+    async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
+        """Listen.
+
+        Raises:
+            RunError: The address cannot be had.
+        """
+        self._views = [view for view in self._made if view.first in endpoints]
+        http = context.settings.http
+        self._server = Server(
+            http,
+            max_connections(http.max_connections, "http"),
+            http.max_body,
+            context.middlewares,
+            foreign=self._setup is not None,
+            unhandled=partial(tell, context.observers, "unhandled"),
+        )
+        self._part = Part(context.changed)
+        self._receivers = list(self._add_routes(self._server.application, context))
+        if http.openapi.enabled:
+            document = openapi.document([view.declared for view in self._views], http.openapi)
+            page.add(self._server.application, document)
+        if self._setup is not None:
+            self._setup(self._server.application)
+        try:
+            await self._server.listen()
+        except OSError as error:
+            raise RunError(_not_ours(context.settings, error)) from error
+        log.info("listening", extra={"url": self.url})
+        self._part.ready()
+        return [
+            Health(name, [self._part], outside=False, in_flight=partial(self._running, name))
+            for name in (view.first.name for view in self._views)
+        ]
+
+    async def stop(self) -> None:
+        """Take no new connections and no new requests."""
+        self._part.stopping()
+        if self._server is not None:
+            self._server.refuse()
+
+    async def drain(self) -> None:
+        """Return once every request is answered."""
+        if self._server is not None:
+            await self._server.drain()
+
+    async def cancel(self) -> None:
+        """Cancel the handlers that still run; their clients see the connection end."""
+        if self._server is not None:
+            await self._server.cancel()
+
+    def busy(self) -> list[str]:
+        """Views with requests that are being answered; the server, where answers are being sent."""
+        running = list(dict.fromkeys(each.name for each in self._receivers if each.running))
+        if not running and self._server is not None and self._server.is_ending:
+            return ["HTTP server"]
+        return running
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._server is not None:
+            await self._server.close()
+        for view in self._made:
+            for endpoint in view.endpoints.values():
+                endpoint.close()
+        self._server, self._made, self._receivers = None, [], []
+
+    def _running(self, name: str) -> int:
+        return sum(each.running for each in self._receivers if each.name == name)
+
+    def _add_routes(self, application: web.Application, context: Context) -> Iterator[Receiver]:
+        taken = {claim for view in self._views for claim in _claims(view)}
+        for view in self._views:
+            options = _http(view.declared.options)
+            status = statuses(view.declared.consumer, view.declared.signatures)
+            for name, endpoint in view.endpoints.items():
+                signature = view.declared.signatures[name]
+                assert isinstance(signature, RequestSignature)
+                receivers = {
+                    verb: Receiver(endpoint, signature, status[verb], options.max_body, context)
+                    for verb in signature.verbs
+                }
+                yield from receivers.values()
+                for route in options.routes:
+                    resource = application.router.add_resource(route)
+                    for verb, receiver in receivers.items():
+                        respond = partial(receiver.respond, resource.canonical)
+                        resource.add_route(verb, respond)
+                        # GET answers HEAD as well, unless somebody does that by himself.
+                        if verb == "GET" and ("HEAD", nameless(route)) not in taken:
+                            resource.add_route("HEAD", respond)
+
+
+def _claims(view: _View) -> Iterator[tuple[str, str]]:
+    for signature in view.declared.signatures.values():
+        assert isinstance(signature, RequestSignature)
+        for route in _http(view.declared.options).routes:
+            yield from ((verb, nameless(route)) for verb in signature.verbs)
+
+
+def _route_faults(routes: Sequence[str]) -> Iterator[str]:
+    known = [nameless(route) for route in routes]
+    for route in dict.fromkeys(routes):
+        if known.count(nameless(route)) > 1:
+            yield f"route {route!r} stands twice in routes"
+        try:
+            if not route.startswith("/"):
+                raise ValueError("write a path that begins with a slash")
+            web.UrlDispatcher().add_resource(route)
+        except ValueError as error:
+            yield f"route {route!r}: {error}"
+
+
+def _security_faults(declared: Declared, settings: WorkerSettings) -> Iterator[str]:
+    known = settings.http.openapi.security_schemes
+    try:
+        required = requirements(declared.consumer, verbs_of(declared.signatures))
+    except ValueError as error:
+        yield str(error)
+        return
+    names = {name for each in required.values() for schemes in each for name in schemes}
+    prefix = str(settings.model_config.get("env_prefix", "")).upper()
+    for name in sorted(names - set(known)):
+        declared_ones = ", ".join(sorted(known)) or "none"
+        yield (
+            f"security names {name!r}, which is not in {prefix}HTTP__OPENAPI__SECURITY_SCHEMES; "
+            f"there {'is' if declared_ones == 'none' else 'are'} {declared_ones}"
+        )
+
+
+def _not_ours(settings: WorkerSettings, error: OSError) -> str:
+    http = settings.http
+    prefix = str(settings.model_config.get("env_prefix", "")).upper()
+    # asyncio's own text repeats the address.
+    number = error.errno or 0
+    reason = (os.strerror(number) if number > 0 else error.strerror or str(error)).lower()
+    return (
+        f"{prefix}HTTP__PORT={http.port}: cannot listen on {http.host}:{http.port}: {reason}; "
+        f"set it to another port, or {prefix}HTTP__HOST to another address"
+    )
+
+
+def _http(options: object) -> HTTPOptions:
+    assert isinstance(options, HTTPOptions)
+    return options

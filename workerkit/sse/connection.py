@@ -1,0 +1,364 @@
+"""One connection to one event stream."""
+
+import asyncio
+import os
+import re
+import ssl
+import zlib
+from collections.abc import Callable
+from functools import partial
+from http import HTTPStatus
+from time import perf_counter
+from typing import Any, Self
+
+import aiohttp
+from aiohttp_sse_client.client import (
+    READY_STATE_CLOSED,
+    READY_STATE_CONNECTING,
+    READY_STATE_OPEN,
+    EventSource,
+)
+from multidict import CIMultiDict
+
+from workerkit.describe import said
+from workerkit.errors import ConnectionLost, StreamRefused
+from workerkit.forking import keep_from_children
+from workerkit.sse.cookies import Cookies
+from workerkit.sse.decoding import ACCEPTED, Decoder, encoding_of
+from workerkit.sse.event import SSEEvent
+from workerkit.sse.parser import Parser, is_sendable
+from workerkit.sse.protocol import connector
+from workerkit.sse.redirects import (
+    MOST_REDIRECTS,
+    Hop,
+    Redirect,
+    check_hop,
+    first_hop,
+    is_redirect,
+    next_hop,
+)
+from workerkit.sse.request import Request, seconds_of, unsendable
+
+_EVENT_STREAM = "text/event-stream"
+_NO_CONTENT = 204
+# More at a time costs more for each event: what a chunk becomes no longer fits the caches.
+_CHUNK = 16 * 1024
+# Seconds, and bytes; a chunk of the worst kind takes about 5 ms.
+_LONG_TURN = 0.001
+_MOST_PARSED = 4 * _CHUNK
+_LONGEST_TYPE = 60
+
+_CUT = "the connection was closed in the middle of the stream"
+
+_QUOTATION = re.compile("b?['\"]")
+_HARMLESS = re.compile("[A-Za-z0-9 ,.:/-]{1,100}")
+
+# Mistakes of whoever configured it, which no second try mends.
+_TLS = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError, ssl.SSLError)
+
+EXPLAINED = (aiohttp.ClientError,)
+"""What aiohttp raises for what the server or the network did; no traceback tells more of it."""
+
+_CLOSED = "the server closed the connection without an answer"
+
+
+class Source(EventSource):
+    """An `EventSource` that reads as the standard says and connects once.
+
+    Of the base class remain the life cycle and its states. Iterating gives the events that each
+    chunk completed, as a list, which may be empty: a comment is a sign of life. It ends where the
+    server ends the stream; whoever reads it decides when to connect again, and as what. Other
+    tasks get their turn at least every 64 kB, also while a body is decompressed.
+
+    Args:
+        parser: Begins with the id to resume behind.
+        cookies: Of the connections before; those of this one are put into it.
+        redirected: Called with each redirect to another origin.
+
+    Attributes:
+        parser: Knows the last event id and what the server asked for.
+        over: The server has nothing more, for good: it answered 204.
+    """
+
+    def __init__(
+        self,
+        request: Request,
+        parser: Parser,
+        cookies: Cookies | None = None,
+        redirected: Callable[[Redirect], None] = lambda redirect: None,
+    ) -> None:
+        timeout = aiohttp.ClientTimeout(total=None, connect=request.connect_timeout)
+        # aiohttp's jar would give the cookies of one port to another, and it decompresses all that
+        # it has received in one go.
+        session = aiohttp.ClientSession(
+            connector=connector(),
+            timeout=timeout,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            auto_decompress=False,
+        )
+        super().__init__(request.url, option={"method": request.method}, session=session)
+        self._need_close_session = True
+        self._request = request
+        self._cookies = Cookies() if cookies is None else cookies
+        self._redirected = redirected
+        self._decoder: Decoder | None = None
+        self._protocol: Any = None
+        self._cut = ""
+        self._turn = perf_counter()
+        self._parsed = 0
+        self._marked = False
+        self.parser = parser
+        self.over = False
+
+    async def __aenter__(self) -> Self:
+        try:
+            return await super().__aenter__()
+        except BaseException:
+            await self.__aexit__(None, None, None)
+            raise
+
+    async def connect(self, retry: int = 0) -> None:
+        """Send the request and look at the answer's head, once; *retry* is the base class's.
+
+        Raises:
+            StreamRefused: The answer is no event stream, or TLS failed.
+            ConnectionLost: There was no answer.
+        """
+        self._ready_state = READY_STATE_CONNECTING
+        try:
+            async with asyncio.timeout(self._request.idle_timeout or None):
+                response = await self._answer()
+        except TimeoutError as error:
+            raise ConnectionLost(f"{self._request}: no answer in time") from error
+        if response.status == _NO_CONTENT:
+            response.close()
+            self.over = True
+            self._ready_state = READY_STATE_CLOSED
+            return
+        encoding = encoding_of(response.headers.get("Content-Encoding"))
+        is_stream = response.status == 200 and _content_type(response) == _EVENT_STREAM
+        if not is_stream or encoding is None:
+            response.close()
+            raise _refusal(self._request, response, is_stream)
+        self._decoder = Decoder(encoding, _CHUNK) if encoding else None
+        self._response = response
+        self._watch(response)
+        # What has come with the head is read without a turn in between.
+        self._turn = perf_counter()
+        self._ready_state = READY_STATE_OPEN
+
+    async def __anext__(self) -> list[SSEEvent[Any]]:
+        if self._response is None or self._ready_state == READY_STATE_CLOSED:
+            raise StopAsyncIteration
+        if not self._marked:
+            self._marked = True
+            asyncio.get_running_loop().call_soon(self._others_had_a_turn)
+        decoder = self._decoder
+        if decoder is None or not decoder.has_more:
+            chunk = await self._chunk(self._response)
+            if not chunk:
+                if self._cut:
+                    raise ConnectionLost(f"{self._request}: {self._cut}")
+                raise StopAsyncIteration
+        else:
+            chunk = b""
+        if not self._marked:
+            # It had to wait for the chunk.
+            self._turn = perf_counter()
+        elif self._parsed >= _MOST_PARSED or perf_counter() - self._turn > _LONG_TURN:
+            await asyncio.sleep(0)
+        if decoder is not None:
+            try:
+                chunk = decoder.step(chunk)
+            except zlib.error:
+                text = f"{self._request}: the body cannot be decompressed"
+                raise ConnectionLost(text) from None
+        self._parsed += len(chunk)
+        return self.parser.feed(chunk)
+
+    def _others_had_a_turn(self) -> None:
+        self._marked, self._parsed, self._turn = False, 0, perf_counter()
+
+    async def _chunk(self, response: aiohttp.ClientResponse) -> bytes:
+        """Read what has come; empty at the end."""
+        idle = self._request.idle_timeout
+        try:
+            async with asyncio.timeout(idle or None):
+                return await response.content.read(_CHUNK)
+        except TimeoutError:
+            raise ConnectionLost(f"{self._request}: nothing came for {idle:g} s") from None
+        except OSError as error:
+            raise ConnectionLost(f"{self._request}: {said(error)}") from error
+        except aiohttp.ClientPayloadError:
+            raise ConnectionLost(f"{self._request}: {self._malformed() or _CUT}") from None
+        except Exception as error:
+            raise ConnectionLost(f"{self._request}: {self._malformed() or _named(error)}") from None
+
+    def _watch(self, response: aiohttp.ClientResponse) -> None:
+        """Notice a body that is no HTTP at once, and have no forked child keep the stream open.
+
+        aiohttp closes such a connection, and says nothing to whoever reads from it.
+        """
+        connection = response.connection
+        if connection is not None and connection.transport is not None:
+            keep_from_children(connection.transport)
+        protocol = None if connection is None else connection.protocol
+        closed = None if protocol is None else protocol.closed
+        if protocol is not None and closed is not None:
+            self._protocol = protocol
+            closed.add_done_callback(partial(self._closed, response.content))
+
+    def _closed(self, content: aiohttp.StreamReader, closed: asyncio.Future[None]) -> None:
+        if not closed.cancelled():
+            closed.exception()  # Retrieved; whoever reads from the body gets it as well.
+        if not content.is_eof() and content.exception() is None:
+            # What has come before is read first.
+            self._cut = self._malformed() or _CUT
+            content.feed_eof()
+
+    def _malformed(self) -> str:
+        """What is wrong with the HTTP of the body; empty where nothing is."""
+        error = None if self._protocol is None else self._protocol.exception()
+        return _named(error) if isinstance(error, aiohttp.http.HttpProcessingError) else ""
+
+    async def _answer(self) -> aiohttp.ClientResponse:
+        """The answer at the end of all redirects.
+
+        Raises:
+            StreamRefused: A redirect is not followed, or TLS failed.
+            ConnectionLost: There was no answer.
+        """
+        hop = first_hop(self._request)
+        for _ in range(MOST_REDIRECTS + 1):
+            response = await self._send(hop)
+            if hop.home:
+                self._keep_cookies(response)
+            if not is_redirect(response.status):
+                return response
+            response.close()
+            following = next_hop(
+                self._request, hop, response.status, response.headers.get("Location")
+            )
+            if (redirect := check_hop(self._request, hop, following)) is not None:
+                self._redirected(redirect)
+                if redirect.refusal:
+                    raise _not_followed(self._request, redirect, response.status)
+            hop = following
+        raise StreamRefused(f"{self._request}: more than {MOST_REDIRECTS} redirects", 310)
+
+    async def _send(self, hop: Hop) -> aiohttp.ClientResponse:
+        request = self._request
+        headers = self._headers(hop)
+        try:
+            proxy = request.proxy_for(hop.url)
+        except ValueError:
+            text = f"{request}: the proxy of the environment is no URL of an HTTP proxy"
+            raise StreamRefused(text, 0) from None
+        try:
+            return await self._session.request(
+                hop.method,
+                hop.url,
+                headers=headers,
+                json=hop.json,
+                ssl=(request.tls if hop.trusted else request.tls_elsewhere) or True,
+                server_hostname=request.server_name if hop.home else None,
+                proxy=proxy,
+                allow_redirects=False,
+            )
+        except _TLS as error:
+            raise StreamRefused(f"{request}: {said(error)}", 0) from error
+        except TimeoutError:
+            raise
+        except aiohttp.ClientHttpProxyError as error:
+            text = f"{request}: the proxy answered {_status(error.status)}"
+            raise StreamRefused(text, error.status) from None
+        except aiohttp.ServerDisconnectedError:
+            # Its text may have the head of the answer in it.
+            raise ConnectionLost(f"{request}: {_CLOSED}") from None
+        except aiohttp.ClientConnectorError as error:
+            raise ConnectionLost(f"{request}: {_unreachable(error)}") from error
+        except OSError as error:
+            # Addresses and errors of the system; texts of others have what the server wrote.
+            raise ConnectionLost(f"{request}: {said(error)}") from error
+        except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as error:
+            raise ConnectionLost(f"{request}: {_named(error)}") from None
+        except Exception as error:
+            # Not chained: such a text may quote the value.
+            if wrong := unsendable(headers):
+                raise StreamRefused(f"{request}: {wrong}", 0) from None
+            raise ConnectionLost(f"{request}: {_named(error)}") from None
+
+    def _headers(self, hop: Hop) -> CIMultiDict[str]:
+        # As the standard asks for, over what is configured.
+        headers = CIMultiDict(hop.headers)
+        headers["Accept"] = _EVENT_STREAM
+        headers["Cache-Control"] = "no-cache"
+        headers.setdefault("Accept-Encoding", ACCEPTED)
+        if self.parser.last_event_id and is_sendable(self.parser.last_event_id):
+            headers["Last-Event-ID"] = self.parser.last_event_id
+        if hop.home:
+            own = headers.pop("Cookie", "")
+            if cookies := "; ".join(filter(None, (own, self._cookies.header(hop.url)))):
+                headers["Cookie"] = cookies
+        return headers
+
+    def _keep_cookies(self, response: aiohttp.ClientResponse) -> None:
+        try:
+            self._cookies.take(response.cookies, response.url)
+        except Exception:
+            # What the server wrote is no cookie: none was set.
+            self._cookies.ignored += 1
+
+
+def _named(error: BaseException | None) -> str:
+    """What an error is, without what its text quotes of the server's answer."""
+    names: list[str] = []
+    while error is not None:
+        if isinstance(error, aiohttp.http.HttpProcessingError):
+            # Such as "Invalid character in chunk size:", a blank line, and the bytes of the chunk.
+            text = " ".join(_QUOTATION.split(error.message)[0].split()).rstrip(" :")
+            return f"malformed HTTP: {text}" if _HARMLESS.fullmatch(text) else "malformed HTTP"
+        names.append(type(error).__name__)
+        error = error.__cause__
+    return ": ".join(dict.fromkeys(names))
+
+
+def _unreachable(error: aiohttp.ClientConnectorError) -> str:
+    """What the system says, without the address and the settings that aiohttp adds to it."""
+    found = error.os_error
+    if found.errno and found.errno > 0:
+        return f"[Errno {found.errno}] {os.strerror(found.errno)}"
+    # Errors of a name's resolution have negative numbers, and some have neither number nor text.
+    return found.strerror or f"cannot connect to {error.host}:{error.port}: {said(found)}"
+
+
+def _status(status: int) -> str:
+    """A status with its standard name: the server's own may be anything."""
+    known = status in HTTPStatus.__members__.values()
+    return f"{status} {HTTPStatus(status).phrase}" if known else str(status)
+
+
+def _content_type(response: aiohttp.ClientResponse) -> str:
+    try:
+        return response.content_type
+    except Exception:
+        # It is the server's text.
+        return "application/octet-stream"
+
+
+def _refusal(request: Request, response: aiohttp.ClientResponse, is_stream: bool) -> StreamRefused:
+    found = _status(response.status)
+    if is_stream:
+        found += f" with a content encoding that is none of {ACCEPTED}"
+    elif response.status == 200:
+        type_ = _content_type(response)[:_LONGEST_TYPE]
+        found += f" with content type {type_!r} instead of {_EVENT_STREAM!r}"
+    after = seconds_of(response.headers.get("Retry-After"))
+    return StreamRefused(f"{request} was answered by {found}", response.status, after)
+
+
+def _not_followed(request: Request, redirect: Redirect, status: int) -> StreamRefused:
+    way = f"from {redirect.origin} to {redirect.target}"
+    return StreamRefused(
+        f"{request}: the redirect {way} was not followed: {redirect.refusal}", status
+    )
