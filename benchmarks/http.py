@@ -107,7 +107,7 @@ async def ours() -> None:
     """The same by workerkit, in the whole framework."""
     container = WorkerContainer()
     async with Runner(container, packages=["benchmarks.http"]).running():
-        print(container.wires()[HTTPView].url.rpartition(":")[2], flush=True)
+        print(container.transports()[HTTPView].url.rpartition(":")[2], flush=True)
         await asyncio.Event().wait()
 
 

@@ -42,7 +42,7 @@ async def serving(
     container.middlewares.override(providers.Object(list(middlewares)))
     client = HTTPClient()
     async with Runner(container, packages=[package_of(*views)]).running():
-        client.open(container.wires()[HTTPView].url)
+        client.open(container.transports()[HTTPView].url)
         try:
             yield client
         finally:

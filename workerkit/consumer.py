@@ -51,11 +51,11 @@ class Consumer:
     def signatures(
         cls, options: Options | None, delivery: type[Delivery] | None, resolve: Resolve
     ) -> Mapping[str, Arguments]:
-        """Read the methods that the wire of this kind of consumer calls, by name.
+        """Read the methods that the transport of this kind of consumer calls, by name.
 
         Args:
             options: Its options; None where they are wrong.
-            delivery: The type that the wire hands over.
+            delivery: The type that the transport hands over.
             resolve: Gives the container's provider for a parameter and its type.
 
         Raises:

@@ -7,19 +7,19 @@ from dependency_injector import containers, providers
 
 from workerkit.amqp.consumer import AMQPConsumer
 from workerkit.amqp.publisher import Publisher
-from workerkit.amqp.transport import AMQPWire
+from workerkit.amqp.transport import AMQPTransport
 from workerkit.config.settings import WorkerSettings
 from workerkit.describe import said
 from workerkit.errors import DeclarationError, RunError
-from workerkit.http.transport import HTTPWire
+from workerkit.http.transport import HTTPTransport
 from workerkit.http.view import HTTPView
 from workerkit.observe import log_settled
 from workerkit.periodic.consumer import PeriodicTask
-from workerkit.periodic.transport import PeriodicWire
+from workerkit.periodic.transport import PeriodicTransport
 from workerkit.safe_text import Redact
 from workerkit.sse.consumer import SSEConsumer
 from workerkit.sse.cursor import CursorStore, MemoryCursors
-from workerkit.sse.transport import SSEWire
+from workerkit.sse.transport import SSETransport
 from workerkit.tasks import finish, guarded
 
 
@@ -34,8 +34,8 @@ class WorkerContainer(containers.DeclarativeContainer):
         observers: Called with a `Settled` record for each delivery.
         cursors: Keeps the cursors of event streams: in memory, or in files where the settings name
             a directory; a `CursorStore` of your own comes before both.
-        wires: Which wire feeds which base class, in the order in which they start. Add a pair to
-            add a wire.
+        transports: The transport of each base class, in the order in which they start. Add a pair to
+            add a transport.
         middlewares: aiohttp's, around every request, the outermost first.
         redact: A function that is called with the text and the traceback of an exception before
             they become headers of a dead letter, and with each text of a log record of ours; it
@@ -46,12 +46,12 @@ class WorkerContainer(containers.DeclarativeContainer):
     publisher = providers.Singleton(Publisher)
     observers = providers.List(providers.Object(log_settled))
     cursors: "providers.Provider[CursorStore]" = providers.Singleton(MemoryCursors)
-    wires = providers.Dict(
+    transports = providers.Dict(
         {
-            AMQPConsumer: providers.Singleton(AMQPWire),
-            HTTPView: providers.Singleton(HTTPWire),
-            SSEConsumer: providers.Singleton(SSEWire),
-            PeriodicTask: providers.Singleton(PeriodicWire),
+            AMQPConsumer: providers.Singleton(AMQPTransport),
+            HTTPView: providers.Singleton(HTTPTransport),
+            SSEConsumer: providers.Singleton(SSETransport),
+            PeriodicTask: providers.Singleton(PeriodicTransport),
         }
     )
     middlewares = providers.List()

@@ -1,4 +1,4 @@
-"""What a wire hands over (Delivery) and what becomes of it (Action, Outcome)."""
+"""What a transport hands over (Delivery) and what becomes of it (Action, Outcome)."""
 
 import logging
 from enum import StrEnum
@@ -10,7 +10,7 @@ log = logging.getLogger(__name__)
 
 
 class Action(StrEnum):
-    """What a wire does with a delivery once it has been handled.
+    """What a transport does with a delivery once it has been handled.
 
     On AMQP: `ACK` takes the message off the queue; `REQUEUE` puts it back, with a pause for one
     that keeps failing; `REJECT` hands it to the queue's dead-letter exchange, or drops it where
@@ -50,7 +50,7 @@ class FailedCall:
 
 
 class Outcome(NamedTuple):
-    """The decision about one delivery, still to be carried out by its wire.
+    """The decision about one delivery, still to be carried out by its transport.
 
     There is one for each delivery, and a frozen dataclass takes four times as long to make.
 
@@ -75,7 +75,7 @@ class Delivery:
     """One message or event, and the fate that its handler chose for it.
 
     Attributes:
-        raw: The undecoded payload: bytes, or text where the wire has no other.
+        raw: The undecoded payload: bytes, or text where the transport has no other.
         attempt: Which try this is, from 1.
         fate: None until the handler decides by itself or has been called.
         after: Seconds until the next try, where the handler has asked for one and said when.
@@ -88,7 +88,7 @@ class Delivery:
     log_success: ClassVar[str] = "handled"
     moved: bool = False
 
-    raw: Any  # bytes or str; each wire's own type says which.
+    raw: Any  # bytes or str; each transport's own type says which.
 
     def __init__(self, raw: bytes | str, attempt: int = 1) -> None:
         self.raw = raw
@@ -128,7 +128,7 @@ class Delivery:
         """Choose what becomes of this delivery, whatever the handler does afterwards.
 
         Only the first choice counts. A later one, or one made after the delivery was settled, is
-        logged and ignored: it never reaches the wire.
+        logged and ignored: it never reaches the transport.
         """
         if self.fate is None:
             self.fate = action
@@ -153,6 +153,6 @@ class Delivery:
         self.decide(Action.RETRY)
 
     def again(self) -> None:
-        """Its wire begins with the next try: nothing is decided."""
+        """Its transport begins with the next try: nothing is decided."""
         self.attempt += 1
         self.fate = self.after = None

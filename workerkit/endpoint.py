@@ -1,4 +1,4 @@
-"""The spine: one delivery in, one outcome out, whatever wire it came by."""
+"""The spine: one delivery in, one outcome out, whatever transport it came by."""
 
 import asyncio
 import inspect
@@ -112,7 +112,7 @@ log = logging.getLogger(__name__)
 
 
 class Endpoint:
-    """One method of a consumer, ready to be called by its wire.
+    """One method of a consumer, ready to be called by its transport.
 
     All code of the user's class is called from here, and nowhere else.
 

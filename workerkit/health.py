@@ -22,14 +22,14 @@ HOPELESS = 3
 
 @dataclass(slots=True)
 class Part:
-    """One thing that a consumer reads from; its wire keeps it up to date.
+    """One thing that a consumer reads from; its transport keeps it up to date.
 
     Attributes:
         reason: Why it is not ready, or has ended; empty when it is ready.
         was_ready: It was ready at least once in this process.
         refusals: How often in a row the other side refused it by decision, not by accident.
         changed: Called after every change.
-        source: The queue or route, where its wire has events whose age matters.
+        source: The queue or route, where its transport has events whose age matters.
         last_event: `time.monotonic()` when the last one came; None before, and where nobody notes
             it.
     """

@@ -14,13 +14,13 @@ _HANDLED_AND_LOST = "handled, but not acknowledged: the connection was lost"
 
 
 class Settled(NamedTuple):
-    """One delivery that its wire has settled.
+    """One delivery that its transport has settled.
 
     Attributes:
         consumer: Name of the consumer.
         source: The queue, stream or route it came from.
         outcome: What was decided, with the exception where there was one.
-        action: What the wire did; it differs from the decision where that could not be carried
+        action: What the transport did; it differs from the decision where that could not be carried
             out, as when a dead letter could not be moved and went back instead.
         seconds: From the start of handling to the decision.
         lost: The connection was gone, so nothing was settled: the broker delivers it again.

@@ -229,11 +229,14 @@ def _log_settings(settings: LogSettings, level: str | None) -> LogSettings:
 def banner(assembly: Assembly) -> str:
     """What is about to run, for people: consumers, what they read from, over which connection."""
     lines = [f"workerkit {__version__}"]
-    for wire, fed in assembly.wires:
+    for transport, fed in assembly.transports:
         for each in fed:
-            source, via = wire.source(each.options), wire.via(each.options, assembly.settings)
+            source, via = (
+                transport.source(each.options),
+                transport.via(each.options, assembly.settings),
+            )
             about = ", ".join(filter(None, (source, via)))
-            lines.append(f"  {each.options.name}: {wire.kind} {about}")
+            lines.append(f"  {each.options.name}: {transport.kind} {about}")
     return "\n".join(lines)
 
 

@@ -93,11 +93,11 @@ class Signature:
 
     Args:
         handle: The function as the class has it, `self` first.
-        delivery: The type that the wire hands over, such as `AMQPMessage`; None where it has no
+        delivery: The type of its deliveries, such as `AMQPMessage`; None where the transport has no
             body, so that all parameters come from the container.
         resolve: Gives the container's provider for a parameter and its type.
         of: The class that it is for, which may have inherited it from a generic one.
-        answers: Whether the wire uses the value that it returns; else an annotation of one is a
+        answers: Whether the transport uses the returned value; else an annotation of one is a
             fault.
 
     Attributes:

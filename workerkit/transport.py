@@ -1,4 +1,4 @@
-"""What the Runner needs of a wire: the seam at which others add SQS, Kafka or NATS."""
+"""What the Runner needs of a transport: the seam at which others add SQS, Kafka or NATS."""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
@@ -22,7 +22,7 @@ class Declared:
     """A consumer class with everything known of it before it is made.
 
     Attributes:
-        signatures: The plan of each method that its wire calls, by the method's name.
+        signatures: The plan of each method that its transport calls, by the method's name.
         factory: Makes the instance, from the container; gives a future where a resource is
             asynchronous.
     """
@@ -42,7 +42,7 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every wire needs of the process.
+    """What every transport needs of the process.
 
     Attributes:
         publisher: The container's; a test may have put a fake there.
@@ -64,7 +64,7 @@ class Context:
     keep: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
 
-class Wire(Protocol):
+class Transport(Protocol):
     """Reads deliveries of one kind and settles them: a Runner has one per kind.
 
     The Runner calls `check` before anything is opened, `start` once, `drain` when the process
@@ -72,14 +72,14 @@ class Wire(Protocol):
 
     Attributes:
         kind: What its consumers are, in a word, such as `amqp`.
-        delivery: The type that this wire hands to `handle`; None where there is no body.
+        delivery: The type that this transport hands to `handle`; None where there is no body.
     """
 
     kind: str
     delivery: type[Delivery] | None
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
-        """The faults of one declaration that this wire alone can see, one sentence each."""
+        """The faults of one declaration that this transport alone can see, one sentence each."""
 
     def source(self, options: Options) -> str:
         """What a consumer reads from, for people."""
@@ -91,7 +91,7 @@ class Wire(Protocol):
         """Make the endpoint of one consumer.
 
         Where several methods are called there is one for each; this is the first, whose `start`
-        and `stop` are called for the consumer. The wire closes the others.
+        and `stop` are called for the consumer. The transport closes the others.
         """
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
@@ -124,7 +124,7 @@ class Wire(Protocol):
 
 @runtime_checkable
 class Prepares(Protocol):
-    """A wire that has something to do before anything of the process runs."""
+    """A transport that has something to do before anything of the process runs."""
 
     async def prepare(self, declared: Sequence[Declared], context: Context) -> None:
         """Prepare what the consumers need, and others may use as soon as they run.
@@ -136,7 +136,7 @@ class Prepares(Protocol):
 
 @runtime_checkable
 class Warns(Protocol):
-    """A wire that can also say what is allowed and may not be meant."""
+    """A transport that can also say what is allowed and may not be meant."""
 
     def warnings(self, declared: Declared) -> list[str]:
         """What `workerkit check` warns of, one sentence each."""

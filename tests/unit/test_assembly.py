@@ -56,11 +56,11 @@ def faults(*classes: type[Consumer], **settings: Any) -> list[str]:
 
 
 def test_what_is_good() -> None:
-    """An assembly has the consumers by the wire that feeds them, and the settings."""
+    """An assembly has the consumers by the transport that feeds them, and the settings."""
     assembly = assembled(Good, Other, shutdown_grace=3)
 
-    [(wire, fed)] = assembly.wires
-    assert wire.kind == "amqp"
+    [(transport, fed)] = assembly.transports
+    assert transport.kind == "amqp"
     assert [each.consumer for each in fed] == [each.consumer for each in assembly.declared]
     assert [each.options.name for each in fed] == ["Good", "Other"]
     assert assembly.settings.shutdown_grace == 3
@@ -312,7 +312,7 @@ def test_parts_of_an_option_beside_the_whole(monkeypatch: pytest.MonkeyPatch, wh
     assert faults(Other) == [f"{name}__DELAYS has no effect beside {name}: keep one"]
 
 
-def test_a_class_that_no_wire_feeds() -> None:
+def test_a_class_that_no_transport_feeds() -> None:
     """A class of another base is a fault, with the bases there are."""
 
     class Lost(Consumer):

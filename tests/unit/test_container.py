@@ -78,15 +78,15 @@ def container(**made: Any) -> Any:
 
 
 def test_what_it_brings() -> None:
-    """Settings, publisher, observers, cursors and wires, none of which needs another."""
+    """Settings, publisher, observers, cursors and transports, none of which needs another."""
     made = WorkerContainer()
 
     assert isinstance(made.settings(), WorkerSettings)
     assert isinstance(made.publisher(), Publisher)
-    assert list(made.wires()) == [AMQPConsumer, HTTPView, SSEConsumer, PeriodicTask]
+    assert list(made.transports()) == [AMQPConsumer, HTTPView, SSEConsumer, PeriodicTask]
     assert len(made.observers()) == 1
     assert isinstance(made.cursors(), CursorStore)
-    for provider in (made.settings, made.publisher, made.observers, made.cursors, made.wires):
+    for provider in (made.settings, made.publisher, made.observers, made.cursors, made.transports):
         assert not set(made.providers.values()) & set(provider.related)
 
 
@@ -104,11 +104,11 @@ def test_settings_of_a_subclass() -> None:
 
 
 def test_containers_do_not_share_instances() -> None:
-    """Two containers of one class have publishers and wires of their own."""
+    """Two containers of one class have publishers and transports of their own."""
     one, two = WorkerContainer(), WorkerContainer()
 
     assert one.publisher() is not two.publisher()
-    assert one.wires()[AMQPConsumer] is not two.wires()[AMQPConsumer]
+    assert one.transports()[AMQPConsumer] is not two.transports()[AMQPConsumer]
 
 
 async def test_what_is_needed_is_opened_first(journal: Journal) -> None:

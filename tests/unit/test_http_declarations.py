@@ -285,7 +285,7 @@ def test_what_the_container_may_have() -> None:
 
 
 def test_a_view_beside_other_consumers() -> None:
-    """Each kind has its own wire."""
+    """Each kind has its own transport."""
 
     class Queue(AMQPConsumer):
         queues = ["q"]
@@ -296,9 +296,9 @@ def test_a_view_beside_other_consumers() -> None:
     container.set_provider("request", providers.Object(None))
     package = package_of(Queue, view(fine))
 
-    wires = Runner(container, packages=[package]).assemble().wires
+    transports = Runner(container, packages=[package]).assemble().transports
 
-    assert sorted(wire.kind for wire, _ in wires) == ["amqp", "http"]
+    assert sorted(transport.kind for transport, _ in transports) == ["amqp", "http"]
 
 
 class Point(NamedTuple):

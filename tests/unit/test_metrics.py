@@ -296,7 +296,7 @@ def test_the_state_of_a_consumer_is_one_of_four() -> None:
 
 
 def test_the_age_of_the_last_event_is_read_off_the_parts() -> None:
-    """A stream's wire notes when the last event came; where none has come there is no sample."""
+    """A stream notes when its last event came; where none has come there is no sample."""
     parts = [Part(source="/v2/events", last_event=monotonic() - 60), Part(source="/v2/other")]
     metrics = made(Readiness([Health("Deployments", parts)]))
 
@@ -309,7 +309,7 @@ def test_the_age_of_the_last_event_is_read_off_the_parts() -> None:
 
 
 async def test_an_event_stream_is_measured() -> None:
-    """The wire of event streams keeps its parts and its calls up to date; the page tells more."""
+    """The transport of event streams keeps its parts and calls up to date."""
 
     def shown(runner: Runner) -> dict[str, Any]:
         _, page = ops.ready(Readiness(list(runner.health), started=True))

@@ -272,7 +272,7 @@ def test_nothing_fits() -> None:
     clock, size = faults(Wants)
     known = (
         "cursors, middlewares, name, nested, observers, orders, pool, publisher, redact, settings,"
-        " wires"
+        " transports"
     )
     assert clock == (
         "parameter 'clock' has no provider of its name or of type Clock; the container has " + known

@@ -269,7 +269,7 @@ def test_an_unknown_type() -> None:
 
 @pytest.mark.parametrize("type_", [SSEEvent, SSEEvent[Order]])
 def test_the_delivery_of_another_wire(type_: Any) -> None:
-    """An event of a stream is no body of a message, and the wire's own delivery is proposed."""
+    """An event is no body of a message; the delivery type of the transport is proposed."""
     assert faults(handling(type_)) == [
         f"parameter 'body' is of type SSEEvent, which {RIGHT}AMQPMessage[...]"
     ]

@@ -280,9 +280,11 @@ def test_fp2_the_lease_is_named_after_the_top_level_package() -> None:
         async def handle(self) -> None: ...
 
     assembly = assemble(container_of("amqp://127.0.0.1:1"), [package_of(Cleanup)])
-    [(wire, [declared])] = assembly.wires
+    [(transport, [declared])] = assembly.transports
 
-    assert wire.via(declared.options, assembly.settings).startswith("singleton, lease on amqp://")
+    assert transport.via(declared.options, assembly.settings).startswith(
+        "singleton, lease on amqp://"
+    )
 
 
 # Tests of users

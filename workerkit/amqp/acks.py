@@ -68,7 +68,7 @@ class Acks:
         self._channel = channel
         self._write = write
         self._soon = soon
-        self._outstanding: dict[int, None] = {}  # In order; not settled on the wire.
+        self._outstanding: dict[int, None] = {}  # In order; not yet settled at the broker.
         self._pending: dict[int, Any] = {}
         self._sent: deque[dict[int, Any]] = deque()
         self._sent_count = 0  # Deliveries in all of them.

@@ -1,4 +1,4 @@
-"""The properties of a message on the wire: AMQP 0-9-1, section 2.3.5.2 and the class `basic`.
+"""The properties of a message as encoded: AMQP 0-9-1, section 2.3.5.2 and the class `basic`.
 
 Decoding is total: a sender decides what these bytes are, so no bytes may raise. Encoding what was
 decoded gives the same bytes, so a message that is moved stays what it was.
@@ -23,7 +23,7 @@ class Properties:
     Text keeps bytes that are no UTF-8 as lone surrogates, see `readable`.
 
     Attributes:
-        table: The headers as they are on the wire, their size in front.
+        table: The headers as they are encoded, preceded by their size.
         expiration: Milliseconds, as the decimal text that AMQP has.
         timestamp: Seconds since 1970, as sent; it may be out of the range of `datetime`.
     """

@@ -1,4 +1,4 @@
-"""Field tables: the headers of a message on the wire, as RabbitMQ writes and reads them.
+"""Field tables: the headers of a message as encoded, as RabbitMQ writes and reads them.
 
 Its types are those of AMQP 0-9-1 section 4.2.5.5 with the errata of RabbitMQ. pamqp has a codec
 too, but it narrows floats to 32 bits, cannot write bytes, and raises on what a sender may send.

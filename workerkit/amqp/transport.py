@@ -1,4 +1,4 @@
-"""RabbitMQ as a wire: one connection per virtual host, one subscription per consumer."""
+"""RabbitMQ as a transport: one connection per virtual host, one subscription per consumer."""
 
 import asyncio
 import dataclasses
@@ -63,7 +63,7 @@ class _Prepared:
     types: QueueTypes
 
 
-class AMQPWire:
+class AMQPTransport:
     """Feeds every `AMQPConsumer` and settles what they handle."""
 
     kind = "amqp"

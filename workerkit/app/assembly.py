@@ -34,11 +34,11 @@ from workerkit.options import (
     resolve,
     without_effect,
 )
-from workerkit.transport import Declared, Warns, Wire
+from workerkit.transport import Declared, Transport, Warns
 
 _HOOKS = ("on_start", "on_stop", "on_connection_error")
 
-Wires = Mapping[type[Consumer], Wire]
+Transports = Mapping[type[Consumer], Transport]
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,26 +46,26 @@ class Assembly:
     """An application that could be started.
 
     Attributes:
-        wires: Those that feed at least one consumer, each with what it feeds.
+        transports: Those that feed at least one consumer, each with what it feeds.
     """
 
     settings: WorkerSettings
-    wires: list[tuple[Wire, list[Declared]]]
+    transports: list[tuple[Transport, list[Declared]]]
 
     @property
     def declared(self) -> list[Declared]:
         """Every consumer."""
-        return [each for _, fed in self.wires for each in fed]
+        return [each for _, fed in self.transports for each in fed]
 
     @property
     def warnings(self) -> list[str]:
         """What is no fault and may not be meant, one sentence each."""
         return [
             text
-            for wire, fed in self.wires
-            if isinstance(wire, Warns)
+            for transport, fed in self.transports
+            if isinstance(transport, Warns)
             for each in fed
-            for text in wire.warnings(each)
+            for text in transport.warnings(each)
         ]
 
 
@@ -84,7 +84,7 @@ def assemble(
     faults = Faults()
     classes, not_found = look_through(packages)
     faults.declaration += not_found
-    wires: Wires = container.providers["wires"]()
+    transports: Transports = container.providers["transports"]()
     make_settings, settings_type = settings_source(container)
     settings, wrong = load.read(make_settings, settings_type)
     faults.configuration += wrong
@@ -98,32 +98,37 @@ def assemble(
     # A name that is not there may be that of a class in a module that cannot be imported.
     chosen = _chosen(named, only, Faults() if not_found else faults)
     plan = Plan(container)
-    kinds_by_option = _kinds_by_option(wires)
-    fed: dict[Wire, list[Declared]] = {}
+    kinds_by_option = _kinds_by_option(transports)
+    fed: dict[Transport, list[Declared]] = {}
     for name, class_ in chosen.items():
-        wire = _wire(class_, wires, faults)
-        if wire is None:
+        transport = _transport(class_, transports, faults)
+        if transport is None:
             continue
-        declared = _declared(name, class_, wire, overrides.get(name, {}), plan, faults)
+        declared = _declared(name, class_, transport, overrides.get(name, {}), plan, faults)
         faults.declaration += _unread(class_, kinds_by_option)
         if declared is None:
             continue
-        fed.setdefault(wire, []).append(declared)
+        fed.setdefault(transport, []).append(declared)
         if readable is not None:
-            faults.declaration += _checked(wire, declared, readable, valid=settings is not None)
+            faults.declaration += _checked(
+                transport, declared, readable, valid=settings is not None
+            )
     faults.declaration += _contested(each for every in fed.values() for each in every)
     faults.throw()
     assert settings is not None
-    return Assembly(settings, [(wire, fed[wire]) for wire in wires.values() if wire in fed])
+    return Assembly(
+        settings,
+        [(transport, fed[transport]) for transport in transports.values() if transport in fed],
+    )
 
 
 def _checked(
-    wire: Wire, declared: Declared, settings: WorkerSettings, *, valid: bool
+    transport: Transport, declared: Declared, settings: WorkerSettings, *, valid: bool
 ) -> Sequence[str]:
     try:
-        return wire.check(declared, settings)
+        return transport.check(declared, settings)
     except Exception:
-        # Of settings that are invalid, a wire may need just the part that is not there: its
+        # Of settings that are invalid, a transport may need just the part that is not there: its
         # faults are found when those of the settings are mended.
         if valid:
             raise
@@ -203,13 +208,13 @@ def _chosen(
     return chosen
 
 
-def _wire(class_: type[Consumer], wires: Wires, faults: Faults) -> Wire | None:
+def _transport(class_: type[Consumer], transports: Transports, faults: Faults) -> Transport | None:
     for base in class_.__mro__:
-        if base in wires:
-            return wires[base]
-    known = ", ".join(base.__name__ for base in wires)
+        if base in transports:
+            return transports[base]
+    known = ", ".join(base.__name__ for base in transports)
     faults.declaration.append(
-        f"{place(class_)}: no wire feeds a class of its bases; subclass one of {known}"
+        f"{place(class_)}: no transport feeds a class of its bases; subclass one of {known}"
     )
     return None
 
@@ -217,7 +222,7 @@ def _wire(class_: type[Consumer], wires: Wires, faults: Faults) -> Wire | None:
 def _declared(
     name: str,
     class_: type[Consumer],
-    wire: Wire,
+    transport: Transport,
     overrides: Mapping[str, Override],
     plan: Plan,
     faults: Faults,
@@ -226,7 +231,7 @@ def _declared(
     options = faults.collect(_options, name, class_, overrides)
     hooks = list(_wrong_hooks(class_))
     faults.declaration += hooks
-    signatures = faults.collect(class_.signatures, options, wire.delivery, plan.resolve)
+    signatures = faults.collect(class_.signatures, options, transport.delivery, plan.resolve)
     batch = any(each.batch for each in (signatures or {}).values())
     if batch and options is not None:
         options = _options(name, class_, overrides, batch=True)
@@ -249,10 +254,10 @@ def _wrong_hooks(class_: type[Consumer]) -> Iterator[str]:
             yield f"{place(hook)}: has to be an `async def`"
 
 
-def _kinds_by_option(wires: Wires) -> Mapping[str, list[str]]:
+def _kinds_by_option(transports: Transports) -> Mapping[str, list[str]]:
     """Which kinds of consumers have an option, by option."""
     found: dict[str, list[str]] = {}
-    for base in wires:
+    for base in transports:
         for option in adapters(base.options_type()):
             found.setdefault(option, []).append(base.__name__)
     return found
@@ -261,7 +266,7 @@ def _kinds_by_option(wires: Wires) -> Mapping[str, list[str]]:
 def _unread(class_: type[Consumer], kinds: Mapping[str, list[str]]) -> Iterator[str]:
     """Faults of attributes and methods that have no effect."""
     own = adapters(class_.options_type())
-    # A kind may know an option that nobody sets, and then its wire says so.
+    # A kind may know an option that nobody sets, and then its transport says so.
     known = {each.name for each in dataclasses.fields(class_.options_type())}
     for owner, name, meant in misspelt_hooks(class_):
         if meant != "handle":

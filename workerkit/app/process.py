@@ -22,7 +22,7 @@ from workerkit.errors import RunError
 from workerkit.health import Readiness
 from workerkit.ops.metrics import Metrics
 from workerkit.tasks import LATE, cancel, disown, finish, guarded, own
-from workerkit.transport import Context, Declared, Prepares, Wire
+from workerkit.transport import Context, Declared, Prepares, Transport
 
 log = logging.getLogger(__name__)
 
@@ -60,11 +60,11 @@ class Process:
         self._publisher: Any = None
         self._kept: set[asyncio.Task[None]] = set()
         self._endpoints: list[Endpoint] = []
-        self._wires: list[Wire] = []
+        self._transports: list[Transport] = []
         self._watchdog: Watchdog | None = None
 
     async def start(self) -> None:
-        """Open resources, make the consumers, start the wires.
+        """Open resources, make the consumers, start the transports.
 
         Raises:
             RunError: One of them failed; `stop` closes what was opened before it.
@@ -77,21 +77,21 @@ class Process:
         await self._resources.open()
         context = await self._context()
         fed = [
-            (wire, [await self._endpoint(wire, each) for each in declared])
-            for wire, declared in self._assembly.wires
+            (transport, [await self._endpoint(transport, each) for each in declared])
+            for transport, declared in self._assembly.transports
         ]
-        for wire, declared in self._assembly.wires:
-            if isinstance(wire, Prepares):
+        for transport, declared in self._assembly.transports:
+            if isinstance(transport, Prepares):
                 # Before the first hook: that may publish already.
-                self._wires.append(wire)
-                await wire.prepare(declared, context)
+                self._transports.append(transport)
+                await transport.prepare(declared, context)
         for _, endpoints in fed:
             for endpoint in endpoints:
                 await self._begin(endpoint)
-        for wire, endpoints in fed:
-            if wire not in self._wires:
-                self._wires.append(wire)
-            self.readiness.health += await wire.start(endpoints, context)
+        for transport, endpoints in fed:
+            if transport not in self._transports:
+                self._transports.append(transport)
+            self.readiness.health += await transport.start(endpoints, context)
         self.readiness.started = True
 
     async def stop(self) -> list[str]:
@@ -111,23 +111,27 @@ class Process:
         self.readiness.draining = True
         loop = asyncio.get_running_loop()
         grace_ends = loop.time() + self._assembly.settings.shutdown_grace
-        wires = {f"{wire.kind} wire": wire for wire in self._wires}
+        transports = {f"{transport.kind} transport": transport for transport in self._transports}
         faults = await self._finish(
-            "stopped", {n: w.stop() for n, w in wires.items()}, STOP_DEADLINE
+            "stopped", {n: w.stop() for n, w in transports.items()}, STOP_DEADLINE
         )
         # Where no handler runs, messages may still be on their way back to their queues.
         left = max(grace_ends - loop.time(), 0.0)
-        await finish({name: wire.drain() for name, wire in wires.items()}, left)
+        await finish({name: transport.drain() for name, transport in transports.items()}, left)
         if busy := self._busy():
             log.warning("grace is over: cancelling handlers", extra={"consumers": busy})
             for task in self._kept:
                 disown(task)
-            await finish({name: wire.cancel() for name, wire in wires.items()}, HARD_DEADLINE)
+            await finish(
+                {name: transport.cancel() for name, transport in transports.items()}, HARD_DEADLINE
+            )
         if busy := self._busy():
             self.abandoned += busy
             faults.append(f"handlers of {', '.join(busy)} did not end when cancelled; given up")
         faults += await self._finish(
-            "closed", {name: wire.close() for name, wire in wires.items()}, CLOSE_DEADLINE
+            "closed",
+            {name: transport.close() for name, transport in transports.items()},
+            CLOSE_DEADLINE,
         )
         faults += await self._finish(
             "ended",
@@ -154,7 +158,7 @@ class Process:
         return [f"{name} could not be {what}: {text}" for name, text in wrong.items()]
 
     def _busy(self) -> list[str]:
-        return [name for wire in self._wires for name in wire.busy()]
+        return [name for transport in self._transports for name in transport.busy()]
 
     async def _context(self) -> Context:
         settings = self._assembly.settings
@@ -191,9 +195,9 @@ class Process:
             where = _culprit(error, self._container)
             raise RunError(f"{what} could not be made: {said(error)}{where}") from error
 
-    async def _endpoint(self, wire: Wire, declared: Declared) -> Endpoint:
+    async def _endpoint(self, transport: Transport, declared: Declared) -> Endpoint:
         consumer = await self._made(place(declared.consumer), declared.factory)
-        return wire.endpoint(declared, consumer)
+        return transport.endpoint(declared, consumer)
 
     async def _begin(self, endpoint: Endpoint) -> None:
         """Call the hook of a consumer; from then on it has to be stopped."""

@@ -355,7 +355,7 @@ def _loaded(package: str, container: str | None) -> Any:
 
 
 def _rows(assembly: Assembly) -> Iterator[dict[str, Any]]:
-    for wire, fed in assembly.wires:
+    for transport, fed in assembly.transports:
         for each in fed:
             options = each.options
             values = {
@@ -365,9 +365,9 @@ def _rows(assembly: Assembly) -> Iterator[dict[str, Any]]:
             }
             yield {
                 "name": options.name,
-                "kind": wire.kind,
+                "kind": transport.kind,
                 "class": f"{each.consumer.__module__}.{each.consumer.__qualname__}",
-                "source": wire.source(options),
+                "source": transport.source(options),
                 "connection": getattr(options, "connection", None),
                 "options": values,
                 "sources": {name: str(options.sources[name]) for name in values},

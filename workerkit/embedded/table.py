@@ -1,6 +1,6 @@
 """Field tables: AMQP 0-9-1, section 4.2.5.5, with the errata of RabbitMQ.
 
-A value keeps its wire type. RabbitMQ names it in its texts and compares by it, and a table that was
+A value keeps its encoded type. RabbitMQ names it in its texts and compares by it, and a table that was
 read is written again byte for byte; pamqp's codec does neither.
 """
 
@@ -15,7 +15,7 @@ _DEEPEST = 32
 _SIZE = Struct(">I")
 _DECIMAL = Struct(">Bi")
 _LONG = Struct(">q")
-# Tag on the wire, RabbitMQ's name of the type, layout.
+# Encoded tag, RabbitMQ's name of the type, layout.
 _NUMBERS = {
     b"b": ("byte", Struct(">b")),
     b"B": ("unsignedbyte", Struct(">B")),

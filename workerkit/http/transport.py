@@ -1,4 +1,4 @@
-"""HTTP as a wire: one server for all views, one endpoint for each of their methods."""
+"""HTTP as a transport: one server for all views, one endpoint for each of their methods."""
 
 import logging
 import os
@@ -43,7 +43,7 @@ class _View:
         return next(iter(self.endpoints.values()))
 
 
-class HTTPWire:
+class HTTPTransport:
     """Serves every `HTTPView` on one port.
 
     Args:

@@ -73,7 +73,7 @@ class Tick(Delivery):
         return f"<run of {self.name}, scheduled for {in_utc(self.scheduled)}>"
 
 
-class PeriodicWire:
+class PeriodicTransport:
     """Calls every `PeriodicTask` when it is due.
 
     Args:

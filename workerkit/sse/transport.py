@@ -1,4 +1,4 @@
-"""Event streams as a wire: one subscription and one receiver for each stream of a consumer."""
+"""Event streams as a transport: one subscription and one receiver for each stream of a consumer."""
 
 import asyncio
 import inspect
@@ -31,7 +31,7 @@ from workerkit.transport import Context, Declared
 from workerkit.workers import Workers
 
 
-class SSEWire:
+class SSETransport:
     """Feeds every `SSEConsumer` and keeps the cursors of their streams."""
 
     kind = "sse"

@@ -13,7 +13,7 @@ from workerkit.codec import encode
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health
 from workerkit.http.response import is_event_stream
-from workerkit.http.transport import HTTPWire
+from workerkit.http.transport import HTTPTransport
 from workerkit.transport import Context
 
 
@@ -133,14 +133,14 @@ class HTTPClient:
 
 
 class WatchedViews:
-    """A wire of HTTP that knows which of its answers are event streams, which have no end."""
+    """A transport of HTTP that knows which of its answers are event streams, which have no end."""
 
-    def __init__(self, wire: HTTPWire) -> None:
-        self._wire = wire
+    def __init__(self, transport: HTTPTransport) -> None:
+        self._transport = transport
         self._answering: dict[int, web.Request] = {}
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self._wire, name)
+        return getattr(self._transport, name)
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
         """Listen, with a middleware more."""
@@ -154,10 +154,10 @@ class WatchedViews:
                 del self._answering[id(request)]
 
         context = replace(context, middlewares=[watch, *context.middlewares])
-        return await self._wire.start(endpoints, context)
+        return await self._transport.start(endpoints, context)
 
     def unanswered(self) -> list[str]:
         """Views that answer requests, unless all of the answers are open event streams."""
         waiting = [each for each in self._answering.values() if not is_event_stream(each)]
-        busy: list[str] = self._wire.busy() if waiting else []
+        busy: list[str] = self._transport.busy() if waiting else []
         return busy

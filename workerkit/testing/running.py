@@ -14,7 +14,7 @@ from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.lease import QUEUE_PREFIX
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
-from workerkit.amqp.transport import AMQPWire
+from workerkit.amqp.transport import AMQPTransport
 from workerkit.app.assembly import Assembly
 from workerkit.config.connections import AMQPSettings, SSESettings
 from workerkit.config.sections import HTTPSettings
@@ -23,13 +23,13 @@ from workerkit.consumer import Consumer
 from workerkit.describe import said
 from workerkit.embedded import LATEST, EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
-from workerkit.http.transport import HTTPWire
+from workerkit.http.transport import HTTPTransport
 from workerkit.observe import Settled
 from workerkit.options import folded
 from workerkit.periodic.singleton import SingletonOptions
-from workerkit.periodic.transport import PeriodicWire
+from workerkit.periodic.transport import PeriodicTransport
 from workerkit.runner import Runner
-from workerkit.sse.transport import SSEWire
+from workerkit.sse.transport import SSETransport
 from workerkit.tasks import cancelled
 from workerkit.testing.http_client import HTTPClient, WatchedViews
 from workerkit.testing.records import Record
@@ -55,7 +55,7 @@ class Application:
         self,
         runner: Runner,
         broker: EmbeddedBroker,
-        wires: "_Wires",
+        transports: "_Transports",
         vhosts: set[str],
         assembly: Assembly,
     ) -> None:
@@ -65,7 +65,7 @@ class Application:
         self._vhosts = vhosts
         self._read = _queues_read(assembly)
         self._requeues = Requeues(assembly)
-        self._wires = wires
+        self._transports = transports
         self._settled: list[Record] = []
         self._publisher = Publisher()
 
@@ -100,7 +100,7 @@ class Application:
             self._requeues.check(max_requeues)
             if loop.time() > until:
                 raise self._not_idle(deadline, pending)
-            self._wires.hasten()
+            self._transports.hasten()
             waiting = self._waiting()
             if pending == list(waiting):
                 self.broker.advance(min(waiting.values()))
@@ -118,7 +118,7 @@ class Application:
             KeyError: There is no periodic task of that name.
             AssertionError: It was tried again more often.
         """
-        call = asyncio.create_task(self._wires.periodic.tick(name))
+        call = asyncio.create_task(self._transports.periodic.tick(name))
         try:
             while not call.done():
                 await asyncio.wait([call], timeout=_LOOK_EVERY)
@@ -189,8 +189,8 @@ class Application:
             for vhost, each in self._queues()
             if each.unacked or (each.ready and self._is_read(vhost, each))
         ]
-        found += self._wires.sse.pending()
-        found += [f"a handler of {name} runs" for name in self._wires.busy()]
+        found += self._transports.sse.pending()
+        found += [f"a handler of {name} runs" for name in self._transports.busy()]
         return found + list(self._waiting())
 
     def _waiting(self) -> dict[str, float]:
@@ -221,13 +221,13 @@ class Application:
         ]
 
 
-class _Wires:
-    """The wires of a test: RabbitMQ, streams and HTTP as they are, the clock by hand."""
+class _Transports:
+    """The transports of a test: RabbitMQ, streams and HTTP as they are, the clock by hand."""
 
     def __init__(self) -> None:
-        self.amqp = AMQPWire()
-        self.sse = SSEWire()
-        self.periodic = PeriodicWire(by_hand=True)
+        self.amqp = AMQPTransport()
+        self.sse = SSETransport()
+        self.periodic = PeriodicTransport(by_hand=True)
         self.http: WatchedViews | None = None
 
     def busy(self) -> list[str]:
@@ -238,17 +238,19 @@ class _Wires:
         self.amqp.hasten()
         self.sse.hasten()
 
-    def put_into(self, wires: dict[type, Any]) -> dict[type, Any]:
-        """The container's wires, those of its own replaced by these."""
+    def put_into(self, transports: dict[type, Any]) -> dict[type, Any]:
+        """The container's transports, those of its own replaced by these."""
         kinds: dict[type, Any] = {
-            AMQPWire: self.amqp,
-            SSEWire: self.sse,
-            PeriodicWire: self.periodic,
+            AMQPTransport: self.amqp,
+            SSETransport: self.sse,
+            PeriodicTransport: self.periodic,
         }
-        for wire in wires.values():
-            if isinstance(wire, HTTPWire):
-                kinds[type(wire)] = self.http = WatchedViews(wire)
-        return {base: kinds.get(type(wire), wire) for base, wire in wires.items()}
+        for transport in transports.values():
+            if isinstance(transport, HTTPTransport):
+                kinds[type(transport)] = self.http = WatchedViews(transport)
+        return {
+            base: kinds.get(type(transport), transport) for base, transport in transports.items()
+        }
 
 
 @asynccontextmanager
@@ -274,7 +276,7 @@ async def running(
         StartError: The application cannot start, or did not stop cleanly.
     """
     runner = Runner(container, packages=packages, only=only)
-    wires = _Wires()
+    transports = _Transports()
     async with EmbeddedBroker(behaves_as=behaves_as) as broker:
         with _free_port() as port, ExitStack() as stack:
 
@@ -285,18 +287,18 @@ async def running(
             settings: WorkerSettings = container.providers["settings"]()
             pointed = _pointed(settings, broker, port)
             put("settings", pointed)
-            put("wires", wires.put_into(container.providers["wires"]()))
+            put("transports", transports.put_into(container.providers["transports"]()))
             if getattr(container.providers["publisher"](), "connects", False):
                 put("publisher", Publisher())
             assembly = runner.assemble()
             vhosts = _add_vhosts(broker, assembly, settings)
-            application = Application(runner, broker, wires, vhosts, assembly)
+            application = Application(runner, broker, transports, vhosts, assembly)
             put("observers", [*container.providers["observers"](), application._observe])
             async with runner.running():
                 await _ready(runner)
                 application._publisher.open(pointed)
-                if wires.http is not None and wires.http.url:
-                    application.http.open(wires.http.url)
+                if transports.http is not None and transports.http.url:
+                    application.http.open(transports.http.url)
                 try:
                     yield application
                 finally:

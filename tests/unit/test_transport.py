@@ -1,4 +1,4 @@
-"""A wire from somebody else's package: a base class, options, an object in `wires`; no more."""
+"""A transport from another package: a base class, options and an object in `transports`."""
 
 import asyncio
 from collections.abc import Sequence
@@ -61,7 +61,7 @@ class Drop(Delivery):
         self.body = None
 
 
-class PipeWire:
+class PipeTransport:
     """Feeds every `PipeConsumer`."""
 
     kind = "pipe"
@@ -180,16 +180,18 @@ def _pipe(options: Options) -> str:
 # What the application has
 
 
-def application(*consumers: type[Consumer], **settings: Any) -> tuple[Runner, PipeWire, Recorder]:
-    """A runner of *consumers* whose container has the other wire beside its own."""
+def application(
+    *consumers: type[Consumer], **settings: Any
+) -> tuple[Runner, PipeTransport, Recorder]:
+    """A runner of *consumers* whose container has the other transport beside its own."""
     recorder = Recorder()
-    wire = PipeWire()
+    transport = PipeTransport()
     container = container_of("amqp://127.0.0.1:1/", recorder, **settings)
-    container.wires.add_kwargs({PipeConsumer: providers.Object(wire)})
-    return Runner(container, packages=[package_of(*consumers)]), wire, recorder
+    container.transports.add_kwargs({PipeConsumer: providers.Object(transport)})
+    return Runner(container, packages=[package_of(*consumers)]), transport, recorder
 
 
-async def test_another_wire_delivers_and_settles() -> None:
+async def test_another_transport_delivers_and_settles() -> None:
     """Bodies are read as `handle` says, failures follow the options, observers are told."""
     seen: list[dict[str, int]] = []
 
@@ -205,19 +207,19 @@ async def test_another_wire_delivers_and_settles() -> None:
             if drop.raw == b'{"id": 3}':
                 drop.decide(Action.REQUEUE if seen.count(order) == 1 else Action.ACK)
 
-    runner, wire, recorder = application(Piped)
+    runner, transport, recorder = application(Piped)
     async with runner.running():
         ready = runner.ready
-        wire.put("orders", b'{"id": 1}', b'{"id": 2}', b'{"id": 3}', b"bad")
+        transport.put("orders", b'{"id": 1}', b'{"id": 2}', b'{"id": 3}', b"bad")
         await eventually(lambda: len(recorder.settled) == 5)
 
     assert ready
     assert seen == [{"id": 1}, {"id": 2}, {"id": 3}, {"id": 3}]
     assert sorted(recorder.actions) == ["ack", "ack", "reject", "reject", "requeue"]
-    assert wire.calls == ["start", "stop", "drain", "close"]
+    assert transport.calls == ["start", "stop", "drain", "close"]
 
 
-async def test_another_wire_is_drained_and_stopped(caplog: pytest.LogCaptureFixture) -> None:
+async def test_another_transport_is_drained_and_stopped(caplog: pytest.LogCaptureFixture) -> None:
     """Handlers that run finish, and nothing new is begun."""
     gate = asyncio.Event()
     begun: list[bytes] = []
@@ -229,24 +231,24 @@ async def test_another_wire_is_drained_and_stopped(caplog: pytest.LogCaptureFixt
             begun.append(body)
             await gate.wait()
 
-    runner, wire, recorder = application(Piped)
+    runner, transport, recorder = application(Piped)
     async with AsyncExitStack() as stack:
         await stack.enter_async_context(runner.running())
-        wire.put("orders", b"a", b"b")
+        transport.put("orders", b"a", b"b")
         await eventually(lambda: begun)
         stopping = asyncio.create_task(stack.aclose())
-        await eventually(lambda: "drain" in wire.calls)
+        await eventually(lambda: "drain" in transport.calls)
         gate.set()
         await stopping
 
     assert begun == [b"a"]
     assert recorder.actions == ["ack"]
-    assert wire.pipes["orders"] == [b"b"]
-    assert wire.calls == ["start", "stop", "drain", "close"]
+    assert transport.pipes["orders"] == [b"b"]
+    assert transport.calls == ["start", "stop", "drain", "close"]
     assert errors(caplog) == []
 
 
-async def test_another_wire_is_cancelled_after_the_grace() -> None:
+async def test_another_transport_is_cancelled_after_the_grace() -> None:
     """Handlers that do not end are cancelled by its own `cancel`."""
 
     class Piped(PipeConsumer):
@@ -255,17 +257,17 @@ async def test_another_wire_is_cancelled_after_the_grace() -> None:
         async def handle(self, body: bytes) -> None:
             await asyncio.Event().wait()
 
-    runner, wire, recorder = application(Piped, shutdown_grace=0.1)
+    runner, transport, recorder = application(Piped, shutdown_grace=0.1)
     async with runner.running():
-        wire.put("orders", b"a")
-        await eventually(wire.busy)
+        transport.put("orders", b"a")
+        await eventually(transport.busy)
 
     assert recorder.actions == []
-    assert wire.calls == ["start", "stop", "drain", "cancel", "close"]
+    assert transport.calls == ["start", "stop", "drain", "cancel", "close"]
 
 
-async def test_wires_run_beside_each_other() -> None:
-    """A task of the clock and a consumer of another wire run in one process."""
+async def test_transports_run_beside_each_other() -> None:
+    """A task of the clock and a consumer of another transport run in one process."""
     ticks: list[int] = []
     seen: list[bytes] = []
 
@@ -281,16 +283,16 @@ async def test_wires_run_beside_each_other() -> None:
         async def handle(self) -> None:
             ticks.append(1)
 
-    runner, wire, _ = application(Piped, Ticking)
+    runner, transport, _ = application(Piped, Ticking)
     async with runner.running():
-        wire.put("orders", b"a")
+        transport.put("orders", b"a")
         await eventually(lambda: seen and len(ticks) >= 2)
 
     assert seen == [b"a"]
 
 
-def test_options_of_another_wire_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The environment knows them, the banner and the faults of the wire's own check as well."""
+def test_options_of_another_transport_can_be_set(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment, the banner and the faults of the transport's own check know them."""
     monkeypatch.setenv("TESTS_ONLY_CONSUMERS__PIPED__PIPE", "others")
     monkeypatch.setenv("TESTS_ONLY_CONSUMERS__PIPED__CONCURRENCY", "5")
     monkeypatch.setenv("TESTS_ONLY_CONSUMERS__PIPED__ON_EXCEPTION", "reject")
@@ -311,8 +313,8 @@ def test_options_of_another_wire_can_be_set(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 @pytest.mark.parametrize("pipe", ["", None], ids=["empty", "missing"])
-def test_faults_that_another_wire_finds(pipe: str | None) -> None:
-    """What is missing, and what the wire's own `check` finds, is said before anything starts."""
+def test_faults_that_another_transport_finds(pipe: str | None) -> None:
+    """What is missing, and what the own `check` of the transport finds, is reported at once."""
 
     async def handle(self: PipeConsumer, body: bytes) -> None: ...
 
@@ -323,7 +325,7 @@ def test_faults_that_another_wire_finds(pipe: str | None) -> None:
         runner.assemble()
 
 
-def test_without_its_wire_a_base_class_is_a_fault() -> None:
+def test_without_its_transport_a_base_class_is_a_fault() -> None:
     """The bases that would do are named."""
 
     class Piped(PipeConsumer):
@@ -335,12 +337,13 @@ def test_without_its_wire_a_base_class_is_a_fault() -> None:
     runner = Runner(container, packages=[package_of(Piped)])
 
     with pytest.raises(
-        DeclarationError, match=r"no wire feeds .* AMQPConsumer, HTTPView, SSEConsumer, Periodic"
+        DeclarationError,
+        match=r"no transport feeds .* AMQPConsumer, HTTPView, SSEConsumer, Periodic",
     ):
         runner.assemble()
 
 
-async def test_a_wire_that_fails_while_stopping_does_not_keep_the_others() -> None:
+async def test_a_transport_that_fails_while_stopping_does_not_keep_the_others() -> None:
     """Its error is a fault of the run, and everything stops all the same."""
 
     class Piped(PipeConsumer):
@@ -352,23 +355,23 @@ async def test_a_wire_that_fails_while_stopping_does_not_keep_the_others() -> No
         async def on_stop(self) -> None:
             Piped.stopped = True
 
-    class Failing(PipeWire):
+    class Failing(PipeTransport):
         async def stop(self) -> None:
             raise OSError("the pipe burst")
 
-    wire = Failing()
+    transport = Failing()
     container = container_of("amqp://127.0.0.1:1/")
-    container.wires.add_kwargs({PipeConsumer: providers.Object(wire)})
+    container.transports.add_kwargs({PipeConsumer: providers.Object(transport)})
     with pytest.raises(RunError, match="the pipe burst"):
         async with Runner(container, packages=[package_of(Piped)]).running():
             pass
 
     assert Piped.stopped
-    assert wire.calls == ["start", "drain", "close"]
+    assert transport.calls == ["start", "drain", "close"]
 
 
-async def test_a_wire_that_fails_to_close_does_not_keep_the_others() -> None:
-    """Consumers are told, and the container's resources close, whatever a wire does."""
+async def test_a_transport_that_fails_to_close_does_not_keep_the_others() -> None:
+    """Consumers are told, and the container's resources close, whatever a transport does."""
     closed: list[str] = []
 
     class Piped(PipeConsumer):
@@ -379,13 +382,13 @@ async def test_a_wire_that_fails_to_close_does_not_keep_the_others() -> None:
         async def on_stop(self) -> None:
             closed.append("on_stop")
 
-    class Failing(PipeWire):
+    class Failing(PipeTransport):
         async def close(self) -> None:
             await super().close()
             raise OSError("the pipe burst")
 
     container = container_of("amqp://127.0.0.1:1/")
-    container.wires.add_kwargs({PipeConsumer: providers.Object(Failing())})
+    container.transports.add_kwargs({PipeConsumer: providers.Object(Failing())})
     with pytest.raises(RunError, match="the pipe burst"):
         async with Runner(container, packages=[package_of(Piped)]).running():
             pass
