@@ -34,8 +34,8 @@ class WorkerContainer(containers.DeclarativeContainer):
         observers: Called with a `Settled` record for each delivery.
         cursors: Keeps the cursors of event streams: in memory, or in files where the settings name
             a directory; a `CursorStore` of your own comes before both.
-        transports: The transport of each base class, in the order in which they start. Add a pair to
-            add a transport.
+        transports: The transport of each base class, in the order in which they start. Add a
+            pair to add one.
         middlewares: aiohttp's, around every request, the outermost first.
         redact: A function that is called with the text and the traceback of an exception before
             they become headers of a dead letter, and with each text of a log record of ours; it

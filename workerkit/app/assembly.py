@@ -116,10 +116,7 @@ def assemble(
     faults.declaration += _contested(each for every in fed.values() for each in every)
     faults.throw()
     assert settings is not None
-    return Assembly(
-        settings,
-        [(transport, fed[transport]) for transport in transports.values() if transport in fed],
-    )
+    return Assembly(settings, [(each, fed[each]) for each in transports.values() if each in fed])
 
 
 def _checked(

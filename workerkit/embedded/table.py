@@ -1,7 +1,7 @@
 """Field tables: AMQP 0-9-1, section 4.2.5.5, with the errata of RabbitMQ.
 
-A value keeps its encoded type. RabbitMQ names it in its texts and compares by it, and a table that was
-read is written again byte for byte; pamqp's codec does neither.
+A value keeps its encoded type. RabbitMQ names it in its texts and compares by it, and a table that
+was read is written again byte for byte; pamqp's codec does neither.
 """
 
 from collections.abc import Mapping
