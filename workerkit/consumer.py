@@ -5,7 +5,7 @@ from typing import Any, ClassVar
 
 from workerkit.attributes import misspelt_hooks
 from workerkit.delivery import Delivery
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError
 from workerkit.options import Options
 from workerkit.signature import Arguments, Resolve, Signature
@@ -62,7 +62,7 @@ class Consumer:
             DeclarationError: With every fault of the methods.
         """
         if not callable(getattr(cls, "handle", None)):
-            text = f"{place(cls)}: needs a method `handle`"
+            text = f"{describe_class(cls)}: needs a method `handle`"
             found = [name for _, name, meant in misspelt_hooks(cls) if meant == "handle"]
             raise DeclarationError(f"{text}; it has {found[0]!r}" if found else text)
         return {"handle": Signature(cls.handle, delivery, resolve, cls)}

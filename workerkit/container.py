@@ -9,7 +9,7 @@ from workerkit.amqp.consumer import AMQPConsumer
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.transport import AMQPTransport
 from workerkit.config.settings import WorkerSettings
-from workerkit.describe import said
+from workerkit.describe import describe_error
 from workerkit.errors import DeclarationError, RunError
 from workerkit.http.transport import HTTPTransport
 from workerkit.http.view import HTTPView
@@ -20,7 +20,7 @@ from workerkit.safe_text import Redact
 from workerkit.sse.consumer import SSEConsumer
 from workerkit.sse.cursor import CursorStore, MemoryCursors
 from workerkit.sse.transport import SSETransport
-from workerkit.tasks import finish, guarded
+from workerkit.tasks import guard, run_all
 
 
 class WorkerContainer(containers.DeclarativeContainer):
@@ -93,9 +93,11 @@ class Resources:
             try:
                 opening = resource.init()
                 if inspect.isawaitable(opening):
-                    await guarded(opening)
+                    await guard(opening)
             except (Exception, SystemExit, KeyboardInterrupt) as error:
-                raise RunError(f"resource {name!r} could not be opened: {said(error)}") from error
+                raise RunError(
+                    f"resource {name!r} could not be opened: {describe_error(error)}"
+                ) from error
 
     async def close(self, seconds: float) -> dict[str, str]:
         """Close what was opened, the last one first; one that fails does not keep the others.
@@ -104,12 +106,12 @@ class Resources:
             seconds: For each one that closes asynchronously.
 
         Returns:
-            What went wrong, by name, as `workerkit.tasks.finish` says it.
+            What went wrong, by name, as `workerkit.tasks.run_all` says it.
         """
         wrong: dict[str, str] = {}
         while self._opened:
             name, resource = self._opened.pop()
-            wrong |= await finish({f"resource {name!r}": _closed(resource)}, seconds)
+            wrong |= await run_all({f"resource {name!r}": _closed(resource)}, seconds)
         return wrong
 
 

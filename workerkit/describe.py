@@ -15,7 +15,7 @@ _EXPLAINED: tuple[type[BaseException], ...] = (WorkerkitError, OSError, EOFError
 _PACKAGE = __name__.partition(".")[0]
 
 
-def place(declared: type | Callable[..., Any]) -> str:
+def describe_class(declared: type | Callable[..., Any]) -> str:
     """Name *declared* with its file and line: `shop.orders.OrderPlaced.handle (orders.py:12)`.
 
     An object without a name of its own, such as a `functools.partial`, is named by its class.
@@ -32,7 +32,7 @@ def place(declared: type | Callable[..., Any]) -> str:
     return f"{name} ({Path(file).name}:{line})"
 
 
-def raised_in(error: BaseException, package: str) -> str:
+def describe_raised(error: BaseException, package: str) -> str:
     """Say what was raised, and the last line of *package* that led to it, if any did."""
     top = package.partition(".")[0]
     lines = [
@@ -40,10 +40,10 @@ def raised_in(error: BaseException, package: str) -> str:
         for frame, line in walk_tb(error.__traceback__)
         if str(frame.f_globals.get("__name__")).partition(".")[0] == top
     ]
-    return f"{type(error).__name__}: {text_of(error)}" + (lines[-1] if lines else "")
+    return f"{type(error).__name__}: {error_text(error)}" + (lines[-1] if lines else "")
 
 
-def raised_at(error: BaseException) -> str:
+def error_location(error: BaseException) -> str:
     """Name the class of an exception and its place, without its text: `KeyError (orders.py:7)`.
 
     The place is the innermost one outside of workerkit; there is none for an error of its own.
@@ -57,7 +57,7 @@ def raised_at(error: BaseException) -> str:
     return places[-1] if places else kind
 
 
-def text_of(error: BaseException) -> str:
+def error_text(error: BaseException) -> str:
     """What an exception says of itself; empty where its class fails to say it."""
     try:
         return str(error)
@@ -65,7 +65,7 @@ def text_of(error: BaseException) -> str:
         return ""
 
 
-def formatted(error: BaseException, limit: int | None = None) -> str:
+def format_traceback(error: BaseException, limit: int | None = None) -> str:
     """An exception with its traceback; without its chain and text where its class fails at those.
 
     Args:
@@ -78,13 +78,13 @@ def formatted(error: BaseException, limit: int | None = None) -> str:
         return f"Traceback (most recent call last):\n{frames}{type(error).__qualname__}\n"
 
 
-def said(error: BaseException) -> str:
+def describe_error(error: BaseException) -> str:
     """What was raised, in a few words."""
-    text = text_of(error)
+    text = error_text(error)
     return f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__
 
 
-def briefly(error: Exception, *expected: type[BaseException]) -> Exception:
+def without_needless_traceback(error: Exception, *expected: type[BaseException]) -> Exception:
     """The exception for a log record: without its traceback where its text says everything.
 
     That is where it and its causes are errors of ours, of the operating system or *expected* ones:
@@ -104,10 +104,10 @@ def briefly(error: Exception, *expected: type[BaseException]) -> Exception:
     return copy
 
 
-def in_a_line(error: Exception) -> str:
+def summarize_error(error: Exception) -> str:
     """The reason for a field of a log record: the text of an error of ours, else what was raised.
 
     Only the first line of it; the rest stands in the traceback.
     """
-    own = text_of(error) if isinstance(error, WorkerkitError) else ""
-    return (own or said(error)).partition("\n")[0]
+    own = error_text(error) if isinstance(error, WorkerkitError) else ""
+    return (own or describe_error(error)).partition("\n")[0]

@@ -15,7 +15,7 @@ from workerkit.errors import HandlerCancelled, HandlerExit, HandlerTimeout, Reje
 from workerkit.options import Options
 from workerkit.retry import RetryPolicy, next_delay
 from workerkit.signature import Arguments
-from workerkit.tasks import guarded, is_ending, reinstate
+from workerkit.tasks import discard_cancellations, guard, is_meant_to_end
 from workerkit.threads import Threads
 
 _PATIENCE = 5.0
@@ -73,7 +73,7 @@ class Deadlines:
             complaint.cancel()
             task.uncancel()
         if task.cancelling():
-            reinstate(task)
+            discard_cancellations(task)
         return complaint is not None
 
     def close(self) -> None:
@@ -267,7 +267,7 @@ class Endpoint:
             HandlerExit: The process has to end.
         """
         late = self._deadlines.end(task)
-        if is_ending(task, error) and isinstance(error, Exception | asyncio.CancelledError):
+        if is_meant_to_end(task, error) and isinstance(error, Exception | asyncio.CancelledError):
             # Asked to stop, drivers raise errors of their own: that is no failure either.
             raise asyncio.CancelledError from error
         if isinstance(error, asyncio.CancelledError):
@@ -321,7 +321,7 @@ class Endpoint:
 
     async def _hook(self, name: str, call: Any) -> None:
         try:
-            await guarded(call)
+            await guard(call)
         except Exception:
             log.exception("hook failed", extra={"consumer": self.name, "hook": name})
 

@@ -16,7 +16,7 @@ from pythonjsonlogger.defaults import unknown_default
 from pythonjsonlogger.json import JsonFormatter
 
 from workerkit.config.sections import LogSettings
-from workerkit.describe import formatted
+from workerkit.describe import format_traceback
 from workerkit.safe_text import (
     INDENT,
     LONGEST,
@@ -169,7 +169,7 @@ def _exception(record: logging.LogRecord) -> str:
     if record.exc_info and (error := record.exc_info[1]) is not None:
         if hasattr(record, "error") and not (error.__traceback__ or error.__cause__):
             return ""  # It was made for the record, which has its text.
-        return formatted(error).rstrip("\n")
+        return format_traceback(error).rstrip("\n")
     return record.exc_text or ""
 
 

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 from workerkit.delivery import Action, Delivery, Outcome
-from workerkit.describe import said
+from workerkit.describe import describe_error
 from workerkit.errors import InvalidBody, PublishError, Signal
 
 log = logging.getLogger(__name__)
@@ -153,7 +153,7 @@ def log_settled(record: Settled) -> None:
             "consumer": record.consumer,
             **fields,
             "seconds": round(record.seconds, 6),
-            **({} if error is None else {"error": said(error)}),
+            **({} if error is None else {"error": describe_error(error)}),
         },
     )
 

@@ -24,7 +24,7 @@ from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Variables
 from workerkit.consumer import Consumer
 from workerkit.container import redact_of
-from workerkit.describe import said
+from workerkit.describe import describe_error
 from workerkit.errors import RunError, StartError
 from workerkit.forking import Handlers, separate_children
 from workerkit.health import Health, hopeless
@@ -152,7 +152,7 @@ class Runner:
         finally:
             faults = await process.stop()
         if process.crash is not None:
-            faults.append(f"stopped by {said(process.crash)}")
+            faults.append(f"stopped by {describe_error(process.crash)}")
         if faults:
             raise RunError(*faults)
 
@@ -169,7 +169,7 @@ class Runner:
                 faults += error.faults
             except Exception as error:
                 log.critical("the start failed", exc_info=error)
-                faults.append(f"the start failed: {said(error)}")
+                faults.append(f"the start failed: {describe_error(error)}")
             log.info("stopping")
             faults += await process.stop()
             await ops.close()
@@ -322,7 +322,7 @@ async def _left_over() -> list[str]:
 def _check(process: Process, late: bool) -> None:
     if process.crash is not None:
         crash = process.crash
-        raise RunError(f"stopped by {said(crash)}")
+        raise RunError(f"stopped by {describe_error(crash)}")
     if reasons := hopeless(process.readiness.health):
         raise RunError(*reasons)
     if late:

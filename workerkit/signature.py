@@ -19,7 +19,7 @@ from typing import (
 
 from workerkit.codec import UnknownType, decoder, is_bytes
 from workerkit.delivery import Delivery
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError, InvalidBody
 from workerkit.type_variables import hints, variables
 
@@ -119,7 +119,7 @@ class Signature:
         *,
         answers: bool = False,
     ) -> None:
-        self._where = place(handle)
+        self._where = describe_class(handle)
         self.answers = answers
         self._delivery = delivery
         self._resolve = resolve
@@ -236,9 +236,9 @@ def annotated(
     """
     # Python would call it without `self`; up to 3.13 a partial as well.
     if not hasattr(type(handle), "__get__") or isinstance(handle, partial):
-        by = "" if of is None else f"{place(of)}: "
-        raise DeclarationError(f"{by}{place(handle)} is no method: write a `def`")
-    where = place(handle)
+        by = "" if of is None else f"{describe_class(of)}: "
+        raise DeclarationError(f"{by}{describe_class(handle)} is no method: write a `def`")
+    where = describe_class(handle)
     function = inspect.unwrap(handle)
     if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
         faults.append(f"{where}: is a generator; return instead of yielding")

@@ -9,7 +9,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
-from workerkit.describe import said
+from workerkit.describe import describe_error
 
 log = logging.getLogger(__name__)
 
@@ -46,7 +46,7 @@ class Backoff:
         self.attempt = 0
 
 
-def own(task: "asyncio.Task[Any]") -> None:
+def protect(task: "asyncio.Task[Any]") -> None:
     """Take a task over: until it is given up again, no cancellation is meant to end it.
 
     Handlers cancel the task they run in, and mean something else: up to Python 3.12 a `TaskGroup`
@@ -55,18 +55,18 @@ def own(task: "asyncio.Task[Any]") -> None:
     _ours[task] = True
 
 
-def disown(task: "asyncio.Task[Any]") -> None:
+def unprotect(task: "asyncio.Task[Any]") -> None:
     """Give a task up: whoever cancels it now means it to end."""
     _ours[task] = False
 
 
 def cancel(task: "asyncio.Task[Any]") -> None:
     """Cancel a task, for it to end."""
-    disown(task)
+    unprotect(task)
     task.cancel()
 
 
-def is_ending(task: "asyncio.Task[Any]", error: BaseException | None = None) -> bool:
+def is_meant_to_end(task: "asyncio.Task[Any]", error: BaseException | None = None) -> bool:
     """Whether a task was cancelled for it to end.
 
     Args:
@@ -80,7 +80,7 @@ def is_ending(task: "asyncio.Task[Any]", error: BaseException | None = None) -> 
     return not ours
 
 
-def reinstate(task: "asyncio.Task[Any]") -> None:
+def discard_cancellations(task: "asyncio.Task[Any]") -> None:
     """Take back what code inside a task has cancelled, unless the task is to end."""
     if _ours.get(task):
         while task.uncancel():
@@ -123,7 +123,7 @@ class Deadline:
         self._scope.reschedule(loop.time() + _READ_TIME)
 
 
-async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) -> T:
+async def with_deadline(seconds: float, awaitable: Awaitable[T], otherwise: Exception) -> T:
     """Await under a deadline.
 
     Raises:
@@ -148,14 +148,14 @@ async def within(seconds: float, awaitable: Awaitable[T], otherwise: Exception) 
         raise
 
 
-async def paused(seconds: float, stopping: asyncio.Event) -> bool:
+async def sleep_unless_stopping(seconds: float, stopping: asyncio.Event) -> bool:
     """Let time pass before another try; False if the process stops meanwhile."""
     with suppress(TimeoutError):
         await asyncio.wait_for(stopping.wait(), seconds)
     return not stopping.is_set()
 
 
-async def cancelled(tasks: Collection[asyncio.Task[None]]) -> None:
+async def cancel_and_wait(tasks: Collection[asyncio.Task[None]]) -> None:
     """Cancel *tasks* and wait for them, however they end."""
     for task in tasks:
         cancel(task)
@@ -167,7 +167,7 @@ class Interrupted(Exception):
     """Code of the user's raised something that would end more than itself."""
 
 
-async def guarded(call: Awaitable[T]) -> T:
+async def guard(call: Awaitable[T]) -> T:
     """Await code of the user's that is no handler: a hook, a provider, a resource.
 
     Raises:
@@ -188,13 +188,13 @@ async def guarded(call: Awaitable[T]) -> T:
         raise Interrupted(f"it raised {type(error).__name__}: {error}") from error
 
 
-async def finish(calls: Mapping[str, Awaitable[object]], seconds: float) -> dict[str, str]:
+async def run_all(calls: Mapping[str, Awaitable[object]], seconds: float) -> dict[str, str]:
     """Run all of *calls*, and give up those that take too long: they are cancelled, not waited for.
 
     Returns:
         What went wrong, by name: `LATE`, or what was raised.
     """
-    tasks = {name: asyncio.ensure_future(guarded(call)) for name, call in calls.items()}
+    tasks = {name: asyncio.ensure_future(guard(call)) for name, call in calls.items()}
     if tasks:
         _, unfinished = await asyncio.wait(tasks.values(), timeout=seconds)
         if unfinished:
@@ -207,7 +207,7 @@ async def finish(calls: Mapping[str, Awaitable[object]], seconds: float) -> dict
             wrong[name] = LATE
         elif not task.cancelled() and (error := task.exception()) is not None:
             log.error("could not end in good order", exc_info=error, extra={"what": name})
-            wrong[name] = said(error)
+            wrong[name] = describe_error(error)
     # What is cancelled and behaves has ended after this.
     late = [tasks[name] for name, text in wrong.items() if text is LATE]
     if late:

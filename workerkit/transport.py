@@ -14,7 +14,7 @@ from workerkit.observe import Observer
 from workerkit.options import Options
 from workerkit.safe_text import Redact
 from workerkit.signature import Arguments, Signature
-from workerkit.tasks import cancelled
+from workerkit.tasks import cancel_and_wait
 
 
 @dataclass(frozen=True, slots=True)
@@ -157,4 +157,4 @@ class Hook:
 
     async def close(self) -> None:
         """Cancel the calls that still run."""
-        await cancelled(self._calls)
+        await cancel_and_wait(self._calls)

@@ -5,7 +5,7 @@ from collections import deque
 from collections.abc import Awaitable, Callable, Coroutine, Iterator
 from typing import Any, Generic, TypeVar
 
-from workerkit.tasks import is_ending
+from workerkit.tasks import is_meant_to_end
 
 
 class Workers:
@@ -69,7 +69,7 @@ class Workers:
                 await self._work()
             finally:
                 self._stopped_working()
-            if is_ending(task):
+            if is_meant_to_end(task):
                 # What it did has swallowed the cancellation; there will be no second one.
                 return
             await self._rest()

@@ -17,7 +17,7 @@ from tests.command import running as run
 from tests.publishing import publishing
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, WorkerContainer
-from workerkit.tasks import finish
+from workerkit.tasks import run_all
 from workerkit.testing import running as on_embedded
 
 WATCHED = """
@@ -195,6 +195,6 @@ async def test_blocked_a_step_of_a_stop() -> None:
         block(0.6)
 
     with here, there:
-        wrong = await finish({"waits": waits(), "blocks": blocks()}, 0.3)
+        wrong = await run_all({"waits": waits(), "blocks": blocks()}, 0.3)
 
     assert wrong == {}

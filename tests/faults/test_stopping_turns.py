@@ -16,7 +16,7 @@ from tests.scripted import Do, Script, Scripted, login
 from tests.waiting import eventually
 from workerkit.amqp.handshake import TapConnection
 from workerkit.observe import Connection
-from workerkit.tasks import within
+from workerkit.tasks import with_deadline
 
 pytestmark = pytest.mark.any_broker
 
@@ -88,7 +88,7 @@ async def test_fr6_a_library_that_turns_a_cancellation_into_an_error_is_cancelle
         except asyncio.CancelledError as error:
             raise ConnectionError("lost") from error
 
-    task = asyncio.create_task(within(30.0, converts(), OSError("late")))
+    task = asyncio.create_task(with_deadline(30.0, converts(), OSError("late")))
     await begun.wait()
     task.cancel()
     await asyncio.wait([task])

@@ -7,7 +7,7 @@ import pytest
 
 from workerkit import Action, Settled
 from workerkit.delivery import Delivery, Outcome
-from workerkit.describe import briefly, in_a_line
+from workerkit.describe import summarize_error, without_needless_traceback
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.observe import log_settled
 from workerkit.testing import fake_message
@@ -109,7 +109,7 @@ def test_not_handled_and_without_a_text(caplog: pytest.LogCaptureFixture) -> Non
 )
 def test_an_error_in_a_line(error: Exception, line: str) -> None:
     """Ours speak for themselves, of others the class says what they are."""
-    assert in_a_line(error) == line
+    assert summarize_error(error) == line
 
 
 def test_fp1_a_traceback_is_for_what_nobody_foresaw() -> None:
@@ -122,9 +122,9 @@ def test_fp1_a_traceback_is_for_what_nobody_foresaw() -> None:
         return error
 
     bug = caused_by(OSError("refused"), KeyError("capabilities"))
-    assert briefly(bug) is bug
+    assert without_needless_traceback(bug) is bug
     for error in (caused_by(TimeoutError(), ConnectionResetError()), caused_by(KeyError("x"))):
-        brief = briefly(error, LookupError)
+        brief = without_needless_traceback(error, LookupError)
         assert (type(brief), str(brief), vars(brief)) == (BrokerRefused, "refused", vars(error))
         assert (brief.__cause__, brief.__traceback__) == (None, None)
         assert brief is not error

@@ -9,7 +9,7 @@ from workerkit.amqp.declare import Made, make_sure
 from workerkit.amqp.frames import NOT_FOUND
 from workerkit.amqp.queue import Binding, Queue
 from workerkit.amqp.session import Session, scratch
-from workerkit.describe import in_a_line
+from workerkit.describe import summarize_error
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.tasks import Backoff, cancel
 
@@ -78,7 +78,7 @@ class Bindings:
                 self._logged.add(key)
                 log.warning(
                     "binding refused: the queue receives nothing through it",
-                    extra=self._fields(queue, binding, error=in_a_line(error)),
+                    extra=self._fields(queue, binding, error=summarize_error(error)),
                 )
 
     def _fields(self, queue: Queue, binding: Binding, **more: object) -> dict[str, object]:

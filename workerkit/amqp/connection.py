@@ -12,7 +12,7 @@ from workerkit.amqp.handshake import EXPLAINED
 from workerkit.amqp.session import Session, connect_to
 from workerkit.amqp.stalls import CHECKS, StallDetector
 from workerkit.config.connections import AMQPSettings
-from workerkit.describe import briefly, in_a_line
+from workerkit.describe import summarize_error, without_needless_traceback
 from workerkit.observe import Connection, Event, Observer, tell
 from workerkit.tasks import Backoff
 
@@ -165,10 +165,10 @@ class Link:
                 await asyncio.wait([session.lost])
 
     def _failed(self, error: Exception, attempt: Attempt, number: int, seconds: float) -> None:
-        fields = {"attempt": number, "retry_in": round(seconds, 2), "error": in_a_line(error)}
+        fields = {"attempt": number, "retry_in": round(seconds, 2), "error": summarize_error(error)}
         log.error(
             "connection failed",
-            exc_info=briefly(error, *EXPLAINED),
+            exc_info=without_needless_traceback(error, *EXPLAINED),
             extra=self._fields(attempt, **fields),
         )
         self._tell("connection_failed", number, str(error))

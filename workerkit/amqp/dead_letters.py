@@ -13,7 +13,7 @@ from workerkit.amqp.copies import Moves, copied, history, now
 from workerkit.amqp.message import ATTEMPT, OURS, AMQPMessage
 from workerkit.amqp.properties import Properties
 from workerkit.delivery import Outcome
-from workerkit.describe import formatted, raised_at, text_of
+from workerkit.describe import error_location, error_text, format_traceback
 from workerkit.errors import Reject, Signal
 from workerkit.safe_text import Redact, redacted
 from workerkit.version import __version__
@@ -90,16 +90,16 @@ def _texts(
             told = {"reason": _shortened(redacted(_reason(error), redact), _LONGEST_REASON)}
             if not isinstance(origin, Signal):
                 # The innermost frames tell most, and long chains repeat themselves.
-                trace = redacted(formatted(origin, limit=-20), redact)
+                trace = redacted(format_traceback(origin, limit=-20), redact)
                 told["traceback"] = _shortened(trace, _LONGEST_TRACEBACK)
             return {**told, "error": kind}
         except Exception as failure:
             # Its text may contain what it is meant to hide.
             log.warning(
                 "redact failed: the dead letter gets brief evidence",
-                extra={"consumer": consumer, "reason": raised_at(failure)},
+                extra={"consumer": consumer, "reason": error_location(failure)},
             )
-    return {"reason": raised_at(origin), "error": kind}
+    return {"reason": error_location(origin), "error": kind}
 
 
 def _copies(message: AMQPMessage[Any], headers: dict[str, Any]) -> Iterator[Properties]:
@@ -125,7 +125,7 @@ def _origin(error: Exception) -> BaseException:
 
 def _reason(error: Exception) -> str:
     told = error if not isinstance(error, Signal) or error.reason else _origin(error)
-    return text_of(told) or type(told).__qualname__
+    return error_text(told) or type(told).__qualname__
 
 
 def _shortened(text: str, longest: int) -> str:

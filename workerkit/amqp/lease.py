@@ -26,7 +26,7 @@ from workerkit.amqp.queue_types import look_up
 from workerkit.amqp.replies import RPC_DEADLINE
 from workerkit.amqp.session import Session
 from workerkit.amqp.term import NotHeld, Term
-from workerkit.describe import briefly, in_a_line
+from workerkit.describe import summarize_error, without_needless_traceback
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.health import Part, State
 from workerkit.tasks import Backoff, cancel
@@ -260,10 +260,10 @@ class Lease:
 
     def _failed(self, error: Exception, seconds: float) -> None:
         self._not_ready(error)
-        fields = self._fields(retry_in=round(seconds, 2), error=in_a_line(error))
+        fields = self._fields(retry_in=round(seconds, 2), error=summarize_error(error))
         log.error(
             "task cannot compete for its lease",
-            exc_info=briefly(error, *EXPLAINED),
+            exc_info=without_needless_traceback(error, *EXPLAINED),
             extra=fields,
         )
 

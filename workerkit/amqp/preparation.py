@@ -11,7 +11,7 @@ from workerkit.amqp.connection import Follower, Link
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.session import Session
 from workerkit.amqp.topology import Topology
-from workerkit.tasks import cancelled
+from workerkit.tasks import cancel_and_wait
 
 START_DEADLINE = 5.0
 """Seconds for which a start waits for the queues; publishes wait longer."""
@@ -82,7 +82,7 @@ class Preparation:
             if late := [each for each in self._checks.values() if not each.done()]:
                 await asyncio.gather(*late)
         finally:
-            await cancelled(self._checks.values())
+            await cancel_and_wait(self._checks.values())
 
     def stop(self) -> None:
         """Let everybody go on who waits."""

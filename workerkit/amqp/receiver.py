@@ -18,7 +18,7 @@ from workerkit.amqp.stream_position import Position
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify
-from workerkit.tasks import cancelled, paused
+from workerkit.tasks import cancel_and_wait, sleep_unless_stopping
 from workerkit.workers import Batching, Workers
 
 log = logging.getLogger(__name__)
@@ -191,7 +191,7 @@ class Receiver:
                 await self._handle_batch(left, settling)
                 await asyncio.gather(*settling)
             finally:
-                await cancelled(settling)
+                await cancel_and_wait(settling)
             for message in batch:
                 self._running.pop(message, None)
             for message in batch if self._held else ():
@@ -282,7 +282,7 @@ class Receiver:
         for message, outcome in failed:
             self._tell(message, outcome, Action.RETRY, seconds)
         pause = max((outcome.delay for _, outcome in failed), default=0.0)
-        if pause and not await paused(pause, self._stopping):
+        if pause and not await sleep_unless_stopping(pause, self._stopping):
             return []
         for message, _ in failed:
             message.again()

@@ -18,7 +18,7 @@ from aiormq.exceptions import (
 )
 
 from workerkit.errors import BrokerRefused, ConnectionLost, QueueInUse
-from workerkit.tasks import within
+from workerkit.tasks import with_deadline
 
 T = TypeVar("T")
 
@@ -77,7 +77,7 @@ class Replies:
             f"no answer to {what} within {seconds:g} s, or the channel was closed"
         )
         try:
-            reply = await translate_errors(what, within(seconds, call, late))
+            reply = await translate_errors(what, with_deadline(seconds, call, late))
         except ConnectionLost as error:
             if isinstance(error, BrokerRefused | QueueInUse):
                 self._unanswered = math.inf

@@ -31,7 +31,7 @@ from workerkit.amqp.message import ATTEMPT, QUEUE, RETURNS, AMQPMessage, sent_at
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.errors import PublishRefused
-from workerkit.tasks import paused
+from workerkit.tasks import sleep_unless_stopping
 
 log = logging.getLogger(__name__)
 
@@ -181,7 +181,10 @@ class SafeRequeue:
                 exc_info=error,
                 extra=self._log_fields(message),
             )
-            if await paused(_BEFORE_NEXT_TRY, self._stopping) and not message.acks.lost:
+            if (
+                await sleep_unless_stopping(_BEFORE_NEXT_TRY, self._stopping)
+                and not message.acks.lost
+            ):
                 message.count_failure_in_place()
                 self.handle_again(message)
 

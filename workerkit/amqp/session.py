@@ -19,7 +19,7 @@ from workerkit.amqp.scratch_channels import MAX_SETUPS, ScratchChannels
 from workerkit.amqp.tap import CLOSED, TapProtocol
 from workerkit.config.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft
-from workerkit.tasks import within
+from workerkit.tasks import with_deadline
 
 log = logging.getLogger(__name__)
 
@@ -164,7 +164,9 @@ class Session:
         late = ConnectionLost(f"no answer to connection.close within {_CLOSE_DEADLINE:g} s")
         closing = self._connection.close()
         try:
-            await translate_errors("connection.close", within(_CLOSE_DEADLINE, closing, late))
+            await translate_errors(
+                "connection.close", with_deadline(_CLOSE_DEADLINE, closing, late)
+            )
         except ConnectionLost as error:
             self.abort(str(error))
 

@@ -17,7 +17,7 @@ from workerkit.delivery import Action, Outcome
 from workerkit.errors import MessageTooLarge, Reject
 from workerkit.health import Part
 from workerkit.safe_text import Redact
-from workerkit.tasks import Backoff, paused
+from workerkit.tasks import Backoff, sleep_unless_stopping
 
 log = logging.getLogger(__name__)
 
@@ -185,7 +185,7 @@ class Settling:
         while await self._failure(message, self._dead_letters.bury(message, outcome), last=True):
             if not self._no_way_back(message) or message.acks.lost:
                 return False
-            if not await paused(backoff.next(), self._stopping):
+            if not await sleep_unless_stopping(backoff.next(), self._stopping):
                 return False
         return True
 

@@ -15,7 +15,7 @@ from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.session import Session
 from workerkit.amqp.stream_position import Position
 from workerkit.amqp.topology import Topology
-from workerkit.describe import briefly, in_a_line
+from workerkit.describe import summarize_error, without_needless_traceback
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft, QueueInUse
 from workerkit.health import Part
 from workerkit.tasks import Backoff
@@ -191,7 +191,7 @@ class Subscription:
 
     def _in_use(self, error: QueueInUse, seconds: float) -> None:
         self._part.waiting(str(error))
-        fields = self._fields(retry_in=seconds, error=in_a_line(error))
+        fields = self._fields(retry_in=seconds, error=summarize_error(error))
         log.warning("queue is used by another connection", extra=fields)
 
     def _no_channel(self, error: NoChannelLeft) -> None:
@@ -209,8 +209,12 @@ class Subscription:
 
     def _failed(self, error: Exception, seconds: float) -> None:
         self._not_ready(error)
-        fields = self._fields(retry_in=round(seconds, 2), error=in_a_line(error))
-        log.error("consumer is not ready", exc_info=briefly(error, *EXPLAINED), extra=fields)
+        fields = self._fields(retry_in=round(seconds, 2), error=summarize_error(error))
+        log.error(
+            "consumer is not ready",
+            exc_info=without_needless_traceback(error, *EXPLAINED),
+            extra=fields,
+        )
 
     def _not_ready(self, error: Exception) -> None:
         if isinstance(error, BrokerRefused):

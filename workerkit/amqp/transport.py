@@ -25,11 +25,11 @@ from workerkit.amqp.topology import Topology
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
 from workerkit.options import Options
-from workerkit.tasks import cancel, cancelled
+from workerkit.tasks import cancel, cancel_and_wait
 from workerkit.transport import Context, Declared, Hook
 
 log = logging.getLogger(__name__)
@@ -87,7 +87,7 @@ class AMQPTransport:
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
         """Faults that only the settings or RabbitMQ's limits show."""
         options = _amqp(declared.options)
-        where = place(declared.consumer)
+        where = describe_class(declared.consumer)
         faults = []
         if options.connection.casefold() not in settings.amqp:
             known = ", ".join(sorted(settings.amqp))
@@ -127,8 +127,8 @@ class AMQPTransport:
             ]
             if other is not class_ and found:
                 yield (
-                    f"{place(class_)} and {place(other)} declare queue {queue.name!r} differently: "
-                    f"{', '.join(found)}; write the same Queue in both"
+                    f"{describe_class(class_)} and {describe_class(other)} declare queue"
+                    f" {queue.name!r} differently: {', '.join(found)}; write the same Queue in both"
                 )
 
     def source(self, options: Options) -> str:
@@ -204,7 +204,7 @@ class AMQPTransport:
             if not link.connected:
                 cancel(keeping)
         try:
-            await cancelled(self._loops)
+            await cancel_and_wait(self._loops)
             await self._cancel_consumers()
         finally:
             for receiver in self._receivers:
@@ -236,7 +236,7 @@ class AMQPTransport:
 
     async def cancel(self) -> None:
         """Cancel the handlers that still run, and wait for them and what they had begun with."""
-        await cancelled(self._workers)
+        await cancel_and_wait(self._workers)
         for receiver in self._receivers:
             receiver.requeue_running()
         await self._wait_for_requeues()
@@ -251,7 +251,7 @@ class AMQPTransport:
             for link in self._links.values():
                 link.abort("handlers would not end")
         else:
-            await cancelled(self._workers)
+            await cancel_and_wait(self._workers)
             for receiver in self._receivers:
                 receiver.requeue_running()
             with suppress(TimeoutError):
@@ -259,7 +259,7 @@ class AMQPTransport:
         await asyncio.gather(*(each.close() for each in self._hooks))
         for subscription in self._subscriptions:
             subscription.close()
-        await cancelled(self._keeping)
+        await cancel_and_wait(self._keeping)
         if self._publisher is not None:
             await self._publisher.close()
 

@@ -22,7 +22,7 @@ from workerkit.config import load
 from workerkit.config.salvage import valid_part
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.errors import ConfigurationError, DeclarationError, StartError
 from workerkit.options import (
     InvalidOption,
@@ -174,13 +174,15 @@ def _named(classes: Sequence[type[Consumer]], faults: Faults) -> dict[str, type[
     for class_ in classes:
         name = getattr(class_, "name", class_.__name__)
         if not isinstance(name, str) or not name:
-            faults.declaration.append(f"{place(class_)}: option 'name' is {name!r}: write a string")
+            faults.declaration.append(
+                f"{describe_class(class_)}: option 'name' is {name!r}: write a string"
+            )
             continue
         other = seen.setdefault(folded(name), class_)
         if other is not class_:
             faults.declaration.append(
-                f"{place(class_)} and {place(other)} both have the name {name!r}; "
-                "give one of them another `name`"
+                f"{describe_class(class_)} and {describe_class(other)} both have the name"
+                f" {name!r}; give one of them another `name`"
             )
             continue
         named[name] = class_
@@ -211,7 +213,7 @@ def _transport(class_: type[Consumer], transports: Transports, faults: Faults) -
             return transports[base]
     known = ", ".join(base.__name__ for base in transports)
     faults.declaration.append(
-        f"{place(class_)}: no transport feeds a class of its bases; subclass one of {known}"
+        f"{describe_class(class_)}: no transport feeds a class of its bases; subclass one of {known}"
     )
     return None
 
@@ -235,7 +237,7 @@ def _declared(
     if options is not None:
         unknown = ("batch",) if signatures is None else ()
         for variable, text in without_effect(options, class_, unknown):
-            faults.declaration.append(f"{variable or place(class_)}: {text}")
+            faults.declaration.append(f"{variable or describe_class(class_)}: {text}")
     if hooks or options is None or factory is None or signatures is None:
         return None
     return Declared(class_, options, signatures, factory)
@@ -246,9 +248,9 @@ def _wrong_hooks(class_: type[Consumer]) -> Iterator[str]:
     for name in _HOOKS:
         hook = getattr(class_, name)
         if not callable(hook):
-            yield f"{place(class_)}: {name} is {hook!r}: it has to be an `async def`"
+            yield f"{describe_class(class_)}: {name} is {hook!r}: it has to be an `async def`"
         elif not inspect.iscoroutinefunction(inspect.unwrap(hook)):
-            yield f"{place(hook)}: has to be an `async def`"
+            yield f"{describe_class(hook)}: has to be an `async def`"
 
 
 def _kinds_by_option(transports: Transports) -> Mapping[str, list[str]]:
@@ -267,9 +269,9 @@ def _unread(class_: type[Consumer], kinds: Mapping[str, list[str]]) -> Iterator[
     known = {each.name for each in dataclasses.fields(class_.options_type())}
     for owner, name, meant in misspelt_hooks(class_):
         if meant != "handle":
-            yield f"{place(owner)}: nothing calls {name!r}; did you mean {meant!r}?"
+            yield f"{describe_class(owner)}: nothing calls {name!r}; did you mean {meant!r}?"
     for owner in users_classes(class_):
-        at = place(owner)
+        at = describe_class(owner)
         unset = [option for option in own if not hasattr(class_, option)]
         looks_like = misspelt(class_, owner, own, unset)
         if owner is not class_:  # Those of its own are found with its options.
@@ -286,7 +288,9 @@ def _options(
     try:
         return resolve(class_.options_type(), class_, name, overrides, batch=batch)
     except InvalidOption as error:
-        raise DeclarationError(*(f"{place(class_)}: {each}" for each in error.faults)) from error
+        raise DeclarationError(
+            *(f"{describe_class(class_)}: {each}" for each in error.faults)
+        ) from error
 
 
 def _contested(all_declared: Iterable[Declared]) -> Iterator[str]:
@@ -296,4 +300,4 @@ def _contested(all_declared: Iterable[Declared]) -> Iterator[str]:
         for claim in declared.consumer.claims(declared.options):
             other = claimed.setdefault(claim, declared.consumer)
             if other is not declared.consumer:
-                yield f"{place(declared.consumer)} and {place(other)} both answer {claim}"
+                yield f"{describe_class(declared.consumer)} and {describe_class(other)} both answer {claim}"

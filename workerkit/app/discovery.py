@@ -8,7 +8,7 @@ from pathlib import Path
 from types import ModuleType
 
 from workerkit.consumer import Consumer
-from workerkit.describe import raised_in
+from workerkit.describe import describe_raised
 from workerkit.errors import DeclarationError
 
 _SKIPPED = frozenset({"__main__", "conftest", "tests"})
@@ -69,7 +69,7 @@ def not_imported(name: str, error: BaseException) -> str:
     """What is said of a package or module that cannot be imported."""
     if "/" in name or "\\" in name or name.endswith(".py"):
         return f"{name} is a path: write the name of the package: {_meant(name)}"
-    text = f"cannot import {name}: {raised_in(error, name)}"
+    text = f"cannot import {name}: {describe_raised(error, name)}"
     here = Path.cwd()
     if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
         looked = [str(here)] if {"", str(here)} & set(sys.path) else []

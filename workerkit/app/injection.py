@@ -23,7 +23,7 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from dependency_injector import containers, providers
 
 from workerkit.container import WorkerContainer
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError
 from workerkit.signature import Source, Unresolved
 
@@ -74,13 +74,15 @@ def _class_not_entered(made: type, anew: bool) -> str | None:
 
 
 def _not_asynchronous(made: Any, right: str) -> str:
-    found = f"whose context manager {place(made)} is not asynchronous and would not be entered"
+    found = (
+        f"whose context manager {describe_class(made)} is not asynchronous and would not be entered"
+    )
     return f"{found}: {right}"
 
 
 def _not_made_anew(made: Any) -> str:
     return (
-        f"whose context manager {place(made)} would not be entered because it is shared: write "
+        f"whose context manager {describe_class(made)} would not be entered because it is shared: write "
         f"providers.Factory({made.__name__}) to enter one for each call, or take it in __init__, "
         "from a providers.Resource"
     )
@@ -97,7 +99,9 @@ def not_iterated(provider: "providers.Provider[Any]", wanted: Any) -> str | None
     right = "decorate it" if kind else "make it an `async def` and decorate it"
     right += " with asynccontextmanager to enter it for each call of `handle`"
     shared = "or write providers.Resource to open it once per process"
-    return f"whose {kind}generator {place(made)} would be passed as it is: {right}, {shared}"
+    return (
+        f"whose {kind}generator {describe_class(made)} would be passed as it is: {right}, {shared}"
+    )
 
 
 def is_iterated(wanted: Any) -> bool:
@@ -158,7 +162,7 @@ class Plan:
                 if provider is not None and (reason := not_iterated(provider, _plain(type_))):
                     raise Unresolved(f"is filled by {self._named(provider)}, {reason}")
             except Unresolved as error:
-                where = place(constructor)
+                where = describe_class(constructor)
                 faults.append(f"{where}: parameter {parameter.name!r} {error}")
                 continue
             if provider is not None:
@@ -241,7 +245,7 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
         return get_type_hints(function, include_extras=True)
     except Exception as error:
         # An annotation that is a string may be any expression.
-        where = place(function)
+        where = describe_class(function)
         raise DeclarationError(f"{where}: its annotations cannot be read: {error}") from error
 
 

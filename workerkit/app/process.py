@@ -16,12 +16,12 @@ from workerkit.amqp.publisher import Publisher
 from workerkit.app.assembly import Assembly
 from workerkit.app.watchdog import Watchdog
 from workerkit.container import Resources, redact_of
-from workerkit.describe import place, said
+from workerkit.describe import describe_class, describe_error
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Readiness
 from workerkit.ops.metrics import Metrics
-from workerkit.tasks import LATE, cancel, disown, finish, guarded, own
+from workerkit.tasks import LATE, cancel, guard, protect, run_all, unprotect
 from workerkit.transport import Context, Declared, Prepares, Transport
 
 log = logging.getLogger(__name__)
@@ -117,12 +117,12 @@ class Process:
         )
         # Where no handler runs, messages may still be on their way back to their queues.
         left = max(grace_ends - loop.time(), 0.0)
-        await finish({name: transport.drain() for name, transport in transports.items()}, left)
+        await run_all({name: transport.drain() for name, transport in transports.items()}, left)
         if busy := self._busy():
             log.warning("grace is over: cancelling handlers", extra={"consumers": busy})
             for task in self._kept:
-                disown(task)
-            await finish(
+                unprotect(task)
+            await run_all(
                 {name: transport.cancel() for name, transport in transports.items()}, HARD_DEADLINE
             )
         if busy := self._busy():
@@ -151,7 +151,7 @@ class Process:
         self, what: str, calls: Mapping[str, Coroutine[Any, Any, None]], seconds: float
     ) -> list[str]:
         """Run *calls*; what went wrong, one sentence each."""
-        return self._faults(what, await finish(calls, seconds))
+        return self._faults(what, await run_all(calls, seconds))
 
     def _faults(self, what: str, wrong: Mapping[str, str]) -> list[str]:
         self.abandoned += [name for name, text in wrong.items() if text is LATE]
@@ -190,27 +190,27 @@ class Process:
         """What a provider gives; an asynchronous one gives a future of it."""
         try:
             made = make()
-            return await guarded(made) if inspect.isawaitable(made) else made
+            return await guard(made) if inspect.isawaitable(made) else made
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             where = _culprit(error, self._container)
-            raise RunError(f"{what} could not be made: {said(error)}{where}") from error
+            raise RunError(f"{what} could not be made: {describe_error(error)}{where}") from error
 
     async def _endpoint(self, transport: Transport, declared: Declared) -> Endpoint:
-        consumer = await self._made(place(declared.consumer), declared.factory)
+        consumer = await self._made(describe_class(declared.consumer), declared.factory)
         return transport.endpoint(declared, consumer)
 
     async def _begin(self, endpoint: Endpoint) -> None:
         """Call the hook of a consumer; from then on it has to be stopped."""
         self._endpoints.append(endpoint)
         try:
-            await guarded(endpoint.start())
+            await guard(endpoint.start())
         except Exception as error:
-            where = place(type(endpoint.consumer))
-            raise RunError(f"{where}: on_start failed: {said(error)}") from error
+            where = describe_class(type(endpoint.consumer))
+            raise RunError(f"{where}: on_start failed: {describe_error(error)}") from error
 
     def _keep(self, work: Coroutine[Any, Any, None], name: str) -> "asyncio.Task[None]":
         task = asyncio.create_task(work, name=name)
-        own(task)
+        protect(task)
         self._kept.add(task)
         task.add_done_callback(self._ended)
         return task

@@ -17,7 +17,7 @@ from workerkit.config.broker_url import DEFAULT_PORTS
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.settings import DEFAULT_CONNECTION, WorkerSettings
 from workerkit.container import WorkerContainer
-from workerkit.describe import raised_in
+from workerkit.describe import describe_raised
 from workerkit.errors import ConfigurationError, DeclarationError
 
 
@@ -50,7 +50,7 @@ def load_container(package: str, container: str | None) -> containers.Container:
         raise
     except (Exception, SystemExit) as error:
         raise DeclarationError(
-            f"cannot make the container {container}: {raised_in(error, module)}"
+            f"cannot make the container {container}: {describe_raised(error, module)}"
         ) from error
     return _checked(container, made)
 

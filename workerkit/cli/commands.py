@@ -27,7 +27,7 @@ from workerkit.cli.settings import inventory
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Variables
 from workerkit.container import WorkerContainer
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.embedded import LATEST
 from workerkit.errors import (
     BrokerRefused,
@@ -371,7 +371,7 @@ def _rows(assembly: Assembly) -> Iterator[dict[str, Any]]:
                 "connection": getattr(options, "connection", None),
                 "options": values,
                 "sources": {name: str(options.sources[name]) for name in values},
-                "place": place(each.consumer),
+                "place": describe_class(each.consumer),
             }
 
 

@@ -10,7 +10,7 @@ import typer
 from typer.core import TyperGroup
 
 from workerkit import logs
-from workerkit.describe import formatted
+from workerkit.describe import format_traceback
 from workerkit.errors import StartError
 from workerkit.runner import complain
 from workerkit.safe_text import escape_lines, mask_passwords, without_credentials
@@ -55,7 +55,7 @@ def faults(traceback: bool) -> Iterator[None]:
         yield
     except StartError as error:
         if traceback:
-            print(escape_lines(mask_passwords(formatted(error))).rstrip(), file=sys.stderr)
+            print(escape_lines(mask_passwords(format_traceback(error))).rstrip(), file=sys.stderr)
         else:
             complain(error.faults)
         raise typer.Exit(error.exit_code) from None

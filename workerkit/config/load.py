@@ -12,7 +12,7 @@ from workerkit.config.explain import Faults, bad_json, did_you_mean, in_code
 from workerkit.config.salvage import valid_part
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Place, Variables, most_like
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.options import Options, Override, Source, adapters, folded, in_words
 
 CONSUMERS = "consumers"
@@ -37,7 +37,7 @@ def read(
     found: list[str] = []
     made: Any = getattr(make, "cls", None)
     if isinstance(made, type) and not issubclass(made, WorkerSettings):
-        return None, [f"provider 'settings' makes {place(made)}, {_NO_SETTINGS}"]
+        return None, [f"provider 'settings' makes {describe_class(made)}, {_NO_SETTINGS}"]
     try:
         variables = Variables(settings_type)
     except (OSError, UnicodeDecodeError, SettingsError) as error:

@@ -29,7 +29,7 @@ from workerkit.http.request import REQUEST_ID, HTTPRequest, identify, size_of
 from workerkit.http.response import UNREADABLE, answer
 from workerkit.logs import request_id
 from workerkit.observe import Unhandled
-from workerkit.tasks import own
+from workerkit.tasks import protect
 
 log = logging.getLogger(__name__)
 
@@ -152,7 +152,7 @@ class Connection(web.RequestHandler):
         keep_from_children(transport)
         super().connection_made(transport)
         assert self._task_handler is not None
-        own(self._task_handler)
+        protect(self._task_handler)
 
     def data_received(self, data: bytes) -> None:
         """Note that a request begins."""

@@ -19,7 +19,7 @@ from workerkit.http.request import HTTPRequest, identify
 from workerkit.http.response import answer, is_event_stream
 from workerkit.http.signature import RequestSignature
 from workerkit.observe import Settled, notify
-from workerkit.tasks import is_ending
+from workerkit.tasks import is_meant_to_end
 from workerkit.transport import Context
 
 
@@ -77,7 +77,7 @@ class Receiver:
                 delivery.raw = await self._received(connection, request, self._body.required)
                 began = perf_counter()
             outcome = await self._process(delivery)
-            if outcome.error is not None and is_ending(request.task):
+            if outcome.error is not None and is_meant_to_end(request.task):
                 # Asked to stop, drivers raise errors of their own: that is no failure either.
                 raise asyncio.CancelledError from outcome.error
         except InvalidRequest as error:

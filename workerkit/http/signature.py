@@ -14,7 +14,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import from_json
 
 from workerkit.codec import Decode, adapter, decoder
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError, InvalidBody, InvalidRequest
 from workerkit.http.json_shape import Shape, is_any_text, is_data, is_optional, shape_of
 from workerkit.http.parameters import Cookie, Header, Part, Unfit, Value
@@ -91,12 +91,14 @@ class RequestSignature:
         found = getattr_static(view, name)
         if isinstance(found, staticmethod | classmethod):
             kind = type(found).__name__
-            raise DeclarationError(f"{place(method)}: is a {kind}; write a method, with self first")
+            raise DeclarationError(
+                f"{describe_class(method)}: is a {kind}; write a method, with self first"
+            )
         self.verbs = tuple(verbs)
         self.values: list[Value] = []
         self.body: Body | None = None
         self.doc = getdoc(method) or ""
-        self._where = place(method)
+        self._where = describe_class(method)
         self._names = names
         self._resolve = resolve
         self._request: list[str] = []

@@ -11,7 +11,7 @@ from aiohttp import web
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action, Delivery
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health, Part
@@ -69,7 +69,7 @@ class HTTPTransport:
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
         """Routes that aiohttp would not take, and attributes that fit no view."""
-        where = place(declared.consumer)
+        where = describe_class(declared.consumer)
         options = _http(declared.options)
         faults = [f"{where}: {fault}" for fault in _route_faults(options.routes)]
         if options.methods is not None and "handle" not in declared.signatures:
@@ -84,7 +84,7 @@ class HTTPTransport:
         faults += [f"{where}: {fault}" for fault in _security_faults(declared, settings)]
         for name, signature in declared.signatures.items():
             assert isinstance(signature, RequestSignature)
-            method = place(getattr(declared.consumer, name))
+            method = describe_class(getattr(declared.consumer, name))
             faults += [f"{method}: {fault}" for fault in tuple_faults(signature.returns)]
         return faults
 

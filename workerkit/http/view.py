@@ -10,7 +10,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError
 from workerkit.http.signature import RequestSignature
 from workerkit.options import NOT_SET, Concurrency, Options, Seconds
@@ -208,10 +208,12 @@ def _methods(cls: Any, options: HTTPOptions | None) -> dict[str, tuple[str, ...]
     verbs = [name for name in VERBS if isroutine(getattr(cls, name, None))]
     if callable(getattr(cls, "handle", None)):
         if verbs:
-            raise DeclarationError(f"{place(cls)}: has both handle and {verbs[0]}; keep one form")
+            raise DeclarationError(
+                f"{describe_class(cls)}: has both handle and {verbs[0]}; keep one form"
+            )
         return {"handle": (options.methods if options else None) or ("GET",)}
     if not verbs:
         raise DeclarationError(
-            f"{place(cls)}: needs a method `handle`, or one for a verb: {', '.join(VERBS)}"
+            f"{describe_class(cls)}: needs a method `handle`, or one for a verb: {', '.join(VERBS)}"
         )
     return {name: (name.upper(),) for name in verbs}

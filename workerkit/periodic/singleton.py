@@ -23,14 +23,14 @@ from workerkit.amqp.term import NotHeld
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.health import Part
 from workerkit.options import Options, matters_with
 from workerkit.periodic.schedule import Schedule, sleep_until
 from workerkit.signature import Resolve, Unresolved
 from workerkit.signature import Source as ArgumentSource
-from workerkit.tasks import cancelled
+from workerkit.tasks import cancel_and_wait
 from workerkit.transport import Context, Declared, Hook
 
 log = logging.getLogger(__name__)
@@ -132,7 +132,7 @@ def faults(
     """
     if not options.singleton:
         return
-    where = place(declared.consumer)
+    where = describe_class(declared.consumer)
     connection = options.connection.casefold()
     if connection not in settings.amqp:
         known = ", ".join(sorted(settings.amqp))
@@ -143,7 +143,7 @@ def faults(
     key = (connection, settings.amqp[connection].vhost_name(options.vhost), lease)
     other = seen.setdefault(key, declared.consumer)
     if other is not declared.consumer:
-        yield f"{where} and {place(other)} have the same lease {lease!r}: rename one of them"
+        yield f"{where} and {describe_class(other)} have the same lease {lease!r}: rename one of them"
 
 
 class Singleton:
@@ -253,7 +253,7 @@ class Singletons:
     async def close(self) -> None:
         """Close the connections."""
         await asyncio.gather(*(each.close() for each in self._hooks))
-        await cancelled(self._keeping)
+        await cancel_and_wait(self._keeping)
 
 
 def _with_half_heartbeat(settings: WorkerSettings, name: str) -> AMQPSettings:

@@ -13,7 +13,7 @@ from zoneinfo import ZoneInfo
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action, Delivery, Outcome
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
 from workerkit.observe import Settled, notify
@@ -33,7 +33,7 @@ from workerkit.periodic.singleton import (
 )
 from workerkit.periodic.singleton import faults as singleton_faults
 from workerkit.retry import pause
-from workerkit.tasks import cancel, cancelled, paused
+from workerkit.tasks import cancel, cancel_and_wait, sleep_unless_stopping
 from workerkit.transport import Context, Declared
 
 log = logging.getLogger(__name__)
@@ -99,7 +99,7 @@ class PeriodicTransport:
         if (options.every is None) == (options.cron is None):
             found = "neither" if options.every is None else "both"
             origins = (options.origins.get(name) for name in ("every", "cron"))
-            at = " and ".join(filter(None, origins)) or place(declared.consumer)
+            at = " and ".join(filter(None, origins)) or describe_class(declared.consumer)
             faults.append(f"{at}: set either every or cron; found {found}")
         return faults
 
@@ -165,7 +165,7 @@ class PeriodicTransport:
         self._stopping.set()
         for part in self._parts:
             part.stopping()
-        await cancelled(self._loops)
+        await cancel_and_wait(self._loops)
         await asyncio.gather(*(each.drained() for each in self._timers if not each.calls))
 
     async def drain(self) -> None:
@@ -174,7 +174,7 @@ class PeriodicTransport:
 
     async def cancel(self) -> None:
         """Cancel the calls that still run, and wait for them."""
-        await cancelled([call for timer in self._timers for call in timer.calls])
+        await cancel_and_wait([call for timer in self._timers for call in timer.calls])
         await self.drain()
 
     def busy(self) -> list[str]:
@@ -186,7 +186,7 @@ class PeriodicTransport:
         await self._singletons.close()
 
     async def _pause(self, seconds: float) -> bool:
-        return await paused(0.0 if self._by_hand else seconds, self._stopping)
+        return await sleep_unless_stopping(0.0 if self._by_hand else seconds, self._stopping)
 
 
 class _Timer:

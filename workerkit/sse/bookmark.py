@@ -5,10 +5,10 @@ import logging
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
-from workerkit.describe import in_a_line
+from workerkit.describe import summarize_error
 from workerkit.sse.cursor import CursorStore
 from workerkit.sse.parser import is_sendable
-from workerkit.tasks import Backoff, guarded, within
+from workerkit.tasks import Backoff, guard, with_deadline
 
 log = logging.getLogger(__name__)
 
@@ -89,12 +89,12 @@ class Bookmark:
         """Save the cursor for the last time, if it has moved; then `run` has nothing more to do."""
         late = TimeoutError(f"the store did not answer within {_LAST_DEADLINE:g} s")
         try:
-            await within(_LAST_DEADLINE, self._save(), late)
+            await with_deadline(_LAST_DEADLINE, self._save(), late)
         except Exception as error:
             log.error(
                 "cursor not saved: what was handled since will come again",
                 exc_info=error,
-                extra=self._fields(error=in_a_line(error)),
+                extra=self._fields(error=summarize_error(error)),
             )
 
     async def _save(self) -> None:
@@ -109,7 +109,7 @@ class Bookmark:
         pause = backoff.next()
         self._tell(False)
         fields = self._fields(
-            attempt=backoff.attempt, retry_in=round(pause, 2), error=in_a_line(error)
+            attempt=backoff.attempt, retry_in=round(pause, 2), error=summarize_error(error)
         )
         log.error(text, exc_info=error, extra=fields)
         await asyncio.sleep(pause)
@@ -136,4 +136,4 @@ def _text(found: object) -> str | None:
 
 async def _answer(call: Awaitable[T]) -> T:
     late = TimeoutError(f"the store did not answer within {_DEADLINE:g} s")
-    return await within(_DEADLINE, guarded(call), late)
+    return await with_deadline(_DEADLINE, guard(call), late)

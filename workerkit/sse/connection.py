@@ -20,7 +20,7 @@ from aiohttp_sse_client.client import (
 )
 from multidict import CIMultiDict
 
-from workerkit.describe import said
+from workerkit.describe import describe_error
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.forking import keep_from_children
 from workerkit.sse.cookies import Cookies
@@ -188,7 +188,7 @@ class Source(EventSource):
         except TimeoutError:
             raise ConnectionLost(f"{self._request}: nothing came for {idle:g} s") from None
         except OSError as error:
-            raise ConnectionLost(f"{self._request}: {said(error)}") from error
+            raise ConnectionLost(f"{self._request}: {describe_error(error)}") from error
         except aiohttp.ClientPayloadError:
             raise ConnectionLost(f"{self._request}: {self._malformed() or _CUT}") from None
         except Exception as error:
@@ -266,7 +266,7 @@ class Source(EventSource):
                 allow_redirects=False,
             )
         except _TLS as error:
-            raise StreamRefused(f"{request}: {said(error)}", 0) from error
+            raise StreamRefused(f"{request}: {describe_error(error)}", 0) from error
         except TimeoutError:
             raise
         except aiohttp.ClientHttpProxyError as error:
@@ -279,7 +279,7 @@ class Source(EventSource):
             raise ConnectionLost(f"{request}: {_unreachable(error)}") from error
         except OSError as error:
             # Addresses and errors of the system; texts of others have what the server wrote.
-            raise ConnectionLost(f"{request}: {said(error)}") from error
+            raise ConnectionLost(f"{request}: {describe_error(error)}") from error
         except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as error:
             raise ConnectionLost(f"{request}: {_named(error)}") from None
         except Exception as error:
@@ -329,7 +329,7 @@ def _unreachable(error: aiohttp.ClientConnectorError) -> str:
     if found.errno and found.errno > 0:
         return f"[Errno {found.errno}] {os.strerror(found.errno)}"
     # Errors of a name's resolution have negative numbers, and some have neither number nor text.
-    return found.strerror or f"cannot connect to {error.host}:{error.port}: {said(found)}"
+    return found.strerror or f"cannot connect to {error.host}:{error.port}: {describe_error(found)}"
 
 
 def _status(status: int) -> str:

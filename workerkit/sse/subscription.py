@@ -12,7 +12,7 @@ from multidict import CIMultiDict
 from yarl import URL
 
 from workerkit.config.connections import SSESettings, TLSSettings
-from workerkit.describe import briefly, in_a_line, said
+from workerkit.describe import describe_error, summarize_error, without_needless_traceback
 from workerkit.endpoint import Endpoint
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State
@@ -26,7 +26,7 @@ from workerkit.sse.parser import Parser
 from workerkit.sse.receiver import Receiver
 from workerkit.sse.redirects import Redirect
 from workerkit.sse.request import Request
-from workerkit.tasks import Backoff, guarded, within
+from workerkit.tasks import Backoff, guard, with_deadline
 from workerkit.transport import Hook
 
 log = logging.getLogger(__name__)
@@ -206,7 +206,7 @@ class Subscription:
             bare = own.model_copy(update={"cert": None})
             elsewhere = tls if own.cert is None else bare.context()
         except (OSError, ValueError) as error:  # Errors of ssl are among them.
-            raise StreamRefused(f"TLS for {self._display}: {said(error)}", 0) from error
+            raise StreamRefused(f"TLS for {self._display}: {describe_error(error)}", 0) from error
         if encrypted and not own.verify:
             log.warning("the server's certificate is not verified", extra=self._fields())
         return tls, elsewhere
@@ -216,9 +216,11 @@ class Subscription:
         assert isinstance(consumer, SSEConsumer)
         late = TimeoutError(f"it took longer than {seconds:g} s")
         try:
-            found: object = await within(seconds, guarded(consumer.headers()), late)
+            found: object = await with_deadline(seconds, guard(consumer.headers()), late)
         except Exception as error:
-            raise ConnectionLost(f"headers of {self._receiver.name}: {said(error)}") from error
+            raise ConnectionLost(
+                f"headers of {self._receiver.name}: {describe_error(error)}"
+            ) from error
         if wrong := _wrong_headers(found):
             raise ConnectionLost(f"headers of {self._receiver.name}: {wrong}")
         assert isinstance(found, Mapping)
@@ -279,10 +281,10 @@ class Subscription:
     def _broken_off(self, error: ConnectionLost) -> None:
         """A connection is gone, and to open another one would repeat what the request does."""
         self.stream.end(str(error))
-        fields = self._fields(reason=str(error), error=in_a_line(error))
+        fields = self._fields(reason=str(error), error=summarize_error(error))
         log.error(
             "stream lost: it is not opened again",
-            exc_info=briefly(error, *EXPLAINED),
+            exc_info=without_needless_traceback(error, *EXPLAINED),
             extra=fields,
         )
         self._tell("connection_lost", str(error))
@@ -327,9 +329,13 @@ class Subscription:
         asked = error.retry_after if isinstance(error, StreamRefused) else None
         pause = max(pause, min(asked or 0.0, _LONGEST_RETRY))
         fields = self._fields(
-            attempt=self._attempt, retry_in=round(pause, 2), error=in_a_line(error)
+            attempt=self._attempt, retry_in=round(pause, 2), error=summarize_error(error)
         )
-        log.error("connection failed", exc_info=briefly(error, *EXPLAINED), extra=fields)
+        log.error(
+            "connection failed",
+            exc_info=without_needless_traceback(error, *EXPLAINED),
+            extra=fields,
+        )
         self._tell("connection_failed", str(error))
         self._hook.connection_failed(error, self._attempt)
         self._attempt += 1

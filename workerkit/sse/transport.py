@@ -14,7 +14,7 @@ from workerkit.config.connections import SSESettings
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health, Part
@@ -26,7 +26,7 @@ from workerkit.sse.event import SSEEvent
 from workerkit.sse.event_types import misfits, reader, types_of
 from workerkit.sse.receiver import Receiver
 from workerkit.sse.subscription import Stream, Subscription
-from workerkit.tasks import cancelled
+from workerkit.tasks import cancel_and_wait
 from workerkit.transport import Context, Declared
 from workerkit.workers import Workers
 
@@ -60,7 +60,7 @@ class SSETransport:
             )
         faults += misfits(declared.signature.body, types_of(getattr(class_, "events", None)))
         said_by = options.origins.get("url") or options.origins.get("connection")
-        at = place(class_)
+        at = describe_class(class_)
         return [f"{said_by or at}: {each}" for each in server] + [
             f"{at}: {each}" for each in faults
         ]
@@ -71,7 +71,7 @@ class SSETransport:
         if options.reopens or options.reopen is not None or options.done is not None:
             return []
         text = (
-            f"{place(declared.consumer)}: the stream is opened by {options.verb}, so it is not "
+            f"{describe_class(declared.consumer)}: the stream is opened by {options.verb}, so it is not "
             "opened again once it has ended or is lost; set done to the data that ends it, such "
             "as '[DONE]', or reopen to True or False"
         )
@@ -119,7 +119,7 @@ class SSETransport:
             receiver.stop()
         for subscription in self._subscriptions:
             subscription.stream.stopping()
-        await cancelled(self._loops)
+        await cancel_and_wait(self._loops)
         for receiver in self._receivers:
             receiver.drop()
 
@@ -146,7 +146,7 @@ class SSETransport:
 
     async def cancel(self) -> None:
         """Cancel the handlers that still run, and wait for them."""
-        await cancelled(self._workers)
+        await cancel_and_wait(self._workers)
 
     def busy(self) -> list[str]:
         """Consumers with handlers that still run."""
@@ -155,10 +155,10 @@ class SSETransport:
     async def close(self) -> None:
         """Save the cursors."""
         if not self.busy():
-            await cancelled(self._workers)
+            await cancel_and_wait(self._workers)
         await asyncio.gather(*(each.close() for each in self._subscriptions))
         await asyncio.gather(*(each.close() for each in self._bookmarks))
-        await cancelled(self._saving)
+        await cancel_and_wait(self._saving)
 
     def _subscribe(self, endpoint: Endpoint, store: CursorStore, context: Context) -> Health:
         options = _sse(endpoint.options)

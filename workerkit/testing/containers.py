@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from dependency_injector import containers, providers
 
 from workerkit.app.injection import Plan
-from workerkit.describe import place
+from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError
 
 T = TypeVar("T")
@@ -34,7 +34,7 @@ def build(class_: type[T], container: containers.Container) -> T:
             waiting.append(name)
     if waiting:
         raise DeclarationError(
-            f"{place(class_)}: {', '.join(waiting)} comes from an asynchronous resource that is "
+            f"{describe_class(class_)}: {', '.join(waiting)} comes from an asynchronous resource that is "
             "not ready; override it, or await container.init_resources() first"
         )
     return class_(**values)

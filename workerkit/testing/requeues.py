@@ -6,7 +6,7 @@ from typing import Any
 from workerkit.amqp.message import AMQPMessage
 from workerkit.app.assembly import Assembly
 from workerkit.delivery import Action, Delivery
-from workerkit.describe import said
+from workerkit.describe import describe_error
 from workerkit.observe import Settled
 
 
@@ -77,7 +77,11 @@ def _text(count: _Count, limit: int) -> str:
         what = f"message {delivery.message_id!r} of queue {delivery.queue!r}"
     else:
         what = repr(delivery)
-    why = f"the handler raised {said(count.error)}" if count.error else "the handler asked for it"
+    why = (
+        f"the handler raised {describe_error(count.error)}"
+        if count.error
+        else "the handler asked for it"
+    )
     return (
         f"{count.consumer}: {what} was requeued more than {limit} times, and nothing ends "
         f"that: {why}; set `retry` or `on_exception`, or allow more in the test: max_requeues=None"

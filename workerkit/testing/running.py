@@ -20,7 +20,7 @@ from workerkit.config.connections import AMQPSettings, SSESettings
 from workerkit.config.sections import HTTPSettings
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.describe import said
+from workerkit.describe import describe_error
 from workerkit.embedded import LATEST, EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
 from workerkit.http.transport import HTTPTransport
@@ -30,7 +30,7 @@ from workerkit.periodic.singleton import SingletonOptions
 from workerkit.periodic.transport import PeriodicTransport
 from workerkit.runner import Runner
 from workerkit.sse.transport import SSETransport
-from workerkit.tasks import cancelled
+from workerkit.tasks import cancel_and_wait
 from workerkit.testing.http_client import HTTPClient, WatchedViews
 from workerkit.testing.records import Record
 from workerkit.testing.requeues import Requeues
@@ -125,7 +125,7 @@ class Application:
                 self._requeues.check(max_requeues)
             await call
         finally:
-            await cancelled([call])
+            await cancel_and_wait([call])
 
     def settled(self, name: str) -> list[Record]:
         """What became of the deliveries of one consumer, in order.
@@ -174,7 +174,7 @@ class Application:
         text = f"not idle after {deadline:g} s: {'; '.join(pending)}"
         error = last.outcome.error if last is not None else None
         if last is not None and error is not None:
-            text += f"; the last failure: {last.consumer} raised {said(error)}"
+            text += f"; the last failure: {last.consumer} raised {describe_error(error)}"
         failure = AssertionError(text)
         failure.__cause__ = error
         return failure
