@@ -15,10 +15,12 @@ SOAK_SECONDS ?= 600
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help test lint types test-rabbitmq test-cluster test-oldest test-pythons demo soak install rabbitmq clean
+.PHONY: help test unit coverage lint types test-rabbitmq test-cluster test-oldest test-pythons demo soak install rabbitmq clean
 
 help:
 	@echo "make test    everything CI runs: style, types and all tests, against a real RabbitMQ"
+	@echo "make unit    unit tests only, in parallel, without RabbitMQ; less than a minute"
+	@echo "make coverage       all tests, and which lines and branches they reach; ARGS=tests/unit for some"
 	@echo "make test-rabbitmq  tests against RabbitMQ 3.10, 4.0 and 4.3, where they differ"
 	@echo "make test-cluster   tests against clusters of three nodes, of RabbitMQ 4.3 and 3.10"
 	@echo "make test-oldest    unit tests with the lowest versions of dependencies that setup.cfg admits"
@@ -34,6 +36,16 @@ help:
 
 test: lint types rabbitmq
 	@$(BIN)/python -m tests.suites $(RETRY) --workers $(WORKERS) -- $(ARGS)
+
+unit: $(INSTALLED)
+	@$(BIN)/pytest --quiet --numprocesses auto --dist worksteal tests/unit $(ARGS)
+
+# The figure is printed whether or not a test failed. Without ARGS, tests need RabbitMQ.
+coverage: $(if $(ARGS),$(INSTALLED),rabbitmq)
+	@$(BIN)/coverage erase
+	@$(BIN)/coverage run -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile $(ARGS); \
+		code=$$?; $(BIN)/coverage combine --quiet && $(BIN)/coverage html --quiet \
+		&& $(BIN)/coverage report && echo "Line by line: htmlcov/index.html" && exit $$code
 
 lint: $(INSTALLED)
 	$(BIN)/ruff check --quiet .
@@ -116,4 +128,5 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 clean:
-	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build *.egg-info
+	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info \
+		htmlcov .coverage .coverage.*

@@ -27,7 +27,10 @@ from workerkit import (
 from workerkit.cli.commands import app
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "app_template" / "README.md", *(ROOT / "docs").glob("*.md")]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "app_template/README.md")),
+    *(ROOT / "docs").glob("*.md"),
+]
 GROUPS = ["dead-letters"]  # Commands of commands.
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 

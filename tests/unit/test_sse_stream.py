@@ -76,6 +76,16 @@ def lines_of(text: str) -> Iterator[str]:
         place += 1
 
 
+def field_of(line: str) -> tuple[str, str]:
+    """The name and the value of the field on a line."""
+    if ":" not in line:
+        return line, ""
+    value = line[line.index(":") + 1 :]
+    if value and value[0] == " ":
+        value = value[1:]
+    return line[: line.index(":")], value
+
+
 def interpreted(stream: bytes) -> Found:
     """Events, the last event id and the reconnection time that the standard says."""
     data_buffer = event_type_buffer = last_event_id_buffer = last_event_id = ""
@@ -94,13 +104,7 @@ def interpreted(stream: bytes) -> Found:
             continue
         if line[0] == ":":
             continue
-        if ":" in line:
-            field = line[: line.index(":")]
-            value = line[line.index(":") + 1 :]
-            if value and value[0] == " ":
-                value = value[1:]
-        else:
-            field, value = line, ""
+        field, value = field_of(line)
         if field == "event":
             event_type_buffer = value
         elif field == "data":

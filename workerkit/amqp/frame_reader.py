@@ -107,11 +107,9 @@ class Tap:
         while size - position >= 7:
             kind, channel, length = _HEAD(buffer, position)
             if length > limits[kind]:
-                if not (self._began or position) and buffer.startswith(b"AMQP"):
-                    # A broker of another AMQP version sends its own header and closes.
-                    self._other_protocol, position = True, size
-                    break
-                raise MalformedFrame(self._limits.explain(kind, length))
+                self._check_other_protocol(buffer, position, kind, length)
+                position = size
+                break
             start, end = position + 7, position + 7 + length
             if end >= size:
                 self._check_first_part(kind, channel, length)
@@ -131,8 +129,7 @@ class Tap:
             position = end + 1
         if kept < position:
             passed.append(buffer[kept:position])
-        if position:
-            self._began = True
+        self._began |= position > 0
         if position < size:
             self._keep_rest(buffer[position:])
         return b"".join(passed)
@@ -156,6 +153,16 @@ class Tap:
             return b""
         whole, self._rest = b"".join(self._rest), []
         return whole
+
+    def _check_other_protocol(self, buffer: bytes, position: int, kind: int, length: int) -> None:
+        """Accept the header that a broker of another AMQP version sends before it closes.
+
+        Raises:
+            MalformedFrame: It is a frame that is too large.
+        """
+        if self._began or position or not buffer.startswith(b"AMQP"):
+            raise MalformedFrame(self._limits.explain(kind, length))
+        self._other_protocol = True
 
     def _keep_rest(self, rest: bytes) -> None:
         self._rest, self._received = [rest], len(rest)
@@ -221,6 +228,10 @@ class Tap:
             (tag,) = _U64(payload, 4)
             sink.confirmed(tag, multiple=bool(payload[12] & 1), accepted=method == _ACK)
             return True
+        return self._take_rare_method(sink, channel, payload)
+
+    def _take_rare_method(self, sink: Sink, channel: int, payload: bytes) -> bool:
+        method = payload[:4]
         if method == _RETURN:
             # Reply code and text, exchange and routing key.
             if not ends_with_texts(payload, 6, 3):
