@@ -213,7 +213,8 @@ def _transport(class_: type[Consumer], transports: Transports, faults: Faults) -
             return transports[base]
     known = ", ".join(base.__name__ for base in transports)
     faults.declaration.append(
-        f"{describe_class(class_)}: no transport feeds a class of its bases; subclass one of {known}"
+        f"{describe_class(class_)}: workerkit does not know this kind of consumer; subclass one of"
+        f" {known}"
     )
     return None
 
@@ -300,4 +301,5 @@ def _contested(all_declared: Iterable[Declared]) -> Iterator[str]:
         for claim in declared.consumer.claims(declared.options):
             other = claimed.setdefault(claim, declared.consumer)
             if other is not declared.consumer:
-                yield f"{describe_class(declared.consumer)} and {describe_class(other)} both answer {claim}"
+                here, there = describe_class(declared.consumer), describe_class(other)
+                yield f"{here} and {there} both answer {claim}"

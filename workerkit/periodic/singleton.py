@@ -143,7 +143,8 @@ def faults(
     key = (connection, settings.amqp[connection].vhost_name(options.vhost), lease)
     other = seen.setdefault(key, declared.consumer)
     if other is not declared.consumer:
-        yield f"{where} and {describe_class(other)} have the same lease {lease!r}: rename one of them"
+        there = describe_class(other)
+        yield f"{where} and {there} have the same lease {lease!r}: rename one of them"
 
 
 class Singleton:

@@ -71,8 +71,8 @@ class SSETransport:
         if options.reopens or options.reopen is not None or options.done is not None:
             return []
         text = (
-            f"{describe_class(declared.consumer)}: the stream is opened by {options.verb}, so it is not "
-            "opened again once it has ended or is lost; set done to the data that ends it, such "
+            f"{describe_class(declared.consumer)}: the stream is opened by {options.verb}, so it is"
+            " not opened again once it has ended or is lost; set done to the data that ends it, such "
             "as '[DONE]', or reopen to True or False"
         )
         return [text]
