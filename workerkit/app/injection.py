@@ -83,8 +83,8 @@ def _not_asynchronous(made: Any, right: str) -> str:
 def _not_made_anew(made: Any) -> str:
     return (
         f"whose context manager {describe_class(made)} would not be entered because it is shared:"
-        f" write providers.Factory({made.__name__}) to enter one for each call, or take it in __init__, "
-        "from a providers.Resource"
+        f" write providers.Factory({made.__name__}) to enter one for each call, or take it in"
+        " __init__, from a providers.Resource"
     )
 
 

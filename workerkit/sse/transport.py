@@ -72,8 +72,8 @@ class SSETransport:
             return []
         text = (
             f"{describe_class(declared.consumer)}: the stream is opened by {options.verb}, so it is"
-            " not opened again once it has ended or is lost; set done to the data that ends it, such "
-            "as '[DONE]', or reopen to True or False"
+            " not opened again once it has ended or is lost; set done to the data that ends it,"
+            " such as '[DONE]', or reopen to True or False"
         )
         return [text]
 
