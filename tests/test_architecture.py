@@ -5,6 +5,7 @@ floor. So there can be no cycles, lazy ones neither. A new module gets a place i
 """
 
 import ast
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatch
@@ -112,6 +113,22 @@ def test_the_package_keeps_to_its_floors() -> None:
     sources = {str(path.relative_to(root)): path.read_text() for path in root.rglob("*.py")}
 
     assert "\n".join(faults(sources)) == ""
+
+
+def test_the_page_of_the_architecture_names_what_exists() -> None:
+    """Each path on the page is a file or folder, and the page draws every floor of the table."""
+    root = Path(__file__).parents[1]
+    page = (root / "docs" / "architecture.md").read_text()
+
+    # The files of the package come in the form `amqp/tap.py`, in the drawing without backticks.
+    paths = set(re.findall(r"\b(?:[a-z_]+/)*[a-z_]+\.py\b|\b[a-z_]+/(?![\w*])", page))
+    missing = {
+        each for each in paths if not any((r / each).exists() for r in (root, root / PACKAGE))
+    }
+    floors = re.findall(r"^(F\d) +(\w+)", page, re.MULTILINE)
+
+    assert missing == set()
+    assert sorted(floors) == [tuple(name.split(" ", 1)) for name in FLOORS]
 
 
 @pytest.mark.parametrize(
