@@ -14,7 +14,8 @@ from tests.client import Client
 from tests.command import workerkit, write_package
 from tests.records import fields
 from workerkit import Action, AMQPConsumer, DeclarationError, Reject, RetryPolicy, Runner
-from workerkit.amqp.copies import Retries
+from workerkit.amqp.consumer import AMQPOptions
+from workerkit.amqp.copies import Copies
 from workerkit.amqp.queue import Queue
 from workerkit.delivery import Outcome
 from workerkit.testing import fake_message
@@ -201,25 +202,26 @@ def test_fp10_redact_is_used_for_logs(tmp_path: Path) -> None:
     assert "4111 1111" not in done.stderr
 
 
-class Moves:
-    """Takes what is moved, and forgets it."""
+class Destinations:
+    """Publishes no copy, and remembers the queues."""
 
     def __init__(self) -> None:
         self.destinations: list[Queue] = []
 
-    async def move(self, message: Any, to: Queue, copies: Any) -> None:
+    async def publish(self, message: Any, to: Queue, copies: Any) -> None:
         self.destinations.append(to)
 
 
 async def test_fp11_the_queue_of_a_retry_is_built_once() -> None:
     """Its declaration is the same object for all messages that wait equally long."""
-    moves: Any = Moves()
-    retries = Retries(moves, (Queue("orders"),), RetryPolicy((5, 60)))
+    published: Any = Destinations()
+    options = AMQPOptions(name="Orders", queues=(Queue("orders"),), retry=RetryPolicy((5, 60)))
+    copies = Copies(options, published)
     message = fake_message(b"x", queue="orders")
 
     for delay in (5.0, 5.0, 60.0, 5.0):
-        await retries.postpone(message, Outcome(Action.RETRY, delay=delay))
+        await copies.retry(message, Outcome(Action.RETRY, delay=delay))
 
-    first, second, other, last = moves.destinations
+    first, second, other, last = published.destinations
     assert first is second is last
     assert (first.name, other.name) == ("orders.retry.5s", "orders.retry.60s")

@@ -9,11 +9,10 @@ from typing import Any
 
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.consumer import AMQPOptions
-from workerkit.amqp.handled import Handled, Place
 from workerkit.amqp.incoming import Inlet
 from workerkit.amqp.message import AMQPMessage
-from workerkit.amqp.redelivery import Overdue
-from workerkit.amqp.settlement import Settling
+from workerkit.amqp.redelivery import Redelivery
+from workerkit.amqp.settlement import Settlement
 from workerkit.amqp.stream_position import Position
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
@@ -37,10 +36,8 @@ class Receiver:
         endpoint: Endpoint,
         options: AMQPOptions,
         observers: Sequence[Observer],
-        settling: Settling,
-        overdue: Overdue,
-        handled: Handled,
-        place: Place,
+        settlement: Settlement,
+        redelivery: Redelivery,
     ) -> None:
         self.name = endpoint.name
         work = self._work_batches if options.batch else self._work
@@ -48,17 +45,16 @@ class Receiver:
         self._process = endpoint.process
         self._process_batch = endpoint.process_batch
         self._observers = observers
-        self._settling = settling
-        self._overdue = overdue
-        self._handled = handled
-        self._place = place
-        self._limit = f"AMQP__{place[0].upper()}__MAX_MESSAGE_SIZE"
+        self._settlement = settlement
+        self._requeue = settlement.requeue
+        self._redelivery = redelivery
+        self._limit = f"AMQP__{options.connection.upper()}__MAX_MESSAGE_SIZE"
         self._waiting: deque[AMQPMessage[Any]] = deque()
         self._batching: Batching[AMQPMessage[Any]] = Batching(
             options.full_batch, options.batch_interval, self.workers.wake
         )
         self._take = self._batching.add if options.batch else self._take_one
-        settling.safe_requeue.handle_again = self._take
+        settlement.requeue.handle_again = self._take
         self._running: dict[AMQPMessage[Any], float] = {}
         # Redelivered messages whose first call still runs.
         self._held: dict[AMQPMessage[Any], float] = {}
@@ -81,7 +77,7 @@ class Receiver:
         now = perf_counter()
         held = {**self._running, **self._held}
         return any(
-            self._overdue.is_due(now - began, suspect=each.tag == acks.first)
+            self._redelivery.overdue.is_due(now - began, suspect=each.tag == acks.first)
             for each, began in held.items()
             if each.acks is acks
         )
@@ -89,7 +85,7 @@ class Receiver:
     def before_close(self, acks: Acks) -> None:
         """Requeue the messages that no worker has started with, before the channel is closed."""
         waiting = [each for each in (*self._waiting, *self._batching) if each.acks is acks]
-        self._settling.safe_requeue.requeue_without_counting(waiting)
+        self._requeue.without_counting(waiting)
 
     def forget(self, acks: Acks, *, suspect: bool = False) -> None:
         """Their channel is lost: the broker delivers again what no worker has begun with.
@@ -103,9 +99,9 @@ class Receiver:
         for message, began in {**self._running, **self._held}.items():
             if message.acks is acks:
                 oldest = message.tag == acks.first
-                self._overdue.note(message, now - began, suspect=suspect and oldest)
+                self._redelivery.overdue.note(message, now - began, suspect=suspect and oldest)
                 self._held.pop(message, None)
-        self._settling.forget()
+        self._requeue.forget_lost()
 
     def stop(self) -> None:
         """Begin with nothing new, but for a batch that has come in part."""
@@ -115,25 +111,25 @@ class Receiver:
     def hasten(self) -> None:
         """Wait for nothing: a part of a batch will do, and what waits to go back goes back."""
         self._batching.ripen()
-        self._settling.release()
+        self._requeue.release()
 
     def put_back(self) -> None:
         """Return to the broker what no worker has begun with, and what waits to go back."""
         for message in [*self._waiting, *self._batching.clear(), *self._held]:
-            self._settling.safe_requeue.requeue(message, failed=False)
+            self._requeue.at_once(message, failed=False)
         self._waiting.clear()
         self._held.clear()
-        self._settling.hurry()
+        self._requeue.stop()
 
     def requeue_running(self) -> None:
         """Requeue the messages whose handlers were cancelled or ended the process."""
         for message in self._running:
-            self._settling.safe_requeue.requeue(message)
+            self._requeue.at_once(message)
         self._running.clear()
 
     async def wait_for_requeues(self) -> None:
         """Wait until all messages are requeued, or could not be."""
-        await self._settling.safe_requeue.wait()
+        await self._requeue.wait()
 
     def _take_one(self, message: AMQPMessage[Any]) -> None:
         self._waiting.append(message)
@@ -150,16 +146,15 @@ class Receiver:
             began = self._running[message] = perf_counter()
             known = None
             if message.redelivered_flag:
-                known = self._known(message)
+                known = self._redelivery.outcome(message)
                 if known is None and (
-                    self._hold(message)
-                    or await self._settling.safe_requeue.replace_with_copy(message)
+                    self._hold(message) or await self._requeue.replace_with_copy(message)
                 ):
                     del self._running[message]
                     continue
             outcome = known or await self._process(message, task)
             seconds = perf_counter() - began
-            if outcome.action is Action.ACK and not self._settling.failing:
+            if outcome.action is Action.ACK and not self._requeue.failing:
                 self._acknowledge(message, outcome, seconds)
             else:
                 await self._settle(message, outcome, seconds)
@@ -175,7 +170,9 @@ class Receiver:
         while batch := [each for each in self._batching.take() if not each.acks.lost]:
             self.workers.wake()
             self._running |= dict.fromkeys(batch, perf_counter())
-            redelivered = {each: self._known(each) for each in batch if each.redelivered_flag}
+            redelivered = {
+                each: self._redelivery.outcome(each) for each in batch if each.redelivered_flag
+            }
             known = {message: outcome for message, outcome in redelivered.items() if outcome}
             settling = {self._begin(message, outcome, 0.0) for message, outcome in known.items()}
             try:
@@ -207,10 +204,10 @@ class Receiver:
             seconds = perf_counter() - began
             again = []
             for message, outcome in zip(batch, outcomes, strict=True):
-                if outcome.action is Action.ACK and not self._settling.failing:
+                if outcome.action is Action.ACK and not self._requeue.failing:
                     self._acknowledge(message, outcome, seconds)
                     del self._running[message]
-                elif self._settling.in_place(message, outcome):
+                elif self._settlement.is_in_place(message, outcome):
                     again.append((message, outcome))
                 else:
                     settling.add(self._begin(message, outcome, seconds))
@@ -250,16 +247,6 @@ class Receiver:
             if not message.acks.lost:
                 self._take(message)
 
-    def _known(self, message: AMQPMessage[Any]) -> Outcome | None:
-        """What the past of a redelivered message has decided; None for most."""
-        if self._handled.recall(self._place, message):
-            log.info(
-                "handled before its connection was lost: acknowledged now",
-                extra={"consumer": self.name, "delivery": str(message)},
-            )
-            return Outcome(Action.ACK)
-        return self._overdue.given_up(message) or self._settling.given_up(message)
-
     async def _replaced_with_copies(
         self, redelivered: Collection[AMQPMessage[Any]]
     ) -> Collection[AMQPMessage[Any]]:
@@ -270,7 +257,7 @@ class Receiver:
         return {message for message, replaced in zip(redelivered, answers, strict=True) if replaced}
 
     async def _replaced(self, message: AMQPMessage[Any]) -> bool:
-        replaced = await self._settling.safe_requeue.replace_with_copy(message)
+        replaced = await self._requeue.replace_with_copy(message)
         if replaced:
             del self._running[message]
         return replaced
@@ -291,33 +278,29 @@ class Receiver:
     def _acknowledge(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
         lost = not message.acks.ack(message.tag, message)
         if lost:
-            self._handled.remember(self._place, message)
+            self._redelivery.handled(message)
         record = Settled(self.name, message.queue, message, outcome, Action.ACK, seconds, lost)
         notify(self._observers, record)
 
     async def _settle(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
-        while self._settling.in_place(message, outcome):
+        while self._settlement.is_in_place(message, outcome):
             if not await self._again([(message, outcome)], seconds):
                 return
             began = perf_counter()
             outcome = await self._process(message)
             seconds = perf_counter() - began
-        action, alive = await self._settling.settle(message, outcome)
+        action, alive = await self._settlement.settle(message, outcome)
         if action is Action.ACK and not alive:
-            self._handled.remember(self._place, message)
+            self._redelivery.handled(message)
         self._tell(message, outcome, action, seconds, lost=not alive)
 
     def _remember(self, messages: Sequence[AMQPMessage[Any]]) -> None:
         for message in messages:
-            # A copy in the same queue has the same id and body, and must not be taken for it.
-            if message.moved:
-                self._handled.add_in_doubt(self._place, message)
-            else:
-                self._handled.remember(self._place, message)
+            self._redelivery.handled(message)
 
     def _note_in_doubt(self, messages: Sequence[AMQPMessage[Any]]) -> None:
         for message in messages:
-            self._handled.add_in_doubt(self._place, message)
+            self._redelivery.in_doubt(message)
 
     def _tell(
         self,

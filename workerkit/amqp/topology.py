@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 from workerkit.amqp.binding import Bindings
 from workerkit.amqp.consumer import AMQPOptions, Declare
-from workerkit.amqp.copies import Moves, log_declared
-from workerkit.amqp.declare import Made, Unreachable, available, declare_queue
+from workerkit.amqp.copies import CopyPublisher
+from workerkit.amqp.declare import Made, Unreachable, available, declare_queue, log_declared
 from workerkit.amqp.frames import NO_PERMISSION
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.queue_types import QueueTypes
@@ -85,7 +85,7 @@ class Topology:
         options: AMQPOptions,
         written: Sequence[Queue],
         declare: Declare,
-        moves: Moves,
+        copies: CopyPublisher,
         types: QueueTypes,
     ) -> None:
         self.tried = {queue.name: asyncio.Event() for queue in written}
@@ -94,12 +94,12 @@ class Topology:
         self._written = {queue.name: queue for queue in written}
         self._bindings = Bindings(options.name)
         self._declare = declare
-        self._moves = moves
+        self._copies = copies
         self._retry = options.retry
         actions = (options.on_success, options.on_exception, options.on_invalid)
         self._buries = Action.DEAD_LETTER in actions or options.retry is not None
         self._late_checks: set[asyncio.Task[Missing | None]] = set()
-        self._seen = moves.seen
+        self._seen = copies.seen
         self._made = Made()
         self._checked: dict[str, _Checked] = {}
         self._own: dict[str, tuple[Session, Queue]] = {}
@@ -247,7 +247,7 @@ class Topology:
                 # consumer needs it.
                 return None
             try:
-                await self._moves.check()
+                await self._copies.check()
             except PublishRefused as error:
                 raise _not_permitted(each, error) from error
         return None
