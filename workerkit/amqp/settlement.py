@@ -38,6 +38,7 @@ from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.copies import Copies, CopyPublisher, acknowledge_original, log_failure
 from workerkit.amqp.incoming import Oversized
 from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.queue import Queue
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.requeue import Requeue
 from workerkit.delivery import Action, Outcome
@@ -147,8 +148,7 @@ class Settlement:
     ) -> None:
         self._name = options.name
         self._queues = {queue.name: queue for queue in options.queues}
-        self._streams = {queue.name for queue in options.queues if queue.is_stream}
-        self._per_process = {queue.name for queue in options.queues if queue.per_process}
+        self._kinds = {queue.name: _kind(queue) for queue in options.queues}
         self._copies = Copies(options, publisher, redact)
         self.requeue = Requeue(options, publisher, types)
         self.parts: Mapping[str, Part] = {}
@@ -157,7 +157,7 @@ class Settlement:
         """Return whether the next try is made while the message stays unsettled."""
         if outcome.action is not Action.RETRY or message.acks.lost:
             return False
-        return not outcome.delay or TABLE[Action.RETRY][self._kind(message)] is Step.IN_PLACE
+        return not outcome.delay or self._step(TABLE[Action.RETRY], message) is Step.IN_PLACE
 
     async def settle(self, message: AMQPMessage[Any], outcome: Outcome) -> tuple[Action, bool]:
         """Carry out any outcome, except for a retry in place.
@@ -166,23 +166,22 @@ class Settlement:
             What was done, which differs from the decision where that was not possible; and False
             if the message is not settled: its channel is lost, or it is held.
         """
-        kind = self._kind(message)
-        step = TABLE[outcome.action][kind]
+        step = self._step(TABLE[outcome.action], message)
         if message.acks.lost:
             return _ACTIONS[step], False
         if isinstance(message, Oversized) and step is Step.DEAD_LETTER:
-            return self._settle_oversized(message, kind, outcome.error)
+            return self._settle_oversized(message, outcome.error)
         if step is Step.RETRY:
             error = await self._failure(message, self._copies.retry(message, outcome))
             if error is None:
                 return Action.RETRY, self._acknowledge_original(message)
-            step = COPY_FAILED[step][kind]
+            step = self._step(COPY_FAILED[step], message)
             if isinstance(error, MessageTooLarge):
                 step = Step.DEAD_LETTER  # It may leave headers out.
         if step is Step.DEAD_LETTER:
-            if await self._dead_letter(message, outcome, kind):
+            if await self._dead_letter(message, outcome):
                 return Action.DEAD_LETTER, self._acknowledge_original(message)
-            step = COPY_FAILED[step][kind]
+            step = self._step(COPY_FAILED[step], message)
         if step is Step.ACK:
             self._note_success(message)
             return Action.ACK, message.acks.ack(message.tag, message)
@@ -194,12 +193,12 @@ class Settlement:
             return Action.REQUEUE, requeued
         return _ACTIONS[step], False
 
-    def _kind(self, message: AMQPMessage[Any]) -> Kind:
-        if message.queue in self._streams:
-            return Kind.STREAM
-        if message.queue in self._per_process:
-            return Kind.PER_PROCESS
-        return Kind.AT_LIMIT if self.requeue.is_at_limit(message) else Kind.QUEUE
+    def _step(self, row: Row, message: AMQPMessage[Any]) -> Step:
+        """Return the step of a row for a message."""
+        step = row[self._kinds[message.queue]]
+        if step is Step.REQUEUE and self.requeue.is_at_limit(message):
+            return row[Kind.AT_LIMIT]
+        return step
 
     def _acknowledge_original(self, message: AMQPMessage[Any]) -> bool:
         """Acknowledge a message whose copy was confirmed; return False if its channel is lost."""
@@ -210,15 +209,13 @@ class Settlement:
         if self.requeue.failing:
             self.requeue.succeeded(message)
 
-    def _settle_oversized(
-        self, message: Oversized, kind: Kind, error: Exception | None
-    ) -> tuple[Action, bool]:
+    def _settle_oversized(self, message: Oversized, error: Exception | None) -> tuple[Action, bool]:
         """Settle a dead letter that cannot be copied, because its body was discarded.
 
         A message that is held is not lost, and other messages are handled.
         """
         has_exchange = _DEAD_LETTER_EXCHANGE in self._queues[message.queue].declared_arguments
-        step = OVERSIZED[has_exchange][kind]
+        step = self._step(OVERSIZED[has_exchange], message)
         settled = False
         if step is Step.ACK:
             settled = message.acks.ack(message.tag)
@@ -239,16 +236,15 @@ class Settlement:
         )
         return _ACTIONS[step], settled
 
-    async def _dead_letter(self, message: AMQPMessage[Any], outcome: Outcome, kind: Kind) -> bool:
+    async def _dead_letter(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
         """Publish a dead letter; return whether it was confirmed.
 
-        If the message is held otherwise, this is tried until the process stops.
+        If the message would be held otherwise, this is tried until the process stops.
         """
         backoff = None
-        while await self._failure(
-            message, self._copies.dead_letter(message, outcome), is_last=True
-        ):
-            if COPY_FAILED[Step.DEAD_LETTER][kind] is not Step.HOLD or message.acks.lost:
+        while await self._failure(message, self._copies.dead_letter(message, outcome), last=True):
+            follows = self._step(COPY_FAILED[Step.DEAD_LETTER], message)
+            if follows is not Step.HOLD or message.acks.lost:
                 return False
             backoff = backoff or Backoff(first=1.0)
             if not await sleep_unless_stopping(backoff.next(), self.requeue.stopping):
@@ -256,18 +252,24 @@ class Settlement:
         return True
 
     async def _failure(
-        self, message: AMQPMessage[Any], publishing: Awaitable[None], *, is_last: bool = False
+        self, message: AMQPMessage[Any], publishing: Awaitable[None], *, last: bool = False
     ) -> Exception | None:
         """Await the publishing of a copy; log and return the reason if it failed.
 
         Args:
-            is_last: No dead letter follows, which would be an ERROR by itself.
+            last: No dead letter follows, which would be an ERROR by itself.
         """
         try:
             await publishing
         except Exception as error:
             # Whatever it is, the original must not be lost, and its worker must go on.
-            harmless = isinstance(error, MessageTooLarge) and not is_last
+            harmless = isinstance(error, MessageTooLarge) and not last
             log_failure(self._name, message, error, harmless=harmless)
             return error
         return None
+
+
+def _kind(queue: Queue) -> Kind:
+    if queue.is_stream:
+        return Kind.STREAM
+    return Kind.PER_PROCESS if queue.per_process else Kind.QUEUE
