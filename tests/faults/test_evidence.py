@@ -1,4 +1,4 @@
-"""What the headers of a dead letter say about the failure, and what they must not say."""
+"""The evidence in the headers of a dead letter, and the texts that must not be in it."""
 
 import logging
 from collections.abc import Callable
@@ -76,7 +76,7 @@ async def test_fp10_a_password_of_a_url_is_masked(url: str, client: Client) -> N
 async def test_fp10_brief_evidence_has_no_text_of_an_exception(
     url: str, client: Client, where: str, body: bytes, error: str
 ) -> None:
-    """The class of the exception and its place are left, whoever asks for it."""
+    """The class of the exception and its place are left, with each way to set it."""
     settings: dict[str, Any] = {}
     if where == "connection":
         settings = {"amqp": {"default": {"url": url, "evidence": "brief"}}}
@@ -173,7 +173,7 @@ async def test_fp10_a_retried_message_carries_no_text(url: str, client: Client) 
 
 
 def test_fp10_redact_is_used_for_logs(tmp_path: Path) -> None:
-    """What a run logs has passed the container's function, on the way to its end too."""
+    """All that a run logs is redacted, also while the process ends."""
     container = """
         from dependency_injector import providers
         from workerkit import WorkerContainer

@@ -228,7 +228,7 @@ def log_failure(
     """
     log.log(
         logging.WARNING if harmless or message.acks.lost else logging.ERROR,
-        "message could not be moved and stays",
+        "message could not be copied and stays in its queue",
         exc_info=error,
         extra={"consumer": consumer, "delivery": str(message)},
     )

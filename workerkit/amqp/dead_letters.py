@@ -18,12 +18,12 @@ class Evidence:
     """Why a message is a dead letter.
 
     Attributes:
-        queue: The one it was in, and goes back to.
-        error: The class of the exception; `Reject` where the handler gave the message up without
-            one, which leaves no class in its headers; None where the broker dead-lettered it.
-        attempt: The try that was the last.
+        queue: The queue that it was in, and is replayed to.
+        error: The class of the exception; `Reject` if the handler rejected the message without
+            raising, which leaves no class in its headers; None if the broker dead-lettered it.
+        attempt: The number of the last try.
         replays: How often it was replayed before.
-        failed_at: The last time; to the second where the broker says it.
+        failed_at: The time of the last failure; in whole seconds if the broker wrote it.
     """
 
     queue: str | None = None
@@ -38,7 +38,7 @@ class Evidence:
 
     @classmethod
     def of(cls, message: AMQPMessage[Any]) -> Self:
-        """Read the headers of *message*."""
+        """Return the evidence in the headers of *message*."""
         headers = message.sent
 
         def text(name: str) -> str | None:
@@ -46,7 +46,7 @@ class Evidence:
             return value if isinstance(value, str) else None
 
         reason = text("reason")
-        # Ours always have a reason, and no class where a handler decided without raising.
+        # Our headers always have a reason, and no class if a handler decided without raising.
         error = text("error") or (None if reason is None else Reject.__qualname__)
         death = _last_death(headers.get(_DEATHS))
         attempt, replays = headers.get(ATTEMPT), headers.get(REPLAYS)
@@ -64,7 +64,7 @@ class Evidence:
 
 
 def _name(text: str | None) -> str | None:
-    """The name of a queue; None where no queue can be called so."""
+    """Return the name of a queue; None if it is not a valid name."""
     try:
         check_name("queue", text)
     except ValueError:
@@ -73,7 +73,7 @@ def _name(text: str | None) -> str | None:
 
 
 def moment(text: str | None) -> datetime | None:
-    """A time in ISO 8601, in UTC where it does not say; None where it is none."""
+    """Parse a time in ISO 8601, in UTC without a time zone; return None if it is invalid."""
     if text is None:
         return None
     try:
@@ -84,7 +84,7 @@ def moment(text: str | None) -> datetime | None:
 
 
 def _last_death(deaths: object) -> dict[str, Any]:
-    """The entry that the broker added last: it stands first."""
+    """Return the entry that the broker added last, which is the first of the list."""
     if isinstance(deaths, list) and deaths and isinstance(deaths[0], dict):
         return deaths[0]
     return {}

@@ -138,7 +138,7 @@ class Overdue:
         while len(self._counts) > _REMEMBERED:
             self._counts.popitem(last=False)
         log.error(
-            "handler takes longer than the broker's consumer_timeout: its message comes again",
+            "handler exceeds the broker's consumer_timeout: its message is redelivered",
             extra={
                 "consumer": self._consumer,
                 "delivery": str(message),
@@ -192,7 +192,7 @@ class Redelivery:
         """Return the outcome that a redelivered message has already; None for most."""
         if self._handled.recall(self._place, message):
             log.info(
-                "handled before its connection was lost: acknowledged now",
+                "redelivered message was handled before: acknowledged",
                 extra={"consumer": self._name, "delivery": str(message)},
             )
             return Outcome(Action.ACK)
@@ -203,7 +203,7 @@ class Redelivery:
             return Outcome(Action.DEAD_LETTER, error)
         return None
 
-    def handled(self, message: AMQPMessage[Any]) -> None:
+    def remember(self, message: AMQPMessage[Any]) -> None:
         """Remember a message that was handled and cannot be acknowledged."""
         # A copy in the same queue has the same id and body, and must not be taken for it.
         if message.moved:
@@ -211,7 +211,7 @@ class Redelivery:
         else:
             self._handled.add(self._place, message)
 
-    def in_doubt(self, message: AMQPMessage[Any]) -> None:
+    def remember_in_doubt(self, message: AMQPMessage[Any]) -> None:
         """Remember a message whose acknowledgement was sent, but may not have arrived."""
         self._handled.add_in_doubt(self._place, message)
 

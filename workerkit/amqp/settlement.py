@@ -1,32 +1,33 @@
-"""Carry out what was decided about a message: theory of operation.
+"""Carry out what was decided about a message: the theory of operation.
 
-A message is in one of three states. It is *unsettled* from its delivery until this module sends
-`basic.ack`, `basic.reject` or `basic.nack` for it on the channel that delivered it. Then it is
-*settled*. If that channel is lost before, it is *lost*: nothing can be sent for it any more (AMQP
-0-9-1 has no way to settle a delivery on another channel), and the broker redelivers it. So every
-step first looks whether the channel is lost, and reports that instead of an error.
+A message is in one of three states:
 
-Rules, and why the protocol requires them:
+* *unsettled*, from its delivery until `basic.ack`, `basic.reject` or `basic.nack` is sent for it on
+  the channel that delivered it;
+* *settled* after that;
+* *lost*, if that channel is closed before. Then nothing can be sent for it any more, because a
+  delivery tag is valid on its own channel only (AMQP 0-9-1), and the broker redelivers it.
 
-1. A message is acknowledged after its copy was confirmed, never before. AMQP cannot move a message
-   from one queue to another in one step. If the process ends in between, there are two messages,
-   but never none.
-2. A copy that was not confirmed leaves the original where it is. It is requeued after a pause,
-   because the next attempt would fail as well.
-3. Where requeueing could lose the message, it stays unsettled instead, and its copy is tried again
-   until it is confirmed or the process stops. A quorum queue drops a message that was requeued more
-   often than its delivery limit, and a stream takes no message back.
-4. A retry keeps its place (`IN_PLACE`) where a copy could not return or would reach others: all
-   consumers of a stream would get the copy, and the queue of one process is deleted with its
-   connection, before the copy returns. For the same reason that queue has no dead-letter queue.
-5. A message that exceeds the size limit has no body here, so no copy can be published. The broker
-   can move it, if the queue has a dead-letter exchange; and a stream keeps it anyway.
+The rules, and why the protocol requires them:
 
-`TABLE` shows what is done for each action and kind of queue, `COPY_FAILED` what follows if a copy
-was not confirmed, and `OVERSIZED` what replaces a dead letter without a body. Nothing else decides.
+1. A message is acknowledged after its copy was confirmed, never before: AMQP cannot move a message
+   to another queue in one step. If the process ends in between, there are two messages, never none.
+2. If a copy was not confirmed, the original is requeued after a pause: the next attempt would
+   probably fail as well.
+3. If a requeue could lose the message, it stays unsettled instead, and its dead letter is published
+   again until it is confirmed or the process stops. A quorum queue drops a message that was
+   requeued more often than its delivery limit, and a stream takes no message back.
+4. A retry is made in place, without a copy, if a copy could not return or would reach others. All
+   consumers of a stream would get the copy. The queue of one process is deleted with its
+   connection; so there is nothing that its dead letters could be replayed to either.
+5. A message that exceeds the size limit has no body here, so it cannot be copied. The broker can
+   move it to the dead-letter exchange of its queue, and a stream keeps it anyway.
 
-Who does it: `amqp.acks` settles, `amqp.copies` publishes the copies, `amqp.requeue` requeues. What
-may be handled at all after a redelivery is decided before, in `amqp.redelivery`.
+`TABLE` has the first step for each action and kind of queue, `COPY_FAILED` the step after a copy
+that was not confirmed, and `OVERSIZED` the step instead of a dead letter without a body. No other
+module decides about that. `amqp.acks` sends the acknowledgement, `amqp.copies` publishes copies,
+and `amqp.requeue` requeues. `amqp.redelivery` decides before the handler is called whether a
+redelivered message may be handled at all.
 """
 
 import logging
@@ -72,8 +73,8 @@ class Step(StrEnum):
     HOLD = "hold"
 
 
-class Kind(IntEnum):
-    """What the queue of a message can do: the columns of the tables.
+class QueueKind(IntEnum):
+    """The kinds of queues, which are the columns of the tables.
 
     Attributes:
         QUEUE: It takes the message back.
@@ -88,10 +89,10 @@ class Kind(IntEnum):
     PER_PROCESS = 3
 
 
-Row = tuple[Step, Step, Step, Step]
+Steps = tuple[Step, Step, Step, Step]
 
 # fmt: off
-TABLE: Mapping[Action, Row] = {
+TABLE: Mapping[Action, Steps] = {
     #                    QUEUE             AT_LIMIT          STREAM            PER_PROCESS
     Action.ACK:         (Step.ACK,         Step.ACK,         Step.ACK,         Step.ACK),
     Action.REJECT:      (Step.REJECT,      Step.REJECT,      Step.REJECT,      Step.REJECT),
@@ -101,17 +102,20 @@ TABLE: Mapping[Action, Row] = {
 }
 """The first step for each action. A retry without a delay is made in place on every queue."""
 
-COPY_FAILED: Mapping[Step, Row] = {
+COPY_FAILED: Mapping[Step, Steps] = {
     Step.RETRY:         (Step.REQUEUE,     Step.DEAD_LETTER, Step.IN_PLACE,    Step.IN_PLACE),
     Step.DEAD_LETTER:   (Step.REQUEUE,     Step.HOLD,        Step.HOLD,        Step.REJECT),
 }
-"""The step that follows if a copy was not confirmed."""
+"""The step after a copy that was not confirmed.
 
-OVERSIZED: Mapping[bool, Row] = {
+A retry whose headers are too large is dead-lettered: a dead letter may leave headers out.
+"""
+
+OVERSIZED: Mapping[bool, Steps] = {
     True:               (Step.REJECT,      Step.REJECT,      Step.ACK,         Step.REJECT),
     False:              (Step.HOLD,        Step.HOLD,        Step.ACK,         Step.REJECT),
 }
-"""The step instead of DEAD_LETTER for a message without a body: True with a dead-letter exchange"""
+"""The step instead of a dead letter without a body; True: the queue has a dead-letter exchange."""
 # fmt: on
 
 _DEAD_LETTER_EXCHANGE = "x-dead-letter-exchange"
@@ -131,7 +135,7 @@ _ACTIONS = {
 }
 
 
-class Settlement:
+class AMQPSettlement:
     """Settles the messages of one consumer.
 
     Attributes:
@@ -193,11 +197,11 @@ class Settlement:
             return Action.REQUEUE, requeued
         return _ACTIONS[step], False
 
-    def _step(self, row: Row, message: AMQPMessage[Any]) -> Step:
+    def _step(self, row: Steps, message: AMQPMessage[Any]) -> Step:
         """Return the step of a row for a message."""
         step = row[self._kinds[message.queue]]
         if step is Step.REQUEUE and self.requeue.is_at_limit(message):
-            return row[Kind.AT_LIMIT]
+            return row[QueueKind.AT_LIMIT]
         return step
 
     def _acknowledge_original(self, message: AMQPMessage[Any]) -> bool:
@@ -262,14 +266,14 @@ class Settlement:
         try:
             await publishing
         except Exception as error:
-            # Whatever it is, the original must not be lost, and its worker must go on.
+            # No error may lose the original, or end its worker.
             harmless = isinstance(error, MessageTooLarge) and not last
             log_failure(self._name, message, error, harmless=harmless)
             return error
         return None
 
 
-def _kind(queue: Queue) -> Kind:
+def _kind(queue: Queue) -> QueueKind:
     if queue.is_stream:
-        return Kind.STREAM
-    return Kind.PER_PROCESS if queue.per_process else Kind.QUEUE
+        return QueueKind.STREAM
+    return QueueKind.PER_PROCESS if queue.per_process else QueueKind.QUEUE

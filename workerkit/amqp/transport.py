@@ -18,7 +18,7 @@ from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue, retry_suffix
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.redelivery import Handled, Place, Redelivery
-from workerkit.amqp.settlement import Settlement
+from workerkit.amqp.settlement import AMQPSettlement
 from workerkit.amqp.subscription import Subscription
 from workerkit.amqp.topology import Topology
 from workerkit.config.settings import WorkerSettings
@@ -207,7 +207,7 @@ class AMQPTransport:
             await self._cancel_consumers()
         finally:
             for receiver in self._receivers:
-                receiver.put_back()
+                receiver.requeue_waiting()
 
     async def _cancel_consumers(self) -> None:
         """Cancel the consumers; if that takes too long, the close of the connection does it."""
@@ -226,7 +226,7 @@ class AMQPTransport:
     def hasten(self) -> None:
         """Handle batches that are half full, put back what waits to go back: for tests."""
         for receiver in self._receivers:
-            receiver.hasten()
+            receiver.skip_waits()
 
     async def drain(self) -> None:
         """Wait until no handler runs, and all messages to requeue were requeued."""
@@ -295,7 +295,7 @@ class AMQPTransport:
         self._hooks.append(Hook(endpoint))
         preparation.follow(self._hooks[-1])
         types, consumer_timeout = prepared.types, context.settings.consumer_timeout
-        settlement = Settlement(options, prepared.copies, types, context.redact)
+        settlement = AMQPSettlement(options, prepared.copies, types, context.redact)
         redelivery = Redelivery(options, types, self._handled, key, consumer_timeout)
         receiver = Receiver(endpoint, options, context.observers, settlement, redelivery)
         self._receivers.append(receiver)
