@@ -28,6 +28,11 @@ class Action(StrEnum):
     DEAD_LETTER = "dead_letter"
     RETRY = "retry"
 
+    @property
+    def without_broker(self) -> "Action":
+        """What is done where no broker keeps copies: a dead letter has no queue to go to."""
+        return Action.REJECT if self is Action.DEAD_LETTER else self
+
 
 class FailedCall:
     """One call of `handle` that failed for a whole batch, so that it is logged once.

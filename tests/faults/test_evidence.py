@@ -1,4 +1,4 @@
-"""What the headers of a dead letter say about the failure, and what they must not say."""
+"""The evidence in the headers of a dead letter, and the texts that must not be in it."""
 
 import logging
 from collections.abc import Callable
@@ -14,7 +14,8 @@ from tests.client import Client
 from tests.command import workerkit, write_package
 from tests.records import fields
 from workerkit import Action, AMQPConsumer, DeclarationError, Reject, RetryPolicy, Runner
-from workerkit.amqp.copies import Retries
+from workerkit.amqp.consumer import AMQPOptions
+from workerkit.amqp.copies import Copies
 from workerkit.amqp.queue import Queue
 from workerkit.delivery import Outcome
 from workerkit.testing import fake_message
@@ -75,7 +76,7 @@ async def test_fp10_a_password_of_a_url_is_masked(url: str, client: Client) -> N
 async def test_fp10_brief_evidence_has_no_text_of_an_exception(
     url: str, client: Client, where: str, body: bytes, error: str
 ) -> None:
-    """The class of the exception and its place are left, whoever asks for it."""
+    """The class of the exception and its place are left, with each way to set it."""
     settings: dict[str, Any] = {}
     if where == "connection":
         settings = {"amqp": {"default": {"url": url, "evidence": "brief"}}}
@@ -172,7 +173,7 @@ async def test_fp10_a_retried_message_carries_no_text(url: str, client: Client) 
 
 
 def test_fp10_redact_is_used_for_logs(tmp_path: Path) -> None:
-    """What a run logs has passed the container's function, on the way to its end too."""
+    """All that a run logs is redacted, also while the process ends."""
     container = """
         from dependency_injector import providers
         from workerkit import WorkerContainer
@@ -201,25 +202,26 @@ def test_fp10_redact_is_used_for_logs(tmp_path: Path) -> None:
     assert "4111 1111" not in done.stderr
 
 
-class Moves:
-    """Takes what is moved, and forgets it."""
+class Destinations:
+    """Publishes no copy, and remembers the queues."""
 
     def __init__(self) -> None:
         self.destinations: list[Queue] = []
 
-    async def move(self, message: Any, to: Queue, copies: Any) -> None:
+    async def publish(self, message: Any, to: Queue, copies: Any) -> None:
         self.destinations.append(to)
 
 
 async def test_fp11_the_queue_of_a_retry_is_built_once() -> None:
     """Its declaration is the same object for all messages that wait equally long."""
-    moves: Any = Moves()
-    retries = Retries(moves, (Queue("orders"),), RetryPolicy((5, 60)))
+    published: Any = Destinations()
+    options = AMQPOptions(name="Orders", queues=(Queue("orders"),), retry=RetryPolicy((5, 60)))
+    copies = Copies(options, published)
     message = fake_message(b"x", queue="orders")
 
     for delay in (5.0, 5.0, 60.0, 5.0):
-        await retries.postpone(message, Outcome(Action.RETRY, delay=delay))
+        await copies.retry(message, Outcome(Action.RETRY, delay=delay))
 
-    first, second, other, last = moves.destinations
+    first, second, other, last = published.destinations
     assert first is second is last
     assert (first.name, other.name) == ("orders.retry.5s", "orders.retry.60s")

@@ -117,7 +117,7 @@ async def test_fr15_json_as_other_senders_write_it_is_read(url: str, client: Cli
 
 
 async def test_fr15_bytes_are_decompressed_and_keep_their_charset(url: str, client: Client) -> None:
-    """`bytes` is the body without its compression, or as it came where that is not known."""
+    """`bytes` is the body without its compression, or unchanged if that is unknown."""
     await client.declare("names")
     got: list[bytes] = []
 
@@ -168,7 +168,7 @@ async def test_fr15_text_is_read_in_its_charset(url: str, client: Client) -> Non
 async def test_fr15_what_is_not_decoded_is_named_in_the_dead_letter(
     url: str, client: Client
 ) -> None:
-    """At once, with body and properties as they came; the next message is handled."""
+    """It is dead-lettered at once and unchanged; the next message is handled."""
     await client.declare("names")
 
     class Reader(AMQPConsumer):
@@ -337,7 +337,7 @@ async def test_fr16_a_wrong_value_is_named_and_disturbs_nobody(
 
 
 async def test_fr16_headers_that_are_nested_without_end_are_refused(url: str) -> None:
-    """`ValueError`, where a `RecursionError` came out before."""
+    """It raises `ValueError` and not `RecursionError`."""
     deep: dict[str, object] = {}
     for _ in range(5_000):
         deep = {"a": deep}

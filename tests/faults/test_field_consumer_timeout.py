@@ -14,7 +14,7 @@ from tests.records import fields
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, AMQPMessage, Queue
 
-OVERDUE = "handler takes longer than the broker's consumer_timeout: its message comes again"
+OVERDUE = "handler exceeds the broker's consumer_timeout: its message is redelivered"
 CANCELLED = "consumer cancelled by the broker"
 TIMEOUT = 1.0
 

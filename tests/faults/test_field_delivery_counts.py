@@ -1,4 +1,4 @@
-"""FR17 and FR1: whose count of deliveries is believed, and what counts after a loss."""
+"""FR17 and FR1: which counts of deliveries are trusted, and what counts after a loss."""
 
 import asyncio
 from collections import Counter
@@ -37,7 +37,7 @@ async def test_fr17_a_sender_cannot_count_for_the_broker(
     limited: int | None,
     header: str,
 ) -> None:
-    """Whatever stands in its headers, a message is handled, also after it came back."""
+    """With any headers, a message is handled, also after a redelivery."""
     calls: Counter[bytes] = Counter()
     limit: dict[str, Any] = {}
     if kind == "quorum" and limited:
@@ -71,7 +71,7 @@ async def test_fr17_a_sender_cannot_count_for_the_broker(
 async def test_fr1_connections_that_are_lost_again_and_again_lose_nothing(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, limit: int
 ) -> None:
-    """Each loss counts; but what was counted is replaced with a copy before it is handled."""
+    """Each loss counts, but a counted message is replaced with a copy before it is handled."""
     rabbit.eval(
         f'rabbit_policy:set(<<"{vhost}">>, <<"limit">>, <<"^orders$">>,'
         f' [{{<<"delivery-limit">>, {limit}}}], 0, <<"queues">>, <<"tests">>)'

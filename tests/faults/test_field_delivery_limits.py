@@ -18,7 +18,7 @@ UNLIMITED = {
 
 
 def declared_with(rabbit: PrivateRabbit) -> str:
-    """What stands in the arguments of such a queue."""
+    """The arguments of such a queue."""
     return "none" if rabbit.version < (4,) else "-1"
 
 

@@ -15,7 +15,7 @@ from workerkit.amqp.queue_types import look_up
 from workerkit.amqp.session import connect
 from workerkit.config.connections import AMQPSettings
 
-DROPS = "quorum queue without dead_letter_exchange: RabbitMQ 4 drops what comes back often"
+DROPS = "quorum queue without dead_letter_exchange: RabbitMQ 4 may drop messages"
 EXISTING: dict[str, tuple[str, dict[str, Any]]] = {
     "plain": ("classic", {}),
     "many arguments": (

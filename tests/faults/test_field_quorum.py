@@ -14,7 +14,7 @@ from tests.waiting import eventually
 from workerkit import AMQPConsumer, AMQPMessage, Queue, RetryPolicy
 
 ORDERS = "orders"
-DROPS = "quorum queue without dead_letter_exchange: RabbitMQ 4 drops what comes back often"
+DROPS = "quorum queue without dead_letter_exchange: RabbitMQ 4 may drop messages"
 
 
 @pytest.fixture(autouse=True)
@@ -36,7 +36,7 @@ def limit_by_policy(rabbit: PrivateRabbit, vhost: str, limit: int) -> None:
 async def declared(
     rabbit: PrivateRabbit, vhost: str, client: Client, how: str, limit: int
 ) -> str | Queue:
-    """Declare the queue in one of the ways that hide its limit; what a class writes of it."""
+    """Declare the queue in a way that hides its limit; return the declaration of the class."""
     if how == "policy":
         limit_by_policy(rabbit, vhost, limit)
         return Queue(ORDERS, "quorum")
@@ -77,7 +77,7 @@ HOW = ["policy", "policy and a plain name", "declared elsewhere"]
 async def test_fr1_a_handler_that_always_raises_loses_nothing(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, how: str, limit: int
 ) -> None:
-    """Whatever the limit is and whoever set it, every message ends as a dead letter."""
+    """With any limit, and from any source, every message ends as a dead letter."""
     declare = "never" if how == "declared elsewhere" else "missing"
     queue = await declared(rabbit, vhost, client, how, limit)
     if declare == "never":
@@ -100,7 +100,7 @@ async def test_fr1_a_handler_that_always_raises_loses_nothing(
 async def test_fr1_stops_and_starts_lose_nothing(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, limit: int, batch: bool
 ) -> None:
-    """What was only sent ahead goes back at each stop, and what failed is handled in the end.
+    """Prefetched messages are requeued at each stop, and failed ones are handled in the end.
 
     With a limit of 0 the broker drops even what is on its way when the consumer is cancelled, which
     nobody here can prevent.
@@ -170,7 +170,7 @@ async def test_fr1_a_handler_that_ends_the_call_itself_loses_nothing(
 async def test_fr1_a_copy_keeps_what_was_sent(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """Where it was published to, its headers and attempt; the handler sees that it came back."""
+    """The copy keeps exchange, headers and attempt; the handler sees that it is redelivered."""
     queue = await declared(rabbit, vhost, client, "policy", 9)
     seen: list[AMQPMessage[bytes]] = []
 
@@ -206,7 +206,7 @@ async def test_fr1_a_copy_keeps_what_was_sent(
 async def test_fr1_a_queue_that_is_full_gets_its_message_back_later(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """A copy that the queue refuses is tried again, and the message is held meanwhile."""
+    """A copy that the queue refuses is tried again, and the message stays unsettled."""
     await client.declare(
         ORDERS,
         x_queue_type="quorum",

@@ -115,7 +115,9 @@ async def test_fr3_what_fails_meanwhile_stays_in_its_queue(
         async with running(url, Strict):
             await client.send("q", b"no number")
             if rabbit.version < (4, 2):
-                await eventually(lambda: fields(caplog, "message could not be moved and stays"))
+                await eventually(
+                    lambda: fields(caplog, "message could not be copied and stays in its queue")
+                )
                 state = rabbit.queues(vhost)["q"]
                 assert state.ready + state.unacked == 1
             bring_up(rabbit, vhost, "q.dlq")

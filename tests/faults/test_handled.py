@@ -227,7 +227,7 @@ async def test_b2_messages_that_differ_are_not_taken_for_one_another(
 async def test_b2_a_batch_that_ends_after_the_loss(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, failing: bool
 ) -> None:
-    """What was handled is acknowledged when it comes again, beside others that run."""
+    """A handled message is acknowledged when it is redelivered, while others are handled."""
     gate = asyncio.Event()
     batches: list[list[bytes]] = []
 

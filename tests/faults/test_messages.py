@@ -141,7 +141,7 @@ async def test_d1_a_body_that_does_not_fit_is_dead_lettered_at_once(
 
 
 async def test_d1_a_dead_letter_carries_the_evidence(url: str, client: Client) -> None:
-    """Its headers tell why, who, where from, which attempt, when and on which host."""
+    """Its headers have reason, consumer, origin, attempt, times and host."""
     async with running(url, _order_consumer()):
         before = datetime.now(UTC)
         await client.send("orders", b'{"id": "x"}')
@@ -173,7 +173,7 @@ async def test_d1_a_dead_letter_carries_the_evidence(url: str, client: Client) -
 
 
 async def test_d1_text_that_is_not_utf_8_is_dead_lettered(url: str, client: Client) -> None:
-    """A handler of `str` is not called with what is no text."""
+    """A handler of `str` is called with text only."""
     handled: list[str] = []
 
     class Text(AMQPConsumer):
@@ -256,7 +256,7 @@ async def test_d1_a_thousand_bad_bodies_are_moved_and_nothing_spins(
 async def test_d1_headers_of_every_type_survive(
     url: str, client: Client, value: bytes, expected: Any
 ) -> None:
-    """Whatever AMQP can carry is in the dead letter as the sender wrote it."""
+    """All types of AMQP are in the dead letter as the sender wrote them."""
     recorder = Recorder()
     sent = RawProperties(properties(HEADERS, table((b"h", value))))
     async with running(url, _order_consumer(), recorder=recorder):
@@ -325,7 +325,7 @@ _PAST = properties(
 
 
 async def test_d1_a_past_that_cannot_be_written_again(url: str, client: Client) -> None:
-    """A retry replaces what a sender has put in place of our headers."""
+    """A retry replaces headers of ours that a sender has written."""
     seen: list[int] = []
 
     class Failing(AMQPConsumer):
@@ -474,7 +474,7 @@ async def test_d1_a_reject_is_dead_lettered_where_bodies_are_not(url: str, clien
 async def test_d7_an_exception_text_of_a_megabyte_is_cut_in_the_headers(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Headers hold the two ends of it and fit a frame; the whole is in the log."""
+    """The headers hold both ends of it and fit into a frame; the log has all of it."""
 
     class Verbose(AMQPConsumer):
         queues = ["orders"]
@@ -509,7 +509,7 @@ class _Silent(Exception):
 async def test_d7_exceptions_whose_text_cannot_be_read(
     url: str, client: Client, error: Exception
 ) -> None:
-    """What an exception does when asked for its text stops nobody."""
+    """An exception whose text cannot be read does not stop the consumer."""
     recorder = Recorder()
 
     class Failing(AMQPConsumer):

@@ -1,4 +1,4 @@
-"""A4, A5, D5, D8. Where retries and dead letters go: what may be missing, and what they keep."""
+"""A4, A5, D5, D8. Queues of retries and dead letters: what may be missing, what copies keep."""
 
 import asyncio
 import re
@@ -20,7 +20,7 @@ from tests.waiting import eventually
 from tests.wire_format import HEADERS, array, long, properties, table
 from workerkit import Action, AMQPConsumer, AMQPMessage, Queue, Retry, RetryPolicy
 
-STAYS = "message could not be moved and stays"
+STAYS = "message could not be copied and stays in its queue"
 RETRIES = {"x_message_ttl": 200, "x_dead_letter_exchange": ""}
 
 
@@ -60,7 +60,7 @@ async def test_d5_what_cannot_be_moved_stays(
     fault: str,
     move: str,
 ) -> None:
-    """It goes back with a pause, an ERROR each time, and arrives when it is possible again."""
+    """It is requeued after a pause, with an ERROR each time, and copied once that is possible."""
     loop = asyncio.get_running_loop()
     calls: list[bytes] = []
     target = "orders.retry.200ms" if move == "retry" else "orders.dlq"
@@ -111,7 +111,7 @@ async def test_d5_a_delivery_limit_does_not_lose_what_cannot_be_moved(
     caplog: pytest.LogCaptureFixture,
     policy: RetryPolicy | None,
 ) -> None:
-    """A quorum queue drops what comes back too often: such a message does not go back."""
+    """A quorum queue drops messages that are requeued too often: the message is not requeued."""
     monkeypatch.setattr("workerkit.amqp.requeue._FIRST", 0.2)
     loop = asyncio.get_running_loop()
     calls: list[bytes] = []
@@ -197,7 +197,7 @@ async def test_d5_a_memory_alarm_keeps_what_fails(node: PrivateRabbit) -> None:
 async def test_d5_a_ladder_queue_that_may_not_be_declared(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`Retry` without a policy needs queues that nobody declared: the message stays, paced."""
+    """`Retry` without a policy needs undeclared queues: the message is requeued after pauses."""
     calls: list[float] = []
 
     class Orders(AMQPConsumer):

@@ -19,7 +19,7 @@ from tests.waiting import eventually
 from workerkit import AMQPConsumer, AMQPMessage, PeriodicTask
 
 TOO_LONG = "timeout is longer than the broker waits for an acknowledgement"
-OVERDUE = "handler takes longer than the broker's consumer_timeout: its message comes again"
+OVERDUE = "handler exceeds the broker's consumer_timeout: its message is redelivered"
 BLOCKED = "the event loop is blocked: nothing else of this process runs"
 CONSUMER_TIMEOUT = 0.1
 THE_BROKERS = 1.0
@@ -118,7 +118,7 @@ async def test_c4_a_message_that_takes_too_long_is_given_up_after_three_times(
 async def test_c4_a_late_success_is_a_success(
     impatient: PrivateRabbit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What was handled before it comes again is acknowledged then, without another call."""
+    """A message that was handled is acknowledged when it is redelivered, without another call."""
     recorder = Recorder()
     runs = 0
 
@@ -246,7 +246,7 @@ async def test_c6_a_handler_that_blocks_the_loop_is_named(
 async def test_c6_each_time_is_said_and_a_thread_is_none(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A task that blocks is named each time; a handler in a thread blocks nobody."""
+    """A task that blocks is named each time; a handler in a thread does not block."""
     calls: list[int] = []
     threaded: list[bytes] = []
 
@@ -289,7 +289,7 @@ def _compute(enough: Callable[[], object], seconds: float = 20.0) -> None:
 async def test_c7_others_finish_before_the_process_leaves(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, error: str
 ) -> None:
-    """Handlers in flight finish and are acked, the message goes back, the exit code is not 0."""
+    """Running handlers finish, the message is requeued, and the exit code is not 0."""
     consumers = f"""
         import asyncio
         from workerkit import AMQPConsumer

@@ -15,7 +15,7 @@ from tests.records import errors, fields
 from tests.waiting import eventually
 from workerkit import Action, Binding, Exchange, Queue
 
-DROPS = "quorum queue without dead_letter_exchange: RabbitMQ 4 drops what comes back often"
+DROPS = "quorum queue without dead_letter_exchange: RabbitMQ 4 may drop messages"
 
 QUEUES: dict[str, tuple[Queue, dict[str, Any], dict[str, Any]]] = {
     "ttl": (Queue("q", ttl=60.5), {"x_message_ttl": 60_500}, {"x_message_ttl": 60_501}),

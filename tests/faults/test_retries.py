@@ -1,4 +1,4 @@
-"""D2, D3, D5, D8, D9. Retries: how often, when, in which order, and what is kept meanwhile."""
+"""D2, D3, D5, D8, D9. Retries: how often, when, in which order, and what a copy keeps."""
 
 import asyncio
 import gc
@@ -174,7 +174,7 @@ async def test_d2_what_no_try_would_mend_gets_none(
 
 
 async def test_d2_an_invalid_body_is_never_tried_again(url: str, client: Client) -> None:
-    """It is dead-lettered at once, whatever the policy says."""
+    """It is dead-lettered at once, with any policy."""
     recorder = Recorder()
 
     class Orders(AMQPConsumer):
@@ -243,7 +243,7 @@ async def test_d2_the_handler_says_when(
 async def test_d2_without_a_policy_there_is_no_end_to_retries(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """A message that came a thousand times is tried again all the same; one that raises is not."""
+    """A message with a thousand tries is tried again on `retry`; one that raises is not."""
     recorder = Recorder()
     async with running(url, consumer(lambda message: message.retry(1)), recorder=recorder):
         sent = Basic.Properties(headers={"x-workerkit-attempt": 1000})
@@ -256,7 +256,7 @@ async def test_d2_without_a_policy_there_is_no_end_to_retries(
 
 
 async def test_d2_a_handler_may_do_what_it_likes_to_the_headers(url: str, client: Client) -> None:
-    """Whoever strips them before forwarding a message changes nothing for the message itself."""
+    """A handler that removes headers before it forwards a message does not change the message."""
     attempts: list[int] = []
 
     def handle(message: AMQPMessage[bytes]) -> None:
@@ -276,7 +276,7 @@ async def test_d2_a_handler_may_do_what_it_likes_to_the_headers(url: str, client
 async def test_d3_the_limit_of_a_quorum_queue_counts_whatever_a_handler_does_to_the_headers(
     url: str, client: Client
 ) -> None:
-    """Its message is dead-lettered, with what was raised, before the broker would drop it."""
+    """Its message is dead-lettered, with the exception, before the broker would drop it."""
 
     def handle(message: AMQPMessage[bytes]) -> None:
         message.headers.clear()
@@ -329,7 +329,7 @@ WRONG_PLACE: Any = ("t.html", 1, "3", "{{ x")
 
 
 class Unspeakable(Exception):
-    """Fails whoever asks for its cause."""
+    """Raises when its cause is read."""
 
     @property
     def __cause__(self) -> BaseException:  # type: ignore[override]
@@ -340,7 +340,7 @@ class Unspeakable(Exception):
 async def test_d2_an_exception_that_cannot_be_written_down(
     url: str, client: Client, error: Exception
 ) -> None:
-    """It has its tries, and its dead letter has what can be told of it."""
+    """It is tried as often as others, and its dead letter has the evidence that can be read."""
     calls: list[int] = []
 
     def handle(message: AMQPMessage[bytes]) -> None:
@@ -435,7 +435,7 @@ async def test_d2_a_batch_of_messages_with_different_attempts(url: str, client: 
 
 
 async def test_d2_a_batch_that_tries_in_place_holds_nobody_back(url: str, client: Client) -> None:
-    """What is decided for a message is carried out before others of its batch are tried again."""
+    """A message is settled before others of its batch are tried again."""
     again = asyncio.Event()
     gate = asyncio.Event()
 
@@ -468,7 +468,7 @@ async def test_d2_a_batch_that_tries_in_place_holds_nobody_back(url: str, client
 async def test_f3_a_batch_that_is_cancelled_between_two_tries(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """What was decided before is carried out; what is tried in place at a stop goes back."""
+    """Decided messages are settled at a stop; those that are tried in place are requeued."""
     again = asyncio.Event()
 
     class Orders(AMQPConsumer):
@@ -501,7 +501,7 @@ async def test_f3_a_batch_that_is_cancelled_between_two_tries(
 
 
 async def test_d2_pauses_in_place_of_a_batch_do_not_add_up(url: str, client: Client) -> None:
-    """The messages of a stream are tried again after their pause, however many fail together."""
+    """The messages of a stream are tried again after their pause, also if many fail together."""
     loop = asyncio.get_running_loop()
     calls: list[float] = []
 
@@ -601,7 +601,7 @@ async def test_d9_a_short_delay_does_not_wait_behind_a_long_one(
 
 
 async def test_d9_what_a_handler_asks_for_does_not_come_sooner(url: str, client: Client) -> None:
-    """Jitter is for the delays of the policy: a carrier that says 1 s is not asked before."""
+    """Jitter is for the delays of the policy: a retry after 1 s is never made earlier."""
     loop = asyncio.get_running_loop()
     calls: list[float] = []
 
@@ -619,7 +619,7 @@ async def test_d9_what_a_handler_asks_for_does_not_come_sooner(url: str, client:
 
 
 async def test_d9_jitter_keeps_within_its_bounds(url: str, client: Client) -> None:
-    """No message comes again too early, and none later than without jitter."""
+    """No message is tried again too early, and none later than without jitter."""
     loop = asyncio.get_running_loop()
     calls: dict[bytes, list[float]] = {}
 
@@ -648,7 +648,7 @@ async def test_d9_jitter_keeps_within_its_bounds(url: str, client: Client) -> No
 async def test_c4_tries_in_place_add_up(
     url: str, caplog: pytest.LogCaptureFixture, delays: tuple[float, ...], tries: int | None
 ) -> None:
-    """A WARNING at the start where they take longer than the broker waits, with the numbers."""
+    """They are a WARNING at the start if they take longer than the broker waits."""
     slow = consumer(lambda message: None, timeout=10.0, retry=RetryPolicy(delays))
     async with running(url, slow, consumer_timeout=35.0):
         warnings = fields(caplog, "timeout is longer than the broker waits for an acknowledgement")
@@ -664,7 +664,7 @@ async def test_c4_tries_in_place_add_up(
 async def test_f5_a_stop_does_not_wait_for_retries(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """What waits at the broker goes on waiting there, and a pause in place is over."""
+    """Retries in the broker keep waiting there, and a pause in place ends."""
     loop = asyncio.get_running_loop()
     recorder = Recorder()
 

@@ -1,4 +1,4 @@
-"""D5. Retries whose queue cannot take them back when it is time: they wait until it can."""
+"""D5. Retries whose queue cannot take them back when they are due: they wait until it can."""
 
 import asyncio
 from collections.abc import Iterator
@@ -59,7 +59,7 @@ async def test_d5_a_retry_waits_for_a_queue_that_is_full(eager: PrivateRabbit) -
 
 
 async def test_d5_a_retry_waits_for_a_queue_that_is_gone(eager: PrivateRabbit) -> None:
-    """Somebody deletes the queue while a message waits for its retry, and makes it again."""
+    """The queue is deleted while a message waits for its retry, and is declared again."""
     loop = asyncio.get_running_loop()
     seen: list[int] = []
 

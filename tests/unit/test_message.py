@@ -13,7 +13,7 @@ from workerkit import Action, AMQPMessage
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.properties import Properties, decode, encode
-from workerkit.amqp.safe_requeue import copies
+from workerkit.amqp.requeue import same_queue_copies
 
 ATTRIBUTES = (
     "headers message_id correlation_id reply_to content_type type priority timestamp exchange"
@@ -106,7 +106,7 @@ def test_d1_a_copy_for_the_same_queue_has_no_past_that_cannot_be_written() -> No
     entries = b"".join(bytes([len(name)]) + name + made_up for name in names)
     raw = encode(Properties(table=len(entries).to_bytes(4, "big") + entries))
 
-    copy = next(copies(message(properties=raw), failed=True)).table
+    copy = next(same_queue_copies(message(properties=raw), failed=True)).table
 
     assert copy is not None
     told = table.decode(copy)

@@ -1,7 +1,8 @@
 """Acknowledge the deliveries of one channel with as few frames as possible.
 
-A frame and a `send` per message is a quarter of what bare aio-pika spends on it. Acks are
-collected over one turn of the event loop; a run of them without a gap needs one frame.
+One frame and one `send` for each message would take a quarter of the CPU time that bare aio-pika
+needs per message. So acks are collected over one turn of the event loop, and consecutive tags are
+acknowledged with one frame.
 """
 
 from collections import deque
@@ -38,7 +39,7 @@ class Acks:
         prefetch: The largest number of unsettled deliveries; with 0 no delivery is remembered.
         max_decoded: The largest body of a delivery in bytes after decompression; None without a
             setting.
-        unsent: Told the deliveries whose acks were taken and could not be sent any more.
+        unsent: Called with the deliveries whose acks were accepted here, but could not be sent.
         in_doubt: Called with the deliveries whose acks were sent, but may not have arrived.
     """
 
@@ -86,7 +87,7 @@ class Acks:
         return next(iter(self._outstanding), None)
 
     def expect(self, tag: int) -> None:
-        """Note a delivery that has to be settled.
+        """Add a delivery that has to be settled.
 
         Raises:
             MalformedFrame: Its tag is not the next one. RabbitMQ counts without gaps, and an ack
@@ -103,10 +104,10 @@ class Acks:
         """Acknowledge one delivery at the end of this turn.
 
         Args:
-            delivery: What `unsent` is told where that is not possible any more; None for nothing.
+            delivery: Passed to `unsent` if the ack cannot be sent; None for no call.
 
         Returns:
-            False if the channel is lost: nothing is sent, and the broker delivers it again.
+            False if the channel is lost: nothing is sent, and the broker redelivers the message.
         """
         if self.lost:
             return False
@@ -120,14 +121,14 @@ class Acks:
         return self._refuse(tag, _REJECT_ID, requeue)
 
     def nack(self, tag: int) -> bool:
-        """Requeue one delivery as `reject` does, but by basic.nack.
+        """Requeue one delivery with basic.nack.
 
         From RabbitMQ 4.3 on, a quorum queue does not count this as a failed delivery.
         """
         return self._refuse(tag, _NACK_ID, _NACK_REQUEUE)
 
     def nack_all(self) -> bool:
-        """Requeue every delivery that is not settled, by one basic.nack."""
+        """Requeue all deliveries that are not settled, with one basic.nack."""
         self.flush()
         if self.lost or not self._outstanding:
             return not self.lost
@@ -145,7 +146,7 @@ class Acks:
         taken, self._pending = self._pending, {}
         frames = self._frames(sorted(taken)) if len(taken) > 1 else self._single_ack(*taken)
         if not self._send(frames):
-            self._tell(taken)
+            self._report_unsent(taken)
             return
         sent = self._sent
         sent.append(taken)
@@ -177,10 +178,10 @@ class Acks:
         self._sent_count = self._older = 0
 
     def fence(self) -> None:
-        """The channel is gone: send nothing any more."""
+        """Stop sending: the channel is lost."""
         self.lost = True
         taken, self._pending = self._pending, {}
-        self._tell(taken)
+        self._report_unsent(taken)
         sent = [each for batch in self._sent for each in batch.values() if each is not None]
         self.mark_received()
         if sent:
@@ -195,7 +196,7 @@ class Acks:
             _ACK(_METHOD, self._channel, _SIZE, _BASIC, method, tag, bits, _FRAME_END)
         )
 
-    def _tell(self, taken: dict[int, Any]) -> None:
+    def _report_unsent(self, taken: dict[int, Any]) -> None:
         if deliveries := [each for each in taken.values() if each is not None]:
             self.unsent(deliveries)
 
@@ -206,7 +207,7 @@ class Acks:
         frames = []
         for position in range(len(pending) - 1, -1, -1):
             if first is None or pending[position] < first:
-                # All below is settled with this one.
+                # All lower tags are settled with this one.
                 frames.append(self._frame(pending[position], multiple=position > 0))
                 break
             frames.append(self._frame(pending[position], multiple=False))

@@ -1,18 +1,21 @@
-"""Move messages to other queues: a confirmed copy goes there, then the original is acknowledged.
+"""Publish copies of messages: retries, dead letters, and copies for the same queue.
 
-Whoever is killed in between leaves two messages behind, never none.
+A copy is published and confirmed first. Then its caller acknowledges the original. If the process
+ends in between, there are two messages, but never none.
 """
 
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Iterator, Mapping, Sequence
+import socket
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 from workerkit.amqp import table
-from workerkit.amqp.consumer import Declare
+from workerkit.amqp.consumer import AMQPOptions, Declare
+from workerkit.amqp.declare import log_declared
 from workerkit.amqp.message import (
     ACQUIRED_COUNT,
     ATTEMPT,
@@ -29,40 +32,49 @@ from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.publisher import Destination, Publisher
 from workerkit.amqp.queue import Queue
 from workerkit.delivery import Outcome
+from workerkit.describe import error_location, error_text, format_traceback
 from workerkit.errors import (
     ConnectionLost,
     MessageTooLarge,
     PublishError,
     PublishOutcomeUnknown,
     PublishRefused,
+    Signal,
     Unroutable,
 )
-from workerkit.retry import RetryPolicy, pause
+from workerkit.retry import pause
+from workerkit.safe_text import Redact, excerpt, redacted
+from workerkit.version import __version__
 
 log = logging.getLogger(__name__)
 
 FIRST_FAILED_AT = f"{OURS}first-failed-at"
+_TRACEBACK = f"{OURS}traceback"
 
-_EMPTY = table.encode({})
+# All headers of a message have to fit into one frame of 128 KiB, with those of the sender.
+_MAX_REASON = 2_000
+_MAX_TRACEBACK = 16_000
+_BRIEF = 200
 _SMALL = 1_000
-_LONGEST_TIME = 40
-_MOST_NAMED = 50
+_MAX_TIME = 40
+_MAX_NAMES = 50
+_EMPTY = table.encode({})
 # CC and BCC would route the copy back to where it came from. RabbitMQ takes a count of deliveries,
 # and the deaths that it sees cycles in, for those of the copy, and drops it. Ours are of the queue
 # that the original was in.
 NOT_FOR_COPIES = frozenset({"CC", "BCC", "x-death", DELIVERY_COUNT, ACQUIRED_COUNT, RETURNS})
 
 
-class Moves:
-    """Moves the messages of all consumers of one virtual host that may declare the same.
+class CopyPublisher:
+    """Publishes the copies for all consumers of one virtual host with the same `declare`.
 
     Args:
-        connection: The connection they read from, on which the copies go as well.
-        vhost: ... and its virtual host.
-        declare: Whether a queue may be declared that is missing when the first message goes there.
+        connection: The name of the connection that the consumers read from.
+        vhost: The virtual host; None for that of the connection.
+        declare: Whether a queue may be declared that is missing when the first copy goes there.
 
     Attributes:
-        seen: Names of the queues that were there. One that was deleted is waited for.
+        seen: Names of the queues that existed. If one of them is deleted, it is not declared again.
     """
 
     def __init__(
@@ -77,19 +89,20 @@ class Moves:
         self._checked = False
 
     async def check(self) -> None:
-        """Find out, once for all consumers, whether messages could be moved.
+        """Check once, for all consumers, that copies can be published.
 
-        A message that must not get lost, to a queue that does not exist, comes back, and without
-        the permission to publish the broker refuses it.
+        It publishes a mandatory message to a queue that does not exist: the broker returns it, or
+        refuses it if the user may not publish.
 
         Raises:
-            PublishRefused: There is no such permission.
+            PublishRefused: The user may not publish.
         """
         async with self._checking:
             if self._checked:
                 return
             try:
-                await self._publisher.send(b"", Properties(), self._to(f"workerkit.{uuid4().hex}"))
+                to = self._to(f"workerkit.{uuid4().hex}")
+                await self._publisher.send(b"", Properties(), to)
             except PublishRefused:
                 raise
             except PublishError:
@@ -97,55 +110,55 @@ class Moves:
                 pass
             self._checked = True
 
-    async def move(
+    async def publish(
         self, message: AMQPMessage[Any], to: Queue, copies: Iterator[Properties]
     ) -> None:
-        """Put a copy into a queue; the caller acknowledges the original afterwards.
+        """Publish a copy of *message*; the caller acknowledges the original afterwards.
 
         Args:
-            to: Declared like this where it is missing.
-            copies: The properties of the copy; the next ones are used where these are too large.
+            to: The queue, declared like this if it is missing.
+            copies: The properties of the copy; the next ones are used if these are too large.
 
         Raises:
-            PublishError: The copy has not safely arrived: the original must stay.
+            PublishError: The copy was not confirmed: the original must stay.
         """
         for properties in copies:
             try:
-                return await self._send(message, properties, to)
+                return await self._publish(message, properties, to)
             except MessageTooLarge as error:
                 too_large = error
         raise too_large
 
-    async def _send(self, message: AMQPMessage[Any], properties: Properties, to: Queue) -> None:
+    async def _publish(self, message: AMQPMessage[Any], properties: Properties, to: Queue) -> None:
         destination = self._to(to.name)
         try:
-            await self._publish(message, properties, destination)
+            await self._send(message, properties, destination)
         except Unroutable:
             if not self._may_declare(to.name):
                 raise
             if await self._publisher.declare(to, self._connection, self._vhost):
                 log_declared([to.name], again=to.name in self.seen)
-            await self._publish(message, properties, destination)
+            await self._send(message, properties, destination)
         self.seen.add(to.name)
 
-    async def _publish(
+    async def _send(
         self, message: AMQPMessage[Any], properties: Properties, to: Destination
     ) -> None:
-        """Publish, and once more if a lost channel or connection leaves the result unknown.
+        """Publish, and a second time if a lost channel or connection leaves the result unknown.
 
-        Two copies are better than a copy and the original, which would be handled again. An
-        original whose own connection is lost too is delivered again; its id identifies it then.
+        Two copies are better than a copy and the original, which would be handled again. If the
+        connection of the original is lost too, it is redelivered and then recognized by its id.
         """
         try:
             await self._publisher.send(message.raw, properties, to)
         except PublishOutcomeUnknown as error:
-            cause, comes_again = error.__cause__, message.acks.lost and not message.message_id
-            if not isinstance(cause, ConnectionLost) or comes_again:
+            unrecognized = message.acks.lost and not message.message_id
+            if not isinstance(error.__cause__, ConnectionLost) or unrecognized:
                 raise
             await self._publisher.send(message.raw, properties, to)
 
     def _may_declare(self, queue: str) -> bool:
-        """One that was there and was deleted is waited for, like any other queue."""
+        """Return whether a missing queue may be declared; not if it was deleted meanwhile."""
         if self._declare == "missing":
             return queue not in self.seen
         return self._declare == "always"
@@ -154,23 +167,78 @@ class Moves:
         return Destination(queue, "", self._connection, self._vhost)
 
 
-def log_declared(queues: Sequence[str], *, again: bool, **more: object) -> None:
-    """Log that queues were missing and have been declared.
+class Copies:
+    """The copies of the messages of one consumer.
 
     Args:
-        again: They were there before: somebody has deleted them while this process ran.
+        redact: Called with the texts of exceptions before they are written into headers.
     """
-    if again:
-        text = "queue was deleted and has been declared again"
-        log.warning(text, extra={"queues": list(queues), **more})
-    else:
-        log.info("declared what was missing", extra={"queues": list(queues), **more})
+
+    def __init__(
+        self, options: AMQPOptions, publisher: CopyPublisher, redact: Redact | None = None
+    ) -> None:
+        self._consumer = options.name
+        self._policy = options.retry
+        self._brief = options.evidence == "brief"
+        self._redact = redact
+        self._publisher = publisher
+        self._queues = {queue.name: queue for queue in options.queues}
+        self._dead_letters = {queue.name: queue.dead_letter_queue for queue in options.queues}
+        # Built once for each delay: to check a declaration takes half as long as a whole retry.
+        self._retries: dict[tuple[str, float], Queue] = {}
+
+    async def retry(self, message: AMQPMessage[Any], outcome: Outcome) -> None:
+        """Publish a copy to a retry queue, which returns it after the delay of the outcome.
+
+        Raises:
+            MessageTooLarge: The headers do not fit together with those of the sender.
+            PublishError: The copy was not confirmed: the original must stay.
+        """
+        key = message.queue, outcome.delay
+        queue = self._retries.get(key)
+        if queue is None:
+            # Delays are steps of a policy or of the ladder, so there are few.
+            queue = self._retries[key] = self._queues[message.queue].retries(outcome.delay)
+        headers = {
+            ATTEMPT: message.attempt + 1,
+            QUEUE: message.queue,
+            **history(message, now()),
+        }
+        properties = copied(message, headers, expiration=pause(outcome, self._policy))
+        await self._publisher.publish(message, queue, iter([properties]))
+
+    async def dead_letter(self, message: AMQPMessage[Any], outcome: Outcome) -> None:
+        """Publish a copy with evidence to the dead-letter queue.
+
+        Raises:
+            PublishError: The copy was not confirmed: the original must stay.
+        """
+        headers = evidence(message, outcome, self._consumer, brief=self._brief, redact=self._redact)
+        copies = _dead_letter_copies(message, headers)
+        await self._publisher.publish(message, self._dead_letters[message.queue], copies)
+
+
+def log_failure(
+    consumer: str, message: AMQPMessage[Any], error: Exception, *, harmless: bool = False
+) -> None:
+    """Log why a copy could not be published.
+
+    It is a WARNING if nobody has to act: the connection is lost, so the broker redelivers the
+    message, or the failure is *harmless*.
+    """
+    log.log(
+        logging.WARNING if harmless or message.acks.lost else logging.ERROR,
+        "message could not be copied and stays in its queue",
+        exc_info=error,
+        extra={"consumer": consumer, "delivery": str(message)},
+    )
 
 
 def acknowledge_original(message: AMQPMessage[Any]) -> bool:
-    """Acknowledge a message whose copy has arrived, and which can be told from that copy.
+    """Acknowledge a message whose copy was confirmed and can be distinguished from it.
 
-    Should it come again, because the acknowledgement did not arrive, nobody has to handle it.
+    If the acknowledgement does not arrive, the message is redelivered, and acknowledged then
+    without being handled.
 
     Returns:
         False if its channel is lost.
@@ -183,47 +251,46 @@ def acknowledge_original(message: AMQPMessage[Any]) -> bool:
 
 
 def history(message: AMQPMessage[Any], failed_at: str) -> dict[str, Any]:
-    """The headers that tell a copy's past: where it was published to, and when it first failed."""
+    """Return the headers with a message's past: its first exchange, and its first failure."""
     first = message.past(FIRST_FAILED_AT)
-    # Anybody may have sent it, as any value, even as one that cannot be written again.
-    believed = isinstance(first, str) and 0 < len(first) <= _LONGEST_TIME
-    told = {
-        FIRST_FAILED_AT: first if believed else failed_at,
+    # Senders may write any value, also one that cannot be encoded again.
+    valid = isinstance(first, str) and 0 < len(first) <= _MAX_TIME
+    headers = {
+        FIRST_FAILED_AT: first if valid else failed_at,
         EXCHANGE: message.exchange,
         ROUTING_KEY: message.routing_key,
     }
     if "CC" in message.sent:
-        told[f"{OURS}cc"] = message.sent["CC"]
-    return told
+        headers[f"{OURS}cc"] = message.sent["CC"]
+    return headers
 
 
 def now() -> str:
-    """The time, as our headers have it."""
+    """Return the time in the format of our headers."""
     return datetime.now(UTC).isoformat(timespec="milliseconds")
 
 
 def copied(
     message: AMQPMessage[Any],
-    told: Mapping[str, Any],
+    headers: Mapping[str, Any],
     *,
     largest: int | None = None,
     expiration: float | None = None,
 ) -> Properties:
-    """The properties of a copy: the sender's, and what we tell.
+    """Return the properties of a copy: the sender's, and *headers*.
 
-    Those are left out that would make the broker drop, refuse or multiply the copy: the sender's
-    expiration would run out in the other queue, a user id must be the publisher's own, and a direct
-    reply without an address is possible only where replies are consumed.
+    Properties are left out that would make the broker drop, refuse or multiply the copy: the
+    sender's expiration would run out in the other queue, a user id must be the publisher's own, and
+    a direct reply without an address is possible only where replies are consumed.
 
     Args:
-        told: Headers, by name.
         largest: Leave out the sender's headers of more bytes.
-        expiration: Seconds that the copy may stay there.
+        expiration: Seconds that the copy may stay in its queue.
     """
     sent = message.properties
     return dataclasses.replace(
         sent,
-        table=_merged(sent.table or _EMPTY, told, largest),
+        table=_merged(sent.table or _EMPTY, headers, largest),
         delivery_mode=PERSISTENT,
         expiration=None if expiration is None else str(max(round(expiration * 1000), 1)),
         user_id=None,
@@ -231,7 +298,7 @@ def copied(
     )
 
 
-def _merged(original: bytes, told: Mapping[str, Any], largest: int | None) -> bytes:
+def _merged(original: bytes, headers: Mapping[str, Any], largest: int | None) -> bytes:
     left_out: list[str] = []
 
     def keep(name: str, entry: bytes) -> bool:
@@ -240,40 +307,89 @@ def _merged(original: bytes, told: Mapping[str, Any], largest: int | None) -> by
         return name not in NOT_FOR_COPIES and (largest is None or len(entry) <= largest)
 
     try:
-        merged = table.merge(original, told, keep)
+        merged = table.merge(original, headers, keep)
     except table.MalformedTable:
-        return table.encode({**told, f"{OURS}undecoded": original[:_SMALL]})
-    if left_out and told:
-        merged = table.merge(merged, {f"{OURS}left-out": left_out[:_MOST_NAMED]})
+        return table.encode({**headers, f"{OURS}undecoded": original[:_SMALL]})
+    if left_out and headers:
+        merged = table.merge(merged, {f"{OURS}left-out": left_out[:_MAX_NAMES]})
     return merged
 
 
-class Retries:
-    """The messages of one consumer that wait for their next try."""
+def _dead_letter_copies(message: AMQPMessage[Any], headers: dict[str, Any]) -> Iterator[Properties]:
+    """Yield the properties of a dead letter, each smaller than the ones before.
 
-    def __init__(self, moves: Moves, queues: tuple[Queue, ...], policy: RetryPolicy | None) -> None:
-        self._moves = moves
-        self._queues = {queue.name: queue for queue in queues}
-        self._policy = policy
-        # Built once for each delay: to check a declaration takes half as long as to retry.
-        self._waiting: dict[tuple[str, float], Queue] = {}
+    The evidence is shortened first, then the sender's headers are left out.
+    """
+    brief = {
+        name: excerpt(value, _BRIEF) if isinstance(value, str) else value
+        for name, value in headers.items()
+        if name != _TRACEBACK
+    }
+    for ours, largest in ((headers, None), (brief, None), (brief, _SMALL), (brief, 0), ({}, 0)):
+        yield copied(message, ours, largest=largest)
 
-    async def postpone(self, message: AMQPMessage[Any], outcome: Outcome) -> None:
-        """Have a message come again when its outcome says.
 
-        Raises:
-            MessageTooLarge: Its headers leave no room for what has to be remembered.
-            PublishError: The copy has not safely arrived: the original must stay.
-        """
-        key = message.queue, outcome.delay
-        waiting = self._waiting.get(key)
-        if waiting is None:
-            # Delays are steps of a policy or of the ladder, so there are few.
-            waiting = self._waiting[key] = self._queues[message.queue].retries(outcome.delay)
-        told = {
-            ATTEMPT: message.attempt + 1,
-            QUEUE: message.queue,
-            **history(message, now()),
-        }
-        properties = copied(message, told, expiration=pause(outcome, self._policy))
-        await self._moves.move(message, waiting, iter([properties]))
+def evidence(
+    message: AMQPMessage[Any],
+    outcome: Outcome,
+    consumer: str,
+    *,
+    brief: bool = False,
+    redact: Redact | None = None,
+) -> dict[str, Any]:
+    """Return the headers that describe where a dead letter came from, and why it failed.
+
+    Passwords in URLs are masked.
+
+    Args:
+        brief: Without the text of the exception and its traceback.
+        redact: Called with both; if it raises, they are left out as well.
+    """
+    failed_at = now()
+    headers: dict[str, Any] = {
+        **_texts(outcome.error, consumer, brief, redact),
+        "consumer": consumer,
+        "queue": message.queue,
+        "failed-at": failed_at,
+        "host": socket.gethostname(),
+        "version": __version__,
+    }
+    ours = {OURS + name: value for name, value in headers.items()}
+    return {**history(message, failed_at), ATTEMPT: message.attempt, **ours}
+
+
+def _texts(
+    error: Exception | None, consumer: str, brief: bool, redact: Redact | None
+) -> dict[str, str]:
+    """Return the headers about the failure: `reason`, `error` and `traceback`."""
+    if error is None:
+        return {"reason": "dead-lettered by the handler"}
+    origin = _origin(error)
+    kind = type(origin).__qualname__
+    if not brief:
+        try:
+            texts = {"reason": excerpt(redacted(_reason(error), redact), _MAX_REASON)}
+            if not isinstance(origin, Signal):
+                # The innermost frames are the most useful, and long chains repeat themselves.
+                trace = redacted(format_traceback(origin, limit=-20), redact)
+                texts["traceback"] = excerpt(trace, _MAX_TRACEBACK)
+            return {**texts, "error": kind}
+        except Exception as failure:
+            # Its text may contain what it is meant to hide.
+            log.warning(
+                "redact failed: the dead letter gets brief evidence",
+                extra={"consumer": consumer, "reason": error_location(failure)},
+            )
+    return {"reason": error_location(origin), "error": kind}
+
+
+def _origin(error: Exception) -> BaseException:
+    """Return the exception itself, or the one that a signal was raised from."""
+    if isinstance(error, Signal) and error.__cause__ is not None:
+        return error.__cause__
+    return error
+
+
+def _reason(error: Exception) -> str:
+    described = error if not isinstance(error, Signal) or error.reason else _origin(error)
+    return error_text(described) or type(described).__qualname__

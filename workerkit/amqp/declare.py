@@ -4,7 +4,9 @@ Asking whether a queue is there needs no right to declare it, so a read-only use
 The broker closes a channel when it refuses a request: the next request uses another channel.
 """
 
+import logging
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +15,8 @@ from workerkit.amqp.frames import NO_PERMISSION, NOT_FOUND, RESOURCE_LOCKED
 from workerkit.amqp.queue import Exchange, Queue
 from workerkit.amqp.session import Session, scratch
 from workerkit.errors import BrokerRefused, QueueInUse
+
+log = logging.getLogger(__name__)
 
 # PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received ...
 # The broker truncates its reply texts to 255 bytes, and a name in them may have as many.
@@ -44,6 +48,19 @@ class Made:
     queues: list[str] = field(default_factory=list)
     exchanges: list[str] = field(default_factory=list)
     bindings: list[str] = field(default_factory=list)
+
+
+def log_declared(queues: Sequence[str], *, again: bool, **more: object) -> None:
+    """Log that queues were missing and have been declared.
+
+    Args:
+        again: They existed before, and were deleted while this process ran.
+    """
+    if again:
+        text = "queue was deleted and has been declared again"
+        log.warning(text, extra={"queues": list(queues), **more})
+    else:
+        log.info("declared what was missing", extra={"queues": list(queues), **more})
 
 
 class Unreachable(BrokerRefused):

@@ -1,4 +1,4 @@
-"""Create messages from the deliveries of one channel, for the workers."""
+"""Create messages from the deliveries of one channel."""
 
 import logging
 from collections.abc import Callable
@@ -46,12 +46,12 @@ class Oversized(AMQPMessage[Any]):
             raise InvalidBody(f"the body has {self.size} bytes, more than {self.setting} allows")
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
-    def _said(self) -> str:
+    def _described(self) -> str:
         name = self.message_id or f"#{self.tag}"
         return f"{name} of {self.queue!r}, {self.size} bytes, not kept"
 
     def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
-        """Return level and message of its log record; a dead letter has one of its own already."""
+        """Return level and message of the log record; the settlement has logged a dead letter."""
         level, message = super().log_failure(action, error)
         return logging.DEBUG if self.fate is Action.DEAD_LETTER else level, message
 
@@ -66,10 +66,12 @@ _NO_SUCH_CONSUMER = "a delivery to an unknown consumer"
 
 
 class Inlet:
-    """The messages of one channel, which has one consumer of one queue.
+    """Reads the deliveries of one channel, which has one consumer of one queue.
 
     Args:
-        tag: Of the consumer.
+        take: Called with each message.
+        queue: The name of the queue in the class.
+        tag: The tag of the consumer.
         limit: The name of the variable that limits the size of messages.
     """
 
@@ -90,10 +92,10 @@ class Inlet:
         self._end = len(self._begin)
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Queue a message for the next free worker. The prefetch bounds how many there are.
+        """Take a message. The prefetch limits how many there are.
 
         Raises:
-            MalformedFrame: It is for no consumer of this channel, or its tag is not the next one.
+            MalformedFrame: The consumer is unknown, or the delivery tag is not the next one.
         """
         # The same as _expected, inlined: a call for each message would be slower.
         end = self._end
@@ -113,10 +115,10 @@ class Inlet:
         )
 
     def oversized(self, method: bytes, properties: bytes, size: int) -> None:
-        """Queue a message whose body was discarded.
+        """Take a message whose body was discarded.
 
         Raises:
-            MalformedFrame: As above.
+            MalformedFrame: The consumer is unknown, or the delivery tag is not the next one.
         """
         tag = self._expected(method)
         envelope = method[self._end + 8 :]
@@ -133,20 +135,20 @@ class Inlet:
         )
 
     def empty(self) -> None:
-        """Nothing: basic.get is not used on this channel."""
+        """Do nothing: basic.get is not used on this channel."""
 
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Nothing is published on this channel."""
+        """Do nothing: nothing is published on this channel."""
 
     def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
-        """Nothing is published on this channel."""
+        """Do nothing: nothing is published on this channel."""
 
     def closed(self) -> None:
         """Send no more acks: the broker closes the channel and ignores them."""
         self._acks.fence()
 
     def _expected(self, method: bytes) -> int:
-        """The delivery tag."""
+        """Check the consumer, and return the delivery tag."""
         if not method.startswith(self._begin):
             raise MalformedFrame(_NO_SUCH_CONSUMER)
         (tag,) = _U64(method, self._end)

@@ -18,8 +18,7 @@ from typing import Any
 
 from workerkit.amqp.connection import STABLE_AFTER, Link
 from workerkit.amqp.consumer import Declare
-from workerkit.amqp.copies import log_declared
-from workerkit.amqp.declare import Made, Unreachable, available
+from workerkit.amqp.declare import Made, Unreachable, available, log_declared
 from workerkit.amqp.handshake import EXPLAINED
 from workerkit.amqp.queue import NO_LIMIT, DefaultType, Queue, QueueType
 from workerkit.amqp.queue_types import look_up

@@ -1,4 +1,4 @@
-"""One RabbitMQ message, as a handler sees it."""
+"""One RabbitMQ message: what a handler gets."""
 
 import dataclasses
 from datetime import datetime
@@ -32,18 +32,18 @@ _HAS_ENCODING = 0x40  # In the first byte of the property flags.
 class AMQPMessage(Delivery, Generic[T]):
     """A message that `handle` is called with.
 
-    Headers and properties are decoded when first asked for, and whatever the sender wrote, asking
-    never raises: what cannot be decoded is absent.
+    Headers and properties are decoded when they are read first. Reading them never raises: what
+    cannot be decoded is absent.
 
     Attributes:
         body: The decoded body.
         raw: The body as it was received, not decompressed.
-        queue: The queue it came from.
+        queue: The queue it was delivered from.
         redelivered_flag: The flag `redelivered` of the delivery. A copy, such as a retry, does not
             have it.
         tag: The broker's delivery tag, valid on the channel that delivered it.
-        acks: Settles it on that channel.
-        moved: Whether a copy of it has arrived elsewhere, and it is acknowledged for that reason.
+        acks: Settles the message on that channel.
+        moved: Whether it is acknowledged because a copy of it was confirmed.
     """
 
     __slots__ = (
@@ -82,12 +82,12 @@ class AMQPMessage(Delivery, Generic[T]):
         self.redelivered_flag = envelope[:1] == b"\x01"
 
     def __repr__(self) -> str:
-        return f"<AMQPMessage {self._said()}>"
+        return f"<AMQPMessage {self._described()}>"
 
     def __str__(self) -> str:
-        return f"message {self._said()}"
+        return f"message {self._described()}"
 
-    def _said(self) -> str:
+    def _described(self) -> str:
         name = self.message_id or f"#{self.tag}"
         return f"{name} of {self.queue!r}, {len(self.raw)} bytes"
 
@@ -99,27 +99,27 @@ class AMQPMessage(Delivery, Generic[T]):
         """Refuse this message, even if the handler returns normally.
 
         Args:
-            requeue: Back into the queue; else to the queue's dead-letter exchange, or dropped
-                where it has none.
+            requeue: Requeue it; else it goes to the queue's dead-letter exchange, or is dropped if
+                there is none.
         """
         self.decide(Action.REQUEUE if requeue else Action.REJECT)
 
     @cached_property
     def properties(self) -> Properties:
-        """All properties at once."""
+        """All properties, decoded."""
         return decode(self._raw_properties)
 
     @cached_property
     def headers(self) -> dict[str, Any]:
-        """The headers; empty where there are none or they cannot be decoded.
+        """The headers; empty if there are none or they cannot be decoded.
 
-        They are the handler's: what becomes of the message does not depend on what it does to them.
+        A handler may change them: that has no effect on the settlement of the message.
         """
         return dict(self.sent)
 
     @cached_property
     def sent(self) -> dict[str, Any]:
-        """The headers as they came."""
+        """The headers as they were received."""
         try:
             return table.decode(self.properties.table or b"\0\0\0\0")
         except table.MalformedTable:
@@ -162,7 +162,7 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def content_encoding(self) -> str | None:
-        """The encoding of `raw`, as the sender states it; `body` is decoded."""
+        """The encoding of `raw`, according to the sender; `body` is decoded."""
         return readable(self.properties.content_encoding)
 
     @property
@@ -184,14 +184,14 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def expiration(self) -> float | None:
-        """Seconds that it may wait in a queue; None without a valid expiration."""
+        """Seconds that the message may wait in a queue; None without a valid expiration."""
         milliseconds = self.properties.expiration or ""
         is_number = milliseconds.isascii() and milliseconds.isdigit() and len(milliseconds) <= 20
         return int(milliseconds) / 1000 if is_number else None
 
     @property
     def timestamp(self) -> datetime | None:
-        """The time of publishing in UTC, as the sender states it.
+        """The time of publishing in UTC, according to the sender.
 
         None if it exceeds the range of `datetime`, for instance because the sender wrote
         milliseconds: `properties.timestamp` is the number as it was sent.
@@ -201,16 +201,16 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def exchange(self) -> str:
-        """The exchange it was published to; empty for the default exchange.
+        """The exchange that the message was published to; empty for the default exchange.
 
-        A retry comes by way of the default exchange, and its headers know the first one.
+        A retry was published to the default exchange, and its headers have the first exchange.
         """
         first = self._first(EXCHANGE)
         return first if isinstance(first, str) else self._short_string(1)
 
     @property
     def routing_key(self) -> str:
-        """The routing key it was published with."""
+        """The routing key that the message was published with."""
         first = self._first(ROUTING_KEY)
         if isinstance(first, str):
             return first
@@ -218,22 +218,22 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def attempt(self) -> int:
-        """Which try this is, from 1, as the header `x-workerkit-attempt` counts."""
+        """The number of this try, from 1, according to the header `x-workerkit-attempt`."""
         return self.__dict__.get("attempt") or sent_attempt(self)
 
     @attempt.setter
     def attempt(self, attempt: int) -> None:
-        # Of a try in place, which no header counts.
+        # The number of a try in place, which no header counts.
         self.__dict__["attempt"] = attempt
 
     def count_failure_in_place(self) -> None:
-        """Count a failure, and allow a new decision: the message is handled again unsettled."""
+        """Count a failure of a message that stays unsettled, and allow a new decision."""
         self.__dict__["returns"] = self.returns + 1
         self.fate = self.after = None
 
     @cached_property
     def fingerprint(self) -> tuple[str, bytes]:
-        """What it has in common with itself when it comes again, and with hardly any other."""
+        """A digest of queue, id and body: the same for each redelivery."""
         name = blake2b((self.message_id or "").encode()).digest()
         return self.queue, blake2b(self.raw, digest_size=16, key=name).digest()
 
@@ -260,7 +260,7 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def returns(self) -> int:
-        """How often a copy of it was published to this queue, which RabbitMQ does not count."""
+        """How often a copy was published to the same queue, which RabbitMQ does not count."""
         in_place: int | None = self.__dict__.get("returns")
         return _count(self.past(RETURNS), otherwise=0) if in_place is None else in_place
 
@@ -270,17 +270,17 @@ class AMQPMessage(Delivery, Generic[T]):
         return self.redelivered_flag or self.returns > 0
 
     def past(self, header: str) -> Any:
-        """What a header of ours tells of its past; None if that was in another queue.
+        """Return the value of a header of ours; None if it was written for another queue.
 
-        Whoever forwards a message, broker or handler, forwards its headers.
+        Brokers and handlers that forward a message forward its headers.
         """
         return self.sent.get(header) if self.sent.get(QUEUE, self.queue) == self.queue else None
 
     def _first(self, header: str) -> Any:
-        """The same, of a dead letter too: it tells of the queue that it comes from."""
+        """Return the same as `past`, also for a dead letter of the other queue."""
         before = self.sent.get(QUEUE, self.queue)
-        is_told = self.queue in (before, f"{before}{DEAD_LETTER_SUFFIX}")
-        return self.sent.get(header) if is_told else None
+        applies = self.queue in (before, f"{before}{DEAD_LETTER_SUFFIX}")
+        return self.sent.get(header) if applies else None
 
     def _short_string(self, position: int) -> str:
         size = self._envelope[position] if position < len(self._envelope) else 0
@@ -288,7 +288,7 @@ class AMQPMessage(Delivery, Generic[T]):
 
 
 def sent_attempt(message: AMQPMessage[Any]) -> int:
-    """Which try a message is, as its header says; 1 where it has none that can be believed."""
+    """Return the number of the try according to the header; 1 without a valid header."""
     return _count(message.past(ATTEMPT), otherwise=1)
 
 

@@ -97,6 +97,8 @@ class Publisher:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
         self._routes: dict[tuple[str, str], Route] = {}
+        # By connection and vhost as they are given: to look up the place takes longer.
+        self._known: dict[tuple[str, str | None], Route] = {}
         self._unprepared: dict[tuple[str, str], Declarations] = {}
 
     def open(self, settings: WorkerSettings) -> None:
@@ -318,6 +320,7 @@ class Publisher:
     async def close(self) -> None:
         """Close the connections. A publish that still waits fails."""
         routes, self._routes, self._settings = self._routes, {}, None
+        self._known.clear()
         self._unprepared.clear()
         await asyncio.gather(*(route.close() for route in routes.values()))
 
@@ -339,11 +342,14 @@ class Publisher:
         return name, settings.vhost_name(to.vhost)
 
     def _route(self, to: "Destination") -> "Route":
+        if (route := self._known.get((to.connection, to.vhost))) is not None:
+            return route
         name, _ = key = self._place(to)
         if key not in self._routes:
             assert self._settings is not None
             read = partial(self._settings.connection, name)
             self._routes[key] = Route(Link(name, read, to.vhost, "publisher", self.observers))
+        self._known[to.connection, to.vhost] = self._routes[key]
         return self._routes[key]
 
 

@@ -1,4 +1,4 @@
-"""Find out the types of queues at the broker, whatever the class declares.
+"""Find out the types that queues have at the broker, which may differ from the declared ones.
 
 AMQP 0-9-1 reports only the length of a queue that exists. RabbitMQ refuses to declare it
 again with other arguments, and names the first one that differs and its current value. Where no
@@ -32,7 +32,7 @@ class FoundQueue(NamedTuple):
 
     Attributes:
         type: `classic`, `quorum` or `stream`.
-        arguments: Its arguments, as far as RabbitMQ reported them.
+        arguments: Those of its arguments that RabbitMQ has reported.
     """
 
     type: str
@@ -40,10 +40,10 @@ class FoundQueue(NamedTuple):
 
 
 class QueueTypes:
-    """The types of a consumer's queues, as far as they are known.
+    """The known types of a consumer's queues.
 
     Attributes:
-        version: The broker's; empty where it is unknown.
+        version: The version of the broker; empty if it is unknown.
     """
 
     def __init__(self) -> None:
@@ -60,7 +60,7 @@ class QueueTypes:
         return self._types.get(queue)
 
     async def learn(self, session: Session, queue: Queue) -> FoundQueue | None:
-        """Find out the type of a queue; None if that is not permitted, or if it is known."""
+        """Find out the type of a queue; return None if it is known, or that is not permitted."""
         self.version = session.version
         if queue.name in self._types:
             return None
@@ -69,7 +69,7 @@ class QueueTypes:
         return found
 
     def add_exclusive(self, session: Session, queue: str) -> None:
-        """Note an exclusive queue of this process, which is always a classic queue.
+        """Add an exclusive queue of this process, which is always a classic queue.
 
         Args:
             queue: The name in the class, which its messages have as well.
@@ -95,10 +95,10 @@ class QueueTypes:
 
 
 async def look_up(session: Session, queue: Queue) -> FoundQueue | None:
-    """Find out the type of a queue; None without the permission to declare it.
+    """Find out the type of a queue; return None without the permission to declare it.
 
     Args:
-        queue: Its declaration in the class: the more of it is right, the fewer requests it takes.
+        queue: Its declaration in the class. Each argument that differs takes one more request.
 
     Raises:
         ConnectionLost: The session was lost.

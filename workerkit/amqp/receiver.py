@@ -1,4 +1,4 @@
-"""The room in which a message is handled and settled."""
+"""Handle and settle the messages of one consumer."""
 
 import asyncio
 import logging
@@ -9,11 +9,10 @@ from typing import Any
 
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.consumer import AMQPOptions
-from workerkit.amqp.handled import Handled, Place
 from workerkit.amqp.incoming import Inlet
 from workerkit.amqp.message import AMQPMessage
-from workerkit.amqp.redelivery import Overdue
-from workerkit.amqp.settlement import Settling
+from workerkit.amqp.redelivery import Redelivery
+from workerkit.amqp.settlement import AMQPSettlement
 from workerkit.amqp.stream_position import Position
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
@@ -27,9 +26,9 @@ _LONG_TURN = 0.001
 
 
 class Receiver:
-    """Takes messages off the tap, has them handled by a free worker, and settles them.
+    """Hands each message to a free worker, which calls the handler and settles the message.
 
-    There are as many workers as the consumer's `concurrency`; they outlive every connection.
+    There are as many workers as the consumer's `concurrency`. They do not end with a connection.
     """
 
     def __init__(
@@ -37,10 +36,8 @@ class Receiver:
         endpoint: Endpoint,
         options: AMQPOptions,
         observers: Sequence[Observer],
-        settling: Settling,
-        overdue: Overdue,
-        handled: Handled,
-        place: Place,
+        settlement: AMQPSettlement,
+        redelivery: Redelivery,
     ) -> None:
         self.name = endpoint.name
         work = self._work_batches if options.batch else self._work
@@ -48,25 +45,24 @@ class Receiver:
         self._process = endpoint.process
         self._process_batch = endpoint.process_batch
         self._observers = observers
-        self._settling = settling
-        self._overdue = overdue
-        self._handled = handled
-        self._place = place
-        self._limit = f"AMQP__{place[0].upper()}__MAX_MESSAGE_SIZE"
+        self._settlement = settlement
+        self._requeue = settlement.requeue
+        self._redelivery = redelivery
+        self._limit = f"AMQP__{options.connection.upper()}__MAX_MESSAGE_SIZE"
         self._waiting: deque[AMQPMessage[Any]] = deque()
         self._batching: Batching[AMQPMessage[Any]] = Batching(
             options.full_batch, options.batch_interval, self.workers.wake
         )
         self._take = self._batching.add if options.batch else self._take_one
-        settling.safe_requeue.handle_again = self._take
+        settlement.requeue.handle_again = self._take
         self._running: dict[AMQPMessage[Any], float] = {}
-        # Redelivered messages whose first call still runs.
+        # Redelivered messages whose first call still runs, by the time when they arrived.
         self._held: dict[AMQPMessage[Any], float] = {}
         self._stopping = asyncio.Event()
 
     def inlet(self, acks: Acks, queue: str, tag: str, position: Position | None = None) -> Inlet:
-        """What takes the messages of one channel off the tap; a stream has a position."""
-        acks.unsent, acks.in_doubt = self._remember, self._note_in_doubt
+        """Return the reader of one channel's messages; a stream has a position."""
+        acks.unsent, acks.in_doubt = self._remember, self._remember_in_doubt
         if position is None:
             return Inlet(self._take, acks, queue, tag, self._limit)
 
@@ -77,11 +73,11 @@ class Receiver:
         return Inlet(take, acks, queue, tag, self._limit)
 
     def is_overdue(self, acks: Acks) -> bool:
-        """Whether one of their messages was held for as long as the broker waits."""
+        """Return whether a message of a channel took as long as the broker's consumer timeout."""
         now = perf_counter()
         held = {**self._running, **self._held}
         return any(
-            self._overdue.is_due(now - began, suspect=each.tag == acks.first)
+            self._redelivery.overdue.is_due(now - began, suspect=each.tag == acks.first)
             for each, began in held.items()
             if each.acks is acks
         )
@@ -89,10 +85,10 @@ class Receiver:
     def before_close(self, acks: Acks) -> None:
         """Requeue the messages that no worker has started with, before the channel is closed."""
         waiting = [each for each in (*self._waiting, *self._batching) if each.acks is acks]
-        self._settling.safe_requeue.requeue_without_counting(waiting)
+        self._requeue.without_counting(waiting)
 
     def forget(self, acks: Acks, *, suspect: bool = False) -> None:
-        """Their channel is lost: the broker delivers again what no worker has begun with.
+        """Drop the messages of a lost channel that no worker has started with.
 
         Args:
             suspect: The broker closed it, perhaps because of its consumer timeout.
@@ -103,37 +99,37 @@ class Receiver:
         for message, began in {**self._running, **self._held}.items():
             if message.acks is acks:
                 oldest = message.tag == acks.first
-                self._overdue.note(message, now - began, suspect=suspect and oldest)
+                self._redelivery.overdue.note(message, now - began, suspect=suspect and oldest)
                 self._held.pop(message, None)
-        self._settling.forget()
+        self._requeue.forget_lost()
 
     def stop(self) -> None:
-        """Begin with nothing new, but for a batch that has come in part."""
+        """Start with no further message, except those of a partial batch."""
         self._stopping.set()
         self._batching.flush()
 
-    def hasten(self) -> None:
-        """Wait for nothing: a part of a batch will do, and what waits to go back goes back."""
+    def skip_waits(self) -> None:
+        """Handle partial batches and requeue held messages now: for tests."""
         self._batching.ripen()
-        self._settling.release()
+        self._requeue.release()
 
-    def put_back(self) -> None:
-        """Return to the broker what no worker has begun with, and what waits to go back."""
+    def requeue_waiting(self) -> None:
+        """Requeue the messages that no worker has started with, and those that are held."""
         for message in [*self._waiting, *self._batching.clear(), *self._held]:
-            self._settling.safe_requeue.requeue(message, failed=False)
+            self._requeue.at_once(message, failed=False)
         self._waiting.clear()
         self._held.clear()
-        self._settling.hurry()
+        self._requeue.stop()
 
     def requeue_running(self) -> None:
         """Requeue the messages whose handlers were cancelled or ended the process."""
         for message in self._running:
-            self._settling.safe_requeue.requeue(message)
+            self._requeue.at_once(message)
         self._running.clear()
 
     async def wait_for_requeues(self) -> None:
-        """Wait until all messages are requeued, or could not be."""
-        await self._settling.safe_requeue.wait()
+        """Wait until all messages are requeued, or their copies have failed."""
+        await self._requeue.wait()
 
     def _take_one(self, message: AMQPMessage[Any]) -> None:
         self._waiting.append(message)
@@ -150,16 +146,15 @@ class Receiver:
             began = self._running[message] = perf_counter()
             known = None
             if message.redelivered_flag:
-                known = self._known(message)
+                known = self._redelivery.outcome(message)
                 if known is None and (
-                    self._hold(message)
-                    or await self._settling.safe_requeue.replace_with_copy(message)
+                    self._hold(message) or await self._requeue.replace_with_copy(message)
                 ):
                     del self._running[message]
                     continue
             outcome = known or await self._process(message, task)
             seconds = perf_counter() - began
-            if outcome.action is Action.ACK and not self._settling.failing:
+            if outcome.action is Action.ACK and not self._requeue.failing:
                 self._acknowledge(message, outcome, seconds)
             else:
                 await self._settle(message, outcome, seconds)
@@ -167,7 +162,7 @@ class Receiver:
             if self._held:
                 self._resume(message)
             if began + seconds - turn > _LONG_TURN:
-                # Handlers that compute without awaiting must not starve everybody else.
+                # Handlers that compute without awaiting must not block all other tasks.
                 await asyncio.sleep(0)
                 turn = perf_counter()
 
@@ -175,7 +170,9 @@ class Receiver:
         while batch := [each for each in self._batching.take() if not each.acks.lost]:
             self.workers.wake()
             self._running |= dict.fromkeys(batch, perf_counter())
-            redelivered = {each: self._known(each) for each in batch if each.redelivered_flag}
+            redelivered = {
+                each: self._redelivery.outcome(each) for each in batch if each.redelivered_flag
+            }
             known = {message: outcome for message, outcome in redelivered.items() if outcome}
             settling = {self._begin(message, outcome, 0.0) for message, outcome in known.items()}
             try:
@@ -200,21 +197,21 @@ class Receiver:
     async def _handle_batch(
         self, batch: list[AMQPMessage[Any]], settling: set[asyncio.Task[None]]
     ) -> None:
-        """Acknowledge what went well, and begin to settle what did not, into *settling*."""
+        """Acknowledge what was handled, and start tasks in *settling* for the other messages."""
         while batch:
             began = perf_counter()
             outcomes = await self._process_batch(batch)
             seconds = perf_counter() - began
             again = []
             for message, outcome in zip(batch, outcomes, strict=True):
-                if outcome.action is Action.ACK and not self._settling.failing:
+                if outcome.action is Action.ACK and not self._requeue.failing:
                     self._acknowledge(message, outcome, seconds)
                     del self._running[message]
-                elif self._settling.in_place(message, outcome):
+                elif self._settlement.is_in_place(message, outcome):
                     again.append((message, outcome))
                 else:
                     settling.add(self._begin(message, outcome, seconds))
-            batch = await self._again(again, seconds)
+            batch = await self._try_again(again, seconds)
 
     def _begin(
         self, message: AMQPMessage[Any], outcome: Outcome, seconds: float
@@ -224,15 +221,15 @@ class Receiver:
     async def _settle_of_batch(
         self, message: AMQPMessage[Any], outcome: Outcome, seconds: float
     ) -> None:
-        """Settle it, and forget it at once: others of its batch may be handled for long yet."""
+        """Settle one message; the others of its batch may take longer."""
         await self._settle(message, outcome, seconds)
         self._running.pop(message, None)
 
     def _hold(self, message: AMQPMessage[Any]) -> bool:
         """Hold a redelivered message whose first call still runs in this process.
 
-        No message is handled twice at the same time by one process. The call that runs decides: if
-        it succeeds, this one is acknowledged.
+        A process never handles a message twice at the same time. If the first call succeeds, the
+        redelivered message is acknowledged.
         """
         for each in self._running:
             if each.acks is not message.acks and each.fingerprint == message.fingerprint:
@@ -241,7 +238,7 @@ class Receiver:
         return False
 
     def _resume(self, ended: AMQPMessage[Any]) -> None:
-        """Continue with a redelivered message after the first call with it has ended."""
+        """Continue with the redelivered messages that were held during a call that has ended."""
         if ended in self._held:
             return
         same = [each for each in self._held if each.fingerprint == ended.fingerprint]
@@ -249,16 +246,6 @@ class Receiver:
             del self._held[message]
             if not message.acks.lost:
                 self._take(message)
-
-    def _known(self, message: AMQPMessage[Any]) -> Outcome | None:
-        """What the past of a redelivered message has decided; None for most."""
-        if self._handled.recall(self._place, message):
-            log.info(
-                "handled before its connection was lost: acknowledged now",
-                extra={"consumer": self.name, "delivery": str(message)},
-            )
-            return Outcome(Action.ACK)
-        return self._overdue.given_up(message) or self._settling.given_up(message)
 
     async def _replaced_with_copies(
         self, redelivered: Collection[AMQPMessage[Any]]
@@ -270,17 +257,17 @@ class Receiver:
         return {message for message, replaced in zip(redelivered, answers, strict=True) if replaced}
 
     async def _replaced(self, message: AMQPMessage[Any]) -> bool:
-        replaced = await self._settling.safe_requeue.replace_with_copy(message)
+        replaced = await self._requeue.replace_with_copy(message)
         if replaced:
             del self._running[message]
         return replaced
 
-    async def _again(
+    async def _try_again(
         self, failed: Sequence[tuple[AMQPMessage[Any], Outcome]], seconds: float
     ) -> list[AMQPMessage[Any]]:
-        """Pause before tries in place, once for all; none are made if the process stops."""
+        """Pause once before tries in place; return no message if the process stops."""
         for message, outcome in failed:
-            self._tell(message, outcome, Action.RETRY, seconds)
+            self._notify(message, outcome, Action.RETRY, seconds)
         pause = max((outcome.delay for _, outcome in failed), default=0.0)
         if pause and not await sleep_unless_stopping(pause, self._stopping):
             return []
@@ -291,35 +278,31 @@ class Receiver:
     def _acknowledge(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
         lost = not message.acks.ack(message.tag, message)
         if lost:
-            self._handled.remember(self._place, message)
+            self._redelivery.remember(message)
         record = Settled(self.name, message.queue, message, outcome, Action.ACK, seconds, lost)
         notify(self._observers, record)
 
     async def _settle(self, message: AMQPMessage[Any], outcome: Outcome, seconds: float) -> None:
-        while self._settling.in_place(message, outcome):
-            if not await self._again([(message, outcome)], seconds):
+        while self._settlement.is_in_place(message, outcome):
+            if not await self._try_again([(message, outcome)], seconds):
                 return
             began = perf_counter()
             outcome = await self._process(message)
             seconds = perf_counter() - began
-        action, alive = await self._settling.settle(message, outcome)
+        action, alive = await self._settlement.settle(message, outcome)
         if action is Action.ACK and not alive:
-            self._handled.remember(self._place, message)
-        self._tell(message, outcome, action, seconds, lost=not alive)
+            self._redelivery.remember(message)
+        self._notify(message, outcome, action, seconds, lost=not alive)
 
     def _remember(self, messages: Sequence[AMQPMessage[Any]]) -> None:
         for message in messages:
-            # A copy in the same queue has the same id and body, and must not be taken for it.
-            if message.moved:
-                self._handled.add_in_doubt(self._place, message)
-            else:
-                self._handled.remember(self._place, message)
+            self._redelivery.remember(message)
 
-    def _note_in_doubt(self, messages: Sequence[AMQPMessage[Any]]) -> None:
+    def _remember_in_doubt(self, messages: Sequence[AMQPMessage[Any]]) -> None:
         for message in messages:
-            self._handled.add_in_doubt(self._place, message)
+            self._redelivery.remember_in_doubt(message)
 
-    def _tell(
+    def _notify(
         self,
         message: AMQPMessage[Any],
         outcome: Outcome,

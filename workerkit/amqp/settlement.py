@@ -1,171 +1,232 @@
-"""Carry out what was decided about a message, on the channel that delivered it."""
+"""Carry out what was decided about a message: the theory of operation.
 
-import asyncio
+A message is in one of three states:
+
+* *unsettled*, from its delivery until `basic.ack`, `basic.reject` or `basic.nack` is sent for it on
+  the channel that delivered it;
+* *settled* after that;
+* *lost*, if that channel is closed before. Then nothing can be sent for it any more, because a
+  delivery tag is valid on its own channel only (AMQP 0-9-1), and the broker redelivers it.
+
+The rules, and why the protocol requires them:
+
+1. A message is acknowledged after its copy was confirmed, never before: AMQP cannot move a message
+   to another queue in one step. If the process ends in between, there are two messages, never none.
+2. If a copy was not confirmed, the original is requeued after a pause: the next attempt would
+   probably fail as well.
+3. If a requeue could lose the message, it stays unsettled instead, and its dead letter is published
+   again until it is confirmed or the process stops. A quorum queue drops a message that was
+   requeued more often than its delivery limit, and a stream takes no message back.
+4. A retry is made in place, without a copy, if a copy could not return or would reach others. All
+   consumers of a stream would get the copy. The queue of one process is deleted with its
+   connection; so there is nothing that its dead letters could be replayed to either.
+5. A message that exceeds the size limit has no body here, so it cannot be copied. The broker can
+   move it to the dead-letter exchange of its queue, and a stream keeps it anyway.
+
+`TABLE` has the first step for each action and kind of queue, `COPY_FAILED` the step after a copy
+that was not confirmed, and `OVERSIZED` the step instead of a dead letter without a body. No other
+module decides about that. `amqp.acks` sends the acknowledgement, `amqp.copies` publishes copies,
+and `amqp.requeue` requeues. `amqp.redelivery` decides before the handler is called whether a
+redelivered message may be handled at all.
+"""
+
 import logging
 from collections.abc import Awaitable, Mapping
+from enum import IntEnum, StrEnum
 from typing import Any
 
 from workerkit.amqp.consumer import AMQPOptions
-from workerkit.amqp.copies import Moves, Retries, acknowledge_original
-from workerkit.amqp.dead_letters import DeadLetters
+from workerkit.amqp.copies import Copies, CopyPublisher, acknowledge_original, log_failure
 from workerkit.amqp.incoming import Oversized
 from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.queue import Queue
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.requeue import Requeue
-from workerkit.amqp.safe_requeue import SafeRequeue
 from workerkit.delivery import Action, Outcome
-from workerkit.errors import MessageTooLarge, Reject
+from workerkit.errors import MessageTooLarge
 from workerkit.health import Part
 from workerkit.safe_text import Redact
 from workerkit.tasks import Backoff, sleep_unless_stopping
 
 log = logging.getLogger(__name__)
 
-DEAD_LETTER_EXCHANGE = "x-dead-letter-exchange"
+
+class Step(StrEnum):
+    """What is done about a message.
+
+    Attributes:
+        ACK: basic.ack.
+        REJECT: basic.reject: to the queue's dead-letter exchange, or dropped if it has none.
+        REQUEUE: Back into the queue, after a pause if it keeps failing.
+        IN_PLACE: The handler is called again; the message stays unsettled.
+        RETRY: A copy to a retry queue, then basic.ack.
+        DEAD_LETTER: A copy to the dead-letter queue, then basic.ack.
+        HOLD: The message stays unsettled.
+    """
+
+    ACK = "ack"
+    REJECT = "reject"
+    REQUEUE = "requeue"
+    IN_PLACE = "in_place"
+    RETRY = "retry"
+    DEAD_LETTER = "dead_letter"
+    HOLD = "hold"
+
+
+class QueueKind(IntEnum):
+    """The kinds of queues, which are the columns of the tables.
+
+    Attributes:
+        QUEUE: It takes the message back.
+        AT_LIMIT: A quorum queue that could drop the message if it is requeued.
+        STREAM: It keeps all messages, and takes none back.
+        PER_PROCESS: A queue that is deleted with its connection.
+    """
+
+    QUEUE = 0
+    AT_LIMIT = 1
+    STREAM = 2
+    PER_PROCESS = 3
+
+
+Steps = tuple[Step, Step, Step, Step]
+
+# fmt: off
+TABLE: Mapping[Action, Steps] = {
+    #                    QUEUE             AT_LIMIT          STREAM            PER_PROCESS
+    Action.ACK:         (Step.ACK,         Step.ACK,         Step.ACK,         Step.ACK),
+    Action.REJECT:      (Step.REJECT,      Step.REJECT,      Step.REJECT,      Step.REJECT),
+    Action.REQUEUE:     (Step.REQUEUE,     Step.DEAD_LETTER, Step.DEAD_LETTER, Step.REQUEUE),
+    Action.RETRY:       (Step.RETRY,       Step.RETRY,       Step.IN_PLACE,    Step.IN_PLACE),
+    Action.DEAD_LETTER: (Step.DEAD_LETTER, Step.DEAD_LETTER, Step.DEAD_LETTER, Step.REJECT),
+}
+"""The first step for each action. A retry without a delay is made in place on every queue."""
+
+COPY_FAILED: Mapping[Step, Steps] = {
+    Step.RETRY:         (Step.REQUEUE,     Step.DEAD_LETTER, Step.IN_PLACE,    Step.IN_PLACE),
+    Step.DEAD_LETTER:   (Step.REQUEUE,     Step.HOLD,        Step.HOLD,        Step.REJECT),
+}
+"""The step after a copy that was not confirmed.
+
+A retry whose headers are too large is dead-lettered: a dead letter may leave headers out.
+"""
+
+OVERSIZED: Mapping[bool, Steps] = {
+    True:               (Step.REJECT,      Step.REJECT,      Step.ACK,         Step.REJECT),
+    False:              (Step.HOLD,        Step.HOLD,        Step.ACK,         Step.REJECT),
+}
+"""The step instead of a dead letter without a body; True: the queue has a dead-letter exchange."""
+# fmt: on
+
+_DEAD_LETTER_EXCHANGE = "x-dead-letter-exchange"
 _HELD_OVERSIZED = (
     "queue {0.queue!r} has a message of {0.size} bytes, more than {0.setting} allows, and no "
     "dead_letter_exchange to reject it to"
 )
 _OVERSIZED_RESULTS = {
-    Action.ACK: "skipped; it stays in the stream",
-    Action.REJECT: "rejected to the queue's dead_letter_exchange",
-    Action.DEAD_LETTER: "left unacknowledged: the queue has no dead_letter_exchange",
+    Step.ACK: "skipped; it stays in the stream",
+    Step.REJECT: "rejected to the queue's dead_letter_exchange",
+    Step.HOLD: "left unacknowledged: the queue has no dead_letter_exchange",
+}
+_ACTIONS = {
+    **{Step(action.value): action for action in Action},
+    Step.IN_PLACE: Action.RETRY,
+    Step.HOLD: Action.DEAD_LETTER,
 }
 
 
-class Settling:
-    """Everything but the acknowledgement of a message that went well.
-
-    A message is settled on the channel that delivered it or not at all: when that is lost, the
-    broker delivers the message again.
+class AMQPSettlement:
+    """Settles the messages of one consumer.
 
     Attributes:
-        failing: Whether messages have failed in a row, so that a success has to be told as well.
-        safe_requeue: Requeues messages.
-        parts: Health by queue, notified when a message cannot be settled at all.
+        requeue: Requeues messages.
+        parts: Health by queue, which shows that a message cannot be settled at all.
     """
 
     def __init__(
-        self, options: AMQPOptions, moves: Moves, types: QueueTypes, redact: Redact | None = None
+        self,
+        options: AMQPOptions,
+        publisher: CopyPublisher,
+        types: QueueTypes,
+        redact: Redact | None = None,
     ) -> None:
         self._name = options.name
-        self._dead_letters = DeadLetters(moves, options, redact)
-        self._retries = Retries(moves, options.queues, options.retry)
         self._queues = {queue.name: queue for queue in options.queues}
-        self.safe_requeue = SafeRequeue(options, moves, types)
-        self.failing = False
+        self._kinds = {queue.name: _kind(queue) for queue in options.queues}
+        self._copies = Copies(options, publisher, redact)
+        self.requeue = Requeue(options, publisher, types)
         self.parts: Mapping[str, Part] = {}
-        self._stopping = asyncio.Event()
-        self._streams = {queue.name for queue in options.queues if queue.is_stream}
-        self._per_process = {queue.name for queue in options.queues if queue.per_process}
-        self._in_place = self._streams | self._per_process
-        most = options.prefetch_count // 2
-        self._requeues = {
-            queue.name: Requeue(most, self.safe_requeue.requeue) for queue in options.queues
-        }
+
+    def is_in_place(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
+        """Return whether the next try is made while the message stays unsettled."""
+        if outcome.action is not Action.RETRY or message.acks.lost:
+            return False
+        return not outcome.delay or self._step(TABLE[Action.RETRY], message) is Step.IN_PLACE
 
     async def settle(self, message: AMQPMessage[Any], outcome: Outcome) -> tuple[Action, bool]:
-        """Carry out any outcome.
+        """Carry out any outcome, except for a retry in place.
 
         Returns:
             What was done, which differs from the decision where that was not possible; and False
-            if the channel is lost.
+            if the message is not settled: its channel is lost, or it is held.
         """
-        action = outcome.action
-        if action is Action.REQUEUE and self._no_way_back(message):
-            action = Action.DEAD_LETTER
-        if action is Action.DEAD_LETTER and message.queue in self._per_process:
-            action = Action.REJECT
+        step = self._step(TABLE[outcome.action], message)
         if message.acks.lost:
-            return action, False
-        if action is Action.ACK:
-            self._progressed(message)
-            return action, message.acks.ack(message.tag, message)
-        if isinstance(message, Oversized) and action is Action.DEAD_LETTER:
+            return _ACTIONS[step], False
+        if isinstance(message, Oversized) and step is Step.DEAD_LETTER:
             return self._settle_oversized(message, outcome.error)
-        if action is Action.REJECT:
-            return action, message.acks.reject(message.tag, requeue=False)
-        if action is Action.RETRY:
-            failure = await self._failure(message, self._retries.postpone(message, outcome))
-            if failure is None:
-                return action, self._moved(message)
-            if isinstance(failure, MessageTooLarge) or self._no_way_back(message):
-                # As a dead letter it may leave headers behind; and it must not go back.
-                action = Action.DEAD_LETTER
-        if action is Action.DEAD_LETTER and await self._buried(message, outcome):
-            return action, self._moved(message)
-        if self._no_way_back(message):
-            # To reject it would be to lose it: it stays as it is, and the process stops.
-            return action, False
-        stubborn = outcome.action is not Action.REQUEUE
-        requeue = self._requeues[message.queue]
-        self.failing = True
-        return Action.REQUEUE, await requeue.put(message, stubborn=stubborn)
+        if step is Step.RETRY:
+            error = await self._failure(message, self._copies.retry(message, outcome))
+            if error is None:
+                return Action.RETRY, self._acknowledge_original(message)
+            step = self._step(COPY_FAILED[step], message)
+            if isinstance(error, MessageTooLarge):
+                step = Step.DEAD_LETTER  # It may leave headers out.
+        if step is Step.DEAD_LETTER:
+            if await self._dead_letter(message, outcome):
+                return Action.DEAD_LETTER, self._acknowledge_original(message)
+            step = self._step(COPY_FAILED[step], message)
+        if step is Step.ACK:
+            self._note_success(message)
+            return Action.ACK, message.acks.ack(message.tag, message)
+        if step is Step.REJECT:
+            return Action.REJECT, message.acks.reject(message.tag, requeue=False)
+        if step is Step.REQUEUE:
+            copy_failed = outcome.action is not Action.REQUEUE
+            requeued = await self.requeue.after_pause(message, pause_first=copy_failed)
+            return Action.REQUEUE, requeued
+        return _ACTIONS[step], False
 
-    def in_place(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
-        """Whether the next try is made without letting go of the message."""
-        if outcome.action is not Action.RETRY or message.acks.lost:
-            return False
-        # A copy in a stream is delivered to all its consumers, and a copy in a retry queue cannot
-        # return to a queue that is deleted with its connection.
-        return not outcome.delay or message.queue in self._in_place
+    def _step(self, row: Steps, message: AMQPMessage[Any]) -> Step:
+        """Return the step of a row for a message."""
+        step = row[self._kinds[message.queue]]
+        if step is Step.REQUEUE and self.requeue.is_at_limit(message):
+            return row[QueueKind.AT_LIMIT]
+        return step
 
-    def given_up(self, message: AMQPMessage[Any]) -> Outcome | None:
-        """What becomes of a redelivered message that seems to end processes; None for all others.
-
-        Only a quorum queue counts how often it comes back.
-        """
-        if not (count := self.safe_requeue.excessive_redeliveries(message)):
-            return None
-        return Outcome(
-            Action.DEAD_LETTER, Reject(f"came back {count} times, and was never settled")
-        )
-
-    def hurry(self) -> None:
-        """The process stops: put back at once what waits to go back, now and from now on."""
-        self._stopping.set()
-        self.safe_requeue.stop()
-        for requeue in self._requeues.values():
-            requeue.hurry()
-
-    def release(self) -> None:
-        """Put back at once what waits to go back now."""
-        for requeue in self._requeues.values():
-            requeue.release()
-
-    def forget(self) -> None:
-        """A channel is lost: what came on it and waits to go back has gone back by itself."""
-        for requeue in self._requeues.values():
-            requeue.forget()
-
-    def _moved(self, message: AMQPMessage[Any]) -> bool:
-        """Acknowledge an original whose copy has arrived; False if the channel is lost."""
-        self._progressed(message)
+    def _acknowledge_original(self, message: AMQPMessage[Any]) -> bool:
+        """Acknowledge a message whose copy was confirmed; return False if its channel is lost."""
+        self._note_success(message)
         return acknowledge_original(message)
 
-    def _progressed(self, message: AMQPMessage[Any]) -> None:
-        """A message leaves its queue: those that come again begin with short pauses."""
-        self._requeues[message.queue].succeeded(message)
-        self.failing = any(each.failing for each in self._requeues.values())
-
-    def _no_way_back(self, message: AMQPMessage[Any]) -> bool:
-        """Whether the queue would not take the message, or drop it."""
-        return message.queue in self._streams or self.safe_requeue.failed_too_often(message)
+    def _note_success(self, message: AMQPMessage[Any]) -> None:
+        if self.requeue.failing:
+            self.requeue.succeeded(message)
 
     def _settle_oversized(self, message: Oversized, error: Exception | None) -> tuple[Action, bool]:
         """Settle a dead letter that cannot be copied, because its body was discarded.
 
-        If the queue has no dead-letter exchange, the message stays unsettled, so that it is not
-        lost; other messages are handled. A stream keeps it anyway.
+        A message that is held is not lost, and other messages are handled.
         """
-        if message.queue in self._streams:
-            action, settled = Action.ACK, message.acks.ack(message.tag)
-        elif DEAD_LETTER_EXCHANGE in self._queues[message.queue].declared_arguments:
-            action, settled = Action.REJECT, message.acks.reject(message.tag, requeue=False)
-        else:
-            action, settled = Action.DEAD_LETTER, False
-            if message.queue in self.parts:
-                self.parts[message.queue].waiting(_HELD_OVERSIZED.format(message))
+        has_exchange = _DEAD_LETTER_EXCHANGE in self._queues[message.queue].declared_arguments
+        step = self._step(OVERSIZED[has_exchange], message)
+        settled = False
+        if step is Step.ACK:
+            settled = message.acks.ack(message.tag)
+        elif step is Step.REJECT:
+            settled = message.acks.reject(message.tag, requeue=False)
+        elif message.queue in self.parts:
+            self.parts[message.queue].waiting(_HELD_OVERSIZED.format(message))
         log.error(
             "message is too large to be read",
             exc_info=error,
@@ -174,42 +235,45 @@ class Settling:
                 "delivery": str(message),
                 "size": message.size,
                 "limited_by": message.setting,
-                "done": _OVERSIZED_RESULTS[action],
+                "done": _OVERSIZED_RESULTS[step],
             },
         )
-        return action, settled
+        return _ACTIONS[step], settled
 
-    async def _buried(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
-        """Move to the dead letters; False where that failed, and the original has to stay."""
-        backoff = Backoff(first=1.0)
-        while await self._failure(message, self._dead_letters.bury(message, outcome), last=True):
-            if not self._no_way_back(message) or message.acks.lost:
+    async def _dead_letter(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
+        """Publish a dead letter; return whether it was confirmed.
+
+        If the message would be held otherwise, this is tried until the process stops.
+        """
+        backoff = None
+        while await self._failure(message, self._copies.dead_letter(message, outcome), last=True):
+            follows = self._step(COPY_FAILED[Step.DEAD_LETTER], message)
+            if follows is not Step.HOLD or message.acks.lost:
                 return False
-            if not await sleep_unless_stopping(backoff.next(), self._stopping):
+            backoff = backoff or Backoff(first=1.0)
+            if not await sleep_unless_stopping(backoff.next(), self.requeue.stopping):
                 return False
         return True
 
     async def _failure(
-        self, message: AMQPMessage[Any], moving: Awaitable[None], *, last: bool = False
+        self, message: AMQPMessage[Any], publishing: Awaitable[None], *, last: bool = False
     ) -> Exception | None:
-        """Await a move, and tell why it failed.
-
-        It is a WARNING where nobody has to do anything: the connection is lost, so the broker
-        delivers the message again, or a dead letter follows, which is an ERROR by itself.
+        """Await the publishing of a copy; log and return the reason if it failed.
 
         Args:
-            last: No dead letter follows.
+            last: No dead letter follows, which would be an ERROR by itself.
         """
         try:
-            await moving
+            await publishing
         except Exception as error:
-            # Whatever it is, the original must neither be lost nor take its worker along.
-            harmless = message.acks.lost or (isinstance(error, MessageTooLarge) and not last)
-            log.log(
-                logging.WARNING if harmless else logging.ERROR,
-                "message could not be moved and stays",
-                exc_info=error,
-                extra={"consumer": self._name, "delivery": str(message)},
-            )
+            # No error may lose the original, or end its worker.
+            harmless = isinstance(error, MessageTooLarge) and not last
+            log_failure(self._name, message, error, harmless=harmless)
             return error
         return None
+
+
+def _kind(queue: Queue) -> QueueKind:
+    if queue.is_stream:
+        return QueueKind.STREAM
+    return QueueKind.PER_PROCESS if queue.per_process else QueueKind.QUEUE

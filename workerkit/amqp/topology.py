@@ -1,4 +1,4 @@
-"""The queues that one consumer needs: those it reads from, their retries' and dead letters'."""
+"""Check and declare the queues that one consumer needs: its own, and those for its copies."""
 
 import asyncio
 import logging
@@ -11,8 +11,8 @@ from typing import Literal, NamedTuple
 
 from workerkit.amqp.binding import Bindings
 from workerkit.amqp.consumer import AMQPOptions, Declare
-from workerkit.amqp.copies import Moves, log_declared
-from workerkit.amqp.declare import Made, Unreachable, available, declare_queue
+from workerkit.amqp.copies import CopyPublisher
+from workerkit.amqp.declare import Made, Unreachable, available, declare_queue, log_declared
 from workerkit.amqp.frames import NO_PERMISSION
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.queue_types import QueueTypes
@@ -33,8 +33,8 @@ class Missing(NamedTuple):
     """A queue that cannot be used yet.
 
     Attributes:
-        reason: In words, with the ways out where there are several.
-        state: Whether it does not exist, or exists on a node that does not serve it.
+        reason: A sentence for people, with the possible solutions.
+        state: Whether it does not exist, or exists on a node that is not available.
     """
 
     queue: str
@@ -43,10 +43,10 @@ class Missing(NamedTuple):
 
 
 class _Checked(NamedTuple):
-    """The result of a check that nobody has used yet.
+    """The result of a check that `missing` has not returned yet.
 
     Attributes:
-        outcome: What was missing, or what went wrong; None if all is well.
+        outcome: What was missing, or the error; None if all queues exist.
     """
 
     session: Session
@@ -57,9 +57,9 @@ class _NeededQueue(NamedTuple):
     """A queue that a consumer needs for retries or dead letters.
 
     Attributes:
-        existing: How it may be declared as well where it exists.
-        what: The messages that go there.
-        instead: The option that does without it.
+        existing: The declaration that is accepted if it exists.
+        what: The messages that are published to it.
+        instead: The option with which it is not needed.
     """
 
     queue: Queue
@@ -69,7 +69,7 @@ class _NeededQueue(NamedTuple):
 
 
 class Topology:
-    """Makes sure of queues, and remembers which were there.
+    """Checks queues, declares missing ones, and remembers which existed.
 
     Args:
         written: The queues of *options* as their class has them, without a default type.
@@ -85,7 +85,7 @@ class Topology:
         options: AMQPOptions,
         written: Sequence[Queue],
         declare: Declare,
-        moves: Moves,
+        copies: CopyPublisher,
         types: QueueTypes,
     ) -> None:
         self.tried = {queue.name: asyncio.Event() for queue in written}
@@ -94,12 +94,12 @@ class Topology:
         self._written = {queue.name: queue for queue in written}
         self._bindings = Bindings(options.name)
         self._declare = declare
-        self._moves = moves
+        self._copies = copies
         self._retry = options.retry
         actions = (options.on_success, options.on_exception, options.on_invalid)
-        self._buries = Action.DEAD_LETTER in actions or options.retry is not None
+        self._dead_letters = Action.DEAD_LETTER in actions or options.retry is not None
         self._late_checks: set[asyncio.Task[Missing | None]] = set()
-        self._seen = moves.seen
+        self._seen = copies.seen
         self._made = Made()
         self._checked: dict[str, _Checked] = {}
         self._own: dict[str, tuple[Session, Queue]] = {}
@@ -115,13 +115,14 @@ class Topology:
         self._checked[queue.name] = _Checked(session, outcome)
 
     async def missing(self, session: Session, queue: Queue) -> Missing | None:
-        """Which queue is not there yet, that one or one that it needs; None if none is.
+        """Return the first missing queue, *queue* or one that it needs; None if all exist.
 
-        Declares what may be declared.
+        It declares what may be declared.
 
         Raises:
-            BrokerRefused: One exists otherwise, or a permission is missing, which the text names.
-            ConnectionLost: The session went meanwhile.
+            BrokerRefused: A queue exists with another declaration, or the permission is missing
+                that the text names.
+            ConnectionLost: The session was lost.
         """
         checked = self._checked.pop(queue.name, None)
         if checked is None or checked.session is not session:
@@ -134,7 +135,7 @@ class Topology:
         return checked.outcome
 
     def name(self, queue: Queue) -> str:
-        """The name at the broker of a queue that was checked."""
+        """Return the name that a checked queue has at the broker."""
         return self._own[queue.name][1].name if queue.per_process else queue.name
 
     def log_declared(self) -> None:
@@ -209,7 +210,7 @@ class Topology:
         return None
 
     def _on_late_answers(self, checking: "asyncio.Task[Missing | None]") -> None:
-        """Log late answers: the consumer consumes already."""
+        """Log an answer that arrived after the consumer had started."""
         self._late_checks.discard(checking)
         if checking.cancelled():
             return
@@ -247,13 +248,13 @@ class Topology:
                 # consumer needs it.
                 return None
             try:
-                await self._moves.check()
+                await self._copies.check()
             except PublishRefused as error:
                 raise _not_permitted(each, error) from error
         return None
 
     async def _learn(self, session: Session, queue: Queue) -> None:
-        """Find out the type of a queue, and log where it is not what the settings expect."""
+        """Find out the type of a queue, and log if the settings expect another one."""
         found = await self._types.learn(session, queue)
         if found is None:
             return
@@ -266,7 +267,7 @@ class Topology:
             )
         if found.type == "quorum" and "x-dead-letter-exchange" not in found.arguments:
             log.warning(
-                "quorum queue without dead_letter_exchange: RabbitMQ 4 drops what comes back often",
+                "quorum queue without dead_letter_exchange: RabbitMQ 4 may drop messages",
                 extra={**fields, "delivery_limit": queue.known_delivery_limit},
             )
 
@@ -276,7 +277,7 @@ class Topology:
             for step in self._retry.steps:
                 retries = queue.retries(step)
                 yield _NeededQueue(retries, retries, "retries", "retry = None")
-        if self._buries:
+        if self._dead_letters:
             letters, instead = queue.dead_letter_queue, "on_invalid = Action.REJECT"
             yield _NeededQueue(letters, Queue(letters.name), "dead letters", instead)
 
@@ -293,9 +294,10 @@ class Topology:
         return there
 
     def _mode(self, queue: Queue) -> Declare:
-        """Somebody who deletes a queue at run time means it: wait for it, unless told otherwise.
+        """Return how a queue may be declared.
 
-        A queue that goes with its connection or its consumers was deleted by nobody.
+        A lasting queue that existed was deleted on purpose: wait for it, unless `declare` is
+        `always`. Other queues are deleted by the broker, with their connection or consumers.
         """
         if self._declare == "missing" and queue.is_lasting and queue.name in self._seen:
             return "never"

@@ -10,16 +10,15 @@ from functools import partial
 
 from workerkit.amqp.connection import Link
 from workerkit.amqp.consumer import AMQPOptions, Declare
-from workerkit.amqp.copies import Moves
-from workerkit.amqp.handled import Handled, Place
+from workerkit.amqp.copies import CopyPublisher
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.preparation import START_DEADLINE, Preparation
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue, retry_suffix
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.receiver import Receiver
-from workerkit.amqp.redelivery import Overdue
-from workerkit.amqp.settlement import Settling
+from workerkit.amqp.redelivery import Handled, Place, Redelivery
+from workerkit.amqp.settlement import AMQPSettlement
 from workerkit.amqp.subscription import Subscription
 from workerkit.amqp.topology import Topology
 from workerkit.config.settings import WorkerSettings
@@ -59,7 +58,7 @@ class _Prepared:
     place: Place
     preparation: Preparation
     topology: Topology
-    moves: Moves
+    copies: CopyPublisher
     types: QueueTypes
 
 
@@ -81,7 +80,7 @@ class AMQPTransport:
         self._keeping: list[asyncio.Task[None]] = []
         self._publisher: Publisher | None = None
         self._handled = Handled()
-        self._moves: dict[tuple[Place, Declare], Moves] = {}
+        self._copies: dict[tuple[Place, Declare], CopyPublisher] = {}
         self._declared: dict[tuple[str, str, str], tuple[type[Consumer], Queue]] = {}
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
@@ -208,7 +207,7 @@ class AMQPTransport:
             await self._cancel_consumers()
         finally:
             for receiver in self._receivers:
-                receiver.put_back()
+                receiver.requeue_waiting()
 
     async def _cancel_consumers(self) -> None:
         """Cancel the consumers; if that takes too long, the close of the connection does it."""
@@ -227,7 +226,7 @@ class AMQPTransport:
     def hasten(self) -> None:
         """Handle batches that are half full, put back what waits to go back: for tests."""
         for receiver in self._receivers:
-            receiver.hasten()
+            receiver.skip_waits()
 
     async def drain(self) -> None:
         """Wait until no handler runs, and all messages to requeue were requeued."""
@@ -282,33 +281,27 @@ class AMQPTransport:
         for text, fields in _warnings(options, context.settings.consumer_timeout):
             log.warning(text, extra={"consumer": options.name, **fields})
         declare = options.declare or settings.declare
-        moves = self._moves.setdefault(
-            (key, declare), Moves(publisher, name, options.vhost, declare)
+        copies = self._copies.setdefault(
+            (key, declare), CopyPublisher(publisher, name, options.vhost, declare)
         )
         types = QueueTypes()
-        topology = Topology(options, written, declare, moves, types)
+        topology = Topology(options, written, declare, copies, types)
         self._preparations[key].add(topology, options.queues)
-        return _Prepared(options, key, self._preparations[key], topology, moves, types)
+        return _Prepared(options, key, self._preparations[key], topology, copies, types)
 
     def _subscribe(self, endpoint: Endpoint, context: Context) -> Health:
         prepared = self._prepared[endpoint.name]
         options, preparation, key = prepared.options, prepared.preparation, prepared.place
         self._hooks.append(Hook(endpoint))
         preparation.follow(self._hooks[-1])
-        settling = Settling(options, prepared.moves, prepared.types, context.redact)
-        receiver = Receiver(
-            endpoint,
-            options,
-            context.observers,
-            settling,
-            Overdue(options.name, context.settings.consumer_timeout),
-            self._handled,
-            key,
-        )
+        types, consumer_timeout = prepared.types, context.settings.consumer_timeout
+        settlement = AMQPSettlement(options, prepared.copies, types, context.redact)
+        redelivery = Redelivery(options, types, self._handled, key, consumer_timeout)
+        receiver = Receiver(endpoint, options, context.observers, settlement, redelivery)
         self._receivers.append(receiver)
         self._workers += [context.keep(work, name) for name, work in receiver.workers.tasks()]
         parts = [Part(context.changed) for _ in options.queues]
-        settling.parts = dict(zip((queue.name for queue in options.queues), parts, strict=True))
+        settlement.parts = dict(zip((queue.name for queue in options.queues), parts, strict=True))
         for queue, part in zip(options.queues, parts, strict=True):
             subscription = Subscription(
                 queue,

@@ -316,9 +316,7 @@ class _Timer:
         with running_as(run):
             outcome = await self.endpoint.process(tick)
         seconds = perf_counter() - began
-        # There is no queue that a call could be put aside to.
-        action = Action.REJECT if outcome.action is Action.DEAD_LETTER else outcome.action
         name, source = self.endpoint.name, self._options.schedule
-        record = Settled(name, source, tick, outcome, action, seconds)
+        record = Settled(name, source, tick, outcome, outcome.action.without_broker, seconds)
         notify(self._context.observers, record)
         return outcome

@@ -258,10 +258,7 @@ class Receiver:
 
     def _settle(self, event: SSEEvent[Any], outcome: Outcome, seconds: float) -> bool:
         """Carry out an outcome, and tell; False where the event has to be tried again."""
-        action = outcome.action
-        if action is Action.DEAD_LETTER:
-            # There is no place for the letters of a stream.
-            action = Action.REJECT
+        action = outcome.action.without_broker
         done = action is Action.ACK or action is Action.REJECT
         if done:
             progress = self._progress
