@@ -16,10 +16,10 @@ from tests.records import everything
 from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit import ConnectionLost, SSEConsumer
-from workerkit.sse.connection import Source
+from workerkit.sse.connection import StreamConnection
 from workerkit.sse.cookies import Cookies
 from workerkit.sse.parser import Parser
-from workerkit.sse.request import Request, seconds_of
+from workerkit.sse.request import StreamRequest, seconds_of
 from workerkit.testing import sse_server
 
 NAMES = [
@@ -53,9 +53,9 @@ def head_of(status: int, lines: list[tuple[str, str]]) -> bytes:
 
 async def outcome(url: str, cookies: Cookies | None = None) -> str:
     """What becomes of one attempt; anything but the errors of a connection goes through."""
-    request = Request("GET", URL(url), url, {}, None, None, None, 5.0, 5.0)
+    request = StreamRequest("GET", URL(url), url, {}, None, None, None, 5.0, 5.0)
     try:
-        async with Source(request, Parser(), cookies) as source:
+        async with StreamConnection(request, Parser(), cookies) as source:
             async for _ in source:
                 pass
     except ConnectionLost as error:
@@ -135,8 +135,8 @@ async def test_fe4_what_comes_before_an_answer_has_a_limit(interim: bytes) -> No
             sent += len(interim) * 1000
 
     async with raw_server(answer) as server:
-        request = Request("GET", URL(server.url), server.url, {}, None, None, None, 60.0, 60.0)
-        source = Source(request, Parser())
+        request = StreamRequest("GET", URL(server.url), server.url, {}, None, None, None, 60.0, 60.0)
+        source = StreamConnection(request, Parser())
         with pytest.raises(ConnectionLost, match="malformed HTTP: too much data before"):
             await source.__aenter__()
 

@@ -18,10 +18,10 @@ from tests.records import fields
 from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit import SSEEvent
-from workerkit.sse.connection import Source
+from workerkit.sse.connection import StreamConnection
 from workerkit.sse.decoding import Decoder
 from workerkit.sse.parser import LONGEST_ID, Parser
-from workerkit.sse.request import Request
+from workerkit.sse.request import StreamRequest
 from workerkit.testing import sse_server
 
 CHUNK = 16 * 1024
@@ -175,9 +175,9 @@ async def test_fe5_a_flood_leaves_turns_to_others(name: str) -> None:
             between.append(parser.fed - before)
 
     async with raw_server(lambda number, _: [STREAM + head, *pieces]) as server:
-        request = Request("GET", URL(server.url), server.url, {}, None, None, None, 5.0, 60.0)
+        request = StreamRequest("GET", URL(server.url), server.url, {}, None, None, None, 5.0, 60.0)
         other = asyncio.create_task(others())
-        async with Source(request, parser) as source:
+        async with StreamConnection(request, parser) as source:
             async for _ in source:
                 pass
         other.cancel()

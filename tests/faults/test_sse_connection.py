@@ -20,18 +20,18 @@ from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit import SSEConsumer, SSEEvent, StreamRefused
 from workerkit.health import hopeless
-from workerkit.sse.connection import Source
+from workerkit.sse.connection import StreamConnection
 from workerkit.sse.parser import Parser
-from workerkit.sse.request import Request
-from workerkit.sse.subscription import Stream
+from workerkit.sse.request import StreamRequest
+from workerkit.sse.subscription import StreamHealth
 from workerkit.testing import sse_server
 from workerkit.testing.sse import SSEServer
 
 
-def stream_of(runner: object) -> Stream:
+def stream_of(runner: object) -> StreamHealth:
     """The only stream of the only consumer."""
     part = runner.health[0].parts[0]  # type: ignore[attr-defined]
-    assert isinstance(part, Stream)
+    assert isinstance(part, StreamHealth)
     return part
 
 
@@ -479,7 +479,7 @@ async def test_several_routes_are_several_streams() -> None:
         await server.send("one", route="/a")
         await server.send("two", route="/b")
         await eventually(lambda: len(recorder.settled) == 2)
-        routes = [part.route for part in runner.health[0].parts if isinstance(part, Stream)]
+        routes = [part.route for part in runner.health[0].parts if isinstance(part, StreamHealth)]
 
     assert {(each.source, each.delivery.raw) for each in recorder.settled} == {
         ("/a", "one"),
@@ -571,9 +571,9 @@ async def test_s1_what_retry_after_may_be(retry_after: str, seconds: float | Non
     """S1: seconds or a date; what is neither is not there."""
     async with sse_server() as server:
         server.refuse(503, headers={"Retry-After": retry_after})
-        request = Request("GET", URL(server.url), server.url, {}, None, None, None, 5.0, 5.0)
+        request = StreamRequest("GET", URL(server.url), server.url, {}, None, None, None, 5.0, 5.0)
         with pytest.raises(StreamRefused) as caught:
-            async with Source(request, Parser()):
+            async with StreamConnection(request, Parser()):
                 pass
 
     assert caught.value.retry_after == seconds

@@ -30,7 +30,7 @@ from workerkit import (
     WorkerSettings,
 )
 from workerkit.sse.cursor import FileCursors, MemoryCursors
-from workerkit.sse.subscription import Stream
+from workerkit.sse.subscription import StreamHealth
 from workerkit.testing import sse_server
 
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "4"))
@@ -173,7 +173,7 @@ async def test_s6_a_store_that_fails(caplog: pytest.LogCaptureFixture) -> None:
             await store_back(store, "Collector", "1")
             await eventually(lambda: handled == ["2"])
             (stream,) = runner.health[0].parts
-            assert isinstance(stream, Stream)
+            assert isinstance(stream, StreamHealth)
             await eventually(lambda: cursor(store) == "2")
             store.away = True
             for number in range(3, 6):

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workerkit import SSEEvent
-from workerkit.sse.receiver import Progress
+from workerkit.sse.receiver import CursorTracker
 
 # What comes: an id, and whether somebody handles it. Ids come again, or are empty.
 COMING = st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.booleans()), max_size=60)
@@ -18,7 +18,7 @@ COMING = st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.booleans())
 def test_the_cursor_is_the_end_of_the_prefix(coming: list[tuple[str, bool]], seed: int) -> None:
     """In whatever order events are settled, while others come: never past one that is not."""
     dice = random.Random(seed)
-    progress = Progress("begin")
+    progress = CursorTracker("begin")
     model: list[list[Any]] = []  # Each place: its id, and whether it is settled.
     unsettled: list[tuple[SSEEvent[Any], list[Any]]] = []
 
@@ -49,7 +49,7 @@ def test_the_cursor_is_the_end_of_the_prefix(coming: list[tuple[str, bool]], see
 
 def test_what_nobody_handles_takes_no_room() -> None:
     """A million of them behind an event that is not settled are one place."""
-    progress = Progress()
+    progress = CursorTracker()
     event: SSEEvent[Any] = SSEEvent("", id="0")
     progress.received([event])
 

@@ -39,7 +39,7 @@ _CLOSING = 2.0
 _feed = web.RequestHandler.data_received
 
 
-class Connection(web.RequestHandler):
+class ClientConnection(web.RequestHandler):
     """aiohttp's protocol, made to answer with problems, and only as long as it is wanted.
 
     What is overridden are methods that aiohttp calls for each request, which costs less than the

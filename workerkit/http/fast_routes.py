@@ -64,7 +64,7 @@ class _Asked(NamedTuple):
     rel_url: URL
 
 
-class Shortcuts:
+class FastRoutes:
     """The routes without parts in braces of an application that has no middlewares.
 
     Args:

@@ -15,7 +15,7 @@ from workerkit.config.annotations import members
 _SCALARS = frozenset({"string", "integer", "number", "boolean"})
 
 
-class Shape(Enum):
+class JSONShape(Enum):
     """Forms of a type that a request can hold."""
 
     SCALAR = "one value"
@@ -23,13 +23,13 @@ class Shape(Enum):
     BODY = "an object, or a list of them"
 
 
-def shape_of(type_: Any) -> tuple[Shape, TypeAdapter[Any] | None] | None:
+def json_shape(type_: Any) -> tuple[JSONShape, TypeAdapter[Any] | None] | None:
     """The form of a type, and what validates it; None where no request can hold it.
 
     What has a `msgspec.Struct` in it has a form, but no adapter of pydantic's.
     """
     if holds_struct(type_):
-        return (Shape.BODY, None) if _is_readable(type_) else None
+        return (JSONShape.BODY, None) if _is_readable(type_) else None
     if type_ is bytes or _is_settings(type_):
         return None
     try:
@@ -38,9 +38,9 @@ def shape_of(type_: Any) -> tuple[Shape, TypeAdapter[Any] | None] | None:
     except (UnknownType, PydanticInvalidForJsonSchema):
         return None
     if _is_model(type_):
-        return Shape.BODY, validator
+        return JSONShape.BODY, validator
     forms = set(_forms(schema, schema.get("$defs", {})))
-    for shape in (Shape.BODY, Shape.LIST, Shape.SCALAR):
+    for shape in (JSONShape.BODY, JSONShape.LIST, JSONShape.SCALAR):
         if shape in forms and None not in forms:
             return shape, validator
     return None
@@ -53,7 +53,7 @@ def is_optional(type_: Any) -> bool:
     return NoneType in get_args(type_)
 
 
-def is_data(type_: Any) -> bool:
+def is_client_data(type_: Any) -> bool:
     """Whether only a client can be meant to give it: nothing in it is a class of objects."""
     kinds = [kind for kind in members(type_) if kind is not NoneType]
     return all(map(_is_data, kinds))
@@ -67,8 +67,8 @@ def is_any_text(type_: Any) -> bool:
 def _is_data(kind: Any) -> bool:
     origin = get_origin(kind) or kind
     if isinstance(origin, type) and issubclass(origin, Collection) and get_args(kind):
-        return all(map(is_data, get_args(kind)))
-    return is_any_text(kind) or origin is Collection or shape_of(kind) is not None
+        return all(map(is_client_data, get_args(kind)))
+    return is_any_text(kind) or origin is Collection or json_shape(kind) is not None
 
 
 def _is_readable(type_: Any) -> bool:
@@ -88,22 +88,22 @@ def _is_settings(type_: Any) -> bool:
     return isinstance(type_, type) and issubclass(type_, BaseSettings)
 
 
-def _forms(schema: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[Shape | None]:
+def _forms(schema: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[JSONShape | None]:
     """The forms of all alternatives of a schema; None for one that may be anything."""
     if "$ref" in schema:
         # A type that contains itself is an object.
         inner = known.get(schema["$ref"].rpartition("/")[2], {})
-        yield from [Shape.BODY] if "properties" in inner else _forms(inner, known)
+        yield from [JSONShape.BODY] if "properties" in inner else _forms(inner, known)
     elif alternatives := schema.get("anyOf") or schema.get("oneOf"):
         for each in alternatives:
             yield from _forms(each, known)
     elif schema.get("type") in _SCALARS or "enum" in schema or "const" in schema:
-        yield Shape.SCALAR
+        yield JSONShape.SCALAR
     elif schema.get("type") == "object":
-        yield Shape.BODY
+        yield JSONShape.BODY
     elif schema.get("type") == "array":
         items = [schema.get("items", {}), *schema.get("prefixItems", ())]
         forms = {form for each in items if each for form in _forms(each, known)}
-        yield Shape.LIST if forms == {Shape.SCALAR} else Shape.BODY
+        yield JSONShape.LIST if forms == {JSONShape.SCALAR} else JSONShape.BODY
     elif schema.get("type") != "null":
         yield None

@@ -16,7 +16,7 @@ from typing import Literal
 _SECOND = 1.0
 
 
-class Tally:
+class ThrottledCounter:
     """Counts, and calls *report* with the number since the last report.
 
     The first one is reported immediately, the others together a second later.
@@ -78,7 +78,7 @@ _PAUSE = 0.1
 _NO_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-class Listener:
+class ConnectionListener:
     """Accepts connections at one address.
 
     Args:
@@ -102,7 +102,7 @@ class Listener:
         self._exhausted = exhausted
         self._loop = asyncio.get_running_loop()
         self._resuming: asyncio.TimerHandle | None = None
-        self._failed = Tally(self._loop, self._report)
+        self._failed = ThrottledCounter(self._loop, self._report)
         self._last_error = ""
 
     async def listen(self, host: str, port: int, *, reuse_port: bool = False) -> None:

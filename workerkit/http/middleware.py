@@ -5,7 +5,7 @@ from contextlib import suppress
 
 from aiohttp import web
 
-from workerkit.http.connection import Connection
+from workerkit.http.connection import ClientConnection
 from workerkit.http.request import identify
 
 
@@ -20,7 +20,7 @@ async def begun(
     if (limit := getattr(receiver, "max_body", None)) is not None:
         request = limited(request, limit)
     connection = request.protocol
-    assert isinstance(connection, Connection)
+    assert isinstance(connection, ClientConnection)
     connection.begin(request)
     try:
         return await handler(request)

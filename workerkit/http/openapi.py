@@ -11,9 +11,9 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from workerkit.codec import JSON
 from workerkit.config.sections import OpenAPISettings
-from workerkit.http.parameters import Part, Value
+from workerkit.http.parameters import ParameterLocation, RequestParameter
 from workerkit.http.problem import PROBLEM
-from workerkit.http.return_type import Returned
+from workerkit.http.return_type import ReturnType
 from workerkit.http.signature import RequestSignature
 from workerkit.http.view import (
     HTTPOptions,
@@ -119,7 +119,7 @@ class _Operation:
     verb: str
     tag: str
     signature: RequestSignature
-    returned: Returned
+    returned: ReturnType
     doc: str
     security: list[dict[str, list[str]]] | None
 
@@ -161,7 +161,7 @@ def _operations(view: Declared) -> Iterator[_Operation]:
     for signature in view.signatures.values():
         assert isinstance(signature, RequestSignature)
         for verb in signature.verbs:
-            returned = Returned(signature.returns, status[verb])
+            returned = ReturnType(signature.returns, status[verb])
             for number, route in enumerate(options.routes, 1):
                 suffix = f"_{number}" if number > 1 else ""
                 yield _Operation(
@@ -230,7 +230,7 @@ def _parameters(
 ) -> Iterator[dict[str, Any]]:
     patterns = path_patterns(operation.route)
     for value in operation.signature.values:
-        if value.part is Part.PATH:
+        if value.part is ParameterLocation.PATH:
             if value.name not in patterns:
                 continue
             schema = _of_text(schemas.of(value.adapter, "validation"))
@@ -238,9 +238,9 @@ def _parameters(
         else:
             schema = {**_of_text(schemas.of(value.adapter, "validation")), **_default(value)}
         yield {
-            "name": names[value.name] if value.part is Part.PATH else value.name,
+            "name": names[value.name] if value.part is ParameterLocation.PATH else value.name,
             "in": value.part.value,
-            "required": value.required or value.part is Part.PATH,
+            "required": value.required or value.part is ParameterLocation.PATH,
             "schema": schema,
         }
     for name, pattern in patterns.items():
@@ -266,7 +266,7 @@ def _within(schema: dict[str, Any], pattern: str) -> dict[str, Any]:
     return {**schema, "pattern": f"^(?:{pattern})$"}
 
 
-def _default(value: Value) -> dict[str, Any]:
+def _default(value: RequestParameter) -> dict[str, Any]:
     if value.required or value.default is None:
         return {}
     try:

@@ -11,7 +11,7 @@ from pydantic import TypeAdapter, ValidationError
 from pydantic_core import CoreSchema, SchemaValidator, core_schema, to_json, to_jsonable_python
 
 from workerkit.codec import worded
-from workerkit.http.json_shape import Shape
+from workerkit.http.json_shape import JSONShape
 
 _NOT_READ = ("metadata", "ref", "serialization")
 
@@ -104,7 +104,7 @@ class Cookie:
     name: str | None = None
 
 
-class Part(StrEnum):
+class ParameterLocation(StrEnum):
     """The part of a request that a value comes from, as OpenAPI calls it."""
 
     PATH = "path"
@@ -113,12 +113,12 @@ class Part(StrEnum):
     COOKIE = "cookie"
 
 
-class Unfit(ValueError):
+class InvalidParameter(ValueError):
     """A value does not fit; the text says what would be right, and not what was found."""
 
 
 @dataclass(frozen=True, slots=True)
-class Value:
+class RequestParameter:
     """One value that a view takes.
 
     Attributes:
@@ -129,10 +129,10 @@ class Value:
     """
 
     argument: str
-    part: Part
+    part: ParameterLocation
     name: str
     adapter: TypeAdapter[Any]
-    shape: Shape
+    shape: JSONShape
     default: Any = Parameter.empty
     _validator: SchemaValidator = field(init=False, repr=False, compare=False)
 
@@ -154,12 +154,12 @@ class Value:
         found = _FIND[self.part](request, self.name)
         if not found:
             if self.required:
-                raise Unfit("is missing")
+                raise InvalidParameter("is missing")
             return self.default
         validator = self._validator
         try:
-            if self.shape is Shape.LIST:
-                if self.part is Part.HEADER:
+            if self.shape is JSONShape.LIST:
+                if self.part is ParameterLocation.HEADER:
                     # RFC 9110, sections 5.3 and 5.6.1: proxies may make one line of several, and
                     # an element that is empty is none.
                     elements = [each.strip() for line in found for each in line.split(",")]
@@ -170,7 +170,7 @@ class Value:
         except ValidationError as error:
             # Not chained: pydantic's own text contains the value.
             first = error.errors(include_url=False, include_context=False, include_input=False)[0]
-            raise Unfit(worded(first)) from None
+            raise InvalidParameter(worded(first)) from None
 
 
 def _text(found: str) -> str:
@@ -178,7 +178,7 @@ def _text(found: str) -> str:
         try:
             found.encode()
         except UnicodeEncodeError:
-            raise Unfit("Input should be UTF-8 text") from None
+            raise InvalidParameter("Input should be UTF-8 text") from None
     return found
 
 
@@ -203,9 +203,9 @@ def _in_cookies(request: web.Request, name: str) -> tuple[str, ...]:
     return () if found is None else (found,)
 
 
-_FIND: dict[Part, Find] = {
-    Part.PATH: _in_path,
-    Part.QUERY: _in_query,
-    Part.HEADER: _in_headers,
-    Part.COOKIE: _in_cookies,
+_FIND: dict[ParameterLocation, Find] = {
+    ParameterLocation.PATH: _in_path,
+    ParameterLocation.QUERY: _in_query,
+    ParameterLocation.HEADER: _in_headers,
+    ParameterLocation.COOKIE: _in_cookies,
 }

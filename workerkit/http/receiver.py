@@ -11,7 +11,7 @@ from workerkit.codec import JSON
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.errors import HandlerExit, InvalidRequest
-from workerkit.http.connection import Connection
+from workerkit.http.connection import ClientConnection
 from workerkit.http.middleware import limited
 from workerkit.http.problem import of_exception
 from workerkit.http.raw_request import ACCEPTED, UNSUPPORTED, is_supported
@@ -23,7 +23,7 @@ from workerkit.tasks import is_meant_to_end
 from workerkit.transport import Context
 
 
-class Receiver:
+class RequestReceiver:
     """Answers the requests for one method of a view.
 
     Args:
@@ -97,7 +97,7 @@ class Receiver:
         return self._settled(connection, delivery, outcome, now - began)
 
     def _settled(
-        self, connection: Connection, delivery: HTTPRequest, outcome: Outcome, seconds: float
+        self, connection: ClientConnection, delivery: HTTPRequest, outcome: Outcome, seconds: float
     ) -> web.StreamResponse:
         """The answer that an outcome is; raised if it is raised.
 
@@ -135,7 +135,7 @@ class Receiver:
         return Outcome(Action.REJECT, error)
 
     async def _received(
-        self, connection: Connection, request: web.Request, required: bool
+        self, connection: ClientConnection, request: web.Request, required: bool
     ) -> bytes:
         """The body of a request, as JSON if there is any.
 

@@ -21,7 +21,7 @@ STATUSES = range(200, 600)
 """What a view may answer with."""
 
 
-class Returned:
+class ReturnType:
     """The answers of one method.
 
     Args:
@@ -66,7 +66,7 @@ class Returned:
         return content
 
 
-def tuple_faults(annotation: Any) -> Iterator[str]:
+def return_faults(annotation: Any) -> Iterator[str]:
     """What is wrong with the tuples that a method is annotated to return.
 
     Only `(body, status)` is an answer. A `NamedTuple` is a value like any other.

@@ -11,10 +11,10 @@ from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 
 from workerkit.config.sections import ListenSettings
 from workerkit.forking import keep_from_children
-from workerkit.http.connection import Connection
+from workerkit.http.connection import ClientConnection
 from workerkit.http.fast_response import LINGERING
-from workerkit.http.fast_routes import Shortcuts
-from workerkit.http.listener import Listener, Tally
+from workerkit.http.fast_routes import FastRoutes
+from workerkit.http.listener import ConnectionListener, ThrottledCounter
 from workerkit.http.middleware import begun
 from workerkit.http.problem import last_answer
 from workerkit.http.raw_request import request_factory
@@ -30,7 +30,7 @@ _NEVER = 10 * 365 * 24 * 3600.0
 _AT_EXHAUSTION = 8
 
 
-class Server:
+class HTTPServer:
     """Serves an application of aiohttp's on one port.
 
     Args:
@@ -68,17 +68,17 @@ class Server:
         # Answers that the process does not wait for any more have a moment to be sent.
         self._runner = web.AppRunner(self.application, shutdown_timeout=_SENDING)
         self.url = ""
-        self._listener: Listener | None = None
+        self._listener: ConnectionListener | None = None
         self._look: asyncio.TimerHandle | None = None
         self._look_every = min(_LOOK_EVERY, settings.read_timeout / 4)
         self._looked = self._clock = self._loop.time()
         self._refused = False
         # In the order in which they were accepted.
-        self._open: dict[Connection, None] = {}
-        self._oldest: list[Connection] = []
+        self._open: dict[ClientConnection, None] = {}
+        self._oldest: list[ClientConnection] = []
         self._connecting: set[asyncio.Task[None]] = set()
         self._closed = 0
-        self._full = Tally(self._loop, self._report_full)
+        self._full = ThrottledCounter(self._loop, self._report_full)
 
     @property
     def is_ending(self) -> bool:
@@ -99,10 +99,10 @@ class Server:
         assert server is not None
         server.request_factory = request_factory(self.application)
         if not self.application.middlewares:
-            shortcuts: Any = Shortcuts(self.application, server.request_handler)
+            shortcuts: Any = FastRoutes(self.application, server.request_handler)
             await shortcuts.learn()
             server.request_handler = shortcuts.respond
-        self._listener = Listener(self._may_accept, self._accepted, self._free)
+        self._listener = ConnectionListener(self._may_accept, self._accepted, self._free)
         settings = self._settings
         try:
             await self._listener.listen(
@@ -170,7 +170,7 @@ class Server:
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
-    async def _connect(self, connection: Connection, accepted: socket.socket) -> None:
+    async def _connect(self, connection: ClientConnection, accepted: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: connection, accepted)
         except OSError as error:
@@ -182,10 +182,10 @@ class Server:
             # It had no transport yet when all others were closed.
             connection.force_close()
 
-    def _connection(self) -> Connection:
+    def _connection(self) -> ClientConnection:
         server = self._runner.server
         assert server is not None
-        return Connection(
+        return ClientConnection(
             server,
             signals=bool(self.application.on_response_prepare),
             ended=self._forget,
@@ -198,7 +198,7 @@ class Server:
             access_log=None,
         )
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: ClientConnection) -> None:
         self._open.pop(connection, None)
         self._changed.set()
 

@@ -16,8 +16,8 @@ from pydantic_core import from_json
 from workerkit.codec import Decode, adapter, decoder
 from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError, InvalidBody, InvalidRequest
-from workerkit.http.json_shape import Shape, is_any_text, is_data, is_optional, shape_of
-from workerkit.http.parameters import Cookie, Header, Part, Unfit, Value
+from workerkit.http.json_shape import JSONShape, is_any_text, is_client_data, is_optional, json_shape
+from workerkit.http.parameters import Cookie, Header, ParameterLocation, InvalidParameter, RequestParameter
 from workerkit.http.request import HTTPRequest
 from workerkit.signature import Resolve, Source, Unresolved, annotated, provided
 from workerkit.type_variables import hints
@@ -31,7 +31,7 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class RequestBody:
     """The JSON body that a view takes.
 
     Attributes:
@@ -95,8 +95,8 @@ class RequestSignature:
                 f"{describe_class(method)}: is a {kind}; write a method, with self first"
             )
         self.verbs = tuple(verbs)
-        self.values: list[Value] = []
-        self.body: Body | None = None
+        self.values: list[RequestParameter] = []
+        self.body: RequestBody | None = None
         self.doc = getdoc(method) or ""
         self._where = describe_class(method)
         self._names = names
@@ -144,7 +144,7 @@ class RequestSignature:
         for value in self.values:
             try:
                 arguments[value.argument] = value.read(request)
-            except Unfit as error:
+            except InvalidParameter as error:
                 unfit.append({"in": value.part, "name": value.name, "detail": str(error)})
         if self.body is not None:
             try:
@@ -177,38 +177,38 @@ class RequestSignature:
                 "has Field(...) as its default: write Annotated[int, Field(gt=0)] = 1 instead",
             )
         elif marker := _marker(type_):
-            part = Part.HEADER if isinstance(marker, Header) else Part.COOKIE
+            part = ParameterLocation.HEADER if isinstance(marker, Header) else ParameterLocation.COOKIE
             name = parameter.name
-            if part is Part.HEADER:
+            if part is ParameterLocation.HEADER:
                 name = name.replace("_", "-")
             self._value(parameter, type_, part, marker.name or name)
         elif _is_provided(parameter, type_):
             self._from_container(parameter, type_)
         elif parameter.name in self._names:
-            self._value(parameter, type_, Part.PATH, parameter.name)
+            self._value(parameter, type_, ParameterLocation.PATH, parameter.name)
         elif type_ in (web.Request, web.BaseRequest):
             self._request.append(parameter.name)
-        elif (found := shape_of(type_)) is None and is_data(type_):
+        elif (found := json_shape(type_)) is None and is_client_data(type_):
             self._from_container_or_query(parameter, type_)
         elif found is None:
             self._from_container(parameter, type_)
-        elif found[0] is Shape.BODY:
+        elif found[0] is JSONShape.BODY:
             self._from_body(parameter, type_, found[1])
         else:
-            self._value(parameter, type_, Part.QUERY, parameter.name)
+            self._value(parameter, type_, ParameterLocation.QUERY, parameter.name)
 
-    def _value(self, parameter: Parameter, type_: Any, part: Part, name: str) -> None:
-        shape, adapter = shape_of(type_) or (Shape.BODY, None)
-        if shape is Shape.BODY or adapter is None:
+    def _value(self, parameter: Parameter, type_: Any, part: ParameterLocation, name: str) -> None:
+        shape, adapter = json_shape(type_) or (JSONShape.BODY, None)
+        if shape is JSONShape.BODY or adapter is None:
             self._fault(parameter, f"has a type that no text of a {part} can be read as")
             return
-        if shape is Shape.LIST and part in (Part.PATH, Part.COOKIE):
+        if shape is JSONShape.LIST and part in (ParameterLocation.PATH, ParameterLocation.COOKIE):
             self._fault(parameter, f"is a list, and a {part} has only one value of a name")
             return
         default = _default(parameter, type_)
-        if part is Part.PATH and default is Parameter.empty and not self._names[name]:
+        if part is ParameterLocation.PATH and default is Parameter.empty and not self._names[name]:
             self._fault(parameter, "needs a default: not every route has it")
-        self.values.append(Value(parameter.name, part, name, adapter, shape, default))
+        self.values.append(RequestParameter(parameter.name, part, name, adapter, shape, default))
 
     def _from_body(
         self, parameter: Parameter, type_: Any, adapter: TypeAdapter[Any] | None
@@ -227,7 +227,7 @@ class RequestSignature:
             )
         else:
             default = _default(parameter, type_)
-            self.body = Body(parameter.name, type_, adapter, decoder(type_), default)
+            self.body = RequestBody(parameter.name, type_, adapter, decoder(type_), default)
 
     def _from_container(self, parameter: Parameter, type_: Any) -> None:
         try:
@@ -246,7 +246,7 @@ class RequestSignature:
             elif is_any_text(type_):
                 name, default = parameter.name, parameter.default
                 text = adapter(type_)
-                self.values.append(Value(name, Part.QUERY, name, text, Shape.SCALAR, default))
+                self.values.append(RequestParameter(name, ParameterLocation.QUERY, name, text, JSONShape.SCALAR, default))
             else:
                 self._fault(parameter, f"{_UNREADABLE}; as it is, it {error}")
 
@@ -254,7 +254,7 @@ class RequestSignature:
         self._faults.append(f"{self._where}: parameter {parameter.name!r} {sentence}")
 
 
-def _read(body: Body, raw: bytes) -> Any:
+def _read(body: RequestBody, raw: bytes) -> Any:
     if not raw and not body.required:
         return body.default
     # Pydantic takes these, which JSON does not have. They may also be part of a text. To look for

@@ -17,10 +17,10 @@ from workerkit.errors import RunError
 from workerkit.health import Health, Part
 from workerkit.http import openapi, page
 from workerkit.http.listener import max_connections
-from workerkit.http.receiver import Receiver
+from workerkit.http.receiver import RequestReceiver
 from workerkit.http.request import HTTPRequest
-from workerkit.http.return_type import tuple_faults
-from workerkit.http.server import Server
+from workerkit.http.return_type import return_faults
+from workerkit.http.server import HTTPServer
 from workerkit.http.signature import RequestSignature
 from workerkit.http.view import HTTPOptions, nameless, requirements, statuses, verbs_of
 from workerkit.observe import tell
@@ -58,8 +58,8 @@ class HTTPTransport:
         self._setup = setup
         self._made: list[_View] = []
         self._views: list[_View] = []
-        self._receivers: list[Receiver] = []
-        self._server: Server | None = None
+        self._receivers: list[RequestReceiver] = []
+        self._server: HTTPServer | None = None
         self._part = Part()
 
     @property
@@ -85,7 +85,7 @@ class HTTPTransport:
         for name, signature in declared.signatures.items():
             assert isinstance(signature, RequestSignature)
             method = describe_class(getattr(declared.consumer, name))
-            faults += [f"{method}: {fault}" for fault in tuple_faults(signature.returns)]
+            faults += [f"{method}: {fault}" for fault in return_faults(signature.returns)]
         return faults
 
     def source(self, options: Options) -> str:
@@ -121,7 +121,7 @@ class HTTPTransport:
         """
         self._views = [view for view in self._made if view.first in endpoints]
         http = context.settings.http
-        self._server = Server(
+        self._server = HTTPServer(
             http,
             max_connections(http.max_connections, "http"),
             http.max_body,
@@ -182,7 +182,7 @@ class HTTPTransport:
     def _running(self, name: str) -> int:
         return sum(each.running for each in self._receivers if each.name == name)
 
-    def _add_routes(self, application: web.Application, context: Context) -> Iterator[Receiver]:
+    def _add_routes(self, application: web.Application, context: Context) -> Iterator[RequestReceiver]:
         taken = {claim for view in self._views for claim in _claims(view)}
         for view in self._views:
             options = _http(view.declared.options)
@@ -191,7 +191,7 @@ class HTTPTransport:
                 signature = view.declared.signatures[name]
                 assert isinstance(signature, RequestSignature)
                 receivers = {
-                    verb: Receiver(endpoint, signature, status[verb], options.max_body, context)
+                    verb: RequestReceiver(endpoint, signature, status[verb], options.max_body, context)
                     for verb in signature.verbs
                 }
                 yield from receivers.values()

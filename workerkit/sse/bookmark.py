@@ -20,7 +20,7 @@ _LAST_DEADLINE = 2.0
 _LONGEST_PAUSE = 10.0
 
 
-class Bookmark:
+class StoredCursor:
     """The cursor of one stream in the store.
 
     The store gets the latest cursor, not each one: at once where nothing was saved lately, else

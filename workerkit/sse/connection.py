@@ -37,7 +37,7 @@ from workerkit.sse.redirects import (
     is_redirect,
     next_hop,
 )
-from workerkit.sse.request import Request, seconds_of, unsendable
+from workerkit.sse.request import StreamRequest, seconds_of, unsendable
 
 _EVENT_STREAM = "text/event-stream"
 _NO_CONTENT = 204
@@ -62,7 +62,7 @@ EXPLAINED = (aiohttp.ClientError,)
 _CLOSED = "the server closed the connection without an answer"
 
 
-class Source(EventSource):
+class StreamConnection(EventSource):
     """An `EventSource` that reads as the standard says and connects once.
 
     Of the base class remain the life cycle and its states. Iterating gives the events that each
@@ -82,7 +82,7 @@ class Source(EventSource):
 
     def __init__(
         self,
-        request: Request,
+        request: StreamRequest,
         parser: Parser,
         cookies: Cookies | None = None,
         redirected: Callable[[Redirect], None] = lambda redirect: None,
@@ -346,7 +346,7 @@ def _content_type(response: aiohttp.ClientResponse) -> str:
         return "application/octet-stream"
 
 
-def _refusal(request: Request, response: aiohttp.ClientResponse, is_stream: bool) -> StreamRefused:
+def _refusal(request: StreamRequest, response: aiohttp.ClientResponse, is_stream: bool) -> StreamRefused:
     found = _status(response.status)
     if is_stream:
         found += f" with a content encoding that is none of {ACCEPTED}"
@@ -357,7 +357,7 @@ def _refusal(request: Request, response: aiohttp.ClientResponse, is_stream: bool
     return StreamRefused(f"{request} was answered by {found}", response.status, after)
 
 
-def _not_followed(request: Request, redirect: Redirect, status: int) -> StreamRefused:
+def _not_followed(request: StreamRequest, redirect: Redirect, status: int) -> StreamRefused:
     way = f"from {redirect.origin} to {redirect.target}"
     return StreamRefused(
         f"{request}: the redirect {way} was not followed: {redirect.refusal}", status

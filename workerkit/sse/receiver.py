@@ -11,13 +11,13 @@ from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify
 from workerkit.retry import pause
-from workerkit.sse.bookmark import Bookmark
+from workerkit.sse.bookmark import StoredCursor
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.event import SSEEvent
 from workerkit.workers import Batching, Workers
 
 
-class Progress:
+class CursorTracker:
     """The places of one stream in their order, until they are settled.
 
     A place is an event, or any number of things in a row that nobody handles. Places are told
@@ -88,7 +88,7 @@ _LONGEST_PAUSE = 30.0
 Events = Sequence[SSEEvent[Any]]
 
 
-class Receiver:
+class StreamReceiver:
     """Takes the events of one stream, has them handled by a free worker, and settles them.
 
     An event that is to be tried again keeps its worker while it waits, so that with one worker
@@ -105,7 +105,7 @@ class Receiver:
         options: SSEOptions,
         route: str,
         observers: Sequence[Observer],
-        bookmark: Bookmark,
+        bookmark: StoredCursor,
         slot: AbstractAsyncContextManager[Any] | None = None,
     ) -> None:
         self.name = endpoint.name
@@ -119,7 +119,7 @@ class Receiver:
         self._observers = observers
         self._bookmark = bookmark
         self._slot = slot
-        self._progress = Progress()
+        self._progress = CursorTracker()
         self._waiting: deque[SSEEvent[Any]] = deque()
         self._batching: Batching[SSEEvent[Any]] = Batching(
             options.batch_size, options.batch_interval, self.workers.wake
@@ -150,7 +150,7 @@ class Receiver:
 
     def begin(self, cursor: str) -> None:
         """The stream begins behind *cursor*."""
-        self._progress = Progress(cursor)
+        self._progress = CursorTracker(cursor)
 
     def take(self, events: Events, last_event_id: str) -> None:
         """Events have come.

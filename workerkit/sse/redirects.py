@@ -8,7 +8,7 @@ from yarl import URL
 
 from workerkit.errors import StreamRefused
 from workerkit.safe_text import excerpt
-from workerkit.sse.request import Request
+from workerkit.sse.request import StreamRequest
 
 MOST_REDIRECTS = 10
 
@@ -54,7 +54,7 @@ class Redirect:
     refusal: str = ""
 
 
-def first_hop(request: Request) -> Hop:
+def first_hop(request: StreamRequest) -> Hop:
     """The request as it is configured."""
     return Hop(request.method, request.url, request.headers, request.json)
 
@@ -64,7 +64,7 @@ def is_redirect(status: int) -> bool:
     return status in _REDIRECTS
 
 
-def next_hop(request: Request, hop: Hop, status: int, location: str | None) -> Hop:
+def next_hop(request: StreamRequest, hop: Hop, status: int, location: str | None) -> Hop:
     """The request that a redirect asks for; whether it may be sent is not looked at.
 
     Headers, cookies and a body are only in it where its origin may have them.
@@ -85,7 +85,7 @@ def next_hop(request: Request, hop: Hop, status: int, location: str | None) -> H
     return Hop(method, url, hop.headers if trusted else {}, json, trusted, home)
 
 
-def check_hop(request: Request, hop: Hop, following: Hop) -> Redirect | None:
+def check_hop(request: StreamRequest, hop: Hop, following: Hop) -> Redirect | None:
     """What to report of a redirect: None where it stays on its origin and is followed."""
     same = hop.url.origin() == following.url.origin()
     reason = ""

@@ -18,7 +18,7 @@ _NO_TEXT = re.compile("[\r\n\0]")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
+class StreamRequest:
     """How a stream is asked for.
 
     Attributes:

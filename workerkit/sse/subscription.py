@@ -17,15 +17,15 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State
 from workerkit.observe import Connection, Event, Observer, tell
-from workerkit.sse.bookmark import Bookmark
-from workerkit.sse.connection import EXPLAINED, Source
+from workerkit.sse.bookmark import StoredCursor
+from workerkit.sse.connection import EXPLAINED, StreamConnection
 from workerkit.sse.consumer import SSEConsumer, SSEOptions
 from workerkit.sse.cookies import Cookies
 from workerkit.sse.event import SSEEvent
 from workerkit.sse.parser import Parser
-from workerkit.sse.receiver import Receiver
+from workerkit.sse.receiver import StreamReceiver
 from workerkit.sse.redirects import Redirect
-from workerkit.sse.request import Request
+from workerkit.sse.request import StreamRequest
 from workerkit.tasks import Backoff, guard, with_deadline
 from workerkit.transport import Hook
 
@@ -41,7 +41,7 @@ _LONGEST_RETRY = 3600.0
 
 
 @dataclass(slots=True)
-class Stream(Part):
+class StreamHealth(Part):
     """How one stream is doing.
 
     Attributes:
@@ -86,7 +86,7 @@ class Stream(Part):
         self.changed()
 
 
-class Subscription:
+class StreamSubscription:
     """Feeds a receiver from one stream, through every loss of the connection.
 
     Args:
@@ -100,9 +100,9 @@ class Subscription:
         endpoint: Endpoint,
         options: SSEOptions,
         settings: Callable[[], SSESettings],
-        receiver: Receiver,
-        bookmark: Bookmark,
-        stream: Stream,
+        receiver: StreamReceiver,
+        bookmark: StoredCursor,
+        stream: StreamHealth,
         observers: Sequence[Observer],
     ) -> None:
         self._endpoint = endpoint
@@ -160,12 +160,12 @@ class Subscription:
         """Cancel the hooks that still run."""
         await self._hook.close()
 
-    def _source(self, request: Request) -> Source:
+    def _source(self, request: StreamRequest) -> StreamConnection:
         route, most = self.stream.route, self._options.max_event_size
         parser = Parser(route, self._last_event_id, most)
-        return Source(request, parser, self._cookies, self._redirected)
+        return StreamConnection(request, parser, self._cookies, self._redirected)
 
-    async def _request(self) -> Request:
+    async def _request(self) -> StreamRequest:
         """What the next attempt sends.
 
         Raises:
@@ -179,7 +179,7 @@ class Subscription:
         self._display = settings.display(route)
         tls, elsewhere = self._tls(settings)
         idle = options.idle_timeout
-        return Request(
+        return StreamRequest(
             method=options.verb,
             url=settings.address(route),
             display=self._display,
@@ -226,7 +226,7 @@ class Subscription:
         assert isinstance(found, Mapping)
         return dict(found)
 
-    async def _read(self, source: Source) -> None:
+    async def _read(self, source: StreamConnection) -> None:
         """Deliver events until the connection ends, or the one that says that all have come."""
         parser, receiver, done = source.parser, self._receiver, self._options.done
         async for events in source:

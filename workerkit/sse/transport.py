@@ -19,13 +19,13 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health, Part
 from workerkit.options import Options, Source
-from workerkit.sse.bookmark import Bookmark
+from workerkit.sse.bookmark import StoredCursor
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.cursor import CursorStore, FileCursors, MemoryCursors
 from workerkit.sse.event import SSEEvent
 from workerkit.sse.event_types import misfits, reader, types_of
-from workerkit.sse.receiver import Receiver
-from workerkit.sse.subscription import Stream, Subscription
+from workerkit.sse.receiver import StreamReceiver
+from workerkit.sse.subscription import StreamHealth, StreamSubscription
 from workerkit.tasks import cancel_and_wait
 from workerkit.transport import Context, Declared
 from workerkit.workers import Workers
@@ -38,9 +38,9 @@ class SSETransport:
     delivery: type[Delivery] | None = SSEEvent
 
     def __init__(self) -> None:
-        self._subscriptions: list[Subscription] = []
-        self._receivers: list[Receiver] = []
-        self._bookmarks: list[Bookmark] = []
+        self._subscriptions: list[StreamSubscription] = []
+        self._receivers: list[StreamReceiver] = []
+        self._bookmarks: list[StoredCursor] = []
         self._workers: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
         self._saving: list[asyncio.Task[None]] = []
@@ -168,12 +168,12 @@ class SSETransport:
         streams: list[Part] = []
         workers: list[Workers] = []
         for route in options.routes:
-            stream = Stream(context.changed, source=route or name, route=route)
-            bookmark = Bookmark(store, name, route, stream.cursor_reached)
-            receiver = Receiver(endpoint, options, route, context.observers, bookmark, slots)
+            stream = StreamHealth(context.changed, source=route or name, route=route)
+            bookmark = StoredCursor(store, name, route, stream.cursor_reached)
+            receiver = StreamReceiver(endpoint, options, route, context.observers, bookmark, slots)
             stream.cursor = receiver.cursor
             server = _server(options, context.settings)
-            subscription = Subscription(
+            subscription = StreamSubscription(
                 endpoint, options, server, receiver, bookmark, stream, context.observers
             )
             self._bookmarks.append(bookmark)
