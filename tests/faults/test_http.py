@@ -179,7 +179,7 @@ async def test_h1_what_is_no_request(caplog: pytest.LogCaptureFixture, request_:
     told = json.loads(body)
     too_long = len(request_) > 8_190
     assert told["detail"] == (
-        "a line of its head is too long" if too_long else "this is no HTTP request"
+        "a line of the head is too long" if too_long else "the request is malformed"
     )
     assert f"X-Request-ID: {told['request_id']}".encode() in head
     assert b"hunter22" not in answer

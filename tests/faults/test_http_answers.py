@@ -31,7 +31,7 @@ HEAD = b"HEAD / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 OLD = b"GET / HTTP/1.0\r\nHost: h\r\n\r\n"
 SECRET = "hunter22"
 BAD = ["\n", "\r", "\r\nX-Evil: 1", "\0", "\x07", "\x1b[2J", "\x7f", "\ud800"]
-SENT = "a header of the answer cannot be sent"
+SENT = "a header of the response cannot be sent"
 
 
 class Trail(Recorder):

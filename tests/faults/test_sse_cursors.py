@@ -39,7 +39,7 @@ SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "4"))
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time for the last save: RabbitMQ keeps the disk busy beside these tests."""
-    monkeypatch.setattr("workerkit.sse.bookmark._LAST_DEADLINE", 30.0)
+    monkeypatch.setattr("workerkit.sse.stored_cursor._LAST_DEADLINE", 30.0)
     monkeypatch.setattr("workerkit.app.process.CLOSE_DEADLINE", 40.0)
 
 

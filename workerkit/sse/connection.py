@@ -37,7 +37,7 @@ from workerkit.sse.redirects import (
     is_redirect,
     next_hop,
 )
-from workerkit.sse.request import StreamRequest, seconds_of, unsendable
+from workerkit.sse.request import StreamRequest, retry_after_seconds, unsendable_header
 
 _EVENT_STREAM = "text/event-stream"
 _NO_CONTENT = 204
@@ -48,18 +48,18 @@ _LONG_TURN = 0.001
 _MOST_PARSED = 4 * _CHUNK
 _LONGEST_TYPE = 60
 
-_CUT = "the connection was closed in the middle of the stream"
+_CLOSED_EARLY = "the connection was closed in the middle of the stream"
 
 _QUOTATION = re.compile("b?['\"]")
-_HARMLESS = re.compile("[A-Za-z0-9 ,.:/-]{1,100}")
+_SAFE_TEXT = re.compile("[A-Za-z0-9 ,.:/-]{1,100}")
 
 # Mistakes of whoever configured it, which no second try mends.
 _TLS = (aiohttp.ClientConnectorCertificateError, aiohttp.ClientConnectorSSLError, ssl.SSLError)
 
-EXPLAINED = (aiohttp.ClientError,)
+NETWORK_ERRORS = (aiohttp.ClientError,)
 """What aiohttp raises for what the server or the network did; no traceback tells more of it."""
 
-_CLOSED = "the server closed the connection without an answer"
+_NO_RESPONSE = "the server closed the connection without an answer"
 
 
 class StreamConnection(EventSource):
@@ -103,10 +103,10 @@ class StreamConnection(EventSource):
         self._redirected = redirected
         self._decoder: Decoder | None = None
         self._protocol: Any = None
-        self._cut = ""
+        self._close_reason = ""
         self._turn = perf_counter()
         self._parsed = 0
-        self._marked = False
+        self._turn_scheduled = False
         self.parser = parser
         self.over = False
 
@@ -127,7 +127,7 @@ class StreamConnection(EventSource):
         self._ready_state = READY_STATE_CONNECTING
         try:
             async with asyncio.timeout(self._request.idle_timeout or None):
-                response = await self._answer()
+                response = await self._open()
         except TimeoutError as error:
             raise ConnectionLost(f"{self._request}: no answer in time") from error
         if response.status == _NO_CONTENT:
@@ -142,7 +142,7 @@ class StreamConnection(EventSource):
             raise _refusal(self._request, response, is_stream)
         self._decoder = Decoder(encoding, _CHUNK) if encoding else None
         self._response = response
-        self._watch(response)
+        self._notice_close(response)
         # What has come with the head is read without a turn in between.
         self._turn = perf_counter()
         self._ready_state = READY_STATE_OPEN
@@ -150,19 +150,19 @@ class StreamConnection(EventSource):
     async def __anext__(self) -> list[SSEEvent[Any]]:
         if self._response is None or self._ready_state == READY_STATE_CLOSED:
             raise StopAsyncIteration
-        if not self._marked:
-            self._marked = True
-            asyncio.get_running_loop().call_soon(self._others_had_a_turn)
+        if not self._turn_scheduled:
+            self._turn_scheduled = True
+            asyncio.get_running_loop().call_soon(self._end_turn)
         decoder = self._decoder
         if decoder is None or not decoder.has_more:
             chunk = await self._chunk(self._response)
             if not chunk:
-                if self._cut:
-                    raise ConnectionLost(f"{self._request}: {self._cut}")
+                if self._close_reason:
+                    raise ConnectionLost(f"{self._request}: {self._close_reason}")
                 raise StopAsyncIteration
         else:
             chunk = b""
-        if not self._marked:
+        if not self._turn_scheduled:
             # It had to wait for the chunk.
             self._turn = perf_counter()
         elif self._parsed >= _MOST_PARSED or perf_counter() - self._turn > _LONG_TURN:
@@ -176,8 +176,8 @@ class StreamConnection(EventSource):
         self._parsed += len(chunk)
         return self.parser.feed(chunk)
 
-    def _others_had_a_turn(self) -> None:
-        self._marked, self._parsed, self._turn = False, 0, perf_counter()
+    def _end_turn(self) -> None:
+        self._turn_scheduled, self._parsed, self._turn = False, 0, perf_counter()
 
     async def _chunk(self, response: aiohttp.ClientResponse) -> bytes:
         """Read what has come; empty at the end."""
@@ -190,11 +190,13 @@ class StreamConnection(EventSource):
         except OSError as error:
             raise ConnectionLost(f"{self._request}: {describe_error(error)}") from error
         except aiohttp.ClientPayloadError:
-            raise ConnectionLost(f"{self._request}: {self._malformed() or _CUT}") from None
+            raise ConnectionLost(f"{self._request}: {self._malformed() or _CLOSED_EARLY}") from None
         except Exception as error:
-            raise ConnectionLost(f"{self._request}: {self._malformed() or _named(error)}") from None
+            raise ConnectionLost(
+                f"{self._request}: {self._malformed() or _error_name(error)}"
+            ) from None
 
-    def _watch(self, response: aiohttp.ClientResponse) -> None:
+    def _notice_close(self, response: aiohttp.ClientResponse) -> None:
         """Notice a body that is no HTTP at once, and have no forked child keep the stream open.
 
         aiohttp closes such a connection, and says nothing to whoever reads from it.
@@ -213,15 +215,15 @@ class StreamConnection(EventSource):
             closed.exception()  # Retrieved; whoever reads from the body gets it as well.
         if not content.is_eof() and content.exception() is None:
             # What has come before is read first.
-            self._cut = self._malformed() or _CUT
+            self._close_reason = self._malformed() or _CLOSED_EARLY
             content.feed_eof()
 
     def _malformed(self) -> str:
         """What is wrong with the HTTP of the body; empty where nothing is."""
         error = None if self._protocol is None else self._protocol.exception()
-        return _named(error) if isinstance(error, aiohttp.http.HttpProcessingError) else ""
+        return _error_name(error) if isinstance(error, aiohttp.http.HttpProcessingError) else ""
 
-    async def _answer(self) -> aiohttp.ClientResponse:
+    async def _open(self) -> aiohttp.ClientResponse:
         """The answer at the end of all redirects.
 
         Raises:
@@ -242,7 +244,7 @@ class StreamConnection(EventSource):
             if (redirect := check_hop(self._request, hop, following)) is not None:
                 self._redirected(redirect)
                 if redirect.refusal:
-                    raise _not_followed(self._request, redirect, response.status)
+                    raise _refused_redirect(self._request, redirect, response.status)
             hop = following
         raise StreamRefused(f"{self._request}: more than {MOST_REDIRECTS} redirects", 310)
 
@@ -274,19 +276,19 @@ class StreamConnection(EventSource):
             raise StreamRefused(text, error.status) from None
         except aiohttp.ServerDisconnectedError:
             # Its text may have the head of the answer in it.
-            raise ConnectionLost(f"{request}: {_CLOSED}") from None
+            raise ConnectionLost(f"{request}: {_NO_RESPONSE}") from None
         except aiohttp.ClientConnectorError as error:
-            raise ConnectionLost(f"{request}: {_unreachable(error)}") from error
+            raise ConnectionLost(f"{request}: {_connect_error(error)}") from error
         except OSError as error:
             # Addresses and errors of the system; texts of others have what the server wrote.
             raise ConnectionLost(f"{request}: {describe_error(error)}") from error
         except (aiohttp.ClientError, aiohttp.http.HttpProcessingError) as error:
-            raise ConnectionLost(f"{request}: {_named(error)}") from None
+            raise ConnectionLost(f"{request}: {_error_name(error)}") from None
         except Exception as error:
             # Not chained: such a text may quote the value.
-            if wrong := unsendable(headers):
+            if wrong := unsendable_header(headers):
                 raise StreamRefused(f"{request}: {wrong}", 0) from None
-            raise ConnectionLost(f"{request}: {_named(error)}") from None
+            raise ConnectionLost(f"{request}: {_error_name(error)}") from None
 
     def _headers(self, hop: Hop) -> CIMultiDict[str]:
         # As the standard asks for, over what is configured.
@@ -310,20 +312,20 @@ class StreamConnection(EventSource):
             self._cookies.ignored += 1
 
 
-def _named(error: BaseException | None) -> str:
+def _error_name(error: BaseException | None) -> str:
     """What an error is, without what its text quotes of the server's answer."""
     names: list[str] = []
     while error is not None:
         if isinstance(error, aiohttp.http.HttpProcessingError):
             # Such as "Invalid character in chunk size:", a blank line, and the bytes of the chunk.
             text = " ".join(_QUOTATION.split(error.message)[0].split()).rstrip(" :")
-            return f"malformed HTTP: {text}" if _HARMLESS.fullmatch(text) else "malformed HTTP"
+            return f"malformed HTTP: {text}" if _SAFE_TEXT.fullmatch(text) else "malformed HTTP"
         names.append(type(error).__name__)
         error = error.__cause__
     return ": ".join(dict.fromkeys(names))
 
 
-def _unreachable(error: aiohttp.ClientConnectorError) -> str:
+def _connect_error(error: aiohttp.ClientConnectorError) -> str:
     """What the system says, without the address and the settings that aiohttp adds to it."""
     found = error.os_error
     if found.errno and found.errno > 0:
@@ -346,18 +348,20 @@ def _content_type(response: aiohttp.ClientResponse) -> str:
         return "application/octet-stream"
 
 
-def _refusal(request: StreamRequest, response: aiohttp.ClientResponse, is_stream: bool) -> StreamRefused:
+def _refusal(
+    request: StreamRequest, response: aiohttp.ClientResponse, is_stream: bool
+) -> StreamRefused:
     found = _status(response.status)
     if is_stream:
         found += f" with a content encoding that is none of {ACCEPTED}"
     elif response.status == 200:
         type_ = _content_type(response)[:_LONGEST_TYPE]
         found += f" with content type {type_!r} instead of {_EVENT_STREAM!r}"
-    after = seconds_of(response.headers.get("Retry-After"))
+    after = retry_after_seconds(response.headers.get("Retry-After"))
     return StreamRefused(f"{request} was answered by {found}", response.status, after)
 
 
-def _not_followed(request: StreamRequest, redirect: Redirect, status: int) -> StreamRefused:
+def _refused_redirect(request: StreamRequest, redirect: Redirect, status: int) -> StreamRefused:
     way = f"from {redirect.origin} to {redirect.target}"
     return StreamRefused(
         f"{request}: the redirect {way} was not followed: {redirect.refusal}", status

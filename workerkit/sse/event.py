@@ -42,12 +42,12 @@ class SSEEvent(Delivery, Generic[T]):
         self.oversized = False
 
     def __repr__(self) -> str:
-        return f"<SSEEvent {self._said()}>"
+        return f"<SSEEvent {self._summary()}>"
 
     def __str__(self) -> str:
-        return f"event {self._said()}"
+        return f"event {self._summary()}"
 
-    def _said(self) -> str:
+    def _summary(self) -> str:
         return f"{self.name} {self.id!r} of {self.route!r}, {len(self.raw)} characters"
 
     def accept(self) -> None:

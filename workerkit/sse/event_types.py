@@ -42,7 +42,7 @@ def types_of(events: object) -> Types:
     return events if isinstance(events, Mapping) else {}
 
 
-def misfits(body: Any, types: Types) -> list[str]:
+def type_faults(body: Any, types: Types) -> list[str]:
     """What is wrong with *types* where `handle` takes a *body*, one phrase each."""
     union = get_origin(body) in (Union, UnionType)
     taken = get_args(body) if union else (body,)
@@ -69,7 +69,7 @@ def _is_part(type_: Any, of: Any) -> bool:
 
 def _decoder(type_: Any) -> Decode:
     if type_ is str:
-        return _as_it_is
+        return _unchanged
     if type_ is bytes:
         return str.encode
     if is_verbatim(type_):
@@ -81,5 +81,5 @@ def _decoder(type_: Any) -> Decode:
     return made
 
 
-def _as_it_is(raw: str) -> str:
+def _unchanged(raw: str) -> str:
     return raw

@@ -64,7 +64,7 @@ class Parser:
         self._largest = max_event_size
         self._longest_line = max_event_size + len("data: ")
         self._decode = _UTF_8("replace").decode
-        self._begun = False
+        self._has_text = False
         self._after_cr = False
         self._part = StringIO()  # Of a line whose end has not come yet.
         self._part_size = 0
@@ -81,7 +81,7 @@ class Parser:
         place, size = 0, len(text)
         while place < size:
             if size <= self._largest and self._between:
-                place = self._usual(text, place, events)
+                place = self._common(text, place, events)
             end = text.find("\n\n", place) + 2
             if end < 2:
                 end = size
@@ -95,8 +95,8 @@ class Parser:
         if self._after_cr and text:
             self._after_cr = False
             text = text.removeprefix("\n")
-        if not self._begun and text:
-            self._begun = True
+        if not self._has_text and text:
+            self._has_text = True
             text = text.removeprefix("\ufeff")
         if "\r" in text:
             self._after_cr = text.endswith("\r")
@@ -111,7 +111,7 @@ class Parser:
             and self._id == self.last_event_id
         )
 
-    def _usual(self, text: str, place: int, events: list[SSEEvent[Any]]) -> int:
+    def _common(self, text: str, place: int, events: list[SSEEvent[Any]]) -> int:
         """Read events that have the usual form, as many as follow each other; where they end."""
         if text[place] == "\n":
             blank = _BLANK_LINES.match(text, place)

@@ -11,9 +11,9 @@ from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify
 from workerkit.retry import pause
-from workerkit.sse.bookmark import StoredCursor
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.event import SSEEvent
+from workerkit.sse.stored_cursor import StoredCursor
 from workerkit.workers import Batching, Workers
 
 
@@ -45,7 +45,7 @@ class CursorTracker:
         """How many places come after the cursor."""
         return len(self._ids)
 
-    def received(self, events: Sequence[SSEEvent[Any]]) -> None:
+    def add(self, events: Sequence[SSEEvent[Any]]) -> None:
         """Events have come, to be settled later; each gets its number."""
         number = self._first + len(self._ids)
         for event in events:
@@ -53,7 +53,7 @@ class CursorTracker:
             number += 1
         self._ids.extend([event.id for event in events])
 
-    def passed(self, id: str) -> None:
+    def skip(self, id: str) -> None:
         """Something has come that nobody handles: it is settled as soon as all before it is."""
         ids = self._ids
         last = self._first + len(ids) - 1
@@ -66,7 +66,7 @@ class CursorTracker:
             self._passed = last + 1
             self._settled.add(last + 1)
 
-    def settled(self, sequence: int) -> None:
+    def settle(self, sequence: int) -> None:
         """The event of this number is settled."""
         if sequence != self._first:
             self._settled.add(sequence)
@@ -79,9 +79,9 @@ class CursorTracker:
             self._first += 1
 
 
-_LONG_TURN = 0.001
-_MOST_TEXT = 1024 * 1024
-_MOST_OPEN = 10_000
+_MAX_TURN = 0.001
+_MAX_WAITING_TEXT = 1024 * 1024
+_MAX_UNSETTLED = 10_000
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 
@@ -105,7 +105,7 @@ class StreamReceiver:
         options: SSEOptions,
         route: str,
         observers: Sequence[Observer],
-        bookmark: StoredCursor,
+        stored_cursor: StoredCursor,
         slot: AbstractAsyncContextManager[Any] | None = None,
     ) -> None:
         self.name = endpoint.name
@@ -117,26 +117,26 @@ class StreamReceiver:
         self._process = endpoint.process
         self._process_batch = endpoint.process_batch
         self._observers = observers
-        self._bookmark = bookmark
+        self._stored_cursor = stored_cursor
         self._slot = slot
-        self._progress = CursorTracker()
+        self._tracker = CursorTracker()
         self._waiting: deque[SSEEvent[Any]] = deque()
         self._batching: Batching[SSEEvent[Any]] = Batching(
             options.batch_size, options.batch_interval, self.workers.wake
         )
         self._several = options.concurrency > 1
-        self._hungry: asyncio.Future[None] | None = None
+        self._room_waiter: asyncio.Future[None] | None = None
         self._pauses: set[asyncio.Future[None]] = set()
         self._stopping = asyncio.Event()
 
     @property
     def unsettled(self) -> int:
         """How many events have come and are not settled."""
-        return len(self._progress)
+        return len(self._tracker)
 
     def cursor(self) -> str:
         """Id behind which the stream is settled without a gap."""
-        return self._progress.cursor
+        return self._tracker.cursor
 
     @property
     def full(self) -> bool:
@@ -144,13 +144,13 @@ class StreamReceiver:
         waiting = self._batching if self._options.batch else self._waiting
         return (
             len(waiting) >= self._options.room
-            or sum(len(event.raw) + len(event.name) for event in waiting) >= _MOST_TEXT
-            or len(self._progress) >= _MOST_OPEN
+            or sum(len(event.raw) + len(event.name) for event in waiting) >= _MAX_WAITING_TEXT
+            or len(self._tracker) >= _MAX_UNSETTLED
         )
 
     def begin(self, cursor: str) -> None:
         """The stream begins behind *cursor*."""
-        self._progress = CursorTracker(cursor)
+        self._tracker = CursorTracker(cursor)
 
     def take(self, events: Events, last_event_id: str) -> None:
         """Events have come.
@@ -158,11 +158,11 @@ class StreamReceiver:
         Args:
             last_event_id: In force behind them, which may be none of theirs.
         """
-        progress = self._progress
+        tracker = self._tracker
         if self._wanted is not None:
             events = list(self._filtered(events, self._wanted))
         else:
-            progress.received(events)
+            tracker.add(events)
         if self._options.batch:
             for event in events:
                 self._batching.add(event)
@@ -170,8 +170,8 @@ class StreamReceiver:
             self._waiting.extend(events)
             self.workers.wake()
         if not events or events[-1].id != last_event_id:
-            progress.passed(last_event_id)
-        self._bookmark.note(progress.cursor)
+            tracker.skip(last_event_id)
+        self._stored_cursor.move_to(tracker.cursor)
 
     async def room(self) -> None:
         """Return when there is room for more."""
@@ -179,8 +179,8 @@ class StreamReceiver:
             if self._options.batch and len(self._batching):
                 # Of large events there will not come enough for a full one.
                 self._batching.ripen()
-            self._hungry = asyncio.get_running_loop().create_future()
-            await self._hungry
+            self._room_waiter = asyncio.get_running_loop().create_future()
+            await self._room_waiter
 
     def stop(self) -> None:
         """Begin with nothing new, but for a batch that has come in part; try nothing again."""
@@ -188,7 +188,7 @@ class StreamReceiver:
         self._batching.flush()
         self._end_pauses()
 
-    def hasten(self) -> None:
+    def skip_waits(self) -> None:
         """Wait for nothing: a part of a batch will do, and pauses are over."""
         self._batching.ripen()
         self._end_pauses()
@@ -201,10 +201,10 @@ class StreamReceiver:
     def _filtered(self, events: Events, wanted: Container[str]) -> Iterator[SSEEvent[Any]]:
         for event in events:
             if event.name in wanted:
-                self._progress.received((event,))
+                self._tracker.add((event,))
                 yield event
             else:
-                self._progress.passed(event.id)
+                self._tracker.skip(event.id)
 
     async def _work(self) -> None:
         turn, task = perf_counter(), asyncio.current_task()
@@ -213,8 +213,8 @@ class StreamReceiver:
             event = waiting.popleft()
             if waiting and self._several:
                 self.workers.wake()
-            if self._hungry is not None:
-                self._feed()
+            if self._room_waiter is not None:
+                self._signal_room()
             while True:
                 began = perf_counter()
                 if slot is None:
@@ -231,7 +231,7 @@ class StreamReceiver:
                 if not await self._pause(self._delay(event, outcome)):
                     return
                 event.again()
-            if now - turn > _LONG_TURN:
+            if now - turn > _MAX_TURN:
                 # Handlers that compute without awaiting must not starve everybody else.
                 await asyncio.sleep(0)
                 turn = perf_counter()
@@ -239,7 +239,7 @@ class StreamReceiver:
     async def _work_batches(self) -> None:
         while batch := self._batching.take():
             self.workers.wake()
-            self._feed()
+            self._signal_room()
             while batch:
                 async with self._slot or nullcontext():
                     began = perf_counter()
@@ -264,20 +264,20 @@ class StreamReceiver:
             action = Action.REJECT
         done = action is Action.ACK or action is Action.REJECT
         if done:
-            progress = self._progress
-            progress.settled(event.sequence)
-            self._bookmark.note(progress.cursor)
-            if self._hungry is not None:
-                self._feed()
+            tracker = self._tracker
+            tracker.settle(event.sequence)
+            self._stored_cursor.move_to(tracker.cursor)
+            if self._room_waiter is not None:
+                self._signal_room()
         record = Settled(self.name, self._source, event, outcome, action, seconds)
         notify(self._observers, record)
         return done
 
-    def _feed(self) -> None:
+    def _signal_room(self) -> None:
         """Let the reader look again whether there is room, if it waits for it."""
-        hungry, self._hungry = self._hungry, None
-        if hungry is not None and not hungry.done():
-            hungry.set_result(None)
+        waiter, self._room_waiter = self._room_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _delay(self, event: SSEEvent[Any], outcome: Outcome) -> float:
         """Seconds until the next try: what the policy says, or longer with each failure."""

@@ -72,7 +72,7 @@ def next_hop(request: StreamRequest, hop: Hop, status: int, location: str | None
     Raises:
         StreamRefused: *location* is no URL of HTTP.
     """
-    url = _target(hop.url, location)
+    url = _redirect_url(hop.url, location)
     if url is None:
         text = f"{request} was answered by {status} without the URL of an HTTP server"
         raise StreamRefused(text, status)
@@ -102,7 +102,7 @@ def check_hop(request: StreamRequest, hop: Hop, following: Hop) -> Redirect | No
     return Redirect(hop.origin, following.origin, reason)
 
 
-def _target(base: URL, location: str | None) -> URL | None:
+def _redirect_url(base: URL, location: str | None) -> URL | None:
     if not location:
         return None
     try:

@@ -75,7 +75,7 @@ class StreamRequest:
         return proxy
 
 
-def seconds_of(retry_after: str | None) -> float | None:
+def retry_after_seconds(retry_after: str | None) -> float | None:
     """The header `Retry-After`, which has seconds or a date (RFC 9110, section 10.2.3).
 
     What cannot be read counts as absent.
@@ -94,7 +94,7 @@ def seconds_of(retry_after: str | None) -> float | None:
         return None
 
 
-def unsendable(headers: Mapping[str, Any]) -> str:
+def unsendable_header(headers: Mapping[str, Any]) -> str:
     """Say which header a request cannot have, without its value; empty where each is fine."""
     names = [name for name, value in headers.items() if not (_is_text(name) and _is_text(value))]
     return f"header {names[0]!r} cannot be sent: write a str without line breaks" if names else ""

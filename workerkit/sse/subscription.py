@@ -17,8 +17,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State
 from workerkit.observe import Connection, Event, Observer, tell
-from workerkit.sse.bookmark import StoredCursor
-from workerkit.sse.connection import EXPLAINED, StreamConnection
+from workerkit.sse.connection import NETWORK_ERRORS, StreamConnection
 from workerkit.sse.consumer import SSEConsumer, SSEOptions
 from workerkit.sse.cookies import Cookies
 from workerkit.sse.event import SSEEvent
@@ -26,6 +25,7 @@ from workerkit.sse.parser import Parser
 from workerkit.sse.receiver import StreamReceiver
 from workerkit.sse.redirects import Redirect
 from workerkit.sse.request import StreamRequest
+from workerkit.sse.stored_cursor import StoredCursor
 from workerkit.tasks import Backoff, guard, with_deadline
 from workerkit.transport import Hook
 
@@ -80,7 +80,7 @@ class StreamHealth(Part):
         self.over = True
         self.ended(reason)
 
-    def cursor_reached(self, reachable: bool) -> None:
+    def set_cursor_stored(self, reachable: bool) -> None:
         """The store of the cursors answers, or does not."""
         self.cursor_stored = reachable
         self.changed()
@@ -101,7 +101,7 @@ class StreamSubscription:
         options: SSEOptions,
         settings: Callable[[], SSESettings],
         receiver: StreamReceiver,
-        bookmark: StoredCursor,
+        stored_cursor: StoredCursor,
         stream: StreamHealth,
         observers: Sequence[Observer],
     ) -> None:
@@ -109,7 +109,7 @@ class StreamSubscription:
         self._options = options
         self._settings = settings
         self._receiver = receiver
-        self._bookmark = bookmark
+        self._stored_cursor = stored_cursor
         self.stream = stream
         self._observers = observers
         self._backoff = Backoff(cap=_CAP)
@@ -118,7 +118,7 @@ class StreamSubscription:
         self._display = settings().display(stream.route)
         self._attempt = 1
         self._last_event_id = ""
-        self._begun = False
+        self._has_events = False
         self._done = False
         self._cookies = Cookies()
         self._warned: set[str] = set()
@@ -128,17 +128,17 @@ class StreamSubscription:
     async def run(self) -> None:
         """Read until cancelled, or until the stream has ended for good."""
         self.stream.waiting("the cursor is not loaded yet")
-        self._last_event_id = await self._bookmark.load()
+        self._last_event_id = await self._stored_cursor.load()
         self._receiver.begin(self._last_event_id)
         while not self.stream.over:
-            opened, self._begun, self._done = 0.0, False, False
+            opened, self._has_events, self._done = 0.0, False, False
             try:
                 async with self._source(await self._request()) as source:
                     if source.over:
                         self._no_content()
                         return
                     opened = time.monotonic()
-                    self._up()
+                    self._connected()
                     try:
                         await self._read(source)
                     except ConnectionLost as error:
@@ -151,8 +151,8 @@ class StreamSubscription:
                     self._end("done" if self._done else "the server ended it")
             except ConnectionLost as error:
                 lost = error
-                if self._begun and not self._options.reopens:
-                    self._broken_off(error)
+                if self._has_events and not self._options.reopens:
+                    self._lost_for_good(error)
             if not self.stream.over:
                 await asyncio.sleep(self._lost(lost, opened) if opened else self._failed(lost))
 
@@ -221,7 +221,7 @@ class StreamSubscription:
             raise ConnectionLost(
                 f"headers of {self._receiver.name}: {describe_error(error)}"
             ) from error
-        if wrong := _wrong_headers(found):
+        if wrong := _headers_fault(found):
             raise ConnectionLost(f"headers of {self._receiver.name}: {wrong}")
         assert isinstance(found, Mapping)
         return dict(found)
@@ -232,10 +232,10 @@ class StreamSubscription:
         async for events in source:
             last_id = parser.last_event_id
             if events:
-                self._begun = True
+                self._has_events = True
                 self.stream.last_event = time.monotonic()
                 self._backoff.reset()
-                if done is not None and (found := _before(events, done)) is not None:
+                if done is not None and (found := _index_of_data(events, done)) is not None:
                     self._done, last_id = True, events[found].id
                     events = events[:found]
             if events or last_id != self._last_event_id:
@@ -244,21 +244,21 @@ class StreamSubscription:
             if self._done:
                 return
             if parser.retry is not None:
-                self._ask_again_after(parser.retry / 1000)
+                self._set_retry(parser.retry / 1000)
                 parser.retry = None
             if parser.long_ids:
                 self._warn_once("id of an event is too long: it is not sent back")
             if receiver.full:
                 await receiver.room()
 
-    def _ask_again_after(self, seconds: float) -> None:
+    def _set_retry(self, seconds: float) -> None:
         # The pause is drawn from the upper half of its bound: so it is never shorter than asked.
         first = 2 * min(max(seconds, _LEAST_RETRY), _LONGEST_RETRY)
         if first != self._first_pause:
             self._first_pause = first
             self._backoff = Backoff(first, max(first, _CAP))
 
-    def _up(self) -> None:
+    def _connected(self) -> None:
         self.stream.ready()
         log.info("stream is open", extra=self._fields(attempt=self._attempt))
         if self._cookies.ignored:
@@ -278,13 +278,13 @@ class StreamSubscription:
         self.stream.end(reason)
         log.info("stream has ended", extra=self._fields(reason=reason))
 
-    def _broken_off(self, error: ConnectionLost) -> None:
+    def _lost_for_good(self, error: ConnectionLost) -> None:
         """A connection is gone, and to open another one would repeat what the request does."""
         self.stream.end(str(error))
         fields = self._fields(reason=str(error), error=summarize_error(error))
         log.error(
             "stream lost: it is not opened again",
-            exc_info=without_needless_traceback(error, *EXPLAINED),
+            exc_info=without_needless_traceback(error, *NETWORK_ERRORS),
             extra=fields,
         )
         self._tell("connection_lost", str(error))
@@ -333,7 +333,7 @@ class StreamSubscription:
         )
         log.error(
             "connection failed",
-            exc_info=without_needless_traceback(error, *EXPLAINED),
+            exc_info=without_needless_traceback(error, *NETWORK_ERRORS),
             extra=fields,
         )
         self._tell("connection_failed", str(error))
@@ -352,7 +352,7 @@ class StreamSubscription:
         return {"consumer": name, "route": route, "url": self._display, **more}
 
 
-def _before(events: Sequence[SSEEvent[Any]], done: str) -> int | None:
+def _index_of_data(events: Sequence[SSEEvent[Any]], done: str) -> int | None:
     """How many events come before the one with this data; None where there is none."""
     for number, event in enumerate(events):
         if event.raw == done and not event.oversized:
@@ -360,7 +360,7 @@ def _before(events: Sequence[SSEEvent[Any]], done: str) -> int | None:
     return None
 
 
-def _wrong_headers(found: object) -> str:
+def _headers_fault(found: object) -> str:
     """What is wrong with what a consumer's `headers` returned; empty where nothing is."""
     if not isinstance(found, Mapping):
         what = "None" if found is None else f"a {type(found).__qualname__}"

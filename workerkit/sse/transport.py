@@ -19,12 +19,12 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health, Part
 from workerkit.options import Options, Source
-from workerkit.sse.bookmark import StoredCursor
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.cursor import CursorStore, FileCursors, MemoryCursors
 from workerkit.sse.event import SSEEvent
-from workerkit.sse.event_types import misfits, reader, types_of
+from workerkit.sse.event_types import reader, type_faults, types_of
 from workerkit.sse.receiver import StreamReceiver
+from workerkit.sse.stored_cursor import StoredCursor
 from workerkit.sse.subscription import StreamHealth, StreamSubscription
 from workerkit.tasks import cancel_and_wait
 from workerkit.transport import Context, Declared
@@ -40,7 +40,7 @@ class SSETransport:
     def __init__(self) -> None:
         self._subscriptions: list[StreamSubscription] = []
         self._receivers: list[StreamReceiver] = []
-        self._bookmarks: list[StoredCursor] = []
+        self._stored_cursors: list[StoredCursor] = []
         self._workers: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
         self._saving: list[asyncio.Task[None]] = []
@@ -58,7 +58,7 @@ class SSETransport:
                 "headers is no `async def headers(self)`; headers that do not change belong to a "
                 "connection of the settings"
             )
-        faults += misfits(declared.signature.body, types_of(getattr(class_, "events", None)))
+        faults += type_faults(declared.signature.body, types_of(getattr(class_, "events", None)))
         said_by = options.origins.get("url") or options.origins.get("connection")
         at = describe_class(class_)
         return [f"{said_by or at}: {each}" for each in server] + [
@@ -126,7 +126,7 @@ class SSETransport:
     def hasten(self) -> None:
         """Handle batches that are half full, end the pauses before other tries: for tests."""
         for receiver in self._receivers:
-            receiver.hasten()
+            receiver.skip_waits()
 
     def pending(self) -> list[str]:
         """What is not settled, and which streams are being opened again, for people."""
@@ -157,7 +157,7 @@ class SSETransport:
         if not self.busy():
             await cancel_and_wait(self._workers)
         await asyncio.gather(*(each.close() for each in self._subscriptions))
-        await asyncio.gather(*(each.close() for each in self._bookmarks))
+        await asyncio.gather(*(each.close() for each in self._stored_cursors))
         await cancel_and_wait(self._saving)
 
     def _subscribe(self, endpoint: Endpoint, store: CursorStore, context: Context) -> Health:
@@ -169,20 +169,24 @@ class SSETransport:
         workers: list[Workers] = []
         for route in options.routes:
             stream = StreamHealth(context.changed, source=route or name, route=route)
-            bookmark = StoredCursor(store, name, route, stream.cursor_reached)
-            receiver = StreamReceiver(endpoint, options, route, context.observers, bookmark, slots)
+            stored_cursor = StoredCursor(store, name, route, stream.set_cursor_stored)
+            receiver = StreamReceiver(
+                endpoint, options, route, context.observers, stored_cursor, slots
+            )
             stream.cursor = receiver.cursor
             server = _server(options, context.settings)
             subscription = StreamSubscription(
-                endpoint, options, server, receiver, bookmark, stream, context.observers
+                endpoint, options, server, receiver, stored_cursor, stream, context.observers
             )
-            self._bookmarks.append(bookmark)
+            self._stored_cursors.append(stored_cursor)
             self._receivers.append(receiver)
             workers.append(receiver.workers)
             self._subscriptions.append(subscription)
             self._workers += [keep(work, task) for task, work in receiver.workers.tasks()]
             self._loops.append(keep(subscription.run(), f"{name} of {route or 'its server'}"))
-            self._saving.append(keep(bookmark.run(), f"{name} cursor of {route or 'its server'}"))
+            self._saving.append(
+                keep(stored_cursor.run(), f"{name} cursor of {route or 'its server'}")
+            )
             streams.append(stream)
         return Health(name, streams, in_flight=lambda: sum(each.working for each in workers))
 

@@ -132,7 +132,7 @@ class HTTPClient:
             await self._session.close()
 
 
-class OpenStreamTracker:
+class TrackedHTTPTransport:
     """A transport of HTTP that knows which of its answers are event streams, which have no end."""
 
     def __init__(self, transport: HTTPTransport) -> None:

@@ -32,12 +32,12 @@ class StoredCursor:
     """
 
     def __init__(
-        self, store: CursorStore, consumer: str, route: str, told: Callable[[bool], None]
+        self, store: CursorStore, consumer: str, route: str, on_reachable: Callable[[bool], None]
     ) -> None:
         self._store = store
         self._consumer = consumer
         self._route = route
-        self._told = told
+        self._on_reachable = on_reachable
         self._reachable = True
         self._saved: str | None = None
         self._cursor: str | None = None
@@ -49,7 +49,7 @@ class StoredCursor:
         backoff = Backoff(cap=_LONGEST_PAUSE)
         while True:
             try:
-                found = _text(await _answer(self._store.load(self._consumer, self._route)))
+                found = _as_text(await _call(self._store.load(self._consumer, self._route)))
             except Exception as error:
                 await self._failed("cursor not loaded: the stream waits for it", error, backoff)
                 continue
@@ -63,7 +63,7 @@ class StoredCursor:
             self._saved = self._cursor = found
             return found or ""
 
-    def note(self, cursor: str) -> None:
+    def move_to(self, cursor: str) -> None:
         """Everything up to *cursor* is settled."""
         if cursor != (self._cursor or ""):
             self._cursor = cursor
@@ -102,7 +102,7 @@ class StoredCursor:
         async with self._saving:
             cursor = self._cursor
             if cursor is not None and cursor != self._saved:
-                await _answer(self._store.save(self._consumer, self._route, cursor))
+                await _call(self._store.save(self._consumer, self._route, cursor))
                 self._saved = cursor
 
     async def _failed(self, text: str, error: Exception, backoff: Backoff) -> None:
@@ -122,18 +122,18 @@ class StoredCursor:
     def _tell(self, reachable: bool) -> None:
         if reachable is not self._reachable:
             self._reachable = reachable
-            self._told(reachable)
+            self._on_reachable(reachable)
 
     def _fields(self, **more: object) -> dict[str, object]:
         return {"consumer": self._consumer, "route": self._route, **more}
 
 
-def _text(found: object) -> str | None:
+def _as_text(found: object) -> str | None:
     if found is None or isinstance(found, str):
         return found
     raise TypeError(f"load gave {type(found).__name__}: a cursor is a str, or None")
 
 
-async def _answer(call: Awaitable[T]) -> T:
+async def _call(call: Awaitable[T]) -> T:
     late = TimeoutError(f"the store did not answer within {_DEADLINE:g} s")
     return await with_deadline(_DEADLINE, guard(call), late)
