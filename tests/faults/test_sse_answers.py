@@ -189,7 +189,7 @@ async def test_fe2_mutated_answers_never_reach_a_neighbour(
         texts = (
             "connection failed",
             "stream lost",
-            "the server has ended the stream for good: 204",
+            "the server has ended the stream permanently: 204",
         )
         return [
             each.message

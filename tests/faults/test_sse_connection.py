@@ -228,7 +228,7 @@ async def test_s2_no_content_ends_for_good(caplog: pytest.LogCaptureFixture) -> 
         assert runner.ready
         assert not stream_of(runner).connected
 
-    assert len(fields(caplog, "the server has ended the stream for good: 204")) == 1
+    assert len(fields(caplog, "the server has ended the stream permanently: 204")) == 1
     assert len(server.requests) == asked == 2
     assert errors(caplog) == []
 
@@ -296,7 +296,7 @@ async def test_s3_silence_is_the_end_of_a_connection(caplog: pytest.LogCaptureFi
         await eventually(lambda: handled == ["a", "b"])
 
     assert again.last_event_id == "1"
-    assert "nothing came for 0.2 s" in fields(caplog, "stream lost")[0]["reason"]
+    assert "no data for 0.2 s" in fields(caplog, "stream lost")[0]["reason"]
 
 
 async def test_s3_a_comment_is_life() -> None:
@@ -326,7 +326,7 @@ async def test_s3_a_server_that_does_not_answer(caplog: pytest.LogCaptureFixture
         for writer in writers:
             writer.close()
 
-    assert "no answer in time" in str(fields(caplog, "connection failed")[0]["exc_info"][1])
+    assert "no response in time" in str(fields(caplog, "connection failed")[0]["exc_info"][1])
 
 
 async def test_s3_a_slow_handler_is_no_silence() -> None:
@@ -420,8 +420,8 @@ async def test_headers_are_asked_for_at_each_attempt(caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
-        (None, "headers of Wrong: returned None: return a dict of texts by name"),
-        ("X-Key: a", "headers of Wrong: returned a str: return a dict of texts by name"),
+        (None, "headers of Wrong: returned None: return a dict of str by name"),
+        ("X-Key: a", "headers of Wrong: returned a str: return a dict of str by name"),
         ({1: "a"}, "headers of Wrong: a name is of type int: write a str"),
         ({"X-Key": "s3cret\n"}, "header 'X-Key' cannot be sent: write a str without line breaks"),
         ({"X-Key": b"s3cret"}, "header 'X-Key' cannot be sent: write a str without line breaks"),

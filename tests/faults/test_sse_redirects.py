@@ -109,8 +109,12 @@ async def test_fe3_a_trusted_origin_gets_the_headers() -> None:
 @pytest.mark.parametrize(
     ("policy", "there", "reason"),
     [
-        ("none", "/new", "REDIRECTS is none"),
-        ("same-origin", "OTHER", "REDIRECTS is same-origin; TRUSTED_ORIGINS may name it"),
+        ("none", "/new", "REDIRECTS is 'none'"),
+        (
+            "same-origin",
+            "OTHER",
+            "REDIRECTS is 'same-origin'; to allow it, add the origin to TRUSTED_ORIGINS",
+        ),
     ],
 )
 async def test_fe3_a_policy_refuses_redirects(policy: str, there: str, reason: str) -> None:
@@ -149,7 +153,7 @@ async def test_fe3_never_from_https_to_http(
             tls={"ca": tmp_path / "ca.pem"},
         ) as runner,
     ):
-        await eventually(lambda: "it leads from https to http" in runner.health[0].reason)
+        await eventually(lambda: "it goes from https to http" in runner.health[0].reason)
 
     assert other.requests == []
     (warning,) = fields(caplog, "the server redirects to another origin")
@@ -217,7 +221,7 @@ def test_fe3_no_way_of_redirects_gets_a_header_out(
         assert not (before.url.scheme == "https" and hop.url.scheme == "http")
         assert hop.trusted is not strayed
         assert (hop.headers == headers, hop.json is None or not strayed) == (not strayed, True)
-        assert hop.home <= (origin == home and not strayed)
+        assert hop.configured_origin <= (origin == home and not strayed)
 
 
 def followed(request: StreamRequest, ways: list[tuple[str, int]]) -> Iterator[Hop]:

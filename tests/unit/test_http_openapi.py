@@ -304,7 +304,7 @@ def test_paths_that_differ_in_patterns_alone() -> None:
     assert item["get"]["description"] == (
         "Quickly.\n\n"
         "A path that matches `/y/{word:[a-z]+}` is handled by Words_get: Find by word.\n\n"
-        "A path that fits `/y/{word:[A-Z]+}` is for Words_get_2: Find by word."
+        "A path that matches `/y/{word:[A-Z]+}` is handled by Words_get_2: Find by word."
     )
     assert item["delete"]["parameters"][0]["name"] == "id"
 
