@@ -39,10 +39,10 @@ ORDER = {
     " queue_types requeue redelivery replay topology preparation settlement receiver"
     " subscription transport term lease",
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
-    " event_types cursor bookmark receiver subscription transport",
+    " event_types cursor stored_cursor receiver subscription transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
-    " signature view return_type openapi response malformed connection middleware listener"
-    " server receiver transport",
+    " signature slow_clients view return_type openapi response connection middleware"
+    " listener server receiver transport",
     "embedded": "table clock memory errors heartbeat injected_faults methods properties message"
     " counting order behaviour arguments queue exchange x_death vhost outbox channel"
     " declaring publishing consuming dispatch frames broker handshake connection"

@@ -1,4 +1,4 @@
-"""Rows H1 and H2: whatever a client sends and a handler raises, the answer is a sound problem."""
+"""Rows H1 and H2: any request of a client and any exception of a handler gets a valid response."""
 
 import asyncio
 import json
@@ -32,7 +32,7 @@ class Order(BaseModel):
 
 
 class Orders(HTTPView):
-    """Takes something of everything."""
+    """Takes values from every part of the request."""
 
     routes = ["/orders/{order_id}"]
     max_body = 1_000
@@ -45,16 +45,16 @@ class Orders(HTTPView):
         x_count: Annotated[int, Header] = 0,
         sid: Annotated[int, Cookie] = 0,
     ) -> int:
-        """Give back the id."""
+        """Return the id."""
         return order_id
 
     async def put(self, order_id: int, order: Order, verbose: bool = False) -> Order:
-        """Give back the order."""
+        """Return the order."""
         return order
 
 
 def problem(answer: HTTPAnswer) -> dict[str, Any]:
-    """The problem of an answer, which is one, and in which no secret is."""
+    """Return the problem in a response, after a check that it contains no secret."""
     found: dict[str, Any] = answer.json()
     assert answer.headers["Content-Type"] == "application/problem+json"
     assert (found["status"], found["type"]) == (answer.status, "about:blank")
@@ -76,10 +76,10 @@ def problem(answer: HTTPAnswer) -> dict[str, Any]:
         ("/orders/1", {"cookies": {"sid": SECRET}}, "cookie", "sid"),
     ],
 )
-async def test_h1_a_value_that_does_not_fit(
+async def test_h1_an_invalid_value(
     caplog: pytest.LogCaptureFixture, path: str, more: Any, part: str, name: str
 ) -> None:
-    """H1: 422 that names the value; what it was stands neither in the answer nor in the log."""
+    """H1: 422 that names the value; its text is neither in the response nor in the log."""
     caplog.set_level(logging.DEBUG)
     async with serving(Orders) as client:
         answer = await client.get(path, **more)
@@ -92,8 +92,8 @@ async def test_h1_a_value_that_does_not_fit(
     assert SECRET not in json.dumps(record, default=str)
 
 
-async def test_h1_everything_that_does_not_fit() -> None:
-    """H1: all of it is named at once, of the body too."""
+async def test_h1_several_invalid_values() -> None:
+    """H1: all of them are named at once, including those of the body."""
     async with serving(Orders) as client:
         answer = await client.put(f"/orders/x?verbose={SECRET}", json={"password": SECRET})
 
@@ -122,8 +122,8 @@ async def test_h1_everything_that_does_not_fit() -> None:
         (b'{"id": 1}' + b" " * 2_000, "application/json", 413),
     ],
 )
-async def test_h1_a_body_that_does_not_fit(body: bytes, content_type: str, status: int) -> None:
-    """H1: no JSON is 400, another form 422, another type 415, too large 413."""
+async def test_h1_an_invalid_body(body: bytes, content_type: str, status: int) -> None:
+    """H1: not JSON is 400, another form 422, another type 415, too large 413."""
     async with serving(Orders) as client:
         answer = await client.put("/orders/1", body=body, headers={"Content-Type": content_type})
 
@@ -133,7 +133,7 @@ async def test_h1_a_body_that_does_not_fit(body: bytes, content_type: str, statu
 
 
 async def test_h1_a_body_without_a_type() -> None:
-    """H1: it is 415 as well: a browser could send it from anywhere."""
+    """H1: it is a 415: any web page could have a browser send it."""
     async with serving(Orders) as client, asyncio.timeout(30.0):
         head = b"PUT /orders/1 HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
         answer = await first_answer(client, head + b'{"id": 1}')
@@ -142,7 +142,7 @@ async def test_h1_a_body_without_a_type() -> None:
 
 
 async def test_h1_unknown_routes_and_methods() -> None:
-    """H1: 404 and 405 are problems too; 405 and `OPTIONS` tell what is allowed."""
+    """H1: 404 and 405 are problems too; 405 and `OPTIONS` list the allowed methods."""
     async with serving(Orders) as client:
         unknown = await client.get("/nowhere")
         wrong = await client.delete("/orders/1")
@@ -167,8 +167,8 @@ async def test_h1_unknown_routes_and_methods() -> None:
         b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03\r\n\r\n",
     ],
 )
-async def test_h1_what_is_no_request(caplog: pytest.LogCaptureFixture, request_: bytes) -> None:
-    """H1: 400 that repeats nothing, and no ERROR: anybody may send it."""
+async def test_h1_a_malformed_request(caplog: pytest.LogCaptureFixture, request_: bytes) -> None:
+    """H1: 400 that quotes nothing, and no ERROR: any client can send it."""
     caplog.set_level(logging.DEBUG)
     async with serving(Orders) as client, asyncio.timeout(30.0):
         answer = await first_answer(client, request_)
@@ -179,7 +179,7 @@ async def test_h1_what_is_no_request(caplog: pytest.LogCaptureFixture, request_:
     told = json.loads(body)
     too_long = len(request_) > 8_190
     assert told["detail"] == (
-        "a line of its head is too long" if too_long else "this is no HTTP request"
+        "a line of the head is too long" if too_long else "the request is malformed"
     )
     assert f"X-Request-ID: {told['request_id']}".encode() in head
     assert b"hunter22" not in answer
@@ -188,7 +188,7 @@ async def test_h1_what_is_no_request(caplog: pytest.LogCaptureFixture, request_:
 
 
 async def test_h1_a_body_that_is_encoded_wrongly() -> None:
-    """H1: 400, or 413 where a small body unfolds into a large one."""
+    """H1: 400, or 413 if a small body decompresses to a large one."""
     bomb = b"\x78\x9c\xed\xc1\x01\x01\x00\x00\x00\x80\x90\xfe\xaf\xee\x08\x0a"
     headers = {"Content-Type": "application/json", "Content-Encoding": "deflate"}
     async with serving(Orders) as client:
@@ -208,7 +208,7 @@ async def test_h1_a_body_that_is_encoded_wrongly() -> None:
     ],
 )
 async def test_h1_a_slow_client(start: bytes, answered: bool) -> None:
-    """H1: 408 for a head or a body that does not come in time; silence is only closed."""
+    """H1: 408 for a head or a body that is too slow; without data the connection is closed."""
     async with serving(Orders, read_timeout=0.2) as client, asyncio.timeout(30.0):
         port = int(client.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -223,7 +223,7 @@ async def test_h1_a_slow_client(start: bytes, answered: bool) -> None:
         assert f"X-Request-ID: {json.loads(body)['request_id']}".encode() in head
 
 
-async def test_h1_an_expectation_that_nobody_knows() -> None:
+async def test_h1_an_unknown_expectation() -> None:
     """H1: 417 is a problem as well."""
     async with serving(Orders) as client:
         answer = await client.put("/orders/1", body=b"{}", headers={"Expect": "miracles"})
@@ -232,8 +232,8 @@ async def test_h1_an_expectation_that_nobody_knows() -> None:
     assert problem(answer)["detail"] == "the header Expect may say 100-continue"
 
 
-async def test_h1_an_expectation_that_is_no_text(caplog: pytest.LogCaptureFixture) -> None:
-    """H1: it is answered like any other that nobody knows, and is no ERROR."""
+async def test_h1_an_expectation_that_is_not_text(caplog: pytest.LogCaptureFixture) -> None:
+    """H1: it is answered like any unknown one, and is not an ERROR."""
     async with serving(Orders) as client:
         answer = await first_answer(
             client,
@@ -245,8 +245,8 @@ async def test_h1_an_expectation_that_is_no_text(caplog: pytest.LogCaptureFixtur
     assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 
-async def test_h1_a_connection_that_rests() -> None:
-    """H1: between requests a client may take its time."""
+async def test_h1_an_idle_connection() -> None:
+    """H1: a client may be idle between two requests."""
     async with serving(Orders, read_timeout=0.25) as client, asyncio.timeout(30.0):
         port = int(client.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)
@@ -259,7 +259,7 @@ async def test_h1_a_connection_that_rests() -> None:
 
 
 class Failing(HTTPView):
-    """Raises what it is asked for."""
+    """Raises the exception that the request names."""
 
     routes = ["/{what}"]
 
@@ -268,12 +268,12 @@ class Failing(HTTPView):
         return RAISED[what]()
 
     def post(self, what: str) -> Any:
-        """The same in a thread."""
+        """Raise it in a thread."""
         return RAISED[what]()
 
 
 class Late(HTTPView):
-    """Is not done in time."""
+    """Takes too long."""
 
     routes = ["/late"]
     timeout = 0.05
@@ -284,7 +284,7 @@ class Late(HTTPView):
 
 
 class Unwritable:
-    """Nothing that JSON has."""
+    """An object that JSON cannot represent."""
 
 
 def throw(error: Exception) -> Any:
@@ -315,7 +315,7 @@ RAISED: dict[str, Any] = {
 async def test_h2_a_handler_that_raises(
     caplog: pytest.LogCaptureFixture, verb: str, what: str
 ) -> None:
-    """H2: 500 with an id that is in the log beside the traceback, which the client never sees."""
+    """H2: 500 with an id that the log has next to the traceback, which the client never gets."""
     async with serving(Failing) as client:
         answer = await getattr(client, verb)(f"/{what}")
 
@@ -339,10 +339,10 @@ async def test_h2_a_handler_that_raises(
         ("down", 503, None, {}, "reject"),
     ],
 )
-async def test_h2_what_a_handler_raises_on_purpose(
+async def test_h2_exceptions_with_a_status(
     what: str, status: int, detail: str | None, headers: dict[str, str], action: str
 ) -> None:
-    """H2: each has its status, and aiohttp's exceptions keep theirs, with their headers."""
+    """H2: each has its status, and aiohttp's exceptions keep their status and headers."""
     recorder = Recorder()
     view = Late if what == "late" else Failing
     async with serving(view, recorder=recorder) as client:
@@ -354,8 +354,8 @@ async def test_h2_what_a_handler_raises_on_purpose(
     assert getattr(recorder.settled[0].delivery, "status", 0) == status
 
 
-async def test_h2_exceptions_that_are_answers() -> None:
-    """H2: a redirection, or an exception with a body of its own, goes as it is."""
+async def test_h2_exceptions_that_are_responses() -> None:
+    """H2: a redirection, or an exception with its own body, is sent unchanged."""
     async with serving(Failing) as client:
         moved, own = await client.get("/moved"), await client.get("/own")
 
@@ -364,7 +364,7 @@ async def test_h2_exceptions_that_are_answers() -> None:
 
 
 async def test_h2_the_id_of_a_request() -> None:
-    """H2: the client's own, where it is sound; else a new one, never two of the same."""
+    """H2: the id of the client if it is valid, otherwise a new and unique one."""
     async with serving(Failing) as client:
         given = await client.get("/bug", headers={"X-Request-ID": "abc-1"})
         odd = [
@@ -378,8 +378,8 @@ async def test_h2_the_id_of_a_request() -> None:
     assert not {"", "a b", "x" * 200} & set(ids)
 
 
-async def test_h2_half_of_an_answer() -> None:
-    """H2: what fails with half of its answer sent ends the connection; no second head is sent."""
+async def test_h2_half_of_a_response() -> None:
+    """H2: a failure after half of a response closes the connection; no second head is sent."""
 
     class Half(HTTPView):
         routes = ["/{how}"]
@@ -403,7 +403,7 @@ async def test_h2_half_of_an_answer() -> None:
 
 
 async def test_h2_a_middleware(caplog: pytest.LogCaptureFixture) -> None:
-    """H2: middlewares surround every request, and what they raise is a problem as well."""
+    """H2: middlewares surround every request, and their exceptions are problems as well."""
     seen: list[str] = []
 
     @web.middleware
@@ -431,8 +431,8 @@ async def test_h2_a_middleware(caplog: pytest.LogCaptureFixture) -> None:
     assert "middleware failed" in errors(caplog)
 
 
-async def test_h2_a_client_that_leaves() -> None:
-    """H2: what was begun is finished; nobody is told of a failure."""
+async def test_h2_a_client_that_disconnects() -> None:
+    """H2: its request is handled to the end, and is not a failure."""
     begun, go, done = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     class Slow(HTTPView):
@@ -457,8 +457,8 @@ async def test_h2_a_client_that_leaves() -> None:
     assert recorder.actions == ["ack"]
 
 
-async def test_h2_a_client_that_leaves_a_stream(caplog: pytest.LogCaptureFixture) -> None:
-    """H2: a stream whose client has left ends, and is no failure."""
+async def test_h2_a_client_that_disconnects_from_a_stream(caplog: pytest.LogCaptureFixture) -> None:
+    """H2: the stream ends, and is not a failure."""
 
     class Stream(HTTPView):
         routes = ["/"]
@@ -492,7 +492,7 @@ async def test_h2_a_client_that_leaves_a_stream(caplog: pytest.LogCaptureFixture
     ],
 )
 async def test_connections_of_all_kinds(request_: bytes, answers: int, stays: bool) -> None:
-    """Old clients, those that close, and those that send requests ahead get what they expect."""
+    """Old clients, clients that close, and pipelined requests get the right responses."""
     async with serving(Orders) as client, asyncio.timeout(30.0):
         port = int(client.url.rpartition(":")[2])
         reader, writer = await asyncio.open_connection("127.0.0.1", port)

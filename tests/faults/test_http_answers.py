@@ -1,4 +1,4 @@
-"""Rows FH4, FH5 and FH7: what is sent in answer to what clients and views do wrong."""
+"""Rows FH4, FH5 and FH7: responses to errors of clients and of views."""
 
 import asyncio
 import gzip
@@ -31,18 +31,18 @@ HEAD = b"HEAD / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
 OLD = b"GET / HTTP/1.0\r\nHost: h\r\n\r\n"
 SECRET = "hunter22"
 BAD = ["\n", "\r", "\r\nX-Evil: 1", "\0", "\x07", "\x1b[2J", "\x7f", "\ud800"]
-SENT = "a header of the answer cannot be sent"
+SENT = "a header of the response cannot be sent"
 
 
 class Trail(Recorder):
-    """Notes the statuses that observers are told."""
+    """A recorder of the responses that no view returned."""
 
     def __init__(self) -> None:
         super().__init__()
         self.told: list[Unhandled] = []
 
     def unhandled(self, record: Unhandled) -> None:
-        """Note it."""
+        """Record it."""
         self.told.append(record)
 
 
@@ -64,7 +64,7 @@ class Orders(HTTPView):
 
 
 def answering(make: Any) -> type[HTTPView]:
-    """A view that answers with what *make* returns."""
+    """Return a view that answers with what *make* returns."""
 
     class Answering(HTTPView):
         routes = ["/"]
@@ -114,7 +114,7 @@ FORMS = [plainly, with_reason, with_cookie, streaming, raising, in_name]
 async def test_fh4_a_control_character_in_a_header(
     caplog: pytest.LogCaptureFixture, form: Any
 ) -> None:
-    """FH4: a 500 with the id of the request, and one record that names the header alone."""
+    """FH4: a 500 with the id of the request, and one record with only the header's name."""
     bad = iter([*BAD, *BAD, *BAD])
 
     async def make(request: web.Request) -> web.StreamResponse:
@@ -150,8 +150,8 @@ async def test_fh4_a_control_character_in_a_header(
     assert told == [500] * 3 * len(BAD)
 
 
-async def test_fh4_a_header_that_a_signal_adds(caplog: pytest.LogCaptureFixture) -> None:
-    """FH4: also where the header comes from a middleware."""
+async def test_fh4_a_header_that_a_middleware_adds(caplog: pytest.LogCaptureFixture) -> None:
+    """FH4: the same if a middleware adds the header."""
 
     @web.middleware
     async def adding(request: web.Request, handler: Any) -> web.StreamResponse:
@@ -178,7 +178,7 @@ CODINGS = {
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-async def test_fh5_a_coded_body(coding: str) -> None:
+async def test_fh5_an_encoded_body(coding: str) -> None:
     """FH5: it is decoded."""
     async with serving(Orders) as client:
         answer = await client.post(
@@ -196,10 +196,10 @@ async def test_fh5_a_coded_body(coding: str) -> None:
     [b"junk", b"\x1f\x8b\x08junk", b"\0" * 70_000, gzip.compress(b'{"id": 1}', mtime=0)[:-12]],
 )
 @pytest.mark.parametrize("path", ["/orders", "/"])
-async def test_fh5_junk_that_claims_a_coding(
+async def test_fh5_a_body_that_does_not_match_its_coding(
     caplog: pytest.LogCaptureFixture, coding: str, junk: bytes, path: str
 ) -> None:
-    """FH5: it is a 400, logged once, as nobody's fault here; neighbours are served."""
+    """FH5: it is a 400, logged once at INFO; other requests are answered."""
     caplog.set_level(logging.INFO)
 
     class Raw(HTTPView):
@@ -229,7 +229,7 @@ async def test_fh5_junk_that_claims_a_coding(
 
 @pytest.mark.parametrize("coding", ["snappy", "x", "gzip, gzip", "compress"])
 async def test_fh5_an_unknown_coding(coding: str) -> None:
-    """FH5: it is a 415 that tells the known ones."""
+    """FH5: it is a 415 that lists the known codings."""
     async with serving(Orders) as client:
         answer = await client.post(
             "/orders",
@@ -262,8 +262,8 @@ async def test_fh5_a_coding_without_its_library(
 
 
 @pytest.mark.parametrize("coding", CODINGS)
-async def test_fh5_a_bomb(coding: str) -> None:
-    """FH5: a body that becomes larger than `max_body` is a 413, and is not decoded to its end."""
+async def test_fh5_a_decompression_bomb(coding: str) -> None:
+    """FH5: a body that exceeds `max_body` when decoded is a 413, and is not decoded to its end."""
     bomb = CODINGS[coding](b" " * 128 * 1024 * 1024)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     async with serving(Orders) as client:
@@ -278,7 +278,7 @@ async def test_fh5_a_bomb(coding: str) -> None:
 
 
 def test_fh5_the_codings_are_those_of_aiohttp() -> None:
-    """FH5: with the libraries installed all four are decoded."""
+    """FH5: with the libraries installed all four codings are decoded."""
     assert raw_request.SUPPORTED == ("gzip", "deflate", "br", "zstd")
 
 
@@ -294,8 +294,8 @@ def test_fh5_the_codings_are_those_of_aiohttp() -> None:
         (b'{"id": 1, "NaN": 2}', 200),
     ],
 )
-async def test_fh7_nan_is_no_json(body: bytes, status: int) -> None:
-    """FH7: NaN and Infinity are 400 in a body, and fine in its texts."""
+async def test_fh7_nan_is_not_json(body: bytes, status: int) -> None:
+    """FH7: NaN and Infinity in a body are a 400, unless they are part of a string."""
     async with serving(Orders) as client:
         answer = await client.post(
             "/orders", body=body, headers={"Content-Type": "application/json"}
@@ -305,8 +305,8 @@ async def test_fh7_nan_is_no_json(body: bytes, status: int) -> None:
 
 
 @pytest.mark.parametrize("text", ["nan", "NaN", "inf", "-Infinity", "1e999"])
-async def test_fh7_nan_is_no_number_of_a_query(text: str) -> None:
-    """FH7: they do not fit a `float`, alone and in a list."""
+async def test_fh7_nan_in_a_query(text: str) -> None:
+    """FH7: NaN and Infinity are invalid as a `float`, alone and in a list."""
     async with serving(Orders) as client:
         alone = await client.get("/orders", query={"limit": text})
         listed = await client.get(f"/orders?steps=1&steps={text}")
@@ -320,7 +320,7 @@ PART = b'--b\r\nContent-Disposition: form-data; name="a"\r\n\r\n'
 
 
 class Forms(HTTPView):
-    """Reads a form in each way that aiohttp has."""
+    """Reads a form in each way that aiohttp offers."""
 
     routes = ["/{way}"]
 
@@ -373,7 +373,7 @@ class Forms(HTTPView):
 async def test_fh7_a_body_that_a_view_cannot_read(
     caplog: pytest.LogCaptureFixture, way: str, kind: str, body: bytes, status: int
 ) -> None:
-    """FH7: a malformed form, JSON or text is a 400, unless the view knows better."""
+    """FH7: a malformed form, JSON or text is a 400, unless the view catches the exception."""
     caplog.set_level(logging.INFO)
     async with serving(Forms) as client:
         answer = await client.post(f"/{way}", body=body, headers={"Content-Type": kind})
@@ -385,7 +385,7 @@ async def test_fh7_a_body_that_a_view_cannot_read(
 
 
 async def test_fh7_a_form_that_a_middleware_cannot_read(caplog: pytest.LogCaptureFixture) -> None:
-    """FH7: it is a 400 there as well."""
+    """FH7: it is a 400 as well."""
 
     @web.middleware
     async def reading(request: web.Request, handler: Any) -> web.StreamResponse:
@@ -402,7 +402,7 @@ async def test_fh7_a_form_that_a_middleware_cannot_read(caplog: pytest.LogCaptur
 
 @pytest.mark.parametrize("method", [b"FOO", b"GETX", b"get", b"X-Y"])
 async def test_fh7_an_unknown_method(caplog: pytest.LogCaptureFixture, method: bytes) -> None:
-    """FH7: it is a 501, and a known one that the view does not have a 405."""
+    """FH7: it is a 501; a known method that the view does not have is a 405."""
     caplog.set_level(logging.INFO)
     async with serving(Orders) as client:
         unknown = await everything(client, method + b" /orders HTTP/1.1\r\nHost: h\r\n\r\n")
@@ -436,10 +436,10 @@ class Point(NamedTuple):
         ({"a": (1, 2)}, 200),
     ],
 )
-async def test_fh7_a_tuple_that_is_no_answer(
+async def test_fh7_an_invalid_tuple(
     caplog: pytest.LogCaptureFixture, value: Any, status: int
 ) -> None:
-    """FH7: only `(body, status)` is one; for others the log says what to write."""
+    """FH7: only `(body, status)` is valid; for other tuples the log says what to write."""
 
     class Tuples(HTTPView):
         routes = ["/"]
@@ -457,8 +457,8 @@ async def test_fh7_a_tuple_that_is_no_answer(
         assert "write (body, status)" in record["error"]
 
 
-async def test_fh7_a_405_knows_its_route(caplog: pytest.LogCaptureFixture) -> None:
-    """FH7: observers, and so metrics, and the log are told the route that has other methods."""
+async def test_fh7_the_route_of_a_405(caplog: pytest.LogCaptureFixture) -> None:
+    """FH7: observers, metrics and the log get the route that has other methods."""
     caplog.set_level(logging.DEBUG)
 
     class Parts(HTTPView):
@@ -515,7 +515,7 @@ async def found(request: web.Request) -> web.StreamResponse:
 @pytest.mark.parametrize("make", [whole, streamed, raised, found])
 @pytest.mark.parametrize("request_", [LAST, HEAD])
 async def test_fh7_one_content_type(make: Any, request_: bytes) -> None:
-    """FH7: an answer that was given two has the first."""
+    """FH7: a response with two content types is sent with the first one."""
     async with serving(answering(make)) as client:
         answer = await everything(client, request_)
 
@@ -525,13 +525,13 @@ async def test_fh7_one_content_type(make: Any, request_: bytes) -> None:
 
 @pytest.fixture
 async def socket_client() -> AsyncIterator[aiohttp.ClientSession]:
-    """Opens WebSockets."""
+    """Open a session for WebSockets."""
     async with aiohttp.ClientSession() as session:
         yield session
 
 
 def sockets(form: str, ended: list[str]) -> type[HTTPView]:
-    """A view with a WebSocket, which notes that it has come to its end."""
+    """Return a view with a WebSocket that notes its end."""
 
     class Sockets(HTTPView):
         routes = ["/"]
@@ -562,7 +562,7 @@ async def test_fh7_a_websocket_is_closed_at_once(
     form: str,
     answers: bool,
 ) -> None:
-    """FH7: with 1001 when the process stops, which does not wait for its grace."""
+    """FH7: with 1001 when the process stops, without waiting for the grace period."""
     ended: list[str] = []
     loop = asyncio.get_running_loop()
     async with serving(sockets(form, ended), grace=60.0) as client:
@@ -613,8 +613,8 @@ async def test_fh7_a_websocket_that_begins_during_the_stop() -> None:
     assert ended == ["receiving"]
 
 
-async def test_fh7_a_neighbour_of_a_websocket() -> None:
-    """FH7: a request that is being answered gets its answer while a WebSocket is closed."""
+async def test_fh7_a_request_next_to_a_websocket() -> None:
+    """FH7: a request in progress is answered while a WebSocket is closed."""
     going = asyncio.Event()
     ended: list[str] = []
 
@@ -649,7 +649,7 @@ ONCE = web.Response(text="the same for all")
 
 
 async def test_fh7_a_response_that_was_sent_before(caplog: pytest.LogCaptureFixture) -> None:
-    """It is a 500 with a record, and no connection that is closed without an answer."""
+    """It is a 500 with a record; the connection is not closed without a response."""
 
     class Constant(HTTPView):
         routes = ["/constant"]

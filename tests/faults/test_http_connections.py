@@ -1,4 +1,4 @@
-"""Rows FH2 and FH3: slow clients, many clients, and those that a blocked loop makes wait."""
+"""Rows FH2 and FH3: slow clients, many clients, and clients that wait for a blocked event loop."""
 
 import asyncio
 import json
@@ -55,7 +55,7 @@ class Hello(HTTPView):
 
 @contextmanager
 def clients(url: str, count: int, *sent: bytes) -> Iterator[list[socket.socket]]:
-    """Open connections, which send what is given in turn."""
+    """Open connections, and send each of them the given bytes."""
     at = URL(url)
     opened: list[socket.socket] = []
     try:
@@ -70,7 +70,7 @@ def clients(url: str, count: int, *sent: bytes) -> Iterator[list[socket.socket]]
 
 
 async def received(client: socket.socket) -> bytes:
-    """Wait for what comes next; nothing if the server has closed."""
+    """Return what arrives next; b"" if the server has closed the connection."""
 
     def receive() -> bytes:
         try:
@@ -83,7 +83,7 @@ async def received(client: socket.socket) -> bytes:
 
 @asynccontextmanager
 async def ops_server(**settings: Any) -> AsyncIterator[OpsServer]:
-    """An ops server of nothing."""
+    """Run an ops server without consumers."""
     whole = container_of(NO_BROKER, ops={"port": 0, **settings}).settings()
     readiness = Readiness()
     server = OpsServer(whole, readiness, Metrics(whole.metrics, readiness))
@@ -95,8 +95,8 @@ async def ops_server(**settings: Any) -> AsyncIterator[OpsServer]:
 
 
 @contextmanager
-def jumped(seconds: float) -> Iterator[None]:
-    """Let the clock of the loop jump, as if it had been blocked for so long."""
+def clock_jump(seconds: float) -> Iterator[None]:
+    """Let the clock of the event loop jump, as if it had been blocked for this time."""
     loop = asyncio.get_running_loop()
     real = loop.time
     loop.time = lambda: real() + seconds  # type: ignore[method-assign]
@@ -106,7 +106,7 @@ def jumped(seconds: float) -> Iterator[None]:
         loop.time = real  # type: ignore[method-assign]
 
 
-async def test_fh2_what_arrives_while_the_loop_is_blocked_is_in_time() -> None:
+async def test_fh2_data_that_arrives_while_the_loop_is_blocked() -> None:
     """FH2: a first head, the rest of a head, a body and a next request are answered."""
     first = [b"", HALF, POST, HELLO]
     rest = [HELLO, HELLO[len(HALF) :], b"{}", HELLO]
@@ -116,14 +116,14 @@ async def test_fh2_what_arrives_while_the_loop_is_blocked_is_in_time() -> None:
             assert (await client.get("/hello")).status == 200
             for each, data in zip(opened, rest, strict=True):
                 each.sendall(data)
-            with jumped(100.0):
+            with clock_jump(100.0):
                 answers = [await received(each) for each in opened]
 
     assert [answer.partition(b"\r\n")[0] for answer in answers] == [b"HTTP/1.1 200 OK"] * 4
 
 
-async def test_fh2_a_head_that_has_come_is_not_late() -> None:
-    """FH2: whatever happens between its arrival and its view, it is answered once."""
+async def test_fh2_a_complete_head_is_not_late() -> None:
+    """FH2: a request is answered once, even if its view is called late."""
     async with serving(Hello, read_timeout=0.2) as client:
         for _ in range(20):
             answer = await everything(
@@ -152,7 +152,7 @@ BLOCKING = """
 
 @pytest.mark.parametrize("uvloop", [True, False])
 async def test_fh2_a_view_that_blocks_the_loop(tmp_path: Path, uvloop: bool) -> None:
-    """FH2: no client gets a 408, and no connection is closed, for the time of the block."""
+    """FH2: no client gets a 408 or a closed connection because the event loop was blocked."""
     variables: dict[str, Any] = {
         "WORKERKIT_HTTP__READ_TIMEOUT": "2",
         "WORKERKIT_HTTP__KEEP_ALIVE": "2",
@@ -186,8 +186,8 @@ async def _status(session: aiohttp.ClientSession, url: str) -> int:
         return answer.status
 
 
-async def test_fh3_clients_of_the_ops_port_have_limits_too() -> None:
-    """FH3: idle and half connections are closed, a late head gets a 408."""
+async def test_fh3_limits_of_the_ops_port() -> None:
+    """FH3: idle and half-open connections are closed, a late head gets a 408."""
     async with ops_server(read_timeout=0.2, keep_alive=0.3) as server:
         rested = HELLO.replace(b"/hello", b"/health/live")
         with clients(server.url, 3, b"", HALF, rested) as (silent, half, kept):
@@ -197,8 +197,8 @@ async def test_fh3_clients_of_the_ops_port_have_limits_too() -> None:
             assert await received(kept) == b""
 
 
-async def test_fh3_a_client_that_reads_nothing_of_its_metrics() -> None:
-    """FH3: it is dropped."""
+async def test_fh3_a_client_that_does_not_read_metrics() -> None:
+    """FH3: it is disconnected."""
     async with ops_server(read_timeout=0.2) as server:
         at = URL(server.url)
         with socket.socket() as client:
@@ -215,17 +215,17 @@ async def test_fh3_a_client_that_reads_nothing_of_its_metrics() -> None:
 
 
 async def test_fh3_views_have_a_keep_alive_limit() -> None:
-    """FH3: a connection that rests is closed."""
+    """FH3: an idle connection is closed."""
     async with serving(Hello, keep_alive=0.2, read_timeout=0.4) as client:
         with clients(client.url, 1, HELLO) as (kept,):
             assert b" 200 " in await received(kept)
             assert await received(kept) == b""
 
 
-async def test_fh3_the_connection_that_has_waited_longest_makes_room(
+async def test_fh3_the_longest_idle_connection_is_closed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """FH3: beyond the limit a new connection is served, and one that rests is closed."""
+    """FH3: at the limit, an idle connection is closed and a new one is served."""
     async with serving(Hello, max_connections=5) as client:
         with clients(client.url, 5, HELLO, HALF) as waiting:
             assert b" 200 " in await received(waiting[0])
@@ -243,7 +243,7 @@ async def test_fh3_the_connection_that_has_waited_longest_makes_room(
 
 
 async def test_fh3_connections_that_are_all_in_use(caplog: pytest.LogCaptureFixture) -> None:
-    """FH3: then a new one gets a 503, and those in use are answered."""
+    """FH3: a new one gets a 503, and those in use are answered."""
     Hello.gate = asyncio.Event()
     Hello.begun = 0
     waits = HELLO.replace(b"/hello", b"/hello?wait=true")
@@ -275,15 +275,15 @@ async def test_fh3_connections_that_are_all_in_use(caplog: pytest.LogCaptureFixt
 def test_fh3_the_limits_follow_the_number_of_descriptors(
     monkeypatch: pytest.MonkeyPatch, soft: int, views: int, ops: int
 ) -> None:
-    """FH3: together they leave room for everything else; a setting has the last word."""
+    """FH3: together they leave enough descriptors for the rest; a setting takes precedence."""
     monkeypatch.setattr("resource.getrlimit", lambda _: (soft, soft))
 
     assert (max_connections(None, "http"), max_connections(None, "ops")) == (views, ops)
     assert max_connections(7, "http") == 7
 
 
-async def test_fh3_connections_that_are_made_during_the_stop() -> None:
-    """FH3: they are closed, and do not hold the stop for its grace."""
+async def test_fh3_connections_that_are_opened_during_the_stop() -> None:
+    """FH3: they are closed, and do not delay the stop."""
     loop = asyncio.get_running_loop()
     began = loop.time()
     for _ in range(5):
@@ -318,7 +318,7 @@ CONSUMERS = """
 async def worker(
     directory: Path, consumers: str, *, uvloop: bool, descriptors: int = 1024, **variables: str
 ) -> AsyncIterator[tuple[Application, str]]:
-    """Run consumers in a process with few descriptors; the address of its views."""
+    """Run consumers in a process with few descriptors, and return the URL of its views."""
     package = write_package(directory, consumers=consumers)
     start = ["-m", "workerkit"] if uvloop else ["-c", _WITHOUT_UVLOOP]
     limited = ("sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", sys.executable, *start)
@@ -337,12 +337,12 @@ _WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None; from workerkit.cli 
 
 
 @pytest.mark.parametrize("uvloop", [True, False])
-async def test_fh3_a_storm_of_connections(
+async def test_fh3_many_idle_connections(
     rabbit: PrivateRabbit, url: str, tmp_path: Path, uvloop: bool
 ) -> None:
-    """FH3: with 256 descriptors, 375 idle and half connections to each port harm nobody.
+    """FH3: with 256 descriptors, 375 idle and half-open connections to each port do no harm.
 
-    Probes and views answer, the connection to the broker is opened again, and the log is short.
+    Probes and views are answered, the broker connection is opened again, and the log is short.
     """
     async with Proxy("127.0.0.1", rabbit.port) as proxy:
         variables = {"WORKERKIT_AMQP__DEFAULT__URL": proxy.url(url)}
@@ -378,7 +378,7 @@ async def test_fh3_a_storm_of_connections(
 
 @pytest.mark.parametrize("uvloop", [True, False])
 async def test_fh3_no_descriptor_is_left(tmp_path: Path, uvloop: bool) -> None:
-    """FH3: the error of accepting is logged once a second at most, and ends by itself."""
+    """FH3: the error is logged at most once a second, and accepting continues by itself."""
     consumers = """
         import os
         from workerkit import HTTPView

@@ -1,4 +1,4 @@
-"""H1 to H3: middlewares, half-read bodies, clients that read nothing, and other rare company."""
+"""H1 to H3: middlewares, partly read bodies, clients that do not read, and other rare cases."""
 
 import asyncio
 import threading
@@ -20,7 +20,7 @@ from workerkit.observe import Unhandled
 
 
 class Echo(HTTPView):
-    """Gives back what it gets."""
+    """Returns what it gets."""
 
     routes = ["/echo"]
 
@@ -30,7 +30,7 @@ class Echo(HTTPView):
 
 
 class Narrow(Echo):
-    """As well, if it is short."""
+    """Returns what it gets, if it is short."""
 
     routes = ["/narrow"]
     max_body = 20
@@ -38,14 +38,14 @@ class Narrow(Echo):
 
 @web.middleware
 async def reading(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Read the body, as one that checks signatures does."""
+    """Read the body, as a middleware that checks signatures does."""
     await request.read()
     response: web.StreamResponse = await handler(request)
     return response
 
 
 async def test_h1_a_middleware_may_read_the_body() -> None:
-    """The view gets it all the same, and its limit holds."""
+    """The view gets the body as well, and its limit applies."""
     async with serving(Echo, Narrow, middlewares=[reading]) as client:
         echoed = await client.post("/echo", json={"a": 1})
         short = await client.post("/narrow", json={"a": 1})
@@ -63,8 +63,8 @@ class Form(HTTPView):
         return len(await request.post())
 
 
-async def test_fp5_a_malformed_part_of_a_form_is_no_warning() -> None:
-    """A fault of the client is its 400, and no warning of Python that quotes it for each part."""
+async def test_fp5_a_malformed_part_of_a_form_gives_no_warning() -> None:
+    """It is a 400, and Python does not warn about each part with a quote of it."""
     part = '--B\r\nContent-Disposition: form-data; name="a"; \u202e\r\n\r\nx\r\n'
     headers = {"Content-Type": "multipart/form-data; boundary=B"}
     with warnings.catch_warnings(record=True) as warned:
@@ -76,8 +76,8 @@ async def test_fp5_a_malformed_part_of_a_form_is_no_warning() -> None:
     assert not [str(each.message) for each in warned]
 
 
-async def test_h1_too_large_is_a_problem_whoever_reads() -> None:
-    """The raw form and a middleware get aiohttp's exception; the client gets a problem."""
+async def test_h1_a_body_that_is_too_large() -> None:
+    """A view or middleware that reads it gets aiohttp's exception; the client gets a problem."""
 
     class Raw(HTTPView):
         routes = ["/raw"]
@@ -108,8 +108,8 @@ async def test_h1_headers_in_one_line_or_several() -> None:
     assert answer.json() == [1, 2, 3]
 
 
-async def test_h1_what_json_cannot_say_is_null() -> None:
-    """An answer is always JSON."""
+async def test_h1_values_that_json_does_not_have_are_null() -> None:
+    """A response is always valid JSON."""
 
     class Odd(HTTPView):
         routes = ["/odd"]
@@ -123,8 +123,8 @@ async def test_h1_what_json_cannot_say_is_null() -> None:
     assert answer.json() == {"x": None, "y": None}
 
 
-async def test_h2_cookies_of_a_raised_answer_are_sent() -> None:
-    """A login that redirects sets its session."""
+async def test_h2_cookies_of_a_raised_response_are_sent() -> None:
+    """A login that redirects sets the cookie of its session."""
 
     class Login(HTTPView):
         routes = ["/login"]
@@ -141,8 +141,8 @@ async def test_h2_cookies_of_a_raised_answer_are_sent() -> None:
     assert answer.headers["Set-Cookie"].startswith("tried=1")
 
 
-async def test_h2_whatever_is_raised_is_answered_and_the_process_stops_at_once() -> None:
-    """What is no Exception ends the process, as SystemExit does, and holds nothing."""
+async def test_h2_a_base_exception_stops_the_process() -> None:
+    """A BaseException is answered, and ends the process as SystemExit does."""
 
     class Own(BaseException):
         """Rare."""
@@ -165,7 +165,7 @@ async def test_h2_whatever_is_raised_is_answered_and_the_process_stops_at_once()
 
 
 async def test_h3_a_request_in_a_middleware_is_finished() -> None:
-    """It is being answered, although no view has it yet; it is not too slow either."""
+    """It counts as in progress before a view has it, and is not too slow."""
     entered = asyncio.Event()
 
     @web.middleware
@@ -190,8 +190,8 @@ async def test_h3_a_request_in_a_middleware_is_finished() -> None:
     assert answer.endswith(b"\r\n\r\n{}")
 
 
-async def test_h1_what_is_left_of_a_body_is_no_request(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its client got its answer, and may rest: no 408 comes before its next request."""
+async def test_h1_the_rest_of_a_body_is_not_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its client was answered and may be idle: no 408 is sent before its next request."""
     monkeypatch.setattr("workerkit.http.server.LINGERING", 30.0)
     loop = asyncio.get_running_loop()
     async with serving(Echo, read_timeout=0.25) as client, asyncio.timeout(30.0):
@@ -213,7 +213,7 @@ async def test_h1_what_is_left_of_a_body_is_no_request(monkeypatch: pytest.Monke
 
 
 async def test_h1_head_of_a_stream_has_no_body() -> None:
-    """The next answer on the connection is in step."""
+    """The next response on the connection is read correctly."""
 
     class Ticks(HTTPView):
         routes = ["/ticks"]
@@ -239,8 +239,8 @@ async def test_h1_head_of_a_stream_has_no_body() -> None:
     assert rest.startswith(b"HTTP/1.1 404 ")
 
 
-async def test_h1_a_client_that_reads_nothing_is_dropped() -> None:
-    """Its answer does not stay in memory for ever."""
+async def test_h1_a_client_that_reads_nothing_is_disconnected() -> None:
+    """Its response does not stay in memory."""
 
     class Large(HTTPView):
         routes = ["/large"]
@@ -265,8 +265,8 @@ async def test_h1_a_client_that_reads_nothing_is_dropped() -> None:
     assert closed
 
 
-async def test_h1_a_call_for_which_no_thread_was_free_is_never_made() -> None:
-    """It is late while it waits, and is not made behind its client's back."""
+async def test_h1_a_call_that_timed_out_before_a_thread_was_free() -> None:
+    """It times out while it waits, and is not made after its client got the 504."""
     calls: list[int] = []
 
     class Blocking(HTTPView):
@@ -293,7 +293,7 @@ async def test_h1_a_call_for_which_no_thread_was_free_is_never_made() -> None:
 
 
 async def test_sizes_of_requests() -> None:
-    """What the metrics read: the bytes that came and went, of requests that reach a view."""
+    """Metrics get the bytes received and sent, for requests that reach a view."""
     recorder = Recorder()
     async with serving(Echo, recorder=recorder) as client:
         await client.post("/echo", json={"a": 1})
@@ -305,19 +305,19 @@ async def test_sizes_of_requests() -> None:
 
 
 class Trail(Recorder):
-    """Notes requests that no view got as well."""
+    """A recorder that also records requests without a view."""
 
     def __init__(self) -> None:
         super().__init__()
         self.told: list[Unhandled] = []
 
     def unhandled(self, record: Unhandled) -> None:
-        """Note it."""
+        """Record it."""
         self.told.append(record)
 
 
-async def test_observers_are_told_of_requests_that_no_view_gets() -> None:
-    """Of those for which there is none, that a middleware answers, and that are no HTTP."""
+async def test_observers_are_notified_of_requests_without_a_view() -> None:
+    """Unknown routes, responses of a middleware, and malformed requests."""
 
     @web.middleware
     async def guard(request: web.Request, handler: Any) -> web.StreamResponse:
@@ -346,8 +346,8 @@ async def test_observers_are_told_of_requests_that_no_view_gets() -> None:
     assert len(trail.settled) == 2
 
 
-async def test_observers_are_told_of_requests_that_do_not_come_in_time() -> None:
-    """And not of connections on which there is none."""
+async def test_observers_are_notified_of_requests_that_are_too_slow() -> None:
+    """And not of connections without a request."""
     trail = Trail()
     async with serving(Echo, recorder=trail, read_timeout=0.2) as client:
         assert await everything(client, b"") == b""

@@ -1,4 +1,4 @@
-"""Rows FH1 to FH7 together: whatever comes in on both ports, the process goes on as before."""
+"""Rows FH1 to FH7 together: any data arrives on both ports, and the process keeps working."""
 
 import asyncio
 import json
@@ -59,7 +59,7 @@ class Raw(HTTPView):
     max_body = 10_000
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Read the body in the way that its type asks for."""
+        """Read the body in the way that its content type requires."""
         if request.content_type == "application/json":
             await request.json()
         elif request.content_type == "text/plain":
@@ -140,7 +140,7 @@ SOUND = b"GET /orders HTTP/1.1\r\nHost: h\r\n\r\n"
 
 @some.composite
 def requests(draw: some.DrawFn) -> bytes:
-    """One request, more or less."""
+    """Generate one request, complete or not."""
     line = " ".join(
         [
             draw(some.sampled_from(METHODS)),
@@ -158,7 +158,7 @@ def requests(draw: some.DrawFn) -> bytes:
 
 @some.composite
 def streams(draw: some.DrawFn) -> list[bytes]:
-    """What one client sends, in the pieces in which it sends it."""
+    """Generate the data of one client, in pieces."""
     sent = b"".join(draw(some.lists(requests() | some.just(SOUND), min_size=1, max_size=3)))
     for _ in range(draw(some.integers(0, 3))):
         at = draw(some.integers(0, len(sent)))
@@ -170,7 +170,7 @@ def streams(draw: some.DrawFn) -> list[bytes]:
 
 
 async def talk(url: str, pieces: Sequence[bytes], patience: float = 0.03) -> bytes:
-    """Send them, and read what comes until the server closes, or says nothing for a moment."""
+    """Send the pieces, and return what arrives until the server closes or is silent."""
     at = URL(url)
     reader, writer = await asyncio.open_connection(at.host, at.port)
     answer = b""
@@ -193,13 +193,13 @@ async def talk(url: str, pieces: Sequence[bytes], patience: float = 0.03) -> byt
 
 @asynccontextmanager
 async def both() -> AsyncIterator[tuple[HTTPClient, str]]:
-    """A server of views and an ops server."""
+    """Run a server of views and an ops server."""
     async with serving(Orders, Raw) as client, ops_server() as ops:
         yield client, ops.url
 
 
 def memory() -> int:
-    """The most that this process has had, in KiB."""
+    """Return the peak memory of this process, in KiB."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
 
@@ -207,7 +207,7 @@ STATUS = re.compile(rb"HTTP/1\.[01] (\d{3}) ")
 
 
 def test_fh_any_bytes_on_both_ports(caplog: pytest.LogCaptureFixture) -> None:
-    """FH1 to FH7: neighbours are served, nothing is a 500, and no record is forged or loud."""
+    """FH1 to FH7: others are served, nothing is a 500, and no record is forged or above INFO."""
     caplog.set_level(logging.INFO)
     with asyncio.Runner() as runner:
         context = both()
@@ -252,10 +252,8 @@ def test_fh_any_bytes_on_both_ports(caplog: pytest.LogCaptureFixture) -> None:
 
 
 @pytest.mark.parametrize("id", ["a\x1b[31m", "a\u202eb", "x" * 200, 'a"b', "a b", "a\u2028ERROR"])
-async def test_fh_an_id_from_outside_forges_no_line(
-    caplog: pytest.LogCaptureFixture, id: str
-) -> None:
-    """FH: an id with anything but plain characters is not taken over into log and answer."""
+async def test_fh_an_external_id_forges_no_line(caplog: pytest.LogCaptureFixture, id: str) -> None:
+    """FH: an id with unsafe characters is used neither in the log nor in the response."""
     caplog.set_level(logging.INFO)
     async with serving(Orders) as client:
         url = client.url

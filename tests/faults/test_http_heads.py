@@ -1,4 +1,4 @@
-"""H1: what stands on the connection, whoever wrote it: workerkit at once, or aiohttp."""
+"""H1: the head of a response, whether workerkit or aiohttp writes it."""
 
 import asyncio
 from contextlib import suppress
@@ -15,7 +15,7 @@ from workerkit.testing.http_client import HTTPClient
 
 
 class Heads(HTTPView):
-    """Answers with the headers that the test has chosen."""
+    """Answers with headers that the test sets."""
 
     routes = ["/"]
     headers: Any = {}
@@ -27,7 +27,7 @@ class Heads(HTTPView):
 
 
 async def raw(client: HTTPClient, request: bytes) -> tuple[str, CIMultiDict[str], bytes]:
-    """Status line, headers and body of the first answer to what is sent."""
+    """Return status line, headers and body of the first response."""
     head, _, body = (await first_answer(client, request)).partition(b"\r\n\r\n")
     status, *lines = head.decode().split("\r\n")
     headers = CIMultiDict([(name, value) for name, _, value in map(_partition, lines)])
@@ -55,8 +55,8 @@ LAST = b"GET / HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
         ({"X-Request-ID": "theirs", "X-Own": "1"}, "application/octet-stream"),
     ],
 )
-async def test_h1_each_header_is_there_once(headers: Any, kind: str) -> None:
-    """Those of the view as it has them, and those of every answer beside."""
+async def test_h1_each_header_is_sent_once(headers: Any, kind: str) -> None:
+    """The headers of the view, and those of every response."""
 
     class Own(Heads):
         pass
@@ -78,8 +78,8 @@ async def test_h1_each_header_is_there_once(headers: Any, kind: str) -> None:
 
 @pytest.mark.parametrize("break_", ["\r\n", "\n", "\r", "\0", "\x7f"])
 @pytest.mark.parametrize("name", ["X-Own", "Content-Type"])
-async def test_h1_a_value_makes_no_header_of_its_own(name: str, break_: str) -> None:
-    """Nothing is sent of an answer whose header holds a line break."""
+async def test_h1_a_value_cannot_add_a_header(name: str, break_: str) -> None:
+    """A response with a line break in a header is not sent."""
 
     class Own(Heads):
         headers = {name: f"a{break_}X-Evil: 1"}
@@ -93,7 +93,7 @@ async def test_h1_a_value_makes_no_header_of_its_own(name: str, break_: str) -> 
 
 @pytest.mark.parametrize("size", [0, 1, 65_535, 65_536, 3_000_000])
 async def test_h1_bodies_of_all_sizes(size: int) -> None:
-    """They come whole."""
+    """They arrive complete."""
 
     class Own(Heads):
         body = b"x" * size
@@ -105,8 +105,8 @@ async def test_h1_bodies_of_all_sizes(size: int) -> None:
 
 
 @pytest.mark.parametrize("size", [4, 65_536])
-async def test_h1_one_answer_may_serve_twice(size: int) -> None:
-    """A view that keeps an answer gives it to everybody, each with an id of its own."""
+async def test_h1_a_response_that_is_kept(size: int) -> None:
+    """A view that returns the same response twice: each client gets it with its own id."""
 
     class Kept(HTTPView):
         routes = ["/"]
@@ -124,8 +124,8 @@ async def test_h1_one_answer_may_serve_twice(size: int) -> None:
 
 
 @pytest.mark.parametrize("name", ["X-Own", "Content-Type"])
-async def test_h1_a_header_that_is_no_text_costs_its_connection_only(name: str) -> None:
-    """The client gets a 500, and the stop is not held up."""
+async def test_h1_a_header_that_is_not_text(name: str) -> None:
+    """The client gets a 500, and the stop is not delayed."""
 
     class Own(Heads):
         headers = {name: 5}
@@ -136,8 +136,8 @@ async def test_h1_a_header_that_is_no_text_costs_its_connection_only(name: str) 
     assert found.startswith(b"HTTP/1.1 500 ")
 
 
-async def test_h1_an_id_makes_no_header_of_its_own() -> None:
-    """Whatever a view puts there."""
+async def test_h1_an_id_cannot_add_a_header() -> None:
+    """Whatever value a view sets."""
 
     class Own(Heads):
         async def get(self, request: web.Request) -> web.Response:
@@ -149,8 +149,8 @@ async def test_h1_an_id_makes_no_header_of_its_own() -> None:
 
 
 @pytest.mark.parametrize("raised", [False, True])
-async def test_h1_a_request_has_one_answer(raised: bool) -> None:
-    """Also where a middleware gives another one than the view has sent."""
+async def test_h1_a_request_has_one_response(raised: bool) -> None:
+    """Also if a middleware returns another response than the one that the view sent."""
 
     class Streamed(HTTPView):
         routes = ["/"]
@@ -178,8 +178,8 @@ async def test_h1_a_request_has_one_answer(raised: bool) -> None:
     assert b"another" not in found
 
 
-async def test_h1_an_answer_that_is_sent_and_raised() -> None:
-    """It is an answer like any other, and the connection goes on."""
+async def test_h1_a_response_that_is_sent_and_raised() -> None:
+    """It is a response like any other, and the connection stays open."""
 
     class Raising(HTTPView):
         routes = ["/"]

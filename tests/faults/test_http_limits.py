@@ -1,4 +1,4 @@
-"""Row FH1: a body full of faults costs little, and its answer and its record are short."""
+"""Row FH1: a body with many faults takes little time, and its response and its record are short."""
 
 import asyncio
 import gzip
@@ -94,13 +94,13 @@ class Names(HTTPView):
 
 
 def repeated(item: bytes, before: bytes = b"[", after: bytes = b"]") -> bytes:
-    """A lot of JSON."""
+    """Return a large JSON array."""
     count = (SIZE - len(before) - len(after)) // (len(item) + 1)
     return before + b",".join([item] * count) + after
 
 
 def keyed(value: bytes) -> bytes:
-    """A lot of JSON, as an object with many keys."""
+    """Return a large JSON object with many keys."""
     return b"{" + b",".join(b'"%06x":%b' % (n, value) for n in range(SIZE // 14)) + b"}"
 
 
@@ -116,10 +116,10 @@ def keyed(value: bytes) -> bytes:
         ("/names", json.dumps({"a": "x" * SIZE})[:-20].encode() + b'"}', 1),
     ],
 )
-async def test_fh1_a_body_full_of_faults(
+async def test_fh1_a_body_with_many_faults(
     caplog: pytest.LogCaptureFixture, path: str, body: bytes, named: int
 ) -> None:
-    """FH1: the first faults are named, the others are counted, in the answer as in the log."""
+    """FH1: the first faults are named, the others are counted, in the response and in the log."""
     caplog.set_level(logging.DEBUG)
     views = (Lists, Orders, Dicts, Extras, Names)
     async with serving(*views) as client:
@@ -138,8 +138,8 @@ async def test_fh1_a_body_full_of_faults(
         assert vars(record)["error"].count(" more") == 1
 
 
-async def test_fh1_values_that_are_long() -> None:
-    """FH1: what a validator of the user's repeats of a value is cut, wherever it comes from."""
+async def test_fh1_long_values_in_faults() -> None:
+    """FH1: a value that a validator of the user repeats is cut."""
     async with serving(Names) as client:
         answer = await client.post(
             "/names?q=" + "y" * 7_000,
@@ -152,8 +152,8 @@ async def test_fh1_values_that_are_long() -> None:
     assert all(len(each["detail"]) < 1_200 for each in answer.json()["errors"])
 
 
-async def test_fh1_a_fault_that_lies_deep() -> None:
-    """FH1: its place is told, and has a bounded length."""
+async def test_fh1_a_deeply_nested_fault() -> None:
+    """FH1: its position is named, and has a limited length."""
     body = b'{"inner":' * 180 + b"1" + b"}" * 180
     async with serving(Trees) as client:
         answer = await client.post(
@@ -164,8 +164,8 @@ async def test_fh1_a_fault_that_lies_deep() -> None:
     assert len(answer.body) < 16_384
 
 
-def test_fh1_the_cost_of_a_body_full_of_faults() -> None:
-    """FH1: naming the faults of a large body takes a few times what parsing it takes at most."""
+def test_fh1_the_time_for_many_faults() -> None:
+    """FH1: naming the faults of a large body takes a few times as long as parsing it."""
     body = b"[" + b",".join([b"{}"] * 80_000) + b"]"
     decode, validate = decoder(list[Line]), TypeAdapter(list[Line]).validate_json
     with pytest.raises(InvalidBody):
@@ -190,7 +190,7 @@ class Files(HTTPView):
 
 
 async def test_fh1_a_form_of_too_many_fields_is_a_problem() -> None:
-    """aiohttp's limit is answered like that of the size."""
+    """aiohttp's limit is reported like the limit of the size."""
     async with serving(Files) as client:
         headers = {"Content-Type": "application/x-www-form-urlencoded"}
         answer = await client.post("/files", body=b"a=1&" * 2_000, headers=headers)
@@ -200,8 +200,8 @@ async def test_fh1_a_form_of_too_many_fields_is_a_problem() -> None:
     assert answer.json()["detail"] == "the form has too many fields"
 
 
-async def test_fh3_what_is_left_of_a_compressed_body_is_not_decompressed() -> None:
-    """A small body that decompresses to a large one costs no more than a few megabytes of it."""
+async def test_fh3_the_rest_of_a_compressed_body_is_not_decompressed() -> None:
+    """Of a small body that decompresses to a large one, only a few megabytes are read."""
     asked: list[web.Request] = []
 
     class Deaf(HTTPView):
@@ -221,10 +221,10 @@ async def test_fh3_what_is_left_of_a_compressed_body_is_not_decompressed() -> No
     assert asked[0].content.total_bytes < 32 << 20
 
 
-async def test_fh3_half_bodies_that_are_answered_leave_room(
+async def test_fh3_answered_requests_with_half_a_body_count_as_idle(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A connection whose request is answered makes room, also while the rest of its body is due."""
+    """Their connections are closed for new ones while the rest of the body is due."""
     monkeypatch.setattr("workerkit.http.server.LINGERING", 60.0)
     head = b"POST /nowhere HTTP/1.1\r\nHost: x\r\nContent-Length: 9\r\n\r\n"
     async with serving(Lists, max_connections=3) as client, AsyncExitStack() as stack:

@@ -1,4 +1,4 @@
-"""H1 to H3 where middlewares of the user's stand before the views, whatever they do."""
+"""H1 to H3 with middlewares of the user, whatever they do."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -18,7 +18,7 @@ Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Hello(HTTPView):
-    """Answers at once."""
+    """Answers immediately."""
 
     routes = ["/"]
 
@@ -28,7 +28,7 @@ class Hello(HTTPView):
 
 
 class Narrow(HTTPView):
-    """Takes little."""
+    """Has a small limit."""
 
     routes = ["/narrow"]
     max_body = 10
@@ -39,17 +39,17 @@ class Narrow(HTTPView):
 
 
 class Wide(Narrow):
-    """Takes much."""
+    """Has a large limit."""
 
     routes = ["/wide"]
     max_body = 1_000
 
 
 @pytest.mark.parametrize("returned", [None, {"a": 1}])
-async def test_h2_a_middleware_that_forgets_to_return_the_answer(
+async def test_h2_a_middleware_that_returns_nothing(
     returned: object, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """H2: 500 and an ERROR; the connection serves on, and holds no stop up."""
+    """H2: 500 and an ERROR; the connection stays usable, and the stop is not delayed."""
 
     @web.middleware
     async def forgetful(request: web.Request, handler: Handler) -> Any:
@@ -69,8 +69,8 @@ async def test_h2_a_middleware_that_forgets_to_return_the_answer(
     assert [each.status for each in seen] == statuses
 
 
-async def test_observers_are_told_what_the_client_gets() -> None:
-    """Status and time are those of the answer as it leaves the last middleware."""
+async def test_observers_get_the_response_of_the_client() -> None:
+    """Status and time are those of the response after the last middleware."""
 
     @web.middleware
     async def changing(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -89,8 +89,8 @@ async def test_observers_are_told_what_the_client_gets() -> None:
     assert delivery.seconds >= 0.05
 
 
-async def test_observers_are_told_of_an_answer_that_is_lost_in_a_middleware() -> None:
-    """One that raises behind the view makes a 500 of it."""
+async def test_observers_are_notified_if_a_middleware_fails_after_a_view() -> None:
+    """A middleware that raises after the view changes the response to a 500."""
 
     @web.middleware
     async def failing(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -106,8 +106,8 @@ async def test_observers_are_told_of_an_answer_that_is_lost_in_a_middleware() ->
     assert (answer.status, delivery.status) == (500, 500)
 
 
-async def test_observers_are_told_the_status_of_a_file(tmp_path: Path) -> None:
-    """Which shows when it is sent."""
+async def test_observers_get_the_status_of_a_file(tmp_path: Path) -> None:
+    """It is known when the file is sent."""
 
     class Download(HTTPView):
         routes = ["/{name}"]
@@ -125,8 +125,8 @@ async def test_observers_are_told_the_status_of_a_file(tmp_path: Path) -> None:
     assert [each.status for each in seen] == statuses == [200, 404]
 
 
-async def test_h1_the_limit_of_a_view_holds_for_whoever_reads() -> None:
-    """H1: 413 in a middleware as in the view, and no more than that view allows."""
+async def test_h1_the_limit_of_a_view_applies_in_middlewares() -> None:
+    """H1: 413 in a middleware as in the view, and not more than the limit of that view."""
 
     @web.middleware
     async def reading(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -146,10 +146,10 @@ async def test_h1_the_limit_of_a_view_holds_for_whoever_reads() -> None:
     ("raised", "status", "after"),
     [(Reject("no"), 422, None), (Retry("busy", after=3), 503, "3")],
 )
-async def test_h2_signals_of_a_middleware(
+async def test_h2_reject_and_retry_in_a_middleware(
     raised: Exception, status: int, after: str | None, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """H2: they mean what they mean in a view."""
+    """H2: they have the same meaning as in a view."""
 
     @web.middleware
     async def refusing(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -162,10 +162,10 @@ async def test_h2_signals_of_a_middleware(
     assert errors(caplog) == []
 
 
-async def test_h1_a_body_that_is_broken_off_is_nobodys_fault(
+async def test_h1_a_truncated_body_is_not_an_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """H1: a client that leaves while a middleware reads is no ERROR."""
+    """H1: a client that disconnects while a middleware reads is not logged as an ERROR."""
     done: list[BaseException] = []
 
     @web.middleware
@@ -189,7 +189,7 @@ async def test_h1_a_body_that_is_broken_off_is_nobodys_fault(
 
 
 async def test_h2_an_upstream_that_breaks_is_a_failure(caplog: pytest.LogCaptureFixture) -> None:
-    """H2: aiohttp's client raises what a stream raises whose client has left; ours is there."""
+    """H2: a lost connection of the view's own client is a failure: our client is still there."""
 
     class Proxying(HTTPView):
         routes = ["/"]
@@ -206,7 +206,7 @@ async def test_h2_an_upstream_that_breaks_is_a_failure(caplog: pytest.LogCapture
 
 
 async def test_the_time_of_a_handler_begins_with_the_body() -> None:
-    """A client that takes its time to send it is not the handler's."""
+    """The time in which the client sends the body does not count."""
 
     class Taking(HTTPView):
         routes = ["/"]

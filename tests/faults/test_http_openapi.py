@@ -1,6 +1,6 @@
-"""Row H4: requests that are generated from the served OpenAPI document, right ones and wrong ones.
+"""Row H4: valid and invalid requests that are generated from the served OpenAPI document.
 
-None is answered with a 500, and every answer is as the document says.
+None is answered with a 500, and every response is as documented.
 """
 
 import asyncio
@@ -61,7 +61,7 @@ class Order(BaseModel):
 
 
 class Orders(HTTPView):
-    """Everything that a request may have."""
+    """Takes all kinds of values."""
 
     routes = ["/orders/{order_id}", "/shops/{shop:[a-z]{1,5}}/orders/{order_id}"]
     status = {"post": 201}
@@ -80,7 +80,7 @@ class Orders(HTTPView):
         if_match: Annotated[str | None, Header] = None,
         sid: Annotated[str | None, Cookie] = None,
     ) -> list[Order] | None:
-        """Give back what fits."""
+        """Return the values."""
         if exact:
             return None
         return [Order(id=order_id, due=since)]
@@ -107,10 +107,10 @@ def fuzz(
     modes: Sequence[schemathesis.GenerationMode] = MODES,
     not_promised: Sequence[Any] = NOT_PROMISED,
 ) -> list[str]:
-    """Make requests as the document of the server says, and others; what was asked, in short.
+    """Send requests as the document describes them, and others; return a summary of them.
 
     Args:
-        endless: Paths whose answers do not end, which are left out.
+        endless: Paths whose responses do not end, which are omitted.
     """
     document = requests.get(f"{url}/openapi.json", timeout=60.0).json()
     validate(document)
@@ -156,7 +156,7 @@ def _ask(
 
 
 class Optional(HTTPView):
-    """Values that may be left out, and nothing else."""
+    """Takes only optional values."""
 
     routes = ["/optional"]
 
@@ -175,7 +175,7 @@ class Optional(HTTPView):
 
 @pytest.fixture
 def template(monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
-    """The container of the template's application."""
+    """Return the container of the template's application."""
     monkeypatch.syspath_prepend(str(TEMPLATE))
     yield importlib.import_module("shop.container").Container()
     for name in [each for each in sys.modules if each.partition(".")[0] == "shop"]:
@@ -196,8 +196,8 @@ async def test_h4_the_template(template: Any) -> None:
     assert len(asked) > 3 * EXAMPLES
 
 
-async def test_h4_everything_that_a_request_may_have() -> None:
-    """H4: a view that takes all kinds of values, and gives all kinds of answers."""
+async def test_h4_all_kinds_of_values() -> None:
+    """H4: a view that takes all kinds of values, and returns all kinds of responses."""
     async with serving(Orders) as client:
         asked = await asyncio.to_thread(fuzz, client.url)
 
@@ -205,8 +205,8 @@ async def test_h4_everything_that_a_request_may_have() -> None:
     assert len(asked) > 10 * EXAMPLES
 
 
-async def test_fh6_what_the_document_allows_is_taken() -> None:
-    """FH6: a value that may be left out is never `null` in the document, so none is refused."""
+async def test_fh6_documented_values_are_accepted() -> None:
+    """FH6: an optional value is never `null` in the document, so none is refused."""
     async with serving(Optional) as client:
         asked = await asyncio.to_thread(
             fuzz,

@@ -1,4 +1,4 @@
-"""H1: which view answers a path, however that is written, and with which arguments."""
+"""H1: which view answers a path, in whatever way it is written, and with which arguments."""
 
 import asyncio
 import inspect
@@ -14,19 +14,19 @@ from workerkit.testing.http_client import HTTPClient
 
 
 class Store:
-    """Comes from the container."""
+    """A class that the container provides."""
 
 
-async def asked(client: HTTPClient, path: str, method: str = "GET") -> tuple[str, bytes]:
-    """Status line and body of the answer; no client rewrites the path."""
+async def get_raw(client: HTTPClient, path: str, method: str = "GET") -> tuple[str, bytes]:
+    """Return status line and body of the response, without a client that rewrites the path."""
     request = f"{method} {path} HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
     head, _, body = (await everything(client, request.encode())).partition(b"\r\n\r\n")
     return head.partition(b"\r\n")[0].decode(), body
 
 
 @pytest.mark.parametrize("path", ["/orders/new", "/orders/new?a=1", "/orders/%6eew", "/orders/7"])
-async def test_h1_however_a_path_is_written(path: str) -> None:
-    """The same view answers, and aiohttp's request says the same about its route."""
+async def test_h1_different_spellings_of_a_path(path: str) -> None:
+    """The same view answers, and aiohttp's request has the same route."""
 
     class New(HTTPView):
         routes = ["/orders/new"]
@@ -40,7 +40,7 @@ async def test_h1_however_a_path_is_written(path: str) -> None:
         routes = ["/orders/{order_id}"]
 
     async with serving(Each, New) as client:
-        _, body = await asked(client, path)
+        _, body = await get_raw(client, path)
 
     known = b'{"route":"/orders/new","match":{},"app":true}'
     other = b'{"route":"/orders/{order_id}","match":{"order_id":"7"},"app":true}'
@@ -50,7 +50,7 @@ async def test_h1_however_a_path_is_written(path: str) -> None:
 @pytest.mark.parametrize("method", ["GET", "DELETE"])
 @pytest.mark.parametrize("route", ["/files/", "/"])
 async def test_h1_the_first_of_two_routes_answers(route: str, method: str) -> None:
-    """However the path is written, and whether or not a middleware looks at it before."""
+    """With each spelling of the path, with and without a middleware."""
 
     class Each(HTTPView):
         routes = [route + "{rest:.*}"]
@@ -76,14 +76,14 @@ async def test_h1_the_first_of_two_routes_answers(route: str, method: str) -> No
 
     for middlewares in ([], [looking]):
         async with serving(Each, Index, middlewares=middlewares) as client:
-            _, plain = await asked(client, route, method)
-            _, with_query = await asked(client, route + "?a=1", method)
+            _, plain = await get_raw(client, route, method)
+            _, with_query = await get_raw(client, route + "?a=1", method)
         assert (plain, with_query) == (b'"each"', b'"each"')
 
 
 @pytest.mark.parametrize("route", ["/a%20b", "/a?b", "/%41", "/a#b"])
-async def test_h1_a_route_that_no_path_is_read_as(route: str) -> None:
-    """aiohttp reads paths before it compares them, so it never answers: no more do we."""
+async def test_h1_a_route_that_matches_no_path(route: str) -> None:
+    """aiohttp normalizes paths before it compares them, so such a route never answers."""
 
     class Odd(HTTPView):
         routes = [route]
@@ -92,14 +92,14 @@ async def test_h1_a_route_that_no_path_is_read_as(route: str) -> None:
             """Answer nobody."""
 
     async with serving(Odd) as client:
-        status, _ = await asked(client, route)
+        status, _ = await get_raw(client, route)
 
     assert status == "HTTP/1.1 404 Not Found"
 
 
 @pytest.mark.parametrize("route", ["//a", "//[", "/a:b@c", "/a/"])
 async def test_h1_odd_routes(route: str) -> None:
-    """They are compared as they stand."""
+    """They are compared unchanged."""
 
     class Odd(HTTPView):
         routes = [route]
@@ -108,13 +108,13 @@ async def test_h1_odd_routes(route: str) -> None:
             return "odd"
 
     async with serving(Odd) as client:
-        _, body = await asked(client, route)
+        _, body = await get_raw(client, route)
 
     assert body == b'"odd"'
 
 
-async def test_h1_what_the_router_says_cannot_be_written_into() -> None:
-    """On a route without parts it would be there for the next request too."""
+async def test_h1_match_info_is_read_only() -> None:
+    """For a constant route it is shared with the next request."""
     found = []
 
     class Writing(HTTPView):
@@ -135,8 +135,8 @@ async def test_h1_what_the_router_says_cannot_be_written_into() -> None:
 
 @pytest.mark.parametrize("name", ["handle", "provided", "function", "token"])
 @pytest.mark.parametrize("blocking", [False, True])
-async def test_h1_parts_may_have_any_name(name: str, blocking: bool) -> None:
-    """Also one that our own functions use."""
+async def test_h1_path_parameters_may_have_any_name(name: str, blocking: bool) -> None:
+    """Also one that is used in workerkit's own functions."""
 
     class Named(HTTPView):
         routes = [f"/{{{name}}}"]
@@ -160,8 +160,8 @@ async def test_h1_parts_may_have_any_name(name: str, blocking: bool) -> None:
     assert (answer.status, answer.json()) == (200, "x")
 
 
-async def test_h1_a_client_may_ask_before_it_sends_a_body() -> None:
-    """It is told to go on, on a route without parts in braces too."""
+async def test_h1_a_client_that_waits_for_100_continue() -> None:
+    """It gets a 100 Continue, also for a route with path parameters."""
 
     class Orders(HTTPView):
         routes = ["/orders"]

@@ -1,4 +1,4 @@
-"""Row H3, and the life of the server: its address, its port, its end."""
+"""Row H3, and the life cycle of the server: its address, its port, its stop."""
 
 import asyncio
 import json
@@ -72,7 +72,7 @@ ANY_PORT: dict[str, Any] = {"WORKERKIT_HTTP__PORT": "0", **NO_AMQP}
 
 
 async def address(app: Application) -> str:
-    """Where it says that it listens."""
+    """Return the URL on which the process listens."""
     line = await app.says("listening")
     found = re.search(r"url=(http://\S+)", line)
     assert found, line
@@ -80,14 +80,14 @@ async def address(app: Application) -> str:
 
 
 def refused(url: str) -> bool:
-    """Whether nobody listens there any more."""
+    """Return whether connections are refused."""
     with socket.socket() as client:
         return client.connect_ex(("127.0.0.1", int(url.rpartition(":")[2]))) != 0
 
 
 @pytest.mark.parametrize("uvloop", [True, False])
 async def test_h3_stop_while_requests_run(tmp_path: Path, uvloop: bool) -> None:
-    """H3: new connections are refused, what runs is finished and answered, the exit code is 0."""
+    """H3: new connections are refused, requests in progress are answered, the exit code is 0."""
     name = write_package(tmp_path, views=GATED)
 
     async with (
@@ -111,8 +111,8 @@ async def test_h3_stop_while_requests_run(tmp_path: Path, uvloop: bool) -> None:
     assert not list(app.lines("cancelled"))
 
 
-async def test_h3_a_body_that_is_still_coming(tmp_path: Path) -> None:
-    """H3: a request whose head was there before the stop is read to its end."""
+async def test_h3_a_body_that_is_still_arriving(tmp_path: Path) -> None:
+    """H3: a request whose head arrived before the stop is read to its end."""
     name = write_package(tmp_path, views=GATED)
 
     async with running(name, cwd=tmp_path, **ANY_PORT) as app:
@@ -135,8 +135,8 @@ async def test_h3_a_body_that_is_still_coming(tmp_path: Path) -> None:
     assert code == 0, app
 
 
-async def test_h3_a_request_that_will_not_end(tmp_path: Path) -> None:
-    """H3: after the grace the handler is cancelled; its client sees the connection end."""
+async def test_h3_a_request_that_does_not_end(tmp_path: Path) -> None:
+    """H3: its handler is cancelled after the grace period, and its connection is closed."""
     name = write_package(tmp_path, views=GATED)
 
     async with (
@@ -160,7 +160,7 @@ async def test_h3_a_request_that_will_not_end(tmp_path: Path) -> None:
 
 
 async def test_h3_a_stream_of_events(tmp_path: Path) -> None:
-    """H3: a stream of events is ended at once and properly: its client connects again elsewhere."""
+    """H3: it is ended cleanly and immediately, so that its client reconnects elsewhere."""
     name = write_package(tmp_path, views=GATED)
 
     async with (
@@ -181,8 +181,8 @@ async def test_h3_a_stream_of_events(tmp_path: Path) -> None:
     assert seconds < 4.0
 
 
-async def test_h3_connections_that_rest() -> None:
-    """H3: they hold up nothing, whether a request was ever made on them or not."""
+async def test_h3_idle_connections() -> None:
+    """H3: they do not delay the stop, whether they had a request or not."""
 
     class Hello(HTTPView):
         routes = ["/"]
@@ -211,7 +211,7 @@ async def test_h3_connections_that_rest() -> None:
 
 
 async def test_h3_a_client_that_reads_slowly() -> None:
-    """H3: an answer that is being sent is sent to its end, within the grace."""
+    """H3: a response that is being sent is completed within the grace period."""
 
     class Large(HTTPView):
         routes = ["/"]
@@ -232,8 +232,8 @@ async def test_h3_a_client_that_reads_slowly() -> None:
     writer.close()
 
 
-async def test_a_handler_that_wants_to_leave(tmp_path: Path) -> None:
-    """`SystemExit` in a view stops the process with a code that is not 0; its client gets a 500."""
+async def test_a_handler_that_raises_system_exit(tmp_path: Path) -> None:
+    """`SystemExit` in a view stops the process with exit code not 0; its client gets a 500."""
     name = write_package(tmp_path, views=GATED)
 
     async with (
@@ -249,7 +249,7 @@ async def test_a_handler_that_wants_to_leave(tmp_path: Path) -> None:
 
 
 async def test_a_port_that_is_taken(tmp_path: Path) -> None:
-    """One line that names address and variable, exit code 1, and nothing is left running."""
+    """One line with address and variable, exit code 1, and nothing is left running."""
     name = write_package(tmp_path, views=GATED)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -289,7 +289,7 @@ async def test_a_port_that_is_shared(tmp_path: Path) -> None:
 
 
 async def test_without_views_nothing_listens(tmp_path: Path) -> None:
-    """The port is bound only where there is something to serve."""
+    """The port is opened only if there are views."""
     consumers = """
         from workerkit import PeriodicTask
 
@@ -314,7 +314,7 @@ async def test_without_views_nothing_listens(tmp_path: Path) -> None:
 
 
 async def test_the_log_of_a_request(tmp_path: Path) -> None:
-    """Every record that is made while a request is answered has its id, in JSON a field."""
+    """Every record during a request has its id, as a field in JSON."""
     views = """
         import logging
         from workerkit import HTTPView

@@ -16,10 +16,10 @@ from tests.records import everything
 from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit import ConnectionLost, SSEConsumer
-from workerkit.sse.connection import Source
+from workerkit.sse.connection import StreamConnection
 from workerkit.sse.cookies import Cookies
 from workerkit.sse.parser import Parser
-from workerkit.sse.request import Request, seconds_of
+from workerkit.sse.request import StreamRequest, retry_after_seconds
 from workerkit.testing import sse_server
 
 NAMES = [
@@ -53,9 +53,9 @@ def head_of(status: int, lines: list[tuple[str, str]]) -> bytes:
 
 async def outcome(url: str, cookies: Cookies | None = None) -> str:
     """What becomes of one attempt; anything but the errors of a connection goes through."""
-    request = Request("GET", URL(url), url, {}, None, None, None, 5.0, 5.0)
+    request = StreamRequest("GET", URL(url), url, {}, None, None, None, 5.0, 5.0)
     try:
-        async with Source(request, Parser(), cookies) as source:
+        async with StreamConnection(request, Parser(), cookies) as source:
             async for _ in source:
                 pass
     except ConnectionLost as error:
@@ -85,7 +85,7 @@ def test_fe2_no_header_raises_anything_but_a_lost_connection(
 @given(st.text() | st.sampled_from(NASTY) | st.from_regex(r"\w{3}, \d+ \w{3} \d+ \d+:\d+:\d+ \S*"))
 def test_fe2_an_unreadable_retry_after_counts_as_absent(value: str) -> None:
     """It gives seconds of 0 and more, or None; it raises nothing."""
-    found = seconds_of(value)
+    found = retry_after_seconds(value)
 
     assert found is None or 0 <= found < float("inf")
 
@@ -135,8 +135,10 @@ async def test_fe4_what_comes_before_an_answer_has_a_limit(interim: bytes) -> No
             sent += len(interim) * 1000
 
     async with raw_server(answer) as server:
-        request = Request("GET", URL(server.url), server.url, {}, None, None, None, 60.0, 60.0)
-        source = Source(request, Parser())
+        request = StreamRequest(
+            "GET", URL(server.url), server.url, {}, None, None, None, 60.0, 60.0
+        )
+        source = StreamConnection(request, Parser())
         with pytest.raises(ConnectionLost, match="malformed HTTP: too much data before"):
             await source.__aenter__()
 
@@ -187,7 +189,7 @@ async def test_fe2_mutated_answers_never_reach_a_neighbour(
         texts = (
             "connection failed",
             "stream lost",
-            "the server has ended the stream for good: 204",
+            "the server has ended the stream permanently: 204",
         )
         return [
             each.message

@@ -18,10 +18,10 @@ from tests.records import fields
 from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit import SSEEvent
-from workerkit.sse.connection import Source
+from workerkit.sse.connection import StreamConnection
 from workerkit.sse.decoding import Decoder
-from workerkit.sse.parser import LONGEST_ID, Parser
-from workerkit.sse.request import Request
+from workerkit.sse.parser import MAX_ID_LENGTH, Parser
+from workerkit.sse.request import StreamRequest
 from workerkit.testing import sse_server
 
 CHUNK = 16 * 1024
@@ -175,9 +175,9 @@ async def test_fe5_a_flood_leaves_turns_to_others(name: str) -> None:
             between.append(parser.fed - before)
 
     async with raw_server(lambda number, _: [STREAM + head, *pieces]) as server:
-        request = Request("GET", URL(server.url), server.url, {}, None, None, None, 5.0, 60.0)
+        request = StreamRequest("GET", URL(server.url), server.url, {}, None, None, None, 5.0, 60.0)
         other = asyncio.create_task(others())
-        async with Source(request, parser) as source:
+        async with StreamConnection(request, parser) as source:
             async for _ in source:
                 pass
         other.cancel()
@@ -243,7 +243,7 @@ async def test_fe5_compressed_events_are_delivered_as_they_come(encoding: str) -
 @pytest.mark.parametrize(
     ("head", "body", "reason"),
     [
-        (b"Content-Encoding: br\r\n\r\n", b"x", "with a content encoding that is none of gzip"),
+        (b"Content-Encoding: br\r\n\r\n", b"x", "with a content encoding other than gzip"),
         (b"Content-Encoding: gzip\r\n\r\n", b"no gzip", "the body cannot be decompressed"),
     ],
 )
@@ -260,7 +260,7 @@ async def test_fe5_what_cannot_be_decompressed_is_named(
         await eventually(lambda: reason in runner.health[0].reason and len(server.heads) > 1)
 
 
-@pytest.mark.parametrize("id_", ["x" * (LONGEST_ID + 1), "é" * LONGEST_ID, "x" * 20_000])
+@pytest.mark.parametrize("id_", ["x" * (MAX_ID_LENGTH + 1), "é" * MAX_ID_LENGTH, "x" * 20_000])
 async def test_fe7_an_id_that_is_too_long_is_not_sent(
     id_: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -285,12 +285,12 @@ async def test_fe7_the_longest_id_is_sent() -> None:
     consumer, handled = collector()
 
     async with sse_server() as server, consuming(server, consumer):
-        await server.send("a", id="x" * LONGEST_ID)
+        await server.send("a", id="x" * MAX_ID_LENGTH)
         await eventually(lambda: handled == ["a"])
         server.cut()
         again = await server.client(2)
 
-    assert again.last_event_id == "x" * LONGEST_ID
+    assert again.last_event_id == "x" * MAX_ID_LENGTH
 
 
 GARBAGE: dict[str, tuple[bytes, str]] = {

@@ -20,18 +20,18 @@ from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit import SSEConsumer, SSEEvent, StreamRefused
 from workerkit.health import hopeless
-from workerkit.sse.connection import Source
+from workerkit.sse.connection import StreamConnection
 from workerkit.sse.parser import Parser
-from workerkit.sse.request import Request
-from workerkit.sse.subscription import Stream
+from workerkit.sse.request import StreamRequest
+from workerkit.sse.subscription import StreamHealth
 from workerkit.testing import sse_server
 from workerkit.testing.sse import SSEServer
 
 
-def stream_of(runner: object) -> Stream:
+def stream_of(runner: object) -> StreamHealth:
     """The only stream of the only consumer."""
     part = runner.health[0].parts[0]  # type: ignore[attr-defined]
-    assert isinstance(part, Stream)
+    assert isinstance(part, StreamHealth)
     return part
 
 
@@ -228,7 +228,7 @@ async def test_s2_no_content_ends_for_good(caplog: pytest.LogCaptureFixture) -> 
         assert runner.ready
         assert not stream_of(runner).connected
 
-    assert len(fields(caplog, "the server has ended the stream for good: 204")) == 1
+    assert len(fields(caplog, "the server has ended the stream permanently: 204")) == 1
     assert len(server.requests) == asked == 2
     assert errors(caplog) == []
 
@@ -296,7 +296,7 @@ async def test_s3_silence_is_the_end_of_a_connection(caplog: pytest.LogCaptureFi
         await eventually(lambda: handled == ["a", "b"])
 
     assert again.last_event_id == "1"
-    assert "nothing came for 0.2 s" in fields(caplog, "stream lost")[0]["reason"]
+    assert "no data for 0.2 s" in fields(caplog, "stream lost")[0]["reason"]
 
 
 async def test_s3_a_comment_is_life() -> None:
@@ -326,7 +326,7 @@ async def test_s3_a_server_that_does_not_answer(caplog: pytest.LogCaptureFixture
         for writer in writers:
             writer.close()
 
-    assert "no answer in time" in str(fields(caplog, "connection failed")[0]["exc_info"][1])
+    assert "no response in time" in str(fields(caplog, "connection failed")[0]["exc_info"][1])
 
 
 async def test_s3_a_slow_handler_is_no_silence() -> None:
@@ -420,8 +420,8 @@ async def test_headers_are_asked_for_at_each_attempt(caplog: pytest.LogCaptureFi
 @pytest.mark.parametrize(
     ("found", "sentence"),
     [
-        (None, "headers of Wrong: returned None: return a dict of texts by name"),
-        ("X-Key: a", "headers of Wrong: returned a str: return a dict of texts by name"),
+        (None, "headers of Wrong: returned None: return a dict of str by name"),
+        ("X-Key: a", "headers of Wrong: returned a str: return a dict of str by name"),
         ({1: "a"}, "headers of Wrong: a name is of type int: write a str"),
         ({"X-Key": "s3cret\n"}, "header 'X-Key' cannot be sent: write a str without line breaks"),
         ({"X-Key": b"s3cret"}, "header 'X-Key' cannot be sent: write a str without line breaks"),
@@ -479,7 +479,7 @@ async def test_several_routes_are_several_streams() -> None:
         await server.send("one", route="/a")
         await server.send("two", route="/b")
         await eventually(lambda: len(recorder.settled) == 2)
-        routes = [part.route for part in runner.health[0].parts if isinstance(part, Stream)]
+        routes = [part.route for part in runner.health[0].parts if isinstance(part, StreamHealth)]
 
     assert {(each.source, each.delivery.raw) for each in recorder.settled} == {
         ("/a", "one"),
@@ -571,9 +571,9 @@ async def test_s1_what_retry_after_may_be(retry_after: str, seconds: float | Non
     """S1: seconds or a date; what is neither is not there."""
     async with sse_server() as server:
         server.refuse(503, headers={"Retry-After": retry_after})
-        request = Request("GET", URL(server.url), server.url, {}, None, None, None, 5.0, 5.0)
+        request = StreamRequest("GET", URL(server.url), server.url, {}, None, None, None, 5.0, 5.0)
         with pytest.raises(StreamRefused) as caught:
-            async with Source(request, Parser()):
+            async with StreamConnection(request, Parser()):
                 pass
 
     assert caught.value.retry_after == seconds

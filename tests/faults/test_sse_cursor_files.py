@@ -16,10 +16,10 @@ from tests.records import errors, fields
 from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit.sse.cursor import FileCursors, MemoryCursors
-from workerkit.sse.parser import LONGEST_ID
+from workerkit.sse.parser import MAX_ID_LENGTH
 from workerkit.testing import sse_server
 
-SET_ASIDE = "cursor file is corrupt: it is set aside, and the stream begins without a cursor"
+SET_ASIDE = "cursor file is corrupt: it was renamed, and the stream begins without a cursor"
 
 
 def cursor(value: object) -> bytes:
@@ -42,7 +42,7 @@ CORRUPT = {
     "NUL": cursor("1\0"),
     "escape": cursor("\x1b[2J"),
     "surrogate": b'{"cursor": "\\ud800"}',
-    "too long": cursor("x" * (LONGEST_ID + 1)),
+    "too long": cursor("x" * (MAX_ID_LENGTH + 1)),
     "large": cursor("x" * 1_000_000),
 }
 
@@ -90,7 +90,7 @@ async def test_fe6_what_is_no_file_is_set_aside(
             await eventually(lambda: handled == ["a"])
 
     (error,) = fields(caplog, SET_ASIDE)
-    assert error["error"] == f"{path} is no file"
+    assert error["error"] == f"{path} is not a regular file"
     assert path.is_file()
 
 
@@ -108,14 +108,16 @@ async def test_fe6_the_policy_may_be_to_wait(
         async with consuming(
             server, consumer, directory=tmp_path, corrupt="wait", ready=False
         ) as runner:
-            await eventually(lambda: fields(caplog, "cursor not loaded: the stream waits for it"))
+            await eventually(
+                lambda: fields(caplog, "cursor not loaded: the stream is waiting for it")
+            )
             assert (server.requests, path.read_bytes()) == ([], b"junk")
             path.write_bytes(cursor("1"))
             await eventually(lambda: handled == ["b"])
             assert runner.ready
 
-    (failed, *_) = fields(caplog, "cursor not loaded: the stream waits for it")
-    assert failed["error"] == f"ValueError: {path} has no JSON in it; delete it, or mend it"
+    (failed, *_) = fields(caplog, "cursor not loaded: the stream is waiting for it")
+    assert failed["error"] == f"ValueError: {path} does not contain JSON; correct or delete it"
 
 
 async def test_fe6_a_file_that_cannot_be_read_is_waited_for(
@@ -129,11 +131,13 @@ async def test_fe6_a_file_that_cannot_be_read_is_waited_for(
     async with sse_server() as server:
         await server.send("a")
         async with consuming(server, consumer, directory=tmp_path, ready=False):
-            await eventually(lambda: fields(caplog, "cursor not loaded: the stream waits for it"))
+            await eventually(
+                lambda: fields(caplog, "cursor not loaded: the stream is waiting for it")
+            )
             path.unlink()
             await eventually(lambda: handled == ["a"])
 
-    (failed, *_) = fields(caplog, "cursor not loaded: the stream waits for it")
+    (failed, *_) = fields(caplog, "cursor not loaded: the stream is waiting for it")
     assert str(path) in failed["error"]
     assert fields(caplog, SET_ASIDE) == []
 
@@ -151,16 +155,16 @@ async def test_fe6_a_full_disk_is_named_with_the_file(
     async with sse_server() as server, consuming(server, consumer, directory=tmp_path):
         await server.send("a")
         await eventually(lambda: handled == ["a"])
-        await eventually(lambda: fields(caplog, "cursor store is back"))
+        await eventually(lambda: fields(caplog, "cursor store is available again"))
 
-    (failed, *_) = fields(caplog, "cursor not saved: it will be tried again")
+    (failed, *_) = fields(caplog, "cursor not saved: trying again")
     assert "No space left on device" in failed["error"]
     assert str(path) in failed["error"]
     assert json.loads(path.read_text())["cursor"] == "1"
     assert sorted(each.name for each in tmp_path.iterdir()) == [path.name]
 
 
-@pytest.mark.parametrize("value", ["1\r\nX: 1", "\0", "x" * (LONGEST_ID + 1), "\ud800"])
+@pytest.mark.parametrize("value", ["1\r\nX: 1", "\0", "x" * (MAX_ID_LENGTH + 1), "\ud800"])
 async def test_fe6_a_cursor_of_a_store_that_no_header_can_have(
     value: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -175,7 +179,7 @@ async def test_fe6_a_cursor_of_a_store_that_no_header_can_have(
             await eventually(lambda: handled == ["a"])
 
     assert server.opened[0].last_event_id is None
-    assert errors(caplog) == ["stored cursor is unusable: the stream begins without it"]
+    assert errors(caplog) == ["stored cursor is invalid: the stream begins without it"]
 
 
 @settings(max_examples=150, deadline=None)

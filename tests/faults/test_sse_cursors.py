@@ -30,7 +30,7 @@ from workerkit import (
     WorkerSettings,
 )
 from workerkit.sse.cursor import FileCursors, MemoryCursors
-from workerkit.sse.subscription import Stream
+from workerkit.sse.subscription import StreamHealth
 from workerkit.testing import sse_server
 
 SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "4"))
@@ -39,7 +39,7 @@ SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "4"))
 @pytest.fixture(autouse=True)
 def patience(monkeypatch: pytest.MonkeyPatch) -> None:
     """Time for the last save: RabbitMQ keeps the disk busy beside these tests."""
-    monkeypatch.setattr("workerkit.sse.bookmark._LAST_DEADLINE", 30.0)
+    monkeypatch.setattr("workerkit.sse.stored_cursor._LAST_DEADLINE", 30.0)
     monkeypatch.setattr("workerkit.app.process.CLOSE_DEADLINE", 40.0)
 
 
@@ -173,7 +173,7 @@ async def test_s6_a_store_that_fails(caplog: pytest.LogCaptureFixture) -> None:
             await store_back(store, "Collector", "1")
             await eventually(lambda: handled == ["2"])
             (stream,) = runner.health[0].parts
-            assert isinstance(stream, Stream)
+            assert isinstance(stream, StreamHealth)
             await eventually(lambda: cursor(store) == "2")
             store.away = True
             for number in range(3, 6):
@@ -185,12 +185,12 @@ async def test_s6_a_store_that_fails(caplog: pytest.LogCaptureFixture) -> None:
             await eventually(lambda: cursor(store) == "5")
             await eventually(lambda: stream.cursor_stored)
 
-    assert len(fields(caplog, "cursor not loaded: the stream waits for it")) >= 1
-    (failed, *_) = fields(caplog, "cursor not saved: it will be tried again")
+    assert len(fields(caplog, "cursor not loaded: the stream is waiting for it")) >= 1
+    (failed, *_) = fields(caplog, "cursor not saved: trying again")
     assert (failed["consumer"], failed["route"]) == ("Collector", "/events")
     assert failed["exc_info"]
     assert failed["error"] == f"{type(failed['exc_info'][1]).__qualname__}: {failed['exc_info'][1]}"
-    assert len(fields(caplog, "cursor store is back")) == 2
+    assert len(fields(caplog, "cursor store is available again")) == 2
 
 
 async def store_back(store: FailingStore, consumer: str, saved: str) -> None:
@@ -216,7 +216,9 @@ async def test_a_provider_that_is_no_store() -> None:
     """It is named at the start."""
     consumer, _ = collector()
 
-    with pytest.raises(Exception, match="provider 'cursors' gave a dict: it needs load and save"):
+    with pytest.raises(
+        Exception, match="provider 'cursors' returned a dict: it needs load and save"
+    ):
         async with consuming("http://127.0.0.1:1", consumer, cursors={}):
             pass
 
@@ -255,7 +257,7 @@ async def test_a_directory_that_cannot_be_written_to(
 
     [fault] = raised.value.faults
     assert fault.startswith(f"WORKERKIT_CURSORS is {str(directory)!r}: ")
-    assert fault.endswith("write a directory that can be written to")
+    assert fault.endswith("set it to a writable directory")
 
 
 async def test_a_store_that_gives_bytes(caplog: pytest.LogCaptureFixture) -> None:
@@ -270,9 +272,9 @@ async def test_a_store_that_gives_bytes(caplog: pytest.LogCaptureFixture) -> Non
         sse_server() as server,
         consuming(server, consumer, cursors=Bytes(), ready=False),
     ):
-        await eventually(lambda: fields(caplog, "cursor not loaded: the stream waits for it"))
+        await eventually(lambda: fields(caplog, "cursor not loaded: the stream is waiting for it"))
 
-    assert "load gave bytes: a cursor is a str, or None" in caplog.text
+    assert "load returned bytes: a cursor is a str, or None" in caplog.text
     assert not server.requests
 
 
@@ -303,7 +305,9 @@ async def test_a_file_that_is_no_cursor(tmp_path: Path) -> None:
     await store.save("A", "/x", "1")
     store.path("A", "/x").write_text('{"cursor": 1}')
 
-    with pytest.raises(ValueError, match=r"A-x\..*json has no cursor in it; delete it"):
+    with pytest.raises(
+        ValueError, match=r"A-x\..*json does not contain a cursor; correct or delete it"
+    ):
         await store.load("A", "/x")
 
 

@@ -20,7 +20,7 @@ from tests.waiting import eventually
 from workerkit import SSEConsumer, StreamRefused
 from workerkit.config.connections import SSESettings
 from workerkit.sse.redirects import Hop, check_hop, first_hop, next_hop
-from workerkit.sse.request import Request
+from workerkit.sse.request import StreamRequest
 from workerkit.testing import sse_server
 
 SECRETS: dict[str, Any] = {
@@ -109,8 +109,12 @@ async def test_fe3_a_trusted_origin_gets_the_headers() -> None:
 @pytest.mark.parametrize(
     ("policy", "there", "reason"),
     [
-        ("none", "/new", "REDIRECTS is none"),
-        ("same-origin", "OTHER", "REDIRECTS is same-origin; TRUSTED_ORIGINS may name it"),
+        ("none", "/new", "REDIRECTS is 'none'"),
+        (
+            "same-origin",
+            "OTHER",
+            "REDIRECTS is 'same-origin'; to allow it, add the origin to TRUSTED_ORIGINS",
+        ),
     ],
 )
 async def test_fe3_a_policy_refuses_redirects(policy: str, there: str, reason: str) -> None:
@@ -149,7 +153,7 @@ async def test_fe3_never_from_https_to_http(
             tls={"ca": tmp_path / "ca.pem"},
         ) as runner,
     ):
-        await eventually(lambda: "it leads from https to http" in runner.health[0].reason)
+        await eventually(lambda: "it goes from https to http" in runner.health[0].reason)
 
     assert other.requests == []
     (warning,) = fields(caplog, "the server redirects to another origin")
@@ -204,7 +208,7 @@ def test_fe3_no_way_of_redirects_gets_a_header_out(
 ) -> None:
     """A hop elsewhere, or after one that was elsewhere, has none; https is never left."""
     headers = {"X-Api-Key": "secret"}
-    request = Request(
+    request = StreamRequest(
         "POST", URL(home), home, headers, {"a": 1}, None, None, 1, 1, policy, frozenset(trusted)
     )
     hops = list(followed(request, ways))
@@ -217,10 +221,10 @@ def test_fe3_no_way_of_redirects_gets_a_header_out(
         assert not (before.url.scheme == "https" and hop.url.scheme == "http")
         assert hop.trusted is not strayed
         assert (hop.headers == headers, hop.json is None or not strayed) == (not strayed, True)
-        assert hop.home <= (origin == home and not strayed)
+        assert hop.configured_origin <= (origin == home and not strayed)
 
 
-def followed(request: Request, ways: list[tuple[str, int]]) -> Iterator[Hop]:
+def followed(request: StreamRequest, ways: list[tuple[str, int]]) -> Iterator[Hop]:
     """The requests that are sent, until one is refused."""
     hop = first_hop(request)
     yield hop
@@ -236,7 +240,7 @@ def followed(request: Request, ways: list[tuple[str, int]]) -> Iterator[Hop]:
 @pytest.mark.parametrize("location", [None, "", "ftp://h/", "http://[s3cret", "mailto:s3cret"])
 def test_fe3_a_location_that_leads_nowhere(location: str | None) -> None:
     """It is a refusal, and its text does not have the location in it."""
-    request = Request("GET", URL("http://h/"), "http://h/", {}, None, None, None, 1, 1)
+    request = StreamRequest("GET", URL("http://h/"), "http://h/", {}, None, None, None, 1, 1)
 
     with pytest.raises(StreamRefused, match="without the URL of an HTTP server") as caught:
         next_hop(request, first_hop(request), 302, location)
@@ -246,7 +250,7 @@ def test_fe3_a_location_that_leads_nowhere(location: str | None) -> None:
 
 def test_fe3_credentials_of_a_location_are_not_used() -> None:
     """A server does not choose the password for another one."""
-    request = Request("GET", URL("http://h/"), "http://h/", {}, None, None, None, 1, 1)
+    request = StreamRequest("GET", URL("http://h/"), "http://h/", {}, None, None, None, 1, 1)
 
     hop = next_hop(request, first_hop(request), 302, "http://user:pw@other/x#y")
 

@@ -115,19 +115,22 @@ async def without_self(x: int) -> None: ...
         (view(two_bodies, "post"), "two_bodies: parameter 'other' is read from the body, and so"),
         (view(variadic), "variadic: parameter 'values' cannot be filled; name each parameter"),
         (view(positional), "positional: parameter 'x' must not be positional-only"),
-        (view(model_header), "model_header: parameter 'x' has a type that no text of a header ca"),
-        (view(mixture, "put"), "mixture: parameter 'x' has a type that no part of a request can"),
-        (view(struct_of_opaque, "put"), "struct_of_opaque: parameter 'x' has a type that no part"),
-        (view(collection), "collection: parameter 'x' has a type that no part of a request can b"),
-        (view(list_cookie), "list_cookie: parameter 'x' is a list, and a cookie has only one va"),
-        (view(list_path, routes=["/{x}"]), "list_path: parameter 'x' is a list, and a path has"),
+        (view(model_header), "model_header: parameter 'x' has a type that cannot be read from a h"),
+        (view(mixture, "put"), "mixture: parameter 'x' has a type that cannot be read from a r"),
+        (
+            view(struct_of_opaque, "put"),
+            "struct_of_opaque: parameter 'x' has a type that cannot be",
+        ),
+        (view(collection), "collection: parameter 'x' has a type that cannot be read from a re"),
+        (view(list_cookie), "list_cookie: parameter 'x' is a list, and a cookie parameter has on"),
+        (view(list_path, routes=["/{x}"]), "list_path: parameter 'x' is a list, and a path par"),
         (view(path, routes=["/{x}", "/"]), "path: parameter 'x' needs a default: not every rou"),
         (view(field), "field: parameter 'x' has Field(...) as its default: write Annotated[int, F"),
         (view(staticmethod(without_self)), "without_self: is a staticmethod; write a method, wit"),
         (view(classmethod(path)), "path: is a classmethod; write a method, with self first"),
-        (view(fine, routes=["orders"]), "route 'orders': write a path that begins with a slash"),
+        (view(fine, routes=["orders"]), "route 'orders': a route has to begin with a slash"),
         (view(fine, routes=["/{x"]), "route '/{x': Invalid path '/{x'"),
-        (view(fine, routes=["/", "/"]), "route '/' stands twice in routes"),
+        (view(fine, routes=["/", "/"]), "route '/' is listed twice in routes"),
         (
             view(fine, routes="/"),
             "option 'routes' is '/': write a list, such as ['/']",
@@ -135,15 +138,15 @@ async def without_self(x: int) -> None: ...
         (view(fine, routes=[]), "option 'routes' is []: should have at least 1 item"),
         (type("View", (HTTPView,), {"get": fine}), "option 'routes' is missing: the class has"),
         (view(fine, methods=["GET"]), "methods goes with handle; here each verb has its own meth"),
-        (view(fine, "handle", methods=["FETCH"]), "option 'methods' is ['FETCH']: 'FETCH' is none"),
+        (view(fine, "handle", methods=["FETCH"]), "option 'methods' is ['FETCH']: 'FETCH' is not"),
         (view(fine, "handle", methods="GET"), "option 'methods' is 'GET': write a list, such as ["),
         (view(fine, concurrency=3), "a view has no concurrency: requests are not limited"),
         (view(fine, status=99), "status is 99: write 200 to 399"),
         (view(fine, status="201"), "status is '201': write 200 to 399"),
-        (view(fine, status={"fetch": 201}), "status has 'fetch', and the view answers GET"),
+        (view(fine, status={"fetch": 201}), "status has 'fetch', but the view handles GET"),
         (
             view(fine, "handle", methods=["put", "GET"], status={"get": 201, "post": 201}),
-            "status has 'post', and the view answers PUT, GET",
+            "status has 'post', but the view handles PUT, GET",
         ),
         (view(fine, status={"get": 404}), "status is 404: write 200 to 399"),
         (view(fine, max_body=0), "option 'max_body' is 0: should be greater than 0"),
@@ -236,7 +239,7 @@ def test_options_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     signature: Any = found.signatures["get"]
     assert (options.timeout, options.max_body) == (5.0, 10)
     assert options.routes == ("/a/{x}", "/b/{x}")
-    assert [(each.part, each.required) for each in signature.values] == [("path", True)]
+    assert [(each.part, each.required) for each in signature.parameters] == [("path", True)]
 
 
 def test_concurrency_is_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -281,7 +284,7 @@ def test_what_the_container_may_have() -> None:
     [found] = Runner(container, packages=[package_of(View)]).assemble().declared
     signature: Any = found.signatures["get"]
 
-    assert (signature.values, signature.provides) == ([], True)
+    assert (signature.parameters, signature.provides) == ([], True)
 
 
 def test_a_view_beside_other_consumers() -> None:

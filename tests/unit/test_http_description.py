@@ -139,7 +139,7 @@ def test_fh6_optional_values_are_described_as_they_are_sent() -> None:
             ["nobody"],
             "'nobody', which is not in TESTS_ONLY_HTTP__OPENAPI__SECURITY_SCHEMES",
         ),
-        ({"post": ["api_key"]}, "security has 'post', and the view answers GET"),
+        ({"post": ["api_key"]}, "security has 'post', but the view handles GET"),
         ("api_key", "write a list of names, such as ['api_key']"),
         ([1], "write a list of names, such as ['api_key']"),
         ({"get": "api_key"}, "write a list of names, such as ['api_key']"),

@@ -214,7 +214,7 @@ def test_problems_of_a_view_that_answers_anything(returns: Any) -> None:
         status for status in found if "application/problem+json" in found[status].get("content", {})
     ]
     assert problems == ["400", "408", "413", "415", "422"]
-    assert found["default"] == {"description": "Whatever the view answers"}
+    assert found["default"] == {"description": "Any other response of the view"}
 
 
 def test_the_statuses_of_handle() -> None:
@@ -303,8 +303,8 @@ def test_paths_that_differ_in_patterns_alone() -> None:
     assert item["get"]["operationId"] == "Numbers_get"
     assert item["get"]["description"] == (
         "Quickly.\n\n"
-        "A path that fits `/y/{word:[a-z]+}` is for Words_get: Find by word.\n\n"
-        "A path that fits `/y/{word:[A-Z]+}` is for Words_get_2: Find by word."
+        "A path that matches `/y/{word:[a-z]+}` is handled by Words_get: Find by word.\n\n"
+        "A path that matches `/y/{word:[A-Z]+}` is handled by Words_get_2: Find by word."
     )
     assert item["delete"]["parameters"][0]["name"] == "id"
 

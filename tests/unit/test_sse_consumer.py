@@ -91,7 +91,7 @@ def test_the_defaults() -> None:
         ),
         (
             {"url": "https://h/", "routes": ["/a", "/a"]},
-            "option 'routes' is ['/a', '/a']: a route stands twice in it",
+            "option 'routes' is ['/a', '/a']: a route is listed twice",
         ),
         (
             {"url": "https://h/", "events": "created"},
@@ -106,7 +106,7 @@ def test_the_defaults() -> None:
         ),
         (
             {"url": "https://h/", "events": []},
-            "option 'events' is []: no event would be handled: write names, or None for all",
+            "option 'events' is []: no event would be handled: write names, or None for all events",
         ),
         (
             {"url": "https://h/", "routes": ["//host"]},
@@ -146,13 +146,13 @@ def test_the_defaults() -> None:
         (
             {"url": "https://h/", "headers": {"X-Key": "1"}},
             (
-                "headers is no `async def headers(self)`; headers that do not change belong to a "
+                "headers has to be an `async def headers(self)`; set constant headers in a "
                 "connection of the settings"
             ),
         ),
         (
             {"url": "https://h/", "events": {"a": int}},
-            "events['a'] is no part of what handle takes",
+            "events['a'] is not a type that handle takes",
         ),
         (
             {"url": "https://h/", "rutes": ["/a"]},
@@ -224,10 +224,10 @@ def test_types_by_name_have_to_be_part_of_what_handle_takes() -> None:
     async def handle(self: Any, event: SSEEvent[int | str]) -> None: ...
 
     assert fault(consumer(handle, url="https://h/", events={"a": int, "b": float})) == (
-        "events['b'] is no part of what handle takes"
+        "events['b'] is not a type that handle takes"
     )
     assert fault(consumer(handle, url="https://h/", events={"a": Other})).startswith(
-        "events['a'] cannot be read from data: "
+        "events['a'] cannot be decoded from data: "
     )
     assert options(consumer(handle, url="https://h/", events={"a": int})).events == ("a",)
 

@@ -1,32 +1,36 @@
-"""One client's connection, which may be slow and may send anything."""
+"""One client's connection: requests come in, responses go out.
+
+The client may be slow and may send anything. What is overridden are methods that aiohttp calls for
+each request. This costs 1 µs per request; the middleware and the signal that would do the same
+cost 5.
+"""
 
 import asyncio
 import logging
 import select
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import Callable
 from time import perf_counter
 from typing import Any
 
 from aiohttp import StreamReader, WSCloseCode, hdrs, web
 from aiohttp.streams import EMPTY_PAYLOAD
 
-from workerkit.delivery import Action, Outcome
-from workerkit.errors import Reject, Retry
 from workerkit.forking import keep_from_children
-from workerkit.http.fast_response import SENT, Sending, discard, is_used, plain, send, without_body
-from workerkit.http.fast_routes import route_of
-from workerkit.http.malformed import answer_malformed
-from workerkit.http.problem import (
-    EXPECTATIONS,
-    is_unknown_expectation,
-    last_answer,
-    of_exception,
-    problem,
+from workerkit.http.fast_response import (
+    SENT,
+    Sending,
+    discard_rest,
+    fast_response,
+    is_used,
+    send,
+    without_body,
 )
-from workerkit.http.raw_request import UnsendableHeader, is_fault_of_body
-from workerkit.http.request import REQUEST_ID, HTTPRequest, identify, size_of
-from workerkit.http.response import UNREADABLE, answer
+from workerkit.http.fast_routes import route_of
+from workerkit.http.problem import last_response, problem
+from workerkit.http.raw_request import UnsendableHeader
+from workerkit.http.request import REQUEST_ID, HTTPRequest, assign_id, body_size
+from workerkit.http.response import error_response, middleware_response
+from workerkit.http.slow_clients import BodyTimeout, UnreadResponse
 from workerkit.logs import request_id
 from workerkit.observe import Unhandled
 from workerkit.tasks import protect
@@ -34,53 +38,52 @@ from workerkit.tasks import protect
 log = logging.getLogger(__name__)
 
 # Seconds for the client of a WebSocket to confirm that it is closed.
-_CLOSING = 2.0
+_WEB_SOCKET_CLOSE_TIMEOUT = 2.0
 
-_feed = web.RequestHandler.data_received
+_parse = web.RequestHandler.data_received
 
 
-class Connection(web.RequestHandler):
-    """aiohttp's protocol, made to answer with problems, and only as long as it is wanted.
-
-    What is overridden are methods that aiohttp calls for each request, which costs less than the
-    middleware and the signal that would do the same: 1 µs instead of 5.
+class ClientConnection(web.RequestHandler):
+    """aiohttp's protocol for one connection, with problems as error responses and with time limits.
 
     Args:
-        signals: Somebody waits for aiohttp's signal that an answer is about to be sent.
-        ended: Called with it when it is closed and nothing is done for it any more.
-        unhandled: Called for each answer that no view has given; None where there are no views.
+        has_signals: Whether a handler waits for aiohttp's signal `on_response_prepare`.
+        on_closed: Called with the connection when it is closed and no request of it is handled.
+        on_unhandled: Called for each response that no view returned; None where there are no
+            views.
 
     Attributes:
-        begun: The request that a middleware got, until the answer is sent.
-        answering: The request that a view answers, until the answer is sent.
-        last: Close it behind the next answer.
-        waited_since: Since when it waits for a request, as of the last look.
-        web_socket: The WebSocket that it has become.
-        unreadable: What the body of the request raised when it was read.
-        settled: What a view has answered, and whom to tell once it is known what the client gets:
-            middlewares may change it, and the status of a file shows when it is sent.
+        middleware_request: The request that was passed to the middlewares, until the response is
+            sent.
+        view_request: The request that a view handles, until the response is sent.
+        close_after_response: Whether the connection is closed after the next response.
+        waiting_since: When it began to wait for a request, as of the last check of the time limits.
+        body_timeout: The time limit for reading the body of a request.
+        web_socket: The WebSocket that the connection has become.
+        body_error: The exception that reading the body of the request raised.
+        unreported: The request that a view answered, and the function that notifies the observers.
+            It is called when it is certain what the client gets: middlewares may change the
+            response, and the status of a file is known when it is sent.
     """
 
     __slots__ = (
-        "_asked",
-        "_closing",
-        "_content",
-        "_ended",
-        "_heard",
-        "_lost",
-        "_read",
-        "_reading",
-        "_reading_since",
-        "_signals",
-        "_since",
-        "_stuck_since",
-        "_unhandled",
-        "answering",
-        "begun",
-        "last",
-        "settled",
-        "unreadable",
-        "waited_since",
+        "_closing_web_socket",
+        "_has_responded",
+        "_has_signals",
+        "_is_lost",
+        "_on_closed",
+        "_on_unhandled",
+        "_request_arriving",
+        "_request_body",
+        "_started_at",
+        "_unread_response",
+        "body_error",
+        "body_timeout",
+        "close_after_response",
+        "middleware_request",
+        "unreported",
+        "view_request",
+        "waiting_since",
         "web_socket",
     )
 
@@ -88,37 +91,35 @@ class Connection(web.RequestHandler):
         self,
         server: web.Server,
         *,
-        signals: bool,
-        ended: Callable[["Connection"], None],
-        unhandled: Callable[[Unhandled], None] | None,
+        has_signals: bool,
+        on_closed: Callable[["ClientConnection"], None],
+        on_unhandled: Callable[[Unhandled], None] | None,
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
-        self._signals = signals
-        self._ended = ended
-        self._unhandled = unhandled
-        self._since: float | None = None
-        self._lost = False
-        self._heard = False
-        self._reading: asyncio.Timeout | None = None
-        self._reading_since: float | None = None
-        self._closing: asyncio.Task[bool] | None = None
-        self._stuck_since: float | None = None
-        self._read = 0
-        self._asked = False
-        self._content: StreamReader = EMPTY_PAYLOAD
-        self.begun: web.Request | None = None
-        self.answering: web.Request | None = None
-        self.last = False
-        self.settled: tuple[HTTPRequest, Callable[[], object]] | None = None
-        self.waited_since: float | None = None
+        self._has_signals = has_signals
+        self._on_closed = on_closed
+        self._on_unhandled = on_unhandled
+        self._started_at: float | None = None
+        self._is_lost = False
+        self._request_arriving = False
+        self._has_responded = False
+        self._request_body: StreamReader = EMPTY_PAYLOAD
+        self._unread_response = UnreadResponse()
+        self._closing_web_socket: asyncio.Task[bool] | None = None
+        self.body_timeout = BodyTimeout()
+        self.middleware_request: web.Request | None = None
+        self.view_request: web.Request | None = None
+        self.close_after_response = False
+        self.unreported: tuple[HTTPRequest, Callable[[], object]] | None = None
+        self.waiting_since: float | None = None
         self.web_socket: web.WebSocketResponse | None = None
-        self.unreadable: Exception | None = None
+        self.body_error: Exception | None = None
 
     @property
     def request(self) -> web.Request | None:
-        """What is being answered, by a view or by a middleware before it."""
-        return self.answering or self.begun
+        """The request that is handled, by a view or by a middleware before it."""
+        return self.view_request or self.middleware_request
 
     @property
     def is_waiting(self) -> bool:
@@ -126,7 +127,7 @@ class Connection(web.RequestHandler):
         return self._waiter is not None and not self._waiter.done()
 
     def is_idle(self) -> bool:
-        """Whether it waits for a request, and nothing has arrived that was not read yet."""
+        """Return whether it waits for a request and its socket has no data to read."""
         if not self.is_waiting or self.transport is None or self.transport.is_closing():
             return False
         arrived = select.poll()
@@ -134,97 +135,92 @@ class Connection(web.RequestHandler):
         return not arrived.poll(0)
 
     def is_discarding(self) -> bool:
-        """Whether it has sent an answer, and reads what is left of the body of that request."""
-        return self._asked and not (self._heard or self.is_waiting or self.request)
+        """Return whether it has sent a response and discards the rest of that request's body."""
+        return self._has_responded and not (
+            self._request_arriving or self.is_waiting or self.request
+        )
 
-    def begin(self, request: web.Request) -> None:
-        """Note that a middleware gets a request."""
-        self.begun, self._since = request, perf_counter()
+    def enter_middlewares(self, request: web.Request) -> None:
+        """Note that the middlewares get a request."""
+        self.middleware_request, self._started_at = request, perf_counter()
 
-    def answer(self, request: web.Request) -> None:
-        """Note that a view begins to answer."""
-        self.answering = request
+    def enter_view(self, request: web.Request) -> None:
+        """Note that a view gets a request."""
+        self.view_request = request
         if request.method == "HEAD":
             without_body(request.writer)
 
+    def leave_request(self) -> None:
+        """Note that the request is finished, answered or not."""
+        if self.unreported is not None:
+            self._report(None)
+        self.view_request = self.middleware_request = self._started_at = self.body_error = None
+        if self.close_after_response:
+            self.close()
+        if self._is_lost:
+            self._on_closed(self)
+
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Take over the task that aiohttp makes for all requests of the connection."""
+        """Protect the task that aiohttp creates for all requests of the connection."""
         keep_from_children(transport)
         super().connection_made(transport)
         assert self._task_handler is not None
         protect(self._task_handler)
 
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Note the loss; a view may still handle its request."""
+        super().connection_lost(exc)
+        self._is_lost = True
+        if self.request is None:
+            self._on_closed(self)
+
     def data_received(self, data: bytes) -> None:
-        """Note that a request begins."""
-        # What is left of a body that nobody wanted is no beginning.
-        if data and (self._content is EMPTY_PAYLOAD or self._content.is_eof()):
-            self._heard = True
-        _feed(self, data)
+        """Parse data, and note that a request has begun to arrive."""
+        # The rest of a body that is discarded is not the beginning of a request.
+        if data and (self._request_body is EMPTY_PAYLOAD or self._request_body.is_eof()):
+            self._request_arriving = True
+        _parse(self, data)
 
     def finish_response(
         self, request: web.BaseRequest, resp: web.StreamResponse, start_time: float | None
     ) -> Sending:
-        """Complete the answer, and send what is not sent yet."""
-        self._heard, self._asked, self.waited_since = False, True, None
-        self._content = request.content
-        known = request_id.get() or identify(request)
+        """Complete the response, and send what is not sent yet."""
+        self._request_arriving, self._has_responded, self.waiting_since = False, True, None
+        self._request_body = request.content
+        id_ = request_id.get() or assign_id(request)
         if type(resp) is not web.Response:
-            resp = self._answer_of(resp, request)
+            resp = middleware_response(resp, request)
         if resp.prepared and is_used(request, resp):
             log.error(
-                "answer could not be sent: a response can be sent once; make one for each request",
+                "response could not be sent: a response can be sent once; create one for each "
+                "request",
                 extra={"route": route_of(request), "method": request.method},
             )
             resp = problem(500)
-        if self.last:
+        if self.close_after_response:
             resp.force_close()
-        if self.answering is None and self._unhandled is not None:
-            self._unhandled(self._told(request, resp))
-        if not self._signals and (ready := plain(request, resp, known)) is not None:
-            if self.settled is not None:
-                self._settle(resp)
-            return self._then_discard(request, send(request, *ready, self.release))
-        resp.headers[REQUEST_ID] = known
+        if self.view_request is None and self._on_unhandled is not None:
+            self._on_unhandled(self._unhandled(request, resp))
+        if not self._has_signals and (ready := fast_response(request, resp, id_)) is not None:
+            if self.unreported is not None:
+                self._report(resp)
+            return self._then_discard(request, send(request, *ready, self.leave_request))
+        resp.headers[REQUEST_ID] = id_
         sending = super().finish_response(request, resp, start_time)
         return self._then_discard(request, self._finish(request, sending, resp))
 
     def _then_discard(self, request: web.BaseRequest, sending: Sending) -> Sending:
-        """Send an answer, and let aiohttp read the rest of the body if it is not compressed."""
+        """Send a response; aiohttp discards the rest of the body unless it is compressed."""
         if request.content.is_eof() or hdrs.CONTENT_ENCODING not in request.headers:
             return sending
-        self._lingering_time = 0.0  # It would hold the loop for all that time.
-        return discard(request.content, sending)
-
-    def _answer_of(self, answer: object, request: web.BaseRequest) -> web.StreamResponse:
-        """What is sent for what a middleware gave."""
-        if isinstance(answer, web.HTTPException):
-            return of_exception(answer, request.method)
-        if isinstance(answer, web.StreamResponse):
-            return answer
-        log.error(
-            "middleware failed: it has to return the response",
-            extra={"path": request.path, "returned": type(answer).__qualname__},
-        )
-        return problem(500)
-
-    def _told(self, request: web.BaseRequest, answer: web.StreamResponse) -> Unhandled:
-        route = route_of(request)
-        extra = {"route": route, "method": request.method, "status": answer.status}
-        log.debug("answered without a view", extra=extra)
-        return Unhandled(
-            route,
-            request.method,
-            answer.status,
-            0.0 if self._since is None else perf_counter() - self._since,
-            request.content.total_bytes,
-            size_of(answer, request.method),
-        )
+        self._lingering_time = 0.0  # aiohttp would block the event loop for all that time.
+        return discard_rest(request.content, sending)
 
     async def _finish(
         self,
         request: web.BaseRequest,
         sending: Sending,
-        answer: web.StreamResponse,
+        response: web.StreamResponse,
     ) -> tuple[web.StreamResponse, bool]:
         try:
             return await sending
@@ -233,35 +229,49 @@ class Connection(web.RequestHandler):
         except Exception as error:
             if request.writer.output_size or self.transport is None:
                 raise
-            answer = self._failed(request, error)
+            response = self._send_500(request, error)
             return SENT, True
         finally:
-            self._settle(answer)
-            self.release()
+            self._report(response)
+            self.leave_request()
 
-    def _failed(self, request: web.BaseRequest, error: Exception) -> web.StreamResponse:
-        """Send a 500 in place of an answer that cannot be sent, and close the connection."""
+    def _send_500(self, request: web.BaseRequest, error: Exception) -> web.StreamResponse:
+        """Send a 500 instead of a response that cannot be sent; the connection is closed then."""
         extra = {"route": route_of(request), "method": request.method}
         if isinstance(error, UnsendableHeader):
             extra["header"] = error.header
-            log.error("a header of the answer cannot be sent", extra=extra)
+            log.error("a header of the response cannot be sent", extra=extra)
         else:
-            log.error("answer could not be sent", exc_info=error, extra=extra)
-        head, body = last_answer(500)
+            log.error("response could not be sent", exc_info=error, extra=extra)
+        head, body = last_response(500)
         assert self.transport is not None
         self.transport.write(head if request.method == "HEAD" else head + body)
         return problem(500)
 
-    def _settle(self, answer: web.StreamResponse | None) -> None:
-        """Tell what became of a view's answer; None where nothing was sent."""
-        if self.settled is None:
+    def _report(self, response: web.StreamResponse | None) -> None:
+        """Notify the observers of a view's response; None where nothing was sent."""
+        if self.unreported is None:
             return
-        (delivery, tell), self.settled = self.settled, None
-        if answer is not None:
-            delivery.answered(answer)
-        if self._since is not None:
-            delivery.seconds = perf_counter() - self._since
-        tell()
+        (delivery, notify), self.unreported = self.unreported, None
+        if response is not None:
+            delivery.set_response(response)
+        if self._started_at is not None:
+            delivery.seconds = perf_counter() - self._started_at
+        notify()
+
+    def _unhandled(self, request: web.BaseRequest, response: web.StreamResponse) -> Unhandled:
+        """Return the observers' record of a response that no view returned."""
+        route = route_of(request)
+        extra = {"route": route, "method": request.method, "status": response.status}
+        log.debug("answered without a view", extra=extra)
+        return Unhandled(
+            route,
+            request.method,
+            response.status,
+            0.0 if self._started_at is None else perf_counter() - self._started_at,
+            request.content.total_bytes,
+            body_size(response, request.method),
+        )
 
     def handle_error(
         self,
@@ -270,124 +280,69 @@ class Connection(web.RequestHandler):
         exc: BaseException | None = None,
         message: str | None = None,
     ) -> web.StreamResponse:
-        """Answer what is no HTTP, and what a middleware raised; views raise nothing.
+        """Answer malformed requests, and exceptions of middlewares; views raise none.
 
         Raises:
-            ConnectionError: Half of an answer is sent already.
+            ConnectionError: A part of the response is already sent.
         """
         if request.writer.output_size:
-            self.release()
-            raise ConnectionResetError("it ended with half of an answer sent") from exc
-        if status == 400:
-            return answer_malformed(request, exc)
-        if isinstance(exc, Reject | Retry):
-            return answer(Outcome(Action.REJECT, exc), status, request)[0]
-        if is_unknown_expectation(exc):
-            return problem(417, EXPECTATIONS)
-        if exc is not None and (isinstance(exc, ConnectionError) or is_fault_of_body(exc, request)):
-            extra = {"client": request.remote, "error": type(exc).__qualname__}
-            log.info("the body cannot be read", extra=extra)
-            return problem(400, UNREADABLE)
-        log.error("middleware failed", exc_info=exc, extra={"path": request.path})
-        return problem(status)
+            self.leave_request()
+            raise ConnectionResetError(
+                "the handler ended after sending half of a response"
+            ) from exc
+        return error_response(request, status, exc)
 
     def log_exception(self, *_: Any, **options: Any) -> None:
-        """Log what aiohttp could not cope with.
+        """Log an error of aiohttp itself.
 
-        What is left of a body that cannot be decoded is none of it: its answer is sent already.
+        The rest of a body that cannot be decoded is no such error: its request is answered already.
         """
         error = options.get("exc_info")
         if not isinstance(error, web.RequestPayloadError):
             log.error("internal error: connection closed", exc_info=error)
 
-    @asynccontextmanager
-    async def patiently(self) -> AsyncIterator[None]:
-        """Read a body inside of this block.
-
-        Raises:
-            TimeoutError: It did not come in time. The time in which the loop stood still, so that
-                nobody read, does not count.
-        """
-        try:
-            async with asyncio.timeout(None) as self._reading:
-                yield
-        finally:
-            self._reading = self._reading_since = None
-
-    def look(self, now: float, patience: float, keep_alive: float) -> None:
-        """Close it if it has waited too long for a request, or for the rest of one.
+    def check_time_limits(self, now: float, read_timeout: float, keep_alive: float) -> None:
+        """Close the connection if its client is too slow.
 
         Args:
-            now: In seconds; this is called more often than *patience* passes.
-            patience: Seconds to wait for the rest of a request, or for the first one.
-            keep_alive: Seconds to wait for another one.
+            now: In seconds; the calls are less than *read_timeout* apart.
+            read_timeout: Seconds for the first request to begin, for the rest of a request, and
+                for a client to read something of its response.
+            keep_alive: Seconds between two requests.
         """
-        if self._reading is not None:
-            if self._reading_since is None:
-                self._reading_since = now
-            elif now - self._reading_since > patience and not self._reading.expired():
-                self._reading.reschedule(0.0)
-        if self._is_stuck():
-            if now - (self._stuck_since or now) > patience and self.transport is not None:
-                self.transport.abort()
-            self._stuck_since = self._stuck_since or now
+        self.body_timeout.check(now, read_timeout)
+        if self._unread_response.check(now, read_timeout, self.transport, self.request):
             return
-        self._stuck_since = None
-        rests = self._asked and not self._heard
-        if not self.is_waiting and not self._reads_before_view():
-            self.waited_since = None
-        elif self.waited_since is None:
-            self.waited_since = now
-        elif now - self.waited_since > (keep_alive if rests else patience):
-            self._give_up(now - self.waited_since)
+        is_idle = self._has_responded and not self._request_arriving
+        if not self.is_waiting and not self._middleware_reads_body():
+            self.waiting_since = None
+        elif self.waiting_since is None:
+            self.waiting_since = now
+        elif now - self.waiting_since > (keep_alive if is_idle else read_timeout):
+            self._close_slow(now - self.waiting_since)
 
-    def _reads_before_view(self) -> bool:
-        """Whether a middleware waits for the rest of a request; with all of it it has time."""
-        begun = self.begun
-        return begun is not None and self.answering is None and not begun.content.is_eof()
+    def _middleware_reads_body(self) -> bool:
+        """Return whether a middleware waits for the body; it has no limit once all has arrived."""
+        request = self.middleware_request
+        return request is not None and self.view_request is None and not request.content.is_eof()
 
-    def _give_up(self, late: float) -> None:
-        if self._heard and self.transport is not None:
-            head, body = last_answer(408, "the request did not come in time")
+    def _close_slow(self, seconds: float) -> None:
+        if self._request_arriving and self.transport is not None:
+            head, body = last_response(408, "the request did not arrive in time")
             self.transport.write(head + body)
-            if self._unhandled is not None:
-                self._unhandled(Unhandled("", "UNKNOWN", 408, late, 0, len(body)))
+            if self._on_unhandled is not None:
+                self._on_unhandled(Unhandled("", "UNKNOWN", 408, seconds, 0, len(body)))
         self.force_close()
 
     def upgraded(self, web_socket: web.WebSocketResponse) -> None:
-        """Note that its answer is a WebSocket, which is about to begin."""
+        """Note that the response to the request is a WebSocket, which is about to begin."""
         self.web_socket = web_socket
-        if self.last:
+        if self.close_after_response:
             self._loop.call_soon(self.close_web_socket)
 
     def close_web_socket(self) -> None:
-        """Tell the client of a WebSocket that the server stops; its view sees it closed."""
-        if self.web_socket is not None and self._closing is None:
+        """Close a WebSocket because the server stops: its client and its view are notified."""
+        if self.web_socket is not None and self._closing_web_socket is None:
             closing = self.web_socket.close(code=WSCloseCode.GOING_AWAY)
-            self._closing = self._loop.create_task(closing)
-            self._loop.call_later(_CLOSING, self._closing.cancel)
-
-    def _is_stuck(self) -> bool:
-        """Whether the client has read nothing of what it was sent since the last look."""
-        if self.transport is None or (request := self.request) is None:
-            return False
-        left = self.transport.get_write_buffer_size()
-        read, self._read = self._read, request.writer.output_size - left
-        return left > 0 and read == self._read
-
-    def release(self) -> None:
-        """Nothing is done for its request any more."""
-        if self.settled is not None:
-            self._settle(None)
-        self.answering = self.begun = self._since = self.unreadable = None
-        if self.last:
-            self.close()
-        if self._lost:
-            self._ended(self)
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Note it; a view may go on with its request."""
-        super().connection_lost(exc)
-        self._lost = True
-        if self.request is None:
-            self._ended(self)
+            self._closing_web_socket = self._loop.create_task(closing)
+            self._loop.call_later(_WEB_SOCKET_CLOSE_TIMEOUT, self._closing_web_socket.cancel)

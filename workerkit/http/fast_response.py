@@ -1,8 +1,8 @@
-"""Write an answer that is like most others, without aiohttp's preparations.
+"""Write a simple response without aiohttp's preparations.
 
-`StreamResponse.prepare` looks for cookies, compression, chunks, signals and old versions of HTTP on
-the way, and its writer for what may be left of the head. Where none of these is there, a head can
-be written at once: 4 µs of CPU less per request, which pay for what workerkit does beside.
+`StreamResponse.prepare` checks for cookies, compression, chunks, signals and old versions of HTTP,
+and its writer for a head that is not sent yet. A response with none of these can be written
+directly: this takes 4 µs less CPU per request, which pays for the rest of what workerkit does.
 """
 
 import asyncio
@@ -20,12 +20,12 @@ from workerkit.http.request import REQUEST_ID
 
 _WITHOUT_BODY = frozenset({204, 205, 304})
 _WITH_BODY = frozenset({"POST", "PUT", "PATCH", "DELETE"})
-# For what a client still sends of a body that nobody wants, so that it comes to read the answer:
-# seconds, and bytes of a compressed one after decompression.
+# Limits for reading the rest of a request's body after the response, so that its client gets to
+# read the response: seconds, and decompressed bytes of a compressed body.
 LINGERING = 1.0
-_DISCARDED = 8 << 20
-_LARGE = 65_536  # From here on, to copy a body costs more than to send it for itself.
-_NOT_PLAIN = (
+_MAX_DISCARDED = 8 << 20
+_LARGE = 65_536  # From this size on, copying a body takes longer than a second call of write().
+_COMPLEX_HEADERS = (
     hdrs.CONNECTION,
     hdrs.CONTENT_LENGTH,
     hdrs.DATE,
@@ -35,46 +35,47 @@ _NOT_PLAIN = (
 )
 
 
-class _Sent(web.Response):
-    """Stands for an answer that is sent; aiohttp asks it whether the connection goes on."""
+class _SentResponse(web.Response):
+    """A placeholder for a response that is sent; aiohttp reads `keep_alive` of it."""
 
     keep_alive = True
 
 
-# As `RequestHandler.finish_response`: an answer, and whether the client has left.
+# What `RequestHandler.finish_response` returns: a response, and whether the client has left.
 Sending = Coroutine[Any, Any, tuple[web.StreamResponse, bool]]
-SENT: web.StreamResponse = _Sent()
+SENT: web.StreamResponse = _SentResponse()
+# The second for which the common headers were last written, and those headers.
 _second = 0
 _headers = ""
 
 
-def plain(
+def fast_response(
     request: web.BaseRequest, response: web.StreamResponse, id: str
 ) -> tuple[bytes, bytes] | None:
-    """Head and body of an answer; None where it is one for aiohttp to send.
+    """Return the head and the body of a response; None if aiohttp has to send it.
 
     Args:
-        id: Of the request.
+        id: The id of the request.
     """
     if type(response) is not web.Response or type(body := response.body) is not bytes:
         return None
-    if not _is_plain(request, response):
+    if not _is_simple(request, response):
         return None
     try:
-        lines = _chosen(response)
+        lines = _head_lines(response)
     except TypeError:
-        # A value that is no text.
+        # A header's value is not a str.
         return None
-    # A line break in a value would make a header that nobody has set; aiohttp says so.
+    # A line break in a value would add a header; aiohttp raises an error for it.
     if lines is None or not "".join(lines).isprintable() or not id.isprintable():
         return None
-    chosen = "\r\n".join(lines)
-    head = f"{chosen}\r\nContent-Length: {len(body)}\r\n{_given()}{id}\r\n\r\n".encode()
+    own = "\r\n".join(lines)
+    head = f"{own}\r\nContent-Length: {len(body)}\r\n{_common_headers()}{id}\r\n\r\n".encode()
     return head, body
 
 
-def _chosen(response: web.Response) -> list[str] | None:
-    """The lines of a head that are up to the view; None where one of them is not for us."""
+def _head_lines(response: web.Response) -> list[str] | None:
+    """Return the lines of the head that the view determines; None if aiohttp has to write them."""
     headers = response.headers
     kind = headers.get(hdrs.CONTENT_TYPE)
     lines = [
@@ -82,39 +83,39 @@ def _chosen(response: web.Response) -> list[str] | None:
         "Content-Type: " + ("application/octet-stream" if kind is None else kind),
     ]
     if len(headers) > (kind is not None):
-        if any(name in headers for name in _NOT_PLAIN):
+        if any(name in headers for name in _COMPLEX_HEADERS):
             return None
         others = (item for item in headers.items() if item[0].lower() != "content-type")
         lines += map(": ".join, others)
     return lines
 
 
-def _is_plain(request: web.BaseRequest, response: web.Response) -> bool:
-    """Whether it is for somebody who keeps the connection, and has no more than a body."""
+def _is_simple(request: web.BaseRequest, response: web.Response) -> bool:
+    """Return whether a response has only headers and a body, and the connection is kept open."""
     return (
         response.status not in _WITHOUT_BODY
         and not response.prepared
         and not request.writer.output_size
         and not response.compression
         and not response.chunked
-        # The property would make a jar for them first.
+        # The property `cookies` would create a jar.
         and getattr(response, "_cookies", True) is None
         and response.keep_alive is None
-        and (request.method == "GET" or _has_no_parts(request))
+        and (request.method == "GET" or _is_not_multipart(request))
         and request.version is HttpVersion11
         and request.keep_alive
         and hdrs.UPGRADE not in request.headers
     )
 
 
-def _has_no_parts(request: web.BaseRequest) -> bool:
-    # aiohttp closes the files of a form behind the answer.
+def _is_not_multipart(request: web.BaseRequest) -> bool:
+    # aiohttp closes the files of a form after the response.
     form = request.headers.get(hdrs.CONTENT_TYPE, "").startswith("multipart/")
     return request.method in _WITH_BODY and not form
 
 
 def is_used(request: web.BaseRequest, response: web.StreamResponse) -> bool:
-    """Whether a response that is prepared was the answer to another request.
+    """Return whether a prepared response was sent for another request before.
 
     aiohttp would send nothing and close the connection.
     """
@@ -124,7 +125,7 @@ def is_used(request: web.BaseRequest, response: web.StreamResponse) -> bool:
 async def send(
     request: web.BaseRequest, head: bytes, body: bytes, sent: Callable[[], None]
 ) -> tuple[web.StreamResponse, bool]:
-    """Send it, as `RequestHandler.finish_response`, and call *sent* when nothing is left to do."""
+    """Send head and body as `RequestHandler.finish_response` does, then call *sent*."""
     writer = request.writer
     transport = writer.transport
     try:
@@ -145,26 +146,27 @@ async def send(
     return SENT, False
 
 
-async def discard(content: StreamReader, sending: Sending) -> tuple[web.StreamResponse, bool]:
-    """Send an answer, then read and forget the rest of a compressed body, up to a limit.
+async def discard_rest(content: StreamReader, sending: Sending) -> tuple[web.StreamResponse, bool]:
+    """Send a response, then read and discard the rest of a compressed body, up to a limit.
 
-    The client comes to read the answer, if it sends no more than the limit. A few bytes may
-    decompress to any number, without a pause for others, so they get a turn between the pieces.
+    A client that sends no more than the limit gets to read the response. A few bytes may decompress
+    to any number of them, so other tasks get a turn after each piece.
     """
     sent = await sending
     read = 0
     with suppress(TimeoutError, ConnectionError, web.RequestPayloadError):
         async with asyncio.timeout(LINGERING):
-            while not content.is_eof() and read < _DISCARDED:
+            while not content.is_eof() and read < _MAX_DISCARDED:
                 read += len(await content.readany())
                 await asyncio.sleep(0)
     return sent
 
 
 def without_body(writer: AbstractStreamWriter) -> None:
-    """Send no more than the head: aiohttp writes the body of a stream in answer to a HEAD as well.
+    """Have *writer* send only the head of the response to a HEAD request.
 
-    The client would read it as the head of its next answer.
+    aiohttp would also send the body of a stream, which the client would read as the head of its
+    next response.
     """
 
     async def write(chunk: object, **_: object) -> None:
@@ -175,8 +177,8 @@ def without_body(writer: AbstractStreamWriter) -> None:
     vars(writer)["write"] = write
 
 
-def _given() -> str:
-    """What stands in each head, up to the id; made anew once a second."""
+def _common_headers() -> str:
+    """Return the headers of every response, up to the value of the id; they change each second."""
     global _second, _headers
     now = int(time.time())
     if now != _second:

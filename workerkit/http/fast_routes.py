@@ -1,8 +1,8 @@
-"""Find the view of a request whose path is written as one of the routes is.
+"""Look up views of constant routes in a dictionary.
 
-aiohttp's router takes a path apart and asks its resources one after the other, each in a coroutine
-of its own. Where a route has no parts in braces a dictionary says the same, for 1.6 µs of CPU less
-per request; all other requests stay aiohttp's.
+aiohttp's router splits a path and tries its resources one after the other, each in a coroutine. For
+a route without parameters a dictionary gives the same result, with 1.6 µs less CPU per request.
+All other requests are left to aiohttp.
 """
 
 import re
@@ -17,7 +17,7 @@ Answer = Callable[[Any], Awaitable[web.StreamResponse]]
 
 
 class _Match(web.UrlMappingMatchInfo):
-    """One for all requests of a route. It is empty, and stays so."""
+    """The match of all requests for a route: empty and read-only."""
 
     def _refuse(self, *_: object, **__: object) -> NoReturn:
         resource = self.route.resource
@@ -30,7 +30,7 @@ class _Match(web.UrlMappingMatchInfo):
     clear = pop = popitem = setdefault = update = _refuse
 
 
-_END = re.compile("[?#]")
+_PATH_END = re.compile("[?#]")
 
 Found = tuple[_Match, Answer]
 
@@ -54,39 +54,41 @@ def route_of(request: web.BaseRequest) -> str:
     return ""
 
 
-_NOTHING: Mapping[str, Found] = {}
+_NO_METHODS: Mapping[str, Found] = {}
 
 
-class _Asked(NamedTuple):
-    """What the router looks at of a request."""
+class _RouterQuery(NamedTuple):
+    """The attributes of a request that the router reads."""
 
     method: str
     rel_url: URL
 
 
-class Shortcuts:
-    """The routes without parts in braces of an application that has no middlewares.
+class FastRoutes:
+    """The constant routes of an application without middlewares.
 
     Args:
-        application: It gets no more routes.
-        otherwise: Answers the requests that are not found here.
+        application: All its routes have been added.
+        fallback: Answers the requests for other routes.
     """
 
-    def __init__(self, application: web.Application, otherwise: Answer) -> None:
+    def __init__(self, application: web.Application, fallback: Answer) -> None:
         self._application = application
-        self._otherwise = otherwise
+        self._fallback = fallback
         self._known: dict[str, dict[str, Found]] = {}
 
-    async def learn(self) -> None:
-        """Ask the router once about each of them: another route may come before it."""
+    async def load(self) -> None:
+        """Add each constant route that the router finds: an earlier route may match its path."""
         router = self._application.router
         for route in router.routes():
             resource = route.resource
-            # What follows a `?` or `#` is no path.
-            if not isinstance(resource, PlainResource) or _END.search(path := resource.canonical):
+            # The path of a request ends at `?` or `#`.
+            if not isinstance(resource, PlainResource) or _PATH_END.search(
+                path := resource.canonical
+            ):
                 continue
-            asked: Any = _Asked(route.method, URL.build(path=path, encoded=True))
-            if (await router.resolve(asked)).route is route:
+            query: Any = _RouterQuery(route.method, URL.build(path=path, encoded=True))
+            if (await router.resolve(query)).route is route:
                 match = _Match({}, route)
                 match.add_app(self._application)
                 match.freeze()
@@ -95,8 +97,8 @@ class Shortcuts:
 
     def respond(self, request: web.Request) -> Awaitable[web.StreamResponse]:
         """Answer a request."""
-        found = self._known.get(request.raw_path, _NOTHING).get(request.method)
+        found = self._known.get(request.raw_path, _NO_METHODS).get(request.method)
         if found is None or hdrs.EXPECT in request.headers:
-            return self._otherwise(request)
+            return self._fallback(request)
         request._match_info, handler = found
         return handler(request)

@@ -1,4 +1,4 @@
-"""What a type looks like in JSON, which decides where in a request it comes from."""
+"""The JSON shape of a type, which decides from which part of a request it is read."""
 
 from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
@@ -15,21 +15,21 @@ from workerkit.config.annotations import members
 _SCALARS = frozenset({"string", "integer", "number", "boolean"})
 
 
-class Shape(Enum):
-    """Forms of a type that a request can hold."""
+class JSONShape(Enum):
+    """Shapes of a value that can be read from a request."""
 
     SCALAR = "one value"
     LIST = "a list of values"
     BODY = "an object, or a list of them"
 
 
-def shape_of(type_: Any) -> tuple[Shape, TypeAdapter[Any] | None] | None:
-    """The form of a type, and what validates it; None where no request can hold it.
+def json_shape(type_: Any) -> tuple[JSONShape, TypeAdapter[Any] | None] | None:
+    """Return the shape of a type, and its pydantic adapter; None if no request can contain it.
 
-    What has a `msgspec.Struct` in it has a form, but no adapter of pydantic's.
+    A type that contains a `msgspec.Struct` has a shape but no adapter.
     """
     if holds_struct(type_):
-        return (Shape.BODY, None) if _is_readable(type_) else None
+        return (JSONShape.BODY, None) if _is_readable(type_) else None
     if type_ is bytes or _is_settings(type_):
         return None
     try:
@@ -38,37 +38,37 @@ def shape_of(type_: Any) -> tuple[Shape, TypeAdapter[Any] | None] | None:
     except (UnknownType, PydanticInvalidForJsonSchema):
         return None
     if _is_model(type_):
-        return Shape.BODY, validator
-    forms = set(_forms(schema, schema.get("$defs", {})))
-    for shape in (Shape.BODY, Shape.LIST, Shape.SCALAR):
-        if shape in forms and None not in forms:
+        return JSONShape.BODY, validator
+    shapes = set(_shapes(schema, schema.get("$defs", {})))
+    for shape in (JSONShape.BODY, JSONShape.LIST, JSONShape.SCALAR):
+        if shape in shapes and None not in shapes:
             return shape, validator
     return None
 
 
 def is_optional(type_: Any) -> bool:
-    """Whether None is a value of the type."""
+    """Return whether None is a value of the type."""
     if get_origin(type_) is Annotated:
         return is_optional(get_args(type_)[0])
     return NoneType in get_args(type_)
 
 
-def is_data(type_: Any) -> bool:
-    """Whether only a client can be meant to give it: nothing in it is a class of objects."""
+def is_client_data(type_: Any) -> bool:
+    """Return whether values of the type are data of a client: no part of it is any other class."""
     kinds = [kind for kind in members(type_) if kind is not NoneType]
     return all(map(_is_data, kinds))
 
 
-def is_any_text(type_: Any) -> bool:
-    """Whether any text of a client is a value of the type, which says no more of it."""
+def accepts_any_text(type_: Any) -> bool:
+    """Return whether the type accepts any text."""
     return all(kind in (bytes, Any, object, NoneType) for kind in members(type_))
 
 
 def _is_data(kind: Any) -> bool:
     origin = get_origin(kind) or kind
     if isinstance(origin, type) and issubclass(origin, Collection) and get_args(kind):
-        return all(map(is_data, get_args(kind)))
-    return is_any_text(kind) or origin is Collection or shape_of(kind) is not None
+        return all(map(is_client_data, get_args(kind)))
+    return accepts_any_text(kind) or origin is Collection or json_shape(kind) is not None
 
 
 def _is_readable(type_: Any) -> bool:
@@ -84,26 +84,26 @@ def _is_model(type_: Any) -> bool:
 
 
 def _is_settings(type_: Any) -> bool:
-    # A model like any other, but nothing that a client may send.
+    # A model, but never read from a request.
     return isinstance(type_, type) and issubclass(type_, BaseSettings)
 
 
-def _forms(schema: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[Shape | None]:
-    """The forms of all alternatives of a schema; None for one that may be anything."""
+def _shapes(schema: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[JSONShape | None]:
+    """Yield the shape of each alternative of a schema; None for one that accepts anything."""
     if "$ref" in schema:
         # A type that contains itself is an object.
         inner = known.get(schema["$ref"].rpartition("/")[2], {})
-        yield from [Shape.BODY] if "properties" in inner else _forms(inner, known)
+        yield from [JSONShape.BODY] if "properties" in inner else _shapes(inner, known)
     elif alternatives := schema.get("anyOf") or schema.get("oneOf"):
         for each in alternatives:
-            yield from _forms(each, known)
+            yield from _shapes(each, known)
     elif schema.get("type") in _SCALARS or "enum" in schema or "const" in schema:
-        yield Shape.SCALAR
+        yield JSONShape.SCALAR
     elif schema.get("type") == "object":
-        yield Shape.BODY
+        yield JSONShape.BODY
     elif schema.get("type") == "array":
         items = [schema.get("items", {}), *schema.get("prefixItems", ())]
-        forms = {form for each in items if each for form in _forms(each, known)}
-        yield Shape.LIST if forms == {Shape.SCALAR} else Shape.BODY
+        shapes = {shape for each in items if each for shape in _shapes(each, known)}
+        yield JSONShape.LIST if shapes == {JSONShape.SCALAR} else JSONShape.BODY
     elif schema.get("type") != "null":
         yield None

@@ -1,7 +1,7 @@
 """Listening sockets, and the connections that they accept.
 
-The event loops accept by themselves as well, but they have no limit. When the process has no file
-descriptor left, uvloop also logs an error for each turn of the loop.
+The servers of asyncio and uvloop have no limit of connections. When the process has no file
+descriptor left, uvloop also logs an error in each iteration of the event loop.
 """
 
 import asyncio
@@ -16,10 +16,10 @@ from typing import Literal
 _SECOND = 1.0
 
 
-class Tally:
-    """Counts, and calls *report* with the number since the last report.
+class ThrottledCounter:
+    """A counter that calls *report* at most once a second, with the number since the last report.
 
-    The first one is reported immediately, the others together a second later.
+    The first event is reported immediately.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, report: Callable[[int], None]) -> None:
@@ -32,10 +32,10 @@ class Tally:
         """Count one more."""
         self._count += 1
         if self._timer is None:
-            self._tell()
+            self._flush()
 
     def close(self) -> None:
-        """Report what is left."""
+        """Report the events that are not reported yet."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
@@ -43,75 +43,75 @@ class Tally:
             self._report(self._count)
             self._count = 0
 
-    def _tell(self) -> None:
+    def _flush(self) -> None:
         self._timer = None
         if not self._count:
             return
         count, self._count = self._count, 0
-        self._timer = self._loop.call_later(_SECOND, self._tell)
+        self._timer = self._loop.call_later(_SECOND, self._flush)
         self._report(count)
 
 
-_LEAST = 16
+_MIN_CONNECTIONS = 16
 _UNLIMITED = 1 << 20
 _SHARES = {"http": 2, "ops": 8}
 
 
 def max_connections(setting: int | None, port: Literal["http", "ops"]) -> int:
-    """Return the setting, or else a part of the descriptors that the process may have.
+    """Return the setting; by default, a share of the file descriptors that the process may have.
 
-    Views get half of them and the ops server an eighth. The rest is for brokers, files and
-    databases, so that clients of HTTP cannot keep the process from connecting to those.
+    Views get half of them and the ops server an eighth. The rest is left for brokers, files and
+    databases, so HTTP clients cannot prevent the process from connecting to these.
     """
     if setting is not None:
         return setting
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
     descriptors = _UNLIMITED if soft == resource.RLIM_INFINITY else soft
-    return max(_LEAST, descriptors // _SHARES[port])
+    return max(_MIN_CONNECTIONS, descriptors // _SHARES[port])
 
 
 log = logging.getLogger(__name__)
 
 _BACKLOG = 512
-_AT_ONCE = 64  # Then other callbacks of the loop get their turn.
+_MAX_BATCH = 64  # Then other callbacks of the event loop get a turn.
 _PAUSE = 0.1
 _NO_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-class Listener:
-    """Accepts connections at one address.
+class ConnectionListener:
+    """The listening sockets of one address, which accept connections.
 
     Args:
-        may_accept: Asked before each connection; if not, it waits for the next turn of the loop.
-        accepted: Called with the socket of each connection.
-        exhausted: Called when the system has no descriptor or memory for another connection.
+        may_accept: Called before each connection; while it returns False, connections wait.
+        on_accepted: Called with the socket of each connection.
+        on_exhausted: Called when the system has no descriptor or memory for another connection.
 
     Attributes:
-        sockets: What it listens on: one, or one for each IP address of a host name.
+        sockets: One, or one for each IP address of a host name.
     """
 
     def __init__(
         self,
         may_accept: Callable[[], bool],
-        accepted: Callable[[socket.socket], None],
-        exhausted: Callable[[], None],
+        on_accepted: Callable[[socket.socket], None],
+        on_exhausted: Callable[[], None],
     ) -> None:
         self.sockets: list[socket.socket] = []
         self._may_accept = may_accept
-        self._accepted = accepted
-        self._exhausted = exhausted
+        self._on_accepted = on_accepted
+        self._on_exhausted = on_exhausted
         self._loop = asyncio.get_running_loop()
         self._resuming: asyncio.TimerHandle | None = None
-        self._failed = Tally(self._loop, self._report)
+        self._failed = ThrottledCounter(self._loop, self._report)
         self._last_error = ""
 
     async def listen(self, host: str, port: int, *, reuse_port: bool = False) -> None:
-        """Begin to accept.
+        """Begin to accept connections.
 
         Raises:
-            OSError: The address is in use, or does not exist here.
+            OSError: The address is in use, or is not one of this machine.
         """
-        # Its only purpose is to resolve the host and to bind; it never accepts.
+        # This server resolves the host and binds; it never accepts.
         bound = await self._loop.create_server(
             asyncio.Protocol, host, port, reuse_port=reuse_port or None, start_serving=False
         )
@@ -128,7 +128,7 @@ class Listener:
         self._resume()
 
     def close(self) -> None:
-        """Accept nothing more; connections stay open."""
+        """Stop accepting; open connections stay open."""
         if self._resuming is not None:
             self._resuming.cancel()
         self._failed.close()
@@ -143,7 +143,7 @@ class Listener:
             self._loop.add_reader(each, self._accept, each)
 
     def _accept(self, listening: socket.socket) -> None:
-        for _ in range(_AT_ONCE):
+        for _ in range(_MAX_BATCH):
             if not self._may_accept():
                 return
             try:
@@ -151,21 +151,21 @@ class Listener:
             except (BlockingIOError, InterruptedError):
                 return
             except OSError as error:
-                # Everything else is an error of that connection, such as ECONNABORTED.
+                # Other errors, such as ECONNABORTED, concern that connection alone.
                 if error.errno in _NO_RESOURCES:
-                    self._wait(error)
+                    self._pause(error)
                     return
                 continue
             accepted.setblocking(False)
-            self._accepted(accepted)
+            self._on_accepted(accepted)
 
-    def _wait(self, error: OSError) -> None:
-        """Stop accepting for a moment: the socket stays readable, so the loop would spin."""
+    def _pause(self, error: OSError) -> None:
+        """Stop accepting for a moment: the socket stays readable, so the event loop would spin."""
         self._last_error = os.strerror(error.errno or 0)
         self._failed.add()
         for each in self.sockets:
             self._loop.remove_reader(each)
-        self._exhausted()
+        self._on_exhausted()
         if self._resuming is None:
             self._resuming = self._loop.call_later(_PAUSE, self._resume)
 

@@ -1,4 +1,4 @@
-"""The OpenAPI 3.1 document of the views, out of the same signatures that read their requests."""
+"""The OpenAPI 3.1 document of the views, from the same signatures that read their requests."""
 
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -11,17 +11,17 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from workerkit.codec import JSON
 from workerkit.config.sections import OpenAPISettings
-from workerkit.http.parameters import Part, Value
+from workerkit.http.parameters import ParameterLocation, RequestParameter
 from workerkit.http.problem import PROBLEM
-from workerkit.http.return_type import Returned
+from workerkit.http.return_type import ReturnType
 from workerkit.http.signature import RequestSignature
 from workerkit.http.view import (
     HTTPOptions,
-    nameless,
     path_patterns,
-    requirements,
+    security_requirements,
     statuses,
     verbs_of,
+    without_names,
 )
 from workerkit.transport import Declared
 
@@ -31,33 +31,33 @@ _REF = "#/components/schemas/{model}"
 
 
 class Schemas:
-    """Collects types, then makes the schemas of all of them at once, so that names are agreed on.
+    """The schemas of all types, built at once so that each name is unique.
 
     Attributes:
-        definitions: The schemas of types with names.
+        definitions: The schemas of named types.
     """
 
     def __init__(self) -> None:
         self.definitions: dict[str, Any] = {}
-        self._wanted: dict[tuple[int, Mode], Any] = {}
-        self._made: dict[tuple[int, Mode], dict[str, Any]] = {}
+        self._types: dict[tuple[int, Mode], Any] = {}
+        self._schemas: dict[tuple[int, Mode], dict[str, Any]] = {}
 
-    def want(self, type_: Any, mode: Mode) -> None:
-        """Ask for the schema of a `TypeAdapter`, or of a type with a `msgspec.Struct` in it."""
-        self._wanted[id(type_), mode] = type_
+    def add(self, type_: Any, mode: Mode) -> None:
+        """Add a `TypeAdapter`, or a type that contains a `msgspec.Struct`."""
+        self._types[id(type_), mode] = type_
 
-    def make(self) -> None:
-        """Make what was asked for."""
+    def build(self) -> None:
+        """Build the schemas of all types that were added."""
         adapters: list[tuple[int, Mode, TypeAdapter[Any]]] = []
         structs = {}
-        for (key, mode), type_ in self._wanted.items():
+        for (key, mode), type_ in self._types.items():
             if isinstance(type_, TypeAdapter):
                 adapters.append((key, mode, type_))
             else:
                 structs[key, mode] = type_
         if adapters:
-            made, common = TypeAdapter.json_schemas(adapters, ref_template=_REF)
-            self._made.update(made)
+            schemas, common = TypeAdapter.json_schemas(adapters, ref_template=_REF)
+            self._schemas.update(schemas)
             self.definitions.update(common.get("$defs", {}))
         if structs:
             import msgspec
@@ -65,21 +65,21 @@ class Schemas:
             found, named = msgspec.json.schema_components(
                 structs.values(), ref_template=_REF.replace("model", "name")
             )
-            self._made.update(zip(structs, found, strict=True))
+            self._schemas.update(zip(structs, found, strict=True))
             self.definitions.update(named)
 
-    def of(self, type_: Any, mode: Mode) -> dict[str, Any]:
-        """The schema of a type that was asked for."""
-        return dict(self._made[id(type_), mode])
+    def get(self, type_: Any, mode: Mode) -> dict[str, Any]:
+        """Return the schema of a type that was added."""
+        return dict(self._schemas[id(type_), mode])
 
 
 VERSION = "3.1.0"
 
-# No class can have this name, so no model of the user's does.
+# No class can have this name, so it cannot clash with a model.
 _PROBLEM = "problem-json"
 _PROBLEM_SCHEMA = {
     "type": "object",
-    "description": "An error, as RFC 9457 has it.",
+    "description": "An error according to RFC 9457.",
     "required": ["type", "title", "status"],
     "properties": {
         "type": {"type": "string"},
@@ -102,8 +102,8 @@ _PROBLEM_SCHEMA = {
     },
 }
 _BODY_PROBLEMS = {
-    "400": "The body is no JSON, or missing",
-    "408": "The body did not come in time",
+    "400": "The body is not JSON, or missing",
+    "408": "The body did not arrive in time",
     "413": "The body is too large",
     "415": "The body has another content type",
 }
@@ -119,30 +119,30 @@ class _Operation:
     verb: str
     tag: str
     signature: RequestSignature
-    returned: Returned
+    returned: ReturnType
     doc: str
     security: list[dict[str, list[str]]] | None
 
 
 def document(views: Sequence[Declared], settings: OpenAPISettings | None = None) -> dict[str, Any]:
-    """Describe *views*, which are declarations of `HTTPView` classes."""
+    """Return the OpenAPI document of *views*, the declarations of `HTTPView` classes."""
     settings = settings or OpenAPISettings()
     operations = [each for view in views for each in _operations(view)]
     schemas = Schemas()
     for each in operations:
-        for value in each.signature.values:
-            schemas.want(value.adapter, "validation")
+        for value in each.signature.parameters:
+            schemas.add(value.adapter, "validation")
         if (body := each.signature.body) is not None:
-            schemas.want(body.adapter or body.type, "validation")
+            schemas.add(body.adapter or body.type, "validation")
         for described in each.returned.described:
-            schemas.want(described, "serialization")
-    schemas.make()
+            schemas.add(described, "serialization")
+    schemas.build()
     return {
         "openapi": VERSION,
         "info": _info(views, settings),
         # `/` is the standard's default: the server that serves the document.
         "servers": [{"url": each} for each in settings.servers or ("/",)],
-        # Empty it says that no view needs anything, unless one of them says otherwise.
+        # An empty list: views require nothing unless they declare `security` themselves.
         "security": [{name: []} for name in settings.security],
         "tags": [_tag(view) for view in views],
         "paths": _paths(operations, schemas),
@@ -157,11 +157,11 @@ def _operations(view: Declared) -> Iterator[_Operation]:
     options = view.options
     assert isinstance(options, HTTPOptions)
     status = statuses(view.consumer, view.signatures)
-    required = requirements(view.consumer, verbs_of(view.signatures))
+    required = security_requirements(view.consumer, verbs_of(view.signatures))
     for signature in view.signatures.values():
         assert isinstance(signature, RequestSignature)
         for verb in signature.verbs:
-            returned = Returned(signature.returns, status[verb])
+            returned = ReturnType(signature.returns, status[verb])
             for number, route in enumerate(options.routes, 1):
                 suffix = f"_{number}" if number > 1 else ""
                 yield _Operation(
@@ -177,34 +177,36 @@ def _operations(view: Declared) -> Iterator[_Operation]:
 
 
 def _paths(operations: Sequence[_Operation], schemas: Schemas) -> dict[str, dict[str, Any]]:
-    """The operations by path and verb.
+    """Return the operations by path and verb.
 
-    Paths that differ in the names or patterns of their parts are one path to the standard, which
-    has the names of the first of them, and one operation of each verb.
+    For OpenAPI, paths that differ only in the names or patterns of their parameters are the same
+    path. It gets the names of the first one, and one operation for each verb.
     """
     paths: dict[str, dict[str, Any]] = {}
     first: dict[str, str] = {}
     for each in operations:
         template = _template(each.route)
-        path = first.setdefault(nameless(template), template)
+        path = first.setdefault(without_names(template), template)
         names = dict(zip(path_patterns(template), path_patterns(path), strict=True))
         item, verb = paths.setdefault(path, {}), each.verb.lower()
         if verb in item:
-            _mention(each, item[verb])
+            _add_mention(each, item[verb])
         else:
-            item[verb] = _described(each, names, schemas)
+            item[verb] = _operation_object(each, names, schemas)
     return paths
 
 
-def _mention(operation: _Operation, described: dict[str, Any]) -> None:
-    """Tell of an operation where another one stands in its place."""
+def _add_mention(operation: _Operation, described: dict[str, Any]) -> None:
+    """Mention an operation in the description of another one that has the same path."""
     summary = operation.doc.partition("\n")[0]
-    said = f"A path that fits `{operation.route}` is for {operation.id}"
-    texts = [described.get("description"), f"{said}: {summary}" if summary else f"{said}."]
+    text = f"A path that matches `{operation.route}` is handled by {operation.id}"
+    texts = [described.get("description"), f"{text}: {summary}" if summary else f"{text}."]
     described["description"] = "\n\n".join(filter(None, texts))
 
 
-def _described(operation: _Operation, names: Mapping[str, str], schemas: Schemas) -> dict[str, Any]:
+def _operation_object(
+    operation: _Operation, names: Mapping[str, str], schemas: Schemas
+) -> dict[str, Any]:
     summary, _, description = operation.doc.partition("\n")
     described: dict[str, Any] = {"operationId": operation.id, "tags": [operation.tag]}
     if summary:
@@ -214,7 +216,7 @@ def _described(operation: _Operation, names: Mapping[str, str], schemas: Schemas
     if parameters := list(_parameters(operation, names, schemas)):
         described["parameters"] = parameters
     if (body := operation.signature.body) is not None:
-        schema = schemas.of(body.adapter or body.type, "validation")
+        schema = schemas.get(body.adapter or body.type, "validation")
         described["requestBody"] = {
             "required": body.required,
             "content": {JSON: {"schema": schema}},
@@ -229,44 +231,44 @@ def _parameters(
     operation: _Operation, names: Mapping[str, str], schemas: Schemas
 ) -> Iterator[dict[str, Any]]:
     patterns = path_patterns(operation.route)
-    for value in operation.signature.values:
-        if value.part is Part.PATH:
+    for value in operation.signature.parameters:
+        if value.part is ParameterLocation.PATH:
             if value.name not in patterns:
                 continue
-            schema = _of_text(schemas.of(value.adapter, "validation"))
-            schema = _within(schema, patterns.pop(value.name))
+            schema = _without_null(schemas.get(value.adapter, "validation"))
+            schema = _with_pattern(schema, patterns.pop(value.name))
         else:
-            schema = {**_of_text(schemas.of(value.adapter, "validation")), **_default(value)}
+            schema = {**_without_null(schemas.get(value.adapter, "validation")), **_default(value)}
         yield {
-            "name": names[value.name] if value.part is Part.PATH else value.name,
+            "name": names[value.name] if value.part is ParameterLocation.PATH else value.name,
             "in": value.part.value,
-            "required": value.required or value.part is Part.PATH,
+            "required": value.required or value.part is ParameterLocation.PATH,
             "schema": schema,
         }
     for name, pattern in patterns.items():
-        schema = _within({"type": "string"}, pattern)
+        schema = _with_pattern({"type": "string"}, pattern)
         yield {"name": names[name], "in": "path", "required": True, "schema": schema}
 
 
-def _of_text(schema: dict[str, Any]) -> dict[str, Any]:
-    """A schema without the alternative `null`: no text is read as that, the value is left out."""
+def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
+    """Return a schema without the alternative `null`: a value is omitted, never sent as null."""
     if isinstance(items := schema.get("items"), dict):
-        schema = {**schema, "items": _of_text(items)}
+        schema = {**schema, "items": _without_null(items)}
     if (alternatives := schema.get("anyOf")) is None:
         return schema
-    left = [_of_text(each) for each in alternatives if each != {"type": "null"}]
+    left = [_without_null(each) for each in alternatives if each != {"type": "null"}]
     others = {name: part for name, part in schema.items() if name != "anyOf"}
-    # What stands beside a reference is for the whole, as it is here.
+    # Keywords next to `$ref` apply to the whole schema, as in JSON Schema 2020-12.
     return {**left[0], **others} if len(left) == 1 else {**others, "anyOf": left}
 
 
-def _within(schema: dict[str, Any], pattern: str) -> dict[str, Any]:
+def _with_pattern(schema: dict[str, Any], pattern: str) -> dict[str, Any]:
     if not pattern or schema.get("type") != "string" or "pattern" in schema:
         return schema
     return {**schema, "pattern": f"^(?:{pattern})$"}
 
 
-def _default(value: Value) -> dict[str, Any]:
+def _default(value: RequestParameter) -> dict[str, Any]:
     if value.required or value.default is None:
         return {}
     try:
@@ -277,19 +279,19 @@ def _default(value: Value) -> dict[str, Any]:
 
 def _responses(operation: _Operation, schemas: Schemas) -> Iterator[tuple[str, Any]]:
     signature = operation.signature
-    for status, body in operation.returned.answers.items():
+    for status, body in operation.returned.responses.items():
         content = {
-            type_: {} if each is None else {"schema": schemas.of(each, "serialization")}
+            type_: {} if each is None else {"schema": schemas.get(each, "serialization")}
             for type_, each in body.items()
         }
         yield status, {"description": "Done", **({"content": content} if content else {})}
     if signature.body is not None:
         for status, text in _BODY_PROBLEMS.items():
             yield status, _problem(text)
-    if signature.values or signature.body is not None:
-        yield "422", _problem("A part of the request does not fit")
-    if operation.returned.anything:
-        yield "default", {"description": "Whatever the view answers"}
+    if signature.parameters or signature.body is not None:
+        yield "422", _problem("A part of the request is invalid")
+    if operation.returned.is_open:
+        yield "default", {"description": "Any other response of the view"}
     else:
         yield "default", _problem(_ANY_PROBLEM)
 
@@ -300,7 +302,7 @@ def _problem(description: str) -> dict[str, Any]:
 
 
 def _template(route: str) -> str:
-    """A route without the regular expressions in it."""
+    """Return a route without its regular expressions."""
     for name, pattern in path_patterns(route).items():
         route = route.replace(f"{{{name}:{pattern}}}", f"{{{name}}}")
     return route
@@ -322,5 +324,5 @@ def _tag(view: Declared) -> dict[str, str]:
 
 
 def _doc(view: Declared) -> str:
-    # Its own: getdoc() would give that of the base class.
+    # Not getdoc(), which would return the docstring of the base class.
     return cleandoc(view.consumer.__doc__ or "")

@@ -1,4 +1,4 @@
-"""The OpenAPI document and a page to read it, served beside the views."""
+"""Routes for the OpenAPI document and for a page that displays it."""
 
 from collections.abc import Callable, Mapping
 from importlib.resources import files
@@ -12,15 +12,15 @@ PAGE = "/docs"
 
 _PAGE_HEADERS = {
     "Content-Type": "text/html; charset=utf-8",
-    # It shows texts of the application's; nothing in them may run.
+    # The page displays texts of the application; scripts in them must not run.
     "Content-Security-Policy": "default-src 'none'; connect-src 'self'; "
     "script-src 'unsafe-inline'; style-src 'unsafe-inline'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
 }
 
 
-def add(application: web.Application, document: Mapping[str, Any]) -> None:
-    """Serve both, where no view has the same route."""
+def add_routes(application: web.Application, document: Mapping[str, Any]) -> None:
+    """Add both routes, unless a view has the same route."""
     html = files(__package__).joinpath("page.html").read_bytes()
     taken = {resource.canonical for resource in application.router.resources()}
     parts = {

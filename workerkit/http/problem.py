@@ -1,4 +1,4 @@
-"""Errors as RFC 9457 wants them: `application/problem+json`."""
+"""Error responses according to RFC 9457: `application/problem+json`."""
 
 import json
 from collections.abc import Iterable, Mapping
@@ -13,8 +13,8 @@ from workerkit.logs import request_id
 from workerkit.safe_text import escape_json
 
 PROBLEM = "application/problem+json"
-# What aiohttp says of the same thing by itself.
-_OF_THE_OLD_BODY = frozenset({"content-type", "content-length"})
+# Headers that describe aiohttp's own body of an error.
+_BODY_HEADERS = frozenset({"content-type", "content-length"})
 
 _TOO_LONG, _TOO_MANY = "Maximum request body size", "Maximum number of form fields"
 _UNKNOWN = "Unknown Expect"
@@ -28,15 +28,15 @@ def problem(
     parts: Iterable[Mapping[str, str]] = (),
     headers: Mapping[str, str] | None = None,
 ) -> web.Response:
-    """Make the answer to a request that was not done.
+    """Return an error response.
 
-    Its members are `type`, `title`, `status`, `request_id`, and where there is something to say
-    `detail` and `errors`.
+    Its members are `type`, `title`, `status`, `request_id`, and if they are not empty `detail` and
+    `errors`.
 
     Args:
-        detail: For the client: no secrets, nothing of what it sent.
+        detail: Text for the client, without secrets and without anything that the client sent.
         parts: As in `InvalidRequest`.
-        headers: Beside that of the content type.
+        headers: Of the response, in addition to the content type.
     """
     body: dict[str, Any] = {"type": "about:blank", "title": _title(status), "status": status}
     if detail:
@@ -45,21 +45,21 @@ def problem(
         body["errors"] = errors
     if current := request_id.get():
         body["request_id"] = current
-    told = {**(headers or {}), "Content-Type": PROBLEM}
-    # Unlike `to_json` it takes lone surrogates, and what it writes is safe to show on a terminal.
+    all_headers = {**(headers or {}), "Content-Type": PROBLEM}
+    # Unlike `to_json` it accepts lone surrogates, and its output is safe to print on a terminal.
     text = escape_json(json.dumps(body, separators=(",", ":")))
-    response = web.Response(body=text.encode(), status=status, headers=told)
+    response = web.Response(body=text.encode(), status=status, headers=all_headers)
     if status == 408:
-        # The rest may still come, and would be read as the next request.
+        # The rest may still arrive, and would be read as the next request.
         response.force_close()
     return response
 
 
-def of_exception(error: web.HTTPException, method: str) -> web.Response:
-    """Turn an exception of aiohttp's into an answer; one that brings a body of its own keeps it.
+def exception_response(error: web.HTTPException, method: str) -> web.Response:
+    """Convert an exception of aiohttp into a response; a body that was set explicitly is kept.
 
     Args:
-        method: Of the request; `OPTIONS` of a route gets the methods that it has.
+        method: Of the request; the response to `OPTIONS` lists the methods of the route.
     """
     if isinstance(error, web.HTTPMethodNotAllowed):
         error.headers["Allow"] = allowed = ", ".join(sorted({*error.allowed_methods, "OPTIONS"}))
@@ -72,48 +72,48 @@ def of_exception(error: web.HTTPException, method: str) -> web.Response:
     if isinstance(error, web.HTTPExpectationFailed) and _UNKNOWN in (error.text or ""):
         return problem(417, EXPECTATIONS)
     if error.status < 400 or error.text != f"{error.status}: {error.reason}":
-        return _as_it_is(error)
+        return _unchanged(error)
     headers = {
-        name: value for name, value in error.headers.items() if name.lower() not in _OF_THE_OLD_BODY
+        name: value for name, value in error.headers.items() if name.lower() not in _BODY_HEADERS
     }
     detail = "" if error.reason == _title(error.status) else error.reason
     return _with_cookies(problem(error.status, detail, headers=headers), error)
 
 
 def is_unknown_expectation(error: BaseException | None) -> bool:
-    """Whether aiohttp could not write that it does not know an `Expect`, because it is no UTF-8."""
+    """Return whether aiohttp failed to report an unknown `Expect` because it is not UTF-8."""
     return isinstance(error, UnicodeEncodeError) and error.object.startswith(_UNKNOWN)
 
 
-def last_answer(
+def last_response(
     status: int, detail: str = "", *, headers: Mapping[str, str] | None = None
 ) -> tuple[bytes, bytes]:
-    """Write a problem as head and body, for a connection that is closed after it.
+    """Return the head and the body of an error response after which the connection is closed.
 
-    It needs no request. Without one, it gets an id of its own.
+    It works without a request; then it has a new request id.
     """
-    known = request_id.get()
-    # A view may have set it to anything.
-    sound = bool(known) and known.isascii() and known.isprintable()
-    token = None if sound else request_id.set(uuid4().hex)
-    answer = problem(status, detail)
-    known = request_id.get()
+    id_ = request_id.get()
+    # A view may have set the id to any value.
+    is_valid = bool(id_) and id_.isascii() and id_.isprintable()
+    token = None if is_valid else request_id.set(uuid4().hex)
+    response = problem(status, detail)
+    id_ = request_id.get()
     if token is not None:
         request_id.reset(token)
-    assert isinstance(answer.body, bytes)
+    assert isinstance(response.body, bytes)
     lines = (
         f"HTTP/1.1 {status} {_title(status)}",
         f"Content-Type: {PROBLEM}",
-        f"Content-Length: {len(answer.body)}",
+        f"Content-Length: {len(response.body)}",
         *(f"{name}: {value}" for name, value in (headers or {}).items()),
-        f"{REQUEST_ID}: {known}",
+        f"{REQUEST_ID}: {id_}",
         "Connection: close",
     )
-    return "".join(f"{line}\r\n" for line in (*lines, "")).encode(), answer.body
+    return "".join(f"{line}\r\n" for line in (*lines, "")).encode(), response.body
 
 
-def _as_it_is(error: web.HTTPException) -> web.Response:
-    # An exception may be raised again and again, an answer can be sent only once.
+def _unchanged(error: web.HTTPException) -> web.Response:
+    # An exception may be raised several times; a response can be sent only once.
     response = web.Response(
         body=error.body, status=error.status, reason=error.reason, headers=error.headers
     )
@@ -121,7 +121,7 @@ def _as_it_is(error: web.HTTPException) -> web.Response:
 
 
 def _with_cookies(response: web.Response, error: web.HTTPException) -> web.Response:
-    # They are no headers before the answer is sent.
+    # Cookies become headers only when the response is sent.
     if error.cookies:
         response.cookies.update(error.cookies)
     return response

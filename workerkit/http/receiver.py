@@ -1,4 +1,4 @@
-"""Answers the requests for one method of a view."""
+"""Receive the requests for one method of a view, and answer them."""
 
 import asyncio
 from functools import partial
@@ -11,28 +11,28 @@ from workerkit.codec import JSON
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.errors import HandlerExit, InvalidRequest
-from workerkit.http.connection import Connection
-from workerkit.http.middleware import limited
-from workerkit.http.problem import of_exception
+from workerkit.http.connection import ClientConnection
+from workerkit.http.middleware import with_body_limit
+from workerkit.http.problem import exception_response
 from workerkit.http.raw_request import ACCEPTED, UNSUPPORTED, is_supported
-from workerkit.http.request import HTTPRequest, identify
-from workerkit.http.response import answer, is_event_stream
+from workerkit.http.request import HTTPRequest, assign_id
+from workerkit.http.response import is_event_stream, outcome_response
 from workerkit.http.signature import RequestSignature
 from workerkit.observe import Settled, notify
 from workerkit.tasks import is_meant_to_end
 from workerkit.transport import Context
 
 
-class Receiver:
-    """Answers the requests for one method of a view.
+class RequestReceiver:
+    """The receiver of the requests for one method of a view.
 
     Args:
-        status: Of an answer that does not say.
-        max_body: Bytes of a body; None leaves it to the server.
+        status: Of a response that does not set one.
+        max_body: Bytes of a request's body; None for the limit of the server.
 
     Attributes:
         max_body: The same.
-        running: Requests that are being answered.
+        running: Number of requests that are being handled.
     """
 
     def __init__(
@@ -54,103 +54,105 @@ class Receiver:
         self._observers = context.observers
 
     async def respond(self, route: str, request: web.Request) -> web.StreamResponse:
-        """Answer one request, and tell the observers.
+        """Answer one request, and notify the observers.
 
-        A client that leaves cancels nothing: what was begun is finished.
+        A request is handled to its end even if its client disconnects.
 
         Args:
-            route: As it stands in the record.
+            route: The route in the observers' record.
 
         Raises:
-            web.HTTPException: It is the answer.
-            ConnectionError: It ended with half of an answer sent, so the connection has to end.
+            web.HTTPException: It is the response.
+            ConnectionError: The handler ended after sending a part of the response, so the
+                connection has to be closed.
         """
         if self.max_body is not None:
-            request = limited(request, self.max_body)
-        connection: Any = request.protocol  # To assert that it is ours would cost every request.
-        connection.answer(request)
-        delivery = HTTPRequest(request, route, identify(request))
-        came = began = perf_counter()
+            request = with_body_limit(request, self.max_body)
+        connection: Any = request.protocol  # An assertion of its type would cost each request.
+        connection.enter_view(request)
+        delivery = HTTPRequest(request, route, assign_id(request))
+        arrived = started = perf_counter()
         self.running += 1
         try:
             if self._body is not None:
-                delivery.raw = await self._received(connection, request, self._body.required)
-                began = perf_counter()
+                delivery.raw = await self._read_body(connection, request, self._body.required)
+                started = perf_counter()
             outcome = await self._process(delivery)
             if outcome.error is not None and is_meant_to_end(request.task):
-                # Asked to stop, drivers raise errors of their own: that is no failure either.
+                # Drivers raise errors of their own when they are cancelled: that is no failure.
                 raise asyncio.CancelledError from outcome.error
         except InvalidRequest as error:
             outcome = Outcome(Action.REJECT, error)
         except HandlerExit as error:
-            outcome = await self._exited(error)
+            outcome = await self._exit(error)
         except BaseException as error:
-            stopped = isinstance(error, asyncio.CancelledError) and connection.last
-            if stopped and is_event_stream(request):
+            stops = isinstance(error, asyncio.CancelledError) and connection.close_after_response
+            if stops and is_event_stream(request):
                 await request.writer.write_eof()
-            connection.release()
+            connection.leave_request()
             raise
         finally:
             self.running -= 1
         now = perf_counter()
-        delivery.seconds = now - came
-        return self._settled(connection, delivery, outcome, now - began)
+        delivery.seconds = now - arrived
+        return self._respond(connection, delivery, outcome, now - started)
 
-    def _settled(
-        self, connection: Connection, delivery: HTTPRequest, outcome: Outcome, seconds: float
+    def _respond(
+        self, connection: ClientConnection, delivery: HTTPRequest, outcome: Outcome, seconds: float
     ) -> web.StreamResponse:
-        """The answer that an outcome is; raised if it is raised.
+        """Return the response to an outcome, or raise it if the view raised it.
 
-        The observers are told of it, or will be, where somebody may still change it on its way.
+        The observers are notified immediately, or after sending if middlewares may still change
+        the response.
         """
         request = delivery.request
         raised: web.HTTPException | None = None
         if type(outcome.value) is web.Response and outcome.error is None:
             response: web.StreamResponse = outcome.value
         else:
-            response, outcome = answer(outcome, self._status, request)
+            response, outcome = outcome_response(outcome, self._status, request)
             if isinstance(response, web.HTTPException):
-                # Its own text is not what is sent.
-                raised, response = response, of_exception(response, request.method)
-        delivery.answered(response)
+                # The text of the exception is not sent.
+                raised, response = response, exception_response(response, request.method)
+        delivery.set_response(response)
         record = Settled(self.name, delivery.route, delivery, outcome, outcome.action, seconds)
         if (
-            connection.begun is None
+            connection.middleware_request is None
             and type(response) is web.Response
-            # What is made here is.
+            # A response that was created here is sendable.
             and ((raised is None and response is not outcome.value) or _is_sendable(response))
         ):
             notify(self._observers, record)
         else:
-            connection.settled = delivery, partial(notify, self._observers, record)
+            connection.unreported = delivery, partial(notify, self._observers, record)
         if request.writer.output_size and not (raised or response).prepared:
-            raise ConnectionResetError("it ended with half of an answer sent")
+            raise ConnectionResetError("the handler ended after sending half of a response")
         if raised is not None:
             raise raised
         return response
 
-    async def _exited(self, error: HandlerExit) -> Outcome:
-        """Have the process stop, and let the client know no more than of any failure."""
-        await asyncio.wait([self._context.keep(_ended_by(error), f"{self.name} exit")])
+    async def _exit(self, error: HandlerExit) -> Outcome:
+        """Stop the process; the client gets the same response as for any failure."""
+        await asyncio.wait([self._context.keep(_raise_exit(error), f"{self.name} exit")])
         return Outcome(Action.REJECT, error)
 
-    async def _received(
-        self, connection: Connection, request: web.Request, required: bool
+    async def _read_body(
+        self, connection: ClientConnection, request: web.Request, required: bool
     ) -> bytes:
-        """The body of a request, as JSON if there is any.
+        """Return the body of a request, after a check of its content type.
 
         Raises:
-            InvalidRequest: It is too large, too slow, broken, or of another type.
+            InvalidRequest: The body is too large, too slow, malformed, or of another type.
         """
         if hdrs.CONTENT_ENCODING in request.headers:
             _check_coding(request.headers[hdrs.CONTENT_ENCODING])
         try:
             content = request.content
             if content.is_eof() and not content.at_eof() and not self._takes_request:
-                # All of it is here, and read() would take 2 µs to find that out.
+                # The whole body has arrived; read() would take 2 µs to find that out.
                 raw = content.read_nowait()
             else:
-                async with connection.patiently():
+                async with connection.body_timeout:
                     raw = await request.read()
             if len(raw) > (limit := self.max_body or request.client_max_size):
                 raise web.HTTPRequestEntityTooLarge(limit, len(raw))
@@ -158,16 +160,16 @@ class Receiver:
             text = f"the body is larger than {self.max_body or request.client_max_size} bytes"
             raise InvalidRequest(413, text) from error
         except TimeoutError as error:
-            raise InvalidRequest(408, "the body did not come in time") from error
+            raise InvalidRequest(408, "the body did not arrive in time") from error
         except (web.RequestPayloadError, ConnectionError) as error:
-            raise InvalidRequest(400, "the body is broken off, or encoded wrongly") from error
+            raise InvalidRequest(400, "the body is truncated, or encoded wrongly") from error
         if raw or required:
             _check_type(request, raw)
         return raw
 
 
 def _is_sendable(response: web.Response) -> bool:
-    """Whether there is no doubt; which header is wrong is found when it is sent."""
+    """Return whether a response can certainly be sent; others are checked when they are sent."""
     headers = response.headers
     if not headers:
         return response.reason.isprintable()
@@ -180,8 +182,8 @@ def _is_sendable(response: web.Response) -> bool:
     )
 
 
-async def _ended_by(error: HandlerExit) -> None:
-    """A task that ends like this stops the process."""
+async def _raise_exit(error: HandlerExit) -> None:
+    """Raise *error*: a task that ends with it stops the process."""
     raise error
 
 

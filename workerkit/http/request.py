@@ -1,4 +1,4 @@
-"""One request, as it goes through the spine and to the observers."""
+"""One request, as endpoints handle it and observers get it."""
 
 import logging
 import re
@@ -15,36 +15,36 @@ from workerkit.logs import request_id
 
 REQUEST_ID = istr("X-Request-ID")
 
-# A client may choose it, and it stands in logs.
-_SOUND = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
-# One for the process and one for the request: uuid4() would take ten times as long.
-_START = token_hex(6)
+# A client may choose the id, and it appears in logs.
+_VALID_ID = re.compile(r"[A-Za-z0-9._~+/=:@-]{1,128}")
+# A random prefix for the process and a number for the request: uuid4() takes ten times as long.
+_PREFIX = token_hex(6)
 _NUMBERS = count(1)
 
 
-def identify(request: web.BaseRequest) -> str:
-    """Give a request the id that its client sent, or a new one, for the rest of its task."""
-    given = request.headers.get(REQUEST_ID)
-    if given is None or not _SOUND.fullmatch(given):
-        given = f"{_START}-{next(_NUMBERS):x}"
-    request_id.set(given)
-    return given
+def assign_id(request: web.BaseRequest) -> str:
+    """Set the request id of the current task to the one that the client sent, or to a new one."""
+    id_ = request.headers.get(REQUEST_ID)
+    if id_ is None or not _VALID_ID.fullmatch(id_):
+        id_ = f"{_PREFIX}-{next(_NUMBERS):x}"
+    request_id.set(id_)
+    return id_
 
 
 class HTTPRequest(Delivery):
-    """A request that a view answers.
+    """A request that a view handles.
 
     Attributes:
-        request: aiohttp's.
-        id: Of its `X-Request-ID`, or made here.
+        request: aiohttp's request.
+        id: The value of its `X-Request-ID`, or a new id.
         route: As the view declares it, such as `/orders/{order_id}`.
         method: Such as `GET`.
-        body: As the view takes it; None where it takes none.
-        answer: What the client gets; None before it is known.
-        status: Of the answer; 0 before it is known.
-        request_size: Bytes of the body that have come; None before the answer is known.
-        response_size: Bytes of the answer's body; None for a stream, and before it is known.
-        seconds: From the request to the answer, with what middlewares have done in between.
+        body: The parsed body; None if the view takes none.
+        answer: The response; None before it is known.
+        status: Of the response; 0 before it is known.
+        request_size: Bytes of the body that have arrived; None before the response is known.
+        response_size: Bytes of the response's body; None for a stream, and before it is known.
+        seconds: From the request to the response, including the time in middlewares.
     """
 
     __slots__ = (
@@ -66,7 +66,7 @@ class HTTPRequest(Delivery):
     seconds: float
 
     def __init__(self, request: web.Request, route: str, id: str) -> None:
-        # As Delivery does, without the call.
+        # The same as Delivery.__init__, without the call.
         self.raw = b""
         self.attempt = 1
         self.fate = self.after = None
@@ -80,18 +80,19 @@ class HTTPRequest(Delivery):
         self.body: object = None
         self.answer: web.StreamResponse | None = None
 
-    def answered(self, answer: web.StreamResponse) -> None:
-        """Note what the client gets."""
-        self.answer = answer
-        self.status = answer.status
+    def set_response(self, response: web.StreamResponse) -> None:
+        """Set the response that the client gets."""
+        self.answer = response
+        self.status = response.status
         self.request_size = self.request.content.total_bytes
-        self.response_size = size_of(answer, self.method)
+        self.response_size = body_size(response, self.method)
 
     def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
-        """Return level and message of its log record when it was not done.
+        """Return level and message of the log record of a request that failed or was refused.
 
-        A request that is refused is nobody's fault here. One that may be sent again later, with
-        503, is a WARNING, and so is one whose handler ends the process, which is logged by itself.
+        A request is refused because of its client, which is INFO. A 503 allows the client to try
+        again, which is a WARNING; so is a handler that ends the process, which has a log record of
+        its own.
         """
         if isinstance(error, InvalidRequest | Reject):
             return logging.INFO, "request refused"
@@ -101,7 +102,7 @@ class HTTPRequest(Delivery):
         return logging.ERROR, "request failed"
 
     def log_fields(self, source: str, action: str) -> dict[str, object]:
-        """Return what its log record tells."""
+        """Return the fields of the log record."""
         return {
             "method": self.method,
             "route": self.route,
@@ -113,9 +114,9 @@ class HTTPRequest(Delivery):
         return f"<{self.method} {self.route} {self.id}>"
 
 
-def size_of(answer: web.StreamResponse, method: str) -> int | None:
-    """Bytes of the body of an answer; None for a stream, whose size only sending it tells."""
-    body = answer.body if isinstance(answer, web.Response) else answer
+def body_size(response: web.StreamResponse, method: str) -> int | None:
+    """Return the bytes of a response's body; None for a stream, whose size is not known."""
+    body = response.body if isinstance(response, web.Response) else response
     if method == "HEAD" or body is None:
         return 0
     return len(body) if isinstance(body, bytes) else None

@@ -1,4 +1,4 @@
-"""What a view's method may answer, as far as its annotation tells."""
+"""The responses that the return annotation of a view's method describes."""
 
 import functools
 import operator
@@ -15,43 +15,45 @@ from workerkit.codec import JSON, UnknownType, adapter, decoder, holds_struct
 _ANY_STATUS = "2XX"
 _BYTES = "application/octet-stream"
 BODILESS = frozenset({204, 205, 304})
-"""Statuses of answers that have no body: RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5."""
+"""Statuses of responses without a body: RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5."""
 _WITHOUT_BODY = frozenset(map(str, BODILESS))
 STATUSES = range(200, 600)
-"""What a view may answer with."""
+"""Statuses that a view may return."""
 
 
-class Returned:
-    """The answers of one method.
+class ReturnType:
+    """The responses of one method, by its return annotation.
 
     Args:
-        annotation: Of what it returns; `Parameter.empty` where there is none.
-        status: Of an answer that does not say.
+        annotation: The return annotation; `Parameter.empty` if there is none.
+        status: Of a response that does not set one.
 
     Attributes:
-        answers: By status, `2XX` for any, the body by content type: what describes it, an adapter
-            or msgspec's type, or None where nothing does. An empty one has no content type.
-        anything: It may also answer what no annotation tells.
+        responses: For each status, or `2XX` for any, the bodies by content type. The value is an
+            adapter, a type of msgspec, or None if the body has no schema. A response without a
+            body has no content type.
+        is_open: Whether the method may also return a response that the annotation does not
+            describe.
     """
 
     def __init__(self, annotation: Any, status: int) -> None:
-        self.anything = False
-        self.answers: dict[str, dict[str, Any]] = {}
+        self.is_open = False
+        self.responses: dict[str, dict[str, Any]] = {}
         types: dict[str, list[Any]] = {}
         for member in _members(annotation):
             for found, type_ in _with_status(member, status):
                 if _is_unknown(type_):
-                    self.anything = True
+                    self.is_open = True
                 else:
                     types.setdefault(found, []).append(type_)
         for found, members in types.items():
             bodies = [each for each in members if each is not NoneType]
-            self.answers[found] = {} if found in _WITHOUT_BODY else self._content(bodies)
+            self.responses[found] = {} if found in _WITHOUT_BODY else self._content(bodies)
 
     @property
     def described(self) -> list[Any]:
-        """What describes the bodies."""
-        return [each for body in self.answers.values() for each in body.values() if each]
+        """The adapters and types that describe bodies."""
+        return [each for body in self.responses.values() for each in body.values() if each]
 
     def _content(self, bodies: list[Any]) -> dict[str, Any]:
         content: dict[str, Any] = {}
@@ -62,30 +64,30 @@ class Returned:
             try:
                 content[JSON] = _description(type_)
             except UnknownType:
-                self.anything = True
+                self.is_open = True
         return content
 
 
-def tuple_faults(annotation: Any) -> Iterator[str]:
-    """What is wrong with the tuples that a method is annotated to return.
+def return_faults(annotation: Any) -> Iterator[str]:
+    """Yield the faults of the tuples in a return annotation.
 
-    Only `(body, status)` is an answer. A `NamedTuple` is a value like any other.
+    The only valid tuple is `(body, status)`. A `NamedTuple` is a value like any other.
     """
-    for member in _members(_plain(annotation)):
-        type_ = _plain(member)
+    for member in _members(_unwrapped(annotation)):
+        type_ = _unwrapped(member)
         if type_ is not tuple and get_origin(type_) is not tuple:
             continue
         arguments = get_args(type_)
         if not arguments:
-            continue  # Without types it may be `(body, status)`.
-        if len(arguments) != 2 or not _says_status(arguments[1]):
+            continue  # A tuple without types may be `(body, status)`.
+        if len(arguments) != 2 or not _is_status_type(arguments[1]):
             yield f"returns {_name(type_)}: write tuple[body, int], or a list for a JSON array"
         elif wrong := [each for each in get_args(arguments[1]) if each not in STATUSES]:
             yield f"returns {_name(type_)}: {wrong[0]!r} is no status; write 200 to 599"
 
 
-def _plain(type_: Any) -> Any:
-    """A type without `Annotated`, and what an alias of `type X = ...` stands for."""
+def _unwrapped(type_: Any) -> Any:
+    """Return a type without `Annotated`, and the value of an alias `type X = ...`."""
     while True:
         if get_origin(type_) is Annotated:
             type_ = get_args(type_)[0]
@@ -110,7 +112,7 @@ def _name(type_: Any) -> str:
 def _description(type_: Any) -> TypeAdapter[Any] | Any:
     if not holds_struct(type_):
         return adapter(type_)
-    # Pydantic knows nothing of it; whether msgspec does is found by making a decoder.
+    # Pydantic does not know the type; creating a decoder shows whether msgspec does.
     decoder(type_)
     return type_
 
@@ -124,19 +126,19 @@ def _members(annotation: Any) -> list[Any]:
 
 
 def _with_status(type_: Any, status: int) -> Iterator[tuple[str, Any]]:
-    """The statuses with which an alternative is answered, and its type."""
+    """Yield the statuses of one alternative of the annotation, each with the type of its body."""
     arguments = get_args(type_)
-    if get_origin(type_) is tuple and len(arguments) == 2 and _says_status(arguments[1]):
-        chosen = [str(each) for each in get_args(arguments[1])] or [_ANY_STATUS]
+    if get_origin(type_) is tuple and len(arguments) == 2 and _is_status_type(arguments[1]):
+        statuses = [str(each) for each in get_args(arguments[1])] or [_ANY_STATUS]
         for member in _members(arguments[0]):
-            yield from ((each, member) for each in chosen)
+            yield from ((each, member) for each in statuses)
     elif type_ is NoneType and status == 200:
         yield "204", type_
     else:
         yield str(status), type_
 
 
-def _says_status(type_: Any) -> bool:
+def _is_status_type(type_: Any) -> bool:
     if get_origin(type_) is Literal:
         return all(type(each) is int for each in get_args(type_))
     return type_ is int

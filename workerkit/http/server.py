@@ -1,4 +1,4 @@
-"""One port: the application that answers its requests, and the connections that it has."""
+"""The HTTP server of one port: its application, its connections and their limits."""
 
 import asyncio
 import logging
@@ -11,12 +11,12 @@ from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 
 from workerkit.config.sections import ListenSettings
 from workerkit.forking import keep_from_children
-from workerkit.http.connection import Connection
+from workerkit.http.connection import ClientConnection
 from workerkit.http.fast_response import LINGERING
-from workerkit.http.fast_routes import Shortcuts
-from workerkit.http.listener import Listener, Tally
-from workerkit.http.middleware import begun
-from workerkit.http.problem import last_answer
+from workerkit.http.fast_routes import FastRoutes
+from workerkit.http.listener import ConnectionListener, ThrottledCounter
+from workerkit.http.middleware import prepare_request
+from workerkit.http.problem import last_response
 from workerkit.http.raw_request import request_factory
 from workerkit.http.response import is_event_stream
 from workerkit.observe import Unhandled
@@ -24,26 +24,27 @@ from workerkit.tasks import cancel
 
 log = logging.getLogger(__name__)
 
-_SENDING = 2.0
-_LOOK_EVERY = 1.0
+_SEND_TIMEOUT = 2.0
+_CHECK_INTERVAL = 1.0
 _NEVER = 10 * 365 * 24 * 3600.0
-_AT_EXHAUSTION = 8
+_CLOSED_AT_EXHAUSTION = 8
 
 
-class Server:
-    """Serves an application of aiohttp's on one port.
+class HTTPServer:
+    """A server of an aiohttp application on one port.
 
     Args:
-        max_connections: When there are as many, the connection that has waited longest without a
-            request is closed for a new one. If all of them are in use, the new one gets a 503.
+        max_connections: When this number is reached, the connection that has been idle longest is
+            closed for a new one. If all connections are in use, the new one gets a 503.
         max_body: Bytes of a request's body.
         middlewares: The user's, the outermost first.
-        foreign: The application gets routes that are no views.
-        unhandled: Called for each answer that no view has given; None where there are no views.
+        has_other_routes: Whether the application has routes without a view.
+        on_unhandled: Called for each response that no view returned; None where there are no
+            views.
 
     Attributes:
-        application: To add routes to, until it listens.
-        url: Where it listens; empty until it does.
+        application: Routes can be added to it until the server listens.
+        url: The address on which the server listens; empty before it does.
     """
 
     def __init__(
@@ -53,56 +54,58 @@ class Server:
         max_body: int,
         middlewares: Sequence[Any] = (),
         *,
-        foreign: bool = False,
-        unhandled: Callable[[Unhandled], None] | None,
+        has_other_routes: bool = False,
+        on_unhandled: Callable[[Unhandled], None] | None,
     ) -> None:
         self._settings = settings
         self._max_connections = max_connections
-        self._unhandled = unhandled
+        self._on_unhandled = on_unhandled
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self.application = web.Application(
-            middlewares=[begun, *middlewares] if middlewares or foreign else (),
+            middlewares=[prepare_request, *middlewares] if middlewares or has_other_routes else (),
             client_max_size=max_body,
         )
-        # Answers that the process does not wait for any more have a moment to be sent.
-        self._runner = web.AppRunner(self.application, shutdown_timeout=_SENDING)
+        # Responses that are still being sent when the server closes have this long.
+        self._runner = web.AppRunner(self.application, shutdown_timeout=_SEND_TIMEOUT)
         self.url = ""
-        self._listener: Listener | None = None
-        self._look: asyncio.TimerHandle | None = None
-        self._look_every = min(_LOOK_EVERY, settings.read_timeout / 4)
-        self._looked = self._clock = self._loop.time()
+        self._listener: ConnectionListener | None = None
+        self._check_timer: asyncio.TimerHandle | None = None
+        self._check_interval = min(_CHECK_INTERVAL, settings.read_timeout / 4)
+        self._checked_at = self._clock = self._loop.time()
         self._refused = False
-        # In the order in which they were accepted.
-        self._open: dict[Connection, None] = {}
-        self._oldest: list[Connection] = []
+        # In the order in which they were accepted; a dict because a set has no order.
+        self._open: dict[ClientConnection, None] = {}
+        self._idle_longest: list[ClientConnection] = []
         self._connecting: set[asyncio.Task[None]] = set()
-        self._closed = 0
-        self._full = Tally(self._loop, self._report_full)
+        self._closed_idle = 0
+        self._limit_reports = ThrottledCounter(self._loop, self._report_limit)
 
     @property
-    def is_ending(self) -> bool:
-        """Whether it takes nothing new, and something is still being answered or sent."""
+    def is_draining(self) -> bool:
+        """Whether the server has stopped accepting and still has open connections."""
         return self._refused and bool(self._open)
 
     async def listen(self) -> None:
-        """Begin to take connections.
+        """Begin to accept connections.
 
         Raises:
-            OSError: The address is in use, or not ours.
+            OSError: The address is in use, or is not one of this machine.
         """
         for category in (BadContentDispositionHeader, BadContentDispositionParam):
-            # A form with such a part is the client's fault, and answered as one.
+            # A form with such a part is an error of the client, which gets a 400.
             warnings.filterwarnings("ignore", category=category)
         await self._runner.setup()
         server = self._runner.server
         assert server is not None
         server.request_factory = request_factory(self.application)
         if not self.application.middlewares:
-            shortcuts: Any = Shortcuts(self.application, server.request_handler)
-            await shortcuts.learn()
-            server.request_handler = shortcuts.respond
-        self._listener = Listener(self._may_accept, self._accepted, self._free)
+            fast_routes: Any = FastRoutes(self.application, server.request_handler)
+            await fast_routes.load()
+            server.request_handler = fast_routes.respond
+        self._listener = ConnectionListener(
+            self._may_accept, self._on_accepted, self._free_descriptors
+        )
         settings = self._settings
         try:
             await self._listener.listen(
@@ -114,31 +117,31 @@ class Server:
         keep_from_children(self._listener)
         host, port = self._listener.sockets[0].getsockname()[:2]
         self.url = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
-        self._look_for_slow_clients()
+        self._check_time_limits()
 
-    def refuse(self) -> None:
-        """Take no new connections and no new requests."""
+    def stop_accepting(self) -> None:
+        """Stop accepting connections and requests; requests in progress continue."""
         self._refused = True
         if self._listener is not None:
             self._listener.close()
         for connection in list(self._open):
-            connection.last = True
+            connection.close_after_response = True
             if (request := connection.request) is None:
                 connection.force_close()
             elif connection.web_socket is not None:
                 connection.close_web_socket()
             elif is_event_stream(request):
-                # It has no end of its own, and its client connects again, elsewhere.
+                # Such a stream has no end, and its client reconnects to another process.
                 cancel(request.task)
 
     async def drain(self) -> None:
-        """Return once every request is answered, and every answer is sent."""
-        while self.is_ending:
+        """Wait until every request is answered and every response is sent."""
+        while self.is_draining:
             self._changed.clear()
             await self._changed.wait()
 
     async def cancel(self) -> None:
-        """Cancel the handling of requests, drop connections that rest, and wait for both."""
+        """Cancel the handlers of requests, close idle connections, and wait for both."""
         for connection in list(self._open):
             if (request := connection.request) is not None:
                 cancel(request.task)
@@ -148,21 +151,24 @@ class Server:
 
     async def close(self) -> None:
         """Close every connection."""
-        if self._look is not None:
-            self._look.cancel()
+        if self._check_timer is not None:
+            self._check_timer.cancel()
         if self._listener is not None:
             self._listener.close()
-        self._full.close()
+        self._limit_reports.close()
         await self._runner.cleanup()
 
     def _may_accept(self) -> bool:
-        """Whether it is known which connections are in use: new ones were not read yet."""
+        """Return whether another connection can be accepted now.
+
+        At the limit it waits for connections that are being set up: they may turn out to be idle.
+        """
         return len(self._open) < self._max_connections or not self._connecting
 
-    def _accepted(self, accepted: socket.socket) -> None:
-        if len(self._open) >= self._max_connections and not self._make_room():
-            self._full.add()
-            _refuse(accepted)
+    def _on_accepted(self, accepted: socket.socket) -> None:
+        if len(self._open) >= self._max_connections and not self._close_idle_connection():
+            self._limit_reports.add()
+            _reject_connection(accepted)
             return
         connection = self._connection()
         self._open[connection] = None
@@ -170,64 +176,64 @@ class Server:
         self._connecting.add(task)
         task.add_done_callback(self._connecting.discard)
 
-    async def _connect(self, connection: Connection, accepted: socket.socket) -> None:
+    async def _connect(self, connection: ClientConnection, accepted: socket.socket) -> None:
         try:
             await self._loop.connect_accepted_socket(lambda: connection, accepted)
         except OSError as error:
-            # The client has left again.
+            # The client has disconnected.
             log.debug("connection lost", extra={"error": str(error)})
             accepted.close()
             self._forget(connection)
         if self._refused:
-            # It had no transport yet when all others were closed.
+            # It had no transport yet when the others were closed.
             connection.force_close()
 
-    def _connection(self) -> Connection:
+    def _connection(self) -> ClientConnection:
         server = self._runner.server
         assert server is not None
-        return Connection(
+        return ClientConnection(
             server,
-            signals=bool(self.application.on_response_prepare),
-            ended=self._forget,
-            unhandled=self._unhandled,
+            has_signals=bool(self.application.on_response_prepare),
+            on_closed=self._forget,
+            on_unhandled=self._on_unhandled,
             loop=self._loop,
-            # The look closes those that rest: aiohttp's timer may run out while the loop stands
-            # still, with the next request not read yet.
+            # `_check_time_limits` closes idle connections: aiohttp's timer may expire while the
+            # event loop is blocked and the next request is not read yet.
             keepalive_timeout=_NEVER,
             lingering_time=LINGERING,
             access_log=None,
         )
 
-    def _forget(self, connection: Connection) -> None:
+    def _forget(self, connection: ClientConnection) -> None:
         self._open.pop(connection, None)
         self._changed.set()
 
-    def _make_room(self) -> bool:
-        """Close the connection that has waited longest without a request, if there is one."""
+    def _close_idle_connection(self) -> bool:
+        """Close the connection that has been idle longest; return whether there was one."""
         for _ in range(2):
-            while self._oldest:
-                connection = self._oldest.pop()
+            while self._idle_longest:
+                connection = self._idle_longest.pop()
                 if connection in self._open and (
                     connection.is_idle() or connection.is_discarding()
                 ):
                     connection.force_close()
                     self._forget(connection)
-                    self._closed += 1
-                    self._full.add()
+                    self._closed_idle += 1
+                    self._limit_reports.add()
                     return True
-            # To sort them for each one would take too long.
+            # Sorted once for many connections: sorting them for each one would take too long.
             waiting = [each for each in self._open if each.is_waiting or each.is_discarding()]
-            waiting.sort(key=lambda each: each.waited_since or self._clock, reverse=True)
-            self._oldest = waiting
+            waiting.sort(key=lambda each: each.waiting_since or self._clock, reverse=True)
+            self._idle_longest = waiting
         return False
 
-    def _free(self) -> None:
-        for _ in range(_AT_EXHAUSTION):
-            if not self._make_room():
+    def _free_descriptors(self) -> None:
+        for _ in range(_CLOSED_AT_EXHAUSTION):
+            if not self._close_idle_connection():
                 break
 
-    def _report_full(self, count: int) -> None:
-        closed, self._closed = self._closed, 0
+    def _report_limit(self, count: int) -> None:
+        closed, self._closed_idle = self._closed_idle, 0
         log.warning(
             "connection limit reached",
             extra={
@@ -238,28 +244,28 @@ class Server:
             },
         )
 
-    def _look_for_slow_clients(self) -> None:
+    def _check_time_limits(self) -> None:
         now = self._loop.time()
-        # While the loop stands still, nobody reads what a client sends: that time is not its fault.
-        self._clock += min(now - self._looked, self._look_every)
-        self._looked = now
+        # While the event loop is blocked, nothing is read: this time does not count.
+        self._clock += min(now - self._checked_at, self._check_interval)
+        self._checked_at = now
         settings = self._settings
         for connection in list(self._open):
-            # A look later, as the loop may not have read since it went on.
-            connection.look(
+            # One interval more: the event loop may not have read since it was blocked.
+            connection.check_time_limits(
                 self._clock,
-                settings.read_timeout + self._look_every,
-                settings.keep_alive + self._look_every,
+                settings.read_timeout + self._check_interval,
+                settings.keep_alive + self._check_interval,
             )
-        self._look = self._loop.call_later(self._look_every, self._look_for_slow_clients)
+        self._check_timer = self._loop.call_later(self._check_interval, self._check_time_limits)
 
 
-def _refuse(accepted: socket.socket) -> None:
-    head, body = last_answer(503, "too many connections", headers={"Retry-After": "1"})
+def _reject_connection(accepted: socket.socket) -> None:
+    head, body = last_response(503, "too many connections", headers={"Retry-After": "1"})
     try:
         accepted.send(head + body)
         accepted.shutdown(socket.SHUT_WR)
     except OSError:
-        pass  # The client has left already.
+        pass  # The client has disconnected.
     finally:
         accepted.close()

@@ -1,4 +1,4 @@
-"""Read the signature of a view's method once, then turn requests into its arguments."""
+"""The signature of a view's method: read once, then used to read the arguments of each call."""
 
 from codecs import BOM_UTF8
 from collections.abc import Collection, Iterator, Mapping
@@ -16,14 +16,26 @@ from pydantic_core import from_json
 from workerkit.codec import Decode, adapter, decoder
 from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError, InvalidBody, InvalidRequest
-from workerkit.http.json_shape import Shape, is_any_text, is_data, is_optional, shape_of
-from workerkit.http.parameters import Cookie, Header, Part, Unfit, Value
+from workerkit.http.json_shape import (
+    JSONShape,
+    accepts_any_text,
+    is_client_data,
+    is_optional,
+    json_shape,
+)
+from workerkit.http.parameters import (
+    Cookie,
+    Header,
+    InvalidParameter,
+    ParameterLocation,
+    RequestParameter,
+)
 from workerkit.http.request import HTTPRequest
 from workerkit.signature import Resolve, Source, Unresolved, annotated, provided
 from workerkit.type_variables import hints
 
 _UNREADABLE = (
-    "has a type that no part of a request can be read as: write a pydantic model, a dataclass, a "
+    "has a type that cannot be read from a request: write a pydantic model, a dataclass, a "
     "TypedDict or a msgspec.Struct for the body, without mixing Structs with models, or str, int "
     "and the like, or a list of them, for the query"
 )
@@ -31,13 +43,15 @@ _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
 
 
 @dataclass(frozen=True, slots=True)
-class Body:
+class RequestBody:
     """The JSON body that a view takes.
 
     Attributes:
-        type: What it is read as.
-        adapter: Describes it; None for a `msgspec.Struct`.
-        default: `Parameter.empty` where there has to be a body.
+        argument: The name of the method's parameter.
+        type: The annotated type.
+        adapter: Its pydantic adapter; None for a `msgspec.Struct`.
+        decode: The function that reads it.
+        default: `Parameter.empty` if the body is required.
     """
 
     argument: str
@@ -48,32 +62,32 @@ class Body:
 
     @property
     def required(self) -> bool:
-        """Whether there has to be one."""
+        """Whether the client has to send a body."""
         return self.default is Parameter.empty
 
 
 class RequestSignature:
-    """The plan of one method of a view.
+    """The signature of one method of a view.
 
-    A parameter takes, in this order: what its marker says (`Provide`, `Header`, `Cookie`), the
-    part of the path that is called like it, the request, the JSON body, a value of the query; what
-    none of these can be comes from the container, anew for each call.
+    The source of a parameter is the first of these that applies: its marker (`Provide`, `Header`,
+    `Cookie`), the path parameter of the same name, the request, the JSON body, the query. Anything
+    else is provided by the container for each call.
 
     Args:
         view: The class.
-        name: Of its method.
-        verbs: What it answers, such as `GET`.
-        names: The names in the routes of the view; True for those that every route has.
-        resolve: Gives the container's provider for a parameter and its type.
+        name: Of the method.
+        verbs: The HTTP methods that it handles, such as `GET`.
+        names: The names of path parameters; True for those that every route has.
+        resolve: Returns the container's provider for a parameter and its type.
 
     Attributes:
-        values: What it takes of path, query, headers and cookies.
-        body: What it reads the body as; None where it does not.
-        returns: What it is annotated to return; `Parameter.empty` where it is not.
-        doc: Its docstring.
+        parameters: Those that are read from path, query, headers and cookies.
+        body: The body that the method takes; None if it takes none.
+        returns: The return annotation; `Parameter.empty` if there is none.
+        doc: The docstring of the method.
 
     Raises:
-        DeclarationError: With every fault of the signature.
+        DeclarationError: With all faults of the signature.
     """
 
     batch = False
@@ -95,8 +109,8 @@ class RequestSignature:
                 f"{describe_class(method)}: is a {kind}; write a method, with self first"
             )
         self.verbs = tuple(verbs)
-        self.values: list[Value] = []
-        self.body: Body | None = None
+        self.parameters: list[RequestParameter] = []
+        self.body: RequestBody | None = None
         self.doc = getdoc(method) or ""
         self._where = describe_class(method)
         self._names = names
@@ -106,66 +120,66 @@ class RequestSignature:
         self._faults: list[str] = []
         parameters = annotated(method, self._faults, view)
         for parameter, type_ in parameters:
-            self._take(parameter, type_)
+            self._add(parameter, type_)
         if self._faults:
             raise DeclarationError(*self._faults)
-        # The raw form is to cost nothing: its one argument is handed over as it is.
+        # A method that takes only the request gets it directly, without any further work.
         kinds = [parameter.kind for parameter, _ in parameters]
         self._only_request = bool(self._request) and kinds == [Parameter.POSITIONAL_OR_KEYWORD]
         self.returns = hints(method, view).get("return", Parameter.empty)
 
     @property
     def takes_request(self) -> bool:
-        """Whether it takes the request itself."""
+        """Whether the method takes the request itself."""
         return bool(self._request)
 
     @property
     def provides(self) -> bool:
-        """Whether a call needs anything of the container."""
+        """Whether the container provides arguments of a call."""
         return bool(self._provide)
 
     def read(self, delivery: HTTPRequest) -> HTTPRequest:
-        """The whole request; there are no batches of them."""
+        """Return the request itself: there are no batches of requests."""
         return delivery
 
     def bind(self, delivery: HTTPRequest) -> tuple[tuple[Any, ...], dict[str, Any]]:
-        """Read the arguments that come from the request.
+        """Return the arguments that are read from the request.
 
         Raises:
-            InvalidRequest: Something does not fit; all that does not is named.
-            Exception: Whatever a validator of the user's raises.
+            InvalidRequest: Parts of the request are invalid; it names each of them.
+            Exception: A validator of the user raised it.
         """
         request = delivery.request
         if self._only_request:
             return (request,), {}
         arguments: dict[str, Any] = dict.fromkeys(self._request, request) if self._request else {}
-        unfit: list[dict[str, str]] = []
+        invalid: list[dict[str, str]] = []
         more = 0
-        for value in self.values:
+        for value in self.parameters:
             try:
                 arguments[value.argument] = value.read(request)
-            except Unfit as error:
-                unfit.append({"in": value.part, "name": value.name, "detail": str(error)})
+            except InvalidParameter as error:
+                invalid.append({"in": value.part, "name": value.name, "detail": str(error)})
         if self.body is not None:
             try:
                 arguments[self.body.argument] = delivery.body = _read(self.body, delivery.raw)
             except InvalidBody as error:
                 if not error.findings:
                     raise InvalidRequest(400, str(error)) from error
-                unfit += [{"in": "body", "name": n, "detail": t} for n, t in error.findings]
+                invalid += [{"in": "body", "name": n, "detail": t} for n, t in error.findings]
                 more = error.more
-        if unfit:
-            said = [f"{each['in']} {each['name']}: {each['detail']}" for each in unfit]
+        if invalid:
+            texts = [f"{each['in']} {each['name']}: {each['detail']}" for each in invalid]
             if more:
-                said.append(f"and {more:,} more")
-            raise InvalidRequest(422, "; ".join(said), unfit)
+                texts.append(f"and {more:,} more")
+            raise InvalidRequest(422, "; ".join(texts), invalid)
         return (), arguments
 
     def provided(self) -> AbstractAsyncContextManager[dict[str, Any]]:
-        """The arguments of one call that come from the container."""
+        """Return a context with the arguments of one call that the container provides."""
         return provided(self._provide)
 
-    def _take(self, parameter: Parameter, type_: Any) -> None:
+    def _add(self, parameter: Parameter, type_: Any) -> None:
         if _is_marker(parameter.default):
             type_ = Annotated[type_, parameter.default]
             parameter = parameter.replace(default=Parameter.empty)
@@ -177,38 +191,42 @@ class RequestSignature:
                 "has Field(...) as its default: write Annotated[int, Field(gt=0)] = 1 instead",
             )
         elif marker := _marker(type_):
-            part = Part.HEADER if isinstance(marker, Header) else Part.COOKIE
+            part = (
+                ParameterLocation.HEADER if isinstance(marker, Header) else ParameterLocation.COOKIE
+            )
             name = parameter.name
-            if part is Part.HEADER:
+            if part is ParameterLocation.HEADER:
                 name = name.replace("_", "-")
             self._value(parameter, type_, part, marker.name or name)
         elif _is_provided(parameter, type_):
             self._from_container(parameter, type_)
         elif parameter.name in self._names:
-            self._value(parameter, type_, Part.PATH, parameter.name)
+            self._value(parameter, type_, ParameterLocation.PATH, parameter.name)
         elif type_ in (web.Request, web.BaseRequest):
             self._request.append(parameter.name)
-        elif (found := shape_of(type_)) is None and is_data(type_):
+        elif (found := json_shape(type_)) is None and is_client_data(type_):
             self._from_container_or_query(parameter, type_)
         elif found is None:
             self._from_container(parameter, type_)
-        elif found[0] is Shape.BODY:
+        elif found[0] is JSONShape.BODY:
             self._from_body(parameter, type_, found[1])
         else:
-            self._value(parameter, type_, Part.QUERY, parameter.name)
+            self._value(parameter, type_, ParameterLocation.QUERY, parameter.name)
 
-    def _value(self, parameter: Parameter, type_: Any, part: Part, name: str) -> None:
-        shape, adapter = shape_of(type_) or (Shape.BODY, None)
-        if shape is Shape.BODY or adapter is None:
-            self._fault(parameter, f"has a type that no text of a {part} can be read as")
+    def _value(self, parameter: Parameter, type_: Any, part: ParameterLocation, name: str) -> None:
+        shape, adapter = json_shape(type_) or (JSONShape.BODY, None)
+        if shape is JSONShape.BODY or adapter is None:
+            self._fault(parameter, f"has a type that cannot be read from a {part}")
             return
-        if shape is Shape.LIST and part in (Part.PATH, Part.COOKIE):
-            self._fault(parameter, f"is a list, and a {part} has only one value of a name")
+        if shape is JSONShape.LIST and part in (ParameterLocation.PATH, ParameterLocation.COOKIE):
+            self._fault(parameter, f"is a list, and a {part} parameter has only one value")
             return
         default = _default(parameter, type_)
-        if part is Part.PATH and default is Parameter.empty and not self._names[name]:
+        if part is ParameterLocation.PATH and default is Parameter.empty and not self._names[name]:
             self._fault(parameter, "needs a default: not every route has it")
-        self.values.append(Value(parameter.name, part, name, adapter, shape, default))
+        self.parameters.append(
+            RequestParameter(parameter.name, part, name, adapter, shape, default)
+        )
 
     def _from_body(
         self, parameter: Parameter, type_: Any, adapter: TypeAdapter[Any] | None
@@ -227,7 +245,7 @@ class RequestSignature:
             )
         else:
             default = _default(parameter, type_)
-            self.body = Body(parameter.name, type_, adapter, decoder(type_), default)
+            self.body = RequestBody(parameter.name, type_, adapter, decoder(type_), default)
 
     def _from_container(self, parameter: Parameter, type_: Any) -> None:
         try:
@@ -237,28 +255,32 @@ class RequestSignature:
 
     def _from_container_or_query(self, parameter: Parameter, type_: Any) -> None:
         try:
-            # Its default would stand in for a value that is sent, and nobody would notice.
+            # Without the default: it would silently replace a value that the client sends.
             needed = parameter.replace(default=Parameter.empty)
             self._provide[parameter.name] = self._resolve(needed, type_)
         except Unresolved as error:
             if parameter.default is Parameter.empty:
                 self._fault(parameter, str(error))
-            elif is_any_text(type_):
+            elif accepts_any_text(type_):
                 name, default = parameter.name, parameter.default
                 text = adapter(type_)
-                self.values.append(Value(name, Part.QUERY, name, text, Shape.SCALAR, default))
+                self.parameters.append(
+                    RequestParameter(
+                        name, ParameterLocation.QUERY, name, text, JSONShape.SCALAR, default
+                    )
+                )
             else:
-                self._fault(parameter, f"{_UNREADABLE}; as it is, it {error}")
+                self._fault(parameter, f"{_UNREADABLE}; now it {error}")
 
     def _fault(self, parameter: Parameter, sentence: str) -> None:
         self._faults.append(f"{self._where}: parameter {parameter.name!r} {sentence}")
 
 
-def _read(body: Body, raw: bytes) -> Any:
+def _read(body: RequestBody, raw: bytes) -> Any:
     if not raw and not body.required:
         return body.default
-    # Pydantic takes these, which JSON does not have. They may also be part of a text. To look for
-    # a byte first takes 30 ns, to look for both words 0.7 µs.
+    # Pydantic accepts NaN and Infinity, which JSON does not have; both may be part of a string.
+    # The search for a byte comes first: it takes 30 ns, the search for both words 0.7 µs.
     if (b"N" in raw and b"NaN" in raw) or (b"I" in raw and b"Infinity" in raw):
         _check_numbers(raw)
     return body.decode(raw)
@@ -268,12 +290,12 @@ def _check_numbers(raw: bytes) -> None:
     try:
         from_json(raw.removeprefix(BOM_UTF8), allow_inf_nan=False)
     except ValueError as error:
-        text = f"the body is no JSON, which has neither NaN nor Infinity: {error}"
+        text = f"the body is not JSON, which has neither NaN nor Infinity: {error}"
         raise InvalidRequest(400, text) from None
 
 
 def _default(parameter: Parameter, type_: Any) -> Any:
-    """What stands in for a missing value: None needs not be said where the type allows it."""
+    """Return the value for a missing parameter: None if the type allows it."""
     if parameter.default is Parameter.empty and is_optional(type_):
         return None
     return parameter.default
@@ -291,13 +313,13 @@ def _is_marker(found: Any) -> bool:
 
 
 def _is_provided(parameter: Parameter, type_: Any) -> bool:
-    """Whether it is marked with dependency-injector's `Provide`."""
+    """Return whether the parameter is marked with `Provide` of dependency-injector."""
     found = (*_extras(type_), parameter.default)
     return any(getattr(type(each), "__IS_MARKER__", False) is True for each in found)
 
 
 def _extras(type_: Any) -> Iterator[Any]:
-    """What the type is annotated with, also where that stands inside of `| None`."""
+    """Yield the metadata of `Annotated`, also inside of a union such as `| None`."""
     if get_origin(type_) is Annotated:
         yield from get_args(type_)[1:]
     elif get_origin(type_) in (Union, UnionType):

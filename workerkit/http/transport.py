@@ -17,12 +17,18 @@ from workerkit.errors import RunError
 from workerkit.health import Health, Part
 from workerkit.http import openapi, page
 from workerkit.http.listener import max_connections
-from workerkit.http.receiver import Receiver
+from workerkit.http.receiver import RequestReceiver
 from workerkit.http.request import HTTPRequest
-from workerkit.http.return_type import tuple_faults
-from workerkit.http.server import Server
+from workerkit.http.return_type import return_faults
+from workerkit.http.server import HTTPServer
 from workerkit.http.signature import RequestSignature
-from workerkit.http.view import HTTPOptions, nameless, requirements, statuses, verbs_of
+from workerkit.http.view import (
+    HTTPOptions,
+    security_requirements,
+    statuses,
+    verbs_of,
+    without_names,
+)
 from workerkit.observe import tell
 from workerkit.options import Options
 from workerkit.transport import Context, Declared
@@ -39,16 +45,16 @@ class _View:
 
     @property
     def first(self) -> Endpoint:
-        """The one that the Runner starts and stops."""
+        """The endpoint that the Runner starts and stops."""
         return next(iter(self.endpoints.values()))
 
 
 class HTTPTransport:
-    """Serves every `HTTPView` on one port.
+    """The transport of `HTTPView`: it serves all views on one port.
 
     Args:
-        setup: Called with aiohttp's application when all routes are in it, before it listens: for
-            libraries that want to have it, such as aiohttp-cors.
+        setup: Called with the aiohttp application after all routes are added and before it
+            listens, for libraries such as aiohttp-cors.
     """
 
     kind = "http"
@@ -56,19 +62,19 @@ class HTTPTransport:
 
     def __init__(self, setup: Callable[[web.Application], None] | None = None) -> None:
         self._setup = setup
-        self._made: list[_View] = []
+        self._created: list[_View] = []
         self._views: list[_View] = []
-        self._receivers: list[Receiver] = []
-        self._server: Server | None = None
+        self._receivers: list[RequestReceiver] = []
+        self._server: HTTPServer | None = None
         self._part = Part()
 
     @property
     def url(self) -> str:
-        """Where it listens, such as `http://127.0.0.1:8080`; empty where it does not."""
+        """The address, such as `http://127.0.0.1:8080`; empty if it does not listen."""
         return "" if self._server is None else self._server.url
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
-        """Routes that aiohttp would not take, and attributes that fit no view."""
+        """Return faults of routes, and of attributes that make no sense for a view."""
         where = describe_class(declared.consumer)
         options = _http(declared.options)
         faults = [f"{where}: {fault}" for fault in _route_faults(options.routes)]
@@ -85,19 +91,19 @@ class HTTPTransport:
         for name, signature in declared.signatures.items():
             assert isinstance(signature, RequestSignature)
             method = describe_class(getattr(declared.consumer, name))
-            faults += [f"{method}: {fault}" for fault in tuple_faults(signature.returns)]
+            faults += [f"{method}: {fault}" for fault in return_faults(signature.returns)]
         return faults
 
     def source(self, options: Options) -> str:
-        """The routes."""
+        """Return the routes."""
         return ", ".join(_http(options).routes)
 
     def via(self, options: Options, settings: WorkerSettings) -> str:
-        """The address."""
+        """Return the address of the server."""
         return f"{settings.http.host}:{settings.http.port}"
 
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
-        """The endpoint of the first method of a view; those of the others are kept here."""
+        """Return the endpoint of a view's first method; the transport keeps those of the others."""
         endpoints = {
             name: Endpoint(
                 consumer,
@@ -110,8 +116,8 @@ class HTTPTransport:
             )
             for name, signature in declared.signatures.items()
         }
-        self._made.append(_View(declared, endpoints))
-        return self._made[-1].first
+        self._created.append(_View(declared, endpoints))
+        return self._created[-1].first
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
         """Listen.
@@ -119,27 +125,27 @@ class HTTPTransport:
         Raises:
             RunError: The address cannot be had.
         """
-        self._views = [view for view in self._made if view.first in endpoints]
+        self._views = [view for view in self._created if view.first in endpoints]
         http = context.settings.http
-        self._server = Server(
+        self._server = HTTPServer(
             http,
             max_connections(http.max_connections, "http"),
             http.max_body,
             context.middlewares,
-            foreign=self._setup is not None,
-            unhandled=partial(tell, context.observers, "unhandled"),
+            has_other_routes=self._setup is not None,
+            on_unhandled=partial(tell, context.observers, "unhandled"),
         )
         self._part = Part(context.changed)
         self._receivers = list(self._add_routes(self._server.application, context))
         if http.openapi.enabled:
             document = openapi.document([view.declared for view in self._views], http.openapi)
-            page.add(self._server.application, document)
+            page.add_routes(self._server.application, document)
         if self._setup is not None:
             self._setup(self._server.application)
         try:
             await self._server.listen()
         except OSError as error:
-            raise RunError(_not_ours(context.settings, error)) from error
+            raise RunError(_listen_error(context.settings, error)) from error
         log.info("listening", extra={"url": self.url})
         self._part.ready()
         return [
@@ -148,25 +154,25 @@ class HTTPTransport:
         ]
 
     async def stop(self) -> None:
-        """Take no new connections and no new requests."""
+        """Stop accepting connections and requests."""
         self._part.stopping()
         if self._server is not None:
-            self._server.refuse()
+            self._server.stop_accepting()
 
     async def drain(self) -> None:
-        """Return once every request is answered."""
+        """Wait until every request is answered."""
         if self._server is not None:
             await self._server.drain()
 
     async def cancel(self) -> None:
-        """Cancel the handlers that still run; their clients see the connection end."""
+        """Cancel the handlers that still run; the connections of their clients are closed."""
         if self._server is not None:
             await self._server.cancel()
 
     def busy(self) -> list[str]:
-        """Views with requests that are being answered; the server, where answers are being sent."""
+        """Return the views that handle requests, or the server if it still sends responses."""
         running = list(dict.fromkeys(each.name for each in self._receivers if each.running))
-        if not running and self._server is not None and self._server.is_ending:
+        if not running and self._server is not None and self._server.is_draining:
             return ["HTTP server"]
         return running
 
@@ -174,15 +180,17 @@ class HTTPTransport:
         """Close every connection."""
         if self._server is not None:
             await self._server.close()
-        for view in self._made:
+        for view in self._created:
             for endpoint in view.endpoints.values():
                 endpoint.close()
-        self._server, self._made, self._receivers = None, [], []
+        self._server, self._created, self._receivers = None, [], []
 
     def _running(self, name: str) -> int:
         return sum(each.running for each in self._receivers if each.name == name)
 
-    def _add_routes(self, application: web.Application, context: Context) -> Iterator[Receiver]:
+    def _add_routes(
+        self, application: web.Application, context: Context
+    ) -> Iterator[RequestReceiver]:
         taken = {claim for view in self._views for claim in _claims(view)}
         for view in self._views:
             options = _http(view.declared.options)
@@ -191,7 +199,9 @@ class HTTPTransport:
                 signature = view.declared.signatures[name]
                 assert isinstance(signature, RequestSignature)
                 receivers = {
-                    verb: Receiver(endpoint, signature, status[verb], options.max_body, context)
+                    verb: RequestReceiver(
+                        endpoint, signature, status[verb], options.max_body, context
+                    )
                     for verb in signature.verbs
                 }
                 yield from receivers.values()
@@ -200,8 +210,8 @@ class HTTPTransport:
                     for verb, receiver in receivers.items():
                         respond = partial(receiver.respond, resource.canonical)
                         resource.add_route(verb, respond)
-                        # GET answers HEAD as well, unless somebody does that by himself.
-                        if verb == "GET" and ("HEAD", nameless(route)) not in taken:
+                        # GET handles HEAD as well, unless a view has a method for HEAD.
+                        if verb == "GET" and ("HEAD", without_names(route)) not in taken:
                             resource.add_route("HEAD", respond)
 
 
@@ -209,17 +219,17 @@ def _claims(view: _View) -> Iterator[tuple[str, str]]:
     for signature in view.declared.signatures.values():
         assert isinstance(signature, RequestSignature)
         for route in _http(view.declared.options).routes:
-            yield from ((verb, nameless(route)) for verb in signature.verbs)
+            yield from ((verb, without_names(route)) for verb in signature.verbs)
 
 
 def _route_faults(routes: Sequence[str]) -> Iterator[str]:
-    known = [nameless(route) for route in routes]
+    known = [without_names(route) for route in routes]
     for route in dict.fromkeys(routes):
-        if known.count(nameless(route)) > 1:
-            yield f"route {route!r} stands twice in routes"
+        if known.count(without_names(route)) > 1:
+            yield f"route {route!r} is listed twice in routes"
         try:
             if not route.startswith("/"):
-                raise ValueError("write a path that begins with a slash")
+                raise ValueError("a route has to begin with a slash")
             web.UrlDispatcher().add_resource(route)
         except ValueError as error:
             yield f"route {route!r}: {error}"
@@ -228,24 +238,24 @@ def _route_faults(routes: Sequence[str]) -> Iterator[str]:
 def _security_faults(declared: Declared, settings: WorkerSettings) -> Iterator[str]:
     known = settings.http.openapi.security_schemes
     try:
-        required = requirements(declared.consumer, verbs_of(declared.signatures))
+        required = security_requirements(declared.consumer, verbs_of(declared.signatures))
     except ValueError as error:
         yield str(error)
         return
     names = {name for each in required.values() for schemes in each for name in schemes}
     prefix = str(settings.model_config.get("env_prefix", "")).upper()
     for name in sorted(names - set(known)):
-        declared_ones = ", ".join(sorted(known)) or "none"
+        names_known = ", ".join(sorted(known)) or "none"
         yield (
             f"security names {name!r}, which is not in {prefix}HTTP__OPENAPI__SECURITY_SCHEMES; "
-            f"there {'is' if declared_ones == 'none' else 'are'} {declared_ones}"
+            f"declared there: {names_known}"
         )
 
 
-def _not_ours(settings: WorkerSettings, error: OSError) -> str:
+def _listen_error(settings: WorkerSettings, error: OSError) -> str:
     http = settings.http
     prefix = str(settings.model_config.get("env_prefix", "")).upper()
-    # asyncio's own text repeats the address.
+    # The text of asyncio's error repeats the address.
     number = error.errno or 0
     reason = (os.strerror(number) if number > 0 else error.strerror or str(error)).lower()
     return (

@@ -1,4 +1,4 @@
-"""What a user's class declares about HTTP."""
+"""`HTTPView`, the base class of views, and its options."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,32 +18,36 @@ from workerkit.signature import Arguments, Resolve
 
 VERBS = ("get", "post", "put", "patch", "delete", "head", "options")
 THREADS = 32
-"""Calls at the same time of a method that is not `async`; the others have no limit."""
+"""Concurrent calls of methods that are not `async`; `async` methods have no limit."""
 
 _NAME = re.compile(r"\{(\w+)(?::(?:[^{}]|\{[^{}]*\})*)?\}")
 
 
-def _as_list(found: object) -> object:
+def _reject_text(found: object) -> object:
     if isinstance(found, str):
         raise ValueError(f"write a list, such as [{found!r}]")
     return found
 
 
-def _known(methods: tuple[str, ...]) -> tuple[str, ...]:
+def _check_methods(methods: tuple[str, ...]) -> tuple[str, ...]:
     methods = tuple(dict.fromkeys(each.upper() for each in methods))
     for each in methods:
         if each.lower() not in VERBS:
-            raise ValueError(f"{each!r} is none of {', '.join(VERBS).upper()}")
+            raise ValueError(f"{each!r} is not one of {', '.join(VERBS).upper()}")
     return methods
 
 
-Routes = Annotated[tuple[str, ...], BeforeValidator(_as_list), Field(min_length=1)]
+Routes = Annotated[tuple[str, ...], BeforeValidator(_reject_text), Field(min_length=1)]
 Methods = Annotated[
-    tuple[str, ...], BeforeValidator(_as_list), AfterValidator(_known), Field(min_length=1)
+    tuple[str, ...],
+    BeforeValidator(_reject_text),
+    AfterValidator(_check_methods),
+    Field(min_length=1),
 ]
 
 Requirements = Sequence[str | Mapping[str, Sequence[str]]]
-"""Security schemes, one of which a client needs; with all of a mapping if it is one."""
+"""Alternatives, one of which a client has to satisfy: the name of a security scheme, or a mapping
+of schemes that are required together, with their scopes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,12 +55,12 @@ class HTTPOptions(Options):
     """The options of an `HTTPView`.
 
     Attributes:
-        timeout: Seconds for one call, without reading the request and sending the answer; then
-            the answer is a 504.
-        routes: Paths, with parts in braces: `/orders/{order_id}`, or with a regular expression
-            `{order_id:[0-9]+}`.
-        methods: What a `handle` answers; `GET` alone by default.
-        max_body: Bytes of a request's body; None for the setting's.
+        timeout: Seconds for one call, without reading the request and sending the response; a
+            call that takes longer is answered with 504.
+        routes: Paths, with parameters in braces: `/orders/{order_id}`, or with a regular
+            expression `{order_id:[0-9]+}`.
+        methods: The HTTP methods that `handle` handles; only `GET` by default.
+        max_body: Bytes of a request's body; None for the limit in the settings.
     """
 
     concurrency: Concurrency = field(default=THREADS, repr=False, metadata=NOT_SET)
@@ -67,7 +71,7 @@ class HTTPOptions(Options):
 
 
 class HTTPView(Consumer, abstract=True):
-    """Answers the requests for one or more routes.
+    """Base class of views, which answer the requests for one or more routes.
 
     ```python
     class OrderView(HTTPView):
@@ -76,19 +80,20 @@ class HTTPView(Consumer, abstract=True):
         async def get(self, order_id: int, verbose: bool = False) -> Order: ...
     ```
 
-    Either `handle` answers the `methods`, or a method for each verb: `get`, `post`, `put`,
-    `patch`, `delete`, `head`, `options`. What they return becomes the answer: JSON, 204 for None,
-    another status by `return body, 202`; a `web.StreamResponse` is the answer itself.
+    Either `handle` handles the `methods`, or there is a method for each verb: `get`, `post`, `put`,
+    `patch`, `delete`, `head`, `options`. The returned value becomes the response: JSON, 204 for
+    None, another status with `return body, 202`; a `web.StreamResponse` is the response itself.
 
     Attributes:
         routes: Paths, such as `/orders/{order_id}`.
-        methods: What `handle` answers; `GET` alone by default.
-        status: Of an answer that does not say, 200 by default; by verb where they differ:
-            `{"post": 201}`.
+        methods: The HTTP methods that `handle` handles; only `GET` by default.
+        status: Of a response that does not set one, 200 by default; a dict if it depends on the
+            verb: `{"post": 201}`.
         max_body: Bytes of a request's body.
-        security: Names of security schemes of the settings, one of which a client needs, for the
-            OpenAPI document: `["api_key"]`, with scopes `[{"oauth": ["orders:read"]}]`, by verb
-            where they differ `{"post": ["api_key"]}`; `[]` for none. A middleware has to check it.
+        security: Names of security schemes in the settings, one of which a client needs, for the
+            OpenAPI document: `["api_key"]`, with scopes `[{"oauth": ["orders:read"]}]`, a dict if
+            it depends on the verb `{"post": ["api_key"]}`; `[]` for none. It has to be enforced by
+            a middleware.
     """
 
     options: ClassVar[Any] = HTTPOptions
@@ -102,7 +107,7 @@ class HTTPView(Consumer, abstract=True):
     def signatures(
         cls, options: Options | None, delivery: type[Delivery] | None, resolve: Resolve
     ) -> Mapping[str, Arguments]:
-        """Read `handle`, or the method of each verb."""
+        """Return the signature of `handle`, or of the method for each verb."""
         own = options if isinstance(options, HTTPOptions) else None
         names = path_names(own.routes if own is not None else ())
         verbs = _methods(cls, own)
@@ -119,57 +124,59 @@ class HTTPView(Consumer, abstract=True):
 
     @classmethod
     def claims(cls, options: Options) -> Iterable[str]:
-        """Each verb of each route, whatever the parts in braces are called."""
+        """Yield each verb of each route, without the names of path parameters."""
         own = options if isinstance(options, HTTPOptions) else None
         for answers in _methods(cls, own).values():
             for route in own.routes if own is not None else ():
-                yield from (f"{verb} {nameless(route)}" for verb in answers)
+                yield from (f"{verb} {without_names(route)}" for verb in answers)
 
 
 def statuses(view: type, signatures: Mapping[str, Arguments]) -> dict[str, int]:
-    """The status, for each of the verbs that a view answers, of an answer that does not say.
+    """Return the status, for each verb of a view, of a response that does not set one.
 
     Args:
         signatures: Of the methods of the view.
 
     Raises:
-        ValueError: The class attribute `status` makes no sense.
+        ValueError: The class attribute `status` is invalid.
     """
     verbs = verbs_of(signatures)
     found: object = getattr(view, "status", 200)
     by_verb = dict.fromkeys(verbs, found)
     if isinstance(found, Mapping):
         if wrong := [each for each in found if str(each).upper() not in verbs]:
-            raise ValueError(f"status has {wrong[0]!r}, and the view answers {', '.join(verbs)}")
+            raise ValueError(f"status has {wrong[0]!r}, but the view handles {', '.join(verbs)}")
         by_verb = {**dict.fromkeys(verbs, 200), **{str(k).upper(): v for k, v in found.items()}}
-    return {verb: _checked(status) for verb, status in by_verb.items()}
+    return {verb: _check_status(status) for verb, status in by_verb.items()}
 
 
 def verbs_of(signatures: Mapping[str, Arguments]) -> list[str]:
-    """The verbs that a view answers, by the signatures of its methods."""
-    plans = [each for each in signatures.values() if isinstance(each, RequestSignature)]
-    return [verb for plan in plans for verb in plan.verbs]
+    """Return the verbs that the methods of a view handle."""
+    methods = [each for each in signatures.values() if isinstance(each, RequestSignature)]
+    return [verb for method in methods for verb in method.verbs]
 
 
-def requirements(view: type, verbs: Iterable[str]) -> dict[str, list[dict[str, list[str]]]]:
-    """What `security` says for each verb, as OpenAPI has it; verbs of which it says nothing lack.
+def security_requirements(
+    view: type, verbs: Iterable[str]
+) -> dict[str, list[dict[str, list[str]]]]:
+    """Return the OpenAPI security requirements of each verb for which `security` has some.
 
     Raises:
-        ValueError: It has another form.
+        ValueError: The class attribute `security` is invalid.
     """
     found: object = getattr(view, "security", None)
     verbs = list(verbs)
     if found is None:
         return {}
     if not isinstance(found, Mapping):
-        required = _required(found)
+        required = _as_requirements(found)
         return dict.fromkeys(verbs, required)
     if wrong := [each for each in found if str(each).upper() not in verbs]:
-        raise ValueError(f"security has {wrong[0]!r}, and the view answers {', '.join(verbs)}")
-    return {str(verb).upper(): _required(each) for verb, each in found.items()}
+        raise ValueError(f"security has {wrong[0]!r}, but the view handles {', '.join(verbs)}")
+    return {str(verb).upper(): _as_requirements(each) for verb, each in found.items()}
 
 
-def _required(found: object) -> list[dict[str, list[str]]]:
+def _as_requirements(found: object) -> list[dict[str, list[str]]]:
     if isinstance(found, Sequence) and not isinstance(found, str):
         made = [{each: []} if isinstance(each, str) else each for each in found]
         if all(isinstance(each, Mapping) for each in made):
@@ -178,33 +185,33 @@ def _required(found: object) -> list[dict[str, list[str]]]:
 
 
 def path_names(routes: Sequence[str]) -> dict[str, bool]:
-    """The names in the braces of routes, and whether every route has them."""
+    """Return the names of path parameters, each with whether every route has it."""
     each = [set(_NAME.findall(route)) for route in routes]
     return {name: all(name in names for names in each) for name in sorted(set().union(*each))}
 
 
 def path_patterns(route: str) -> dict[str, str]:
-    """The names in the braces of one route, with their regular expressions, empty for any text."""
+    """Return the path parameters of a route with their regular expressions, "" for any text."""
     return {
         found[1]: found[0].removeprefix("{" + found[1]).removesuffix("}").removeprefix(":")
         for found in _NAME.finditer(route)
     }
 
 
-def nameless(route: str) -> str:
-    """A route without the names in its braces: two that differ in those alone are the same."""
+def without_names(route: str) -> str:
+    """Return a route without the names of its parameters, which do not distinguish routes."""
     return _NAME.sub(lambda found: "{" + found[0][len(found[1]) + 1 :], route)
 
 
-def _checked(status: object) -> int:
+def _check_status(status: object) -> int:
     if not isinstance(status, int) or status not in range(200, 400):
         raise ValueError(f"status is {status!r}: write 200 to 399")
     return status
 
 
 def _methods(cls: Any, options: HTTPOptions | None) -> dict[str, tuple[str, ...]]:
-    """The methods of a view by name, each with the verbs that it answers."""
-    # The attribute `options` may be the verb, or what it is for every kind of consumer.
+    """Return the methods of a view by name, each with the verbs that it handles."""
+    # The attribute `options` may be the method for the verb, or the class of the options.
     verbs = [name for name in VERBS if isroutine(getattr(cls, name, None))]
     if callable(getattr(cls, "handle", None)):
         if verbs:

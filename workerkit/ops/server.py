@@ -13,7 +13,7 @@ from yarl import URL
 from workerkit.config.settings import WorkerSettings
 from workerkit.health import Health, Readiness
 from workerkit.http.listener import max_connections
-from workerkit.http.server import Server
+from workerkit.http.server import HTTPServer
 from workerkit.ops.metrics import Metrics
 
 OK = 200
@@ -98,7 +98,7 @@ class OpsServer:
         self._metrics = metrics
         self._path = settings.metrics.path
         self._settings = settings.ops
-        self._server: Server | None = None
+        self._server: HTTPServer | None = None
 
     @property
     def url(self) -> str:
@@ -113,7 +113,9 @@ class OpsServer:
             OSError: It cannot.
         """
         limit = max_connections(self._settings.max_connections, "ops")
-        server = Server(self._settings, limit, _MAX_BODY, foreign=True, unhandled=None)
+        server = HTTPServer(
+            self._settings, limit, _MAX_BODY, has_other_routes=True, on_unhandled=None
+        )
         router = server.application.router
         router.add_get("/health/live", self._live)
         router.add_get("/health/ready", self._ready)
@@ -126,7 +128,7 @@ class OpsServer:
     async def close(self) -> None:
         """Close the port, and the connections of those who read."""
         if self._server is not None:
-            self._server.refuse()
+            self._server.stop_accepting()
             await self._server.close()
 
     async def _live(self, _: web.Request) -> web.Response:

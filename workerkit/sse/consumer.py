@@ -1,4 +1,4 @@
-"""What a user's class declares about an event stream."""
+"""`SSEConsumer`, the base class of consumers of event streams, and its options."""
 
 import dataclasses
 import re
@@ -23,14 +23,14 @@ from workerkit.options import (
     unless_retried,
 )
 from workerkit.retry import Retries, RetryPolicy
-from workerkit.sse.parser import LARGEST_EVENT
+from workerkit.sse.parser import MAX_EVENT_SIZE
 
 Method = Literal["GET", "POST", "PUT"]
 Types = Mapping[str, Any]
 
 _LARGEST_BATCH = 65_535
 
-# RFC 9110, section 9.2.2: to repeat such a request has the effect of one.
+# RFC 9110, section 9.2.2: repeating such a request has the same effect as one.
 _IDEMPOTENT = frozenset({"GET", "PUT"})
 _ROUTE = re.compile("/(?!/)")
 
@@ -43,7 +43,7 @@ def _as_routes(found: object) -> object:
             if not (isinstance(each, str) and _ROUTE.match(each)) and tuple(found) != ("",):
                 raise ValueError(f"a route begins with '/', unlike {each!r}")
         if len(set(found)) < len(found):
-            raise ValueError("a route stands twice in it")
+            raise ValueError("a route is listed twice")
     return found
 
 
@@ -51,14 +51,14 @@ def _as_names(found: object) -> object:
     if isinstance(found, str):
         raise ValueError("write a list, such as ['created'], or a dict of types by name")
     if isinstance(found, Mapping | Sequence) and not found:
-        raise ValueError("no event would be handled: write names, or None for all")
+        raise ValueError("no event would be handled: write names, or None for all events")
     return tuple(found) if isinstance(found, Mapping) else found
 
 
 def _as_json(found: object) -> object:
     if found is None:
         return None
-    # Pydantic would take the pairs that a model yields for a list, and anything iterable as well.
+    # Pydantic would read any iterable as a list, such as the pairs that a model yields.
     record = (
         dataclasses.is_dataclass(found) or isinstance(found, BaseModel) or is_struct(type(found))
     )
@@ -93,25 +93,25 @@ class SSEOptions(Options):
     """The options of an `SSEConsumer`.
 
     Attributes:
-        connection: A named server of `settings.sse`.
-        url: Of a server, instead of a named one.
-        routes: Streams of the server, each read by a loop of its own and with a cursor of its own;
-            by default the one at the server's own URL.
-        events: Names of the events to handle, None for all; the others count as settled.
-        method: POST where there is `json`, else GET.
-        json: Body of the request: a dict, list, model or dataclass, written as `publish` writes it.
-        done: Data of the event that ends a stream, such as "[DONE]"; it is not handled.
+        connection: The name of a server in `settings.sse`.
+        url: The URL of a server, instead of a connection.
+        routes: Paths that are appended to the URL. Each is a stream that is read separately and
+            has its own cursor. By default there is one stream, at the URL itself.
+        events: Names of the events to handle, None for all; other events count as settled.
+        method: By default POST if there is `json`, else GET.
+        json: The body of the request: a dict, list, model or dataclass, encoded as by `publish`.
+        done: The data of the event that ends a stream, such as "[DONE]"; it is not handled.
         reopen: Whether a stream is opened again when its connection is lost or has ended; by
-            default where its method is idempotent. An event with the data of `done` ends the
-            stream unless this is True.
-        batch_size: Events of a full batch, where `handle` takes a list.
+            default if its method is idempotent. An event with the data of `done` ends the stream
+            unless this is True.
+        batch_size: Events of a full batch, if `handle` takes a list.
         batch_interval: Seconds that the first event of a batch waits for others.
-        idle_timeout: Seconds without a sign of life after which the stream is opened anew, 0 for
-            never; None for the connection's.
+        idle_timeout: Seconds without data after which the stream is reopened, 0 for no limit; None
+            for the value of the connection.
         max_event_size: Characters of an event's data, line feeds included, and its name; a longer
-            one is invalid.
-        on_exception: What becomes of an event that `handle` raised for; `retry` comes first.
-        retry: Tries such an event again, and goes on behind it in the end.
+            event is invalid.
+        on_exception: The action for an event whose `handle` raised; `retry` takes precedence.
+        retry: The policy for such an event; after its last attempt the stream continues.
     """
 
     concurrency: Concurrency = 1
@@ -129,7 +129,7 @@ class SSEOptions(Options):
     )
     batch_interval: Seconds = field(default=1.0, metadata=OF_BATCHES)
     idle_timeout: Grace | None = None
-    max_event_size: Annotated[int, Field(ge=1)] = LARGEST_EVENT
+    max_event_size: Annotated[int, Field(ge=1)] = MAX_EVENT_SIZE
     on_success: Settlement = Action.ACK
     on_exception: Settlement = field(
         default=Action.REQUEUE, metadata=unless_retried(Action.DEAD_LETTER, Action.REJECT)
@@ -139,22 +139,22 @@ class SSEOptions(Options):
 
     @property
     def verb(self) -> str:
-        """The method in force."""
+        """The HTTP method of the request."""
         return self.method or ("GET" if self.json is None else "POST")
 
     @property
     def reopens(self) -> bool:
-        """Whether a stream whose events have begun is opened again by itself."""
+        """Whether a stream is opened again after its first event."""
         return self.verb in _IDEMPOTENT if self.reopen is None else self.reopen
 
     @property
     def room(self) -> int:
-        """Events of a stream that may wait before no more are read."""
+        """The number of waiting events of a stream from which no more are read."""
         return self.batch_size * (self.concurrency + 1) if self.batch else 2 * self.concurrency
 
 
 class SSEConsumer(Consumer, abstract=True):
-    """Handles the events of one or more streams of a server.
+    """Base class of consumers, which handle the events of one or more streams of a server.
 
     ```python
     class Deployments(SSEConsumer):
@@ -165,13 +165,13 @@ class SSEConsumer(Consumer, abstract=True):
         async def handle(self, event: SSEEvent[dict[str, Any]]) -> None: ...
     ```
 
-    The first parameter of `handle` takes the data, read as its annotation says, or the `SSEEvent`
-    with the data in it. A class attribute named like an option sets it; see `SSEOptions` for all
-    of them. The cursor moves past an event when `handle` returns; when it raises, the same event
-    is handled again, after a pause.
+    The first parameter of `handle` takes the data, decoded to its annotation, or the `SSEEvent`
+    that contains the data. A class attribute with the name of an option sets it; see `SSEOptions`
+    for all options. The cursor moves past an event when `handle` returns. When it raises, the same
+    event is handled again after a pause.
 
     Attributes:
-        events: Names; or types by name, and then `handle` takes a union of them.
+        events: Names; or types by name, of which `handle` takes a union.
     """
 
     options: ClassVar[type[Options]] = SSEOptions
@@ -193,9 +193,9 @@ class SSEConsumer(Consumer, abstract=True):
     retry: ClassVar[RetryPolicy | None]
 
     async def headers(self) -> Mapping[str, str]:
-        """Headers of the next request, over those of the connection; none by default.
+        """Return headers of the next request, which replace those of the connection.
 
-        Called before each attempt to connect, so this is the place for tokens that expire. What
-        it raises fails the attempt; so does taking longer than the connection's `connect_timeout`.
+        It is called before each attempt to connect, so it can return tokens that expire. The
+        attempt fails if it raises, or takes longer than the `connect_timeout` of the connection.
         """
         return {}

@@ -1,4 +1,4 @@
-"""Where the cursors of streams are kept between two runs."""
+"""Stores of cursors: where the position in each stream is kept between two runs."""
 
 import asyncio
 import json
@@ -18,55 +18,56 @@ from workerkit.sse.parser import is_sendable
 log = logging.getLogger(__name__)
 
 _UNSAFE = re.compile(r"[^A-Za-z0-9_.-]+")
-_LONGEST_SLUG = 80
-_LARGEST_FILE = 64 * 1024
+_MAX_SLUG_LENGTH = 80
+_MAX_FILE_SIZE = 64 * 1024
 
 
 @runtime_checkable
 class CursorStore(Protocol):
-    """Keeps one cursor for each stream of each consumer.
+    """A store of one cursor for each stream of each consumer.
 
-    Give the container one of your own as `cursors`: on Redis, in a table. Both methods may raise
-    anything and take their time: they are called again, one at a time for each stream, and neither
-    the stream nor an event is lost. Calls of different streams overlap.
+    To keep cursors in Redis or in a table, implement the two methods and set the provider `cursors`
+    of the container. Both methods may raise any exception and may be slow: they are called again,
+    and no event is lost. There is one call at a time for each stream; calls for different streams
+    overlap.
     """
 
     async def load(self, consumer: str, route: str) -> str | None:
-        """The cursor that was saved last; None if none ever was.
+        """Return the cursor that was saved last; None if there is none.
 
-        Nothing is read from the stream before this returns.
+        The stream is opened after this returns.
         """
 
     async def save(self, consumer: str, route: str, cursor: str) -> None:
-        """Replace the cursor. A cursor may be empty: then the server took its ids back."""
+        """Replace the cursor. It may be empty, if the server sent an empty id."""
 
 
 class MemoryCursors:
-    """Forgets all cursors with the process. Streams begin where the server lets them begin."""
+    """A store in memory: after a restart, streams begin where the server begins."""
 
     def __init__(self) -> None:
         self._cursors: dict[tuple[str, str], str] = {}
 
     async def load(self, consumer: str, route: str) -> str | None:
-        """The cursor of this process."""
+        """Return the cursor that was saved in this process."""
         return self._cursors.get((consumer, route))
 
     async def save(self, consumer: str, route: str, cursor: str) -> None:
-        """Remember it."""
+        """Keep the cursor."""
         self._cursors[consumer, route] = cursor
 
 
 class FileCursors:
-    """Keeps each cursor in a small file of its own, which is replaced as a whole.
+    """A store with one small file for each cursor, which is replaced atomically.
 
-    A file is always either the old one or the new one, whenever the process is killed.
+    If the process is killed at any moment, the file has either the old or the new cursor.
 
     Args:
-        directory: Made if it is not there.
-        fsync: Whether to wait until the disk has the cursor, and so outlive a loss of power as
-            well. Without it, such a loss costs events that are handled a second time.
-        set_aside: Whether a file that holds no cursor is renamed, and counts as absent. Otherwise
-            loading it fails until somebody has mended it.
+        directory: Created if it does not exist.
+        fsync: Whether to wait until the cursor is on disk, so that it survives a loss of power.
+            Without it, some events are handled again after such a loss.
+        set_aside: Whether a corrupt file is renamed and the cursor counts as absent. Otherwise
+            loading fails until the file is corrected or deleted.
     """
 
     def __init__(self, directory: Path, *, fsync: bool = True, set_aside: bool = True) -> None:
@@ -78,19 +79,19 @@ class FileCursors:
         """Read the file.
 
         Raises:
-            OSError: It is there and cannot be read, or not be set aside.
-            ValueError: It holds no cursor, and is not set aside.
+            OSError: The file exists but cannot be read or renamed.
+            ValueError: The file is corrupt, and is not to be renamed.
         """
         path = self.path(consumer, route)
         try:
             return await asyncio.to_thread(_read, path)
         except _Corrupt as error:
             if not self._set_aside:
-                raise ValueError(f"{error}; delete it, or mend it") from None
+                raise ValueError(f"{error}; correct or delete it") from None
             moved = path.with_name(f"{path.name}.corrupt-{time.time_ns()}")
             await asyncio.to_thread(path.rename, moved)
             log.error(
-                "cursor file is corrupt: it is set aside, and the stream begins without a cursor",
+                "cursor file is corrupt: it was renamed, and the stream begins without a cursor",
                 extra={
                     "consumer": consumer,
                     "route": route,
@@ -105,19 +106,19 @@ class FileCursors:
         """Replace the file.
 
         Raises:
-            OSError: The directory cannot be written.
+            OSError: The file cannot be written.
         """
         text = json.dumps({"consumer": consumer, "route": route, "cursor": cursor})
         await asyncio.to_thread(self._save, self.path(consumer, route), text)
 
     def path(self, consumer: str, route: str) -> Path:
-        """The file of a stream."""
+        """Return the path of a stream's file."""
         digest = blake2b(f"{consumer}\0{route}".encode(), digest_size=8).hexdigest()
-        slug = _UNSAFE.sub("-", f"{consumer}{route}")[:_LONGEST_SLUG]
+        slug = _UNSAFE.sub("-", f"{consumer}{route}")[:_MAX_SLUG_LENGTH]
         return self.directory / f"{slug}.{digest}.json"
 
     def _save(self, path: Path, text: str) -> None:
-        # Named by the process: two that share a directory must not write into the same file.
+        # Each process has its own name: two of them may share the directory.
         fresh = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
         try:
             self.directory.mkdir(parents=True, exist_ok=True)
@@ -132,11 +133,11 @@ class FileCursors:
         except OSError as error:
             with suppress(OSError):
                 fresh.unlink()
-            # Not every error of the system names a file: a full disk does not.
+            # Not every system error names the file: ENOSPC does not.
             raise OSError(error.errno, error.strerror, str(path)) from error
 
     def _sync_directory(self) -> None:
-        # The new name is safe only with the directory that holds it.
+        # The new name is on disk only after the directory is.
         directory = os.open(self.directory, os.O_RDONLY)
         try:
             os.fsync(directory)
@@ -145,33 +146,33 @@ class FileCursors:
 
 
 class _Corrupt(Exception):
-    """A file holds no cursor."""
+    """The file contains no cursor."""
 
 
 def _read(path: Path) -> str | None:
-    """Read the cursor from a file; None where there is none.
+    """Return the cursor in a file; None if the file does not exist.
 
     Raises:
-        OSError: It cannot be read.
-        _Corrupt: It holds something else.
+        OSError: The file cannot be read.
+        _Corrupt: The file contains no cursor.
     """
     try:
-        # What is no file might keep us waiting, and what is not small is not ours.
+        # Reading a pipe would block, and a large file is not a cursor file.
         if not S_ISREG(path.stat().st_mode):
-            raise _Corrupt(f"{path} is no file")
+            raise _Corrupt(f"{path} is not a regular file")
         with path.open("rb") as file:
-            raw = file.read(_LARGEST_FILE + 1)
+            raw = file.read(_MAX_FILE_SIZE + 1)
     except FileNotFoundError:
         return None
-    if len(raw) > _LARGEST_FILE:
-        raise _Corrupt(f"{path} has more than {_LARGEST_FILE} bytes")
+    if len(raw) > _MAX_FILE_SIZE:
+        raise _Corrupt(f"{path} has more than {_MAX_FILE_SIZE} bytes")
     try:
         found = json.loads(raw)
     except (ValueError, RecursionError):
-        raise _Corrupt(f"{path} has no JSON in it") from None
+        raise _Corrupt(f"{path} does not contain JSON") from None
     cursor = found.get("cursor") if isinstance(found, dict) else None
     if not isinstance(cursor, str):
-        raise _Corrupt(f"{path} has no cursor in it")
+        raise _Corrupt(f"{path} does not contain a cursor")
     if not is_sendable(cursor):
-        raise _Corrupt(f"{path} has a cursor in it that no header can have")
+        raise _Corrupt(f"{path} contains a cursor that a header cannot contain")
     return cursor

@@ -1,4 +1,4 @@
-"""Decompress a body step by step. Pure: no I/O."""
+"""Decompression of a body in steps. Pure: no I/O."""
 
 import zlib
 
@@ -7,55 +7,55 @@ _ENCODINGS = {"gzip": "gzip", "x-gzip": "gzip", "deflate": "deflate", "identity"
 _DEFLATE_METHOD = 8
 
 ACCEPTED = "gzip, deflate"
-"""The header `Accept-Encoding` of a request."""
+"""The value of the header `Accept-Encoding`."""
 
 
 def encoding_of(header: str | None) -> str | None:
-    """What a `Content-Encoding` means: `gzip`, `deflate`, or "" for none; None if it is unknown."""
+    """Return the encoding, `gzip`, `deflate`, or "" for none; None if it is unknown."""
     return _ENCODINGS.get((header or "").strip().lower())
 
 
 class Decoder:
-    """Decompresses in steps of a bounded size, so that a small chunk cannot become a large one.
+    """A decompressor with a size limit for each step: a small chunk may decompress to a large one.
 
     Args:
         encoding: `gzip` or `deflate`.
-        largest: Bytes of one step.
+        max_step: Bytes of one step.
     """
 
-    def __init__(self, encoding: str, largest: int) -> None:
+    def __init__(self, encoding: str, max_step: int) -> None:
         self._gzip = encoding == "gzip"
-        self._largest = largest
+        self._max_step = max_step
         self._inflate = zlib.decompressobj(_GZIP) if self._gzip else None
-        self._waiting = b""
-        self._over = False
+        self._pending = b""
+        self._ended = False
 
     @property
     def has_more(self) -> bool:
         """Whether another step is possible without another chunk."""
-        return bool(self._waiting)
+        return bool(self._pending)
 
     def step(self, chunk: bytes = b"") -> bytes:
-        """Decompress at most *largest* bytes of what has come.
+        """Return at most *max_step* decompressed bytes.
 
         Args:
-            chunk: New input; none while `has_more`.
+            chunk: New input; b"" while `has_more`.
 
         Raises:
-            zlib.error: It is not what it should be.
+            zlib.error: The input is malformed.
         """
-        data, inflate = self._waiting + chunk, self._inflate
-        if not data or self._over:
+        data, inflate = self._pending + chunk, self._inflate
+        if not data or self._ended:
             return b""
         if inflate is None:
-            # Some servers leave out the two bytes of zlib's head, whose first has the method.
+            # Some servers omit the two bytes of the zlib header, whose first has the method.
             wrapped = data[0] & 0x0F == _DEFLATE_METHOD
             inflate = zlib.decompressobj(zlib.MAX_WBITS if wrapped else -zlib.MAX_WBITS)
-        found = inflate.decompress(data, self._largest)
-        self._inflate, self._waiting = inflate, inflate.unconsumed_tail
+        found = inflate.decompress(data, self._max_step)
+        self._inflate, self._pending = inflate, inflate.unconsumed_tail
         if inflate.eof and self._gzip:
-            # Another member of the file may follow.
-            self._inflate, self._waiting = zlib.decompressobj(_GZIP), inflate.unused_data
+            # Another gzip member may follow.
+            self._inflate, self._pending = zlib.decompressobj(_GZIP), inflate.unused_data
         elif inflate.eof:
-            self._over, self._waiting = True, b""
+            self._ended, self._pending = True, b""
         return found

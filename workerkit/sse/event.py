@@ -1,4 +1,4 @@
-"""One Server-Sent Event, as a handler sees it."""
+"""One Server-Sent Event, as a handler gets it."""
 
 from typing import Any, Generic
 
@@ -10,17 +10,18 @@ T = TypeVar("T", default=Any)
 
 
 class SSEEvent(Delivery, Generic[T]):
-    """An event that `handle` is called with.
+    """An event of a stream.
 
     Attributes:
-        name: `message` where the server sent none.
+        name: `message` if the server sent none.
         body: The decoded data.
         raw: The data as text.
-        id: The id that was in force, with which the stream can be resumed; empty if none was sent.
-        route: The stream that it came from.
-        attempt: Which try this is, from 1.
-        sequence: Its place in the stream, counted anew by each process.
-        oversized: Its data was longer than `max_event_size`, and was not kept.
+        id: The last event id at this event, after which the stream can be resumed; "" if the
+            server sent none.
+        route: The route of the stream.
+        attempt: The number of the attempt, from 1.
+        sequence: The number of the event in the stream; each process counts from 0.
+        oversized: The data was longer than `max_event_size`, and was discarded.
     """
 
     __slots__ = ("body", "id", "name", "oversized", "route", "sequence")
@@ -31,7 +32,7 @@ class SSEEvent(Delivery, Generic[T]):
     def __init__(
         self, raw: str, *, name: str = "message", id: str = "", route: str = "", attempt: int = 1
     ) -> None:
-        # As Delivery does, without the call: there are many events.
+        # The same as Delivery.__init__, without the call: there are many events.
         self.raw = raw
         self.attempt = attempt
         self.fate = self.after = None
@@ -42,22 +43,22 @@ class SSEEvent(Delivery, Generic[T]):
         self.oversized = False
 
     def __repr__(self) -> str:
-        return f"<SSEEvent {self._said()}>"
+        return f"<SSEEvent {self._summary()}>"
 
     def __str__(self) -> str:
-        return f"event {self._said()}"
+        return f"event {self._summary()}"
 
-    def _said(self) -> str:
+    def _summary(self) -> str:
         return f"{self.name} {self.id!r} of {self.route!r}, {len(self.raw)} characters"
 
     def accept(self) -> None:
-        """Count this event as handled, even if the handler raises afterwards."""
+        """Settle this event as handled, even if the handler raises afterwards."""
         self.decide(Action.ACK)
 
     def reject(self, requeue: bool = True) -> None:
-        """Refuse this event, even if the handler returns normally.
+        """Reject this event, even if the handler returns normally.
 
         Args:
-            requeue: Handle it again; else go on behind it.
+            requeue: Whether to handle it again; otherwise the stream continues after it.
         """
         self.decide(Action.REQUEUE if requeue else Action.REJECT)

@@ -1,4 +1,4 @@
-"""The data of an event to what `handle` takes, by the name of the event where types are given."""
+"""Decoding of an event's data to the type that `handle` takes, or to a type for each event name."""
 
 from collections.abc import Callable, Mapping
 from types import UnionType
@@ -14,15 +14,15 @@ Decode = Callable[[str], Any]
 
 
 def reader(body: Any, whole: bool, types: Types) -> Read:
-    """Make the function that reads an event.
+    """Return the function that decodes an event.
 
     Args:
-        body: The type of the data of events that are not among *types*.
-        whole: Give the event with its body, not the body alone.
-        types: Types by name of the event.
+        body: The type of the data of events that are not in *types*.
+        whole: Whether `handle` takes the event with its body, and not only the body.
+        types: Types by event name.
 
     Raises:
-        UnknownType: No data can be read as one of the types.
+        UnknownType: Data cannot be decoded to one of the types.
     """
     default = _decoder(body)
     decoders = {name: _decoder(type_) for name, type_ in types.items()}
@@ -38,12 +38,12 @@ def reader(body: Any, whole: bool, types: Types) -> Read:
 
 
 def types_of(events: object) -> Types:
-    """The types of a class's `events`, where it gives types and not only names."""
+    """Return the types in the attribute `events` of a class; none if it only has names."""
     return events if isinstance(events, Mapping) else {}
 
 
-def misfits(body: Any, types: Types) -> list[str]:
-    """What is wrong with *types* where `handle` takes a *body*, one phrase each."""
+def type_faults(body: Any, types: Types) -> list[str]:
+    """Return the faults of *types* if `handle` takes a *body*, one phrase each."""
     union = get_origin(body) in (Union, UnionType)
     taken = get_args(body) if union else (body,)
     found = []
@@ -54,10 +54,10 @@ def misfits(body: Any, types: Types) -> list[str]:
         try:
             decoder(type_)
         except UnknownType as error:
-            found.append(f"events[{name!r}] cannot be read from data: {error}")
+            found.append(f"events[{name!r}] cannot be decoded from data: {error}")
             continue
         if not any(_is_part(type_, each) for each in taken):
-            found.append(f"events[{name!r}] is no part of what handle takes")
+            found.append(f"events[{name!r}] is not a type that handle takes")
     return found
 
 
@@ -69,17 +69,17 @@ def _is_part(type_: Any, of: Any) -> bool:
 
 def _decoder(type_: Any) -> Decode:
     if type_ is str:
-        return _as_it_is
+        return _unchanged
     if type_ is bytes:
         return str.encode
     if is_verbatim(type_):
         checked = decoder(type_)
         return lambda raw: checked(raw.encode())
     # Decoders of JSON read text as well as bytes.
-    decode: Any = decoder(type_)
-    made: Decode = decode
-    return made
+    json_decoder: Any = decoder(type_)
+    decode: Decode = json_decoder
+    return decode
 
 
-def _as_it_is(raw: str) -> str:
+def _unchanged(raw: str) -> str:
     return raw

@@ -1,4 +1,4 @@
-"""Bytes of an event stream to events, as the WHATWG says. Pure: no clock, no I/O.
+"""Parser of event streams according to the WHATWG standard. Pure: no clock, no I/O.
 
 https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 """
@@ -10,52 +10,52 @@ from typing import Any
 
 from workerkit.sse.event import SSEEvent
 
-LARGEST_EVENT = 16 * 1024 * 1024
+MAX_EVENT_SIZE = 16 * 1024 * 1024
 
-LONGEST_ID = 4096
-"""Bytes of an id that is sent back: many servers refuse a header line of more than 8,190."""
+MAX_ID_LENGTH = 4096
+"""Bytes of an id that is sent back: many servers reject header lines of more than 8,190 bytes."""
 
 _UTF_8 = codecs.getincrementaldecoder("utf-8")
-_LONGEST_NUMBER = 15
-_LONGEST_NAME = 100  # Of an event that is given out empty.
-_MANY_LINES = 1000
+_MAX_DIGITS = 15
+_MAX_NAME_LENGTH = 100  # Of an oversized event.
+_LINES_PER_BLOCK = 1000
 _CONTROLS = r"\x00-\x08\x0b-\x1f\x7f"
 _UNSENDABLE = re.compile(f"[\n{_CONTROLS}]")
 
-# Most servers write all of their events like this. To find a run of them and take it apart in two
-# calls costs 0.6 microseconds an event; line by line it is 1.1. A character has 4 bytes at most.
+# Most servers write all their events in this form. Finding a run of them and splitting it takes two
+# calls, 0.6 µs per event; line by line it takes 1.1 µs. A character has at most 4 bytes.
 _FORM = (
-    rf"(?:id: ([^\n{_CONTROLS}]{{1,{LONGEST_ID // 4}}})\n)?"
+    rf"(?:id: ([^\n{_CONTROLS}]{{1,{MAX_ID_LENGTH // 4}}})\n)?"
     r"(?:event: ([^\n]*)\n)?data: ([^\n]*)\n\n"
 )
-_USUAL = re.compile(_FORM)
+_COMMON = re.compile(_FORM)
 _RUN = re.compile(f"(?:{_FORM})*+".replace("([", "(?:["))
 _BLANK_LINES = re.compile("\n*+")
 
 
 class Parser:
-    """Reads one connection's bytes, in chunks cut anywhere.
+    """A parser of the bytes of one connection, in chunks of any size.
 
-    What is buffered is at most one event and one line, each at most as long as the largest event.
-    The standard has no limit for an event: one that is longer than ours is given out in its place,
-    empty and marked as `oversized`, so that the stream goes on behind it. Other lines that are
-    longer are ignored.
+    It buffers at most one event and one line, each at most as long as the largest event. The
+    standard has no limit for an event: a longer one is returned empty and marked as `oversized`,
+    so that the stream continues after it. Other lines that are longer are ignored.
 
     Args:
-        route: Of the events.
-        last_event_id: Of the connection before. The standard begins with none; then an event
-            without an id, first on a new connection, would make us forget where we were.
+        route: The route of the events.
+        last_event_id: The id at the end of the previous connection. The standard begins with none;
+            then an event without an id at the beginning of a connection would reset the position.
         max_event_size: Characters of one event: of its data, line feeds included, and its name.
 
     Attributes:
-        last_event_id: With which the stream is resumed: of the last event that came whole, or of
-            a later block that has an id and no data.
-        retry: Milliseconds the server asks us to wait before we reconnect; None until it does.
-        long_ids: How many ids were ignored because they are longer than `LONGEST_ID`.
+        last_event_id: The id with which the stream is resumed: that of the last complete event, or
+            of a later block that has an id and no data.
+        retry: Milliseconds to wait before reconnecting, as the server requested; None until it
+            does.
+        long_ids: The number of ids that were ignored because they are longer than `MAX_ID_LENGTH`.
     """
 
     def __init__(
-        self, route: str = "", last_event_id: str = "", max_event_size: int = LARGEST_EVENT
+        self, route: str = "", last_event_id: str = "", max_event_size: int = MAX_EVENT_SIZE
     ) -> None:
         self.last_event_id = last_event_id
         self.retry: int | None = None
@@ -64,24 +64,24 @@ class Parser:
         self._largest = max_event_size
         self._longest_line = max_event_size + len("data: ")
         self._decode = _UTF_8("replace").decode
-        self._begun = False
+        self._has_text = False
         self._after_cr = False
-        self._part = StringIO()  # Of a line whose end has not come yet.
+        self._part = StringIO()  # Of a line whose end has not arrived yet.
         self._part_size = 0
         self._data: list[str] = []
-        self._blocks: list[str] = []  # Earlier lines of the data, joined: short ones take less so.
+        self._blocks: list[str] = []  # Earlier lines of the data, joined to take less memory.
         self._data_size = 0
         self._name = ""
         self._id = last_event_id
 
     def feed(self, chunk: bytes) -> list[SSEEvent[Any]]:
-        """The events that *chunk* completes."""
+        """Return the events that *chunk* completes."""
         events: list[SSEEvent[Any]] = []
         text = self._text(chunk)
         place, size = 0, len(text)
         while place < size:
             if size <= self._largest and self._between:
-                place = self._usual(text, place, events)
+                place = self._common(text, place, events)
             end = text.find("\n\n", place) + 2
             if end < 2:
                 end = size
@@ -90,13 +90,13 @@ class Parser:
         return events
 
     def _text(self, chunk: bytes) -> str:
-        """Decode, and make each line end a LF. A CR is one at once, whatever follows."""
+        """Decode, and replace each line end by LF; a CR ends a line without the next byte."""
         text = self._decode(chunk)
         if self._after_cr and text:
             self._after_cr = False
             text = text.removeprefix("\n")
-        if not self._begun and text:
-            self._begun = True
+        if not self._has_text and text:
+            self._has_text = True
             text = text.removeprefix("\ufeff")
         if "\r" in text:
             self._after_cr = text.endswith("\r")
@@ -105,14 +105,14 @@ class Parser:
 
     @property
     def _between(self) -> bool:
-        """Whether nothing has come yet of the next event."""
+        """Whether no part of the next event has arrived."""
         return (
             not (self._part_size or self._data or self._blocks or self._name)
             and self._id == self.last_event_id
         )
 
-    def _usual(self, text: str, place: int, events: list[SSEEvent[Any]]) -> int:
-        """Read events that have the usual form, as many as follow each other; where they end."""
+    def _common(self, text: str, place: int, events: list[SSEEvent[Any]]) -> int:
+        """Read consecutive events in the common form; return the position after them."""
         if text[place] == "\n":
             blank = _BLANK_LINES.match(text, place)
             assert blank is not None
@@ -120,14 +120,14 @@ class Parser:
         run = _RUN.match(text, place)
         assert run is not None  # It may be empty.
         route, current = self._route, self._id
-        for id_, name, data in _USUAL.findall(text, place, run.end()):
+        for id_, name, data in _COMMON.findall(text, place, run.end()):
             current = id_ or current
             events.append(SSEEvent(data, name=name or "message", id=current, route=route))
         self._id = self.last_event_id = current
         return run.end()
 
     def _lines(self, text: str, events: list[SSEEvent[Any]]) -> None:
-        """Read *text* line by line; what follows the last line end is kept."""
+        """Read *text* line by line, and keep the part after the last line end."""
         lines = text.split("\n")
         last = lines.pop()
         if lines and self._part_size:
@@ -144,7 +144,7 @@ class Parser:
             self._name = ""
 
     def _keep(self, part: str) -> None:
-        """Keep a part of a line. Of a line that is too long the beginning will do: its name."""
+        """Keep a part of a line; only the beginning, with its name, if the line is too long."""
         first = not self._part_size
         self._part_size += len(part)
         if self._part_size <= self._longest_line or first:
@@ -159,7 +159,7 @@ class Parser:
         name = line[:6].partition(":")[0]
         if name == "data":
             self._add_size(size)
-        # A comment, in place of what was never kept.
+        # An empty comment replaces the line that was not kept.
         return ":"
 
     def _field(self, line: str) -> None:
@@ -172,15 +172,15 @@ class Parser:
         elif name == "data":
             self._add(value)
         elif name == "retry" and value.isascii() and value.isdigit():
-            # Python refuses to read numbers of thousands of digits.
-            self.retry = int(value.lstrip("0")[:_LONGEST_NUMBER] or "0")
+            # Python does not parse numbers of thousands of digits.
+            self.retry = int(value.lstrip("0")[:_MAX_DIGITS] or "0")
 
     def _take_id(self, value: str) -> None:
-        # The standard ignores an id with a NUL. One that cannot be sent back in a header is
-        # ignored as well: to take it would be never to get into the stream again.
+        # The standard ignores an id with a NUL. An id that a header cannot contain is ignored as
+        # well: with it, every attempt to reconnect would fail.
         if is_sendable(value):
             self._id = value
-        elif len(value) > LONGEST_ID // 4:
+        elif len(value) > MAX_ID_LENGTH // 4:
             self.long_ids += 1
 
     def _add(self, value: str) -> None:
@@ -188,12 +188,12 @@ class Parser:
         if self._data_size > self._largest + 1:
             return
         self._data.append(value)
-        if len(self._data) == _MANY_LINES:
+        if len(self._data) == _LINES_PER_BLOCK:
             self._blocks.append("\n".join(self._data))
             self._data.clear()
 
     def _add_size(self, size: int) -> None:
-        """Count a line of the data; once there is too much of it, keep none."""
+        """Count a line of the data; discard all lines once they are too long."""
         self._data_size += size + 1
         if self._data_size > self._largest + 1:
             self._blocks.clear()
@@ -202,7 +202,7 @@ class Parser:
     def _event(self) -> SSEEvent[Any]:
         data, name = self._data, self._name or "message"
         if self._data_size + len(self._name) > self._largest + 1:
-            event: SSEEvent[Any] = SSEEvent("", name=name[:_LONGEST_NAME], route=self._route)
+            event: SSEEvent[Any] = SSEEvent("", name=name[:_MAX_NAME_LENGTH], route=self._route)
             event.oversized = True
         else:
             raw = data[0] if len(data) == 1 and not self._blocks else self._joined()
@@ -218,10 +218,10 @@ class Parser:
 
 
 def is_sendable(id: str) -> bool:
-    """Whether the header `Last-Event-ID` can have this value."""
+    """Return whether the header `Last-Event-ID` can have this value."""
     if _UNSENDABLE.search(id) is not None:
         return False
     try:
-        return len(id) <= LONGEST_ID and len(id.encode()) <= LONGEST_ID
+        return len(id) <= MAX_ID_LENGTH and len(id.encode()) <= MAX_ID_LENGTH
     except UnicodeEncodeError:
         return False

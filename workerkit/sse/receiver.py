@@ -1,4 +1,4 @@
-"""The room in which the events of one stream are handled and settled."""
+"""Receive the events of one stream, have workers handle them, and settle them."""
 
 import asyncio
 from collections import deque
@@ -11,63 +11,63 @@ from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify
 from workerkit.retry import pause
-from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.event import SSEEvent
+from workerkit.sse.stored_cursor import StoredCursor
 from workerkit.workers import Batching, Workers
 
 
-class Progress:
-    """The places of one stream in their order, until they are settled.
+class CursorTracker:
+    """The order of the events of one stream, until they are settled.
 
-    A place is an event, or any number of things in a row that nobody handles. Places are told
-    apart by their number and not by their id: ids may be missing, or come again. Only the ids are
-    kept, so events whose neighbour is slow do not pile up in memory.
+    An entry is one event, or any number of consecutive events that are skipped. Entries are
+    identified by their number, not by their id: an id may be missing or may occur twice. Only the
+    ids are kept, so a slow event does not keep later events in memory.
 
     Args:
-        cursor: Where the stream begins.
+        cursor: The id after which the stream begins.
 
     Attributes:
-        cursor: Id that was in force at the end of all that is settled without a gap. The stream
-            can be resumed behind it, and nothing that is not settled is lost.
+        cursor: The id after which the stream can be resumed without losing an event: that of the
+            last entry before the first one that is not settled.
     """
 
-    __slots__ = ("_first", "_ids", "_passed", "_settled", "cursor")
+    __slots__ = ("_first", "_ids", "_last_skipped", "_settled", "cursor")
 
     def __init__(self, cursor: str = "") -> None:
         self.cursor = cursor
-        self._first = 0  # Number of the first place that is open.
+        self._first = 0  # The number of the first entry that is not settled.
         self._ids: deque[str] = deque()
         self._settled: set[int] = set()
-        self._passed = -1  # Number of the last place that nobody handles.
+        self._last_skipped = -1  # The number of the last entry of skipped events.
 
     def __len__(self) -> int:
-        """How many places come after the cursor."""
+        """Return the number of entries after the cursor."""
         return len(self._ids)
 
-    def received(self, events: Sequence[SSEEvent[Any]]) -> None:
-        """Events have come, to be settled later; each gets its number."""
+    def add(self, events: Sequence[SSEEvent[Any]]) -> None:
+        """Number events that will be settled later."""
         number = self._first + len(self._ids)
         for event in events:
             event.sequence = number
             number += 1
         self._ids.extend([event.id for event in events])
 
-    def passed(self, id: str) -> None:
-        """Something has come that nobody handles: it is settled as soon as all before it is."""
+    def skip(self, id: str) -> None:
+        """Skip events up to an id: they are settled as soon as all earlier events are."""
         ids = self._ids
         last = self._first + len(ids) - 1
         if not ids:
             self.cursor = id
-        elif self._passed == last:
+        elif self._last_skipped == last:
             ids[-1] = id
         else:
             ids.append(id)
-            self._passed = last + 1
+            self._last_skipped = last + 1
             self._settled.add(last + 1)
 
-    def settled(self, sequence: int) -> None:
-        """The event of this number is settled."""
+    def settle(self, sequence: int) -> None:
+        """Settle the event with this number, and move the cursor if possible."""
         if sequence != self._first:
             self._settled.add(sequence)
             return
@@ -79,24 +79,24 @@ class Progress:
             self._first += 1
 
 
-_LONG_TURN = 0.001
-_MOST_TEXT = 1024 * 1024
-_MOST_OPEN = 10_000
+_MAX_TURN = 0.001
+_MAX_WAITING_TEXT = 1024 * 1024
+_MAX_UNSETTLED = 10_000
 _FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 30.0
+_MAX_PAUSE = 30.0
 
 Events = Sequence[SSEEvent[Any]]
 
 
-class Receiver:
-    """Takes the events of one stream, has them handled by a free worker, and settles them.
+class StreamReceiver:
+    """The events of one stream that wait for a worker, and the workers that handle them.
 
-    An event that is to be tried again keeps its worker while it waits, so that with one worker
-    nothing overtakes it. What waits here outlives every connection.
+    An event that is tried again keeps its worker during the pause, so with one worker no event
+    overtakes another. Waiting events survive a reconnect.
 
     Args:
-        route: The stream.
-        slot: Held while `handle` runs, where the streams of a consumer share its `concurrency`.
+        route: The route of the stream.
+        slot: Held while `handle` runs, if several streams share the `concurrency` of a consumer.
     """
 
     def __init__(
@@ -105,7 +105,7 @@ class Receiver:
         options: SSEOptions,
         route: str,
         observers: Sequence[Observer],
-        bookmark: Bookmark,
+        stored_cursor: StoredCursor,
         slot: AbstractAsyncContextManager[Any] | None = None,
     ) -> None:
         self.name = endpoint.name
@@ -117,52 +117,52 @@ class Receiver:
         self._process = endpoint.process
         self._process_batch = endpoint.process_batch
         self._observers = observers
-        self._bookmark = bookmark
+        self._stored_cursor = stored_cursor
         self._slot = slot
-        self._progress = Progress()
+        self._tracker = CursorTracker()
         self._waiting: deque[SSEEvent[Any]] = deque()
         self._batching: Batching[SSEEvent[Any]] = Batching(
             options.batch_size, options.batch_interval, self.workers.wake
         )
         self._several = options.concurrency > 1
-        self._hungry: asyncio.Future[None] | None = None
+        self._room_waiter: asyncio.Future[None] | None = None
         self._pauses: set[asyncio.Future[None]] = set()
         self._stopping = asyncio.Event()
 
     @property
     def unsettled(self) -> int:
-        """How many events have come and are not settled."""
-        return len(self._progress)
+        """The number of events that have arrived and are not settled."""
+        return len(self._tracker)
 
     def cursor(self) -> str:
-        """Id behind which the stream is settled without a gap."""
-        return self._progress.cursor
+        """Return the id up to which all events are settled."""
+        return self._tracker.cursor
 
     @property
     def full(self) -> bool:
-        """Whether so much waits for a worker that no more should be read."""
+        """Whether so many events wait for a worker that no more should be read."""
         waiting = self._batching if self._options.batch else self._waiting
         return (
             len(waiting) >= self._options.room
-            or sum(len(event.raw) + len(event.name) for event in waiting) >= _MOST_TEXT
-            or len(self._progress) >= _MOST_OPEN
+            or sum(len(event.raw) + len(event.name) for event in waiting) >= _MAX_WAITING_TEXT
+            or len(self._tracker) >= _MAX_UNSETTLED
         )
 
     def begin(self, cursor: str) -> None:
-        """The stream begins behind *cursor*."""
-        self._progress = Progress(cursor)
+        """Set the cursor after which the stream begins."""
+        self._tracker = CursorTracker(cursor)
 
-    def take(self, events: Events, last_event_id: str) -> None:
-        """Events have come.
+    def add(self, events: Events, last_event_id: str) -> None:
+        """Add events that have arrived.
 
         Args:
-            last_event_id: In force behind them, which may be none of theirs.
+            last_event_id: The last event id after them, which may be the id of none of them.
         """
-        progress = self._progress
+        tracker = self._tracker
         if self._wanted is not None:
             events = list(self._filtered(events, self._wanted))
         else:
-            progress.received(events)
+            tracker.add(events)
         if self._options.batch:
             for event in events:
                 self._batching.add(event)
@@ -170,41 +170,41 @@ class Receiver:
             self._waiting.extend(events)
             self.workers.wake()
         if not events or events[-1].id != last_event_id:
-            progress.passed(last_event_id)
-        self._bookmark.note(progress.cursor)
+            tracker.skip(last_event_id)
+        self._stored_cursor.move_to(tracker.cursor)
 
     async def room(self) -> None:
-        """Return when there is room for more."""
+        """Wait until there is room for more events."""
         while self.full:
             if self._options.batch and len(self._batching):
-                # Of large events there will not come enough for a full one.
+                # With large events, the limit is reached before a batch is full.
                 self._batching.ripen()
-            self._hungry = asyncio.get_running_loop().create_future()
-            await self._hungry
+            self._room_waiter = asyncio.get_running_loop().create_future()
+            await self._room_waiter
 
     def stop(self) -> None:
-        """Begin with nothing new, but for a batch that has come in part; try nothing again."""
+        """Start no more events, except for a partial batch, and no more attempts."""
         self._stopping.set()
         self._batching.flush()
         self._end_pauses()
 
-    def hasten(self) -> None:
-        """Wait for nothing: a part of a batch will do, and pauses are over."""
+    def skip_waits(self) -> None:
+        """Handle partial batches now, and end the pauses before the next attempts."""
         self._batching.ripen()
         self._end_pauses()
 
     def drop(self) -> None:
-        """Forget what no worker has begun with: the cursor is before it, so it comes again."""
+        """Discard the events that no worker has started: the server will send them again."""
         self._waiting.clear()
         self._batching.clear()
 
     def _filtered(self, events: Events, wanted: Container[str]) -> Iterator[SSEEvent[Any]]:
         for event in events:
             if event.name in wanted:
-                self._progress.received((event,))
+                self._tracker.add((event,))
                 yield event
             else:
-                self._progress.passed(event.id)
+                self._tracker.skip(event.id)
 
     async def _work(self) -> None:
         turn, task = perf_counter(), asyncio.current_task()
@@ -213,8 +213,8 @@ class Receiver:
             event = waiting.popleft()
             if waiting and self._several:
                 self.workers.wake()
-            if self._hungry is not None:
-                self._feed()
+            if self._room_waiter is not None:
+                self._signal_room()
             while True:
                 began = perf_counter()
                 if slot is None:
@@ -231,59 +231,59 @@ class Receiver:
                 if not await self._pause(self._delay(event, outcome)):
                     return
                 event.again()
-            if now - turn > _LONG_TURN:
-                # Handlers that compute without awaiting must not starve everybody else.
+            if now - turn > _MAX_TURN:
+                # Handlers that never await must not block other tasks.
                 await asyncio.sleep(0)
                 turn = perf_counter()
 
     async def _work_batches(self) -> None:
         while batch := self._batching.take():
             self.workers.wake()
-            self._feed()
+            self._signal_room()
             while batch:
                 async with self._slot or nullcontext():
                     began = perf_counter()
                     outcomes = await self._process_batch(batch)
                 seconds = perf_counter() - began
-                again = [
+                retries = [
                     (event, self._delay(event, outcome))
                     for event, outcome in zip(batch, outcomes, strict=True)
                     if not self._settle(event, outcome, seconds)
                 ]
-                batch = [event for event, _ in again]
-                if batch and not await self._pause(max(delay for _, delay in again)):
+                batch = [event for event, _ in retries]
+                if batch and not await self._pause(max(delay for _, delay in retries)):
                     return
                 for event in batch:
                     event.again()
 
     def _settle(self, event: SSEEvent[Any], outcome: Outcome, seconds: float) -> bool:
-        """Carry out an outcome, and tell; False where the event has to be tried again."""
+        """Apply an outcome and notify the observers; return False if the event is tried again."""
         action = outcome.action.without_broker
         done = action is Action.ACK or action is Action.REJECT
         if done:
-            progress = self._progress
-            progress.settled(event.sequence)
-            self._bookmark.note(progress.cursor)
-            if self._hungry is not None:
-                self._feed()
+            tracker = self._tracker
+            tracker.settle(event.sequence)
+            self._stored_cursor.move_to(tracker.cursor)
+            if self._room_waiter is not None:
+                self._signal_room()
         record = Settled(self.name, self._source, event, outcome, action, seconds)
         notify(self._observers, record)
         return done
 
-    def _feed(self) -> None:
-        """Let the reader look again whether there is room, if it waits for it."""
-        hungry, self._hungry = self._hungry, None
-        if hungry is not None and not hungry.done():
-            hungry.set_result(None)
+    def _signal_room(self) -> None:
+        """Wake the reader if it waits for room."""
+        waiter, self._room_waiter = self._room_waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _delay(self, event: SSEEvent[Any], outcome: Outcome) -> float:
-        """Seconds until the next try: what the policy says, or longer with each failure."""
+        """Return the seconds until the next attempt, by the policy or growing with each failure."""
         if outcome.action is Action.RETRY:
             return pause(outcome, self._options.retry)
-        return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(event.attempt - 1, 10))
+        return min(_MAX_PAUSE, _FIRST_PAUSE * 2.0 ** min(event.attempt - 1, 10))
 
     async def _pause(self, seconds: float) -> bool:
-        """Wait before the next try; False where there is none, because the process stops."""
+        """Wait before the next attempt; return False if the process stops."""
         if seconds and not self._stopping.is_set():
             over: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._pauses.add(over)

@@ -1,4 +1,4 @@
-"""Where a redirect of an event stream leads, and what may be sent there. Pure: no I/O."""
+"""Redirects of event streams: the next request, and what it may contain. Pure: no I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -8,24 +8,24 @@ from yarl import URL
 
 from workerkit.errors import StreamRefused
 from workerkit.safe_text import excerpt
-from workerkit.sse.request import Request
+from workerkit.sse.request import StreamRequest
 
-MOST_REDIRECTS = 10
+MAX_REDIRECTS = 10
 
-# RFC 9110, section 15.4; 300 and 304 lead nowhere.
+# RFC 9110, section 15.4; 300 and 304 do not redirect.
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _SAME_METHOD = frozenset({307, 308})
-_LONGEST_ORIGIN = 200
+_MAX_ORIGIN_LENGTH = 200
 
 
 @dataclass(frozen=True, slots=True)
 class Hop:
-    """One request on the way to a stream.
+    """One request in a chain of redirects.
 
     Attributes:
-        trusted: Whether it gets the headers, the cookies and the certificate that are configured.
-            Once a redirect has led elsewhere, none of the next requests gets them.
-        home: Whether it goes to the origin that is configured, which alone gets cookies.
+        trusted: Whether it may contain the configured headers and use the client certificate.
+            After a redirect to an untrusted origin, none of the following requests may.
+        configured_origin: Whether its origin is the configured one, the only one that gets cookies.
     """
 
     method: str
@@ -33,12 +33,12 @@ class Hop:
     headers: Mapping[str, str] = field(repr=False)
     json: Any = field(repr=False)
     trusted: bool = True
-    home: bool = True
+    configured_origin: bool = True
 
     @property
     def origin(self) -> str:
         """Scheme, host and port."""
-        return excerpt(str(self.url.origin()), _LONGEST_ORIGIN)
+        return excerpt(str(self.url.origin()), _MAX_ORIGIN_LENGTH)
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,7 +46,7 @@ class Redirect:
     """A redirect to another origin, followed or not.
 
     Attributes:
-        refusal: Why it is not followed; empty where it is.
+        refusal: Why it is not followed; "" if it is followed.
     """
 
     origin: str
@@ -54,25 +54,25 @@ class Redirect:
     refusal: str = ""
 
 
-def first_hop(request: Request) -> Hop:
-    """The request as it is configured."""
+def first_hop(request: StreamRequest) -> Hop:
+    """Return the first request, as it is configured."""
     return Hop(request.method, request.url, request.headers, request.json)
 
 
 def is_redirect(status: int) -> bool:
-    """Whether an answer of this status leads to another URL."""
+    """Return whether a response with this status redirects to another URL."""
     return status in _REDIRECTS
 
 
-def next_hop(request: Request, hop: Hop, status: int, location: str | None) -> Hop:
-    """The request that a redirect asks for; whether it may be sent is not looked at.
+def next_hop(request: StreamRequest, hop: Hop, status: int, location: str | None) -> Hop:
+    """Return the request for a redirect; `check_hop` decides whether it may be sent.
 
-    Headers, cookies and a body are only in it where its origin may have them.
+    It contains headers only if its origin is trusted.
 
     Raises:
-        StreamRefused: *location* is no URL of HTTP.
+        StreamRefused: *location* is not an HTTP URL.
     """
-    url = _target(hop.url, location)
+    url = _redirect_url(hop.url, location)
     if url is None:
         text = f"{request} was answered by {status} without the URL of an HTTP server"
         raise StreamRefused(text, status)
@@ -81,38 +81,41 @@ def next_hop(request: Request, hop: Hop, status: int, location: str | None) -> H
     )
     keeps = status in _SAME_METHOD or (hop.method not in ("GET", "POST") and status != 303)
     method, json = (hop.method, hop.json) if keeps else ("GET", None)
-    home = trusted and url.origin() == request.url.origin()
-    return Hop(method, url, hop.headers if trusted else {}, json, trusted, home)
+    configured_origin = trusted and url.origin() == request.url.origin()
+    return Hop(method, url, hop.headers if trusted else {}, json, trusted, configured_origin)
 
 
-def check_hop(request: Request, hop: Hop, following: Hop) -> Redirect | None:
-    """What to report of a redirect: None where it stays on its origin and is followed."""
+def check_hop(request: StreamRequest, hop: Hop, following: Hop) -> Redirect | None:
+    """Return the redirect to report; None if it stays within its origin and is followed."""
     same = hop.url.origin() == following.url.origin()
     reason = ""
     if request.redirects == "none":
-        reason = "REDIRECTS is none"
+        reason = "REDIRECTS is 'none'"
     elif same:
         return None
     elif hop.url.scheme == "https" and following.url.scheme == "http":
-        reason = "it leads from https to http"
+        reason = "it goes from https to http"
     elif request.redirects == "same-origin" and not following.trusted:
-        reason = "REDIRECTS is same-origin; TRUSTED_ORIGINS may name it"
+        reason = "REDIRECTS is 'same-origin'; to allow it, add the origin to TRUSTED_ORIGINS"
     elif following.json is not None and not following.trusted:
-        reason = "the body of the request would leave its origin; TRUSTED_ORIGINS may name it"
+        reason = (
+            "the body of the request would be sent to another origin; to allow it, add the origin "
+            "to TRUSTED_ORIGINS"
+        )
     return Redirect(hop.origin, following.origin, reason)
 
 
-def _target(base: URL, location: str | None) -> URL | None:
+def _redirect_url(base: URL, location: str | None) -> URL | None:
     if not location:
         return None
     try:
         url = base.join(URL(location)).with_fragment(None)
         if url.scheme not in ("http", "https") or not url.host:
             return None
-        # A server does not say with which password another one is asked.
+        # User and password in the URL of a redirect are ignored.
         url = url.with_user(None)
         url.origin()
     except Exception:
-        # It is the server's text; not chained, because it may be a secret.
+        # The server's text cannot be parsed. Not chained: it may contain a secret.
         return None
     return url

@@ -1,4 +1,4 @@
-"""What is sent to open an event stream."""
+"""The request that opens an event stream."""
 
 import re
 import ssl
@@ -13,28 +13,28 @@ from yarl import URL
 
 from workerkit.config.connections import Redirects
 
-# What would end a header, or the request.
-_NO_TEXT = re.compile("[\r\n\0]")
+# Characters that would end a header or the request.
+_LINE_ENDS = re.compile("[\r\n\0]")
 
 
 @dataclass(frozen=True, slots=True)
-class Request:
-    """How a stream is asked for.
+class StreamRequest:
+    """The request for a stream, and how it is sent.
 
     Attributes:
-        url: May contain secrets in its query.
-        display: The same for logs and errors.
-        headers: With the credentials.
-        json: Body; None for none.
-        tls: None for the system's certificates.
-        server_name: That the certificate must have, instead of the host.
+        url: Its query may contain secrets.
+        display: The URL for logs and errors.
+        headers: Including credentials.
+        json: The body; None for no body.
+        tls: None to use the system's certificates.
+        server_name: The name that the certificate must have, instead of the host.
         connect_timeout: Seconds for name resolution, TCP and TLS.
-        idle_timeout: Seconds without a byte after which the connection is lost; 0 for never.
-        redirects: Which redirects are followed; none from https to http.
-        trusted_origins: Other origins that get the headers, the body and the TLS identity too.
-        tls_elsewhere: For origins that get no client certificate.
-        proxy: Of each connection; may contain a password.
-        trust_env: Take the proxy from `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
+        idle_timeout: Seconds without data after which the connection is closed; 0 for no limit.
+        redirects: Which redirects are followed; never from https to http.
+        trusted_origins: Other origins that get the headers, the body and the client certificate.
+        tls_elsewhere: TLS for origins that do not get the client certificate.
+        proxy: The proxy; its URL may contain a password.
+        trust_env: Whether to use the proxies of `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY`.
     """
 
     method: str
@@ -57,14 +57,14 @@ class Request:
         return text if self.proxy is None else f"{text} through {self.proxy.origin()}"
 
     def proxy_for(self, url: URL) -> URL | None:
-        """The proxy through which *url* is reached; None for none.
+        """Return the proxy for *url*; None for a direct connection.
 
         Raises:
-            ValueError: The environment has something else than the URL of an HTTP proxy.
+            ValueError: The environment variable is not the URL of an HTTP proxy.
         """
         if self.proxy is not None or not self.trust_env:
             return self.proxy
-        # aiohttp's own `trust_env` would also send the passwords of ~/.netrc.
+        # aiohttp's own `trust_env` would also send passwords from ~/.netrc.
         proxies = getproxies()
         text = proxies.get(url.scheme) or proxies.get("all")
         if not text or proxy_bypass(f"{url.host}:{url.port}"):
@@ -75,10 +75,10 @@ class Request:
         return proxy
 
 
-def seconds_of(retry_after: str | None) -> float | None:
-    """The header `Retry-After`, which has seconds or a date (RFC 9110, section 10.2.3).
+def retry_after_seconds(retry_after: str | None) -> float | None:
+    """Return the seconds of `Retry-After`, a number or a date (RFC 9110, section 10.2.3).
 
-    What cannot be read counts as absent.
+    An invalid value counts as absent.
     """
     if retry_after is None:
         return None
@@ -90,15 +90,15 @@ def seconds_of(retry_after: str | None) -> float | None:
             date = date.replace(tzinfo=UTC)
         return max((date - datetime.now(UTC)).total_seconds(), 0.0)
     except Exception:
-        # It is the server's text, and the parser fails at it in more ways than it documents.
+        # The parser raises more kinds of exceptions for invalid texts than it documents.
         return None
 
 
-def unsendable(headers: Mapping[str, Any]) -> str:
-    """Say which header a request cannot have, without its value; empty where each is fine."""
+def unsendable_header(headers: Mapping[str, Any]) -> str:
+    """Return the fault of the first header that cannot be sent, without its value; "" if none."""
     names = [name for name, value in headers.items() if not (_is_text(name) and _is_text(value))]
     return f"header {names[0]!r} cannot be sent: write a str without line breaks" if names else ""
 
 
 def _is_text(found: object) -> bool:
-    return isinstance(found, str) and not _NO_TEXT.search(found)
+    return isinstance(found, str) and not _LINE_ENDS.search(found)

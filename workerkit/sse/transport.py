@@ -19,34 +19,34 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health, Part
 from workerkit.options import Options, Source
-from workerkit.sse.bookmark import Bookmark
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.cursor import CursorStore, FileCursors, MemoryCursors
 from workerkit.sse.event import SSEEvent
-from workerkit.sse.event_types import misfits, reader, types_of
-from workerkit.sse.receiver import Receiver
-from workerkit.sse.subscription import Stream, Subscription
+from workerkit.sse.event_types import reader, type_faults, types_of
+from workerkit.sse.receiver import StreamReceiver
+from workerkit.sse.stored_cursor import StoredCursor
+from workerkit.sse.subscription import StreamHealth, StreamSubscription
 from workerkit.tasks import cancel_and_wait
 from workerkit.transport import Context, Declared
 from workerkit.workers import Workers
 
 
 class SSETransport:
-    """Feeds every `SSEConsumer` and keeps the cursors of their streams."""
+    """The transport of `SSEConsumer`: it reads the streams and keeps their cursors."""
 
     kind = "sse"
     delivery: type[Delivery] | None = SSEEvent
 
     def __init__(self) -> None:
-        self._subscriptions: list[Subscription] = []
-        self._receivers: list[Receiver] = []
-        self._bookmarks: list[Bookmark] = []
+        self._subscriptions: list[StreamSubscription] = []
+        self._receivers: list[StreamReceiver] = []
+        self._stored_cursors: list[StoredCursor] = []
         self._workers: list[asyncio.Task[None]] = []
         self._loops: list[asyncio.Task[None]] = []
         self._saving: list[asyncio.Task[None]] = []
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
-        """Faults that only the settings show, or the options together."""
+        """Return faults of combined options, and of options together with the settings."""
         options, class_ = _sse(declared.options), declared.consumer
         server = _server_faults(options, settings)
         faults = []
@@ -55,30 +55,28 @@ class SSETransport:
         headers: Any = getattr(class_, "headers", None)
         if not inspect.iscoroutinefunction(inspect.unwrap(headers)):
             faults.append(
-                "headers is no `async def headers(self)`; headers that do not change belong to a "
+                "headers has to be an `async def headers(self)`; set constant headers in a "
                 "connection of the settings"
             )
-        faults += misfits(declared.signature.body, types_of(getattr(class_, "events", None)))
-        said_by = options.origins.get("url") or options.origins.get("connection")
+        faults += type_faults(declared.signature.body, types_of(getattr(class_, "events", None)))
+        set_by = options.origins.get("url") or options.origins.get("connection")
         at = describe_class(class_)
-        return [f"{said_by or at}: {each}" for each in server] + [
-            f"{at}: {each}" for each in faults
-        ]
+        return [f"{set_by or at}: {each}" for each in server] + [f"{at}: {each}" for each in faults]
 
     def warnings(self, declared: Declared) -> list[str]:
-        """A stream that is opened once, where the class may not know it."""
+        """Return a warning if a stream is opened once and the class sets neither option for it."""
         options = _sse(declared.options)
         if options.reopens or options.reopen is not None or options.done is not None:
             return []
         text = (
             f"{describe_class(declared.consumer)}: the stream is opened by {options.verb}, so it is"
-            " not opened again once it has ended or is lost; set done to the data that ends it,"
-            " such as '[DONE]', or reopen to True or False"
+            " not reopened after its end or its loss; set done to the data that ends it, such as"
+            " '[DONE]', or reopen to True or False"
         )
         return [text]
 
     def source(self, options: Options) -> str:
-        """The routes, or the server where it has only one stream."""
+        """Return the routes, or the server if there is no route."""
         own = _sse(options)
         routes = ", ".join(filter(None, own.routes))
         if routes or own.url is None:
@@ -86,11 +84,11 @@ class SSETransport:
         return SSESettings(url=own.url).display()
 
     def via(self, options: Options, settings: WorkerSettings) -> str:
-        """The server, without credentials."""
+        """Return the server, without credentials."""
         return f"server {_server(_sse(options), settings)().display()}"
 
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
-        """The endpoint of one consumer."""
+        """Return the endpoint of one consumer."""
         options, signature = _sse(declared.options), declared.signature
         types = types_of(getattr(declared.consumer, "events", None))
         signature.read = reader(signature.body, signature.whole, types)
@@ -105,16 +103,16 @@ class SSETransport:
         )
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
-        """Load the cursors and connect; what goes wrong is tried again for ever.
+        """Load the cursors and connect; failures are tried again without a limit.
 
         Raises:
-            RunError: What the container has for `cursors` is no store.
+            RunError: The provider `cursors` of the container is not a cursor store.
         """
         store = _store(context)
         return [self._subscribe(endpoint, store, context) for endpoint in endpoints]
 
     async def stop(self) -> None:
-        """Read nothing more; what no handler has begun with comes again."""
+        """Stop reading; events that no handler has started will be sent again."""
         for receiver in self._receivers:
             receiver.stop()
         for subscription in self._subscriptions:
@@ -124,12 +122,12 @@ class SSETransport:
             receiver.drop()
 
     def hasten(self) -> None:
-        """Handle batches that are half full, end the pauses before other tries: for tests."""
+        """Handle partial batches, and end the pauses before the next attempts: for tests."""
         for receiver in self._receivers:
-            receiver.hasten()
+            receiver.skip_waits()
 
     def pending(self) -> list[str]:
-        """What is not settled, and which streams are being opened again, for people."""
+        """Return texts on events that are not settled, and on streams that are being reopened."""
         return [
             f"{each.unsettled} events of {each.name} are not settled"
             for each in self._receivers
@@ -141,7 +139,7 @@ class SSETransport:
         ]
 
     async def drain(self) -> None:
-        """Return once no handler runs."""
+        """Wait until no handler runs."""
         await asyncio.gather(*(each.workers.quiet() for each in self._receivers))
 
     async def cancel(self) -> None:
@@ -149,7 +147,7 @@ class SSETransport:
         await cancel_and_wait(self._workers)
 
     def busy(self) -> list[str]:
-        """Consumers with handlers that still run."""
+        """Return the consumers whose handlers still run."""
         return list(dict.fromkeys(each.name for each in self._receivers if each.workers.busy))
 
     async def close(self) -> None:
@@ -157,32 +155,36 @@ class SSETransport:
         if not self.busy():
             await cancel_and_wait(self._workers)
         await asyncio.gather(*(each.close() for each in self._subscriptions))
-        await asyncio.gather(*(each.close() for each in self._bookmarks))
+        await asyncio.gather(*(each.close() for each in self._stored_cursors))
         await cancel_and_wait(self._saving)
 
     def _subscribe(self, endpoint: Endpoint, store: CursorStore, context: Context) -> Health:
         options = _sse(endpoint.options)
         name, keep = options.name, context.keep
-        # Of one stream the number of its workers is limit enough.
+        # With one stream, the number of workers is the limit.
         slots = asyncio.Semaphore(options.concurrency) if len(options.routes) > 1 else None
         streams: list[Part] = []
         workers: list[Workers] = []
         for route in options.routes:
-            stream = Stream(context.changed, source=route or name, route=route)
-            bookmark = Bookmark(store, name, route, stream.cursor_reached)
-            receiver = Receiver(endpoint, options, route, context.observers, bookmark, slots)
+            stream = StreamHealth(context.changed, source=route or name, route=route)
+            stored_cursor = StoredCursor(store, name, route, stream.set_cursor_stored)
+            receiver = StreamReceiver(
+                endpoint, options, route, context.observers, stored_cursor, slots
+            )
             stream.cursor = receiver.cursor
             server = _server(options, context.settings)
-            subscription = Subscription(
-                endpoint, options, server, receiver, bookmark, stream, context.observers
+            subscription = StreamSubscription(
+                endpoint, options, server, receiver, stored_cursor, stream, context.observers
             )
-            self._bookmarks.append(bookmark)
+            self._stored_cursors.append(stored_cursor)
             self._receivers.append(receiver)
             workers.append(receiver.workers)
             self._subscriptions.append(subscription)
             self._workers += [keep(work, task) for task, work in receiver.workers.tasks()]
             self._loops.append(keep(subscription.run(), f"{name} of {route or 'its server'}"))
-            self._saving.append(keep(bookmark.run(), f"{name} cursor of {route or 'its server'}"))
+            self._saving.append(
+                keep(stored_cursor.run(), f"{name} cursor of {route or 'its server'}")
+            )
             streams.append(stream)
         return Health(name, streams, in_flight=lambda: sum(each.working for each in workers))
 
@@ -205,7 +207,7 @@ def _server_faults(options: SSEOptions, settings: WorkerSettings) -> list[str]:
 
 
 def _server(options: SSEOptions, settings: WorkerSettings) -> Callable[[], SSESettings]:
-    """What is known of the server, asked anew each time."""
+    """Return a function that reads the current settings of the server."""
     if options.url is not None:
         fixed = SSESettings(url=options.url)
         return lambda: fixed
@@ -213,15 +215,15 @@ def _server(options: SSEOptions, settings: WorkerSettings) -> Callable[[], SSESe
 
 
 def _variable(settings: WorkerSettings, *path: str) -> str:
-    """The variable of the environment that sets what stands there in the settings."""
+    """Return the environment variable of a setting."""
     return (settings.model_config.get("env_prefix", "") + "__".join(path)).upper()
 
 
 def _prepare(directory: Path, settings: WorkerSettings) -> None:
-    """Make the directory of the cursors, where it is not there, and see that it can be written to.
+    """Create the directory of the cursors if it is missing, and check that it is writable.
 
     Raises:
-        RunError: It cannot; to try that again for ever would keep the streams waiting.
+        RunError: It is not writable. Without this check the streams would wait without an end.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -230,7 +232,7 @@ def _prepare(directory: Path, settings: WorkerSettings) -> None:
     except OSError as error:
         raise RunError(
             f"{_variable(settings, 'cursors')} is {str(directory)!r}: {error.strerror}; "
-            "write a directory that can be written to"
+            "set it to a writable directory"
         ) from error
 
 
@@ -245,7 +247,9 @@ def _store(context: Context) -> CursorStore:
             set_aside=settings.cursors_corrupt == "set-aside",
         )
     if not isinstance(store, CursorStore):
-        raise RunError(f"provider 'cursors' gave a {type(store).__name__}: it needs load and save")
+        raise RunError(
+            f"provider 'cursors' returned a {type(store).__name__}: it needs load and save"
+        )
     for call in (store.load, store.save):
         if not inspect.iscoroutinefunction(inspect.unwrap(call)):
             name = f"{type(store).__name__}.{call.__name__}"

@@ -19,11 +19,11 @@ from workerkit.transport import Context
 
 @dataclass(frozen=True, slots=True)
 class HTTPAnswer:
-    """What a server has answered.
+    """The response of a server.
 
     Attributes:
-        headers: By name, in any case.
-        body: All of it.
+        headers: Values by name; names are case-insensitive.
+        body: The whole body.
     """
 
     status: int
@@ -39,16 +39,16 @@ class HTTPAnswer:
         """The body as JSON.
 
         Raises:
-            ValueError: It is none.
+            ValueError: The body is not JSON.
         """
         return json.loads(self.body)
 
 
 class HTTPClient:
-    """Asks one server, over real connections.
+    """A client of one server, over real connections.
 
     Attributes:
-        url: Of the server, for clients of your own; empty before `open`.
+        url: The URL of the server, for other clients; empty before `open`.
     """
 
     def __init__(self) -> None:
@@ -56,7 +56,7 @@ class HTTPClient:
         self._session: aiohttp.ClientSession | None = None
 
     def open(self, url: str) -> None:
-        """Ask the server of this address from now on."""
+        """Send the following requests to the server at *url*."""
         self.url = url
         self._session = aiohttp.ClientSession(url, cookie_jar=aiohttp.DummyCookieJar())
 
@@ -71,93 +71,93 @@ class HTTPClient:
         headers: Mapping[str, str] | None = None,
         cookies: Mapping[str, str] | None = None,
     ) -> HTTPAnswer:
-        """Send a request and read the answer; redirects are not followed.
+        """Send a request and return the response; redirects are not followed.
 
         Args:
-            json: A model, a dataclass or JSON values, which become the body.
-            body: Instead, as it is.
-            query: Lists become parameters that are repeated.
+            json: A model, a dataclass or JSON values for the body.
+            body: The raw body, instead of *json*.
+            query: A list becomes a repeated parameter.
 
         Raises:
             RuntimeError: There is no server, because no view runs.
         """
         if self._session is None:
             raise RuntimeError("there is no HTTP server: no view runs")
-        told = dict(headers or {})
+        all_headers = dict(headers or {})
         if json is not None:
             body, content_type = encode(json)
-            told.setdefault("Content-Type", content_type)
+            all_headers.setdefault("Content-Type", content_type)
         async with self._session.request(
             method,
             path,
             data=body,
             params=query,
-            headers=told,
+            headers=all_headers,
             cookies=cookies,
             allow_redirects=False,
-        ) as answer:
-            return HTTPAnswer(answer.status, answer.headers, await answer.read())
+        ) as response:
+            return HTTPAnswer(response.status, response.headers, await response.read())
 
     async def get(self, path: str, **more: Any) -> HTTPAnswer:
-        """Send a GET; as `request`."""
+        """Send a GET request, like `request`."""
         return await self.request("GET", path, **more)
 
     async def post(self, path: str, **more: Any) -> HTTPAnswer:
-        """Send a POST; as `request`."""
+        """Send a POST request, like `request`."""
         return await self.request("POST", path, **more)
 
     async def put(self, path: str, **more: Any) -> HTTPAnswer:
-        """Send a PUT; as `request`."""
+        """Send a PUT request, like `request`."""
         return await self.request("PUT", path, **more)
 
     async def patch(self, path: str, **more: Any) -> HTTPAnswer:
-        """Send a PATCH; as `request`."""
+        """Send a PATCH request, like `request`."""
         return await self.request("PATCH", path, **more)
 
     async def delete(self, path: str, **more: Any) -> HTTPAnswer:
-        """Send a DELETE; as `request`."""
+        """Send a DELETE request, like `request`."""
         return await self.request("DELETE", path, **more)
 
     async def head(self, path: str, **more: Any) -> HTTPAnswer:
-        """Send a HEAD; as `request`."""
+        """Send a HEAD request, like `request`."""
         return await self.request("HEAD", path, **more)
 
     async def options(self, path: str, **more: Any) -> HTTPAnswer:
-        """Send an OPTIONS; as `request`."""
+        """Send an OPTIONS request, like `request`."""
         return await self.request("OPTIONS", path, **more)
 
     async def close(self) -> None:
-        """Close its connections."""
+        """Close the connections."""
         if self._session is not None:
             await self._session.close()
 
 
-class WatchedViews:
-    """A transport of HTTP that knows which of its answers are event streams, which have no end."""
+class TrackedHTTPTransport:
+    """The HTTP transport of a test, which knows the open event streams: they never end."""
 
     def __init__(self, transport: HTTPTransport) -> None:
         self._transport = transport
-        self._answering: dict[int, web.Request] = {}
+        self._open: dict[int, web.Request] = {}
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._transport, name)
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
-        """Listen, with a middleware more."""
+        """Listen, with one more middleware."""
 
         @web.middleware
-        async def watch(request: web.Request, handler: Handler) -> web.StreamResponse:
-            self._answering[id(request)] = request
+        async def track(request: web.Request, handler: Handler) -> web.StreamResponse:
+            self._open[id(request)] = request
             try:
                 return await handler(request)
             finally:
-                del self._answering[id(request)]
+                del self._open[id(request)]
 
-        context = replace(context, middlewares=[watch, *context.middlewares])
+        context = replace(context, middlewares=[track, *context.middlewares])
         return await self._transport.start(endpoints, context)
 
     def unanswered(self) -> list[str]:
-        """Views that answer requests, unless all of the answers are open event streams."""
-        waiting = [each for each in self._answering.values() if not is_event_stream(each)]
+        """Return the views that handle requests, unless all responses are open event streams."""
+        waiting = [each for each in self._open.values() if not is_event_stream(each)]
         busy: list[str] = self._transport.busy() if waiting else []
         return busy

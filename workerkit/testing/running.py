@@ -31,7 +31,7 @@ from workerkit.periodic.transport import PeriodicTransport
 from workerkit.runner import Runner
 from workerkit.sse.transport import SSETransport
 from workerkit.tasks import cancel_and_wait
-from workerkit.testing.http_client import HTTPClient, WatchedViews
+from workerkit.testing.http_client import HTTPClient, TrackedHTTPTransport
 from workerkit.testing.records import Record
 from workerkit.testing.requeues import Requeues
 
@@ -228,7 +228,7 @@ class _Transports:
         self.amqp = AMQPTransport()
         self.sse = SSETransport()
         self.periodic = PeriodicTransport(by_hand=True)
-        self.http: WatchedViews | None = None
+        self.http: TrackedHTTPTransport | None = None
 
     def busy(self) -> list[str]:
         found = self.amqp.busy() + self.sse.busy() + self.periodic.busy()
@@ -247,7 +247,7 @@ class _Transports:
         }
         for transport in transports.values():
             if isinstance(transport, HTTPTransport):
-                kinds[type(transport)] = self.http = WatchedViews(transport)
+                kinds[type(transport)] = self.http = TrackedHTTPTransport(transport)
         return {
             base: kinds.get(type(transport), transport) for base, transport in transports.items()
         }

@@ -22,12 +22,12 @@ _RETRY = b"retry: 10\n\n"
 
 @dataclass(frozen=True, slots=True)
 class SSERequest:
-    """What a client asked for.
+    """A request of a client.
 
     Attributes:
         path: Without the query.
-        headers: Names as the client wrote them; `last_event_id` is one of them.
-        last_event_id: None where the client named none.
+        headers: With the names as the client wrote them.
+        last_event_id: The header `Last-Event-ID`; None if the client sent none.
     """
 
     method: str
@@ -40,16 +40,16 @@ class SSERequest:
 
 @dataclass(eq=False, slots=True)
 class _Client:
-    """An open stream; the lock keeps what is written to it in order."""
+    """An open stream; the lock keeps the order of concurrent writes."""
 
     route: str
     response: web.StreamResponse
     transport: asyncio.Transport
     lock: asyncio.Lock = field(default_factory=asyncio.Lock)
-    over: asyncio.Event = field(default_factory=asyncio.Event)
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
 
     async def write(self, frames: Iterable[bytes]) -> None:
-        """Write, if the client is still there."""
+        """Write, unless the client has disconnected."""
         async with self.lock:
             with suppress(ConnectionError):
                 for frame in frames:
@@ -57,8 +57,8 @@ class _Client:
 
 
 @dataclass(frozen=True, slots=True)
-class _Sent:
-    """An event that was sent, kept for clients that come later."""
+class _SentEvent:
+    """An event that was sent, kept for clients that connect later."""
 
     id: str
     route: str | None
@@ -67,7 +67,7 @@ class _Sent:
 
 @dataclass(slots=True)
 class _Refusal:
-    """How requests are answered instead of with a stream, so many times; None for ever."""
+    """The response to requests instead of a stream, for a number of times; None for no limit."""
 
     status: int
     headers: Mapping[str, str]
@@ -75,14 +75,14 @@ class _Refusal:
 
 
 class SSEServer:
-    """Serves event streams on a port of the loopback. Get one from `workerkit.testing.sse_server`.
+    """A server of event streams on a loopback port; `workerkit.testing.sse_server` creates one.
 
-    Every path is a stream. Events are kept: a client gets those behind its `Last-Event-ID`, and
-    all of them if it names none. Clients are asked to come back after 10 ms.
+    Every path is a stream. Events are kept: a client gets those after its `Last-Event-ID`, or all
+    events if it sends none. Clients are told to reconnect after 10 ms.
 
     Attributes:
-        requests: All that came, refused ones too, in order.
-        opened: Those that were answered with a stream.
+        requests: All requests in order, refused ones too.
+        opened: The requests that were answered with a stream.
     """
 
     def __init__(self, port: int = 0, tls: ssl.SSLContext | None = None) -> None:
@@ -90,7 +90,7 @@ class SSEServer:
         self.requests: list[SSERequest] = []
         self.opened: list[SSERequest] = []
         self._port = port
-        self._sent: list[_Sent] = []
+        self._sent: list[_SentEvent] = []
         self._clients: set[_Client] = set()
         self._refusal: _Refusal | None = None
         self._runner: web.ServerRunner | None = None
@@ -105,16 +105,16 @@ class SSEServer:
 
     @property
     def url(self) -> str:
-        """The address, without a path."""
+        """The URL of the server, without a path."""
         return f"http{'s' if self._tls else ''}://127.0.0.1:{self._port}"
 
     @property
     def clients(self) -> int:
-        """How many streams are open now."""
+        """The number of open streams."""
         return len(self._clients)
 
     async def start(self) -> None:
-        """Listen, again on the same port after `stop`."""
+        """Listen; after `stop`, on the same port as before."""
         server = web.Server(self._answer, handler_cancellation=True, access_log=None)
         self._runner = web.ServerRunner(server, shutdown_timeout=1.0)
         await self._runner.setup()
@@ -123,7 +123,7 @@ class SSEServer:
         self._port = self._runner.addresses[0][1]
 
     async def stop(self) -> None:
-        """Refuse connections, and drop those that are open."""
+        """Refuse connections, and reset the open ones."""
         if self._runner is not None:
             self.cut()
             await self._runner.cleanup()
@@ -137,30 +137,30 @@ class SSEServer:
         id: str | None = None,
         route: str | None = None,
     ) -> str:
-        """Send an event, and return when every open stream has taken it.
+        """Send an event, and return when it is written to every open stream.
 
         Args:
-            body: Text as it is, everything else as JSON.
-            id: By default events are numbered, from 1.
-            route: Only to the streams of this path; None for all.
+            body: A str is sent as it is, everything else as JSON.
+            id: By default events are numbered from 1.
+            route: Send it only to streams of this path; None for all.
 
         Returns:
             The id.
         """
-        given = str(len(self._sent) + 1) if id is None else id
-        lines = [f"id: {given}"] + ([] if name is None else [f"event: {name}"])
+        event_id = str(len(self._sent) + 1) if id is None else id
+        lines = [f"id: {event_id}"] + ([] if name is None else [f"event: {name}"])
         lines += [f"data: {line}" for line in _ANY_LINE_END.split(encode(body)[0].decode())]
-        sent = _Sent(given, route, ("\n".join(lines) + "\n\n").encode())
+        sent = _SentEvent(event_id, route, ("\n".join(lines) + "\n\n").encode())
         self._sent.append(sent)
         await self._write(sent.frame, route)
-        return given
+        return event_id
 
     async def comment(self, text: str = "", *, route: str | None = None) -> None:
-        """Send a comment, as servers do to keep a silent stream alive."""
+        """Send a comment, as servers do to keep an idle stream alive."""
         await self._write(f": {text}\n".encode(), route)
 
     async def raw(self, data: bytes, *, route: str | None = None) -> None:
-        """Send bytes as they are to the streams that are open now: half an event, for instance."""
+        """Send bytes to the open streams, such as half an event."""
         await self._write(data, route)
 
     def cut(self) -> None:
@@ -174,19 +174,19 @@ class SSEServer:
         self._clients.clear()
 
     def end(self) -> None:
-        """End every open stream as a server does that has no more to say for now."""
+        """End every open stream cleanly."""
         for client in list(self._clients):
-            client.over.set()
+            client.ended.set()
         self._clients.clear()
 
     def refuse(
         self, status: int, *, times: int | None = None, headers: Mapping[str, str] | None = None
     ) -> None:
-        """Answer the next requests with *status*; streams that are open stay open.
+        """Answer the next requests with *status*; open streams stay open.
 
         Args:
-            times: So many of them; None for all until `accept`.
-            headers: Of the answer, such as `Retry-After`.
+            times: The number of requests; None for all until `accept`.
+            headers: Of the response, such as `Retry-After`.
         """
         self._refusal = _Refusal(status, headers or {}, times)
 
@@ -198,17 +198,17 @@ class SSEServer:
         """Wait for a client, and return its request.
 
         Args:
-            number: Of the stream, counted from 1 since the server was made.
+            number: The number of the stream since the server was created, from 1.
 
         Raises:
-            AssertionError: It did not come in time.
+            AssertionError: No such stream was opened in time.
         """
         try:
             async with asyncio.timeout(deadline), self._changed:
                 await self._changed.wait_for(lambda: len(self.opened) >= number)
         except TimeoutError:
-            came = f"{len(self.opened)} of {number} streams, {len(self.requests)} requests"
-            raise AssertionError(f"no client after {deadline:g} s: {came}") from None
+            found = f"{len(self.opened)} of {number} streams, {len(self.requests)} requests"
+            raise AssertionError(f"no client after {deadline:g} s: {found}") from None
         return self.opened[number - 1]
 
     async def _write(self, frame: bytes, route: str | None) -> None:
@@ -217,7 +217,7 @@ class SSEServer:
 
     async def _answer(self, request: web.BaseRequest) -> web.StreamResponse:
         last_event_id = request.headers.get("Last-Event-ID")
-        came = SSERequest(
+        received = SSERequest(
             request.method,
             request.path,
             dict(request.query),
@@ -225,7 +225,7 @@ class SSEServer:
             last_event_id,
             await request.read(),
         )
-        self.requests.append(came)
+        self.requests.append(received)
         if (refusal := self._next_refusal()) is not None:
             return web.Response(status=refusal.status, headers=refusal.headers)
         response = web.StreamResponse(
@@ -234,20 +234,20 @@ class SSEServer:
         await response.prepare(request)
         assert request.transport is not None
         client = _Client(request.path, response, request.transport)
-        frames = [_RETRY, *self._behind(last_event_id, request.path)]
+        frames = [_RETRY, *self._events_after(last_event_id, request.path)]
         self._clients.add(client)
         try:
             await client.write(frames)
             async with self._changed:
-                self.opened.append(came)
+                self.opened.append(received)
                 self._changed.notify_all()
-            await client.over.wait()
+            await client.ended.wait()
         finally:
             self._clients.discard(client)
         return response
 
-    def _behind(self, last_event_id: str | None, route: str) -> list[bytes]:
-        """What a client has missed. Behind an id that was never sent, it is nothing."""
+    def _events_after(self, last_event_id: str | None, route: str) -> list[bytes]:
+        """Return the events after an id; none if this id was never sent."""
         sent = [each for each in self._sent if each.route in (None, route)]
         if last_event_id is not None:
             places = [place for place, each in enumerate(sent) if each.id == last_event_id]
@@ -268,11 +268,11 @@ class SSEServer:
 async def sse_server(
     port: int = 0, *, tls: ssl.SSLContext | None = None
 ) -> AsyncIterator[SSEServer]:
-    """A scripted server of event streams on the loopback; `server.url` is its address.
+    """Run a server of event streams on the loopback, controlled by the test.
 
     Args:
-        port: 0 for any free one.
-        tls: Serve HTTPS with the certificate in it.
+        port: 0 for any free port.
+        tls: Serve HTTPS with the certificate of this context.
     """
     async with SSEServer(port, tls) as server:
         yield server

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from workerkit import SSEEvent
-from workerkit.sse.receiver import Progress
+from workerkit.sse.receiver import CursorTracker
 
 # What comes: an id, and whether somebody handles it. Ids come again, or are empty.
 COMING = st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.booleans()), max_size=60)
@@ -18,7 +18,7 @@ COMING = st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.booleans())
 def test_the_cursor_is_the_end_of_the_prefix(coming: list[tuple[str, bool]], seed: int) -> None:
     """In whatever order events are settled, while others come: never past one that is not."""
     dice = random.Random(seed)
-    progress = Progress("begin")
+    tracker = CursorTracker("begin")
     model: list[list[Any]] = []  # Each place: its id, and whether it is settled.
     unsettled: list[tuple[SSEEvent[Any], list[Any]]] = []
 
@@ -29,33 +29,33 @@ def test_the_cursor_is_the_end_of_the_prefix(coming: list[tuple[str, bool]], see
             model.append(place)
             if wanted:
                 event: SSEEvent[Any] = SSEEvent("", id=id_)
-                progress.received([event])
+                tracker.add([event])
                 unsettled.append((event, place))
             else:
-                progress.passed(id_)
+                tracker.skip(id_)
         else:
             event, place = unsettled.pop(dice.randrange(len(unsettled)))
-            progress.settled(event.sequence)
+            tracker.settle(event.sequence)
             place[1] = True
         expected = "begin"
         for id_, done in model:
             if not done:
                 break
             expected = id_
-        assert progress.cursor == expected
+        assert tracker.cursor == expected
 
-    assert len(progress) == 0
+    assert len(tracker) == 0
 
 
 def test_what_nobody_handles_takes_no_room() -> None:
     """A million of them behind an event that is not settled are one place."""
-    progress = Progress()
+    tracker = CursorTracker()
     event: SSEEvent[Any] = SSEEvent("", id="0")
-    progress.received([event])
+    tracker.add([event])
 
     for number in range(1_000_000):
-        progress.passed(str(number))
+        tracker.skip(str(number))
 
-    assert (len(progress), progress.cursor) == (2, "")
-    progress.settled(event.sequence)
-    assert (len(progress), progress.cursor) == (0, "999999")
+    assert (len(tracker), tracker.cursor) == (2, "")
+    tracker.settle(event.sequence)
+    assert (len(tracker), tracker.cursor) == (0, "999999")

@@ -75,7 +75,7 @@ def test_fp3_a_return_annotation_is_a_fault_at_start(
     """Each kind but a view refuses it, with file and line, and says what would be right."""
     [fault] = checked(type("Each", (kind,), attributes))
 
-    assert "(test_returned_values.py:" in fault
+    assert "(test_return_values.py:" in fault
     assert fault.endswith(f": returns {returned}, and nothing reads what handle returns: {advice}")
 
 
