@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from workerkit.amqp.addresses import Rotation
+from workerkit.amqp.addresses import ServerRotation
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.hosts import Host, parse_host
 from workerkit.config.load import read
@@ -221,7 +221,7 @@ def test_fr5_servers_are_tried_in_turn_from_a_random_one_on() -> None:
     """Each is tried once before anybody waits, and links begin at different ones."""
     starts = set()
     for _ in range(200):
-        rotation = Rotation()
+        rotation = ServerRotation()
         tried, waits = [], []
         for _ in range(6):
             attempt = rotation.attempt(SERVERS)
@@ -236,7 +236,7 @@ def test_fr5_servers_are_tried_in_turn_from_a_random_one_on() -> None:
 
 def test_fr5_after_a_loss_another_server_comes_first() -> None:
     """A stable connection that is lost begins a new round, at the next server."""
-    rotation = Rotation()
+    rotation = ServerRotation()
     rotation.failed(rotation.attempt(SERVERS), SERVERS)
     lost = rotation.attempt(SERVERS)
     rotation.stable()
@@ -251,7 +251,7 @@ def test_fr5_after_a_loss_another_server_comes_first() -> None:
 
 def test_fr5_servers_that_drop_every_connection_are_not_stormed() -> None:
     """Connections that do not last count as failures: there is a pause after each round."""
-    rotation = Rotation()
+    rotation = ServerRotation()
 
     waits = [rotation.failed(rotation.attempt(SERVERS), SERVERS) for _ in range(6)]
 
@@ -260,7 +260,7 @@ def test_fr5_servers_that_drop_every_connection_are_not_stormed() -> None:
 
 def test_fr5_the_list_may_change_between_two_attempts() -> None:
     """A list that is read anew may be shorter."""
-    rotation = Rotation()
+    rotation = ServerRotation()
     for length in (3, 1, 2, 3):
         servers = SERVERS[:length]
         assert rotation.attempt(servers).server in servers

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from pamqp import frame
 from pamqp.commands import Channel, Connection, Queue
 
-from workerkit.amqp.tap import readable
+from workerkit.amqp.tap import fix_reply_texts
 
 
 def closing(text: bytes, method: bytes = b"\x00\x14\x00\x28") -> bytes:
@@ -23,7 +23,7 @@ def test_fr22_half_a_character_becomes_question_marks(method: bytes) -> None:
     text = "NOT_FOUND - no queue 'ü🐇".encode()[:-1]
     before = frame.marshal(Queue.DeclareOk("q", 3, 0), 7)
 
-    answered = readable(before + closing(text, method) + before)
+    answered = fix_reply_texts(before + closing(text, method) + before)
 
     assert answered.startswith(before)
     assert answered.endswith(before)
@@ -36,7 +36,7 @@ def test_fr22_half_a_character_becomes_question_marks(method: bytes) -> None:
 @given(st.binary(max_size=255))
 def test_fr22_any_text_is_readable_then(text: bytes) -> None:
     """And what is UTF-8 is not touched."""
-    answered = readable(closing(text))
+    answered = fix_reply_texts(closing(text))
 
     assert len(answered) == len(closing(text))
     assert frame.unmarshal(answered)[0] == len(answered)
@@ -48,4 +48,4 @@ def test_fr22_any_text_is_readable_then(text: bytes) -> None:
 def test_fr22_whatever_comes_is_survived(noise: bytes) -> None:
     """Sizes that lie, and frames that are none."""
     for frames in (noise, noise + closing(b"\xff"), closing(b"\xff")[:-3] + noise):
-        assert len(readable(frames)) == len(frames)
+        assert len(fix_reply_texts(frames)) == len(frames)

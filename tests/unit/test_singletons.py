@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.application import container_of, package_of
 from workerkit import Consumer, PeriodicTask, Run
 from workerkit.amqp.lease import lease_queue
-from workerkit.amqp.term import Token, Tokens
+from workerkit.amqp.lease_term import Token, Tokens
 from workerkit.app.assembly import assemble
 from workerkit.errors import StartError
 from workerkit.periodic.schedule import Schedule

@@ -2,15 +2,14 @@
 
 import pytest
 
-from workerkit.amqp.frames import Unfinished
-from workerkit.amqp.stalls import StallDetector
+from workerkit.amqp.frames import StallDetector, UnfinishedInput
 
 LIMIT = 2.5
 
 
-def frame(received: int, key: object = "a") -> list[Unfinished]:
+def frame(received: int, key: object = "a") -> list[UnfinishedInput]:
     """A frame of which *received* bytes have arrived."""
-    return [Unfinished(key, received, 1024, "a frame")]
+    return [UnfinishedInput(key, received, 1024, "a frame")]
 
 
 def first_stall(comes: list[int], step: float = 0.5) -> int | None:
@@ -63,7 +62,7 @@ def test_fr8_a_message_goes_on_with_each_byte(received: int) -> None:
     """Whole frames of a body are its progress, and nothing else comes into its count."""
     stalls = StallDetector(LIMIT)
     results = [
-        stalls.check([Unfinished("m", number * received, 1, "a message")], number * 0.5)
+        stalls.check([UnfinishedInput("m", number * received, 1, "a message")], number * 0.5)
         for number in range(10)
     ]
 

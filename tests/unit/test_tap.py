@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from workerkit.amqp.frame_reader import Tap
+from workerkit.amqp.frame_reader import FrameReader
 from workerkit.amqp.frames import MalformedFrame
 from workerkit.amqp.tap import TapProtocol
 
@@ -87,8 +87,8 @@ def got(channel: int, tag: int, body: bytes, sizes: list[int] | None = None) -> 
     return method(channel, GET_OK, arguments) + content(channel, body, sizes or [])
 
 
-def tap_with(log: Log) -> Tap:
-    tap = Tap(lambda blocked: log.events.append(("blocked", blocked)))
+def tap_with(log: Log) -> FrameReader:
+    tap = FrameReader(lambda blocked: log.events.append(("blocked", blocked)))
     tap.open(TAPPED, log)
     return tap
 

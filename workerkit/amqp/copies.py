@@ -12,7 +12,7 @@ from typing import Any
 from uuid import uuid4
 
 from workerkit.amqp import table
-from workerkit.amqp.consumer import Declare
+from workerkit.amqp.consumer import DeclareMode
 from workerkit.amqp.message import (
     ACQUIRED_COUNT,
     ATTEMPT,
@@ -66,7 +66,7 @@ class Moves:
     """
 
     def __init__(
-        self, publisher: Publisher, connection: str, vhost: str | None, declare: Declare
+        self, publisher: Publisher, connection: str, vhost: str | None, declare: DeclareMode
     ) -> None:
         self._publisher = publisher
         self._connection = connection
@@ -269,7 +269,7 @@ class Retries:
         waiting = self._waiting.get(key)
         if waiting is None:
             # Delays are steps of a policy or of the ladder, so there are few.
-            waiting = self._waiting[key] = self._queues[message.queue].retries(outcome.delay)
+            waiting = self._waiting[key] = self._queues[message.queue].retry_queue(outcome.delay)
         told = {
             ATTEMPT: message.attempt + 1,
             QUEUE: message.queue,

@@ -6,7 +6,7 @@ from struct import pack
 import pytest
 
 from workerkit.amqp.acks import Acks
-from workerkit.amqp.basic_get import Gets
+from workerkit.amqp.basic_get import GetRequests
 from workerkit.errors import ConnectionLost
 
 
@@ -17,7 +17,7 @@ class Site:
         self.written: list[bytes] = []
         self.lost: asyncio.Future[ConnectionLost] = asyncio.get_running_loop().create_future()
         self.acks = Acks(3, self.write, lambda flush: None)
-        self.gets = Gets(3, self.acks, self.write, self.lost)
+        self.gets = GetRequests(3, self.acks, self.write, self.lost)
 
     def write(self, data: bytes) -> bool:
         self.written.append(data)
@@ -32,7 +32,7 @@ class Site:
 async def test_a_question_on_the_wire() -> None:
     """basic.get of the queue, to be acknowledged."""
     site = Site()
-    _ = site.gets.ask("orders")
+    _ = site.gets.request("orders")
 
     assert site.written == [b"\x01\0\x03\0\0\0\x0e\0\x3c\0\x46\0\0\x06orders\0\xce"]
 
@@ -40,7 +40,7 @@ async def test_a_question_on_the_wire() -> None:
 async def test_answers_come_in_the_order_of_the_questions() -> None:
     """Each question has its own, a message or none."""
     site = Site()
-    asked = [site.gets.ask(queue) for queue in ("a", "b", "c")]
+    asked = [site.gets.request(queue) for queue in ("a", "b", "c")]
     site.answer(1, b"first")
     site.gets.empty()
     site.answer(2, b"second")
@@ -57,7 +57,7 @@ async def test_answers_come_in_the_order_of_the_questions() -> None:
 async def test_who_does_not_wait_any_more_takes_no_other_answer() -> None:
     """A cancelled question keeps its place."""
     site = Site()
-    given_up, other = site.gets.ask("a"), site.gets.ask("b")
+    given_up, other = site.gets.request("a"), site.gets.request("b")
     given_up.cancel()
     site.answer(1, b"first")
     site.answer(2, b"second")
@@ -70,13 +70,13 @@ async def test_who_does_not_wait_any_more_takes_no_other_answer() -> None:
 async def test_a_channel_that_is_lost_answers_nobody() -> None:
     """Questions fail with the reason, new ones too, and what still comes is nobody's."""
     site = Site()
-    asked = site.gets.ask("a")
+    asked = site.gets.request("a")
     site.lost.set_result(ConnectionLost("gone"))
 
     with pytest.raises(ConnectionLost, match="gone"):
         await asked
     with pytest.raises(ConnectionLost, match="gone"):
-        await site.gets.ask("a")
+        await site.gets.request("a")
     site.answer(1, b"late")
     site.gets.empty()
     assert site.acks.first is None
@@ -85,4 +85,4 @@ async def test_a_channel_that_is_lost_answers_nobody() -> None:
 async def test_a_name_that_no_queue_can_have() -> None:
     """It is refused before the broker would close the connection over it."""
     with pytest.raises(ValueError, match="256 bytes long"):
-        await Site().gets.ask("q" * 256)
+        await Site().gets.request("q" * 256)
