@@ -169,7 +169,7 @@ class PeriodicTransport:
         await asyncio.gather(*(each.drained() for each in self._timers if not each.runs))
 
     async def drain(self) -> None:
-        """Wait until no run is in progress. Release each lease when the runs of its task have ended."""
+        """Wait until no run is in progress. Release the lease of each task after its runs."""
         await asyncio.gather(*(each.drained() for each in self._timers))
 
     async def cancel(self) -> None:
