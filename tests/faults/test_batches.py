@@ -20,7 +20,7 @@ from workerkit import Action, AMQPConsumer, AMQPMessage, HandlerTimeout
 LONG = 60.0
 """Seconds of a `batch_interval` that no test waits for."""
 
-CUT = "batches are cut to the prefetch"
+LIMITED = "batch size is limited to the prefetch"
 
 
 class Order(BaseModel):
@@ -327,7 +327,7 @@ async def test_g3_the_default_prefetch_fits_the_batches(
         prefetches = [(each.queue, each.prefetch) for each in rabbit.consumers(vhost)]
 
     assert sorted(prefetches) == [("orders", 28), ("others", 28)]
-    assert fields(caplog, CUT) == []
+    assert fields(caplog, LIMITED) == []
 
 
 async def test_g3_a_prefetch_smaller_than_the_batch_cuts_it(
@@ -340,7 +340,7 @@ async def test_g3_a_prefetch_smaller_than_the_batch_cuts_it(
         await client.send("orders", *numbered(6))
         await eventually(lambda: len(batches) == 2)
 
-    [warning] = fields(caplog, CUT)
+    [warning] = fields(caplog, LIMITED)
     assert prefetches == {3}
     assert batches == [numbered(6)[:3], numbered(6)[3:]]
     assert warning["levelno"] == logging.WARNING

@@ -18,7 +18,7 @@ from tests.proxy import Proxy
 from tests.rabbit import PrivateRabbit
 from tests.records import errors, fields
 from tests.waiting import eventually
-from workerkit.amqp.addresses import Attempt, Rotation
+from workerkit.amqp.addresses import ConnectionAttempt, ServerRotation
 from workerkit.amqp.session import connect
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.hosts import Host
@@ -33,7 +33,7 @@ loops = pytest.mark.parametrize("loop", sorted(LOOPS))
 def _from_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every link begins with the first server of its list, not with a random one."""
 
-    class InOrder(Rotation):
+    class InOrder(ServerRotation):
         def __init__(self) -> None:
             super().__init__()
             self._next = 0
@@ -219,10 +219,10 @@ def test_fr5_a_race_of_addresses_leaves_no_socket_open(rabbit: PrivateRabbit, lo
     """Those that lost the race, or were given up, are closed: here the warning is an error."""
 
     async def main() -> None:
-        attempt = Attempt(Host("cluster.test", rabbit.port))
+        attempt = ConnectionAttempt(Host("cluster.test", rabbit.port))
         (await attempt.connect()).close()
         assert attempt.address == f"127.0.0.1:{rabbit.port}"
-        alone = Attempt(Host("deaf.test", rabbit.port))
+        alone = ConnectionAttempt(Host("deaf.test", rabbit.port))
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.6):
                 await alone.connect()

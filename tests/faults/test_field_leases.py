@@ -352,4 +352,4 @@ async def test_fp2_a_run_that_takes_longer_is_not_doubled(
         await eventually(lambda: len(runs) >= 3)
 
     assert most == [1]
-    assert fields(caplog, "previous run still in progress: this one is skipped")
+    assert fields(caplog, "previous run still in progress: skipping this one")

@@ -21,7 +21,7 @@ from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, AMQPMessage, Binding, Publisher, Queue, RetryPolicy
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.binding import Bindings
-from workerkit.amqp.declare import Made
+from workerkit.amqp.declare import Created
 from workerkit.amqp.incoming import Oversized
 from workerkit.amqp.session import connect
 from workerkit.config.connections import AMQPSettings
@@ -122,7 +122,7 @@ async def test_fr9_a_refused_binding_is_tried_again_by_one_task(
     queue = Queue("orders", bindings=[Binding("missing")])
     session = await connect(AMQPSettings(url=SecretStr(url)), None, "test")
     for _ in range(5):
-        await bindings.create(session, queue, Made())
+        await bindings.create(session, queue, Created())
     await asyncio.sleep(0)
     trying = [each for each in asyncio.all_tasks() if "Bindings._retry" in repr(each.get_coro())]
     await session.close()

@@ -238,12 +238,12 @@ def test_a_name_that_is_none(name: Any) -> None:
 
 
 def test_the_same_queue_twice() -> None:
-    """A queue that stands twice in `queues` is a fault."""
+    """A queue that is listed twice in `queues` is an error."""
     broken = type("Broken", (Good,), {"queues": ["a", "b", Queue("a")]})
 
     [fault] = faults(broken)
 
-    assert fault.endswith("queue 'a' stands twice in queues")
+    assert fault.endswith("queue 'a' is listed twice in queues")
 
 
 def reading(name: str, queue: str | Queue, **attributes: Any) -> type[Consumer]:
@@ -287,7 +287,7 @@ def test_a_queue_whose_dead_letters_have_no_name() -> None:
     [fault] = faults(broken)
 
     assert "Broken" in fault
-    assert "leaves no room for '.dlq'" in fault
+    assert "is too long to append '.dlq'" in fault
     assert assembled(type("Fine", (Good,), {"queues": ["x" * 251]})).declared
 
 

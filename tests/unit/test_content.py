@@ -1,4 +1,4 @@
-"""FR15. What properties say of a body is undone within bounds, or it is an `InvalidBody`."""
+"""FR15. Bodies are decoded by their properties, within limits; otherwise they are `InvalidBody`."""
 
 import codecs
 import gzip
@@ -45,54 +45,54 @@ COMPRESS = {
 }
 
 
-def undone(encoding: str, raw: bytes, largest: int = MEBIBYTE) -> bytes:
+def decoded(encoding: str, raw: bytes, largest: int = MEBIBYTE) -> bytes:
     name = encoding.rpartition(" ")[2]
     return Content(name, None).decode(raw, text=True, largest=largest)
 
 
 @pytest.mark.parametrize("encoding", COMPRESS)
 @pytest.mark.parametrize("size", [0, 1, 16_384, MEBIBYTE - 1, MEBIBYTE])
-def test_fr15_what_is_compressed_comes_out_again(encoding: str, size: int) -> None:
-    """Up to the limit, to the byte."""
+def test_fr15_compressed_bodies_are_decompressed(encoding: str, size: int) -> None:
+    """Up to the limit, exact to the byte."""
     body = b"x" * size
 
-    assert undone(encoding, COMPRESS[encoding](body)) == body
+    assert decoded(encoding, COMPRESS[encoding](body)) == body
 
 
 @pytest.mark.parametrize("encoding", COMPRESS)
-def test_fr15_a_bomb_is_bounded(encoding: str) -> None:
-    """One byte above the limit, or a hundred times as much: `InvalidBody` that says so."""
+def test_fr15_a_decompression_bomb_is_invalid(encoding: str) -> None:
+    """One byte above the limit, or a hundred times the limit, is `InvalidBody` with the reason."""
     for size in (MEBIBYTE + 1, 100 * MEBIBYTE):
         with pytest.raises(InvalidBody, match="more than 1048576 bytes when decoded"):
-            undone(encoding, COMPRESS[encoding](bytes(size)))
+            decoded(encoding, COMPRESS[encoding](bytes(size)))
 
 
-def test_fr15_a_bomb_in_a_bomb_is_bounded() -> None:
-    """Each step has the limit."""
+def test_fr15_a_nested_decompression_bomb_is_invalid() -> None:
+    """The limit applies to each encoding."""
     twice = gzip.compress(gzip.compress(bytes(100 * MEBIBYTE)))
 
     with pytest.raises(InvalidBody, match="'gzip': it has more than"):
         Content("gzip, gzip", None).decode(twice, text=False, largest=MEBIBYTE)
 
 
-def test_fr15_parts_without_end_are_bounded() -> None:
-    """A body of empty gzip parts costs a sender little."""
+def test_fr15_the_number_of_parts_is_limited() -> None:
+    """A body of empty gzip parts would cost a sender little."""
     with pytest.raises(InvalidBody, match="it consists of more than 10000 parts"):
-        undone("gzip", gzip.compress(b"") * 50_000)
+        decoded("gzip", gzip.compress(b"") * 50_000)
 
 
 @pytest.mark.parametrize("encoding", COMPRESS)
-def test_fr15_a_body_that_lies_is_named(encoding: str) -> None:
-    """Cut short at every byte, with more behind it, or something else."""
+def test_fr15_a_damaged_body_is_invalid(encoding: str) -> None:
+    """Truncated at any byte, followed by other bytes, or not compressed at all."""
     whole = COMPRESS[encoding](b"grey, green, grey, green")
     for wrong in [*(whole[:end] for end in range(len(whole))), whole + b"more", b"{}", b"\0" * 9]:
         with pytest.raises(InvalidBody, match="the body does not fit its content_encoding") as info:
-            undone(encoding, wrong)
+            decoded(encoding, wrong)
         assert info.type is InvalidBody  # Its name stands in the evidence.
 
 
-def test_fr15_bytes_with_a_wrong_label_stay_as_they_came() -> None:
-    """They do not begin as their encoding does; what begins so, and then breaks, is invalid."""
+def test_fr15_bytes_with_a_wrong_encoding_do_not_change() -> None:
+    """Unless they have the signature of the encoding: then they are invalid."""
     for encoding in ("gzip", "deflate", "zstd", "identity, gzip"):
         for raw in (b"", b"a", b"{}", b"grey, green"):
             assert Content(encoding, None).decode(raw, text=False) == raw
@@ -102,9 +102,9 @@ def test_fr15_bytes_with_a_wrong_label_stay_as_they_came() -> None:
             Content(encoding, None).decode(whole[:-1], text=False)
 
 
-def test_fr15_padding_behind_gzip_is_no_fault() -> None:
-    """As some writers of tapes and blocks do it."""
-    assert undone("gzip", gzip.compress(b"x") + bytes(100)) == b"x"
+def test_fr15_zero_padding_after_gzip_is_allowed() -> None:
+    """Some programs that write tapes or blocks add it."""
+    assert decoded("gzip", gzip.compress(b"x") + bytes(100)) == b"x"
 
 
 @pytest.mark.parametrize(
@@ -115,10 +115,10 @@ def test_fr15_padding_behind_gzip_is_no_fault() -> None:
     ],
 )
 @pytest.mark.parametrize("text", [True, False])
-def test_fr15_a_library_that_is_missing_is_named(
+def test_fr15_a_missing_package_is_named(
     monkeypatch: pytest.MonkeyPatch, module: str, encoding: str, package: str, text: bool
 ) -> None:
-    """The reason says what to install."""
+    """The error names the package to install."""
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
 
@@ -142,10 +142,10 @@ def test_fr15_a_library_that_is_missing_is_named(
         (None, ";;=;charset", ""),
     ],
 )
-def test_fr15_what_nobody_knows_leaves_the_body_as_it_came(
+def test_fr15_with_an_unknown_encoding_the_body_does_not_change(
     content_encoding: str | None, content_type: str | None, unknown: str
 ) -> None:
-    """Labels may be wrong: it is named where the body cannot be read."""
+    """Properties may be wrong. The error names the encoding if the body cannot be decoded."""
     content = Content(content_encoding, content_type)
 
     assert content.unknown == unknown
@@ -165,7 +165,7 @@ def read_as(type_: Any) -> Any:
 
 
 def unexpected(read: Any, delivery: AMQPMessage[Any]) -> Exception | None:
-    """What reading raises that is no `InvalidBody` with a text."""
+    """Return the error of decoding that is not `InvalidBody` with a text, if there is one."""
     try:
         read(delivery)
     except InvalidBody as error:
@@ -191,10 +191,10 @@ bodies = (
 @example(b"\xef\xbb\xbf" * 100, None, None)
 @example(b"\xff\xfe", None, None)
 @example(b"\xff\xfe\0\0", "gzip", "a/b; charset=utf-16")
-def test_fr15_any_body_with_any_labels_is_read_or_invalid(
+def test_fr15_any_body_with_any_encoding_is_decoded_or_invalid(
     raw: bytes, content_encoding: str | None, content_type: str | None
 ) -> None:
-    """`InvalidBody` and nothing else, whatever `handle` declares."""
+    """No error except `InvalidBody`, for every type that `handle` may declare."""
     try:
         properties = encode(
             Properties(content_encoding=content_encoding, content_type=content_type)
@@ -209,8 +209,8 @@ def test_fr15_any_body_with_any_labels_is_read_or_invalid(
 @example(b"{}", b"")
 @example(b"{}", b"\x40")
 @example(b"{}", b"\xc0\x00\x03;;;")
-def test_fr15_any_body_with_any_properties_is_read_or_invalid(raw: bytes, junk: bytes) -> None:
-    """Property flags and values that are cut short or wrong are as if absent."""
+def test_fr15_any_body_with_any_properties_is_decoded_or_invalid(raw: bytes, junk: bytes) -> None:
+    """Incomplete or wrong property flags and values count as absent."""
     for read in READERS:
         assert not unexpected(read, message(raw, junk))
 
@@ -223,8 +223,8 @@ def test_fr15_any_body_with_any_properties_is_read_or_invalid(raw: bytes, junk: 
         message_id=st.none() | st.just("id"),
     ).filter(lambda each: "\ud800" not in f"{each}")
 )
-def test_fr15_the_labels_are_those_of_the_properties(properties: Properties) -> None:
-    """They are read alone, without the rest."""
+def test_fr15_the_encoding_is_that_of_the_properties(properties: Properties) -> None:
+    """The two properties are decoded without the others."""
     raw = encode(properties)
     whole = decode(raw)
 
@@ -232,7 +232,7 @@ def test_fr15_the_labels_are_those_of_the_properties(properties: Properties) -> 
 
 
 def test_fr15_one_byte_order_mark_is_skipped() -> None:
-    """Before text and JSON; not before bytes, and not a second one."""
+    """Before text and JSON, but not before bytes, and only one."""
     text = '{"name": "grün"}'
     marked = text.encode("utf-8-sig")
 
@@ -247,7 +247,7 @@ def test_fr15_one_byte_order_mark_is_skipped() -> None:
 
 
 def test_fr16_an_expiration_is_seconds_or_absent() -> None:
-    """What is no number of milliseconds is absent."""
+    """An expiration that is not a number of milliseconds counts as absent."""
     for raw, seconds in [
         ("90500", 90.5),
         ("0", 0.0),

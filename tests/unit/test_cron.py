@@ -1,4 +1,4 @@
-"""The times of a `cron` line, against a simulation of Debian's cron, minute by minute."""
+"""The times of a `cron` line, compared with a simulation of Debian's cron for each minute."""
 
 import struct
 import zoneinfo
@@ -39,13 +39,13 @@ ODD_NIGHTS = ["Australia/Lord_Howe", "America/Sao_Paulo", "Africa/Cairo"]
 
 
 def instants(cron: str, zone: ZoneInfo, start: datetime, end: datetime) -> Iterator[datetime]:
-    """What `due_after` says, up to *end*."""
+    """Return the results of `due_after` up to *end*."""
     while (start := due_after(cron, zone, start)) <= end:
         yield start
 
 
 def numbers(field: str, low: int, high: int) -> set[int]:
-    """The values of one field that has no names."""
+    """Return the values of one field without names."""
     found: set[int] = set()
     for term in field.split(","):
         values, _, step = term.partition("/")
@@ -58,16 +58,16 @@ def numbers(field: str, low: int, high: int) -> set[int]:
     return found
 
 
-def follows_wall(cron: str) -> bool:
-    """Whether minute or hour begins with `*`."""
+def follows_local_time(cron: str) -> bool:
+    """Return whether the minute or the hour begins with `*`."""
     return any(each.startswith("*") for each in cron.split()[:2])
 
 
 def simulated(cron: str, zone: ZoneInfo, start: datetime, end: datetime) -> list[datetime]:
-    """What cron(8) of Debian does, which looks at the clock once a minute.
+    """Return when cron(8) of Debian, which checks the clock once a minute, runs a line.
 
-    Where minute or hour begins with `*`, the time on the wall counts. All other jobs run once for
-    each time on the wall: those of a skipped hour right after it, and in a repeated hour none.
+    If the minute or the hour begins with `*`, local time counts. All other jobs run once for each
+    local time: those of a skipped hour right after it, and none in a repeated hour.
     """
     limits = [(0, 59), (0, 23), (1, 31), (1, 12), (0, 7)]
     fields = cron.split()
@@ -89,7 +89,7 @@ def simulated(cron: str, zone: ZoneInfo, start: datetime, end: datetime) -> list
     runs: list[datetime] = []
     while (at := at + MINUTE) <= end:
         now = wall(at)
-        if follows_wall(cron):
+        if follows_local_time(cron):
             due = fits(now)
         else:
             passed = int((now - latest) / MINUTE)
@@ -125,10 +125,10 @@ LINES = st.one_of(
 def test_fp6_cron_is_debians_on_nights_on_which_clocks_change(
     cron: str, night: tuple[str, datetime], since: int
 ) -> None:
-    """Whenever it starts, a line is due when cron(8) of Debian runs it."""
+    """From any start, a line is due when cron(8) of Debian runs it."""
     name, noon = night
     zone = ZoneInfo(name)
-    assume(name not in ODD_NIGHTS or not follows_wall(cron))
+    assume(name not in ODD_NIGHTS or not follows_local_time(cron))
     start = noon + since * MINUTE
     end = start + timedelta(hours=18)
 
@@ -148,14 +148,14 @@ def test_fp6_cron_is_debians_on_nights_on_which_clocks_change(
     ],
 )
 def test_fp6_a_night_in_berlin(cron: str, noon: datetime, due: list[str]) -> None:
-    """A daily line is due once on each day, the night on which clocks change included."""
+    """A daily line is due once on each day, including those on which clocks change."""
     berlin = ZoneInfo("Europe/Berlin")
     found = instants(cron, berlin, noon, noon.replace(2027))
 
     assert due == [each.astimezone(berlin).strftime("%d %H:%M") for each in islice(found, len(due))]
 
 
-def test_fp6_an_hour_that_is_repeated_is_no_reason_to_run_now() -> None:
+def test_fp6_a_repeated_hour_does_not_start_a_run() -> None:
     """A process that starts in the second 02:15 of a night does not run what was due at 02:30."""
     berlin = ZoneInfo("Europe/Berlin")
     start = datetime(2026, 10, 25, 2, 15, tzinfo=berlin, fold=1)
@@ -185,10 +185,10 @@ def test_fp6_an_hour_that_is_repeated_is_no_reason_to_run_now() -> None:
         ("9" * 5000 + " * * * *", "a number that is too large"),
     ],
 )
-async def test_fp6_a_line_that_is_wrong_is_found_at_the_start(
+async def test_fp6_an_invalid_line_is_found_at_the_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cron: str, text: str
 ) -> None:
-    """The fault names class, file, line and expression, what is wrong and what would be right."""
+    """The error names class, file, line and expression, the reason, and what is valid."""
     name = f"tasks_{token_hex(6)}"
     (tmp_path / f"{name}.py").write_text(
         "from workerkit import PeriodicTask\n"
@@ -219,7 +219,7 @@ async def test_fp6_a_line_that_is_wrong_is_found_at_the_start(
         ("0 0 * jan-mar *", "2027-01-01"),
     ],
 )
-def test_fp6_what_a_line_may_say_beside_numbers(cron: str, due: str) -> None:
+def test_fp6_a_line_may_contain_more_than_numbers(cron: str, due: str) -> None:
     """Names, the last day or working day of a month, and a weekday of a week of a month."""
     start = datetime(2026, 11, 29, 22, tzinfo=UTC)
 
@@ -228,8 +228,8 @@ def test_fp6_what_a_line_may_say_beside_numbers(cron: str, due: str) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(st.one_of(st.text(max_size=20), st.text("0123456789*/-,L#W ?@", min_size=5, max_size=20)))
-def test_fp6_any_text_is_a_schedule_or_a_fault(cron: str) -> None:
-    """No text ends in another error than that of a value that is wrong."""
+def test_fp6_any_text_is_a_schedule_or_an_error(cron: str) -> None:
+    """For no text is another error raised than that of an invalid value."""
     task = type("Line", (PeriodicTask,), {"cron": cron})
     try:
         resolved = resolve(PeriodicOptions, task, "line", {})
@@ -242,9 +242,9 @@ def test_fp6_any_text_is_a_schedule_or_a_fault(cron: str) -> None:
 
 
 async def test_fp6_a_line_is_due_at_the_full_minute(tmp_path: Path) -> None:
-    """A task runs when the clock of its time zone says so, and not before.
+    """A task runs at the time of its time zone, and not before.
 
-    The zone is one whose next full minute is near, so that nobody waits for it.
+    The time zone is one in which the next full minute is near, so the test does not wait long.
     """
     offset = (57 - datetime.now(UTC).second) % 60
     (tmp_path / "Soon").write_bytes(_zone_file(offset))
@@ -272,7 +272,7 @@ async def test_fp6_a_line_is_due_at_the_full_minute(tmp_path: Path) -> None:
 
 
 def _zone_file(offset: int) -> bytes:
-    """A time zone *offset* seconds east of Greenwich, as RFC 8536 has it, version 2."""
+    """Return a time zone *offset* seconds east of Greenwich, in version 2 of RFC 8536."""
     name = b"SOON\0"
     counts = struct.pack(">6l", 0, 0, 0, 0, 1, len(name))
     head = b"TZif2" + bytes(15) + counts

@@ -1,4 +1,4 @@
-"""Hosts: what an operator writes for the servers of a cluster."""
+"""FR5. Hosts: the servers of a cluster in the settings."""
 
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 from pydantic_settings import SettingsConfigDict
 
-from workerkit.amqp.addresses import Rotation
+from workerkit.amqp.addresses import ServerRotation
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.hosts import Host, parse_host
 from workerkit.config.load import read
@@ -48,7 +48,7 @@ def faults() -> list[str]:
     ],
 )
 def test_fr5_a_host_is_a_name_or_an_address_with_or_without_a_port(text: str, host: Host) -> None:
-    """What is written is read, and `str` writes it again."""
+    """Every valid text is parsed, and `str` returns it again."""
     assert parse_host(text) == host
     assert str(host) == text
 
@@ -77,8 +77,8 @@ def test_fr5_a_host_is_a_name_or_an_address_with_or_without_a_port(text: str, ho
         ("h/hunter22", "without scheme, user or path"),
     ],
 )
-def test_fr5_what_is_no_host_is_refused_without_quoting_it(text: str, right: str) -> None:
-    """The error says what would be right; of what is there it tells nothing."""
+def test_fr5_an_invalid_host_is_refused_without_quoting_it(text: str, right: str) -> None:
+    """The error states what is valid, and does not contain the value."""
     with pytest.raises(ValueError, match=right) as caught:
         parse_host(text)
 
@@ -87,7 +87,7 @@ def test_fr5_what_is_no_host_is_refused_without_quoting_it(text: str, right: str
 
 @given(st.text())
 def test_fr5_any_text_is_a_host_or_refused(text: str) -> None:
-    """Nothing else is raised, and what is taken can be written into a URL."""
+    """No other error is raised, and a valid host can be written into a URL."""
     try:
         host = parse_host(text)
     except ValueError:
@@ -101,7 +101,7 @@ def test_fr5_any_text_is_a_host_or_refused(text: str) -> None:
 def test_fr5_hosts_are_json_or_separated_by_commas(
     text: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """HOSTS stand in place of the URL's host, and have its port where they say none."""
+    """HOSTS replace the host of the URL; a host without a port has the port of the URL."""
     monkeypatch.setenv("SHOP_AMQP__DEFAULT__URL", "amqp://u:p@h:1234/v")
     monkeypatch.setenv("SHOP_AMQP__DEFAULT__HOSTS", text)
 
@@ -116,7 +116,7 @@ def test_fr5_hosts_are_json_or_separated_by_commas(
 
 
 def test_fr5_the_port_of_hosts() -> None:
-    """PORT is that of all hosts that say none; else it is the protocol's."""
+    """PORT is the port of all hosts without one; the default is that of the protocol."""
     assert amqp(hosts=["a", "b:1"], port=2).servers == (Host("a", 2), Host("b", 1))
     assert amqp(hosts=["a"], url="amqps://h/").servers == (Host("a", 5671),)
     assert amqp(hosts=["a", "a:5672"], url="amqp://h/").servers == (Host("a", 5672),)
@@ -140,27 +140,27 @@ def test_fr5_the_port_of_hosts() -> None:
 def test_fr5_a_list_in_the_url_is_refused_with_advice(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other clients take lists in a URL; here they belong into HOSTS, and the fault says so."""
+    """Other clients accept lists in a URL. The error names HOSTS."""
     monkeypatch.setenv("SHOP_AMQP__DEFAULT__URL", url)
 
     assert faults() == [f"SHOP_AMQP__DEFAULT__URL is ***: should name one host: {ADVICE}"]
 
 
 @pytest.mark.parametrize("url", ["amqp://u,v:p,w;x@h/", "amqp://u:p@ss,v:w@h/", "amqp://h/a,b;c"])
-def test_fr5_commas_elsewhere_in_the_url_are_no_list(url: str) -> None:
-    """Passwords and virtual hosts may have commas."""
+def test_fr5_commas_elsewhere_in_the_url_are_allowed(url: str) -> None:
+    """Passwords and virtual hosts may contain commas."""
     assert amqp(url=url).servers == (Host("h", 5672),)
 
 
 def test_fr5_a_list_in_host_is_refused_with_advice(monkeypatch: pytest.MonkeyPatch) -> None:
-    """HOST is one."""
+    """HOST is a single host."""
     monkeypatch.setenv("SHOP_AMQP__DEFAULT__HOST", "a,b")
 
     assert faults() == [f"SHOP_AMQP__DEFAULT__HOST is 'a,b': should be one host: {ADVICE}"]
 
 
-def test_fr5_host_and_hosts_contradict_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Both at once are a fault that names both."""
+def test_fr5_host_and_hosts_together_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The error names both."""
     monkeypatch.setenv("SHOP_AMQP__DEFAULT__HOST", "a")
     monkeypatch.setenv("SHOP_AMQP__DEFAULT__HOSTS", "b,c")
 
@@ -172,10 +172,10 @@ def test_fr5_host_and_hosts_contradict_each_other(monkeypatch: pytest.MonkeyPatc
 @pytest.mark.parametrize(
     ("text", "number"), [("a,b:x", 2), ("a,", 2), ("a,{", 2), ("u:hunter22@a", 1)]
 )
-def test_fr5_an_entry_that_is_no_host_is_named_by_its_number(
+def test_fr5_an_invalid_entry_is_named_by_its_number(
     text: str, number: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The fault names variable and entry, and quotes nothing of it."""
+    """The error names the variable and the entry, and does not contain the value."""
     monkeypatch.setenv("SHOP_AMQP__DEFAULT__HOSTS", text)
 
     [fault] = faults()
@@ -198,7 +198,7 @@ def test_fr5_an_operator_replaces_the_hosts_of_the_class(
     servers: tuple[Host, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What a class of settings says of HOST does not contradict an operator's HOSTS."""
+    """A HOST in a settings class does not conflict with HOSTS in the environment."""
 
     class Own(Settings):
         amqp: dict[str, AMQPSettings] = {"default": AMQPSettings.model_validate(default)}
@@ -218,10 +218,10 @@ SERVERS = tuple(Host(name, 5672) for name in "abc")
 
 
 def test_fr5_servers_are_tried_in_turn_from_a_random_one_on() -> None:
-    """Each is tried once before anybody waits, and links begin at different ones."""
+    """Each server is tried once before a pause. Different connections start at different ones."""
     starts = set()
     for _ in range(200):
-        rotation = Rotation()
+        rotation = ServerRotation()
         tried, waits = [], []
         for _ in range(6):
             attempt = rotation.attempt(SERVERS)
@@ -234,9 +234,9 @@ def test_fr5_servers_are_tried_in_turn_from_a_random_one_on() -> None:
     assert starts == {"a", "b", "c"}
 
 
-def test_fr5_after_a_loss_another_server_comes_first() -> None:
-    """A stable connection that is lost begins a new round, at the next server."""
-    rotation = Rotation()
+def test_fr5_after_a_loss_another_server_is_tried_first() -> None:
+    """The loss of a stable connection starts a new round, at the next server."""
+    rotation = ServerRotation()
     rotation.failed(rotation.attempt(SERVERS), SERVERS)
     lost = rotation.attempt(SERVERS)
     rotation.stable()
@@ -249,9 +249,9 @@ def test_fr5_after_a_loss_another_server_comes_first() -> None:
     assert [rotation.failed(rotation.attempt(SERVERS), SERVERS) for _ in range(2)] == [False, True]
 
 
-def test_fr5_servers_that_drop_every_connection_are_not_stormed() -> None:
+def test_fr5_servers_that_drop_every_connection_get_pauses() -> None:
     """Connections that do not last count as failures: there is a pause after each round."""
-    rotation = Rotation()
+    rotation = ServerRotation()
 
     waits = [rotation.failed(rotation.attempt(SERVERS), SERVERS) for _ in range(6)]
 
@@ -259,8 +259,8 @@ def test_fr5_servers_that_drop_every_connection_are_not_stormed() -> None:
 
 
 def test_fr5_the_list_may_change_between_two_attempts() -> None:
-    """A list that is read anew may be shorter."""
-    rotation = Rotation()
+    """A list that is read again may be shorter."""
+    rotation = ServerRotation()
     for length in (3, 1, 2, 3):
         servers = SERVERS[:length]
         assert rotation.attempt(servers).server in servers

@@ -14,7 +14,7 @@ from workerkit.amqp.acks import Acks
 from workerkit.amqp.copies import evidence
 from workerkit.amqp.dead_letters import Evidence
 from workerkit.amqp.properties import Properties, encode
-from workerkit.amqp.replay import replayed
+from workerkit.amqp.replay import replay_properties
 from workerkit.cli.dead_letters.text import as_json, body_as_json, in_full, lines, row
 from workerkit.delivery import Outcome
 
@@ -87,7 +87,7 @@ def test_d1_a_number_of_replays_that_cannot_be_counted_on() -> None:
     message = with_headers(EVIDENCE | {"x-workerkit-replays": 2**63 - 1})
 
     assert Evidence.of(message).replays == 0
-    headers = replayed(message, "orders").table
+    headers = replay_properties(message, "orders").table
     assert headers is not None
     assert table.decode(headers)["x-workerkit-replays"] == 1
 
@@ -196,7 +196,7 @@ def test_any_message_can_be_told(properties: bytes, raw: bytes) -> None:
     assert all(cell.isprintable() for cell in row(message))
     assert "".join(in_full(message)).isprintable()
     assert json.dumps(as_json(message))
-    assert replayed(message, "orders").delivery_mode == 2
+    assert replay_properties(message, "orders").delivery_mode == 2
 
 
 names = st.text("abc-", min_size=1, max_size=8)
@@ -209,7 +209,7 @@ def test_a_replay_keeps_what_the_sender_wrote(headers: dict[str, Any], replays: 
     before = {"x-workerkit-replays": replays} if replays else {}
     message = with_headers({**headers, **EVIDENCE, **before, "x-death": [], "x-delivery-count": 9})
 
-    properties = replayed(message, "orders")
+    properties = replay_properties(message, "orders")
 
     kept = table.encode(headers)[4:]
     assert properties.table is not None
@@ -222,8 +222,8 @@ def test_a_replay_remembers_where_a_message_was_published_to() -> None:
     there = {"x-workerkit-exchange": "shop", "x-workerkit-routing-key": "order.placed"}
     plain = {"x-workerkit-exchange": "", "x-workerkit-routing-key": "orders"}
 
-    remembered = replayed(with_headers(EVIDENCE | there), "orders").table
-    forgotten = replayed(with_headers(EVIDENCE | plain), "orders").table
+    remembered = replay_properties(with_headers(EVIDENCE | there), "orders").table
+    forgotten = replay_properties(with_headers(EVIDENCE | plain), "orders").table
 
     assert table.decode(remembered or b"") == {"x-workerkit-replays": 1, **there}
     assert table.decode(forgotten or b"") == {"x-workerkit-replays": 1}
@@ -233,4 +233,4 @@ def test_a_replay_of_headers_that_cannot_be_read_leaves_them_alone() -> None:
     """They cannot be added to, so this replay is not counted."""
     malformed = b"\0\0\0\x05hello"
 
-    assert replayed(letter(table=malformed), "orders").table == malformed
+    assert replay_properties(letter(table=malformed), "orders").table == malformed

@@ -1,4 +1,4 @@
-"""Tasks that run by the clock."""
+"""Periodic tasks."""
 
 import asyncio
 from collections import Counter
@@ -36,7 +36,7 @@ async def running(
 
 
 async def test_a_task_is_stopping_while_the_process_stops() -> None:
-    """While a call still runs at the stop, its task takes nothing new, and health says so."""
+    """While a run is in progress at the stop, no other run starts, and the health reports it."""
     states: list[str] = []
     running_now, asked = asyncio.Event(), asyncio.Event()
 
@@ -57,8 +57,8 @@ async def test_a_task_is_stopping_while_the_process_stops() -> None:
     assert states == ["stopping"]
 
 
-async def test_every_runs_at_once_and_stays_on_its_grid() -> None:
-    """The first call comes at the start; calls that take time do not shift the next ones."""
+async def test_every_runs_at_the_start_and_then_at_the_interval() -> None:
+    """The first run is at the start. The duration of a run does not delay the next one."""
     loop = asyncio.get_running_loop()
     times: list[float] = []
 
@@ -81,8 +81,8 @@ async def test_every_runs_at_once_and_stays_on_its_grid() -> None:
     assert times[5] - began >= 0.49
 
 
-async def test_a_call_that_fails_is_made_again() -> None:
-    """By the policy, then the task goes on as if nothing had been."""
+async def test_a_failed_run_is_retried() -> None:
+    """By the policy; the task then continues as scheduled."""
     calls: list[int] = []
     recorder = Recorder()
 
@@ -101,8 +101,8 @@ async def test_a_call_that_fails_is_made_again() -> None:
     assert [each.delivery.attempt for each in recorder.settled[-1:]] == [3]
 
 
-async def test_f5_a_stop_does_not_wait_for_the_next_try() -> None:
-    """What waits to be called again is not called."""
+async def test_f5_a_stop_does_not_wait_for_a_retry() -> None:
+    """A run that waits for a retry is not retried."""
     loop = asyncio.get_running_loop()
     recorder = Recorder()
 
@@ -120,8 +120,8 @@ async def test_f5_a_stop_does_not_wait_for_the_next_try() -> None:
     assert recorder.actions == ["retry"]
 
 
-async def test_calls_do_not_overlap() -> None:
-    """A call that falls into one that still runs is left out."""
+async def test_runs_do_not_overlap() -> None:
+    """A run that is due while another one is in progress is skipped."""
     running_now = Counter[str]()
     most: list[int] = []
 
@@ -140,8 +140,8 @@ async def test_calls_do_not_overlap() -> None:
     assert set(most) == {1}
 
 
-async def test_calls_overlap_if_they_may() -> None:
-    """With a concurrency of 3, three run at the same time, and never a fourth."""
+async def test_runs_overlap_with_a_higher_concurrency() -> None:
+    """With a concurrency of 3 there are three runs at the same time, and never a fourth."""
     running_now = Counter[str]()
     most: list[int] = []
 
@@ -162,7 +162,7 @@ async def test_calls_overlap_if_they_may() -> None:
 
 
 async def test_a_failure_does_not_end_the_task(caplog: pytest.LogCaptureFixture) -> None:
-    """A call that raises or is late is recorded, and the next one comes."""
+    """A run that raises or times out is recorded, and the next one starts."""
     recorder = Recorder()
     calls: list[int] = []
 
@@ -202,8 +202,8 @@ async def test_parameters_come_from_the_container() -> None:
     assert seen == [7]
 
 
-async def test_a_running_call_is_waited_for() -> None:
-    """At a stop a call may finish, as a handler of a message may."""
+async def test_a_stop_waits_for_a_run_in_progress() -> None:
+    """A run may finish, like the handler of a message."""
     done: list[bool] = []
     began = asyncio.Event()
 
@@ -231,8 +231,8 @@ async def test_a_running_call_is_waited_for() -> None:
         ({"cron": "* * * * *", "timezone": "Mars"}, "there is no time zone of that name"),
     ],
 )
-async def test_a_schedule_that_is_none(options: dict[str, object], text: str) -> None:
-    """What is wrong with a schedule is said before anything starts."""
+async def test_an_invalid_schedule(options: dict[str, object], text: str) -> None:
+    """The error is reported before anything starts."""
 
     async def handle(self: object) -> None: ...
 

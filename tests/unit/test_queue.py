@@ -1,4 +1,4 @@
-"""Declarations of queues, exchanges and bindings: wrong ones are refused where they are written."""
+"""Declarations of queues, exchanges and bindings: invalid ones raise when they are created."""
 
 import re
 from typing import Any
@@ -78,8 +78,8 @@ from workerkit import Binding, Exchange, Queue
         ),
     ],
 )
-def test_wrong_queues(arguments: dict[str, Any], text: str) -> None:
-    """The queue and the argument are named, with what was found and what would be right."""
+def test_invalid_queues(arguments: dict[str, Any], text: str) -> None:
+    """The error names the queue, the argument, its value, and a valid value."""
     with pytest.raises(ValueError, match=re.escape(text)) as raised:
         Queue("orders", **arguments)
 
@@ -103,8 +103,8 @@ def test_wrong_queues(arguments: dict[str, Any], text: str) -> None:
         ({"arguments": 3}, "arguments is 3: write a dict, such as {'x-max-length': 10}"),
     ],
 )
-def test_wrong_exchanges(arguments: dict[str, Any], text: str) -> None:
-    """The same for exchanges."""
+def test_invalid_exchanges(arguments: dict[str, Any], text: str) -> None:
+    """As for queues."""
     with pytest.raises(ValueError, match=re.escape(text)) as raised:
         Exchange("shop", **arguments)
 
@@ -112,7 +112,7 @@ def test_wrong_exchanges(arguments: dict[str, Any], text: str) -> None:
 
 
 def test_the_type_of_a_plugin() -> None:
-    """Types whose names begin with `x-` are those of RabbitMQ's plugins."""
+    """Types that begin with `x-` belong to plugins of RabbitMQ."""
     plugins: Any = "x-delayed-message"
 
     assert Exchange("later", plugins).type == plugins
@@ -129,8 +129,8 @@ def test_the_type_of_a_plugin() -> None:
         ),
     ],
 )
-def test_wrong_bindings(arguments: dict[str, Any], text: str) -> None:
-    """The same for bindings."""
+def test_invalid_bindings(arguments: dict[str, Any], text: str) -> None:
+    """As for queues."""
     with pytest.raises(ValueError, match=re.escape(text)) as raised:
         Binding(**arguments)
 
@@ -139,29 +139,29 @@ def test_wrong_bindings(arguments: dict[str, Any], text: str) -> None:
 
 @pytest.mark.parametrize("kind", [Queue, Exchange])
 @pytest.mark.parametrize("name", [None, 3, b"orders", "", "x" * 256, "ü" * 128, "\udce4"])
-def test_wrong_names(kind: Any, name: Any) -> None:
-    """A name that is no text is refused as one that is too long."""
+def test_invalid_names(kind: Any, name: Any) -> None:
+    """A name that is not a text is refused, like one that is too long."""
     with pytest.raises(ValueError, match=r"cannot be the name of a \w+: write 1 to 255 bytes"):
         kind(name)
 
 
 @pytest.mark.parametrize("kind", [Queue, Exchange])
 @pytest.mark.parametrize("name", ["a\nb", "a\r"])
-def test_fr22_line_breaks_are_in_no_name(kind: Any, name: str) -> None:
-    """RabbitMQ would declare a queue of another name."""
+def test_fr22_names_with_line_breaks_are_refused(kind: Any, name: str) -> None:
+    """RabbitMQ would declare a queue with another name."""
     with pytest.raises(ValueError, match="write it without line breaks, which RabbitMQ drops"):
         kind(name)
 
 
 @pytest.mark.parametrize("name", ["ü" * 127, "x" * 255, " ", "a*;=$[]~&`\t\0"])
 def test_fr22_any_other_text_is_a_name(name: str) -> None:
-    """The broker is the judge of the characters in it."""
+    """The broker decides which characters it accepts."""
     assert (Queue(name).name, Exchange(name).name) == (name, name)
     assert Binding(name, name).routing_key == name
 
 
-def test_fr22_routing_keys_fit_their_field() -> None:
-    """Their size is one byte as well."""
+def test_fr22_routing_keys_have_at_most_255_bytes() -> None:
+    """Their size is encoded as one byte, as that of names."""
     for wrong in ("x" * 256, "\udce4"):
         with pytest.raises(ValueError, match="write at most 255 bytes of text"):
             Binding("shop", wrong)
@@ -169,8 +169,8 @@ def test_fr22_routing_keys_fit_their_field() -> None:
             Queue("q", dead_letter_exchange="", dead_letter_routing_key=wrong)
 
 
-def test_right_queues() -> None:
-    """What RabbitMQ takes is taken."""
+def test_valid_queues() -> None:
+    """Declarations that RabbitMQ accepts are accepted."""
     queue = Queue(
         "orders",
         "quorum",

@@ -1,4 +1,4 @@
-"""What a late reply costs, which channel numbers are free, and how channels are used again."""
+"""Late replies, channel numbers, and the reuse of channels."""
 
 import asyncio
 
@@ -14,23 +14,23 @@ SOON = 0.02
 
 
 class Socket:
-    """When the last bytes came."""
+    """The time of the last bytes."""
 
     last_read = 0.0
 
 
 async def never() -> None:
-    """A reply that does not come."""
+    """A reply that never arrives."""
     await asyncio.get_running_loop().create_future()
 
 
 async def refused() -> None:
-    """A reply that says no."""
+    """A reply that refuses the request."""
     raise ChannelNotFoundEntity("no queue")
 
 
-async def test_a_reply_that_is_late_on_a_silent_connection_drops_it() -> None:
-    """Nothing came since the request was sent."""
+async def test_a_late_reply_on_a_silent_connection_drops_it() -> None:
+    """Nothing has arrived since the request was sent."""
     reasons: list[str] = []
     replies = Replies(Socket(), reasons.append)
 
@@ -39,8 +39,8 @@ async def test_a_reply_that_is_late_on_a_silent_connection_drops_it() -> None:
     assert reasons == ["no answer to x within 0.02 s, and no other bytes arrived"]
 
 
-async def test_a_late_reply_costs_nothing_else_while_bytes_come() -> None:
-    """Only its own request fails."""
+async def test_a_late_reply_fails_only_its_request_while_bytes_arrive() -> None:
+    """The connection stays open."""
     reasons: list[str] = []
     socket = Socket()
     replies = Replies(socket, reasons.append)
@@ -51,8 +51,8 @@ async def test_a_late_reply_costs_nothing_else_while_bytes_come() -> None:
     assert reasons == []
 
 
-async def test_a_connection_that_answers_nothing_for_long_is_dropped() -> None:
-    """Heartbeats alone do not help: a refusal is an answer, and the count begins anew."""
+async def test_a_connection_without_replies_is_dropped() -> None:
+    """Although heartbeats arrive. A refusal is a reply, and the time starts again."""
     reasons: list[str] = []
     socket = Socket()
     replies = Replies(socket, reasons.append)
@@ -71,8 +71,8 @@ async def test_a_connection_that_answers_nothing_for_long_is_dropped() -> None:
     assert reasons == ["no answer to x, and none to any other request in the last seconds"]
 
 
-def test_an_exclusive_consumer_is_no_missing_permission() -> None:
-    """RabbitMQ gives both the same code."""
+def test_an_exclusive_consumer_is_not_a_missing_permission() -> None:
+    """RabbitMQ uses the same code for both."""
     text = "ACCESS_REFUSED - queue 'q' in vhost '/' in exclusive use"
 
     assert isinstance(refusal("x", ChannelAccessRefused(text)), QueueInUse)
@@ -81,8 +81,8 @@ def test_an_exclusive_consumer_is_no_missing_permission() -> None:
     assert error.code == 403
 
 
-class Given:
-    """A channel that is open, until somebody says otherwise."""
+class OpenChannel:
+    """A channel that is open until the test closes it."""
 
     def __init__(self) -> None:
         self.is_closed = False
@@ -94,13 +94,13 @@ class Given:
         self.closes += 1
 
 
-async def test_a_number_is_free_once_its_channel_has_confirmed_that_it_is_closed() -> None:
-    """The lowest is taken; where all are taken there is none."""
-    used: dict[int, Given] = {}
+async def test_a_number_is_free_once_its_channel_has_confirmed_the_close() -> None:
+    """The lowest number is used; if all are in use, there is none."""
+    used: dict[int, OpenChannel] = {}
     numbers = ChannelNumbers(3, used, scratch=16)
     for number in (1, 2, 3):
         assert numbers.free() == number
-        used[number] = Given()
+        used[number] = OpenChannel()
         numbers.assign(number)
     assert numbers.free() is None
 
@@ -114,8 +114,8 @@ async def test_a_number_is_free_once_its_channel_has_confirmed_that_it_is_closed
     ("channel_max", "room", "scratch"),
     [(0, 65_519, 16), (2047, 2031, 16), (16, 14, 2), (4, 3, 1), (1, 1, 1)],
 )
-def test_room_for_consumers(channel_max: int, room: int, scratch: int) -> None:
-    """Some channels are kept for questions, but not all of them."""
+def test_the_limit_of_consumers(channel_max: int, room: int, scratch: int) -> None:
+    """Some channels are reserved for requests, but never all."""
     numbers = ChannelNumbers(channel_max, {}, scratch=16)
 
     assert (numbers.max_consumers, numbers.scratch) == (room, scratch)
@@ -125,12 +125,12 @@ def test_room_for_consumers(channel_max: int, room: int, scratch: int) -> None:
     assert numbers.reserve_consumer()
 
 
-async def test_scratch_channels_are_used_again_and_closed_after_the_last_turn() -> None:
-    """One that was refused something is not used again, nor one that was lost meanwhile."""
-    created: list[Given] = []
+async def test_scratch_channels_are_reused_and_closed_after_the_last_turn() -> None:
+    """A channel that was lost, or on which a request was refused, is not reused."""
+    created: list[OpenChannel] = []
 
-    async def create() -> Given:
-        created.append(Given())
+    async def create() -> OpenChannel:
+        created.append(OpenChannel())
         return created[-1]
 
     scratch = ScratchChannels(create, max_setups=2)
@@ -155,12 +155,12 @@ async def test_scratch_channels_are_used_again_and_closed_after_the_last_turn() 
     assert third.closes == 1
 
 
-async def test_turns_are_bounded() -> None:
-    """Whoever comes later waits."""
+async def test_turns_are_limited() -> None:
+    """Other callers wait."""
     running, most = 0, 0
 
-    async def create() -> Given:
-        return Given()
+    async def create() -> OpenChannel:
+        return OpenChannel()
 
     scratch = ScratchChannels(create, max_setups=3)
 
@@ -177,8 +177,8 @@ async def test_turns_are_bounded() -> None:
     assert most == 3
 
 
-def test_a_limit_that_is_reached_again_leaves_less() -> None:
-    """Two channels are for the publisher; who else takes channels cannot be known."""
+def test_a_limit_that_is_reached_again_is_reduced() -> None:
+    """Two channels are for the publisher; the channels of other connections are not known."""
     text = (
         "number of channels opened for user 'x' has reached the maximum allowed user limit of (10)"
     )

@@ -1,4 +1,4 @@
-"""FP2. What a singleton task declares, when it is due, and what its tokens say."""
+"""FP2. The declarations, the schedules and the tokens of singleton tasks."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.application import container_of, package_of
 from workerkit import Consumer, PeriodicTask, Run
 from workerkit.amqp.lease import lease_queue
-from workerkit.amqp.term import Token, Tokens
+from workerkit.amqp.lease_term import Token, Tokens
 from workerkit.app.assembly import assemble
 from workerkit.errors import StartError
 from workerkit.periodic.schedule import Schedule
@@ -23,7 +23,7 @@ HEARTBEAT = 15.0
 
 
 def each_minute(after: datetime) -> datetime:
-    """The next full minute."""
+    """Return the next full minute."""
     return after.replace(second=0, microsecond=0) + timedelta(minutes=1)
 
 
@@ -36,7 +36,7 @@ def schedule(every: float | None) -> Schedule:
 
 @given(st.floats(0.01, 100_000.0), st.floats(-1e6, 1e6, allow_nan=False, allow_infinity=False))
 def test_fp2_a_takeover_neither_doubles_nor_delays_a_run(every: float, ago: float) -> None:
-    """The next run is later than the last one, on its grid, and at most `every` away."""
+    """The next run is after the last one, in the same interval, and at most `every` later."""
     last = NOW.timestamp() - ago
 
     due = schedule(every).next(last, NOW).timestamp()
@@ -60,8 +60,8 @@ def test_fp2_a_takeover_neither_doubles_nor_delays_a_run(every: float, ago: floa
         pytest.param(-10_000, 60, id="the other clock was ahead"),
     ],
 )
-def test_fp2_every_goes_on_from_the_last_run(ago: float | None, ahead: float) -> None:
-    """Whichever process had it."""
+def test_fp2_every_continues_from_the_last_run(ago: float | None, ahead: float) -> None:
+    """Of any process."""
     last = 0.0 if ago is None else NOW.timestamp() - ago
 
     assert schedule(60.0).next(last, NOW) == NOW + timedelta(seconds=ahead)
@@ -78,15 +78,15 @@ def test_fp2_every_goes_on_from_the_last_run(ago: float | None, ahead: float) ->
         pytest.param(-100_000, 30, id="the other clock was wrong"),
     ],
 )
-def test_fp2_a_crontab_line_goes_on_from_the_last_run(ago: float | None, ahead: float) -> None:
-    """A time that passed during a takeover is made up for."""
+def test_fp2_a_crontab_line_continues_from_the_last_run(ago: float | None, ahead: float) -> None:
+    """A time that passed during a takeover is run late."""
     last = 0.0 if ago is None else NOW.timestamp() - ago
 
     assert schedule(None).next(last, NOW) == NOW + timedelta(seconds=ahead)
 
 
-def test_fp2_a_crontab_time_long_past_is_not_made_up_for() -> None:
-    """More than four heartbeats ago: the schedule goes on."""
+def test_fp2_a_crontab_time_long_past_is_skipped() -> None:
+    """More than four heartbeats ago: the next time is used."""
 
     def at_three(after: datetime) -> datetime:
         return after.replace(hour=3, minute=0, second=0) + timedelta(days=after.hour >= 3)
@@ -106,7 +106,7 @@ _OBJECTS = st.dictionaries(st.sampled_from(["number", "id", "scheduled"]), _VALU
 
 @given(st.one_of(st.binary(max_size=20), _OBJECTS.map(lambda found: json.dumps(found).encode())))
 def test_fp2_any_message_is_a_token_or_counts_as_zero(raw: bytes) -> None:
-    """Whoever may publish to the queue cannot stop a process."""
+    """A message of another publisher cannot stop a process."""
     token = Token.decode(raw)
 
     assert 0 <= token.number < 2**62
@@ -114,7 +114,7 @@ def test_fp2_any_message_is_a_token_or_counts_as_zero(raw: bytes) -> None:
 
 
 def test_fp2_the_highest_token_is_kept() -> None:
-    """Lower ones are to be acknowledged; the last one is never let go of."""
+    """Lower ones can be acknowledged; the last one is never acknowledged."""
     tokens = Tokens()
 
     assert tokens.add(1, Token())
@@ -127,7 +127,7 @@ def test_fp2_the_highest_token_is_kept() -> None:
 
 
 def test_fp2_the_queue_is_declared_for_one_consumer_without_a_limit() -> None:
-    """Whatever its type; a classic queue has no limits."""
+    """For each type; a classic queue has no limits."""
     single = {"x-single-active-consumer": True}
     no_limit = {"x-delivery-limit": -1}
 
@@ -142,14 +142,14 @@ def test_fp2_the_queue_is_declared_for_one_consumer_without_a_limit() -> None:
 # Declarations
 
 
-def faults(*classes: type[Consumer], **settings: Any) -> str:
-    """What is wrong with them."""
+def errors(*classes: type[Consumer], **settings: Any) -> str:
+    """Return the errors of the declaration."""
     with pytest.raises(StartError) as caught:
         assemble(container_of("amqp://127.0.0.1:1", **settings), [package_of(*classes)])
     return str(caught.value)
 
 
-def test_fp2_a_connection_without_singleton_is_a_fault() -> None:
+def test_fp2_a_connection_without_singleton_is_an_error() -> None:
     """It would have no effect."""
 
     class Cleanup(PeriodicTask):
@@ -159,7 +159,7 @@ def test_fp2_a_connection_without_singleton_is_a_fault() -> None:
 
         async def handle(self) -> None: ...
 
-    found = faults(Cleanup, amqp={"other": {"url": "amqp://127.0.0.1:1"}})
+    found = errors(Cleanup, amqp={"other": {"url": "amqp://127.0.0.1:1"}})
 
     assert found.count("Cleanup") == 2
     for name in ("connection", "vhost"):
@@ -167,7 +167,7 @@ def test_fp2_a_connection_without_singleton_is_a_fault() -> None:
 
 
 def test_fp2_a_task_of_a_base_with_a_connection_need_not_have_a_lease() -> None:
-    """The base is for others too, and an operator may switch the lease off."""
+    """The base class has other subclasses, and an operator may disable the lease."""
 
     class Shared(PeriodicTask, abstract=True):
         every = 1.0
@@ -185,7 +185,7 @@ def test_fp2_a_task_of_a_base_with_a_connection_need_not_have_a_lease() -> None:
     assemble(container_of("amqp://127.0.0.1:1", amqp=amqp, consumers=off), [package])
 
 
-def test_fp2_an_unknown_connection_is_a_fault() -> None:
+def test_fp2_an_unknown_connection_is_an_error() -> None:
     """As for consumers of queues."""
 
     class Cleanup(PeriodicTask):
@@ -195,10 +195,10 @@ def test_fp2_an_unknown_connection_is_a_fault() -> None:
 
         async def handle(self) -> None: ...
 
-    assert "the settings have no connection 'other', only default" in faults(Cleanup)
+    assert "the settings have no connection 'other', only default" in errors(Cleanup)
 
 
-def test_fp2_two_tasks_with_one_lease_are_a_fault() -> None:
+def test_fp2_two_tasks_with_one_lease_are_an_error() -> None:
     """The second would never run in the process of the first."""
 
     class One(PeriodicTask):
@@ -210,12 +210,12 @@ def test_fp2_two_tasks_with_one_lease_are_a_fault() -> None:
     class Two(One):
         pass
 
-    found = faults(One, Two)
+    found = errors(One, Two)
 
     assert "have the same lease 'same': rename one of them" in found
 
 
-def test_fp2_a_run_without_singleton_is_a_fault() -> None:
+def test_fp2_a_run_without_singleton_is_an_error() -> None:
     """There is no number that a database could compare."""
 
     class Cleanup(PeriodicTask):
@@ -223,14 +223,14 @@ def test_fp2_a_run_without_singleton_is_a_fault() -> None:
 
         async def handle(self, run: Run) -> None: ...
 
-    found = faults(Cleanup)
+    found = errors(Cleanup)
 
     assert "parameter 'run' is a Run, which only a task with singleton = True has" in found
 
 
 @pytest.mark.parametrize("wrong", [7, "", "x" * 201])
 def test_fp2_singleton_is_a_flag_or_a_name(wrong: object) -> None:
-    """Anything else is a fault."""
+    """Any other value is an error."""
 
     class Cleanup(PeriodicTask):
         every = 1.0
@@ -239,7 +239,7 @@ def test_fp2_singleton_is_a_flag_or_a_name(wrong: object) -> None:
 
     Cleanup.singleton = wrong  # type: ignore[assignment]
 
-    assert "option 'singleton' is" in faults(Cleanup)
+    assert "option 'singleton' is" in errors(Cleanup)
 
 
 @pytest.mark.parametrize(
@@ -256,7 +256,7 @@ def test_fp2_singleton_is_a_flag_or_a_name(wrong: object) -> None:
 def test_fp2_the_environment_may_set_it(
     monkeypatch: pytest.MonkeyPatch, text: str, right: object
 ) -> None:
-    """`…CONSUMERS__CLEANUP__SINGLETON`."""
+    """With `…CONSUMERS__CLEANUP__SINGLETON`."""
 
     class Cleanup(PeriodicTask):
         every = 1.0
@@ -271,7 +271,7 @@ def test_fp2_the_environment_may_set_it(
 
 
 def test_fp2_the_lease_is_named_after_the_top_level_package() -> None:
-    """Two applications on one virtual host may have tasks of the same name."""
+    """Two applications on one virtual host may have tasks with the same name."""
 
     class Cleanup(PeriodicTask):
         every = 1.0
@@ -290,8 +290,8 @@ def test_fp2_the_lease_is_named_after_the_top_level_package() -> None:
 # Tests of users
 
 
-async def test_fp2_a_singleton_runs_in_a_test_of_users() -> None:
-    """`tick` calls it with a run whose number grows, and `idle` does not wait for its token."""
+async def test_fp2_a_singleton_runs_in_tests_of_users() -> None:
+    """`tick` runs it with an increasing number, and `idle` does not wait for its token."""
     runs: list[Run] = []
 
     class Cleanup(PeriodicTask):
@@ -318,7 +318,7 @@ async def test_fp2_a_singleton_runs_in_a_test_of_users() -> None:
 
 
 async def test_fp2_a_sync_singleton_gets_its_run() -> None:
-    """Also in a thread."""
+    """In a thread, too."""
     runs: list[Run] = []
 
     class Cleanup(PeriodicTask):
@@ -335,8 +335,8 @@ async def test_fp2_a_sync_singleton_gets_its_run() -> None:
     assert len(runs) == 1
 
 
-async def test_fp2_a_test_calls_handle_with_a_run_of_its_own() -> None:
-    """No framework is needed."""
+async def test_fp2_a_test_can_call_handle_with_its_own_run() -> None:
+    """Nothing else of workerkit is needed."""
     seen: list[int] = []
 
     class Cleanup(PeriodicTask):

@@ -1,20 +1,19 @@
-"""What counts as not going on."""
+"""FR8. Frames and messages that make no progress."""
 
 import pytest
 
-from workerkit.amqp.frames import Unfinished
-from workerkit.amqp.stalls import StallDetector
+from workerkit.amqp.frames import StallDetector, UnfinishedInput
 
 LIMIT = 2.5
 
 
-def frame(received: int, key: object = "a") -> list[Unfinished]:
-    """A frame of which *received* bytes have arrived."""
-    return [Unfinished(key, received, 1024, "a frame")]
+def frame(received: int, key: object = "a") -> list[UnfinishedInput]:
+    """Return a frame of which *received* bytes have arrived."""
+    return [UnfinishedInput(key, received, 1024, "a frame")]
 
 
 def first_stall(comes: list[int], step: float = 0.5) -> int | None:
-    """The number of the check that finds the stall; None without one."""
+    """Return the number of the check that finds the stall; None if there is none."""
     stalls = StallDetector(LIMIT)
     for number, come in enumerate(comes):
         if stalls.check(frame(come), number * step):
@@ -27,30 +26,30 @@ def test_fr8_no_progress() -> None:
     assert first_stall([10] * 20) == 5
 
 
-def test_fr8_heartbeats_are_no_progress() -> None:
-    """A broken head swallows them: eight bytes each."""
+def test_fr8_heartbeats_are_not_progress() -> None:
+    """Heartbeats inside a frame of a wrong size have eight bytes each."""
     assert first_stall(list(range(10, 1000, 8))) == 5
 
 
-def test_fr8_a_slow_line_is_progress() -> None:
-    """However large the frame, as long as it grows by a kilobyte within 2.5 heartbeats."""
+def test_fr8_a_slow_connection_makes_progress() -> None:
+    """A frame of any size that grows by a kilobyte within 2.5 heartbeats does not stall."""
     assert first_stall(list(range(0, 100_000, 300))) is None
 
 
-def test_fr8_progress_begins_anew() -> None:
-    """The time counts from the last progress on."""
+def test_fr8_the_time_starts_at_the_last_progress() -> None:
+    """Earlier progress does not matter."""
     assert first_stall([0, 0, 0, 0, 2000, *[2000] * 10]) == 9
 
 
-def test_fr8_another_frame_is_another_one() -> None:
-    """A busy connection is always in the middle of some frame."""
+def test_fr8_each_frame_is_counted_separately() -> None:
+    """A busy connection always has an incomplete frame."""
     stalls = StallDetector(LIMIT)
 
     assert not any(stalls.check(frame(10, key), key * 0.5) for key in range(100))
 
 
 def test_fr8_a_process_that_could_not_check_reports_no_stall() -> None:
-    """After a handler that blocked the loop there are more checks before a stall is reported."""
+    """After a handler that blocked the event loop, more checks are needed."""
     stalls = StallDetector(LIMIT)
     stalls.check(frame(10), 0.0)
 
@@ -59,11 +58,11 @@ def test_fr8_a_process_that_could_not_check_reports_no_stall() -> None:
 
 
 @pytest.mark.parametrize("received", [0, 1])
-def test_fr8_a_message_goes_on_with_each_byte(received: int) -> None:
-    """Whole frames of a body are its progress, and nothing else comes into its count."""
+def test_fr8_each_byte_of_a_message_is_progress(received: int) -> None:
+    """Complete frames of its body are progress; frames of other channels are not."""
     stalls = StallDetector(LIMIT)
     results = [
-        stalls.check([Unfinished("m", number * received, 1, "a message")], number * 0.5)
+        stalls.check([UnfinishedInput("m", number * received, 1, "a message")], number * 0.5)
         for number in range(10)
     ]
 

@@ -1,4 +1,4 @@
-"""Field tables: what is written can be read, and what cannot be read raises one error."""
+"""Field tables: encoding and decoding are inverse, and invalid tables raise one error."""
 
 from datetime import UTC, datetime
 from decimal import Decimal
@@ -38,14 +38,14 @@ tables = st.recursive(
 
 
 @given(tables)
-def test_what_is_written_can_be_read(headers: dict[str, Any]) -> None:
-    """Every value that can be a header comes back as it was."""
+def test_encoded_values_can_be_decoded(headers: dict[str, Any]) -> None:
+    """Every value that can be a header is decoded to the same value."""
     assert decode(encode(headers)) == headers
 
 
 @given(st.binary(max_size=200))
 def test_any_bytes(raw: bytes) -> None:
-    """Bytes that are no table raise MalformedTable and nothing else."""
+    """Bytes that are not a table raise MalformedTable and no other error."""
     try:
         decode(raw)
         merge(raw, {"a": 1})
@@ -54,13 +54,13 @@ def test_any_bytes(raw: bytes) -> None:
 
 
 @given(tables, tables)
-def test_merging_is_laying_over(old: dict[str, Any], new: dict[str, Any]) -> None:
-    """Changed entries are replaced, all others stay."""
+def test_merge_replaces_entries(old: dict[str, Any], new: dict[str, Any]) -> None:
+    """Changed entries are replaced, all others are kept."""
     assert decode(merge(encode(old), new)) == {**old, **new}
 
 
-def test_entries_that_do_not_change_stay_byte_for_byte() -> None:
-    """A type that we would never write is still there after a merge."""
+def test_merge_keeps_the_bytes_of_other_entries() -> None:
+    """An entry with a type that workerkit never writes is unchanged after a merge."""
     original = pamqp_encode.field_table({"narrow": 1.5, "table": {"deep": [1, "two"]}})
 
     merged = merge(original, {"added": "x"})
@@ -77,13 +77,13 @@ def test_entries_that_do_not_change_stay_byte_for_byte() -> None:
         ),
     )
 )
-def test_pamqp_reads_the_same(headers: dict[str, Any]) -> None:
-    """Another implementation agrees on the bytes."""
+def test_pamqp_decodes_the_same(headers: dict[str, Any]) -> None:
+    """Another implementation decodes the bytes to the same values."""
     assert pamqp_decode.field_table(encode(headers))[1] == headers
 
 
-def test_a_table_too_deep() -> None:
-    """Nesting is bounded: a sender cannot make the interpreter run out of stack."""
+def test_nesting_is_limited() -> None:
+    """A sender cannot make the interpreter run out of stack."""
     raw = b""
     for _ in range(10_000):
         raw = b"A" + len(raw).to_bytes(4, "big") + raw
@@ -102,7 +102,7 @@ def test_a_table_too_deep() -> None:
         ({"a": Decimal("NaN")}, "a header cannot be NaN"),
     ],
 )
-def test_what_cannot_be_a_header(headers: dict[str, Any], error: str) -> None:
-    """A value that AMQP does not have is refused with its name."""
+def test_values_that_cannot_be_headers(headers: dict[str, Any], error: str) -> None:
+    """A value for which AMQP has no type is refused, with the name of the header."""
     with pytest.raises((TypeError, ValueError), match=error):
         encode(headers)

@@ -338,7 +338,7 @@ def test_without_its_transport_a_base_class_is_a_fault() -> None:
 
     with pytest.raises(
         DeclarationError,
-        match=r"this kind of consumer; .* AMQPConsumer, HTTPView, SSEConsumer, Periodic",
+        match=r"does not know this kind of consumer; .* AMQPConsumer, HTTPView, SSEConsumer, ",
     ):
         runner.assemble()
 

@@ -10,11 +10,10 @@ from collections.abc import Callable
 from struct import Struct
 from typing import Any
 
-from workerkit.amqp.frames import MalformedFrame
+from workerkit.amqp.frames import BASIC_CLASS, FRAME_END, METHOD, MalformedFrame
 
-_FRAME_END = 0xCE
 _ACK = Struct(">BHIHHQBB").pack  # frame type, channel, size, class, method, tag, multiple, end
-_METHOD, _SIZE, _BASIC, _ACK_ID, _REJECT_ID, _NACK_ID = 1, 13, 60, 80, 90, 120
+_SIZE, _ACK_ID, _REJECT_ID, _NACK_ID = 13, 80, 90, 120
 _MULTIPLE, _NACK_REQUEUE = 1, 2  # The bits of basic.nack.
 
 
@@ -136,7 +135,7 @@ class Acks:
         self._outstanding.clear()
         bits = _NACK_REQUEUE | _MULTIPLE
         return self._send(
-            _ACK(_METHOD, self._channel, _SIZE, _BASIC, _NACK_ID, last, bits, _FRAME_END)
+            _ACK(METHOD, self._channel, _SIZE, BASIC_CLASS, _NACK_ID, last, bits, FRAME_END)
         )
 
     def flush(self) -> None:
@@ -193,7 +192,7 @@ class Acks:
             return False
         del self._outstanding[tag]
         return self._send(
-            _ACK(_METHOD, self._channel, _SIZE, _BASIC, method, tag, bits, _FRAME_END)
+            _ACK(METHOD, self._channel, _SIZE, BASIC_CLASS, method, tag, bits, FRAME_END)
         )
 
     def _report_unsent(self, taken: dict[int, Any]) -> None:
@@ -216,10 +215,10 @@ class Acks:
     def _single_ack(self, tag: int) -> bytes:
         """Do the same as `_frames` for one tag, the most common case with little load."""
         del self._outstanding[tag]
-        return _ACK(_METHOD, self._channel, _SIZE, _BASIC, _ACK_ID, tag, False, _FRAME_END)
+        return _ACK(METHOD, self._channel, _SIZE, BASIC_CLASS, _ACK_ID, tag, False, FRAME_END)
 
     def _frame(self, tag: int, *, multiple: bool) -> bytes:
-        return _ACK(_METHOD, self._channel, _SIZE, _BASIC, _ACK_ID, tag, multiple, _FRAME_END)
+        return _ACK(METHOD, self._channel, _SIZE, BASIC_CLASS, _ACK_ID, tag, multiple, FRAME_END)
 
     def _send(self, frames: bytes) -> bool:
         if not self._write(frames):

@@ -16,13 +16,14 @@ _MAX_REMEMBERED = 64
 
 
 @dataclass(slots=True)
-class Attempt:
+class ConnectionAttempt:
     """One attempt to connect to one server.
 
     Attributes:
         server: The server, with its port.
         failed: Addresses that accepted a connection which failed later, each with a number that
-            grows with time. They are tried after all others, the latest last.
+            increases with time. They are tried after all others, the one that failed last at the
+            end.
         tried: The addresses that were tried so far, in order.
         address: The address that accepted the connection; empty until then.
     """
@@ -35,7 +36,7 @@ class Attempt:
     async def connect(self) -> socket.socket:
         """Open a TCP connection to the first address of the server that accepts one.
 
-        The addresses are tried as RFC 8305 describes ("happy eyeballs"): the next one when the
+        The addresses are tried as RFC 8305 ("Happy Eyeballs") describes: the next one when the
         previous one has failed, or has not answered within a quarter of a second.
 
         Raises:
@@ -57,18 +58,18 @@ class Attempt:
         except OSError as error:
             if error.errno is None:
                 raise
-            # The system's own words, such as "Connection refused", not "Connect call failed".
+            # The text of the operating system, such as "Connection refused".
             raise OSError(error.errno, os.strerror(error.errno)) from error
         try:
             self.address = _format_address(connected.getpeername())
-        except OSError:  # The server has closed it already.
+        except OSError:  # The server has already closed it.
             connected.close()
             raise
         return connected
 
     @property
     def addresses(self) -> str:
-        """The address in use, or else those that were tried, for logs and errors.
+        """Return the address in use, or those that were tried, for logs and errors.
 
         Empty if the server is configured by its address, or if its name was not resolved.
         """
@@ -81,7 +82,7 @@ class Attempt:
         return socket.socket(family, kind, protocol)
 
 
-class Rotation:
+class ServerRotation:
     """The order in which the servers of a connection are tried: one after the other.
 
     The first server is random, so many workers spread over a cluster. A server whose connection was
@@ -93,16 +94,16 @@ class Rotation:
         self._failures = 0
         self._failed: dict[str, int] = {}
 
-    def attempt(self, servers: Sequence[Host]) -> Attempt:
+    def attempt(self, servers: Sequence[Host]) -> ConnectionAttempt:
         """Create the next attempt. *servers* may change from one call to the next."""
-        return Attempt(servers[self._next % len(servers)], self._failed)
+        return ConnectionAttempt(servers[self._next % len(servers)], self._failed)
 
-    def failed(self, attempt: Attempt, servers: Sequence[Host]) -> bool:
+    def failed(self, attempt: ConnectionAttempt, servers: Sequence[Host]) -> bool:
         """Note that an attempt failed, or that its connection was lost.
 
         Returns:
             Whether all of *servers* have failed since the last stable connection: then the caller
-            should pause. Otherwise the next server can be tried at once.
+            should pause. Otherwise the next server can be tried immediately.
         """
         self._next += 1
         self._failures += 1
@@ -113,7 +114,7 @@ class Rotation:
         return self._failures % len(servers) == 0
 
     def stable(self) -> None:
-        """Note that a connection was stable: earlier failures do not count any more."""
+        """Note that a connection was stable: discard earlier failures."""
         self._failures = 0
         self._failed.clear()
 
@@ -123,6 +124,6 @@ def _address_of(info: AddrInfoType) -> str:
 
 
 def _format_address(address: Sequence[object]) -> str:
-    """A socket's address, as `host:port`."""
+    """Return the address of a socket as `host:port`."""
     name, port, *_ = address
     return str(Host(str(name), int(str(port))))

@@ -1,4 +1,4 @@
-"""Messages that are asked for one by one, by basic.get, on a channel of their own."""
+"""Get messages one by one with basic.get, on a separate channel."""
 
 import asyncio
 from collections import deque
@@ -7,27 +7,25 @@ from struct import Struct
 from typing import Any
 
 from workerkit.amqp.acks import Acks
-from workerkit.amqp.frames import MalformedFrame
+from workerkit.amqp.frames import BASIC_GET, METHOD, MalformedFrame, encode_frame
 from workerkit.amqp.message import AMQPMessage
 from workerkit.errors import ConnectionLost, InvalidBody
 
-_HEAD = Struct(">BHI").pack
-_U64 = Struct(">Q").unpack_from
-_GET = b"\x00\x3c\x00\x46\x00\x00"  # class, method, a reserved short
-_METHOD, _WITH_ACK, _FRAME_END = 1, b"\x00", b"\xce"
+_RESERVED, _WITH_ACK = b"\x00\x00", b"\x00"
+_unpack_u64 = Struct(">Q").unpack_from
 
-Answer = asyncio.Future[AMQPMessage[Any] | None]
+GetReply = asyncio.Future[AMQPMessage[Any] | None]
 
 
-class Gets:
-    """The questions on one channel; the broker answers them in order.
+class GetRequests:
+    """The basic.get requests of one channel; the broker replies in their order.
 
-    Not by aiormq, which decodes headers: what senders may write there would end the connection.
+    aiormq's basic.get is not used: it decodes headers, and fails on some that senders may write.
 
     Args:
-        channel: Its number.
-        acks: Settles what comes.
-        write: Sends bytes; False once nothing can be sent.
+        channel: The number of the channel.
+        acks: Settles the messages.
+        write: Sends bytes; returns False if nothing can be sent any more.
         lost: Done when the channel is closed.
     """
 
@@ -42,34 +40,34 @@ class Gets:
         self._acks = acks
         self._write = write
         self._lost = lost
-        self._asked: deque[tuple[str, Answer]] = deque()
+        self._pending: deque[tuple[str, GetReply]] = deque()
         lost.add_done_callback(self._on_lost)
 
-    def ask(self, queue: str) -> Answer:
-        """Ask for the first message of *queue*: None if it has none.
+    def request(self, queue: str) -> GetReply:
+        """Request the first message of *queue*; the reply is None if the queue is empty.
 
         Raises:
             ConnectionLost: The channel is closed.
-            ValueError: No queue can have this name.
+            ValueError: The name is too long.
         """
         if self._lost.done():
             raise self._lost.result()
-        frame = _frame(self._channel, queue)
-        answer: Answer = asyncio.get_running_loop().create_future()
-        self._asked.append((queue, answer))
+        frame = _get_frame(self._channel, queue)
+        reply: GetReply = asyncio.get_running_loop().create_future()
+        self._pending.append((queue, reply))
         self._write(frame)
-        return answer
+        return reply
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Answer the oldest request with a message.
+        """Resolve the oldest request with a message.
 
         Raises:
             MalformedFrame: There is no request.
         """
-        if not self._expected():
+        if not self._has_request():
             return  # The channel is lost, so this message is requeued.
-        queue, answer = self._asked.popleft()
-        (tag,) = _U64(method, 1)  # Behind an empty consumer tag.
+        queue, reply = self._pending.popleft()
+        (tag,) = _unpack_u64(method, 1)  # After an empty consumer tag.
         self._acks.expect(tag)
         message: AMQPMessage[Any] = AMQPMessage(
             body,
@@ -79,54 +77,54 @@ class Gets:
             properties=properties,
             acks=self._acks,
         )
-        if not answer.done():
-            answer.set_result(message)
+        if not reply.done():
+            reply.set_result(message)
 
     def oversized(self, method: bytes, properties: bytes, size: int) -> None:
-        """Answer the oldest request: the message is larger than allowed."""
-        if self._expected():
-            _, answer = self._asked.popleft()
-            self._acks.expect(_U64(method, 1)[0])
-            if not answer.done():
-                answer.set_exception(InvalidBody(f"a message of {size} bytes is too large"))
+        """Fail the oldest request: the message is larger than allowed."""
+        if self._has_request():
+            _, reply = self._pending.popleft()
+            self._acks.expect(_unpack_u64(method, 1)[0])
+            if not reply.done():
+                reply.set_exception(InvalidBody(f"a message of {size} bytes is too large"))
 
     def empty(self) -> None:
-        """Answer the oldest request: the queue is empty.
+        """Resolve the oldest request with None: the queue is empty.
 
         Raises:
             MalformedFrame: There is no request.
         """
-        if self._expected():
-            _, answer = self._asked.popleft()
-            if not answer.done():
-                answer.set_result(None)
+        if self._has_request():
+            _, reply = self._pending.popleft()
+            if not reply.done():
+                reply.set_result(None)
 
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Nothing is published on this channel."""
+        """Do nothing: nothing is published on this channel."""
 
     def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
-        """Nothing is published on this channel."""
+        """Do nothing: nothing is published on this channel."""
 
     def closed(self) -> None:
-        """The broker closes the channel, and hears nothing that is sent on it from now on."""
+        """Stop sending acks: the broker ignores everything after its channel.close."""
         self._acks.fence()
 
-    def _expected(self) -> bool:
-        """Whether there is a request; there is none once the channel is lost."""
-        if not self._asked and not self._lost.done():
-            raise MalformedFrame("an answer to basic.get without a request")
-        return bool(self._asked)
+    def _has_request(self) -> bool:
+        """Return whether there is a request; there is none once the channel is lost."""
+        if not self._pending and not self._lost.done():
+            raise MalformedFrame("a reply to basic.get without a request")
+        return bool(self._pending)
 
     def _on_lost(self, lost: "asyncio.Future[ConnectionLost]") -> None:
-        for _, answer in self._asked:
-            if not answer.done():
-                answer.set_exception(lost.result())
-        self._asked.clear()
+        for _, reply in self._pending:
+            if not reply.done():
+                reply.set_exception(lost.result())
+        self._pending.clear()
 
 
-def _frame(channel: int, queue: str) -> bytes:
+def _get_frame(channel: int, queue: str) -> bytes:
     name = queue.encode()
     if len(name) > 255:
         raise ValueError(f"the name of the queue is {len(name)} bytes long, and AMQP allows 255")
-    payload = _GET + bytes((len(name),)) + name + _WITH_ACK
-    return _HEAD(_METHOD, channel, len(payload)) + payload + _FRAME_END
+    payload = BASIC_GET + _RESERVED + bytes((len(name),)) + name + _WITH_ACK
+    return encode_frame(METHOD, channel, payload)

@@ -5,7 +5,7 @@ import logging
 from collections.abc import Iterable
 from functools import partial
 
-from workerkit.amqp.declare import Made, make_sure
+from workerkit.amqp.declare import Created, ensure_exchange
 from workerkit.amqp.frames import NOT_FOUND
 from workerkit.amqp.queue import Binding, Queue
 from workerkit.amqp.session import Session, scratch
@@ -21,8 +21,8 @@ Refusals = list[tuple[Binding, BrokerRefused]]
 class Bindings:
     """The bindings of one consumer.
 
-    A binding that the broker refuses does not stop the consumer, whose queue may have messages. It
-    is logged once and tried again as long as the connection lasts.
+    A binding that the broker refuses does not stop the consumer, as its queue may have messages.
+    The refusal is logged once, and the binding is retried until the connection is lost.
     """
 
     def __init__(self, consumer: str) -> None:
@@ -30,28 +30,28 @@ class Bindings:
         self._logged: set[tuple[str, str, str]] = set()
         self._retrying: dict[str, asyncio.Task[None]] = {}
 
-    async def create(self, session: Session, queue: Queue, made: Made) -> None:
+    async def create(self, session: Session, queue: Queue, created: Created) -> None:
         """Bind a queue that exists.
 
         Args:
-            made: Gets the names of the exchanges that are declared because they are missing, and
-                of the bindings of a queue that has been declared.
+            created: The exchanges that were missing and are declared are added to it, and the
+                bindings of a queue that has just been declared.
 
         Raises:
             ConnectionLost: The session was lost.
         """
-        refused = await bind(session, queue.name, queue.bindings, made)
+        refused = await bind(session, queue.name, queue.bindings, created)
         self._log(queue, refused)
-        if (before := self._retrying.pop(queue.name, None)) is not None:
-            # Of the same connection, when the queue is only set up again.
-            cancel(before)
+        if (previous := self._retrying.pop(queue.name, None)) is not None:
+            # It uses the same connection if only the channel of the queue was lost.
+            cancel(previous)
         if refused:
             retrying = asyncio.create_task(self._retry(session, queue, refused))
             self._retrying[queue.name] = retrying
-            retrying.add_done_callback(partial(self._forget, queue.name))
+            retrying.add_done_callback(partial(self._remove_task, queue.name))
 
-    def _forget(self, queue: str, ended: "asyncio.Task[None]") -> None:
-        if self._retrying.get(queue) is ended:
+    def _remove_task(self, queue: str, task: "asyncio.Task[None]") -> None:
+        if self._retrying.get(queue) is task:
             del self._retrying[queue]
 
     async def _retry(self, session: Session, queue: Queue, refused: Refusals) -> None:
@@ -61,13 +61,13 @@ class Bindings:
             if session.gone:
                 return
             try:
-                left = await bind(session, queue.name, [each for each, _ in refused], Made())
+                left = await bind(session, queue.name, [each for each, _ in refused], Created())
             except ConnectionLost:
                 # Either the session is gone, or the next attempt uses another channel.
                 continue
-            still = [binding for binding, _ in left]
+            still_refused = [binding for binding, _ in left]
             for binding, _ in refused:
-                if binding not in still:
+                if binding not in still_refused:
                     log.info("binding created", extra=self._fields(queue, binding))
             refused = left
 
@@ -91,11 +91,13 @@ class Bindings:
         }
 
 
-async def bind(session: Session, queue: str, bindings: Iterable[Binding], made: Made) -> Refusals:
+async def bind(
+    session: Session, queue: str, bindings: Iterable[Binding], created: Created
+) -> Refusals:
     """Create bindings, and declare their exchanges if they are missing.
 
     Args:
-        made: As for `Bindings.create`.
+        created: As for `Bindings.create`.
 
     Returns:
         The bindings that the broker refuses.
@@ -106,26 +108,26 @@ async def bind(session: Session, queue: str, bindings: Iterable[Binding], made: 
     refused: Refusals = []
     for binding in bindings:
         try:
-            await _bind(session, queue, binding, made)
+            await _bind(session, queue, binding, created)
         except BrokerRefused as error:
             refused.append((binding, error))
             continue
-        if queue in made.queues:
-            # The broker does not tell whether a binding of an existing queue is new.
+        if queue in created.queues:
+            # The broker does not report whether a binding of an existing queue is new.
             key = f" with routing key {binding.routing_key!r}" if binding.routing_key else ""
-            made.bindings.append(f"{binding.exchange} to {queue}{key}")
+            created.bindings.append(f"{binding.exchange} to {queue}{key}")
     return refused
 
 
-async def _bind(session: Session, queue: str, binding: Binding, made: Made) -> None:
+async def _bind(session: Session, queue: str, binding: Binding, created: Created) -> None:
     try:
         await _bind_existing(session, queue, binding)
     except BrokerRefused as error:
-        # Only now: usually the exchange exists.
+        # The exchange is only checked after a failure, as it usually exists.
         if error.code != NOT_FOUND or isinstance(binding.exchange, str):
             raise
-        if await make_sure(session, binding.exchange):
-            made.exchanges.append(str(binding.exchange))
+        if await ensure_exchange(session, binding.exchange):
+            created.exchanges.append(str(binding.exchange))
         await _bind_existing(session, queue, binding)
 
 

@@ -1,4 +1,4 @@
-"""Channel numbers of one connection: which are free, and how many are allowed.
+"""Choose the channel numbers of one connection, and limit the number of its channels.
 
 RabbitMQ closes the connection when a channel is opened with a number above `channel_max`, or with
 one that is in use. aiormq takes the number after the highest in use and ignores the limit, so
@@ -13,13 +13,13 @@ HIGHEST = 65_535
 _SHARE = 8
 _PUBLISHER_CHANNELS = 2
 # NOT_ALLOWED - number of channels opened for user 'x' has reached the maximum allowed user limit
-# of (10), or of 10 from RabbitMQ 4.3 on. A node may have a limit as well. A client learns of both
-# only when they are reached.
+# of (10), or of 10 from RabbitMQ 4.3 on. A node may have a limit as well. A client gets to know
+# these limits only when they are reached.
 _REACHED = re.compile(r"(number of channels opened .*)limit of \(?(\d+)")
 
 
 class ChannelLimit(NamedTuple):
-    """A limit of channels for more than one connection.
+    """A limit of channels, which may be for several connections together.
 
     Attributes:
         most: How many channels one connection may open.
@@ -31,7 +31,7 @@ class ChannelLimit(NamedTuple):
 
 
 def parse_limit(refusal: str, before: ChannelLimit | None) -> ChannelLimit | None:
-    """Parse the limit from a connection.close; None if that has another reason.
+    """Parse the limit from the text of a connection.close; None if it has another reason.
 
     Args:
         before: The limit that was known. If it was reached nevertheless, other connections use
@@ -51,14 +51,14 @@ class NumberedChannel(Protocol):
 
     @property
     def is_closed(self) -> bool:
-        """Whether it is closed, and channel.close or channel.close-ok was sent."""
+        """Return whether it is closed, and channel.close or channel.close-ok was sent."""
 
 
 class ChannelNumbers:
     """The channel numbers of one connection.
 
     Args:
-        channel_max: The highest number that both sides agreed on; 0 where there is no limit.
+        channel_max: The highest number that both sides agreed on; 0 if there is no limit.
         used: By number, the channels that are open, or whose close the broker has not confirmed: a
             late reply must not be read as one for the next channel. A live view.
         scratch: Channels to reserve in addition to those of consumers.
@@ -73,7 +73,7 @@ class ChannelNumbers:
 
     @property
     def max_consumers(self) -> int:
-        """How many consumers may have a channel at the same time."""
+        """Return how many consumers may have a channel at the same time."""
         return max(1, self.highest - self.scratch)
 
     def free(self) -> int | None:
@@ -81,8 +81,8 @@ class ChannelNumbers:
         for number in range(1, self.highest + 1):
             if number in self._used:
                 continue
-            # One that the broker has closed is not in use, and may have yet to confirm that: the
-            # confirmation must not be overtaken.
+            # A channel that the broker has closed is not in use, but aiormq may not have sent
+            # channel.close-ok yet. It must be sent before the channel.open with this number.
             assigned = self._assigned.get(number)
             if assigned is None or assigned.is_closed:
                 return number

@@ -1,4 +1,4 @@
-"""A channel in confirm mode: messages out as bytes, confirms and returns in from the tap."""
+"""Publish on a channel in confirm mode, and match confirms and returns to the publishes."""
 
 import asyncio
 import math
@@ -9,31 +9,37 @@ from struct import Struct
 from typing import Any
 
 from workerkit.amqp.channel import Channel
-from workerkit.amqp.frames import PRECONDITION_FAILED, MalformedFrame
+from workerkit.amqp.frames import (
+    BASIC_CLASS,
+    BODY,
+    FRAME_OVERHEAD,
+    HEADER,
+    METHOD,
+    PRECONDITION_FAILED,
+    MalformedFrame,
+    encode_frame,
+)
+from workerkit.amqp.outgoing import OutgoingMessage
 from workerkit.amqp.properties import decode
 from workerkit.amqp.session import Session
 from workerkit.errors import BrokerRefused, ConnectionLost, MessageTooLarge
 
-_HEAD = Struct(">BHI").pack
-_PUBLISH = b"\x00\x3c\x00\x28\x00\x00"  # class, method, a reserved short
-_CONTENT = Struct(">HHQ").pack
-_FRAME_END = b"\xce"
-_METHOD, _HEADER, _BODY = 1, 2, 3
-_FRAME_OVERHEAD = 8
+_pack_content = Struct(">HHQ").pack  # class, a reserved short, size of the body
 _DRAIN_ABOVE = 256 * 1024
-DEFAULT_EXCHANGE = "amq.default"  # As the broker calls it when it refuses.
+DEFAULT_EXCHANGE = "amq.default"  # Its name in the broker's errors.
 TOO_LARGE = "larger than"
 
 
-class Returned(Exception):
-    """The broker gave a mandatory message back."""
+class MessageReturned(Exception):
+    """The broker returned a mandatory message."""
 
 
-class Refused(Exception):
-    """The broker did not take a message over.
+class MessageRefused(Exception):
+    """The broker refused a message.
 
     Attributes:
-        code: AMQP's reply code where it closed the channel over it, 0 for a basic.nack.
+        code: AMQP's reply code if the broker closed the channel because of the message; 0 for a
+            basic.nack.
     """
 
     def __init__(self, text: str, code: int = 0) -> None:
@@ -42,7 +48,7 @@ class Refused(Exception):
 
 
 class InDoubt(ConnectionLost):
-    """The broker closed the channel because of another message, and may have taken this one."""
+    """The broker closed the channel because of another message; it may have accepted this one."""
 
 
 class NotProcessed(ConnectionLost):
@@ -54,7 +60,7 @@ class _Pending:
     """A publish that waits for its confirm.
 
     Attributes:
-        since: When it was sent, in seconds of the loop.
+        since: When it was sent, in seconds of the event loop's clock.
     """
 
     confirm: "asyncio.Future[None]"
@@ -67,12 +73,12 @@ class _Pending:
 
 
 class Confirms:
-    """A channel in confirm mode and the publishes that wait for theirs.
+    """A channel in confirm mode, and its publishes that wait for a confirm.
 
-    What is published in one turn of the event loop goes out with one `send`.
+    All messages of one iteration of the event loop are sent with one `send`.
 
     Attributes:
-        last_confirm: When the broker last confirmed anything, in seconds of the loop.
+        last_confirm: When the broker last confirmed anything, in seconds of the loop's clock.
     """
 
     def __init__(self, session: Session, channel: Channel) -> None:
@@ -82,38 +88,38 @@ class Confirms:
         self._pending: dict[int, _Pending] = {}
         self._returned: dict[int, str] = {}
         self._unsent: list[bytes] = []
-        self._largest = session.frame_max - _FRAME_OVERHEAD
+        self._largest = session.frame_max - FRAME_OVERHEAD
         self._loop = asyncio.get_running_loop()
         self.last_confirm = 0.0
-        channel.tap(self)
+        channel.deliver_to(self)
         channel.lost.add_done_callback(self._on_lost)
 
     @property
     def lost(self) -> bool:
-        """Whether the channel is closed."""
+        """Return whether the channel is closed."""
         return self.channel.lost.done()
 
     @property
     def blocked(self) -> bool:
-        """Whether the broker blocks publishers of this connection."""
+        """Return whether the broker blocks publishers of this connection."""
         return not self.session.protocol.unblocked.is_set()
 
     @property
     def is_writable(self) -> bool:
-        """Whether a publish can be sent without waiting."""
+        """Return whether a publish can be sent without waiting."""
         protocol = self.session.protocol
         return protocol.unblocked.is_set() and (
             protocol.socket.get_write_buffer_size() <= _DRAIN_ABOVE
         )
 
     async def writable(self, closed: "asyncio.Future[None]") -> None:
-        """Wait while the broker blocks publishers, or while the socket takes no more.
+        """Wait while the broker blocks publishers, or while the write buffer of the socket is full.
 
         Args:
-            closed: Done when nobody wants to publish any more.
+            closed: Done when the publisher is closed.
 
         Raises:
-            OSError: The socket was closed meanwhile.
+            OSError: The socket was closed.
         """
         protocol = self.session.protocol
         while self.blocked and not self.lost and not closed.done():
@@ -126,16 +132,16 @@ class Confirms:
         if protocol.socket.get_write_buffer_size() > _DRAIN_ABOVE:
             await protocol.drained()
 
-    def publish(self, message: "Outgoing") -> "asyncio.Future[None]":
-        """Send a message; the future is done when the broker has confirmed it.
+    def publish(self, message: OutgoingMessage) -> "asyncio.Future[None]":
+        """Send a message; return a future that is done when the broker has confirmed it.
 
         Raises:
-            MessageTooLarge: Its properties do not fit into a frame: the broker would close the
-                connection over it.
+            MessageTooLarge: The properties do not fit into a frame: the broker would close the
+                connection.
             ConnectionLost: Nothing was sent.
         """
         body = message.body
-        header = _CONTENT(60, 0, len(body)) + message.properties
+        header = _pack_content(BASIC_CLASS, 0, len(body)) + message.properties
         if len(header) > self._largest:
             raise MessageTooLarge(
                 f"its headers and properties have {len(header)} bytes; at most {self._largest} fit"
@@ -145,10 +151,10 @@ class Confirms:
         if not self._unsent:
             self._loop.call_soon(self._send)
         number = self.channel.number
-        self._unsent.append(_frame(_METHOD, number, message.method))
-        self._unsent.append(_frame(_HEADER, number, header))
+        self._unsent.append(encode_frame(METHOD, number, message.method))
+        self._unsent.append(encode_frame(HEADER, number, header))
         self._unsent += [
-            _frame(_BODY, number, body[start : start + self._largest])
+            encode_frame(BODY, number, body[start : start + self._largest])
             for start in range(0, len(body), self._largest)
         ]
         confirm: asyncio.Future[None] = self._loop.create_future()
@@ -167,31 +173,31 @@ class Confirms:
 
     @property
     def waiting_since(self) -> float:
-        """When the oldest publish without a confirm was sent, in seconds of the loop."""
+        """Return when the oldest publish without a confirm was sent, in seconds of the loop."""
         oldest = next(iter(self._pending.values()), None)
         return math.inf if oldest is None else oldest.since
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Nothing is consumed on this channel."""
+        """Do nothing: this channel has no consumer."""
 
     def oversized(self, method: bytes, properties: bytes, size: int) -> None:
-        """Nothing is consumed on this channel."""
+        """Do nothing: this channel has no consumer."""
 
     def empty(self) -> None:
-        """Nothing is asked for on this channel."""
+        """Do nothing: no basic.get is sent on this channel."""
 
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Note which publish came back; its confirm, which follows, is positive all the same."""
+        """Note which message was returned. The confirm that follows is positive nevertheless."""
         text, exchange, routing_key = _texts(method[2:])
-        came_back = decode(properties).message_id, exchange, routing_key
+        returned = decode(properties).message_id, exchange, routing_key
         for tag, pending in self._pending.items():
             sent = pending.message_id, pending.exchange, pending.routing_key
-            if sent == came_back and tag not in self._returned:
+            if sent == returned and tag not in self._returned:
                 self._returned[tag] = text
                 return
 
     def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
-        """Wake the publishes that this confirm is for.
+        """Set the results of the publishes that this confirm is for.
 
         Raises:
             MalformedFrame: It is for no publish, or for one that was confirmed already.
@@ -208,25 +214,29 @@ class Confirms:
             if pending.confirm.done():
                 continue
             if not accepted:
-                pending.confirm.set_exception(Refused("the broker did not take it over"))
+                pending.confirm.set_exception(
+                    MessageRefused("the broker refused it with basic.nack")
+                )
             elif returned is not None:
-                pending.confirm.set_exception(Returned(returned))
+                pending.confirm.set_exception(MessageReturned(returned))
             else:
                 pending.confirm.set_result(None)
 
     def closed(self) -> None:
-        """The broker closes the channel; `lost` follows."""
+        """Do nothing: `lost` is done next."""
 
     def _send(self) -> None:
-        # One write: nothing of another sender may come between the frames of a message.
+        # One write: no other frame of this channel may be between the frames of a message.
         frames, self._unsent = self._unsent, []
         if not self.lost:
             self.session.protocol.write(b"".join(frames))
 
     def _on_lost(self, lost: "asyncio.Future[ConnectionLost]") -> None:
-        """Fail the publishes that wait: the cause of the close is refused, the rest is in doubt.
+        """Fail the publishes that wait for a confirm.
 
-        The broker processes messages in order. It has not processed those after the cause.
+        The message that made the broker close the channel was refused. The broker processes
+        messages in order: it has not processed those after the cause, and the outcome of those
+        before it is unknown.
         """
         reason, waiting = lost.result(), list(self._pending.values())
         self._pending.clear()
@@ -237,7 +247,7 @@ class Confirms:
         if len(waiting) == 1:
             causes = [0]
         after = causes[-1] + 1 if causes else len(waiting)
-        _fail([waiting[each] for each in causes], lambda: Refused(str(reason), reason.code))
+        _fail([waiting[each] for each in causes], lambda: MessageRefused(str(reason), reason.code))
         _fail(waiting[:after], lambda: InDoubt(f"lost before the confirm: {reason}"))
         _fail(waiting[after:], lambda: NotProcessed(f"not processed by the broker: {reason}"))
 
@@ -249,7 +259,7 @@ def _fail(waiting: list[_Pending], error: Callable[[], Exception]) -> None:
 
 
 def _is_cause(error: BrokerRefused, pending: _Pending) -> bool:
-    """Whether the broker closed the channel over this publish, as far as its words tell."""
+    """Return whether the broker's reply text names this publish as the reason for the close."""
     text = str(error)
     if error.code == PRECONDITION_FAILED:
         if pending.user_id is not None and f"user_id property set to '{pending.user_id}'" in text:
@@ -258,48 +268,11 @@ def _is_cause(error: BrokerRefused, pending: _Pending) -> bool:
     return f"'{pending.exchange or DEFAULT_EXCHANGE}'" in text
 
 
-@dataclass(frozen=True, slots=True)
-class Outgoing:
-    """A message as it goes out.
-
-    Attributes:
-        properties: Flags and values, see `workerkit.amqp.properties`.
-        user_id: That of the properties.
-    """
-
-    message_id: str
-    exchange: str
-    routing_key: str
-    mandatory: bool
-    properties: bytes
-    body: bytes
-    user_id: str | None = None
-
-    @property
-    def method(self) -> bytes:
-        """The basic.publish."""
-        return _publish_method(self.exchange, self.routing_key, mandatory=self.mandatory)
-
-
 def _texts(raw: bytes) -> list[str]:
-    """The short strings that *raw* consists of."""
+    """Return the short strings that *raw* consists of."""
     texts = []
     while raw:
         end = 1 + raw[0]
         texts.append(raw[1:end].decode(errors="surrogateescape"))
         raw = raw[end:]
     return texts
-
-
-def _publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
-    parts = [_PUBLISH]
-    for what, text in (("exchange", exchange), ("routing key", routing_key)):
-        encoded = text.encode()
-        if len(encoded) > 255:
-            raise ValueError(f"the {what} is {len(encoded)} bytes long, and AMQP allows 255")
-        parts += [bytes((len(encoded),)), encoded]
-    return b"".join([*parts, b"\x01" if mandatory else b"\x00"])
-
-
-def _frame(kind: int, channel: int, payload: bytes) -> bytes:
-    return b"".join((_HEAD(kind, channel, len(payload)), payload, _FRAME_END))

@@ -1,44 +1,45 @@
-"""Keep one connection to RabbitMQ alive: connect, watch, lose, connect again."""
+"""Keep one connection to RabbitMQ open: connect, monitor the connection, and reconnect."""
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
-from workerkit.amqp.addresses import Attempt, Rotation
+from workerkit.amqp.addresses import ConnectionAttempt, ServerRotation
 from workerkit.amqp.channel_numbers import ChannelLimit, parse_limit
-from workerkit.amqp.frames import MalformedFrame
-from workerkit.amqp.handshake import EXPLAINED
+from workerkit.amqp.frames import STALL_CHECKS, MalformedFrame, StallDetector
+from workerkit.amqp.handshake import SELF_EXPLANATORY
 from workerkit.amqp.session import Session, connect_to
-from workerkit.amqp.stalls import CHECKS, StallDetector
 from workerkit.config.connections import AMQPSettings
 from workerkit.describe import summarize_error, without_needless_traceback
-from workerkit.observe import Connection, Event, Observer, tell
+from workerkit.observe import Connection as ConnectionRecord
+from workerkit.observe import Event, Observer, tell
 from workerkit.tasks import Backoff
 
 log = logging.getLogger(__name__)
 
-_LOST_AFTER_HEARTBEATS = 2.5
-_SECOND_LOOK = 0.1
+_SILENT_HEARTBEATS = 2.5
+_SECOND_CHECK = 0.1
 STABLE_AFTER = 10.0
-"""Seconds that a connection has to last until its loss is not counted with the one before."""
+"""Seconds after which a connection is stable: its loss starts the backoff from the beginning."""
 
 
-class Follower(Protocol):
-    """Somebody who needs the connection and is told why it is not there."""
+class ConnectionListener(Protocol):
+    """A user of the connection, notified of failed attempts to connect."""
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
-        """One attempt failed; `BrokerRefused` when somebody must change something first."""
+        """Handle a failed attempt; after `BrokerRefused`, an operator must change something."""
 
 
-class Link:
-    """Keeps one connection to one virtual host alive, for as long as the process wants it.
+class Connection:
+    """One connection to one virtual host, reconnected until it is stopped.
 
     Args:
-        name: Of the connection in the settings.
-        settings: Asked anew at each attempt, as passwords and certificates change.
-        role: What it is for; shown by the broker's management.
-        observers: Told of each attempt, and of each loss.
+        name: The name of the connection in the settings.
+        settings: Returns the settings. Called before each attempt, as passwords and certificates
+            change.
+        role: The purpose of the connection, shown by the broker's management.
+        observers: Called after each attempt and each loss.
         silence: Heartbeats without a byte from the broker after which the connection is dropped.
     """
 
@@ -49,15 +50,15 @@ class Link:
         vhost: str | None,
         role: str,
         observers: Sequence[Observer] = (),
-        silence: float = _LOST_AFTER_HEARTBEATS,
+        silence: float = _SILENT_HEARTBEATS,
     ) -> None:
         self.name = name
         self._silence = silence
-        self.followers: list[Follower] = []
+        self.listeners: list[ConnectionListener] = []
         self._read_settings = settings
         self._settings = settings()
         self.vhost = self._settings.vhost_name(vhost)
-        self._asked_vhost = vhost
+        self._vhost_option = vhost
         self._role = role
         self._observers = observers
         self._session: Session | None = None
@@ -65,19 +66,19 @@ class Link:
         self._connected = asyncio.Event()
 
     def __str__(self) -> str:
-        return self._settings.display(self._asked_vhost)
+        return self._settings.display(self._vhost_option)
 
     async def session(self) -> Session:
-        """The present incarnation, once there is one."""
+        """Return the current session; wait until there is one."""
         while self._session is None:
             await self._connected.wait()
         return self._session
 
     async def run(self) -> None:
-        """Connect, and connect again whenever the connection is lost, until stopped."""
+        """Connect, and reconnect each time the connection is lost, until stopped."""
         loop = asyncio.get_running_loop()
         backoff = Backoff()
-        rotation = Rotation()
+        rotation = ServerRotation()
         limit: ChannelLimit | None = None
         number = 1
         while True:
@@ -85,7 +86,7 @@ class Link:
             servers = self._settings.servers
             attempt = rotation.attempt(servers)
             try:
-                session = await connect_to(attempt, self._settings, self._asked_vhost, self._role)
+                session = await connect_to(attempt, self._settings, self._vhost_option, self._role)
             except Exception as error:
                 # The other servers are tried at once; a pause follows when all have failed.
                 seconds = backoff.next() if rotation.failed(attempt, servers) else 0.0
@@ -95,7 +96,7 @@ class Link:
                 continue
             since = loop.time()
             log.info("connected", extra=self._fields(attempt, attempt=number))
-            self._tell("connected", number)
+            self._notify("connected", number)
             number = 1
             if limit is not None and limit.most < session.channel_max:
                 session.limit_channels(limit)
@@ -105,7 +106,7 @@ class Link:
             reason = session.reason
             limit = parse_limit(reason, limit) or limit
             log.warning("connection lost", extra=self._fields(attempt, reason=reason))
-            self._tell("connection_lost", number, reason)
+            self._notify("connection_lost", number, reason)
             if loop.time() - since > STABLE_AFTER:
                 backoff.reset()
                 rotation.stable()
@@ -113,11 +114,11 @@ class Link:
 
     @property
     def connected(self) -> bool:
-        """Whether there is a session."""
+        """Return whether there is a session."""
         return self._session is not None
 
     def stop(self) -> None:
-        """Do not connect again when the present session is lost."""
+        """Do not reconnect when the current session is lost."""
         self._stopping = True
 
     def abort(self, reason: str) -> None:
@@ -126,23 +127,23 @@ class Link:
             self._session.abort(reason)
 
     async def _serve(self, session: Session) -> None:
-        """Lend *session* out until it is lost, or this is cancelled; then clear up after it."""
-        session.protocol.tap.largest_message = self._settings.max_message_size
+        """Provide *session* until it is lost or this is cancelled; then close it."""
+        session.protocol.frame_reader.largest_message = self._settings.max_message_size
         self._session = session
         self._connected.set()
-        session.lost.add_done_callback(self._forget)
+        session.lost.add_done_callback(self._clear_session)
         try:
             await self._watch(session)
         finally:
-            self._forget()
+            self._clear_session()
             await session.close()
 
-    def _forget(self, _: object = None) -> None:
+    def _clear_session(self, _: object = None) -> None:
         self._session = None
         self._connected.clear()
 
     async def _watch(self, session: Session) -> None:
-        """Return when the session is lost; close it when the broker is silent.
+        """Wait until the session is lost. Close it when nothing arrives from the broker.
 
         A frame or a message that the broker does not finish closes it as well.
         """
@@ -152,38 +153,42 @@ class Link:
         while not session.lost.done():
             silent = loop.time() - session.protocol.last_read
             if silent < limit:
-                await asyncio.wait([session.lost], timeout=min(limit - silent, limit / CHECKS))
-                unfinished = list(session.protocol.tap.unfinished())
+                await asyncio.wait(
+                    [session.lost], timeout=min(limit - silent, limit / STALL_CHECKS)
+                )
+                unfinished = list(session.protocol.frame_reader.unfinished())
                 if stalled := stalls.check(unfinished, loop.time()):
-                    session.protocol.give_up(MalformedFrame(stalled))
+                    session.protocol.abort(MalformedFrame(stalled))
                     await asyncio.wait([session.lost])
                 continue
-            # After a handler that blocked the loop, what came meanwhile has yet to be read.
-            await asyncio.wait([session.lost], timeout=_SECOND_LOOK)
+            # If a handler blocked the event loop, the bytes that arrived are not read yet.
+            await asyncio.wait([session.lost], timeout=_SECOND_CHECK)
             if loop.time() - session.protocol.last_read >= limit:
-                session.abort(f"nothing heard of the broker for {silent:.1f} s")
+                session.abort(f"no bytes from the broker for {silent:.1f} s")
                 await asyncio.wait([session.lost])
 
-    def _failed(self, error: Exception, attempt: Attempt, number: int, seconds: float) -> None:
+    def _failed(
+        self, error: Exception, attempt: ConnectionAttempt, number: int, seconds: float
+    ) -> None:
         fields = {"attempt": number, "retry_in": round(seconds, 2), "error": summarize_error(error)}
         log.error(
             "connection failed",
-            exc_info=without_needless_traceback(error, *EXPLAINED),
+            exc_info=without_needless_traceback(error, *SELF_EXPLANATORY),
             extra=self._fields(attempt, **fields),
         )
-        self._tell("connection_failed", number, str(error))
-        for follower in self.followers:
-            follower.connection_failed(error, number)
+        self._notify("connection_failed", number, str(error))
+        for listener in self.listeners:
+            listener.connection_failed(error, number)
 
-    def _tell(self, event: Event, attempt: int, reason: str = "") -> None:
-        record = Connection(self.name, self._role, self.vhost, attempt, reason)
+    def _notify(self, event: Event, attempt: int, reason: str = "") -> None:
+        record = ConnectionRecord(self.name, self._role, self.vhost, attempt, reason)
         tell(self._observers, event, record)
 
-    def _fields(self, to: Attempt, **more: object) -> dict[str, object]:
+    def _fields(self, to: ConnectionAttempt, **more: object) -> dict[str, object]:
         return {
             "connection": self.name,
             "role": self._role,
-            "broker": self._settings.display(self._asked_vhost, to.server),
+            "broker": self._settings.display(self._vhost_option, to.server),
             "address": to.address or ", ".join(to.tried),
             "vhost": self.vhost,
             **more,

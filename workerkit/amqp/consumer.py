@@ -1,4 +1,4 @@
-"""What a user's class declares about RabbitMQ."""
+"""The base class of consumers of RabbitMQ, and its options."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,9 +19,9 @@ from workerkit.options import (
 )
 from workerkit.retry import Retries, RetryPolicy
 
-Declare = Literal["missing", "always", "never"]
-EvidenceStyle = Literal["full", "brief"]
-HIGHEST_PREFETCH = 65_535
+DeclareMode = Literal["missing", "always", "never"]
+EvidenceMode = Literal["full", "brief"]
+MAX_PREFETCH = 65_535
 
 
 def _as_queues(found: object) -> object:
@@ -40,20 +40,20 @@ class AMQPOptions(Options):
     """The options of an `AMQPConsumer`.
 
     Attributes:
-        queues: What it reads from.
+        queues: The queues to consume.
         connection: A named connection of `settings.amqp`.
-        vhost: Virtual host; None for the connection's own.
-        prefetch: Messages that the broker sends ahead, per queue; None for twice `concurrency`,
-            or for what batches need.
-        batch_size: Messages of a full batch, where `handle` takes a list.
+        vhost: The virtual host; None for that of the connection's settings.
+        prefetch: The largest number of unacknowledged messages per queue; None for twice
+            `concurrency`, or for the number that batches need.
+        batch_size: The number of messages in a full batch, if `handle` takes a list.
         batch_interval: Seconds that the first message of a batch waits for others.
-        on_exception: What becomes of a message that `handle` raised for; `retry` comes first.
-        retry: Tries such a message again, and dead-letters it in the end.
-        evidence: What the headers of its dead letters say about the failure: `full` is the text of
-            the exception and its traceback, `brief` its class and place without any text; None
-            leaves it to the connection's setting.
-        declare: `missing` declares queues that are not there, `always` also those that were
-            deleted later, `never` none; None leaves it to the connection's setting.
+        on_exception: The action after `handle` raised an exception and `retry` is exhausted.
+        retry: The retry policy after an exception; after its last retry a message is dead-lettered.
+        evidence: The headers of dead letters about the failure: `full` has the text of the
+            exception and its traceback, `brief` its class and place without any text; None for the
+            connection's setting.
+        declare: `missing` declares queues that do not exist, `always` also those that are deleted
+            later, `never` none; None for the connection's setting.
     """
 
     concurrency: Concurrency = 16
@@ -61,10 +61,10 @@ class AMQPOptions(Options):
     queues: Queues
     connection: str = "default"
     vhost: str | None = None
-    prefetch: Annotated[int, Field(ge=1, le=HIGHEST_PREFETCH)] | None = None
-    declare: Declare | None = None
-    evidence: EvidenceStyle | None = None
-    batch_size: Annotated[int, Field(ge=1, le=HIGHEST_PREFETCH)] = field(
+    prefetch: Annotated[int, Field(ge=1, le=MAX_PREFETCH)] | None = None
+    declare: DeclareMode | None = None
+    evidence: EvidenceMode | None = None
+    batch_size: Annotated[int, Field(ge=1, le=MAX_PREFETCH)] = field(
         default=100, metadata=OF_BATCHES
     )
     batch_interval: Seconds = field(default=1.0, metadata=OF_BATCHES)
@@ -77,15 +77,15 @@ class AMQPOptions(Options):
 
     @property
     def prefetch_count(self) -> int:
-        """The prefetch in force."""
+        """Return the prefetch count."""
         wanted = 2 * self.concurrency
         if self.batch:
             wanted = self.batch_size * (self.concurrency + 1)
-        return self.prefetch or min(wanted, HIGHEST_PREFETCH)
+        return self.prefetch or min(wanted, MAX_PREFETCH)
 
     @property
     def full_batch(self) -> int:
-        """The batch size in force: no more messages come than are prefetched."""
+        """Return the batch size, which the prefetch count limits."""
         return min(self.batch_size, self.prefetch_count)
 
 
@@ -99,10 +99,10 @@ class AMQPConsumer(Consumer, abstract=True):
         async def handle(self, order: Order) -> None: ...
     ```
 
-    The first parameter of `handle` takes the body, read as its annotation says, or the
-    `AMQPMessage` with the body in it. A class attribute named like an option sets it; see
-    `AMQPOptions` for all of them. A message is acknowledged when `handle` returns and goes back
-    to its queue when it raises.
+    The first parameter of `handle` receives the body, decoded to the type of its annotation, or the
+    `AMQPMessage` that contains the body. A class attribute with the name of an option sets it; see
+    `AMQPOptions` for all options. A message is acknowledged when `handle` returns, and requeued
+    when it raises.
 
     Attributes:
         queues: Names, or `Queue` declarations.
@@ -113,8 +113,8 @@ class AMQPConsumer(Consumer, abstract=True):
     connection: ClassVar[str]
     vhost: ClassVar[str | None]
     prefetch: ClassVar[int | None]
-    declare: ClassVar[Declare | None]
-    evidence: ClassVar[EvidenceStyle | None]
+    declare: ClassVar[DeclareMode | None]
+    evidence: ClassVar[EvidenceMode | None]
     batch_size: ClassVar[int]
     batch_interval: ClassVar[float]
     on_success: ClassVar[Action]

@@ -1,6 +1,6 @@
 """Decode and encode bodies by their properties: `content_encoding`, and the charset of the type.
 
-The sender chooses the properties. So all work here is bounded, and every error is `InvalidBody`.
+The sender chooses the properties. So decoding has limits, and every error is `InvalidBody`.
 """
 
 import gzip
@@ -25,9 +25,9 @@ _CHUNK = 16 * 1024
 _GZIP = b"\x1f\x8b\x08"
 _SIGNATURES = {"gzip": _GZIP, "x-gzip": _GZIP, "zstd": b"\x28\xb5\x2f\xfd"}
 _UTF_8 = "utf_8"
-# Names that mean "as it is", in use for messages as well as for mail.
+# Names that mean "not encoded", used in messages and in e-mail.
 _NO_ENCODING = frozenset({"", "identity", "none", "binary", "7bit", "8bit"})
-# Python's codecs that are not charsets, or that a sender could use to slow the process down.
+# Codecs of Python that are not charsets, or with which a sender could slow the process down.
 _NO_CHARSETS = {"base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec"}
 _NO_CHARSETS |= {"zlib_codec", "utf_7", "mbcs", "oem"}
 _CHARSETS = {
@@ -42,8 +42,8 @@ class Content:
     """The encoding of one body, according to its properties.
 
     Attributes:
-        unknown: The encoding or charset that is not known, as the beginning of a sentence; empty
-            for most bodies. Such a body is not decoded: the property may be wrong.
+        unknown: The beginning of an error that names the encoding or charset that is not known;
+            empty for most bodies. Such a body is not decoded: the property may be wrong.
     """
 
     def __init__(self, content_encoding: str | None, content_type: str | None) -> None:
@@ -71,8 +71,8 @@ class Content:
     def decode(self, raw: bytes, *, text: bool, largest: int | None = None) -> bytes:
         """Decode a body; text also from its charset to UTF-8.
 
-        Bytes that do not have the signature of their encoding are returned as they are: the
-        property is wrong.
+        Bytes that do not have the signature of their encoding are returned unchanged: the property
+        is wrong.
 
         Args:
             largest: The largest size of the result in bytes; None for `MAX_DECODED`.
@@ -94,7 +94,7 @@ class Content:
             if text:
                 raise InvalidBody(str(error)) from None
             return original
-        return self._as_utf_8(raw, self._codec) if text and self._codec else raw
+        return self._to_utf_8(raw, self._codec) if text and self._codec else raw
 
     def encode(self, raw: bytes, *, own_text: bool) -> bytes:
         """Encode a body according to its properties.
@@ -104,7 +104,7 @@ class Content:
                 if they are encoded already, or if their encoding is not known.
 
         Raises:
-            ValueError: The body cannot be encoded like that.
+            ValueError: The body cannot be encoded according to its properties.
         """
         if own_text:
             if self.unknown:
@@ -122,7 +122,7 @@ class Content:
                 )
         return raw
 
-    def _as_utf_8(self, raw: bytes, codec: str) -> bytes:
+    def _to_utf_8(self, raw: bytes, codec: str) -> bytes:
         if codec == "utf_16" and raw[:1] == b"\0" and raw[1:2] != b"\0":
             codec = "utf_16_be"  # No byte order mark, but JSON begins with ASCII.
         elif codec == "utf_16" and raw[:2] not in (b"\xfe\xff", b"\xff\xfe"):
@@ -143,7 +143,7 @@ class Content:
 
 
 def content(properties: bytes) -> Content:
-    """Read how a body is encoded from its properties; the result is cached."""
+    """Return the encoding of a body from its properties; the result is cached."""
     try:
         end = 3 + properties[2] if properties[0] & 0x80 else 2
         if properties[0] & 0x40:
@@ -162,7 +162,7 @@ def _content(head: bytes) -> Content:
 def encode_body(
     raw: bytes, own_text: bool, content_type: str | None, content_encoding: str | None
 ) -> bytes:
-    """Encode a body according to these properties, see `Content.encode`."""
+    """Encode a body according to these properties; see `Content.encode`."""
     return Content(content_encoding, content_type).encode(raw, own_text=own_text)
 
 
@@ -175,7 +175,7 @@ def _charset_of(content_type: str) -> str:
 
 
 def _codec(charset: str) -> str | None:
-    """Python's codec for a charset; not by `codecs.lookup`, which caches every unknown name."""
+    """Return Python's codec for a charset. `codecs.lookup` would cache every unknown name."""
     return _CHARSETS.get(charset.replace("-", "_").replace(" ", "_").replace(":", "_"))
 
 
@@ -194,7 +194,7 @@ def _decode_one(name: str, raw: bytes, largest: int) -> bytes:
 
 
 def _has_signature(name: str, raw: bytes) -> bool:
-    """Whether a body that cannot be decoded has the signature of the encoding."""
+    """Return whether a body that cannot be decoded has the signature of the encoding."""
     if name in ("deflate", "zlib"):
         return len(raw) > 1 and raw[0] & 0x0F == 8 and int.from_bytes(raw[:2], "big") % 31 == 0
     return raw.startswith(_SIGNATURES.get(name, b""))
@@ -213,7 +213,7 @@ class _Malformed(Exception):
 
 
 def _read_all(start: Callable[[], Any], error: type[Exception], raw: bytes, largest: int) -> bytes:
-    """Decompress concatenated streams, in small steps: a few bytes may expand to a lot.
+    """Decompress concatenated streams in small steps, as a few bytes may expand to gigabytes.
 
     Args:
         start: Creates the decompressor of one stream.
@@ -229,7 +229,7 @@ def _read_all(start: Callable[[], Any], error: type[Exception], raw: bytes, larg
             if not data:
                 raise _Malformed("it ends too early")
             try:
-                # One byte more than allowed is enough to find that the body is too large.
+                # One byte above the limit shows that the body is too large.
                 parts.append(stream.decompress(data, left + 1))
             except error:
                 raise _Malformed("it is something else, or damaged") from None
@@ -242,12 +242,12 @@ def _read_all(start: Callable[[], Any], error: type[Exception], raw: bytes, larg
     raise _Malformed(f"it consists of more than {_MAX_PARTS} parts")
 
 
-def _gunzipped(raw: bytes, largest: int) -> bytes:
+def _gunzip(raw: bytes, largest: int) -> bytes:
     return _read_all(partial(zlib.decompressobj, zlib.MAX_WBITS | 16), zlib.error, raw, largest)
 
 
-def _inflated(raw: bytes, largest: int) -> bytes:
-    """With the zlib header, as HTTP requires, or without, as many senders do."""
+def _inflate(raw: bytes, largest: int) -> bytes:
+    """Decompress with the zlib header, which HTTP requires, or without, as many senders write."""
     malformed = None
     for bits in (zlib.MAX_WBITS, -zlib.MAX_WBITS):
         try:
@@ -258,7 +258,7 @@ def _inflated(raw: bytes, largest: int) -> bytes:
     raise malformed
 
 
-def _unzstd(raw: bytes, largest: int) -> bytes:
+def _decompress_zstd(raw: bytes, largest: int) -> bytes:
     try:
         zstd = importlib.import_module("compression.zstd")
     except ImportError:
@@ -270,7 +270,7 @@ def _unzstd(raw: bytes, largest: int) -> bytes:
 
 
 class _Brotli:
-    """One brotli stream, read like the others."""
+    """One brotli stream, with the interface of the other decompressors."""
 
     unused_data = b""
 
@@ -290,39 +290,39 @@ class _Brotli:
         return bool(self._stream.is_finished())
 
 
-def _unbrotli(raw: bytes, largest: int) -> bytes:
+def _decompress_brotli(raw: bytes, largest: int) -> bytes:
     _Brotli()  # Raises ImportError if the package is missing.
     return _read_all(_Brotli, importlib.import_module("brotli").error, raw, largest)
 
 
 def _is_encoded(name: str, raw: bytes) -> bool:
-    """Whether bytes are encoded already."""
+    """Return whether bytes are encoded already."""
     if name in ("gzip", "x-gzip"):
         return raw.startswith(_GZIP)
     if name not in _ENCODERS:
         return True
     try:
-        _inflated(raw, MAX_DECODED)
+        _inflate(raw, MAX_DECODED)
     except (_Malformed, _TooLarge):
         return False
     return True
 
 
-def _gzipped(raw: bytes) -> bytes:
+def _gzip(raw: bytes) -> bytes:
     return gzip.compress(raw, compresslevel=6, mtime=0)
 
 
 _DECODERS: dict[str, Callable[[bytes, int], bytes]] = {
-    "gzip": _gunzipped,
-    "x-gzip": _gunzipped,
-    "deflate": _inflated,
-    "zlib": _inflated,
-    "br": _unbrotli,
-    "zstd": _unzstd,
+    "gzip": _gunzip,
+    "x-gzip": _gunzip,
+    "deflate": _inflate,
+    "zlib": _inflate,
+    "br": _decompress_brotli,
+    "zstd": _decompress_zstd,
 }
 _ENCODERS: dict[str, Callable[[bytes], bytes]] = {
-    "gzip": _gzipped,
-    "x-gzip": _gzipped,
+    "gzip": _gzip,
+    "x-gzip": _gzip,
     "deflate": zlib.compress,
     "zlib": zlib.compress,
 }

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import uuid4
 
 from workerkit.amqp import table
-from workerkit.amqp.consumer import AMQPOptions, Declare
+from workerkit.amqp.consumer import AMQPOptions, DeclareMode
 from workerkit.amqp.declare import log_declared
 from workerkit.amqp.message import (
     ACQUIRED_COUNT,
@@ -78,7 +78,7 @@ class CopyPublisher:
     """
 
     def __init__(
-        self, publisher: Publisher, connection: str, vhost: str | None, declare: Declare
+        self, publisher: Publisher, connection: str, vhost: str | None, declare: DeclareMode
     ) -> None:
         self._publisher = publisher
         self._connection = connection
@@ -198,7 +198,7 @@ class Copies:
         queue = self._retries.get(key)
         if queue is None:
             # Delays are steps of a policy or of the ladder, so there are few.
-            queue = self._retries[key] = self._queues[message.queue].retries(outcome.delay)
+            queue = self._retries[key] = self._queues[message.queue].retry_queue(outcome.delay)
         headers = {
             ATTEMPT: message.attempt + 1,
             QUEUE: message.queue,

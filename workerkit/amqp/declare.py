@@ -1,7 +1,7 @@
-"""Make sure of the queues that a consumer reads from, without doing more than it may.
+"""Check that queues and exchanges exist, and declare those that are missing.
 
-Asking whether a queue is there needs no right to declare it, so a read-only user can consume.
-The broker closes a channel when it refuses a request: the next request uses another channel.
+A check needs no permission to declare, so a user with only the permission to read can consume. The
+broker closes a channel when it refuses a request, so the next request uses another channel.
 """
 
 import logging
@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from workerkit.amqp.consumer import Declare
+from workerkit.amqp.consumer import DeclareMode
 from workerkit.amqp.frames import NO_PERMISSION, NOT_FOUND, RESOURCE_LOCKED
 from workerkit.amqp.queue import Exchange, Queue
 from workerkit.amqp.session import Session, scratch
@@ -19,12 +19,12 @@ from workerkit.errors import BrokerRefused, QueueInUse
 log = logging.getLogger(__name__)
 
 # PRECONDITION_FAILED - inequivalent arg 'x-max-length' for queue 'q' in vhost '/': received ...
-# The broker truncates its reply texts to 255 bytes, and a name in them may have as many.
+# The broker truncates its reply texts to 255 bytes, and a name in them may be that long.
 _DIFFERS = re.compile(r"inequivalent arg '([^']+)' for (?:queue .*?: (received .*))?")
 
 
 # PRECONDITION_FAILED - invalid arg 'x-delivery-limit' for queue 'q' in vhost '/' of queue type ...
-_HAS_NO_LIMITS = "invalid arg 'x-delivery-limit'"
+_TYPE_HAS_NO_LIMITS = "invalid arg 'x-delivery-limit'"
 
 # NOT_FOUND - no queue 'q' in vhost '/'. The names may be any text, also that of the next pattern.
 _MISSING = re.compile(r"NOT_FOUND - no \w+ '")
@@ -35,15 +35,15 @@ _UNREACHABLE = re.compile(
 )
 
 
-# RabbitMQ closes the whole connection, with 541, if it has to truncate a text inside such a name.
-# Measured on 4.0.5 and 4.3.6; 3.10.8 truncates anywhere.
-_CUTS_INSIDE_CHARACTERS = (4,)
+# From this version on RabbitMQ closes the connection, with code 541, if it has to truncate a reply
+# text inside a character of more than one byte. Seen on 4.0.5 and 4.3.6; 3.10.8 sends the text.
+_UNSAFE_SINCE = (4,)
 _SAFE_BYTES = 150
 
 
 @dataclass(slots=True)
-class Made:
-    """What was missing and has been declared, by name."""
+class Created:
+    """The names of queues, exchanges and bindings that were missing and have been declared."""
 
     queues: list[str] = field(default_factory=list)
     exchanges: list[str] = field(default_factory=list)
@@ -64,7 +64,7 @@ def log_declared(queues: Sequence[str], *, again: bool, **more: object) -> None:
 
 
 class Unreachable(BrokerRefused):
-    """A queue exists, but its node is down. It is not missing and is not declared again."""
+    """A queue exists, but its node is down. It is not missing, and is not declared again."""
 
 
 class DeclaredDifferently(BrokerRefused):
@@ -79,36 +79,36 @@ class DeclaredDifferently(BrokerRefused):
         self.argument = argument
 
 
-async def available(
+async def ensure_queue(
     session: Session,
     queue: Queue,
-    declare: Declare,
-    made: Made,
+    declare: DeclareMode,
+    created: Created,
     existing: Queue | None = None,
 ) -> bool:
-    """Whether *queue* exists; declare it first if *declare* requires it, without its bindings.
+    """Return whether *queue* exists; declare it first, without bindings, if *declare* requires it.
 
     Args:
-        made: Gets the names of what is declared because it is missing.
-        existing: Another declaration that an existing queue may have. If it is a plain name, every
+        created: The names of declared queues and exchanges that were missing are added to it.
+        existing: Another declaration that an existing queue may have. If it is only a name, every
             declaration is accepted.
 
     Raises:
-        BrokerRefused: It exists with other arguments, or a permission is missing.
-        QueueInUse: Another connection has declared it as exclusive.
-        Unreachable: It exists, but its node is down.
+        BrokerRefused: The queue exists with other arguments, or a permission is missing.
+        QueueInUse: Another connection has declared the queue as exclusive.
+        Unreachable: The queue exists, but its node is down.
         ConnectionLost: The session was lost.
     """
     if await _exists(session, queue):
         if declare == "always" and existing in (None, queue):
-            await declare_queue(session, queue, made)
+            await declare_queue(session, queue, created)
         elif declare != "never":
             await _compare(session, queue, existing or queue)
         return True
     if declare == "never":
         return False
-    await declare_queue(session, queue, made)
-    made.queues.append(queue.name)
+    await declare_queue(session, queue, created)
+    created.queues.append(queue.name)
     return True
 
 
@@ -123,9 +123,9 @@ async def _compare(session: Session, queue: Queue, existing: Queue) -> None:
 
 
 async def find_difference(session: Session, queue: Queue) -> DeclaredDifferently | None:
-    """Compare a queue that exists with its declaration; None also where that is not permitted."""
+    """Compare an existing queue with its declaration; None also if a permission is missing."""
     try:
-        # The broker compares, and declares nothing.
+        # The queue exists, so the broker only compares.
         await _declare_queue(session, queue)
     except DeclaredDifferently as error:
         return error
@@ -135,16 +135,16 @@ async def find_difference(session: Session, queue: Queue) -> DeclaredDifferently
     return None
 
 
-async def make_sure(session: Session, exchange: Exchange | str) -> bool:
-    """Declare an exchange where it is missing; of a mere name, make sure that it is there.
+async def ensure_exchange(session: Session, exchange: Exchange | str) -> bool:
+    """Declare an exchange if it is missing. If only its name is given, check that it exists.
 
     Returns:
         Whether it was missing and has been declared.
 
     Raises:
-        BrokerRefused: There is no exchange of that name, or it is declared otherwise.
+        BrokerRefused: There is no exchange of that name, or a permission is missing.
     """
-    _check_safe(session, "exchange", str(exchange))
+    _check_name(session, "exchange", str(exchange))
     try:
         async with scratch(session) as channel:
             await channel.declare_exchange(str(exchange), passive=True)
@@ -157,7 +157,7 @@ async def make_sure(session: Session, exchange: Exchange | str) -> bool:
 
 
 async def _exists(session: Session, queue: Queue) -> bool:
-    _check_safe(session, "queue", queue.name)
+    _check_name(session, "queue", queue.name)
     try:
         async with scratch(session) as channel:
             await channel.declare_queue(queue.name, passive=True)
@@ -173,13 +173,13 @@ async def _exists(session: Session, queue: Queue) -> bool:
     return True
 
 
-def _check_safe(session: Session, kind: str, name: str) -> None:
-    """Refuse a name that would make the broker close the connection when a reply contains it."""
-    if (
-        name.isascii()
-        or session.version < _CUTS_INSIDE_CHARACTERS
-        or len(name.encode()) <= _SAFE_BYTES
-    ):
+def _check_name(session: Session, kind: str, name: str) -> None:
+    """Check that the broker does not close the connection when a reply contains the name.
+
+    Raises:
+        BrokerRefused: It would.
+    """
+    if name.isascii() or session.version < _UNSAFE_SINCE or len(name.encode()) <= _SAFE_BYTES:
         return
     version = ".".join(map(str, session.version))
     raise BrokerRefused(
@@ -190,7 +190,7 @@ def _check_safe(session: Session, kind: str, name: str) -> None:
 
 
 def is_unreachable(text: str) -> bool:
-    """Whether a refusal with code 404 is about a queue that exists, and not about a missing one."""
+    """Return whether a reply text with code 404 is about a queue that exists."""
     return not _MISSING.search(text) and bool(_UNREACHABLE.search(text))
 
 
@@ -199,15 +199,15 @@ def _unreachable(queue: Queue, error: BrokerRefused) -> Unreachable:
     return Unreachable(text, error.code)
 
 
-async def declare_queue(session: Session, queue: Queue, made: Made) -> None:
-    """Declare a queue, whether it exists or not, and the exchanges of its bindings.
+async def declare_queue(session: Session, queue: Queue, created: Created) -> None:
+    """Declare a queue, even if it exists, and the exchanges of its bindings.
 
     Raises:
-        As `available` does.
+        BrokerRefused, ConnectionLost: As for `ensure_queue`.
     """
     for binding in queue.bindings:
-        if await make_sure(session, binding.exchange):
-            made.exchanges.append(str(binding.exchange))
+        if await ensure_exchange(session, binding.exchange):
+            created.exchanges.append(str(binding.exchange))
     await _declare_queue(session, queue)
 
 
@@ -224,7 +224,7 @@ async def _declare_exchange(session: Session, exchange: Exchange) -> None:
 
 
 async def _declare_queue(session: Session, queue: Queue) -> None:
-    """Declare a queue; omit its limit of -1 if its default type has no delivery limits."""
+    """Declare a queue; omit a limit of -1 if the default type of the broker has no limits."""
     arguments = queue.arguments_for(session.version)
     by_default = queue.has_no_limit and "x-queue-type" not in arguments
     if by_default and not session.default_type_has_limits:
@@ -232,7 +232,7 @@ async def _declare_queue(session: Session, queue: Queue) -> None:
     try:
         await _declare_with(session, queue, arguments)
     except BrokerRefused as error:
-        if not by_default or _HAS_NO_LIMITS not in str(error):
+        if not by_default or _TYPE_HAS_NO_LIMITS not in str(error):
             raise
         session.default_type_has_limits = False
         del arguments["x-delivery-limit"]

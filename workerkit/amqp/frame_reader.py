@@ -1,32 +1,37 @@
-"""Read the frames of the channels that workerkit consumes and publishes on. Pure: no I/O."""
+"""Read the frames of the channels on which workerkit consumes and publishes. Pure: no I/O."""
 
 from collections.abc import Callable, Iterator
 from struct import Struct
 from typing import Protocol
 
 from workerkit.amqp.frames import (
+    BASIC_ACK,
+    BASIC_DELIVER,
+    BASIC_GET_EMPTY,
+    BASIC_GET_OK,
+    BASIC_NACK,
+    BASIC_RETURN,
     BODY,
+    CHANNEL_CLOSE,
+    CONNECTION_BLOCKED,
+    CONNECTION_CLOSE,
+    CONNECTION_TUNE,
+    CONNECTION_UNBLOCKED,
     DEFAULT_FRAME_MAX,
+    FRAME_END,
     HEADER,
     METHOD,
     MIN_PROGRESS,
-    Content,
-    Limits,
+    FrameLimits,
     MalformedFrame,
-    Unfinished,
+    PartialMessage,
+    UnfinishedInput,
     ends_with_texts,
     misplaced_frame,
+    unpack_head,
 )
 
-_HEAD = Struct(">BHI").unpack_from  # frame type, channel, size
-_U64, _U32 = Struct(">Q").unpack_from, Struct(">I").unpack_from
-_FRAME_END = 0xCE
-_DELIVER, _RETURN = b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x32"
-_ACK, _NACK = b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x78"
-_GET_OK, _GET_EMPTY = b"\x00\x3c\x00\x47", b"\x00\x3c\x00\x48"
-_CHANNEL_CLOSE = b"\x00\x14\x00\x28"
-_TUNE, _CONNECTION_CLOSE = b"\x00\x0a\x00\x1e", b"\x00\x0a\x00\x32"
-_BLOCKED, _UNBLOCKED = b"\x00\x0a\x00\x3c", b"\x00\x0a\x00\x3d"
+_unpack_u64, _unpack_u32 = Struct(">Q").unpack_from, Struct(">I").unpack_from
 _UNLIMITED = 2**64
 
 
@@ -34,35 +39,37 @@ class Sink(Protocol):
     """Receives the frames of one channel, in the order in which the broker sent them."""
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """A message: the arguments of basic.deliver, the property flags and values, the body.
+        """Handle a message.
 
-        A message for a basic.get has an empty consumer tag.
+        Args:
+            method: The arguments of basic.deliver. For a basic.get the consumer tag is empty.
+            properties: The property flags and values.
         """
 
     def oversized(self, method: bytes, properties: bytes, size: int) -> None:
-        """A message as above, whose body of *size* bytes was too large and was discarded."""
+        """Handle a message whose body of *size* bytes was too large and was discarded."""
 
     def empty(self) -> None:
-        """There is no message for a basic.get."""
+        """Handle a basic.get-empty: the queue has no message."""
 
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """A message that could not be routed: the arguments of basic.return, and the message."""
+        """Handle a message that could not be routed. *method* has the arguments of basic.return."""
 
     def confirmed(self, tag: int, *, multiple: bool, accepted: bool) -> None:
-        """A publish, or all up to it, that the broker has acked or nacked."""
+        """Handle the ack or nack of a publish; with *multiple*, of all publishes up to it."""
 
     def closed(self) -> None:
-        """The broker closes the channel, and ignores what is sent on it from now on."""
+        """Handle a channel.close of the broker, which ignores everything sent after it."""
 
 
-class Tap:
-    """Splits what the broker sends. Pure: bytes in, bytes and calls of sinks out.
+class FrameReader:
+    """Splits the bytes from the broker into frames for sinks and bytes for aiormq.
 
     Args:
         on_blocked: Called when the broker blocks or unblocks publishers of this connection.
 
     Attributes:
-        refusal: Reply code and text of the connection.close that the broker sent.
+        refusal: Reply code and text of the connection.close that the broker sent; None until then.
         largest_message: The largest body in bytes; a larger one is discarded and reported to its
             sink as oversized.
     """
@@ -71,10 +78,10 @@ class Tap:
         self.refusal: tuple[int, str] | None = None
         self._on_blocked = on_blocked
         self._sinks: dict[int, Sink] = {}
-        self._contents: dict[int, Content] = {}
+        self._contents: dict[int, PartialMessage] = {}
         self.largest_message = _UNLIMITED
-        self._limits = Limits()
-        self._rest: list[bytes] = []  # Of a frame that has not all come.
+        self._limits = FrameLimits()
+        self._rest: list[bytes] = []  # The parts of a frame that has not all arrived.
         self._received = self._needed = self._frame_key = 0
         self._began = self._other_protocol = False
 
@@ -100,12 +107,12 @@ class Tap:
         """
         if self._other_protocol:
             return data
-        buffer = self._whole_frame(data) if self._rest else data
+        buffer = self._complete_frame(data) if self._rest else data
         size, position, kept = len(buffer), 0, 0
         passed: list[bytes] = []
         sinks, limits = self._sinks, self._limits.by_type
         while size - position >= 7:
-            kind, channel, length = _HEAD(buffer, position)
+            kind, channel, length = unpack_head(buffer, position)
             if length > limits[kind]:
                 self._check_other_protocol(buffer, position, kind, length)
                 position = size
@@ -114,7 +121,7 @@ class Tap:
             if end >= size:
                 self._check_first_part(kind, channel, length)
                 break
-            if buffer[end] != _FRAME_END:
+            if buffer[end] != FRAME_END:
                 raise MalformedFrame("a frame without its end")
             sink = sinks.get(channel)
             if sink is not None and self._take(sink, kind, channel, buffer[start:end]):
@@ -134,19 +141,19 @@ class Tap:
             self._keep_rest(buffer[position:])
         return b"".join(passed)
 
-    def unfinished(self) -> Iterator[Unfinished]:
-        """Yield the frame that has arrived in part, else the messages that have."""
+    def unfinished(self) -> Iterator[UnfinishedInput]:
+        """Yield the frame that has arrived in part; if there is none, the messages that have."""
         if self._rest:
             what = f"a frame with {self._received} of at least {self._needed} bytes"
-            yield Unfinished(self._frame_key, self._received, MIN_PROGRESS, what)
+            yield UnfinishedInput(self._frame_key, self._received, MIN_PROGRESS, what)
             return
         for channel, content in self._contents.items():
             received = 0 if content.properties is None else content.announced - content.missing
             what = f"a message on channel {channel} with {received} bytes received"
-            yield Unfinished(content, received, 1, what)
+            yield UnfinishedInput(content, received, 1, what)
 
-    def _whole_frame(self, chunk: bytes) -> bytes:
-        """Return the frame that had arrived in part, and the rest; nothing until it is whole."""
+    def _complete_frame(self, chunk: bytes) -> bytes:
+        """Return the complete frame and the bytes after it; nothing until it is complete."""
         self._rest.append(chunk)
         self._received += len(chunk)
         if self._received < self._needed:
@@ -158,7 +165,7 @@ class Tap:
         """Accept the header that a broker of another AMQP version sends before it closes.
 
         Raises:
-            MalformedFrame: It is a frame that is too large.
+            MalformedFrame: The buffer starts with a frame that is too large.
         """
         if self._began or position or not buffer.startswith(b"AMQP"):
             raise MalformedFrame(self._limits.explain(kind, length))
@@ -166,7 +173,7 @@ class Tap:
 
     def _keep_rest(self, rest: bytes) -> None:
         self._rest, self._received = [rest], len(rest)
-        self._needed = 8 + _HEAD(rest, 0)[2] if len(rest) >= 7 else 7
+        self._needed = 8 + unpack_head(rest, 0)[2] if len(rest) >= 7 else 7
         self._frame_key += 1
 
     def _check_first_part(self, kind: int, channel: int, length: int) -> None:
@@ -177,7 +184,7 @@ class Tap:
         if content is None or kind not in (HEADER, BODY):
             raise MalformedFrame(misplaced_frame(kind, channel))
         if kind == BODY and content.properties is not None and length > content.missing:
-            raise MalformedFrame("a body longer than its header says")
+            raise MalformedFrame("a body longer than its header states")
 
     def _take(self, sink: Sink, kind: int, channel: int, payload: bytes) -> bool:
         """Deliver the frame to *sink*; False if it is for aiormq."""
@@ -193,24 +200,24 @@ class Tap:
             if content.parts is not None:
                 content.parts.append(payload)
         elif content.properties is not None or len(payload) < 14:
-            raise MalformedFrame("a header in the wrong place, or cut short")
+            raise MalformedFrame("a misplaced or incomplete header")
         else:
-            (size,) = _U64(payload, 4)
+            (size,) = _unpack_u64(payload, 4)
             content.announced = content.missing = size
             content.properties = payload[12:]
             if size > self.largest_message:
                 content.parts = None
         if content.missing <= 0:
             if content.missing < 0:
-                raise MalformedFrame("a body longer than its header says")
+                raise MalformedFrame("a body longer than its header states")
             self._finish(sink, channel, content)
         return True
 
     def _take_method(self, sink: Sink, channel: int, payload: bytes) -> bool:
         method = payload[:4]
         if channel in self._contents:
-            raise MalformedFrame("a method within a message")
-        if method == _DELIVER:
+            raise MalformedFrame("a method inside a message")
+        if method == BASIC_DELIVER:
             try:
                 # Consumer tag, delivery tag, a bit, exchange and routing key.
                 position = 14 + payload[4]
@@ -219,39 +226,39 @@ class Tap:
             except IndexError:
                 is_whole = False
             if not is_whole:
-                raise MalformedFrame("a delivery that is cut short")
-            self._contents[channel] = Content(payload[4:])
+                raise MalformedFrame("an incomplete basic.deliver")
+            self._contents[channel] = PartialMessage(payload[4:])
             return True
-        if method in (_ACK, _NACK):
+        if method in (BASIC_ACK, BASIC_NACK):
             if len(payload) != 13:
-                raise MalformedFrame("a confirm that is cut short")
-            (tag,) = _U64(payload, 4)
-            sink.confirmed(tag, multiple=bool(payload[12] & 1), accepted=method == _ACK)
+                raise MalformedFrame("an incomplete confirm")
+            (tag,) = _unpack_u64(payload, 4)
+            sink.confirmed(tag, multiple=bool(payload[12] & 1), accepted=method == BASIC_ACK)
             return True
         return self._take_rare_method(sink, channel, payload)
 
     def _take_rare_method(self, sink: Sink, channel: int, payload: bytes) -> bool:
         method = payload[:4]
-        if method == _RETURN:
+        if method == BASIC_RETURN:
             # Reply code and text, exchange and routing key.
             if not ends_with_texts(payload, 6, 3):
-                raise MalformedFrame("a returned message that is cut short")
-            self._contents[channel] = Content(payload[4:], returned=True)
+                raise MalformedFrame("an incomplete basic.return")
+            self._contents[channel] = PartialMessage(payload[4:], returned=True)
             return True
-        if method == _GET_OK:
-            # Delivery tag, a bit, exchange and routing key, messages left.
+        if method == BASIC_GET_OK:
+            # Delivery tag, a bit, exchange, routing key and message count.
             if not ends_with_texts(payload[:-4], 13, 2):
-                raise MalformedFrame("an answer to basic.get that is cut short")
-            self._contents[channel] = Content(b"\0" + payload[4:])
+                raise MalformedFrame("an incomplete basic.get-ok")
+            self._contents[channel] = PartialMessage(b"\0" + payload[4:])
             return True
-        if method == _GET_EMPTY:
+        if method == BASIC_GET_EMPTY:
             sink.empty()
             return True
-        if method == _CHANNEL_CLOSE:
+        if method == CHANNEL_CLOSE:
             sink.closed()
         return False
 
-    def _finish(self, sink: Sink, channel: int, content: Content) -> None:
+    def _finish(self, sink: Sink, channel: int, content: PartialMessage) -> None:
         del self._contents[channel]
         parts = content.parts
         assert content.properties is not None
@@ -264,22 +271,22 @@ class Tap:
             sink.delivered(content.method, content.properties, body)
 
     def _read_connection_method(self, payload: bytes) -> bytes | None:
-        """Read a method of the connection; return the one that aiormq receives instead, if any."""
+        """Read a method of the connection; return a replacement for aiormq, or None."""
         method = payload[:4]
-        if method == _CONNECTION_CLOSE and len(payload) > 7:
+        if method == CONNECTION_CLOSE and len(payload) > 7:
             text = payload[7 : 7 + payload[6]].decode(errors="replace")
             self.refusal = int.from_bytes(payload[4:6], "big"), text
-        elif method == _BLOCKED:
+        elif method == CONNECTION_BLOCKED:
             self._on_blocked(True)
-        elif method == _UNBLOCKED:
+        elif method == CONNECTION_UNBLOCKED:
             self._on_blocked(False)
-        elif method == _TUNE and len(payload) == 12:
+        elif method == CONNECTION_TUNE and len(payload) == 12:
             return self._tune(payload)
         return None
 
     def _tune(self, payload: bytes) -> bytes | None:
-        """Note the largest frame. If the broker sets no limit, workerkit sets one."""
-        (frame_max,) = _U32(payload, 6)
+        """Store the largest frame size. If the broker sets no limit, workerkit sets one."""
+        (frame_max,) = _unpack_u32(payload, 6)
         self._limits.agree(frame_max or DEFAULT_FRAME_MAX)
         if frame_max:
             return None

@@ -1,29 +1,53 @@
-"""Frames (AMQP 0-9-1, section 4.2.3): their limits, and the messages that consist of them."""
+"""Frames of AMQP 0-9-1 (section 4.2.3): constants, size limits, and input that has not all arrived.
 
+Pure: no I/O.
+"""
+
+from dataclasses import dataclass
+from struct import Struct
 from typing import NamedTuple
 
 NO_PERMISSION = 403
 NOT_FOUND = 404
 RESOURCE_LOCKED = 405
 PRECONDITION_FAILED = 406
-
+NOT_ALLOWED = 530
 
 METHOD, HEADER, BODY, HEARTBEAT = 1, 2, 3, 8
-FRAME_OVERHEAD = 8  # Head and end.
+FRAME_END = 0xCE
+FRAME_OVERHEAD = 8  # The head of 7 bytes and the end.
 DEFAULT_FRAME_MAX = 131_072
 """RabbitMQ's default; used if the broker sets no limit."""
+MIN_FRAME_MAX = 4_096
+"""Every peer must accept frames of this size."""
 
-_LEAST_FRAME_MAX = 4_096  # Every peer must accept frames of this size.
-_LONGER_HEADERS = 2**20
+unpack_head = Struct(">BHI").unpack_from
+"""Frame type, channel, and size of the payload."""
+
+# The ids of methods: class and method.
+CONNECTION_TUNE, CONNECTION_CLOSE = b"\x00\x0a\x00\x1e", b"\x00\x0a\x00\x32"
+CONNECTION_BLOCKED, CONNECTION_UNBLOCKED = b"\x00\x0a\x00\x3c", b"\x00\x0a\x00\x3d"
+CHANNEL_CLOSE = b"\x00\x14\x00\x28"
+BASIC_CLASS = 60
+BASIC_PUBLISH, BASIC_RETURN = b"\x00\x3c\x00\x28", b"\x00\x3c\x00\x32"
+BASIC_DELIVER, BASIC_GET = b"\x00\x3c\x00\x3c", b"\x00\x3c\x00\x46"
+BASIC_GET_OK, BASIC_GET_EMPTY = b"\x00\x3c\x00\x47", b"\x00\x3c\x00\x48"
+BASIC_ACK, BASIC_NACK = b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x78"
+
 MIN_PROGRESS = 1024
-"""Bytes of a frame that count as progress. Heartbeats that a broken head takes in do not."""
+"""Bytes of a frame that count as progress. Heartbeats inside a frame of a wrong size are fewer."""
+STALL_CHECKS = 5
+
+_LONGER_HEADERS = 2**20
+_pack_head = Struct(">BHI").pack
+_END = bytes((FRAME_END,))
 
 
 class MalformedFrame(Exception):
     """The broker sent bytes that are not AMQP 0-9-1; the connection must be closed."""
 
 
-class Limits:
+class FrameLimits:
     """The largest payload of a frame, by its type.
 
     Before the broker has proposed a size, RabbitMQ's default applies.
@@ -39,10 +63,10 @@ class Limits:
     def agree(self, frame_max: int) -> None:
         """Set the limits for the frame size that both sides agreed on.
 
-        RabbitMQ splits bodies to this size, but not headers: it adds to the headers of a message
-        that it dead-letters, and a message may have been published when the limit was higher.
+        RabbitMQ splits bodies to this size, but not headers, which may be larger: it adds headers
+        to a message that it dead-letters, and an older message may have had a higher limit.
         """
-        longest = max(frame_max, _LEAST_FRAME_MAX) - FRAME_OVERHEAD
+        longest = max(frame_max, MIN_FRAME_MAX) - FRAME_OVERHEAD
         self.by_type[METHOD] = self.by_type[BODY] = longest
         self.by_type[HEADER] = longest + _LONGER_HEADERS
         self.by_type[HEARTBEAT] = 0
@@ -54,11 +78,11 @@ class Limits:
         return f"a frame of type {kind} with {length} bytes: the limit is {self.by_type[kind]}"
 
 
-class Unfinished(NamedTuple):
+class UnfinishedInput(NamedTuple):
     """A frame or a message that has arrived in part.
 
     Attributes:
-        key: Identifies the frame or the message.
+        key: The identity of the frame or the message.
         received: The bytes that have arrived.
         min_progress: How many more bytes count as progress.
         text: A description for logs.
@@ -70,8 +94,8 @@ class Unfinished(NamedTuple):
     text: str
 
 
-class Content:
-    """A message whose frames have not all arrived."""
+class PartialMessage:
+    """A message of which some frames have not arrived."""
 
     __slots__ = ("announced", "method", "missing", "parts", "properties", "returned")
 
@@ -83,16 +107,65 @@ class Content:
         self.parts: list[bytes] | None = []  # None for one that is too large to be kept.
 
 
+def encode_frame(kind: int, channel: int, payload: bytes) -> bytes:
+    """Return a whole frame."""
+    return b"".join((_pack_head(kind, channel, len(payload)), payload, _END))
+
+
 def misplaced_frame(kind: int, channel: int) -> str:
-    """Explain what is wrong with a frame that belongs to no message."""
+    """Describe a frame that belongs to no message, for an error."""
     return f"a frame of type {kind} on channel {channel} that belongs to no message"
 
 
 def ends_with_texts(payload: bytes, position: int, number: int) -> bool:
-    """Whether *number* short strings follow from *position* on, and nothing else."""
+    """Return whether the rest of *payload* consists of *number* short strings."""
     size = len(payload)
     for _ in range(number):
         if position >= size:
             return False
         position += 1 + payload[position]
     return position == size
+
+
+@dataclass(slots=True)
+class _Progress:
+    """The progress of a frame or a message.
+
+    Attributes:
+        since: When it last made progress.
+        received: The bytes that had arrived then.
+        checks: How often it was checked since.
+    """
+
+    since: float
+    received: int
+    checks: int = 0
+
+
+class StallDetector:
+    """Detects frames and messages that the broker does not finish.
+
+    A large message may take long on a slow connection, so the time without progress counts, not the
+    total time. A process whose event loop was blocked could not read, so five checks in a row
+    without progress are required as well.
+
+    Args:
+        seconds: The time without progress. Call `check` five times within it.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._seen: dict[object, _Progress] = {}
+
+    def check(self, unfinished: list[UnfinishedInput], now: float) -> str:
+        """Return a description of what has stalled; empty if nothing has."""
+        previous, self._seen = self._seen, {}
+        for each in unfinished:
+            seen = previous.get(each.key)
+            if seen is None or each.received - seen.received >= each.min_progress:
+                seen = _Progress(now, each.received)
+            seen.checks += 1
+            self._seen[each.key] = seen
+            if seen.checks > STALL_CHECKS and now - seen.since >= self._seconds:
+                return f"{each.text} made no progress for {now - seen.since:.1f} s"
+        return ""

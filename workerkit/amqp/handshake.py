@@ -13,29 +13,28 @@ from aio_pika.tools import OneShotCallback
 from aiormq.abc import AbstractConnection
 from aiormq.exceptions import AMQPError, AuthenticationError
 
-from workerkit.amqp.addresses import Attempt
-from workerkit.amqp.frames import NO_PERMISSION
+from workerkit.amqp.addresses import ConnectionAttempt
+from workerkit.amqp.frames import MIN_FRAME_MAX, NO_PERMISSION, NOT_ALLOWED
 from workerkit.amqp.tap import CLOSED, TapProtocol, TapTransportFactory
 from workerkit.config.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost
 
 log = logging.getLogger(__name__)
 
-_REFUSALS = (NO_PERMISSION, 530)
+_REFUSALS = (NO_PERMISSION, NOT_ALLOWED)
 _REQUIRED_CAPABILITIES = ("publisher_confirms", "basic.nack")
-_SMALLEST_FRAME = 4096  # AMQP 0-9-1, section 4.2.3: peers must accept frames of this size.
 _CLEANUP_DEADLINE = 1.0
 _MAX_REASON_LENGTH = 500
 
-EXPLAINED = (AMQPError, StopAsyncIteration)
-"""What aiormq raises for what the broker or the network did; no traceback tells more of it."""
+SELF_EXPLANATORY = (AMQPError, StopAsyncIteration)
+"""Errors of aiormq that the broker or the network causes: a traceback would add nothing."""
 
 
 class TapConnection(aio_pika.Connection):
-    """A connection whose socket has the tap.
+    """A connection of aio-pika whose socket has `TapProtocol`.
 
-    aio-pika does not pass a `transport_factory` on to aiormq, and a URL cannot hold every virtual
-    host for aiormq. So aiormq's connection is created here.
+    aio-pika does not pass a `transport_factory` on to aiormq, and a URL for aiormq cannot express
+    every virtual host. So aiormq's connection is created here.
 
     Attributes:
         fault: The error that ended aiormq's reader, if one did. aiormq does not publish it.
@@ -48,18 +47,20 @@ class TapConnection(aio_pika.Connection):
         self._vhost = vhost
 
     def __del__(self) -> None:
-        """Do nothing: aio-pika begins to close it here, also where no event loop runs any more."""
+        """Do nothing: aio-pika's method begins to close it, even if no event loop is running."""
 
     async def connect(self, timeout: TimeoutType = None) -> None:
         """Open the socket and log in."""
-        underlay = aiormq.Connection(self.url, transport_factory=self._factory, **self.kwargs)
-        underlay.vhost = self._vhost
-        await underlay.connect()
-        await underlay.ready()
-        underlay._reader_task.add_done_callback(self._on_reader_done)
+        aiormq_connection = aiormq.Connection(
+            self.url, transport_factory=self._factory, **self.kwargs
+        )
+        aiormq_connection.vhost = self._vhost
+        await aiormq_connection.connect()
+        await aiormq_connection.ready()
+        aiormq_connection._reader_task.add_done_callback(self._on_reader_done)
         closed = OneShotCallback(self._on_connection_close)
-        underlay.closing.add_done_callback(closed)
-        self.transport = UnderlayConnection(underlay, closed)
+        aiormq_connection.closing.add_done_callback(closed)
+        self.transport = UnderlayConnection(aiormq_connection, closed)
         await self._on_connected()
 
     def _on_reader_done(self, reader: "asyncio.Task[Any]") -> None:
@@ -67,20 +68,20 @@ class TapConnection(aio_pika.Connection):
 
 
 class _UnsupportedBroker(Exception):
-    """Workerkit does not support this broker."""
+    """The broker lacks a feature that workerkit needs."""
 
 
 async def log_in(
-    settings: AMQPSettings, vhost: str | None, role: str, attempt: Attempt
+    settings: AMQPSettings, vhost: str | None, role: str, attempt: ConnectionAttempt
 ) -> tuple[TapConnection, TapProtocol]:
     """Open a connection to the server of *attempt*.
 
-    Whatever the server sends, and whatever aiormq raises for it, becomes one of two errors.
+    Every failure, of the server or in aiormq, becomes one of two errors.
 
     Raises:
         BrokerRefused: The broker refused the login, TLS failed, or workerkit does not support this
             broker.
-        ConnectionLost: The server cannot be reached, did not answer in time, or does not speak
+        ConnectionLost: The server cannot be reached, did not reply in time, or does not speak
             AMQP 0-9-1.
     """
     where = _ServerLabel(settings, vhost, attempt)
@@ -95,16 +96,14 @@ async def log_in(
         client_properties={"connection_name": f"workerkit {role}"},
     )
     try:
-        await _connected(connection, factory, settings.connect_timeout)
+        await _connect(connection, factory, settings.connect_timeout)
     except Exception as error:
-        raise _as_our_error(where, error, factory.protocol) from error
+        raise _translate_error(where, error, factory.protocol) from error
     assert factory.protocol is not None
     return connection, factory.protocol
 
 
-async def _connected(
-    connection: TapConnection, factory: TapTransportFactory, seconds: float
-) -> None:
+async def _connect(connection: TapConnection, factory: TapTransportFactory, seconds: float) -> None:
     """Connect within a deadline, in a task, because aiormq cancels the task that it fails in.
 
     Raises:
@@ -140,26 +139,28 @@ def _retrieve_exception(task: "asyncio.Task[None]") -> None:
         task.exception()
 
 
-def _check(underlay: AbstractConnection) -> None:
-    """Check what aiormq does not check.
+def _check(aiormq_connection: AbstractConnection) -> None:
+    """Check the capabilities and the frame size of the broker, which aiormq does not check.
 
     Raises:
         _UnsupportedBroker: The broker lacks a capability, or proposes an invalid frame size.
     """
-    capabilities = underlay.server_properties.get("capabilities")
+    capabilities = aiormq_connection.server_properties.get("capabilities")
     stated = capabilities if isinstance(capabilities, Mapping) else {}
     if missing := [each for each in _REQUIRED_CAPABILITIES if not stated.get(each)]:
         text = f"the broker does not offer {' and '.join(missing)}, which workerkit needs"
         raise _UnsupportedBroker(text)
-    if 0 < (size := underlay.connection_tune.frame_max or 0) < _SMALLEST_FRAME:
-        text = f"the broker's frame_max is {size}, and AMQP requires at least {_SMALLEST_FRAME}"
+    if 0 < (size := aiormq_connection.connection_tune.frame_max or 0) < MIN_FRAME_MAX:
+        text = f"the broker's frame_max is {size}, and AMQP requires at least {MIN_FRAME_MAX}"
         raise _UnsupportedBroker(text)
 
 
 class _ServerLabel:
-    """The name of the server in errors, with the addresses that were tried so far."""
+    """The server for errors, with the addresses that were tried so far."""
 
-    def __init__(self, settings: AMQPSettings, vhost: str | None, attempt: Attempt) -> None:
+    def __init__(
+        self, settings: AMQPSettings, vhost: str | None, attempt: ConnectionAttempt
+    ) -> None:
         self._url = settings.display(vhost, attempt.server)
         self._vhost = settings.vhost_name(vhost)
         self._attempt = attempt
@@ -183,12 +184,15 @@ def _tls(settings: AMQPSettings, where: _ServerLabel) -> ssl.SSLContext | None:
         raise BrokerRefused(f"{where}: TLS cannot be set up with {files}: {error}", 0) from error
 
 
-def _as_our_error(
+def _translate_error(
     where: _ServerLabel, error: Exception, protocol: TapProtocol | None
 ) -> ConnectionLost:
-    """Our error for a failed attempt, by its cause: aio-pika raises the same one for several."""
-    if protocol is not None and protocol.tap.refusal is not None:
-        code, _ = protocol.tap.refusal
+    """Return our error for a failed attempt, by its cause.
+
+    aio-pika raises the same exception for several causes.
+    """
+    if protocol is not None and protocol.frame_reader.refusal is not None:
+        code, _ = protocol.frame_reader.refusal
         kind = BrokerRefused(f"{where}: {protocol.reason}", code)
         return kind if code in _REFUSALS else ConnectionLost(str(kind))
     if isinstance(error, ssl.SSLError):
@@ -206,7 +210,7 @@ def _as_our_error(
 
 def _reason(error: Exception, protocol: TapProtocol | None) -> str:
     if isinstance(error, TimeoutError):
-        # The socket was closed because of the timeout, so its own reason says nothing.
+        # The socket was closed because of the timeout, so its own reason is not the cause.
         return str(error)
     if protocol is not None and protocol.reason != CLOSED:
         return protocol.reason
@@ -214,7 +218,7 @@ def _reason(error: Exception, protocol: TapProtocol | None) -> str:
 
 
 def failure_reason(error: BaseException) -> str:
-    """Why aiormq closed a connection; empty if the server closed it."""
+    """Return why aiormq closed a connection; empty if the server closed it."""
     closed = isinstance(error.__cause__, asyncio.IncompleteReadError)
     if closed or isinstance(error, StopAsyncIteration | asyncio.CancelledError):
         return ""

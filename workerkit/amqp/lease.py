@@ -1,14 +1,15 @@
-"""A lease on the broker: of all processes that want it, one has it at a time.
+"""A lease on the broker: of all processes that compete for it, one has it at a time.
 
-The lease is a queue with a single active consumer, in which there is always a token with the number
-of the last run. RabbitMQ delivers all messages of such a queue to one consumer, until the channel
-of that consumer ends; then it delivers them, those that were not acknowledged first, to the next.
+The lease is a queue with a single active consumer. It always contains a token, a message with the
+number of the last run. RabbitMQ delivers all messages of such a queue to one consumer, until the
+channel of that consumer closes. Then it delivers them to the next consumer, first those that were
+not acknowledged.
 
-A process that wants to run publishes a token with a higher number than all that it has seen, and
-waits until that very token is delivered to it. The queue keeps the order, so it has seen all tokens
-that were published before; and that the token comes to it shows that the lease is its own at this
-moment. Only then it acknowledges the older tokens. So no two runs have the same number, and a run
-that begins later has a higher one, whatever became of the processes and connections before.
+Before a run, a process publishes a token with a higher number than all that it has received, and
+waits until this token is delivered to it. The queue keeps the order, so the process has received
+all tokens that were published before. The delivery of its own token proves that it has the lease at
+this moment. Only then does it acknowledge the older tokens. So no two runs have the same number,
+and a later run has a higher one, even if processes were killed or connections were lost.
 """
 
 import asyncio
@@ -16,15 +17,15 @@ import logging
 from collections.abc import Callable
 from typing import Any
 
-from workerkit.amqp.connection import STABLE_AFTER, Link
-from workerkit.amqp.consumer import Declare
-from workerkit.amqp.declare import Made, Unreachable, available, log_declared
-from workerkit.amqp.handshake import EXPLAINED
-from workerkit.amqp.queue import NO_LIMIT, DefaultType, Queue, QueueType
+from workerkit.amqp.connection import STABLE_AFTER, Connection
+from workerkit.amqp.consumer import DeclareMode
+from workerkit.amqp.declare import Created, Unreachable, ensure_queue, log_declared
+from workerkit.amqp.handshake import SELF_EXPLANATORY
+from workerkit.amqp.lease_term import LeaseTerm, NotHeld
+from workerkit.amqp.queue import NO_LIMIT, DefaultQueueType, Queue, QueueType
 from workerkit.amqp.queue_types import look_up
 from workerkit.amqp.replies import RPC_DEADLINE
 from workerkit.amqp.session import Session
-from workerkit.amqp.term import NotHeld, Term
 from workerkit.describe import summarize_error, without_needless_traceback
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.health import Part, State
@@ -36,18 +37,18 @@ QUEUE_PREFIX = "workerkit.singleton."
 SILENCE = 1.75
 """Heartbeats without a byte from the broker after which the lease counts as lost.
 
-RabbitMQ closes the connection of a client that is silent for two to three heartbeats: it does not
-give the lease to another process before this one has given it up."""
+RabbitMQ closes the connection of a client that is silent for two to three heartbeats. So this
+process stops its run before RabbitMQ gives the lease to another one."""
 
-_SINGLE = "x-single-active-consumer"
+_SINGLE_ACTIVE = "x-single-active-consumer"
 _BLOCKED = "the broker blocks publishers, out of memory or disk"
 _SILENT = "the broker did not deliver a token in time"
-_FILL_EVERY = 60.0
+_PLACEHOLDER_INTERVAL = 60.0
 _MISSING_RETRY = 2.0
 _RELEASE_DEADLINE = 2.0
 
 
-def lease_queue(name: str, default: DefaultType | None) -> Queue:
+def lease_queue(name: str, default: DefaultQueueType | None) -> Queue:
     """Return the queue of a lease.
 
     It has no delivery limit: a token is redelivered each time a process ends.
@@ -63,24 +64,25 @@ def lease_queue(name: str, default: DefaultType | None) -> Queue:
 
 
 class Lease:
-    """Competes for one lease, for as long as the process wants it.
+    """One lease, for which this process competes until it releases it.
 
     Args:
         consumer: The name of the task.
         renewal: Seconds between two renewals.
-        part: Told how it is going. It is ready also while another process has the lease.
-        on_lost: Called at once when this process has had the lease and loses it.
+        part: Notified of changes of its readiness. It is ready also while another process has the
+            lease.
+        on_lost: Called immediately when this process had the lease and loses it.
 
     Attributes:
-        held: Whether this process has the lease, as far as it knows.
+        held: Whether this process has the lease. It may learn of a loss with a delay.
     """
 
     def __init__(
         self,
         consumer: str,
         queue: Queue,
-        link: Link,
-        declare: Declare,
+        connection: Connection,
+        declare: DeclareMode,
         renewal: float,
         part: Part,
         on_lost: Callable[[], None],
@@ -88,26 +90,26 @@ class Lease:
         self.held = False
         self._consumer = consumer
         self._queue = queue
-        self._link = link
-        self._declare: Declare = declare
+        self._connection = connection
+        self._declare: DeclareMode = declare
         self._renewal = renewal
         self._part = part
         self._on_lost = on_lost
-        self._term: Term | None = None
+        self._current_term: LeaseTerm | None = None
         self._acquired = asyncio.Event()
-        self._taking = asyncio.Lock()
-        self._running: asyncio.Task[None] | None = None
+        self._number_lock = asyncio.Lock()
+        self._task: asyncio.Task[None] | None = None
         self._releasing = False
-        link.followers.append(self)
+        connection.listeners.append(self)
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
-        """The connection could not be made: note why."""
+        """Report the reason as that of the task."""
         self._not_ready(error)
 
     @property
     def last_scheduled(self) -> float:
-        """When the last run of all processes was due, in seconds since 1970; 0 if unknown."""
-        return self._term.tokens.scheduled if self._term is not None else 0.0
+        """Return when the last run of any process was due, in seconds since 1970; 0 if unknown."""
+        return self._current_term.tokens.scheduled if self._current_term is not None else 0.0
 
     async def acquired(self) -> None:
         """Wait until this process has the lease."""
@@ -115,16 +117,16 @@ class Lease:
             await self._acquired.wait()
 
     async def take(self, scheduled: float, after: float) -> int:
-        """Take the number of a run, which proves that this process has the lease.
+        """Get the number of the next run, which proves that this process has the lease.
 
         Args:
             scheduled: When the run is due.
-            after: `last_scheduled` when that was calculated.
+            after: The value of `last_scheduled` from which *scheduled* was calculated.
 
         Raises:
-            NotHeld: It has not the lease, or another run has begun since *after*.
+            NotHeld: It does not have the lease, or another run has begun since *after*.
         """
-        term = self._term
+        term = self._current_term
         if term is None or not self.held:
             raise NotHeld("another process has the lease, or there is no connection")
         number = await self._take(term, scheduled, after)
@@ -134,16 +136,16 @@ class Lease:
 
     async def run(self) -> None:
         """Compete for the lease until cancelled or released."""
-        self._running = asyncio.current_task()
+        self._task = asyncio.current_task()
         loop, backoff = asyncio.get_running_loop(), Backoff()
         while not self._releasing:
-            session, began = await self._link.session(), loop.time()
+            session, began = await self._connection.session(), loop.time()
             pause = _MISSING_RETRY
             try:
-                if await self._there(session):
-                    term = self._term = Term(session, self._queue.name)
+                if await self._queue_exists(session):
+                    term = self._current_term = LeaseTerm(session, self._queue.name)
                     term.ended.add_done_callback(self._on_ended)
-                    await term.begin()
+                    await term.start()
                     await self._compete(term)
                 else:
                     self._report(f"queue {self._queue.name!r} is missing: declare it")
@@ -163,39 +165,41 @@ class Lease:
                 await asyncio.wait([session.lost], timeout=pause)
 
     async def release(self) -> None:
-        """Give the lease up, so that another process has it at once."""
+        """Release the lease, so that another process gets it immediately."""
         self._releasing = True
         self._part.stopping()
-        running = self._running
-        if running is not None and not running.done():
-            cancel(running)
-            # If the broker does not answer, the close of the connection does it.
-            await asyncio.wait([running], timeout=_RELEASE_DEADLINE)
+        task = self._task
+        if task is not None and not task.done():
+            cancel(task)
+            # If the broker does not reply, the close of the connection releases it.
+            await asyncio.wait([task], timeout=_RELEASE_DEADLINE)
 
-    async def _there(self, session: Session) -> bool:
-        """Whether the queue exists; one that somebody else has declared is looked at.
+    async def _queue_exists(self, session: Session) -> bool:
+        """Return whether the queue exists, after declaring it if that is configured.
+
+        A queue that workerkit does not declare must have a single active consumer.
 
         Raises:
-            BrokerRefused: It may not be declared, or differs.
+            BrokerRefused: A permission is missing, or the queue has other arguments.
             ConnectionLost: The session was lost.
         """
-        queue, made = self._queue, Made()
-        if not await available(session, queue, self._declare, made):
+        queue, created = self._queue, Created()
+        if not await ensure_queue(session, queue, self._declare, created):
             return False
-        if made.queues:
-            log_declared(made.queues, again=False, consumer=self._consumer)
+        if created.queues:
+            log_declared(created.queues, again=False, consumer=self._consumer)
         if self._declare == "never":
             found = await look_up(session, queue)
             if found is not None and found.type != "stream":
                 kind: QueueType = "quorum" if found.type == "quorum" else "classic"
                 typed = Queue(queue.name, kind, single_active_consumer=True)
                 found = await look_up(session, typed)
-            if found is not None and _SINGLE not in found.arguments:
-                text = f"queue {queue.name!r} has no {_SINGLE}: all processes would have the lease"
+            if found is not None and _SINGLE_ACTIVE not in found.arguments:
+                text = f"queue {queue.name!r} has no {_SINGLE_ACTIVE}: all processes would run it"
                 raise BrokerRefused(f"{text}; delete it, and declare it with that argument", 0)
         return True
 
-    async def _compete(self, term: Term) -> None:
+    async def _compete(self, term: LeaseTerm) -> None:
         """Wait for the lease, then renew it, until it is lost.
 
         Raises:
@@ -209,20 +213,22 @@ class Lease:
                 continue
             try:
                 async with asyncio.timeout(RPC_DEADLINE):
-                    await term.fill()
+                    await term.publish_placeholder()
                 self._report()
             except TimeoutError:
                 self._report(_BLOCKED if term.is_blocked else _SILENT)
             waiting: list[asyncio.Future[Any]] = [term.active, term.ended]
-            await asyncio.wait(waiting, timeout=_FILL_EVERY, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait(
+                waiting, timeout=_PLACEHOLDER_INTERVAL, return_when=asyncio.FIRST_COMPLETED
+            )
         raise term.ended.result()
 
     async def _take(
-        self, term: Term, scheduled: float | None = None, after: float = 0.0
+        self, term: LeaseTerm, scheduled: float | None = None, after: float = 0.0
     ) -> int | None:
-        """Take a number; None if the broker did not answer, and then the lease is given up."""
+        """Get a number; return None, and release the lease, if the broker does not reply."""
         try:
-            async with asyncio.timeout(RPC_DEADLINE), self._taking:
+            async with asyncio.timeout(RPC_DEADLINE), self._number_lock:
                 number = await term.take(scheduled, after)
         except TimeoutError:
             if term.is_blocked:
@@ -253,7 +259,7 @@ class Lease:
         self._on_lost()
 
     async def _end_term(self) -> None:
-        term, self._term = self._term, None
+        term, self._current_term = self._current_term, None
         if term is not None:
             await term.close()
 
@@ -262,17 +268,17 @@ class Lease:
         fields = self._fields(retry_in=round(seconds, 2), error=summarize_error(error))
         log.error(
             "task cannot compete for its lease",
-            exc_info=without_needless_traceback(error, *EXPLAINED),
+            exc_info=without_needless_traceback(error, *SELF_EXPLANATORY),
             extra=fields,
         )
 
     def _not_ready(self, error: Exception) -> None:
-        # A queue whose node is down comes back by itself.
+        # A queue whose node is down is available again when the node is back.
         refused = isinstance(error, BrokerRefused) and not isinstance(error, Unreachable)
         self._report(str(error), refused=refused)
 
     def _report(self, reason: str = "", *, refused: bool = False) -> None:
-        """Note how it is going, unless the process stops: it is ready if there is no reason."""
+        """Update the readiness, unless the process is stopping; without a reason it is ready."""
         if self._part.state is State.STOPPING:
             return
         if not reason:

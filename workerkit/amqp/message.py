@@ -197,7 +197,7 @@ class AMQPMessage(Delivery, Generic[T]):
         milliseconds: `properties.timestamp` is the number as it was sent.
         """
         seconds = self.properties.timestamp
-        return None if seconds is None else table.moment(seconds)
+        return None if seconds is None else table.to_datetime(seconds)
 
     @property
     def exchange(self) -> str:

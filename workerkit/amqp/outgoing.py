@@ -1,16 +1,18 @@
-"""Check and encode the arguments of one publish, before anything is sent to the broker.
+"""Check and encode one message to publish, before anything is sent to the broker.
 
-RabbitMQ closes the channel for some invalid messages, and the connection for others. Other messages
-are published on them as well.
+RabbitMQ closes the channel because of some invalid messages, and the connection because of others.
+Other messages are published on them at the same time.
 """
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from datetime import datetime
 from time import time
 from typing import Any
 
 from workerkit.amqp import table
 from workerkit.amqp.content import encode_body
+from workerkit.amqp.frames import BASIC_PUBLISH
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.queue import Exchange
 from workerkit.codec import encode
@@ -19,6 +21,7 @@ DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 DELAY_HEADER = "x-delay"
 _LONGEST_EXPIRATION = 4_294_967.0  # 2**32 milliseconds
 _LATEST = 2**64
+_RESERVED = b"\x00\x00"
 _BYTES = bytes | bytearray | memoryview
 
 _SECONDS = "seconds, such as 2.5"
@@ -44,14 +47,37 @@ _TYPES: dict[str, tuple[Any, str]] = {
 }
 
 
+@dataclass(frozen=True, slots=True)
+class OutgoingMessage:
+    """An encoded message with its destination.
+
+    Attributes:
+        properties: Flags and values, see `workerkit.amqp.properties`.
+        user_id: The one in the properties.
+    """
+
+    message_id: str
+    exchange: str
+    routing_key: str
+    mandatory: bool
+    properties: bytes
+    body: bytes
+    user_id: str | None = None
+
+    @property
+    def method(self) -> bytes:
+        """Return the payload of the basic.publish."""
+        return _publish_method(self.exchange, self.routing_key, mandatory=self.mandatory)
+
+
 def check_types(given: Mapping[str, Any]) -> None:
-    """Name the first parameter of a publish that has the wrong type, if one has.
+    """Check the types of the parameters of a publish.
 
     Args:
         given: The parameters by name; a missing one is not checked.
 
     Raises:
-        TypeError: States what was found, and what is right.
+        TypeError: States the first parameter with a wrong type, and the right type.
     """
     for name, (types, right) in _TYPES.items():
         found = given.get(name, given)
@@ -60,7 +86,7 @@ def check_types(given: Mapping[str, Any]) -> None:
             raise TypeError(f"{name} is {what}: write {right}")
 
 
-def message(
+def encode_message(
     body: object,
     headers: Mapping[str, Any] | None = None,
     message_id: str | None = None,
@@ -94,7 +120,7 @@ def message(
     return raw, Properties(
         content_type=kind,
         content_encoding=content_encoding,
-        table=_table(headers) if headers else None,
+        table=_encode_headers(headers) if headers else None,
         delivery_mode=PERSISTENT,
         priority=priority,
         correlation_id=correlation_id,
@@ -106,6 +132,16 @@ def message(
         user_id=user_id,
         app_id=app_id,
     )
+
+
+def _publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
+    parts = [BASIC_PUBLISH, _RESERVED]
+    for what, text in (("exchange", exchange), ("routing key", routing_key)):
+        encoded = text.encode()
+        if len(encoded) > 255:
+            raise ValueError(f"the {what} is {len(encoded)} bytes long, and AMQP allows 255")
+        parts += [bytes((len(encoded),)), encoded]
+    return b"".join([*parts, b"\x01" if mandatory else b"\x00"])
 
 
 def _milliseconds(expiration: float) -> str:
@@ -121,11 +157,12 @@ def _seconds(timestamp: datetime | float) -> int:
     return int(seconds)
 
 
-def _table(headers: Mapping[str, Any]) -> bytes:
+def _encode_headers(headers: Mapping[str, Any]) -> bytes:
     """Encode the headers.
 
     Raises:
-        TypeError, ValueError: RabbitMQ 3.10 to 4.3 would close the channel or the connection.
+        TypeError, ValueError: RabbitMQ 3.10 to 4.3 would close the channel or the connection
+            because of them.
     """
     for name, (is_right, right) in _CHECKED_HEADERS.items():
         if name in headers and not is_right(headers[name]):
@@ -135,14 +172,14 @@ def _table(headers: Mapping[str, Any]) -> bytes:
     try:
         return table.encode(headers)
     except RecursionError as error:
-        raise ValueError("headers are nested too deep") from error
+        raise ValueError("headers are nested too deeply") from error
 
 
 def _is_list_of_str(value: object) -> bool:
     return isinstance(value, list | tuple) and all(isinstance(each, str) for each in value)
 
 
-# Headers that the broker reads, and their types. For a wrong type it closes the channel, or the
+# Headers that the broker reads, and their types. If a type is wrong, it closes the channel, or the
 # connection if the queue is a stream.
 _CHECKED_HEADERS: dict[str, tuple[Callable[[object], bool], str]] = {
     "CC": (_is_list_of_str, "a list of str"),

@@ -1,7 +1,7 @@
-"""The properties of a message as encoded: AMQP 0-9-1, section 2.3.5.2 and the class `basic`.
+"""Decode and encode the properties of a message (AMQP 0-9-1, section 2.3.5.2, class `basic`).
 
-Decoding is total: a sender decides what these bytes are, so no bytes may raise. Encoding what was
-decoded gives the same bytes, so a message that is moved stays what it was.
+Decoding never raises, because the sender determines these bytes. Encoding decoded properties
+returns the same bytes, so a copy of a message has the properties of the original.
 """
 
 from dataclasses import dataclass, fields
@@ -18,13 +18,13 @@ PERSISTENT = 2
 
 @dataclass(slots=True, kw_only=True)
 class Properties:
-    """The fourteen properties; None is absent.
+    """The fourteen properties; None means absent.
 
-    Text keeps bytes that are no UTF-8 as lone surrogates, see `readable`.
+    Bytes that are not UTF-8 are lone surrogates in a text; see `readable`.
 
     Attributes:
-        table: The headers as they are encoded, preceded by their size.
-        expiration: Milliseconds, as the decimal text that AMQP has.
+        table: The encoded headers, beginning with their size.
+        expiration: Milliseconds, as decimal text.
         timestamp: Seconds since 1970, as sent; it may be out of the range of `datetime`.
     """
 
@@ -50,9 +50,9 @@ _OCTETS = ("delivery_mode", "priority")
 
 
 def decode(raw: bytes) -> Properties:
-    """Read property flags and the values behind them. Never raises.
+    """Decode property flags and values. Never raises.
 
-    From the first value on that does not fit in, the properties are absent.
+    After the first invalid value, all properties are absent.
     """
     properties = Properties()
     position = 2
@@ -60,7 +60,7 @@ def decode(raw: bytes) -> Properties:
         (flags,) = _U16.unpack_from(raw)
         for name, flag in _FLAGS.items():
             if flags & flag:
-                value, position = _read(name, raw, position)
+                value, position = _decode_value(name, raw, position)
                 setattr(properties, name, value)
     except (StructError, IndexError):
         pass
@@ -68,23 +68,23 @@ def decode(raw: bytes) -> Properties:
 
 
 def content_labels(raw: bytes) -> tuple[str | None, str | None]:
-    """Read `content_type` and `content_encoding` alone, the first two. Never raises."""
+    """Decode only the first two properties, `content_type` and `content_encoding`. Never raises."""
     found: list[str | None] = [None, None]
     position = 2
     try:
         for place, flag in enumerate((0x80, 0x40)):
             if raw[0] & flag:
-                found[place], position = _read("label", raw, position)
+                found[place], position = _decode_value("label", raw, position)
     except IndexError:
         pass
     return found[0], found[1]
 
 
 def encode(properties: Properties) -> bytes:
-    """Write property flags and values.
+    """Encode property flags and values.
 
     Raises:
-        ValueError: A short text is longer than 255 bytes, or a number out of range.
+        ValueError: A text is longer than 255 bytes, or a number is out of range.
     """
     flags = 0
     parts = [b""]
@@ -92,19 +92,19 @@ def encode(properties: Properties) -> bytes:
         value = getattr(properties, name)
         if value is not None:
             flags |= flag
-            parts.append(_written(name, value))
+            parts.append(_encode_value(name, value))
     parts[0] = _U16.pack(flags)
     return b"".join(parts)
 
 
 def readable(text: str | None) -> str | None:
-    """A text property for people: what is no UTF-8 in it becomes U+FFFD."""
+    """Return a text property for display: bytes that are not UTF-8 become U+FFFD."""
     if text is None:
         return None
     return text.encode(errors="surrogateescape").decode(errors="replace")
 
 
-def _read(name: str, raw: bytes, position: int) -> tuple[Any, int]:
+def _decode_value(name: str, raw: bytes, position: int) -> tuple[Any, int]:
     if name in _OCTETS:
         return raw[position], position + 1
     if name == "timestamp":
@@ -115,12 +115,12 @@ def _read(name: str, raw: bytes, position: int) -> tuple[Any, int]:
         position += 1
         end = position + raw[position - 1]
     if end > len(raw):
-        raise IndexError(f"{name} ends behind the frame")
+        raise IndexError(f"{name} exceeds the frame")
     value = raw[position:end]
     return value if name == "table" else value.decode(errors="surrogateescape"), end
 
 
-def _written(name: str, value: Any) -> bytes:
+def _encode_value(name: str, value: Any) -> bytes:
     if name in _OCTETS:
         return bytes((value,))
     if name == "timestamp":

@@ -1,4 +1,4 @@
-"""Publish messages so that they are known to have arrived: persistent, mandatory, confirmed."""
+"""Publish messages that are persistent and mandatory, and wait until the broker confirms them."""
 
 import asyncio
 import threading
@@ -15,16 +15,15 @@ from workerkit.amqp import outgoing
 from workerkit.amqp.confirms import (
     DEFAULT_EXCHANGE,
     TOO_LARGE,
+    MessageRefused,
+    MessageReturned,
     NotProcessed,
-    Outgoing,
-    Refused,
-    Returned,
 )
-from workerkit.amqp.connection import Link
+from workerkit.amqp.connection import Connection
 from workerkit.amqp.frames import NO_PERMISSION, NOT_FOUND, PRECONDITION_FAILED
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.properties import encode as encode_properties
-from workerkit.amqp.publisher_connection import Route
+from workerkit.amqp.publisher_connection import PublisherConnection
 from workerkit.amqp.queue import Exchange, Queue
 from workerkit.config.settings import WorkerSettings
 from workerkit.errors import (
@@ -41,8 +40,8 @@ from workerkit.errors import (
 from workerkit.observe import Observer, Published, tell
 from workerkit.tasks import Deadline
 
-_UNOPENED = "the publisher is used before the Runner has started, or after it has stopped"
-_DECLARE_DEADLINE = 30.0  # Some questions, each with a deadline of its own.
+_NOT_OPEN = "the publisher is used before the Runner has started, or after it has stopped"
+_DECLARE_DEADLINE = 30.0  # For several requests, each of which has its own deadline.
 _DIRECT_REPLY = f"{outgoing.DIRECT_REPLY_TO}."
 
 
@@ -50,22 +49,23 @@ class Declarations(Protocol):
     """The first declarations on one connection."""
 
     @property
-    def checked_all(self) -> bool:
-        """Whether nobody has to wait any more."""
+    def is_complete(self) -> bool:
+        """Whether no publish has to wait for them any more."""
 
-    async def receivable(self, exchange: str, routing_key: str) -> None:
-        """Wait until the queues are declared that a message may reach."""
+    async def wait_for_destination(self, exchange: str, routing_key: str) -> None:
+        """Wait until the queues that a message may reach are declared."""
 
 
 class Publisher:
     """Publishes to RabbitMQ; inject it as the container's `publisher`.
 
-    Connections of its own, so that a broker which blocks publishers cannot block consumers. They
-    are opened when first published to, and kept alive from then on.
+    It has its own connections: RabbitMQ blocks connections that publish when it runs out of memory
+    or disk, and consumers must not be blocked. A connection is opened by the first publish and then
+    kept alive.
 
     The arguments of `publish`, and of `publish_many` and `publish_threadsafe` as well:
 
-    * `body`: `bytes` and `str` go as they are, models and all else as JSON.
+    * `body`: `bytes` and `str` are sent unchanged, models and all other values as JSON.
     * `exchange`: A name, or an `Exchange` that is declared if it is missing. The default exchange
       routes to the queue that has the routing key as its name.
     * `headers`, `correlation_id`, `reply_to`, `type`, `app_id`: As defined by AMQP; texts of 255
@@ -73,20 +73,20 @@ class Publisher:
     * `message_id`: A new one by default.
     * `content_type`: That of the body by default. Text and JSON are encoded in its `charset`.
     * `content_encoding`: `gzip` and `deflate` compress the body, except for `bytes` that are
-      compressed already. With any other, `bytes` are sent as they are.
+      compressed already. With any other value, `bytes` are sent unchanged.
     * `user_id`: The broker accepts only the user that the connection has logged in with.
     * `timestamp`: A `datetime`, or seconds since 1970; now by default.
-    * `priority`: 0 to 255; only queues with `x-max-priority` look at it.
+    * `priority`: 0 to 255; only queues with `x-max-priority` use it.
     * `expiration`: Seconds after which a queue drops the message.
     * `connection`, `vhost`: The connection to use; a vhost of None is that of the connection.
     * `mandatory`: Fail if no queue receives the message, instead of losing it. Ignored for a direct
       reply, to `amq.rabbitmq.reply-to.…`, and for a message with `x-delay` to an exchange: the
       broker returns those although it delivers them.
-    * `timeout`: Seconds for everything, including a new connection.
+    * `timeout`: Seconds for the whole call, including a new connection.
 
     Attributes:
-        observers: Told of each publish and of the connections; the Runner sets it.
-        connects: Whether it publishes to a broker; not the one that tests put in its place.
+        observers: Called for each publish and for changes of the connections; the Runner sets it.
+        connects: Whether it publishes to a broker. The fake publisher of tests does not.
     """
 
     observers: Sequence[Observer] = ()
@@ -96,29 +96,29 @@ class Publisher:
         self._settings: WorkerSettings | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        self._routes: dict[tuple[str, str], Route] = {}
-        # By connection and vhost as they are given: to look up the place takes longer.
-        self._known: dict[tuple[str, str | None], Route] = {}
-        self._unprepared: dict[tuple[str, str], Declarations] = {}
+        self._connections: dict[tuple[str, str], PublisherConnection] = {}
+        # By connection and vhost as they are passed: to resolve the settings takes longer.
+        self._resolved: dict[tuple[str, str | None], PublisherConnection] = {}
+        self._preparations: dict[tuple[str, str], Declarations] = {}
 
     def open(self, settings: WorkerSettings) -> None:
-        """Say which connections there are. The Runner does this before anything starts."""
+        """Set the settings, which have the connections. The Runner does this before the start."""
         self._settings = settings
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
     def wait_for(self, place: tuple[str, str], preparation: "Declarations") -> None:
-        """Let each publish wait, within its deadline, until the queues of a place are declared.
+        """Make each publish to *place* wait, within its deadline, until its queues are declared.
 
         Args:
             place: A connection of the settings, in lower case, and a virtual host.
-            preparation: Declares them.
+            preparation: Declares the queues.
         """
-        self._unprepared[place] = preparation
+        self._preparations[place] = preparation
 
     def blocked(self) -> list[str]:
-        """Names of the connections whose broker blocks publishers, out of memory or disk."""
-        return [name for (name, _), route in self._routes.items() if route.blocked]
+        """Return the names of the connections whose broker blocks publishers."""
+        return [name for (name, _), each in self._connections.items() if each.blocked]
 
     async def publish(
         self,
@@ -143,16 +143,16 @@ class Publisher:
         mandatory: bool = True,
         timeout: float = 10.0,
     ) -> str:
-        """Publish one message, and return its id once the broker has taken it over.
+        """Publish one message, and return its id once the broker has confirmed it.
 
         Raises:
-            PublishError: One of its children says what happened. After `PublishOutcomeUnknown`
-                publish again with its message id; cancelling this call leaves the same doubt.
+            PublishError: A subclass for each cause. After `PublishOutcomeUnknown`, publish again
+                with its message id. If this call is cancelled, the outcome is unknown as well.
             TypeError, ValueError: The body cannot be encoded, a parameter has the wrong type, or a
                 number is out of range.
         """
         try:
-            raw, properties = outgoing.message(
+            raw, properties = outgoing.encode_message(
                 body, headers, message_id, correlation_id, priority, expiration,
                 content_type, content_encoding, type, reply_to, app_id, timestamp, user_id,
             )  # fmt: skip
@@ -161,35 +161,35 @@ class Publisher:
             to = Destination(routing_key, exchange, connection, vhost, mandatory)
             return await self._observed(raw, properties, to, timeout)
         except (AttributeError, TypeError):
-            # Only now: to ask for each type would cost every publish.
+            # Only after a failure: these checks would slow down every publish.
             outgoing.check_types(locals())
             raise
 
     async def publish_many(
         self, bodies: Iterable[object], routing_key: str, *, window: int = 100, **more: Any
     ) -> list[str]:
-        """Publish many messages with the same options, some of them at the same time.
+        """Publish many messages with the same options, several at a time.
 
         Args:
-            bodies: Taken as the window allows, so it may be endless, or larger than memory.
+            bodies: Read as the window allows, so it may be infinite, or larger than memory.
             window: Messages that wait for their confirm at the same time.
-            **more: As for `publish`, but for `message_id`.
+            **more: As for `publish`, except `message_id`.
 
         Returns:
             The message ids, in the order of *bodies*.
 
         Raises:
-            ExceptionGroup: Of the `PublishError`s; no more was begun after the first one, and
-                everything that was begun has ended.
+            ExceptionGroup: The `PublishError`s. After the first one no other message was sent, and
+                this call waited for those that had been sent.
         """
         if window < 1:
-            raise ValueError(f"window is {window}: it must be 1 at least")
-        left = iter(bodies)
+            raise ValueError(f"window is {window}: it must be at least 1")
+        remaining = iter(bodies)
         ids: dict[int, str] = {}
         errors: list[Exception] = []
 
         async def publish_next(numbers: Iterator[int]) -> None:
-            for body in left:
+            for body in remaining:
                 number = next(numbers)
                 try:
                     ids[number] = await self.publish(body, routing_key, **more)
@@ -207,14 +207,14 @@ class Publisher:
         return [ids[number] for number in sorted(ids)]
 
     def publish_threadsafe(self, body: object, routing_key: str, **more: Any) -> str:
-        """As `publish`, from the thread of a handler that is not `async`; blocks until confirmed.
+        """Publish from the thread of a handler that is not `async`; block until confirmed.
 
         Raises:
             RuntimeError: It was called in the event loop's own thread, which it would block.
         """
         loop = self._loop
         if loop is None:
-            raise ConfigurationError(_UNOPENED)
+            raise ConfigurationError(_NOT_OPEN)
         if threading.get_ident() == self._thread:
             raise RuntimeError("publish_threadsafe is for other threads: await publish instead")
         publishing = self.publish(body, routing_key, **more)
@@ -223,43 +223,43 @@ class Publisher:
     async def send(
         self, raw: bytes, properties: Properties, to: "Destination", timeout: float = 10.0
     ) -> str:
-        """As `publish`, for a body that is encoded and properties that are complete."""
+        """Publish an encoded body with complete properties, as `publish` does."""
         message_id = properties.message_id = properties.message_id or uuid4().hex
         exchange = to.exchange.name if isinstance(to.exchange, Exchange) else to.exchange
         key, mandatory = to.routing_key, to.mandatory
         if not exchange and key.startswith(_DIRECT_REPLY):
             mandatory = False
         encoded, user = encode_properties(properties), properties.user_id
-        message = Outgoing(message_id, exchange, key, mandatory, encoded, raw, user)
+        message = outgoing.OutgoingMessage(message_id, exchange, key, mandatory, encoded, raw, user)
         where = f"message {message_id!r} to {to}"
-        route = self._route(to)
+        publisher = self._connection_to(to)
         sent = False
         try:
             async with Deadline(timeout):
                 while not sent:
-                    confirm = await route.publish(message, to.exchange)
+                    confirm = await publisher.publish(message, to.exchange)
                     sent = True
                     try:
                         await confirm
                     except NotProcessed:
                         sent = False
         except TimeoutError as error:
-            raise route.late(where, message_id, timeout, sent=sent) from error
+            raise publisher.timeout_error(where, message_id, timeout, sent=sent) from error
         except MessageTooLarge as error:
             raise MessageTooLarge(f"{where}: {error}") from None
-        except (Returned, Refused) as error:
-            raise _typed(where, error, exchange) from None
+        except (MessageReturned, MessageRefused) as error:
+            raise _public_error(where, error, exchange) from None
         except ConnectionLost as error:
             if sent:
                 raise PublishOutcomeUnknown(f"{where}: {error}", message_id) from error
             code = error.code if isinstance(error, BrokerRefused) else 0
-            raise _typed(where, Refused(str(error), code), exchange) from error
+            raise _public_error(where, MessageRefused(str(error), code), exchange) from error
         return message_id
 
     async def _observed(
         self, raw: bytes, properties: Properties, to: "Destination", timeout: float
     ) -> str:
-        """As `send`, and tell the observers how it ended."""
+        """Publish as `send` does, and report the outcome to the observers."""
         began = perf_counter()
 
         def ended(error: PublishError | None = None) -> Published:
@@ -269,7 +269,7 @@ class Publisher:
             return Published(name, exchange, key, message_id, len(raw), seconds, error)
 
         try:
-            if self._unprepared:
+            if self._preparations:
                 timeout = await self._wait_for_queues(properties, to, timeout)
             message_id = await self.send(raw, properties, to, timeout)
         except PublishError as error:
@@ -281,36 +281,40 @@ class Publisher:
     async def _wait_for_queues(
         self, properties: Properties, to: "Destination", timeout: float
     ) -> float:
-        """Wait until the queues are declared that the process itself consumes; the seconds left."""
-        route, began = self._route(to), perf_counter()
+        """Wait until the queues that the process itself consumes are declared.
+
+        Returns:
+            The seconds that are left of *timeout*.
+        """
+        publisher, began = self._connection_to(to), perf_counter()
         place = self._place(to)
-        if (preparation := self._unprepared.get(place)) is None:
+        if (preparation := self._preparations.get(place)) is None:
             return timeout
         try:
             async with Deadline(timeout):
-                await preparation.receivable(str(to.exchange), to.routing_key)
+                await preparation.wait_for_destination(str(to.exchange), to.routing_key)
         except TimeoutError as error:
             message_id = properties.message_id = properties.message_id or uuid4().hex
             where = f"message {message_id!r} to {to}"
-            raise route.late(where, message_id, timeout, sent=False) from error
-        if preparation.checked_all:
-            self._unprepared.pop(place, None)
+            raise publisher.timeout_error(where, message_id, timeout, sent=False) from error
+        if preparation.is_complete:
+            self._preparations.pop(place, None)
         return max(timeout - (perf_counter() - began), 0.0)
 
     async def declare(self, queue: Queue, connection: str, vhost: str | None) -> bool:
-        """Declare a queue where it is missing.
+        """Declare a queue if it is missing.
 
         Returns:
             Whether it was missing.
 
         Raises:
-            PublishRefused: It may not be declared, or exists otherwise.
+            PublishRefused: A permission is missing, or the queue exists with other arguments.
             PublishTimeout: There is no connection.
         """
-        route = self._route(Destination(queue.name, "", connection, vhost))
+        publisher = self._connection_to(Destination(queue.name, "", connection, vhost))
         try:
             async with Deadline(_DECLARE_DEADLINE):
-                return await route.declare(queue)
+                return await publisher.declare(queue)
         except TimeoutError as error:
             text = f"queue {queue.name!r}: not declared within {_DECLARE_DEADLINE:g} s"
             raise PublishTimeout(text) from error
@@ -318,20 +322,20 @@ class Publisher:
             raise PublishRefused(f"queue {queue.name!r} cannot be declared: {error}") from error
 
     async def close(self) -> None:
-        """Close the connections. A publish that still waits fails."""
-        routes, self._routes, self._settings = self._routes, {}, None
-        self._known.clear()
-        self._unprepared.clear()
-        await asyncio.gather(*(route.close() for route in routes.values()))
+        """Close the connections. Publishes that are not confirmed yet fail."""
+        connections, self._connections, self._settings = self._connections, {}, None
+        self._resolved.clear()
+        self._preparations.clear()
+        await asyncio.gather(*(each.close() for each in connections.values()))
 
     def _place(self, to: "Destination") -> tuple[str, str]:
-        """The connection and the virtual host of a destination.
+        """Return the connection and the virtual host of a destination.
 
         Raises:
-            ConfigurationError: There is no such connection, or none at all yet.
+            ConfigurationError: There is no such connection, or the publisher is not open.
         """
         if self._settings is None:
-            raise ConfigurationError(_UNOPENED)
+            raise ConfigurationError(_NOT_OPEN)
         name = to.connection.casefold()
         settings = self._settings.amqp.get(name)
         if settings is None:
@@ -341,24 +345,26 @@ class Publisher:
             )
         return name, settings.vhost_name(to.vhost)
 
-    def _route(self, to: "Destination") -> "Route":
-        if (route := self._known.get((to.connection, to.vhost))) is not None:
-            return route
+    def _connection_to(self, to: "Destination") -> PublisherConnection:
+        if (found := self._resolved.get((to.connection, to.vhost))) is not None:
+            return found
         name, _ = key = self._place(to)
-        if key not in self._routes:
+        if key not in self._connections:
             assert self._settings is not None
             read = partial(self._settings.connection, name)
-            self._routes[key] = Route(Link(name, read, to.vhost, "publisher", self.observers))
-        self._known[to.connection, to.vhost] = self._routes[key]
-        return self._routes[key]
+            self._connections[key] = PublisherConnection(
+                Connection(name, read, to.vhost, "publisher", self.observers)
+            )
+        self._resolved[to.connection, to.vhost] = self._connections[key]
+        return self._connections[key]
 
 
 @dataclass(frozen=True, slots=True)
 class Destination:
-    """Where a message goes.
+    """The destination of a message.
 
     Attributes:
-        mandatory: The broker gives it back where no queue gets it.
+        mandatory: Whether the broker returns the message if no queue receives it.
     """
 
     routing_key: str
@@ -372,13 +378,15 @@ class Destination:
         return f"{exchange} with routing key {self.routing_key!r}"
 
 
-def _typed(where: str, error: Returned | Refused, exchange: str) -> PublishError:
-    """The public error for what the broker said about one message."""
-    if isinstance(error, Refused) and error.code == NO_PERMISSION:
+def _public_error(
+    where: str, error: MessageReturned | MessageRefused, exchange: str
+) -> PublishError:
+    """Return the public error for a message that the broker returned or refused."""
+    if isinstance(error, MessageRefused) and error.code == NO_PERMISSION:
         grant = f"grant write on {exchange or DEFAULT_EXCHANGE!r}"
         return PublishRefused(f"{where}: {error}; {grant}")
-    if isinstance(error, Returned):
-        return Unroutable(f"{where}: no queue gets it ({error})")
+    if isinstance(error, MessageReturned):
+        return Unroutable(f"{where}: no queue receives it ({error})")
     if error.code == PRECONDITION_FAILED and TOO_LARGE in str(error):
         return MessageTooLarge(f"{where}: {error}")
     return (Unroutable if error.code == NOT_FOUND else PublishRefused)(f"{where}: {error}")

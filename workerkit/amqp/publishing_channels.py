@@ -1,9 +1,9 @@
-"""The channels that one connection publishes on: a shared one, and one for each trial.
+"""The channels on which one connection publishes: a shared one, and one for each trial.
 
 RabbitMQ closes a channel because of a single message that is too large, that goes to an exchange
-which the user may not write to, or that has the user id of another user. All other messages that
-wait for a confirm on that channel are in doubt then. So the first message with a new exchange, user
-id or size is a trial: it is published on a channel of its own.
+without permission to write to it, or that has the user id of another user. The outcome of all
+other messages that wait for a confirm on that channel is then unknown. So the first message with a
+new exchange, user id or size is a trial: it is published on a separate channel.
 """
 
 import asyncio
@@ -14,9 +14,10 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-from workerkit.amqp.confirms import Confirms, Outgoing, Refused, Returned
-from workerkit.amqp.declare import make_sure
+from workerkit.amqp.confirms import Confirms, MessageRefused, MessageReturned
+from workerkit.amqp.declare import ensure_exchange
 from workerkit.amqp.frames import PRECONDITION_FAILED
+from workerkit.amqp.outgoing import OutgoingMessage
 from workerkit.amqp.queue import Exchange
 from workerkit.amqp.session import Session
 from workerkit.errors import ConnectionLost, MessageTooLarge, PublishTimeout
@@ -33,14 +34,14 @@ CLOSED = "the publisher was closed before the message could be sent"
 
 @dataclass(slots=True, eq=False)
 class _Trial:
-    """A publish that shows whether something works.
+    """A publish that shows whether the broker accepts an exchange, a user id or a size.
 
     Attributes:
-        followers: Publishes that wait for the result, in order, by the futures that get their
-            confirms, or None if they have to be sent in another way.
+        waiting: Publishes that wait for the result, in order. The result of each key is the future
+            of the confirm, or None if the message has to be sent in another way.
     """
 
-    followers: "dict[asyncio.Future[Any], tuple[Outgoing, Exchange | str]]" = field(
+    waiting: "dict[asyncio.Future[Any], tuple[OutgoingMessage, Exchange | str]]" = field(
         default_factory=dict
     )
 
@@ -62,10 +63,10 @@ class PublishingChannels:
         self._open: set[Confirms] = set()
         self._last_confirm = 0.0
         self._opening = asyncio.Lock()
-        self._exchanges: set[Exchange | str] = set()
-        self._users: set[str | None] = {None}
-        self._size = _ASSUMED_SIZE
-        self._largest: int | None = None
+        self._proven_exchanges: set[Exchange | str] = set()
+        self._proven_users: set[str | None] = {None}
+        self._proven_size = _ASSUMED_SIZE
+        self._size_limit: int | None = None
         self._trials: dict[object, _Trial] = {}
         self._free = asyncio.Semaphore(_MAX_TRIALS)
         self._retiring: set[asyncio.Task[None]] = set()
@@ -76,18 +77,20 @@ class PublishingChannels:
         return not self.session.gone and not self.session.protocol.unblocked.is_set()
 
     def publish_now(
-        self, message: Outgoing, exchange: Exchange | str
+        self, message: OutgoingMessage, exchange: Exchange | str
     ) -> "asyncio.Future[None] | None":
-        """Send a message as `publish` does; None if that has to wait for something first.
+        """Send a message as `publish` does; return None if it cannot be sent immediately.
 
-        Nearly all messages can be sent at once, and a coroutine for each would be slower.
+        Nearly all messages can be sent immediately, and a coroutine for each would be slower.
         """
         shared = self._shared
         if shared is None or shared.lost or self._closed.done() or not shared.is_writable:
             return None
-        return shared.publish(message) if self._unproven(message, exchange) is None else None
+        return shared.publish(message) if self._needs_trial(message, exchange) is None else None
 
-    async def publish(self, message: Outgoing, exchange: Exchange | str) -> "asyncio.Future[None]":
+    async def publish(
+        self, message: OutgoingMessage, exchange: Exchange | str
+    ) -> "asyncio.Future[None]":
         """Send a message; the future is done when the broker has confirmed it.
 
         Raises:
@@ -98,13 +101,13 @@ class PublishingChannels:
             ConnectionLost, OSError: Nothing was sent; the connection is lost.
         """
         size = len(message.body)
-        if self._largest is not None and size > self._largest:
+        if self._size_limit is not None and size > self._size_limit:
             raise MessageTooLarge(
-                f"it has {size} bytes, and the broker accepts at most {self._largest}"
+                f"it has {size} bytes, and the broker accepts at most {self._size_limit}"
             )
         if self._shared is not None and self._shared.lost:
             self._reset()
-        while (new := self._unproven(message, exchange)) is not None:
+        while (new := self._needs_trial(message, exchange)) is not None:
             if (confirm := await self._publish_trial(message, exchange, new)) is not None:
                 return confirm
         shared = self._shared
@@ -113,11 +116,11 @@ class PublishingChannels:
         return await self._send(shared, message)
 
     def drop_if_silent(self) -> None:
-        """Close the connection if nothing was confirmed since the oldest publish, for 9 seconds.
+        """Close the connection if no publish was confirmed for 9 seconds.
 
-        A node that is cut off from its cluster keeps its connections and sends heartbeats, but
-        cannot confirm; another node may. The connection stays open as long as anything is
-        confirmed: then only a single queue is unavailable.
+        A node that is cut off from its cluster keeps its connections and sends heartbeats, but it
+        cannot confirm; another node may be able to. The connection stays open as long as anything
+        is confirmed: then only a single queue is unavailable.
         """
         oldest = min((each.waiting_since for each in self._open), default=math.inf)
         latest = max((each.last_confirm for each in self._open), default=0.0)
@@ -135,29 +138,29 @@ class PublishingChannels:
         self._open.discard(confirms)
         self._last_confirm = max(self._last_confirm, confirms.last_confirm)
 
-    def _unproven(self, message: Outgoing, exchange: Exchange | str) -> object:
+    def _needs_trial(self, message: OutgoingMessage, exchange: Exchange | str) -> object:
         """Return what of a message needs a trial: exchange, user id or size; None for most."""
-        if exchange not in self._exchanges:
+        if exchange not in self._proven_exchanges:
             return exchange
-        if message.user_id not in self._users:
+        if message.user_id not in self._proven_users:
             return ("user", message.user_id)
-        return "size" if len(message.body) > self._size else None
+        return "size" if len(message.body) > self._proven_size else None
 
     async def _publish_trial(
-        self, message: Outgoing, exchange: Exchange | str, new: object
+        self, message: OutgoingMessage, exchange: Exchange | str, new: object
     ) -> "asyncio.Future[None] | None":
-        """Publish on a channel of its own, or on the shared one after somebody else's trial.
+        """Publish on a separate channel, or after the trial of another publish on the shared one.
 
         Returns:
-            None if that trial has failed.
+            The future of the confirm; None if the trial of the other publish failed.
         """
         if (other := self._trials.get(new)) is not None:
             sent: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-            other.followers[sent] = message, exchange
+            other.waiting[sent] = message, exchange
             try:
                 await asyncio.wait([sent], timeout=_TRIAL_WAIT)
             finally:
-                other.followers.pop(sent, None)
+                other.waiting.pop(sent, None)
             if sent.done():
                 confirm: asyncio.Future[None] | None = sent.result()
                 return confirm
@@ -169,8 +172,8 @@ class PublishingChannels:
             self._remove_trial(new, trial)
             raise
         try:
-            if exchange and exchange not in self._exchanges:
-                await make_sure(self.session, exchange)
+            if exchange and exchange not in self._proven_exchanges:
+                await ensure_exchange(self.session, exchange)
             confirms = await self._open_channel()
             confirm = await self._send(confirms, message)
         except BaseException:
@@ -183,24 +186,24 @@ class PublishingChannels:
 
     def _on_trial_done(
         self,
-        message: Outgoing,
+        message: OutgoingMessage,
         exchange: Exchange | str,
         new: object,
         trial: "_Trial",
         confirms: Confirms,
         confirm: "asyncio.Future[None]",
     ) -> None:
-        """Remember the result of a trial, and end it."""
+        """Store the result of a trial, and end it."""
         error = asyncio.CancelledError() if confirm.cancelled() else confirm.exception()
-        works = error is None or isinstance(error, Returned)
-        if isinstance(error, Refused):
+        works = error is None or isinstance(error, MessageReturned)
+        if isinstance(error, MessageRefused):
             works = not error.code  # A full queue does not close the channel.
             if (limit := _LIMIT.search(str(error))) and error.code == PRECONDITION_FAILED:
-                self._largest = int(limit[1])
+                self._size_limit = int(limit[1])
         if works:
-            self._exchanges.add(exchange)
-            self._users.add(message.user_id)
-            self._size = max(self._size, len(message.body))
+            self._proven_exchanges.add(exchange)
+            self._proven_users.add(message.user_id)
+            self._proven_size = max(self._proven_size, len(message.body))
             if self._shared is None:
                 self._shared = confirms
         self._end_trial(new, trial, confirms)
@@ -214,23 +217,23 @@ class PublishingChannels:
             task.add_done_callback(self._retiring.discard)
 
     def _remove_trial(self, new: object, trial: "_Trial") -> None:
-        """Send what has waited for the result, before anything that is published later."""
+        """Send the messages that waited for the result, before any message published later."""
         if self._trials.get(new) is trial:
             del self._trials[new]
-        for sent, (message, exchange) in trial.followers.items():
+        for sent, (message, exchange) in trial.waiting.items():
             try:
                 sent.set_result(self.publish_now(message, exchange))
             except (MessageTooLarge, ConnectionLost, ValueError) as error:
                 sent.set_exception(error)
 
     async def _retire(self, confirms: Confirms) -> None:
-        """Close a channel once the broker reads again: a late reply would close the session."""
+        """Close a channel once the broker does not block: a late reply would close the session."""
         with suppress(OSError):
             await confirms.writable(self._closed)
         if not self._closed.done():
             await confirms.channel.close()
 
-    async def _send(self, confirms: Confirms, message: Outgoing) -> "asyncio.Future[None]":
+    async def _send(self, confirms: Confirms, message: OutgoingMessage) -> "asyncio.Future[None]":
         await confirms.writable(self._closed)
         if self._closed.done():
             raise PublishTimeout(CLOSED)
@@ -243,8 +246,8 @@ class PublishingChannels:
             return self._shared
 
     def _reset(self) -> None:
-        """Forget the results of all trials, as the shared channel is lost."""
+        """Discard the results of all trials, as the shared channel is lost."""
         self._shared = None
-        self._exchanges.clear()
-        self._users = {None}
-        self._size = _ASSUMED_SIZE
+        self._proven_exchanges.clear()
+        self._proven_users = {None}
+        self._proven_size = _ASSUMED_SIZE

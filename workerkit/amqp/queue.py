@@ -1,4 +1,4 @@
-"""The topology that consumers declare: queues, exchanges and what binds them. Pure."""
+"""Declarations of queues, exchanges and bindings. Pure: no I/O."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
@@ -8,18 +8,18 @@ from workerkit.amqp.checks import Check, check_name, is_whole
 
 ExchangeType = Literal["direct", "fanout", "topic", "headers"]
 QueueType = Literal["classic", "quorum", "stream"]
-StreamPlace = Literal["first", "last", "next"]
-StreamOffset = StreamPlace | int
+StreamStart = Literal["first", "last", "next"]
+StreamOffset = StreamStart | int
 Overflow = Literal["drop-head", "reject-publish", "reject-publish-dlx"]
 RetryType = Literal["quorum", "classic"]
-DefaultType = Literal["quorum", "classic"]
+DefaultQueueType = Literal["quorum", "classic"]
 
 DEAD_LETTER_SUFFIX = ".dlq"
 RETRY_INFIX = ".retry."
 NO_LIMIT = -1
-_LONGEST_PREFIX = 150  # Of 255; the rest is for the host, the process and the connection.
-_FIRST_WITH_NO_LIMIT = (4,)
-# Arguments that a quorum queue refuses, or that make sense for a classic queue only.
+_LONGEST_PREFIX = 150  # Of 255 bytes; the rest is for the host, the process and the connection.
+_NO_LIMIT_SINCE = (4,)
+# Arguments that a quorum queue refuses, or that have no effect except on a classic queue.
 _CLASSIC_ONLY = frozenset(
     {"x-max-priority", "x-queue-mode", "x-queue-version", "x-queue-master-locator"}
 )
@@ -27,15 +27,15 @@ _CLASSIC_ONLY = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Exchange:
-    """An exchange, as it has to be declared where it is missing.
+    """The declaration of an exchange, used if the exchange is missing.
 
     Attributes:
-        type: One of RabbitMQ's own, or that of a plugin, such as `x-consistent-hash`.
-        durable: It survives a restart of the broker.
-        auto_delete: It goes when its last binding goes.
-        internal: Nobody may publish to it but other exchanges.
-        alternate: The exchange that gets what this one cannot route.
-        arguments: What the broker is told besides, such as `alternate-exchange`.
+        type: A type of RabbitMQ, or of a plugin, such as `x-consistent-hash`.
+        durable: The exchange survives a restart of the broker.
+        auto_delete: The broker deletes the exchange when its last binding is removed.
+        internal: Only other exchanges can publish to it.
+        alternate: The exchange that receives messages which this one cannot route.
+        arguments: Other arguments of the declaration, such as `alternate-exchange`.
     """
 
     name: str
@@ -49,7 +49,7 @@ class Exchange:
     def __post_init__(self) -> None:
         check_name("exchange", self.name)
         check = Check(f"exchange {self.name!r}", self)
-        # Other types are those of plugins, and the broker knows which of them it has.
+        # Other types belong to plugins. The broker refuses those that it does not have.
         if not str(self.type).startswith("x-"):
             check.one_of("type", get_args(ExchangeType))
         check.flags("durable", "auto_delete", "internal")
@@ -58,7 +58,7 @@ class Exchange:
 
     @property
     def declared_arguments(self) -> dict[str, Any]:
-        """All arguments of `exchange.declare`."""
+        """Return all arguments of `exchange.declare`."""
         alternate = {"alternate-exchange": self.alternate} if self.alternate else {}
         return {**alternate, **self.arguments}
 
@@ -71,11 +71,11 @@ class Exchange:
 
 @dataclass(frozen=True, slots=True)
 class Binding:
-    """What a queue gets of an exchange.
+    """A binding of a queue to an exchange.
 
     Attributes:
-        exchange: Its declaration, or the name of one that exists.
-        arguments: For exchanges of type headers.
+        exchange: The declaration of the exchange, or the name of one that exists.
+        arguments: The arguments of the binding, for exchanges of type headers.
     """
 
     exchange: Exchange | str
@@ -96,36 +96,39 @@ class Binding:
 
 @dataclass(frozen=True, slots=True)
 class Queue:
-    """A queue, as it has to be declared where it is missing.
+    """The declaration of a queue, used if the queue is missing.
 
     A plain name in a consumer's `queues` means `Queue(name)`: durable, without arguments.
 
     Attributes:
-        type: Classic, replicated by Raft, or a stream, from which nothing is taken and to which
-            nothing goes back: what fails is dead-lettered. None leaves it to the virtual host.
-        durable: It survives a restart of the broker.
-        exclusive: Only the connection that declares it may use it; it goes with that connection.
-        auto_delete: It goes when its last consumer goes.
-        per_process: Each process has an exclusive queue of its own. Its name is this one with a
+        type: `classic`, `quorum` (replicated), or `stream`. Messages are not removed from a stream
+            and cannot be requeued to it, so a message that fails is dead-lettered. With None the
+            virtual host determines the type.
+        durable: The queue survives a restart of the broker.
+        exclusive: Only the connection that declares the queue may use it. The broker deletes the
+            queue when that connection closes.
+        auto_delete: The broker deletes the queue when its last consumer is cancelled.
+        per_process: Each process has a separate, exclusive queue. Its name is this one with a
             suffix that is new for each connection. Retries are made in place. A message that would
-            be dead-lettered is rejected instead: to `dead_letter_exchange`, or dropped without one.
-        ttl: Seconds after which it drops a message, or dead-letters it.
-        expires: Seconds without use after which it goes, with the messages in it.
-        max_length: Messages it holds; `overflow` says what happens to more.
-        max_bytes: Bytes of bodies it holds.
-        max_priority: Highest priority that it tells apart, 1 to 255; classic queues only.
-        delivery_limit: How often a message may come back; quorum queues only, -1 for no limit.
+            be dead-lettered is rejected instead: it goes to `dead_letter_exchange`, or is dropped
+            if there is none.
+        ttl: Seconds after which the queue drops a message, or dead-letters it.
+        expires: Seconds without use after which the broker deletes the queue and its messages.
+        max_length: The largest number of messages; `overflow` determines what happens to more.
+        max_bytes: The largest total size of the bodies, in bytes.
+        max_priority: The highest priority, 1 to 255; classic queues only.
+        delivery_limit: How often a message may be redelivered; quorum queues only, -1 for no limit.
         expected_delivery_limit: The delivery limit that a policy or another declaration gives this
             quorum queue. It is not declared. See "Delivery limits" in the documentation.
-        single_active_consumer: One consumer at a time gets its messages, in order.
-        dead_letter_exchange: Gets what it rejects, drops or lets run out; "" is the default
-            exchange, which routes by `dead_letter_routing_key`.
-        arguments: What the broker is told besides.
-        bindings: What it gets, made after the queue has been declared.
-        stream_offset: Where the reading of a stream begins when the process starts. When the
-            connection is lost, it goes on behind the last message that was settled.
-        retry_type: What the queues are in which its retries wait: `classic` for RabbitMQ before
-            3.10, which may lose a retry that this queue cannot take over when it is time.
+        single_active_consumer: One consumer at a time receives the messages, in order.
+        dead_letter_exchange: Receives messages that the queue rejects or drops, or that expire; ""
+            is the default exchange, which routes by `dead_letter_routing_key`.
+        arguments: Other arguments of the declaration.
+        bindings: Bindings, created after the queue has been declared.
+        stream_offset: The position in a stream at which the process starts to read. When the
+            connection was lost, reading continues after the last message that was settled.
+        retry_type: The type of the queues in which retries wait. `classic` is for RabbitMQ before
+            3.10; such a queue may lose a retry that this queue cannot accept when it is due.
     """
 
     name: str
@@ -169,7 +172,7 @@ class Queue:
             raise ValueError(f"queue {self.name!r}: delivery_limit is for quorum queues")
         if self.expected_delivery_limit is not None:
             self._check_expected_limit()
-        twice = sorted(self._named.keys() & self.arguments.keys())
+        twice = sorted(self._named_arguments.keys() & self.arguments.keys())
         if twice:
             raise ValueError(f"queue {self.name!r}: {twice[0]!r} is given twice")
 
@@ -178,34 +181,34 @@ class Queue:
 
     @property
     def is_plain(self) -> bool:
-        """Whether it is a mere name, so that the broker's own declaration is as good as any."""
+        """Return whether it is only a name, so that any declaration at the broker is accepted."""
         limit = self.expected_delivery_limit
         return self == Queue(self.name, retry_type=self.retry_type, expected_delivery_limit=limit)
 
     @property
     def declared_arguments(self) -> dict[str, Any]:
-        """All arguments of `queue.declare`, the type among them."""
-        return {**self._named, **self.arguments}
+        """Return all arguments of `queue.declare`, including the type."""
+        return {**self._named_arguments, **self.arguments}
 
     @property
     def is_stream(self) -> bool:
-        """Whether it is declared as a stream."""
+        """Return whether it is declared as a stream."""
         return self.declared_arguments.get("x-queue-type") == "stream"
 
     @property
     def known_delivery_limit(self) -> int | None:
-        """How often a quorum queue takes a message back before it drops it; None where unknown."""
+        """Return the delivery limit of a quorum queue; None if it is not known."""
         limit = self.declared_arguments.get("x-delivery-limit", self.expected_delivery_limit)
         return limit if isinstance(limit, int) else None
 
     @property
     def dead_letters(self) -> str:
-        """The name of the queue that holds its dead letters."""
+        """Return the name of the queue for its dead letters."""
         return self.name + DEAD_LETTER_SUFFIX
 
     @property
     def dead_letter_queue(self) -> "Queue":
-        """The queue for its dead letters, replicated if this one is.
+        """Return the queue for its dead letters, which is replicated if this one is.
 
         It has no delivery limit: RabbitMQ would drop a dead letter that was read too often.
         """
@@ -217,46 +220,46 @@ class Queue:
             return Queue(self.dead_letters, "quorum", arguments=arguments)
         return Queue(self.dead_letters, arguments=arguments)
 
-    def of_type(self, default: DefaultType | None) -> "Queue":
-        """Return the queue with a default type, if it states none and can have that type."""
+    def with_default_type(self, default: DefaultQueueType | None) -> "Queue":
+        """Return the queue with a default type, if it has no type and can have that one."""
         arguments = self.declared_arguments
         if default is None or "x-queue-type" in arguments:
             return self
         replicated = default == "quorum"
-        if replicated and (not self.is_lasting or _CLASSIC_ONLY & arguments.keys()):
+        if replicated and (not self.is_permanent or _CLASSIC_ONLY & arguments.keys()):
             return self
         return replace(self, type=default)
 
     @property
-    def is_lasting(self) -> bool:
-        """Whether the queue exists until a client deletes it."""
+    def is_permanent(self) -> bool:
+        """Return whether the queue exists until a client deletes it."""
         return self.durable and not self.exclusive and not self.auto_delete
 
     def arguments_for(self, version: tuple[int, ...]) -> dict[str, Any]:
-        """Return the arguments of `queue.declare` for a broker of a version.
+        """Return the arguments of `queue.declare` for a version of the broker.
 
         A delivery limit of -1 means "no limit" from RabbitMQ 4.0 on. Older versions have no limit
         if the argument is missing, and -1 drops a message when it is requeued for the first time.
         """
         arguments = self.declared_arguments
-        if version < _FIRST_WITH_NO_LIMIT and self.has_no_limit:
+        if version < _NO_LIMIT_SINCE and self.has_no_limit:
             del arguments["x-delivery-limit"]
         return arguments
 
     @property
     def has_no_limit(self) -> bool:
-        """Whether it is declared with a delivery limit of -1, which means no limit."""
+        """Return whether it is declared with a delivery limit of -1, which means no limit."""
         limit = self.declared_arguments.get("x-delivery-limit")
         return isinstance(limit, int) and limit < 0
 
-    def retries(self, delay: float) -> "Queue":
-        """The queue in which its messages wait for so many seconds, and from which they return.
+    def retry_queue(self, delay: float) -> "Queue":
+        """Return the queue in which messages wait *delay* seconds before they return to this one.
 
-        It never expires: it would take along what waits in it. A quorum queue keeps a message until
-        this one has taken it over, while a classic one lets go of it first: where this one is full
-        or gone just then, or a node fails, it would be lost.
+        It has no `expires`, because waiting messages would be deleted with it. A quorum queue keeps
+        a message until this queue has confirmed it. A classic queue removes it before, so a message
+        is lost if this queue is full or deleted at that moment, or if a node fails.
         """
-        safely: dict[str, Any] = {
+        at_least_once: dict[str, Any] = {
             "overflow": "reject-publish",
             "arguments": {"x-dead-letter-strategy": "at-least-once"},
         }
@@ -266,11 +269,11 @@ class Queue:
             ttl=delay,
             dead_letter_exchange="",
             dead_letter_routing_key=self.name,
-            **(safely if self.retry_type == "quorum" else {}),
+            **(at_least_once if self.retry_type == "quorum" else {}),
         )
 
     def _check_arguments(self) -> None:
-        """Refuse, each on its own, what is no value of its argument."""
+        """Check the value of each argument."""
         check = Check(f"queue {self.name!r}", self)
         if self.type is not None:
             check.one_of("type", get_args(QueueType))
@@ -288,7 +291,7 @@ class Queue:
         check.text("dead_letter_exchange", "its name as a string", optional=True)
         check.text("dead_letter_routing_key", "a string", optional=True)
         if not is_whole(self.stream_offset, 0):
-            check.one_of("stream_offset", get_args(StreamPlace), ", or a whole number, 0 or more")
+            check.one_of("stream_offset", get_args(StreamStart), ", or a whole number, 0 or more")
         check.mapping("arguments", {"x-max-length": 10})
         _check_bindings(check, self.bindings)
 
@@ -316,8 +319,8 @@ class Queue:
             raise ValueError(f"queue {self.name!r}: {text}")
 
     @property
-    def _named(self) -> dict[str, Any]:
-        """What the attributes say, in RabbitMQ's own names and units."""
+    def _named_arguments(self) -> dict[str, Any]:
+        """Return the arguments that attributes set, with RabbitMQ's names and units."""
         arguments = {
             "x-queue-type": self.type,
             "x-message-ttl": _milliseconds(self.ttl),
@@ -335,7 +338,7 @@ class Queue:
 
 
 def retry_suffix(delay: float) -> str:
-    """What follows the name of a queue in that of its retries: `.retry.5s`, `.retry.300ms`."""
+    """Return the suffix of the queue for retries, such as `.retry.5s` or `.retry.300ms`."""
     milliseconds = round(delay * 1000)
     if milliseconds % 1000:
         return f"{RETRY_INFIX}{milliseconds}ms"
@@ -353,4 +356,4 @@ def _check_bindings(check: Check, found: Any) -> None:
         if not isinstance(each, Binding):
             named = isinstance(each, Exchange | str)
             right = f"Binding({each!r})" if named else "Binding(exchange, routing_key)"
-            raise ValueError(f"{check.whose}: bindings has {each!r}: write {right}")
+            raise ValueError(f"{check.subject}: bindings has {each!r}: write {right}")

@@ -13,7 +13,7 @@ from workerkit.amqp.incoming import Inlet
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.redelivery import Redelivery
 from workerkit.amqp.settlement import AMQPSettlement
-from workerkit.amqp.stream_position import Position
+from workerkit.amqp.stream_position import StreamPosition
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify
@@ -60,7 +60,9 @@ class Receiver:
         self._held: dict[AMQPMessage[Any], float] = {}
         self._stopping = asyncio.Event()
 
-    def inlet(self, acks: Acks, queue: str, tag: str, position: Position | None = None) -> Inlet:
+    def inlet(
+        self, acks: Acks, queue: str, tag: str, position: StreamPosition | None = None
+    ) -> Inlet:
         """Return the reader of one channel's messages; a stream has a position."""
         acks.unsent, acks.in_doubt = self._remember, self._remember_in_doubt
         if position is None:

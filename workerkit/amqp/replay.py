@@ -1,6 +1,7 @@
-"""Take dead letters out of their queue, each one once it is safe elsewhere or not wanted any more.
+"""Read a queue of dead letters, and remove messages after they were replayed or purged.
 
-Whoever is killed in between leaves two messages behind, never none.
+A message is acknowledged only after its copy is confirmed. If the process is killed in between,
+there are two messages, never none.
 """
 
 import asyncio
@@ -28,7 +29,7 @@ from workerkit.amqp.session import Session, connect, scratch
 from workerkit.config.connections import AMQPSettings
 from workerkit.errors import ConnectionLost
 
-Copy = Callable[[AMQPMessage[Any]], Awaitable[None]]
+ProcessMessage = Callable[[AMQPMessage[Any]], Awaitable[None]]
 
 _NO_LIMIT = -1
 
@@ -36,18 +37,17 @@ _NO_LIMIT = -1
 class Browser:
     """The messages that were in a queue at the beginning, from the first one on.
 
-    What is not acknowledged stays in the hands of this channel, and goes back to its place when
-    that is closed.
+    Messages that are not acknowledged are requeued to their position when the channel closes.
 
     Attributes:
-        queue: Its name.
-        count: Messages that were ready in it at the beginning; no more are read.
-        read: Messages that were read.
-        copied: How many messages were replaced with copies at the end of the queue.
+        queue: The name of the queue.
+        count: The number of ready messages at the beginning; no more are read.
+        read: The number of messages that were read.
+        copied: The number of messages that were replaced with copies at the end of the queue.
     """
 
     def __init__(
-        self, channel: Channel, queue: str, count: int, max_returns: int, copy: Copy
+        self, channel: Channel, queue: str, count: int, max_returns: int, copy: ProcessMessage
     ) -> None:
         self._channel = channel
         self._max_returns = max_returns
@@ -58,10 +58,10 @@ class Browser:
         self.copied = 0
 
     async def next(self) -> AMQPMessage[Any] | None:
-        """The next message; None at the end.
+        """Return the next message; None at the end.
 
         Raises:
-            ConnectionLost: The channel is closed, or the broker does not answer.
+            ConnectionLost: The channel is closed, or the broker does not reply.
         """
         if self.read >= self.count:
             return None
@@ -70,7 +70,7 @@ class Browser:
         return message
 
     async def keep(self, message: AMQPMessage[Any]) -> None:
-        """Keep a message in its queue, as a copy if its count is too high.
+        """Keep a message in its queue, as a copy if its delivery count is too high.
 
         Raises:
             PublishError: The copy was not confirmed. The next read may drop the message.
@@ -83,16 +83,16 @@ class Browser:
 
 
 @asynccontextmanager
-async def browsing(
-    settings: AMQPSettings, vhost: str | None, queue: str, copy: Copy
+async def browse_queue(
+    settings: AMQPSettings, vhost: str | None, queue: str, copy: ProcessMessage
 ) -> AsyncIterator[Browser]:
-    """Look through *queue*, over a connection of its own.
+    """Open a browser of *queue*, with a separate connection.
 
     Args:
         copy: Publishes a copy of a message to this queue, and waits for the confirm.
 
     Raises:
-        BrokerRefused: With code 404 where there is no such queue.
+        BrokerRefused: With code 404 if there is no such queue.
         ConnectionLost: The broker cannot be reached.
     """
     session = await connect(settings, vhost, "dead letters")
@@ -100,14 +100,14 @@ async def browsing(
         async with scratch(session) as channel:
             count = await channel.count(queue)
             yield Browser(channel, queue, count, await _max_returns(session, queue), copy)
-            # From RabbitMQ 4.3 on this does not count, but the close of the channel would.
+            # From RabbitMQ 4.3 on this does not increase the counts; closing the channel would.
             channel.acks.nack_all()
     finally:
         await session.close()
 
 
 async def _max_returns(session: Session, queue: str) -> int:
-    """The number of earlier requeues up to which it is safe to requeue a message once more.
+    """Return the delivery count from which on a message must not be requeued.
 
     Before RabbitMQ 4 a quorum queue has no limit by default, and later a limit of 20. A policy may
     set another one, which a client cannot read.
@@ -123,114 +123,112 @@ async def _max_returns(session: Session, queue: str) -> int:
     return _NO_LIMIT if is_unlimited else 1
 
 
-Treat = Callable[[AMQPMessage[Any]], Awaitable[None]]
-
-_AT_A_TIME = 50
+_MAX_CONCURRENT = 50
 # CC and BCC would route the copy to other queues again.
-_COUNTS = ("CC", "BCC", DELIVERY_COUNT, ACQUIRED_COUNT)
+_COUNT_HEADERS = ("CC", "BCC", DELIVERY_COUNT, ACQUIRED_COUNT)
 
 
-class Clearing:
-    """Takes some messages out of a queue.
+class QueueCleaner:
+    """Processes selected messages of a queue, and removes them.
 
     Args:
-        chosen: Which ones; the others stay.
-        limit: Take no more.
-        rate: ... and no more in a second.
-        stopping: Begin with no further message once it is set.
+        is_selected: Returns whether a message is selected; the others stay in the queue.
+        limit: The largest number of messages.
+        rate: The largest number of messages in a second.
+        stopping: Once it is set, no other message is started.
 
     Attributes:
-        done: Messages that were taken out.
+        done: The number of messages that were removed.
     """
 
     def __init__(
         self,
         browser: Browser,
-        chosen: Callable[[AMQPMessage[Any]], bool],
+        is_selected: Callable[[AMQPMessage[Any]], bool],
         stopping: asyncio.Event,
         *,
         limit: int | None = None,
         rate: float | None = None,
     ) -> None:
         self._browser = browser
-        self._chosen = chosen
+        self._is_selected = is_selected
         self._limit = limit
         self._stopping = stopping
-        self._pace = _Pace(rate, stopping)
-        self._under_way: set[asyncio.Task[None]] = set()
-        self._begun = 0
+        self._rate_limit = _RateLimit(rate, stopping)
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._started = 0
         self._failure: BaseException | None = None
         self.done = 0
 
-    async def run(self, treat: Treat) -> None:
-        """Acknowledge each message once *treat* has returned for it; some at the same time.
+    async def run(self, process: ProcessMessage) -> None:
+        """Process messages, several at a time; acknowledge each after *process* has returned.
 
-        After the first failure no further message is begun with.
+        After the first failure no other message is started.
 
         Raises:
-            ConnectionLost: The broker is gone; what was not acknowledged stays, but may already
-                have been treated.
-            Exception: What *treat* raised: this message stays where it is.
+            ConnectionLost: The connection was lost. Messages that were not acknowledged stay, but
+                some of them may have been processed.
+            Exception: An error that *process* raised; its message stays in the queue.
         """
         try:
             while (message := await self._next()) is not None:
-                task = asyncio.create_task(self._take(message, treat))
-                self._under_way.add(task)
+                task = asyncio.create_task(self._remove(message, process))
+                self._tasks.add(task)
                 task.add_done_callback(self._on_done)
-                if self._begun == 1:
-                    # The first publish on a connection is a trial. The others keep their order.
+                if self._started == 1:
+                    # The first publish on a connection is a trial, which others could overtake.
                     await asyncio.wait([task])
         finally:
-            if self._under_way:
-                await asyncio.wait(self._under_way)
+            if self._tasks:
+                await asyncio.wait(self._tasks)
         if self._failure is not None:
             raise self._failure
 
     async def _next(self) -> AMQPMessage[Any] | None:
-        """The next one of those that are chosen, when its turn has come."""
-        if len(self._under_way) >= _AT_A_TIME:
-            await asyncio.wait(self._under_way, return_when=asyncio.FIRST_COMPLETED)
+        """Return the next selected message, when the rate allows it; None at the end."""
+        if len(self._tasks) >= _MAX_CONCURRENT:
+            await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         while not self._finished:
             message = await self._browser.next()
             if message is None:
                 return None
-            if self._chosen(message):
-                await self._pace.turn()
-                self._begun += 1
+            if self._is_selected(message):
+                await self._rate_limit.wait()
+                self._started += 1
                 return None if self._stopped else message
             await self._browser.keep(message)
         return None
 
     @property
     def _finished(self) -> bool:
-        return self._stopped or (self._limit is not None and self._begun >= self._limit)
+        return self._stopped or (self._limit is not None and self._started >= self._limit)
 
     @property
     def _stopped(self) -> bool:
         return self._stopping.is_set() or self._failure is not None
 
-    async def _take(self, message: AMQPMessage[Any], treat: Treat) -> None:
-        await treat(message)
+    async def _remove(self, message: AMQPMessage[Any], process: ProcessMessage) -> None:
+        await process(message)
         if not message.acks.ack(message.tag):
             raise ConnectionLost("the channel was closed before the acknowledgement")
         self.done += 1
 
     def _on_done(self, task: asyncio.Task[None]) -> None:
-        self._under_way.discard(task)
+        self._tasks.discard(task)
         error = None if task.cancelled() else task.exception()
         self._failure = self._failure or error
 
 
-class _Pace:
-    """Turns, so many in a second."""
+class _RateLimit:
+    """A limit of the messages in a second."""
 
     def __init__(self, rate: float | None, stopping: asyncio.Event) -> None:
         self._seconds = None if rate is None else 1 / rate
         self._stopping = stopping
         self._due = 0.0
 
-    async def turn(self) -> None:
-        """Wait for the next one, or until the process is asked to stop."""
+    async def wait(self) -> None:
+        """Wait until the next message is due, or the process is stopping."""
         if self._seconds is None:
             return
         now = asyncio.get_running_loop().time()
@@ -241,31 +239,32 @@ class _Pace:
                 await asyncio.wait_for(self._stopping.wait(), wait)
 
 
-def replayed(message: AMQPMessage[Any], queue: str) -> Properties:
-    """The properties with which a dead letter goes back to *queue*, to begin with its first try.
+def replay_properties(message: AMQPMessage[Any], queue: str) -> Properties:
+    """Return the properties of a dead letter that is replayed to *queue*, without its retries.
 
-    All that the sender wrote stays, byte for byte. Of what is ours there is the number of replays,
-    and where it was published to first, if that was not this queue: `handle` may ask for it.
+    The headers of the sender do not change. workerkit's headers are removed, except the number of
+    replays, and the original exchange and routing key if they differ from this queue: `handle` may
+    read them.
     """
-    told: dict[str, Any] = {REPLAYS: Evidence.of(message).replays + 1}
+    added: dict[str, Any] = {REPLAYS: Evidence.of(message).replays + 1}
     if (message.exchange, message.routing_key) != ("", queue) and EXCHANGE in message.sent:
-        told |= {EXCHANGE: message.exchange, ROUTING_KEY: message.routing_key}
+        added |= {EXCHANGE: message.exchange, ROUTING_KEY: message.routing_key}
     headers = message.properties.table or table.encode({})
-    # What is no table cannot be added to, and stays as it is.
+    # Nothing can be added to an invalid table, so it does not change.
     with suppress(table.MalformedTable):
-        headers = table.merge(headers, told, _stays)
+        headers = table.merge(headers, added, _is_kept)
     return dataclasses.replace(copied(message, {}), table=headers)
 
 
-def uncounted(message: AMQPMessage[Any]) -> Properties:
-    """The properties of a copy for the same queue, without the broker's counts."""
+def properties_without_counts(message: AMQPMessage[Any]) -> Properties:
+    """Return the properties of a copy for the same queue, without the broker's counts."""
     headers = message.properties.table
     with suppress(table.MalformedTable):
-        headers = headers and table.merge(headers, {}, lambda name, _: name not in _COUNTS)
+        headers = headers and table.merge(headers, {}, lambda name, _: name not in _COUNT_HEADERS)
     return dataclasses.replace(
         message.properties, table=headers, delivery_mode=PERSISTENT, user_id=None
     )
 
 
-def _stays(name: str, entry: bytes) -> bool:
+def _is_kept(name: str, entry: bytes) -> bool:
     return not name.startswith(OURS) and name not in NOT_FOR_COPIES

@@ -1,7 +1,7 @@
-"""Wait for the broker's replies; a late one closes its channel, or the connection.
+"""Wait for the broker's replies. A late reply closes its channel, or the connection.
 
-A busy broker may answer one request late and others in time. Then the connection and its consumers
-are fine. A connection on which nothing arrives at all is lost.
+A busy broker may reply late to one request and in time to others. Then the connection and its
+consumers still work. A connection on which nothing arrives at all is lost.
 """
 
 import asyncio
@@ -17,6 +17,12 @@ from aiormq.exceptions import (
     ChannelPreconditionFailed,
 )
 
+from workerkit.amqp.frames import (
+    NO_PERMISSION,
+    NOT_FOUND,
+    PRECONDITION_FAILED,
+    RESOURCE_LOCKED,
+)
 from workerkit.errors import BrokerRefused, ConnectionLost, QueueInUse
 from workerkit.tasks import with_deadline
 
@@ -26,10 +32,10 @@ RPC_DEADLINE = 10.0
 _UNANSWERED_FACTOR = 2.0
 _IN_USE = "in exclusive use"
 _CODES: dict[type[AMQPChannelError], int] = {
-    ChannelAccessRefused: 403,
-    ChannelNotFoundEntity: 404,
-    ChannelLockedResource: 405,
-    ChannelPreconditionFailed: 406,
+    ChannelAccessRefused: NO_PERMISSION,
+    ChannelNotFoundEntity: NOT_FOUND,
+    ChannelLockedResource: RESOURCE_LOCKED,
+    ChannelPreconditionFailed: PRECONDITION_FAILED,
 }
 
 
@@ -37,7 +43,7 @@ class Socket(Protocol):
     """The socket of the connection.
 
     Attributes:
-        last_read: When the last bytes arrived, in seconds of the loop.
+        last_read: When the last bytes arrived, in seconds of the loop's clock.
     """
 
     last_read: float
@@ -47,7 +53,7 @@ class Replies:
     """The requests on one connection that wait for a reply.
 
     Args:
-        abort: Drops the connection, for a reason.
+        abort: Drops the connection; its argument is the reason.
     """
 
     def __init__(self, socket: Socket, abort: Callable[[str], None]) -> None:
@@ -61,14 +67,14 @@ class Replies:
 
         Args:
             what: The request, for errors and logs.
-            call: Sends it, and returns the reply. It is cancelled when the reply is late.
-            seconds: To wait for the reply; ten by default.
+            call: Sends the request and returns the reply. It is cancelled when the reply is late.
+            seconds: How long to wait for the reply; ten by default.
 
         Raises:
-            BrokerRefused: The broker closed the channel because of it.
+            BrokerRefused: The broker closed the channel because of the request.
             ConnectionLost: The reply is late, or its channel was closed. The connection is closed
-                as well if nothing arrived since the request was sent, or if no request at all was
-                answered for twice as long.
+                as well if nothing has arrived since the request was sent, or if no request at all
+                was answered for twice as long.
         """
         seconds = RPC_DEADLINE if seconds is None else seconds
         sent = self._clock()
@@ -95,20 +101,20 @@ class Replies:
 
 
 class DiscardingSink:
-    """Discards what still arrives on a channel that is closed.
+    """Discards frames that arrive on a channel that workerkit has closed.
 
     The broker continues to send until it has read channel.close. aiormq would keep the first frames
-    and then stop reading, on the whole connection.
+    and then stop reading from the whole connection.
     """
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Discard it: it is not settled, so the broker delivers it again."""
+        """Discard it: it is not settled, so the broker redelivers it."""
 
     def oversized(self, method: bytes, properties: bytes, size: int) -> None:
         """Discard it, as above."""
 
     def empty(self) -> None:
-        """Discard it: no basic.get waits."""
+        """Discard it: no basic.get waits for it."""
 
     def returned(self, method: bytes, properties: bytes, body: bytes) -> None:
         """Discard it: the publish has failed already."""
@@ -121,24 +127,24 @@ class DiscardingSink:
 
 
 async def translate_errors(what: str, call: Awaitable[T]) -> T:
-    """Await an aiormq call and raise our errors for its own."""
+    """Await an aiormq call, and replace its errors with ours."""
     try:
         return await call
     except AMQPChannelError as error:
         raise refusal(what, error) from error
     except (ValueError, TypeError) as error:
-        # pamqp refuses what it cannot write, before the broker could.
+        # pamqp refuses values that it cannot encode, before anything is sent.
         raise BrokerRefused(f"{what}: {error}", 0) from error
     except ConnectionLost:
         raise
     except Exception as error:
-        # aiormq raises many: `KeyError` or `RecursionError` over what a broker has sent, too.
+        # aiormq raises many classes, also `KeyError` or `RecursionError` for bytes from a broker.
         raise ConnectionLost(f"{what}: {str(error) or type(error).__name__}") from error
 
 
 def refusal(what: str, error: AMQPChannelError) -> ConnectionLost:
-    """Our error for a channel that the broker closed."""
+    """Return our error for a channel that the broker closed."""
     if _IN_USE in str(error):
-        # Its code is that of a missing permission, but no permission would help.
+        # The code is that of a missing permission, but no permission would help.
         return QueueInUse(f"{what}: {error}: another client consumes it exclusively")
     return BrokerRefused(f"{what}: {error}", _CODES.get(type(error), 0))

@@ -2,7 +2,7 @@
 
 A connection with five hundred consumers sends thousands of requests at its start. If all were sent
 at once, each would wait for the others, and many would reach their deadline. Opening a channel
-costs as much as a request, so a channel is used again until the broker refuses a request.
+takes as long as a request, so a channel is reused until the broker refuses a request on it.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any, Generic, Protocol, TypeVar
 
 MAX_SETUPS = 16
-"""Set-ups at a time on one connection: enough to keep a broker busy that is 100 ms away."""
+"""Concurrent set-ups on one connection: enough to use a broker with a latency of 100 ms fully."""
 
 
 class ClosableChannel(Protocol):
@@ -19,10 +19,10 @@ class ClosableChannel(Protocol):
 
     @property
     def lost(self) -> "asyncio.Future[Any]":
-        """Done once it is closed."""
+        """Return a future that is done once the channel is closed."""
 
     async def close(self) -> None:
-        """Close it, if it is not closed."""
+        """Close the channel, if it is not closed."""
 
 
 C = TypeVar("C", bound=ClosableChannel)
@@ -63,7 +63,7 @@ class ScratchChannels(Generic[C]):
 
     @asynccontextmanager
     async def channel(self) -> AsyncIterator[C]:
-        """Provide a channel for requests. It is not used again if the block raises."""
+        """Provide a channel for requests. It is not reused if the block raises."""
         while self._idle and self._idle[-1].lost.done():
             self._idle.pop()
         channel = self._idle.pop() if self._idle else await self._create()

@@ -1,4 +1,4 @@
-"""Connect to RabbitMQ by aio-pika, and ask it things with a deadline on every answer."""
+"""One login at RabbitMQ: its connection of aio-pika, and its channels."""
 
 import asyncio
 import logging
@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 from aiormq.abc import AbstractChannel
 
-from workerkit.amqp.addresses import Attempt, Rotation
+from workerkit.amqp.addresses import ConnectionAttempt, ServerRotation
 from workerkit.amqp.channel import Channel
 from workerkit.amqp.channel_numbers import HIGHEST, ChannelLimit, ChannelNumbers
 from workerkit.amqp.frame_reader import Sink
@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-_CLOSE_DEADLINE = 2.0  # Shorter than what a process has for closing everything.
+_CLOSE_DEADLINE = 2.0  # Shorter than the time in which a process closes all its connections.
 _FRAME_MAX = 131_072
 _VERSION = re.compile(r"\d{1,6}(\.\d{1,6}){0,3}")
 
@@ -46,10 +46,10 @@ class Session:
             ChannelLimit(self.channel_max, f"channel_max {self.channel_max} of the broker")
         )
         self._discarding_sink = DiscardingSink()
-        if underlay := connection.transport:
-            # If its queue is full, aiormq does not send channel.close-ok, and the broker would
-            # never free the number of the channel. All queued frames wait for a reply anyway.
-            queue: Any = underlay.connection.write_queue
+        if aiormq_connection := connection.transport:
+            # If this queue is full, aiormq does not send channel.close-ok, and the broker never
+            # frees the number of the channel. A limit is not needed: each caller waits for a reply.
+            queue: Any = aiormq_connection.connection.write_queue
             queue._maxsize = 0
         self.default_type_has_limits = True
 
@@ -60,35 +60,39 @@ class Session:
 
     @property
     def gone(self) -> bool:
-        """Whether the socket is closed or about to be: nothing is sent any more."""
+        """Return whether the socket is closed or closing: nothing can be sent any more."""
         return self.protocol.socket.is_closing()
 
     @property
     def reason(self) -> str:
-        """Why the connection was lost, if that is known."""
+        """Return why the connection was lost, if that is known."""
         fault, known = self._connection.fault, self.protocol.reason
         return (failure_reason(fault) if fault and known == CLOSED else "") or known
 
     @property
     def version(self) -> tuple[int, ...]:
-        """The broker's version, such as (4, 3, 6); empty if it states none."""
-        underlay = self._connection.transport
-        stated = underlay.connection.server_properties.get("version") if underlay else None
+        """Return the broker's version, such as (4, 3, 6); empty if it states none."""
+        aiormq_connection = self._connection.transport
+        stated = (
+            aiormq_connection.connection.server_properties.get("version")
+            if aiormq_connection
+            else None
+        )
         numbers = _VERSION.match(stated) if isinstance(stated, str) else None
         return tuple(map(int, numbers[0].split("."))) if numbers else ()
 
     @property
     def channel_max(self) -> int:
-        """The highest channel number that both sides agreed on."""
-        underlay = self._connection.transport
-        tuned = underlay.connection.connection_tune.channel_max if underlay else 0
+        """Return the highest channel number that both sides agreed on."""
+        aiormq_connection = self._connection.transport
+        tuned = aiormq_connection.connection.connection_tune.channel_max if aiormq_connection else 0
         return int(tuned or 0) or HIGHEST
 
     @property
     def frame_max(self) -> int:
-        """The largest frame, in bytes, that both sides agreed on."""
-        underlay = self._connection.transport
-        tuned = underlay.connection.connection_tune.frame_max if underlay else 0
+        """Return the largest frame, in bytes, that both sides agreed on."""
+        aiormq_connection = self._connection.transport
+        tuned = aiormq_connection.connection.connection_tune.frame_max if aiormq_connection else 0
         return int(tuned) or _FRAME_MAX
 
     def limit_channels(self, limit: ChannelLimit) -> None:
@@ -98,30 +102,30 @@ class Session:
         self.scratch = ScratchChannels(self.channel, self.numbers.scratch)
 
     async def channel(self, *, confirms: bool = False) -> Channel:
-        """Open a channel, with the lowest number that is free.
+        """Open a channel, with the lowest free number.
 
         Raises:
-            ConnectionLost: The broker did not answer in time.
+            ConnectionLost: The broker did not reply in time.
             NoChannelLeft: All numbers up to the broker's limit are in use.
         """
-        underlay = self._connection.transport
-        if underlay is None or self.gone:
+        aiormq_connection = self._connection.transport
+        if aiormq_connection is None or self.gone:
             raise ConnectionLost("the connection is lost")
         if (number := self.numbers.free()) is None:
             await self.scratch.close_idle()
             number = self.numbers.free()
         if number is None:
             raise NoChannelLeft(self._limit.text, self.numbers.max_consumers)
-        opening = underlay.connection.channel(number, publisher_confirms=confirms)
+        opening = aiormq_connection.connection.channel(number, publisher_confirms=confirms)
         try:
             channel = await self.replies.wait("channel.open", opening)
         finally:
             self.numbers.assign(number)
-        self.protocol.tap.close(number, self._discarding_sink)
+        self.protocol.frame_reader.close(number, self._discarding_sink)
         return Channel(self, channel)
 
     async def consumer_channel(self) -> Channel:
-        """Open the channel of a consumer. Some channels are reserved for requests.
+        """Open the channel of a consumer. Some channel numbers are reserved for requests.
 
         Raises:
             ConnectionLost: As `channel` does.
@@ -135,31 +139,31 @@ class Session:
             self.numbers.release_consumer()
             raise
         channel.lost.add_done_callback(lambda _: self.numbers.release_consumer())
-        channel.acks.max_decoded = self.protocol.tap.largest_message
+        channel.acks.max_decoded = self.protocol.frame_reader.largest_message
         return channel
 
     def detach_sink(self, channel: AbstractChannel, sink: Sink) -> None:
         """Deliver nothing more to *sink* from a channel that is closed or closing."""
-        self.protocol.tap.close(channel.number, sink)
+        self.protocol.frame_reader.close(channel.number, sink)
         if self._channels.get(channel.number) is channel and not self.gone:
-            self.protocol.tap.open(channel.number, self._discarding_sink)
+            self.protocol.frame_reader.open(channel.number, self._discarding_sink)
 
     @property
     def _channels(self) -> Mapping[int, Any]:
-        """By number, the channels that are open, or whose close the broker has not confirmed."""
-        underlay = self._connection.transport
-        return underlay.connection.channels if underlay else {}
+        """Return by number the channels that are open, or whose close is not confirmed yet."""
+        aiormq_connection = self._connection.transport
+        return aiormq_connection.connection.channels if aiormq_connection else {}
 
     def abort(self, reason: str) -> None:
-        """Drop the socket at once. The broker requeues what was not settled."""
+        """Close the socket immediately. The broker requeues the messages that are not settled."""
         if not self.lost.done():
             log.warning("connection dropped", extra={"reason": reason})
             self.protocol.socket.abort()
 
     async def close(self) -> None:
-        """Close in the orderly way, and by dropping the socket where that takes too long."""
+        """Close the connection; close only the socket if the broker does not reply in time."""
         if not self.protocol.unblocked.is_set():
-            # A broker that blocks does not read, not even that somebody leaves.
+            # A broker that blocks a connection does not read from it, not even connection.close.
             self.abort("the broker blocks this connection")
         late = ConnectionLost(f"no answer to connection.close within {_CLOSE_DEADLINE:g} s")
         closing = self._connection.close()
@@ -173,23 +177,23 @@ class Session:
 
 @asynccontextmanager
 async def scratch(session: Session) -> AsyncIterator[Channel]:
-    """A channel to ask questions on: the broker closes it when it says no."""
+    """Provide a channel for requests. The broker closes it when it refuses one."""
     async with session.scratch.channel() as channel:
         yield channel
 
 
 async def connect(settings: AMQPSettings, vhost: str | None, role: str) -> Session:
-    """Open a connection to any of the servers and log in: each is tried once.
+    """Open a connection to one of the servers and log in; try each server once.
 
     Args:
-        vhost: Virtual host; None for the connection's own.
-        role: What it is for; shown by the broker's management.
+        vhost: Virtual host; None for that of the connection's settings.
+        role: The purpose of the connection, shown by the broker's management.
 
     Raises:
         BrokerRefused: A broker refused the login, or TLS failed.
-        ConnectionLost: No server can be reached, or none answers in time.
+        ConnectionLost: No server can be reached, or none replies in time.
     """
-    rotation = Rotation()
+    rotation = ServerRotation()
     failures: list[ConnectionLost] = []
     while True:
         attempt = rotation.attempt(settings.servers)
@@ -207,7 +211,7 @@ async def connect(settings: AMQPSettings, vhost: str | None, role: str) -> Sessi
 
 
 async def connect_to(
-    attempt: Attempt, settings: AMQPSettings, vhost: str | None, role: str
+    attempt: ConnectionAttempt, settings: AMQPSettings, vhost: str | None, role: str
 ) -> Session:
     """Open a connection to the server of *attempt* and log in. Raises as `connect` does."""
     return Session(*await log_in(settings, vhost, role, attempt))

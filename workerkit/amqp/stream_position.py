@@ -1,4 +1,4 @@
-"""Where the reading of a stream goes on: the broker does not remember it for us."""
+"""The position at which a consumer continues to read a stream: the broker does not store it."""
 
 from typing import Any
 
@@ -9,11 +9,11 @@ from workerkit.amqp.queue import StreamOffset
 _OFFSET = "x-stream-offset"
 
 
-class Position:
-    """How far the messages of one stream are settled, over all the channels they came on.
+class StreamPosition:
+    """The position in one stream up to which messages are settled, on all channels so far.
 
     Args:
-        start: Where to begin when nothing has been read yet.
+        start: The position at which to start if nothing has been read yet.
     """
 
     def __init__(self, start: StreamOffset) -> None:
@@ -22,30 +22,33 @@ class Position:
         self._offsets: dict[int, int] = {}
         self._acks: Acks | None = None
 
-    def begin(self, acks: Acks) -> StreamOffset:
-        """A new channel: where to read on. That is behind the last of the settled messages before
-        which none is unsettled; a message whose handler still runs comes again."""
-        resume = self._resume()
+    def resume(self, acks: Acks) -> StreamOffset:
+        """Return the offset at which a new channel starts to read.
+
+        It is that of the first message that is not settled: a message whose handler is still
+        running is redelivered.
+        """
+        offset = self._next_offset()
         self._acks = acks
         self._offsets = {}
         self._last = None
-        self._start = resume
-        return resume
+        self._start = offset
+        return offset
 
     def note(self, message: AMQPMessage[Any]) -> None:
-        """A message has come."""
+        """Note a message that was delivered."""
         offset = message.sent.get(_OFFSET)
         if isinstance(offset, int):
-            self._forget_settled()
+            self._remove_settled()
             self._offsets[message.tag] = self._last = offset
 
-    def _resume(self) -> StreamOffset:
-        self._forget_settled()
+    def _next_offset(self) -> StreamOffset:
+        self._remove_settled()
         if self._offsets:
             return next(iter(self._offsets.values()))
         return self._start if self._last is None else self._last + 1
 
-    def _forget_settled(self) -> None:
+    def _remove_settled(self) -> None:
         first = None if self._acks is None else self._acks.first
         while self._offsets and (first is None or next(iter(self._offsets)) < first):
             del self._offsets[next(iter(self._offsets))]

@@ -1,4 +1,4 @@
-"""One queue of a consumer: open a channel, consume, and do so again when either is lost."""
+"""Consume one queue: open a channel, start a consumer, and repeat this when either is lost."""
 
 import asyncio
 import logging
@@ -7,13 +7,13 @@ import random
 import socket
 
 from workerkit.amqp.channel import Channel
-from workerkit.amqp.connection import STABLE_AFTER, Link
-from workerkit.amqp.handshake import EXPLAINED
+from workerkit.amqp.connection import STABLE_AFTER, Connection
+from workerkit.amqp.handshake import SELF_EXPLANATORY
 from workerkit.amqp.preparation import Preparation
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.session import Session
-from workerkit.amqp.stream_position import Position
+from workerkit.amqp.stream_position import StreamPosition
 from workerkit.amqp.topology import Topology
 from workerkit.describe import summarize_error, without_needless_traceback
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft, QueueInUse
@@ -28,24 +28,23 @@ _TIMED_OUT = "delivery acknowledgement on channel"
 
 
 class Subscription:
-    """Feeds a receiver from one queue.
+    """Delivers the messages of one queue to a receiver.
 
-    Every queue has a channel of its own: the broker closes a channel when it refuses anything on
-    it, and one queue must not take its neighbours down. Nothing outlives the loss of a channel
-    but the handlers that run: their settlements go to the lost channel, that is nowhere, and the
-    broker delivers their messages again.
+    Each queue has its own channel: the broker closes a channel when it refuses a request on it,
+    and that must not affect the consumers of other queues. When a channel is lost, running handlers
+    continue. Their messages can no longer be settled, so the broker redelivers them.
 
     Args:
-        prefetch: Messages that the broker sends ahead.
-        preparation: Comes before it: no consumer of the connection starts earlier.
-        part: Told how it is going.
+        prefetch: The prefetch count.
+        preparation: The first declarations. No consumer of the connection starts before them.
+        part: Notified of changes of its readiness.
     """
 
     def __init__(
         self,
         queue: Queue,
         prefetch: int,
-        link: Link,
+        connection: Connection,
         preparation: Preparation,
         receiver: Receiver,
         topology: Topology,
@@ -53,49 +52,49 @@ class Subscription:
     ) -> None:
         self._queue = queue
         self._prefetch = prefetch
-        self._link = link
+        self._connection = connection
         self._preparation = preparation
         self._receiver = receiver
         self._topology = topology
         self._part = part
-        self._tag = _tag(receiver.name, queue)
-        # The name at the broker; messages and logs have the name from the class.
+        self._tag = _consumer_tag(receiver.name, queue)
+        # The name at the broker. Messages and logs have the name from the class.
         self._name = queue.name
         self._channel: Channel | None = None
         self._consuming = False
-        self._without_channel = False
-        self._since = 0.0
-        self._position = Position(queue.stream_offset) if queue.is_stream else None
+        self._has_no_channel = False
+        self._consuming_since = 0.0
+        self._position = StreamPosition(queue.stream_offset) if queue.is_stream else None
         self._cancelled = asyncio.Event()
-        preparation.follow(self)
+        preparation.add_listener(self)
 
     async def run(self) -> None:
-        """Consume until cancelled. The channel then stays open, for handlers that still run."""
+        """Consume until cancelled. The channel then stays open, for running handlers."""
         loop = asyncio.get_running_loop()
         backoff = Backoff()
-        await self._preparation.checked(self._topology, self._queue)
+        await self._preparation.wait_for_check(self._topology, self._queue)
         while True:
-            session = await self._link.session()
+            session = await self._connection.session()
             pause = _MISSING_RETRY
             try:
                 if channel := await self._set_up(session):
-                    await self._consumed(channel)
+                    await self._wait_for_cancel(channel)
                     pause = backoff.next()
             except QueueInUse as error:
                 pause = _MISSING_RETRY
-                self._in_use(error, pause)
+                self._report_in_use(error, pause)
             except NoChannelLeft as error:
                 pause = _NO_CHANNEL_RETRY * random.uniform(0.5, 1.0)
-                self._no_channel(error)
+                self._report_no_channel(error)
             except (BrokerRefused, ConnectionLost) as error:
                 if not session.gone:
                     pause = backoff.next()
-                    self._failed(error, pause)
-            if self._consuming and loop.time() - self._since > STABLE_AFTER:
+                    self._report_failure(error, pause)
+            if self._consuming and loop.time() - self._consuming_since > STABLE_AFTER:
                 backoff.reset()
-            await self._discard()
+            await self._close_channel()
             if session.gone:
-                # The link logs it, and lends out a new session when there is one.
+                # The connection logs it, and provides a new session when there is one.
                 self._part.waiting("the connection is lost")
                 await asyncio.wait([session.lost])
             else:
@@ -103,7 +102,7 @@ class Subscription:
                 await asyncio.wait([session.lost], timeout=pause)
 
     async def stop(self) -> None:
-        """Cancel the consumer at the broker, so that it sends nothing more."""
+        """Cancel the consumer at the broker, which then sends no more messages."""
         self._part.stopping()
         if self._channel is None or not self._consuming:
             return
@@ -114,7 +113,7 @@ class Subscription:
             log.warning("consumer not cancelled", extra=self._fields(reason=str(error)))
 
     def close(self) -> None:
-        """Settle nothing more. The connection is closed next, and its channels with it.
+        """Send pending acks, and no more after that. The connection is closed next.
 
         Closing five hundred channels one by one would take a second.
         """
@@ -124,24 +123,24 @@ class Subscription:
             self._receiver.forget(channel.acks)
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
-        """The connection could not be made: note why."""
+        """Report the reason as that of the queue."""
         self._not_ready(error)
 
     async def _set_up(self, session: Session) -> Channel | None:
-        """Start to consume, after waiting for a turn; None if a queue is missing.
+        """Check the queues and start a consumer; return None if a queue is missing.
 
         Raises:
             BrokerRefused: The user may not read or declare the queue.
             ConnectionLost: The channel was lost, or the whole session.
         """
         async with session.scratch.turn():
-            if not await self._there(session):
+            if not await self._is_available(session):
                 return None
-            self._since = asyncio.get_running_loop().time()
+            self._consuming_since = asyncio.get_running_loop().time()
             return await self._consume(session)
 
-    async def _there(self, session: Session) -> bool:
-        """Whether everything is there that has to be."""
+    async def _is_available(self, session: Session) -> bool:
+        """Return whether the queue exists, and those for its retries and dead letters."""
         missing = await self._topology.missing(session, self._queue)
         if missing is None:
             self._name = self._topology.name(self._queue)
@@ -157,18 +156,18 @@ class Subscription:
         channel.on_cancel = lambda tag: self._cancelled.set()
         channel.lost.add_done_callback(lambda lost: self._cancelled.set())
         inlet = self._receiver.inlet(channel.acks, self._queue.name, self._tag, self._position)
-        channel.tap(inlet)
+        channel.deliver_to(inlet)
         await channel.prefetch(self._prefetch)
         arguments = {}
         if self._position is not None:
-            arguments["x-stream-offset"] = self._position.begin(channel.acks)
+            arguments["x-stream-offset"] = self._position.resume(channel.acks)
         await channel.consume(self._name, self._tag, arguments)
-        self._consuming, self._without_channel = True, False
+        self._consuming, self._has_no_channel = True, False
         self._part.ready()
         log.info("consuming", extra=self._fields())
         return channel
 
-    async def _consumed(self, channel: Channel) -> None:
+    async def _wait_for_cancel(self, channel: Channel) -> None:
         """Return when the broker cancels the consumer.
 
         basic.cancel has no reason: the queue was deleted, its leader or node failed, or from
@@ -189,30 +188,30 @@ class Subscription:
         )
         log.warning("consumer cancelled by the broker", extra=self._fields(reason=reason))
 
-    def _in_use(self, error: QueueInUse, seconds: float) -> None:
+    def _report_in_use(self, error: QueueInUse, seconds: float) -> None:
         self._part.waiting(str(error))
         fields = self._fields(retry_in=seconds, error=summarize_error(error))
         log.warning("queue is used by another connection", extra=fields)
 
-    def _no_channel(self, error: NoChannelLeft) -> None:
-        """Log it once: a limit of the broker does not change from one attempt to the next."""
-        total = sum(isinstance(each, Subscription) for each in self._link.followers)
+    def _report_no_channel(self, error: NoChannelLeft) -> None:
+        """Log the error once: a limit of the broker does not change between attempts."""
+        total = sum(isinstance(each, Subscription) for each in self._connection.listeners)
         reason = (
             f"{error.limit} leaves no channel for queue {self._queue.name!r}: "
-            f"{error.max_consumers} of {total} queues of connection {self._link.name!r} consume; "
-            "raise the limit, or run some of the consumers in another process"
+            f"{error.max_consumers} of {total} queues of connection {self._connection.name!r}"
+            " consume; raise the limit, or run some of the consumers in another process"
         )
         self._part.waiting(reason)
-        if not self._without_channel:
-            self._without_channel = True
+        if not self._has_no_channel:
+            self._has_no_channel = True
             log.error("no channel is left for a queue", extra=self._fields(error=reason))
 
-    def _failed(self, error: Exception, seconds: float) -> None:
+    def _report_failure(self, error: Exception, seconds: float) -> None:
         self._not_ready(error)
         fields = self._fields(retry_in=round(seconds, 2), error=summarize_error(error))
         log.error(
             "consumer is not ready",
-            exc_info=without_needless_traceback(error, *EXPLAINED),
+            exc_info=without_needless_traceback(error, *SELF_EXPLANATORY),
             extra=fields,
         )
 
@@ -222,14 +221,14 @@ class Subscription:
         else:
             self._part.waiting(str(error))
 
-    async def _discard(self) -> None:
-        """Close the channel, and forget what came on it and nobody has begun with."""
+    async def _close_channel(self) -> None:
+        """Close the channel, and discard its messages that no handler has started with."""
         channel, self._channel, self._consuming = self._channel, None, False
         if channel is not None:
             lost = str(channel.lost.result()) if channel.lost.done() else ""
             suspect = _TIMED_OUT in lost or (self._cancelled.is_set() and not lost)
             async with channel.turn():
-                # Nothing may be awaited in between: workers begin with what waits.
+                # No await between these two: a worker could start with a waiting message.
                 self._receiver.before_close(channel.acks)
                 await channel.close()
             self._receiver.forget(channel.acks, suspect=suspect)
@@ -238,7 +237,7 @@ class Subscription:
         return {"consumer": self._receiver.name, "queue": self._queue.name, **more}
 
 
-def _tag(consumer: str, queue: Queue) -> str:
-    """What the broker's management shows: who consumes what from where."""
+def _consumer_tag(consumer: str, queue: Queue) -> str:
+    """Return the consumer tag, which the broker's management shows: name, host, process, queue."""
     tag = f"{consumer}@{socket.gethostname()}:{os.getpid()}:{queue.name}"
     return tag.encode()[:255].decode(errors="ignore")

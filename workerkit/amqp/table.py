@@ -1,7 +1,7 @@
-"""Field tables: the headers of a message as encoded, as RabbitMQ writes and reads them.
+"""Decode and encode field tables, such as the headers of a message, as RabbitMQ does.
 
-Its types are those of AMQP 0-9-1 section 4.2.5.5 with the errata of RabbitMQ. pamqp has a codec
-too, but it narrows floats to 32 bits, cannot write bytes, and raises on what a sender may send.
+The types are those of AMQP 0-9-1 section 4.2.5.5 with RabbitMQ's errata. The codec of pamqp
+shortens floats to 32 bits, cannot write bytes, and raises on some values that senders may write.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -12,7 +12,7 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812
 from typing import Any
 
-_DEEPEST = 32
+_MAX_DEPTH = 32
 _SIZE = Struct(">I")
 _INT32, _INT64 = Struct(">i"), Struct(">q")
 _TIMESTAMP = Struct(">Q")
@@ -28,16 +28,16 @@ _NUMBERS = {
 
 
 class MalformedTable(ValueError):
-    """Bytes that are no field table."""
+    """The bytes are not a valid field table."""
 
 
 def decode(raw: bytes) -> dict[str, Any]:
-    """Read a table, its size in front.
+    """Decode a table that begins with its size.
 
-    Text that is not UTF-8 stays `bytes`; a timestamp that no `datetime` can hold stays an `int`.
+    Text that is not UTF-8 stays `bytes`. A timestamp out of the range of `datetime` stays an `int`.
 
     Raises:
-        MalformedTable: Nothing else, whatever the bytes.
+        MalformedTable: The bytes are not a valid table. No other error is raised.
     """
     try:
         return {name: value for name, value, _ in _entries(raw, 0, 0)}
@@ -46,25 +46,26 @@ def decode(raw: bytes) -> dict[str, Any]:
 
 
 def encode(table: Mapping[str, Any]) -> bytes:
-    """Write a table, its size in front.
+    """Encode a table, beginning with its size.
 
     Raises:
-        TypeError: A value of a type that AMQP does not have, or a name that is no text.
-        ValueError: A name longer than 255 bytes, or a number out of range.
+        TypeError: AMQP has no type for a value, or a name is not a `str`.
+        ValueError: A name has more than 255 bytes, or a number is out of range.
     """
-    return _sized(b"".join(_entry(name, value) for name, value in table.items()))
+    return _with_size(b"".join(_encode_entry(name, value) for name, value in table.items()))
 
 
 def merge(
     raw: bytes, changes: Mapping[str, Any], keep: Callable[[str, bytes], bool] = lambda *_: True
 ) -> bytes:
-    """Lay *changes* over a table; every other entry stays as it is, byte for byte.
+    """Replace and add entries of an encoded table. The bytes of other entries do not change.
 
     Args:
-        keep: Asked with the name and the bytes of each entry that does not change.
+        changes: The new entries.
+        keep: Returns whether an entry is kept, by its name and its bytes; not called for *changes*.
 
     Raises:
-        MalformedTable: *raw* is no table.
+        MalformedTable: *raw* is not a valid table.
     """
     try:
         kept = [
@@ -74,11 +75,11 @@ def merge(
         ]
     except (StructError, IndexError, ValueError) as error:
         raise MalformedTable(str(error)) from error
-    return _sized(b"".join(kept) + encode(changes)[4:])
+    return _with_size(b"".join(kept) + encode(changes)[4:])
 
 
-def moment(timestamp: int) -> datetime | None:
-    """Seconds since 1970 as an aware `datetime`, None if none can hold it."""
+def to_datetime(timestamp: int) -> datetime | None:
+    """Convert seconds since 1970 to an aware `datetime`; None if out of range."""
     try:
         return datetime.fromtimestamp(timestamp, UTC)
     except (OverflowError, OSError, ValueError):
@@ -86,20 +87,20 @@ def moment(timestamp: int) -> datetime | None:
 
 
 def _entries(raw: bytes, start: int, depth: int) -> Iterator[tuple[str, Any, bytes]]:
-    """Name, value and bytes of each entry of the table at *start*."""
+    """Yield name, value and bytes of each entry of the table at *start*."""
     position, end = _span(raw, start)
     while position < end:
         began = position
         name_end = position + 1 + raw[position]
         name = raw[position + 1 : name_end].decode(errors="replace")
-        value, position = _value(raw, name_end, depth)
+        value, position = _decode_value(raw, name_end, depth)
         yield name, value, raw[began:position]
     if position != end:
-        raise MalformedTable("an entry ends behind its table")
+        raise MalformedTable("an entry exceeds its table")
 
 
 def _span(raw: bytes, start: int) -> tuple[int, int]:
-    """First byte of something that has its size in front, and the byte behind it."""
+    """Return the start of a value that begins with its size, and its end."""
     (size,) = _SIZE.unpack_from(raw, start)
     end = start + 4 + size
     if end > len(raw):
@@ -107,55 +108,55 @@ def _span(raw: bytes, start: int) -> tuple[int, int]:
     return start + 4, end
 
 
-def _value(raw: bytes, position: int, depth: int) -> tuple[Any, int]:
-    """A value with its type in front, and where the next one begins."""
+def _decode_value(raw: bytes, position: int, depth: int) -> tuple[Any, int]:
+    """Decode a value that begins with its type; return it and the position after it."""
     tag, position = raw[position : position + 1], position + 1
     if number := _NUMBERS.get(tag):
         return number.unpack_from(raw, position)[0], position + number.size
     match tag:
         case b"S" | b"x":
             start, end = _span(raw, position)
-            return _text(raw[start:end]) if tag == b"S" else raw[start:end], end
+            return _decode_text(raw[start:end]) if tag == b"S" else raw[start:end], end
         case b"t":
             return raw[position] != 0, position + 1
         case b"V":
             return None, position
         case b"T":
             (seconds,) = _TIMESTAMP.unpack_from(raw, position)
-            return moment(seconds) or seconds, position + 8
+            return to_datetime(seconds) or seconds, position + 8
         case b"D":
             scale, unscaled = _DECIMAL.unpack_from(raw, position)
             return Decimal(unscaled).scaleb(-scale), position + 5
-        case b"F" | b"A" if depth < _DEEPEST:
-            return _nested(raw, position, depth + 1, table=tag == b"F")
+        case b"F" | b"A" if depth < _MAX_DEPTH:
+            return _decode_nested(raw, position, depth + 1, table=tag == b"F")
     raise MalformedTable(f"a value of type {tag!r}")
 
 
-def _nested(raw: bytes, position: int, depth: int, *, table: bool) -> tuple[Any, int]:
+def _decode_nested(raw: bytes, position: int, depth: int, *, table: bool) -> tuple[Any, int]:
     start, end = _span(raw, position)
     if table:
         return {name: value for name, value, _ in _entries(raw, position, depth)}, end
     values = []
     while start < end:
-        value, start = _value(raw, start, depth)
+        value, start = _decode_value(raw, start, depth)
         values.append(value)
     if start != end:
-        raise MalformedTable("a value ends behind its array")
+        raise MalformedTable("a value exceeds its array")
     return values, end
 
 
-def _text(raw: bytes) -> str | bytes:
+def _decode_text(raw: bytes) -> str | bytes:
     try:
         return raw.decode()
     except UnicodeDecodeError:
         return raw
 
 
-def _sized(content: bytes) -> bytes:
+def _with_size(content: bytes) -> bytes:
     return _SIZE.pack(len(content)) + content
 
 
-def _entry(name: str, value: Any) -> bytes:
+def _encode_entry(name: str, value: Any) -> bytes:
     try:
         encoded = name.encode()
     except AttributeError as error:
@@ -164,13 +165,13 @@ def _entry(name: str, value: Any) -> bytes:
     if len(encoded) > 255:
         raise ValueError(f"header {name[:40]!r}... has a name longer than 255 bytes")
     try:
-        return bytes((len(encoded),)) + encoded + _written(value)
+        return bytes((len(encoded),)) + encoded + _encode_value(value)
     except StructError as error:
         raise ValueError(f"header {name!r} is a number out of range: {error}") from error
 
 
-def _written(value: Any) -> bytes:
-    """A value with its type in front."""
+def _encode_value(value: Any) -> bytes:
+    """Encode a value, beginning with its type."""
     match value:
         case None:
             return b"V"
@@ -180,30 +181,30 @@ def _written(value: Any) -> bytes:
             small = -(2**31) <= value < 2**31
             return b"I" + _INT32.pack(value) if small else b"l" + _INT64.pack(value)
         case float():
-            return b"d" + _finite(value)
+            return b"d" + _encode_float(value)
         case str():
-            return b"S" + _sized(value.encode(errors="replace"))
+            return b"S" + _with_size(value.encode(errors="replace"))
         case bytes() | bytearray():
-            return b"x" + _sized(bytes(value))
+            return b"x" + _with_size(bytes(value))
         case Decimal():
-            return b"D" + _decimal(value)
+            return b"D" + _encode_decimal(value)
         case datetime():
             return b"T" + _TIMESTAMP.pack(int(value.timestamp()))
         case Mapping():
             return b"F" + encode(value)
         case list() | tuple():
-            return b"A" + _sized(b"".join(_written(each) for each in value))
+            return b"A" + _with_size(b"".join(_encode_value(each) for each in value))
     raise TypeError(f"a header cannot be a {type(value).__qualname__}")
 
 
-def _finite(value: float) -> bytes:
+def _encode_float(value: float) -> bytes:
     if not isfinite(value):
-        # Erlang has no such numbers: RabbitMQ ends the connection with an internal error.
+        # Erlang has no such numbers: RabbitMQ closes the connection with an internal error.
         raise StructError(f"{value} is not finite")
     return _DOUBLE.pack(value)
 
 
-def _decimal(value: Decimal) -> bytes:
+def _encode_decimal(value: Decimal) -> bytes:
     sign, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):
         raise ValueError(f"a header cannot be {value}")

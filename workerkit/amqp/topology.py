@@ -10,9 +10,9 @@ from secrets import token_hex
 from typing import Literal, NamedTuple
 
 from workerkit.amqp.binding import Bindings
-from workerkit.amqp.consumer import AMQPOptions, Declare
+from workerkit.amqp.consumer import AMQPOptions, DeclareMode
 from workerkit.amqp.copies import CopyPublisher
-from workerkit.amqp.declare import Made, Unreachable, available, declare_queue, log_declared
+from workerkit.amqp.declare import Created, Unreachable, declare_queue, ensure_queue, log_declared
 from workerkit.amqp.frames import NO_PERMISSION
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.queue_types import QueueTypes
@@ -84,7 +84,7 @@ class Topology:
         self,
         options: AMQPOptions,
         written: Sequence[Queue],
-        declare: Declare,
+        declare: DeclareMode,
         copies: CopyPublisher,
         types: QueueTypes,
     ) -> None:
@@ -100,7 +100,7 @@ class Topology:
         self._dead_letters = Action.DEAD_LETTER in actions or options.retry is not None
         self._late_checks: set[asyncio.Task[Missing | None]] = set()
         self._seen = copies.seen
-        self._made = Made()
+        self._made = Created()
         self._checked: dict[str, _Checked] = {}
         self._own: dict[str, tuple[Session, Queue]] = {}
 
@@ -140,7 +140,7 @@ class Topology:
 
     def log_declared(self) -> None:
         """Log what was missing and has been declared since the last call, in one record."""
-        made, self._made = self._made, Made()
+        made, self._made = self._made, Created()
         if any(asdict(made).values()):
             fields = {name: names for name, names in asdict(made).items() if names}
             log.info("declared what was missing", extra={"consumer": self._consumer, **fields})
@@ -275,15 +275,15 @@ class Topology:
         """Yield the queues that retries and dead letters go to."""
         if self._retry is not None and not queue.is_stream:
             for step in self._retry.steps:
-                retries = queue.retries(step)
+                retries = queue.retry_queue(step)
                 yield _NeededQueue(retries, retries, "retries", "retry = None")
         if self._dead_letters:
             letters, instead = queue.dead_letter_queue, "on_invalid = Action.REJECT"
             yield _NeededQueue(letters, Queue(letters.name), "dead letters", instead)
 
     async def _available(self, session: Session, queue: Queue, existing: Queue) -> bool:
-        made, again = Made(), queue.is_lasting and queue.name in self._seen
-        there = await available(session, queue, self._mode(queue), made, existing)
+        made, again = Created(), queue.is_permanent and queue.name in self._seen
+        there = await ensure_queue(session, queue, self._mode(queue), made, existing)
         if made.queues and again:
             log_declared(made.queues, again=True, consumer=self._consumer)
         else:
@@ -293,13 +293,13 @@ class Topology:
             self._seen.add(queue.name)
         return there
 
-    def _mode(self, queue: Queue) -> Declare:
+    def _mode(self, queue: Queue) -> DeclareMode:
         """Return how a queue may be declared.
 
         A lasting queue that existed was deleted on purpose: wait for it, unless `declare` is
         `always`. Other queues are deleted by the broker, with their connection or consumers.
         """
-        if self._declare == "missing" and queue.is_lasting and queue.name in self._seen:
+        if self._declare == "missing" and queue.is_permanent and queue.name in self._seen:
             return "never"
         return self._declare
 

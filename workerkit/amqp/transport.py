@@ -8,8 +8,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 
-from workerkit.amqp.connection import Link
-from workerkit.amqp.consumer import AMQPOptions, Declare
+from workerkit.amqp.connection import Connection
+from workerkit.amqp.consumer import AMQPOptions, DeclareMode
 from workerkit.amqp.copies import CopyPublisher
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.preparation import START_DEADLINE, Preparation
@@ -35,10 +35,11 @@ log = logging.getLogger(__name__)
 
 _LONGEST_NAME = 255
 _CANCEL_DEADLINE = 3.0
-# A message that is not copied by then is requeued when its channel closes, and is counted.
-_COPY_DEADLINE = 0.5  # With the close of a connection it is shorter than what a process has.
-# The broker does not compare these: the offset, the bindings, and the limit of another declaration.
-_DECLARED = [
+# A message that is not copied by then is requeued when its channel closes, which counts as a
+# delivery. With the close of the connections this is shorter than the time that a process has.
+_COPY_DEADLINE = 0.5
+# Two classes may differ in the others, which are not arguments of the queue at the broker.
+_COMPARED = [
     each.name
     for each in dataclasses.fields(Queue)
     if each.name not in ("stream_offset", "bindings", "expected_delivery_limit")
@@ -47,10 +48,10 @@ _DECLARED = [
 
 @dataclass(frozen=True, slots=True)
 class _Prepared:
-    """What is known of one consumer before it starts.
+    """The objects of one consumer that exist before it starts.
 
     Attributes:
-        options: With the type that the settings give to its queues.
+        options: Its options; its queues have the default type of the settings.
         place: Its connection and virtual host.
     """
 
@@ -63,55 +64,55 @@ class _Prepared:
 
 
 class AMQPTransport:
-    """Feeds every `AMQPConsumer` and settles what they handle."""
+    """Delivers messages to every `AMQPConsumer`, and settles them."""
 
     kind = "amqp"
     delivery: type[Delivery] | None = AMQPMessage
 
     def __init__(self) -> None:
-        self._links: dict[tuple[str, str], Link] = {}
+        self._connections: dict[tuple[str, str], Connection] = {}
         self._preparations: dict[tuple[str, str], Preparation] = {}
         self._prepared: dict[str, _Prepared] = {}
         self._subscriptions: list[Subscription] = []
         self._hooks: list[Hook] = []
         self._receivers: list[Receiver] = []
         self._workers: list[asyncio.Task[None]] = []
-        self._loops: list[asyncio.Task[None]] = []
-        self._keeping: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._connection_tasks: list[asyncio.Task[None]] = []
         self._publisher: Publisher | None = None
         self._handled = Handled()
-        self._copies: dict[tuple[Place, Declare], CopyPublisher] = {}
+        self._copies: dict[tuple[Place, DeclareMode], CopyPublisher] = {}
         self._declared: dict[tuple[str, str, str], tuple[type[Consumer], Queue]] = {}
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
-        """Faults that only the settings or RabbitMQ's limits show."""
-        options = _amqp(declared.options)
+        """Return the errors that depend on the settings or on RabbitMQ's limits."""
+        options = _amqp_options(declared.options)
         where = describe_class(declared.consumer)
-        faults = []
+        errors = []
         if options.connection.casefold() not in settings.amqp:
             known = ", ".join(sorted(settings.amqp))
-            said_by = options.origins.get("connection", where)
-            faults.append(
-                f"{said_by}: the settings have no connection {options.connection!r}, only {known}"
+            stated_by = options.origins.get("connection", where)
+            errors.append(
+                f"{stated_by}: the settings have no connection {options.connection!r}, only {known}"
             )
         names = [queue.name for queue in options.queues]
-        faults += [
-            f"{where}: queue {name!r} stands twice in queues"
+        errors += [
+            f"{where}: queue {name!r} is listed twice in queues"
             for name in names
             if names.count(name) > 1
         ][:1]
-        faults += [
-            f"{where}: the name of queue {queue.name!r} leaves no room for {suffix!r} behind it"
+        errors += [
+            f"{where}: the name of queue {queue.name!r} is too long to append {suffix!r}"
             for queue in options.queues
             for suffix in _suffixes(options)
             if len((queue.name + suffix).encode()) > _LONGEST_NAME
         ][:1]
-        return [*faults, *self._contradictions(declared.consumer, options, settings)]
+        return [*errors, *self._contradictions(declared.consumer, options, settings)]
 
     def _contradictions(
         self, class_: type[Consumer], options: AMQPOptions, settings: WorkerSettings
     ) -> Iterator[str]:
-        """Faults of queues that another consumer declares otherwise."""
+        """Yield an error for each queue that another consumer declares differently."""
         name = options.connection.casefold()
         connection = settings.amqp.get(name)
         if connection is None or (options.declare or connection.declare) == "never":
@@ -121,7 +122,7 @@ class AMQPTransport:
             other, declared = self._declared.setdefault(key, (class_, queue))
             found = [
                 f"{each} is {getattr(queue, each)!r} and {getattr(declared, each)!r}"
-                for each in _DECLARED
+                for each in _COMPARED
                 if getattr(queue, each) != getattr(declared, each)
             ]
             if other is not class_ and found:
@@ -131,17 +132,17 @@ class AMQPTransport:
                 )
 
     def source(self, options: Options) -> str:
-        """The names of the queues."""
-        return ", ".join(queue.name for queue in _amqp(options).queues)
+        """Return the names of the queues."""
+        return ", ".join(queue.name for queue in _amqp_options(options).queues)
 
     def via(self, options: Options, settings: WorkerSettings) -> str:
-        """The broker's address and the virtual host."""
-        own = _amqp(options)
+        """Return the address of the broker, and the virtual host."""
+        own = _amqp_options(options)
         return settings.amqp[own.connection.casefold()].display(own.vhost)
 
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
-        """The endpoint of one consumer."""
-        options = _amqp(declared.options)
+        """Return the endpoint of one consumer."""
+        options = _amqp_options(declared.options)
         return Endpoint(
             consumer,
             options,
@@ -155,62 +156,66 @@ class AMQPTransport:
     async def prepare(self, declared: Sequence[Declared], context: Context) -> None:
         """Connect, and declare the queues of all consumers.
 
-        Returns once each queue was tried, or a broker cannot be reached, or after five seconds.
-        Publishes with the container's publisher wait until each queue of their connection was
-        tried, within their own deadline.
+        Return once each queue was tried, or a broker cannot be reached, or after five seconds.
+        Publishes with the container's publisher wait within their own deadline until each queue of
+        their connection was tried.
         """
-        self._open([_amqp(each.options) for each in declared], context)
-        waiting = (each.may_start() for each in self._preparations.values())
+        self._open([_amqp_options(each.options) for each in declared], context)
+        waiting = (each.wait_for_start() for each in self._preparations.values())
         with suppress(TimeoutError):
             async with asyncio.timeout(START_DEADLINE):
                 await asyncio.gather(*waiting)
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
-        """Consume; what goes wrong is tried again for ever."""
-        found = [_amqp(each.options) for each in endpoints]
-        if missing := [each for each in found if each.name not in self._prepared]:
+        """Start to consume. Failures are retried for ever."""
+        all_options = [_amqp_options(each.options) for each in endpoints]
+        if missing := [each for each in all_options if each.name not in self._prepared]:
             self._open(missing, context)
         health = [self._subscribe(endpoint, context) for endpoint in endpoints]
         for preparation in self._preparations.values():
-            preparation.started()
+            preparation.start_finished()
         return health
 
     def _open(self, all_options: Sequence[AMQPOptions], context: Context) -> None:
-        """Open the connections, and begin to declare the queues."""
+        """Open the connections, and start to declare the queues."""
         if isinstance(context.publisher, Publisher) and context.publisher.connects:
             publisher = context.publisher
         else:
             publisher = self._publisher = Publisher()
             publisher.open(context.settings)
             publisher.observers = context.observers
-        before = set(self._links)
+        opened = set(self._connections)
         for options in all_options:
             self._prepared[options.name] = self._prepare(options, context, publisher)
-        for key in [key for key in self._links if key not in before]:
-            link, preparation = self._links[key], self._preparations[key]
+        for key in [key for key in self._connections if key not in opened]:
+            connection, preparation = self._connections[key], self._preparations[key]
             publisher.wait_for(key, preparation)
-            self._keeping.append(context.keep(link.run(), f"link to {link}"))
-            self._loops.append(context.keep(preparation.run(), f"queues of {link}"))
+            self._connection_tasks.append(
+                context.keep(connection.run(), f"connection to {connection}")
+            )
+            self._tasks.append(context.keep(preparation.run(), f"queues of {connection}"))
 
     async def stop(self) -> None:
-        """Take nothing new; what no handler has begun with goes back."""
+        """Stop consuming, and requeue the messages that no handler has started with."""
         for receiver in self._receivers:
             receiver.stop()
         for preparation in self._preparations.values():
             preparation.stop()
-        for link, keeping in zip(self._links.values(), self._keeping, strict=False):
-            link.stop()
-            if not link.connected:
-                cancel(keeping)
+        for connection, task in zip(
+            self._connections.values(), self._connection_tasks, strict=False
+        ):
+            connection.stop()
+            if not connection.connected:
+                cancel(task)
         try:
-            await cancel_and_wait(self._loops)
+            await cancel_and_wait(self._tasks)
             await self._cancel_consumers()
         finally:
             for receiver in self._receivers:
                 receiver.requeue_waiting()
 
     async def _cancel_consumers(self) -> None:
-        """Cancel the consumers; if that takes too long, the close of the connection does it."""
+        """Cancel the consumers. The close of the connection cancels those that take too long."""
         stops = [asyncio.ensure_future(each.stop()) for each in self._subscriptions]
         if not stops:
             return
@@ -224,31 +229,31 @@ class AMQPTransport:
             each.result()
 
     def hasten(self) -> None:
-        """Handle batches that are half full, put back what waits to go back: for tests."""
+        """Handle incomplete batches and requeue waiting messages immediately: for tests."""
         for receiver in self._receivers:
             receiver.skip_waits()
 
     async def drain(self) -> None:
-        """Wait until no handler runs, and all messages to requeue were requeued."""
+        """Wait until no handler is running and all messages to requeue were requeued."""
         await asyncio.gather(*(each.workers.quiet() for each in self._receivers))
         await self._wait_for_requeues()
 
     async def cancel(self) -> None:
-        """Cancel the handlers that still run, and wait for them and what they had begun with."""
+        """Cancel the running handlers, and wait for them and for the requeue of their messages."""
         await cancel_and_wait(self._workers)
         for receiver in self._receivers:
             receiver.requeue_running()
         await self._wait_for_requeues()
 
     def busy(self) -> list[str]:
-        """Consumers with handlers that still run."""
+        """Return the names of the consumers with running handlers."""
         return [each.name for each in self._receivers if each.workers.busy]
 
     async def close(self) -> None:
         """Close channels and connections."""
         if self.busy():
-            for link in self._links.values():
-                link.abort("handlers would not end")
+            for connection in self._connections.values():
+                connection.abort("handlers did not end")
         else:
             await cancel_and_wait(self._workers)
             for receiver in self._receivers:
@@ -258,7 +263,7 @@ class AMQPTransport:
         await asyncio.gather(*(each.close() for each in self._hooks))
         for subscription in self._subscriptions:
             subscription.close()
-        await cancel_and_wait(self._keeping)
+        await cancel_and_wait(self._connection_tasks)
         if self._publisher is not None:
             await self._publisher.close()
 
@@ -268,16 +273,16 @@ class AMQPTransport:
     def _prepare(self, options: AMQPOptions, context: Context, publisher: Publisher) -> _Prepared:
         name = options.connection.casefold()
         settings = context.settings.amqp[name]
-        written = options.queues
-        typed = tuple(queue.of_type(settings.queue_type) for queue in written)
+        as_written = options.queues
+        typed = tuple(queue.with_default_type(settings.queue_type) for queue in as_written)
         evidence = options.evidence or settings.evidence
         options = dataclasses.replace(options, queues=typed, evidence=evidence)
         key = (name, settings.vhost_name(options.vhost))
-        if key not in self._links:
+        if key not in self._connections:
             read = partial(context.settings.connection, name)
-            link = Link(name, read, options.vhost, "consumers", context.observers)
-            self._links[key] = link
-            self._preparations[key] = Preparation(link, len(settings.servers))
+            connection = Connection(name, read, options.vhost, "consumers", context.observers)
+            self._connections[key] = connection
+            self._preparations[key] = Preparation(connection, len(settings.servers))
         for text, fields in _warnings(options, context.settings.consumer_timeout):
             log.warning(text, extra={"consumer": options.name, **fields})
         declare = options.declare or settings.declare
@@ -285,7 +290,7 @@ class AMQPTransport:
             (key, declare), CopyPublisher(publisher, name, options.vhost, declare)
         )
         types = QueueTypes()
-        topology = Topology(options, written, declare, copies, types)
+        topology = Topology(options, as_written, declare, copies, types)
         self._preparations[key].add(topology, options.queues)
         return _Prepared(options, key, self._preparations[key], topology, copies, types)
 
@@ -293,7 +298,7 @@ class AMQPTransport:
         prepared = self._prepared[endpoint.name]
         options, preparation, key = prepared.options, prepared.preparation, prepared.place
         self._hooks.append(Hook(endpoint))
-        preparation.follow(self._hooks[-1])
+        preparation.add_listener(self._hooks[-1])
         types, consumer_timeout = prepared.types, context.settings.consumer_timeout
         settlement = AMQPSettlement(options, prepared.copies, types, context.redact)
         redelivery = Redelivery(options, types, self._handled, key, consumer_timeout)
@@ -306,24 +311,24 @@ class AMQPTransport:
             subscription = Subscription(
                 queue,
                 options.prefetch_count,
-                self._links[key],
+                self._connections[key],
                 preparation,
                 receiver,
                 prepared.topology,
                 part,
             )
             self._subscriptions.append(subscription)
-            self._loops.append(context.keep(subscription.run(), f"{options.name} of {queue}"))
+            self._tasks.append(context.keep(subscription.run(), f"{options.name} of {queue}"))
         return Health(options.name, parts, in_flight=lambda: receiver.workers.working)
 
 
 def _warnings(
     options: AMQPOptions, consumer_timeout: float
 ) -> Iterator[tuple[str, dict[str, object]]]:
-    """What will do, but not as its author may think: a message for the log, and its fields."""
+    """Yield the message and the fields of a log record for each option that has a side effect."""
     if options.batch and options.full_batch < options.batch_size:
         yield (
-            "batches are cut to the prefetch",
+            "batch size is limited to the prefetch",
             {"batch_size": options.batch_size, "prefetch": options.full_batch},
         )
     tries = 1 if options.retry is None else options.retry.most_in_place
@@ -339,12 +344,12 @@ def _warnings(
 
 
 def _suffixes(options: AMQPOptions) -> Iterator[str]:
-    """What the names of the queues beside a consumer's own end in."""
+    """Yield the suffixes of the queues for retries and dead letters."""
     yield DEAD_LETTER_SUFFIX
     if options.retry is not None:
         yield from map(retry_suffix, options.retry.steps)
 
 
-def _amqp(options: object) -> AMQPOptions:
+def _amqp_options(options: object) -> AMQPOptions:
     assert isinstance(options, AMQPOptions)
     return options

@@ -12,7 +12,7 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
-from workerkit.amqp.outgoing import DELAY_HEADER, message
+from workerkit.amqp.outgoing import DELAY_HEADER, encode_message
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.publisher import Destination, Publisher
 from workerkit.amqp.queue import Queue
@@ -283,7 +283,7 @@ def publish(
             routing_key, exchange, connection, mandatory=not (exchange and DELAY_HEADER in headers)
         )
         try:
-            raw, properties = message(
+            raw, properties = encode_message(
                 raw,
                 headers,
                 correlation_id=correlation_id,

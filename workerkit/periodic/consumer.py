@@ -1,4 +1,4 @@
-"""What a user's class declares about the clock."""
+"""The base class of periodic tasks, and its options."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -10,12 +10,12 @@ from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.options import Concurrency, Options, Seconds, matters_with
 from workerkit.periodic.schedule import (
-    crontab_line,
-    known_zone,
+    check_crontab_line,
+    check_time_zone,
 )
 from workerkit.periodic.singleton import (
     SingletonOptions,
-    resolving_run,
+    with_run,
 )
 from workerkit.retry import Retries, RetryPolicy
 from workerkit.signature import Arguments, Resolve
@@ -26,34 +26,35 @@ class PeriodicOptions(SingletonOptions):
     """The options of a `PeriodicTask`.
 
     Attributes:
-        every: Seconds from the start of one call to the start of the next, the first one at the
-            start of the process. Calls stay on this grid; one that falls into a call that still
-            runs is left out.
-        cron: Instead, the five fields of a crontab line, by the rules of Debian's cron(8).
-        timezone: Of `cron`, daylight saving time included.
-        retry: Calls again after a call that failed; nothing else is called meanwhile.
-        jitter: At most so many seconds later, drawn anew for each call, so that the processes of a
-            fleet do not all call at once.
+        every: Seconds from the start of one run to the start of the next. The first run is at the
+            start of the process. A run that is due while the previous one is in progress is
+            skipped, and later runs are not delayed.
+        cron: Instead of `every`, the five fields of a crontab line, with the rules of Debian's
+            cron(8).
+        timezone: The time zone of `cron`, including daylight saving time.
+        retry: The retry policy after a failed run. No other run starts before the last retry.
+        jitter: The largest random delay of a run in seconds, so that several processes do not run
+            the task at the same time.
     """
 
     concurrency: Concurrency = 1
     timeout: Seconds | None = None
     retry: Retries = None
     every: Seconds | None = None
-    cron: Annotated[str, AfterValidator(crontab_line)] | None = None
-    timezone: Annotated[str, AfterValidator(known_zone)] = field(
+    cron: Annotated[str, AfterValidator(check_crontab_line)] | None = None
+    timezone: Annotated[str, AfterValidator(check_time_zone)] = field(
         default="UTC", metadata=matters_with("cron", "only cron has a time zone")
     )
     jitter: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 
     @property
     def schedule(self) -> str:
-        """When it runs, for people."""
+        """Return the schedule for display."""
         return f"cron {self.cron}" if self.cron else f"every {self.every:g} s"
 
 
 class PeriodicTask(Consumer, abstract=True):
-    """Runs `handle` by the clock; all of its parameters come from the container.
+    """Runs `handle` at regular times; all of its parameters come from the container.
 
     ```python
     class Cleanup(PeriodicTask):
@@ -62,10 +63,10 @@ class PeriodicTask(Consumer, abstract=True):
         async def handle(self) -> None: ...
     ```
 
-    A call that raises is logged and counted, and the next one comes all the same. Calls do not
+    A run that raises is logged and counted, and the next run starts as scheduled. Runs do not
     overlap unless `concurrency` is higher than 1.
 
-    Every process that has the class runs it. With `singleton = True` one of them does, and the
+    Every process with this class runs the task. With `singleton = True` one of them does, and the
     others wait to take over; `handle` may then have a parameter of type `Run`.
     """
 
@@ -83,9 +84,9 @@ class PeriodicTask(Consumer, abstract=True):
     def signatures(
         cls, options: Options | None, delivery: type[Delivery] | None, resolve: Resolve
     ) -> Mapping[str, Arguments]:
-        """Read `handle`, in which a parameter of type `Run` is the run."""
+        """Read the parameters of `handle`; one of type `Run` receives the run."""
         is_singleton = options is None or bool(periodic_options(options).singleton)
-        return super().signatures(options, delivery, resolving_run(resolve, is_singleton))
+        return super().signatures(options, delivery, with_run(resolve, is_singleton))
 
 
 def periodic_options(options: Options) -> PeriodicOptions:

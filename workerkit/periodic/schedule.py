@@ -1,4 +1,4 @@
-"""When a periodic task is due: by a crontab line, or for all processes together by its lease."""
+"""Calculate when a task is due: by a crontab line, or after the last run of any process."""
 
 import asyncio
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from zoneinfo import ZoneInfo, available_timezones
 
 from cronsim import CronSim, CronSimError
 
-_MADE_UP_WITHIN = 4.0
-"""Heartbeats within which a time of a crontab line is made up for: a takeover lasts two."""
+_CATCH_UP_HEARTBEATS = 4.0
+"""Heartbeats within which a missed time of a crontab line still runs. A takeover lasts two."""
 
 _LONGEST_SLEEP = 30.0
-"""Seconds after which it is noticed that a clock was set, or that a machine slept."""
+"""Seconds after which a changed clock, or a suspended machine, is detected."""
 
 _FIVE_FIELDS = (
     "write five fields: minute, hour, day of month, month and day of week, such as '*/5 * * * *'; "
@@ -31,17 +31,17 @@ _NICKNAMES = {
 }
 
 
-def crontab_line(expression: str) -> str:
-    """Return a crontab line as it is.
+def check_crontab_line(expression: str) -> str:
+    """Check a crontab line, and return it unchanged.
 
     Raises:
         ValueError: It does not have five fields, is not valid, or matches no time.
     """
     try:
-        if meant := _NICKNAMES.get(expression.strip().lower()):
-            raise CronSimError(f"names are not supported, and this one means {meant!r}")
-        # cronsim takes a sixth field, of seconds, as the first one. Other libraries expect it at
-        # the end, so it is not accepted at all.
+        if fields := _NICKNAMES.get(expression.strip().lower()):
+            raise CronSimError(f"names are not supported, and this one means {fields!r}")
+        # cronsim reads a sixth field, of seconds, as the first one. Other libraries expect it at
+        # the end, so it is not supported.
         if (number := len(expression.split())) != 5:
             raise CronSimError(f"it has {number} field{'' if number == 1 else 's'}")
         next(CronSim(expression, datetime.now(UTC)))
@@ -50,11 +50,11 @@ def crontab_line(expression: str) -> str:
     return expression
 
 
-def known_zone(name: str) -> str:
-    """Return the name of a time zone as it is.
+def check_time_zone(name: str) -> str:
+    """Check the name of a time zone, and return it unchanged.
 
     Raises:
-        ValueError: There is none of that name.
+        ValueError: There is no time zone of that name.
     """
     if name not in available_timezones():
         raise ValueError("there is no time zone of that name; write one such as 'Europe/Berlin'")
@@ -62,32 +62,32 @@ def known_zone(name: str) -> str:
 
 
 def due_after(cron: str, zone: ZoneInfo, after: datetime) -> datetime:
-    """When a line is due next, in UTC, by the rules of Debian's cron(8).
+    """Return when a crontab line is due next, in UTC, with the rules of Debian's cron(8).
 
-    A line whose minute or hour begins with `*` follows the clock on the wall. Any other is due once
-    for each time that it names: after the change of clocks where that time is skipped, and the
-    first time where it is repeated.
+    A line whose minute or hour begins with `*` follows local time. Any other line is due once for
+    each time that it names: after the change of clocks if that time is skipped, and at the first
+    occurrence if it is repeated.
 
     Args:
         cron: Five fields.
         zone: The time zone of the fields.
-        after: Has a time zone, which may be another one.
+        after: An aware time, also of another time zone.
     """
-    # In a repeated hour cronsim names times that have passed.
+    # In a repeated hour cronsim also yields times that have passed.
     times = (each.astimezone(UTC) for each in CronSim(cron, after.astimezone(zone)))
     return next(each for each in times if each > after)
 
 
 @dataclass(frozen=True, slots=True)
 class Schedule:
-    """When a task is due.
+    """The schedule of a task with a lease.
 
     Attributes:
         every: Seconds between two runs; None for a crontab line.
-        following: Returns the first time of the crontab line after another time.
-        zone: Of the crontab line.
-        jitter: Seconds that a run may begin later.
-        heartbeat: Of the connection with the lease.
+        following: Returns the first time of the crontab line after a given time.
+        zone: The time zone of the crontab line.
+        jitter: The largest random delay of a run in seconds.
+        heartbeat: The heartbeat of the connection with the lease, in seconds.
     """
 
     every: float | None
@@ -97,10 +97,10 @@ class Schedule:
     heartbeat: float
 
     def next(self, last: float, now: datetime) -> datetime:
-        """Return when the next run is due; a time that has passed means now.
+        """Return when the next run is due; a time in the past means now.
 
-        Of the times at which no process was there, at most the latest is made up for: with `every`
-        always, with a crontab line if it passed a moment ago.
+        After times at which no process was running, there is at most one run for the latest of
+        them: with `every` always, with a crontab line only if that time was a moment ago.
 
         Args:
             last: When the last run was due, in seconds since 1970; 0 if there was none.
@@ -111,11 +111,12 @@ class Schedule:
             # The clock of another process may have been ahead.
             due = last + max(missed, 1) * self.every if last else seconds
             return datetime.fromtimestamp(min(due, seconds + self.every), now.tzinfo)
-        begin, recent = now, _MADE_UP_WITHIN * self.heartbeat
-        # A clock that is a little ahead has run the next time already; one far ahead is wrong.
+        begin, recent = now, _CATCH_UP_HEARTBEATS * self.heartbeat
+        # If the last run is due in the near future, the clock of the other process is ahead.
+        # A time in the far future is wrong, and is ignored.
         if 0 < last <= seconds + recent:
             begin = datetime.fromtimestamp(max(last, seconds - recent), now.tzinfo)
-        # By timestamps: in the hour that a clock is set back, times of day do not compare.
+        # Timestamps, because aware times of a repeated hour are not ordered.
         next_due = self.following(begin)
         while (later := self.following(next_due)).timestamp() <= seconds:
             next_due = later
@@ -123,15 +124,15 @@ class Schedule:
 
 
 async def sleep_until(due: datetime) -> None:
-    """Return when the wall clock shows a time."""
+    """Sleep until the system clock shows *due*."""
     left = (due - datetime.now(UTC)).total_seconds()
     while left > 0:
         await asyncio.sleep(min(left, _LONGEST_SLEEP))
         left = (due - datetime.now(UTC)).total_seconds()
 
 
-def in_utc(moment: datetime) -> str:
-    """Return a time as log records have it."""
+def format_utc(moment: datetime) -> str:
+    """Return a time in the format of log records."""
     return moment.astimezone(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 

@@ -1,6 +1,6 @@
-"""Periodic tasks of which one process of all runs each: their leases, and the times of their runs.
+"""Periodic tasks that only one process runs: their options, their leases, and their runs.
 
-A run is due by the wall clocks of all processes, because each goes on where another has stopped.
+Runs are scheduled by the system clocks, because a process continues the schedule of another one.
 """
 
 import asyncio
@@ -17,9 +17,9 @@ from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field
 
-from workerkit.amqp.connection import Link
+from workerkit.amqp.connection import Connection
 from workerkit.amqp.lease import SILENCE, Lease, lease_queue
-from workerkit.amqp.term import NotHeld
+from workerkit.amqp.lease_term import NotHeld
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
@@ -35,34 +35,34 @@ from workerkit.transport import Context, Declared, Hook
 
 log = logging.getLogger(__name__)
 
-_OF_LEASES = matters_with("singleton", "it is for tasks with singleton = True")
+_FOR_SINGLETONS = matters_with("singleton", "it is for tasks with singleton = True")
 _TICK_DEADLINE = 10.0
 _FLAGS = dict.fromkeys(("true", "yes", "on", "1"), True)
 _FLAGS |= dict.fromkeys(("false", "no", "off", "0"), False)
 
 
 def _flag(found: object) -> object:
-    """The environment has texts only."""
+    """Convert the text of an environment variable to a bool, if it is one."""
     return _FLAGS.get(found.lower(), found) if isinstance(found, str) else found
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SingletonOptions(Options):
-    """Which process runs a task.
+    """The options of tasks that only one process runs.
 
     Attributes:
-        singleton: One process of all runs the task, the one that has a lease on the broker; without
-            it every process does. A string names the lease, `<top-level package>.<name>` by
-            default.
-        connection: Of the broker with the lease, a named connection of `settings.amqp`.
-        vhost: Of the lease; None for the connection's own.
+        singleton: Only the process that has a lease on the broker runs the task; without this
+            option every process does. A string sets the name of the lease; by default it is
+            `<top-level package>.<name>`.
+        connection: The broker with the lease: a named connection of `settings.amqp`.
+        vhost: The virtual host of the lease; None for that of the connection's settings.
     """
 
     singleton: Annotated[
         bool | Annotated[str, Field(min_length=1, max_length=200)], BeforeValidator(_flag)
     ] = False
-    connection: str = field(default="default", metadata=_OF_LEASES)
-    vhost: str | None = field(default=None, metadata=_OF_LEASES)
+    connection: str = field(default="default", metadata=_FOR_SINGLETONS)
+    vhost: str | None = field(default=None, metadata=_FOR_SINGLETONS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,40 +70,40 @@ class Run:
     """One run of a task with `singleton = True`; `handle` may have a parameter of this type.
 
     Attributes:
-        number: Higher than that of every run before, in any process: a positive integer of less
-            than 63 bits. Let a database refuse what comes with a lower number than it has seen.
-        scheduled: When it was due, with a time zone.
+        number: A positive integer of less than 63 bits, higher than that of every earlier run of
+            any process. Let a database refuse writes with a lower number than the last one.
+        scheduled: When the run was due, with a time zone.
     """
 
     number: int
     scheduled: datetime
 
 
-_current: ContextVar[Run] = ContextVar("run")
+_current_run: ContextVar[Run] = ContextVar("run")
 
 
 @contextmanager
-def running_as(run: Run | None) -> Iterator[None]:
-    """Have a parameter of type `Run` be *run* inside the block."""
+def current_run(run: Run | None) -> Iterator[None]:
+    """Pass *run* to parameters of type `Run` inside the block."""
     if run is None:
         yield
         return
-    token = _current.set(run)
+    token = _current_run.set(run)
     try:
         yield
     finally:
-        _current.reset(token)
+        _current_run.reset(token)
 
 
-def resolving_run(resolve: Resolve, is_singleton: bool) -> Resolve:
-    """Return *resolve*, but for parameters of type `Run`, which are the current run."""
+def with_run(resolve: Resolve, is_singleton: bool) -> Resolve:
+    """Extend *resolve* by parameters of type `Run`, which receive the current run."""
 
     def resolve_run(parameter: inspect.Parameter, type_: Any) -> ArgumentSource:
         if type_ is not Run:
             return resolve(parameter, type_)
         if not is_singleton:
             raise Unresolved("is a Run, which only a task with singleton = True has")
-        return ArgumentSource(_current.get)
+        return ArgumentSource(_current_run.get)
 
     return resolve_run
 
@@ -111,24 +111,24 @@ def resolving_run(resolve: Resolve, is_singleton: bool) -> Resolve:
 def lease_name(consumer: type, options: SingletonOptions) -> str:
     """Return the name of a task's lease, which is the same in all processes.
 
-    Two applications on one virtual host may both have a task `Cleanup`: so the name begins with the
-    top-level package, unless the class states one.
+    Two applications on one virtual host may both have a task `Cleanup`, so the name begins with the
+    top-level package, unless the class sets another one.
     """
     if isinstance(options.singleton, str):
         return options.singleton
     return f"{consumer.__module__.partition('.')[0]}.{options.name}"
 
 
-def faults(
+def check_singleton(
     declared: Declared,
     options: SingletonOptions,
     settings: WorkerSettings,
     seen: dict[tuple[str, str, str], type[Consumer]],
 ) -> Iterator[str]:
-    """Yield what is wrong with these options.
+    """Yield the errors in the options of one task.
 
     Args:
-        seen: The tasks so far, by connection, virtual host and lease; this one is added.
+        seen: The tasks so far, by connection, virtual host and lease. This one is added.
     """
     if not options.singleton:
         return
@@ -143,19 +143,19 @@ def faults(
     key = (connection, settings.amqp[connection].vhost_name(options.vhost), lease)
     other = seen.setdefault(key, declared.consumer)
     if other is not declared.consumer:
-        there = describe_class(other)
-        yield f"{where} and {there} have the same lease {lease!r}: rename one of them"
+        other_class = describe_class(other)
+        yield f"{where} and {other_class} have the same lease {lease!r}: rename one of them"
 
 
 class Singleton:
-    """One task of which one process runs all calls."""
+    """One task that only one process runs."""
 
     def __init__(self, name: str, lease: Lease) -> None:
         self.lease = lease
         self._name = name
 
     def role(self) -> str:
-        """Say whether this process runs it."""
+        """Return whether this process runs the task, `leader` or `standby`."""
         return "leader" if self.lease.held else "standby"
 
     async def runs(
@@ -164,30 +164,30 @@ class Singleton:
         """Yield a run when it is due, as long as this process has the lease.
 
         Args:
-            has_room: Whether one more call may begin when it is due; if not, it is left out.
+            has_room: Returns whether one more run may begin when it is due; if not, it is skipped.
         """
-        left_out = 0.0
+        skipped = 0.0
         while True:
             await self.lease.acquired()
             after = self.lease.last_scheduled
-            due = schedule.next(max(after, left_out), datetime.now(schedule.zone))
+            due = schedule.next(max(after, skipped), datetime.now(schedule.zone))
             await sleep_until(due)
             await asyncio.sleep(random.uniform(0.0, schedule.jitter))
             if not self.lease.held:
                 continue
             if not has_room(due):
-                left_out = due.timestamp()
+                skipped = due.timestamp()
                 continue
             try:
                 number = await self.lease.take(due.timestamp(), after)
             except NotHeld as error:
-                log.info("no run", extra={"consumer": self._name, "reason": str(error)})
+                log.info("run not started", extra={"consumer": self._name, "reason": str(error)})
                 continue
             if self.lease.held:
                 yield Run(number, due)
 
     async def run_now(self) -> Run:
-        """Take the number of a run that no schedule has asked for.
+        """Return a run outside the schedule, which begins now.
 
         Raises:
             NotHeld: Another process has the lease, or the broker cannot be reached.
@@ -202,16 +202,16 @@ class Singleton:
 
 
 class Singletons:
-    """The leases of one process, and the connections that they need.
+    """The leases of one process, and their connections.
 
-    They have connections of their own, on which half of the heartbeat is agreed. So RabbitMQ closes
-    that of a process that is silent after one to one and a half heartbeats of the settings.
+    Leases have separate connections, with half of the heartbeat of the settings. So RabbitMQ closes
+    the connection of a silent process after one to one and a half heartbeats of the settings.
     """
 
     def __init__(self) -> None:
-        self._links: dict[tuple[str, str], Link] = {}
+        self._connections: dict[tuple[str, str], Connection] = {}
         self._hooks: list[Hook] = []
-        self._keeping: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[None]] = []
 
     def add(
         self,
@@ -224,37 +224,41 @@ class Singletons:
         """Compete for the lease of a task.
 
         Args:
-            part: Told how it is going.
-            on_lost: Called at once when this process has had the lease and loses it.
+            part: Notified of changes of its readiness.
+            on_lost: Called immediately when this process had the lease and loses it.
         """
         name, vhost = options.connection.casefold(), options.vhost
         settings = context.settings.amqp[name]
         key = (name, settings.vhost_name(vhost))
-        if key not in self._links:
+        if key not in self._connections:
             read = partial(_with_half_heartbeat, context.settings, name)
             observers = context.observers
-            self._links[key] = link = Link(name, read, vhost, "singletons", observers, SILENCE)
-            self._keeping.append(context.keep(link.run(), f"link to {link} for leases"))
-        link = self._links[key]
+            self._connections[key] = lease_connection = Connection(
+                name, read, vhost, "singletons", observers, SILENCE
+            )
+            self._tasks.append(
+                context.keep(lease_connection.run(), f"connection to {lease_connection} for leases")
+            )
+        lease_connection = self._connections[key]
         self._hooks.append(Hook(endpoint))
-        link.followers.append(self._hooks[-1])
+        lease_connection.listeners.append(self._hooks[-1])
         queue = lease_queue(lease_name(type(endpoint.consumer), options), settings.queue_type)
         lease = Lease(
             endpoint.name,
             queue,
-            link,
+            lease_connection,
             settings.declare,
             settings.heartbeat,
             part,
             on_lost,
         )
-        self._keeping.append(context.keep(lease.run(), f"{endpoint.name} lease"))
+        self._tasks.append(context.keep(lease.run(), f"{endpoint.name} lease"))
         return Singleton(endpoint.name, lease)
 
     async def close(self) -> None:
         """Close the connections."""
         await asyncio.gather(*(each.close() for each in self._hooks))
-        await cancel_and_wait(self._keeping)
+        await cancel_and_wait(self._tasks)
 
 
 def _with_half_heartbeat(settings: WorkerSettings, name: str) -> AMQPSettings:

@@ -1,4 +1,4 @@
-"""The clock as a transport: tasks are called when they are due."""
+"""The transport of periodic tasks: run each task when it is due."""
 
 import asyncio
 import logging
@@ -22,16 +22,16 @@ from workerkit.periodic.consumer import PeriodicOptions, periodic_options
 from workerkit.periodic.schedule import (
     Schedule,
     due_after,
-    in_utc,
+    format_utc,
     sleep_until,
 )
 from workerkit.periodic.singleton import (
     Run,
     Singleton,
     Singletons,
-    running_as,
+    check_singleton,
+    current_run,
 )
-from workerkit.periodic.singleton import faults as singleton_faults
 from workerkit.retry import pause
 from workerkit.tasks import cancel, cancel_and_wait, sleep_unless_stopping
 from workerkit.transport import Context, Declared
@@ -56,35 +56,35 @@ class Tick(Delivery):
         self.scheduled = scheduled
 
     def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
-        """Return level and message of its log record when it has failed."""
+        """Return level and message of the log record of a failed run."""
         return super().log_failure(action, error)[0], "run failed"
 
     def log_fields(self, source: str, action: str) -> dict[str, object]:
-        """Return what its log record tells."""
-        again = {"action": action} if action == Action.RETRY else {}
+        """Return the fields of the log record."""
+        retried = {"action": action} if action == Action.RETRY else {}
         return {
             "schedule": source,
-            "scheduled": in_utc(self.scheduled),
+            "scheduled": format_utc(self.scheduled),
             "attempt": self.attempt,
-            **again,
+            **retried,
         }
 
     def __repr__(self) -> str:
-        return f"<run of {self.name}, scheduled for {in_utc(self.scheduled)}>"
+        return f"<run of {self.name}, scheduled for {format_utc(self.scheduled)}>"
 
 
 class PeriodicTransport:
-    """Calls every `PeriodicTask` when it is due.
+    """Runs every `PeriodicTask` when it is due.
 
     Args:
-        by_hand: Only `tick` calls them: for tests.
+        manual: Tasks run only when `tick` is called: for tests.
     """
 
     kind = "periodic"
     delivery = None
 
-    def __init__(self, *, by_hand: bool = False) -> None:
-        self._by_hand = by_hand
+    def __init__(self, *, manual: bool = False) -> None:
+        self._by_hand = manual
         self._timers: list[_Timer] = []
         self._loops: list[asyncio.Task[None]] = []
         self._parts: list[Part] = []
@@ -93,31 +93,31 @@ class PeriodicTransport:
         self._leases: dict[tuple[str, str, str], type[Consumer]] = {}
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
-        """A task has one schedule, and a lease that no other task has."""
+        """Check that the task has one schedule, and a lease that no other task has."""
         options = periodic_options(declared.options)
-        faults = list(singleton_faults(declared, options, settings, self._leases))
+        errors = list(check_singleton(declared, options, settings, self._leases))
         if (options.every is None) == (options.cron is None):
             found = "neither" if options.every is None else "both"
             origins = (options.origins.get(name) for name in ("every", "cron"))
             at = " and ".join(filter(None, origins)) or describe_class(declared.consumer)
-            faults.append(f"{at}: set either every or cron; found {found}")
-        return faults
+            errors.append(f"{at}: set either every or cron; found {found}")
+        return errors
 
     def source(self, options: Options) -> str:
-        """The schedule."""
+        """Return the schedule."""
         return periodic_options(options).schedule
 
     def via(self, options: Options, settings: WorkerSettings) -> str:
-        """The time zone of a crontab line, and the broker with the lease."""
+        """Return the time zone of a crontab line, and the broker with the lease."""
         own = periodic_options(options)
-        ways = [] if own.cron is None else [f"time zone {own.timezone}"]
+        parts = [] if own.cron is None else [f"time zone {own.timezone}"]
         if own.singleton:
             broker = settings.amqp[own.connection.casefold()].display(own.vhost)
-            ways.append(f"singleton, lease on {broker}")
-        return ", ".join(ways)
+            parts.append(f"singleton, lease on {broker}")
+        return ", ".join(parts)
 
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
-        """The endpoint of one task."""
+        """Return the endpoint of one task."""
         return Endpoint(
             consumer,
             declared.options,
@@ -129,7 +129,7 @@ class PeriodicTransport:
         )
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
-        """Start the clocks."""
+        """Start the timers."""
         health = []
         for endpoint in endpoints:
             timer = _Timer(endpoint, periodic_options(endpoint.options), context, self._pause)
@@ -141,14 +141,14 @@ class PeriodicTransport:
                 part.ready()
             if not self._by_hand:
                 self._loops.append(context.keep(timer.run(), f"{endpoint.name} timer"))
-            made = Health(endpoint.name, [part], outside=False, in_flight=timer.in_flight)
+            task_health = Health(endpoint.name, [part], outside=False, in_flight=timer.in_flight)
             if singleton is not None:
-                made.outside, made.role = True, singleton.role
-            health.append(made)
+                task_health.outside, task_health.role = True, singleton.role
+            health.append(task_health)
         return health
 
     async def tick(self, name: str) -> None:
-        """Call a task once, now, and wait for the call.
+        """Run a task once, now, and wait for the end of the run.
 
         Raises:
             KeyError: There is no task of that name.
@@ -161,25 +161,25 @@ class PeriodicTransport:
         await timers[folded(name)].tick()
 
     async def stop(self) -> None:
-        """Stop the clocks; what waits to be called again is not called."""
+        """Stop the timers. Runs that wait for a retry are not retried."""
         self._stopping.set()
         for part in self._parts:
             part.stopping()
         await cancel_and_wait(self._loops)
-        await asyncio.gather(*(each.drained() for each in self._timers if not each.calls))
+        await asyncio.gather(*(each.drained() for each in self._timers if not each.runs))
 
     async def drain(self) -> None:
-        """Return once no call runs; another process may run a task whose calls have ended."""
+        """Wait until no run is in progress. Release the lease of each task after its runs."""
         await asyncio.gather(*(each.drained() for each in self._timers))
 
     async def cancel(self) -> None:
-        """Cancel the calls that still run, and wait for them."""
-        await cancel_and_wait([call for timer in self._timers for call in timer.calls])
+        """Cancel the runs in progress, and wait for them."""
+        await cancel_and_wait([task for timer in self._timers for task in timer.runs])
         await self.drain()
 
     def busy(self) -> list[str]:
-        """Tasks with calls that still run."""
-        return [timer.endpoint.name for timer in self._timers if timer.calls]
+        """Return the names of the tasks with runs in progress."""
+        return [timer.endpoint.name for timer in self._timers if timer.runs]
 
     async def close(self) -> None:
         """Close the connections of leases."""
@@ -190,7 +190,7 @@ class PeriodicTransport:
 
 
 class _Timer:
-    """The clock of one task, and its calls that run."""
+    """The timer of one task, and its runs in progress."""
 
     def __init__(
         self,
@@ -200,7 +200,7 @@ class _Timer:
         pause: Callable[[float], Awaitable[bool]],
     ) -> None:
         self.endpoint = endpoint
-        self.calls: set[asyncio.Task[None]] = set()
+        self.runs: set[asyncio.Task[None]] = set()
         self._options = options
         self._context = context
         self._pause = pause
@@ -215,20 +215,20 @@ class _Timer:
         return self._singleton
 
     async def run(self) -> None:
-        """Call when it is time, until cancelled."""
+        """Start runs when they are due, until cancelled."""
         if self._singleton is not None:
-            await self._by_lease(self._singleton)
+            await self._run_by_lease(self._singleton)
         elif self._options.cron is not None:
-            await self._by_cron(self._options.cron)
+            await self._run_by_cron(self._options.cron)
         elif self._options.every is not None:
-            await self._by_grid(self._options.every)
+            await self._run_by_interval(self._options.every)
 
     def in_flight(self) -> int:
-        """How many calls run."""
-        return len(self.calls)
+        """Return the number of runs in progress."""
+        return len(self.runs)
 
     async def tick(self) -> None:
-        """Call it once, whatever the clock says.
+        """Run the task once, independent of its schedule.
 
         Raises:
             NotHeld: Another process has the lease.
@@ -237,70 +237,70 @@ class _Timer:
         await self._handle(datetime.now(UTC), run)
 
     async def drained(self) -> None:
-        """Wait for the calls that run, then let another process have the lease."""
-        if self.calls:
-            await asyncio.wait(self.calls)
+        """Wait for the runs in progress, then release the lease."""
+        if self.runs:
+            await asyncio.wait(self.runs)
         if self._singleton is not None:
             await self._singleton.lease.release()
 
-    async def _by_lease(self, singleton: Singleton) -> None:
-        own = self._options
-        heartbeat = self._context.settings.amqp[own.connection.casefold()].heartbeat
-        zone = ZoneInfo(own.timezone)
-        following = partial(due_after, own.cron or "", zone)
-        schedule = Schedule(own.every, following, zone, own.jitter, heartbeat)
+    async def _run_by_lease(self, singleton: Singleton) -> None:
+        options = self._options
+        heartbeat = self._context.settings.amqp[options.connection.casefold()].heartbeat
+        zone = ZoneInfo(options.timezone)
+        following = partial(due_after, options.cron or "", zone)
+        schedule = Schedule(options.every, following, zone, options.jitter, heartbeat)
         async for run in singleton.runs(schedule, self._has_room):
             self._begin(run.scheduled, run)
 
     def _on_lost(self) -> None:
-        """Cancel the calls at once: another process may begin with the next one."""
-        if not self.calls:
+        """Cancel the runs immediately: another process may start the next one."""
+        if not self.runs:
             return
-        fields = {"consumer": self.endpoint.name, "calls": len(self.calls)}
+        fields = {"consumer": self.endpoint.name, "runs": len(self.runs)}
         log.warning("lease lost: cancelling the runs that have begun", extra=fields)
-        for call in self.calls:
-            cancel(call)
+        for task in self.runs:
+            cancel(task)
 
-    async def _by_grid(self, every: float) -> None:
+    async def _run_by_interval(self, every: float) -> None:
         loop = asyncio.get_running_loop()
         start, number = loop.time(), 0
         while True:
             due = start + number * every
             await asyncio.sleep(due + self._jitter() - loop.time())
-            self._call(datetime.now(UTC) - timedelta(seconds=loop.time() - due))
-            # The next point of the grid that is still to come: late ones are not made up for.
+            self._start_if_room(datetime.now(UTC) - timedelta(seconds=loop.time() - due))
+            # The next time in the future: missed times are skipped.
             number = max(number, int((loop.time() - start) / every)) + 1
 
-    async def _by_cron(self, expression: str) -> None:
+    async def _run_by_cron(self, expression: str) -> None:
         zone = ZoneInfo(self._options.timezone)
         last = datetime.now(UTC)
         while True:
             due = due_after(expression, zone, last)
             await sleep_until(due)
             await asyncio.sleep(self._jitter())
-            self._call(due)
+            self._start_if_room(due)
             last = max(due, datetime.now(UTC))
 
     def _jitter(self) -> float:
         return random.uniform(0.0, self._options.jitter)
 
-    def _call(self, scheduled: datetime) -> None:
+    def _start_if_room(self, scheduled: datetime) -> None:
         if self._has_room(scheduled):
             self._begin(scheduled)
 
     def _has_room(self, scheduled: datetime) -> bool:
-        if len(self.calls) < self._options.concurrency:
+        if len(self.runs) < self._options.concurrency:
             return True
         log.warning(
-            "previous run still in progress: this one is skipped",
-            extra={"consumer": self.endpoint.name, "scheduled": in_utc(scheduled)},
+            "previous run still in progress: skipping this one",
+            extra={"consumer": self.endpoint.name, "scheduled": format_utc(scheduled)},
         )
         return False
 
     def _begin(self, scheduled: datetime, run: Run | None = None) -> None:
-        call = self._context.keep(self._handle(scheduled, run), f"{self.endpoint.name} call")
-        self.calls.add(call)
-        call.add_done_callback(self.calls.discard)
+        task = self._context.keep(self._handle(scheduled, run), f"{self.endpoint.name} task")
+        self.runs.add(task)
+        task.add_done_callback(self.runs.discard)
 
     async def _handle(self, scheduled: datetime, run: Run | None) -> None:
         tick = Tick(self.endpoint.name, scheduled)
@@ -313,7 +313,7 @@ class _Timer:
 
     async def _try(self, tick: Tick, run: Run | None) -> Outcome:
         began = perf_counter()
-        with running_as(run):
+        with current_run(run):
             outcome = await self.endpoint.process(tick)
         seconds = perf_counter() - began
         name, source = self.endpoint.name, self._options.schedule

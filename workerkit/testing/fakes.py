@@ -55,7 +55,7 @@ def fake_message(
         routing_key: The name of the queue by default.
     """
     all_headers = {**(headers or {}), **({ATTEMPT: attempt} if attempt > 1 else {})}
-    raw, properties = outgoing.message(
+    raw, properties = outgoing.encode_message(
         body, all_headers, message_id, correlation_id, priority, expiration,
         content_type, content_encoding, type, reply_to, app_id, timestamp, user_id,
     )  # fmt: skip
@@ -179,7 +179,7 @@ class FakePublisher(Publisher):
         of_message = {
             name: value for name, value in given.items() if name not in _DELIVERY_PARAMETERS
         }
-        encode_properties(outgoing.message(body, **of_message)[1])
+        encode_properties(outgoing.encode_message(body, **of_message)[1])
         if self.error is not None:
             raise self.error
         options = {

@@ -227,7 +227,7 @@ class _Transports:
     def __init__(self) -> None:
         self.amqp = AMQPTransport()
         self.sse = SSETransport()
-        self.periodic = PeriodicTransport(by_hand=True)
+        self.periodic = PeriodicTransport(manual=True)
         self.http: TrackedHTTPTransport | None = None
 
     def busy(self) -> list[str]:

@@ -11,7 +11,7 @@ from typing import Any
 from workerkit.amqp.dead_letters import Evidence
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.publisher import Destination, Publisher
-from workerkit.amqp.replay import Clearing, Treat, replayed
+from workerkit.amqp.replay import ProcessMessage, QueueCleaner, replay_properties
 from workerkit.cli.dead_letters.read import Sieve, opened, progress
 from workerkit.cli.dead_letters.selection import Selection
 from workerkit.cli.dead_letters.target import Whereabouts
@@ -30,7 +30,7 @@ class Treatment:
 
     question: str
     done: str
-    begin: Callable[[Whereabouts], AbstractAsyncContextManager[Treat]]
+    begin: Callable[[Whereabouts], AbstractAsyncContextManager[ProcessMessage]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +67,14 @@ class Result:
 
 
 @asynccontextmanager
-async def _replaying(where: Whereabouts) -> AsyncIterator[Treat]:
+async def _replaying(where: Whereabouts) -> AsyncIterator[ProcessMessage]:
     publisher = Publisher()
     publisher.open(where.settings)
 
     async def replay(message: AMQPMessage[Any]) -> None:
         queue = Evidence.of(message).queue or where.queue
         to = Destination(queue, "", where.connection, where.vhost)
-        await publisher.send(message.raw, replayed(message, queue), to)
+        await publisher.send(message.raw, replay_properties(message, queue), to)
 
     try:
         yield replay
@@ -83,7 +83,7 @@ async def _replaying(where: Whereabouts) -> AsyncIterator[Treat]:
 
 
 @asynccontextmanager
-async def _purging(where: Whereabouts) -> AsyncIterator[Treat]:
+async def _purging(where: Whereabouts) -> AsyncIterator[ProcessMessage]:
     async def purge(message: AMQPMessage[Any]) -> None:
         """There is nothing to do but to acknowledge it."""
 
@@ -104,7 +104,7 @@ async def clear(errand: Errand, treatment: Treatment) -> Result:
     stopping = asyncio.Event()
     async with opened(errand.where) as browser, treatment.begin(errand.where) as treat:
         wanted = Sieve(errand.selection, errand.until)
-        clearing = Clearing(browser, wanted, stopping, limit=errand.limit, rate=errand.rate)
+        clearing = QueueCleaner(browser, wanted, stopping, limit=errand.limit, rate=errand.rate)
 
         def so_far() -> str:
             return f"{clearing.done} {treatment.done}, {browser.read} of {browser.count} read"

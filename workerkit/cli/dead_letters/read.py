@@ -12,7 +12,7 @@ from workerkit.amqp.dead_letters import Evidence
 from workerkit.amqp.frames import NOT_FOUND
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.publisher import Destination, Publisher
-from workerkit.amqp.replay import Browser, browsing, uncounted
+from workerkit.amqp.replay import Browser, browse_queue, properties_without_counts
 from workerkit.cli.dead_letters.selection import Selection
 from workerkit.cli.dead_letters.target import Whereabouts
 from workerkit.cli.parameters import quiet
@@ -89,10 +89,10 @@ async def opened(where: Whereabouts) -> AsyncIterator[Browser]:
     to = Destination(where.dead_letters, "", where.connection, where.vhost)
 
     async def copy(message: AMQPMessage[Any]) -> None:
-        await publisher.send(message.raw, uncounted(message), to)
+        await publisher.send(message.raw, properties_without_counts(message), to)
 
     try:
-        async with browsing(where.broker, where.vhost, where.dead_letters, copy) as browser:
+        async with browse_queue(where.broker, where.vhost, where.dead_letters, copy) as browser:
             yield browser
             _report_copied(browser)
     except ConnectionLost as error:

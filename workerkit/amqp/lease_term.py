@@ -1,4 +1,4 @@
-"""One channel that consumes the queue of a lease: take numbers on it, until it is lost."""
+"""One channel that consumes the queue of a lease: get run numbers until the channel is lost."""
 
 import asyncio
 import json
@@ -10,15 +10,17 @@ from typing import Any
 from uuid import uuid4
 
 from workerkit.amqp.channel import Channel
-from workerkit.amqp.confirms import DEFAULT_EXCHANGE, Confirms, Outgoing, Refused, Returned
+from workerkit.amqp.confirms import DEFAULT_EXCHANGE, Confirms, MessageRefused, MessageReturned
 from workerkit.amqp.frames import NO_PERMISSION
 from workerkit.amqp.incoming import Inlet
 from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.outgoing import OutgoingMessage
 from workerkit.amqp.properties import PERSISTENT, Properties, encode
 from workerkit.amqp.session import Session
 from workerkit.errors import BrokerRefused, ConnectionLost, WorkerkitError
 
-_HIGHEST = 2**62
+_MAX_NUMBER = 2**62
+_PREFETCH = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,9 +28,9 @@ class Token:
     """One message in the queue of a lease.
 
     Attributes:
-        number: Of a run, or of a renewal of the lease; 0 in a token that is only there so that the
-            queue is not empty.
-        id: Of this token alone; empty with number 0.
+        number: The number of a run, or of a renewal of the lease; 0 in a placeholder, which keeps
+            the queue from being empty.
+        id: A unique id; empty with number 0.
         scheduled: When the last run was due, in seconds since 1970; 0 if there was none.
     """
 
@@ -42,11 +44,13 @@ class Token:
 
     @classmethod
     def decode(cls, raw: bytes) -> "Token":
-        """Read the body of a message; what is no token counts as one with number 0."""
+        """Decode the body of a message; return a placeholder if it is not a token."""
         try:
             found = json.loads(raw)
             number, scheduled = found["number"], float(found["scheduled"])
-            valid = type(number) is int and 0 <= number < _HIGHEST and 0 <= scheduled < _HIGHEST
+            valid = (
+                type(number) is int and 0 <= number < _MAX_NUMBER and 0 <= scheduled < _MAX_NUMBER
+            )
         except (ValueError, TypeError, LookupError, OverflowError, RecursionError):
             return cls()
         return cls(number, str(found.get("id", "")), scheduled) if valid else cls()
@@ -57,48 +61,45 @@ class Tokens:
 
     Attributes:
         highest: The highest number of all that were delivered.
-        scheduled: When the last run was due, as the one with that number states.
+        scheduled: When the last run was due, from the token with that number.
     """
 
     def __init__(self) -> None:
         self.highest = 0
         self.scheduled = 0.0
-        self._held: dict[int, Token] = {}
+        self._tokens: dict[int, Token] = {}
 
     def add(self, tag: int, token: Token) -> bool:
-        """Note a token by its delivery tag; whether its number is higher than all before."""
-        is_highest = token.number > self.highest or not self._held
+        """Add a token by its delivery tag; return whether its number is the highest so far."""
+        is_highest = token.number > self.highest or not self._tokens
         if is_highest:
             self.highest, self.scheduled = token.number, token.scheduled
-        self._held[tag] = token
+        self._tokens[tag] = token
         return is_highest
 
     def pop(self, tag: int) -> None:
         """Remove a token that is acknowledged."""
-        del self._held[tag]
+        del self._tokens[tag]
 
     def pop_all_but(self, token_id: str) -> list[int]:
-        """Remove all tokens but one; their delivery tags, in order."""
-        tags = [tag for tag, token in self._held.items() if token.id != token_id]
+        """Remove all tokens except one; return their delivery tags, in order."""
+        tags = [tag for tag, token in self._tokens.items() if token.id != token_id]
         for tag in tags:
-            del self._held[tag]
+            del self._tokens[tag]
         return tags
 
 
-_PREFETCH = 100
-
-
 class NotHeld(WorkerkitError):
-    """This process does not have the lease, or the broker did not confirm in time that it has."""
+    """This process does not have the lease, or the broker did not confirm it in time."""
 
 
-class Term:
+class LeaseTerm:
     """One channel that consumes the queue of a lease, until it is lost.
 
     Attributes:
-        active: Done once anything is delivered: all other consumers wait from then on.
+        active: Done once a message is delivered: this is now the active consumer of the queue.
         ended: Done once the channel is lost or the consumer cancelled, with the reason.
-        tokens: What was delivered.
+        tokens: The tokens that were delivered.
     """
 
     def __init__(self, session: Session, queue: str) -> None:
@@ -111,15 +112,15 @@ class Term:
         self._channel: Channel | None = None
         self._confirms: Confirms | None = None
         self._expected: dict[str, asyncio.Future[bool]] = {}
-        self._never: asyncio.Future[None] = loop.create_future()
+        self._never_closed: asyncio.Future[None] = loop.create_future()
 
     @property
     def is_blocked(self) -> bool:
-        """Whether the broker blocks publishers, and so takes no token."""
+        """Return whether the broker blocks publishers, so that it does not accept a token."""
         return self._confirms is not None and self._confirms.blocked
 
-    async def begin(self) -> None:
-        """Consume.
+    async def start(self) -> None:
+        """Start the consumer.
 
         Raises:
             BrokerRefused: The user may not read the queue.
@@ -132,25 +133,29 @@ class Term:
         tag = f"singleton@{socket.gethostname()[:63]}:{os.getpid()}"
         reason = f"the broker cancelled the consumer of queue {self._queue!r}"
         channel.on_cancel = lambda _: self.end(ConnectionLost(reason))
-        channel.tap(Inlet(self._receive, channel.acks, self._queue, tag))
+        channel.deliver_to(Inlet(self._receive, channel.acks, self._queue, tag))
         await channel.prefetch(_PREFETCH)
         await channel.consume(self._queue, tag, {})
 
-    async def fill(self) -> None:
-        """Publish a token with number 0, in case the queue is empty. Raises as `take` does."""
+    async def publish_placeholder(self) -> None:
+        """Publish a token with number 0, in case the queue is empty.
+
+        Raises:
+            BrokerRefused, ConnectionLost: As for `take`.
+        """
         await self._publish(Token())
 
     async def take(self, scheduled: float | None = None, after: float = 0.0) -> int:
-        """Take a number that is higher than all before, by any process.
+        """Get a number that is higher than all earlier ones of any process.
 
         Args:
-            scheduled: When the run with this number is due; None if it is no run.
+            scheduled: When the run with this number is due; None for a renewal.
             after: When the run before it was due.
 
         Raises:
             NotHeld: Another run has begun since the one that was due at *after*.
             BrokerRefused: The user may not publish to the queue.
-            ConnectionLost: The channel or the session was lost, or the lease with them.
+            ConnectionLost: The channel or the session was lost, and the lease with it.
         """
         tokens, is_highest = self.tokens, False
         while not is_highest:
@@ -172,7 +177,7 @@ class Term:
         return number
 
     def end(self, reason: ConnectionLost) -> None:
-        """Note that nothing more comes."""
+        """End the term: nothing more is delivered."""
         if not self.ended.done():
             self.ended.set_result(reason)
 
@@ -204,15 +209,17 @@ class Term:
             message_id=message_id, delivery_mode=PERSISTENT, content_type="application/json"
         )
         try:
-            await confirms.writable(self._never)
+            await confirms.writable(self._never_closed)
             confirm = confirms.publish(
-                Outgoing(message_id, "", self._queue, True, encode(properties), token.encode())
+                OutgoingMessage(
+                    message_id, "", self._queue, True, encode(properties), token.encode()
+                )
             )
             confirm.add_done_callback(lambda done: done.cancelled() or done.exception())
             await self._unless_ended(confirm)
-        except Returned as error:
+        except MessageReturned as error:
             raise ConnectionLost(f"queue {self._queue!r} was deleted: {error}") from error
-        except Refused as error:
+        except MessageRefused as error:
             text = f"a token cannot be published to queue {self._queue!r}: {error}"
             if error.code == NO_PERMISSION:
                 text += f"; grant write on {DEFAULT_EXCHANGE!r}"
