@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from workerkit.attributes import misspelt
-from workerkit.config.annotations import sentence
+from workerkit.config.explain import sentence
 from workerkit.delivery import Action
 from workerkit.retry import RetryTuning
 from workerkit.safe_text import HIDDEN, may_hold_credentials

@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from workerkit.config.connections import AMQPSettings
-from workerkit.config.load import read
+from workerkit.config.load import load_settings
 from workerkit.config.settings import WorkerSettings
 
 URL = "SHOP_AMQP__DEFAULT__URL is ***: "
@@ -30,7 +30,7 @@ def amqp(**values: Any) -> AMQPSettings:
 
 
 def faults() -> list[str]:
-    return read(Settings, Settings)[1]
+    return load_settings(Settings, Settings)[1]
 
 
 def test_fr14_the_heartbeat_of_the_url_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:

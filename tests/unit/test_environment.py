@@ -10,8 +10,7 @@ import pytest
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from workerkit.config.load import overrides, read
-from workerkit.config.salvage import valid_part
+from workerkit.config.load import load_options, load_settings, valid_part
 from workerkit.config.settings import WorkerSettings
 from workerkit.options import Options, Override, Source
 
@@ -85,7 +84,7 @@ def set_all(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
 def read_all(
     settings_type: type[WorkerSettings] = Settings,
 ) -> tuple[WorkerSettings | None, list[str]]:
-    return read(settings_type, settings_type)
+    return load_settings(settings_type, settings_type)
 
 
 def faults_of(settings_type: type[WorkerSettings] = Settings) -> list[str]:
@@ -381,7 +380,7 @@ def test_a_fault_of_several_fields_names_their_variables(monkeypatch: pytest.Mon
 
 def test_values_given_in_code_are_called_so() -> None:
     """A fault of an argument does not blame a variable."""
-    _, faults = read(lambda: Settings(http={"port": -1}), Settings)  # type: ignore[arg-type]
+    _, faults = load_settings(lambda: Settings(http={"port": -1}), Settings)  # type: ignore[arg-type]
 
     assert faults == ["settings.http['port'] is -1: should be greater than or equal to 0"]
 
@@ -438,7 +437,7 @@ def test_faults_of_secret_files_name_the_file(tmp_path: Path) -> None:
 
 def chosen(monkeypatch: pytest.MonkeyPatch, option: str, text: str) -> Any:
     monkeypatch.setenv(f"SHOP_CONSUMERS__ORDER_PLACED__{option.upper()}", text)
-    found, faults = overrides(Settings(), CONSUMERS)
+    found, faults = load_options(Settings(), CONSUMERS)
     assert faults == []
     return found["OrderPlaced"][option.partition("__")[0]].value
 
@@ -475,7 +474,7 @@ def test_names_of_consumers_compare_loosely(monkeypatch: pytest.MonkeyPatch, nam
     variable = f"SHOP_CONSUMERS__{name}__CONCURRENCY"
     set_all(monkeypatch, **{variable: "2"})
 
-    assert overrides(Settings(), CONSUMERS) == (
+    assert load_options(Settings(), CONSUMERS) == (
         {"OrderPlaced": {"concurrency": Override(2, Source.ENVIRONMENT, variable)}},
         [],
     )
@@ -491,7 +490,7 @@ def test_the_origin_of_an_override(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     settings = Settings(consumers={"order_placed": {"concurrency": 4}})
 
-    found, faults = overrides(settings, CONSUMERS)
+    found, faults = load_options(settings, CONSUMERS)
 
     assert faults == []
     assert found == {
@@ -550,14 +549,14 @@ def test_a_bad_option_is_a_fault(
     """A fault of an option names the variable, what was found and what is right."""
     set_all(monkeypatch, **{f"SHOP_CONSUMERS__{name}": text})
 
-    assert f"SHOP_CONSUMERS__{name}{fault}" in overrides(Settings(), CONSUMERS)[1]
+    assert f"SHOP_CONSUMERS__{name}{fault}" in load_options(Settings(), CONSUMERS)[1]
 
 
 def test_the_name_of_a_consumer_is_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer cannot be renamed by a variable that its name is part of."""
     set_all(monkeypatch, SHOP_CONSUMERS__CLEANUP__NAME="x")
 
-    found, faults = overrides(Settings(), CONSUMERS)
+    found, faults = load_options(Settings(), CONSUMERS)
 
     assert found.get("Cleanup", {}) == {}
     assert faults[0].startswith("SHOP_CONSUMERS__CLEANUP__NAME: no option of that name")
@@ -571,7 +570,7 @@ def test_two_spellings_of_one_option_are_a_fault(monkeypatch: pytest.MonkeyPatch
         SHOP_CONSUMERS__ORDERPLACED__CONCURRENCY="2",
     )
 
-    (fault,) = overrides(Settings(), CONSUMERS)[1]
+    (fault,) = load_options(Settings(), CONSUMERS)[1]
 
     assert fault.endswith("set the same option: keep one")
 
@@ -580,7 +579,7 @@ def test_faults_of_options_in_code_name_the_field() -> None:
     """A bad option given in code is called by its place in the settings."""
     settings = Settings(consumers={"cleanup": {"concurrency": 0}, "cleanip": {"timeout": 1}})
 
-    assert overrides(settings, CONSUMERS)[1] == [
+    assert load_options(settings, CONSUMERS)[1] == [
         "settings.consumers['cleanup']['concurrency'] is 0: should be greater than or equal to 1",
         (
             "settings.consumers['cleanip']['timeout']: no consumer of that name; did you mean"
@@ -603,7 +602,7 @@ def test_faults_of_options_are_found_beside_invalid_settings(
     set_all(monkeypatch, SHOP_HTTP__PORT="x", SHOP_CONSUMERS__CLEANUP__CONCURRENCY="0")
 
     assert read_all()[0] is None
-    assert overrides(part(), CONSUMERS)[1] == [
+    assert load_options(part(), CONSUMERS)[1] == [
         "SHOP_CONSUMERS__CLEANUP__CONCURRENCY is '0': should be greater than or equal to 1"
     ]
 
@@ -612,4 +611,4 @@ def test_invalid_consumers_can_be_salvaged(monkeypatch: pytest.MonkeyPatch) -> N
     """Where `consumers` itself is invalid, nothing is left to judge."""
     set_all(monkeypatch, SHOP_CONSUMERS="{")
 
-    assert overrides(part(), CONSUMERS) == ({}, [])
+    assert load_options(part(), CONSUMERS) == ({}, [])

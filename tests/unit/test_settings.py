@@ -13,7 +13,7 @@ from pydantic_settings import SettingsConfigDict
 from yarl import URL
 
 from workerkit.config.connections import AMQPSettings
-from workerkit.config.load import read
+from workerkit.config.load import load_settings
 from workerkit.config.sections import HTTPSettings, LogSettings, OpsSettings
 from workerkit.config.settings import WorkerSettings
 
@@ -357,7 +357,7 @@ def test_one_mistake_is_one_fault(
     """A fault says what was meant where that can be told, and causes no other one."""
     monkeypatch.setenv(f"SHOP_{variable}", value)
 
-    found, faults = read(Settings, Settings)
+    found, faults = load_settings(Settings, Settings)
 
     assert found is None
     assert faults == [f"SHOP_{variable} {fault}"]

@@ -18,8 +18,7 @@ from workerkit.attributes import (
     of_other_kinds,
     users_classes,
 )
-from workerkit.config import load
-from workerkit.config.salvage import valid_part
+from workerkit.config.load import load_options, load_settings, valid_part
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.describe import describe_class
@@ -86,14 +85,14 @@ def assemble(
     faults.declaration += not_found
     transports: Transports = container.providers["transports"]()
     make_settings, settings_type = settings_source(container)
-    settings, wrong = load.read(make_settings, settings_type)
+    settings, wrong = load_settings(make_settings, settings_type)
     faults.configuration += wrong
     named = _named(classes, faults)
     kinds = {name: class_.options_type() for name, class_ in named.items()}
     readable = settings or valid_part(settings_type)
     overrides: dict[str, dict[str, Override]] = {}
     if readable is not None:
-        overrides, wrong = load.overrides(readable, kinds, complete=not not_found)
+        overrides, wrong = load_options(readable, kinds, complete=not not_found)
         faults.configuration += wrong
     # A name that is not there may be that of a class in a module that cannot be imported.
     chosen = _chosen(named, only, Faults() if not_found else faults)

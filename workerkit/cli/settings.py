@@ -11,7 +11,7 @@ from pydantic import BaseModel, SecretStr
 
 from workerkit.amqp.queue import Queue
 from workerkit.app.assembly import Assembly
-from workerkit.config.annotations import Location, inside, leaves, members
+from workerkit.config.annotations import Location, leaves, members, types_at
 from workerkit.config.explain import is_secret
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Variables
@@ -77,7 +77,7 @@ def _setting(
         _type_name(annotation),
         _shown(_at(default, location[1:]), secret),
         _shown(_at(settings, location), secret),
-        str(found.variable.place) if found else "default",
+        str(found.variable.source) if found else "default",
     )
 
 
@@ -105,7 +105,7 @@ def _options(variables: Variables, declared: Declared) -> Iterator[Row]:
 def _annotation(hint: Any, leaf: Location) -> Any:
     """The type of a part of an option."""
     for step in leaf:
-        hint = inside(hint, str(step))[0]
+        hint = types_at(hint, (str(step),))[0]
     return hint
 
 
