@@ -29,7 +29,7 @@ from workerkit.options import (
     Override,
     adapters,
     folded,
-    no_option,
+    unknown_option,
     resolve,
     without_effect,
 )
@@ -275,7 +275,7 @@ def _unread(class_: type[Consumer], kinds: Mapping[str, list[str]]) -> Iterator[
         unset = [option for option in own if not hasattr(class_, option)]
         looks_like = misspelt(class_, owner, own, unset)
         if owner is not class_:  # Those of its own are found with its options.
-            yield from (f"{at}: {no_option(*each)}" for each in looks_like.items())
+            yield from (f"{at}: {unknown_option(*each)}" for each in looks_like.items())
         for name in of_other_kinds(class_, owner, known, kinds):
             if name not in looks_like:
                 others, own_kind = ", ".join(kinds[name]), kind_of(class_).__name__

@@ -20,7 +20,7 @@ from workerkit.config.explain import Faults, in_code
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import CONSUMERS, Variable, Variables, VariableSource
 from workerkit.describe import describe_class
-from workerkit.options import Options, Override, Source, adapters, folded, in_words
+from workerkit.options import Options, Override, Source, adapters, folded, snake_case
 
 _NO_SETTINGS = "which is no WorkerSettings: derive its class from workerkit.WorkerSettings"
 _INVALID = object()
@@ -86,7 +86,7 @@ def load_options(
     names = {folded(name): name for name in consumers}
     written = {key: names[folded(key)] for key in settings.consumers if folded(key) in names}
     types = {name: _option_types(kind) for name, kind in consumers.items()}
-    known = {in_words(name): each for name, each in types.items()}
+    known = {snake_case(name): each for name, each in types.items()}
     known |= {key: types[name] for key, name in written.items()}
     variables = Variables(type(settings), known)
     faults = Faults(variables)
