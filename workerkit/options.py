@@ -96,7 +96,7 @@ BATCH_DEFAULTS: Mapping[str, Any] = MappingProxyType({"concurrency": 1})
 class Source(StrEnum):
     """The source of the value of an option."""
 
-    FRAMEWORK = "framework"
+    DEFAULT = "default"
     CLASS = "class"
     SETTINGS = "settings"
     ENVIRONMENT = "environment"
@@ -221,7 +221,7 @@ def resolve(
                 missing.append(option)
         except InvalidOption as error:
             faults += error.faults
-    unset = [option for option, source in sources.items() if source is Source.FRAMEWORK]
+    unset = [option for option, source in sources.items() if source is Source.DEFAULT]
     similar = misspelt(declared, declared, sources, unset)
     faults += [unknown_option(name, option) for name, option in similar.items()]
     faults += [
@@ -253,7 +253,7 @@ def without_effect(
     """
     for each in dataclasses.fields(options):
         rule: Condition | None = each.metadata.get("condition")
-        source = options.sources.get(each.name, Source.FRAMEWORK)
+        source = options.sources.get(each.name, Source.DEFAULT)
         if (
             rule is None
             or rule.option in unknown
@@ -264,7 +264,7 @@ def without_effect(
             continue
         overridden = options.sources.get(rule.option) in (Source.SETTINGS, Source.ENVIRONMENT)
         stated = each.name in vars(declared) and not overridden
-        if source is Source.FRAMEWORK or (source is Source.CLASS and not stated):
+        if source is Source.DEFAULT or (source is Source.CLASS and not stated):
             continue
         yield options.origins.get(each.name, ""), f"option {each.name!r} has no effect: {rule.text}"
 
@@ -276,7 +276,7 @@ def _source(option: str, declared: type, overrides: Mapping[str, Override]) -> S
     """
     if option in overrides:
         return overrides[option].source
-    return Source.CLASS if hasattr(declared, option) else Source.FRAMEWORK
+    return Source.CLASS if hasattr(declared, option) else Source.DEFAULT
 
 
 def _overridden(adapter: TypeAdapter[Any], declared: type, option: str, override: Override) -> Any:

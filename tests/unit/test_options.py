@@ -101,7 +101,7 @@ def test_where_each_value_came_from() -> None:
     assert [
         options.sources[name] for name in ("declare", "concurrency", "timeout", "prefetch")
     ] == [
-        Source.FRAMEWORK,
+        Source.DEFAULT,
         Source.CLASS,
         Source.SETTINGS,
         Source.ENVIRONMENT,

@@ -29,8 +29,8 @@ from workerkit.options import (
     Override,
     adapters,
     folded,
-    unknown_option,
     resolve,
+    unknown_option,
     without_effect,
 )
 from workerkit.transport import Declared, Transport, Warns

@@ -90,23 +90,15 @@ def _options(variables: Variables, declared: Declared) -> Iterator[Row]:
         if option == "name":
             continue
         default = None if defaults[option] is dataclasses.MISSING else defaults[option]
-        source = str(options.sources[option])
         for leaf in leaves(hints[option], ()):
             location = ("consumers", key, option, *leaf)
             yield Row(
                 variables.name(location),
-                _type_name(_annotation(hints[option], leaf)),
+                _type_name(types_at(hints[option], leaf)[0]),
                 _shown(_at(default, leaf), secret=False),
                 _shown(_at(getattr(options, option), leaf), secret=False),
-                "default" if source == "framework" else source,
+                str(options.sources[option]),
             )
-
-
-def _annotation(hint: Any, leaf: Location) -> Any:
-    """Return the type of a part of an option."""
-    for step in leaf:
-        hint = types_at(hint, (str(step),))[0]
-    return hint
 
 
 def _at(value: Any, steps: Location) -> Any:
