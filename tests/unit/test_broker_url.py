@@ -151,7 +151,7 @@ def test_fr14_a_line_break_after_a_url_is_no_part_of_it() -> None:
 def test_fr14_a_secret_with_a_byte_order_mark_is_a_fault_with_a_hint(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files of some editors begin with one; nobody sees it, and the other side refuses it."""
+    """Files of some editors begin with one; it is invisible, and the server refuses it."""
     monkeypatch.setenv("SHOP_SSE__DEFAULT__URL", "https://h/")
     monkeypatch.setenv(f"SHOP_{name}", "\ufeffhunter22")
 

@@ -629,8 +629,8 @@ def test_options_of_invalid_consumers_are_not_checked(monkeypatch: pytest.Monkey
         (
             {"ORDER_PLACED__RETRY__DELAYS": "[1"},
             (
-                "SHOP_CONSUMERS__ORDER_PLACED__RETRY__DELAYS is not valid JSON: expecting ',' delimiter"
-                " (character 3)"
+                "SHOP_CONSUMERS__ORDER_PLACED__RETRY__DELAYS is not valid JSON: expecting ','"
+                " delimiter (character 3)"
             ),
         ),
         (

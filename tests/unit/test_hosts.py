@@ -78,7 +78,7 @@ def test_fr5_a_host_is_a_name_or_an_address_with_or_without_a_port(text: str, ho
     ],
 )
 def test_fr5_what_is_no_host_is_refused_without_quoting_it(text: str, right: str) -> None:
-    """The error says what would be right; of what is there it tells nothing."""
+    """The error contains what would be right, and nothing of the value."""
     with pytest.raises(ValueError, match=right) as caught:
         parse_host(text)
 
@@ -140,7 +140,7 @@ def test_fr5_the_port_of_hosts() -> None:
 def test_fr5_a_list_in_the_url_is_refused_with_advice(
     url: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Other clients take lists in a URL; here they belong into HOSTS, and the fault says so."""
+    """Other clients accept lists in a URL; here the fault names HOSTS instead."""
     monkeypatch.setenv("SHOP_AMQP__DEFAULT__URL", url)
 
     assert faults() == [f"SHOP_AMQP__DEFAULT__URL is ***: should name one host: {ADVICE}"]
@@ -198,7 +198,7 @@ def test_fr5_an_operator_replaces_the_hosts_of_the_class(
     servers: tuple[Host, ...],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What a class of settings says of HOST does not contradict an operator's HOSTS."""
+    """HOST in a class of settings does not contradict HOSTS in a variable."""
 
     class Own(Settings):
         amqp: dict[str, AMQPSettings] = {"default": AMQPSettings.model_validate(default)}
@@ -218,7 +218,7 @@ SERVERS = tuple(Host(name, 5672) for name in "abc")
 
 
 def test_fr5_servers_are_tried_in_turn_from_a_random_one_on() -> None:
-    """Each is tried once before anybody waits, and links begin at different ones."""
+    """Each host is tried once before a pause, and connections begin at different hosts."""
     starts = set()
     for _ in range(200):
         rotation = Rotation()
