@@ -53,7 +53,7 @@ ORDER = {
     " dead_letters.clear dead_letters.commands settings commands",
     "testing": "fakes containers records requeues broker http_client sse running plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
-    " salvage variables explain load",
+    " variables explain load",
     "app": "discovery injection assembly watchdog process",
     "periodic": "schedule singleton consumer transport",
 }

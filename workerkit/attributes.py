@@ -1,7 +1,7 @@
-"""Class attributes and methods that nothing reads: misspelt, or named as elsewhere.
+"""Find class attributes and methods without effect: misspelt, or named as in another library.
 
-An attribute that somebody reads belongs to the user, whatever its name is: the class itself, a
-class that inherits it, or a function beside them.
+An attribute that any code of the user reads is no fault, whatever its name is. That code may be the
+class, a class that inherits from it, or a function of the same module.
 """
 
 import ast
@@ -14,8 +14,8 @@ from collections.abc import Collection, Iterator, Mapping
 from types import CodeType, MappingProxyType, ModuleType
 from typing import Any
 
-_NEARLY = 0.88
-_NEARLY_A_HOOK = 0.83
+_SIMILAR = 0.88
+_SIMILAR_HOOK = 0.83
 
 _RETRY = ("retry",)
 _SIZE, _INTERVAL = ("batch_size",), ("batch_interval", "every")
@@ -44,10 +44,13 @@ FOREIGN: Mapping[str, tuple[str, ...]] = MappingProxyType(
     | dict.fromkeys(("interval", "period", "seconds", "run_every"), ("every", "batch_interval"))
     | dict.fromkeys(("schedule", "crontab", "cron_expression"), ("cron",))
     | dict.fromkeys(("tz", "time_zone"), ("timezone",))
-    # Options of ours that other kinds call otherwise.
+    # Options of one kind of consumer that have another name in another kind.
     | {"queues": ("routes",), "routes": ("queues",), "prefetch": _POOL}
 )
-"""What options are called elsewhere, each with ours; of several the first that a kind has."""
+"""Names of options in other libraries, each with the names here.
+
+Of several, the first that a kind of consumer has is proposed.
+"""
 
 FOREIGN_HOOKS: Mapping[str, str] = MappingProxyType(
     dict.fromkeys(("on_startup", "on_started", "on_init", "on_ready", "startup"), "on_start")
@@ -60,17 +63,17 @@ FOREIGN_HOOKS: Mapping[str, str] = MappingProxyType(
         ("handler", "handle_message", "on_message", "on_event", "process_message"), "handle"
     )
 )
-"""What hooks are called elsewhere, each with ours."""
+"""Names of hooks in other libraries, each with the name here."""
 
 
 def users_classes(declared: type) -> list[type]:
-    """*declared* and those of its bases that are not the framework's, in their order."""
+    """Return *declared* and its bases without those of the framework, in their order."""
     base = kind_of(declared)
     return [each for each in declared.__mro__ if each not in base.__mro__]
 
 
 def kind_of(declared: type) -> type:
-    """The base class that says which options a consumer has."""
+    """Return the base class that defines which options a consumer has."""
     found = (each for each in declared.__mro__ if isinstance(vars(each).get("options"), type))
     return next(found, object)
 
@@ -78,32 +81,32 @@ def kind_of(declared: type) -> type:
 def misspelt(
     declared: type, owner: type, options: Collection[str], unset: Collection[str]
 ) -> dict[str, str]:
-    """Return attributes of *owner* that look like options, each with the option it looks like.
+    """Return the attributes of *owner* that look like options, each with that option.
 
     Args:
         owner: *declared* or one of its bases.
-        options: All that its kind has.
-        unset: Those of them that nobody sets.
+        options: All options of its kind.
+        unset: Those options that are not set.
     """
     found: dict[str, str] = {}
     for name in _own_attributes(declared, owner):
         if name in options:
             continue
-        meant = next((each for each in FOREIGN.get(name, ()) if each in options), None)
-        if meant is None:
-            nearest = difflib.get_close_matches(name, unset, n=1, cutoff=_NEARLY)
-            meant = nearest[0] if nearest else None
-        if meant is not None and not is_read(declared, name):
-            found[name] = meant
+        option = next((each for each in FOREIGN.get(name, ()) if each in options), None)
+        if option is None:
+            nearest = difflib.get_close_matches(name, unset, n=1, cutoff=_SIMILAR)
+            option = nearest[0] if nearest else None
+        if option is not None and not is_read(declared, name):
+            found[name] = option
     return found
 
 
 def of_other_kinds(
     declared: type, owner: type, options: Collection[str], others: Collection[str]
 ) -> list[str]:
-    """Return attributes of *owner* that are options, but of other kinds of consumers.
+    """Return the attributes of *owner* that are options of other kinds of consumers only.
 
-    A base that could be one of several kinds may have options of all of them.
+    A base that several kinds may share may have the options of all of them.
     """
     if owner is not declared and not issubclass(owner, kind_of(declared)):
         return []
@@ -112,7 +115,7 @@ def of_other_kinds(
 
 
 def misspelt_hooks(declared: type) -> Iterator[tuple[type, str, str]]:
-    """Yield methods that nothing calls: class, name, and the hook that is probably meant."""
+    """Yield the methods that nothing calls: class, name, and the most similar hook."""
     base = kind_of(declared)
     owners = users_classes(declared)
     defined = {name for owner in owners for name in vars(owner)}
@@ -128,21 +131,21 @@ def misspelt_hooks(declared: type) -> Iterator[tuple[type, str, str]]:
             method = inspect.isroutine(value) or isinstance(value, staticmethod | classmethod)
             if not method or name.startswith("_") or hasattr(base, name) or name in hooks:
                 continue
-            nearest = difflib.get_close_matches(name, missing, n=1, cutoff=_NEARLY_A_HOOK)
-            meant = FOREIGN_HOOKS.get(name) or next(iter(nearest), "")
-            if meant in missing and not is_read(declared, name):
-                yield owner, name, meant
+            nearest = difflib.get_close_matches(name, missing, n=1, cutoff=_SIMILAR_HOOK)
+            hook = FOREIGN_HOOKS.get(name) or next(iter(nearest), "")
+            if hook in missing and not is_read(declared, name):
+                yield owner, name, hook
 
 
 def is_read(declared: type, name: str) -> bool:
-    """Whether anybody reads the attribute *name* of a class, as far as the code nearby tells.
+    """Return whether code reads the attribute *name* of a class.
 
-    That is the class, its bases, other classes with the base that has it, and the functions of
+    It searches the class, its bases, other classes that inherit the attribute, and the functions of
     their modules.
     """
     owners = users_classes(declared)
     having = [each for each in owners if name in vars(each)]
-    readers = dict.fromkeys([*owners, *(each for owner in having for each in _below(owner))])
+    readers = dict.fromkeys([*owners, *(each for owner in having for each in _subclasses(owner))])
     classes = {each.__name__ for reader in readers for each in reader.__mro__}
     for reader in readers:
         if (tree := _source_of(reader)) is not None:
@@ -154,15 +157,15 @@ def is_read(declared: type, name: str) -> bool:
     return any(_is_read_outside(_parsed("".join(linecache.getlines(file))), name) for file in files)
 
 
-def _below(owner: type) -> Iterator[type]:
-    below: list[type] = type.__subclasses__(owner)
-    for each in below:
+def _subclasses(owner: type) -> Iterator[type]:
+    direct: list[type] = type.__subclasses__(owner)
+    for each in direct:
         yield each
-        yield from _below(each)
+        yield from _subclasses(each)
 
 
 def _own_attributes(declared: type, owner: type) -> Iterator[str]:
-    """The names of plain values in a class; constants are written in upper case."""
+    """Yield the names of plain values in a class, without constants in upper case."""
     base = kind_of(declared)
     fields = getattr(declared, "__dataclass_fields__", {})
     for name, value in vars(owner).items():
@@ -174,7 +177,7 @@ def _own_attributes(declared: type, owner: type) -> Iterator[str]:
 
 
 def _source_of(owner: type) -> ast.ClassDef | None:
-    """The source of a class; None where it has none, since a call of `type` made it."""
+    """Return the source of a class; None if it has none because a call of `type` created it."""
     for code in _codes(owner):
         file = _parsed("".join(linecache.getlines(code.co_filename)))
         classes = [each for each in ast.walk(file) if isinstance(each, ast.ClassDef)]
@@ -190,14 +193,14 @@ def _source_of(owner: type) -> ast.ClassDef | None:
 
 
 def _parsed(source: str) -> ast.Module:
-    # Python 3.11, up to 3.11.7, may raise SystemError here if the garbage collector runs code
-    # meanwhile (gh-106905).
+    # Python 3.11, up to 3.11.7, may raise SystemError if the garbage collector runs code during
+    # this call (gh-106905).
     collects = gc.isenabled()
     gc.disable()
     try:
         return ast.parse(source)
     except (SyntaxError, ValueError):
-        # The file is no longer what was imported.
+        # The file has changed since it was imported.
         return ast.Module([], [])
     finally:
         if collects:
@@ -205,7 +208,7 @@ def _parsed(source: str) -> ast.Module:
 
 
 def _reads(tree: ast.ClassDef, name: str, classes: Collection[str]) -> bool:
-    """Whether the source of a class reads the attribute, in its body or by `self.name`."""
+    """Return whether the source of a class reads the attribute, in its body or by `self.name`."""
     methods = [each for each in ast.walk(tree) if isinstance(each, _FUNCTIONS)]
     within = {id(node) for each in methods for body in each.body for node in ast.walk(body)}
     owners = {"self", "cls", *classes, *(arg.arg for each in methods for arg in each.args.args[:1])}
@@ -228,7 +231,7 @@ def _reads(tree: ast.ClassDef, name: str, classes: Collection[str]) -> bool:
 
 
 def _aliases(tree: ast.ClassDef, owners: Collection[str]) -> set[str]:
-    """Other names of an object or of its class: `kind = type(self)`, `me = self`."""
+    """Return the other names of an object or its class: `kind = type(self)`, `me = self`."""
     found = set()
     for node in ast.walk(tree):
         match node:
@@ -244,7 +247,7 @@ def _aliases(tree: ast.ClassDef, owners: Collection[str]) -> set[str]:
 
 
 def _is_read_outside(file: ast.Module, name: str) -> bool:
-    """Whether code of a module that is in no class reads an attribute of that name, of anything."""
+    """Return whether code of a module outside of classes reads an attribute of that name."""
     waiting: list[ast.AST] = [each for each in file.body if not isinstance(each, ast.ClassDef)]
     while waiting:
         node = waiting.pop()
@@ -260,7 +263,7 @@ _FUNCTIONS = (ast.FunctionDef, ast.AsyncFunctionDef)
 
 
 def _codes(owner: type) -> Iterator[CodeType]:
-    """The code of the methods of a class, that of functions in them as well."""
+    """Yield the code of the methods of a class and of the functions in them."""
     for value in vars(owner).values():
         function: Any = getattr(value, "__func__", None) or getattr(value, "fget", None) or value
         code = getattr(inspect.unwrap(function), "__code__", None) if callable(function) else None

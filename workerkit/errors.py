@@ -1,30 +1,30 @@
-"""Everything workerkit raises, and the signals a handler may raise.
+"""Exceptions that workerkit raises, and signals that a handler may raise.
 
 * WorkerkitError
   - StartError             the process cannot start; holds one line per fault
-    - DeclarationError       the author of a class: it is written wrongly (before any socket opens)
-    - ConfigurationError     the operator: an environment variable, a broker's refusal
-    - RunError               started, and then could not go on or stop cleanly
-  - InvalidBody            the sender: a body does not fit what `handle` declares
-    - InvalidRequest         the client: some part of an HTTP request does not fit
+    - DeclarationError       for the author of a class: its declaration is invalid
+    - ConfigurationError     for the operator: an environment variable, a refusal of the broker
+    - RunError               the process started, then failed or did not stop cleanly
+  - InvalidBody            for the sender: a body does not match the type in `handle`
+    - InvalidRequest         for the client: a part of an HTTP request does not match
   - HandlerTimeout         a call of `handle` took longer than the consumer's `timeout`
-  - HandlerCancelled       a call of `handle` was cancelled from inside, by nobody of ours
-  - HandlerExit            a handler wants the process to end; its delivery will come again
-  - ConnectionLost         the world: a connection or channel was lost, or could not be opened
-    - BrokerRefused          the broker will not do it: a right, a queue or a login is missing
+  - HandlerCancelled       a call of `handle` was cancelled, but not by workerkit
+  - HandlerExit            a handler ends the process; its delivery will be redelivered
+  - ConnectionLost         a connection or channel was lost, or could not be opened
+    - BrokerRefused          the broker refused: a permission, a queue or a login is missing
     - QueueInUse             another connection uses the queue exclusively
     - NoChannelLeft          the broker's limit of channels on one connection is reached
-    - StreamRefused          the server answered, but not with an event stream
+    - StreamRefused          the server responded, but not with an event stream
   - PublishError           a message was not, or may not have been, published
     - Unroutable             no exchange of that name, or no queue bound for the routing key
     - PublishRefused         the broker answered with a negative confirm
-    - MessageTooLarge        the broker takes no message, or no headers, of that size
-    - PublishTimeout         not sent within the deadline
-    - PublishOutcomeUnknown  sent, but no confirm came: it may be published or not
-      - BrokerBlocked          because the broker is out of memory or disk
+    - MessageTooLarge        the message or its headers exceed a limit of the broker
+    - PublishTimeout         not sent within the timeout
+    - PublishOutcomeUnknown  sent, but not confirmed: it may be published or not
+      - BrokerBlocked          because the broker is out of memory or disk space
 * Signal                   raised by a handler on purpose; not an error
-  - Reject                   never again
-  - Retry                    again later
+  - Reject                   do not deliver it again
+  - Retry                    deliver it again later
 """
 
 from collections.abc import Iterable, Mapping
@@ -32,8 +32,8 @@ from collections.abc import Iterable, Mapping
 from workerkit.safe_text import mask_passwords, without_credentials
 
 LONGEST_DELAY = 4_294_800.0
-"""Seconds until another try; queues count whole milliseconds, at most 2**32 of them, and this is
-whole hours."""
+"""The longest delay of a retry in seconds: whole hours, and below 2**32 milliseconds, which is the
+limit of a queue."""
 
 
 class WorkerkitError(Exception):
@@ -41,11 +41,11 @@ class WorkerkitError(Exception):
 
 
 class StartError(WorkerkitError):
-    """The process cannot start as it is declared and configured.
+    """The process cannot start with its declarations and its configuration.
 
     Args:
-        *faults: One sentence each, every one on its own line of `str(error)`. What may be a
-            password in an address is left out.
+        *faults: One sentence each, on its own line of `str(error)`. Possible passwords in URLs are
+            removed.
     """
 
     exit_code = 2
@@ -65,26 +65,26 @@ class DeclarationError(StartError):
 
 
 class ConfigurationError(StartError):
-    """A setting is wrong, or what it points to refuses us."""
+    """A setting is invalid, or the server that it names refused the connection."""
 
 
 class RunError(StartError):
-    """The process started, and then could not go on or could not stop cleanly."""
+    """The process started, and then failed or did not stop cleanly."""
 
     exit_code = 1
-    # Its addresses are those that the log has, with the user who was refused.
+    # The user stays in URLs, as in the log: it may be the user that was refused.
     _redact = staticmethod(mask_passwords)
 
 
 class InvalidBody(WorkerkitError):
-    """A body does not fit the type that `handle` declares.
+    """A body does not match the type that `handle` declares.
 
-    The text names the place and what would be right, never the value itself.
+    The text contains the location and the expected value, never the value itself.
 
     Attributes:
-        findings: The first places in the body and what is wrong there; none where the body cannot
-            be read at all, because it is no JSON or no text.
-        more: The number of other places where something is wrong.
+        findings: The first invalid locations in the body, each with a text; none if the body cannot
+            be parsed at all, because it is no JSON or no text.
+        more: The number of further invalid locations.
     """
 
     def __init__(self, text: str, findings: Iterable[tuple[str, str]] = (), more: int = 0) -> None:
@@ -94,13 +94,13 @@ class InvalidBody(WorkerkitError):
 
 
 class InvalidRequest(InvalidBody):
-    """An HTTP request does not fit the view that it is for.
+    """An HTTP request does not match the view.
 
     Attributes:
-        status: What it is answered with, 400 to 422.
-        parts: One mapping for each part that does not fit: `in` (`path`, `query`, `header`,
-            `cookie`, `body`), `name`, and `detail`, which says what would be right.
-        headers: Of the answer.
+        status: Status of the response, 400 to 422.
+        parts: One mapping for each invalid part: `in` (`path`, `query`, `header`, `cookie`,
+            `body`), `name`, and `detail` with the expected value.
+        headers: Headers of the response.
     """
 
     def __init__(
@@ -124,16 +124,16 @@ class HandlerTimeout(WorkerkitError, TimeoutError):
 
 
 class HandlerCancelled(WorkerkitError):
-    """A call of `handle` ended in `CancelledError` though nobody had asked it to stop.
+    """A call of `handle` raised `CancelledError`, but workerkit did not cancel it.
 
-    This happens when a handler awaits a task that something else cancelled.
+    This happens if a handler awaits a task that other code cancelled.
     """
 
 
 class HandlerExit(WorkerkitError):
     """A handler raised `SystemExit`, `KeyboardInterrupt` or `MemoryError`: the process stops.
 
-    Nothing is settled, so the delivery will come again, and others finish first.
+    The delivery is not settled, so it is redelivered. Other handlers finish first.
     """
 
 
@@ -142,11 +142,11 @@ class ConnectionLost(WorkerkitError):
 
 
 class BrokerRefused(ConnectionLost):
-    """The broker answered, and will not do what was asked. Trying again alone does not help.
+    """The broker refused a request. Trying again does not help until its cause is fixed.
 
     Attributes:
-        code: AMQP's reply code: 403 no permission, 404 not there, 405 locked, 406 declared
-            otherwise, 530 no such virtual host; 0 where TLS failed.
+        code: AMQP's reply code: 403 no permission, 404 not found, 405 locked, 406 declared with
+            other arguments, 530 no such virtual host; 0 if TLS failed.
     """
 
     def __init__(self, text: str, code: int) -> None:
@@ -157,7 +157,7 @@ class BrokerRefused(ConnectionLost):
 class QueueInUse(ConnectionLost):
     """Another connection uses a queue exclusively: with an exclusive consumer, or as its owner.
 
-    A new attempt can succeed after that connection has ended.
+    A new attempt can succeed after that connection is closed.
     """
 
 
@@ -166,7 +166,7 @@ class NoChannelLeft(ConnectionLost):
 
     Attributes:
         limit: The name and the value of the broker's limit.
-        max_consumers: How many consumers of a connection may have a channel.
+        max_consumers: The largest number of consumers of a connection that can have a channel.
     """
 
     def __init__(self, limit: str, max_consumers: int) -> None:
@@ -176,11 +176,11 @@ class NoChannelLeft(ConnectionLost):
 
 
 class StreamRefused(ConnectionLost):
-    """The server answered, but not with an event stream.
+    """The server responded, but not with an event stream.
 
     Attributes:
-        status: Of HTTP; 200 where the content type was wrong, 0 where TLS failed.
-        retry_after: Seconds that the server asks to stay away for; None where it does not.
+        status: HTTP status; 200 if the content type was wrong, 0 if TLS failed.
+        retry_after: Seconds from the header `Retry-After`; None if there is none.
     """
 
     def __init__(self, text: str, status: int, retry_after: float | None = None) -> None:
@@ -190,12 +190,12 @@ class StreamRefused(ConnectionLost):
 
     @property
     def for_now(self) -> bool:
-        """Whether the server may answer otherwise without anybody changing anything."""
+        """Whether the cause may be temporary."""
         return self.status >= 500 or self.status in (408, 425, 429)
 
 
 class PublishError(WorkerkitError):
-    """A message was not published, or nobody knows whether it was."""
+    """A message was not published, or it is unknown whether it was."""
 
 
 class Unroutable(PublishError):
@@ -207,18 +207,18 @@ class PublishRefused(PublishError):
 
 
 class MessageTooLarge(PublishError):
-    """Larger than the broker takes: the body by its own limit, the headers by that of a frame."""
+    """The body exceeds the broker's limit of a message, or the headers that of a frame."""
 
 
 class PublishTimeout(PublishError):
-    """The message could not be sent within the deadline. It was not published."""
+    """The message could not be sent within the timeout. It was not published."""
 
 
 class PublishOutcomeUnknown(PublishError):
-    """Sent, but the confirm did not come: publish again with the same message id.
+    """Sent, but not confirmed: publish again with the same message id.
 
     Attributes:
-        message_id: The id that the message carried.
+        message_id: The id of the message.
     """
 
     def __init__(self, text: str, message_id: str) -> None:
@@ -227,29 +227,29 @@ class PublishOutcomeUnknown(PublishError):
 
 
 class BrokerBlocked(PublishOutcomeUnknown):
-    """Not confirmed within the deadline: the broker is out of memory or disk.
+    """Not confirmed within the timeout: the broker is out of memory or disk space.
 
-    What was sent before it said so may still be published when the alarm is over.
+    A message that was sent before the alarm may still be published after it.
     """
 
 
 class Signal(Exception):
-    """Base of what a handler raises on purpose to choose an outcome.
+    """Base of the signals that a handler raises on purpose to choose an outcome.
 
-    A dead letter has the class and the traceback of what it was raised `from`.
+    A dead letter contains the class and the traceback of the exception that it was raised `from`.
 
     Attributes:
-        reason: Why; where it is empty, the text of what it was raised `from` is the reason.
+        reason: The reason; if it is empty, the text of the exception that it was raised `from`.
     """
 
     reason: str = ""
 
 
 class Reject(Signal):
-    """Never deliver this again: raise it in `handle` to dead-letter a message with a reason.
+    """Do not deliver this again: raise it in `handle` to dead-letter a message with a reason.
 
     Args:
-        reason: Why; it goes into the header `x-workerkit-reason` of the dead letter.
+        reason: The value of the header `x-workerkit-reason` of the dead letter.
     """
 
     def __init__(self, reason: str = "") -> None:
@@ -261,13 +261,13 @@ class Retry(Signal):
     """Try this delivery again later: raise it in `handle`. It counts as an attempt.
 
     Args:
-        reason: Why, for logs and for the dead letter after the last try.
-        after: Seconds, rounded up to the next delay of the consumer's `RetryPolicy`, and where it
-            has none that long to 1, 5, 15, 60, 300, 900, 3600 s or whole hours. None takes the
-            delay that is next anyway. Without a policy there is no last try.
+        reason: The reason, for logs and for the dead letter after the last attempt.
+        after: Seconds, rounded up to the next delay of the consumer's `RetryPolicy`; if that has no
+            such delay, to 1, 5, 15, 60, 300, 900, 3600 s or whole hours. None uses the next delay
+            of the policy. Without a policy there is no last attempt.
 
     Raises:
-        ValueError: *after* is negative, no number, or more than 49 days: 4294800 seconds.
+        ValueError: *after* is negative, not a number, or more than 4294800 seconds (49 days).
     """
 
     def __init__(self, reason: str = "", *, after: float | None = None) -> None:

@@ -1,4 +1,4 @@
-"""Records for people on a terminal, and as JSON lines for everything else."""
+"""Log records: text for people on a terminal, JSON lines otherwise."""
 
 import json
 import logging
@@ -32,29 +32,29 @@ from workerkit.safe_text import (
 LIBRARIES = ("aio_pika", "aiormq", "aiohttp_sse_client")
 
 request_id: ContextVar[str] = ContextVar("request_id", default="")
-"""Of the HTTP request that is being answered; a field of every record that is made meanwhile."""
+"""The id of the HTTP request that is being handled; a field of each record of that request."""
 
-# `taskName` is an attribute of every record from Python 3.12 on, never a field of ours.
+# From Python 3.12 on, `taskName` is an attribute of every record. It is no field.
 _RESERVED = frozenset(RESERVED_ATTRS) | {"taskName"}
 _BARE = re.compile(r"[^\s\"=]+")
 _DEEPEST = 8
-_LONGEST_INTEGER = 10_000  # Bits: Python refuses to write 4,300 digits.
-_LONGEST_SHOWN = 2 * LONGEST  # Escapes and indentation are longer than what they stand for.
-_SMALLEST = 1e-9  # Smaller numbers are written with an exponent.
+_LONGEST_INTEGER = 10_000  # Bits: Python does not convert integers of more than 4,300 digits.
+_LONGEST_SHOWN = 2 * LONGEST  # Escapes and indentation make a text longer.
+_SMALLEST = 1e-9  # Smaller numbers have an exponent.
 _OVERHEAD = 12  # Bytes for a number, or for separators and quotes.
 _OURS = frozenset({"timestamp", "level", "logger", "message", "exception", "stack"})
 
 
 def configure(settings: LogSettings, redact: Redact | None = None) -> None:
-    """Send the records of this process to stderr, in the chosen format and from the chosen level.
+    """Send the records of this process to stderr, in the format and from the level of *settings*.
 
-    A second call replaces the handler of the first one; handlers of others stay. Records of
-    aio_pika, aiormq and aiohttp_sse_client are silenced, see `quiet_libraries`. Warnings of Python
-    become records of `py.warnings`: otherwise they are written as they are, with what they quote.
+    A second call replaces the handler of the first one; other handlers stay. Records of aio_pika,
+    aiormq and aiohttp_sse_client are silenced, see `quiet_libraries`. Warnings of Python become
+    records of `py.warnings`, so that the text is redacted and escaped as well.
 
     Args:
-        settings: With `format` None, text when stderr is a terminal and JSON otherwise.
-        redact: Called with each text of a record: the message, fields, the traceback.
+        settings: With `format` None, text if stderr is a terminal, JSON otherwise.
+        redact: A function that is called with each text of a record: message, fields, traceback.
     """
     root = logging.getLogger()
     for handler in [each for each in root.handlers if isinstance(each, _Handler)]:
@@ -69,10 +69,10 @@ def configure(settings: LogSettings, redact: Redact | None = None) -> None:
 
 
 def quiet_libraries() -> None:
-    """Silence the client libraries: what they would say, workerkit says itself, once.
+    """Silence the loggers of the client libraries: workerkit logs the same events itself, once.
 
-    Below CRITICAL nothing of theirs appears, whatever the level of the root. Only the levels of
-    these loggers change, and a level that the user's own configuration gave them stays.
+    Their records below CRITICAL do not appear, whatever the level of the root logger is. A level
+    that the user has set for one of these loggers stays.
     """
     for library in LIBRARIES:
         logger = logging.getLogger(library)
@@ -83,8 +83,8 @@ def quiet_libraries() -> None:
 class TextFormatter(logging.Formatter):
     """Write `time LEVEL logger: message  key=value key="two words"`, then exception and stack.
 
-    Whatever the texts contain, a record has one line that is not indented, and no character that a
-    terminal would obey. Passwords in URLs are masked.
+    Whatever the texts contain, a record has exactly one line that is not indented, and no control
+    characters. Passwords in URLs are masked.
     """
 
     def __init__(self, redact: Redact | None = None) -> None:
@@ -110,9 +110,9 @@ class TextFormatter(logging.Formatter):
 class JSONFormatter(JsonFormatter):
     """Write one JSON object a line: `timestamp`, `level`, `logger`, `message`, the fields.
 
-    `exception` is there only where there is one. What JSON cannot hold becomes a string. A field
-    that is called like one of ours gets an underscore behind its name. Passwords in URLs are
-    masked.
+    `exception` is only present if there is one. Values that JSON does not support become strings. A
+    field with the name of a standard field gets an underscore after its name. Passwords in URLs
+    are masked.
     """
 
     def __init__(self, redact: Redact | None = None) -> None:
@@ -138,7 +138,7 @@ class JSONFormatter(JsonFormatter):
 
 
 class _Handler(logging.StreamHandler[Any]):
-    """Ours, so that a second `configure` finds it."""
+    """Handler of workerkit, so that a second `configure` finds it."""
 
 
 def _formatter(settings: LogSettings, redact: Redact | None) -> logging.Formatter:
@@ -157,7 +157,7 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 
 def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """Return what the caller gave as `extra`, and which request it was about."""
+    """Return the `extra` fields of the caller, and the id of the request."""
     fields = {name: value for name, value in vars(record).items() if name not in _RESERVED}
     if current := request_id.get():
         fields.setdefault("request_id", current)
@@ -168,13 +168,13 @@ def _exception(record: logging.LogRecord) -> str:
     # `exc_info=True` outside of an except block leaves a triple of None.
     if record.exc_info and (error := record.exc_info[1]) is not None:
         if hasattr(record, "error") and not (error.__traceback__ or error.__cause__):
-            return ""  # It was made for the record, which has its text.
+            return ""  # It was created for this record, which contains its text.
         return format_traceback(error).rstrip("\n")
     return record.exc_text or ""
 
 
 def _text(value: Any) -> str:
-    """A value for people: the items of a list of texts, and a small number without an exponent."""
+    """Return a value for people: lists of texts with commas, small numbers without an exponent."""
     if isinstance(value, (list, tuple)) and all(isinstance(each, str) for each in value):
         return ", ".join(value)
     if isinstance(value, float) and _SMALLEST <= abs(value) < 1:
@@ -183,7 +183,7 @@ def _text(value: Any) -> str:
 
 
 def _quoted(value: Any, clean: Redact) -> str:
-    """Return *value* as text, in double quotes only when it could be misread without them."""
+    """Return *value* as text, in double quotes only if it would be ambiguous without them."""
     text = excerpt(clean(_text(value)))
     if _BARE.fullmatch(text) and text.isprintable():
         return text
@@ -191,7 +191,7 @@ def _quoted(value: Any, clean: Redact) -> str:
 
 
 def _jsonable(value: Any, budget: Budget, clean: Redact, depth: int = 0) -> Any:
-    """Return *value* as JSON can hold it; whatever it cannot hold, as text.
+    """Return *value* for JSON; values that JSON does not support become text.
 
     `unknown_default` never raises, not even for a value whose `__str__` does.
     """

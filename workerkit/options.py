@@ -1,4 +1,8 @@
-"""A consumer's options: framework < class < settings < environment, and where each came from."""
+"""Options of consumers: framework < class < settings < environment.
+
+`WorkerSettings` chooses between settings and environment, `load_options` validates their values,
+and `resolve` chooses between these, the class and the framework. Each value keeps its source.
+"""
 
 import dataclasses
 import re
@@ -12,7 +16,7 @@ from typing import Annotated, Any, Literal, TypeVar, get_type_hints
 from pydantic import BeforeValidator, Field, TypeAdapter, ValidationError
 
 from workerkit.attributes import misspelt
-from workerkit.config.annotations import sentence
+from workerkit.config.explain import sentence
 from workerkit.delivery import Action
 from workerkit.retry import RetryTuning
 from workerkit.safe_text import HIDDEN, may_hold_credentials
@@ -33,24 +37,24 @@ Settlement = Annotated[
     Literal[Action.ACK, Action.REQUEUE, Action.REJECT, Action.DEAD_LETTER],
     BeforeValidator(_settles),
 ]
-"""What a class may say that becomes of a delivery."""
+"""The actions that a class may choose for a delivery."""
 
 # Between the words of a class name: OrderPlaced, HTTPProbe.
 _WORDS = re.compile(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])")
 _SECRET = frozenset({"url"})
 NOT_SET: Mapping[str, bool] = MappingProxyType({"set": False})
-"""Metadata of a field that is no option: neither a class nor an operator sets it."""
+"""Metadata of a field that is no option: neither a class nor an operator can set it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Matters:
-    """When an option has an effect.
+class Condition:
+    """A condition for an option to have an effect.
 
     Attributes:
         option: The option, or other attribute of the options, that decides.
-        given: Whether that has to be set, or has to be absent.
+        given: Whether it has to be set, or has to be absent.
         text: Why there is no effect otherwise, for a fault.
-        harmless: Values that may be set nevertheless.
+        harmless: Values that may be set in any case.
     """
 
     option: str
@@ -59,36 +63,40 @@ class Matters:
     harmless: tuple[object, ...] = ()
 
 
-def matters_with(option: str, text: str) -> Mapping[str, Any]:
-    """Metadata of a field that has an effect only where *option* is set."""
-    return MappingProxyType({"matters": Matters(option, True, text)})
+def only_with(option: str, text: str) -> Mapping[str, Any]:
+    """Return the metadata of a field that has an effect only if *option* is set."""
+    return MappingProxyType({"condition": Condition(option, True, text)})
 
 
-def matters_without(option: str, text: str, *harmless: object) -> Mapping[str, Any]:
-    """Metadata of a field that has an effect only where *option* is not set.
+def only_without(option: str, text: str, *harmless: object) -> Mapping[str, Any]:
+    """Return the metadata of a field that has an effect only if *option* is not set.
 
     Args:
-        harmless: Values of the field that agree with what *option* does.
+        harmless: Values of the field that agree with the effect of *option*.
     """
-    return MappingProxyType({"matters": Matters(option, False, text, harmless)})
+    return MappingProxyType({"condition": Condition(option, False, text, harmless)})
 
 
-OF_BATCHES = matters_with("batch", "handle takes no list")
+OF_BATCHES = only_with("batch", "handle takes no list")
 
 
 def unless_retried(*last: Action) -> Mapping[str, Any]:
-    """Metadata of `on_exception`: a policy decides in its place, and *last* is how that ends."""
-    return matters_without("retry", "retry decides what becomes of failures; keep one", *last)
+    """Return the metadata of `on_exception`, which has no effect with a retry policy.
+
+    Args:
+        last: The actions after the last attempt of a policy.
+    """
+    return only_without("retry", "retry decides what becomes of failures; keep one", *last)
 
 
 BATCH_DEFAULTS: Mapping[str, Any] = MappingProxyType({"concurrency": 1})
-"""What a consumer whose `handle` takes a list has instead of the defaults of its kind."""
+"""The defaults of a consumer whose `handle` takes a list, instead of those of its kind."""
 
 
 class Source(StrEnum):
-    """Where the value of an option came from."""
+    """The source of the value of an option."""
 
-    FRAMEWORK = "framework"
+    DEFAULT = "default"
     CLASS = "class"
     SETTINGS = "settings"
     ENVIRONMENT = "environment"
@@ -96,11 +104,11 @@ class Source(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Override:
-    """A value that the settings or the environment give to one option.
+    """A value for one option from the settings or the environment.
 
     Attributes:
         value: Already of the option's type.
-        origin: The environment variable, or the settings field, as an operator would write it.
+        origin: The environment variable or the field of the settings, for messages.
     """
 
     value: Any
@@ -110,7 +118,7 @@ class Override:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """What every consumer can be told. Kinds of consumers add their own fields.
+    """The options of every consumer. Kinds of consumers add their own fields.
 
     A field's annotation is the option's type, its default the framework's.
 
@@ -118,9 +126,9 @@ class Options:
         name: In logs, metrics and environment variables.
         concurrency: Calls of `handle` at the same time.
         timeout: Seconds for one call of `handle`; None for no limit.
-        batch: Whether `handle` takes a list; what it declares decides, and nobody sets it.
-        sources: Where each value came from, by option.
-        origins: The variable or settings field that gave it, by option, for faults.
+        batch: Whether `handle` takes a list. Its annotation decides; it cannot be set.
+        sources: The source of each value, by option.
+        origins: The variables or fields of the settings that set values, by option, for faults.
     """
 
     name: str
@@ -139,7 +147,7 @@ Kind = TypeVar("Kind", bound=Options)
 
 
 class InvalidOption(ValueError):
-    """Class attributes do not fit the options of their names, or are missing.
+    """Class attributes that are not valid as options, or are missing.
 
     Args:
         *faults: One sentence each.
@@ -154,18 +162,18 @@ class InvalidOption(ValueError):
 
 
 def folded(name: str) -> str:
-    """A consumer's name as it compares: `OrderPlaced` and `ORDER_PLACED` are the same."""
+    """Return a consumer's name for comparisons: `OrderPlaced` and `ORDER_PLACED` are the same."""
     return name.replace("_", "").casefold()
 
 
-def in_words(name: str) -> str:
-    """A consumer's name as it stands in variables, in lower case: `order_placed`."""
+def snake_case(name: str) -> str:
+    """Return a consumer's name as in variables, in lower case: `order_placed`."""
     return _WORDS.sub("_", name).lower()
 
 
 def adapters(kind: type[Options]) -> Mapping[str, TypeAdapter[Any]]:
-    """One validator per option of *kind*, by name."""
-    hashable: Any = kind  # mypy holds the hash of a frozen dataclass against the cache.
+    """Return one validator per option of *kind*, by name."""
+    hashable: Any = kind  # mypy takes a frozen dataclass for unhashable.
     return _adapters(hashable)
 
 
@@ -189,37 +197,37 @@ def resolve(
     Args:
         kind: The options that this kind of consumer takes.
         declared: The user's class; its attributes named like options count.
-        name: The consumer's name, where the class does not set one.
+        name: The consumer's name, if the class does not set one.
         overrides: From the settings and the environment, by option.
         batch: Whether its `handle` takes a list.
 
     Raises:
-        InvalidOption: Class attributes have the wrong type, are out of bounds, missing or misspelt;
-            with all of them.
+        InvalidOption: Class attributes have the wrong type, are out of bounds, missing or misspelt.
+            It contains all faults.
     """
     values: dict[str, Any] = {"name": name, "batch": batch, **(BATCH_DEFAULTS if batch else {})}
-    sources = dict.fromkeys(adapters(kind), Source.FRAMEWORK)
+    required = _required(kind) - set(values)
+    sources: dict[str, Source] = {}
     missing: list[str] = []
     faults: list[str] = []
     for option, adapter in adapters(kind).items():
+        sources[option] = _source(option, declared, overrides)
         try:
             if option in overrides:
-                sources[option] = overrides[option].source
-                values[option] = _laid_over(adapter, declared, option, overrides[option])
-            elif _states(declared, option):
-                sources[option] = Source.CLASS
+                values[option] = _overridden(adapter, declared, option, overrides[option])
+            elif sources[option] is Source.CLASS:
                 values[option] = _validated(adapter, option, getattr(declared, option))
-            elif option not in values and option in _required(kind):
+            elif option in required:
                 missing.append(option)
         except InvalidOption as error:
             faults += error.faults
-    unset = [option for option, source in sources.items() if source is Source.FRAMEWORK]
-    meant = misspelt(declared, declared, sources, unset)
-    faults += [no_option(name, option) for name, option in meant.items()]
+    unset = [option for option, source in sources.items() if source is Source.DEFAULT]
+    similar = misspelt(declared, declared, sources, unset)
+    faults += [unknown_option(name, option) for name, option in similar.items()]
     faults += [
         f"option {option!r} is missing: the class has to set it"
         for option in missing
-        if option not in meant.values()
+        if option not in similar.values()
     ]
     if faults:
         raise InvalidOption(*faults)
@@ -227,25 +235,25 @@ def resolve(
     return kind(**values, sources=MappingProxyType(sources), origins=MappingProxyType(origins))
 
 
-def no_option(name: str, meant: str) -> str:
-    """Return what is wrong with an attribute that looks like the option *meant*."""
-    return f"there is no option {name!r}; did you mean {meant!r}?"
+def unknown_option(name: str, option: str) -> str:
+    """Return the fault of an attribute that looks like *option*."""
+    return f"there is no option {name!r}; did you mean {option!r}?"
 
 
 def without_effect(
     options: Options, declared: type, unknown: Collection[str] = ()
 ) -> Iterator[tuple[str, str]]:
-    """Yield options that were set in vain: the variable or "", and what is wrong with it.
+    """Yield the faults of options that have no effect: the variable or "", and a sentence.
 
-    What a class inherits is not among them, because a base may be that of other classes too, and
-    neither is what an override by an operator has put out of force.
+    Inherited options are no faults, because a base may be shared with other classes. Neither are
+    options of the class that have no effect because an operator has set another one.
 
     Args:
-        unknown: Attributes of *options* that nothing is known of because something else is wrong.
+        unknown: Attributes of *options* that are not known because of another fault.
     """
     for each in dataclasses.fields(options):
-        rule: Matters | None = each.metadata.get("matters")
-        source = options.sources.get(each.name, Source.FRAMEWORK)
+        rule: Condition | None = each.metadata.get("condition")
+        source = options.sources.get(each.name, Source.DEFAULT)
         if (
             rule is None
             or rule.option in unknown
@@ -256,18 +264,28 @@ def without_effect(
             continue
         overridden = options.sources.get(rule.option) in (Source.SETTINGS, Source.ENVIRONMENT)
         stated = each.name in vars(declared) and not overridden
-        if source is Source.FRAMEWORK or (source is Source.CLASS and not stated):
+        if source is Source.DEFAULT or (source is Source.CLASS and not stated):
             continue
         yield options.origins.get(each.name, ""), f"option {each.name!r} has no effect: {rule.text}"
 
 
-def _laid_over(adapter: TypeAdapter[Any], declared: type, option: str, override: Override) -> Any:
-    """The value of an override; one that is in parts is laid over what the class says."""
+def _source(option: str, declared: type, overrides: Mapping[str, Override]) -> Source:
+    """Return where the value of *option* comes from: the one place that decides it.
+
+    Settings and environment arrive as one override: `WorkerSettings` has chosen between them.
+    """
+    if option in overrides:
+        return overrides[option].source
+    return Source.CLASS if hasattr(declared, option) else Source.DEFAULT
+
+
+def _overridden(adapter: TypeAdapter[Any], declared: type, option: str, override: Override) -> Any:
+    """Return the value of an override; parts of a retry policy are added to that of the class."""
     if not isinstance(override.value, RetryTuning):
         return override.value
-    stated = getattr(declared, option, None)
     try:
-        return override.value.over(_validated(adapter, option, stated))
+        policy = _validated(adapter, option, getattr(declared, option, None))
+        return override.value.over(policy)
     except ValueError as error:
         raise InvalidOption(f"{override.origin}: {error}") from error
 
@@ -281,11 +299,6 @@ def _required(kind: type[Options]) -> set[str]:
     }
 
 
-def _states(declared: type, option: str) -> bool:
-    """Whether the class or one of its bases gives *option* a value."""
-    return hasattr(declared, option)
-
-
 def _validated(adapter: TypeAdapter[Any], option: str, found: object) -> Any:
     try:
         return adapter.validate_python(found, strict=None)
@@ -295,6 +308,6 @@ def _validated(adapter: TypeAdapter[Any], option: str, found: object) -> Any:
 
 
 def _quoted(option: str, found: object) -> str:
-    """A class's value for a fault; a URL may have a password in it."""
+    """Return the value of a class for a fault, without URLs: they may contain a password."""
     text = repr(found)
     return HIDDEN if option in _SECRET or may_hold_credentials(text) else text

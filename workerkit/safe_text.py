@@ -10,8 +10,8 @@ HIDDEN = "***"
 
 # A scheme is not needed: HOST=user:password@host is a frequent mistake.
 _CREDENTIALS = re.compile(r"(?<=://)\S*@|(?<![^\s'\"(=,])[^\s'\"(=,:@/]+:(?!//)[^\s@]*@")
-# The user stays: it says which login is meant. The password ends at the last @ before the next URL,
-# because people write passwords with @, / or : in them without encoding them.
+# The user stays, because it identifies the login. The password ends at the last @ before the next
+# URL, because operators write passwords with @, / or : without encoding them.
 _PASSWORD = re.compile(r"://([^\s:/?#@]*):(?:(?!://)\S)*@")
 _QUERY = re.compile(r"(://[^\s?'\"]*\?)[^\s'\"]+")
 
@@ -29,26 +29,25 @@ def mask_passwords(text: str) -> str:
 
 
 def may_hold_credentials(text: str) -> bool:
-    """Whether a single value had better not be shown at all."""
-    # With nothing before it, as in @hourly, there is no user. The value may be quoted.
+    """Return whether a value may contain credentials, so that it should not be shown."""
+    # In @hourly, with nothing before the @, there is no user. The value may be in quotes.
     has_user = "@" in text.lstrip("' \"")[1:]
     return has_user or without_credentials(text) != text or ("?" in text and "=" in text)
 
 
 Redact = Callable[[str], str]
-"""Returns a text without what must not be written."""
+"""A function that returns a text without its secrets."""
 
 INDENT = "  "
-"""In front of every line of a record but its first, so that no line looks like a new record."""
+"""Prefix of each line of a record after the first, so that no line looks like a new record."""
 
 
 def escape(text: str) -> str:
     """Return *text* on one line, with a backslash escape for each character that is not printable.
 
-    These are the control characters (C0, DEL, C1; line breaks and tabs among them), the line and
+    These are the control characters (C0, DEL, C1; including line breaks and tabs), the line and
     paragraph separators, marks that change the direction of text, characters without width, lone
-    surrogates, and what Unicode does not define: all that `repr` escapes as well. A backslash stays
-    as it is.
+    surrogates, and undefined code points: the same as `repr` escapes. A backslash stays as it is.
     """
     if text.isprintable():
         return text
@@ -56,7 +55,7 @@ def escape(text: str) -> str:
 
 
 def escape_lines(text: str) -> str:
-    r"""Return *text* with its lines, each after the first indented, and each as `escape` has it.
+    r"""Return *text* with each line escaped like `escape` does, and indented after the first.
 
     Only `\n` ends a line. A tab is shown as spaces.
     """
@@ -67,10 +66,10 @@ def escape_lines(text: str) -> str:
 
 
 def escape_json(text: str) -> str:
-    r"""Return the same JSON, with `\u` escapes for all that is not printable.
+    r"""Return the same JSON, with `\u` escapes for all characters that are not printable.
 
     Args:
-        text: JSON on one line. What it means does not change.
+        text: JSON on one line. Its meaning does not change.
     """
     if text.isprintable():
         return text
@@ -78,10 +77,10 @@ def escape_json(text: str) -> str:
 
 
 def redacted(text: str, redact: Redact | None) -> str:
-    """Return what *redact* makes of a text, without the passwords of URLs.
+    """Return the result of *redact* for a text, with masked passwords in URLs.
 
     Raises:
-        Exception: What *redact* raises; TypeError where it returns no text.
+        Exception: An error of *redact*; TypeError if it does not return a text.
     """
     if redact is not None:
         text = redact(text)
@@ -91,7 +90,7 @@ def redacted(text: str, redact: Redact | None) -> str:
 
 
 def cleaner(redact: Redact | None) -> Redact:
-    """Return `redacted` with *redact*; of a text for which that raises, only the reason is left."""
+    """Return a function like `redacted` that does not raise: an error replaces the text."""
     if redact is None:
         return mask_passwords
 
@@ -99,14 +98,14 @@ def cleaner(redact: Redact | None) -> Redact:
         try:
             return redacted(text, redact)
         except Exception as error:
-            # The text may be what it is meant to hide, and its error may contain it.
+            # The text may be the secret itself, and the error may contain it.
             return f"<not shown: redact raised {type(error).__qualname__}>"
 
     return clean
 
 
 def one_line(text: str) -> str:
-    """Return what others wrote, for one line of output: without passwords, and escaped."""
+    """Return text from outside for one line of output: escaped, with masked passwords."""
     return escape(mask_passwords(text))
 
 
@@ -126,11 +125,11 @@ def _escaped_in_json(character: str) -> str:
 LONGEST = 64 * 1024
 """The largest size of one text, in bytes of UTF-8."""
 
-_SHORT = 64  # The note would be as long.
+_SHORT = 64  # A shorter text is not truncated: the note would be as long.
 
 
 def excerpt(text: str, longest: int = LONGEST) -> str:
-    """Truncate *text* in its middle, with a note of how many characters are left out.
+    """Truncate *text* in its middle, with the number of characters that are left out.
 
     The beginning of a traceback shows where the error was raised, its end shows the error.
 
@@ -154,7 +153,7 @@ def _first(text: str, most: int) -> str:
 
 
 class Budget:
-    """The bytes that are left for a value with many texts, such as a list."""
+    """Limit of bytes for a value with many texts, such as a list."""
 
     def __init__(self, longest: int = LONGEST) -> None:
         self.left = longest

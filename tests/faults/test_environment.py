@@ -1,4 +1,4 @@
-"""Row A6, as an operator sees it: what the commands say of a bad environment."""
+"""Row A6, as an operator sees it: the output of commands in an invalid environment."""
 
 import json
 from pathlib import Path
@@ -90,7 +90,7 @@ def test_a6_everything_at_once(shop: Path, command: str) -> None:
 
 
 def test_a6_with_faults_of_classes(shop: Path) -> None:
-    """A6: what authors and what operators have to mend is said in one go."""
+    """A6: faults of classes and of variables are reported together."""
     (shop / "shop" / "more.py").write_text(
         "from workerkit import AMQPConsumer\n"
         "class Bare(AMQPConsumer):\n    queues = ['q']\n    async def handle(self, x): ...\n"
@@ -117,7 +117,7 @@ def test_a6_with_faults_of_classes(shop: Path) -> None:
     ],
 )
 def test_a6_secrets_stay_secret(shop: Path, name: str, text: str) -> None:
-    """A6: no fault shows the value of a secret, whatever is wrong with it."""
+    """A6: no fault contains the value of a secret."""
     done = workerkit("check", "shop", cwd=shop, **{"SHOP_DATABASE_URL": "x", name: text})
 
     assert done.returncode == 2
@@ -127,7 +127,7 @@ def test_a6_secrets_stay_secret(shop: Path, name: str, text: str) -> None:
 
 
 def test_a6_a_good_secret_is_not_shown(shop: Path) -> None:
-    """A6: neither does `list` show the password of a connection."""
+    """A6: `list` does not show the password of a connection."""
     done = workerkit(
         "list",
         "shop",
@@ -142,7 +142,7 @@ def test_a6_a_good_secret_is_not_shown(shop: Path) -> None:
 
 
 def test_a6_what_kubernetes_injects(shop: Path) -> None:
-    """A6: the variables that Kubernetes injects for a service named shop are nobody's mistake."""
+    """A6: the variables that Kubernetes injects for a service named shop are no faults."""
     done = workerkit(
         "check",
         "shop",
@@ -172,7 +172,7 @@ def options(shop: Path, consumer: str, **variables: str) -> dict[str, object]:
 
 
 def test_options_of_the_environment(shop: Path) -> None:
-    """Any option of any consumer can be set by a variable, lists and enums as one writes them."""
+    """A variable can set any option of any consumer, including lists and enums."""
     changed = options(
         shop,
         "OrderPlaced",

@@ -222,7 +222,7 @@ def package(tmp_path: Path) -> str:
 
 
 async def pages(app: Application) -> list[str]:
-    """Everything that the process answers to anybody, the errors among it."""
+    """Return every response of the process, including errors."""
     ops = (await app.says("ops server at")).rpartition(" ")[2]
     line = await app.says("listening")
     url = json.loads(line)["url"] if line.startswith("{") else line.rpartition("url=")[2].strip('"')

@@ -262,7 +262,7 @@ def test_fp7_a_misspelt_attribute_of_a_base_is_told_once() -> None:
 
 
 def test_fp14_it_is_told_together_with_other_faults() -> None:
-    """A constructor that nothing fills does not hide it; an unknown signature says nothing."""
+    """A constructor without arguments does not hide it; an unknown signature is no fault."""
 
     class Each(AMQPConsumer):
         queues = ["q"]
@@ -355,7 +355,7 @@ def test_fp14_an_option_that_matters_is_no_fault(consumer: Any) -> None:
 def test_fp14_a_variable_that_cannot_matter_is_a_fault(
     option: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It is named as it stands in the environment."""
+    """It is named as it is written in the environment."""
     name = f"TESTS_ONLY_CONSUMERS__EACH__{option}"
     monkeypatch.setenv(name, "10")
 
@@ -366,7 +366,7 @@ def test_fp14_a_variable_that_cannot_matter_is_a_fault(
 
 
 def test_fp14_a_setting_that_cannot_matter_is_a_fault() -> None:
-    """It is named as it stands in the settings."""
+    """It is named as it is written in the settings."""
     [fault] = checked(declaring(AMQPConsumer), consumers={"each": {"batch_size": 3}})
 
     assert fault.startswith("settings.consumers['each']['batch_size']: option 'batch_size' has no")

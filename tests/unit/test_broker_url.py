@@ -10,7 +10,7 @@ from pydantic import SecretStr, ValidationError
 from pydantic_settings import SettingsConfigDict
 
 from workerkit.config.connections import AMQPSettings
-from workerkit.config.load import read
+from workerkit.config.load import load_settings
 from workerkit.config.settings import WorkerSettings
 
 URL = "SHOP_AMQP__DEFAULT__URL is ***: "
@@ -30,7 +30,7 @@ def amqp(**values: Any) -> AMQPSettings:
 
 
 def faults() -> list[str]:
-    return read(Settings, Settings)[1]
+    return load_settings(Settings, Settings)[1]
 
 
 def test_fr14_the_heartbeat_of_the_url_is_honoured(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -151,7 +151,7 @@ def test_fr14_a_line_break_after_a_url_is_no_part_of_it() -> None:
 def test_fr14_a_secret_with_a_byte_order_mark_is_a_fault_with_a_hint(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Files of some editors begin with one; nobody sees it, and the other side refuses it."""
+    """Files of some editors begin with one; it is invisible, and the server refuses it."""
     monkeypatch.setenv("SHOP_SSE__DEFAULT__URL", "https://h/")
     monkeypatch.setenv(f"SHOP_{name}", "\ufeffhunter22")
 

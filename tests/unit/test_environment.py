@@ -1,4 +1,4 @@
-"""Row A6: what is wrong with the environment is said at once, by the variable to mend."""
+"""Row A6: all faults of the environment are reported at once, each with its variable."""
 
 import os
 from dataclasses import dataclass
@@ -7,11 +7,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from pydantic import AliasChoices, BaseModel, Field, SecretStr, field_validator, model_validator
 from pydantic_settings import SettingsConfigDict
 
-from workerkit.config.load import overrides, read
-from workerkit.config.salvage import valid_part
+from workerkit.config.load import load_options, load_settings, valid_part
 from workerkit.config.settings import WorkerSettings
 from workerkit.options import Options, Override, Source
 
@@ -85,14 +86,14 @@ def set_all(monkeypatch: pytest.MonkeyPatch, **variables: str) -> None:
 def read_all(
     settings_type: type[WorkerSettings] = Settings,
 ) -> tuple[WorkerSettings | None, list[str]]:
-    return read(settings_type, settings_type)
+    return load_settings(settings_type, settings_type)
 
 
 def faults_of(settings_type: type[WorkerSettings] = Settings) -> list[str]:
     return read_all(settings_type)[1]
 
 
-def test_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_valid_environment_has_no_faults(monkeypatch: pytest.MonkeyPatch) -> None:
     """Valid variables of every kind give settings and no fault."""
     set_all(
         monkeypatch,
@@ -114,7 +115,7 @@ def test_nothing_is_wrong(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_all_faults_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Wrong types, bad JSON, missing and unknown variables are all named in one go."""
+    """Wrong types, invalid JSON, missing and unknown variables are all reported together."""
     set_all(
         monkeypatch,
         SHOP_AMQP__DEFAULT__PORT="abc",
@@ -145,7 +146,7 @@ def test_all_faults_come_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_a_fault_names_the_variable_as_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_fault_names_the_variable_as_it_is_written(monkeypatch: pytest.MonkeyPatch) -> None:
     """The variable is named in the case that it has in the environment."""
     set_all(monkeypatch, Shop_Http__Port="x")
 
@@ -153,7 +154,7 @@ def test_a_fault_names_the_variable_as_it_stands(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_fault_inside_json_names_variable_and_path(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A value of a JSON variable is found by the way to it."""
+    """A value inside a JSON variable is named by its path."""
     set_all(
         monkeypatch,
         SHOP_AMQP='{"Main": {"port": 70000, "prot": 1}}',
@@ -213,7 +214,7 @@ def test_an_alias_is_the_name_of_the_variable(monkeypatch: pytest.MonkeyPatch) -
 
 
 def test_members_of_a_union_share_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What each member of a union wants stands in one fault."""
+    """One fault contains what each member of a union requires."""
     set_all(monkeypatch, SHOP_AMOUNT="x")
 
     (fault,) = faults_of()
@@ -239,7 +240,7 @@ def test_members_of_a_union_share_one_sentence(monkeypatch: pytest.MonkeyPatch) 
 def test_an_unknown_variable_is_named_with_its_nearest(
     monkeypatch: pytest.MonkeyPatch, name: str, nearest: str
 ) -> None:
-    """A mistyped variable is a fault at any depth, with the name that was probably meant."""
+    """A mistyped variable is a fault at any depth, with the nearest known name."""
     set_all(monkeypatch, **{name: "1", "SHOP_DATABASE__HOST": "h"})
 
     assert f"{name}: no setting of that name; did you mean {nearest}?" in faults_of()
@@ -278,8 +279,8 @@ def test_the_env_file_is_read_too(monkeypatch: pytest.MonkeyPatch) -> None:
     ]
 
 
-def test_fr14_the_first_line_of_an_env_file_counts_also_behind_a_byte_order_mark() -> None:
-    """Editors of Windows write one, which would be a part of the first name."""
+def test_fr14_the_first_line_of_an_env_file_counts_after_a_byte_order_mark() -> None:
+    """Windows editors write one, which would become a part of the first name."""
     Path(".env").write_text("SHOP_HTTP__PORT=x\n", encoding="utf-8-sig")
 
     assert [fault.split()[0] for fault in faults_of()] == ["SHOP_HTTP__PORT"]
@@ -297,14 +298,14 @@ def test_fp7_a_tls_file_that_has_no_end_is_a_fault(
 
 
 def test_an_env_file_that_is_no_text_is_a_fault() -> None:
-    """A `.env` in another encoding is said so, without its content."""
+    """A `.env` in another encoding is a fault that does not quote its content."""
     Path(".env").write_bytes(b"SHOP_PIN=\xff\n")
 
     assert faults_of() == ["Settings cannot be read: a file is not UTF-8"]
 
 
 def test_what_kubernetes_injects_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The variables of the services of a namespace are nobody's mistake."""
+    """The variables of the services of a namespace are no faults."""
     set_all(
         monkeypatch,
         SHOP_RABBIT_SERVICE_HOST="10.0.0.1",
@@ -319,7 +320,7 @@ def test_what_kubernetes_injects_is_ignored(monkeypatch: pytest.MonkeyPatch) -> 
 
 
 def test_a_real_setting_is_not_mistaken_for_kubernetes(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What goes into a known section, or has no address as value, is judged."""
+    """Variables of a known section, or without an address as value, are checked."""
     set_all(monkeypatch, SHOP_HTTP__PORT="tcp://1", SHOP_OPS__SERVICE_PORT="1", SHOP_X_PORT="1")
 
     assert [fault.split()[0].rstrip(":") for fault in faults_of()] == [
@@ -329,8 +330,8 @@ def test_a_real_setting_is_not_mistaken_for_kubernetes(monkeypatch: pytest.Monke
     ]
 
 
-def test_without_a_prefix_only_known_sections_are_judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The whole environment is not ours, but what starts like a section of ours is."""
+def test_without_a_prefix_only_known_sections_are_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Other programs use the environment too, but not names of our sections."""
 
     class Bare(WorkerSettings):
         model_config = SettingsConfigDict(env_prefix="")
@@ -344,7 +345,7 @@ def test_without_a_prefix_only_known_sections_are_judged(monkeypatch: pytest.Mon
 
 
 def test_duplicates_that_differ_in_case_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two variables for one setting contradict each other unless they say the same."""
+    """Two variables for one setting contradict each other unless their values are equal."""
     set_all(monkeypatch, SHOP_PIN="hunter22", shop_pin="hunter33", SHOP_AREA="1", shop_area="1")
 
     assert faults_of() == [
@@ -379,9 +380,9 @@ def test_a_fault_of_several_fields_names_their_variables(monkeypatch: pytest.Mon
     assert fault.endswith(": low should not be above high")
 
 
-def test_values_given_in_code_are_called_so() -> None:
+def test_values_given_in_code_are_named_by_their_expression() -> None:
     """A fault of an argument does not blame a variable."""
-    _, faults = read(lambda: Settings(http={"port": -1}), Settings)  # type: ignore[arg-type]
+    _, faults = load_settings(lambda: Settings(http={"port": -1}), Settings)  # type: ignore[arg-type]
 
     assert faults == ["settings.http['port'] is -1: should be greater than or equal to 0"]
 
@@ -438,7 +439,7 @@ def test_faults_of_secret_files_name_the_file(tmp_path: Path) -> None:
 
 def chosen(monkeypatch: pytest.MonkeyPatch, option: str, text: str) -> Any:
     monkeypatch.setenv(f"SHOP_CONSUMERS__ORDER_PLACED__{option.upper()}", text)
-    found, faults = overrides(Settings(), CONSUMERS)
+    found, faults = load_options(Settings(), CONSUMERS)
     assert faults == []
     return found["OrderPlaced"][option.partition("__")[0]].value
 
@@ -465,7 +466,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, option: str, text: str) -> Any:
 def test_options_are_parsed_against_their_type(
     monkeypatch: pytest.MonkeyPatch, option: str, text: str, value: object
 ) -> None:
-    """An operator writes numbers, enums, none, lists and dicts as it is natural."""
+    """An operator writes numbers, enums, none, lists and dicts without special syntax."""
     assert chosen(monkeypatch, option, text) == value
 
 
@@ -475,14 +476,14 @@ def test_names_of_consumers_compare_loosely(monkeypatch: pytest.MonkeyPatch, nam
     variable = f"SHOP_CONSUMERS__{name}__CONCURRENCY"
     set_all(monkeypatch, **{variable: "2"})
 
-    assert overrides(Settings(), CONSUMERS) == (
+    assert load_options(Settings(), CONSUMERS) == (
         {"OrderPlaced": {"concurrency": Override(2, Source.ENVIRONMENT, variable)}},
         [],
     )
 
 
 def test_the_origin_of_an_override(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Variables, `.env`, JSON and code are told apart."""
+    """Variables, `.env`, JSON and code are distinguished."""
     Path(".env").write_text("SHOP_CONSUMERS__CLEANUP__TIMEOUT=5\n")
     set_all(
         monkeypatch,
@@ -491,7 +492,7 @@ def test_the_origin_of_an_override(monkeypatch: pytest.MonkeyPatch) -> None:
     )
     settings = Settings(consumers={"order_placed": {"concurrency": 4}})
 
-    found, faults = overrides(settings, CONSUMERS)
+    found, faults = load_options(settings, CONSUMERS)
 
     assert faults == []
     assert found == {
@@ -550,28 +551,28 @@ def test_a_bad_option_is_a_fault(
     """A fault of an option names the variable, what was found and what is right."""
     set_all(monkeypatch, **{f"SHOP_CONSUMERS__{name}": text})
 
-    assert f"SHOP_CONSUMERS__{name}{fault}" in overrides(Settings(), CONSUMERS)[1]
+    assert f"SHOP_CONSUMERS__{name}{fault}" in load_options(Settings(), CONSUMERS)[1]
 
 
 def test_the_name_of_a_consumer_is_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
     """A consumer cannot be renamed by a variable that its name is part of."""
     set_all(monkeypatch, SHOP_CONSUMERS__CLEANUP__NAME="x")
 
-    found, faults = overrides(Settings(), CONSUMERS)
+    found, faults = load_options(Settings(), CONSUMERS)
 
     assert found.get("Cleanup", {}) == {}
     assert faults[0].startswith("SHOP_CONSUMERS__CLEANUP__NAME: no option of that name")
 
 
 def test_two_spellings_of_one_option_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nobody can say which of two variables for the same option was meant."""
+    """Two variables for the same option are a fault, since either could be intended."""
     set_all(
         monkeypatch,
         SHOP_CONSUMERS__ORDER_PLACED__CONCURRENCY="1",
         SHOP_CONSUMERS__ORDERPLACED__CONCURRENCY="2",
     )
 
-    (fault,) = overrides(Settings(), CONSUMERS)[1]
+    (fault,) = load_options(Settings(), CONSUMERS)[1]
 
     assert fault.endswith("set the same option: keep one")
 
@@ -580,7 +581,7 @@ def test_faults_of_options_in_code_name_the_field() -> None:
     """A bad option given in code is called by its place in the settings."""
     settings = Settings(consumers={"cleanup": {"concurrency": 0}, "cleanip": {"timeout": 1}})
 
-    assert overrides(settings, CONSUMERS)[1] == [
+    assert load_options(settings, CONSUMERS)[1] == [
         "settings.consumers['cleanup']['concurrency'] is 0: should be greater than or equal to 1",
         (
             "settings.consumers['cleanip']['timeout']: no consumer of that name; did you mean"
@@ -590,7 +591,7 @@ def test_faults_of_options_in_code_name_the_field() -> None:
 
 
 def part() -> WorkerSettings:
-    """What is valid of the settings."""
+    """Return the valid part of the settings."""
     found = valid_part(Settings)
     assert found is not None
     return found
@@ -599,17 +600,83 @@ def part() -> WorkerSettings:
 def test_faults_of_options_are_found_beside_invalid_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """Options are judged although other settings are invalid: all faults at once."""
+    """Options are checked although other settings are invalid: all faults at once."""
     set_all(monkeypatch, SHOP_HTTP__PORT="x", SHOP_CONSUMERS__CLEANUP__CONCURRENCY="0")
 
     assert read_all()[0] is None
-    assert overrides(part(), CONSUMERS)[1] == [
+    assert load_options(part(), CONSUMERS)[1] == [
         "SHOP_CONSUMERS__CLEANUP__CONCURRENCY is '0': should be greater than or equal to 1"
     ]
 
 
-def test_invalid_consumers_can_be_salvaged(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where `consumers` itself is invalid, nothing is left to judge."""
+def test_options_of_invalid_consumers_are_not_checked(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `consumers` itself is invalid, there are no options to check."""
     set_all(monkeypatch, SHOP_CONSUMERS="{")
 
-    assert overrides(part(), CONSUMERS) == ({}, [])
+    assert load_options(part(), CONSUMERS) == ({}, [])
+
+
+@pytest.mark.parametrize(
+    ("variables", "fault"),
+    [
+        (
+            {"ORDER_PLACED__RETRY__JITTER": "0.5"},
+            (
+                "SHOP_CONSUMERS__ORDER_PLACED__RETRY__DELAYS is not set: it is required and has no"
+                " default"
+            ),
+        ),
+        (
+            {"ORDER_PLACED__RETRY__DELAYS": "[1"},
+            (
+                "SHOP_CONSUMERS__ORDER_PLACED__RETRY__DELAYS is not valid JSON: expecting ','"
+                " delimiter (character 3)"
+            ),
+        ),
+        (
+            {"ORDER_PLACED__RETRY": '{"delays": [1, "x"]}'},
+            (
+                "SHOP_CONSUMERS__ORDER_PLACED__RETRY at delays[1] is 'x': should be a valid number,"
+                " unable to parse string as a number"
+            ),
+        ),
+        (
+            {"ORDER_PLACED__RETRY": "none", "ORDER_PLACED__RETRY__DELAYS": "1"},
+            (
+                "SHOP_CONSUMERS__ORDER_PLACED__RETRY__DELAYS has no effect beside"
+                " SHOP_CONSUMERS__ORDER_PLACED__RETRY: keep one"
+            ),
+        ),
+    ],
+)
+def test_faults_inside_an_option(
+    monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], fault: str
+) -> None:
+    """A fault of a part of an option names the variable of that part."""
+    set_all(monkeypatch, **{f"SHOP_CONSUMERS__{name}": text for name, text in variables.items()})
+
+    assert fault in load_options(Settings(), CONSUMERS)[1]
+
+
+OPTIONS = ["CONCURRENCY", "QUEUES", "RETRY__DELAYS", "ON_SUCCESS", "HEADERS", "TYPO"]
+
+
+@given(
+    st.dictionaries(
+        st.sampled_from([f"{key}__{option}" for key in CONSUMERS for option in OPTIONS]),
+        st.sampled_from(["1", "-1", "a,b", "[1", '["a"]', "{", '{"delays": [1]}', "none", "{}"]),
+        min_size=1,
+    )
+)
+def test_no_variable_of_an_option_is_lost(variables: dict[str, str]) -> None:
+    """Each variable of an option either sets it, or is named in a fault."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        set_all(
+            monkeypatch, **{f"SHOP_CONSUMERS__{name}": each for name, each in variables.items()}
+        )
+        found, faults = load_options(Settings(), CONSUMERS)
+
+    origins = [each.origin for options in found.values() for each in options.values()]
+    for name in variables:
+        option = f"SHOP_CONSUMERS__{name}".upper()
+        assert any(option in text.upper() for text in [*origins, *faults])

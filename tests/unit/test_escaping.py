@@ -45,7 +45,7 @@ def record(message: str, error: str = "", stack: str = "", **fields: Any) -> log
 def test_fp5_a_text_record_has_one_line_that_is_not_indented(
     message: str, field: str, error: str, stack: str, key: str
 ) -> None:
-    """Whatever its texts contain, nobody can forge a second record or reach the terminal."""
+    """No text can forge a second record or send control characters to the terminal."""
     made = record(message, error, stack, reason=field, reasons=[field])
     vars(made).setdefault(key, field)
 
@@ -125,7 +125,7 @@ def test_fp10_no_password_is_left(password: str, around: str) -> None:
 def test_fp10_passwords_of_urls_stay_out_of_every_part_of_a_record(
     formatter: type[logging.Formatter],
 ) -> None:
-    """Message, field, list, traceback and stack of a record of anybody."""
+    """Message, field, list, traceback and stack of any record."""
     url = "postgres://app:hunter2@db/shop"
 
     line = formatter().format(record(url, url, url, dsn=url, dsns=[url, {url: url}]))
@@ -149,7 +149,7 @@ def test_fp10_redact_gets_every_text_of_a_record(formatter: Any) -> None:
 
 @pytest.mark.parametrize("formatter", [TextFormatter, JSONFormatter])
 def test_fp10_a_redact_that_fails_hides_the_text(formatter: Any) -> None:
-    """The record appears without the texts, and says why."""
+    """The record appears with the reason instead of the texts."""
 
     def redact(text: str) -> str:
         raise ValueError(text)

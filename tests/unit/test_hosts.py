@@ -12,7 +12,7 @@ from pydantic_settings import SettingsConfigDict
 from workerkit.amqp.addresses import ServerRotation
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.hosts import Host, parse_host
-from workerkit.config.load import read
+from workerkit.config.load import load_settings
 from workerkit.config.settings import WorkerSettings
 
 ADVICE = "list several in HOSTS, as in a:5672,b:5672"
@@ -32,7 +32,7 @@ def amqp(**values: Any) -> AMQPSettings:
 
 
 def faults() -> list[str]:
-    return read(Settings, Settings)[1]
+    return load_settings(Settings, Settings)[1]
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""`workerkit settings`: every variable, with what it says now and where that comes from."""
+"""`workerkit settings`: every variable, with its current value and its source."""
 
 import json
 from pathlib import Path
@@ -46,8 +46,8 @@ def test_every_variable_is_there_once(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hush" not in result.output
 
 
-def test_what_people_read() -> None:
-    """Without --json there is a line for each, as it would stand in a shell."""
+def test_the_text_output() -> None:
+    """Without --json there is one line for each variable, in the syntax of a shell."""
     result = CliRunner().invoke(app, ["settings", package_of(Booked)])
 
     lines = result.output.splitlines()
@@ -64,7 +64,7 @@ class Asked(SSEConsumer):
 
 
 def test_what_is_nested_is_json() -> None:
-    """A dict stands as a variable would have to hold it, and is an object with --json."""
+    """A dict is printed as JSON for a variable, and as an object with --json."""
     package = package_of(Asked)
     text = CliRunner().invoke(app, ["settings", package]).output
     rows = json.loads(CliRunner().invoke(app, ["settings", package, "--json"]).output)

@@ -298,7 +298,7 @@ def failed(text: str) -> dict[str, Any]:
 def test_fr21_no_text_in_a_record_is_longer_than_64_kib(
     formatter: logging.Formatter, fields: dict[str, Any]
 ) -> None:
-    """What is longer is cut in the middle, and says how much is left out."""
+    """A longer text is truncated in the middle, with the number of characters left out."""
     line = formatter.format(record(**fields))
 
     assert len(line) < 70_000

@@ -34,7 +34,7 @@ from workerkit import (
     WorkerSettings,
 )
 from workerkit.app.watchdog import Watchdog
-from workerkit.config import load
+from workerkit.config.load import load_settings
 from workerkit.config.sections import MetricsSettings
 from workerkit.delivery import Delivery, Outcome
 from workerkit.health import Health, Part, Readiness
@@ -451,7 +451,7 @@ def test_a_fault_of_a_list_names_its_variable(
     """Whether it is written with commas or as JSON."""
     monkeypatch.setenv("WORKERKIT_METRICS__BUCKETS", text)
 
-    _, faults = load.read(WorkerSettings, WorkerSettings)
+    _, faults = load_settings(WorkerSettings, WorkerSettings)
 
     assert len(faults) == 1
     assert faults[0].startswith(f"WORKERKIT_METRICS__BUCKETS{fault}")

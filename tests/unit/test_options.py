@@ -1,4 +1,4 @@
-"""Options: framework < class < settings < environment, and what is said of wrong ones."""
+"""Options: framework < class < settings < environment, and the faults of invalid ones."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -47,7 +47,7 @@ def declaring(**attributes: Any) -> type:
 
 
 def fault(**attributes: Any) -> str:
-    """What is said of a class with these attributes."""
+    """Return the fault of a class with these attributes."""
     with pytest.raises(InvalidOption) as raised:
         resolved(declaring(**attributes))
     return str(raised.value)
@@ -101,7 +101,7 @@ def test_where_each_value_came_from() -> None:
     assert [
         options.sources[name] for name in ("declare", "concurrency", "timeout", "prefetch")
     ] == [
-        Source.FRAMEWORK,
+        Source.DEFAULT,
         Source.CLASS,
         Source.SETTINGS,
         Source.ENVIRONMENT,
@@ -120,7 +120,7 @@ def test_an_override_saves_a_class_that_lacks_it() -> None:
 
 
 def test_options_are_inherited() -> None:
-    """What a base sets counts for its children, until they say otherwise."""
+    """A class inherits the options of its base, and can override them."""
     parent = declaring(concurrency=2, timeout=None)
     child = type("Child", (parent,), {"concurrency": 3})
 
@@ -176,7 +176,7 @@ def test_a_name_of_its_own() -> None:
     ],
 )
 def test_wrong_options(attributes: dict[str, Any], option: str, right: str) -> None:
-    """A wrong attribute is named with what was found and what would be right."""
+    """The fault of an attribute contains its value and what would be right."""
     text = fault(**attributes)
 
     assert text.startswith(f"option {option!r} is {attributes[option]!r}: ")
@@ -185,7 +185,7 @@ def test_wrong_options(attributes: dict[str, Any], option: str, right: str) -> N
 
 
 def test_queues_that_are_missing() -> None:
-    """A class without `queues` is told that it needs them, and not by a `TypeError`."""
+    """A class without `queues` is a fault that names them, and no `TypeError`."""
 
     class Bare(AMQPConsumer):
         async def handle(self, body: bytes) -> None: ...
@@ -208,7 +208,7 @@ def test_names_compare_folded(name: str) -> None:
 
 
 def test_options_cannot_be_changed() -> None:
-    """Options are frozen, and so is where they came from."""
+    """Options are frozen, and so are their sources."""
     options = resolve(Options, object, "x", {})
 
     with pytest.raises(dataclasses.FrozenInstanceError):
@@ -222,7 +222,7 @@ def test_options_cannot_be_changed() -> None:
     [("concurency", "concurrency"), ("queue", "queues"), ("time_out", "timeout")],
 )
 def test_an_attribute_that_is_misspelt(attribute: str, meant: str) -> None:
-    """An attribute that is nearly an option is said, instead of doing nothing."""
+    """An attribute with a name similar to an option is a fault."""
     queues = {} if meant == "queues" else {"queues": ["q"]}
     declared = type("Each", (AMQPConsumer,), {**queues, attribute: 3})
 
@@ -230,8 +230,8 @@ def test_an_attribute_that_is_misspelt(attribute: str, meant: str) -> None:
         resolve(AMQPOptions, declared, "Each", {})
 
 
-def test_all_that_is_wrong_with_a_class() -> None:
-    """Every bad, misspelt and missing option is said, not only the first one."""
+def test_all_faults_of_a_class() -> None:
+    """Every invalid, misspelt and missing option is reported, not only the first one."""
     declared = type(
         "Each", (AMQPConsumer,), {"concurrency": 0, "timeout": -1, "prefech": 3, "queue": ["q"]}
     )

@@ -1,4 +1,4 @@
-"""Settings: where they are read from, and the address of a message broker."""
+"""Settings: their sources, and the URL of a message broker."""
 
 import asyncio
 from pathlib import Path
@@ -13,7 +13,7 @@ from pydantic_settings import SettingsConfigDict
 from yarl import URL
 
 from workerkit.config.connections import AMQPSettings
-from workerkit.config.load import read
+from workerkit.config.load import load_settings
 from workerkit.config.sections import HTTPSettings, LogSettings, OpsSettings
 from workerkit.config.settings import WorkerSettings
 
@@ -56,7 +56,7 @@ def test_defaults() -> None:
 
 
 def test_the_default_address() -> None:
-    """A connection that nobody configured is the guest of the local broker."""
+    """Without configuration, a connection logs in to the local broker as guest."""
     settings = AMQPSettings()
 
     assert str(settings.address()) == "amqp://guest:guest@127.0.0.1:5672/"
@@ -88,7 +88,7 @@ def test_an_empty_vhost_is_the_vhost_slash() -> None:
 
 @pytest.mark.parametrize("path", ["orders", "a%2fb", "/prod", "%zz", "%C3%A4", "a%252fb"])
 def test_the_vhost_of_a_url_is_the_one_that_aiormq_reads(path: str) -> None:
-    """What we say the vhost is, aiormq opens, however the URL encodes it."""
+    """aiormq opens the vhost that `vhost_name` returns, however the URL encodes it."""
     settings = amqp(url=f"amqp://h/{path}")
 
     assert settings.vhost_name() == connection(URL(f"amqp://h/{path}")).vhost
@@ -354,10 +354,10 @@ def test_the_order_of_sources(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -
 def test_one_mistake_is_one_fault(
     monkeypatch: pytest.MonkeyPatch, variable: str, value: str, fault: str
 ) -> None:
-    """A fault says what was meant where that can be told, and causes no other one."""
+    """A mistake causes one fault only, with the nearest known name if there is one."""
     monkeypatch.setenv(f"SHOP_{variable}", value)
 
-    found, faults = read(Settings, Settings)
+    found, faults = load_settings(Settings, Settings)
 
     assert found is None
     assert faults == [f"SHOP_{variable} {fault}"]

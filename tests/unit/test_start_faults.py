@@ -1,4 +1,4 @@
-"""Faults of the start: all at once, none twice, none that another one causes, and no secret."""
+"""Faults at start: all at once, none twice, no consequential faults, and no secrets."""
 
 import ssl
 import sys
@@ -38,7 +38,7 @@ class Pool(BaseModel):
 
 
 class Settings(WorkerSettings):
-    """With fields of the user's own, which nobody lists anywhere."""
+    """Settings with fields of the user."""
 
     model_config = SettingsConfigDict(env_prefix="SHOP_", env_file=None)
 
@@ -112,7 +112,7 @@ FAULTS = {
 @given(st.sets(st.sampled_from(sorted(FAULTS)), min_size=1))
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 def test_fp7_n_faults_of_the_environment_are_n_lines(wrong: set[str]) -> None:
-    """Whatever is wrong together, each variable has one line, and there is no other line."""
+    """Each invalid variable has one line, in every combination, and there is no other line."""
     right = {"SHOP_LIMIT": "3", "SHOP_SSE__MARATHON__URL": "https://h/"}
     with pytest.MonkeyPatch.context() as patch:
         for name, value in {**right, **{name: FAULTS[name] for name in wrong}}.items():
@@ -158,7 +158,7 @@ def broken(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 def test_fp7_an_import_error_brings_no_other_fault(
     broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its consumers are unknown, and so nothing is said of variables and arguments for them."""
+    """Its consumers are unknown, so variables and arguments for them are no faults."""
     monkeypatch.setenv("SHOP_LIMIT", "3")
     monkeypatch.setenv("SHOP_CONSUMERS__BAD__CONCURRENCY", "3")
 
@@ -170,7 +170,7 @@ def test_fp7_an_import_error_brings_no_other_fault(
 def test_fp7_beside_an_import_error_the_other_consumers_are_checked(
     broken: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What could be imported is told all of its faults."""
+    """All faults of the modules that could be imported are reported."""
     monkeypatch.setenv("SHOP_LIMIT", "3")
     monkeypatch.setenv("SHOP_CONSUMERS__GOOD__CONCURRENCY", "0")
 
@@ -180,7 +180,7 @@ def test_fp7_beside_an_import_error_the_other_consumers_are_checked(
 
 
 def test_fp7_the_plain_container_is_named() -> None:
-    """Where a package has no container, a parameter without provider says which one is in use."""
+    """If a package has no container, the fault of a parameter names the default container."""
 
     class Needs(AMQPConsumer):
         queues = ["q"]
@@ -223,7 +223,7 @@ SECRETS = [
 def test_fp7_a_fault_of_a_variable_has_no_credentials(
     name: str, value: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Nothing that stands before an @, and no token of a query, wherever it was put."""
+    """It contains no text before an @, and no token of a query, in any variable."""
     monkeypatch.setenv("SHOP_LIMIT", "3")
     monkeypatch.setenv("SHOP_SSE__MARATHON__URL", "https://h/")
     monkeypatch.setenv(name, value)

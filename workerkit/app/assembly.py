@@ -18,8 +18,7 @@ from workerkit.attributes import (
     of_other_kinds,
     users_classes,
 )
-from workerkit.config import load
-from workerkit.config.salvage import valid_part
+from workerkit.config.load import load_options, load_settings, valid_part
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.describe import describe_class
@@ -30,8 +29,8 @@ from workerkit.options import (
     Override,
     adapters,
     folded,
-    no_option,
     resolve,
+    unknown_option,
     without_effect,
 )
 from workerkit.transport import Declared, Transport, Warns
@@ -86,14 +85,14 @@ def assemble(
     faults.declaration += not_found
     transports: Transports = container.providers["transports"]()
     make_settings, settings_type = settings_source(container)
-    settings, wrong = load.read(make_settings, settings_type)
+    settings, wrong = load_settings(make_settings, settings_type)
     faults.configuration += wrong
     named = _named(classes, faults)
     kinds = {name: class_.options_type() for name, class_ in named.items()}
     readable = settings or valid_part(settings_type)
     overrides: dict[str, dict[str, Override]] = {}
     if readable is not None:
-        overrides, wrong = load.overrides(readable, kinds, complete=not not_found)
+        overrides, wrong = load_options(readable, kinds, complete=not not_found)
         faults.configuration += wrong
     # A name that is not there may be that of a class in a module that cannot be imported.
     chosen = _chosen(named, only, Faults() if not_found else faults)
@@ -276,7 +275,7 @@ def _unread(class_: type[Consumer], kinds: Mapping[str, list[str]]) -> Iterator[
         unset = [option for option in own if not hasattr(class_, option)]
         looks_like = misspelt(class_, owner, own, unset)
         if owner is not class_:  # Those of its own are found with its options.
-            yield from (f"{at}: {no_option(*each)}" for each in looks_like.items())
+            yield from (f"{at}: {unknown_option(*each)}" for each in looks_like.items())
         for name in of_other_kinds(class_, owner, known, kinds):
             if name not in looks_like:
                 others, own_kind = ", ".join(kinds[name]), kind_of(class_).__name__

@@ -12,9 +12,9 @@ from pydantic import SecretStr, ValidationError
 
 from workerkit.app.assembly import settings_source
 from workerkit.app.discovery import not_imported
-from workerkit.config import load
 from workerkit.config.broker_url import DEFAULT_PORTS
 from workerkit.config.connections import AMQPSettings
+from workerkit.config.load import load_settings
 from workerkit.config.settings import DEFAULT_CONNECTION, WorkerSettings
 from workerkit.container import WorkerContainer
 from workerkit.describe import describe_raised
@@ -98,7 +98,7 @@ def read_settings(container: containers.Container) -> WorkerSettings:
     Raises:
         ConfigurationError: With every fault of the environment.
     """
-    settings, faults = load.read(*settings_source(container))
+    settings, faults = load_settings(*settings_source(container))
     if settings is None or faults:
         raise ConfigurationError(*faults)
     return settings

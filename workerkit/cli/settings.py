@@ -1,4 +1,4 @@
-"""Every environment variable that an application listens to, with what it says now."""
+"""List all environment variables of an application with their current values."""
 
 import dataclasses
 from collections.abc import Iterator, Mapping
@@ -11,11 +11,11 @@ from pydantic import BaseModel, SecretStr
 
 from workerkit.amqp.queue import Queue
 from workerkit.app.assembly import Assembly
-from workerkit.config.annotations import Location, inside, leaves, members
+from workerkit.config.annotations import Location, leaves, members, types_at
 from workerkit.config.explain import is_secret
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Variables
-from workerkit.options import adapters, in_words
+from workerkit.options import adapters, snake_case
 from workerkit.safe_text import HIDDEN, without_credentials
 from workerkit.transport import Declared
 
@@ -27,10 +27,10 @@ class Row:
     """One variable.
 
     Attributes:
-        default: What holds where nobody sets it.
-        value: What holds now; secrets are `***`.
-        source: Where the value comes from: `default`, `class`, `settings`, `environment`, `.env`
-            or `secret file`.
+        default: The value if the variable is not set.
+        value: The current value; secrets are `***`.
+        source: The source of the value: `default`, `class`, `settings`, `environment`, `.env` or
+            `secret file`.
     """
 
     variable: str
@@ -41,7 +41,7 @@ class Row:
 
 
 def inventory(assembly: Assembly) -> list[Row]:
-    """The variables of the settings, then those of the options of each consumer."""
+    """Return the variables of the settings, then those of the options of each consumer."""
     settings = assembly.settings
     variables = Variables(type(settings))
     rows = []
@@ -77,7 +77,7 @@ def _setting(
         _type_name(annotation),
         _shown(_at(default, location[1:]), secret),
         _shown(_at(settings, location), secret),
-        str(found.variable.place) if found else "default",
+        str(found.variable.source) if found else "default",
     )
 
 
@@ -85,32 +85,24 @@ def _options(variables: Variables, declared: Declared) -> Iterator[Row]:
     options = declared.options
     hints = get_type_hints(type(options), include_extras=True)
     defaults = {each.name: each.default for each in dataclasses.fields(options)}
-    key = in_words(options.name)
+    key = snake_case(options.name)
     for option in adapters(type(options)):
         if option == "name":
             continue
         default = None if defaults[option] is dataclasses.MISSING else defaults[option]
-        source = str(options.sources[option])
         for leaf in leaves(hints[option], ()):
             location = ("consumers", key, option, *leaf)
             yield Row(
                 variables.name(location),
-                _type_name(_annotation(hints[option], leaf)),
+                _type_name(types_at(hints[option], leaf)[0]),
                 _shown(_at(default, leaf), secret=False),
                 _shown(_at(getattr(options, option), leaf), secret=False),
-                "default" if source == "framework" else source,
+                str(options.sources[option]),
             )
 
 
-def _annotation(hint: Any, leaf: Location) -> Any:
-    """The type of a part of an option."""
-    for step in leaf:
-        hint = inside(hint, str(step))[0]
-    return hint
-
-
 def _at(value: Any, steps: Location) -> Any:
-    """Follow names and keys; None where the way ends."""
+    """Return the value at *steps*, which are attributes and keys; None if there is none."""
     for step in steps:
         keyed = isinstance(value, Mapping)
         value = value.get(step) if keyed else getattr(value, str(step), None)
@@ -118,7 +110,7 @@ def _at(value: Any, steps: Location) -> Any:
 
 
 def _shown(value: Any, secret: bool) -> Any:
-    """A value as JSON has it."""
+    """Return a value for JSON, without secrets."""
     if value is None or isinstance(value, bool | int | float):
         return HIDDEN if secret and value is not None else value
     if secret or isinstance(value, SecretStr):
@@ -135,7 +127,7 @@ def _shown(value: Any, secret: bool) -> Any:
 
 
 def _type_name(annotation: Any) -> str:
-    """A type as an operator may read it, the values of a choice in place of its name."""
+    """Return a type for operators, with the values of an enum instead of its name."""
     return " | ".join(dict.fromkeys(_member_name(each) for each in members(annotation)))
 
 

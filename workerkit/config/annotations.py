@@ -1,8 +1,10 @@
-"""The parts of a type: what can be named inside of it, and how an operator writes it."""
+"""Types: the parts that variables can set, and how to decode text for them.
+
+A mapping of names to types counts as a type with these fields.
+"""
 
 import dataclasses
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from enum import Enum
 from types import NoneType, UnionType
@@ -25,8 +27,6 @@ from workerkit.config.sources import split_list, takes_list
 
 Location = tuple[str | int, ...]
 
-_COUNT = re.compile(r"^\w+ (should have at (?:least|most) \d+ items?) after validation, not \d+$")
-
 _DEEPEST = 8
 
 
@@ -35,7 +35,7 @@ def members(annotation: Any) -> list[Any]:
 
     A `NewType` is what it was made of.
     """
-    while (inner := _within(annotation)) is not None:
+    while (inner := _target(annotation)) is not None:
         annotation = inner
     if get_origin(annotation) in (Union, UnionType):
         return [member for each in get_args(annotation) for member in members(each)]
@@ -47,7 +47,9 @@ def fields_of(kind: Any) -> dict[str, Any] | None:
 
     None for any other type, and for a model that takes fields of any name.
     """
-    if isinstance(kind, type) and issubclass(kind, BaseModel):
+    if isinstance(kind, Mapping):
+        return dict(kind)
+    if _is_model(kind):
         if kind.model_config.get("extra") == "allow":
             return None
         return {
@@ -61,110 +63,97 @@ def fields_of(kind: Any) -> dict[str, Any] | None:
     return get_type_hints(kind, include_extras=True) if is_typeddict(kind) else None
 
 
-def inside(annotation: Any, key: str) -> list[Any]:
-    """Return the types that a value of *annotation* may have at *key*; none if it has no key."""
-    found: list[Any] = []
-    for kind in members(annotation):
-        fields = fields_of(kind)
-        if fields is not None:
-            found += [hint for name, hint in fields.items() if name.lower() == key.lower()]
-        elif _is_mapping(kind):
-            found.append(get_args(kind)[-1] if get_args(kind) else Any)
-        elif kind in (Any, object) or is_nested(kind):
-            found.append(Any)
+def types_at(annotation: Any, steps: Iterable[str | int]) -> list[Any]:
+    """Return the types that a value of *annotation* may have at *steps*; none if there is no part.
+
+    An index of a list leads to the type of its items.
+    """
+    found = [annotation]
+    for step in steps:
+        found = [inner for each in found for kind in members(each) for inner in _inside(kind, step)]
     return found
 
 
-def is_nested(annotation: Any) -> bool:
-    """Whether a value of *annotation* may have parts with names."""
+def has_parts(annotation: Any) -> bool:
+    """Return whether a value of *annotation* may have parts with names."""
     return any(
-        _is_mapping(kind)
+        isinstance(kind, Mapping)
+        or _is_mapping(kind)
         or is_typeddict(kind)
-        or (isinstance(kind, type) and issubclass(kind, BaseModel))
-        or (isinstance(kind, type) and dataclasses.is_dataclass(kind))
+        or dataclasses.is_dataclass(kind)
+        or _is_model(kind)
         for kind in members(annotation)
     )
 
 
-def leads_somewhere(annotation: Any, steps: Iterable[str]) -> bool:
-    """Whether *steps* name a part of a value of *annotation*."""
-    found = [annotation]
-    for step in steps:
-        found = [inner for each in found for inner in inside(each, step)]
-    return bool(found)
-
-
 def leaves(annotation: Any, steps: tuple[str, ...], depth: int = 0) -> Iterator[tuple[str, ...]]:
-    """Yield the ways to all simple values; *steps* says which keys of dicts are meant."""
-    if not is_nested(annotation):
+    """Yield the paths of all simple values; *steps* selects the keys of dicts."""
+    if not has_parts(annotation):
         yield ()
     if depth == _DEEPEST:
         return
     for kind in members(annotation):
         names: Iterable[str] = fields_of(kind) or ()
         if _is_mapping(kind):
-            if not steps and not any(map(is_nested, get_args(kind)[1:])):
-                # Of simple values there is no name that would do for all: it is written as JSON.
+            if not steps and not any(map(has_parts, get_args(kind)[1:])):
+                # The keys of a dict of simple values are unknown: it is written as JSON.
                 yield ()
                 continue
             names = steps[:1] or (DEFAULT_CONNECTION,)
         for name in names:
-            for inner in inside(kind, name):
+            for inner in types_at(kind, (name,)):
                 for rest in leaves(inner, steps[1:], depth + 1):
                     yield (name, *rest)
 
 
-def without_tags(annotation: Any, location: Location) -> Location:
-    """Return *location* without the items that say which member of a union was tried."""
-    kinds = [kind for kind in members(annotation) if kind is not NoneType]
-    if len(kinds) > 1:
+def without_union_tags(annotation: Any, location: Location) -> Location:
+    """Return *location* without the names of union members, which pydantic inserts."""
+    if len([kind for kind in members(annotation) if kind is not NoneType]) > 1:
         location = location[1:]
     if not location:
         return ()
-    step, *_ = location
-    inner = [each for kind in kinds for each in inside(kind, str(step))]
-    if isinstance(step, int) and not inner:
-        inner = [get_args(kind)[0] for kind in kinds if get_args(kind)]
-    return (step, *without_tags(inner[0] if inner else Any, location[1:]))
+    inner = [*types_at(annotation, location[:1]), Any][0]
+    return (location[0], *without_union_tags(inner, location[1:]))
 
 
-def as_written(annotation: Any, value: Any) -> Any:
-    """Return *value* as *annotation* needs it, where it is text as an operator writes it.
+def decode(annotation: Any, value: Any) -> Any:
+    """Return *value* with its texts converted as an operator writes them for *annotation*.
 
     Lists are JSON or commas, dicts JSON, `none` and `null` are None where that is allowed, enums
     and literals match in any case. Everything else is left to validation.
 
     Raises:
-        ValueError: Text that must be JSON is not.
+        ValueError: Text that begins like JSON is not JSON.
+        RecursionError: It is too deep.
     """
-    kinds = members(annotation)
     if isinstance(value, dict):
-        return {key: _part_as_written(kinds, str(key), each) for key, each in value.items()}
+        inner = {key: [*types_at(annotation, (str(key),)), Any][0] for key in value}
+        return {key: decode(inner[key], each) for key, each in value.items()}
     if not isinstance(value, str):
         return value
-    text = value.strip()
+    kinds, text = members(annotation), value.strip()
     if NoneType in kinds and text.lower() in ("none", "null"):
         return None
-    for kind in kinds:
-        if (choice := _choice(kind, text)) is not None:
+    for choice in (each for kind in kinds for each in _choices(kind)):
+        if str(choice).casefold() == text.casefold():
             return choice
-    if text.startswith("{") and is_nested(annotation):
-        return as_written(annotation, json.loads(text))
     lists = [kind for kind in kinds if takes_list(kind)]
+    if text.startswith("{") and has_parts(annotation):
+        return decode(annotation, json.loads(text))
     if lists and (str not in kinds or text.startswith("[")):
-        return _items_as_written(lists[0], split_list(text))
+        return _decode_items(lists[0], split_list(text))
     return value
 
 
-def strays(annotation: Any, value: Any, path: Location = ()) -> Iterator[Location]:
-    """Yield the paths of the keys in *value* that *annotation* has no place for."""
-    if isinstance(value, dict) and is_nested(annotation):
+def unknown_keys(annotation: Any, value: Any, path: Location = ()) -> Iterator[Location]:
+    """Yield the paths of the keys in *value* that *annotation* does not have."""
+    if isinstance(value, dict) and has_parts(annotation):
         for key, each in value.items():
-            inner = inside(annotation, str(key))
+            inner = types_at(annotation, (str(key),))
             if not inner:
                 yield (*path, str(key))
             else:
-                yield from strays(inner[0], each, (*path, str(key)))
+                yield from unknown_keys(inner[0], each, (*path, str(key)))
 
 
 def input_names(name: str, field: FieldInfo, prefix: str, config: Mapping[str, Any]) -> list[str]:
@@ -177,45 +166,44 @@ def input_names(name: str, field: FieldInfo, prefix: str, config: Mapping[str, A
     return names
 
 
-def _within(annotation: Any) -> Any:
-    """What a type is another name for; None where it stands for itself."""
+def _inside(kind: Any, step: str | int) -> list[Any]:
+    """Return the types of the part *step* of a type that is no union."""
+    fields = fields_of(kind)
+    if fields is not None:
+        return [hint for name, hint in fields.items() if name.lower() == str(step).lower()]
+    if _is_mapping(kind):
+        return [get_args(kind)[-1] if get_args(kind) else Any]
+    if isinstance(step, int):
+        return [*get_args(kind)[:1]]
+    return [Any] if kind in (Any, object) or has_parts(kind) else []
+
+
+def _target(annotation: Any) -> Any:
+    """Return the type that *annotation* is another name for; None if it is not an alias."""
     if get_origin(annotation) is Annotated:
         return get_args(annotation)[0]
     return getattr(annotation, "__value__", None) or getattr(annotation, "__supertype__", None)
 
 
-def _part_as_written(kinds: list[Any], key: str, value: Any) -> Any:
-    inner = [each for kind in kinds for each in inside(kind, key)]
-    return as_written(inner[0], value) if inner else value
-
-
-def _items_as_written(kind: Any, items: Any) -> Any:
-    arguments = [each for each in get_args(kind) if each is not Ellipsis]
-    # The items of tuple[int, str] have types of their own, which validation knows to convert.
-    if not isinstance(items, list) or len(set(map(repr, arguments))) != 1:
+def _decode_items(kind: Any, items: Any) -> Any:
+    types = [each for each in get_args(kind) if each is not Ellipsis]
+    # The items of tuple[int, str] have different types, which validation converts.
+    if not isinstance(items, list) or len(set(map(repr, types))) != 1:
         return items
-    return [as_written(arguments[0], item) for item in items]
+    return [decode(types[0], item) for item in items]
 
 
-def _choice(kind: Any, text: str) -> Any:
-    """Return the value of the enum or literal *kind* that *text* means, None if it means none."""
-    values: list[Any] = []
+def _choices(kind: Any) -> list[Any]:
+    """Return the values of an enum or a literal; none for any other type."""
     if isinstance(kind, type) and issubclass(kind, Enum):
-        values = [member.value for member in kind]
-    elif get_origin(kind) is Literal:
-        values = list(get_args(kind))
-    return next((each for each in values if str(each).casefold() == text.casefold()), None)
+        return [member.value for member in kind]
+    return list(get_args(kind)) if get_origin(kind) is Literal else []
+
+
+def _is_model(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, BaseModel)
 
 
 def _is_mapping(kind: Any) -> bool:
     kind = get_origin(kind) or kind
     return isinstance(kind, type) and issubclass(kind, Mapping) and not is_typeddict(kind)
-
-
-def sentence(message: str) -> str:
-    """What pydantic says of a value, as the end of a fault: `should be greater than 0`."""
-    for start in ("Value error, ", "Assertion failed, ", "Input "):
-        message = message.removeprefix(start)
-    # Such as "Value should have at least 1 item after validation, not 0".
-    message = _COUNT.sub(r"\1", message)
-    return message[:1].lower() + message[1:]

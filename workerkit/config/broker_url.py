@@ -38,10 +38,10 @@ _MAX_SHORT_STRING = 255
 
 
 def check_broker_url(text: str) -> None:
-    """Refuse an invalid URL of a broker, without quoting it.
+    """Check the URL of a broker, without quoting it in errors.
 
     Raises:
-        PydanticCustomError: Which is a `ValueError`.
+        PydanticCustomError: It is invalid. The error is a `ValueError`.
     """
     if _lists_hosts(text):
         raise _fault(f"should name one host: {USE_HOSTS}")
@@ -71,10 +71,10 @@ def check_broker_url(text: str) -> None:
 
 
 def check_vhost(name: str) -> None:
-    """Refuse an invalid name of a virtual host.
+    """Check the name of a virtual host.
 
     Raises:
-        PydanticCustomError: Which is a `ValueError`.
+        PydanticCustomError: It is invalid. The error is a `ValueError`.
     """
     if _CONTROL.search(name):
         raise _fault("should have no line break or other control character in the virtual host")
@@ -83,10 +83,10 @@ def check_vhost(name: str) -> None:
 
 
 def check_credential(value: str) -> None:
-    """Refuse a user or a password with space or control characters that are hardly intended.
+    """Check a user or a password for space and control characters that are probably a mistake.
 
     Raises:
-        PydanticCustomError: Which is a `ValueError`.
+        PydanticCustomError: It is invalid. The error is a `ValueError`.
     """
     if value != value.strip():
         raise _fault(
@@ -100,7 +100,7 @@ def check_credential(value: str) -> None:
 
 
 def vhost_of(url: str) -> str:
-    """The virtual host, decoded once: `/a%252Fb` is `a%2Fb`."""
+    """Return the virtual host, decoded once: `/a%252Fb` is `a%2Fb`."""
     return unquote(_path(url)) or "/"
 
 
@@ -137,7 +137,7 @@ def _check_query(url: URL) -> None:
 
 
 def _lists_hosts(url: str) -> bool:
-    """Whether *url* lists several servers, as URLs of some other clients do."""
+    """Return whether *url* lists several servers, as URLs of some other clients do."""
     if _SECOND_URL.search(url):
         return True
     authority = re.split("[/?#]", url.partition("://")[2], maxsplit=1)[0]

@@ -1,4 +1,4 @@
-"""Check the files of TLS before anything connects: a fault for each that cannot be used."""
+"""Check the TLS files before anything connects, and report each one that cannot be used."""
 
 import ssl
 from collections.abc import Iterator, Mapping
@@ -16,7 +16,7 @@ _ENCRYPTED = (b"ENCRYPTED PRIVATE KEY-----", b"Proc-Type: 4,ENCRYPTED")
 
 
 def file_faults(section: object, at: Location = ()) -> Iterator[tuple[Location, str]]:
-    """Yield what is wrong with the files of all TLS sections in *section*, with the setting.
+    """Yield the faults of the files of all TLS sections in *section*: the setting and a text.
 
     Args:
         at: The location of *section* in the settings.
@@ -40,7 +40,7 @@ def _faults(tls: TLSSettings) -> Iterator[tuple[str, str]]:
             continue
         try:
             if not S_ISREG(mode := path.stat().st_mode) and not S_ISDIR(mode):
-                # To read from it might take for ever.
+                # Reading from it might never end.
                 yield field, f"is {str(path)!r}: no regular file"
                 continue
             contents[field] = path.read_bytes()
@@ -58,7 +58,7 @@ def _faults(tls: TLSSettings) -> Iterator[tuple[str, str]]:
 
 
 def _key_faults(tls: TLSSettings, content: bytes) -> Iterator[tuple[str, str]]:
-    """Faults of the client's key, whose file can be read."""
+    """Yield the faults of the client's key, whose file can be read."""
     field, path = ("cert", tls.cert) if tls.key is None else ("key", tls.key)
     secret = tls.key_password
     encrypted = any(each in content for each in _ENCRYPTED)

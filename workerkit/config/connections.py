@@ -1,4 +1,4 @@
-"""How other servers are reached: message brokers, event streams, and TLS to either."""
+"""Settings of connections: message brokers, servers of event streams, TLS."""
 
 import ssl
 from base64 import b64encode
@@ -42,15 +42,16 @@ Redirects = Annotated[Literal["any", "same-origin", "none"], BeforeValidator(low
 
 
 class TLSSettings(BaseModel):
-    """How a TLS connection is made; looked at where the URL begins with `amqps` or `https`.
+    """TLS options of a connection; used if the URL begins with `amqps` or `https`.
 
     Attributes:
-        ca: File of the certificates to trust; those of the system by default.
-        cert: File of the client's certificate, and of its key unless that has its own.
-        key: File of the client's key.
-        key_password: Of the key.
-        server_name: That the server's certificate must have, instead of the host of the URL.
-        verify: Without it anybody can pose as the server; a WARNING says so at each connection.
+        ca: File with trusted certificates; those of the system by default.
+        cert: File with the client's certificate, and with its key unless `key` is set.
+        key: File with the client's key.
+        key_password: Password of the key.
+        server_name: Name that the server's certificate must contain, instead of the URL's host.
+        verify: Verify the server's certificate. Without it, any server can impersonate the right
+            one: each connection logs a WARNING.
     """
 
     model_config = SECTION
@@ -63,11 +64,11 @@ class TLSSettings(BaseModel):
     verify: bool = True
 
     def context(self) -> ssl.SSLContext:
-        """Read the files, as they are now.
+        """Build the TLS context from the current files.
 
         Raises:
             OSError: A file cannot be read.
-            ssl.SSLError: A file does not have what it should.
+            ssl.SSLError: A file has invalid content.
         """
         context = ssl.create_default_context(cafile=self.ca)
         self.load_client_certificate(context)
@@ -80,7 +81,7 @@ class TLSSettings(BaseModel):
         """Read the client's certificate and key into *context*, if there are any."""
         if self.cert is not None:
             secret = self.key_password
-            # Without any, OpenSSL would ask for it at the terminal.
+            # Without a password, OpenSSL would prompt for it at the terminal.
             password = "" if secret is None else secret.get_secret_value()
             context.load_cert_chain(self.cert, self.key, password)
 
@@ -90,20 +91,20 @@ class SSESettings(BaseModel):
 
     Attributes:
         url: `https://host/path`, to which a consumer's routes are appended. A user and a password
-            in it are sent as basic authentication, a query goes with each request.
+            in it are sent as basic authentication, and its query with each request.
         headers: Sent with each request.
         token: Sent as `Authorization: Bearer`.
         user: For basic authentication, instead of the URL's.
         password: For basic authentication, instead of the URL's.
         connect_timeout: Seconds for name resolution, TCP and TLS.
-        idle_timeout: Seconds without a byte, a comment or the answer after which the connection
-            counts as lost; 0 for never.
-        redirects: Which redirects are followed: to any origin, only within the URL's own, or none.
-            One from https to http is never followed.
-        trusted_origins: Other origins, such as `https://eu.example`, that get the headers, the
-            credentials and the client's certificate too when the server redirects to them.
-        proxy: URL of an HTTP proxy, with user and password where it wants them.
-        trust_env: Use the proxies of `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` where none is set.
+        idle_timeout: Seconds without any byte after which the connection counts as lost; 0 for no
+            limit. Comments count as bytes; waiting for the response counts as idle.
+        redirects: Redirects to follow: to any origin, only to the URL's own origin, or none. A
+            redirect from https to http is never followed.
+        trusted_origins: Other origins, such as `https://eu.example`, that also get the headers, the
+            credentials and the client's certificate if the server redirects to them.
+        proxy: URL of an HTTP proxy, with user and password if it requires them.
+        trust_env: Use the proxies of `HTTP_PROXY`, `HTTPS_PROXY` and `NO_PROXY` if none is set.
     """
 
     model_config = SECTION
@@ -135,7 +136,7 @@ class SSESettings(BaseModel):
         return str(self.address(route).with_query(None))
 
     def request_headers(self) -> dict[str, str]:
-        """The headers of each request, with the credentials in them."""
+        """Return the headers of each request, including the credentials."""
         headers = {name: value.get_secret_value() for name, value in self.headers.items()}
         url, token, secret = self._url, self.token, self.password
         if token is not None:
@@ -165,7 +166,7 @@ class SSESettings(BaseModel):
     @field_validator("token")
     @classmethod
     def _check_token(cls, given: SecretStr | None) -> SecretStr | None:
-        # Else it would end the header that it stands in.
+        # A line break would end the header.
         if given is not None and not {"\r", "\n", "\0"}.isdisjoint(given.get_secret_value()):
             raise PydanticCustomError("sse_token", "should have no line break")
         if given is not None and given.get_secret_value().startswith(BYTE_ORDER_MARK):
@@ -193,10 +194,10 @@ def _origin(number: int, text: str) -> str:
 
 
 def check_stream_url(text: str) -> str:
-    """Refuse what is no address of an event stream, without quoting it.
+    """Check the URL of an event stream, without quoting it in errors.
 
     Raises:
-        PydanticCustomError: Which is a `ValueError`.
+        PydanticCustomError: It is invalid. The error is a `ValueError`.
     """
     try:
         url = URL(text)
@@ -215,7 +216,7 @@ class AMQPSettings(BaseModel):
 
     Attributes:
         url: `amqp://user:password@host:port/vhost`, or `amqps`; parts are percent-encoded. An empty
-            path and `/` both mean the vhost `/`. `?heartbeat=60` may follow, and nothing else.
+            path and `/` both mean the vhost `/`. The only query parameter is `?heartbeat=60`.
         host: Instead of the URL's.
         port: Instead of the URL's, which defaults to 5672, with TLS to 5671.
         user: Instead of the URL's; not percent-encoded.
@@ -223,15 +224,15 @@ class AMQPSettings(BaseModel):
         vhost: Instead of the URL's; not percent-encoded.
         hosts: The nodes of a cluster, each `host` or `host:port`, instead of the URL's host. The
             next one is tried when an attempt fails or a connection is lost.
-        heartbeat: Seconds between two signs of life; whole, because AMQP carries an integer.
-            Instead of that in the URL's query.
-        declare: Which queues are declared: those that are missing, all, or none.
+        heartbeat: Seconds between two heartbeat frames; AMQP requires an integer. Instead of the
+            URL's.
+        declare: The queues to declare: those that are missing, all, or none.
         queue_type: Type of a missing queue whose class states none, and of its dead-letter queue;
-            with None the virtual host decides. A queue that exists keeps its type.
-        evidence: What the headers of a dead letter say about its failure: `full`, or `brief` for
-            the class of the exception and its place without any text.
+            None uses the default of the virtual host. An existing queue keeps its type.
+        evidence: Details of the failure in the headers of a dead letter: `full`, or `brief` for the
+            class of the exception and its location, without any text.
         connect_timeout: Seconds for one attempt to connect.
-        auth: `external` lets the client's certificate say who this is.
+        auth: `external` logs in with the client's certificate instead of a password.
         max_message_size: The largest body of a message in bytes, also after decompression. A larger
             body is discarded; see docs/consumers.md for what happens to the message. The default
             is RabbitMQ 3's limit.
@@ -271,7 +272,7 @@ class AMQPSettings(BaseModel):
 
     @property
     def servers(self) -> tuple[Host, ...]:
-        """All servers to connect to, each with its port; at least one."""
+        """The servers to connect to, each with its port; at least one."""
         url = URL(self.url.get_secret_value())
         port = self.port or url.port or DEFAULT_PORTS[url.scheme]
         written = map(parse_host, self.hosts) if self.hosts else [Host(self.host or str(url.host))]
@@ -363,7 +364,7 @@ class AMQPSettings(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _take_heartbeat(cls, given: Any) -> Any:
-        """Take the heartbeat from the URL unless the setting is given."""
+        """Use the heartbeat of the URL unless the setting is given."""
         if not isinstance(given, Mapping) or "heartbeat" in given:
             return given
         url = given.get("url")
@@ -379,7 +380,7 @@ class AMQPSettings(BaseModel):
 
 
 def _is_name(host: str) -> bool:
-    """Whether *host* can stand in a URL."""
+    """Return whether *host* is valid in a URL."""
     try:
         URL("amqp://127.0.0.1/").with_host(host)
     except ValueError:

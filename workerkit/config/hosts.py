@@ -25,7 +25,7 @@ class Host:
 
 
 def parse_host(text: str) -> Host:
-    """Read one host.
+    """Parse one host.
 
     Raises:
         ValueError: The host is invalid. The error does not quote it: it may be a URL with a

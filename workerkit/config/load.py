@@ -1,33 +1,39 @@
-"""Variables against settings and options: every fault at once, each with the variable to mend."""
+"""Load the settings and the options of consumers, and report every fault of the variables.
 
-from collections.abc import Callable, Iterator, Mapping
-from typing import Any, get_type_hints
+A variable is read by `sources` and validated as a part of `WorkerSettings`. The values for options
+are validated here, since only a consumer knows their types. `Variables` finds the variable for the
+location of an error of pydantic, `Faults` makes the sentence.
+"""
 
-from pydantic import ValidationError
+from collections.abc import Callable, Mapping
+from functools import partial
+from typing import Annotated, Any, get_args, get_type_hints
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError, WrapValidator, create_model
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
 from pydantic_settings import SettingsError
 
-from workerkit.config.annotations import Location, as_written, leaves, strays
+from workerkit.config.annotations import Location, decode, members
 from workerkit.config.certificates import file_faults
-from workerkit.config.explain import Faults, bad_json, did_you_mean, in_code
-from workerkit.config.salvage import valid_part
+from workerkit.config.explain import Faults, in_code
 from workerkit.config.settings import WorkerSettings
-from workerkit.config.variables import Place, Variables, most_like
+from workerkit.config.variables import CONSUMERS, Variable, Variables, VariableSource
 from workerkit.describe import describe_class
-from workerkit.options import Options, Override, Source, adapters, folded, in_words
-
-CONSUMERS = "consumers"
+from workerkit.options import Options, Override, Source, adapters, folded, snake_case
 
 _NO_SETTINGS = "which is no WorkerSettings: derive its class from workerkit.WorkerSettings"
+_INVALID = object()
 
 
-def read(
+def load_settings(
     make: Callable[[], WorkerSettings], settings_type: type[WorkerSettings]
 ) -> tuple[WorkerSettings | None, list[str]]:
-    """Make the settings, and say everything that is wrong with the variables they come from.
+    """Create the settings, and report every fault of the variables that they come from.
 
     Args:
-        make: Makes the settings, usually the container's provider.
-        settings_type: What it makes; says under which names to look.
+        make: Creates the settings, usually the container's provider.
+        settings_type: The class that it creates, which defines the names of the variables.
 
     Returns:
         The settings, None where they are invalid, and one sentence for each fault. There may be
@@ -39,18 +45,17 @@ def read(
     if isinstance(made, type) and not issubclass(made, WorkerSettings):
         return None, [f"provider 'settings' makes {describe_class(made)}, {_NO_SETTINGS}"]
     try:
-        variables = Variables(settings_type)
+        faults = Faults(Variables(settings_type))
     except (OSError, UnicodeDecodeError, SettingsError) as error:
         return None, [f"{settings_type.__name__} cannot be read: {_reason(error)}"]
-    faults = Faults(variables)
     try:
         settings = make()
     except SettingsError as error:
         found.append(f"{settings_type.__name__} cannot be read: {error}")
     except ValidationError as error:
-        found += faults.of_settings(error)
+        found += faults.of_errors(_details(error))
     except Exception as error:
-        # The container may make them by any code of the user's.
+        # A provider of the user may run any code.
         found.append(f"{settings_type.__name__} cannot be made: {type(error).__name__}: {error}")
     other: object = settings
     if other is not None and not isinstance(other, WorkerSettings):
@@ -61,10 +66,10 @@ def read(
     return settings, list(dict.fromkeys(found))
 
 
-def overrides(
+def load_options(
     settings: WorkerSettings, consumers: Mapping[str, type[Options]], *, complete: bool = True
 ) -> tuple[dict[str, dict[str, Override]], list[str]]:
-    """Parse what the settings say about the options of consumers.
+    """Validate the options of consumers in the settings, and report every fault of them.
 
     Names of consumers compare case-folded without underscores. Values are text as an operator
     writes it, or already of the option's type where they were given in code.
@@ -72,112 +77,121 @@ def overrides(
     Args:
         settings: Its `consumers` hold the values.
         consumers: The type of the options of every consumer, by the consumer's name.
-        complete: Whether these are all; if a module could not be imported, there may be others,
-            and nothing is wrong with a name that is not among them.
+        complete: Whether these are all consumers. If a module could not be imported, they are not,
+            and an unknown name is no fault.
 
     Returns:
-        The values by consumer and option, and one sentence for each fault. What is at fault is
-        not among the values.
+        The valid values by consumer and option, and one sentence for each fault.
     """
-    variables = Variables(type(settings))
     names = {folded(name): name for name in consumers}
-    chosen: dict[str, dict[str, Override]] = {}
-    faults: list[str] = []
-    for key, given in settings.consumers.items():
-        name = names.get(folded(key))
-        if name is None:
-            if complete:
-                faults += _unknown_consumer(variables, key, given, list(consumers))
+    written = {key: names[folded(key)] for key in settings.consumers if folded(key) in names}
+    types = {name: _option_types(kind) for name, kind in consumers.items()}
+    known = {snake_case(name): each for name, each in types.items()}
+    known |= {key: types[name] for key, name in written.items()}
+    variables = Variables(type(settings), known)
+    faults = Faults(variables)
+    overrides: dict[str, dict[str, Override]] = {}
+    found: list[str] = []
+    for key, options in settings.consumers.items():
+        if key not in written and not complete:
             continue
-        options = _ConsumerOptions(variables, key, consumers[name])
-        for option, value in given.items():
-            override, wrong = options.parse(option, value)
-            faults += wrong
-            if override is None:
+        for option, value in options.items():
+            at = (CONSUMERS, key, option)
+            holders = _variables_of(variables, at, value)
+            if not holders:
+                variables.set_in_code(at)
+            if option.lower() not in known.get(key, ()):
+                found += faults.of_option_names(at, value)
                 continue
-            first = chosen.setdefault(name, {}).setdefault(option.lower(), override)
+            valid, wrong = _validate(variables, faults, at, value)
+            found += wrong
+            if valid is _INVALID:
+                continue
+            override = Override(valid, *_origin(holders, at))
+            first = overrides.setdefault(written[key], {}).setdefault(option.lower(), override)
             if first is not override:
-                faults.append(f"{first.origin} and {override.origin} set the same option: keep one")
-    return chosen, list(dict.fromkeys(faults))
+                found.append(f"{first.origin} and {override.origin} set the same option: keep one")
+    return overrides, list(dict.fromkeys(found))
 
 
-class _ConsumerOptions:
-    """The options of one consumer, which is called *key* in the settings."""
+def valid_part(settings_type: type[WorkerSettings]) -> WorkerSettings | None:
+    """Return settings of everything that is valid, for finding faults and not for running.
 
-    def __init__(self, variables: Variables, key: str, kind: type[Options]) -> None:
-        self._variables = variables
-        self._faults = Faults(variables)
-        self._key = key
-        self._hints = get_type_hints(kind, include_extras=True)
-        self._adapters = dict(adapters(kind))
-        # Renaming a consumer by its own name would change the very variable that does it.
-        self._adapters.pop("name", None)
+    What is invalid has its default, or is None where there is none. An invalid entry of a dict is
+    left out, but of a section what is valid is kept, and so are the names of connections.
 
-    def parse(self, option: str, value: Any) -> tuple[Override | None, list[str]]:
-        """Return the override, or None and what is wrong with it."""
-        at: Location = (CONSUMERS, self._key, option)
-        adapter = self._adapters.get(option.lower())
-        if adapter is None:
-            return None, list(self._unknown(at, value))
-        hint = self._hints[option.lower()]
-        try:
-            written = as_written(hint, value)
-        except (ValueError, RecursionError) as error:
-            return None, [f"{self._faults.label(at, value)} {bad_json(error)}"]
-        # Dataclasses ignore keys that they do not know, so validation alone would miss them.
-        faults = [self._stray(at, path, hint) for path in strays(hint, written)]
-        if not isinstance(value, Mapping):
-            faults += self._without_effect(at)
-        try:
-            valid = adapter.validate_python(written)
-        except ValidationError as error:
-            faults += self._faults.of_option(error, at, hint, value)
-        if faults:
-            return None, faults
-        return Override(valid, *_origin(self._variables, at, value)), []
-
-    def _without_effect(self, at: Location) -> Iterator[str]:
-        """Faults of variables for parts of an option that another one sets as a whole."""
-        for part in self._variables.under(at):
-            yield f"{part.name} has no effect beside {self._variables.name(at)}: keep one"
-
-    def _unknown(self, at: Location, value: Any) -> Iterator[str]:
-        nearest = most_like(str(at[-1]), self._adapters)
-        hint = did_you_mean(self._variables.name((*at[:-1], nearest)))
-        for label in self._faults.labels(at, value):
-            yield f"{label}: no option of that name{hint}"
-
-    def _stray(self, at: Location, path: Location, hint: Any) -> str:
-        known = {".".join(leaf): leaf for leaf in leaves(hint, ()) if leaf}
-        nearest = known[most_like(".".join(map(str, path)), known)]
-        name = self._variables.name((*at, *nearest))
-        return f"{self._faults.label((*at, *path))}: no option of that name{did_you_mean(name)}"
+    Returns:
+        None where the environment, a `.env` or a secret file cannot be read at all.
+    """
+    config = {**settings_type.model_config, "extra": "ignore"}
+    base: Any = type("Base", (WorkerSettings,), {"model_config": config})
+    fields: Any = {
+        name: (
+            Annotated[field.rebuild_annotation(), WrapValidator(partial(_valid_or_default, field))],
+            Field(
+                default_factory=partial(_default, field), validation_alias=field.validation_alias
+            ),
+        )
+        for name, field in settings_type.model_fields.items()
+    }
+    try:
+        found: Any = create_model("ValidPart", __base__=base, **fields)()
+    except (ValidationError, SettingsError, OSError, UnicodeDecodeError):
+        return None
+    return settings_type.model_construct(**{name: getattr(found, name) for name in fields})
 
 
-def _unknown_consumer(
-    variables: Variables, key: str, given: Mapping[str, Any], names: list[str]
-) -> Iterator[str]:
-    known = [in_words(name) for name in names]
-    nearest = most_like(key, known)
-    for option, value in given.items():
-        at: Location = (CONSUMERS, key, option)
-        name = variables.name((CONSUMERS, nearest, option)) if nearest else ""
-        for label in Faults(variables).labels(at, value):
-            yield f"{label}: no consumer of that name{did_you_mean(name)}"
+def _option_types(kind: type[Options]) -> dict[str, Any]:
+    hints = get_type_hints(kind, include_extras=True)
+    # A variable that sets the name would contain the name that it changes.
+    return {option: hints[option] for option in adapters(kind) if option != "name"}
 
 
-def _origin(variables: Variables, at: Location, value: Any) -> tuple[Source, str]:
-    """Return where the *value* of an option comes from, and what an operator calls it."""
+def _validate(
+    variables: Variables, faults: Faults, at: Location, value: Any
+) -> tuple[Any, list[str]]:
+    """Return the valid value of the option *at*, else `_INVALID`, and a sentence for each fault."""
+    annotation = variables.annotation(at)
+    try:
+        decoded = decode(annotation, value)
+    except (ValueError, RecursionError) as error:
+        return _INVALID, [faults.of_json(at, error)]
+    # Dataclasses ignore unknown keys, so validation alone would miss them.
+    found = list(faults.of_option_names(at, decoded))
+    if not isinstance(value, Mapping):
+        found += faults.of_parts(at)
+    try:
+        valid = TypeAdapter(annotation).validate_python(decoded)
+    except ValidationError as error:
+        found += faults.of_errors(_details(error, at))
+        return _INVALID, found
+    return _INVALID if found else valid, found
+
+
+def _variables_of(variables: Variables, at: Location, value: Any) -> list[Variable]:
+    """Return the variables that the *value* of an option comes from; none if it comes from code."""
     found = variables.locate(at)
-    standing = [found.variable] if found and found.value == value else []
-    if not standing and isinstance(value, Mapping):
-        standing = variables.under(at)
-    origin = ", ".join(variable.name for variable in standing)
+    if found and found.value == value:
+        return [found.variable]
+    return variables.under(at) if isinstance(value, Mapping) else []
+
+
+def _origin(holders: list[Variable], at: Location) -> tuple[Source, str]:
+    """Return the source of an option, and the name of its variables or of the field."""
+    origin = ", ".join(variable.name for variable in holders)
     if not origin:
         return Source.SETTINGS, in_code(at)
-    if any(variable.place is Place.SECRET_FILE for variable in standing):
+    if any(variable.source is VariableSource.SECRET_FILE for variable in holders):
         return Source.SETTINGS, f"secret file {origin}"
     return Source.ENVIRONMENT, origin
+
+
+def _details(error: ValidationError, at: Location = ()) -> list[ErrorDetails]:
+    """Return the errors of *error*, with locations that begin with *at*."""
+    found = error.errors(include_url=False, include_context=False)
+    for each in found:
+        each["loc"] = (*at, *each["loc"])
+    return found
 
 
 def _reason(error: Exception) -> str:
@@ -185,3 +199,35 @@ def _reason(error: Exception) -> str:
     if isinstance(error, OSError):
         return f"{error.filename}: {error.strerror}"
     return "a file is not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error)
+
+
+def _valid_or_default(field: FieldInfo, value: Any, _: Any) -> Any:
+    part = _valid(field.rebuild_annotation(), value)
+    return _default(field) if part is _INVALID else part
+
+
+def _valid(annotation: Any, value: Any) -> Any:
+    """Return what is valid of *value*; `_INVALID` if nothing is."""
+    try:
+        return TypeAdapter(annotation).validate_python(value)
+    except ValidationError:
+        kinds = members(annotation) if isinstance(value, Mapping) else []
+    for kind in kinds:
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            fields = kind.model_fields
+            types = {name: each.rebuild_annotation() for name, each in fields.items()}
+            return kind.model_construct(**_valid_entries(types, value))
+        if len(get_args(kind)) == 2:
+            return _valid_entries(dict.fromkeys(value, get_args(kind)[1]), value)
+    return _INVALID
+
+
+def _valid_entries(types: Mapping[Any, Any], value: Mapping[Any, Any]) -> dict[Any, Any]:
+    parts = {key: _valid(types[key], value[key]) for key in types if key in value}
+    return {key: part for key, part in parts.items() if part is not _INVALID}
+
+
+def _default(field: FieldInfo) -> Any:
+    if field.is_required():
+        return None
+    return field.get_default(call_default_factory=True, validated_data={})

@@ -1,4 +1,4 @@
-"""Sections of the settings about the process itself: HTTP, health, metrics, logs."""
+"""Sections of the settings for the process itself: HTTP, health, metrics, logs."""
 
 import json
 import logging
@@ -17,12 +17,12 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-# The values stay out of every text of an error: one of them may be a password.
+# No error contains the values: one of them may be a password.
 SECTION = ConfigDict(extra="forbid", frozen=True, hide_input_in_errors=True)
 
 
 def lower(value: Any) -> Any:
-    """Text in lower case, everything else as it is."""
+    """Return text in lower case, and any other value unchanged."""
     return value.lower() if isinstance(value, str) else value
 
 
@@ -65,20 +65,20 @@ MetricsPath = Annotated[str, Field(pattern=r"^/[\w./-]+$"), AfterValidator(_no_h
 Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Buckets = Annotated[tuple[Bound, ...], Field(min_length=1), AfterValidator(_ascending)]
 
-# A handler takes a fraction of a millisecond, or as long as its timeout of five minutes.
+# Handlers take from a fraction of a millisecond up to their timeout of five minutes.
 _SECONDS = (0.001, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0)
 
 
 class ListenSettings(BaseModel):
-    """What every port of the process has.
+    """The settings that every port of the process has.
 
     Attributes:
         port: 0 for any free one.
-        read_timeout: Seconds for the head, and again for the body, of a request to come.
-        keep_alive: Seconds that a connection may rest between two requests: longer than proxies
+        read_timeout: Seconds to receive the head of a request, and again to receive its body.
+        keep_alive: Seconds that a connection may be idle between two requests: longer than proxies
             usually keep it.
-        max_connections: None derives it from the number of descriptors that the process may have.
-        reuse_port: Share the port with other processes, between which the kernel distributes.
+        max_connections: None derives it from the limit of file descriptors of the process.
+        reuse_port: Share the port with other processes; the kernel distributes connections.
     """
 
     model_config = SECTION
@@ -92,16 +92,16 @@ class ListenSettings(BaseModel):
 
 
 class OpenAPISettings(BaseModel):
-    """The OpenAPI document of the views, with the words of OpenAPI 3.1.
+    """The OpenAPI document of the views, with the names of OpenAPI 3.1.
 
     Attributes:
         enabled: Whether `/openapi.json` and `/docs` are served.
-        title: None takes the name of the package of the views.
-        version: Of the application; None takes `__version__` of that package.
-        description: In Markdown.
-        servers: URLs at which clients reach the views, if they differ from that of the document.
+        title: None uses the name of the package of the views.
+        version: Version of the application; None uses `__version__` of that package.
+        description: Markdown.
+        servers: URLs at which clients reach the views, if they differ from the document's URL.
         security_schemes: A Security Scheme Object for each name.
-        security: Names of schemes that a client needs for every view that says nothing else.
+        security: Names of the schemes for every view that does not state its own.
     """
 
     model_config = SECTION
@@ -117,22 +117,22 @@ class OpenAPISettings(BaseModel):
     @field_validator("security_schemes", mode="after")
     @classmethod
     def _scheme_objects(cls, given: dict[str, Any]) -> dict[str, Any]:
-        """Read schemes that stand in variables of their own."""
+        """Parse schemes that have their own variables."""
         return {name: _json_object(each) for name, each in given.items()}
 
     @model_validator(mode="before")
     @classmethod
     def _switched(cls, given: Any) -> Any:
-        """Take `openapi=False` and `HTTP__OPENAPI=off` as well."""
+        """Accept `openapi=False` and `HTTP__OPENAPI=off` as well."""
         is_switch = isinstance(given, bool | int | str)
         return {"enabled": given} if is_switch else given
 
 
 class HTTPSettings(ListenSettings):
-    """Where the views are served; bound only when there are views.
+    """The port of the views; bound only if there are views.
 
     Attributes:
-        max_body: Bytes of a request's body; more is answered with 413.
+        max_body: Largest body of a request in bytes; a larger one gets 413.
         openapi: The document at `/openapi.json`; False for none.
     """
 
@@ -142,22 +142,22 @@ class HTTPSettings(ListenSettings):
 
 
 class OpsSettings(ListenSettings):
-    """Where health and metrics are served."""
+    """The port of health and metrics."""
 
     enabled: bool = True
     port: ListenPort = 8081
 
 
 class MetricsSettings(BaseModel):
-    """What is counted, and what it is called.
+    """The metrics and their names.
 
     Attributes:
-        enabled: Without it nothing is counted, and there is no page.
-        path: Of the page on the ops server.
-        prefix: What all names begin with; an underscore follows it.
+        enabled: Whether metrics are collected and served.
+        path: Path of the page on the ops server.
+        prefix: Beginning of all names; an underscore follows it.
         buckets: Upper bounds, in seconds, of the histograms of handlers, publishes and requests.
-        age: Measure how old deliveries are when they are settled, where they have a timestamp. It
-            is off because a message's properties have to be decoded for it.
+        age: Measure the age of deliveries with a timestamp when they are settled. It is off by
+            default because it requires decoding the properties of every message.
     """
 
     model_config = SECTION
@@ -170,11 +170,11 @@ class MetricsSettings(BaseModel):
 
 
 class LogSettings(BaseModel):
-    """What is logged, and how a record looks.
+    """The level and the format of log records.
 
     Attributes:
-        level: A name of the standard library's levels, in any case.
-        format: None for text when stderr is a terminal and JSON otherwise.
+        level: A level of the standard library, in upper or lower case.
+        format: None for text if stderr is a terminal, JSON otherwise.
     """
 
     model_config = SECTION

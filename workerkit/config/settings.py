@@ -1,4 +1,4 @@
-"""What operators can set, and where it is read from: code, environment, `.env`, secret files."""
+"""The settings of a process, from code, environment variables, `.env` and secret files."""
 
 import logging
 from collections.abc import Mapping
@@ -25,23 +25,24 @@ DEFAULT_CONNECTION = "default"
 
 
 class WorkerSettings(BaseSettings):
-    """Every setting of a process; subclass it to add your own and to choose the prefix.
+    """All settings of a process; subclass it to add your own and to choose the prefix.
 
-    Highest first: arguments, environment variables, `.env`, the files of `secrets_dir` (with or
-    without the prefix in their names). Lists are JSON or separated by commas.
+    The sources, highest priority first, are arguments, environment variables, `.env`, and the files
+    of `secrets_dir`, whose names may omit the prefix. Lists are JSON or separated by commas.
 
     Attributes:
         amqp: Connections by name, in lower case; `default` always exists.
         sse: Servers of event streams by name, in lower case.
         cursors: Directory for the cursors of event streams; None keeps them in memory.
-        cursors_fsync: Whether a cursor outlives a loss of power, and not only of the process.
-        cursors_corrupt: What is done with a file that holds no cursor: it is set aside, and its
-            stream begins without a cursor; or the stream waits until somebody has mended it.
+        cursors_fsync: Write each cursor to the disk, so that it survives a loss of power.
+        cursors_corrupt: With a cursor file that is invalid, `set-aside` renames it and starts the
+            stream without a cursor; `wait` does not start the stream until the file is repaired.
         shutdown_grace: Seconds that running handlers get before they are cancelled.
-        start_timeout: Seconds for the consumers to become ready; None waits for ever.
-        consumer_timeout: Seconds after which the broker takes an unacknowledged message away and
-            closes the channel; it cannot be asked, so it is set here if it is not RabbitMQ's own.
-        consumers: Options by consumer and option, as they stand in the environment.
+        start_timeout: Seconds for the consumers to become ready; None for no limit.
+        consumer_timeout: The broker's `consumer_timeout` in seconds: after that time without an
+            acknowledgement it closes the channel. Set it if it is not RabbitMQ's default, because
+            a client cannot query it.
+        consumers: Options by consumer and option, as written in the environment.
     """
 
     model_config: ClassVar[SettingsConfigDict] = SettingsConfigDict(
@@ -79,36 +80,36 @@ class WorkerSettings(BaseSettings):
         self._given = given
 
     def connection(self, name: str) -> AMQPSettings:
-        """A named connection, with what its secret files say now.
+        """Return a named connection with the current contents of its secret files.
 
-        Files that cannot be read at the moment leave it as it was.
+        If the files cannot be read at the moment, the previous values stay.
         """
-        return self._as_files_say().amqp.get(name, self.amqp[name])
+        return self._with_current_files().amqp.get(name, self.amqp[name])
 
     def stream_server(self, name: str) -> SSESettings:
-        """A named server of event streams, with what its secret files say now."""
-        return self._as_files_say().sse.get(name, self.sse[name])
+        """Return a named server of event streams with the current contents of its secret files."""
+        return self._with_current_files().sse.get(name, self.sse[name])
 
     def with_amqp(self, connections: Mapping[str, AMQPSettings]) -> Self:
-        """The same settings with other connections, whatever secret files say."""
+        """Return the same settings with other connections, which ignore secret files."""
         settings = self.model_copy(update={"amqp": dict(connections)})
         settings._given = None
         return settings
 
-    def _as_files_say(self) -> Self:
+    def _with_current_files(self) -> Self:
         if self._given is None or self.model_config.get("secrets_dir") is None:
             return self
         try:
             return type(self)(**self._given)
         except (ValueError, OSError):
-            # Without the error, which may contain what is in a file.
-            log.warning("secret files cannot be read: going on with what they said before")
+            # The error is not logged: it may contain the content of a file.
+            log.warning("cannot read secret files: keeping the previous values")
             return self
 
     @field_validator("amqp", "sse", mode="before")
     @classmethod
     def _complete_connections(cls, given: Any, info: ValidationInfo) -> Any:
-        """Fold the names, and put back the connections of the class that nobody names."""
+        """Convert names to lower case, and add the default connections of the class."""
         if not isinstance(given, Mapping):
             return given
         field = cls.model_fields[str(info.field_name)]
@@ -120,7 +121,7 @@ class WorkerSettings(BaseSettings):
             connections[name] = connection.model_dump(exclude_unset=True)
         for name, connection in given.items():
             key = name.casefold() if isinstance(name, str) else name
-            connections[key] = _laid_over(connections.get(key), connection)
+            connections[key] = _merged(connections.get(key), connection)
         return connections
 
     @classmethod
@@ -132,7 +133,7 @@ class WorkerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,
         file_secret_settings: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read what an operator wrote without giving up at the first bad value."""
+        """Read all variables, including those with invalid values: validation reports them all."""
         return (
             init_settings,
             Environment(settings_cls),
@@ -142,8 +143,8 @@ class WorkerSettings(BaseSettings):
         )
 
 
-def _laid_over(default: Any, given: Any) -> Any:
-    """Merge two descriptions of a connection; a given URL replaces the default altogether."""
+def _merged(default: Any, given: Any) -> Any:
+    """Merge two descriptions of a connection; a given URL replaces the whole default."""
     if not isinstance(given, Mapping) or not isinstance(default, Mapping) or "url" in given:
         return given
     # Each of the two replaces the other, because both together are an error.

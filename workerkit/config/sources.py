@@ -1,4 +1,4 @@
-"""Where settings are read from: environment, `.env`, secret files, each without giving up early."""
+"""Sources of settings: environment, `.env`, secret files. They leave all faults to validation."""
 
 import json
 from collections.abc import Collection, Mapping
@@ -17,11 +17,11 @@ _SWITCH = "http__openapi"
 
 
 class Environment(EnvSettingsSource):
-    """Hands on what it cannot decode, so that validation finds it together with all the rest."""
+    """Environment variables. Text that cannot be decoded stays as it is: validation reports it."""
 
     def decode_complex_value(self, field_name: str, field: FieldInfo | None, value: Any) -> Any:
         try:
-            if field is None:  # An untyped dict: only what cannot be a plain word is decoded.
+            if field is None:  # An untyped dict: only JSON objects and lists are decoded.
                 return json.loads(value) if value.lstrip().startswith(("{", "[")) else value
             if takes_list(field.annotation) and NoDecode not in field.metadata:
                 return split_list(value)
@@ -32,7 +32,7 @@ class Environment(EnvSettingsSource):
     def next_field(
         self, field: FieldInfo | Any | None, key: str, case_sensitive: bool | None = None
     ) -> FieldInfo | None:
-        # Inside dicts pydantic-settings returns the bare type, which would hide lists from us.
+        # For values of dicts pydantic-settings returns a type, for which it would not decode lists.
         found: Any = super().next_field(field, key, case_sensitive)
         if found is None or isinstance(found, FieldInfo):
             return found
@@ -41,31 +41,31 @@ class Environment(EnvSettingsSource):
     def explode_env_vars(
         self, field_name: str, field: FieldInfo, env_vars: Mapping[str, str | None]
     ) -> dict[str, Any]:
-        # Parents first: a JSON value read later would replace the parts that were read before.
+        # Parents first: JSON that is read later would replace the parts that were read before it.
         parts = {_part(name, text): text for name, text in sorted(env_vars.items())}
         return super().explode_env_vars(field_name, field, parts)
 
 
 def is_switch(name: str, text: str | None) -> bool:
-    """Whether a variable switches a section of the settings on or off, as `HTTP__OPENAPI` does."""
+    """Return whether a variable switches a section on or off, as `HTTP__OPENAPI=off` does."""
     return name.lower().endswith(_SWITCH) and not (text or "").lstrip().startswith("{")
 
 
 def _part(name: str, text: str | None) -> str:
-    """The name of the part that a variable sets: a switch would replace all others."""
+    """Return the name of the part that a variable sets: a switch must not replace other parts."""
     return f"{name}__enabled" if is_switch(name, text) else name
 
 
 class EnvFile(Environment, DotEnvSettingsSource):
-    """The same for `.env`."""
+    """Variables of `.env`, decoded in the same way."""
 
 
 class SecretFiles(Environment, NestedSecretsSettingsSource):
-    """The same for the files of `secrets_dir`, such as `amqp__default__password`."""
+    """Files of `secrets_dir`, such as `amqp__default__password`, decoded in the same way."""
 
 
 def split_list(text: str) -> Any:
-    """Read a list as an operator writes it: JSON when it starts with `[`, else commas.
+    """Parse a list as an operator writes it: JSON if it starts with `[`, else commas.
 
     Raises:
         ValueError: It starts with `[` and is not JSON.
@@ -76,7 +76,7 @@ def split_list(text: str) -> Any:
 
 
 def takes_list(annotation: Any) -> bool:
-    """Whether *annotation* is a list, tuple or set, or one of them or None."""
+    """Return whether *annotation* is a list, a tuple or a set, or one of them or None."""
     origin = get_origin(annotation)
     if origin is Annotated:
         return takes_list(get_args(annotation)[0])

@@ -8,7 +8,7 @@ from pydantic import AfterValidator, Field
 
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
-from workerkit.options import Concurrency, Options, Seconds, matters_with
+from workerkit.options import Concurrency, Options, Seconds, only_with
 from workerkit.periodic.schedule import (
     check_crontab_line,
     check_time_zone,
@@ -43,7 +43,7 @@ class PeriodicOptions(SingletonOptions):
     every: Seconds | None = None
     cron: Annotated[str, AfterValidator(check_crontab_line)] | None = None
     timezone: Annotated[str, AfterValidator(check_time_zone)] = field(
-        default="UTC", metadata=matters_with("cron", "only cron has a time zone")
+        default="UTC", metadata=only_with("cron", "only cron has a time zone")
     )
     jitter: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
 

@@ -26,7 +26,7 @@ from workerkit.consumer import Consumer
 from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.health import Part
-from workerkit.options import Options, matters_with
+from workerkit.options import Options, only_with
 from workerkit.periodic.schedule import Schedule, sleep_until
 from workerkit.signature import Resolve, Unresolved
 from workerkit.signature import Source as ArgumentSource
@@ -35,7 +35,7 @@ from workerkit.transport import Context, Declared, Hook
 
 log = logging.getLogger(__name__)
 
-_FOR_SINGLETONS = matters_with("singleton", "it is for tasks with singleton = True")
+_FOR_SINGLETONS = only_with("singleton", "it is for tasks with singleton = True")
 _TICK_DEADLINE = 10.0
 _FLAGS = dict.fromkeys(("true", "yes", "on", "1"), True)
 _FLAGS |= dict.fromkeys(("false", "no", "off", "0"), False)

@@ -190,7 +190,7 @@ class SSETransport:
 
 
 def _server_faults(options: SSEOptions, settings: WorkerSettings) -> list[str]:
-    named = options.sources.get("connection") is not Source.FRAMEWORK
+    named = options.sources.get("connection") is not Source.DEFAULT
     if options.url is not None:
         url = URL(options.url.get_secret_value())
         if named:
