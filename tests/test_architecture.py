@@ -47,8 +47,8 @@ ORDER = {
     " declaring publishing consuming dispatch frames broker handshake connection"
     " listener snapshot server",
     "ops": "counting metrics server",
-    "cli": "probe application example broker dead_letters.__init__ dead_letters.text"
-    " dead_letters.selection dead_letters.target parameters dead_letters.read"
+    "cli": "probe application broker dead_letters.__init__ dead_letters.text"
+    " dead_letters.selection parameters dead_letters.target dead_letters.read"
     " dead_letters.clear dead_letters.commands settings commands",
     "testing": "fakes containers records requeues broker http_client sse running plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"

@@ -107,7 +107,7 @@ def test_the_files_of_the_readme_are_a_project(tmp_path: Path) -> None:
 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert (done.stdout, done.stderr) == ("shop: 1 consumer, no faults\n", "")
+    assert (done.stdout, done.stderr) == ("shop: 1 consumer, no problems\n", "")
 
 
 def _consumers(namespace: dict[str, Any]) -> list[type[Consumer]]:

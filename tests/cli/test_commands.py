@@ -36,7 +36,7 @@ def test_check_says_that_all_is_well(tmp_path: Path) -> None:
     done = workerkit("check", "app", cwd=tmp_path, WORKERKIT_AMQP__DEFAULT__URL="amqp://nowhere/")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "app: 1 consumer, no faults\n"
+    assert done.stdout == "app: 1 consumer, no problems\n"
 
 
 def test_list_as_json(tmp_path: Path) -> None:
@@ -138,7 +138,7 @@ def test_a_container_of_another_name(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == (
         "app.container:Container: the module has no 'Container'; found Shop: "
-        "rename it, or --container app.container:Shop"
+        "rename it, or use --container app.container:Shop"
     )
 
 
@@ -318,8 +318,8 @@ def test_another_container(tmp_path: Path, attribute: str) -> None:
         ("elsewhere.wiring", "write module:attribute"),
         ("elsewhere.wiring:Nothing", "Nothing"),
         ("elsewhere.nothing:Container", "elsewhere.nothing"),
-        ("elsewhere.wiring:number", "is no WorkerContainer"),
-        ("elsewhere.wiring:Settings", "is no WorkerContainer"),
+        ("elsewhere.wiring:number", "is not a WorkerContainer"),
+        ("elsewhere.wiring:Settings", "is not a WorkerContainer"),
     ],
 )
 @pytest.mark.parametrize("command", COMMANDS)

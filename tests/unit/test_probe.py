@@ -76,7 +76,7 @@ def test_nobody_answers(capfd: pytest.CaptureFixture[str]) -> None:
 
     assert probe(["live", "--port", str(port)]) == 69
     assert capfd.readouterr().err == (
-        f"live: no answer of 127.0.0.1:{port}: [Errno 111] Connection refused\n"
+        f"live: no response from 127.0.0.1:{port}: [Errno 111] Connection refused\n"
     )
 
 
@@ -98,11 +98,11 @@ async def test_a_worker_that_does_not_answer_in_time(capfd: pytest.CaptureFixtur
         await asyncio.wait_for(gone.wait(), 10)
 
     assert code == 69
-    assert capfd.readouterr().err == f"live: no answer of 127.0.0.1:{port}: timed out\n"
+    assert capfd.readouterr().err == f"live: no response from 127.0.0.1:{port}: timed out\n"
 
 
 async def test_another_server_answers(capfd: pytest.CaptureFixture[str]) -> None:
-    """What is no answer of ours is not taken for one."""
+    """What is no response from ours is not taken for one."""
 
     async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -114,7 +114,7 @@ async def test_another_server_answers(capfd: pytest.CaptureFixture[str]) -> None
 
         code = await asyncio.to_thread(probe, ["ready", "--port", str(port), "--timeout", "10"])
 
-    assert (code, capfd.readouterr().err) == (69, "ready: answer 404\n")
+    assert (code, capfd.readouterr().err) == (69, "ready: status 404\n")
 
 
 def test_the_address_comes_from_the_environment(
@@ -127,14 +127,14 @@ def test_the_address_comes_from_the_environment(
 
     probe(["--prefix", "SHOP_"])
 
-    assert f"no answer of localhost:{port}" in capfd.readouterr().err
+    assert f"no response from localhost:{port}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["nonsense"], "'nonsense'"),
-        (["--port", "0"], "the port is '0': say which one it is with --port"),
+        (["--port", "0"], "the port is '0': set it to a number from 1 to 65535 with --port"),
         (["--port", "http"], "the port is 'http'"),
         (["--timeout", "0"], "--timeout"),
         (["--timeout", "soon"], "--timeout"),

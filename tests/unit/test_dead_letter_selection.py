@@ -9,7 +9,7 @@ from workerkit import AMQPMessage
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.properties import Properties, encode
-from workerkit.cli.dead_letters.selection import Selection, since
+from workerkit.cli.dead_letters.selection import Selection, parse_since
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -113,13 +113,13 @@ def test_filters_in_words() -> None:
 )
 def test_times_and_ages(text: str, expected: datetime) -> None:
     """A time in ISO 8601, in UTC unless it says otherwise, or an age."""
-    assert since(text, NOW) == expected
+    assert parse_since(text, NOW) == expected
 
 
 @pytest.mark.parametrize("text", ["", "h", "2", "2 h", "2y", "-2h", "soon", "9" * 30 + "w"])
 def test_what_is_neither(text: str) -> None:
     """The sentence says what was found and how both are written."""
     with pytest.raises(ValueError, match=r"write a time such as .* or an age such as 2h") as raised:
-        since(text, NOW)
+        parse_since(text, NOW)
 
     assert repr(text) in str(raised.value)

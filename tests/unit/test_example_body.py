@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field, PositiveInt
 
-from workerkit.cli.example import example
+from workerkit.cli.broker import example
 from workerkit.codec import decoder
 
 
