@@ -138,7 +138,8 @@ app.add_typer(dead_letters.app, name="dead-letters")
 
 Package = Annotated[str, typer.Argument(help="The package with the consumers.")]
 Only = Annotated[
-    list[str] | None, typer.Option(help="Run only the consumer with this name; repeatable.")
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Run only the consumer with this name; repeatable."),
 ]
 
 
@@ -168,7 +169,11 @@ def run(
     container: Container = None,
     log_level: Annotated[
         LogLevel | None,
-        typer.Option(help="Overrides the setting LOG__LEVEL.", case_sensitive=False),
+        typer.Option(
+            metavar="LEVEL",
+            help="debug, info, warning or error; overrides LOG__LEVEL.",
+            case_sensitive=False,
+        ),
     ] = None,
     with_broker: Annotated[
         bool,
@@ -262,14 +267,14 @@ def openapi(package: Package, container: Container = None, traceback: Traceback 
 def publish(
     target: Annotated[str, typer.Argument(help="A package, or an amqp:// URL.")],
     routing_key: Annotated[
-        str, typer.Argument(help="The routing key: without --exchange, a queue.")
+        str, typer.Argument(help="The queue; with --exchange, the routing key.")
     ],
     body: Annotated[str, typer.Argument(help="The body; - reads standard input.")] = "-",
-    exchange: Annotated[str, typer.Option(help="By default, the default exchange.")] = "",
+    exchange: Annotated[str, typer.Option(help="The exchange to publish to.")] = "",
     header: Annotated[
         list[str] | None, typer.Option(help="A header; repeatable.", metavar="K=V")
     ] = None,
-    content_type: Annotated[str | None, typer.Option(help="Such as application/json.")] = None,
+    content_type: Annotated[str | None, typer.Option(help="For example application/json.")] = None,
     content_encoding: Annotated[
         str | None,
         typer.Option(help="gzip or deflate; compresses an uncompressed body."),

@@ -24,7 +24,7 @@ _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 Container = Annotated[
     str | None,
     typer.Option(
-        help="The container, as module:attribute; PACKAGE.container:Container by default."
+        metavar="MODULE:NAME", help="The container; PACKAGE.container:Container by default."
     ),
 ]
 Traceback = Annotated[

@@ -57,7 +57,7 @@ def _parser() -> ArgumentParser:
         "--timeout",
         type=_seconds,
         default=1.0,
-        help="seconds to wait for (default: 1)",
+        help="seconds to wait (default: 1)",
     )
     parser.add_argument(
         "--prefix",
