@@ -21,7 +21,7 @@ from workerkit.embedded.order import Backlog
 from workerkit.embedded.properties import Properties
 from workerkit.embedded.queue import Consumer, Copy, Queue
 from workerkit.embedded.table import Field, MalformedTable, Table, text
-from workerkit.embedded.x_death import buried, is_cycle
+from workerkit.embedded.x_death import dead_letter, is_cycle
 
 
 def fields(**values: Any) -> Table:
@@ -57,7 +57,7 @@ class Shop:
             durable=False,
             auto_delete=False,
             owner=None,
-            bury=lambda copy, reason: self.dead.append((copy.message.body, reason)),
+            dead_letter=lambda copy, reason: self.dead.append((copy.message.body, reason)),
             unused=lambda queue: setattr(self, "gone", True),
         )
 
@@ -274,7 +274,7 @@ def test_equivalent_arguments(declared: Table, current: Table) -> None:
 
 def test_a_death_is_written_down() -> None:
     """The first death has headers of its own, and the expiration goes with it."""
-    dead = buried(message(b"x", expiration="20"), "q", "expired", 99, "dlx", "key")
+    dead = dead_letter(message(b"x", expiration="20"), "q", "expired", 99, "dlx", "key")
 
     read = dead.read_properties()
     assert (dead.exchange, dead.routing_key, read.expiration) == ("dlx", "key", None)
@@ -288,7 +288,7 @@ def test_the_same_death_again_is_counted_and_comes_first() -> None:
     """Two entries for two queues; the count tells how often."""
     dead = message()
     for queue in ("a", "b", "a"):
-        dead = buried(dead, queue, "rejected", 0, "", "q")
+        dead = dead_letter(dead, queue, "rejected", 0, "", "q")
 
     deaths = [entry.value for entry in dead.headers()["x-death"].value]
     assert [(death["queue"].value, death["count"].value) for death in deaths] == [
@@ -305,7 +305,7 @@ def test_cycles(reasons: Iterable[str], expected: bool) -> None:
     """A message that would come again though nobody rejected it goes round in circles."""
     dead = message()
     for number, reason in enumerate(reasons):
-        dead = buried(dead, f"q{number}", reason, 0, "", "q")
+        dead = dead_letter(dead, f"q{number}", reason, 0, "", "q")
 
     assert is_cycle("q0", dead.headers()) is expected
 
@@ -314,7 +314,7 @@ def test_rabbitmq_4_ignores_deaths_that_clients_write() -> None:
     """An `x-death` that came from outside counts for nothing, and there is a last death."""
     foreign = message(headers={"x-death": Field("array", [Field("table", {"queue": text("q")})])})
 
-    dead = buried(foreign, "q", "rejected", 0, "", None, discards_client_deaths=True)
+    dead = dead_letter(foreign, "q", "rejected", 0, "", None, discards_client_deaths=True)
 
     assert len(dead.headers()["x-death"].value) == 1
     assert table.plain(dead.headers())["x-last-death-reason"] == "rejected"

@@ -203,7 +203,7 @@ async def test_a_reply_that_is_swallowed_or_late(
     broker.swallow_next("queue.declare-ok")
     with pytest.raises(TimeoutError):
         await channel.declare_queue("lost", timeout=0.1)
-    with pytest.raises(ValueError, match="is no method of AMQP, such as"):
+    with pytest.raises(ValueError, match="is not a method of AMQP, such as"):
         broker.swallow_next("queue.declared")
 
 
@@ -216,7 +216,7 @@ async def test_closing_a_channel(broker: EmbeddedBroker, channel: AbstractChanne
     assert broker.close_channel("q", code="NOT_FOUND", text="gone") == 1
     with pytest.raises((ChannelClosed, RuntimeError)):
         await channel.declare_queue("p")
-    with pytest.raises(ValueError, match="'NO_SUCH' is none of"):
+    with pytest.raises(ValueError, match="'NO_SUCH' is not one of"):
         broker.close_channel(code="NO_SUCH")
 
 
@@ -398,7 +398,7 @@ async def test_it_starts_and_stops_quickly(caplog: pytest.LogCaptureFixture) -> 
             await broker.stop()
 
     assert min(took) < 0.5
-    assert "for demo and tests only" in caplog.text
+    assert "for demos and tests only" in caplog.text
 
 
 async def test_a_busy_port_and_a_public_host() -> None:
