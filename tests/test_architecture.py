@@ -279,7 +279,7 @@ def _heights() -> dict[str, tuple[int, ...]]:
 
 
 def _imports(tree: ast.Module, file: Source, modules: set[str]) -> Iterator[Import]:
-    """Every import, TYPE_CHECKING ones and `import_module("...")` of a constant too."""
+    """Return every import, TYPE_CHECKING ones and `import_module("...")` of a constant too."""
     lazy = {
         node
         for function in ast.walk(tree)

@@ -22,9 +22,7 @@ class OrderRepository:
 
     def __init__(self, booked: MutableMapping[int, Order]) -> None:
         self.booked = booked
-        self.id = uuid4().hex[
-            :8
-        ]  # A repository with other orders, as after a restart, has another id.
+        self.id = uuid4().hex[:8]  # A new one after each restart.
         self._changed = asyncio.Condition()
 
     async def add(self, order: Order) -> None:

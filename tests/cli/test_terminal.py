@@ -33,7 +33,7 @@ FAILING = f"raise ValueError({NASTY!r} + 'amqp://u:hunter2@h')"
 
 
 def shown(*texts: str) -> list[str]:
-    """The lines of an output, all of them harmless."""
+    """Return the lines of an output, all of them harmless."""
     lines = [line for text in texts for line in text.split("\n")]
     assert [line for line in lines if not line.isprintable()] == []
     assert [line for line in lines if line.startswith(FORGED)] == []
@@ -42,7 +42,7 @@ def shown(*texts: str) -> list[str]:
 
 @pytest.mark.parametrize("command", ["list", "settings", "check"])
 def test_fp5_a_value_of_a_setting_is_shown_escaped(tmp_path: Path, command: str) -> None:
-    """Whatever somebody wrote into a variable, the terminal shows it and does not obey it."""
+    """Control characters in a variable are shown, and have no effect on the terminal."""
     write_package(tmp_path, consumers=CONSUMER)
     variables = {
         "WORKERKIT_CONSUMERS__ORDERS__QUEUES": f"{COLOURED},b",

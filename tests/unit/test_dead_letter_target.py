@@ -1,4 +1,4 @@
-"""Where the dead letters of a queue are: what packages, URLs and options say about it."""
+"""Finding the dead-letter queue that packages, URLs and options name."""
 
 from pathlib import Path
 from secrets import token_hex
@@ -44,8 +44,8 @@ def place(found: DeadLetterQueue) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize("queue", ["orders", "orders.dlq"])
-def test_the_consumer_that_reads_the_queue_knows(package: str, queue: str) -> None:
-    """Its connection and virtual host; the name of the dead-letter queue will do as well."""
+def test_the_connection_of_the_consumer(package: str, queue: str) -> None:
+    """The consumer determines connection and virtual host; `.dlq` may be part of the name."""
     found = find(Target(package, queue))
 
     assert (found.source, found.name) == ("orders", "orders.dlq")
@@ -53,8 +53,8 @@ def test_the_consumer_that_reads_the_queue_knows(package: str, queue: str) -> No
     assert str(found) == "queue 'orders.dlq' on amqp://other:5672/shop"
 
 
-def test_a_queue_that_nobody_reads(package: str) -> None:
-    """It is a fault that says which ones are read; with a connection it is looked for there."""
+def test_a_queue_without_consumer(package: str) -> None:
+    """It is an error that lists the queues that are read; with a connection it is used anyway."""
     with pytest.raises(StartError) as raised:
         find(Target(package, "order"))
 
@@ -65,8 +65,8 @@ def test_a_queue_that_nobody_reads(package: str) -> None:
     assert place(find(Target(package, "nobody", connection="default"))) == ("default", "/")
 
 
-def test_a_consumer_that_is_not_there(package: str) -> None:
-    """It may have had that name when the letters were buried: they are looked for, with a doubt."""
+def test_an_unknown_consumer(package: str) -> None:
+    """It may have had this name when the messages failed: they are searched, with a note."""
     found = find(Target(package, "orders"), ["Order", "payments"])
 
     assert found.source == "orders"
@@ -78,8 +78,8 @@ def test_a_consumer_that_is_not_there(package: str) -> None:
     assert find(Target("amqp://host", "orders"), ["Order"]).note == ""
 
 
-def test_options_come_first(package: str) -> None:
-    """What is said on the command line holds, and a consumer on another connection has no say."""
+def test_options_override_the_consumer(package: str) -> None:
+    """Options on the command line override the consumer's; other connections are ignored."""
     assert place(find(Target(package, "orders", vhost="else"))) == ("other", "else")
     assert place(find(Target(package, "orders", connection="OTHER"))) == ("other", "shop")
     assert place(find(Target(package, "payments", connection="other"))) == ("other", "own")
@@ -87,13 +87,13 @@ def test_options_come_first(package: str) -> None:
 
 
 def test_a_url() -> None:
-    """It says everything, but for a virtual host that is given beside it."""
+    """It determines everything except a virtual host that is given as an option."""
     assert place(find(Target("amqp://host/shop", "orders"))) == ("default", "shop")
     assert place(find(Target("amqp://host/shop", "orders", vhost="else"))) == ("default", "else")
 
 
 def test_a_queue_that_is_read_in_two_places(package: str, tmp_path: Path) -> None:
-    """Which one is meant has to be said."""
+    """An option has to select one of them."""
     both = write_package(tmp_path, f"{package}_both", orders=ORDERS, mirror=MIRROR)
 
     with pytest.raises(StartError) as raised:
@@ -139,7 +139,7 @@ def test_names_on_the_command_line(
     ],
 )
 def test_too_few_or_too_many_names(names: list[str], url: str | None, fault: str) -> None:
-    """The sentence says what was found and what would be right, and keeps the password."""
+    """The error states what was found and what is correct, without the password."""
     with pytest.raises(StartError) as raised:
         named(url, *names).names()
 
@@ -157,8 +157,8 @@ def test_too_few_or_too_many_names(names: list[str], url: str | None, fault: str
         ("no_such_package", "orders", {}, "cannot import no_such_package"),
     ],
 )
-def test_what_leads_nowhere(target: str, queue: str, options: dict[str, str], fault: str) -> None:
-    """One sentence says what is wrong, before anything is connected to."""
+def test_invalid_targets(target: str, queue: str, options: dict[str, str], fault: str) -> None:
+    """One sentence describes the problem, before any connection."""
     with pytest.raises(StartError) as raised:
         find(Target(target, queue, **options))
 

@@ -25,7 +25,7 @@ from workerkit.embedded.x_death import dead_letter, is_cycle
 
 
 def fields(**values: Any) -> Table:
-    """A table, as a client would send it."""
+    """Return a table, as a client would send it."""
     kinds = {str: "longstr", int: "signedint", bool: "bool", float: "double", type(None): "void"}
     return {
         name.replace("_", "-"): Field(kinds[type(value)], value) for name, value in values.items()
@@ -33,7 +33,7 @@ def fields(**values: Any) -> Table:
 
 
 def message(body: bytes = b"", **values: Any) -> Message:
-    """A message to the queue `q`, with properties."""
+    """Return a message to the queue `q`, with properties."""
     return Message("", "q", properties.write(Properties(**values)), body)
 
 
@@ -94,7 +94,7 @@ class Shop:
         return [copy.message.body for copy in self.queue.waiting]
 
     def take(self) -> list[bytes]:
-        """Everything that waits, one after the other."""
+        """Return everything that waits, one after the other."""
         taken = []
         while (copy := self.queue.get()) is not None:
             taken.append(copy.message.body)
@@ -273,7 +273,7 @@ def test_equivalent_arguments(declared: Table, current: Table) -> None:
 
 
 def test_a_death_is_written_down() -> None:
-    """The first death has headers of its own, and the expiration goes with it."""
+    """The first death has separate headers, and the expiration is removed."""
     dead = dead_letter(message(b"x", expiration="20"), "q", "expired", 99, "dlx", "key")
 
     read = dead.read_properties()
@@ -285,7 +285,7 @@ def test_a_death_is_written_down() -> None:
 
 
 def test_the_same_death_again_is_counted_and_comes_first() -> None:
-    """Two entries for two queues; the count tells how often."""
+    """Two entries for two queues, each with a count."""
     dead = message()
     for queue in ("a", "b", "a"):
         dead = dead_letter(dead, queue, "rejected", 0, "", "q")
@@ -302,7 +302,7 @@ def test_the_same_death_again_is_counted_and_comes_first() -> None:
     [(["expired"], True), (["rejected"], False), (["expired", "rejected"], False), ([], False)],
 )
 def test_cycles(reasons: Iterable[str], expected: bool) -> None:
-    """A message that would come again though nobody rejected it goes round in circles."""
+    """A message that returns to its queue without a rejection is in a cycle."""
     dead = message()
     for number, reason in enumerate(reasons):
         dead = dead_letter(dead, f"q{number}", reason, 0, "", "q")
@@ -325,7 +325,7 @@ def test_rabbitmq_4_ignores_deaths_that_clients_write() -> None:
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.randoms())
 def test_what_is_given_back_keeps_its_place(priorities: list[int], random: Any) -> None:
-    """Items leave by priority and position, whatever the order in which they came back."""
+    """Items leave by priority and position, in any order of requeueing."""
     backlog: Backlog[Copy] = Backlog()
     items = [Copy(message(), Shop().queue, position) for position in range(len(priorities))]
     for item, priority in zip(items, priorities, strict=True):
@@ -488,7 +488,7 @@ def test_a_quorum_queue_gives_up(table: Table, version: str, limit: int) -> None
 
 
 def test_memory_is_counted_until_the_last_byte_is_free() -> None:
-    """Whatever ends a message frees what it took."""
+    """Memory is released for every end of a message."""
     shop = Shop(fields(x_max_length=3))
     shop.publish(b"a", b"b", b"c", b"d")
     copy = shop.queue.get()

@@ -49,7 +49,7 @@ async def channel(broker: EmbeddedBroker) -> AsyncIterator[AbstractChannel]:
 
 
 def message(body: bytes = b"x", **properties: Any) -> aio_pika.Message:
-    """A message to publish."""
+    """Return a message to publish."""
     return aio_pika.Message(body, **properties)
 
 
@@ -73,7 +73,7 @@ async def test_declare_bind_publish_get(channel: AbstractChannel) -> None:
 
 
 async def test_an_iterator_and_a_requeue(channel: AbstractChannel) -> None:
-    """What is rejected comes again, marked."""
+    """A rejected message is redelivered, with the flag."""
     queue = await channel.declare_queue("q")
     await channel.default_exchange.publish(message(), "q")
     seen = []
@@ -131,7 +131,7 @@ async def test_returns_and_refusals(channel: AbstractChannel) -> None:
 async def test_a_declaration_that_differs_closes_the_channel_only(
     broker: EmbeddedBroker, channel: AbstractChannel
 ) -> None:
-    """The text is RabbitMQ's, and another channel of the connection goes on."""
+    """The text is RabbitMQ's, and other channels of the connection stay open."""
     await channel.declare_queue("q")
     with pytest.raises(ChannelPreconditionFailed, match="inequivalent arg 'durable' for queue"):
         await channel.declare_queue("q", durable=True)
@@ -225,7 +225,7 @@ async def _ignore(incoming: AbstractIncomingMessage) -> None:
 
 
 async def test_refusing_connections(broker: EmbeddedBroker) -> None:
-    """Nobody gets in, those who are in stay, and the port is the same afterwards."""
+    """New connections are refused, open ones stay, and the port stays the same."""
     async with await aio_pika.connect(broker.url) as connection:
         broker.refuse_connections(True)
         with pytest.raises(AMQPConnectionError):
@@ -263,7 +263,7 @@ async def test_a_memory_alarm_blocks_publishers(broker: EmbeddedBroker) -> None:
 
 
 async def test_memory_has_a_ceiling() -> None:
-    """A queue that nobody reads blocks its publishers; when it is emptied, they go on."""
+    """A queue without consumers blocks its publishers; when it is emptied, they continue."""
     async with (
         EmbeddedBroker(max_memory=100_000) as broker,
         await aio_pika.connect(broker.url) as connection,
@@ -293,7 +293,7 @@ async def test_memory_has_a_ceiling() -> None:
 async def test_fr24_the_mode_is_the_version_that_clients_read(
     options: dict[str, Any], version: str
 ) -> None:
-    """`connection.start` states the version that is copied, and who is speaking all the same."""
+    """`connection.start` states the imitated version, and the name of the embedded broker."""
     async with EmbeddedBroker(**options) as broker, await aiormq.connect(broker.url) as connection:
         stated = connection.server_properties
 

@@ -54,7 +54,7 @@ class Endless(BaseModel):
     ],
 )
 def test_fp17_an_example_can_be_read(body: Any) -> None:
-    """Whatever type a body has whose schema is known."""
+    """The example is valid for every type with a JSON schema."""
     decoder(body)(example(body).encode())
 
 

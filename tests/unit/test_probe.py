@@ -1,4 +1,4 @@
-"""`workerkit probe`: quick, silent when all is well, and one line when it is not."""
+"""`workerkit probe`: fast, silent if healthy, one line if not."""
 
 import ast
 import asyncio
@@ -34,7 +34,7 @@ async def asked(*arguments: str, part: Part | None = None, host: str = "127.0.0.
 
 @pytest.mark.parametrize("page", [[], ["live"], ["ready"], ["startup"]], ids=str)
 async def test_all_is_well(page: list[str], capfd: pytest.CaptureFixture[str]) -> None:
-    """Exit code 0 and not a word."""
+    """Exit code 0 without output."""
     part = Part()
     part.ready()
 
@@ -70,8 +70,8 @@ async def test_a_server_on_every_address_is_asked_on_this_machine(
     assert await asked("live", "--prefix", "SHOP_", host="0.0.0.0") == 0
 
 
-def test_nobody_answers(capfd: pytest.CaptureFixture[str]) -> None:
-    """Exit code 69, and the address that was asked."""
+def test_no_server(capfd: pytest.CaptureFixture[str]) -> None:
+    """Exit code 69, and the address."""
     port = free_port()
 
     assert probe(["live", "--port", str(port)]) == 69
@@ -120,7 +120,7 @@ async def test_another_server_answers(capfd: pytest.CaptureFixture[str]) -> None
 def test_the_address_comes_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Under the prefix that is asked for, in whatever case."""
+    """Variables have the given prefix, in any case."""
     port = free_port()
     monkeypatch.setenv("SHOP_OPS__HOST", "localhost")
     monkeypatch.setenv("shop_ops__port", str(port))
@@ -141,7 +141,7 @@ def test_the_address_comes_from_the_environment(
     ],
 )
 def test_usage(arguments: list[str], text: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """What makes no sense is exit code 2, so that nobody takes it for a worker that is ill."""
+    """Wrong usage is exit code 2, which differs from that of an unhealthy worker."""
     with pytest.raises(SystemExit) as exit_:
         probe(arguments)
 
@@ -150,7 +150,7 @@ def test_usage(arguments: list[str], text: str, capfd: pytest.CaptureFixture[str
 
 
 def test_it_is_a_command_like_the_others() -> None:
-    """`workerkit --help` has it, and it has a help of its own."""
+    """`workerkit --help` lists it, and it has its own help."""
     assert "probe" in CliRunner().invoke(app, ["--help"]).output
     assert "--prefix" in CliRunner().invoke(app, ["probe", "--help"]).output
     assert CliRunner().invoke(app, ["probe", "--port", str(free_port())]).exit_code == 69
