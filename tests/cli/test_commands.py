@@ -40,7 +40,7 @@ def test_check_without_problems(tmp_path: Path) -> None:
 
 
 def test_list_as_json(tmp_path: Path) -> None:
-    """`list --json` prints one object per consumer, with the options in force."""
+    """`list --json` prints one object per consumer, with the options."""
     write_package(tmp_path, consumers=GOOD)
 
     done = workerkit("list", "app", "--json", cwd=tmp_path)
@@ -59,7 +59,7 @@ def test_list_as_json(tmp_path: Path) -> None:
 
 
 def test_list_for_people(tmp_path: Path) -> None:
-    """`list` names consumer, queues and class, and where each option came from."""
+    """`list` names consumer, queues and class, and the source of each option."""
     write_package(tmp_path, consumers=GOOD)
 
     done = workerkit(
@@ -234,7 +234,7 @@ def test_a_module_that_exits(tmp_path: Path, module: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_faults_of_declarations(tmp_path: Path, command: str) -> None:
-    """Faults of classes are lines on stderr without a traceback, exit code 2."""
+    """Errors of classes are lines on stderr without a traceback, exit code 2."""
     write_package(tmp_path, a=UNTYPED, b=UNTYPED.replace("Untyped", "Other"))
 
     done = workerkit(command, "app", cwd=tmp_path)
@@ -430,7 +430,7 @@ def test_the_banner(tmp_path: Path) -> None:
 
 
 def test_the_log_level_of_the_command_line(tmp_path: Path) -> None:
-    """`--log-level` counts instead of the setting."""
+    """`--log-level` overrides the setting."""
     write_package(tmp_path, consumers=GOOD)
 
     done = workerkit(
@@ -451,7 +451,7 @@ def test_the_log_level_of_the_command_line(tmp_path: Path) -> None:
 
 
 def test_tests_and_main_are_not_imported(tmp_path: Path) -> None:
-    """Discovery leaves `__main__`, `conftest` and `tests` alone, at every depth."""
+    """Discovery skips `__main__`, `conftest` and `tests` at every depth."""
     write_package(tmp_path, consumers=GOOD, __main__="1 / 0", conftest="1 / 0", tests="1 / 0")
     write_package(tmp_path / "app", "inner", conftest="1 / 0")
     write_package(tmp_path / "app" / "inner", "tests", test_x="1 / 0")
@@ -462,7 +462,7 @@ def test_tests_and_main_are_not_imported(tmp_path: Path) -> None:
 
 
 def test_a_container_and_a_module_that_are_both_broken(tmp_path: Path) -> None:
-    """Everything wrong is said at once, also where the container cannot be made."""
+    """Every problem is reported, even if the container cannot be created."""
     write_package(tmp_path, consumers="import no_such_module", container="1 / 0")
 
     done = workerkit("check", "app", cwd=tmp_path)

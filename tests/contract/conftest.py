@@ -1,4 +1,4 @@
-"""RabbitMQ and the modes of the embedded broker, and a fresh place for every scenario."""
+"""Fixtures: RabbitMQ, the modes of the embedded broker, and an environment for each scenario."""
 
 from collections.abc import AsyncIterator, Iterator
 from secrets import token_hex

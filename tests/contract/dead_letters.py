@@ -59,7 +59,7 @@ async def a_message_without_headers_gets_them(env: Environment) -> object:
 
 
 async def an_expired_message_has_its_reason(env: Environment) -> object:
-    """The reason of a message that was too old is `expired`, with its own time to live."""
+    """The reason of an expired message is `expired`, with its own time to live."""
     channel = await _pair(env)
     channel.publish("q", b"x", expiration="1")
     return _deaths(await channel.take("dead"))
@@ -74,7 +74,7 @@ async def a_nack_makes_dead_letters_in_order(env: Environment) -> object:
     return [(await channel.take("dead")).body for _ in range(3)]
 
 
-async def without_a_key_the_own_one_is_kept(env: Environment) -> object:
+async def without_a_key_the_original_one_is_kept(env: Environment) -> object:
     """Only x-dead-letter-routing-key changes the key."""
     channel = await env.channel()
     await channel.declare("dead")
@@ -187,7 +187,7 @@ async def a_cycle_with_a_reject_continues(env: Environment) -> object:
     return [(death["reason"], death["count"]) for death in _deaths(message)]
 
 
-async def copies_are_not_sent_to_again(env: Environment) -> object:
+async def copies_are_not_dead_lettered_to_their_keys(env: Environment) -> object:
     """With a dead-letter routing key, the dead letter goes only there; x-death has the keys of CC.
 
     Up to 3.10 it drops CC, since 4.0 it keeps it.
@@ -270,7 +270,7 @@ ROWS = [
         ],
     ),
     Row(a_nack_makes_dead_letters_in_order, [b"1", b"2", b"3"]),
-    Row(without_a_key_the_own_one_is_kept, ("amq.topic", "a.b")),
+    Row(without_a_key_the_original_one_is_kept, ("amq.topic", "a.b")),
     Row(without_an_exchange_it_is_dropped, [0, 0]),
     Row(a_dead_letter_may_reach_many_queues, (1, True, [])),
     Row(the_exchange_may_come_later, b"x"),
@@ -285,7 +285,7 @@ ROWS = [
     Row(a_cycle_without_a_reject_ends, (b"x", [[], [], []])),
     Row(a_cycle_with_a_reject_continues, [("rejected", 4)]),
     Row(
-        copies_are_not_sent_to_again,
+        copies_are_not_dead_lettered_to_their_keys,
         (False, ["q", "copy"], []),
         {"4.0": (True, ["q", "copy"], [])},
     ),

@@ -1,4 +1,4 @@
-"""What is refused, with which code, and how far the damage goes."""
+"""Errors: their codes, and what they close."""
 
 import asyncio
 from typing import Any
@@ -63,7 +63,7 @@ async def a_number_can_be_used_again(env: Environment) -> object:
     return code, (await (await client.channel(5)).declare("q")).queue
 
 
-async def tags_start_anew_on_a_channel(env: Environment) -> object:
+async def tags_start_at_1_on_each_channel(env: Environment) -> object:
     """Delivery tags count from 1 on each channel, also on a number used again."""
     channel = await env.channel()
     await channel.declare("q")
@@ -173,20 +173,20 @@ async def what_is_not_implemented_is_540(env: Environment) -> object:
 
 
 async def flow_that_is_active_stays_so(env: Environment) -> object:
-    """`channel.flow` with true is answered, and changes nothing."""
+    """`channel.flow` with true gets a reply, and changes nothing."""
     channel = await env.channel()
     return (await channel.call(ChannelClass.Flow(True))).active
 
 
-async def nowait_has_no_answer(env: Environment) -> object:
-    """A declaration with nowait is done, and only what follows it is answered."""
+async def nowait_has_no_reply(env: Environment) -> object:
+    """A declaration with nowait is done without a reply."""
     channel = await env.channel()
     channel.send(Queue.Declare(queue="q", nowait=True))
     return (await channel.call(Queue.Declare(queue="q", passive=True))).queue
 
 
 async def nowait_works_for_every_method_that_has_it(env: Environment) -> object:
-    """None of them is answered, all of them are done."""
+    """All of them are done without a reply."""
     channel = await env.channel()
     channel.send(
         Exchange.Declare(0, "e", "fanout", nowait=True),
@@ -213,7 +213,7 @@ async def nowait_works_for_every_method_that_has_it(env: Environment) -> object:
 
 
 async def nowait_errors_still_close(env: Environment) -> object:
-    """A declaration with nowait that fails closes the channel all the same."""
+    """A declaration with nowait that fails closes the channel nevertheless."""
     channel = await env.channel()
     channel.send(Queue.Declare(queue="q", passive=True, nowait=True))
     return short(await channel.refused())
@@ -231,8 +231,8 @@ async def channels_do_not_wait_for_each_other(env: Environment) -> object:
     return early, (await second.take("q")).body
 
 
-async def a_lost_connection_gives_back_its_messages(env: Environment) -> object:
-    """What was unacknowledged when a socket was cut is delivered again."""
+async def a_lost_connection_requeues_its_messages(env: Environment) -> object:
+    """Unacknowledged messages of a lost connection are redelivered."""
     channel, other = await env.channel(), await env.channel()
     await channel.declare("q")
     channel.publish("q", b"1", b"2")
@@ -263,7 +263,7 @@ ROWS = [
     ),
     Row(what_follows_an_error_is_ignored, ("channel 404", [])),
     Row(a_number_can_be_used_again, ("channel 404", "q")),
-    Row(tags_start_anew_on_a_channel, ([1, 2], 1)),
+    Row(tags_start_at_1_on_each_channel, ([1, 2], 1)),
     Row(a_channel_must_be_opened, "connection 504: CHANNEL_ERROR - expected 'channel.open'"),
     Row(a_channel_is_opened_once, "connection 504: CHANNEL_ERROR - second 'channel.open' seen"),
     Row(a_hard_error_ends_all_channels, (True, "connection 540", "q")),
@@ -320,9 +320,9 @@ ROWS = [
         },
     ),
     Row(flow_that_is_active_stays_so, True),
-    Row(nowait_has_no_answer, "q"),
+    Row(nowait_has_no_reply, "q"),
     Row(nowait_works_for_every_method_that_has_it, ("Basic.Ack", 1, "channel 404")),
     Row(nowait_errors_still_close, "channel 404"),
     Row(channels_do_not_wait_for_each_other, (b"whole", b"ab")),
-    Row(a_lost_connection_gives_back_its_messages, [(b"1", True), (b"2", True)]),
+    Row(a_lost_connection_requeues_its_messages, [(b"1", True), (b"2", True)]),
 ]

@@ -54,7 +54,7 @@ async def declaring_an_exchange_differently_is_406(env: Environment) -> object:
 
 
 async def a_passive_declaration_looks_only_at_the_name(env: Environment) -> object:
-    """It finds an exchange of any kind, and 404 where there is none."""
+    """It finds an exchange of any type; a missing one is 404."""
     channel = await env.channel()
     await channel.exchange("e", "topic", auto_delete=True)
     found = await refused(channel.exchange("e", "direct", durable=True, passive=True))
@@ -78,7 +78,7 @@ async def exchange_names_of_the_broker_are_403(env: Environment) -> object:
     return declared, await _delete(await _fresh(channel), "amq.direct")
 
 
-async def the_default_exchange_is_not_to_be_touched(env: Environment) -> object:
+async def the_default_exchange_cannot_be_changed(env: Environment) -> object:
     """No declaring, deleting, binding or unbinding of the default exchange."""
     channel = await env.channel()
     await channel.declare("q")
@@ -149,7 +149,7 @@ async def only_sources_delete_themselves(env: Environment) -> object:
 
 
 async def deleting_an_exchange(env: Environment) -> object:
-    """It is gone with its bindings; deleting what is not there is no error."""
+    """It is gone with its bindings; deleting a missing one is no error."""
     channel = await env.channel()
     await channel.declare("q")
     await channel.exchange("e", "fanout")
@@ -228,7 +228,7 @@ ROWS = [
         ),
     ),
     Row(
-        the_default_exchange_is_not_to_be_touched,
+        the_default_exchange_cannot_be_changed,
         {
             "declare": _DEFAULT,
             "passive": _DEFAULT,

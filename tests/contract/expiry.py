@@ -79,7 +79,7 @@ async def an_expired_message_is_not_delivered(env: Environment) -> object:
 
 
 async def a_ttl_of_zero_needs_a_ready_consumer(env: Environment) -> object:
-    """A message with ttl 0 goes to a consumer that is ready, or dies at once."""
+    """A message with ttl 0 goes to a consumer that is ready, or expires immediately."""
     channel = await env.channel()
     await channel.declare("q", x_message_ttl=0)
     channel.publish("q", b"no consumer")
@@ -90,7 +90,7 @@ async def a_ttl_of_zero_needs_a_ready_consumer(env: Environment) -> object:
 
 
 async def what_is_unacknowledged_does_not_expire(env: Environment) -> object:
-    """A message that is held lives on; given back too late, it dies."""
+    """A message that is held does not expire; requeued too late, it expires."""
     channel = await env.channel()
     await _dying(channel, x_message_ttl=30)
     await channel.consume("q", "c")
@@ -130,8 +130,8 @@ async def a_ttl_beyond_ten_years_is_406(env: Environment) -> object:
     return taken, texts
 
 
-async def a_dead_letter_has_no_expiration_left(env: Environment) -> object:
-    """The property is taken off, so that it does not expire again; the header remembers it."""
+async def a_dead_letter_has_no_expiration(env: Environment) -> object:
+    """The property is removed, so it does not expire again; the header keeps it."""
     channel = await env.channel()
     await _dying(channel)
     channel.publish("q", b"x", expiration="10", delivery_mode=2, message_id="m")
@@ -171,5 +171,5 @@ ROWS = [
             ],
         ),
     ),
-    Row(a_dead_letter_has_no_expiration_left, (None, "10", 2, "m")),
+    Row(a_dead_letter_has_no_expiration, (None, "10", 2, "m")),
 ]

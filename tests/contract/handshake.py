@@ -22,7 +22,7 @@ async def the_broker_offers_mechanisms_and_capabilities(env: Environment) -> obj
     return start.version_major, start.version_minor, start.locales, mechanisms, capabilities
 
 
-async def a_foreign_protocol_header_is_answered_with_the_right_one(env: Environment) -> object:
+async def an_unsupported_protocol_header_gets_the_supported_one(env: Environment) -> object:
     """A client of another version gets the supported version, since 4.0 AMQP 1.0, and is closed."""
     answers = []
     for protocol in (b"AMQP\x01\x01\x00\x0a", b"AMQP\x00\x00\x09\x00"):
@@ -254,7 +254,7 @@ ROWS = [
         {"4.0": (0, 9, "en_US", ["AMQPLAIN", "ANONYMOUS", "PLAIN"], _ABILITIES)},
     ),
     Row(
-        a_foreign_protocol_header_is_answered_with_the_right_one,
+        an_unsupported_protocol_header_gets_the_supported_one,
         [(b"AMQP\0\0\x09\x01", "socket"), (b"AMQP\0\0\x09\x01", "socket")],
         {"4.0": [(b"AMQP\3\1\0\0", "socket"), (b"AMQP\0\0\x09\x01", "socket")]},
     ),

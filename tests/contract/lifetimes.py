@@ -1,4 +1,4 @@
-"""How queues end: purged, deleted, or by themselves."""
+"""The end of queues: purge, delete, auto-delete, expiry."""
 
 from pamqp.commands import Queue
 
@@ -130,7 +130,7 @@ async def deleting_a_queue_in_use_or_not_empty(env: Environment) -> object:
 
 
 async def an_ack_after_the_queue_is_gone_is_no_error(env: Environment) -> object:
-    """The delivery was known; that its queue went does not matter."""
+    """The delivery is known; its deleted queue does not matter."""
     channel = await env.channel()
     await channel.declare("q")
     channel.publish("q", b"x")

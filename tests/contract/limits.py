@@ -148,7 +148,7 @@ async def priorities_are_ignored_elsewhere(env: Environment) -> object:
 
 
 async def a_requeue_returns_to_its_priority(env: Environment) -> object:
-    """A message that is given back is first of its priority, and behind the higher ones."""
+    """A requeued message is first of its priority, after the higher ones."""
     channel = await env.channel()
     await channel.declare("q", x_max_priority=5)
     channel.publish("q", b"low 1", b"low 2", priority=1)

@@ -35,7 +35,7 @@ async def confirms_count_from_the_selection(env: Environment) -> object:
 
 
 async def what_cannot_be_routed_is_confirmed_too(env: Environment) -> object:
-    """A message that no queue takes is acknowledged: it was handled."""
+    """A message without a matching queue is acknowledged."""
     channel = await env.channel(confirms=True)
     channel.publish("nowhere", b"x")
     return await channel.confirms(1)
@@ -113,7 +113,7 @@ async def bodies_at_the_edge_of_a_frame(env: Environment) -> object:
 
 
 async def a_body_in_small_frames(env: Environment) -> object:
-    """A client may cut a body as it likes, empty frames included."""
+    """A client may split a body in any way, with empty frames."""
     channel = await env.channel()
     await channel.declare("q")
     channel.send(Basic.Publish(0, "", "q"), ContentHeader(0, 3, Basic.Properties()))
@@ -161,7 +161,7 @@ async def absent_properties_stay_absent(env: Environment) -> object:
 
 
 async def headers_of_every_type_keep_their_bytes(env: Environment) -> object:
-    """A value is handed on as it was written; the table as well, but since 4.0 sorted by name."""
+    """A value is forwarded byte for byte; so is the table, but since 4.0 sorted by name."""
     values = {
         "b": b"b\xff",
         "B": b"B\xff",
@@ -198,7 +198,7 @@ async def headers_of_every_type_keep_their_bytes(env: Environment) -> object:
 
 
 async def cc_and_bcc_are_more_keys(env: Environment) -> object:
-    """A message is routed by its key and by those in CC and BCC; BCC is taken off."""
+    """A message is routed by its key and by those in CC and BCC; BCC is removed."""
     channel = await env.channel()
     for queue in ("q", "c", "b"):
         await channel.declare(queue)
@@ -210,7 +210,7 @@ async def cc_and_bcc_are_more_keys(env: Environment) -> object:
     return seen, await channel.drain("q")
 
 
-async def cc_that_is_no_list_is_406(env: Environment) -> object:
+async def cc_that_is_not_a_list_is_406(env: Environment) -> object:
     """CC and BCC are arrays of keys."""
     texts = []
     for header in ("CC", "BCC"):
@@ -231,7 +231,7 @@ async def the_user_id_is_checked(env: Environment) -> object:
 
 
 async def direct_reply_to(env: Environment) -> object:
-    """A request gets an address for this channel in its reply-to, and the answer comes there."""
+    """A request gets an address of its channel in reply-to, and the reply is sent there."""
     client, server = await env.channel(), await env.channel()
     await server.declare("q")
     tag = await client.consume("amq.rabbitmq.reply-to", "c", no_ack=True)
@@ -259,8 +259,8 @@ async def direct_replies_need_no_ack_and_a_consumer(env: Environment) -> object:
     ]
 
 
-async def the_address_of_a_reply_is_there_as_long_as_its_channel(env: Environment) -> object:
-    """A server can ask by passive declaration, whether the client still waits for an answer."""
+async def the_address_of_a_reply_exists_as_long_as_its_channel(env: Environment) -> object:
+    """A server can check with a passive declare whether the client still waits for a reply."""
     client, server = await env.channel(), await env.channel()
     await server.declare("q")
     await client.consume("amq.rabbitmq.reply-to", no_ack=True)
@@ -271,7 +271,7 @@ async def the_address_of_a_reply_is_there_as_long_as_its_channel(env: Environmen
     return alive, await refused(server.declare(address, passive=True)) is not None
 
 
-async def an_answer_that_is_mandatory_is_returned(env: Environment) -> object:
+async def a_mandatory_reply_is_returned(env: Environment) -> object:
     """It is returned, delivered or not; since 4.3 never, not even without a consumer."""
     client, server = await env.channel(), await env.channel(confirms=True)
     await server.declare("q")
@@ -329,7 +329,7 @@ ROWS = [
         ),
     ),
     Row(
-        cc_that_is_no_list_is_406,
+        cc_that_is_not_a_list_is_406,
         [
             (
                 "channel 406: PRECONDITION_FAILED - invalid message: "
@@ -360,9 +360,9 @@ ROWS = [
             "channel 406: PRECONDITION_FAILED - reply consumer already set",
         ],
     ),
-    Row(the_address_of_a_reply_is_there_as_long_as_its_channel, (1, True)),
+    Row(the_address_of_a_reply_exists_as_long_as_its_channel, (1, True)),
     Row(
-        an_answer_that_is_mandatory_is_returned,
+        a_mandatory_reply_is_returned,
         (b"answer", [312, "Basic.Ack"], [312, "Basic.Ack"]),
         {"4.3": (b"answer", ["Basic.Ack"], ["Basic.Ack"])},
     ),

@@ -27,7 +27,7 @@ async def a_declaration_counts_what_is_ready(env: Environment) -> object:
 
 
 async def the_broker_names_a_queue(env: Environment) -> object:
-    """An empty name gets one of the broker's, another each time."""
+    """The broker generates a name if it is empty, a new one each time."""
     channel = await env.channel()
     names = {(await channel.declare("", exclusive=True)).queue for _ in range(2)}
     return len(names), all(str(name).startswith("amq.gen-") for name in names)
@@ -57,7 +57,7 @@ async def queue_names_of_the_broker_are_403(env: Environment) -> object:
 
 
 async def what_is_missing_is_404(env: Environment) -> object:
-    """Everything but deleting needs a queue that is there."""
+    """Everything except deleting needs an existing queue."""
     channel = await env.channel()
     return [
         await refused((await _fresh(channel)).declare("q", passive=True)),
@@ -152,7 +152,7 @@ async def wrong_arguments_are_406(env: Environment) -> object:
 
 
 async def arguments_of_quorum_queues_are_406_for_classic_ones(env: Environment) -> object:
-    """Most arguments that only quorum queues have are refused, not passed over."""
+    """Most arguments that only quorum queues have are refused, not ignored."""
     only: list[dict[str, Any]] = [
         {"x_delivery_limit": 3},
         {"x_quorum_initial_group_size": 1},
@@ -182,14 +182,14 @@ async def an_exclusive_queue_is_405_for_others(env: Environment) -> object:
 
 
 async def anyone_may_publish_to_an_exclusive_queue(env: Environment) -> object:
-    """Exclusive concerns the queue, not the way to it."""
+    """Exclusive does not concern publishing."""
     owner, other = await env.channel(), await env.channel()
     await owner.declare("q", exclusive=True)
     other.publish("q", b"x")
     return (await owner.take("q")).body
 
 
-async def exclusive_must_be_said_again(env: Environment) -> object:
+async def exclusive_must_be_repeated(env: Environment) -> object:
     """The owner itself is refused when it declares without or newly with exclusive."""
     channel = await env.channel()
     await channel.declare("q", exclusive=True)
@@ -337,7 +337,7 @@ ROWS = [
     ),
     Row(anyone_may_publish_to_an_exclusive_queue, b"x"),
     Row(
-        exclusive_must_be_said_again,
+        exclusive_must_be_repeated,
         [
             None,
             _locked("q"),

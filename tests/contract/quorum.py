@@ -27,8 +27,8 @@ async def _send(channel: Channel, *bodies: bytes, queue: str = "q") -> None:
         confirmed = event.delivery_tag or 0
 
 
-async def returns_are_counted(env: Environment) -> object:
-    """x-delivery-count is 0 first, and then counts returns; since 4.0 it is absent first.
+async def requeues_are_counted(env: Environment) -> object:
+    """x-delivery-count is 0 first, and then counts requeues; since 4.0 it is absent first.
 
     A delivery to a consumer never had the zero.
     """
@@ -46,7 +46,7 @@ async def returns_are_counted(env: Environment) -> object:
 
 
 async def a_lost_consumer_counts_too(env: Environment) -> object:
-    """What a closed channel gives back was delivered once more."""
+    """A closed channel requeues its messages, which counts."""
     channel = await _declared(env)
     await _send(channel, b"x")
     other = await env.channel()
@@ -56,8 +56,8 @@ async def a_lost_consumer_counts_too(env: Environment) -> object:
     return (await channel.take("q")).headers.get("x-delivery-count")
 
 
-async def a_limit_ends_the_returns(env: Environment) -> object:
-    """With x-delivery-limit, a message given back more often is dropped."""
+async def a_limit_ends_the_requeues(env: Environment) -> object:
+    """With x-delivery-limit, a message requeued more often is dropped."""
     channel = await _declared(env, x_delivery_limit=2)
     await _send(channel, b"bad", b"good")
     seen = []
@@ -92,8 +92,8 @@ async def a_reject_makes_a_dead_letter(env: Environment) -> object:
     return [message.headers["x-death"][0]["reason"] for message in (first, second)]
 
 
-async def what_is_given_back_comes_last_or_first(env: Environment) -> object:
-    """Messages given back go to the tail, but to the head in a queue with a delivery limit.
+async def requeued_messages_come_last_or_first(env: Environment) -> object:
+    """Requeued messages go to the tail, but to the head in a queue with a delivery limit.
 
     Since 4.0 every quorum queue has a limit.
     """
@@ -156,7 +156,7 @@ async def what_a_quorum_queue_cannot_be(env: Environment) -> object:
 
 
 async def one_active_consumer_of_a_quorum_queue(env: Environment) -> object:
-    """A single active consumer hands over when it ends."""
+    """A single active consumer is replaced when it ends."""
     channel = await _declared(env, x_single_active_consumer=True)
     for tag in ("a", "b"):
         await channel.consume("q", tag, no_ack=True)
@@ -169,8 +169,8 @@ async def one_active_consumer_of_a_quorum_queue(env: Environment) -> object:
     return tags
 
 
-async def a_lost_active_consumer_of_a_quorum_queue_hands_over(env: Environment) -> object:
-    """The next one in order gets what the lost one held, then the one after that."""
+async def a_lost_active_consumer_of_a_quorum_queue_is_replaced(env: Environment) -> object:
+    """The next one in order gets the messages of the lost one, then the one after that."""
     first = await env.channel()  # Without confirms, which would come among the messages.
     await first.declare("q", durable=True, x_queue_type="quorum", x_single_active_consumer=True)
     return await replace_active(first, await env.channel(), await env.channel())
@@ -178,20 +178,20 @@ async def a_lost_active_consumer_of_a_quorum_queue_hands_over(env: Environment) 
 
 ROWS = [
     Row(
-        a_lost_active_consumer_of_a_quorum_queue_hands_over,
+        a_lost_active_consumer_of_a_quorum_queue_is_replaced,
         ([], [(b"1", True), (b"2", True), (b"2", True), (b"3", False)]),
     ),
     Row(
-        returns_are_counted,
+        requeues_are_counted,
         ([(0, False), (1, True), (2, True)], {}),
         {"4.0": ([(None, False), (1, True), (2, True)], {})},
     ),
     Row(a_lost_consumer_counts_too, 1),
-    Row(a_limit_ends_the_returns, [b"bad", b"bad", b"bad", b"good"]),
+    Row(a_limit_ends_the_requeues, [b"bad", b"bad", b"bad", b"good"]),
     Row(a_limit_makes_dead_letters, ("delivery_limit", 1, "q")),
     Row(a_reject_makes_a_dead_letter, ["rejected", "expired"]),
     Row(
-        what_is_given_back_comes_last_or_first,
+        requeued_messages_come_last_or_first,
         [[b"3", b"1", b"2"], [b"1", b"2", b"3"]],
         {"4.0": [[b"1", b"2", b"3"], [b"1", b"2", b"3"]]},
     ),

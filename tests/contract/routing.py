@@ -80,7 +80,7 @@ async def headers_any_is_one_of_them(env: Environment) -> object:
 
 
 async def headers_that_begin_with_x(env: Environment) -> object:
-    """They are passed over, unless it is `all-with-x` or `any-with-x`."""
+    """They are ignored, unless it is `all-with-x` or `any-with-x`."""
     channel = await _bound(
         env,
         "headers",
@@ -133,8 +133,8 @@ async def exchange_to_exchange(env: Environment) -> object:
     return message.body, method.exchange, method.routing_key, await channel.drain("0")
 
 
-async def a_circle_of_exchanges_ends(env: Environment) -> object:
-    """Exchanges bound in a circle deliver once."""
+async def a_cycle_of_exchanges_ends(env: Environment) -> object:
+    """Exchanges bound in a cycle deliver once."""
     channel = await _bound(env, "fanout", "")
     await channel.exchange("f", "fanout")
     await channel.chain("f", "e")
@@ -144,7 +144,7 @@ async def a_circle_of_exchanges_ends(env: Environment) -> object:
 
 
 async def an_unbound_exchange_gets_nothing(env: Environment) -> object:
-    """After exchange.unbind the way is closed."""
+    """After exchange.unbind, no message is routed."""
     channel = await _bound(env, "fanout", "")
     await channel.exchange("source", "fanout")
     await channel.chain("e", "source")
@@ -154,7 +154,7 @@ async def an_unbound_exchange_gets_nothing(env: Environment) -> object:
 
 
 async def an_alternate_exchange_takes_what_matches_nothing(env: Environment) -> object:
-    """Only what no binding took goes to the alternate exchange, and on along a chain of them."""
+    """Only messages without a matching binding go to the alternate exchange, or to the next one."""
     channel = await env.channel()
     await channel.exchange("first", "direct", alternate_exchange="second")
     await channel.exchange("second", "direct", alternate_exchange="last")
@@ -167,7 +167,7 @@ async def an_alternate_exchange_takes_what_matches_nothing(env: Environment) -> 
     return [await channel.drain(queue) for queue in "123"], channel.waiting()
 
 
-async def an_alternate_exchange_that_is_missing_is_passed_over(env: Environment) -> object:
+async def a_missing_alternate_exchange_is_ignored(env: Environment) -> object:
     """A message without a matching queue, and with a missing alternate exchange, is unroutable."""
     channel = await env.channel()
     await channel.exchange("e", "direct", alternate_exchange="nowhere")
@@ -218,13 +218,13 @@ async def binding_what_is_missing_is_404(env: Environment) -> object:
 
 
 async def unbinding_what_is_missing_is_no_error(env: Environment) -> object:
-    """A queue or exchange that is not there has no bindings, and that is what was asked for."""
+    """A queue or exchange that is not there has no bindings, which is the requested state."""
     channel = await env.channel()
     await channel.declare("q")
     return await refused(channel.unbind("q", "nowhere")), await refused(channel.unbind("p", "e"))
 
 
-async def a_deleted_queue_takes_its_bindings_along(env: Environment) -> object:
+async def a_deleted_queue_loses_its_bindings(env: Environment) -> object:
     """A queue declared again under its name is bound to nothing."""
     channel = await _bound(env, "fanout", "")
     await channel.call(Queue.Delete(0, "0"))
@@ -275,10 +275,10 @@ ROWS = [
         ),
     ),
     Row(exchange_to_exchange, (b"through", "source", "a.b", [])),
-    Row(a_circle_of_exchanges_ends, [0]),
+    Row(a_cycle_of_exchanges_ends, [0]),
     Row(an_unbound_exchange_gets_nothing, []),
     Row(an_alternate_exchange_takes_what_matches_nothing, ([[b"1"], [b"2"], [b"other"]], [])),
-    Row(an_alternate_exchange_that_is_missing_is_passed_over, 312),
+    Row(a_missing_alternate_exchange_is_ignored, 312),
     Row(the_default_exchange_knows_every_queue, (b"x", "", "q")),
     Row(bindings_are_idempotent, ([0], [])),
     Row(bindings_differ_by_arguments, ([0], [])),
@@ -292,5 +292,5 @@ ROWS = [
         ],
     ),
     Row(unbinding_what_is_missing_is_no_error, (None, None)),
-    Row(a_deleted_queue_takes_its_bindings_along, []),
+    Row(a_deleted_queue_loses_its_bindings, []),
 ]

@@ -77,8 +77,8 @@ async def an_unknown_tag_is_406_in_each_method(env: Environment) -> object:
     return texts
 
 
-async def an_error_gives_back_what_was_held(env: Environment) -> object:
-    """A channel closed by the broker gives its unacknowledged messages back."""
+async def an_error_requeues_what_was_held(env: Environment) -> object:
+    """A channel closed by the broker requeues its unacknowledged messages."""
     channel = await _holding(env, 2)
     channel.ack(9)
     await channel.refused()
@@ -132,7 +132,7 @@ async def a_nack_with_multiple(env: Environment) -> object:
 
 
 async def a_nack_of_zero_is_everything(env: Environment) -> object:
-    """Nack of tag 0 with multiple gives back all that the channel holds."""
+    """Nack of tag 0 with multiple requeues all messages of the channel."""
     channel = await _holding(env, 3)
     channel.nack(0, multiple=True)
     return await channel.drain("q")
@@ -148,7 +148,7 @@ async def a_requeued_message_returns_to_its_place(env: Environment) -> object:
 
 
 async def a_requeued_message_goes_to_a_consumer_before_newer_ones(env: Environment) -> object:
-    """A message given back is the next to be delivered."""
+    """A requeued message is the next to be delivered."""
     channel = await env.channel()
     await channel.declare("q")
     await channel.qos(1)
@@ -160,7 +160,7 @@ async def a_requeued_message_goes_to_a_consumer_before_newer_ones(env: Environme
     return again.body, again.method.redelivered, again.tag
 
 
-async def recover_gives_back_everything(env: Environment) -> object:
+async def recover_requeues_everything(env: Environment) -> object:
     """basic.recover with requeue redelivers to any consumer, with new tags."""
     channel = await env.channel()
     await channel.declare("q")
@@ -172,8 +172,8 @@ async def recover_gives_back_everything(env: Environment) -> object:
     return [(message.body, message.tag, message.method.redelivered) for message in messages]
 
 
-async def recover_async_has_no_answer(env: Environment) -> object:
-    """basic.recover-async does the same without an answer."""
+async def recover_async_has_no_reply(env: Environment) -> object:
+    """basic.recover-async does the same without a reply."""
     channel = await _holding(env, 2)
     # pamqp warns that the method is deprecated, which is intended here.
     channel.client.raw.write(frame(METHOD, channel.number, b"\x00\x3c\x00\x64\x01"))
@@ -256,7 +256,7 @@ async def both_kinds_of_prefetch_count(env: Environment) -> object:
     return sorted(message.method.consumer_tag for message in await _consumed(channel))
 
 
-async def a_prefetch_of_consumers_lifts_the_shared_one(env: Environment) -> object:
+async def a_prefetch_of_consumers_replaces_the_shared_one(env: Environment) -> object:
     """In 3.10, setting the count of later consumers ends a limit of the channel set before."""
     channel = await env.channel()
     await channel.declare("q")
@@ -268,7 +268,7 @@ async def a_prefetch_of_consumers_lifts_the_shared_one(env: Environment) -> obje
 
 
 async def global_prefetch_set_later_counts_what_is_held(env: Environment) -> object:
-    """It applies at once, to consumers that are there, and what they hold counts; not so in 4.3."""
+    """It applies immediately to existing consumers and their messages; not so in 4.3."""
     channel, publisher = await env.channel(), await env.channel(confirms=True)
     await channel.declare("q")
     channel.publish("q", b"1", b"2")
@@ -314,7 +314,7 @@ ROWS = [
         an_unknown_tag_is_406_in_each_method,
         [_UNKNOWN.format(tag) for tag in (9, 9, 9, 1)],
     ),
-    Row(an_error_gives_back_what_was_held, [b"1", b"2"]),
+    Row(an_error_requeues_what_was_held, [b"1", b"2"]),
     Row(a_tag_belongs_to_its_channel, (_UNKNOWN.format(1), [(b"1", True)])),
     Row(what_needs_no_ack_has_no_tag_to_ack, (1, _UNKNOWN.format(1))),
     Row(
@@ -329,13 +329,13 @@ ROWS = [
         [(b"1", True), (b"2", True), (b"3", True), (b"4", True), (b"5", False)],
     ),
     Row(a_requeued_message_goes_to_a_consumer_before_newer_ones, (b"1", True, 2)),
-    Row(recover_gives_back_everything, [(b"1", 3, True), (b"2", 4, True)]),
-    Row(recover_async_has_no_answer, [b"1", b"2"]),
+    Row(recover_requeues_everything, [(b"1", 3, True), (b"2", 4, True)]),
+    Row(recover_async_has_no_reply, [b"1", b"2"]),
     Row(prefetch_limits_a_consumer, ([[], [b"3"], [b"4"]], [])),
     Row(prefetch_is_each_consumers_own, ([b"1"] * 3 + [b"2"] * 2 + [b"3"], [2, 1, 0])),
     Row(global_prefetch_is_shared, (2, []), {"4.3": (4, [])}),
     Row(both_kinds_of_prefetch_count, ["p", "q", "q"], {"4.3": ["p"] * 3 + ["q"] * 3}),
-    Row(a_prefetch_of_consumers_lifts_the_shared_one, [b"1", b"2"]),
+    Row(a_prefetch_of_consumers_replaces_the_shared_one, [b"1", b"2"]),
     Row(
         global_prefetch_set_later_counts_what_is_held,
         ([], [b"3"]),

@@ -26,7 +26,7 @@ async def a_commit_publishes(env: Environment) -> object:
 
 
 async def a_rollback_publishes_nothing(env: Environment) -> object:
-    """What was published since the last commit is forgotten, and a new transaction begins."""
+    """Publishes since the last commit are discarded, and a new transaction begins."""
     channel = await _selected(env)
     channel.publish("q", b"forgotten")
     await channel.call(Tx.Rollback())
@@ -36,7 +36,7 @@ async def a_rollback_publishes_nothing(env: Environment) -> object:
 
 
 async def acks_wait_for_the_commit(env: Environment) -> object:
-    """An ack counts at the commit; without one, the message is given back."""
+    """An ack counts at the commit; without one, the message is requeued."""
     results = []
     for end, count in ((Tx.Commit, 0), (None, 1)):
         channel, other = await _selected(env), await env.channel()
@@ -117,7 +117,7 @@ async def transactions_and_confirms_exclude_each_other(env: Environment) -> obje
     ]
 
 
-async def a_publish_to_no_exchange_is_refused_at_once(env: Environment) -> object:
+async def a_publish_to_no_exchange_is_refused_immediately(env: Environment) -> object:
     """The exchange is looked at when the message comes, not at the commit."""
     channel = await _selected(env)
     channel.publish("", b"x", exchange="nowhere")
@@ -158,7 +158,7 @@ ROWS = [
         ],
     ),
     Row(
-        a_publish_to_no_exchange_is_refused_at_once,
+        a_publish_to_no_exchange_is_refused_immediately,
         "channel 404: NOT_FOUND - no exchange 'nowhere' in vhost 'V'",
     ),
     Row(gets_are_not_part_of_a_transaction, "Basic.GetEmpty"),

@@ -1,4 +1,4 @@
-"""What RabbitMQ 4.0 and 4.3 do in another way than 3.10, apart from the rows of the other files."""
+"""Differences of RabbitMQ 4.0 and 4.3 from 3.10, apart from the rows of the other files."""
 
 from collections.abc import Callable
 from itertools import count
@@ -52,7 +52,7 @@ async def _deliveries(
     return deliveries
 
 
-async def a_quorum_queue_gives_up_after_its_limit(env: Environment) -> object:
+async def a_quorum_queue_drops_messages_above_its_limit(env: Environment) -> object:
     """Since 4.0 the limit is 20 if none is declared, and one below zero is none.
 
     In 3.10 none is declared is none, and one below zero drops at the first return.
@@ -69,7 +69,7 @@ async def a_nack_counts_for_the_limit(env: Environment) -> object:
     return await _deliveries(env, _nack, x_delivery_limit=2)
 
 
-async def ways_of_coming_back(env: Environment) -> object:
+async def kinds_of_requeue(env: Environment) -> object:
     """The counts after two requeues of each kind; 4.3 has a separate count without failures."""
     counts = {}
     for way in ("reject", "nack", "recover", "close"):
@@ -91,7 +91,7 @@ async def ways_of_coming_back(env: Environment) -> object:
     return counts
 
 
-async def the_order_of_what_comes_back(env: Environment) -> object:
+async def the_order_of_requeued_messages(env: Environment) -> object:
     """Four of five are held; the fourth, the first and the second come back one by one.
 
     Classic queues keep the places. Quorum queues with a limit put them first in the order in which
@@ -130,7 +130,7 @@ async def priorities_in_a_quorum_queue(env: Environment) -> object:
     return b"".join([(await channel.take("q")).body for _ in priorities])
 
 
-async def what_came_back_is_before_higher_priorities(env: Environment) -> object:
+async def requeued_messages_precede_higher_priorities(env: Environment) -> object:
     """In a quorum queue with a limit; without one it is last."""
     channel = await env.channel()
     await channel.declare("q", durable=True, x_queue_type="quorum")
@@ -142,7 +142,7 @@ async def what_came_back_is_before_higher_priorities(env: Environment) -> object
 
 
 async def headers_that_only_the_broker_should_write(env: Environment) -> object:
-    """They arrive as sent; since 4.0 a dead letter forgets what a client wrote of deaths."""
+    """They arrive as sent; since 4.0 a dead letter drops an `x-death` of a client."""
     channel = await env.channel()
     await channel.declare("dead")
     await channel.declare("q", x_dead_letter_exchange="", x_dead_letter_routing_key="dead")
@@ -172,7 +172,7 @@ async def a_quorum_queue_overwrites_a_count(env: Environment) -> object:
     return counts, first.method.redelivered
 
 
-async def dead_letters_take_their_counts_along(env: Environment) -> object:
+async def dead_letters_keep_their_counts(env: Environment) -> object:
     """Given back once and then rejected: counts and the redelivered flag of the dead letter.
 
     3.10 starts again; 4.0 counts what a quorum queue rejects, in quorum queues; 4.3 all of it.
@@ -329,13 +329,13 @@ _DEFAULT_QUORUM = {
 
 ROWS = [
     Row(
-        a_quorum_queue_gives_up_after_its_limit,
+        a_quorum_queue_drops_messages_above_its_limit,
         {"none": _MOST, "-1": 1, "2": 3},
         {"4.0": {"none": 21, "-1": _MOST, "2": 3}},
     ),
     Row(a_nack_counts_for_the_limit, 3, {"4.3": _MOST}),
     Row(
-        ways_of_coming_back,
+        kinds_of_requeue,
         {"reject": _COUNTED, "nack": _COUNTED, "recover": _COUNTED, "close": _COUNTED},
         {
             "4.3": {
@@ -347,7 +347,7 @@ ROWS = [
         },
     ),
     Row(
-        the_order_of_what_comes_back,
+        the_order_of_requeued_messages,
         {"classic": b"1245", "quorum": b"5412", "limited": b"4125"},
         {"4.0": {"classic": b"1245", "quorum": b"4125", "limited": b"4125"}},
     ),
@@ -357,7 +357,7 @@ ROWS = [
         {"4.0": b"2405618379", "4.3": b"5624813970"},
     ),
     Row(
-        what_came_back_is_before_higher_priorities,
+        requeued_messages_precede_higher_priorities,
         [b"high", b"higher", b"low"],
         {"4.0": [b"low", b"high", b"higher"]},
     ),
@@ -368,7 +368,7 @@ ROWS = [
     ),
     Row(a_quorum_queue_overwrites_a_count, ([30, 1], False)),
     Row(
-        dead_letters_take_their_counts_along,
+        dead_letters_keep_their_counts,
         {
             "classic to classic": (None, None, False),
             "classic to quorum": (0, None, False),

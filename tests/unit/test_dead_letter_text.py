@@ -147,7 +147,7 @@ def test_evidence_without_a_cause(error: Exception | None, kind: str, reason: st
 
 
 def test_as_json() -> None:
-    """Evidence, properties and the sender's headers each have a place of their own."""
+    """Evidence, properties and the sender's headers are separate."""
     headers = EVIDENCE | {"trace": "t-1", "bytes": b"\xff", "nested": {"at": [1.5, None]}}
     told = as_json(with_headers(headers, b"1234", message_id="m-1", priority=3))
 
@@ -167,7 +167,7 @@ def test_as_json() -> None:
     ],
 )
 def test_a_body_as_json(raw: bytes, expected: dict[str, str]) -> None:
-    """Text where it is UTF-8, base64 where it is not."""
+    """Text if it is UTF-8, else base64."""
     assert body_as_json(raw) == expected
 
 
@@ -204,7 +204,7 @@ values = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_
 
 @given(st.dictionaries(names, values), st.integers(0, 5))
 def test_a_replay_keeps_what_the_sender_wrote(headers: dict[str, Any], replays: int) -> None:
-    """Every header stays in its place, evidence goes, and replays are counted."""
+    """Every header of the sender is kept, evidence is removed, and replays are counted."""
     before = {"x-workerkit-replays": replays} if replays else {}
     message = with_headers({**headers, **EVIDENCE, **before, "x-death": [], "x-delivery-count": 9})
 
@@ -217,7 +217,7 @@ def test_a_replay_keeps_what_the_sender_wrote(headers: dict[str, Any], replays: 
 
 
 def test_a_replay_keeps_the_first_destination() -> None:
-    """`handle` may ask for the first exchange and routing key, unless they say nothing new."""
+    """The first exchange and routing key are kept if they differ from the queue."""
     there = {"x-workerkit-exchange": "shop", "x-workerkit-routing-key": "order.placed"}
     plain = {"x-workerkit-exchange": "", "x-workerkit-routing-key": "orders"}
 

@@ -193,7 +193,7 @@ _values = st.recursive(
 
 @given(st.dictionaries(_names, _values, max_size=5))
 def test_a_table_survives_the_wire(before: Table) -> None:
-    """What is written is read again, types included."""
+    """An encoded table is decoded with its types."""
     written = table.write(before)
 
     assert table.read(written) == (before, len(written))
@@ -201,7 +201,7 @@ def test_a_table_survives_the_wire(before: Table) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_table_or_malformed(raw: bytes) -> None:
-    """Reading raises one error only, and what it accepts is written again byte for byte."""
+    """Decoding raises only one error, and a decoded table is encoded byte for byte."""
     try:
         read, end = table.read(raw)
     except MalformedTable:
@@ -214,7 +214,7 @@ def test_any_bytes_are_a_table_or_malformed(raw: bytes) -> None:
 
 @given(st.binary(min_size=2, max_size=100))
 def test_properties_that_pass_the_check_can_be_read(raw: bytes) -> None:
-    """The quick check lets nothing pass that would raise later."""
+    """Properties that pass the check can be decoded."""
     try:
         properties.checked(raw)
     except MalformedTable:
@@ -248,7 +248,7 @@ def test_properties_that_pass_the_check_can_be_read(raw: bytes) -> None:
     ],
 )
 def test_inequivalent_arguments(declared: Table, current: Table, words: str) -> None:
-    """Declaring a queue again in another way is refused in RabbitMQ's words."""
+    """Another declaration of a queue is refused with RabbitMQ's text."""
     with pytest.raises(Refusal, match="PRECONDITION_FAILED - inequivalent arg 'x-") as caught:
         arguments.compare(declared, current, "queue 'q' in vhost '/'")
 
@@ -272,7 +272,7 @@ def test_equivalent_arguments(declared: Table, current: Table) -> None:
 # Deaths
 
 
-def test_a_death_is_written_down() -> None:
+def test_a_death_is_recorded() -> None:
     """The first death has separate headers, and the expiration is removed."""
     dead = dead_letter(message(b"x", expiration="20"), "q", "expired", 99, "dlx", "key")
 
@@ -311,7 +311,7 @@ def test_cycles(reasons: Iterable[str], expected: bool) -> None:
 
 
 def test_rabbitmq_4_ignores_deaths_that_clients_write() -> None:
-    """An `x-death` that came from outside counts for nothing, and there is a last death."""
+    """An `x-death` of a client is ignored, and there is a last death."""
     foreign = message(headers={"x-death": Field("array", [Field("table", {"queue": text("q")})])})
 
     dead = dead_letter(foreign, "q", "rejected", 0, "", None, discards_client_deaths=True)
@@ -324,7 +324,7 @@ def test_rabbitmq_4_ignores_deaths_that_clients_write() -> None:
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.randoms())
-def test_what_is_given_back_keeps_its_place(priorities: list[int], random: Any) -> None:
+def test_a_requeued_item_keeps_its_position(priorities: list[int], random: Any) -> None:
     """Items leave by priority and position, in any order of requeueing."""
     backlog: Backlog[Copy] = Backlog()
     items = [Copy(message(), Shop().queue, position) for position in range(len(priorities))]
@@ -344,7 +344,7 @@ def test_what_is_given_back_keeps_its_place(priorities: list[int], random: Any) 
 @pytest.mark.parametrize("version", ["3.10", "4.0", "4.3"])
 @pytest.mark.parametrize("table", [{}, fields(x_delivery_limit=3)])
 @given(st.lists(st.none() | st.integers(0, 9), max_size=12), st.randoms())
-def test_fr24_a_look_shows_the_order_of_deliveries(
+def test_fr24_iteration_shows_the_order_of_deliveries(
     version: str, table: Table, priorities: list[int | None], random: Any
 ) -> None:
     """What waits in a quorum queue is listed in the order in which it will be delivered."""
@@ -384,7 +384,7 @@ def test_messages_expire_by_the_clock() -> None:
 
 
 def test_an_expiration_counts_at_the_head_only() -> None:
-    """A message that is over stays behind one that is not."""
+    """An expired message stays after one that is not expired."""
     shop = Shop()
     shop.publish(b"a")
     shop.publish(b"b", expiration="10")
@@ -396,7 +396,7 @@ def test_an_expiration_counts_at_the_head_only() -> None:
 
 
 def test_an_idle_queue_expires() -> None:
-    """Using a queue puts its end off; consumers keep it."""
+    """Use postpones the expiry of a queue; consumers prevent it."""
     shop = Shop(fields(x_expires=1000))
     shop.clock.advance(0.9)
     shop.queue.get()
@@ -448,7 +448,7 @@ def test_turns_and_priorities_of_consumers() -> None:
 
 
 def test_nothing_is_delivered_without_room() -> None:
-    """A client that does not read gets nothing more."""
+    """A client without room gets no deliveries."""
     shop = Shop()
     shop.consume()
     shop.room = False
@@ -475,8 +475,8 @@ def test_a_single_active_consumer() -> None:
     ("table", "version", "limit"),
     [(fields(x_delivery_limit=2), "3.10", 2), ({}, "4.0", 20), ({}, "4.3", 20)],
 )
-def test_a_quorum_queue_gives_up(table: Table, version: str, limit: int) -> None:
-    """A message that comes back too often is dead-lettered."""
+def test_the_delivery_limit_of_a_quorum_queue(table: Table, version: str, limit: int) -> None:
+    """A message that is requeued too often is dead-lettered."""
     shop = Shop(fields(x_queue_type="quorum") | table, version)
     shop.publish(b"x")
     returns = 0

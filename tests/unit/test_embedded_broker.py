@@ -57,7 +57,7 @@ def message(body: bytes = b"x", **properties: Any) -> aio_pika.Message:
 
 
 async def test_declare_bind_publish_get(channel: AbstractChannel) -> None:
-    """A message comes back with its properties, as bytes went in."""
+    """A message is received with its properties and its bytes."""
     exchange = await channel.declare_exchange("e", "topic")
     queue = await channel.declare_queue("q")
     await queue.bind(exchange, "a.#")
@@ -88,7 +88,7 @@ async def test_an_iterator_and_a_requeue(channel: AbstractChannel) -> None:
 
 
 async def test_rpc(channel: AbstractChannel) -> None:
-    """aio-pika's own pattern of calls works."""
+    """The RPC pattern of aio-pika works."""
 
     async def double(*, number: int) -> int:
         return number * 2
@@ -101,7 +101,7 @@ async def test_rpc(channel: AbstractChannel) -> None:
 
 
 async def test_transactions(broker: EmbeddedBroker) -> None:
-    """Messages of a transaction that is rolled back never were."""
+    """Messages of a rolled back transaction are not published."""
     async with await aio_pika.connect(broker.url) as connection:
         channel = await connection.channel(publisher_confirms=False)
         await channel.declare_queue("q")
@@ -115,7 +115,7 @@ async def test_transactions(broker: EmbeddedBroker) -> None:
 
 
 async def test_returns_and_refusals(channel: AbstractChannel) -> None:
-    """What cannot be routed comes back; what a full queue refuses is a negative confirm."""
+    """An unroutable message is returned; a full queue sends a negative confirm."""
     await channel.declare_queue(
         "full", arguments={"x-max-length": 0, "x-overflow": "reject-publish"}
     )
@@ -140,7 +140,7 @@ async def test_a_declaration_that_differs_closes_the_channel_only(
 
 
 async def test_a_robust_connection_recovers(broker: EmbeddedBroker) -> None:
-    """Topology and consumers of aio-pika's robust connection come back after a cut."""
+    """A robust connection of aio-pika restores topology and consumers."""
     got: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def keep(incoming: AbstractIncomingMessage) -> None:
@@ -161,7 +161,7 @@ async def test_a_robust_connection_recovers(broker: EmbeddedBroker) -> None:
 
 
 async def test_logins(broker: EmbeddedBroker) -> None:
-    """Users, passwords and virtual hosts are looked at."""
+    """Users, passwords and virtual hosts are checked."""
     broker.add_user("joe", "a/b@c")
     broker.add_vhost("a/b")
     async with await aio_pika.connect(broker.url_of("a/b", user="joe", password="a/b@c")):
@@ -176,7 +176,7 @@ async def test_logins(broker: EmbeddedBroker) -> None:
 
 
 async def test_dead_letters_by_the_clock(broker: EmbeddedBroker, channel: AbstractChannel) -> None:
-    """An hour passes at once, by way of two queues."""
+    """Advancing the clock by an hour expires messages through two queues."""
     forward: dict[str, Any] = {"x-dead-letter-exchange": "", "x-message-ttl": 1_800_000}
     await channel.declare_queue("end")
     await channel.declare_queue("b", arguments=forward | {"x-dead-letter-routing-key": "end"})
@@ -189,7 +189,7 @@ async def test_dead_letters_by_the_clock(broker: EmbeddedBroker, channel: Abstra
     assert [death["queue"] for death in dead.headers["x-death"]] == ["b", "a"]
 
 
-async def test_a_reply_that_is_swallowed_or_late(
+async def test_a_reply_that_is_lost_or_late(
     broker: EmbeddedBroker, channel: AbstractChannel
 ) -> None:
     """Only the next reply of that name is lost; a late one comes with the clock."""
@@ -237,7 +237,7 @@ async def test_refusing_connections(broker: EmbeddedBroker) -> None:
 
 
 async def test_freezing(broker: EmbeddedBroker, channel: AbstractChannel) -> None:
-    """Nothing is answered until the broker thaws; then everything is."""
+    """There are no replies until the broker thaws; then all are sent."""
     broker.freeze()
     declaring = asyncio.ensure_future(channel.declare_queue("q"))
     await asyncio.sleep(0.05)
@@ -304,7 +304,7 @@ async def test_fr24_the_mode_is_the_version_that_clients_read(
 
 @pytest.mark.parametrize("version", ["4", "4.1", "3.13", "", "4.3.6"])
 def test_fr24_an_unknown_version_is_refused(version: str) -> None:
-    """The error names what was asked for and what there is."""
+    """The error names the version and the supported ones."""
     with pytest.raises(ConfigurationError) as caught:
         EmbeddedBroker(behaves_as=version)
 
@@ -320,7 +320,7 @@ def test_fr24_an_unknown_queue_type_is_refused() -> None:
 
 
 async def test_fr24_a_vhost_keeps_its_default_type_when_the_broker_stops() -> None:
-    """`stop` forgets queues, and not what virtual hosts there are."""
+    """`stop` deletes queues, but not virtual hosts."""
     broker = EmbeddedBroker()
     broker.add_vhost("shop", default_queue_type="quorum")
     for _ in range(2):
@@ -387,7 +387,7 @@ def test_in_a_thread() -> None:
 
 
 async def test_it_starts_and_stops_quickly(caplog: pytest.LogCaptureFixture) -> None:
-    """In a moment, and again on the same port; it says what it is for."""
+    """It starts and stops quickly, twice on the same port, and logs its purpose."""
     broker = EmbeddedBroker()
     took = []
     with caplog.at_level(logging.INFO):
@@ -402,7 +402,7 @@ async def test_it_starts_and_stops_quickly(caplog: pytest.LogCaptureFixture) -> 
 
 
 async def test_a_busy_port_and_a_public_host() -> None:
-    """Both are errors that say what to do."""
+    """Both are errors that name the remedy."""
     async with EmbeddedBroker() as broker:
         with pytest.raises(ConfigurationError, match="choose another port, or 0 for any"):
             await EmbeddedBroker(broker.port).start()
@@ -414,7 +414,7 @@ async def test_a_busy_port_and_a_public_host() -> None:
 
 
 async def test_an_application_runs_on_it(broker: EmbeddedBroker) -> None:
-    """Consumers of workerkit get what was published before and after a cut."""
+    """Consumers of workerkit get messages from before and after a lost connection."""
     consumer, bodies = collector("q")
     recorder = Recorder()
     async with (

@@ -133,8 +133,8 @@ def witness(broker: EmbeddedBroker) -> Iterator[_Witness]:
     witness.socket.close()
 
 
-def test_the_session_is_a_good_one(broker: EmbeddedBroker) -> None:
-    """Without a change every frame of it is accepted, to the last one."""
+def test_the_session_is_valid(broker: EmbeddedBroker) -> None:
+    """Without changes, every frame is accepted."""
     assert _send(broker.port, b"".join(_SESSION)).endswith(
         frame.marshal(commands.Connection.CloseOk(), 0)
     )

@@ -33,7 +33,7 @@ async def asked(*arguments: str, part: Part | None = None, host: str = "127.0.0.
 
 
 @pytest.mark.parametrize("page", [[], ["live"], ["ready"], ["startup"]], ids=str)
-async def test_all_is_well(page: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+async def test_a_healthy_worker(page: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     """Exit code 0 without output."""
     part = Part()
     part.ready()
@@ -43,7 +43,7 @@ async def test_all_is_well(page: list[str], capfd: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("page", [[], ["ready"], ["startup"]], ids=str)
-async def test_all_is_not_well(page: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+async def test_an_unhealthy_worker(page: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     """Exit code 69 and one line, with the reason in it."""
     part = Part()
     part.waiting("queue 'orders'\nis missing")
@@ -61,7 +61,7 @@ async def test_a_worker_that_is_not_ready_is_alive() -> None:
     assert await asked("live") == 0
 
 
-async def test_a_server_on_every_address_is_asked_on_this_machine(
+async def test_a_server_on_every_address_is_checked_on_loopback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """0.0.0.0 is an address to listen on, not one to connect to."""
@@ -81,7 +81,7 @@ def test_no_server(capfd: pytest.CaptureFixture[str]) -> None:
 
 
 async def test_a_worker_that_does_not_answer_in_time(capfd: pytest.CaptureFixture[str]) -> None:
-    """As when a handler blocks the event loop: connected, and no answer."""
+    """A blocked event loop: connected, without a response."""
 
     gone = asyncio.Event()
 
@@ -102,7 +102,7 @@ async def test_a_worker_that_does_not_answer_in_time(capfd: pytest.CaptureFixtur
 
 
 async def test_another_server_answers(capfd: pytest.CaptureFixture[str]) -> None:
-    """What is no response from ours is not taken for one."""
+    """The response of another server is not accepted."""
 
     async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -156,8 +156,8 @@ def test_it_is_a_command_like_the_others() -> None:
     assert CliRunner().invoke(app, ["probe", "--port", str(free_port())]).exit_code == 69
 
 
-def test_it_imports_next_to_nothing() -> None:
-    """Neither the framework nor what it stands on."""
+def test_it_imports_little() -> None:
+    """It imports neither the framework nor its dependencies."""
     code = (
         "import sys; sys.argv = ['workerkit', 'probe', 'live', '--port', '1']\n"
         "import atexit; atexit.register(lambda: print(*sys.modules))\n"
@@ -173,8 +173,8 @@ def test_it_imports_next_to_nothing() -> None:
     assert not modules & {*heavy, "dependency_injector", "prometheus_client", "workerkit.errors"}
 
 
-def test_every_public_name_can_be_had() -> None:
-    """The names that are imported when first asked for are those that type checkers see."""
+def test_every_public_name_can_be_imported() -> None:
+    """The names that are imported lazily are those that type checkers see."""
     assert workerkit.__file__ is not None
     tree = ast.parse(Path(workerkit.__file__).read_text())
     seen = {

@@ -92,7 +92,7 @@ async def clear(
     Args:
         limit: Maximum number of messages.
         rate: Maximum messages per second.
-        until: Messages that failed later are left: nobody has seen them, and a message that was
+        until: Messages that failed later are left: they were not counted, and a message that was
             replayed may be dead-lettered again before the end.
 
     Raises:
