@@ -9,7 +9,7 @@ import asyncio
 import struct
 from collections import Counter
 
-from tests.loopback import LoopbackServer
+from tests.loopback_server import LoopbackServer
 
 # Requests by class and method, and the kinds of replies that answer one.
 _CHANNEL = {(20, 10), (20, 40)}

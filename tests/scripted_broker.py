@@ -10,7 +10,7 @@ from pamqp import frame
 from pamqp.base import Frame
 from pamqp.commands import Connection
 
-from tests.loopback import LoopbackServer
+from tests.loopback_server import LoopbackServer
 
 CAPABILITIES = {
     "publisher_confirms": True,

@@ -11,7 +11,7 @@ import asyncio
 import struct
 from collections.abc import Callable
 
-from tests.loopback import LoopbackServer
+from tests.loopback_server import LoopbackServer
 
 Change = Callable[[bytes], bytes]
 METHOD, HEADER, BODY = 1, 2, 3

@@ -13,8 +13,8 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
-from tests.loopback import LoopbackServer
-from tests.scripted import (
+from tests.loopback_server import LoopbackServer
+from tests.scripted_broker import (
     CAPABILITIES,
     OPEN_OK,
     PROPERTIES,
