@@ -427,7 +427,7 @@ async def test_a_url_as_an_option(url: str, client: Client, command: str) -> Non
 
     assert (both.returncode, both.stdout) == (2, "")
     assert both.stderr == (
-        "found --url and 'shop' and 'orders': write PACKAGE QUEUE, or --url URL QUEUE\n"
+        "expected PACKAGE QUEUE, or --url URL QUEUE; found --url and 'shop' and 'orders'\n"
     )
     assert (done.returncode, without_progress(done.stderr)) == (0, "")
     assert "m-1" in done.stdout or "1 of 1 dead letters" in done.stdout

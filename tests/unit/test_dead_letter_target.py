@@ -107,7 +107,7 @@ def test_a_queue_that_is_read_in_two_places(package: str, tmp_path: Path) -> Non
 
 
 URL = "amqp://u:secret@host/shop"
-RIGHT = "write PACKAGE QUEUE, or --url URL QUEUE"
+EXPECTED = "expected PACKAGE QUEUE, or --url URL QUEUE"
 
 
 @pytest.mark.parametrize(
@@ -129,11 +129,11 @@ def test_names_on_the_command_line(
 @pytest.mark.parametrize(
     ("names", "url", "fault"),
     [
-        ([], None, f"found nothing: {RIGHT}"),
-        (["orders"], None, f"found 'orders': {RIGHT}"),
-        ([URL], None, f"found a URL: {RIGHT}"),
-        ([], URL, f"found --url: {RIGHT}"),
-        (["shop", "orders"], URL, f"found --url and 'shop' and 'orders': {RIGHT}"),
+        ([], None, f"{EXPECTED}; found nothing"),
+        (["orders"], None, f"{EXPECTED}; found 'orders'"),
+        ([URL], None, f"{EXPECTED}; found a URL"),
+        ([], URL, f"{EXPECTED}; found --url"),
+        (["shop", "orders"], URL, f"{EXPECTED}; found --url and 'shop' and 'orders'"),
         (["orders"], "shop", "--url is wrong: should start with amqp:// or amqps://"),
         (["orders"], "http://host", "the URL is wrong: should start with amqp:// or amqps://"),
     ],

@@ -89,7 +89,7 @@ def unreachable_advice(target: str, settings: WorkerSettings, connection: str) -
     Args:
         target: The package or the URL on the command line.
     """
-    embedded = "`workerkit run PACKAGE --embedded-broker` starts one and prints its URL"
+    embedded = "`workerkit run PACKAGE --embedded-broker` starts a broker and prints its URL"
     if is_url(target):
         return f"check the URL; {embedded}"
     variable = Variables(type(settings)).name(("amqp", connection, "url"))

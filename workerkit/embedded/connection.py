@@ -53,9 +53,8 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._state = _State.NEW
         self._rest = b""
-        self._channels: dict[
-            int, Dispatcher | None
-        ] = {}  # None: closed here, not yet by the client.
+        # None: closed here, not yet by the client.
+        self._channels: dict[int, Dispatcher | None] = {}
         self._deadline: asyncio.TimerHandle | None = None
         self._heartbeat: Heartbeat | None = None
         self._lost_framing = False  # The start of the next frame is unknown.

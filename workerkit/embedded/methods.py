@@ -30,9 +30,8 @@ def read(payload: bytes) -> base.Frame:
     kind = kinds.get(int.from_bytes(payload[:4], "big"))
     if kind is None:
         raise malformed(_METHOD, payload)
-    method: base.Frame = object.__new__(
-        kind
-    )  # Its constructor rejects values that RabbitMQ accepts.
+    # Not with the constructor, which rejects values that RabbitMQ accepts.
+    method: base.Frame = object.__new__(kind)
     try:
         _fill(method, payload)
     except (StructError, IndexError, table.MalformedTable) as error:

@@ -108,9 +108,8 @@ def _death(message: Message, queue: str, reason: str, now: int, expiration: str 
 def _keys(message: Message) -> list[str]:
     try:
         return routing_keys(message)
-    except (
-        Refusal
-    ):  # Impossible for a message of a client, which was checked when it was published.
+    except Refusal:
+        # Impossible for a message of a client, which was checked when it was published.
         return [message.routing_key]
 
 

@@ -73,7 +73,7 @@ class Target:
         shown = ["a URL" if "://" in name else repr(name) for name in names]
         found = " and ".join(shown if self.url is None else ["--url", *shown])
         raise ConfigurationError(
-            f"found {found or 'nothing'}: write PACKAGE QUEUE, or --url URL QUEUE"
+            f"expected PACKAGE QUEUE, or --url URL QUEUE; found {found or 'nothing'}"
         )
 
 
