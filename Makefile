@@ -1,15 +1,15 @@
-# What CI runs, and what you run before you push: make test
+# `make test` runs what CI runs
 
 PYTHON ?= python3
 # More arguments for pytest: make test ARGS="tests/unit -k retry"
 ARGS ?=
-# make test RETRY=--retry runs what failed once more
+# make test RETRY=--retry runs failed tests once more
 RETRY ?=
-# Most tests wait for a broker most of the time, so there are more of them than cores.
+# More workers than cores, because most tests wait for a broker most of the time.
 WORKERS ?= 4
 # The versions of Python that make test-pythons looks for
 PYTHONS ?= 3.11 3.12 3.13 3.14
-# How long make soak runs
+# The duration of make soak
 SOAK_SECONDS ?= 600
 
 BIN := .venv/bin
@@ -18,21 +18,21 @@ INSTALLED := .venv/.installed
 .PHONY: help test unit coverage lint types test-rabbitmq test-cluster test-oldest test-pythons demo soak install rabbitmq clean
 
 help:
-	@echo "make test    everything CI runs: style, types and all tests, against a real RabbitMQ"
+	@echo "make test    all that CI runs: style, types and all tests, with a real RabbitMQ"
 	@echo "make unit    unit tests only, in parallel, without RabbitMQ; less than a minute"
-	@echo "make coverage       all tests, and which lines and branches they reach; ARGS=tests/unit for some"
-	@echo "make test-rabbitmq  tests against RabbitMQ 3.10, 4.0 and 4.3, where they differ"
-	@echo "make test-cluster   tests against clusters of three nodes, of RabbitMQ 4.3 and 3.10"
-	@echo "make test-oldest    unit tests with the lowest versions of dependencies that setup.cfg admits"
-	@echo "make test-pythons   all tests on Python $(PYTHONS), where found"
+	@echo "make coverage       coverage of lines and branches by all tests; ARGS=tests/unit for some"
+	@echo "make test-rabbitmq  contract and fault tests with RabbitMQ 3.10, 4.0 and 4.3"
+	@echo "make test-cluster   tests with clusters of three nodes, of RabbitMQ 4.3 and 3.10"
+	@echo "make test-oldest    unit tests with the lowest versions of dependencies that setup.cfg allows"
+	@echo "make test-pythons   all tests on each installed Python of $(PYTHONS)"
 	@echo "make lint    style only"
 	@echo "make types   types only"
-	@echo "make demo    run the template on an in-process broker; Ctrl-C ends it"
-	@echo "make soak    ten minutes of failures against a real RabbitMQ; SOAK_SECONDS=... for others"
+	@echo "make demo    run the template on an in-process broker; Ctrl-C stops it"
+	@echo "make soak    ten minutes of failures with a real RabbitMQ; SOAK_SECONDS=... sets the time"
 	@echo "make clean   remove the virtual environment and caches"
 	@echo
 	@echo "PYTHON=$(PYTHON) chooses the interpreter (3.11 or newer) of a new .venv;"
-	@echo "ARGS=... is handed to pytest, WORKERS=$(WORKERS) processes run the tests."
+	@echo "ARGS=... are arguments for pytest; WORKERS=$(WORKERS) processes run the tests."
 
 test: lint types rabbitmq
 	@$(BIN)/python -m tests.suites $(RETRY) --workers $(WORKERS) -- $(ARGS)
@@ -40,7 +40,7 @@ test: lint types rabbitmq
 unit: $(INSTALLED)
 	@$(BIN)/pytest --quiet --numprocesses auto --dist worksteal tests/unit $(ARGS)
 
-# The figure is printed whether or not a test failed. Without ARGS, tests need RabbitMQ.
+# The figures are printed even if a test fails. Without ARGS, the tests need RabbitMQ.
 coverage: $(if $(ARGS),$(INSTALLED),rabbitmq)
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile $(ARGS); \
@@ -51,13 +51,13 @@ lint: $(INSTALLED)
 	$(BIN)/ruff check --quiet .
 	$(BIN)/ruff format --check --quiet .
 
-# The template is a project of its own, which imports itself by its own name: checked from inside.
+# The template is a separate project that imports the package `shop`: checked from its directory.
 types: $(INSTALLED)
 	$(BIN)/mypy --strict
 	@if [ -d app_template ]; then echo "mypy in app_template" && cd app_template \
 		&& MYPYPATH=..:../.ci/stubs ../$(BIN)/mypy --config-file ../pyproject.toml --strict .; fi
 
-# What differs between versions of RabbitMQ: how the broker behaves, and what then becomes of messages.
+# Tests whose results depend on the version of RabbitMQ.
 test-rabbitmq: $(INSTALLED)
 	@for version in 3.10 4.0 4.3; do echo "RabbitMQ $$version" && TEST_RABBITMQ=$$version \
 		$(BIN)/pytest --quiet --numprocesses $(WORKERS) --dist loadfile \
@@ -68,7 +68,7 @@ test-cluster: $(INSTALLED)
 	@for version in 4.3 3.10; do echo "RabbitMQ $$version" && TEST_RABBITMQ=$$version \
 		$(BIN)/pytest --quiet tests/cluster $(ARGS) || exit 1; done
 
-# On the oldest Python, as some of the lowest versions have no wheels for the newer ones.
+# On the oldest Python, because some of the lowest versions have no wheels for newer ones.
 test-oldest: .venv-oldest/.installed
 	.venv-oldest/bin/pytest --quiet --numprocesses $(WORKERS) --dist loadfile \
 		-o cache_dir=.venv-oldest/.cache $(or $(ARGS),tests/unit)
@@ -83,9 +83,9 @@ test-oldest: .venv-oldest/.installed
 	.venv-oldest/bin/python -m pip check --disable-pip-version-check
 	@touch $@
 
-# pyenv runs a version only where it is chosen, so all that it has are.
+# pyenv runs only the versions that this variable selects: all.
 test-pythons: export PYENV_VERSION := $(shell pyenv versions --bare 2>/dev/null | paste -sd: -)
-# One after another: a failure on one of them does not keep the others from running.
+# One after another; a failure on one does not stop the others.
 test-pythons: rabbitmq
 	@failed=; for version in $(PYTHONS); do \
 		if ! python$$version -c '' 2>/dev/null; then \

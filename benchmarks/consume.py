@@ -2,10 +2,10 @@
 
     python -m benchmarks.consume [MESSAGES] [ROUNDS]
 
-Each side consumes the same 204-byte JSON bodies with prefetch 256 in a process of its own, reads
+Each side consumes the same 204-byte JSON bodies with prefetch 256 in a separate process, reads
 them into the same pydantic model, and acknowledges each. Rounds alternate between the sides, the
-order drawn anew each time; the ratio is taken within a round, and the median of the rounds counts.
-workerkit runs with metrics, as it does by default, and without, which tells what they cost.
+order drawn each time; the ratio is taken within a round, and the median of the rounds counts.
+workerkit runs with metrics, as it does by default, and without, which shows their cost.
 """
 
 import asyncio
@@ -39,7 +39,7 @@ class Order(BaseModel):
 
 
 class Count(AMQPConsumer, abstract=len(sys.argv) > 1 and sys.argv[1] != "workerkit"):
-    """Counts what it handles, and stops the clock at the last one."""
+    """Counts messages, and stops the clock at the last one."""
 
     queues = [QUEUE]
     prefetch = PREFETCH
@@ -62,7 +62,7 @@ class Clock:
         self.done = asyncio.Event()
 
     def tick(self, order: Order) -> None:
-        """One message was handled."""
+        """Count a handled message."""
         assert order.quantity == 3
         if self.left == self.wanted:
             self.began = time.process_time()
@@ -91,7 +91,7 @@ async def bare(url: str, wanted: int) -> None:
 
 
 async def ours() -> None:
-    """The same by workerkit, in the whole framework."""
+    """The same with workerkit, in a complete application."""
     async with Runner(WorkerContainer(), packages=["benchmarks.consume"]).running():
         await asyncio.sleep(3600)
 
@@ -107,7 +107,7 @@ async def fill(url: str, count: int) -> None:
 
 
 def measure(side: str, url: str, count: int) -> float:
-    """Microseconds of CPU per message that a process of this *side* takes."""
+    """Return microseconds of CPU per message that a process of this *side* takes."""
     asyncio.run(fill(url, count))
     environment = {**os.environ, "WORKERKIT_AMQP__DEFAULT__URL": url}
     if side == WITHOUT_METRICS:

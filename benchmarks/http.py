@@ -3,8 +3,8 @@
     python -m benchmarks.http [REQUESTS] [ROUNDS]
 
 Two pairs: a hello, and a JSON body read into a pydantic model and written back. Each side serves
-in a process of its own, on uvloop; a client in another process keeps 16 connections busy and is
-not counted. Rounds alternate between the sides, the order drawn anew each time; the ratio is taken
+in a separate process, on uvloop; a client in another process keeps 16 connections busy and is
+not counted. Rounds alternate between the sides, the order drawn each time; the ratio is taken
 within a round, and the median of the rounds counts.
 """
 
@@ -57,27 +57,27 @@ class Orders(HTTPView):
     routes = ["/orders"]
 
     async def post(self, order: Order) -> Order:
-        """Give it back."""
+        """Return it."""
         return order
 
 
 class Clock(HTTPView):
-    """Tells the CPU that the process has used."""
+    """Returns the CPU time of the process."""
 
     routes = ["/clock"]
 
     async def handle(self, request: web.Request) -> web.Response:
-        """Tell it."""
+        """Return it."""
         return await clock(request)
 
 
 async def clock(request: web.Request) -> web.Response:
-    """Tell the CPU that the process has used."""
+    """Return the CPU time of the process."""
     return web.Response(text=str(time.process_time()))
 
 
 async def hello(request: web.Request) -> web.Response:
-    """As one writes it in aiohttp alone."""
+    """Return the same in aiohttp alone."""
     return web.Response(body=b"Hello world")
 
 
@@ -104,7 +104,7 @@ async def bare() -> None:
 
 
 async def ours() -> None:
-    """The same by workerkit, in the whole framework."""
+    """The same with workerkit, in a complete application."""
     container = WorkerContainer()
     async with Runner(container, packages=["benchmarks.http"]).running():
         print(container.transports()[HTTPView].url.rpartition(":")[2], flush=True)
@@ -124,7 +124,7 @@ async def ask(port: int, request: bytes, count: int) -> None:
 
 
 async def used(port: int) -> float:
-    """The CPU that the server has used, in seconds."""
+    """Return the CPU that the server has used, in seconds."""
     reader, writer = await asyncio.open_connection("127.0.0.1", port)
     writer.write(b"GET /clock HTTP/1.1\r\nHost: benchmark\r\nConnection: close\r\n\r\n")
     answer = await reader.read()
@@ -133,7 +133,7 @@ async def used(port: int) -> float:
 
 
 async def load(port: int, request: bytes, count: int) -> float:
-    """Microseconds of the server's CPU per request."""
+    """Return microseconds of the server's CPU per request."""
     each = count // CONNECTIONS
     await ask(port, request, 200)
     before = await used(port)
@@ -142,7 +142,7 @@ async def load(port: int, request: bytes, count: int) -> float:
 
 
 def measure(side: str, what: str, count: int) -> float:
-    """Microseconds of CPU per request that a server of this *side* takes."""
+    """Return microseconds of CPU per request that a server of this *side* takes."""
     command = [sys.executable, "-m", "benchmarks.http", side]
     environment = {**os.environ, "WORKERKIT_HTTP__PORT": "0"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment) as process:

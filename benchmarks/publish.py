@@ -33,7 +33,7 @@ async def ours(url: str, count: int) -> None:
 
 
 async def bare(url: str, count: int) -> None:
-    """aio-pika with as many publishes at the same time."""
+    """aio-pika with the same number of publishes in flight."""
     async with await aio_pika.connect(url) as connection:
         channel = await connection.channel()
         left = iter(range(count))
@@ -50,7 +50,7 @@ async def bare(url: str, count: int) -> None:
 
 
 def measure(side: str, url: str, count: int) -> float:
-    """Microseconds of CPU per message that a process of this *side* takes."""
+    """Return microseconds of CPU per message that a process of this *side* takes."""
     command = [sys.executable, "-m", "benchmarks.publish", side, str(count), url]
     return float(subprocess.run(command, capture_output=True, text=True, check=True).stdout)
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.sse [EVENTS] [ROUNDS]
 
-Each side reads the same stream in a process of its own: events with an id, a name and 120 bytes of
+Each side reads the same stream in a separate process: events with an id, a name and 120 bytes of
 JSON, fifty to a chunk, and reads them into the same pydantic model. Rounds alternate between the
-sides, the order drawn anew each time; the ratio is taken within a round, and the median of the
+sides, the order drawn each time; the ratio is taken within a round, and the median of the
 rounds counts.
 """
 
@@ -38,7 +38,7 @@ class Order(BaseModel):
 
 
 class Count(SSEConsumer, abstract=len(sys.argv) > 1 and sys.argv[1] != "workerkit"):
-    """Counts what it handles, and stops the clock at the last one."""
+    """Counts events, and stops the clock at the last one."""
 
     def __init__(self) -> None:
         self.clock = Clock(int(sys.argv[2]))
@@ -57,7 +57,7 @@ class Clock:
         self.began = 0.0
 
     def tick(self, order: Order) -> None:
-        """One event was handled."""
+        """Count a handled event."""
         assert order.quantity == 3
         if self.left == self.wanted:
             self.began = time.process_time()
@@ -76,13 +76,13 @@ async def bare(url: str, wanted: int) -> None:
 
 
 async def ours() -> None:
-    """The same by workerkit, in the whole framework."""
+    """The same with workerkit, in a complete application."""
     async with Runner(WorkerContainer(), packages=["benchmarks.sse"]).running():
         await asyncio.sleep(3600)
 
 
 async def serve(count: int) -> None:
-    """Send *count* events to whoever comes, and then nothing more."""
+    """Send *count* events to each client, and then nothing."""
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         with suppress(ConnectionError, asyncio.IncompleteReadError):
@@ -102,7 +102,7 @@ async def serve(count: int) -> None:
 
 
 def measure(side: str, url: str, count: int) -> float:
-    """Microseconds of CPU per event that a process of this *side* takes."""
+    """Return microseconds of CPU per event that a process of this *side* takes."""
     environment = {**os.environ, "WORKERKIT_SSE__DEFAULT__URL": url}
     command = [sys.executable, "-m", "benchmarks.sse", side, str(count), url]
     with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as process:

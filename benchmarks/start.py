@@ -1,4 +1,4 @@
-"""How long many consumers take to start, to come back and to stop, against a real RabbitMQ.
+"""The time of many consumers to start, reconnect and stop, on a real RabbitMQ.
 
     python -m benchmarks.start [CLASSES] [QUEUES] [DELAYS]
 
@@ -36,7 +36,7 @@ DEADLINE = 600.0
 
 
 class Meter:
-    """Counts what is sent and what is connected, and reads the clocks."""
+    """Counts methods and connections, and reads the clocks."""
 
     def __init__(self) -> None:
         self.requests: Counter[str] = Counter()
@@ -52,14 +52,14 @@ class Meter:
         setattr(aiormq.channel.Channel, "rpc", counted)  # noqa: B010
 
     def __call__(self, record: Any) -> None:
-        """Nothing is handled."""
+        """Do nothing."""
 
     def connected(self, record: Any) -> None:
-        """A connection was made."""
+        """Count a connection."""
         self.connections += 1
 
     def reset(self) -> None:
-        """Begin anew."""
+        """Reset the counters."""
         self.requests.clear()
         self.connections = 0
         self._began = time.perf_counter(), time.process_time()
@@ -77,12 +77,12 @@ class Meter:
 
 
 def package(classes: int, queues: int, delays: int) -> str:
-    """A package of so many consumers."""
+    """Create a package of many consumers."""
     module = ModuleType("many_consumers")
     retry = RetryPolicy(tuple(5.0 * (each + 1) for each in range(delays))) if delays else None
 
     async def handle(self: AMQPConsumer, body: bytes) -> None:
-        """Nothing."""
+        """Do nothing."""
 
     for number in range(classes):
         name = f"Many{number}"
@@ -100,7 +100,7 @@ def package(classes: int, queues: int, delays: int) -> str:
 
 @asynccontextmanager
 async def running(url: str, package: str, meter: Meter, what: str) -> AsyncIterator[Runner]:
-    """Run it, and report how long it took until ready, and to stop."""
+    """Run it, and report the seconds until it is ready, and to stop."""
     container: Any = WorkerContainer()
     settings = WorkerSettings(amqp={"default": {"url": url}})  # type: ignore[arg-type]
     container.settings.override(providers.Object(settings))
@@ -116,7 +116,7 @@ async def running(url: str, package: str, meter: Meter, what: str) -> AsyncItera
 
 
 async def until(condition: Any, runner: Runner) -> None:
-    """Wait for it, and say what is missing where it does not come."""
+    """Wait for a condition, and report what is missing if it is not met."""
     end = time.perf_counter() + DEADLINE
     while not condition():
         if time.perf_counter() > end:
@@ -126,7 +126,7 @@ async def until(condition: Any, runner: Runner) -> None:
 
 
 async def measure(rabbit: PrivateRabbit, package: str) -> None:
-    """All rows."""
+    """Measure all rows."""
     meter = Meter()
     async with running(rabbit.url(), package, meter, "missing"):
         pass

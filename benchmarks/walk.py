@@ -1,4 +1,4 @@
-"""How far one delivery walks through the files of the package, measured on the real application.
+"""Count the files and functions that one delivery passes, in a real application.
 
     python -m benchmarks.walk [--list NAME] [--json]
 
@@ -84,7 +84,7 @@ class Recorder:
 
     @contextmanager
     def recording(self) -> Iterator[Run]:
-        """Record inside the block; the list it gets grows meanwhile."""
+        """Record inside the block, into a list."""
         self.entered = []
         before = sys.getprofile()
         sys.setprofile(self._note)
@@ -104,7 +104,7 @@ class Recorder:
             sys.setprofile(before)
 
     def stop(self) -> None:
-        """Record nothing more of this walk."""
+        """Stop recording this walk."""
         sys.setprofile(None)
 
     @property
@@ -122,14 +122,14 @@ class Recorder:
 
 @cache
 def _continues(code: CodeType, instruction: int) -> bool:
-    """Whether a coroutine or generator continues at this instruction, where others begin."""
+    """Return whether a coroutine or generator continues at this instruction, where others begin."""
     # It is a RESUME. The two lowest bits of its argument are 0 where a function begins.
     return code.co_code[instruction + 1] & 3 != 0
 
 
 @dataclass(frozen=True, slots=True)
 class Walk:
-    """What several records of one walk have in common.
+    """The common part of several records of one walk.
 
     Attributes:
         entered: The names of the functions by file, both in the order in which they are first
@@ -142,7 +142,7 @@ class Walk:
 
     @classmethod
     def of(cls, runs: Sequence[Run]) -> "Walk":
-        """Return what the records have in common."""
+        """Return the common part of the records."""
         common = set.intersection(*map(set, runs))
         steps = min(([each for each in run if each in common] for run in runs), key=_passages)
         entered: dict[str, list[str]] = {}
@@ -167,13 +167,13 @@ def _passages(run: Iterable[CodeType]) -> int:
 
 
 async def turn() -> None:
-    """Let everything else that is ready in the event loop run once."""
+    """Run everything else that is ready in the event loop once."""
     await asyncio.sleep(0)
 
 
 @dataclass(frozen=True, slots=True)
 class World:
-    """What the application talks to, and what records its walks."""
+    """The servers of the application, and the recorder of its walks."""
 
     recorder: Recorder
     broker: Any
@@ -198,7 +198,7 @@ class World:
             quiet = quiet + 1 if len(entered) == count else 0
 
     def is_settled(self, queue: str) -> bool:
-        """Whether a message of the queue was handled, and the broker has removed it."""
+        """Return whether a message of the queue was handled, and the broker has removed it."""
         found = self.broker.queue(queue)
         return self.recorder.handled and not found.ready and not found.unacked
 
@@ -362,7 +362,7 @@ def main() -> None:
     parser.add_argument("--list", choices=WALKS, help="print the functions of one walk")
     parser.add_argument("--json", action="store_true", help="print everything as JSON")
     chosen = parser.parse_args()
-    # The application logs what fails, which nobody wants to read here.
+    # The log of failures is not of interest here.
     logging.getLogger(workerkit.__name__).addHandler(logging.NullHandler())
     names = [chosen.list] if chosen.list else list(WALKS)
     walks = {name: asyncio.run(measure(name)) for name in names}

@@ -34,7 +34,7 @@ class Failing(AMQPConsumer):
     retry = RetryPolicy(delays=(LATER,), fatal=(ValueError,))
 
     async def handle(self, order: Order) -> None:
-        """Raise what is fatal, so that the message is dead-lettered."""
+        """Raise a fatal exception, so that the message is dead-lettered."""
         raise ValueError(f"no order {order.id}")
 
 
@@ -67,7 +67,7 @@ class Orders(HTTPView):
 
 
 class Yearly(PeriodicTask):
-    """Is there for the start only."""
+    """A task for the measurement of the start."""
 
     cron = "0 0 1 1 *"
 

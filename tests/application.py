@@ -16,13 +16,13 @@ from workerkit.observe import log_settled
 
 
 class _Settings(WorkerSettings):
-    """Out of reach of the environment of whoever runs the tests."""
+    """Settings that ignore the environment of the test run."""
 
     model_config = SettingsConfigDict(env_prefix="TESTS_ONLY_", env_file=None)
 
 
 class Recorder:
-    """An observer that keeps what was settled."""
+    """An observer that records settled deliveries."""
 
     def __init__(self) -> None:
         self.settled: list[Settled] = []
@@ -32,12 +32,12 @@ class Recorder:
 
     @property
     def actions(self) -> list[str]:
-        """What was done, in order; `lost` where the connection was gone."""
+        """The actions, in order; `lost` if the connection was lost."""
         return ["lost" if each.lost else each.action.value for each in self.settled]
 
 
 def package_of(*consumers: type[Consumer]) -> str:
-    """A package that consists of *consumers*, as if somebody had written it."""
+    """Create a package that consists of *consumers*."""
     module = ModuleType(f"application_{token_hex(6)}")
     for consumer in consumers:
         consumer.__module__ = module.__name__
@@ -47,7 +47,7 @@ def package_of(*consumers: type[Consumer]) -> str:
 
 
 def container_of(url: str, recorder: Recorder | None = None, **settings: Any) -> Any:
-    """A container whose default connection is *url*; `amqp` in *settings* adds others."""
+    """Return a container whose default connection is *url*; `amqp` in *settings* adds others."""
     amqp = {"default": {"url": url}, **settings.pop("amqp", {})}
     container = WorkerContainer()
     made = _Settings(amqp=amqp, **settings)
@@ -65,7 +65,7 @@ async def running(
     ready: bool = True,
     **settings: Any,
 ) -> AsyncIterator[Runner]:
-    """Run *consumers* inside the block, ready unless told otherwise."""
+    """Run *consumers* inside the block; they are ready unless *ready* is false."""
     container = container_of(url, recorder, **settings)
     async with Runner(container, packages=[package_of(*consumers)]).running() as runner:
         if ready:

@@ -1,4 +1,4 @@
-"""A TCP balancer for tests, such as people put before a cluster.
+"""A TCP load balancer for tests, like those in front of clusters.
 
 async with Balancer([node.port for node in cluster.nodes]) as balancer:
     ...connect to 127.0.0.1:balancer.port...

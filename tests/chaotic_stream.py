@@ -1,4 +1,4 @@
-"""A server of one event stream in which everything goes wrong, at random."""
+"""A server of one event stream with random failures of every kind."""
 
 import asyncio
 import random
@@ -15,7 +15,7 @@ _ENDINGS = (b"\n", b"\r", b"\r\n")
 
 
 class ChaoticStream:
-    """Sends the numbers 1, 2, 3 ... as ids and data, to each client behind its `Last-Event-ID`.
+    """Sends the numbers 1, 2, 3 ... as ids and data, to each client after its `Last-Event-ID`.
 
     Each connection is answered by an error, or sends some events in chunks cut anywhere and then
     ends: cleanly, by a reset, in the middle of an event, in the middle of a chunk, or never.
@@ -57,7 +57,7 @@ class ChaoticStream:
         self._server = await asyncio.start_server(self._answer, "127.0.0.1", self.port)
 
     async def stop(self) -> None:
-        """Listen no more, and reset everybody."""
+        """Stop listening, and reset every connection."""
         if self._server is not None:
             self._server.close()
             for writer in list(self._writers):
@@ -128,7 +128,7 @@ class ChaoticStream:
         return end.join(lines)
 
     async def _send(self, writer: asyncio.StreamWriter, data: bytes) -> None:
-        """Write in chunks that are cut anywhere, and now and then wait in between."""
+        """Write in random chunks, with random pauses."""
         while data:
             size = self._dice.choice((1, 10, 100, 1_000))
             part, data = data[:size], data[size:]

@@ -1,7 +1,7 @@
-"""A plain client, for what a test does to a broker from outside.
+"""A simple AMQP client, with which tests declare, publish and take messages.
 
 It stands on aiormq alone and shares no code with workerkit. What it sends is confirmed, so a test
-that goes on knows that the broker has it.
+that continues knows that the broker has it.
 """
 
 from collections.abc import AsyncIterator
@@ -18,39 +18,39 @@ from tests.waiting import eventually
 
 @dataclass(frozen=True, slots=True)
 class Letter:
-    """A message that was taken from a queue."""
+    """A message taken from a queue."""
 
     body: bytes
     properties: Basic.Properties
 
     @property
     def headers(self) -> dict[str, Any]:
-        """Its headers; empty where it has none."""
+        """Its headers; empty if it has none."""
         return dict(self.properties.headers or {})
 
     @property
     def evidence(self) -> dict[str, Any]:
-        """What workerkit wrote about a dead letter, without the prefix of its headers."""
+        """The evidence headers of a dead letter, without their prefix."""
         prefix = "x-workerkit-"
         found = self.headers.items()
         return {name[len(prefix) :]: value for name, value in found if name.startswith(prefix)}
 
     @property
     def original_headers(self) -> dict[str, Any]:
-        """What the sender wrote."""
+        """The headers of the sender."""
         found = self.headers.items()
         return {name: value for name, value in found if not name.startswith("x-workerkit-")}
 
 
 class RawProperties(Basic.Properties):
-    """Properties as bytes: whatever a sender might write, right or wrong."""
+    """Properties as bytes, valid or not."""
 
     def __init__(self, raw: bytes) -> None:
         super().__init__()
         self.raw = raw
 
     def marshal(self) -> bytes:
-        """The bytes, as they are."""
+        """Return the bytes, as they are."""
         return self.raw
 
 
@@ -67,7 +67,7 @@ class Client:
             await self._channel.queue_declare(queue, durable=True, arguments=table)
 
     async def delete(self, queue: str) -> None:
-        """Delete a queue with its messages, whoever consumes it."""
+        """Delete a queue with its messages, even if it has consumers."""
         await self._channel.queue_delete(queue)
 
     async def declare_exchange(self, name: str, *queues: str) -> None:
@@ -77,11 +77,11 @@ class Client:
             await self._channel.queue_bind(queue, name, routing_key=queue)
 
     async def bind(self, queue: str, exchange: str, routing_key: str) -> None:
-        """Have *exchange*, which is there, route to *queue*."""
+        """Bind *queue* to an existing *exchange*."""
         await self._channel.queue_bind(queue, exchange, routing_key=routing_key)
 
     async def delete_exchange(self, name: str) -> None:
-        """Delete an exchange, whoever publishes to it."""
+        """Delete an exchange, even if it is in use."""
         await self._channel.exchange_delete(name)
 
     async def send(
@@ -100,7 +100,7 @@ class Client:
         )
 
     async def take(self, queue: str, deadline: float = 10.0) -> Letter:
-        """Take the first message of a queue for good; wait for it where there is none."""
+        """Remove and return the first message of a queue; wait if it is empty."""
 
         async def first() -> Letter | None:
             message = await self._channel.basic_get(queue, no_ack=True)
@@ -121,7 +121,7 @@ class Client:
 
 @asynccontextmanager
 async def connected(url: str) -> AsyncIterator[Client]:
-    """A client that is connected inside the block."""
+    """Connect a client inside the block."""
     connection = await aiormq.connect(url)
     try:
         yield Client(await connection.channel(publisher_confirms=True))

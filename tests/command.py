@@ -1,4 +1,4 @@
-"""Run the command `workerkit` in a process of its own, on packages that a test has written."""
+"""Run the command `workerkit` in a process, on packages that a test has written."""
 
 import asyncio
 import os
@@ -75,7 +75,7 @@ class Application:
 
     @property
     def pid(self) -> int:
-        """The process, which leads a group of its own."""
+        """The process, which leads its own group."""
         return self._process.pid
 
     @property
@@ -84,7 +84,7 @@ class Application:
         return self._process.returncode is None
 
     def lines(self, start: str) -> Iterator[str]:
-        """What follows *start* on the lines of stdout that begin with it."""
+        """Return what follows *start* on the lines of stdout that begin with it."""
         for line in self.out:
             if line.startswith(start):
                 yield line.removeprefix(start).strip()
@@ -108,7 +108,7 @@ class Application:
         os.killpg(self.pid, number)
 
     async def ended(self, deadline: float = 60.0) -> int:
-        """Wait until it has ended and its last line is read; the exit code."""
+        """Wait until it has ended and its last line is read; return the exit code."""
         try:
             async with asyncio.timeout(deadline):
                 code = await self._process.wait()
@@ -118,7 +118,7 @@ class Application:
         return code
 
     async def reap(self) -> None:
-        """Kill what still runs of the process and its group, and collect it."""
+        """Kill the remaining processes of the group, and collect the process."""
         with suppress(ProcessLookupError):
             os.killpg(self.pid, signal.SIGKILL)
         await self._process.wait()
@@ -130,7 +130,7 @@ class Application:
 
 @asynccontextmanager
 async def process(*command: str, cwd: Path, **variables: str) -> AsyncIterator[Application]:
-    """Run *command* inside the block; nothing of it is left behind it."""
+    """Run *command* inside the block, and kill it at the end."""
     started = await asyncio.create_subprocess_exec(
         *command,
         cwd=cwd,

@@ -1,4 +1,4 @@
-"""Fixtures for every test: a RabbitMQ node of its own, real and private.
+"""Fixtures for every test, such as a private RabbitMQ node.
 
 * `rabbit`: one node for the whole session. Leave it as it was found: other tests use it.
 * `vhost`: a fresh virtual host on that node, deleted afterwards. Creating one takes 7 ms.
@@ -26,7 +26,7 @@ settings.load_profile("tests")
 
 @pytest.fixture(autouse=True)
 def _log_level() -> Iterator[None]:
-    """Undo what a command does that is called inside of a test: it silences our loggers."""
+    """Restore the loggers, which a command called inside a test has silenced."""
     ours = logging.getLogger("workerkit")
     level = ours.level
     yield

@@ -1,4 +1,4 @@
-"""Consumers that tests have in common."""
+"""Consumers that several tests use."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from workerkit import AMQPConsumer, Queue
 def collector(
     *queues: str | Queue, name: str = "Collector", **options: Any
 ) -> tuple[type[AMQPConsumer], list[bytes]]:
-    """Make a consumer that does nothing but keep the bodies.
+    """Create a consumer that only records bodies.
 
     Args:
         options: Class attributes, such as `concurrency`.

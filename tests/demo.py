@@ -1,6 +1,6 @@
-"""What `make demo` runs: the template on an in-process broker, with orders coming in.
+"""Run the template on an in-process broker, with a simulated customer: `make demo`.
 
-Ctrl-C ends it. Nothing of it is left behind.
+Ctrl-C stops it. It leaves nothing behind.
 """
 
 import asyncio
@@ -32,13 +32,13 @@ from workerkit.embedded import EmbeddedBroker  # noqa: E402
 
 ITEMS = ("tea", "coffee", "sugar", "a cup", "a spoon")
 PAUSE = 0.3
-# The worker's own grace, and some more to close what it has opened.
+# The worker's grace period, and time to close its connections.
 STOPPING = 12.0
 _PR_SET_PDEATHSIG = 1
 
 
 def main() -> int:
-    """Run until SIGINT or SIGTERM; the exit code."""
+    """Run until SIGINT or SIGTERM; return the exit code."""
     try:
         asyncio.run(demo())
     except WorkerEnded as error:
@@ -48,7 +48,7 @@ def main() -> int:
 
 
 class WorkerEnded(Exception):
-    """The worker ended though nobody had asked it to, or not as it should."""
+    """The worker ended early, or with an error."""
 
 
 async def demo() -> None:
@@ -57,17 +57,17 @@ async def demo() -> None:
     Raises:
         WorkerEnded: The worker did not run until it was stopped.
     """
-    asked_to_stop = asyncio.Event()
+    stopping = asyncio.Event()
     for number in (signal.SIGINT, signal.SIGTERM):
-        asyncio.get_running_loop().add_signal_handler(number, asked_to_stop.set)
-    print("This runs a broker, a worker that books orders, and a customer who places them.")
-    print("A line with the word `handled` is an order that was booked, or a customer who was told.")
-    print("Ctrl-C ends it.", flush=True)
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    print("This runs a broker, a worker that books orders, and a customer who places orders.")
+    print("A line with `handled` is an order that was booked, or a customer who was notified.")
+    print("Ctrl-C stops it.", flush=True)
     async with any_broker() as broker:
-        print(f"A broker runs at {broker.url}, and you can place an order as well:")
+        print(f"The broker is at {broker.url}. To place an order yourself:")
         order = '{"id": 0, "item": "tea"}'
         print(f"  {publish_command(broker.url, 'orders', order)}", flush=True)
-        await trade(broker.url, asked_to_stop)
+        await trade(broker.url, stopping)
 
 
 @asynccontextmanager
@@ -81,31 +81,31 @@ async def any_broker() -> AsyncIterator[EmbeddedBroker]:
         yield broker
 
 
-async def trade(url: str, asked_to_stop: asyncio.Event) -> None:
+async def trade(url: str, stopping: asyncio.Event) -> None:
     """Run worker and customer until asked to stop."""
     port = free_port()
     print(f"The HTTP views of the worker are at http://127.0.0.1:{port}/docs", flush=True)
     async with worker(url, port) as process, customer(url):
         ended = asyncio.create_task(process.wait())
-        stopped = asyncio.create_task(asked_to_stop.wait())
+        stopped = asyncio.create_task(stopping.wait())
         await asyncio.wait([ended, stopped], return_when=asyncio.FIRST_COMPLETED)
         stopped.cancel()
-        if not asked_to_stop.is_set():
-            raise WorkerEnded(f"the worker ended by itself, with {process.returncode}")
+        if not stopping.is_set():
+            raise WorkerEnded(f"the worker exited with code {process.returncode}")
     if process.returncode:
-        raise WorkerEnded(f"the worker ended with {process.returncode}")
+        raise WorkerEnded(f"the worker exited with code {process.returncode}")
 
 
 @asynccontextmanager
 async def worker(url: str, port: int) -> AsyncIterator[asyncio.subprocess.Process]:
-    """Run `workerkit run shop` in the template inside the block; stop it behind."""
+    """Run `workerkit run shop` in the template inside the block; stop it at the end."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "workerkit", "run", "shop"),
         cwd=ROOT / "app_template",
         env={
             **os.environ,
             "SHOP_AMQP__DEFAULT__URL": url,
-            # Not 8080, which may be somebody else's.
+            # Not 8080, which may be in use.
             "SHOP_HTTP__PORT": str(port),
             "SHOP_SSE__SHOP__URL": f"http://127.0.0.1:{port}",
             "SHOP_OPS__PORT": "0",
@@ -113,8 +113,8 @@ async def worker(url: str, port: int) -> AsyncIterator[asyncio.subprocess.Proces
             "SHOP_LOG__LEVEL": "DEBUG",
             "SHOP_SHUTDOWN_GRACE": "5",
         },
-        # Ctrl-C at a terminal is for the whole group: the worker would take it for its first
-        # signal and ours for the second, which ends it at once.
+        # Ctrl-C at a terminal signals the whole group: the worker would take it for the first
+        # signal, and ours for the second, which ends it immediately.
         start_new_session=True,
         preexec_fn=end_with_parent,
     )
@@ -132,7 +132,7 @@ async def worker(url: str, port: int) -> AsyncIterator[asyncio.subprocess.Proces
 
 
 def end_with_parent() -> None:
-    """Have the kernel send SIGTERM to this process when its parent ends, however that ends."""
+    """Make the kernel send SIGTERM to this process when its parent ends."""
     if sys.platform == "linux":
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
 
@@ -152,7 +152,7 @@ async def customer(url: str) -> AsyncIterator[None]:
 
 
 async def place_orders(publisher: Publisher) -> None:
-    """Place one order after the other; the queue is there once the worker has declared it."""
+    """Place one order after the other; the queue exists when the worker has declared it."""
     number = 1
     while True:
         order = {"id": number, "item": random.choice(ITEMS), "quantity": random.randint(1, 9)}

@@ -1,4 +1,4 @@
-"""What a running application occupies: to compare before and after something broke."""
+"""The resources of a running application, to compare before and after a failure."""
 
 import asyncio
 from collections import Counter
@@ -27,9 +27,9 @@ class Footprint:
     consumers: list[ConsumerState]
 
     def at_most(self, before: "Footprint") -> bool:
-        """Whether nothing was added since *before*, and every consumer is there as it was.
+        """Return whether nothing was added since *before*, and every consumer is there as it was.
 
-        A channel to publish on may be missing: it is opened again when somebody publishes.
+        A channel to publish on may be missing: it is opened again by the next publish.
         """
         assert self.consumers == before.consumers
         assert self.tasks <= before.tasks, self.tasks - before.tasks
@@ -39,7 +39,7 @@ class Footprint:
 
     @classmethod
     def of(cls, rabbit: PrivateRabbit, vhost: str) -> "Footprint":
-        """Look now."""
+        """Measure now."""
         coroutines = [task.get_coro() for task in asyncio.all_tasks()]
         return cls(
             Counter(getattr(each, "__qualname__", repr(each)) for each in coroutines),

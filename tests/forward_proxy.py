@@ -1,4 +1,4 @@
-"""A small HTTP proxy: it forwards requests for http, and makes tunnels for CONNECT."""
+"""A small HTTP proxy: it forwards requests for http, and opens tunnels for CONNECT."""
 
 import asyncio
 from base64 import b64encode
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 @dataclass(eq=False, slots=True)
 class ForwardProxy:
-    """What a proxy has seen.
+    """The requests that a proxy has received.
 
     Attributes:
         user: With `password`, that it asks for; none where it is empty.
@@ -37,7 +37,7 @@ class ForwardProxy:
         return f"http://127.0.0.1:{self.port}"
 
     def status(self, head: str) -> int:
-        """How a request is answered: 200 where it goes on."""
+        """Return the status for a request: 200 if it is forwarded."""
         if self.refusal:
             return self.refusal
         pair = b64encode(f"{self.user}:{self.password}".encode()).decode()
@@ -93,7 +93,7 @@ async def forward_proxy(
 
 
 def _onward(head: str) -> str:
-    """The head for the server: what is for the proxy stays out of it."""
+    """Return the head for the server: what is for the proxy stays out of it."""
     lines = [line for line in head.split("\r\n") if not line.lower().startswith("proxy-")]
     return "\r\n".join(lines)
 

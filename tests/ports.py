@@ -1,4 +1,4 @@
-"""Free loopback ports that stay free while nobody listens on them."""
+"""Free loopback ports that stay free until a test listens on them."""
 
 import os
 import random
@@ -10,13 +10,13 @@ _RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 
 
 def free_port() -> int:
-    """Pick a port of 127.0.0.1 that nobody listens on, outside the ephemeral range.
+    """Return a free port of 127.0.0.1, outside the ephemeral range.
 
     Port 0 would give an ephemeral port. While such a port is closed, a client that keeps trying to
     connect to it sooner or later gets the same number as its own source port, connects *to itself*
     (a simultaneous open), and the server that wants the port back cannot bind it.
 
-    Nothing reserves the port: whoever binds it must be ready to try another one.
+    Nothing reserves the port: the caller must be ready to try another one.
     """
     lowest = int(_RANGE.read_text().split()[0]) if _RANGE.exists() else 32768
     below = range(10_000, lowest) if lowest > 12_000 else range(61_000, 65_535)
@@ -34,7 +34,7 @@ def free_port() -> int:
 
 
 def _ours(ports: range) -> list[int]:
-    """Those that neither another process of pytest-xdist gives, nor this one has given."""
+    """Return those that neither another process of pytest-xdist gives, nor this one has given."""
     number = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
     count = int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", "1"))
     return [port for port in ports[number::count] if port not in _given]

@@ -1,9 +1,9 @@
-"""A TCP proxy that can be told to misbehave.
+"""A TCP proxy that injects failures.
 
 async with Proxy("127.0.0.1", rabbit.port) as proxy:
     ...connect to 127.0.0.1:proxy.port...
     proxy.freeze()      # packets vanish, connections stay open
-    proxy.drop()        # everybody gets a TCP reset
+    proxy.drop()        # a TCP reset for every connection
     proxy.swallow(QOS_OK)   # the server's next reply of this kind does not arrive
 """
 
@@ -73,13 +73,13 @@ class Proxy:
         return len(self._links)
 
     def url(self, direct: str) -> str:
-        """The address *direct* of the server, by way of this proxy."""
+        """Return the address *direct* of the server, through this proxy."""
         host, port = self._upstream
         assert f"{host}:{port}" in direct
         return direct.replace(f"{host}:{port}", f"127.0.0.1:{self.port}")
 
     def swallow(self, method: tuple[int, int], number: int = 1) -> None:
-        """Leave out one AMQP method frame of the server; everything else passes.
+        """Drop one AMQP method frame of the server; forward everything else.
 
         Args:
             method: Its class and method.
@@ -88,7 +88,7 @@ class Proxy:
         self._left[method] = number
 
     def wanted(self, method: tuple[int, int]) -> bool:
-        """Whether a frame of the server passes: asked once for each."""
+        """Return whether to forward a frame of the server; called once for each."""
         if method not in self._left:
             return True
         self._left[method] -= 1
@@ -104,15 +104,15 @@ class Proxy:
             link.reset()
 
     def freeze(self) -> None:
-        """Forward nothing more, in either direction; connections stay open, new ones too."""
+        """Stop forwarding in both directions; connections stay open, new ones too."""
         self._freeze(True)
 
     def thaw(self) -> None:
-        """Forward again, first of all what came in while frozen."""
+        """Resume forwarding, first the data received while frozen."""
         self._freeze(False)
 
     def refuse(self) -> None:
-        """Refuse new connections; those that are open stay."""
+        """Refuse new connections; open ones stay."""
         if self._listener is not None:
             self._listener.close()
             self._listener = None
@@ -162,7 +162,7 @@ class _Link:
         self.regulate()
 
     def regulate(self) -> None:
-        """Read from an end only while nothing is frozen and the other end takes what is read."""
+        """Read from an end only while nothing is frozen and the other end can write."""
         for end, other in ((self.client, self.server), (self.server, self.client)):
             end.read(other.writable and not self.proxy.frozen)
 
@@ -173,7 +173,7 @@ class _Link:
             end.reset()
 
     def lost(self) -> None:
-        """One end is gone: so is the other, once what it was sent is written."""
+        """Close the other end too, after writing its data."""
         if self._connecting is not None:
             self._connecting.cancel()
         ends = [end for end in (self.client, self.server) if end.transport is not None]
@@ -196,14 +196,14 @@ class _Link:
 
 
 class _Frames:
-    """Splits what an AMQP server sends, so that single frames can be left out."""
+    """Splits the data of an AMQP server into frames, so that single frames can be dropped."""
 
     def __init__(self, wanted: Callable[[tuple[int, int]], bool]) -> None:
         self._wanted = wanted
         self._rest = b""
 
     def passed(self, data: bytes) -> bytes:
-        """What may go on of *data*; a frame that is cut goes on once it is whole."""
+        """Return the part of *data* to forward; an incomplete frame waits."""
         buffer = self._rest + data
         position = 0
         kept = []
@@ -260,7 +260,7 @@ class _End(asyncio.Protocol):
         self._ended = True
         if self._other.transport is not None:
             self._other.transport.write_eof()
-        # Half closed: the other direction goes on. False closes this end, and so the other.
+        # Half closed: the other direction stays open. False would close both ends.
         return not self._other._ended
 
     def pause_writing(self) -> None:
@@ -279,7 +279,7 @@ class _End(asyncio.Protocol):
         self._link.lost()
 
     def read(self, on: bool) -> None:
-        """Read from the socket, or leave what comes in the kernel's buffers."""
+        """Read from the socket, or leave data in the kernel's buffers."""
         if self.transport is None or self.transport.is_closing():
             return
         self.transport.resume_reading()

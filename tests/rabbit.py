@@ -1,4 +1,4 @@
-"""A private RabbitMQ node for tests: real, on free loopback ports, gone without a trace.
+"""A private RabbitMQ node for tests, on free loopback ports, which leaves nothing behind.
 
     with PrivateRabbit() as rabbit:
         connection = await aio_pika.connect(rabbit.url())
@@ -34,7 +34,7 @@ _PORT_CLASH = re.compile(r"eaddrinuse|in use", re.IGNORECASE)
 
 
 def missing() -> str | None:
-    """Say what has to be installed before a node can start, or None."""
+    """Return what has to be installed before a node can start; None if nothing."""
     try:
         installation()
     except NotInstalled as error:
@@ -43,16 +43,16 @@ def missing() -> str | None:
 
 
 class RabbitFailed(Exception):
-    """The node did not start, or did not do what it was asked."""
+    """The node did not start, or a command failed."""
 
 
 class _PortClash(RabbitFailed):
-    """Somebody else took one of the node's ports first."""
+    """One of the node's ports is in use."""
 
 
 @dataclass(frozen=True, slots=True)
 class QueueState:
-    """What the broker says of one queue.
+    """The state of a queue.
 
     Attributes:
         ready: Messages waiting.
@@ -67,7 +67,7 @@ class QueueState:
 
 @dataclass(frozen=True, slots=True)
 class Membership:
-    """What the nodes of one cluster share.
+    """The shared settings of the nodes of one cluster.
 
     Attributes:
         cookie: The secret by which they know each other.
@@ -82,7 +82,7 @@ class Membership:
 
 @dataclass(frozen=True, slots=True)
 class ConsumerState:
-    """What the broker says of one consumer.
+    """The state of a consumer.
 
     Attributes:
         queue: Name of the queue.
@@ -107,7 +107,7 @@ class PrivateRabbit:
         version: Such as "4.3"; None for the version that this run of the tests is for.
         plugins: Names of the plugins to enable.
         name: Node name; a random one by default.
-        membership: Of a node of a cluster, which then has no epmd and no cookie of its own.
+        membership: Of a node of a cluster, which then shares epmd and cookie.
 
     Raises:
         NotInstalled: There is no such RabbitMQ.
@@ -152,7 +152,7 @@ class PrivateRabbit:
 
     @property
     def version(self) -> tuple[int, ...]:
-        """Of RabbitMQ, such as (4, 3, 6)."""
+        """The version of RabbitMQ, such as (4, 3, 6)."""
         return self._installation.version
 
     # Life
@@ -170,7 +170,7 @@ class PrivateRabbit:
         if self._node is not None:
             raise RabbitFailed("this node is running already")
         began = time.monotonic()
-        # Clients know the ports of a node that ran before: those cannot be picked anew.
+        # Clients know the ports of a node that ran before: they cannot change.
         tries = 3 if self._root is None else 1
         for left in reversed(range(tries)):
             try:
@@ -188,7 +188,7 @@ class PrivateRabbit:
         raise AssertionError("unreachable")
 
     def stop(self) -> None:
-        """Shut down in good order, as SIGTERM does. What is durable stays for the next `start`."""
+        """Shut down cleanly, as SIGTERM does. Durable messages stay for the next `start`."""
         if self._node is not None and self._node.poll() is None:
             self._signal(signal.SIGCONT)
             self._signal(signal.SIGTERM)
@@ -199,13 +199,13 @@ class PrivateRabbit:
         self._reap()
 
     def kill(self) -> None:
-        """Kill -9: no goodbye to clients, and what was not on the disk is lost."""
+        """Send SIGKILL: clients are not notified, and what is not on disk is lost."""
         if self._node is not None and self._node.poll() is None:
             self._signal(signal.SIGKILL)
         self._reap()
 
     def restart(self, timeout: float = 60.0) -> float:
-        """Stop in good order and start again; returns the seconds the start took."""
+        """Stop cleanly and start again; return the seconds that the start took."""
         self.stop()
         return self.start(timeout)
 
@@ -220,7 +220,7 @@ class PrivateRabbit:
         return self.running and not self._frozen
 
     def close(self) -> None:
-        """Kill whatever runs and remove the directory. May be called twice."""
+        """Kill all processes and remove the directory. May be called twice."""
         self.kill()
         if self._epmd is not None:
             self._epmd.kill()
@@ -234,7 +234,7 @@ class PrivateRabbit:
             self._root = None
 
     def pids(self) -> list[int]:
-        """The processes of this node, found by their environment: its helpers and epmd too.
+        """Return the processes of this node, found by their environment: its helpers and epmd too.
 
         Empty where there is no /proc.
         """
@@ -244,7 +244,7 @@ class PrivateRabbit:
             try:
                 if mark in (process / "environ").read_bytes():
                     found.append(int(process.name))
-            except OSError:  # ended meanwhile, or somebody else's
+            except OSError:  # it has ended, or belongs to another user
                 continue
         return found
 
@@ -255,11 +255,11 @@ class PrivateRabbit:
         self._signal(signal.SIGSTOP)
         self._frozen = True
         assert self._node is not None
-        # The signal is only on its way: threads of the node go on until each of them has seen it.
+        # The signal is only on its way: threads of the node run until each has received it.
         os.waitid(os.P_PID, self._node.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
 
     def resume(self) -> None:
-        """Let a frozen node go on."""
+        """Resume a frozen node."""
         self._signal(signal.SIGCONT)
         self._frozen = False
 
@@ -305,14 +305,14 @@ class PrivateRabbit:
         self._permit(name, vhost, configure, write, read)
 
     def url(self, vhost: str = "/", user: str = "guest", password: str = "guest") -> str:
-        """Address of a virtual host, everything in it quoted."""
+        """Return the URL of a virtual host, with its parts quoted."""
         login = f"{quote(user, safe='')}:{quote(password, safe='')}"
         return f"amqp://{login}@127.0.0.1:{self.port}/{quote(vhost, safe='')}"
 
     # Look
 
     def queues(self, vhost: str = "/") -> dict[str, QueueState]:
-        """The queues of a virtual host by name, as they are now.
+        """Return the queues of a virtual host by name, as they are now.
 
         What a quorum queue has dead-lettered, and no other queue has confirmed, is unacknowledged.
         """
@@ -336,7 +336,7 @@ class PrivateRabbit:
         return {name: QueueState(*map(int, numbers)) for name, *numbers in rows}
 
     def consumers(self, vhost: str = "/") -> list[ConsumerState]:
-        """The consumers of a virtual host, as they are now."""
+        """Return the consumers of a virtual host, as they are now."""
         rows = self._rows(
             "[[element(4, proplists:get_value(queue_name, Consumer)),"
             " proplists:get_value(consumer_tag, Consumer),"
@@ -346,10 +346,10 @@ class PrivateRabbit:
         return [ConsumerState(queue, tag, int(prefetch)) for queue, tag, prefetch in rows]
 
     def connections(self, vhost: str = "/") -> int:
-        """How many client connections to a virtual host are open."""
+        """Return how many client connections to a virtual host are open."""
         return int(
             self.eval(
-                # They are listed by a process of its own, a moment after they were opened.
+                # A separate process lists them, a moment after they were opened.
                 "pg_local:sync(), length([Pid || Pid <- rabbit_networking:connections(),"
                 " (catch rabbit_networking:connection_info(Pid, [vhost]))"
                 f" =:= [{{vhost, {_binary(vhost)}}}]])"
@@ -357,7 +357,7 @@ class PrivateRabbit:
         )
 
     def channels(self, vhost: str = "/") -> int:
-        """How many channels to a virtual host are open."""
+        """Return how many channels to a virtual host are open."""
         return int(
             self.eval(
                 "pg_local:sync(), length([Pid || Pid <- rabbit_channel:list(),"
@@ -388,7 +388,7 @@ class PrivateRabbit:
         return answer[1:]
 
     def ctl(self, *args: str, timeout: float = 60.0) -> str:
-        """Run `rabbitmqctl`, for what `eval` does not do as easily; a third of a second or more."""
+        """Run `rabbitmqctl`, for what is harder with `eval`; a third of a second or more."""
         command = [str(self._installation.scripts / "rabbitmqctl"), "-q", *args]
         done = subprocess.run(
             command, env=self._env, capture_output=True, text=True, timeout=timeout, check=False
@@ -400,7 +400,7 @@ class PrivateRabbit:
     # Within
 
     def _prepare(self) -> None:
-        """Make the directory, pick the ports, start the epmd that only this node will use."""
+        """Create the directory, choose the ports, start the epmd of this node."""
         self.port = free_port()
         root = self._root = Path(tempfile.mkdtemp(prefix="rabbit-"))
         (root / "enabled_plugins").write_text(f"[{','.join(self._plugins)}].\n")
@@ -439,7 +439,7 @@ class PrivateRabbit:
             time.sleep(0.02)
 
     def _ready(self) -> bool:
-        """Say whether the boot is over and the broker answers a client."""
+        """Return whether the node has started and replies to a client."""
         try:
             if self._lease is None:
                 self._lease = self._connect(10.0)
@@ -468,7 +468,7 @@ class PrivateRabbit:
         os.killpg(self._node.pid, number)
 
     def _reap(self) -> None:
-        """Collect a node that is ending, so that the next `start` finds a clean table."""
+        """Collect an ending node, so that the next `start` finds no process of it."""
         if self._node is not None:
             self._node.wait()
             self._node = None
@@ -508,7 +508,7 @@ class PrivateRabbit:
 def start_epmd(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
     """Start the name server of Erlang nodes on the port that *environment* names.
 
-    In the foreground, because a daemon would survive the node and be nobody's child.
+    In the foreground, because a daemon would survive the node.
     """
     return subprocess.Popen(
         ["epmd", "-address", "127.0.0.1", "-port", environment["ERL_EPMD_PORT"]],
@@ -521,7 +521,7 @@ def start_epmd(environment: Mapping[str, str]) -> "subprocess.Popen[bytes]":
 
 
 def _environment(installed: Installation, root: Path, name: str, port: int) -> dict[str, str]:
-    """Everything the scripts of RabbitMQ read, and nothing of the caller's own environment."""
+    """Return the environment for the scripts of RabbitMQ, without that of the caller."""
     arguments = (
         "-kernel inet_dist_use_interface {127,0,0,1}"
         # No path and no space in it: the scripts split this text at spaces and keep the quotes.
@@ -565,10 +565,10 @@ def _read(connection: socket.socket, size: int) -> bytes:
 
 
 def _binary(text: str) -> str:
-    """An Erlang binary, safe for any text."""
+    """Return an Erlang binary, safe for any text."""
     return f"<<{','.join(map(str, text.encode()))}>>"
 
 
 def _string(text: str) -> str:
-    """An Erlang string, safe for any text."""
+    """Return an Erlang string, safe for any text."""
     return f"[{','.join(map(str, map(ord, text)))}]"

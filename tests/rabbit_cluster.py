@@ -1,4 +1,4 @@
-"""A private cluster of RabbitMQ nodes for tests, and the faults that a cluster has.
+"""A private cluster of RabbitMQ nodes for tests, and faults of clusters.
 
     with RabbitCluster() as cluster:
         cluster.kill(cluster.leader("orders", vhost))
@@ -85,7 +85,7 @@ class RabbitCluster:
     # Life
 
     def start(self) -> float:
-        """Start all nodes at the same time; returns the seconds until they were one cluster.
+        """Start all nodes at the same time; return the seconds until they were one cluster.
 
         Raises:
             RabbitFailed: They did not become one; nothing of them is left.
@@ -153,7 +153,7 @@ class RabbitCluster:
     # Faults
 
     def kill(self, number: int) -> None:
-        """Kill -9 a node."""
+        """Send SIGKILL to a node."""
         self.nodes[number].kill()
 
     def pause(self, number: int) -> None:
@@ -161,7 +161,7 @@ class RabbitCluster:
         self.nodes[number].pause()
 
     def resume(self, number: int) -> None:
-        """Let a frozen node go on."""
+        """Resume a frozen node."""
         self.nodes[number].resume()
         self._thawed.add(number)
 
@@ -172,12 +172,12 @@ class RabbitCluster:
         return seconds
 
     def restart(self, number: int) -> float:
-        """Stop a node in good order and start it again; returns the seconds the start took."""
+        """Stop a node cleanly and start it again; return the seconds that the start took."""
         self.nodes[number].stop()
         return self.start_node(number)
 
     def cut_off(self, number: int) -> None:
-        """Part a node from the others: its Erlang distribution is down, clients still reach it."""
+        """Cut a node off from the other nodes; clients still reach it."""
         others = self._others(number)
         # A wrong cookie keeps both sides from connecting again.
         self.nodes[number].eval(
@@ -187,7 +187,7 @@ class RabbitCluster:
         self._cut_off.add(number)
 
     def reconnect(self, number: int) -> None:
-        """End what `cut_off` began."""
+        """Undo `cut_off`."""
         self.nodes[number].eval(
             "[begin erlang:set_cookie(Node, erlang:get_cookie()),"
             " net_kernel:connect_node(Node) end"
@@ -198,7 +198,7 @@ class RabbitCluster:
     # Look
 
     def leader(self, queue: str, vhost: str) -> int:
-        """The node with the leader of a quorum queue, or the home of a classic queue."""
+        """Return the node with the leader of a quorum queue, or the home of a classic queue."""
         text = self.any_node().eval(
             f"{{ok, Queue}} = rabbit_amqqueue:lookup({_resource(queue, vhost)}),"
             " case amqqueue:get_pid(Queue) of"
@@ -208,7 +208,7 @@ class RabbitCluster:
         return self._names.index(text)
 
     def members(self, queue: str, vhost: str) -> list[int]:
-        """The nodes with a member of a quorum queue."""
+        """Return the nodes with a member of a quorum queue."""
         text = self.any_node().eval(
             f"{{ok, Queue}} = rabbit_amqqueue:lookup({_resource(queue, vhost)}),"
             " {ok, Members, _} = ra:members(amqqueue:get_pid(Queue)),"
@@ -233,7 +233,7 @@ class RabbitCluster:
         self._wait(moved, time.monotonic() + 30.0, f"leader of {queue!r} on node {number}")
 
     def nodes_of(self, connection_name: str, vhost: str) -> list[int]:
-        """The live nodes to which clients of that name are connected."""
+        """Return the live nodes to which clients of that name are connected."""
         return [number for number in self.live if self._has(number, connection_name, vhost)]
 
     def _has(self, number: int, connection_name: str, vhost: str) -> bool:
@@ -265,7 +265,7 @@ class RabbitCluster:
             list(pool.map(lambda node: node.start(_START), self.nodes))
 
     def _complete(self) -> bool:
-        """Whether every node serves and sees all others."""
+        """Return whether every node serves and sees all others."""
         return all(
             node.eval(
                 f"[] =:= [Node || Node <- {self._others(number)}, not rabbit:is_running(Node)]"
@@ -277,7 +277,7 @@ class RabbitCluster:
         )
 
     def _partitioned(self, number: int) -> bool:
-        """Whether a node that runs has found itself parted from the others by Mnesia."""
+        """Return whether a node that runs has found itself parted from the others by Mnesia."""
         if self.version >= (4,) or not self.nodes[number].running:
             return False
         # It finds out a moment after it was resumed.
@@ -293,12 +293,12 @@ class RabbitCluster:
         return int(members) == len(self.nodes)
 
     def _others(self, number: int) -> str:
-        """An Erlang list of the other nodes."""
+        """Return an Erlang list of the other nodes."""
         names = [f"'{name}'" for each, name in enumerate(self._names) if each != number]
         return f"[{', '.join(names)}]"
 
     def any_node(self) -> PrivateRabbit:
-        """A node that can answer for the whole cluster."""
+        """Return a node that can answer for the whole cluster."""
         for number in self.live:
             if number not in self._cut_off:
                 return self.nodes[number]
@@ -321,5 +321,5 @@ def _resource(queue: str, vhost: str) -> str:
 
 
 def _binary(text: str) -> str:
-    """An Erlang binary, safe for any text."""
+    """Return an Erlang binary, safe for any text."""
     return f"<<{','.join(map(str, text.encode()))}>>"

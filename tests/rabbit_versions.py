@@ -1,4 +1,4 @@
-"""Which RabbitMQ the tests run on: the machine's own, or one that was unpacked beside it.
+"""The RabbitMQ of the tests: the installed one, or one that is unpacked into a cache.
 
 `TEST_RABBITMQ=4.3` chooses a version for a run of the tests; without it they take what the machine
 has. `.ci/rabbitmq` makes the others available.
@@ -21,7 +21,7 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/usr/bin:/sbin:/bin"
 
 
 class NotInstalled(Exception):
-    """There is no such RabbitMQ on this machine; the text says how to get one."""
+    """This RabbitMQ is not on this machine; the text describes how to get it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +39,7 @@ class Installation:
     version: tuple[int, ...]
 
     def is_of(self, version: str) -> bool:
-        """Whether it is 4.3.6, say, and *version* is 4.3."""
+        """Return whether *version* is its series: 4.3 is that of 4.3.6."""
         numbers = tuple(map(int, version.split(".")))
         return self.version[: len(numbers)] == numbers
 
@@ -68,7 +68,7 @@ def installation(version: str | None = None) -> Installation:
 
 
 def _own() -> Installation | None:
-    """The machine's own, if it has one."""
+    """Return the machine's own, if it has one."""
     path = f"{os.environ.get('PATH', '')}:{_SYSTEM_PATH}"
     found = shutil.which("rabbitmq-server", path=path)
     if (_DEBIAN_SCRIPTS / "rabbitmq-server").exists():

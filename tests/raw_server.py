@@ -1,4 +1,4 @@
-"""A server that answers with whatever bytes a test wants."""
+"""A server that replies with the bytes that a test sets."""
 
 import asyncio
 import ssl
@@ -12,7 +12,7 @@ CHUNKED = STREAM + b"Transfer-Encoding: chunked\r\n\r\n"
 
 @dataclass(eq=False, slots=True)
 class RawServer:
-    """What a raw server has seen.
+    """The requests that a raw server has received.
 
     Attributes:
         heads: The head of each request.

@@ -1,4 +1,4 @@
-"""Look at what was logged."""
+"""Read log records."""
 
 import logging
 from typing import Any
@@ -7,12 +7,12 @@ import pytest
 
 
 def fields(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, Any]]:
-    """The attributes of every record with exactly this message, those of `extra` among them."""
+    """Return the attributes, with those of `extra`, of every record with exactly this message."""
     return [vars(record) for record in caplog.records if record.message == message]
 
 
 def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The messages of records at ERROR or above, without those of deliveries that were given up.
+    """Return the messages at ERROR or above, without those of deliveries that finally failed.
 
     Left out as well is what a busy machine can cause: if it gives this process no time, its event
     loop stands still as if a handler had blocked it.
@@ -26,5 +26,5 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 
 def everything(caplog: pytest.LogCaptureFixture) -> str:
-    """All that a handler could write: messages, tracebacks and every field."""
+    """Return all that a handler could write: messages, tracebacks and every field."""
     return caplog.text + "\n".join(repr(vars(record)) for record in caplog.records)

@@ -1,4 +1,4 @@
-"""The rows of docs/reliability.md, and the tests that show them.
+"""The rows of docs/reliability.md, and the tests that prove them.
 
 A test carries its row's id in its name: `test_b3_...`. `python -m tests.rows` writes the last
 column.
@@ -31,7 +31,7 @@ ROWS = [
     }.items()
     for number in range(1, last + 1)
 ]
-"""What has been promised."""
+"""The page."""
 
 _ID = re.compile(r"test_([a-z]{1,2}\d+)_")
 _ROW = re.compile(r"^\| ([A-Z]{1,2}\d+) \|(.*)\|([^|]*)\|$", re.MULTILINE)
@@ -39,7 +39,7 @@ _ROW = re.compile(r"^\| ([A-Z]{1,2}\d+) \|(.*)\|([^|]*)\|$", re.MULTILINE)
 
 @cache
 def shown_by() -> dict[str, list[str]]:
-    """The files that have tests of each row."""
+    """Return the files that have tests of each row."""
     found: dict[str, set[str]] = defaultdict(set)
     for path in TESTS.rglob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -51,7 +51,7 @@ def shown_by() -> dict[str, list[str]]:
 
 
 def written(page: str) -> str:
-    """The page with its last column as it should be."""
+    """Return the page with its last column as it should be."""
     files = shown_by()
 
     def row(found: re.Match[str]) -> str:
@@ -62,7 +62,7 @@ def written(page: str) -> str:
 
 
 def rows(page: str) -> list[str]:
-    """The ids on the page, in order."""
+    """Return the ids on the page, in order."""
     return [found[1] for found in _ROW.finditer(page)]
 
 

@@ -24,7 +24,7 @@ async def serving(
     grace: float = 5.0,
     **http: Any,
 ) -> AsyncIterator[HTTPClient]:
-    """Run *views* inside the block, and give a client of them.
+    """Run *views* inside the block, and yield a client.
 
     Args:
         provided: More providers of the container, or objects.
@@ -50,7 +50,7 @@ async def serving(
 
 
 async def first_answer(client: HTTPClient, request: bytes) -> bytes:
-    """What the server answers to these bytes first, head and body, as they come."""
+    """Return what the server answers to these bytes first, head and body, as they come."""
     async with _connected(client) as (reader, writer):
         writer.write(request)
         head = await reader.readuntil(b"\r\n\r\n")
@@ -59,7 +59,7 @@ async def first_answer(client: HTTPClient, request: bytes) -> bytes:
 
 
 async def everything(client: HTTPClient, request: bytes) -> bytes:
-    """All that comes in answer to these bytes, until the server closes."""
+    """Return all that comes in answer to these bytes, until the server closes."""
     async with _connected(client) as (reader, writer):
         writer.write(request)
         return await reader.read()

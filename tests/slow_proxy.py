@@ -1,4 +1,4 @@
-"""A proxy that keeps each reply of an AMQP server back for a while, and counts what waits for one.
+"""A proxy that delays each reply of an AMQP server, and counts the waiting requests.
 
 async with SlowProxy("127.0.0.1", rabbit.port, delay=0.1) as proxy:
     ...connect to proxy.url(rabbit.url())...
@@ -9,7 +9,7 @@ import asyncio
 import struct
 from collections import Counter
 
-from tests.loopback import LoopbackServer
+from tests.loopback_server import LoopbackServer
 
 # Requests by class and method, and the kinds of replies that answer one.
 _CHANNEL = {(20, 10), (20, 40)}
@@ -26,7 +26,7 @@ class SlowProxy(LoopbackServer):
     """Forwards connections to one server; use it with `async with`.
 
     Args:
-        delay: Seconds that whatever the server sends is under way.
+        delay: Seconds by which data of the server is delayed.
 
     Attributes:
         port: Where clients connect to, on 127.0.0.1.
@@ -44,7 +44,7 @@ class SlowProxy(LoopbackServer):
         self._delay = delay
 
     def url(self, direct: str) -> str:
-        """The address *direct* of the server, through this proxy."""
+        """Return the address *direct* of the server, through this proxy."""
         host, port = self._upstream
         return direct.replace(f"{host}:{port}", f"127.0.0.1:{self.port}")
 
@@ -94,7 +94,7 @@ class SlowProxy(LoopbackServer):
 
 
 async def _frame(reader: asyncio.StreamReader) -> tuple[bytes, int, tuple[int, int]]:
-    """One frame, its channel, and class and method where it has them."""
+    """Return one frame, its channel, and class and method where it has them."""
     head = await reader.readexactly(7)
     kind, channel, size = struct.unpack(">BHI", head)
     rest = await reader.readexactly(size + 1)

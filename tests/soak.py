@@ -1,7 +1,7 @@
-"""Run for a long time under failures of every kind, and see that nothing is lost and nothing grows.
+"""Run for a long time with failures of every kind, and check that nothing is lost or grows.
 
 `make soak` runs `main` for `SOAK_SECONDS`; `tests/faults/test_soak.py` runs a few rounds. A round
-publishes messages of every fate, resets all connections at random, waits until all is settled,
+publishes messages with every result, resets all connections at random, waits until all is settled,
 draws up the account, and looks at what the process occupies then.
 """
 
@@ -43,7 +43,7 @@ _SPARE = {"channels": 1, "tasks": 1}
 
 @dataclass(slots=True)
 class Ledger:
-    """What became of the messages of one round, by their bodies.
+    """The results of the messages of one round, by their bodies.
 
     Attributes:
         expected: Those that have to be handled.
@@ -59,12 +59,12 @@ class Ledger:
 
     @property
     def settled(self) -> bool:
-        """Whether every message has come to its end."""
+        """Whether every message has a result."""
         return len(self.handled) >= len(self.expected) and len(self.buried) >= len(self.doomed)
 
     @property
     def lost(self) -> set[bytes]:
-        """Messages that ended nowhere, or somewhere else than they should."""
+        """Messages without a result, or with a wrong one."""
         return (self.expected - set(self.handled)) | (self.doomed - set(self.buried))
 
     @property
@@ -73,7 +73,7 @@ class Ledger:
         return sum(count - 1 for count in (*self.handled.values(), *self.buried.values()))
 
     def clear(self) -> None:
-        """Begin with the next round."""
+        """Start the next round."""
         for each in (self.expected, self.doomed, self.handled, self.buried):
             each.clear()
         self.failures = 0
@@ -81,7 +81,7 @@ class Ledger:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What the process occupies while nothing happens.
+    """The resources of the idle process.
 
     Attributes:
         running: The tasks, by the coroutine that they run.
@@ -95,7 +95,7 @@ class Size:
 
     @classmethod
     def of(cls, rabbit: PrivateRabbit, vhost: str) -> "Size":
-        """Look now."""
+        """Measure now."""
         gc.collect()
         pages = int(Path("/proc/self/statm").read_text().split()[1])
         return cls(
@@ -112,7 +112,7 @@ class Size:
         return self.running.total()
 
     def grown(self, before: "Size") -> list[str]:
-        """What became more since *before*; nothing where all is well."""
+        """Return what has grown since *before*; empty if nothing."""
         wrong = [
             f"{name}: {getattr(before, name)} before, {getattr(self, name)} now"
             for name in ("tasks", "files", "connections", "channels")
@@ -133,7 +133,7 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What came of a round.
+    """The result of a round.
 
     Attributes:
         recovery: Longest time from a reset until all consumers were ready again, in seconds.
@@ -157,7 +157,7 @@ class Figures:
 
 
 class Soak:
-    """One application behind a proxy, and whoever publishes to it."""
+    """An application behind a proxy, and its publishers."""
 
     def __init__(
         self,
@@ -226,7 +226,7 @@ class Soak:
         return True
 
     def _at_rest(self) -> bool:
-        """Whether no message is anywhere, and every consumer is there once."""
+        """Return whether no message is anywhere, and every consumer is there once."""
         assert self._runner.ready
         for name, queue in self._rabbit.queues(self._vhost).items():
             assert queue == QueueState(0, 0, int(name in QUEUES)), name
@@ -234,7 +234,7 @@ class Soak:
 
 
 def _bodies(ledger: Ledger, messages: int, failing: int) -> dict[str, list[bytes]]:
-    """Bodies for each queue, of every fate; *failing* of them fail once or more."""
+    """Return bodies for each queue, with every result; *failing* of them fail once or more."""
     fine, part = messages - failing, failing // 4
     flaky = [*_numbered(b"twice", part), *_numbered(b"never", part), *_numbered(b"ok", part)]
     batches = [
@@ -261,7 +261,7 @@ def _numbered(kind: bytes, count: int) -> list[bytes]:
 
 
 def consumers(ledger: Ledger) -> list[type[Consumer]]:
-    """Consumers of every kind, which write into *ledger*."""
+    """Return consumers of every kind, which write into *ledger*."""
 
     class Steady(AMQPConsumer):
         queues = ["steady"]
@@ -322,11 +322,11 @@ def consumers(ledger: Ledger) -> list[type[Consumer]]:
 
 @asynccontextmanager
 async def soaking(rabbit: PrivateRabbit, vhost: str) -> AsyncIterator[Soak]:
-    """An application inside the block, whose connections come back within a tenth of a second."""
+    """Run an application inside the block that reconnects within a tenth of a second."""
     ledger = Ledger()
     url = rabbit.url(vhost)
     with pytest.MonkeyPatch.context() as patch:
-        # Thousands of tracebacks: whoever keeps them, as pytest does, would grow.
+        # Thousands of tracebacks would fill the memory of pytest, which keeps them.
         patch.setattr(logging.root.manager, "disable", logging.CRITICAL)
         patch.setattr("workerkit.amqp.connection.Backoff", partial(Backoff, first=0.02, cap=0.05))
         async with (
@@ -338,7 +338,7 @@ async def soaking(rabbit: PrivateRabbit, vhost: str) -> AsyncIterator[Soak]:
 
 
 async def main(seconds: float) -> list[str]:
-    """Soak for so long and print the figures; what is wrong in the end."""
+    """Soak for *seconds* and print the figures; return the problems at the end."""
     ends = time.monotonic() + seconds
     warm = time.monotonic() + min(60.0, seconds / 5)
     rounds: list[Figures] = []

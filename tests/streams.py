@@ -54,7 +54,7 @@ async def consuming(
     more: dict[str, dict[str, Any]] | None = None,
     **connection: Any,
 ) -> AsyncIterator[Runner]:
-    """Run *consumers* of *server* inside the block, ready unless told otherwise.
+    """Run *consumers* of *server* inside the block; they are ready unless *ready* is false.
 
     Args:
         cursors: A store, instead of the container's.

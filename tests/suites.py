@@ -1,10 +1,10 @@
-"""Run the suites of tests one after another, and add up what they found.
+"""Run the test suites one after another, and summarize their results.
 
     python -m tests.suites              what `make test` runs
     python -m tests.suites --retry      what continuous integration runs
 
 With `--retry` the tests that failed run once more, and only those. One that fails again fails the
-run. One that passes then is listed as FLAKY: it has a defect of its own, which has to be mended in
+run. One that passes then is listed as FLAKY: it has a defect, which has to be fixed in
 the next change.
 """
 
@@ -46,7 +46,7 @@ class Suite:
 
 @dataclass(slots=True)
 class Result:
-    """What became of one suite.
+    """The result of one suite.
 
     Attributes:
         passed: A number of tests.
@@ -60,7 +60,7 @@ class Result:
 
 
 def suites(workers: int, arguments: Sequence[str] = ()) -> Iterator[Suite]:
-    """The suites of `make test`.
+    """Return the suites of `make test`.
 
     Args:
         workers: Processes that run tests at the same time.
@@ -79,7 +79,7 @@ def suites(workers: int, arguments: Sequence[str] = ()) -> Iterator[Suite]:
 
 
 def run(suite: Suite, results: Path, *, again: bool = False) -> Result:
-    """Run a suite, or what failed of it.
+    """Run a suite, or its failed tests.
 
     Args:
         results: A directory for what pytest notes about it.
@@ -108,7 +108,7 @@ def run(suite: Suite, results: Path, *, again: bool = False) -> Result:
 
 
 def main(suites: Sequence[Suite], results: Path, *, retry: bool) -> int:
-    """Run all suites and print what they add up to; the exit code."""
+    """Run all suites and print a summary; return the exit code."""
     passed, failed, flaky, broken = 0, 0, [], []
     for suite in suites:
         directory = results / suite.name.replace(" ", "-")

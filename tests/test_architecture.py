@@ -48,8 +48,8 @@ ORDER = {
     " declaring publishing consuming dispatch frames broker handshake connection"
     " listener snapshot server",
     "ops": "counting metrics server",
-    "cli": "probe application example broker dead_letters.__init__ dead_letters.text"
-    " dead_letters.selection dead_letters.target parameters dead_letters.read"
+    "cli": "probe application broker dead_letters.__init__ dead_letters.text"
+    " dead_letters.selection parameters dead_letters.target dead_letters.read"
     " dead_letters.clear dead_letters.commands settings commands",
     "testing": "fakes containers records requeues broker http_client sse running plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
@@ -296,7 +296,7 @@ def _heights() -> dict[str, tuple[int, ...]]:
 
 
 def _imports(tree: ast.Module, file: Source, modules: set[str]) -> Iterator[Import]:
-    """Every import, TYPE_CHECKING ones and `import_module("...")` of a constant too."""
+    """Return every import, TYPE_CHECKING ones and `import_module("...")` of a constant too."""
     lazy = {
         node
         for function in ast.walk(tree)

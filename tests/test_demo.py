@@ -1,4 +1,4 @@
-"""`make demo`: orders are handled, and whatever ends it leaves nothing behind."""
+"""`make demo`: orders are handled, and the end leaves nothing behind."""
 
 import signal
 import sys
@@ -16,7 +16,7 @@ COMMAND = (sys.executable, "tests/demo.py")
 
 
 def processes() -> dict[int, int]:
-    """The parent of every process that has not ended."""
+    """Return the parent of every running process."""
     found = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # ended meanwhile
@@ -27,7 +27,7 @@ def processes() -> dict[int, int]:
 
 
 def descendants(pid: int) -> list[int]:
-    """The processes that *pid* has started, and those that they have started."""
+    """Return the descendants of the process *pid*."""
     parents = processes()
     found = [pid]
     for each in found:
@@ -36,12 +36,12 @@ def descendants(pid: int) -> list[int]:
 
 
 def alive(pids: list[int]) -> list[int]:
-    """Those that still run."""
+    """Return those that are running."""
     return sorted(processes().keys() & pids)
 
 
 async def trading(demo: Application) -> list[int]:
-    """Wait until the demo has handled three orders and told of one; its processes."""
+    """Wait until the demo has handled three orders and one event; return its processes."""
 
     def traded() -> bool:
         handled = [line for line in demo.err if " handled " in line]
@@ -55,7 +55,7 @@ async def trading(demo: Application) -> list[int]:
 
 @pytest.mark.parametrize("how", ["SIGINT", "SIGTERM", "Ctrl-C"])
 async def test_the_demo(how: str) -> None:
-    """One order after the other is handled; a signal, or Ctrl-C, ends everything in good order."""
+    """Orders are handled; a signal or Ctrl-C stops everything without an error."""
     async with process(*COMMAND, cwd=ROOT) as demo:
         started = await trading(demo)
         before = time.monotonic()
@@ -77,9 +77,9 @@ async def test_the_demo(how: str) -> None:
 
 
 async def test_a_demo_that_is_stopped_while_it_starts() -> None:
-    """Ctrl-C while the worker still starts ends everything too, with exit code 0."""
+    """Ctrl-C during the start stops everything too."""
     async with process(*COMMAND, cwd=ROOT) as demo:
-        await demo.says("Ctrl-C ends it")
+        await demo.says("Ctrl-C stops it")
         await eventually(lambda: descendants(demo.pid))
         demo.send_group(signal.SIGINT)
         code = await demo.ended(20.0)
@@ -97,18 +97,18 @@ async def test_a_demo_that_is_killed() -> None:
         await eventually(lambda: not alive(started), 20.0)
 
 
-async def test_a_worker_that_ends_by_itself() -> None:
-    """A demo whose worker ends says so, and ends too."""
+async def test_a_worker_that_exits() -> None:
+    """The demo reports that its worker has exited, and exits."""
     async with process(*COMMAND, cwd=ROOT, SHOP_NONSENSE="1") as demo:
         code = await demo.ended(40.0)
 
     assert code == 1, demo
-    assert demo.err[-1] == "demo: the worker ended by itself, with 2"
+    assert demo.err[-1] == "demo: the worker exited with code 2"
     assert demo.err[-2].startswith("SHOP_NONSENSE: no setting of that name")
 
 
 async def test_without_rabbitmq() -> None:
-    """The demo needs no RabbitMQ: it runs with nothing on the path."""
+    """The demo needs no RabbitMQ: it runs with an empty path."""
     async with process(*COMMAND, cwd=ROOT, PATH="/nonexistent") as demo:
         await trading(demo)
         demo.send(signal.SIGINT)

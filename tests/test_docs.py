@@ -1,4 +1,4 @@
-"""Every code block of README and docs runs, and every console line is a command that exists."""
+"""Every code block of README and docs runs, and every console line is a valid command."""
 
 import asyncio
 import inspect
@@ -36,7 +36,7 @@ BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 class OrderRepository:
-    """What the examples take for granted."""
+    """A repository that the examples use."""
 
     async def add(self, order: Any) -> None: ...
 
@@ -63,13 +63,13 @@ def open_pool(dsn: str) -> Iterator[str]:
 
 
 def blocks(page: Path, language: str) -> list[str]:
-    """The blocks of one language, in order."""
+    """Return the blocks of one language, in order."""
     return [text for found, text in BLOCK.findall(page.read_text()) if found == language]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_python_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a page run one after the other, its tests pass, its consumers are sound."""
+    """The blocks of a page run one after the other, its tests pass, and its consumers are valid."""
     given = (OrderRepository, FakeOrders, Settings, open_pool)
     namespace: dict[str, Any] = {each.__name__: each for each in given}
     namespace |= {"__name__": "shop", "Session": FakeOrders}
@@ -96,7 +96,7 @@ def test_the_python_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_files_of_the_readme_are_a_project(tmp_path: Path) -> None:
-    """Copied as they stand, into an empty directory, they are sound, and `handle` works."""
+    """Copied into an empty directory, the files pass `workerkit check`."""
     for block in blocks(ROOT / "README.md", "python"):
         first, _, _ = block.partition("\n")
         if first.startswith("# shop/"):
@@ -107,7 +107,7 @@ def test_the_files_of_the_readme_are_a_project(tmp_path: Path) -> None:
 
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
-    assert (done.stdout, done.stderr) == ("shop: 1 consumer, no faults\n", "")
+    assert (done.stdout, done.stderr) == ("shop: 1 consumer, no problems\n", "")
 
 
 def _consumers(namespace: dict[str, Any]) -> list[type[Consumer]]:
@@ -122,7 +122,7 @@ def _consumers(namespace: dict[str, Any]) -> list[type[Consumer]]:
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
 def test_the_commands_of_a_page_exist(page: Path) -> None:
-    """Every `workerkit ...` line names a command and options that it has, every `make` a target."""
+    """Every `workerkit ...` line has existing options, every `make` line an existing target."""
     makefile = (ROOT / "Makefile").read_text()
 
     for line in "".join(blocks(page, "console")).splitlines():

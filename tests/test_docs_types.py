@@ -76,7 +76,7 @@ class Block:
 
 
 def blocks() -> Iterator[Block]:
-    """The blocks of all pages, in order."""
+    """Return the blocks of all pages, in order."""
     for page in PAGES:
         text = page.read_text()
         name = re.sub(r"\W", "_", str(page.relative_to(ROOT).with_suffix("")))
@@ -86,7 +86,7 @@ def blocks() -> Iterator[Block]:
 
 
 def written(block: Block, known: dict[str, str]) -> str:
-    """The source of a block, which imports the names of earlier blocks that it uses.
+    """Return the source of a block, which imports the names of earlier blocks that it uses.
 
     Its lines have the numbers that they have on the page.
 
@@ -128,7 +128,7 @@ def _bound(statement: ast.stmt) -> Iterator[str]:
 
 
 def checked(directory: Path) -> list[str]:
-    """What mypy says of all modules of a directory, with the pages in place of the modules."""
+    """Return the output of mypy for a directory, with the pages in place of the modules."""
     command = [
         *(sys.executable, "-m", "mypy", "--config-file", str(ROOT / "pyproject.toml")),
         *("--cache-dir", str(ROOT / ".mypy_cache" / "docs"), *OPTIONS),
@@ -151,12 +151,12 @@ def generate(directory: Path, every: list[Block]) -> None:
 
 
 WRONG = ROOT / "docs" / "wrong.md"
-"""A page that is only here."""
+"""A page for this test only."""
 
 
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
-    """What mypy finds in all pages, each line with its page."""
+    """The output of mypy for all pages, each line with its page."""
     wrong = [
         Block(WRONG, "wrong_1", 10, "class Order:\n    id: int = 1\n"),
         Block(WRONG, "wrong_2", 20, "def f(order: Order): ...\nf(Order().id)\n"),

@@ -1,4 +1,4 @@
-"""Waiting for a condition under a deadline, in place of sleeping and hoping."""
+"""Wait for a condition, with a deadline, instead of sleeping."""
 
 import asyncio
 import inspect

@@ -1,4 +1,4 @@
-"""Bytes of message properties as a sender may write them, right or wrong (AMQP 0-9-1, 4.2.5)."""
+"""Bytes of message properties, valid or not (AMQP 0-9-1, 4.2.5)."""
 
 from struct import pack
 
@@ -14,22 +14,22 @@ def properties(flags: int, *values: bytes) -> bytes:
 
 
 def short(text: bytes) -> bytes:
-    """A short string, of any bytes."""
+    """Return a short string, of any bytes."""
     return bytes((len(text),)) + text
 
 
 def long(text: bytes) -> bytes:
-    """A long string, of any bytes, as the value of a header."""
+    """Return a long string, of any bytes, as the value of a header."""
     return b"S" + pack(">I", len(text)) + text
 
 
 def table(*entries: tuple[bytes, bytes]) -> bytes:
-    """A table: names, and values with their type in front."""
+    """Return a table: names, and values with their type in front."""
     content = b"".join(short(name) + value for name, value in entries)
     return pack(">I", len(content)) + content
 
 
 def array(*values: bytes) -> bytes:
-    """An array, as the value of a header."""
+    """Return an array, as the value of a header."""
     content = b"".join(values)
     return b"A" + pack(">I", len(content)) + content

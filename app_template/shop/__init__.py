@@ -1,1 +1,1 @@
-"""A shop that books the orders it hears of: a guided tour of workerkit."""
+"""A shop that books orders: an example application for workerkit."""

@@ -1,4 +1,4 @@
-"""`python -m shop` runs the shop; so does `workerkit run shop`."""
+"""Run the shop with `python -m shop`, as `workerkit run shop` does."""
 
 from shop.container import Container
 from workerkit import Runner

@@ -1,14 +1,14 @@
-"""What the shop is made of. Consumers get a provider by the name of a parameter."""
+"""The container. A parameter of a consumer gets the provider with its name."""
 
 from dependency_injector import providers
 
-from shop.orders import Customers, OrderRepository, open_book
+from shop.orders import Notifier, OrderRepository, open_storage
 from shop.settings import Settings
 from workerkit import WorkerContainer
 
 
 class Container(WorkerContainer):
     settings = providers.Singleton(Settings)
-    book = providers.Resource(open_book)
-    orders = providers.Singleton(OrderRepository, booked=book)
-    customers = providers.Singleton(Customers)
+    storage = providers.Resource(open_storage)
+    orders = providers.Singleton(OrderRepository, booked=storage)
+    notifier = providers.Singleton(Notifier)

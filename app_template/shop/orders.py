@@ -1,4 +1,4 @@
-"""What the shop knows of orders."""
+"""Orders, their repository, and notifications to customers."""
 
 import asyncio
 from collections.abc import AsyncIterator, MutableMapping
@@ -10,7 +10,7 @@ from pydantic import BaseModel, PositiveInt
 
 
 class Order(BaseModel):
-    """An order as its message has it; a body that does not fit never reaches `handle`."""
+    """The body of an order message; `handle` is not called for a body that is not valid."""
 
     id: int
     item: str
@@ -18,48 +18,48 @@ class Order(BaseModel):
 
 
 class OrderRepository:
-    """Books orders. A real one would keep them in a database."""
+    """The booked orders. A real repository would use a database."""
 
     def __init__(self, booked: MutableMapping[int, Order]) -> None:
         self.booked = booked
-        self.name = uuid4().hex[:8]  # Another book, such as that after a restart, has other orders.
-        self._news = asyncio.Condition()
+        self.id = uuid4().hex[:8]  # A new one after each restart.
+        self._changed = asyncio.Condition()
 
     async def add(self, order: Order) -> None:
-        """Book an order; booking it twice is booking it once, as messages may come twice."""
-        async with self._news:
+        """Book an order; calling this twice has no further effect, because messages may repeat."""
+        async with self._changed:
             self.booked[order.id] = order
-            self._news.notify_all()
+            self._changed.notify_all()
 
     async def find(self, order_id: int) -> Order | None:
-        """The order of that id, if it is booked."""
+        """Return the order with this id, if it is booked."""
         return self.booked.get(order_id)
 
-    def seen(self, mark: str) -> int:
-        """How many orders somebody has seen who got as far as *mark*; none in another book."""
-        name, _, count = mark.partition("-")
-        return int(count) if name == self.name and count.isdecimal() else 0
+    def position(self, event_id: str) -> int:
+        """Return the number of orders up to the event with this id; 0 for another repository."""
+        repository, _, count = event_id.partition("-")
+        return int(count) if repository == self.id and count.isdecimal() else 0
 
     async def after(self, count: int) -> list[Order]:
-        """The orders booked after the first *count*, as soon as there is one."""
-        async with self._news:
-            await self._news.wait_for(lambda: len(self.booked) > count)
+        """Return the orders after the first *count*, as soon as there is one."""
+        async with self._changed:
+            await self._changed.wait_for(lambda: len(self.booked) > count)
             return list(islice(self.booked.values(), count, None))
 
 
 @dataclass(frozen=True)
-class Customers:
-    """Tells customers. Real ones would get a mail."""
+class Notifier:
+    """Notifies customers. A real one would send e-mails."""
 
-    told: list[Order] = field(default_factory=list)
+    notified: list[Order] = field(default_factory=list)
 
-    async def tell(self, order: Order) -> None:
-        """Tell whoever has ordered that the order is booked."""
-        self.told.append(order)
+    async def notify(self, order: Order) -> None:
+        """Notify the customer that the order is booked."""
+        self.notified.append(order)
 
 
-async def open_book() -> AsyncIterator[dict[int, Order]]:
-    """Open the book before the first consumer starts, close it behind the last one."""
-    book: dict[int, Order] = {}
-    yield book
-    book.clear()
+async def open_storage() -> AsyncIterator[dict[int, Order]]:
+    """Open the storage before the first consumer starts, and close it after the last one stops."""
+    storage: dict[int, Order] = {}
+    yield storage
+    storage.clear()

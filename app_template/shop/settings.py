@@ -1,4 +1,4 @@
-"""The shop's settings: environment variables that begin with `SHOP_`."""
+"""The settings: environment variables that begin with `SHOP_`."""
 
 from pydantic import SecretStr
 from pydantic_settings import SettingsConfigDict
@@ -11,6 +11,6 @@ class Settings(WorkerSettings):
 
     model_config = SettingsConfigDict(env_prefix="SHOP_")
 
-    # Where the shop's orders are announced: by itself, unless somebody says otherwise.
+    # The event stream of booked orders; by default, this process serves it.
     sse: dict[str, SSESettings] = {"shop": SSESettings(url=SecretStr("http://127.0.0.1:8080"))}
     largest_quantity: int = 1_000

@@ -1,4 +1,4 @@
-"""The shop as tests have it: its own book, and a stream that the test writes."""
+"""Fixtures: the container with an empty repository and an event stream that the test controls."""
 
 from collections.abc import AsyncIterator, Iterator
 
@@ -14,20 +14,20 @@ from workerkit.testing import SSEServer, override, sse_server
 
 @pytest.fixture
 async def stream() -> AsyncIterator[SSEServer]:
-    """In place of the stream on which the shop announces what is booked."""
+    """A server that replaces the shop's stream of booked orders."""
     async with sse_server() as server:
         yield server
 
 
 @pytest.fixture
 def orders() -> OrderRepository:
-    """An empty book."""
+    """An empty repository."""
     return OrderRepository({})
 
 
 @pytest.fixture
 def container(stream: SSEServer, orders: OrderRepository) -> Iterator[Container]:
-    """The shop's container with both of them."""
+    """The shop's container with both of them instead of its own."""
     container = Container()
     settings = Settings(sse={"shop": SSESettings(url=SecretStr(stream.url))})
     with override(container, settings=settings, orders=orders):

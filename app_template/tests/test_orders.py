@@ -1,9 +1,9 @@
-"""How orders are handled: a consumer is a class, and a test calls it. No broker, no framework."""
+"""Unit tests of a consumer: they call `handle`, without a broker or the framework."""
 
 import pytest
 
 from shop.consumers.orders import OrderPlaced
-from shop.orders import Order, OrderRepository, open_book
+from shop.orders import Order, OrderRepository, open_storage
 from shop.settings import Settings
 from workerkit import Reject
 
@@ -22,18 +22,18 @@ async def test_an_order_is_booked(consumer: OrderPlaced, orders: OrderRepository
     assert orders.booked == {1: order}
 
 
-async def test_where_a_reader_of_the_book_goes_on(orders: OrderRepository) -> None:
-    """Behind what it has seen of this book, and at the beginning of another one."""
+async def test_the_position_of_an_event(orders: OrderRepository) -> None:
+    """A client resumes after its last event, or at the start of another repository."""
     for number in (1, 2, 3):
         await orders.add(Order(id=number, item="tea"))
 
-    assert orders.seen(f"{orders.name}-2") == 2
-    assert orders.seen(f"{OrderRepository({}).name}-2") == orders.seen("") == 0
+    assert orders.position(f"{orders.id}-2") == 2
+    assert orders.position(f"{OrderRepository({}).id}-2") == orders.position("") == 0
     assert [order.id for order in await orders.after(2)] == [3]
 
 
-async def test_an_order_that_comes_twice(consumer: OrderPlaced, orders: OrderRepository) -> None:
-    """A message may be delivered again; the order is booked once."""
+async def test_an_order_delivered_twice(consumer: OrderPlaced, orders: OrderRepository) -> None:
+    """A message may be redelivered; the order is booked once."""
     order = Order(id=1, item="tea")
 
     await consumer.handle(order)
@@ -43,25 +43,25 @@ async def test_an_order_that_comes_twice(consumer: OrderPlaced, orders: OrderRep
 
 
 async def test_an_order_that_is_too_large(consumer: OrderPlaced, orders: OrderRepository) -> None:
-    """Nobody orders more than the settings allow: such a message is put aside, with the reason."""
-    with pytest.raises(Reject, match="nobody orders 11 at once"):
+    """An order above the limit of the settings is rejected, with the reason."""
+    with pytest.raises(Reject, match="the quantity 11 is too large"):
         await consumer.handle(Order(id=1, item="tea", quantity=11))
 
     assert orders.booked == {}
 
 
 @pytest.mark.parametrize("body", ["{}", '{"id": 1, "item": "tea", "quantity": 0}', "[]"])
-def test_a_body_that_is_no_order(body: str) -> None:
-    """What does not validate never reaches a consumer."""
+def test_a_body_that_is_not_an_order(body: str) -> None:
+    """The model rejects an invalid body, so `handle` is not called."""
     with pytest.raises(ValueError, match="Order"):
         Order.model_validate_json(body)
 
 
-async def test_the_book() -> None:
-    """The book is open as long as the shop is."""
-    opening = open_book()
-    book = await anext(opening)
-    book[1] = Order(id=1, item="tea")
+async def test_the_storage() -> None:
+    """The storage is emptied when the shop stops."""
+    opening = open_storage()
+    storage = await anext(opening)
+    storage[1] = Order(id=1, item="tea")
 
     assert await anext(opening, None) is None
-    assert book == {}
+    assert storage == {}

@@ -1,4 +1,4 @@
-"""What the shop answers over HTTP: real requests, a broker of its own, no RabbitMQ."""
+"""Tests of the HTTP views: real requests, and an in-process broker."""
 
 import pytest
 from aiohttp import web
@@ -11,7 +11,7 @@ from workerkit.testing import FakePublisher, build, override, running
 
 
 async def test_an_order_over_http(container: Container) -> None:
-    """An order is accepted, published, booked, and can be looked at."""
+    """An order is accepted, published and booked, and can be read."""
     async with running(container, packages=["shop"]) as app:
         placed = await app.http.post("/orders", json=Order(id=1, item="tea"))
         await app.idle()
@@ -23,23 +23,23 @@ async def test_an_order_over_http(container: Container) -> None:
     assert missing.status == 404
 
 
-async def test_what_is_no_order(container: Container) -> None:
-    """The answer names what is wrong, and nothing is published."""
+async def test_an_invalid_order(container: Container) -> None:
+    """The response names the wrong field, and nothing is published."""
     publisher = FakePublisher()
 
     with override(container, publisher=publisher):
         async with running(container, packages=["shop"], only=["PlaceOrder"]) as app:
-            answer = await app.http.post("/orders", json={"id": 1, "item": "tea", "quantity": 0})
+            response = await app.http.post("/orders", json={"id": 1, "item": "tea", "quantity": 0})
 
-    assert answer.status == 422
-    assert [each["name"] for each in answer.json()["errors"]] == ["quantity"]
+    assert response.status == 422
+    assert [each["name"] for each in response.json()["errors"]] == ["quantity"]
     assert publisher.published == []
 
 
-async def test_while_nothing_can_be_published(container: Container) -> None:
-    """Whoever orders is asked to come again."""
+async def test_an_order_while_publishing_fails(container: Container) -> None:
+    """The client is asked to retry later."""
     publisher = FakePublisher()
-    publisher.error = PublishTimeout("the broker does not answer")
+    publisher.error = PublishTimeout("the broker does not respond")
 
     with override(container, publisher=publisher), pytest.raises(Retry) as raised:
         await build(PlaceOrder, container).post(Order(id=1, item="tea"))
@@ -47,7 +47,7 @@ async def test_while_nothing_can_be_published(container: Container) -> None:
     assert raised.value.after == 5
 
 
-async def test_an_order_that_is_not_there() -> None:
-    """A view is a class, and a test may simply call it."""
+async def test_a_missing_order() -> None:
+    """A view is a class, and a test can call its methods."""
     with pytest.raises(web.HTTPNotFound):
         await OrderView(OrderRepository({})).get(1)

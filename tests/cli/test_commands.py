@@ -29,18 +29,18 @@ UNTYPED = """
 COMMANDS = ("run", "list", "check")
 
 
-def test_check_says_that_all_is_well(tmp_path: Path) -> None:
-    """`check` counts the consumers and exits with 0, though no broker is there."""
+def test_check_without_problems(tmp_path: Path) -> None:
+    """`check` counts the consumers and exits with 0, without a broker."""
     write_package(tmp_path, consumers=GOOD)
 
     done = workerkit("check", "app", cwd=tmp_path, WORKERKIT_AMQP__DEFAULT__URL="amqp://nowhere/")
 
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == "app: 1 consumer, no faults\n"
+    assert done.stdout == "app: 1 consumer, no problems\n"
 
 
 def test_list_as_json(tmp_path: Path) -> None:
-    """`list --json` prints one object per consumer, with the options in force."""
+    """`list --json` prints one object per consumer, with the options."""
     write_package(tmp_path, consumers=GOOD)
 
     done = workerkit("list", "app", "--json", cwd=tmp_path)
@@ -59,7 +59,7 @@ def test_list_as_json(tmp_path: Path) -> None:
 
 
 def test_list_for_people(tmp_path: Path) -> None:
-    """`list` names consumer, queues and class, and where each option came from."""
+    """`list` names consumer, queues and class, and the source of each option."""
     write_package(tmp_path, consumers=GOOD)
 
     done = workerkit(
@@ -95,7 +95,7 @@ def test_usage(tmp_path: Path, arguments: list[str]) -> None:
 
 
 def test_an_unknown_log_level(tmp_path: Path) -> None:
-    """A log level that does not exist is a fault of usage, and the levels there are stand there."""
+    """An unknown log level is a usage error that lists the levels."""
     write_package(tmp_path, consumers=GOOD)
 
     done = workerkit("run", "app", "--log-level", "loud", cwd=tmp_path)
@@ -106,7 +106,7 @@ def test_an_unknown_log_level(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_an_unknown_package(tmp_path: Path, command: str) -> None:
-    """A package that is not there is one line."""
+    """A missing package is one line."""
     done = workerkit(command, "nope", cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (2, "")
@@ -119,7 +119,7 @@ def test_an_unknown_package(tmp_path: Path, command: str) -> None:
 @pytest.mark.parametrize("command", COMMANDS)
 @pytest.mark.parametrize("path", ["./app", "app/consumers.py"])
 def test_a_path_instead_of_a_package(tmp_path: Path, path: str, command: str) -> None:
-    """Who writes a path is told the name of the package."""
+    """A path is an error that names the package."""
     write_package(tmp_path, consumers=GOOD)
 
     done = workerkit(command, path, cwd=tmp_path)
@@ -129,7 +129,7 @@ def test_a_path_instead_of_a_package(tmp_path: Path, path: str, command: str) ->
 
 
 def test_a_container_of_another_name(tmp_path: Path) -> None:
-    """Containers of other names are named, with what to do."""
+    """The error names containers with other names, and the remedy."""
     container = "from workerkit import WorkerContainer\n\nclass Shop(WorkerContainer): ...\n"
     write_package(tmp_path, consumers=GOOD, container=container)
 
@@ -138,14 +138,14 @@ def test_a_container_of_another_name(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr.splitlines()[0] == (
         "app.container:Container: the module has no 'Container'; found Shop: "
-        "rename it, or --container app.container:Shop"
+        "rename it, or use --container app.container:Shop"
     )
 
 
 @pytest.mark.parametrize("field", ["", "dsn: str"])
 @pytest.mark.parametrize("command", ["check", "settings", "run"])
-def test_settings_that_are_no_worker_settings(tmp_path: Path, field: str, command: str) -> None:
-    """A plain `BaseSettings` is one line that says what to derive from."""
+def test_settings_of_another_class(tmp_path: Path, field: str, command: str) -> None:
+    """A plain `BaseSettings` is one line that names the base class to use."""
     container = f"""
     from dependency_injector import providers
     from pydantic_settings import BaseSettings
@@ -170,7 +170,7 @@ def test_settings_that_are_no_worker_settings(tmp_path: Path, field: str, comman
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_package_without_consumers(tmp_path: Path, command: str) -> None:
-    """A package without a consumer is a fault, and says what to do."""
+    """A package without a consumer is an error that names the remedy."""
     write_package(tmp_path)
 
     done = workerkit(command, "app", cwd=tmp_path)
@@ -181,7 +181,7 @@ def test_a_package_without_consumers(tmp_path: Path, command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_every_module_that_cannot_be_imported(tmp_path: Path, command: str) -> None:
-    """All import errors come at once, a line each, with the place in the user's code."""
+    """All import errors are reported together, one line each, with the place in the user's code."""
     write_package(
         tmp_path,
         a="import no_such_module_here",
@@ -210,7 +210,7 @@ def test_every_module_that_cannot_be_imported(tmp_path: Path, command: str) -> N
 @pytest.mark.parametrize("text", ["1 / 0", "def broken(:", "import no_such_module_here"])
 @pytest.mark.parametrize("command", COMMANDS)
 def test_a_package_that_cannot_be_imported_itself(tmp_path: Path, command: str, text: str) -> None:
-    """An error in the package's own `__init__` is a line like any other."""
+    """An error in the `__init__` of the package is one line."""
     write_package(tmp_path, __init__=text, consumers=GOOD)
 
     done = workerkit(command, "app", cwd=tmp_path)
@@ -222,7 +222,7 @@ def test_a_package_that_cannot_be_imported_itself(tmp_path: Path, command: str, 
 
 @pytest.mark.parametrize("module", ["consumers", "container"])
 def test_a_module_that_exits(tmp_path: Path, module: str) -> None:
-    """A module that calls `sys.exit` when it is imported is a fault that names it."""
+    """A module that calls `sys.exit` during its import is an error that names it."""
     write_package(tmp_path, **{"consumers": GOOD, module: "import sys\nsys.exit(0)"})
 
     done = workerkit("check", "app", cwd=tmp_path)
@@ -234,7 +234,7 @@ def test_a_module_that_exits(tmp_path: Path, module: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_faults_of_declarations(tmp_path: Path, command: str) -> None:
-    """Faults of classes are lines on stderr without a traceback, exit code 2."""
+    """Errors of classes are lines on stderr without a traceback, exit code 2."""
     write_package(tmp_path, a=UNTYPED, b=UNTYPED.replace("Untyped", "Other"))
 
     done = workerkit(command, "app", cwd=tmp_path)
@@ -248,7 +248,7 @@ def test_faults_of_declarations(tmp_path: Path, command: str) -> None:
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_traceback(tmp_path: Path, command: str) -> None:
-    """With `--traceback` one sees where a fault was found; the fault is still said."""
+    """`--traceback` adds a traceback to the error."""
     write_package(tmp_path, consumers=UNTYPED)
 
     done = workerkit(command, "app", "--traceback", cwd=tmp_path)
@@ -275,7 +275,7 @@ CONTAINER = """
 
 
 def concurrency(directory: Path, *arguments: str) -> int:
-    """The concurrency in force, where a `SHOP_` variable would make it 3."""
+    """Return the concurrency in force, where a `SHOP_` variable would make it 3."""
     done = workerkit(
         "list",
         "app",
@@ -290,14 +290,14 @@ def concurrency(directory: Path, *arguments: str) -> int:
 
 
 def test_without_a_container(tmp_path: Path) -> None:
-    """Where there is no container module, a plain `WorkerContainer` does."""
+    """Without a container module, a plain `WorkerContainer` is used."""
     write_package(tmp_path, consumers=GOOD)
 
     assert concurrency(tmp_path) == 16
 
 
 def test_the_container_of_the_package(tmp_path: Path) -> None:
-    """`PACKAGE.container:Container` is used where it is there."""
+    """`PACKAGE.container:Container` is used if it exists."""
     write_package(tmp_path, consumers=GOOD, container=CONTAINER)
 
     assert concurrency(tmp_path) == 3
@@ -305,7 +305,7 @@ def test_the_container_of_the_package(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("attribute", ["Container", "made"])
 def test_another_container(tmp_path: Path, attribute: str) -> None:
-    """`--container` names another one, a class or an instance."""
+    """`--container` selects another one, a class or an instance."""
     write_package(tmp_path, consumers=GOOD)
     write_package(tmp_path, "elsewhere", wiring=CONTAINER)
 
@@ -318,15 +318,13 @@ def test_another_container(tmp_path: Path, attribute: str) -> None:
         ("elsewhere.wiring", "write module:attribute"),
         ("elsewhere.wiring:Nothing", "Nothing"),
         ("elsewhere.nothing:Container", "elsewhere.nothing"),
-        ("elsewhere.wiring:number", "is no WorkerContainer"),
-        ("elsewhere.wiring:Settings", "is no WorkerContainer"),
+        ("elsewhere.wiring:number", "is not a WorkerContainer"),
+        ("elsewhere.wiring:Settings", "is not a WorkerContainer"),
     ],
 )
 @pytest.mark.parametrize("command", COMMANDS)
-def test_a_container_that_is_none(
-    tmp_path: Path, container: str, reason: str, command: str
-) -> None:
-    """A container that is not there, or is something else, is one line that names it."""
+def test_a_wrong_container(tmp_path: Path, container: str, reason: str, command: str) -> None:
+    """A missing container, or an object that is not one, is one line that names it."""
     write_package(tmp_path, consumers=GOOD)
     write_package(tmp_path, "elsewhere", wiring=CONTAINER)
 
@@ -350,7 +348,7 @@ def test_a_container_that_is_none(
         ("Contaner = 1", "'Container'"),
     ],
 )
-def test_a_container_that_cannot_be_made(tmp_path: Path, text: str, reason: str) -> None:
+def test_a_container_that_cannot_be_created(tmp_path: Path, text: str, reason: str) -> None:
     """An error in the container module is one line with its reason."""
     write_package(tmp_path, consumers=GOOD, container=text)
 
@@ -363,7 +361,7 @@ def test_a_container_that_cannot_be_made(tmp_path: Path, text: str, reason: str)
 
 
 def test_settings_that_raise(tmp_path: Path) -> None:
-    """Settings that cannot be made, for whatever reason, are one line with the reason."""
+    """Settings that cannot be created, for any reason, are one line with the reason."""
     container = CONTAINER.replace(
         "class Container",
         "def broken(): raise RuntimeError('no vault')\n\n    class Container",
@@ -378,7 +376,7 @@ def test_settings_that_raise(tmp_path: Path) -> None:
 
 
 def test_only_an_unknown_consumer(tmp_path: Path) -> None:
-    """`--only` with a name that no consumer has is a fault with the nearest name."""
+    """`--only` with an unknown name is an error with the most similar name."""
     write_package(tmp_path, consumers=GOOD)
 
     done = workerkit("run", "app", "--only", "OrderPlacd", "--only", "Zzz", cwd=tmp_path)
@@ -390,7 +388,7 @@ def test_only_an_unknown_consumer(tmp_path: Path) -> None:
 
 
 async def test_only_some(tmp_path: Path) -> None:
-    """`--only` runs the consumers of these names alone, in any spelling."""
+    """`--only` runs only the consumers with these names, in any spelling."""
     others = GOOD.replace("OrderPlaced", "Other").replace('"orders', '"others')
     write_package(tmp_path, consumers=GOOD, others=others)
 
@@ -411,7 +409,7 @@ async def test_only_some(tmp_path: Path) -> None:
 
 
 def test_the_banner(tmp_path: Path) -> None:
-    """The first lines of a run say what runs and from where, without the password."""
+    """The first lines of a run name its consumers and the broker, without the password."""
     write_package(tmp_path, consumers=GOOD)
 
     done = workerkit(
@@ -432,7 +430,7 @@ def test_the_banner(tmp_path: Path) -> None:
 
 
 def test_the_log_level_of_the_command_line(tmp_path: Path) -> None:
-    """`--log-level` counts instead of the setting."""
+    """`--log-level` overrides the setting."""
     write_package(tmp_path, consumers=GOOD)
 
     done = workerkit(
@@ -453,7 +451,7 @@ def test_the_log_level_of_the_command_line(tmp_path: Path) -> None:
 
 
 def test_tests_and_main_are_not_imported(tmp_path: Path) -> None:
-    """Discovery leaves `__main__`, `conftest` and `tests` alone, at every depth."""
+    """Discovery skips `__main__`, `conftest` and `tests` at every depth."""
     write_package(tmp_path, consumers=GOOD, __main__="1 / 0", conftest="1 / 0", tests="1 / 0")
     write_package(tmp_path / "app", "inner", conftest="1 / 0")
     write_package(tmp_path / "app" / "inner", "tests", test_x="1 / 0")
@@ -464,7 +462,7 @@ def test_tests_and_main_are_not_imported(tmp_path: Path) -> None:
 
 
 def test_a_container_and_a_module_that_are_both_broken(tmp_path: Path) -> None:
-    """Everything wrong is said at once, also where the container cannot be made."""
+    """Every problem is reported, even if the container cannot be created."""
     write_package(tmp_path, consumers="import no_such_module", container="1 / 0")
 
     done = workerkit("check", "app", cwd=tmp_path)

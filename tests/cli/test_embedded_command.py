@@ -25,7 +25,7 @@ CONSUMERS = """
 
 
 async def test_the_broker_alone(tmp_path: Path) -> None:
-    """Its address is the first line; it serves until a signal, and exits with 0."""
+    """Its URL is the first line; it runs until a signal, and exits with 0."""
     command = (sys.executable, "-m", "workerkit", "broker", "--port", "0")
     async with process(*command, cwd=tmp_path) as broker:
         url = await broker.says("amqp://")
@@ -42,7 +42,7 @@ async def test_the_broker_alone(tmp_path: Path) -> None:
 
 
 async def test_fr24_the_broker_of_a_version(tmp_path: Path) -> None:
-    """`--behaves-as` chooses the RabbitMQ that it copies, and clients read the version."""
+    """`--behaves-as` sets the imitated RabbitMQ version, which clients see."""
     command = (sys.executable, "-m", "workerkit", "broker", "--port", "0", "--behaves-as", "4.0")
     async with process(*command, cwd=tmp_path) as broker:
         async with await aiormq.connect(await broker.says("amqp://")) as connection:
@@ -54,8 +54,8 @@ async def test_fr24_the_broker_of_a_version(tmp_path: Path) -> None:
     assert code == 0, broker
 
 
-async def test_fr24_a_version_that_it_cannot_copy(tmp_path: Path) -> None:
-    """One line that names the version and those that there are, and exit code 2."""
+async def test_fr24_an_unsupported_version(tmp_path: Path) -> None:
+    """One line that names the version and the supported ones, and exit code 2."""
     command = (sys.executable, "-m", "workerkit", "broker", "--port", "0", "--behaves-as", "3.9")
     async with process(*command, cwd=tmp_path) as broker:
         code = await broker.ended()
@@ -66,7 +66,7 @@ async def test_fr24_a_version_that_it_cannot_copy(tmp_path: Path) -> None:
     assert '"3.10", "4.0", "4.3"' in line
 
 
-async def test_a_port_that_somebody_else_has(tmp_path: Path) -> None:
+async def test_a_port_in_use(tmp_path: Path) -> None:
     """One line that names the port, and exit code 2."""
     async with EmbeddedBroker() as other:
         command = (sys.executable, "-m", "workerkit", "broker", "--port", str(other.port))
@@ -78,8 +78,8 @@ async def test_a_port_that_somebody_else_has(tmp_path: Path) -> None:
     assert str(other.port) in line
 
 
-async def test_an_application_on_a_broker_of_its_own(tmp_path: Path) -> None:
-    """The default connection leads to a broker whose address is the first line."""
+async def test_run_with_an_embedded_broker(tmp_path: Path) -> None:
+    """The default connection leads to the broker whose URL is the first line."""
     name = write_package(tmp_path, consumers=CONSUMERS)
     async with running(name, "--embedded-broker", cwd=tmp_path) as app:
         url = (await app.says("embedded broker at")).rpartition(" ")[2]
@@ -94,7 +94,7 @@ async def test_an_application_on_a_broker_of_its_own(tmp_path: Path) -> None:
 
 
 async def test_fp17_the_printed_command_publishes(tmp_path: Path) -> None:
-    """What `run --embedded-broker` prints can be copied to another terminal, and is handled."""
+    """The printed command works in another terminal, and the message is handled."""
     name = write_package(tmp_path, consumers=CONSUMERS)
     async with running(name, "--embedded-broker", cwd=tmp_path) as app:
         line = await app.says("to publish: workerkit publish amqp://")
@@ -112,13 +112,13 @@ async def test_fp17_the_printed_command_publishes(tmp_path: Path) -> None:
 
 
 async def test_fp17_the_port_is_the_same_each_time(tmp_path: Path) -> None:
-    """It is 5673 as long as nobody has that; then it is any other, and is printed as well."""
+    """The port is 5673 if it is free, else any other, which is printed."""
     name = write_package(tmp_path, consumers=CONSUMERS)
     async with running(name, "--embedded-broker", cwd=tmp_path) as app:
         first = await app.says("embedded broker at ")
         async with running(name, "--embedded-broker", cwd=tmp_path) as app:
             second = await app.says("embedded broker at ")
-            # Somebody else on this machine may have it before the first.
+            # Another process on this machine may use it before the first.
             _, writer = await asyncio.open_connection("127.0.0.1", 5673)
             writer.close()
         ports = [int(line.rpartition(":")[2].rstrip("/")) for line in (first, second)]
@@ -128,7 +128,7 @@ async def test_fp17_the_port_is_the_same_each_time(tmp_path: Path) -> None:
 
 
 async def test_fp17_the_virtual_host_of_a_class(tmp_path: Path) -> None:
-    """The broker has it, and the printed command leads there."""
+    """The broker has the virtual host, and the printed command uses it."""
     text = CONSUMERS.replace('queues = ["work"]', 'queues = ["work/a b"]; vhost = "logs"')
     name = write_package(tmp_path, consumers=text)
     async with running(name, "--embedded-broker", cwd=tmp_path) as app:
@@ -139,6 +139,6 @@ async def test_fp17_the_virtual_host_of_a_class(tmp_path: Path) -> None:
 
 
 def test_the_fixture(embedded_amqp_broker: EmbeddedBroker) -> None:
-    """A synchronous test has a broker as well, in a thread of its own."""
+    """A synchronous test gets a broker as well, in a separate thread."""
     assert embedded_amqp_broker.queues() == []
     assert embedded_amqp_broker.url.startswith("amqp://guest:guest@127.0.0.1:")

@@ -1,4 +1,4 @@
-"""What commands print: texts of others move no cursor, colour nothing and forge no line."""
+"""Output of commands: foreign texts cannot move the cursor, add colours or forge lines."""
 
 import json
 import signal
@@ -33,7 +33,7 @@ FAILING = f"raise ValueError({NASTY!r} + 'amqp://u:hunter2@h')"
 
 
 def shown(*texts: str) -> list[str]:
-    """The lines of an output, all of them harmless."""
+    """Return the lines of an output, all of them harmless."""
     lines = [line for text in texts for line in text.split("\n")]
     assert [line for line in lines if not line.isprintable()] == []
     assert [line for line in lines if line.startswith(FORGED)] == []
@@ -42,7 +42,7 @@ def shown(*texts: str) -> list[str]:
 
 @pytest.mark.parametrize("command", ["list", "settings", "check"])
 def test_fp5_a_value_of_a_setting_is_shown_escaped(tmp_path: Path, command: str) -> None:
-    """Whatever somebody wrote into a variable, the terminal shows it and does not obey it."""
+    """Control characters in a variable are shown, and have no effect on the terminal."""
     write_package(tmp_path, consumers=CONSUMER)
     variables = {
         "WORKERKIT_CONSUMERS__ORDERS__QUEUES": f"{COLOURED},b",
@@ -91,7 +91,7 @@ async def answering(reasons: object) -> AsyncIterator[int]:
 
 
 async def test_fp5_a_probe_shows_what_it_was_told_escaped(tmp_path: Path) -> None:
-    """Another server may have the port, and say anything."""
+    """Another server on the port may respond with anything."""
     async with (
         answering([NASTY]) as port,
         process(
@@ -116,7 +116,7 @@ async def test_fp5_a_probe_shows_what_it_was_told_escaped(tmp_path: Path) -> Non
 @given(TEXTS, TEXTS)
 @example(NASTY, NASTY)
 def test_fp5_a_problem_page_is_printable(detail: str, name: str) -> None:
-    """A page may end up on a terminal; what it says is unchanged."""
+    """A page may be printed on a terminal; its content is unchanged."""
     page = problem(422, detail, parts=[{"in": "query", "name": name, "detail": detail}])
 
     assert isinstance(page.body, bytes)
@@ -127,7 +127,7 @@ def test_fp5_a_problem_page_is_printable(detail: str, name: str) -> None:
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Z"])))
-def test_fp5_a_problem_page_says_what_it_is_given(detail: str) -> None:
+def test_fp5_a_problem_page_keeps_any_language(detail: str) -> None:
     """Text of any language survives."""
     body = problem(400, detail).body
 

@@ -18,7 +18,7 @@ from tests.rabbit_versions import installation
 
 @pytest.fixture(scope="session")
 def whole_cluster() -> Iterator[RabbitCluster]:
-    """Three nodes, in whatever state the last test left them."""
+    """Three nodes, in the state in which the last test left them."""
     if sentence := missing():
         pytest.fail(sentence, pytrace=False)
     # Until then 3.10 takes a frozen node for a healthy one: 60 s by default.
@@ -29,7 +29,7 @@ def whole_cluster() -> Iterator[RabbitCluster]:
 
 @pytest.fixture
 async def cluster(whole_cluster: RabbitCluster) -> AsyncIterator[RabbitCluster]:
-    """Three nodes that serve; what the test broke is mended after it."""
+    """Three running nodes, which are repaired after the test."""
     yield whole_cluster
     await asyncio.to_thread(whole_cluster.heal)
 
@@ -45,7 +45,7 @@ async def vhost(cluster: RabbitCluster) -> AsyncIterator[str]:
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    """Print the figures as the table that stands in docs/clusters.md."""
+    """Print the figures as the table in docs/clusters.md."""
     if FIGURES:
         terminalreporter.section("figures")
         terminalreporter.write_line(table(FIGURES))

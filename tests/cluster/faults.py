@@ -1,4 +1,4 @@
-"""What is done to a cluster while messages are handled.
+"""Faults of a cluster while messages are handled.
 
 Each fault is a coroutine function that breaks something, waits until the worker handles messages
 again where it can, and puts the cluster right. Its docstring is its name in the table.
@@ -36,7 +36,7 @@ class Scene:
         return (await eventually(nodes, what="connected"))[0]
 
     async def elsewhere(self) -> int:
-        """Move the leader of the queue to a node the worker is not connected to; which one."""
+        """Move the leader of the queue to a node that the worker is not connected to; return it."""
         used = {await self.connected(), await self.connected("publisher")}
         node = next(each for each in range(len(self.cluster.nodes)) if each not in used)
         await asyncio.to_thread(self.cluster.move_leader, QUEUE, self.vhost, node)

@@ -1,4 +1,4 @@
-"""What the tests on a cluster have measured."""
+"""Measurements of the tests on a cluster."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @dataclass(frozen=True, slots=True)
 class Figures:
-    """What came of one fault.
+    """The result of one fault.
 
     Attributes:
         fault: What was done to the cluster.

@@ -27,7 +27,7 @@ _STUCK = 40.0
 
 
 def orders(ledger: Ledger) -> list[type[Consumer]]:
-    """A consumer that retries, dead-letters and publishes, and notes what it has done."""
+    """Return a consumer that retries, dead-letters and publishes, and records its results."""
 
     class Orders(AMQPConsumer):
         queues = [QUEUE]
@@ -75,7 +75,7 @@ async def reached(cluster: RabbitCluster, vhost: str, way: str) -> AsyncIterator
 async def test_fr3_fr5_nothing_is_lost_when_a_node_fails(
     cluster: RabbitCluster, vhost: str, fault: Fault, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each confirmed message is handled or dead-lettered, and every queue is empty in the end."""
+    """Each confirmed message is handled or dead-lettered, and every queue is empty at the end."""
     caplog.set_level(logging.ERROR, "workerkit.observe")
     ledger = Ledger()
     urls = [node.url(vhost) for node in cluster.nodes]

@@ -1,4 +1,4 @@
-"""FR3 on a real cluster: the node of a queue that a consumer needs only sometimes is down."""
+"""FR3 on a real cluster: the node of a retry or dead-letter queue is down."""
 
 import asyncio
 
@@ -81,7 +81,7 @@ async def test_fr3_queues_of_a_cluster_are_replicated_where_the_setting_says_so(
 async def test_fr5_another_worker_continues_while_a_node_is_cut_off(
     cluster: RabbitCluster, vhost: str
 ) -> None:
-    """A worker on the other side of a partition handles what the one that is cut off cannot get."""
+    """A worker on the majority side of a partition handles messages that the other cannot get."""
     handled: set[str] = set()
 
     class Orders(AMQPConsumer):

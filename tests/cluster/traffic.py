@@ -1,4 +1,4 @@
-"""Independent clients that publish numbered messages to a cluster, and a ledger of their fate.
+"""Independent clients that publish numbered messages to a cluster, and a ledger of the results.
 
 The clients stand on aiormq alone. Each one begins at another node and fails over by itself. A
 message counts once it is confirmed; what was not confirmed is never sent again under its number.
@@ -25,7 +25,7 @@ _CYCLE = ("ok", "ok", "twice", "ok", "forward", "ok", "ok", "never")
 
 
 class Ledger:
-    """What was confirmed and what became of it.
+    """Confirmed messages and their results.
 
     Attributes:
         confirmed: Messages that a broker has confirmed.
@@ -72,13 +72,13 @@ class Ledger:
 
 
 def longest_pause(moments: Sequence[float], since: float, until: float) -> float:
-    """The longest time between two of *moments*, in seconds."""
+    """Return the longest time between two of *moments*, in seconds."""
     between = [moment for moment in moments if since <= moment <= until]
     return max(later - earlier for earlier, later in pairwise([since, *between, until]))
 
 
 class Client:
-    """Publishes one message after the other, at whichever node takes them.
+    """Publishes one message after the other, to any available node.
 
     Args:
         urls: Of the nodes, the preferred one first.
@@ -93,7 +93,7 @@ class Client:
         self._stopping = False
 
     def stop(self) -> None:
-        """Publish no more."""
+        """Stop publishing."""
         self._stopping = True
 
     async def run(self) -> None:
@@ -102,7 +102,7 @@ class Client:
         while not self._stopping:
             url = self._urls[next(tries) % len(self._urls)]
             connection: AbstractConnection | None = None
-            # Whatever a half-dead node makes of it: the next one is tried.
+            # A failing node may cause any error: the next one is tried.
             with suppress(Exception):
                 connection = await bounded(aiormq.connect(f"{url}?heartbeat=5"), _CONNECT)
                 await self._publish(
@@ -158,7 +158,7 @@ async def drain(url: str, queue: str, into: Counter[str]) -> None:
 
 
 async def bounded(awaitable: Awaitable[T], seconds: float) -> T:
-    """Await in a task of its own: aiormq cancels whoever waits when a connection dies.
+    """Await in a separate task: aiormq cancels waiting tasks when a connection is lost.
 
     Raises:
         TimeoutError: It took longer.

@@ -1,12 +1,12 @@
-"""RabbitMQ and the modes of the embedded broker, and a fresh place for every scenario."""
+"""Fixtures: RabbitMQ, the modes of the embedded broker, and an environment for each scenario."""
 
 from collections.abc import AsyncIterator, Iterator
 from secrets import token_hex
 
 import pytest
 
+from tests.contract.environment import VERSIONS, Broker, Environment
 from tests.contract.rabbit import Rabbit
-from tests.contract.site import VERSIONS, Broker, Site
 from workerkit.embedded import EmbeddedBroker
 
 
@@ -22,11 +22,11 @@ def broker(request: pytest.FixtureRequest) -> Iterator[Broker]:
 
 
 @pytest.fixture
-async def site(broker: Broker) -> AsyncIterator[Site]:
-    """A fresh virtual host."""
+async def env(broker: Broker) -> AsyncIterator[Environment]:
+    """A new virtual host."""
     vhost = f"contract-{token_hex(6)}"
     broker.add_vhost(vhost)
-    site = Site(broker, vhost)
-    yield site
-    await site.close()
+    env = Environment(broker, vhost)
+    yield env
+    await env.close()
     broker.delete_vhost(vhost)

@@ -1,15 +1,15 @@
-"""Consumers: who gets what, in which order, and how it ends."""
+"""Consumers: their deliveries, order, prefetch and cancellation."""
 
 from pamqp.commands import Basic, Queue
 
-from tests.contract.line import CAPABILITIES
-from tests.contract.peer import Channel, refused
-from tests.contract.site import Row, Site
+from tests.contract.client import Channel, refused
+from tests.contract.environment import Environment, Row
+from tests.contract.raw_client import CAPABILITIES
 
 
-async def a_delivery_says_where_it_comes_from(site: Site) -> object:
-    """A delivery has consumer tag, delivery tag, exchange, key and the redelivered flag."""
-    channel = await site.channel()
+async def a_delivery_says_where_it_comes_from(env: Environment) -> object:
+    """A delivery has consumer tag, delivery tag, exchange, routing key and the redelivered flag."""
+    channel = await env.channel()
     await channel.declare("q")
     await channel.bind("q", "amq.topic", "#")
     channel.publish("a.b", b"x", exchange="amq.topic")
@@ -24,9 +24,9 @@ async def a_delivery_says_where_it_comes_from(site: Site) -> object:
     )
 
 
-async def a_get_says_how_many_are_left(site: Site) -> object:
-    """get-ok has the number of messages behind this one; an empty queue answers get-empty."""
-    channel = await site.channel()
+async def a_get_says_how_many_are_left(env: Environment) -> object:
+    """get-ok has the number of messages after this one; an empty queue replies get-empty."""
+    channel = await env.channel()
     await channel.declare("q")
     channel.publish("q", b"1", b"2")
     counts = []
@@ -35,9 +35,9 @@ async def a_get_says_how_many_are_left(site: Site) -> object:
     return counts
 
 
-async def a_consumer_goes_on_in_order(site: Site) -> object:
+async def a_consumer_gets_messages_in_order(env: Environment) -> object:
     """Messages come in the order in which they were published, old ones first."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     channel.publish("q", b"1", b"2", b"3")
     await channel.consume("q")
@@ -46,27 +46,27 @@ async def a_consumer_goes_on_in_order(site: Site) -> object:
     return early + await channel.bodies(2)
 
 
-async def the_broker_names_a_consumer(site: Site) -> object:
-    """An empty tag gets one of the broker's."""
-    channel = await site.channel()
+async def the_broker_names_a_consumer(env: Environment) -> object:
+    """The broker generates a tag if it is empty."""
+    channel = await env.channel()
     await channel.declare("q")
     tags = {await channel.consume("q") for _ in range(2)}
     return len(tags), all(tag.startswith("amq.ctag-") for tag in tags)
 
 
-async def a_tag_used_twice_ends_the_connection(site: Site) -> object:
+async def a_tag_used_twice_ends_the_connection(env: Environment) -> object:
     """A consumer tag is unique on its channel; on another channel it is another one."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     await channel.consume("q", "c")
-    other = await channel.peer.channel()
+    other = await channel.client.channel()
     elsewhere = await other.consume("q", "c")
     return elsewhere, await refused(channel.consume("q", "c"))
 
 
-async def a_tag_is_free_after_the_cancel(site: Site) -> object:
+async def a_tag_is_free_after_the_cancel(env: Environment) -> object:
     """A cancelled consumer's tag may be used again."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     for _ in range(2):
         await channel.consume("q", "c")
@@ -74,15 +74,15 @@ async def a_tag_is_free_after_the_cancel(site: Site) -> object:
     return (await channel.declare("q")).consumer_count
 
 
-async def cancelling_an_unknown_consumer_is_answered(site: Site) -> object:
-    """A cancel of what is not there gets its cancel-ok."""
-    channel = await site.channel()
+async def cancelling_an_unknown_consumer_gets_a_reply(env: Environment) -> object:
+    """Cancelling an unknown consumer gets cancel-ok."""
+    channel = await env.channel()
     return (await channel.call(Basic.Cancel("nobody"))).consumer_tag
 
 
-async def what_a_cancelled_consumer_holds_stays_unacknowledged(site: Site) -> object:
+async def what_a_cancelled_consumer_holds_stays_unacknowledged(env: Environment) -> object:
     """A cancel stops deliveries and requeues nothing; the acks still count."""
-    channel, other = await site.channel(), await site.channel()
+    channel, other = await env.channel(), await env.channel()
     await channel.declare("q")
     channel.publish("q", b"1", b"2")
     await channel.consume("q", "c")
@@ -96,9 +96,9 @@ async def what_a_cancelled_consumer_holds_stays_unacknowledged(site: Site) -> ob
     return rest, back.body == second.body, back.method.redelivered
 
 
-async def a_deleted_queue_cancels_its_consumers(site: Site) -> object:
-    """Each consumer of a deleted queue is told by basic.cancel, whoever deleted it."""
-    channel, other = await site.channel(), await site.channel()
+async def a_deleted_queue_cancels_its_consumers(env: Environment) -> object:
+    """Each consumer of a deleted queue gets basic.cancel, for any deletion."""
+    channel, other = await env.channel(), await env.channel()
     await channel.declare("q")
     await channel.consume("q", "c")
     await other.consume("q", "d")
@@ -108,10 +108,10 @@ async def a_deleted_queue_cancels_its_consumers(site: Site) -> object:
     return [event.consumer_tag for event in events if isinstance(event, Basic.Cancel)]
 
 
-async def an_old_client_is_not_told_of_a_cancel(site: Site) -> object:
-    """Without the capability `consumer_cancel_notify` a consumer ends in silence."""
+async def an_old_client_gets_no_cancel(env: Environment) -> object:
+    """Without the capability `consumer_cancel_notify`, a consumer ends without basic.cancel."""
     abilities = CAPABILITIES | {"consumer_cancel_notify": False}
-    channel = await (await site.peer(capabilities=abilities)).channel()
+    channel = await (await env.client(capabilities=abilities)).channel()
     await channel.declare("q")
     await channel.declare("other")
     await channel.consume("q")
@@ -121,9 +121,9 @@ async def an_old_client_is_not_told_of_a_cancel(site: Site) -> object:
     return (await channel.message()).body
 
 
-async def consumers_take_turns(site: Site) -> object:
+async def consumers_take_turns(env: Environment) -> object:
     """Several consumers of one queue get its messages in turn."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     for tag in ("a", "b", "c"):
         await channel.consume("q", tag, no_ack=True)
@@ -133,9 +133,9 @@ async def consumers_take_turns(site: Site) -> object:
     return sorted(tags), len(set(tags[:3])), tags[:3] == tags[3:6] == tags[6:]
 
 
-async def a_full_consumer_is_passed_over(site: Site) -> object:
+async def a_full_consumer_is_skipped(env: Environment) -> object:
     """A consumer at its prefetch count loses its turn to the others."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     await channel.qos(1)
     await channel.consume("q", "a")
@@ -146,9 +146,9 @@ async def a_full_consumer_is_passed_over(site: Site) -> object:
     return sorted(message.method.consumer_tag for message in messages)
 
 
-async def a_full_consumer_goes_to_the_end_of_the_line(site: Site) -> object:
-    """Who is found full at its turn leaves the line, and joins it at its end when it has room."""
-    channel = await site.channel()
+async def a_full_consumer_comes_last(env: Environment) -> object:
+    """A consumer that is full at its turn loses it, and comes last when it has room again."""
+    channel = await env.channel()
     await channel.declare("q")
     await channel.qos(1)
     await channel.consume("q", "small")
@@ -165,9 +165,9 @@ async def a_full_consumer_goes_to_the_end_of_the_line(site: Site) -> object:
     return order
 
 
-async def priority_decides_among_consumers(site: Site) -> object:
+async def priority_decides_among_consumers(env: Environment) -> object:
     """A consumer of higher priority gets everything until it is full, then the next one."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     await channel.qos(2)
     await channel.consume("q", "low", x_priority=-1)
@@ -178,40 +178,40 @@ async def priority_decides_among_consumers(site: Site) -> object:
     return [message.method.consumer_tag for message in messages]
 
 
-async def a_wrong_priority_is_406(site: Site) -> object:
+async def a_wrong_priority_is_406(env: Environment) -> object:
     """A consumer's priority is a whole number."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     return await refused(channel.consume("q", x_priority="high"))
 
 
-async def an_exclusive_consumer_is_alone(site: Site) -> object:
+async def an_exclusive_consumer_is_alone(env: Environment) -> object:
     """No second consumer next to an exclusive one, and no exclusive one next to another."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     await channel.declare("p")
     await channel.consume("q", "alone", exclusive=True)
     await channel.consume("p")
-    second = await refused((await channel.peer.channel()).consume("q"))
-    late = await refused((await channel.peer.channel()).consume("p", exclusive=True))
+    second = await refused((await channel.client.channel()).consume("q"))
+    late = await refused((await channel.client.channel()).consume("p", exclusive=True))
     await channel.cancel("alone")
     return second, late, await channel.consume("q", "next")
 
 
-async def no_ack_counts_as_acknowledged(site: Site) -> object:
-    """What goes to a no-ack consumer is gone, whatever happens to the consumer."""
-    channel, other = await site.channel(), await site.channel()
+async def no_ack_counts_as_acknowledged(env: Environment) -> object:
+    """A message for a no-ack consumer is removed, even if the consumer then fails."""
+    channel, other = await env.channel(), await env.channel()
     await channel.declare("q")
     channel.publish("q", b"1", b"2")
     await channel.consume("q", no_ack=True)
     await channel.bodies(2)
-    channel.peer.drop()
+    channel.client.drop()
     return (await other.declare("q")).message_count, await other.drain("q")
 
 
-async def one_active_consumer(site: Site) -> object:
+async def one_active_consumer(env: Environment) -> object:
     """With a single active consumer the first one gets all, and the next takes over in its turn."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q", x_single_active_consumer=True)
     for tag in ("a", "b", "c"):
         await channel.consume("q", tag, no_ack=True)
@@ -224,9 +224,9 @@ async def one_active_consumer(site: Site) -> object:
     return order
 
 
-async def the_next_active_consumer_gets_what_was_left(site: Site) -> object:
+async def the_next_active_consumer_gets_what_was_left(env: Environment) -> object:
     """What the active consumer held when its channel closed goes to its successor, in order."""
-    first, second = await site.channel(), await site.channel()
+    first, second = await env.channel(), await env.channel()
     await first.declare("q", x_single_active_consumer=True)
     await first.consume("q", "a")
     await second.consume("q", "b")
@@ -240,34 +240,34 @@ async def the_next_active_consumer_gets_what_was_left(site: Site) -> object:
     return early, [(message.body, message.method.redelivered) for message in messages]
 
 
-async def a_lost_active_consumer_hands_over(site: Site) -> object:
-    """The next one in order gets what the lost one held, then the one after that."""
-    first, second, third = [await site.channel() for _ in range(3)]
+async def a_lost_active_consumer_is_replaced(env: Environment) -> object:
+    """The next one in order gets the messages of the lost one, then the one after it."""
+    first, second, third = [await env.channel() for _ in range(3)]
     await first.declare("q", x_single_active_consumer=True)
-    return await hand_over(first, second, third)
+    return await replace_active(first, second, third)
 
 
-async def hand_over(first: Channel, second: Channel, third: Channel) -> object:
+async def replace_active(first: Channel, second: Channel, third: Channel) -> object:
     """Three connections that consume `q`; the active one is lost, and then the next."""
     for channel in (first, second, third):
         await channel.consume("q", "c")
     first.publish("q", b"1", b"2")
     await first.bodies(2)
-    first.peer.drop()
+    first.client.drop()
     found = [await second.message() for _ in range(2)]
     second.ack(found[0].tag)
     await second.settled("q")
     early = third.waiting()
-    second.peer.drop()
+    second.client.drop()
     found.append(await third.message())
     third.publish("q", b"3")
     found.append(await third.message())
     return early, [(each.body, each.method.redelivered) for each in found]
 
 
-async def a_cancelled_active_consumer_keeps_what_it_holds(site: Site) -> object:
+async def a_cancelled_active_consumer_keeps_what_it_holds(env: Environment) -> object:
     """Its successor gets new messages only, until the channel of the first one closes."""
-    first, second = await site.channel(), await site.channel()
+    first, second = await env.channel(), await env.channel()
     await first.declare("q", x_single_active_consumer=True)
     await first.consume("q", "a")
     await second.consume("q", "b")
@@ -280,9 +280,9 @@ async def a_cancelled_active_consumer_keeps_what_it_holds(site: Site) -> object:
     return new, (await second.message()).body
 
 
-async def a_waiting_consumer_that_ends_is_passed_over(site: Site) -> object:
-    """The active one goes on, and hands over to the one that still waits."""
-    first, second, third = [await site.channel() for _ in range(3)]
+async def a_waiting_consumer_that_ends_is_skipped(env: Environment) -> object:
+    """The active one continues, and is followed by the one that still waits."""
+    first, second, third = [await env.channel() for _ in range(3)]
     await first.declare("q", x_single_active_consumer=True)
     for channel in (first, second, third):
         await channel.consume("q", "c")
@@ -293,9 +293,9 @@ async def a_waiting_consumer_that_ends_is_passed_over(site: Site) -> object:
     return [*bodies, (await third.message()).body]
 
 
-async def an_active_consumer_that_is_full_stays_the_only_one(site: Site) -> object:
-    """Prefetch does not hand a queue over."""
-    channel = await site.channel()
+async def an_active_consumer_that_is_full_stays_the_only_one(env: Environment) -> object:
+    """A full prefetch does not make another consumer active."""
+    channel = await env.channel()
     await channel.declare("q", x_single_active_consumer=True)
     await channel.qos(1)
     await channel.consume("q", "a")
@@ -309,16 +309,16 @@ async def an_active_consumer_that_is_full_stays_the_only_one(site: Site) -> obje
     return first.method.consumer_tag, waiting, second.method.consumer_tag
 
 
-async def an_exclusive_consumer_cannot_be_a_single_active_one(site: Site) -> object:
-    """The two ways to be alone exclude each other."""
-    channel = await site.channel()
+async def an_exclusive_consumer_cannot_be_a_single_active_one(env: Environment) -> object:
+    """The two modes exclude each other."""
+    channel = await env.channel()
     await channel.declare("q", x_single_active_consumer=True)
     return await refused(channel.consume("q", exclusive=True))
 
 
-async def consuming_with_nowait(site: Site) -> object:
-    """No consume-ok; the deliveries come under the tag that was asked for."""
-    channel = await site.channel()
+async def consuming_with_nowait(env: Environment) -> object:
+    """There is no consume-ok; deliveries have the requested tag."""
+    channel = await env.channel()
     await channel.declare("q")
     channel.publish("q", b"x")
     channel.send(Basic.Consume(0, "q", "c", nowait=True))
@@ -329,21 +329,21 @@ async def consuming_with_nowait(site: Site) -> object:
 ROWS = [
     Row(a_delivery_says_where_it_comes_from, ("mine", 1, "amq.topic", "a.b", False)),
     Row(a_get_says_how_many_are_left, [(1, 1, False), (2, 0, False)]),
-    Row(a_consumer_goes_on_in_order, [b"1", b"2", b"3", b"4", b"5"]),
+    Row(a_consumer_gets_messages_in_order, [b"1", b"2", b"3", b"4", b"5"]),
     Row(the_broker_names_a_consumer, (2, True)),
     Row(
         a_tag_used_twice_ends_the_connection,
         ("c", "connection 530: NOT_ALLOWED - attempt to reuse consumer tag 'c'"),
     ),
     Row(a_tag_is_free_after_the_cancel, 0),
-    Row(cancelling_an_unknown_consumer_is_answered, "nobody"),
+    Row(cancelling_an_unknown_consumer_gets_a_reply, "nobody"),
     Row(what_a_cancelled_consumer_holds_stays_unacknowledged, (b"3", True, True)),
     Row(a_deleted_queue_cancels_its_consumers, ["c", "d"]),
-    Row(an_old_client_is_not_told_of_a_cancel, b"next"),
+    Row(an_old_client_gets_no_cancel, b"next"),
     Row(consumers_take_turns, (["a"] * 3 + ["b"] * 3 + ["c"] * 3, 3, True)),
-    Row(a_full_consumer_is_passed_over, ["a", "b", "b", "b"]),
+    Row(a_full_consumer_is_skipped, ["a", "b", "b", "b"]),
     Row(
-        a_full_consumer_goes_to_the_end_of_the_line,
+        a_full_consumer_comes_last,
         ["small", "large", "large", "large", "small"],
     ),
     Row(priority_decides_among_consumers, ["high", "high", "normal", "normal", "low", "low"]),
@@ -367,11 +367,11 @@ ROWS = [
         ([], [(b"1", True), (b"2", True), (b"3", True)]),
     ),
     Row(
-        a_lost_active_consumer_hands_over,
+        a_lost_active_consumer_is_replaced,
         ([], [(b"1", True), (b"2", True), (b"2", True), (b"3", False)]),
     ),
     Row(a_cancelled_active_consumer_keeps_what_it_holds, (b"2", b"1")),
-    Row(a_waiting_consumer_that_ends_is_passed_over, [b"1", b"1"]),
+    Row(a_waiting_consumer_that_ends_is_skipped, [b"1", b"1"]),
     Row(an_active_consumer_that_is_full_stays_the_only_one, ("a", [], "a")),
     Row(
         an_exclusive_consumer_cannot_be_a_single_active_one,

@@ -1,4 +1,4 @@
-"""Dead letters: where they go, what they tell, and when a circle ends."""
+"""Dead letters: their destination, their headers, and cycles."""
 
 import asyncio
 from datetime import datetime
@@ -6,13 +6,13 @@ from typing import Any
 
 from pamqp.commands import Queue
 
-from tests.contract.peer import Channel, Message
-from tests.contract.site import Row, Site
+from tests.contract.client import Channel, Message
+from tests.contract.environment import Environment, Row
 
 
-async def _pair(site: Site, **arguments: Any) -> Channel:
+async def _pair(env: Environment, **arguments: Any) -> Channel:
     """A queue `q` whose dead letters go to the queue `dead`."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("dead")
     table = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"} | arguments
     await channel.declare("q", **table)
@@ -33,12 +33,12 @@ def _deaths(message: Message) -> list[dict[str, Any]]:
     return found
 
 
-async def a_rejected_message_tells_its_story(site: Site) -> object:
+async def a_rejected_message_has_x_death(env: Environment) -> object:
     """x-death has reason, queue, exchange, keys, count, time; the first death has its own headers.
 
     Since 4.0 the last one has them, too.
     """
-    channel = await _pair(site)
+    channel = await _pair(env)
     await channel.bind("q", "amq.direct", "k")
     channel.publish("k", b"x", exchange="amq.direct", headers={"own": 1})
     await _reject(channel)
@@ -48,9 +48,9 @@ async def a_rejected_message_tells_its_story(site: Site) -> object:
     return _deaths(message), others, method.exchange, method.routing_key
 
 
-async def a_message_without_headers_gets_them(site: Site) -> object:
-    """The headers are made where there were none; the body and the other properties stay."""
-    channel = await _pair(site)
+async def a_message_without_headers_gets_them(env: Environment) -> object:
+    """Headers are added to a message without any; the body and the other properties stay."""
+    channel = await _pair(env)
     channel.publish("q", b"x", content_type="text/plain", priority=3)
     await _reject(channel)
     message = await channel.take("dead")
@@ -58,25 +58,25 @@ async def a_message_without_headers_gets_them(site: Site) -> object:
     return sorted(message.headers), message.body, *kept
 
 
-async def an_expired_message_says_so(site: Site) -> object:
-    """The reason of a message that was too old is `expired`, with its own time to live."""
-    channel = await _pair(site)
+async def an_expired_message_has_its_reason(env: Environment) -> object:
+    """The reason of an expired message is `expired`, with its own time to live."""
+    channel = await _pair(env)
     channel.publish("q", b"x", expiration="1")
     return _deaths(await channel.take("dead"))
 
 
-async def a_nack_makes_dead_letters_in_order(site: Site) -> object:
+async def a_nack_makes_dead_letters_in_order(env: Environment) -> object:
     """Nack of several without requeue: all of them, the oldest first."""
-    channel = await _pair(site)
+    channel = await _pair(env)
     channel.publish("q", b"1", b"2", b"3")
     held = [await channel.take("q", no_ack=False) for _ in range(3)]
     channel.nack(held[-1].tag, multiple=True, requeue=False)
     return [(await channel.take("dead")).body for _ in range(3)]
 
 
-async def without_a_key_the_own_one_is_kept(site: Site) -> object:
+async def without_a_key_the_original_one_is_kept(env: Environment) -> object:
     """Only x-dead-letter-routing-key changes the key."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("dead")
     await channel.bind("dead", "amq.topic", "a.*")
     await channel.declare("q", x_dead_letter_exchange="amq.topic")
@@ -87,9 +87,9 @@ async def without_a_key_the_own_one_is_kept(site: Site) -> object:
     return method.exchange, method.routing_key
 
 
-async def without_an_exchange_it_is_dropped(site: Site) -> object:
-    """No dead letter exchange, or one that is not there: the message is gone, nobody is told."""
-    channel = await site.channel()
+async def without_an_exchange_it_is_dropped(env: Environment) -> object:
+    """Without a dead-letter exchange, or with a missing one, the message is dropped."""
+    channel = await env.channel()
     await channel.declare("plain")
     await channel.declare("q", x_dead_letter_exchange="nowhere")
     for queue in ("plain", "q"):
@@ -98,9 +98,9 @@ async def without_an_exchange_it_is_dropped(site: Site) -> object:
     return [(await channel.declare(queue, passive=True)).message_count for queue in ("plain", "q")]
 
 
-async def a_dead_letter_may_reach_many_queues(site: Site) -> object:
+async def a_dead_letter_may_reach_many_queues(env: Environment) -> object:
     """A dead letter is a publish: each queue has its own copy, and settles it alone."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.exchange("graves", "fanout")
     for queue in ("a", "b"):
         await channel.declare(queue)
@@ -115,9 +115,9 @@ async def a_dead_letter_may_reach_many_queues(site: Site) -> object:
     return _deaths(message)[0]["count"], message.method.redelivered, await channel.drain("a")
 
 
-async def the_exchange_may_come_later(site: Site) -> object:
+async def the_exchange_may_come_later(env: Environment) -> object:
     """The exchange is looked up by its name for each message."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("dead")
     await channel.declare("q", x_dead_letter_exchange="later")
     await channel.exchange("later", "fanout")
@@ -127,9 +127,9 @@ async def the_exchange_may_come_later(site: Site) -> object:
     return (await channel.take("dead")).body
 
 
-async def deaths_in_two_queues_are_two_entries(site: Site) -> object:
-    """The newest death stands first; the first ones are told by headers of their own."""
-    channel = await _pair(site)
+async def deaths_in_two_queues_are_two_entries(env: Environment) -> object:
+    """The newest death is first; the first death has separate headers."""
+    channel = await _pair(env)
     await channel.declare("middle", x_dead_letter_exchange="", x_dead_letter_routing_key="dead")
     await channel.declare("first", x_dead_letter_exchange="", x_dead_letter_routing_key="middle")
     channel.publish("first", b"x", expiration="1")
@@ -141,9 +141,9 @@ async def deaths_in_two_queues_are_two_entries(site: Site) -> object:
     return deaths, first
 
 
-async def deaths_of_one_kind_are_counted(site: Site) -> object:
+async def deaths_of_one_kind_are_counted(env: Environment) -> object:
     """The same queue and the same reason again: one entry, and it moves to the front."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q", x_dead_letter_exchange="", x_dead_letter_routing_key="wait")
     await channel.declare(
         "wait", x_message_ttl=1, x_dead_letter_exchange="", x_dead_letter_routing_key="q"
@@ -158,9 +158,9 @@ async def deaths_of_one_kind_are_counted(site: Site) -> object:
     ]
 
 
-async def a_circle_without_a_reject_ends(site: Site) -> object:
+async def a_cycle_without_a_reject_ends(env: Environment) -> object:
     """A message that expired in a queue and would come back to it by expiry alone is dropped."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("alarm")
     await channel.declare(
         "a", x_message_ttl=1, x_dead_letter_exchange="", x_dead_letter_routing_key="b"
@@ -176,9 +176,9 @@ async def a_circle_without_a_reject_ends(site: Site) -> object:
     return reached, [await channel.drain(queue) for queue in ("a", "b", "alarm")]
 
 
-async def a_circle_with_a_reject_goes_on(site: Site) -> object:
-    """A reject is somebody's will, so the message may come back as often as one likes."""
-    channel = await site.channel()
+async def a_cycle_with_a_reject_continues(env: Environment) -> object:
+    """A cycle that contains a reject does not end."""
+    channel = await env.channel()
     await channel.declare("q", x_dead_letter_exchange="", x_dead_letter_routing_key="q")
     channel.publish("q", b"x")
     for _ in range(4):
@@ -187,12 +187,12 @@ async def a_circle_with_a_reject_goes_on(site: Site) -> object:
     return [(death["reason"], death["count"]) for death in _deaths(message)]
 
 
-async def copies_are_not_sent_to_again(site: Site) -> object:
-    """With a key of its own the dead letter goes only there, and x-death has the keys of CC.
+async def copies_are_not_dead_lettered_to_their_keys(env: Environment) -> object:
+    """With a dead-letter routing key, the dead letter goes only there; x-death has the keys of CC.
 
     Up to 3.10 it drops CC, since 4.0 it keeps it.
     """
-    channel = await _pair(site)
+    channel = await _pair(env)
     await channel.declare("copy")
     channel.publish("q", b"x", headers={"CC": ["copy"]})
     await channel.take("copy")
@@ -202,9 +202,9 @@ async def copies_are_not_sent_to_again(site: Site) -> object:
     return "CC" in message.headers, keys, await channel.drain("copy")
 
 
-async def the_head_of_a_deleted_or_purged_queue_is_no_dead_letter(site: Site) -> object:
-    """Purging and deleting drop messages without a trace."""
-    channel = await _pair(site)
+async def the_head_of_a_deleted_or_purged_queue_is_no_dead_letter(env: Environment) -> object:
+    """Purged and deleted messages are not dead-lettered."""
+    channel = await _pair(env)
     channel.publish("q", b"1")
     await channel.call(Queue.Purge(0, "q"))
     channel.publish("q", b"2")
@@ -212,7 +212,7 @@ async def the_head_of_a_deleted_or_purged_queue_is_no_dead_letter(site: Site) ->
     return await channel.drain("dead")
 
 
-def _told(which: str, exchange: str) -> dict[str, str]:
+def _death_headers(which: str, exchange: str) -> dict[str, str]:
     """The headers of the first or the last death: a reject in `q`."""
     names = {"exchange": exchange, "queue": "q", "reason": "rejected"}
     return {f"x-{which}-death-{name}": value for name, value in names.items()}
@@ -226,21 +226,25 @@ _REJECTED = {
     "exchange": "amq.direct",
     "routing-keys": ["k"],
 }
-_FIRST, _LAST = list(_told("first", "")), list(_told("last", ""))
+_FIRST, _LAST = list(_death_headers("first", "")), list(_death_headers("last", ""))
 
 ROWS = [
     Row(
-        a_rejected_message_tells_its_story,
+        a_rejected_message_has_x_death,
         (
             [_REJECTED],
-            {"own": 1, **_told("first", "amq.direct")},
+            {"own": 1, **_death_headers("first", "amq.direct")},
             "",
             "dead",
         ),
         {
             "4.0": (
                 [_REJECTED],
-                {"own": 1, **_told("first", "amq.direct"), **_told("last", "amq.direct")},
+                {
+                    "own": 1,
+                    **_death_headers("first", "amq.direct"),
+                    **_death_headers("last", "amq.direct"),
+                },
                 "",
                 "dead",
             )
@@ -252,7 +256,7 @@ ROWS = [
         {"4.0": (["x-death", *_FIRST, *_LAST], b"x", "text/plain", 3)},
     ),
     Row(
-        an_expired_message_says_so,
+        an_expired_message_has_its_reason,
         [
             {
                 "count": 1,
@@ -266,7 +270,7 @@ ROWS = [
         ],
     ),
     Row(a_nack_makes_dead_letters_in_order, [b"1", b"2", b"3"]),
-    Row(without_a_key_the_own_one_is_kept, ("amq.topic", "a.b")),
+    Row(without_a_key_the_original_one_is_kept, ("amq.topic", "a.b")),
     Row(without_an_exchange_it_is_dropped, [0, 0]),
     Row(a_dead_letter_may_reach_many_queues, (1, True, [])),
     Row(the_exchange_may_come_later, b"x"),
@@ -278,10 +282,10 @@ ROWS = [
         deaths_of_one_kind_are_counted,
         [("wait", "expired", 3, "", ["wait"]), ("q", "rejected", 3, "", ["q"])],
     ),
-    Row(a_circle_without_a_reject_ends, (b"x", [[], [], []])),
-    Row(a_circle_with_a_reject_goes_on, [("rejected", 4)]),
+    Row(a_cycle_without_a_reject_ends, (b"x", [[], [], []])),
+    Row(a_cycle_with_a_reject_continues, [("rejected", 4)]),
     Row(
-        copies_are_not_sent_to_again,
+        copies_are_not_dead_lettered_to_their_keys,
         (False, ["q", "copy"], []),
         {"4.0": (True, ["q", "copy"], [])},
     ),

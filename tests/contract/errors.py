@@ -1,4 +1,4 @@
-"""What is refused, with which code, and how far the damage goes."""
+"""Errors: their codes, and what they close."""
 
 import asyncio
 from typing import Any
@@ -8,163 +8,161 @@ from pamqp.commands import Channel as ChannelClass
 from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
-from tests.contract.line import BODY, HEADER, METHOD, frame
-from tests.contract.peer import refused, short
-from tests.contract.site import Row, Site
+from tests.contract.client import refused, short
+from tests.contract.environment import Environment, Row
+from tests.contract.raw_client import BODY, HEADER, METHOD, frame
 
 
-async def a_404_closes_only_its_channel(site: Site) -> object:
-    """A queue that does not exist closes the channel that asked; its neighbour goes on."""
-    peer = await site.peer()
-    first, second = await peer.channel(), await peer.channel()
+async def a_404_closes_only_its_channel(env: Environment) -> object:
+    """A queue that does not exist closes only the channel that uses it."""
+    client = await env.client()
+    first, second = await client.channel(), await client.channel()
     refusal = await refused(first.declare("q", passive=True))
     return refusal, (await second.declare("q")).queue
 
 
-async def a_close_names_the_method_that_caused_it(site: Site) -> object:
-    """Class and method are in the close, for answers and for what has no answer."""
-    line = await site.line()
-    await line.log_in(site.login)
+async def a_close_names_the_method_that_caused_it(env: Environment) -> object:
+    """The close has class and method, for methods with a reply and without."""
+    raw = await env.raw_client()
+    await raw.log_in(env.login)
     closes = []
     for cause in (Queue.Declare(queue="q", passive=True), Basic.Ack(7), Basic.Publish(0, "e")):
-        line.send(1, ChannelClass.Open(), cause)
+        raw.send(1, ChannelClass.Open(), cause)
         if isinstance(cause, Basic.Publish):
-            line.send(1, ContentHeader(0, 0, Basic.Properties()))
-        await line.expect(ChannelClass.OpenOk)
-        close = await line.expect(ChannelClass.Close)
+            raw.send(1, ContentHeader(0, 0, Basic.Properties()))
+        await raw.expect(ChannelClass.OpenOk)
+        close = await raw.expect(ChannelClass.Close)
         closes.append((close.reply_code, close.class_id, close.method_id))
-        line.send(1, ChannelClass.CloseOk())
+        raw.send(1, ChannelClass.CloseOk())
     return closes
 
 
-async def publishing_to_no_exchange_closes_the_channel_later(site: Site) -> object:
-    """A publish has no answer, so its 404 comes on its own."""
-    channel = await site.channel()
+async def publishing_to_no_exchange_closes_the_channel_later(env: Environment) -> object:
+    """A publish has no reply, so its 404 arrives later."""
+    channel = await env.channel()
     channel.publish("", b"lost", exchange="nowhere")
     return await channel.refused()
 
 
-async def what_follows_an_error_is_ignored(site: Site) -> object:
+async def what_follows_an_error_is_ignored(env: Environment) -> object:
     """Methods that were on their way when the broker closed the channel have no effect."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     channel.send(Queue.Declare(queue="missing", passive=True))
     channel.publish("q", b"too late")
-    return short(await channel.refused()), await (await channel.peer.channel()).drain("q")
+    return short(await channel.refused()), await (await channel.client.channel()).drain("q")
 
 
-async def a_number_can_be_used_again(site: Site) -> object:
+async def a_number_can_be_used_again(env: Environment) -> object:
     """A channel closed by the client or by the broker leaves its number free."""
-    peer = await site.peer()
-    channel = await peer.channel(5)
+    client = await env.client()
+    channel = await client.channel(5)
     await channel.close()
-    channel = await peer.channel(5)
+    channel = await client.channel(5)
     code = short(await refused(channel.declare("q", passive=True)))
-    return code, (await (await peer.channel(5)).declare("q")).queue
+    return code, (await (await client.channel(5)).declare("q")).queue
 
 
-async def tags_start_anew_on_a_channel(site: Site) -> object:
+async def tags_start_at_1_on_each_channel(env: Environment) -> object:
     """Delivery tags count from 1 on each channel, also on a number used again."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     channel.publish("q", b"1", b"2", b"3")
     tags = [(await channel.take("q", no_ack=False)).tag for _ in range(2)]
     await channel.close()
-    again = await channel.peer.channel(channel.number)
+    again = await channel.client.channel(channel.number)
     return tags, (await again.take("q")).tag
 
 
-async def a_channel_must_be_opened(site: Site) -> object:
+async def a_channel_must_be_opened(env: Environment) -> object:
     """A method on a number that was never opened ends the connection."""
-    peer = await site.peer()
-    peer.line.send(3, Queue.Declare(queue="q"))
-    return await peer.ended()
+    client = await env.client()
+    client.raw.send(3, Queue.Declare(queue="q"))
+    return await client.ended()
 
 
-async def a_channel_is_opened_once(site: Site) -> object:
+async def a_channel_is_opened_once(env: Environment) -> object:
     """Opening an open channel ends the connection."""
-    channel = await site.channel()
+    channel = await env.channel()
     return await refused(channel.call(ChannelClass.Open()))
 
 
-async def a_hard_error_ends_all_channels(site: Site) -> object:
+async def a_hard_error_ends_all_channels(env: Environment) -> object:
     """A connection error reaches every channel of that connection, and no other connection."""
-    peer, other = await site.peer(), await site.channel()
-    first, second = await peer.channel(), await peer.channel()
+    client, other = await env.client(), await env.channel()
+    first, second = await client.channel(), await client.channel()
     first.send(Basic.Publish(0, "", "q", False, True), *_EMPTY)
     ends = [await first.refused(), await second.refused()]
     return ends[0] == ends[1], short(ends[0]), (await other.declare("q")).queue
 
 
-async def a_close_of_a_closed_channel_ends_the_connection(site: Site) -> object:
+async def a_close_of_a_closed_channel_ends_the_connection(env: Environment) -> object:
     """A close on a channel that is not open is a connection error, as any method is."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.close()
     channel.send(ChannelClass.Close(200, "", 0, 0))
-    return await channel.peer.ended()
+    return await channel.client.ended()
 
 
-async def _end(site: Site, data: bytes) -> str:
+async def _end(env: Environment, data: bytes) -> str:
     """How the broker takes bytes after the handshake and the opening of channel 1."""
-    peer = await site.peer()
-    await peer.channel()
-    peer.line.write(data)
-    return await peer.ended()
+    client = await env.client()
+    await client.channel()
+    client.raw.write(data)
+    return await client.ended()
 
 
-async def broken_frames_end_the_connection(site: Site) -> object:
+async def broken_frames_end_the_connection(env: Environment) -> object:
     """A frame without its end, of a kind unknown, or too large is a frame error."""
     declare = marshal(Queue.Declare(queue="q"), 1)
     ends = await asyncio.gather(
-        _end(site, declare[:-1] + b"\x00"),
-        _end(site, frame(9, 1, b"?")),
-        _end(site, frame(BODY, 1, bytes(131073))),
+        _end(env, declare[:-1] + b"\x00"),
+        _end(env, frame(9, 1, b"?")),
+        _end(env, frame(BODY, 1, bytes(131073))),
     )
     return [end.split(",")[0] for end in ends]
 
 
-async def broken_methods_end_the_connection(site: Site) -> object:
+async def broken_methods_end_the_connection(env: Environment) -> object:
     """A method that is unknown or cannot be read, by code; the texts differ too much."""
     return {
-        "unknown method": short(await _end(site, frame(METHOD, 1, b"\x00\x3c\x00\xc8"))),
-        "cut off": short(await _end(site, frame(METHOD, 1, b"\x00\x32\x00\x0a\x00"))),
-        "empty": short(await _end(site, frame(METHOD, 1, b""))),
+        "unknown method": short(await _end(env, frame(METHOD, 1, b"\x00\x3c\x00\xc8"))),
+        "cut off": short(await _end(env, frame(METHOD, 1, b"\x00\x32\x00\x0a\x00"))),
+        "empty": short(await _end(env, frame(METHOD, 1, b""))),
     }
 
 
-async def content_out_of_order_ends_the_connection(site: Site) -> object:
+async def content_out_of_order_ends_the_connection(env: Environment) -> object:
     """Header and body frames belong after a publish, and nothing else belongs between them."""
     publish = marshal(Basic.Publish(0, "", "q"), 1)
     header = marshal(ContentHeader(0, 2, Basic.Properties()), 1)
     return {
-        "header first": await _end(site, header),
-        "body first": await _end(site, frame(BODY, 1, b"x")),
-        "method for header": await _end(site, publish + publish),
-        "body for header": await _end(site, publish + frame(BODY, 1, b"x")),
-        "method for body": await _end(site, publish + header + publish),
-        "class of the header": await _end(
-            site, publish + frame(HEADER, 1, b"\x00\x32" + bytes(12))
-        ),
+        "header first": await _end(env, header),
+        "body first": await _end(env, frame(BODY, 1, b"x")),
+        "method for header": await _end(env, publish + publish),
+        "body for header": await _end(env, publish + frame(BODY, 1, b"x")),
+        "method for body": await _end(env, publish + header + publish),
+        "class of the header": await _end(env, publish + frame(HEADER, 1, b"\x00\x32" + bytes(12))),
     }
 
 
-async def methods_in_the_wrong_place_end_the_connection(site: Site) -> object:
+async def methods_in_the_wrong_place_end_the_connection(env: Environment) -> object:
     """The connection's own methods belong on channel 0, all others elsewhere."""
     return {
-        "queue on channel 0": short(await _end(site, marshal(Queue.Declare(queue="q"), 0))),
-        "connection on channel 1": short(await _end(site, marshal(Connection.Open("/"), 1))),
-        "of the broker": short(await _end(site, marshal(Basic.GetEmpty(), 1))),
+        "queue on channel 0": short(await _end(env, marshal(Queue.Declare(queue="q"), 0))),
+        "connection on channel 1": short(await _end(env, marshal(Connection.Open("/"), 1))),
+        "of the broker": short(await _end(env, marshal(Basic.GetEmpty(), 1))),
     }
 
 
-async def what_is_not_implemented_is_540(site: Site) -> object:
+async def what_is_not_implemented_is_540(env: Environment) -> object:
     """Old parts of the protocol that RabbitMQ does not have end the connection."""
 
     async def end(method: Any, *content: Any) -> str:
-        channel = await site.channel()
+        channel = await env.channel()
         await channel.declare("q")
         channel.send(method, *content)
-        return await channel.peer.ended()
+        return await channel.client.ended()
 
     return {
         "immediate": await end(Basic.Publish(0, "", "q", False, True), *_EMPTY),
@@ -174,22 +172,22 @@ async def what_is_not_implemented_is_540(site: Site) -> object:
     }
 
 
-async def flow_that_is_active_stays_so(site: Site) -> object:
-    """`channel.flow` with true is answered, and changes nothing."""
-    channel = await site.channel()
+async def flow_that_is_active_stays_so(env: Environment) -> object:
+    """`channel.flow` with true gets a reply, and changes nothing."""
+    channel = await env.channel()
     return (await channel.call(ChannelClass.Flow(True))).active
 
 
-async def nowait_has_no_answer(site: Site) -> object:
-    """A declaration with nowait is done, and only what follows it is answered."""
-    channel = await site.channel()
+async def nowait_has_no_reply(env: Environment) -> object:
+    """A declaration with nowait is done without a reply."""
+    channel = await env.channel()
     channel.send(Queue.Declare(queue="q", nowait=True))
     return (await channel.call(Queue.Declare(queue="q", passive=True))).queue
 
 
-async def nowait_works_for_every_method_that_has_it(site: Site) -> object:
-    """None of them is answered, all of them are done."""
-    channel = await site.channel()
+async def nowait_works_for_every_method_that_has_it(env: Environment) -> object:
+    """All of them are done without a reply."""
+    channel = await env.channel()
     channel.send(
         Exchange.Declare(0, "e", "fanout", nowait=True),
         Exchange.Declare(0, "f", "fanout", nowait=True),
@@ -214,33 +212,33 @@ async def nowait_works_for_every_method_that_has_it(site: Site) -> object:
     return getattr(confirmed, "name", ""), bound, gone
 
 
-async def nowait_errors_still_close(site: Site) -> object:
-    """A declaration with nowait that fails closes the channel all the same."""
-    channel = await site.channel()
+async def nowait_errors_still_close(env: Environment) -> object:
+    """A declaration with nowait that fails closes the channel nevertheless."""
+    channel = await env.channel()
     channel.send(Queue.Declare(queue="q", passive=True, nowait=True))
     return short(await channel.refused())
 
 
-async def channels_do_not_wait_for_each_other(site: Site) -> object:
+async def channels_do_not_wait_for_each_other(env: Environment) -> object:
     """Half a message on one channel does not stop the others."""
-    peer = await site.peer()
-    first, second = await peer.channel(), await peer.channel()
+    client = await env.client()
+    first, second = await client.channel(), await client.channel()
     await first.declare("q")
     first.send(Basic.Publish(0, "", "q"), ContentHeader(0, 2, Basic.Properties()))
     second.publish("q", b"whole")
     early = (await second.take("q")).body
-    peer.line.write(frame(BODY, 1, b"a") + frame(BODY, 1, b"b"))
+    client.raw.write(frame(BODY, 1, b"a") + frame(BODY, 1, b"b"))
     return early, (await second.take("q")).body
 
 
-async def a_lost_connection_gives_back_its_messages(site: Site) -> object:
-    """What was unacknowledged when a socket was cut is delivered again."""
-    channel, other = await site.channel(), await site.channel()
+async def a_lost_connection_requeues_its_messages(env: Environment) -> object:
+    """Unacknowledged messages of a lost connection are redelivered."""
+    channel, other = await env.channel(), await env.channel()
     await channel.declare("q")
     channel.publish("q", b"1", b"2")
     await channel.consume("q")
     await channel.bodies(2)
-    channel.peer.drop()
+    channel.client.drop()
     first = await other.take("q")
     second = await other.take("q")
     return [(message.body, message.method.redelivered) for message in (first, second)]
@@ -265,7 +263,7 @@ ROWS = [
     ),
     Row(what_follows_an_error_is_ignored, ("channel 404", [])),
     Row(a_number_can_be_used_again, ("channel 404", "q")),
-    Row(tags_start_anew_on_a_channel, ([1, 2], 1)),
+    Row(tags_start_at_1_on_each_channel, ([1, 2], 1)),
     Row(a_channel_must_be_opened, "connection 504: CHANNEL_ERROR - expected 'channel.open'"),
     Row(a_channel_is_opened_once, "connection 504: CHANNEL_ERROR - second 'channel.open' seen"),
     Row(a_hard_error_ends_all_channels, (True, "connection 540", "q")),
@@ -322,9 +320,9 @@ ROWS = [
         },
     ),
     Row(flow_that_is_active_stays_so, True),
-    Row(nowait_has_no_answer, "q"),
+    Row(nowait_has_no_reply, "q"),
     Row(nowait_works_for_every_method_that_has_it, ("Basic.Ack", 1, "channel 404")),
     Row(nowait_errors_still_close, "channel 404"),
     Row(channels_do_not_wait_for_each_other, (b"whole", b"ab")),
-    Row(a_lost_connection_gives_back_its_messages, [(b"1", True), (b"2", True)]),
+    Row(a_lost_connection_requeues_its_messages, [(b"1", True), (b"2", True)]),
 ]

@@ -4,13 +4,13 @@ from typing import Any
 
 from pamqp.commands import Exchange, Queue
 
-from tests.contract.peer import Channel, refused, short
-from tests.contract.site import Row, Site
+from tests.contract.client import Channel, refused, short
+from tests.contract.environment import Environment, Row
 
 
 async def _fresh(channel: Channel) -> Channel:
     """Another channel, where an error closed the one before."""
-    return await channel.peer.channel()
+    return await channel.client.channel()
 
 
 async def _delete(channel: Channel, exchange: str, if_unused: bool = False) -> str | None:
@@ -24,17 +24,17 @@ async def _exists(channel: Channel, exchange: str) -> bool:
     return await refused(other.exchange(exchange, passive=True)) is None
 
 
-async def declaring_an_exchange_alike_is_fine(site: Site) -> object:
+async def declaring_an_exchange_alike_is_fine(env: Environment) -> object:
     """The same declaration twice is one exchange."""
-    channel = await site.channel()
+    channel = await env.channel()
     for _ in range(2):
         await channel.exchange("e", "topic", durable=True, alternate_exchange="a")
     return await _exists(channel, "e")
 
 
-async def declaring_an_exchange_differently_is_406(site: Site) -> object:
+async def declaring_an_exchange_differently_is_406(env: Environment) -> object:
     """The refusal names what differs, first by type, then flags, then arguments."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.exchange("e", "direct")
     await channel.exchange("a", "direct", alternate_exchange="x")
 
@@ -53,17 +53,17 @@ async def declaring_an_exchange_differently_is_406(site: Site) -> object:
     }
 
 
-async def a_passive_declaration_looks_only_at_the_name(site: Site) -> object:
-    """It finds an exchange of any kind, and 404 where there is none."""
-    channel = await site.channel()
+async def a_passive_declaration_looks_only_at_the_name(env: Environment) -> object:
+    """It finds an exchange of any type; a missing one is 404."""
+    channel = await env.channel()
     await channel.exchange("e", "topic", auto_delete=True)
     found = await refused(channel.exchange("e", "direct", durable=True, passive=True))
     return found, await refused(channel.exchange("nowhere", passive=True))
 
 
-async def some_exchanges_are_there_from_the_start(site: Site) -> object:
+async def some_exchanges_are_there_from_the_start(env: Environment) -> object:
     """Each kind has its predeclared exchange, durable."""
-    channel = await site.channel()
+    channel = await env.channel()
     kinds = ("direct", "fanout", "topic", "headers")
     for kind in kinds:
         await channel.exchange(f"amq.{kind}", kind, durable=True)
@@ -71,16 +71,16 @@ async def some_exchanges_are_there_from_the_start(site: Site) -> object:
     return "declared again"
 
 
-async def exchange_names_of_the_broker_are_403(site: Site) -> object:
-    """Nobody may declare a new exchange that begins with `amq.`, or delete one of those."""
-    channel = await site.channel()
+async def exchange_names_of_the_broker_are_403(env: Environment) -> object:
+    """A client may not declare or delete an exchange whose name begins with `amq.`."""
+    channel = await env.channel()
     declared = await refused(channel.exchange("amq.mine"))
     return declared, await _delete(await _fresh(channel), "amq.direct")
 
 
-async def the_default_exchange_is_not_to_be_touched(site: Site) -> object:
+async def the_default_exchange_cannot_be_changed(env: Environment) -> object:
     """No declaring, deleting, binding or unbinding of the default exchange."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     await channel.exchange("e")
     fresh = [await _fresh(channel) for _ in range(7)]
@@ -95,14 +95,14 @@ async def the_default_exchange_is_not_to_be_touched(site: Site) -> object:
     }
 
 
-async def an_unknown_type_is_refused(site: Site) -> object:
+async def an_unknown_type_is_refused(env: Environment) -> object:
     """A type that does not exist is an error of the connection; since 4.0 of the channel."""
-    return await refused((await site.channel()).exchange("e", "magic"))
+    return await refused((await env.channel()).exchange("e", "magic"))
 
 
-async def an_internal_exchange_takes_no_publish(site: Site) -> object:
+async def an_internal_exchange_takes_no_publish(env: Environment) -> object:
     """Only other exchanges reach an internal one."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     await channel.exchange("inside", "fanout", internal=True)
     await channel.exchange("outside", "fanout")
@@ -114,9 +114,9 @@ async def an_internal_exchange_takes_no_publish(site: Site) -> object:
     return arrived, await channel.refused()
 
 
-async def an_exchange_deletes_itself_after_its_last_binding(site: Site) -> object:
+async def an_exchange_deletes_itself_after_its_last_binding(env: Environment) -> object:
     """Auto-delete waits for a binding, and acts when the last one is gone."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.exchange("e", "fanout", auto_delete=True)
     for queue in ("q", "p"):
         await channel.declare(queue)
@@ -128,9 +128,9 @@ async def an_exchange_deletes_itself_after_its_last_binding(site: Site) -> objec
     return seen
 
 
-async def an_exchange_deletes_itself_with_its_last_queue(site: Site) -> object:
+async def an_exchange_deletes_itself_with_its_last_queue(env: Environment) -> object:
     """The deletion of a bound queue counts as unbinding."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.exchange("e", "fanout", auto_delete=True)
     await channel.declare("q")
     await channel.bind("q", "e")
@@ -138,9 +138,9 @@ async def an_exchange_deletes_itself_with_its_last_queue(site: Site) -> object:
     return await _exists(channel, "e")
 
 
-async def only_sources_delete_themselves(site: Site) -> object:
+async def only_sources_delete_themselves(env: Environment) -> object:
     """Of two exchanges bound, the source goes with the binding, the destination stays."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.exchange("source", "fanout", auto_delete=True)
     await channel.exchange("destination", "fanout", auto_delete=True)
     await channel.chain("destination", "source")
@@ -148,9 +148,9 @@ async def only_sources_delete_themselves(site: Site) -> object:
     return await _exists(channel, "source"), await _exists(channel, "destination")
 
 
-async def deleting_an_exchange(site: Site) -> object:
-    """It is gone with its bindings; deleting what is not there is no error."""
-    channel = await site.channel()
+async def deleting_an_exchange(env: Environment) -> object:
+    """It is gone with its bindings; deleting a missing one is no error."""
+    channel = await env.channel()
     await channel.declare("q")
     await channel.exchange("e", "fanout")
     await channel.bind("q", "e")
@@ -160,9 +160,9 @@ async def deleting_an_exchange(site: Site) -> object:
     return deleted, await channel.drain("q")
 
 
-async def deleting_an_exchange_in_use(site: Site) -> object:
+async def deleting_an_exchange_in_use(env: Environment) -> object:
     """With if-unused, an exchange that has bindings is refused, and stays."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     await channel.exchange("e", "fanout")
     await channel.exchange("unused", "fanout")
@@ -171,9 +171,9 @@ async def deleting_an_exchange_in_use(site: Site) -> object:
     return free, await _delete(channel, "e", if_unused=True), await _exists(channel, "e")
 
 
-async def publishing_needs_its_exchange_at_that_moment(site: Site) -> object:
+async def publishing_needs_its_exchange_at_that_moment(env: Environment) -> object:
     """A channel that published before gets a 404 once the exchange is gone."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.exchange("e")
     channel.publish("", b"x", exchange="e")
     await _delete(channel, "e")
@@ -228,7 +228,7 @@ ROWS = [
         ),
     ),
     Row(
-        the_default_exchange_is_not_to_be_touched,
+        the_default_exchange_cannot_be_changed,
         {
             "declare": _DEFAULT,
             "passive": _DEFAULT,

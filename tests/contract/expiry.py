@@ -4,8 +4,8 @@ import asyncio
 import time
 from typing import Any
 
-from tests.contract.peer import Channel, refused, short
-from tests.contract.site import Row, Site
+from tests.contract.client import Channel, refused, short
+from tests.contract.environment import Environment, Row
 
 
 async def _dying(channel: Channel, queue: str = "q", **arguments: Any) -> None:
@@ -16,9 +16,9 @@ async def _dying(channel: Channel, queue: str = "q", **arguments: Any) -> None:
     await channel.consume("dead", no_ack=True)
 
 
-async def a_queues_ttl_ends_its_messages(site: Site) -> object:
+async def a_queues_ttl_ends_its_messages(env: Environment) -> object:
     """x-message-ttl drops a message after so many milliseconds, and not before."""
-    channel = await site.channel()
+    channel = await env.channel()
     await _dying(channel, x_message_ttl=50)
     began = time.monotonic()
     channel.publish("q", b"x")
@@ -27,18 +27,18 @@ async def a_queues_ttl_ends_its_messages(site: Site) -> object:
     return body, in_time, (await channel.declare("q", passive=True)).message_count
 
 
-async def a_message_may_have_its_own_ttl(site: Site) -> object:
+async def a_message_may_have_its_own_ttl(env: Environment) -> object:
     """The property expiration, a text of milliseconds, does the same for one message."""
-    channel = await site.channel()
+    channel = await env.channel()
     await _dying(channel)
     channel.publish("q", b"short", expiration="30")
     channel.publish("q", b"for ever")
     return (await channel.message()).body, await channel.drain("q")
 
 
-async def the_shorter_ttl_counts(site: Site) -> object:
+async def the_shorter_ttl_counts(env: Environment) -> object:
     """Of queue and message, whichever is less."""
-    channel = await site.channel()
+    channel = await env.channel()
     await _dying(channel, "long", x_message_ttl=60000)
     channel.publish("long", b"by message", expiration="20")
     first = (await channel.message()).body
@@ -49,9 +49,9 @@ async def the_shorter_ttl_counts(site: Site) -> object:
     return first, (await channel.message()).body
 
 
-async def messages_expire_only_at_the_head(site: Site) -> object:
-    """A message that is over stays, and is counted, behind one that is not."""
-    channel = await site.channel(confirms=True)
+async def messages_expire_only_at_the_head(env: Environment) -> object:
+    """An expired message after one that is not expired stays, and is counted."""
+    channel = await env.channel(confirms=True)
     await _dying(channel)
     channel.publish("q", b"first")
     channel.publish("q", b"second", expiration="1")
@@ -65,9 +65,9 @@ async def messages_expire_only_at_the_head(site: Site) -> object:
     return counted, early, first and first.body, dead, await channel.drain("q")
 
 
-async def an_expired_message_is_not_delivered(site: Site) -> object:
+async def an_expired_message_is_not_delivered(env: Environment) -> object:
     """Neither to a get nor to a consumer that comes late."""
-    channel = await site.channel(confirms=True)
+    channel = await env.channel(confirms=True)
     await channel.declare("q")
     channel.publish("q", b"first")
     channel.publish("q", b"gone", expiration="1")
@@ -78,20 +78,20 @@ async def an_expired_message_is_not_delivered(site: Site) -> object:
     return await channel.bodies(2)
 
 
-async def a_ttl_of_zero_needs_a_consumer_at_hand(site: Site) -> object:
-    """A message with ttl 0 goes to a consumer that is ready, or dies at once."""
-    channel = await site.channel()
+async def a_ttl_of_zero_needs_a_ready_consumer(env: Environment) -> object:
+    """A message with ttl 0 goes to a consumer that is ready, or expires immediately."""
+    channel = await env.channel()
     await channel.declare("q", x_message_ttl=0)
-    channel.publish("q", b"nobody there")
+    channel.publish("q", b"no consumer")
     nothing = await channel.get("q")
     await channel.consume("q", no_ack=True)
-    channel.publish("q", b"somebody there")
+    channel.publish("q", b"with a consumer")
     return nothing, await channel.bodies(1)
 
 
-async def what_is_unacknowledged_does_not_expire(site: Site) -> object:
-    """A message that is held lives on; given back too late, it dies."""
-    channel = await site.channel()
+async def what_is_unacknowledged_does_not_expire(env: Environment) -> object:
+    """A message that is held does not expire; requeued too late, it expires."""
+    channel = await env.channel()
     await _dying(channel, x_message_ttl=30)
     await channel.consume("q", "c")
     channel.publish("q", b"x")
@@ -103,21 +103,21 @@ async def what_is_unacknowledged_does_not_expire(site: Site) -> object:
     return early, (await channel.message()).body
 
 
-async def a_wrong_expiration_is_406(site: Site) -> object:
+async def a_wrong_expiration_is_406(env: Environment) -> object:
     """The expiration is a text of a whole number, not below zero."""
     texts = {}
     for expiration in ("-1", "soon", "1.5"):
-        channel = await site.channel()
+        channel = await env.channel()
         await channel.declare("q")
         channel.publish("q", b"x", expiration=expiration)
         texts[expiration] = await channel.refused()
     return texts
 
 
-async def a_ttl_beyond_ten_years_is_406(site: Site) -> object:
+async def a_ttl_beyond_ten_years_is_406(env: Environment) -> object:
     """Ten years of milliseconds are the most, as argument and as property."""
     most = 10 * 365 * 24 * 3600 * 1000
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q", x_message_ttl=most, x_expires=most)
     channel.publish("q", b"x", expiration=str(most))
     taken = (await channel.take("q")).body
@@ -125,14 +125,14 @@ async def a_ttl_beyond_ten_years_is_406(site: Site) -> object:
     texts = [await channel.refused()]
     beyond: list[dict[str, Any]] = [{"x_message_ttl": most + 1}, {"x_expires": most + 1}]
     for arguments in beyond:
-        channel = await channel.peer.channel()
+        channel = await channel.client.channel()
         texts.append(short(await refused(channel.declare("p", **arguments))))
     return taken, texts
 
 
-async def a_dead_letter_has_no_expiration_left(site: Site) -> object:
-    """The property is taken off, so that it does not expire again; the header remembers it."""
-    channel = await site.channel()
+async def a_dead_letter_has_no_expiration(env: Environment) -> object:
+    """The property is removed, so it does not expire again; the header keeps it."""
+    channel = await env.channel()
     await _dying(channel)
     channel.publish("q", b"x", expiration="10", delivery_mode=2, message_id="m")
     message = await channel.message()
@@ -150,7 +150,7 @@ ROWS = [
     Row(the_shorter_ttl_counts, (b"by message", b"by queue")),
     Row(messages_expire_only_at_the_head, (3, [], b"first", b"second", [b"third"])),
     Row(an_expired_message_is_not_delivered, [b"first", b"last"]),
-    Row(a_ttl_of_zero_needs_a_consumer_at_hand, (None, [b"somebody there"])),
+    Row(a_ttl_of_zero_needs_a_ready_consumer, (None, [b"with a consumer"])),
     Row(what_is_unacknowledged_does_not_expire, ([], b"x")),
     Row(
         a_wrong_expiration_is_406,
@@ -171,5 +171,5 @@ ROWS = [
             ],
         ),
     ),
-    Row(a_dead_letter_has_no_expiration_left, (None, "10", 2, "m")),
+    Row(a_dead_letter_has_no_expiration, (None, "10", 2, "m")),
 ]

@@ -1,4 +1,4 @@
-"""Connecting: versions, logins, virtual hosts, tuning, heartbeats, goodbyes, alarms."""
+"""Connections: versions, logins, virtual hosts, tuning, heartbeats, closing, alarms."""
 
 import asyncio
 import time
@@ -8,152 +8,152 @@ from pamqp.base import Frame
 from pamqp.commands import Channel, Connection
 from pamqp.heartbeat import Heartbeat
 
-from tests.contract.line import CAPABILITIES, Login, frame
-from tests.contract.peer import refused
-from tests.contract.site import Row, Site
+from tests.contract.client import refused
+from tests.contract.environment import Environment, Row
+from tests.contract.raw_client import CAPABILITIES, Login, frame
 
 
-async def the_broker_offers_its_mechanisms_and_abilities(site: Site) -> object:
+async def the_broker_offers_mechanisms_and_capabilities(env: Environment) -> object:
     """The first frame names version, locale, mechanisms and what the broker can do."""
-    start = await (await site.line()).start()
+    start = await (await env.raw_client()).start()
     capabilities = start.server_properties["capabilities"]
     assert isinstance(capabilities, dict)
     mechanisms = sorted(start.mechanisms.split())
     return start.version_major, start.version_minor, start.locales, mechanisms, capabilities
 
 
-async def a_foreign_protocol_header_is_answered_with_the_right_one(site: Site) -> object:
-    """A client of another version is told the version, since 4.0 AMQP 1.0, and the socket ends."""
+async def an_unsupported_protocol_header_gets_the_supported_one(env: Environment) -> object:
+    """A client of another version gets the supported version, since 4.0 AMQP 1.0, and is closed."""
     answers = []
     for protocol in (b"AMQP\x01\x01\x00\x0a", b"AMQP\x00\x00\x09\x00"):
-        line = await site.line()
-        line.write(protocol)
-        await line.read()
-        answers.append((line.raw, (await line.end()).scope))
+        raw = await env.raw_client()
+        raw.write(protocol)
+        await raw.read()
+        answers.append((raw.raw, (await raw.end()).scope))
     return answers
 
 
-async def plain_and_amqplain_are_accepted(site: Site) -> object:
+async def plain_and_amqplain_are_accepted(env: Environment) -> object:
     """Both mechanisms log in."""
     for mechanism in ("PLAIN", "AMQPLAIN"):
-        await site.peer(mechanism=mechanism)
+        await env.client(mechanism=mechanism)
     return "welcome"
 
 
-async def a_login_without_a_name(site: Site) -> object:
-    """Since 4.0 a client may log in as nobody, and is the guest."""
-    return await refused(site.peer(mechanism="ANONYMOUS", user="x", password="y"))
+async def a_login_without_a_name(env: Environment) -> object:
+    """Since 4.0, a client may log in anonymously, as the user guest."""
+    return await refused(env.client(mechanism="ANONYMOUS", user="x", password="y"))
 
 
-async def the_smallest_frame(site: Site) -> object:
+async def the_smallest_frame(env: Environment) -> object:
     """4096 bytes, as AMQP demands it; 8192 since 4.3."""
-    return [await refused(site.peer(frame_max=size)) for size in (4096, 8191, 8192)]
+    return [await refused(env.client(frame_max=size)) for size in (4096, 8191, 8192)]
 
 
-async def a_wrong_password_is_403(site: Site) -> object:
+async def a_wrong_password_is_403(env: Environment) -> object:
     """A wrong password or user is refused with a close, to clients who know about it."""
     return [
-        await refused(site.peer(password="wrong")),
-        await refused(site.peer(user="nobody")),
-        await refused(site.peer(password="wrong", mechanism="AMQPLAIN")),
+        await refused(env.client(password="wrong")),
+        await refused(env.client(user="nobody")),
+        await refused(env.client(password="wrong", mechanism="AMQPLAIN")),
     ]
 
 
-async def a_wrong_password_of_an_old_client_closes_the_socket(site: Site) -> object:
+async def a_wrong_password_of_an_old_client_closes_the_socket(env: Environment) -> object:
     """Without the capability `authentication_failure_close` there is no close frame."""
-    return await refused(site.peer(password="wrong", capabilities={}))
+    return await refused(env.client(password="wrong", capabilities={}))
 
 
-async def an_unknown_vhost_is_530(site: Site) -> object:
+async def an_unknown_vhost_is_530(env: Environment) -> object:
     """A virtual host that does not exist cannot be opened."""
-    return await refused(site.peer(vhost="nowhere"))
+    return await refused(env.client(vhost="nowhere"))
 
 
-async def vhosts_are_isolated(site: Site) -> object:
+async def vhosts_are_isolated(env: Environment) -> object:
     """Queues of one virtual host are unknown in another."""
-    here = await site.channel()
-    there = await (await site.peer(vhost=site.add_vhost())).channel()
+    here = await env.channel()
+    there = await (await env.client(vhost=env.add_vhost())).channel()
     await here.declare("q")
     await there.declare("q")
     here.publish("q", b"here")
     return await here.drain("q"), await there.drain("q")
 
 
-async def the_broker_proposes_its_limits(site: Site) -> object:
+async def the_broker_proposes_its_limits(env: Environment) -> object:
     """The proposal: channels, frame size in bytes, heartbeat in seconds."""
-    tune = await (await site.line()).log_in(site.login)
+    tune = await (await env.raw_client()).log_in(env.login)
     return tune.channel_max, tune.frame_max, tune.heartbeat
 
 
-async def a_bad_handshake_closes_the_socket(site: Site) -> object:
-    """Whoever breaks the rules before the connection is open is not told why, as nobody is yet."""
+async def a_bad_handshake_closes_the_socket(env: Environment) -> object:
+    """An error before the connection is open closes the socket without connection.close."""
     return await asyncio.gather(
-        refused(site.peer(mechanism="MAGIC")),
-        refused(site.peer(channel_max=2048)),  # more than the broker proposed
-        refused(site.peer(channel_max=0)),  # no limit: more, too
-        refused(site.peer(frame_max=131073)),
-        refused(site.peer(frame_max=0)),
-        refused(site.peer(frame_max=4095)),  # less than any peer must accept
-        _early_open(site),
+        refused(env.client(mechanism="MAGIC")),
+        refused(env.client(channel_max=2048)),  # more than the broker proposed
+        refused(env.client(channel_max=0)),  # no limit: more, too
+        refused(env.client(frame_max=131073)),
+        refused(env.client(frame_max=0)),
+        refused(env.client(frame_max=4095)),  # less than any client must accept
+        _early_open(env),
     )
 
 
-async def _early_open(site: Site) -> str:
-    line = await site.line()
-    await line.start()
-    line.send(0, Connection.Open(site.vhost))
-    return (await line.end()).seen
+async def _early_open(env: Environment) -> str:
+    raw = await env.raw_client()
+    await raw.start()
+    raw.send(0, Connection.Open(env.vhost))
+    return (await raw.end()).seen
 
 
-async def channels_beyond_the_limit_are_refused(site: Site) -> object:
+async def channels_beyond_the_limit_are_refused(env: Environment) -> object:
     """One channel more than was negotiated ends the connection."""
-    peer = await site.peer(channel_max=2)
-    await peer.channel(1)
-    await peer.channel(2)
-    return await refused(peer.channel(3))
+    client = await env.client(channel_max=2)
+    await client.channel(1)
+    await client.channel(2)
+    return await refused(client.channel(3))
 
 
-async def the_limit_counts_open_channels(site: Site) -> object:
+async def the_limit_counts_open_channels(env: Environment) -> object:
     """A closed channel makes room for another."""
-    peer = await site.peer(channel_max=2)
-    first = await peer.channel(1)
-    await peer.channel(2)
+    client = await env.client(channel_max=2)
+    first = await client.channel(1)
+    await client.channel(2)
     await first.close()
-    return (await (await peer.channel(1)).declare("q")).queue
+    return (await (await client.channel(1)).declare("q")).queue
 
 
-async def a_deleted_vhost_closes_its_connections(site: Site) -> object:
-    """Who is connected to a virtual host when it is deleted is told so; others stay."""
-    other, stays = site.add_vhost(), await site.channel()
-    peer = await site.peer(vhost=other)
-    await (await peer.channel()).declare("q")
-    site.broker.delete_vhost(other)
+async def a_deleted_vhost_closes_its_connections(env: Environment) -> object:
+    """The connections of a deleted virtual host are closed with a reason; others stay."""
+    other, stays = env.add_vhost(), await env.channel()
+    client = await env.client(vhost=other)
+    await (await client.channel()).declare("q")
+    env.broker.delete_vhost(other)
     # RabbitMQ says "deleted", or "down" where the connection notices its end first.
-    end = str(await peer.ended()).replace("is down", "is deleted")
-    return end, (await stays.declare("q")).queue, await refused(site.peer(vhost=other)) is None
+    end = str(await client.ended()).replace("is down", "is deleted")
+    return end, (await stays.declare("q")).queue, await refused(env.client(vhost=other)) is None
 
 
-async def the_broker_sends_heartbeats(site: Site) -> object:
+async def the_broker_sends_heartbeats(env: Environment) -> object:
     """With a heartbeat of two seconds, one comes every second."""
-    line = await site.line()
+    raw = await env.raw_client()
     # Of two seconds, because four of silence end it: this process may stand still for a while.
-    await line.log_in(Login(vhost=site.vhost, heartbeat=2))
+    await raw.log_in(Login(vhost=env.vhost, heartbeat=2))
     times, frames = [], []
     for _ in range(3):
-        frames.append((await line.read())[1])
-        line.write(frame(8, 0, b""))
+        frames.append((await raw.read())[1])
+        raw.write(frame(8, 0, b""))
         times.append(time.monotonic())
     quick = min(later - earlier for earlier, later in pairwise(times)) < 1.6
     return quick, all(isinstance(frame, Heartbeat) for frame in frames)
 
 
-async def a_silent_client_is_dropped_and_one_with_a_pulse_stays(site: Site) -> object:
+async def a_client_without_heartbeats_is_closed(env: Environment) -> object:
     """With a heartbeat of one second, silence ends the connection, without a close frame."""
     for _ in range(5):
-        silent, alive = await site.line(), await site.line()
-        await alive.log_in(Login(vhost=site.vhost, heartbeat=1))
+        silent, alive = await env.raw_client(), await env.raw_client()
+        await alive.log_in(Login(vhost=env.vhost, heartbeat=1))
         began = pulse = time.monotonic()
-        await silent.log_in(Login(vhost=site.vhost, heartbeat=1))
+        await silent.log_in(Login(vhost=env.vhost, heartbeat=1))
         ending = asyncio.create_task(silent.end())
         longest = 0.0
         while not ending.done():
@@ -169,69 +169,69 @@ async def a_silent_client_is_dropped_and_one_with_a_pulse_stays(site: Site) -> o
     return ending.result().scope, in_time, (await alive.expect(Frame)).name
 
 
-async def the_client_closes(site: Site) -> object:
-    """A goodbye is answered."""
-    line = await site.line()
-    await line.log_in(site.login)
-    line.send(0, Connection.Close(200, "bye", 0, 0))
-    return (await line.expect(Frame)).name
+async def the_client_closes(env: Environment) -> object:
+    """connection.close gets close-ok."""
+    raw = await env.raw_client()
+    await raw.log_in(env.login)
+    raw.send(0, Connection.Close(200, "bye", 0, 0))
+    return (await raw.expect(Frame)).name
 
 
-async def what_was_sent_before_the_goodbye_is_there(site: Site) -> object:
-    """A close comes after all that was published before it."""
-    channel, other = await site.channel(), await site.channel()
+async def messages_before_the_close_are_queued(env: Environment) -> object:
+    """Messages that were published before the close are in the queue."""
+    channel, other = await env.channel(), await env.channel()
     await channel.declare("q")
     channel.publish("q", *[b"x"] * 100)
-    await channel.peer.close()
+    await channel.client.close()
     return len(await other.drain("q"))
 
 
-async def a_secret_can_be_renewed(site: Site) -> object:
-    """connection.update-secret is answered, and the connection goes on."""
-    line = await site.line()
-    await line.log_in(site.login)
-    line.send(0, Connection.UpdateSecret("guest", "it is time"))
-    return (await line.expect(Frame)).name
+async def a_secret_can_be_renewed(env: Environment) -> object:
+    """connection.update-secret gets a reply, and the connection stays open."""
+    raw = await env.raw_client()
+    await raw.log_in(env.login)
+    raw.send(0, Connection.UpdateSecret("guest", "it is time"))
+    return (await raw.expect(Frame)).name
 
 
-async def an_alarm_blocks_who_publishes(site: Site) -> object:
-    """Under a memory alarm a publisher is told and stopped; the rest goes on as before."""
-    consumer, publisher = await site.channel(), await site.channel()
+async def an_alarm_blocks_publishers(env: Environment) -> object:
+    """A memory alarm blocks and notifies publishers, and affects no other connection."""
+    consumer, publisher = await env.channel(), await env.channel()
     await consumer.declare("q")
     await consumer.consume("q", no_ack=True)
-    with site.memory_alarm():
+    with env.memory_alarm():
         publisher.publish("q", b"late")
-        blocked = await publisher.peer.event()
+        blocked = await publisher.client.event()
         assert isinstance(blocked, Connection.Blocked)
         waiting = (await consumer.declare("q", passive=True)).message_count
         early = consumer.waiting()
-    unblocked = await publisher.peer.event()
+    unblocked = await publisher.client.event()
     late = await consumer.bodies(1)
-    told = not consumer.peer.zero.events.empty()
-    return blocked.reason, waiting, early, unblocked.name, late, told
+    notified = not consumer.client.zero.events.empty()
+    return blocked.reason, waiting, early, unblocked.name, late, notified
 
 
-async def an_alarm_is_not_told_to_an_old_client(site: Site) -> object:
-    """Without the capability `connection.blocked` a publisher is stopped without a word."""
-    publisher = await (await site.peer(capabilities={})).channel()
+async def an_alarm_does_not_notify_an_old_client(env: Environment) -> object:
+    """Without the capability `connection.blocked`, a publisher is blocked without notification."""
+    publisher = await (await env.client(capabilities={})).channel()
     await publisher.declare("q")
-    with site.memory_alarm():
+    with env.memory_alarm():
         publisher.publish("q", b"late")
-        other = await site.channel()
-        await asyncio.sleep(0.05)  # nothing tells that the broker has read it
+        other = await env.channel()
+        await asyncio.sleep(0.05)  # there is no sign that the broker has read it
         stopped = (await other.declare("q", passive=True)).message_count
     late = (await other.take("q")).body
-    return stopped, late, publisher.peer.zero.events.empty()
+    return stopped, late, publisher.client.zero.events.empty()
 
 
-async def a_connection_opened_under_an_alarm_is_blocked_too(site: Site) -> object:
-    """Who connects during an alarm can declare, and is told as soon as it publishes."""
-    with site.memory_alarm():
-        channel = await site.channel()
+async def a_connection_opened_under_an_alarm_is_blocked_too(env: Environment) -> object:
+    """A client that connects during an alarm can declare, and is notified when it publishes."""
+    with env.memory_alarm():
+        channel = await env.channel()
         await channel.declare("q")
         channel.publish("q", b"late")
-        blocked = await channel.peer.event()
-    unblocked = await channel.peer.event()
+        blocked = await channel.client.event()
+    unblocked = await channel.client.event()
     return blocked.name, unblocked.name, (await channel.take("q")).body
 
 
@@ -249,12 +249,12 @@ _LOGIN_REFUSED = (
 
 ROWS = [
     Row(
-        the_broker_offers_its_mechanisms_and_abilities,
+        the_broker_offers_mechanisms_and_capabilities,
         (0, 9, "en_US", ["AMQPLAIN", "PLAIN"], _ABILITIES),
         {"4.0": (0, 9, "en_US", ["AMQPLAIN", "ANONYMOUS", "PLAIN"], _ABILITIES)},
     ),
     Row(
-        a_foreign_protocol_header_is_answered_with_the_right_one,
+        an_unsupported_protocol_header_gets_the_supported_one,
         [(b"AMQP\0\0\x09\x01", "socket"), (b"AMQP\0\0\x09\x01", "socket")],
         {"4.0": [(b"AMQP\3\1\0\0", "socket"), (b"AMQP\0\0\x09\x01", "socket")]},
     ),
@@ -291,17 +291,17 @@ ROWS = [
     ),
     Row(the_broker_sends_heartbeats, (True, True)),
     Row(
-        a_silent_client_is_dropped_and_one_with_a_pulse_stays,
+        a_client_without_heartbeats_is_closed,
         ("socket", True, "Channel.OpenOk"),
     ),
     Row(the_client_closes, "Connection.CloseOk"),
-    Row(what_was_sent_before_the_goodbye_is_there, 100),
+    Row(messages_before_the_close_are_queued, 100),
     Row(a_secret_can_be_renewed, "Connection.UpdateSecretOk"),
     Row(
-        an_alarm_blocks_who_publishes,
+        an_alarm_blocks_publishers,
         ("low on memory", 0, [], "Connection.Unblocked", [b"late"], False),
     ),
-    Row(an_alarm_is_not_told_to_an_old_client, (0, b"late", True)),
+    Row(an_alarm_does_not_notify_an_old_client, (0, b"late", True)),
     Row(
         a_connection_opened_under_an_alarm_is_blocked_too,
         ("Connection.Blocked", "Connection.Unblocked", b"late"),

@@ -1,16 +1,16 @@
-"""How queues end: purged, deleted, or by themselves."""
+"""The end of queues: purge, delete, auto-delete, expiry."""
 
 from pamqp.commands import Queue
 
-from tests.contract.line import DEADLINE
-from tests.contract.peer import Channel, Message, refused, short
-from tests.contract.site import Row, Site
+from tests.contract.client import Channel, Message, refused, short
+from tests.contract.environment import Environment, Row
+from tests.contract.raw_client import DEADLINE
 from tests.waiting import eventually
 
 
 async def _fresh(channel: Channel) -> Channel:
     """Another channel, where an error closed the one before."""
-    return await channel.peer.channel()
+    return await channel.client.channel()
 
 
 async def _exists(channel: Channel, queue: str) -> bool:
@@ -29,20 +29,20 @@ async def _vanishes(channel: Channel, queue: str) -> bool:
     return bool(await eventually(gone, what=f"{queue!r} vanishes"))
 
 
-async def an_exclusive_queue_ends_with_its_connection(site: Site) -> object:
+async def an_exclusive_queue_ends_with_its_connection(env: Environment) -> object:
     """The channel that declared it may close; the connection may not."""
-    owner, other = await site.channel(), await site.channel()
+    owner, other = await env.channel(), await env.channel()
     await owner.declare("q", exclusive=True)
     sibling = await _fresh(owner)
     await owner.close()
     survived = (await sibling.declare("q", passive=True)).queue
-    await owner.peer.close()
+    await owner.client.close()
     return survived, await _vanishes(other, "q")
 
 
-async def a_queue_deletes_itself_after_its_last_consumer(site: Site) -> object:
+async def a_queue_deletes_itself_after_its_last_consumer(env: Environment) -> object:
     """Auto-delete waits for a consumer, and acts when the last one has gone."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q", auto_delete=True)
     await channel.get("q")
     tags = [await channel.consume("q") for _ in range(2)]
@@ -52,9 +52,9 @@ async def a_queue_deletes_itself_after_its_last_consumer(site: Site) -> object:
     return kept, await _vanishes(channel, "q")
 
 
-async def a_queue_deletes_itself_with_its_consumers_channel(site: Site) -> object:
+async def a_queue_deletes_itself_with_its_consumers_channel(env: Environment) -> object:
     """The end of a channel is the end of its consumers."""
-    channel, consumer = await site.channel(), await site.channel()
+    channel, consumer = await env.channel(), await env.channel()
     await channel.declare("q", auto_delete=True)
     await consumer.consume("q")
     await consumer.close()
@@ -62,7 +62,7 @@ async def a_queue_deletes_itself_with_its_consumers_channel(site: Site) -> objec
 
 
 async def _returned(channel: Channel, queue: str) -> bool:
-    """Whether a mandatory message to a queue is returned: a look that is no use of the queue."""
+    """Return whether a mandatory message is returned: a check that does not count as use."""
     channel.publish(queue, b"x", mandatory=True)
     returned = isinstance(await channel.event(), Message)
     if returned:
@@ -70,17 +70,17 @@ async def _returned(channel: Channel, queue: str) -> bool:
     return returned
 
 
-async def an_unused_queue_expires(site: Site) -> object:
-    """x-expires deletes a queue that nobody used for so many milliseconds, messages and all."""
-    channel = await site.channel(confirms=True)
+async def an_unused_queue_expires(env: Environment) -> object:
+    """x-expires deletes a queue, with its messages, after so many milliseconds without use."""
+    channel = await env.channel(confirms=True)
     await channel.declare("q", x_expires=50)
     await eventually(lambda: _returned(channel, "q"), DEADLINE, what="'q' expires")
     return await _exists(channel, "q")
 
 
-async def use_keeps_a_queue(site: Site) -> object:
+async def use_keeps_a_queue(env: Environment) -> object:
     """Getting, declaring and consuming are use, publishing is not."""
-    channel = await site.channel(confirms=True)
+    channel = await env.channel(confirms=True)
     queues = ("got", "declared", "consumed", "published")
     # So long that this process may stand still for two seconds between one use and the next.
     for queue in queues:
@@ -96,9 +96,9 @@ async def use_keeps_a_queue(site: Site) -> object:
     return [await _exists(channel, queue) for queue in queues]
 
 
-async def purging_counts_what_is_ready(site: Site) -> object:
+async def purging_counts_what_is_ready(env: Environment) -> object:
     """Purge drops what is ready and leaves what is unacknowledged."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     channel.publish("q", b"1", b"2", b"3")
     held = await channel.take("q", no_ack=False)
@@ -107,18 +107,18 @@ async def purging_counts_what_is_ready(site: Site) -> object:
     return purged, await channel.drain("q")
 
 
-async def deleting_counts_what_is_ready(site: Site) -> object:
+async def deleting_counts_what_is_ready(env: Environment) -> object:
     """delete-ok has the number of messages that were ready; a second time it is 0."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     channel.publish("q", b"1", b"2", b"3")
     await channel.take("q", no_ack=False)
     return [(await channel.call(Queue.Delete(0, "q"))).message_count for _ in range(2)]
 
 
-async def deleting_a_queue_in_use_or_not_empty(site: Site) -> object:
+async def deleting_a_queue_in_use_or_not_empty(env: Environment) -> object:
     """if-unused and if-empty refuse, and the queue stays."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     await channel.consume("q")
     used = await refused((await _fresh(channel)).call(Queue.Delete(0, "q", True)))
@@ -129,9 +129,9 @@ async def deleting_a_queue_in_use_or_not_empty(site: Site) -> object:
     return used, filled, await _exists(channel, "q"), await _exists(channel, "p")
 
 
-async def an_ack_after_the_queue_is_gone_is_no_error(site: Site) -> object:
-    """The delivery was known; that its queue went does not matter."""
-    channel = await site.channel()
+async def an_ack_after_the_queue_is_gone_is_no_error(env: Environment) -> object:
+    """The delivery is known; its deleted queue does not matter."""
+    channel = await env.channel()
     await channel.declare("q")
     channel.publish("q", b"x")
     message = await channel.take("q", no_ack=False)

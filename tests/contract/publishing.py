@@ -9,23 +9,23 @@ from pamqp.commands import Basic, Confirm
 from pamqp.frame import marshal
 from pamqp.header import ContentHeader
 
-from tests.contract.line import BODY, HEADER, frame
-from tests.contract.peer import Channel, Message, refused
-from tests.contract.site import Row, Site
+from tests.contract.client import Channel, Message, refused
+from tests.contract.environment import Environment, Row
+from tests.contract.raw_client import BODY, HEADER, frame
 
 
-async def publishes_are_confirmed_by_number(site: Site) -> object:
+async def publishes_are_confirmed_by_number(env: Environment) -> object:
     """Confirms count the publishes of a channel from 1, each once, alone or several at a time."""
-    channel = await site.channel(confirms=True)
+    channel = await env.channel(confirms=True)
     await channel.declare("q")
     channel.publish("q", *[b"x"] * 200)
     confirmed = await channel.confirms(200)
     return {name for name, _ in confirmed}, sorted(tag for _, tag in confirmed) == [*range(1, 201)]
 
 
-async def confirms_count_from_the_selection(site: Site) -> object:
+async def confirms_count_from_the_selection(env: Environment) -> object:
     """Publishes before confirm.select have no number."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     channel.publish("q", b"before")
     await channel.call(Confirm.Select())
@@ -34,16 +34,16 @@ async def confirms_count_from_the_selection(site: Site) -> object:
     return await channel.confirms(1)
 
 
-async def what_cannot_be_routed_is_confirmed_too(site: Site) -> object:
-    """A message that no queue takes is acknowledged: it was handled."""
-    channel = await site.channel(confirms=True)
+async def what_cannot_be_routed_is_confirmed_too(env: Environment) -> object:
+    """A message without a matching queue is acknowledged."""
+    channel = await env.channel(confirms=True)
     channel.publish("nowhere", b"x")
     return await channel.confirms(1)
 
 
-async def a_return_comes_before_its_confirm(site: Site) -> object:
+async def a_return_comes_before_its_confirm(env: Environment) -> object:
     """A mandatory message that no queue takes is returned, and then confirmed."""
-    channel = await site.channel(confirms=True)
+    channel = await env.channel(confirms=True)
     channel.publish("nowhere", b"x", mandatory=True)
     first, second = await channel.event(), await channel.event()
     assert isinstance(first, Message)
@@ -51,9 +51,9 @@ async def a_return_comes_before_its_confirm(site: Site) -> object:
     return first.method.name, second.delivery_tag
 
 
-async def a_return_has_everything(site: Site) -> object:
+async def a_return_has_everything(env: Environment) -> object:
     """A returned message has code, text, exchange, key, its properties and its body."""
-    channel = await site.channel()
+    channel = await env.channel()
     headers = {"a": 1}
     channel.publish(
         "k", b"x", exchange="amq.direct", mandatory=True, headers=headers, message_id="m"
@@ -64,24 +64,24 @@ async def a_return_has_everything(site: Site) -> object:
     return *place, message.properties.headers, message.properties.message_id, message.body
 
 
-async def a_return_has_no_bcc(site: Site) -> object:
-    """BCC is taken off before anybody sees the message, its sender included."""
-    channel = await site.channel()
+async def a_return_has_no_bcc(env: Environment) -> object:
+    """BCC is removed before the message is delivered or returned."""
+    channel = await env.channel()
     channel.publish("nowhere", b"x", mandatory=True, headers={"BCC": ["b"], "CC": ["c"]})
     return (await channel.message()).headers
 
 
-async def mandatory_is_content_with_one_queue(site: Site) -> object:
+async def mandatory_is_content_with_one_queue(env: Environment) -> object:
     """A mandatory message that a queue took is not returned."""
-    channel = await site.channel(confirms=True)
+    channel = await env.channel(confirms=True)
     await channel.declare("q")
     channel.publish("q", b"x", mandatory=True)
     return await channel.confirms(1), channel.waiting()
 
 
-async def an_error_confirms_nothing(site: Site) -> object:
+async def an_error_confirms_nothing(env: Environment) -> object:
     """The publish that closed the channel gets no confirm, the ones before it do."""
-    channel = await site.channel(confirms=True)
+    channel = await env.channel(confirms=True)
     await channel.declare("q")
     channel.publish("q", b"good")
     confirmed = await channel.confirms(1)
@@ -89,20 +89,20 @@ async def an_error_confirms_nothing(site: Site) -> object:
     return confirmed, await refused(channel.event())
 
 
-async def a_body_of_many_frames(site: Site) -> object:
+async def a_body_of_many_frames(env: Environment) -> object:
     """A body larger than a frame comes in frames of the size that was negotiated."""
-    sender = await site.channel()
-    receiver = await (await site.peer(frame_max=8192)).channel()
+    sender = await env.channel()
+    receiver = await (await env.client(frame_max=8192)).channel()
     await sender.declare("q")
     body = bytes(range(256)) * 1200
     sender.publish("q", body)
     message = await receiver.take("q")
-    return message.body == body, receiver.peer.line.largest, message.frames
+    return message.body == body, receiver.client.raw.largest, message.frames
 
 
-async def bodies_at_the_edge_of_a_frame(site: Site) -> object:
+async def bodies_at_the_edge_of_a_frame(env: Environment) -> object:
     """A body of exactly a frame's room is one frame; a byte more is two."""
-    channel = await (await site.peer(frame_max=8192)).channel()
+    channel = await (await env.client(frame_max=8192)).channel()
     await channel.declare("q")
     seen = []
     for size in (0, 1, 8183, 8184, 8185, 16368, 16369):
@@ -112,20 +112,20 @@ async def bodies_at_the_edge_of_a_frame(site: Site) -> object:
     return seen
 
 
-async def a_body_in_small_frames(site: Site) -> object:
-    """A client may cut a body as it likes, empty frames included."""
-    channel = await site.channel()
+async def a_body_in_small_frames(env: Environment) -> object:
+    """A client may split a body in any way, with empty frames."""
+    channel = await env.channel()
     await channel.declare("q")
     channel.send(Basic.Publish(0, "", "q"), ContentHeader(0, 3, Basic.Properties()))
     channel.send(ContentBody(b"a"))
-    channel.peer.line.write(frame(BODY, channel.number, b""))
+    channel.client.raw.write(frame(BODY, channel.number, b""))
     channel.send(ContentBody(b"bc"))
     return (await channel.take("q")).body
 
 
-async def properties_arrive_as_they_were_sent(site: Site) -> object:
+async def properties_arrive_as_they_were_sent(env: Environment) -> object:
     """All thirteen properties survive."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     sent: dict[str, Any] = {
         "content_type": "text/plain",
@@ -147,21 +147,21 @@ async def properties_arrive_as_they_were_sent(site: Site) -> object:
     return {name for name, value in sent.items() if getattr(properties, name) != value}
 
 
-async def absent_properties_stay_absent(site: Site) -> object:
+async def absent_properties_stay_absent(env: Environment) -> object:
     """Nothing is added to a message without properties; an empty table is not an absent one."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     channel.publish("q", b"x")
     bare = (await channel.take("q")).raw
     publish = marshal(Basic.Publish(0, "", "q"), channel.number)
     properties = b"\x20\x00" + bytes(4)
     header = struct.pack(">HHQ", 60, 0, 0) + properties
-    channel.peer.line.write(publish + frame(HEADER, channel.number, header))
+    channel.client.raw.write(publish + frame(HEADER, channel.number, header))
     return bare, (await channel.take("q")).raw == properties
 
 
-async def headers_of_every_type_keep_their_bytes(site: Site) -> object:
-    """A value is handed on as it was written; the table as well, but since 4.0 sorted by name."""
+async def headers_of_every_type_keep_their_bytes(env: Environment) -> object:
+    """A value is forwarded byte for byte; so is the table, but since 4.0 sorted by name."""
     values = {
         "b": b"b\xff",
         "B": b"B\xff",
@@ -188,18 +188,18 @@ async def headers_of_every_type_keep_their_bytes(site: Site) -> object:
             for names in (values, sorted(values))
         )
     )
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     publish = marshal(Basic.Publish(0, "", "q"), channel.number)
     header = struct.pack(">HHQ", 60, 0, 0) + properties
-    channel.peer.line.write(publish + frame(HEADER, channel.number, header))
+    channel.client.raw.write(publish + frame(HEADER, channel.number, header))
     raw = (await channel.take("q")).raw
     return raw == properties, raw == ordered
 
 
-async def cc_and_bcc_are_more_keys(site: Site) -> object:
-    """A message is routed by its key and by those in CC and BCC; BCC is taken off."""
-    channel = await site.channel()
+async def cc_and_bcc_are_more_keys(env: Environment) -> object:
+    """A message is routed by its key and by those in CC and BCC; BCC is removed."""
+    channel = await env.channel()
     for queue in ("q", "c", "b"):
         await channel.declare(queue)
     channel.publish("q", b"x", headers={"CC": ["c", "q"], "BCC": ["b"], "z": 1})
@@ -210,19 +210,19 @@ async def cc_and_bcc_are_more_keys(site: Site) -> object:
     return seen, await channel.drain("q")
 
 
-async def cc_that_is_no_list_is_406(site: Site) -> object:
+async def cc_that_is_not_a_list_is_406(env: Environment) -> object:
     """CC and BCC are arrays of keys."""
     texts = []
     for header in ("CC", "BCC"):
-        channel = await site.channel()
+        channel = await env.channel()
         channel.publish("q", b"x", headers={header: "c"})
         texts.append(await channel.refused())
     return texts
 
 
-async def the_user_id_is_checked(site: Site) -> object:
+async def the_user_id_is_checked(env: Environment) -> object:
     """A message's user-id is the user that is logged in, or it is refused."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     channel.publish("q", b"x", user_id="guest")
     accepted = (await channel.take("q")).properties.user_id
@@ -230,9 +230,9 @@ async def the_user_id_is_checked(site: Site) -> object:
     return accepted, await channel.refused()
 
 
-async def direct_reply_to(site: Site) -> object:
-    """A request gets an address for this channel in its reply-to, and the answer comes there."""
-    client, server = await site.channel(), await site.channel()
+async def direct_reply_to(env: Environment) -> object:
+    """A request gets an address of its channel in reply-to, and the reply is sent there."""
+    client, server = await env.channel(), await env.channel()
     await server.declare("q")
     tag = await client.consume("amq.rabbitmq.reply-to", "c", no_ack=True)
     client.publish("q", b"ask", reply_to="amq.rabbitmq.reply-to")
@@ -245,23 +245,23 @@ async def direct_reply_to(site: Site) -> object:
     return tag, named, answer.body, answer.properties.correlation_id, *ways
 
 
-async def direct_replies_need_no_ack_and_a_consumer(site: Site) -> object:
+async def direct_replies_need_no_ack_and_a_consumer(env: Environment) -> object:
     """The consumer must not acknowledge, must be there before the request, and is only one."""
-    peer, name = await site.peer(), "amq.rabbitmq.reply-to"
-    alone = await peer.channel()
+    client, name = await env.client(), "amq.rabbitmq.reply-to"
+    alone = await client.channel()
     alone.publish("q", b"x", reply_to=name)
-    twice = await peer.channel()
+    twice = await client.channel()
     await twice.consume(name, no_ack=True)
     return [
-        await refused((await peer.channel()).consume(name)),
+        await refused((await client.channel()).consume(name)),
         await alone.refused(),
         await refused(twice.consume(name, no_ack=True)),
     ]
 
 
-async def the_address_of_a_reply_is_there_as_long_as_its_channel(site: Site) -> object:
-    """A server can ask by passive declaration, whether the client still waits for an answer."""
-    client, server = await site.channel(), await site.channel()
+async def the_address_of_a_reply_exists_as_long_as_its_channel(env: Environment) -> object:
+    """A server can check with a passive declare whether the client still waits for a reply."""
+    client, server = await env.channel(), await env.channel()
     await server.declare("q")
     await client.consume("amq.rabbitmq.reply-to", no_ack=True)
     client.publish("q", b"ask", reply_to="amq.rabbitmq.reply-to")
@@ -271,9 +271,9 @@ async def the_address_of_a_reply_is_there_as_long_as_its_channel(site: Site) -> 
     return alive, await refused(server.declare(address, passive=True)) is not None
 
 
-async def an_answer_that_is_mandatory_is_returned(site: Site) -> object:
-    """Delivered or not, it comes back as well; since 4.3 never, not even if nobody waits for it."""
-    client, server = await site.channel(), await site.channel(confirms=True)
+async def a_mandatory_reply_is_returned(env: Environment) -> object:
+    """It is returned, delivered or not; since 4.3 never, not even without a consumer."""
+    client, server = await env.channel(), await env.channel(confirms=True)
     await server.declare("q")
     await client.consume("amq.rabbitmq.reply-to", no_ack=True)
     client.publish("q", b"ask", reply_to="amq.rabbitmq.reply-to")
@@ -329,7 +329,7 @@ ROWS = [
         ),
     ),
     Row(
-        cc_that_is_no_list_is_406,
+        cc_that_is_not_a_list_is_406,
         [
             (
                 "channel 406: PRECONDITION_FAILED - invalid message: "
@@ -360,9 +360,9 @@ ROWS = [
             "channel 406: PRECONDITION_FAILED - reply consumer already set",
         ],
     ),
-    Row(the_address_of_a_reply_is_there_as_long_as_its_channel, (1, True)),
+    Row(the_address_of_a_reply_exists_as_long_as_its_channel, (1, True)),
     Row(
-        an_answer_that_is_mandatory_is_returned,
+        a_mandatory_reply_is_returned,
         (b"answer", [312, "Basic.Ack"], [312, "Basic.Ack"]),
         {"4.3": (b"answer", ["Basic.Ack"], ["Basic.Ack"])},
     ),

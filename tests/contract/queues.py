@@ -4,18 +4,18 @@ from typing import Any
 
 from pamqp.commands import Queue
 
-from tests.contract.peer import Channel, refused, short
-from tests.contract.site import Row, Site
+from tests.contract.client import Channel, refused, short
+from tests.contract.environment import Environment, Row
 
 
 async def _fresh(channel: Channel) -> Channel:
     """Another channel, where an error closed the one before."""
-    return await channel.peer.channel()
+    return await channel.client.channel()
 
 
-async def a_declaration_counts_what_is_ready(site: Site) -> object:
+async def a_declaration_counts_what_is_ready(env: Environment) -> object:
     """declare-ok has the name, the messages that are ready, and the consumers."""
-    channel = await site.channel()
+    channel = await env.channel()
     counts = [await channel.declare("q")]
     channel.publish("q", b"1", b"2", b"3")
     await channel.get("q")
@@ -26,16 +26,16 @@ async def a_declaration_counts_what_is_ready(site: Site) -> object:
     return [(ok.queue, ok.message_count, ok.consumer_count) for ok in counts]
 
 
-async def the_broker_names_a_queue(site: Site) -> object:
-    """An empty name gets one of the broker's, another each time."""
-    channel = await site.channel()
+async def the_broker_names_a_queue(env: Environment) -> object:
+    """The broker generates a name if it is empty, a new one each time."""
+    channel = await env.channel()
     names = {(await channel.declare("", exclusive=True)).queue for _ in range(2)}
     return len(names), all(str(name).startswith("amq.gen-") for name in names)
 
 
-async def an_empty_name_is_the_last_queue_declared(site: Site) -> object:
+async def an_empty_name_is_the_last_queue_declared(env: Environment) -> object:
     """On each channel, the empty name stands for its last declaration, also as the key to bind."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("other")
     await channel.declare("q")
     await channel.bind("", "amq.direct")
@@ -46,19 +46,19 @@ async def an_empty_name_is_the_last_queue_declared(site: Site) -> object:
     return message and message.body, await channel.drain("q")
 
 
-async def an_empty_name_without_a_declaration_is_404(site: Site) -> object:
+async def an_empty_name_without_a_declaration_is_404(env: Environment) -> object:
     """Nothing was declared on this channel."""
-    return await refused((await site.channel()).get(""))
+    return await refused((await env.channel()).get(""))
 
 
-async def queue_names_of_the_broker_are_403(site: Site) -> object:
-    """Nobody may declare a new queue that begins with `amq.`."""
-    return await refused((await site.channel()).declare("amq.mine"))
+async def queue_names_of_the_broker_are_403(env: Environment) -> object:
+    """A client may not declare a queue whose name begins with `amq.`."""
+    return await refused((await env.channel()).declare("amq.mine"))
 
 
-async def what_is_missing_is_404(site: Site) -> object:
-    """Everything but deleting needs a queue that is there."""
-    channel = await site.channel()
+async def what_is_missing_is_404(env: Environment) -> object:
+    """Everything except deleting needs an existing queue."""
+    channel = await env.channel()
     return [
         await refused((await _fresh(channel)).declare("q", passive=True)),
         await refused((await _fresh(channel)).get("q")),
@@ -68,9 +68,9 @@ async def what_is_missing_is_404(site: Site) -> object:
     ]
 
 
-async def declaring_a_queue_differently_is_406(site: Site) -> object:
+async def declaring_a_queue_differently_is_406(env: Environment) -> object:
     """The refusal names the first thing that differs, and both values."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     await channel.declare("t", x_message_ttl=60000, x_dead_letter_exchange="x")
 
@@ -91,9 +91,9 @@ async def declaring_a_queue_differently_is_406(site: Site) -> object:
     }
 
 
-async def declaring_another_type_of_queue_is_406(site: Site) -> object:
+async def declaring_another_type_of_queue_is_406(env: Environment) -> object:
     """No type is classic, and since 4.0 the refusal says so."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("plain", durable=True)
     await channel.declare("quorum", durable=True, x_queue_type="quorum")
 
@@ -108,27 +108,27 @@ async def declaring_another_type_of_queue_is_406(site: Site) -> object:
     }
 
 
-async def a_passive_declaration_looks_only_at_the_name_of_a_queue(site: Site) -> object:
-    """It finds a queue whatever its flags and arguments."""
-    channel = await site.channel()
+async def a_passive_declaration_looks_only_at_the_name_of_a_queue(env: Environment) -> object:
+    """It finds a queue with any flags and arguments."""
+    channel = await env.channel()
     await channel.declare("q", auto_delete=True, x_max_length=1)
     return (await channel.declare("q", passive=True, durable=True, x_max_length=2)).queue
 
 
-async def a_number_may_have_another_width(site: Site) -> object:
+async def a_number_may_have_another_width(env: Environment) -> object:
     """Arguments are compared by value: 60000 in two or in eight bytes is the same."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q", x_message_ttl=2**31 - 1)
     # A byte array in pamqp's table would have its own type: this is the raw method.
     name = b"\x01q"
     entry = b"\x0dx-message-ttl" + b"l" + (2**31 - 1).to_bytes(8, "big")
     table = len(entry).to_bytes(4, "big") + entry
     payload = b"\x00\x32\x00\x0a\x00\x00" + name + b"\x00" + table
-    channel.peer.line.write(b"\x01\x00\x01" + len(payload).to_bytes(4, "big") + payload + b"\xce")
+    channel.client.raw.write(b"\x01\x00\x01" + len(payload).to_bytes(4, "big") + payload + b"\xce")
     return (await channel.declare("q", passive=True)).queue
 
 
-async def wrong_arguments_are_406(site: Site) -> object:
+async def wrong_arguments_are_406(env: Environment) -> object:
     """An argument that is known must have the right type and be in its range."""
     wrong: list[dict[str, Any]] = [
         {"x_message_ttl": -1},
@@ -145,25 +145,27 @@ async def wrong_arguments_are_406(site: Site) -> object:
         {"x_single_active_consumer": "yes"},
         {"x_queue_type": "pile"},
     ]
-    peer = await site.peer()
-    return [await refused((await peer.channel()).declare("q", **arguments)) for arguments in wrong]
+    client = await env.client()
+    return [
+        await refused((await client.channel()).declare("q", **arguments)) for arguments in wrong
+    ]
 
 
-async def arguments_of_quorum_queues_are_406_for_classic_ones(site: Site) -> object:
-    """Most arguments that only quorum queues have are refused, not passed over."""
+async def arguments_of_quorum_queues_are_406_for_classic_ones(env: Environment) -> object:
+    """Most arguments that only quorum queues have are refused, not ignored."""
     only: list[dict[str, Any]] = [
         {"x_delivery_limit": 3},
         {"x_quorum_initial_group_size": 1},
         {"x_dead_letter_strategy": "at-least-once"},
         {"x_max_in_memory_length": 3},
     ]
-    peer = await site.peer()
-    return [await refused((await peer.channel()).declare("q", **arguments)) for arguments in only]
+    client = await env.client()
+    return [await refused((await client.channel()).declare("q", **arguments)) for arguments in only]
 
 
-async def an_exclusive_queue_is_405_for_others(site: Site) -> object:
-    """No other connection may use an exclusive queue; other channels of its own may."""
-    owner, other = await site.channel(), await site.peer()
+async def an_exclusive_queue_is_405_for_others(env: Environment) -> object:
+    """No other connection may use an exclusive queue; other channels of the same one may."""
+    owner, other = await env.channel(), await env.client()
     await owner.declare("q", exclusive=True)
     sibling = await _fresh(owner)
     await sibling.consume("q")
@@ -179,17 +181,17 @@ async def an_exclusive_queue_is_405_for_others(site: Site) -> object:
     return refusals[0], {short(refusal) for refusal in refusals}
 
 
-async def anyone_may_publish_to_an_exclusive_queue(site: Site) -> object:
-    """Exclusive concerns the queue, not the way to it."""
-    owner, other = await site.channel(), await site.channel()
+async def anyone_may_publish_to_an_exclusive_queue(env: Environment) -> object:
+    """Exclusive does not concern publishing."""
+    owner, other = await env.channel(), await env.channel()
     await owner.declare("q", exclusive=True)
     other.publish("q", b"x")
     return (await owner.take("q")).body
 
 
-async def exclusive_must_be_said_again(site: Site) -> object:
+async def exclusive_must_be_repeated(env: Environment) -> object:
     """The owner itself is refused when it declares without or newly with exclusive."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q", exclusive=True)
     await channel.declare("open")
     return [
@@ -335,7 +337,7 @@ ROWS = [
     ),
     Row(anyone_may_publish_to_an_exclusive_queue, b"x"),
     Row(
-        exclusive_must_be_said_again,
+        exclusive_must_be_repeated,
         [
             None,
             _locked("q"),

@@ -4,14 +4,14 @@ from typing import Any
 
 from pamqp.commands import Basic
 
-from tests.contract.consuming import hand_over
-from tests.contract.peer import Channel, refused
-from tests.contract.site import Row, Site
+from tests.contract.client import Channel, refused
+from tests.contract.consuming import replace_active
+from tests.contract.environment import Environment, Row
 
 
-async def _declared(site: Site, **arguments: Any) -> Channel:
+async def _declared(env: Environment, **arguments: Any) -> Channel:
     """A quorum queue `q`, and the queue `dead`."""
-    channel = await site.channel(confirms=True)
+    channel = await env.channel(confirms=True)
     await channel.declare("q", durable=True, x_queue_type="quorum", **arguments)
     await channel.declare("dead")
     return channel
@@ -27,12 +27,12 @@ async def _send(channel: Channel, *bodies: bytes, queue: str = "q") -> None:
         confirmed = event.delivery_tag or 0
 
 
-async def returns_are_counted(site: Site) -> object:
-    """x-delivery-count is 0 first, and then counts returns; since 4.0 it is absent first.
+async def requeues_are_counted(env: Environment) -> object:
+    """x-delivery-count is 0 first, and then counts requeues; since 4.0 it is absent first.
 
     A delivery to a consumer never had the zero.
     """
-    channel = await _declared(site)
+    channel = await _declared(env)
     await _send(channel, b"x")
     counts = []
     for _ in range(3):
@@ -45,20 +45,20 @@ async def returns_are_counted(site: Site) -> object:
     return counts, (await channel.message()).headers
 
 
-async def a_lost_consumer_counts_too(site: Site) -> object:
-    """What a closed channel gives back was delivered once more."""
-    channel = await _declared(site)
+async def a_lost_consumer_counts_too(env: Environment) -> object:
+    """A closed channel requeues its messages, which counts."""
+    channel = await _declared(env)
     await _send(channel, b"x")
-    other = await site.channel()
+    other = await env.channel()
     await other.consume("q")
     await other.message()
     await other.close()
     return (await channel.take("q")).headers.get("x-delivery-count")
 
 
-async def a_limit_ends_the_returns(site: Site) -> object:
-    """With x-delivery-limit, a message given back more often is dropped."""
-    channel = await _declared(site, x_delivery_limit=2)
+async def a_limit_ends_the_requeues(env: Environment) -> object:
+    """With x-delivery-limit, a message requeued more often is dropped."""
+    channel = await _declared(env, x_delivery_limit=2)
     await _send(channel, b"bad", b"good")
     seen = []
     for _ in range(4):
@@ -68,10 +68,10 @@ async def a_limit_ends_the_returns(site: Site) -> object:
     return seen
 
 
-async def a_limit_makes_dead_letters(site: Site) -> object:
+async def a_limit_makes_dead_letters(env: Environment) -> object:
     """A message over the limit becomes a dead letter for that reason."""
     table: dict[str, Any] = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
-    channel = await _declared(site, x_delivery_limit=1, **table)
+    channel = await _declared(env, x_delivery_limit=1, **table)
     await _send(channel, b"x")
     for _ in range(2):
         message = await channel.take("q", no_ack=False)
@@ -80,10 +80,10 @@ async def a_limit_makes_dead_letters(site: Site) -> object:
     return death["reason"], death["count"], death["queue"]
 
 
-async def a_reject_makes_a_dead_letter(site: Site) -> object:
+async def a_reject_makes_a_dead_letter(env: Environment) -> object:
     """Rejecting and expiry work as with classic queues."""
     table: dict[str, Any] = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
-    channel = await _declared(site, x_message_ttl=60000, **table)
+    channel = await _declared(env, x_message_ttl=60000, **table)
     await _send(channel, b"x")
     channel.reject((await channel.take("q", no_ack=False)).tag, requeue=False)
     first = await channel.take("dead")
@@ -92,15 +92,15 @@ async def a_reject_makes_a_dead_letter(site: Site) -> object:
     return [message.headers["x-death"][0]["reason"] for message in (first, second)]
 
 
-async def what_is_given_back_comes_last_or_first(site: Site) -> object:
-    """Messages given back go to the tail, but to the head in a queue with a delivery limit.
+async def requeued_messages_come_last_or_first(env: Environment) -> object:
+    """Requeued messages go to the tail, but to the head in a queue with a delivery limit.
 
     Since 4.0 every quorum queue has a limit.
     """
     orders = []
     kinds: dict[str, dict[str, Any]] = {"plain": {}, "limited": {"x_delivery_limit": 9}}
     for queue, table in kinds.items():
-        channel = await site.channel(confirms=True)
+        channel = await env.channel(confirms=True)
         await channel.declare(queue, durable=True, x_queue_type="quorum", **table)
         await _send(channel, b"1", b"2", b"3", queue=queue)
         await channel.qos(2)
@@ -113,9 +113,9 @@ async def what_is_given_back_comes_last_or_first(site: Site) -> object:
     return orders
 
 
-async def prefetch_works(site: Site) -> object:
+async def prefetch_works(env: Environment) -> object:
     """A consumer's prefetch count holds."""
-    channel = await _declared(site)
+    channel = await _declared(env)
     await _send(channel, b"1", b"2", b"3")
     await channel.qos(1)
     await channel.consume("q")
@@ -127,22 +127,22 @@ async def prefetch_works(site: Site) -> object:
     return bodies
 
 
-async def shared_prefetch_is_refused(site: Site) -> object:
+async def shared_prefetch_is_refused(env: Environment) -> object:
     """Quorum queues know no global prefetch: consuming with one ends the connection.
 
     In 4.3 nothing has it: the count is each consumer's.
     """
-    channel = await _declared(site)
+    channel = await _declared(env)
     await channel.qos(1, shared=True)
     return await refused(channel.consume("q"))
 
 
-async def what_a_quorum_queue_cannot_be(site: Site) -> object:
+async def what_a_quorum_queue_cannot_be(env: Environment) -> object:
     """It is durable, shared and permanent, and has no priorities."""
-    peer = await site.peer()
+    client = await env.client()
 
     async def declare(durable: bool = True, **options: Any) -> str | None:
-        channel = await peer.channel()
+        channel = await client.channel()
         call = channel.declare("q", durable=durable, x_queue_type="quorum", **options)
         return await refused(call)
 
@@ -155,12 +155,12 @@ async def what_a_quorum_queue_cannot_be(site: Site) -> object:
     }
 
 
-async def one_active_consumer_of_a_quorum_queue(site: Site) -> object:
-    """A single active consumer hands over when it ends."""
-    channel = await _declared(site, x_single_active_consumer=True)
+async def one_active_consumer_of_a_quorum_queue(env: Environment) -> object:
+    """A single active consumer is replaced when it ends."""
+    channel = await _declared(env, x_single_active_consumer=True)
     for tag in ("a", "b"):
         await channel.consume("q", tag, no_ack=True)
-    other = await site.channel()
+    other = await env.channel()
     tags = []
     for end in ("a", "b"):
         other.publish("q", b"x")
@@ -169,29 +169,29 @@ async def one_active_consumer_of_a_quorum_queue(site: Site) -> object:
     return tags
 
 
-async def a_lost_active_consumer_of_a_quorum_queue_hands_over(site: Site) -> object:
-    """The next one in order gets what the lost one held, then the one after that."""
-    first = await site.channel()  # Without confirms, which would come among the messages.
+async def a_lost_active_consumer_of_a_quorum_queue_is_replaced(env: Environment) -> object:
+    """The next one in order gets the messages of the lost one, then the one after that."""
+    first = await env.channel()  # Without confirms, which would come among the messages.
     await first.declare("q", durable=True, x_queue_type="quorum", x_single_active_consumer=True)
-    return await hand_over(first, await site.channel(), await site.channel())
+    return await replace_active(first, await env.channel(), await env.channel())
 
 
 ROWS = [
     Row(
-        a_lost_active_consumer_of_a_quorum_queue_hands_over,
+        a_lost_active_consumer_of_a_quorum_queue_is_replaced,
         ([], [(b"1", True), (b"2", True), (b"2", True), (b"3", False)]),
     ),
     Row(
-        returns_are_counted,
+        requeues_are_counted,
         ([(0, False), (1, True), (2, True)], {}),
         {"4.0": ([(None, False), (1, True), (2, True)], {})},
     ),
     Row(a_lost_consumer_counts_too, 1),
-    Row(a_limit_ends_the_returns, [b"bad", b"bad", b"bad", b"good"]),
+    Row(a_limit_ends_the_requeues, [b"bad", b"bad", b"bad", b"good"]),
     Row(a_limit_makes_dead_letters, ("delivery_limit", 1, "q")),
     Row(a_reject_makes_a_dead_letter, ["rejected", "expired"]),
     Row(
-        what_is_given_back_comes_last_or_first,
+        requeued_messages_come_last_or_first,
         [[b"3", b"1", b"2"], [b"1", b"2", b"3"]],
         {"4.0": [[b"1", b"2", b"3"], [b"1", b"2", b"3"]]},
     ),

@@ -2,7 +2,7 @@
 
 import time
 
-from tests.contract.site import VERSIONS
+from tests.contract.environment import VERSIONS
 from tests.rabbit import PrivateRabbit
 
 
@@ -28,9 +28,9 @@ class Rabbit:
         self._node.add_vhost(name)  # One that is there stays as it is.
 
     def delete_vhost(self, name: str) -> None:
-        """Delete a virtual host, as soon as the node has noted who is connected to it.
+        """Delete a virtual host when the node has registered its connections.
 
-        It does so in a process of its own, and closes only those connections that are noted.
+        The node registers connections in a separate process, and closes only registered ones.
         """
         noted = f'length(rabbit_connection_tracking:list(<<"{name}">>))'
         deadline = time.monotonic() + 10.0
@@ -40,6 +40,6 @@ class Rabbit:
         self._node.delete_vhost(name)
 
     def memory_alarm(self, on: bool) -> None:
-        """Raise or clear the memory alarm, and return when all connections were told."""
+        """Raise or clear the memory alarm, and return when all connections are notified."""
         self._node.memory_alarm(on)
         self._node.eval("rabbit_alarm:get_alarms()")

@@ -26,8 +26,8 @@ from tests.contract import (
     transactions,
     versions,
 )
+from tests.contract.environment import VERSIONS, Environment, Row
 from tests.contract.rabbit import closest
-from tests.contract.site import VERSIONS, Row, Site
 
 TABLE = [
     *handshake.ROWS,
@@ -49,11 +49,11 @@ TABLE = [
 
 
 @pytest.mark.parametrize("row", TABLE, ids=lambda row: row.name)
-async def test_both_brokers_behave_alike(row: Row, site: Site) -> None:
+async def test_both_brokers_behave_alike(row: Row, env: Environment) -> None:
     """The scenario observes what the table expects of the version."""
-    observed = await row.scenario(site)
+    observed = await row.scenario(env)
 
-    assert observed == row.expected_of(site.broker.behaves_as)
+    assert observed == row.expected_of(env.broker.behaves_as)
 
 
 def test_the_table_is_complete() -> None:

@@ -4,30 +4,30 @@ from typing import Any
 
 from pamqp.commands import Basic, Confirm, Tx
 
-from tests.contract.peer import Channel, refused
-from tests.contract.site import Row, Site
+from tests.contract.client import Channel, refused
+from tests.contract.environment import Environment, Row
 
 
-async def _selected(site: Site) -> Channel:
+async def _selected(env: Environment) -> Channel:
     """A channel in transaction mode, and a queue `q`."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q")
     await channel.call(Tx.Select())
     return channel
 
 
-async def a_commit_publishes(site: Site) -> object:
+async def a_commit_publishes(env: Environment) -> object:
     """Nothing is in the queue before the commit; all of it, in order, after."""
-    channel = await _selected(site)
+    channel = await _selected(env)
     channel.publish("q", b"1", b"2")
     before = (await channel.declare("q")).message_count
     await channel.call(Tx.Commit())
     return before, await channel.drain("q")
 
 
-async def a_rollback_publishes_nothing(site: Site) -> object:
-    """What was published since the last commit is forgotten, and a new transaction begins."""
-    channel = await _selected(site)
+async def a_rollback_publishes_nothing(env: Environment) -> object:
+    """Publishes since the last commit are discarded, and a new transaction begins."""
+    channel = await _selected(env)
     channel.publish("q", b"forgotten")
     await channel.call(Tx.Rollback())
     channel.publish("q", b"kept")
@@ -35,11 +35,11 @@ async def a_rollback_publishes_nothing(site: Site) -> object:
     return await channel.drain("q")
 
 
-async def acks_wait_for_the_commit(site: Site) -> object:
-    """An ack counts at the commit; without one, the message is given back."""
+async def acks_wait_for_the_commit(env: Environment) -> object:
+    """An ack counts at the commit; without one, the message is requeued."""
     results = []
     for end, count in ((Tx.Commit, 0), (None, 1)):
-        channel, other = await _selected(site), await site.channel()
+        channel, other = await _selected(env), await env.channel()
         other.publish("q", b"x")
         message = await channel.take("q", no_ack=False)
         channel.ack(message.tag)
@@ -51,11 +51,11 @@ async def acks_wait_for_the_commit(site: Site) -> object:
     return results
 
 
-async def a_rolled_back_ack_leaves_the_message_unacknowledged(site: Site) -> object:
+async def a_rolled_back_ack_leaves_the_message_unacknowledged(env: Environment) -> object:
     """After the rollback the message is still held, not requeued, and can be acked again."""
-    channel = await _selected(site)
+    channel = await _selected(env)
     await channel.call(Tx.Rollback())
-    other = await site.channel()
+    other = await env.channel()
     other.publish("q", b"x")
     message = await channel.take("q", no_ack=False)
     channel.ack(message.tag)
@@ -67,10 +67,10 @@ async def a_rolled_back_ack_leaves_the_message_unacknowledged(site: Site) -> obj
     return ready, await other.drain("q")
 
 
-async def a_reject_waits_for_the_commit(site: Site) -> object:
+async def a_reject_waits_for_the_commit(env: Environment) -> object:
     """A requeue within a transaction happens at the commit."""
-    channel = await _selected(site)
-    other = await site.channel()
+    channel = await _selected(env)
+    other = await env.channel()
     other.publish("q", b"x")
     message = await channel.take("q", no_ack=False)
     channel.reject(message.tag, requeue=True)
@@ -79,9 +79,9 @@ async def a_reject_waits_for_the_commit(site: Site) -> object:
     return before, (await channel.take("q")).body
 
 
-async def returns_come_at_the_commit(site: Site) -> object:
+async def returns_come_at_the_commit(env: Environment) -> object:
     """A mandatory message without a queue is returned before commit-ok, not at the publish."""
-    channel = await _selected(site)
+    channel = await _selected(env)
     channel.publish("nowhere", b"x", mandatory=True)
     await channel.settled("q")
     before = channel.waiting()
@@ -89,45 +89,45 @@ async def returns_come_at_the_commit(site: Site) -> object:
     return before, channel.waiting()
 
 
-async def an_open_transaction_ends_with_its_channel(site: Site) -> object:
+async def an_open_transaction_ends_with_its_channel(env: Environment) -> object:
     """A close is a rollback."""
-    channel = await _selected(site)
+    channel = await _selected(env)
     channel.publish("q", b"x")
     await channel.close()
-    return await (await channel.peer.channel()).drain("q")
+    return await (await channel.client.channel()).drain("q")
 
 
-async def transactions_must_be_selected(site: Site) -> object:
+async def transactions_must_be_selected(env: Environment) -> object:
     """Commit and rollback without a transaction are 406; select twice is fine."""
-    peer = await site.peer()
-    channel = await peer.channel()
+    client = await env.client()
+    channel = await client.channel()
     for _ in range(2):
         await channel.call(Tx.Select())
     calls: tuple[Any, ...] = (Tx.Commit(), Tx.Rollback())
-    return [await refused((await peer.channel()).call(call)) for call in calls]
+    return [await refused((await client.channel()).call(call)) for call in calls]
 
 
-async def transactions_and_confirms_exclude_each_other(site: Site) -> object:
+async def transactions_and_confirms_exclude_each_other(env: Environment) -> object:
     """A channel has one of the two modes."""
-    confirming = await site.channel(confirms=True)
-    channel = await _selected(site)
+    confirming = await env.channel(confirms=True)
+    channel = await _selected(env)
     return [
         await refused(confirming.call(Tx.Select())),
         await refused(channel.call(Confirm.Select())),
     ]
 
 
-async def a_publish_to_no_exchange_is_refused_at_once(site: Site) -> object:
+async def a_publish_to_no_exchange_is_refused_immediately(env: Environment) -> object:
     """The exchange is looked at when the message comes, not at the commit."""
-    channel = await _selected(site)
+    channel = await _selected(env)
     channel.publish("", b"x", exchange="nowhere")
     return await channel.refused()
 
 
-async def gets_are_not_part_of_a_transaction(site: Site) -> object:
-    """A get without ack takes the message for good, whatever becomes of the transaction."""
-    channel = await _selected(site)
-    other = await site.channel()
+async def gets_are_not_part_of_a_transaction(env: Environment) -> object:
+    """A get without ack removes the message, also if the transaction is rolled back."""
+    channel = await _selected(env)
+    other = await env.channel()
     other.publish("q", b"x")
     await channel.take("q", no_ack=True)
     await channel.call(Tx.Rollback())
@@ -158,7 +158,7 @@ ROWS = [
         ],
     ),
     Row(
-        a_publish_to_no_exchange_is_refused_at_once,
+        a_publish_to_no_exchange_is_refused_immediately,
         "channel 404: NOT_FOUND - no exchange 'nowhere' in vhost 'V'",
     ),
     Row(gets_are_not_part_of_a_transaction, "Basic.GetEmpty"),

@@ -1,4 +1,4 @@
-"""What RabbitMQ 4.0 and 4.3 do in another way than 3.10, apart from the rows of the other files."""
+"""Differences of RabbitMQ 4.0 and 4.3 from 3.10, apart from the rows of the other files."""
 
 from collections.abc import Callable
 from itertools import count
@@ -6,17 +6,17 @@ from typing import Any
 
 from pamqp.commands import Basic
 
-from tests.contract.line import METHOD, frame
-from tests.contract.peer import Channel, Message, refused
-from tests.contract.site import Row, Site
+from tests.contract.client import Channel, Message, refused
+from tests.contract.environment import Environment, Row
+from tests.contract.raw_client import METHOD, frame
 
 _numbers = count(1)
 _MOST = 25  # Deliveries after which there is no limit.
 
 
-async def _sent(site: Site, queue: str, *bodies: bytes, **properties: Any) -> None:
+async def _sent(env: Environment, queue: str, *bodies: bytes, **properties: Any) -> None:
     """Publish, and return when the queue has it all."""
-    publisher = await site.channel(confirms=True)
+    publisher = await env.channel(confirms=True)
     publisher.publish(queue, *bodies, **properties)
     await publisher.confirms(len(bodies))
 
@@ -30,15 +30,15 @@ def _nack(channel: Channel, message: Message) -> None:
 
 
 async def _deliveries(
-    site: Site, back: Callable[[Channel, Message], None] = _reject, **arguments: Any
+    env: Environment, back: Callable[[Channel, Message], None] = _reject, **arguments: Any
 ) -> int:
     """How often a quorum queue delivers a message that is given back each time."""
-    channel = await site.channel()
+    channel = await env.channel()
     queue = f"quorum {next(_numbers)}"
     letters: dict[str, Any] = {"x_dead_letter_exchange": "", "x_dead_letter_routing_key": "dead"}
     await channel.declare("dead")
     await channel.declare(queue, durable=True, x_queue_type="quorum", **letters, **arguments)
-    await _sent(site, queue, b"x")
+    await _sent(env, queue, b"x")
     await channel.consume("dead", "dead", no_ack=True)
     await channel.consume(queue, "q")
     deliveries = 0
@@ -48,36 +48,36 @@ async def _deliveries(
             break
         deliveries += 1
         back(channel, message)
-    await channel.peer.close()  # So that it takes no dead letters of the next queue.
+    await channel.client.close()  # So that it takes no dead letters of the next queue.
     return deliveries
 
 
-async def a_quorum_queue_gives_up_after_its_limit(site: Site) -> object:
+async def a_quorum_queue_drops_messages_above_its_limit(env: Environment) -> object:
     """Since 4.0 the limit is 20 if none is declared, and one below zero is none.
 
     In 3.10 none is declared is none, and one below zero drops at the first return.
     """
     return {
-        "none": await _deliveries(site),
-        "-1": await _deliveries(site, x_delivery_limit=-1),
-        "2": await _deliveries(site, x_delivery_limit=2),
+        "none": await _deliveries(env),
+        "-1": await _deliveries(env, x_delivery_limit=-1),
+        "2": await _deliveries(env, x_delivery_limit=2),
     }
 
 
-async def a_nack_counts_for_the_limit(site: Site) -> object:
+async def a_nack_counts_for_the_limit(env: Environment) -> object:
     """A basic.nack counts as a basic.reject does; not so in 4.3."""
-    return await _deliveries(site, _nack, x_delivery_limit=2)
+    return await _deliveries(env, _nack, x_delivery_limit=2)
 
 
-async def ways_of_coming_back(site: Site) -> object:
-    """The counts after two returns, by each way; 4.3 counts apart what is nobody's fault."""
+async def kinds_of_requeue(env: Environment) -> object:
+    """The counts after two requeues of each kind; 4.3 has a separate count without failures."""
     counts = {}
     for way in ("reject", "nack", "recover", "close"):
-        channel = await site.channel()
+        channel = await env.channel()
         await channel.declare(way, durable=True, x_queue_type="quorum")
-        await _sent(site, way, b"x")
+        await _sent(env, way, b"x")
         for _ in range(2):
-            holder = await site.channel()
+            holder = await env.channel()
             message = await holder.take(way, no_ack=False)
             if way == "reject":
                 _reject(holder, message)
@@ -91,7 +91,7 @@ async def ways_of_coming_back(site: Site) -> object:
     return counts
 
 
-async def the_order_of_what_comes_back(site: Site) -> object:
+async def the_order_of_requeued_messages(env: Environment) -> object:
     """Four of five are held; the fourth, the first and the second come back one by one.
 
     Classic queues keep the places. Quorum queues with a limit put them first in the order in which
@@ -104,9 +104,9 @@ async def the_order_of_what_comes_back(site: Site) -> object:
         "limited": {"x_queue_type": "quorum", "x_delivery_limit": 9},
     }
     for kind, arguments in kinds.items():
-        channel = await site.channel()
+        channel = await env.channel()
         await channel.declare(kind, durable=True, **arguments)
-        await _sent(site, kind, b"1", b"2", b"3", b"4", b"5")
+        await _sent(env, kind, b"1", b"2", b"3", b"4", b"5")
         held = [await channel.take(kind, no_ack=False) for _ in range(4)]
         for place in (3, 0, 1):
             _reject(channel, held[place])
@@ -114,14 +114,14 @@ async def the_order_of_what_comes_back(site: Site) -> object:
     return orders
 
 
-async def priorities_in_a_quorum_queue(site: Site) -> object:
+async def priorities_in_a_quorum_queue(env: Environment) -> object:
     """3.10 has none. 4.0 has two, above 4 and not, of which two of three are high.
 
     4.3 has all up to 31, the highest first. No priority is 4 in 4.3, and not high in 4.0.
     """
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q", durable=True, x_queue_type="quorum")
-    publisher = await site.channel(confirms=True)
+    publisher = await env.channel(confirms=True)
     priorities = [0, None, 9, 4, 5, 31, 255, 1, 5, 4]
     for place, priority in enumerate(priorities):
         own: dict[str, Any] = {} if priority is None else {"priority": priority}
@@ -130,20 +130,20 @@ async def priorities_in_a_quorum_queue(site: Site) -> object:
     return b"".join([(await channel.take("q")).body for _ in priorities])
 
 
-async def what_came_back_is_before_higher_priorities(site: Site) -> object:
+async def requeued_messages_precede_higher_priorities(env: Environment) -> object:
     """In a quorum queue with a limit; without one it is last."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q", durable=True, x_queue_type="quorum")
-    await _sent(site, "q", b"low")
+    await _sent(env, "q", b"low")
     held = await channel.take("q", no_ack=False)
-    await _sent(site, "q", b"high", b"higher", priority=9)
+    await _sent(env, "q", b"high", b"higher", priority=9)
     _reject(channel, held)
     return [(await channel.take("q")).body for _ in range(3)]
 
 
-async def headers_that_only_the_broker_should_write(site: Site) -> object:
-    """They arrive as sent; since 4.0 a dead letter forgets what a client wrote of deaths."""
-    channel = await site.channel()
+async def headers_that_only_the_broker_should_write(env: Environment) -> object:
+    """They arrive as sent; since 4.0 a dead letter drops an `x-death` of a client."""
+    channel = await env.channel()
     await channel.declare("dead")
     await channel.declare("q", x_dead_letter_exchange="", x_dead_letter_routing_key="dead")
     written = {
@@ -160,11 +160,11 @@ async def headers_that_only_the_broker_should_write(site: Site) -> object:
     return message.headers == written, queues, first, written_count
 
 
-async def a_quorum_queue_overwrites_a_count(site: Site) -> object:
+async def a_quorum_queue_overwrites_a_count(env: Environment) -> object:
     """An `x-delivery-count` that a client wrote arrives with the first delivery to a consumer."""
-    channel = await site.channel()
+    channel = await env.channel()
     await channel.declare("q", durable=True, x_queue_type="quorum")
-    await _sent(site, "q", b"x", headers={"x-delivery-count": 30})
+    await _sent(env, "q", b"x", headers={"x-delivery-count": 30})
     await channel.consume("q")
     first = await channel.message()
     _reject(channel, first)
@@ -172,22 +172,22 @@ async def a_quorum_queue_overwrites_a_count(site: Site) -> object:
     return counts, first.method.redelivered
 
 
-async def dead_letters_take_their_counts_along(site: Site) -> object:
+async def dead_letters_keep_their_counts(env: Environment) -> object:
     """Given back once and then rejected: counts and the redelivered flag of the dead letter.
 
-    3.10 begins anew; 4.0 counts what a quorum queue rejects, in quorum queues; 4.3 all of it.
+    3.10 starts again; 4.0 counts what a quorum queue rejects, in quorum queues; 4.3 all of it.
     """
     seen = {}
     for source in ("classic", "quorum"):
         for target in ("classic", "quorum"):
-            channel, name = await site.channel(), f"{source} to {target}"
+            channel, name = await env.channel(), f"{source} to {target}"
             letters: dict[str, Any] = {
                 "x_dead_letter_exchange": "",
                 "x_dead_letter_routing_key": f"{name}.dead",
             }
             await channel.declare(f"{name}.dead", durable=True, x_queue_type=target)
             await channel.declare(name, durable=True, x_queue_type=source, **letters)
-            await _sent(site, name, b"x")
+            await _sent(env, name, b"x")
             _reject(channel, await channel.take(name, no_ack=False))
             channel.reject((await channel.take(name, no_ack=False)).tag, requeue=False)
             message = await channel.take(f"{name}.dead")
@@ -196,15 +196,15 @@ async def dead_letters_take_their_counts_along(site: Site) -> object:
     return seen
 
 
-async def deliveries_before_count_for_the_limit(site: Site) -> object:
+async def deliveries_before_count_for_the_limit(env: Environment) -> object:
     """How often a queue with a limit of two delivers a dead letter that was delivered twice."""
-    channel = await site.channel()
+    channel = await env.channel()
     table: dict[str, Any] = {"x_dead_letter_exchange": "", "x_queue_type": "quorum"}
     await channel.declare("q", durable=True, x_dead_letter_routing_key="again", **table)
     limited = table | {"x_delivery_limit": 2, "x_dead_letter_routing_key": "dead"}
     await channel.declare("again", durable=True, **limited)
     await channel.declare("dead")
-    await _sent(site, "q", b"x")
+    await _sent(env, "q", b"x")
     _reject(channel, await channel.take("q", no_ack=False))
     channel.reject((await channel.take("q", no_ack=False)).tag, requeue=False)
     await channel.consume("dead", "dead", no_ack=True)
@@ -216,9 +216,9 @@ async def deliveries_before_count_for_the_limit(site: Site) -> object:
     return deliveries
 
 
-async def a_message_of_16_mib_and_more(site: Site) -> object:
+async def a_message_of_16_mib_and_more(env: Environment) -> object:
     """Since 4.0 one byte more than 16 MiB is too much."""
-    channel = await site.channel(confirms=True)
+    channel = await env.channel(confirms=True)
     await channel.declare("q")
     channel.publish("q", bytes(2**24))
     await channel.confirms(1)
@@ -226,13 +226,13 @@ async def a_message_of_16_mib_and_more(site: Site) -> object:
     return await refused(channel.event())
 
 
-async def a_vhost_with_quorum_queues_by_default(site: Site) -> object:
+async def a_vhost_with_quorum_queues_by_default(env: Environment) -> object:
     """Queues that can be quorum queues are; those cannot have priorities."""
-    vhost = site.add_vhost(default_queue_type="quorum")
-    peer = await site.peer(vhost=vhost)
+    vhost = env.add_vhost(default_queue_type="quorum")
+    client = await env.client(vhost=vhost)
 
     async def declare(name: str, **options: Any) -> str | None:
-        return await refused((await peer.channel()).declare(name, **options))
+        return await refused((await client.channel()).declare(name, **options))
 
     return {
         "durable": await declare("q", durable=True),
@@ -248,7 +248,7 @@ async def a_vhost_with_quorum_queues_by_default(site: Site) -> object:
     }
 
 
-async def arguments_that_come_and_go(site: Site) -> object:
+async def arguments_that_come_and_go(env: Environment) -> object:
     """Arguments of queues that some versions take and others refuse."""
     tried: dict[str, dict[str, Any]] = {
         "version 1": {"x_queue_version": 1},
@@ -264,14 +264,14 @@ async def arguments_that_come_and_go(site: Site) -> object:
     }
     seen = {}
     for name, arguments in tried.items():
-        answer = await refused((await site.channel()).declare(name, durable=True, **arguments))
+        answer = await refused((await env.channel()).declare(name, durable=True, **arguments))
         seen[name] = answer and answer.partition(" - ")[2].replace(_place(name), "Q")
     return seen
 
 
-async def names_of_any_kind(site: Site) -> object:
+async def names_of_any_kind(env: Environment) -> object:
     """Every text is a name of a queue; bytes that are no UTF-8 end the connection."""
-    channel = await site.channel()
+    channel = await env.channel()
     names = [
         "a*b",
         "a;b=c",
@@ -291,9 +291,9 @@ async def names_of_any_kind(site: Site) -> object:
         await channel.consume(name, name, no_ack=True)
         channel.publish(name, b"x")
         seen.append((await channel.message()).method.routing_key)
-    other = await site.channel()
+    other = await env.channel()
     method = b"\x00\x32\x00\x0a\x00\x00" + b"\x02a\xff" + bytes(5)
-    other.peer.line.write(frame(METHOD, other.number, method))
+    other.client.raw.write(frame(METHOD, other.number, method))
     return seen == names, await other.refused()
 
 
@@ -329,13 +329,13 @@ _DEFAULT_QUORUM = {
 
 ROWS = [
     Row(
-        a_quorum_queue_gives_up_after_its_limit,
+        a_quorum_queue_drops_messages_above_its_limit,
         {"none": _MOST, "-1": 1, "2": 3},
         {"4.0": {"none": 21, "-1": _MOST, "2": 3}},
     ),
     Row(a_nack_counts_for_the_limit, 3, {"4.3": _MOST}),
     Row(
-        ways_of_coming_back,
+        kinds_of_requeue,
         {"reject": _COUNTED, "nack": _COUNTED, "recover": _COUNTED, "close": _COUNTED},
         {
             "4.3": {
@@ -347,7 +347,7 @@ ROWS = [
         },
     ),
     Row(
-        the_order_of_what_comes_back,
+        the_order_of_requeued_messages,
         {"classic": b"1245", "quorum": b"5412", "limited": b"4125"},
         {"4.0": {"classic": b"1245", "quorum": b"4125", "limited": b"4125"}},
     ),
@@ -357,7 +357,7 @@ ROWS = [
         {"4.0": b"2405618379", "4.3": b"5624813970"},
     ),
     Row(
-        what_came_back_is_before_higher_priorities,
+        requeued_messages_precede_higher_priorities,
         [b"high", b"higher", b"low"],
         {"4.0": [b"low", b"high", b"higher"]},
     ),
@@ -368,7 +368,7 @@ ROWS = [
     ),
     Row(a_quorum_queue_overwrites_a_count, ([30, 1], False)),
     Row(
-        dead_letters_take_their_counts_along,
+        dead_letters_keep_their_counts,
         {
             "classic to classic": (None, None, False),
             "classic to quorum": (0, None, False),

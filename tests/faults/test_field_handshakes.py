@@ -23,10 +23,10 @@ from tests.client import connected
 from tests.command import running as command
 from tests.command import write_package
 from tests.consumers import collector
-from tests.names import LOOPS, run
+from tests.host_names import LOOPS, run
 from tests.rabbit import PrivateRabbit
 from tests.records import fields
-from tests.scripted import (
+from tests.scripted_broker import (
     CAPABILITIES,
     OPEN_OK,
     PROPERTIES,

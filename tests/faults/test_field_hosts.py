@@ -12,7 +12,7 @@ from tests.application import running
 from tests.client import connected
 from tests.command import workerkit, write_package
 from tests.consumers import collector
-from tests.names import LOOPS, Deaf, run
+from tests.host_names import LOOPS, Deaf, run
 from tests.ports import free_port
 from tests.proxy import Proxy
 from tests.rabbit import PrivateRabbit

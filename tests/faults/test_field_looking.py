@@ -10,9 +10,9 @@ from tests.client import Client
 from tests.rabbit import PrivateRabbit, QueueState
 from tests.waiting import eventually
 from workerkit.amqp.message import AMQPMessage
-from workerkit.cli.dead_letters.read import collect, first, survey
+from workerkit.cli.dead_letters.read import collect, count, first
 from workerkit.cli.dead_letters.selection import Selection
-from workerkit.cli.dead_letters.target import Whereabouts
+from workerkit.cli.dead_letters.target import DeadLetterQueue
 from workerkit.errors import RunError
 
 LETTERS = "orders.dlq"
@@ -20,9 +20,9 @@ EVERYTHING = Selection(None, None, None, None)
 SOME = Selection(None, None, None, ["m-1"])
 
 
-def there(url: str) -> Whereabouts:
+def there(url: str) -> DeadLetterQueue:
     """The dead letters of `orders`."""
-    return Whereabouts(container_of(url).settings(), "default", None, "orders")
+    return DeadLetterQueue(container_of(url).settings(), "default", None, "orders")
 
 
 def name_of(message: AMQPMessage[Any]) -> str | None:
@@ -56,16 +56,16 @@ async def test_fr4_looking_never_destroys(
     names = [f"m-{number}" for number in range(4)]
     await send(client, *names)
     elsewhere = rabbit.queues(vhost)["elsewhere"]
-    where = there(url)
+    queue = there(url)
 
     for number in range(9):
         await back(rabbit, vhost, 4)
-        found = await collect(where, EVERYTHING, 50, name_of)
+        found = await collect(queue, EVERYTHING, 50, name_of)
         assert sorted(name or "" for name in found.letters) == names, number
         await back(rabbit, vhost, 4)
-        assert (await survey(where, SOME)).matching == 1
+        assert await count(queue, SOME) == (4, 1)
         await back(rabbit, vhost, 4)
-        message = await first(where, SOME)
+        message = await first(queue, SOME)
         assert message is not None
         assert message.headers["a"] == 1
 
@@ -79,11 +79,11 @@ async def test_fr4_a_limit_of_twenty_that_nobody_wrote(
     """More looks than RabbitMQ 4 has as its default limit."""
     await client.declare(LETTERS, x_queue_type="quorum")
     await send(client, "m-1")
-    where = there(url)
+    queue = there(url)
 
     for _ in range(25):
         await back(rabbit, vhost, 1)
-        assert (await collect(where, EVERYTHING, 50, name_of)).letters == ["m-1"]
+        assert (await collect(queue, EVERYTHING, 50, name_of)).letters == ["m-1"]
 
     await back(rabbit, vhost, 1)
 
@@ -96,14 +96,14 @@ async def test_fr4_where_no_copy_can_be_left_a_look_is_refused(
     await send(client, "m-1")
     user = f"looker-{vhost}"
     rabbit.add_user(user, "secret", vhost, write="^$")
-    where = there(rabbit.url(vhost, user, "secret"))
+    queue = there(rabbit.url(vhost, user, "secret"))
     for _ in range(2):
         await back(rabbit, vhost, 1)
-        assert (await collect(where, EVERYTHING, 50, name_of)).letters == ["m-1"]
+        assert (await collect(queue, EVERYTHING, 50, name_of)).letters == ["m-1"]
 
     await back(rabbit, vhost, 1)
     if rabbit.version >= (4, 3):
-        assert (await collect(where, EVERYTHING, 50, name_of)).letters == ["m-1"]
+        assert (await collect(queue, EVERYTHING, 50, name_of)).letters == ["m-1"]
     else:
-        with pytest.raises(RunError, match=r"was requeued 2 times.*grant write"):
-            await collect(where, EVERYTHING, 50, name_of)
+        with pytest.raises(RunError, match=r"has been requeued 2 times.*grant write"):
+            await collect(queue, EVERYTHING, 50, name_of)

@@ -16,7 +16,7 @@ from tests.consumers import collector
 from tests.faults.test_field_unreachable import WITHOUT, name_of, send_anew
 from tests.rabbit import PrivateRabbit, QueueState
 from tests.records import errors, fields
-from tests.tampering import Tampering
+from tests.tampering_proxy import Tampering
 from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, AMQPMessage, Binding, Publisher, Queue, RetryPolicy
 from workerkit.amqp.acks import Acks

@@ -17,7 +17,7 @@ from tests.client import Client, connected
 from tests.publishing import publishing
 from tests.rabbit import PrivateRabbit, QueueState
 from tests.records import fields
-from tests.tampering import BODY, HEADER, METHOD, Tampering, delivery_tag, head, with_tag
+from tests.tampering_proxy import BODY, HEADER, METHOD, Tampering, delivery_tag, head, with_tag
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, AMQPMessage, PublishOutcomeUnknown, Queue, Runner
 from workerkit.tasks import Backoff

@@ -16,8 +16,8 @@ from hypothesis import settings as settings_of_hypothesis
 from tests.application import running
 from tests.client import Client, connected
 from tests.consumers import collector
-from tests.fuzzed import Fuzzed, Plan, plans
-from tests.names import LOOPS
+from tests.fuzzed_broker import Fuzzed, Plan, plans
+from tests.host_names import LOOPS
 from tests.waiting import eventually
 from workerkit import Action, Runner
 from workerkit.tasks import Backoff

@@ -228,7 +228,7 @@ async def test_c6_probes_of_a_worker_whose_loop_is_blocked_time_out(
 
     assert (probed.returncode, probed.stderr) == (
         69,
-        f"live: no answer of 127.0.0.1:{port}: timed out\n",
+        f"live: no response from 127.0.0.1:{port}: timed out\n",
     )
     assert afterwards == 200
 

@@ -264,7 +264,7 @@ def test_fp17_a_broker_that_does_not_run(shop: Path) -> None:
     assert address.replace(f":{PASSWORD}", "") in line
     assert "Connection refused" in line
     assert "set SHOP_AMQP__DEFAULT__URL, or write an amqp:// URL in place of 'shop'" in line
-    assert "write the URL of a broker that runs" in other
+    assert "check the URL; `workerkit run PACKAGE --embedded-broker` starts a broker" in other
     assert PASSWORD not in line + other
     assert "not sent within" not in line + other  # as of a publish that waits for its deadline
 

@@ -273,7 +273,7 @@ def test_fe1_check_warns_of_a_post_that_says_neither(tmp_path: Path) -> None:
     variable = {"WORKERKIT_CONSUMERS__SILENT__DONE": "[DONE]"}
     said = workerkit("check", package, cwd=tmp_path, **variable)
 
-    assert (found.returncode, found.stdout) == (0, "app: 4 consumers, no faults\n")
+    assert (found.returncode, found.stdout) == (0, "app: 4 consumers, no problems\n")
     (warning,) = found.stderr.splitlines()
     assert warning.startswith(
         "warning: app.consumers.Silent (consumers.py:4): the stream is opened"

@@ -9,10 +9,10 @@ from yarl import URL
 
 from tests.application import running
 from tests.consumers import collector
-from tests.names import LOOPS, run
+from tests.host_names import LOOPS, run
 from tests.proxy import DECLARE_OK, QOS_OK, Proxy
 from tests.rabbit import PrivateRabbit
-from tests.scripted import Do, Script, Scripted, login
+from tests.scripted_broker import Do, Script, Scripted, login
 from tests.waiting import eventually
 from workerkit.amqp.handshake import TapConnection
 from workerkit.observe import Connection

@@ -19,14 +19,14 @@ async def _echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 @pytest.fixture
 async def proxy() -> AsyncIterator[Proxy]:
-    """A proxy in front of a server that sends back what it gets."""
+    """A proxy in front of an echo server."""
     server = await asyncio.start_server(_echo, "127.0.0.1", 0)
     async with server, Proxy("127.0.0.1", server.sockets[0].getsockname()[1]) as proxy:
         yield proxy
 
 
 async def test_bytes_go_through_both_ways(proxy: Proxy) -> None:
-    """A megabyte comes back whole, and a half close ends the connection cleanly."""
+    """A megabyte is echoed completely, and a half close ends the connection cleanly."""
     payload = bytes(range(256)) * 4096
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
 
@@ -61,7 +61,7 @@ async def test_drop_resets_connections(proxy: Proxy) -> None:
 
 
 async def test_freeze_holds_bytes_back_and_thaw_delivers_them(proxy: Proxy) -> None:
-    """Nothing passes while frozen, on new connections neither, and nothing is lost."""
+    """Nothing is forwarded while frozen, also on new connections, and nothing is lost."""
     old = await asyncio.open_connection("127.0.0.1", proxy.port)
     proxy.freeze()
     new = await asyncio.open_connection("127.0.0.1", proxy.port)
@@ -79,7 +79,7 @@ async def test_freeze_holds_bytes_back_and_thaw_delivers_them(proxy: Proxy) -> N
 
 
 async def test_refuse_keeps_open_connections_and_the_port(proxy: Proxy) -> None:
-    """New clients are refused until `accept`; those inside notice nothing."""
+    """New clients are refused until `accept`; connected ones are not affected."""
     reader, writer = await asyncio.open_connection("127.0.0.1", proxy.port)
     proxy.refuse()
     with pytest.raises(ConnectionRefusedError):
@@ -97,7 +97,7 @@ async def test_refuse_keeps_open_connections_and_the_port(proxy: Proxy) -> None:
 
 
 async def test_a_client_is_reset_when_the_server_is_down() -> None:
-    """With nobody behind the proxy, a connection is accepted and then reset."""
+    """If no server listens, the proxy accepts a connection and resets it."""
     server = await asyncio.start_server(_echo, "127.0.0.1", 0)
     port = server.sockets[0].getsockname()[1]
     server.close()

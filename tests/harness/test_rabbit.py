@@ -1,4 +1,4 @@
-"""The harness of the other tests: does it start, break, show and remove what it says?"""
+"""The private node of the tests: start, failures, inspection, cleanup."""
 
 import asyncio
 import os
@@ -16,7 +16,7 @@ from tests.waiting import eventually
 
 
 def _alive(pid: int) -> bool:
-    """Say whether a process runs; a zombie does not."""
+    """Return whether a process runs; a zombie does not."""
     try:
         return "\nState:\tZ" not in Path(f"/proc/{pid}/status").read_text()
     except (FileNotFoundError, ProcessLookupError):  # the latter between opening and reading
@@ -53,7 +53,7 @@ async def test_queues_and_consumers_are_seen(rabbit: PrivateRabbit, vhost: str) 
 
 
 async def test_quorum_queues_are_seen_at_once(rabbit: PrivateRabbit, vhost: str) -> None:
-    """Not only when they tell their numbers, every five seconds."""
+    """Immediately, not only with their statistics every five seconds."""
     seen = []
     async with await _connect(rabbit, vhost) as connection:
         channel = await connection.channel()
@@ -78,7 +78,7 @@ async def test_connections_are_closed_by_the_broker(rabbit: PrivateRabbit, vhost
 
 
 async def test_a_user_has_only_its_permissions(rabbit: PrivateRabbit, vhost: str) -> None:
-    """A user may do what its patterns allow and nothing else, however odd its password."""
+    """A user may do only what its patterns allow, with any password."""
     user = f"reader-{vhost}"
     rabbit.add_user(user, "p@ss/wörd", vhost, configure="", write="", read=".*")
     connection = await aio_pika.connect(rabbit.url(vhost, user, "p@ss/wörd"), timeout=10)
@@ -90,7 +90,7 @@ async def test_a_user_has_only_its_permissions(rabbit: PrivateRabbit, vhost: str
 
 
 def test_an_expression_that_raises_is_an_error(rabbit: PrivateRabbit) -> None:
-    """What Erlang raises comes out as an exception with the expression in it."""
+    """An Erlang error is raised as an exception that contains the expression."""
     assert rabbit.eval("1 + 1.") == "2"
 
     with pytest.raises(RabbitFailed, match="badmatch"):
@@ -98,12 +98,12 @@ def test_an_expression_that_raises_is_an_error(rabbit: PrivateRabbit) -> None:
 
 
 def test_rabbitmqctl_works(rabbit: PrivateRabbit) -> None:
-    """The operator's tool reaches the private node."""
+    """`rabbitmqctl` reaches the private node."""
     assert "guest" in rabbit.ctl("list_users")
 
 
 async def test_a_node_breaks_and_recovers_on_request(broker: PrivateRabbit) -> None:
-    """Alarm, freeze, kill -9 and restart do what they say; address and durable data stay."""
+    """Alarm, freeze, SIGKILL and restart work; address and durable data stay."""
     address = broker.url()
     connection = await _connect(broker)
     channel = await connection.channel()
@@ -137,7 +137,7 @@ async def test_a_node_breaks_and_recovers_on_request(broker: PrivateRabbit) -> N
 
 
 async def test_two_nodes_start_at_once_and_nothing_is_left_of_them() -> None:
-    """Nodes keep out of each other's way; after `close` no process and no directory is there."""
+    """Nodes do not disturb each other; `close` leaves no process and no directory."""
     nodes = [PrivateRabbit(), PrivateRabbit()]
     try:
         await asyncio.gather(*(asyncio.to_thread(node.start) for node in nodes))
@@ -167,7 +167,7 @@ def test_nothing_is_left_of_a_node_that_cannot_start() -> None:
 
 
 async def test_a_node_ends_with_the_process_that_started_it() -> None:
-    """Kill -9 of the test run leaves no node behind."""
+    """SIGKILL of the test run leaves no node behind."""
     code = (
         "from tests.rabbit import PrivateRabbit; node = PrivateRabbit(); node.start();"
         " home = node.eval('list_to_binary(os:getenv(\"HOME\"))');"

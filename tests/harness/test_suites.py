@@ -1,4 +1,4 @@
-"""What failed is tried once more, and nothing that fails twice passes."""
+"""Failed tests run once more, and a test that fails twice fails the run."""
 
 import re
 from pathlib import Path
@@ -24,7 +24,7 @@ def test_flaky():
 def outcome(
     directory: Path, capfd: pytest.CaptureFixture[str], *files: str, retry: bool = True
 ) -> tuple[int, list[str]]:
-    """The exit code of a suite of these *files*, and the lines printed about it at the end."""
+    """Run a suite of *files*; return its exit code and the lines of its summary."""
     (directory / "pytest.ini").write_text("[pytest]\n")
     for number, text in enumerate(files):
         (directory / f"test_{number}.py").write_text(text)
@@ -43,7 +43,7 @@ def test_what_passes_runs_once(tmp_path: Path, capfd: pytest.CaptureFixture[str]
 def test_a_test_that_passes_the_second_time_is_listed_as_flaky(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The run passes, and the name stands before the closing line."""
+    """The run passes, and the name is printed before the closing line."""
     code, lines = outcome(tmp_path, capfd, PASSES, FLAKY)
 
     assert code == 0
@@ -53,7 +53,7 @@ def test_a_test_that_passes_the_second_time_is_listed_as_flaky(
 def test_a_test_that_fails_twice_fails_the_run(
     tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Also beside one that passes then."""
+    """A test that fails twice fails the run, also next to a flaky one."""
     code, lines = outcome(tmp_path, capfd, PASSES, FLAKY, FAILS)
 
     assert code == 1
@@ -61,7 +61,7 @@ def test_a_test_that_fails_twice_fails_the_run(
 
 
 def test_by_hand_nothing_is_tried_twice(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """Whoever runs the tests by hand sees each failure."""
+    """A local run shows each failure."""
     assert outcome(tmp_path, capfd, FLAKY, retry=False) == (1, ["0 passed, 1 failed"])
 
 
@@ -75,7 +75,7 @@ def test_by_hand_nothing_is_tried_twice(tmp_path: Path, capfd: pytest.CaptureFix
 def test_a_run_that_breaks_is_not_tried_again(
     tmp_path: Path, capfd: pytest.CaptureFixture[str], text: str, code: int
 ) -> None:
-    """Nobody knows what else would have failed."""
+    """Other failures are unknown then."""
     assert outcome(tmp_path, capfd, text) == (
         1,
         [f"BROKEN few: pytest ended with {code}", "0 passed, 1 failed"],

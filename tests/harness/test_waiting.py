@@ -8,14 +8,14 @@ from tests.waiting import eventually
 
 
 async def test_the_first_truthy_value_is_returned() -> None:
-    """A condition is asked until it holds."""
+    """A condition is checked until it holds."""
     values = iter([0, [], "yes"])
 
     assert await eventually(lambda: next(values)) == "yes"
 
 
 async def test_an_assertion_means_not_yet() -> None:
-    """A coroutine function may assert, and is asked again."""
+    """A coroutine function may assert, and is called again."""
     calls: list[int] = []
 
     async def third_time() -> bool:
@@ -27,13 +27,13 @@ async def test_an_assertion_means_not_yet() -> None:
 
 
 async def test_a_missed_deadline_tells_the_last_value() -> None:
-    """The failure says what was waited for and what was seen."""
+    """The failure names the condition and the last value."""
     with pytest.raises(AssertionError, match=r"not within 0.02 s: the tide; last value 0"):
         await eventually(lambda: 0, 0.02, what="the tide")
 
 
 async def test_a_condition_that_hangs_misses_the_deadline() -> None:
-    """A condition that never answers does not hang the test."""
+    """A condition that never returns does not block the test."""
 
     async def hang() -> None:
         await asyncio.Event().wait()
@@ -43,7 +43,7 @@ async def test_a_condition_that_hangs_misses_the_deadline() -> None:
 
 
 async def test_other_exceptions_go_through() -> None:
-    """A broken condition is not waited for."""
+    """A condition that raises fails immediately."""
     with pytest.raises(ZeroDivisionError):
         await eventually(lambda: 1 // 0)
 

@@ -21,11 +21,11 @@ from workerkit.embedded.order import Backlog
 from workerkit.embedded.properties import Properties
 from workerkit.embedded.queue import Consumer, Copy, Queue
 from workerkit.embedded.table import Field, MalformedTable, Table, text
-from workerkit.embedded.x_death import buried, is_cycle
+from workerkit.embedded.x_death import dead_letter, is_cycle
 
 
 def fields(**values: Any) -> Table:
-    """A table, as a client would send it."""
+    """Return a table, as a client would send it."""
     kinds = {str: "longstr", int: "signedint", bool: "bool", float: "double", type(None): "void"}
     return {
         name.replace("_", "-"): Field(kinds[type(value)], value) for name, value in values.items()
@@ -33,7 +33,7 @@ def fields(**values: Any) -> Table:
 
 
 def message(body: bytes = b"", **values: Any) -> Message:
-    """A message to the queue `q`, with properties."""
+    """Return a message to the queue `q`, with properties."""
     return Message("", "q", properties.write(Properties(**values)), body)
 
 
@@ -57,7 +57,7 @@ class Shop:
             durable=False,
             auto_delete=False,
             owner=None,
-            bury=lambda copy, reason: self.dead.append((copy.message.body, reason)),
+            dead_letter=lambda copy, reason: self.dead.append((copy.message.body, reason)),
             unused=lambda queue: setattr(self, "gone", True),
         )
 
@@ -94,7 +94,7 @@ class Shop:
         return [copy.message.body for copy in self.queue.waiting]
 
     def take(self) -> list[bytes]:
-        """Everything that waits, one after the other."""
+        """Return everything that waits, one after the other."""
         taken = []
         while (copy := self.queue.get()) is not None:
             taken.append(copy.message.body)
@@ -193,7 +193,7 @@ _values = st.recursive(
 
 @given(st.dictionaries(_names, _values, max_size=5))
 def test_a_table_survives_the_wire(before: Table) -> None:
-    """What is written is read again, types included."""
+    """An encoded table is decoded with its types."""
     written = table.write(before)
 
     assert table.read(written) == (before, len(written))
@@ -201,7 +201,7 @@ def test_a_table_survives_the_wire(before: Table) -> None:
 
 @given(st.binary(max_size=200))
 def test_any_bytes_are_a_table_or_malformed(raw: bytes) -> None:
-    """Reading raises one error only, and what it accepts is written again byte for byte."""
+    """Decoding raises only one error, and a decoded table is encoded byte for byte."""
     try:
         read, end = table.read(raw)
     except MalformedTable:
@@ -214,7 +214,7 @@ def test_any_bytes_are_a_table_or_malformed(raw: bytes) -> None:
 
 @given(st.binary(min_size=2, max_size=100))
 def test_properties_that_pass_the_check_can_be_read(raw: bytes) -> None:
-    """The quick check lets nothing pass that would raise later."""
+    """Properties that pass the check can be decoded."""
     try:
         properties.checked(raw)
     except MalformedTable:
@@ -248,7 +248,7 @@ def test_properties_that_pass_the_check_can_be_read(raw: bytes) -> None:
     ],
 )
 def test_inequivalent_arguments(declared: Table, current: Table, words: str) -> None:
-    """Declaring a queue again in another way is refused in RabbitMQ's words."""
+    """Another declaration of a queue is refused with RabbitMQ's text."""
     with pytest.raises(Refusal, match="PRECONDITION_FAILED - inequivalent arg 'x-") as caught:
         arguments.compare(declared, current, "queue 'q' in vhost '/'")
 
@@ -272,9 +272,9 @@ def test_equivalent_arguments(declared: Table, current: Table) -> None:
 # Deaths
 
 
-def test_a_death_is_written_down() -> None:
-    """The first death has headers of its own, and the expiration goes with it."""
-    dead = buried(message(b"x", expiration="20"), "q", "expired", 99, "dlx", "key")
+def test_a_death_is_recorded() -> None:
+    """The first death has separate headers, and the expiration is removed."""
+    dead = dead_letter(message(b"x", expiration="20"), "q", "expired", 99, "dlx", "key")
 
     read = dead.read_properties()
     assert (dead.exchange, dead.routing_key, read.expiration) == ("dlx", "key", None)
@@ -285,10 +285,10 @@ def test_a_death_is_written_down() -> None:
 
 
 def test_the_same_death_again_is_counted_and_comes_first() -> None:
-    """Two entries for two queues; the count tells how often."""
+    """Two entries for two queues, each with a count."""
     dead = message()
     for queue in ("a", "b", "a"):
-        dead = buried(dead, queue, "rejected", 0, "", "q")
+        dead = dead_letter(dead, queue, "rejected", 0, "", "q")
 
     deaths = [entry.value for entry in dead.headers()["x-death"].value]
     assert [(death["queue"].value, death["count"].value) for death in deaths] == [
@@ -302,19 +302,19 @@ def test_the_same_death_again_is_counted_and_comes_first() -> None:
     [(["expired"], True), (["rejected"], False), (["expired", "rejected"], False), ([], False)],
 )
 def test_cycles(reasons: Iterable[str], expected: bool) -> None:
-    """A message that would come again though nobody rejected it goes round in circles."""
+    """A message that returns to its queue without a rejection is in a cycle."""
     dead = message()
     for number, reason in enumerate(reasons):
-        dead = buried(dead, f"q{number}", reason, 0, "", "q")
+        dead = dead_letter(dead, f"q{number}", reason, 0, "", "q")
 
     assert is_cycle("q0", dead.headers()) is expected
 
 
 def test_rabbitmq_4_ignores_deaths_that_clients_write() -> None:
-    """An `x-death` that came from outside counts for nothing, and there is a last death."""
+    """An `x-death` of a client is ignored, and there is a last death."""
     foreign = message(headers={"x-death": Field("array", [Field("table", {"queue": text("q")})])})
 
-    dead = buried(foreign, "q", "rejected", 0, "", None, discards_client_deaths=True)
+    dead = dead_letter(foreign, "q", "rejected", 0, "", None, discards_client_deaths=True)
 
     assert len(dead.headers()["x-death"].value) == 1
     assert table.plain(dead.headers())["x-last-death-reason"] == "rejected"
@@ -324,8 +324,8 @@ def test_rabbitmq_4_ignores_deaths_that_clients_write() -> None:
 
 
 @given(st.lists(st.integers(0, 3), min_size=1, max_size=30), st.randoms())
-def test_what_is_given_back_keeps_its_place(priorities: list[int], random: Any) -> None:
-    """Items leave by priority and position, whatever the order in which they came back."""
+def test_a_requeued_item_keeps_its_position(priorities: list[int], random: Any) -> None:
+    """Items leave by priority and position, in any order of requeueing."""
     backlog: Backlog[Copy] = Backlog()
     items = [Copy(message(), Shop().queue, position) for position in range(len(priorities))]
     for item, priority in zip(items, priorities, strict=True):
@@ -344,7 +344,7 @@ def test_what_is_given_back_keeps_its_place(priorities: list[int], random: Any) 
 @pytest.mark.parametrize("version", ["3.10", "4.0", "4.3"])
 @pytest.mark.parametrize("table", [{}, fields(x_delivery_limit=3)])
 @given(st.lists(st.none() | st.integers(0, 9), max_size=12), st.randoms())
-def test_fr24_a_look_shows_the_order_of_deliveries(
+def test_fr24_iteration_shows_the_order_of_deliveries(
     version: str, table: Table, priorities: list[int | None], random: Any
 ) -> None:
     """What waits in a quorum queue is listed in the order in which it will be delivered."""
@@ -384,7 +384,7 @@ def test_messages_expire_by_the_clock() -> None:
 
 
 def test_an_expiration_counts_at_the_head_only() -> None:
-    """A message that is over stays behind one that is not."""
+    """An expired message stays after one that is not expired."""
     shop = Shop()
     shop.publish(b"a")
     shop.publish(b"b", expiration="10")
@@ -396,7 +396,7 @@ def test_an_expiration_counts_at_the_head_only() -> None:
 
 
 def test_an_idle_queue_expires() -> None:
-    """Using a queue puts its end off; consumers keep it."""
+    """Use postpones the expiry of a queue; consumers prevent it."""
     shop = Shop(fields(x_expires=1000))
     shop.clock.advance(0.9)
     shop.queue.get()
@@ -448,7 +448,7 @@ def test_turns_and_priorities_of_consumers() -> None:
 
 
 def test_nothing_is_delivered_without_room() -> None:
-    """A client that does not read gets nothing more."""
+    """A client without room gets no deliveries."""
     shop = Shop()
     shop.consume()
     shop.room = False
@@ -475,8 +475,8 @@ def test_a_single_active_consumer() -> None:
     ("table", "version", "limit"),
     [(fields(x_delivery_limit=2), "3.10", 2), ({}, "4.0", 20), ({}, "4.3", 20)],
 )
-def test_a_quorum_queue_gives_up(table: Table, version: str, limit: int) -> None:
-    """A message that comes back too often is dead-lettered."""
+def test_the_delivery_limit_of_a_quorum_queue(table: Table, version: str, limit: int) -> None:
+    """A message that is requeued too often is dead-lettered."""
     shop = Shop(fields(x_queue_type="quorum") | table, version)
     shop.publish(b"x")
     returns = 0
@@ -488,7 +488,7 @@ def test_a_quorum_queue_gives_up(table: Table, version: str, limit: int) -> None
 
 
 def test_memory_is_counted_until_the_last_byte_is_free() -> None:
-    """Whatever ends a message frees what it took."""
+    """Memory is released for every end of a message."""
     shop = Shop(fields(x_max_length=3))
     shop.publish(b"a", b"b", b"c", b"d")
     copy = shop.queue.get()

@@ -49,7 +49,7 @@ async def channel(broker: EmbeddedBroker) -> AsyncIterator[AbstractChannel]:
 
 
 def message(body: bytes = b"x", **properties: Any) -> aio_pika.Message:
-    """A message to publish."""
+    """Return a message to publish."""
     return aio_pika.Message(body, **properties)
 
 
@@ -57,7 +57,7 @@ def message(body: bytes = b"x", **properties: Any) -> aio_pika.Message:
 
 
 async def test_declare_bind_publish_get(channel: AbstractChannel) -> None:
-    """A message comes back with its properties, as bytes went in."""
+    """A message is received with its properties and its bytes."""
     exchange = await channel.declare_exchange("e", "topic")
     queue = await channel.declare_queue("q")
     await queue.bind(exchange, "a.#")
@@ -73,7 +73,7 @@ async def test_declare_bind_publish_get(channel: AbstractChannel) -> None:
 
 
 async def test_an_iterator_and_a_requeue(channel: AbstractChannel) -> None:
-    """What is rejected comes again, marked."""
+    """A rejected message is redelivered, with the flag."""
     queue = await channel.declare_queue("q")
     await channel.default_exchange.publish(message(), "q")
     seen = []
@@ -88,7 +88,7 @@ async def test_an_iterator_and_a_requeue(channel: AbstractChannel) -> None:
 
 
 async def test_rpc(channel: AbstractChannel) -> None:
-    """aio-pika's own pattern of calls works."""
+    """The RPC pattern of aio-pika works."""
 
     async def double(*, number: int) -> int:
         return number * 2
@@ -101,7 +101,7 @@ async def test_rpc(channel: AbstractChannel) -> None:
 
 
 async def test_transactions(broker: EmbeddedBroker) -> None:
-    """Messages of a transaction that is rolled back never were."""
+    """Messages of a rolled back transaction are not published."""
     async with await aio_pika.connect(broker.url) as connection:
         channel = await connection.channel(publisher_confirms=False)
         await channel.declare_queue("q")
@@ -115,7 +115,7 @@ async def test_transactions(broker: EmbeddedBroker) -> None:
 
 
 async def test_returns_and_refusals(channel: AbstractChannel) -> None:
-    """What cannot be routed comes back; what a full queue refuses is a negative confirm."""
+    """An unroutable message is returned; a full queue sends a negative confirm."""
     await channel.declare_queue(
         "full", arguments={"x-max-length": 0, "x-overflow": "reject-publish"}
     )
@@ -131,7 +131,7 @@ async def test_returns_and_refusals(channel: AbstractChannel) -> None:
 async def test_a_declaration_that_differs_closes_the_channel_only(
     broker: EmbeddedBroker, channel: AbstractChannel
 ) -> None:
-    """The text is RabbitMQ's, and another channel of the connection goes on."""
+    """The text is RabbitMQ's, and other channels of the connection stay open."""
     await channel.declare_queue("q")
     with pytest.raises(ChannelPreconditionFailed, match="inequivalent arg 'durable' for queue"):
         await channel.declare_queue("q", durable=True)
@@ -140,7 +140,7 @@ async def test_a_declaration_that_differs_closes_the_channel_only(
 
 
 async def test_a_robust_connection_recovers(broker: EmbeddedBroker) -> None:
-    """Topology and consumers of aio-pika's robust connection come back after a cut."""
+    """A robust connection of aio-pika restores topology and consumers."""
     got: asyncio.Queue[bytes] = asyncio.Queue()
 
     async def keep(incoming: AbstractIncomingMessage) -> None:
@@ -161,7 +161,7 @@ async def test_a_robust_connection_recovers(broker: EmbeddedBroker) -> None:
 
 
 async def test_logins(broker: EmbeddedBroker) -> None:
-    """Users, passwords and virtual hosts are looked at."""
+    """Users, passwords and virtual hosts are checked."""
     broker.add_user("joe", "a/b@c")
     broker.add_vhost("a/b")
     async with await aio_pika.connect(broker.url_of("a/b", user="joe", password="a/b@c")):
@@ -176,7 +176,7 @@ async def test_logins(broker: EmbeddedBroker) -> None:
 
 
 async def test_dead_letters_by_the_clock(broker: EmbeddedBroker, channel: AbstractChannel) -> None:
-    """An hour passes at once, by way of two queues."""
+    """Advancing the clock by an hour expires messages through two queues."""
     forward: dict[str, Any] = {"x-dead-letter-exchange": "", "x-message-ttl": 1_800_000}
     await channel.declare_queue("end")
     await channel.declare_queue("b", arguments=forward | {"x-dead-letter-routing-key": "end"})
@@ -189,7 +189,7 @@ async def test_dead_letters_by_the_clock(broker: EmbeddedBroker, channel: Abstra
     assert [death["queue"] for death in dead.headers["x-death"]] == ["b", "a"]
 
 
-async def test_a_reply_that_is_swallowed_or_late(
+async def test_a_reply_that_is_lost_or_late(
     broker: EmbeddedBroker, channel: AbstractChannel
 ) -> None:
     """Only the next reply of that name is lost; a late one comes with the clock."""
@@ -203,7 +203,7 @@ async def test_a_reply_that_is_swallowed_or_late(
     broker.swallow_next("queue.declare-ok")
     with pytest.raises(TimeoutError):
         await channel.declare_queue("lost", timeout=0.1)
-    with pytest.raises(ValueError, match="is no method of AMQP, such as"):
+    with pytest.raises(ValueError, match="is not a method of AMQP, such as"):
         broker.swallow_next("queue.declared")
 
 
@@ -216,7 +216,7 @@ async def test_closing_a_channel(broker: EmbeddedBroker, channel: AbstractChanne
     assert broker.close_channel("q", code="NOT_FOUND", text="gone") == 1
     with pytest.raises((ChannelClosed, RuntimeError)):
         await channel.declare_queue("p")
-    with pytest.raises(ValueError, match="'NO_SUCH' is none of"):
+    with pytest.raises(ValueError, match="'NO_SUCH' is not one of"):
         broker.close_channel(code="NO_SUCH")
 
 
@@ -225,7 +225,7 @@ async def _ignore(incoming: AbstractIncomingMessage) -> None:
 
 
 async def test_refusing_connections(broker: EmbeddedBroker) -> None:
-    """Nobody gets in, those who are in stay, and the port is the same afterwards."""
+    """New connections are refused, open ones stay, and the port stays the same."""
     async with await aio_pika.connect(broker.url) as connection:
         broker.refuse_connections(True)
         with pytest.raises(AMQPConnectionError):
@@ -237,7 +237,7 @@ async def test_refusing_connections(broker: EmbeddedBroker) -> None:
 
 
 async def test_freezing(broker: EmbeddedBroker, channel: AbstractChannel) -> None:
-    """Nothing is answered until the broker thaws; then everything is."""
+    """There are no replies until the broker thaws; then all are sent."""
     broker.freeze()
     declaring = asyncio.ensure_future(channel.declare_queue("q"))
     await asyncio.sleep(0.05)
@@ -263,7 +263,7 @@ async def test_a_memory_alarm_blocks_publishers(broker: EmbeddedBroker) -> None:
 
 
 async def test_memory_has_a_ceiling() -> None:
-    """A queue that nobody reads blocks its publishers; when it is emptied, they go on."""
+    """A queue without consumers blocks its publishers; when it is emptied, they continue."""
     async with (
         EmbeddedBroker(max_memory=100_000) as broker,
         await aio_pika.connect(broker.url) as connection,
@@ -293,7 +293,7 @@ async def test_memory_has_a_ceiling() -> None:
 async def test_fr24_the_mode_is_the_version_that_clients_read(
     options: dict[str, Any], version: str
 ) -> None:
-    """`connection.start` states the version that is copied, and who is speaking all the same."""
+    """`connection.start` states the imitated version, and the name of the embedded broker."""
     async with EmbeddedBroker(**options) as broker, await aiormq.connect(broker.url) as connection:
         stated = connection.server_properties
 
@@ -304,7 +304,7 @@ async def test_fr24_the_mode_is_the_version_that_clients_read(
 
 @pytest.mark.parametrize("version", ["4", "4.1", "3.13", "", "4.3.6"])
 def test_fr24_an_unknown_version_is_refused(version: str) -> None:
-    """The error names what was asked for and what there is."""
+    """The error names the version and the supported ones."""
     with pytest.raises(ConfigurationError) as caught:
         EmbeddedBroker(behaves_as=version)
 
@@ -320,7 +320,7 @@ def test_fr24_an_unknown_queue_type_is_refused() -> None:
 
 
 async def test_fr24_a_vhost_keeps_its_default_type_when_the_broker_stops() -> None:
-    """`stop` forgets queues, and not what virtual hosts there are."""
+    """`stop` deletes queues, but not virtual hosts."""
     broker = EmbeddedBroker()
     broker.add_vhost("shop", default_queue_type="quorum")
     for _ in range(2):
@@ -387,7 +387,7 @@ def test_in_a_thread() -> None:
 
 
 async def test_it_starts_and_stops_quickly(caplog: pytest.LogCaptureFixture) -> None:
-    """In a moment, and again on the same port; it says what it is for."""
+    """It starts and stops quickly, twice on the same port, and logs its purpose."""
     broker = EmbeddedBroker()
     took = []
     with caplog.at_level(logging.INFO):
@@ -398,11 +398,11 @@ async def test_it_starts_and_stops_quickly(caplog: pytest.LogCaptureFixture) -> 
             await broker.stop()
 
     assert min(took) < 0.5
-    assert "for demo and tests only" in caplog.text
+    assert "for demos and tests only" in caplog.text
 
 
 async def test_a_busy_port_and_a_public_host() -> None:
-    """Both are errors that say what to do."""
+    """Both are errors that name the remedy."""
     async with EmbeddedBroker() as broker:
         with pytest.raises(ConfigurationError, match="choose another port, or 0 for any"):
             await EmbeddedBroker(broker.port).start()
@@ -414,7 +414,7 @@ async def test_a_busy_port_and_a_public_host() -> None:
 
 
 async def test_an_application_runs_on_it(broker: EmbeddedBroker) -> None:
-    """Consumers of workerkit get what was published before and after a cut."""
+    """Consumers of workerkit get messages from before and after a lost connection."""
     consumer, bodies = collector("q")
     recorder = Recorder()
     async with (

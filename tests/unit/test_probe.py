@@ -1,4 +1,4 @@
-"""`workerkit probe`: quick, silent when all is well, and one line when it is not."""
+"""`workerkit probe`: fast, silent if healthy, one line if not."""
 
 import ast
 import asyncio
@@ -33,8 +33,8 @@ async def asked(*arguments: str, part: Part | None = None, host: str = "127.0.0.
 
 
 @pytest.mark.parametrize("page", [[], ["live"], ["ready"], ["startup"]], ids=str)
-async def test_all_is_well(page: list[str], capfd: pytest.CaptureFixture[str]) -> None:
-    """Exit code 0 and not a word."""
+async def test_a_healthy_worker(page: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+    """Exit code 0 without output."""
     part = Part()
     part.ready()
 
@@ -43,7 +43,7 @@ async def test_all_is_well(page: list[str], capfd: pytest.CaptureFixture[str]) -
 
 
 @pytest.mark.parametrize("page", [[], ["ready"], ["startup"]], ids=str)
-async def test_all_is_not_well(page: list[str], capfd: pytest.CaptureFixture[str]) -> None:
+async def test_an_unhealthy_worker(page: list[str], capfd: pytest.CaptureFixture[str]) -> None:
     """Exit code 69 and one line, with the reason in it."""
     part = Part()
     part.waiting("queue 'orders'\nis missing")
@@ -61,7 +61,7 @@ async def test_a_worker_that_is_not_ready_is_alive() -> None:
     assert await asked("live") == 0
 
 
-async def test_a_server_on_every_address_is_asked_on_this_machine(
+async def test_a_server_on_every_address_is_checked_on_loopback(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """0.0.0.0 is an address to listen on, not one to connect to."""
@@ -70,18 +70,18 @@ async def test_a_server_on_every_address_is_asked_on_this_machine(
     assert await asked("live", "--prefix", "SHOP_", host="0.0.0.0") == 0
 
 
-def test_nobody_answers(capfd: pytest.CaptureFixture[str]) -> None:
-    """Exit code 69, and the address that was asked."""
+def test_no_server(capfd: pytest.CaptureFixture[str]) -> None:
+    """Exit code 69, and the address."""
     port = free_port()
 
     assert probe(["live", "--port", str(port)]) == 69
     assert capfd.readouterr().err == (
-        f"live: no answer of 127.0.0.1:{port}: [Errno 111] Connection refused\n"
+        f"live: no response from 127.0.0.1:{port}: [Errno 111] Connection refused\n"
     )
 
 
 async def test_a_worker_that_does_not_answer_in_time(capfd: pytest.CaptureFixture[str]) -> None:
-    """As when a handler blocks the event loop: connected, and no answer."""
+    """A blocked event loop: connected, without a response."""
 
     gone = asyncio.Event()
 
@@ -98,11 +98,11 @@ async def test_a_worker_that_does_not_answer_in_time(capfd: pytest.CaptureFixtur
         await asyncio.wait_for(gone.wait(), 10)
 
     assert code == 69
-    assert capfd.readouterr().err == f"live: no answer of 127.0.0.1:{port}: timed out\n"
+    assert capfd.readouterr().err == f"live: no response from 127.0.0.1:{port}: timed out\n"
 
 
 async def test_another_server_answers(capfd: pytest.CaptureFixture[str]) -> None:
-    """What is no answer of ours is not taken for one."""
+    """The response of another server is not accepted."""
 
     async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
@@ -114,34 +114,34 @@ async def test_another_server_answers(capfd: pytest.CaptureFixture[str]) -> None
 
         code = await asyncio.to_thread(probe, ["ready", "--port", str(port), "--timeout", "10"])
 
-    assert (code, capfd.readouterr().err) == (69, "ready: answer 404\n")
+    assert (code, capfd.readouterr().err) == (69, "ready: status 404\n")
 
 
 def test_the_address_comes_from_the_environment(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """Under the prefix that is asked for, in whatever case."""
+    """Variables have the given prefix, in any case."""
     port = free_port()
     monkeypatch.setenv("SHOP_OPS__HOST", "localhost")
     monkeypatch.setenv("shop_ops__port", str(port))
 
     probe(["--prefix", "SHOP_"])
 
-    assert f"no answer of localhost:{port}" in capfd.readouterr().err
+    assert f"no response from localhost:{port}" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize(
     ("arguments", "text"),
     [
         (["nonsense"], "'nonsense'"),
-        (["--port", "0"], "the port is '0': say which one it is with --port"),
+        (["--port", "0"], "the port is '0': set it to a number from 1 to 65535 with --port"),
         (["--port", "http"], "the port is 'http'"),
         (["--timeout", "0"], "--timeout"),
         (["--timeout", "soon"], "--timeout"),
     ],
 )
 def test_usage(arguments: list[str], text: str, capfd: pytest.CaptureFixture[str]) -> None:
-    """What makes no sense is exit code 2, so that nobody takes it for a worker that is ill."""
+    """Wrong usage is exit code 2, which differs from that of an unhealthy worker."""
     with pytest.raises(SystemExit) as exit_:
         probe(arguments)
 
@@ -150,14 +150,14 @@ def test_usage(arguments: list[str], text: str, capfd: pytest.CaptureFixture[str
 
 
 def test_it_is_a_command_like_the_others() -> None:
-    """`workerkit --help` has it, and it has a help of its own."""
+    """`workerkit --help` lists it, and it has its own help."""
     assert "probe" in CliRunner().invoke(app, ["--help"]).output
     assert "--prefix" in CliRunner().invoke(app, ["probe", "--help"]).output
     assert CliRunner().invoke(app, ["probe", "--port", str(free_port())]).exit_code == 69
 
 
-def test_it_imports_next_to_nothing() -> None:
-    """Neither the framework nor what it stands on."""
+def test_it_imports_little() -> None:
+    """It imports neither the framework nor its dependencies."""
     code = (
         "import sys; sys.argv = ['workerkit', 'probe', 'live', '--port', '1']\n"
         "import atexit; atexit.register(lambda: print(*sys.modules))\n"
@@ -173,8 +173,8 @@ def test_it_imports_next_to_nothing() -> None:
     assert not modules & {*heavy, "dependency_injector", "prometheus_client", "workerkit.errors"}
 
 
-def test_every_public_name_can_be_had() -> None:
-    """The names that are imported when first asked for are those that type checkers see."""
+def test_every_public_name_can_be_imported() -> None:
+    """The names that are imported lazily are those that type checkers see."""
     assert workerkit.__file__ is not None
     tree = ast.parse(Path(workerkit.__file__).read_text())
     seen = {

@@ -1,4 +1,4 @@
-"""Find the application that a command is about."""
+"""Load the container and the settings of the package that a command names."""
 
 import sys
 from importlib import import_module
@@ -22,17 +22,17 @@ from workerkit.errors import ConfigurationError, DeclarationError
 
 
 def load_container(package: str, container: str | None) -> containers.Container:
-    """The container of an application.
+    """Return the container of an application.
 
     Args:
-        package: `PACKAGE.container:Container` is used where there is one, else a plain
+        package: Its `PACKAGE.container:Container` is used if it exists, else a plain
             `WorkerContainer`.
-        container: `module:attribute`, instead.
+        container: `module:attribute` to use instead.
 
     Raises:
-        DeclarationError: It cannot be imported or made, or is no container.
+        DeclarationError: It cannot be imported or created, or is not a container.
     """
-    _look_here()
+    _add_current_directory()
     if container is None:
         if not _has_container(package):
             return WorkerContainer()
@@ -45,23 +45,23 @@ def load_container(package: str, container: str | None) -> containers.Container:
         if not hasattr(imported, attribute):
             raise DeclarationError(_no_container(imported, attribute))
         found = getattr(imported, attribute)
-        made = found() if isinstance(found, type) else found
+        instance = found() if isinstance(found, type) else found
     except DeclarationError:
         raise
     except (Exception, SystemExit) as error:
         raise DeclarationError(
-            f"cannot make the container {container}: {describe_raised(error, module)}"
+            f"cannot create the container {container}: {describe_raised(error, module)}"
         ) from error
-    return _checked(container, made)
+    return _checked(container, instance)
 
 
 def import_package(package: str) -> None:
-    """Make sure that there is such a package.
+    """Import a package, to check that it exists.
 
     Raises:
         DeclarationError: It cannot be imported.
     """
-    _look_here()
+    _add_current_directory()
     try:
         import_module(package)
     except (Exception, SystemExit) as error:
@@ -69,10 +69,10 @@ def import_package(package: str) -> None:
 
 
 def is_url(target: str) -> bool:
-    """Whether *target* is no package.
+    """Return whether *target* is a URL, not a package.
 
     Raises:
-        ConfigurationError: It is the URL of something else than a message broker.
+        ConfigurationError: It is a URL, but not one of a message broker.
     """
     scheme, separator, _ = target.partition("://")
     if separator and scheme not in DEFAULT_PORTS:
@@ -81,10 +81,10 @@ def is_url(target: str) -> bool:
 
 
 def settings_of(target: str, container: str | None) -> WorkerSettings:
-    """The settings of a package, or for a bare broker those of an `amqp://` URL.
+    """Return the settings of a package, or for an `amqp://` URL settings with that URL only.
 
     Raises:
-        StartError: The settings are wrong, or there is no such package.
+        StartError: The settings are wrong, or the package does not exist.
     """
     if is_url(target):
         return _of_url(target)
@@ -93,10 +93,10 @@ def settings_of(target: str, container: str | None) -> WorkerSettings:
 
 
 def read_settings(container: containers.Container) -> WorkerSettings:
-    """The settings of a container.
+    """Return the settings of a container.
 
     Raises:
-        ConfigurationError: With every fault of the environment.
+        ConfigurationError: With every problem of the environment.
     """
     settings, faults = load_settings(*settings_source(container))
     if settings is None or faults:
@@ -104,8 +104,8 @@ def read_settings(container: containers.Container) -> WorkerSettings:
     return settings
 
 
-def _look_here() -> None:
-    """Put the current directory on the path, where an application usually is."""
+def _add_current_directory() -> None:
+    """Add the current directory, which usually holds the application, to `sys.path`."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.insert(0, here)
@@ -117,11 +117,11 @@ def _of_url(url: str) -> WorkerSettings:
     except ValidationError as error:
         reason = error.errors(include_url=False, include_input=False)[0]["msg"]
         raise ConfigurationError(f"the URL is wrong: {reason}") from None
-    return _Bare().with_amqp({DEFAULT_CONNECTION: connection})
+    return _DefaultSettings().with_amqp({DEFAULT_CONNECTION: connection})
 
 
-class _Bare(WorkerSettings):
-    """Settings that no environment has a say in."""
+class _DefaultSettings(WorkerSettings):
+    """Settings that ignore the environment."""
 
     @classmethod
     def settings_customise_sources(cls, *_: Any, **__: Any) -> tuple[()]:
@@ -132,33 +132,32 @@ def _has_container(package: str) -> bool:
     try:
         return find_spec(f"{package}.container") is not None
     except (Exception, SystemExit):
-        # The package itself cannot be imported; discovery says so, with the reason.
+        # The package itself cannot be imported: discovery reports it, with the reason.
         return False
 
 
 def _no_container(module: ModuleType, attribute: str) -> str:
-    """What is said of a module that has no container of that name, but perhaps of others."""
+    """Describe a module that lacks the container, and name the containers that it has."""
     text = f"{module.__name__}:{attribute}: the module has no {attribute!r}"
-    there = [
+    others = [
         name
         for name, each in vars(module).items()
         if isinstance(each, type)
         and issubclass(each, WorkerContainer)
         and each.__module__ == module.__name__
     ]
-    if not there:
+    if not others:
         return f"{text}, and no other subclass of WorkerContainer"
-    return (
-        f"{text}; found {', '.join(there)}: rename it, or --container {module.__name__}:{there[0]}"
-    )
+    option = f"--container {module.__name__}:{others[0]}"
+    return f"{text}; found {', '.join(others)}: rename it, or use {option}"
 
 
-def _checked(name: str, made: Any) -> containers.Container:
+def _checked(name: str, instance: Any) -> containers.Container:
     # Not isinstance: an instance of a declarative container is a DynamicContainer.
     missing = [
-        each for each in WorkerContainer.providers if each not in getattr(made, "providers", {})
+        each for each in WorkerContainer.providers if each not in getattr(instance, "providers", {})
     ]
     if missing:
-        raise DeclarationError(f"{name} is no WorkerContainer: it has no {', '.join(missing)}")
-    container: containers.Container = made
+        raise DeclarationError(f"{name} is not a WorkerContainer: it has no {', '.join(missing)}")
+    container: containers.Container = instance
     return container

@@ -1,17 +1,19 @@
-"""The in-process broker, from the command line."""
+"""Run the in-process broker from the command line."""
 
 import asyncio
+import json
 import shlex
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 from dependency_injector import containers, providers
-from pydantic import SecretStr
+from pydantic import SecretStr, TypeAdapter
+from pydantic.errors import PydanticUserError
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.cli.application import read_settings
-from workerkit.cli.example import example
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.settings import DEFAULT_CONNECTION
 from workerkit.embedded import EmbeddedBroker
@@ -19,19 +21,28 @@ from workerkit.errors import ConfigurationError
 from workerkit.runner import Runner
 
 DEFAULT_PORT = 5673
-"""Not that of RabbitMQ, which may run on the same machine; any other port while it is in use."""
+"""Not RabbitMQ's port, because RabbitMQ may run on the same machine."""
+
+_MOST_LEVELS = 10
+_VALUES: Mapping[str, object] = {
+    "string": "text",
+    "boolean": True,
+    "array": [],
+    "null": None,
+}
 
 
 @contextmanager
-def on_a_broker_of_its_own(
+def embedded_broker(
     container: containers.Container, package: str, only: Sequence[str]
 ) -> Iterator[None]:
-    """Let the default connection of *container* lead to a broker that runs inside the block.
+    """Run a broker inside the block, and point the default connection of *container* at it.
 
-    Its address is printed first, then a command that publishes to a queue of *package*.
+    Print its URL first, then a command that publishes to a queue of *package*. If `DEFAULT_PORT`
+    is in use, the broker gets another port.
 
     Raises:
-        StartError: The settings are wrong, or the package.
+        StartError: The settings or the package are wrong.
     """
     settings = read_settings(container)
     with ExitStack() as stack:
@@ -40,8 +51,8 @@ def on_a_broker_of_its_own(
         except ConfigurationError:
             broker = stack.enter_context(EmbeddedBroker.in_thread())
         connection = AMQPSettings(url=SecretStr(broker.url))
-        pointed = settings.with_amqp({**settings.amqp, DEFAULT_CONNECTION: connection})
-        stack.enter_context(container.providers["settings"].override(providers.Object(pointed)))
+        changed = settings.with_amqp({**settings.amqp, DEFAULT_CONNECTION: connection})
+        stack.enter_context(container.providers["settings"].override(providers.Object(changed)))
         declared = Runner(container, packages=[package], only=only).assemble().declared
         queues = [
             (each.options.vhost or "/", queue.name, each.signature.body)
@@ -53,7 +64,7 @@ def on_a_broker_of_its_own(
         for vhost in {vhost for vhost, _, _ in queues} - {"/"}:
             broker.add_vhost(vhost)
         print(f"embedded broker at {broker.url}", flush=True)
-        print("it is for demos and tests only, and forgets everything when it stops")
+        print("for demos and tests only; all messages are lost when it stops")
         if queues:
             vhost, name, body = queues[0]
             url = broker.url if vhost == "/" else broker.url_of(vhost)
@@ -62,12 +73,53 @@ def on_a_broker_of_its_own(
 
 
 def publish_command(url: str, queue: str, body: str) -> str:
-    """A command line that publishes a message to a queue."""
+    """Return a command line that publishes a message to a queue."""
     return shlex.join(("workerkit", "publish", url, queue, body))
 
 
+def example(body: Any) -> str:
+    """Return a body that decodes as the type *body*, built from its JSON schema.
+
+    It has only the fields without a default.
+    """
+    if body in (bytes, str):
+        return "text"
+    try:
+        schema = TypeAdapter(body).json_schema()
+    except PydanticUserError:
+        return "{}"
+    return json.dumps(_value(schema, schema.get("$defs", {}), _MOST_LEVELS))
+
+
+def _value(schema: Mapping[str, Any], definitions: Mapping[str, Any], levels: int) -> Any:
+    """Return a value that is valid for a schema."""
+    if not levels:  # A type that contains itself.
+        return None
+    if "$ref" in schema:
+        schema = definitions[schema["$ref"].rpartition("/")[2]]
+    for keyword in ("examples", "enum"):
+        if schema.get(keyword):
+            return schema[keyword][0]
+    for keyword in ("const", "default"):
+        if keyword in schema:
+            return schema[keyword]
+    if options := schema.get("anyOf") or schema.get("oneOf"):
+        return _value(options[0], definitions, levels - 1)
+    kind = schema.get("type", "object")
+    if kind in ("integer", "number"):
+        return schema.get("minimum", schema.get("exclusiveMinimum", 0) + 1)
+    if kind != "object":
+        return _VALUES[kind]
+    fields = schema.get("properties", {})
+    return {
+        name: _value(fields[name], definitions, levels - 1)
+        for name in schema.get("required", ())
+        if name in fields
+    }
+
+
 def serve(port: int, behaves_as: str) -> None:
-    """Run a broker until SIGTERM or SIGINT; print its address first.
+    """Run a broker until SIGTERM or SIGINT; print its URL first.
 
     Raises:
         ConfigurationError: The port is in use, or *behaves_as* is an unknown version.

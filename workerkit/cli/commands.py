@@ -1,4 +1,4 @@
-"""What each command does."""
+"""The commands `workerkit run`, `check`, `publish` and others."""
 
 import asyncio
 import dataclasses
@@ -19,7 +19,7 @@ from workerkit.amqp.queue import Queue
 from workerkit.amqp.session import connect
 from workerkit.app.assembly import Assembly
 from workerkit.cli.application import is_url, load_container, settings_of
-from workerkit.cli.broker import on_a_broker_of_its_own, serve
+from workerkit.cli.broker import embedded_broker, serve
 from workerkit.cli.dead_letters import commands as dead_letters
 from workerkit.cli.parameters import Container, Group, Traceback, faults, quiet
 from workerkit.cli.probe import probe
@@ -51,13 +51,14 @@ from workerkit.version import __version__
 async def publish_once(
     settings: WorkerSettings, raw: bytes, properties: Properties, to: Destination, advice: str
 ) -> str:
-    """Publish *raw* and return the message id once the broker has taken it over.
+    """Publish *raw*, wait until the broker has accepted it, and return the message id.
 
     Args:
-        advice: For whoever reads that no broker can be reached.
+        advice: Added to the error if no broker can be reached.
 
     Raises:
-        PublishError: It has not; soon where no server accepts the connection, or the login.
+        PublishError: The broker did not accept it. If no server accepts the connection or the
+            login, this is raised after one attempt for each server.
         ConfigurationError: The settings have no such connection.
     """
     quiet()
@@ -65,44 +66,44 @@ async def publish_once(
     attempts = _Attempts()
     publisher.observers = [attempts]
     publisher.open(settings)
-    sending = asyncio.create_task(publisher.send(raw, properties, to))
-    asking = asyncio.create_task(_refusal(settings, to, attempts))
+    publishing = asyncio.create_task(publisher.send(raw, properties, to))
+    refusal = asyncio.create_task(_refusal(settings, to, attempts))
     try:
-        await asyncio.wait([sending, asking], return_when=asyncio.FIRST_COMPLETED)
-        if not sending.done() and (error := asking.result()) is not None:
+        await asyncio.wait([publishing, refusal], return_when=asyncio.FIRST_COMPLETED)
+        if not publishing.done() and (error := refusal.result()) is not None:
             text = f"message to {to}: {error}"
             if isinstance(error, BrokerRefused):
                 raise PublishRefused(text) from error
             raise PublishTimeout(f"{text}; {advice}") from error
-        return await sending
+        return await publishing
     finally:
-        sending.cancel()
-        asking.cancel()
-        await asyncio.wait([sending, asking])
+        publishing.cancel()
+        refusal.cancel()
+        await asyncio.wait([publishing, refusal])
         await publisher.close()
 
 
 def unreachable_advice(target: str, settings: WorkerSettings, connection: str) -> str:
-    """What to do where no broker can be reached.
+    """Return advice for a user whose broker cannot be reached.
 
     Args:
-        target: The package or the URL of the command.
+        target: The package or the URL on the command line.
     """
-    running = "`workerkit run PACKAGE --embedded-broker` prints the URL of a broker to try"
+    embedded = "`workerkit run PACKAGE --embedded-broker` starts a broker and prints its URL"
     if is_url(target):
-        return f"write the URL of a broker that runs; {running}"
+        return f"check the URL; {embedded}"
     variable = Variables(type(settings)).name(("amqp", connection, "url"))
-    return f"set {variable}, or write an amqp:// URL in place of {target!r}; {running}"
+    return f"set {variable}, or write an amqp:// URL in place of {target!r}; {embedded}"
 
 
 class _Attempts:
-    """An observer that knows when an attempt to connect has failed."""
+    """An observer that notices failed attempts to connect."""
 
     def __init__(self) -> None:
         self.failed = asyncio.Event()
 
     def __call__(self, record: Settled) -> None:
-        """Nothing is consumed here."""
+        """Do nothing: this process consumes nothing."""
 
     def connection_failed(self, record: Connection) -> None:
         self.failed.set()
@@ -111,9 +112,9 @@ class _Attempts:
 async def _refusal(
     settings: WorkerSettings, to: Destination, attempts: _Attempts
 ) -> ConnectionLost | None:
-    """Why each server failed, once one attempt has failed and all are tried again; else None.
+    """Wait for a failed attempt, try all servers once more, and return the error if all fail.
 
-    Somebody at a terminal rather corrects an address than waits for a broker to come up.
+    A person at a terminal prefers an error over waiting for a broker to start.
     """
     await attempts.failed.wait()
     try:
@@ -128,21 +129,22 @@ async def _refusal(
 
 app = typer.Typer(
     cls=Group,
-    help="Run class-based consumers.",
+    help="Run class-based consumers of RabbitMQ, event streams, HTTP and schedules.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(dead_letters.app, name="dead-letters")
 
-Package = Annotated[str, typer.Argument(help="The package that has the consumers.")]
+Package = Annotated[str, typer.Argument(help="The package with the consumers.")]
 Only = Annotated[
-    list[str] | None, typer.Option(help="Only the consumer of this name; may be repeated.")
+    list[str] | None,
+    typer.Option(metavar="NAME", help="Run only the consumer with this name; repeatable."),
 ]
 
 
 class LogLevel(StrEnum):
-    """The levels that one may ask for."""
+    """The log levels of the option `--log-level`."""
 
     DEBUG = "debug"
     INFO = "info"
@@ -152,9 +154,9 @@ class LogLevel(StrEnum):
 
 @app.callback(invoke_without_command=True)
 def workerkit(
-    version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
+    version: Annotated[bool, typer.Option("--version", help="Print the version and exit.")] = False,
 ) -> None:
-    """Run class-based consumers for RabbitMQ queues."""
+    """Run class-based consumers of RabbitMQ, event streams, HTTP and schedules."""
     if version:
         print(__version__)
         raise typer.Exit
@@ -167,32 +169,39 @@ def run(
     container: Container = None,
     log_level: Annotated[
         LogLevel | None,
-        typer.Option(help="Instead of the setting LOG__LEVEL.", case_sensitive=False),
+        typer.Option(
+            metavar="LEVEL",
+            help="debug, info, warning or error; overrides LOG__LEVEL.",
+            case_sensitive=False,
+        ),
     ] = None,
-    embedded_broker: Annotated[
+    with_broker: Annotated[
         bool,
-        typer.Option("--embedded-broker", help="On an in-process broker, for a demo or a try."),
+        typer.Option("--embedded-broker", help="Use an in-process broker, for demos."),
     ] = False,
     traceback: Traceback = False,
 ) -> None:
     """Run the consumers of PACKAGE until SIGTERM or SIGINT."""
     with faults(traceback), ExitStack() as stack:
         loaded = _loaded(package, container)
-        if embedded_broker:
-            stack.enter_context(on_a_broker_of_its_own(loaded, package, only or ()))
+        if with_broker:
+            stack.enter_context(embedded_broker(loaded, package, only or ()))
         runner = Runner(loaded, packages=[package], only=only or ())
         runner.run(traceback=traceback, log_level=log_level)
 
 
 @app.command()
 def broker(
-    port: Annotated[int, typer.Option(help="0 picks a free one, and it is printed.")] = 5672,
+    port: Annotated[int, typer.Option(help="The port to listen on; 0 picks a free one.")] = 5672,
     behaves_as: Annotated[
-        str, typer.Option(help="The version of RabbitMQ to behave as: 3.10, 4.0 or 4.3.")
+        str, typer.Option(help="The RabbitMQ version to imitate: 3.10, 4.0 or 4.3.")
     ] = LATEST,
     traceback: Traceback = False,
 ) -> None:
-    """Run the in-process broker alone, for demo and tests, until SIGTERM or SIGINT."""
+    """Run an in-process broker for demos and tests, until SIGTERM or SIGINT.
+
+    Its URL is the first line of the output.
+    """
     with faults(traceback):
         serve(port, behaves_as)
 
@@ -204,7 +213,7 @@ def list_(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
     traceback: Traceback = False,
 ) -> None:
-    """List the consumers of PACKAGE with the options in force."""
+    """List the consumers of PACKAGE with their options, and the source of each value."""
     with faults(traceback):
         rows = list(_rows(_assembled(package, container)))
     if as_json:
@@ -219,13 +228,13 @@ def list_(
 
 @app.command()
 def check(package: Package, container: Container = None, traceback: Traceback = False) -> None:
-    """Say everything that is wrong with PACKAGE, without opening a socket."""
+    """Report every problem in PACKAGE, without opening a connection."""
     with faults(traceback):
         assembly = _assembled(package, container)
     for warning in assembly.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     declared = assembly.declared
-    print(f"{package}: {len(declared)} consumer{'s' if len(declared) > 1 else ''}, no faults")
+    print(f"{package}: {len(declared)} consumer{'s' if len(declared) > 1 else ''}, no problems")
 
 
 @app.command()
@@ -235,7 +244,7 @@ def settings(
     as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
     traceback: Traceback = False,
 ) -> None:
-    """List every environment variable that PACKAGE listens to, with its value and source."""
+    """List every environment variable that PACKAGE reads, with its value and source."""
     with faults(traceback):
         rows = inventory(_assembled(package, container))
     if as_json:
@@ -247,7 +256,7 @@ def settings(
 
 @app.command()
 def openapi(package: Package, container: Container = None, traceback: Traceback = False) -> None:
-    """Print the OpenAPI document of the views of PACKAGE, without opening a socket."""
+    """Print the OpenAPI document of the HTTP views of PACKAGE."""
     with faults(traceback):
         assembly = _assembled(package, container)
     views = [each for each in assembly.declared if issubclass(each.consumer, HTTPView)]
@@ -257,24 +266,27 @@ def openapi(package: Package, container: Container = None, traceback: Traceback 
 @app.command()
 def publish(
     target: Annotated[str, typer.Argument(help="A package, or an amqp:// URL.")],
-    routing_key: Annotated[str, typer.Argument(help="The queue, where there is no exchange.")],
-    body: Annotated[str, typer.Argument(help="The body; - reads it from standard input.")] = "-",
-    exchange: Annotated[str, typer.Option(help="The default exchange by default.")] = "",
+    routing_key: Annotated[
+        str, typer.Argument(help="The queue; with --exchange, the routing key.")
+    ],
+    body: Annotated[str, typer.Argument(help="The body; - reads standard input.")] = "-",
+    exchange: Annotated[str, typer.Option(help="The exchange to publish to.")] = "",
     header: Annotated[
-        list[str] | None, typer.Option(help="name=value; may be repeated.", metavar="K=V")
+        list[str] | None, typer.Option(help="A header; repeatable.", metavar="K=V")
     ] = None,
-    content_type: Annotated[str | None, typer.Option(help="Such as application/json.")] = None,
+    content_type: Annotated[str | None, typer.Option(help="For example application/json.")] = None,
     content_encoding: Annotated[
-        str | None, typer.Option(help="gzip or deflate; compresses the body unless it already is.")
+        str | None,
+        typer.Option(help="gzip or deflate; compresses an uncompressed body."),
     ] = None,
-    type_: Annotated[str | None, typer.Option("--type", help="The type of the message.")] = None,
+    type_: Annotated[str | None, typer.Option("--type", help="The message type.")] = None,
     reply_to: Annotated[str | None, typer.Option(help="The queue for replies.")] = None,
-    correlation_id: Annotated[str | None, typer.Option(help="Repeated in replies.")] = None,
+    correlation_id: Annotated[str | None, typer.Option(help="Copied into replies.")] = None,
     connection: Annotated[str, typer.Option(help="A named connection.")] = "default",
     container: Container = None,
     traceback: Traceback = False,
 ) -> None:
-    """Publish one message, and say when the broker has it."""
+    """Publish one message, wait for the broker to confirm it, and print its message id."""
     raw = sys.stdin.buffer.read() if body == "-" else body.encode(errors="surrogateescape")
     headers = dict(_pairs(header or []))
     with faults(traceback):
@@ -292,7 +304,7 @@ def publish(
                 type=type_,
                 reply_to=reply_to,
             )
-            properties.content_type = content_type  # Nothing is known of bytes.
+            properties.content_type = content_type  # The type of the bytes is unknown.
             advice = unreachable_advice(target, chosen, connection)
             message_id = asyncio.run(publish_once(chosen, raw, properties, to, advice))
         except (PublishError, TypeError, ValueError) as error:
@@ -306,7 +318,7 @@ def publish(
     context_settings={"ignore_unknown_options": True, "allow_extra_args": True},
 )
 def probe_(context: typer.Context) -> None:
-    """Ask a running worker whether it is live, ready or started: exit 0, else 69."""
+    """Check whether a running worker is live, ready or started; exit code 0, or 69 if not."""
     raise typer.Exit(probe(context.args))
 
 
@@ -314,13 +326,13 @@ def _pairs(headers: list[str]) -> Iterator[tuple[str, str]]:
     for number, each in enumerate(headers, 1):
         name, separator, value = each.partition("=")
         if not name or not separator:
-            # It is not quoted, because it may be a token.
+            # The error does not quote the value, which may be a token.
             raise typer.BadParameter(f"header {number}: write name=value", param_hint="--header")
         yield name, value
 
 
 def _text(value: Any) -> str:
-    """A value as it would stand in a variable."""
+    """Return a value as text for an environment variable."""
     if isinstance(value, dict) or (isinstance(value, list) and not all(map(_is_plain, value))):
         return json.dumps(value, ensure_ascii=False)
     if isinstance(value, list):
@@ -337,26 +349,26 @@ def _assembled(package: str, container: str | None) -> Assembly:
 
 
 def _loaded(package: str, container: str | None) -> Any:
-    """The container; where it cannot be made, what else is wrong is said as well."""
+    """Return the container; if it cannot be created, report modules that fail to import as well."""
     try:
         return load_container(package, container)
     except StartError as error:
         try:
             Runner(WorkerContainer(), packages=[package]).assemble()
         except StartError as more:
-            told = f"cannot import {(container or f'{package}.container').partition(':')[0]}:"
+            own = f"cannot import {(container or f'{package}.container').partition(':')[0]}:"
             imports = [
                 each
                 for each in more.faults
-                if each.startswith("cannot import") and not each.startswith(told)
+                if each.startswith("cannot import") and not each.startswith(own)
             ]
             raise DeclarationError(*error.faults, *imports) from error
         raise
 
 
 def _rows(assembly: Assembly) -> Iterator[dict[str, Any]]:
-    for transport, fed in assembly.transports:
-        for each in fed:
+    for transport, consumers in assembly.transports:
+        for each in consumers:
             options = each.options
             values = {
                 field.name: _plain(getattr(options, field.name))
@@ -376,7 +388,7 @@ def _rows(assembly: Assembly) -> Iterator[dict[str, Any]]:
 
 
 def _plain(value: Any) -> Any:
-    """An option's value as JSON has it."""
+    """Return the value of an option for JSON."""
     if isinstance(value, tuple):
         return [_plain(each) for each in value]
     if isinstance(value, SecretStr):

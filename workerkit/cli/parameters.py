@@ -1,9 +1,12 @@
-"""What several commands have in common: options, and how faults are told."""
+"""Options that several commands share, and how errors are printed."""
 
+import inspect
 import logging
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import is_dataclass
+from functools import wraps
 from typing import Annotated, Any
 
 import typer
@@ -20,13 +23,18 @@ _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
 Container = Annotated[
     str | None,
-    typer.Option(help="module:attribute; PACKAGE.container:Container by default."),
+    typer.Option(
+        metavar="MODULE:NAME", help="The container; PACKAGE.container:Container by default."
+    ),
 ]
-Traceback = Annotated[bool, typer.Option("--traceback", help="Show where a fault was found.")]
+Traceback = Annotated[
+    bool, typer.Option("--traceback", help="Print a traceback with an error, for debugging.")
+]
+Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
 class Group(TyperGroup):
-    """The commands; what is wrong with their arguments is written without credentials."""
+    """Commands whose usage errors are printed without credentials."""
 
     def make_context(self, *args: Any, **kwargs: Any) -> Any:
         """Parse the arguments of the group."""
@@ -37,6 +45,36 @@ class Group(TyperGroup):
         """Parse the arguments of a command, and run it."""
         with _without_credentials():
             return super().invoke(ctx)
+
+
+def spread(function: Callable[..., None]) -> Callable[..., None]:
+    """Replace each parameter of *function* that is a dataclass with the fields of that class.
+
+    Commands that share options take them as one object: typer reads the fields, which are
+    annotated like parameters of a command, and the function gets an instance.
+    """
+    groups: dict[str, Any] = {}
+    parameters: dict[str, inspect.Parameter] = {}
+    for name, parameter in inspect.signature(function).parameters.items():
+        group = parameter.annotation
+        if isinstance(group, type) and is_dataclass(group):
+            groups[name] = group
+            parameters.update(inspect.signature(group).parameters)
+        else:
+            parameters[name] = parameter
+
+    @wraps(function)
+    def command(**values: Any) -> None:
+        for name, group in groups.items():
+            fields = inspect.signature(group).parameters
+            values[name] = group(**{field: values.pop(field) for field in fields})
+        function(**values)
+
+    command.__signature__ = inspect.Signature(  # type: ignore[attr-defined]
+        [each.replace(kind=inspect.Parameter.KEYWORD_ONLY) for each in parameters.values()]
+    )
+    command.__annotations__ = {name: each.annotation for name, each in parameters.items()}
+    return command
 
 
 @contextmanager
@@ -50,7 +88,7 @@ def _without_credentials() -> Iterator[None]:
 
 @contextmanager
 def faults(traceback: bool) -> Iterator[None]:
-    """Write each fault on a line of its own, and exit as its kind wants."""
+    """Print each error of the block on its own line, and exit with the code of its class."""
     try:
         yield
     except StartError as error:
@@ -62,6 +100,6 @@ def faults(traceback: bool) -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Log nothing: what goes wrong is said once, by the error that ends the command."""
+    """Log nothing: the error that ends the command is the only report of a failure."""
     logs.quiet_libraries()
     logging.getLogger("workerkit").setLevel(logging.CRITICAL)

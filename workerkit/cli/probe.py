@@ -1,8 +1,7 @@
-"""Ask a worker how it is, for the exec probes of Kubernetes, Docker and others.
+"""Check the health of a worker, for exec probes of Kubernetes, Docker and others.
 
-A probe runs every few seconds beside the worker that it asks. So this imports next to nothing:
-neither the application nor its settings, and not typer, which alone takes twice as long as all of
-this.
+A probe runs every few seconds on the worker's machine, so this module imports little: neither the
+application nor its settings, and not typer, whose import alone takes twice as long as a probe.
 """
 
 import json
@@ -20,20 +19,20 @@ _ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 
 
 def probe(arguments: Sequence[str]) -> int:
-    """Ask what the command line says; the exit code.
+    """Check the page that the command line names, and return the exit code.
 
     Raises:
-        SystemExit: The command line is wrong, or asks for help.
+        SystemExit: The command line is wrong, or requests help.
     """
     parser = _parser()
     given = parser.parse_args(arguments)
     host = given.host or _variable(f"{given.prefix}OPS__HOST") or "127.0.0.1"
     port = given.port or _variable(f"{given.prefix}OPS__PORT") or "8081"
     if not port.isdecimal() or not 1 <= int(port) <= 65_535:
-        parser.error(f"the port is {port!r}: say which one it is with --port")
-    why_not = _asked(_ANY_ADDRESS.get(host, host), int(port), given.page, given.timeout)
-    if why_not:
-        print(escape(f"{given.page}: {why_not}"), file=sys.stderr)
+        parser.error(f"the port is {port!r}: set it to a number from 1 to 65535 with --port")
+    reason = _failure(_ANY_ADDRESS.get(host, host), int(port), given.page, given.timeout)
+    if reason:
+        print(escape(f"{given.page}: {reason}"), file=sys.stderr)
         return FAILED
     return 0
 
@@ -41,24 +40,29 @@ def probe(arguments: Sequence[str]) -> int:
 def _parser() -> ArgumentParser:
     parser = ArgumentParser(
         prog="workerkit probe",
-        description="Ask a running worker how it is: exit 0, or 69 and a line that says why not.",
+        description="Check a running worker: exit code 0, or 69 and the reason on one line.",
     )
     parser.add_argument(
         "page",
         nargs="?",
         choices=["live", "ready", "startup"],
         default="ready",
-        help="what to ask (default: ready)",
+        help="what to check (default: ready)",
     )
-    parser.add_argument("--host", help="of the ops server (default: PREFIX + OPS__HOST)")
-    parser.add_argument("--port", help="of the ops server (default: PREFIX + OPS__PORT, or 8081)")
+    parser.add_argument("--host", help="host of the ops server (default: PREFIX + OPS__HOST)")
     parser.add_argument(
-        "--timeout", type=_seconds, default=1.0, help="seconds for an answer (default: 1)"
+        "--port", help="port of the ops server (default: PREFIX + OPS__PORT, or 8081)"
+    )
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=1.0,
+        help="seconds to wait (default: 1)",
     )
     parser.add_argument(
         "--prefix",
         default="WORKERKIT_",
-        help="of the environment variables (default: WORKERKIT_)",
+        help="prefix of the environment variables (default: WORKERKIT_)",
     )
     return parser
 
@@ -70,22 +74,22 @@ def _seconds(text: str) -> float:
     return seconds
 
 
-def _asked(host: str, port: int, page: str, timeout: float) -> str:
-    """Why the worker is not well; empty where it is."""
+def _failure(host: str, port: int, page: str, timeout: float) -> str:
+    """Return why a check failed; empty if it passed."""
     connection = HTTPConnection(host, port, timeout=timeout)
     try:
         connection.request("GET", f"/health/{page}")
         response = connection.getresponse()
         body = response.read()
     except (OSError, HTTPException, ValueError) as error:
-        return f"no answer of {host}:{port}: {str(error) or type(error).__name__}"
+        return f"no response from {host}:{port}: {str(error) or type(error).__name__}"
     finally:
         connection.close()
-    return "" if response.status == 200 else _reasons(body) or f"answer {response.status}"
+    return "" if response.status == 200 else _reasons(body) or f"status {response.status}"
 
 
 def _reasons(body: bytes) -> str:
-    """What the worker says; empty where another server has answered."""
+    """Return the reasons that the worker gives; empty if another server responded."""
     try:
         return " ".join("; ".join(json.loads(body)["reasons"]).split())
     except (ValueError, TypeError, KeyError):
@@ -93,5 +97,5 @@ def _reasons(body: bytes) -> str:
 
 
 def _variable(name: str) -> str:
-    """An environment variable, in whatever case it is written."""
+    """Return an environment variable; case does not matter."""
     return next((text for key, text in os.environ.items() if key.upper() == name.upper()), "")

@@ -1,4 +1,4 @@
-"""An in-process AMQP 0-9-1 broker, for demo and tests: the real protocol, no RabbitMQ needed."""
+"""An in-process AMQP 0-9-1 broker for demos and tests; it needs no RabbitMQ."""
 
 from workerkit.embedded.behaviour import LATEST
 from workerkit.embedded.server import EmbeddedBroker

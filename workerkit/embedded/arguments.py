@@ -1,4 +1,4 @@
-"""The arguments of queue.declare: check, parse and compare them as RabbitMQ does."""
+"""Check, parse and compare the arguments of queue.declare as RabbitMQ does."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ _QUORUM_ONLY = {
 }
 _NO_LOCATOR = "invalid_queue_locator_arg"
 _LOCATOR, _TIMEOUT = "x-queue-leader-locator", "x-consumer-timeout"
-# RabbitMQ's text goes on; more of it does not fit into a short string.
+# The rest of RabbitMQ's text does not fit into a short string.
 _NO_MASTER_LOCATOR = (
     "Feature `queue_master_locator` is deprecated.\nBy default, this feature is not permitted"
     " anymore.\nThe feature will be removed from a future major RabbitMQ version, regardless of"
@@ -40,16 +40,16 @@ _COMPARED = (
 
 @dataclass(frozen=True, slots=True)
 class QueueArguments:
-    """What a queue does by its arguments; None is "not given".
+    """The parsed arguments of a queue; None means absent.
 
     Attributes:
         table: As declared.
-        complete: The same, with the type that RabbitMQ adds.
-        ttl: Seconds that a message may wait.
-        expires: Seconds without use after which the queue goes.
+        complete: The same, with the queue type that RabbitMQ adds.
+        ttl: Seconds after which a waiting message expires.
+        expires: Seconds without use after which the queue is deleted.
         overflow: One of `drop-head`, `reject-publish`, `reject-publish-dlx`.
-        delivery_limit: How often a message may come back.
-        behaviour: Of the broker that the queue is on.
+        delivery_limit: How often a message may be requeued.
+        behaviour: That of the broker of the queue.
     """
 
     table: Table
@@ -71,7 +71,7 @@ class QueueArguments:
     def of(
         cls, table: Table, behaviour: Behaviour, complete: Table | None = None
     ) -> "QueueArguments":
-        """Read arguments that `check` lets pass."""
+        """Parse arguments that `check` has accepted."""
         complete = table if complete is None else complete
 
         def value(name: str) -> Any:
@@ -87,7 +87,7 @@ class QueueArguments:
             expires=None if expires is None else expires / 1000,
             max_length=value("x-max-length"),
             max_bytes=value("x-max-length-bytes"),
-            # Quorum queues take it, and do as if they had not.
+            # Quorum queues accept it and ignore it.
             overflow="drop-head" if quorum and overflow == "reject-publish-dlx" else overflow,
             max_priority=value("x-max-priority") or 0,
             single_active_consumer=bool(value("x-single-active-consumer")),
@@ -99,7 +99,7 @@ class QueueArguments:
         )
 
     def backlog(self) -> Backlog[Any]:
-        """What keeps the messages of the queue in order."""
+        """Return an empty backlog with the order of this queue."""
         if not self.quorum:
             return Backlog()
         limited = self.delivery_limit is not None
@@ -107,10 +107,10 @@ class QueueArguments:
 
 
 def check(table: Table, name: str, vhost: str, behaviour: Behaviour) -> None:
-    """Refuse arguments that RabbitMQ refuses, in its words.
+    """Raise the error of RabbitMQ if it refuses the arguments.
 
     Args:
-        table: With the type that RabbitMQ adds.
+        table: The arguments with the queue type that RabbitMQ adds.
     """
     place = label("queue", name, vhost)
     exchange = table.get("x-dead-letter-exchange")
@@ -134,12 +134,12 @@ def check(table: Table, name: str, vhost: str, behaviour: Behaviour) -> None:
 
 
 def integer_fault(field: Field) -> str | None:
-    """What is wrong with an argument that has to be an integer."""
+    """Describe an argument that is not an integer as RabbitMQ does; None if it is one."""
     return None if field.is_integer else f'"expected integer, got {field.type}"'
 
 
 def _unsupported(kind: str, behaviour: Behaviour) -> set[str]:
-    """The arguments that a queue of this type cannot have."""
+    """Return the arguments that a queue of this type cannot have."""
     if kind == "quorum":
         return _STREAM_ONLY | _CLASSIC_ONLY
     unsupported = _STREAM_ONLY | _QUORUM_ONLY
@@ -163,7 +163,7 @@ def _fault(argument: str, field: Field, table: Table, behaviour: Behaviour) -> s
         return _version(field, behaviour.queue_versions)
     if argument == _LOCATOR:
         found = field.type == "longstr" and field.value in behaviour.locators
-        # A classic queue that cannot have one gets another error, whatever the value.
+        # A classic queue that cannot have a locator gets another error, for any value.
         quorum = "x-queue-type" in table and table["x-queue-type"].value == "quorum"
         return None if found or not (quorum or behaviour.classic_leader_locator) else _NO_LOCATOR
     if argument == _TIMEOUT and behaviour.checks_consumer_timeout:
@@ -234,10 +234,10 @@ _CHECKS: dict[str, Callable[[Field], str | None]] = {
 
 
 def compare(declared: Table, current: Table, place: str) -> None:
-    """Refuse arguments that are not those with which a queue was declared first.
+    """Raise PRECONDITION_FAILED unless a queue was declared with the same arguments.
 
     Args:
-        place: The queue, as texts call it.
+        place: The queue as error texts name it.
     """
     for argument in _COMPARED:
         compare_argument(argument, declared.get(argument), current.get(argument), place)
@@ -246,7 +246,7 @@ def compare(declared: Table, current: Table, place: str) -> None:
 def compare_argument(
     argument: str, declared: Field | None, current: Field | None, place: str
 ) -> None:
-    """Refuse one argument that differs, in RabbitMQ's words."""
+    """Raise PRECONDITION_FAILED, with RabbitMQ's text, if one argument differs."""
     if argument == "x-queue-type":  # The default may be spelt out.
         classic = (None, "classic")
         values = (each.value if each else None for each in (declared, current))
@@ -263,7 +263,7 @@ def compare_argument(
 
 
 def inequivalent(argument: str, place: str, received: str, current: str) -> Refusal:
-    """Something was declared before, in another way."""
+    """Return the error for something that was declared with another value."""
     return Refusal(
         "PRECONDITION_FAILED",
         f"inequivalent arg '{argument}' for {place}: received {received} but current is {current}",

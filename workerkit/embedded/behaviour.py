@@ -1,11 +1,11 @@
-"""What differs between versions of RabbitMQ: one object for each version that can be copied."""
+"""Differences between versions of RabbitMQ: one object for each supported version."""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from workerkit.embedded.counting import Counting, Counting40, Counting43, Counting310
-from workerkit.embedded.order import Backlog, ReturnsFirst, ReturnsFirstInTurns, ReturnsLast
+from workerkit.embedded.order import Backlog, RequeuedFirst, RequeuedFirstInTurns, RequeuedLast
 from workerkit.errors import ConfigurationError
 
 _AMQP_091 = b"AMQP\x00\x00\x09\x01"
@@ -16,11 +16,11 @@ _NORMAL_PRIORITY, _HIGHEST_PRIORITY = 4, 31
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Behaviour:
-    """One version of RabbitMQ, as far as it differs from the others.
+    """The properties in which one version of RabbitMQ differs from others.
 
     Attributes:
-        release: What `connection.start` states as the version.
-        mechanisms: How clients may log in.
+        release: The version in the server properties of `connection.start`.
+        mechanisms: SASL mechanisms for the login.
         unknown_protocol_reply: The answer to a client that sends another protocol header.
         smallest_frame: The smallest `frame_max` of a client, in bytes.
         max_message: The largest body, in bytes.
@@ -33,17 +33,17 @@ class Behaviour:
         queue_versions: Values of `x-queue-version`.
         master_locator: `x-queue-master-locator` is permitted.
         checks_consumer_timeout: `x-consumer-timeout` has to be a number, of a quorum queue.
-        delivery_limit: Of a quorum queue that is declared without one.
+        delivery_limit: The limit of a quorum queue that is declared without one.
         negative_is_unlimited: A delivery limit below zero means none; else the first requeue
             exceeds it.
         counting: How deliveries are counted.
         backlog: The order in a quorum queue that has a delivery limit.
         unlimited_backlog: The order in a quorum queue that has none.
-        priority: From the priority of a message to the one in a quorum queue; none is 0.
-        global_prefetch: A prefetch count may be shared by a channel; else it is each consumer's.
+        priority: Maps the priority of a message to that in a quorum queue; 0 is normal.
+        global_prefetch: A prefetch count may apply to a whole channel, not to each consumer.
         routes_replies: A publish to `amq.rabbitmq.reply-to.*` always counts as routed.
         discards_client_deaths: Dead letters drop an `x-death` that a client wrote, keep `CC`, and
-            have headers for the last death.
+            have `x-last-death-*` headers.
     """
 
     release: str
@@ -71,17 +71,17 @@ class Behaviour:
     discards_client_deaths: bool
 
     def reply_to_protocol(self, protocol: bytes) -> bytes:
-        """The answer to a protocol header that is not ours."""
+        """Return the reply to an unsupported protocol header."""
         # A header of AMQP 0 with a revision from 9 on is always answered with 0-9-1.
         near = protocol.startswith(b"AMQP\x00\x00") and protocol[6] >= _AMQP_091[6]
         return _AMQP_091 if near else self.unknown_protocol_reply
 
 
 def behaviour_of(version: str) -> Behaviour:
-    """The behaviour of a version.
+    """Return the behaviour of a version.
 
     Raises:
-        ConfigurationError: There is none for it.
+        ConfigurationError: The version is not supported.
     """
     behaviour = BEHAVIOURS.get(version)
     if behaviour is None:
@@ -122,8 +122,8 @@ _RABBITMQ_310 = Behaviour(
     delivery_limit=None,
     negative_is_unlimited=False,
     counting=Counting310(),
-    backlog=ReturnsFirst,
-    unlimited_backlog=ReturnsLast,
+    backlog=RequeuedFirst,
+    unlimited_backlog=RequeuedLast,
     priority=_one_priority,
     global_prefetch=True,
     routes_replies=False,
@@ -144,8 +144,8 @@ _RABBITMQ_40 = replace(
     delivery_limit=20,
     negative_is_unlimited=True,
     counting=Counting40(),
-    backlog=ReturnsFirstInTurns,
-    unlimited_backlog=ReturnsFirstInTurns,
+    backlog=RequeuedFirstInTurns,
+    unlimited_backlog=RequeuedFirstInTurns,
     priority=_two_priorities,
     discards_client_deaths=True,
 )
@@ -157,8 +157,8 @@ _RABBITMQ_43 = replace(
     master_locator=False,
     checks_consumer_timeout=True,
     counting=Counting43(),
-    backlog=ReturnsFirst,
-    unlimited_backlog=ReturnsFirst,
+    backlog=RequeuedFirst,
+    unlimited_backlog=RequeuedFirst,
     priority=_all_priorities,
     global_prefetch=False,
     routes_replies=True,

@@ -1,4 +1,4 @@
-"""What all connections share: users, virtual hosts, the clock, memory and its alarm."""
+"""The state that all connections share: users, virtual hosts, clock, memory and alarms."""
 
 from typing import Protocol
 
@@ -6,48 +6,48 @@ from workerkit.embedded.behaviour import Behaviour
 from workerkit.embedded.channel import Channel, Session
 from workerkit.embedded.clock import Clock
 from workerkit.embedded.errors import Refusal
-from workerkit.embedded.injected_faults import Faults
+from workerkit.embedded.injected_faults import InjectedFaults
 from workerkit.embedded.memory import Memory
 from workerkit.embedded.vhost import VirtualHost
 
 
 class Client(Protocol):
-    """A connection, as the broker sees it."""
+    """A connection as the broker uses it."""
 
     session: Session | None
 
     def channels(self) -> list[Channel]:
-        """The open channels, in the order in which they were opened."""
+        """Return the open channels, in the order in which they were opened."""
 
     def refuse(self, refusal: Refusal) -> None:
-        """Close, and say why."""
+        """Close the connection with an error."""
 
     def close_channel(self, channel: Channel, refusal: Refusal) -> None:
-        """Close a channel, and say why."""
+        """Close a channel with an error."""
 
     def abort(self) -> None:
-        """Close the socket without a word."""
+        """Close the socket without connection.close."""
 
     def alarm(self, on: bool) -> None:
-        """Block what publishes, or let it go on."""
+        """Block publishing, or unblock it."""
 
     def freeze(self) -> None:
-        """Neither read nor write."""
+        """Stop reading and writing."""
 
     def thaw(self) -> None:
-        """Read and write again."""
+        """Resume reading and writing."""
 
 
 class Broker:
-    """State; no sockets.
+    """The state of a broker; it opens no sockets.
 
     Args:
-        behaviour: What differs between versions of RabbitMQ.
+        behaviour: The RabbitMQ version to imitate.
         max_memory: Bytes that messages may take before publishers are blocked.
-        heartbeat: Seconds, as proposed to clients.
+        heartbeat: Seconds, proposed to clients.
 
     Attributes:
-        frozen: Nothing is read and written.
+        frozen: Reading and writing have stopped.
     """
 
     def __init__(self, behaviour: Behaviour, *, max_memory: int, heartbeat: int) -> None:
@@ -55,7 +55,7 @@ class Broker:
         self.heartbeat = heartbeat
         self.clock = Clock()
         self.memory = Memory(max_memory, lambda on: self.set_alarm("memory", on))
-        self.faults = Faults()
+        self.faults = InjectedFaults()
         self.users = {"guest": "guest"}
         self.vhosts: dict[str, VirtualHost] = {}
         self.clients: set[Client] = set()
@@ -64,14 +64,14 @@ class Broker:
         self.add_vhost("/")
 
     def add_vhost(self, name: str, default_queue_type: str | None = None) -> None:
-        """Create a virtual host; one that is there stays as it is."""
+        """Create a virtual host; one that exists is not changed."""
         if name not in self.vhosts:
             self.vhosts[name] = VirtualHost(
                 name, self.clock, self.memory, self.behaviour, default_queue_type
             )
 
     def delete_vhost(self, name: str) -> None:
-        """Delete a virtual host and close its connections, if it is there."""
+        """Delete a virtual host, if it exists, and close its connections."""
         vhost = self.vhosts.pop(name, None)
         if vhost is None:
             return
@@ -82,7 +82,7 @@ class Broker:
             vhost.delete_queue(queue)
 
     def vhost(self, name: str) -> VirtualHost:
-        """The virtual host of that name, or NOT_ALLOWED."""
+        """Return the virtual host *name*, or raise NOT_ALLOWED."""
         vhost = self.vhosts.get(name)
         if vhost is None:
             raise Refusal("NOT_ALLOWED", f"vhost {name} not found")
@@ -90,11 +90,11 @@ class Broker:
 
     @property
     def alarmed(self) -> bool:
-        """Whether publishers are blocked."""
+        """Whether an alarm blocks publishers."""
         return bool(self._alarms)
 
     def set_alarm(self, source: str, on: bool) -> None:
-        """Raise or clear an alarm; publishers are blocked while there is one."""
+        """Raise or clear an alarm; while there is one, publishers are blocked."""
         before = self.alarmed
         if on:
             self._alarms.add(source)
@@ -105,7 +105,7 @@ class Broker:
                 client.alarm(on)
 
     def forget(self) -> None:
-        """Forget every queue and message, but not users and the names of virtual hosts."""
+        """Delete every queue and message; keep users and the names of virtual hosts."""
         for name, vhost in list(self.vhosts.items()):
             self.delete_vhost(name)
             self.add_vhost(name, vhost.default_queue_type)

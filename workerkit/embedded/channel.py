@@ -1,4 +1,4 @@
-"""A channel: what was delivered on it and is not settled, its consumers, its modes."""
+"""A channel: its unacknowledged deliveries, consumers, confirms and transaction."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -19,12 +19,12 @@ from workerkit.embedded.vhost import REPLY_TO, VirtualHost
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Session:
-    """A client that is logged in. It owns the exclusive queues that it declares.
+    """An authenticated client, which owns the exclusive queues that it declares.
 
     Attributes:
-        user: Its name.
-        outbox: Of its connection.
-        wants_cancels: It understands basic.cancel from the broker.
+        user: The name of the user.
+        outbox: That of the connection.
+        wants_cancels: The client understands basic.cancel from the broker.
     """
 
     user: str
@@ -40,7 +40,7 @@ _DELIVER = b"\x00\x3c\x00\x3c"
 
 
 class Transaction:
-    """What waits for tx.commit."""
+    """Publishes and settlements that wait for tx.commit."""
 
     def __init__(self) -> None:
         self.publishes: list[Callable[[], None]] = []
@@ -51,12 +51,12 @@ class Channel:
     """One open channel.
 
     Attributes:
-        prefetch: Unsettled messages of each consumer that begins from now on; 0 is any number.
-        prefetch_total: Of all consumers together.
-        last_queue: Name of the queue declared last: what an empty name means.
-        confirmed: Publishes since confirm.select, None before it.
-        transaction: Since tx.select.
-        reply_name: Where answers to this channel are sent to, once it consumes them.
+        prefetch: Unacknowledged messages of each later consumer; 0 is no limit.
+        prefetch_total: Unacknowledged messages of all consumers together; 0 is no limit.
+        last_queue: The queue declared last, which an empty name stands for.
+        confirmed: The number of publishes since confirm.select; None before it.
+        transaction: The open transaction; None before tx.select.
+        reply_name: The routing key of direct replies to this channel, while it consumes them.
     """
 
     def __init__(self, number: int, session: Session) -> None:
@@ -74,7 +74,7 @@ class Channel:
         self.reply_name = ""
         self._closed = False
         self._unacked: dict[int, Copy] = {}
-        self._in_hand = 0  # Of consumers, not of basic.get.
+        self._unacked_by_consumers = 0  # Without those of basic.get.
         self._last_tag = 0
 
     def send(self, reply: Reply) -> None:
@@ -84,8 +84,8 @@ class Channel:
     # Deliveries
 
     def has_room(self) -> bool:
-        """Whether one more delivery may go out now."""
-        full = self.prefetch_total and self._in_hand >= self.prefetch_total
+        """Return whether the channel can send one more delivery now."""
+        full = self.prefetch_total and self._unacked_by_consumers >= self.prefetch_total
         return self.outbox.has_room and not full and not self._closed
 
     def deliver(self, consumer: Consumer, copy: Copy) -> None:
@@ -94,20 +94,20 @@ class Channel:
         self._last_tag = tag = self._last_tag + 1
         if consumer.acknowledges:
             self._unacked[tag] = copy
-            self._in_hand += 1
+            self._unacked_by_consumers += 1
         method = consumer.prefix + _U64(tag) + _FLAG[copy.redelivered] + message.address
         reply = Reply("basic.deliver", method)
         self.outbox.content(self.number, reply, _properties(copy), message.body)
 
     def deliver_reply(self, message: Message) -> None:
-        """Send an answer to the one who asked."""
+        """Send a direct reply."""
         self._last_tag += 1
         tag = short(self.reply_tag or "") + _U64(self._last_tag)
         reply = Reply("basic.deliver", _DELIVER + tag + b"\x00" + message.address)
         self.outbox.content(self.number, reply, message.properties, message.body)
 
-    def hand_over(self, copy: Copy, *, acknowledges: bool) -> None:
-        """Answer basic.get with a message."""
+    def deliver_get(self, copy: Copy, *, acknowledges: bool) -> None:
+        """Reply to basic.get with a message."""
         self._last_tag = tag = self._last_tag + 1
         message, left = copy.message, len(copy.queue.waiting)
         if acknowledges:
@@ -120,7 +120,7 @@ class Channel:
         self.outbox.content(self.number, reply, _properties(copy, got=True), message.body)
 
     def settle(self, tag: int, settlement: Settlement, *, multiple: bool) -> None:
-        """Settle a delivery, or all up to it; tag 0 with *multiple* is all there are."""
+        """Settle a delivery, or with *multiple* all up to it; tag 0 then means all."""
         taken = self._take(tag, multiple)
         if self.transaction is not None:
             self.transaction.settled.append((taken, settlement))
@@ -128,14 +128,14 @@ class Channel:
             self.apply(taken.values(), settlement)
 
     def apply(self, copies: Iterable[Copy], settlement: Settlement) -> None:
-        """Let queues know what became of deliveries that were taken."""
+        """Settle deliveries in their queues."""
         returned: dict[Queue, list[Copy]] = {}
         for copy in copies:
             queue, consumer = copy.queue, copy.consumer
             queue.unacked -= 1
             if consumer is not None:
                 consumer.unacked -= 1
-                self._in_hand -= 1
+                self._unacked_by_consumers -= 1
             returned.setdefault(queue, [])
             if settlement is Settlement.ACK:
                 queue.forget(copy)
@@ -143,29 +143,29 @@ class Channel:
                 queue.reject(copy)
             else:
                 returned[queue].append(copy)
-        for queue, back in returned.items():
-            queue.requeue(back, settlement)
+        for queue, requeued in returned.items():
+            queue.requeue(requeued, settlement)
         if self.prefetch_total:
             self.pump()
 
     def recover(self, settlement: Settlement) -> None:
-        """Put everything back that is not settled."""
+        """Requeue every unacknowledged delivery."""
         self.apply(self._take(0, True).values(), settlement)
 
     def pump(self) -> None:
-        """Deliver what waits for the consumers of this channel."""
+        """Deliver waiting messages to the consumers of this channel."""
         for consumer in list(self.consumers.values()):
             consumer.queue.pump()
 
     # Transactions
 
     def begin(self) -> None:
-        """Keep publishes and settlements until `commit` from now on."""
+        """Begin a transaction, which holds publishes and settlements until `commit`."""
         if self.transaction is None:
             self.transaction = Transaction()
 
     def commit(self) -> None:
-        """Do what was kept, and begin anew."""
+        """Apply the transaction, and begin a new one."""
         done = self._end()
         for publish in done.publishes:
             publish()
@@ -173,7 +173,7 @@ class Channel:
             self.apply(taken.values(), settlement)
 
     def rollback(self) -> None:
-        """Forget what was kept: deliveries are unsettled again. Begin anew."""
+        """Discard the transaction, so its deliveries are unacknowledged again; begin a new one."""
         for taken, _ in self._end().settled:
             self._unacked |= taken
         self._unacked = dict(sorted(self._unacked.items()))
@@ -188,27 +188,27 @@ class Channel:
     # Consumers
 
     def queue_deleted(self, consumer: Consumer) -> None:
-        """The queue of a consumer is gone, and with it the consumer."""
+        """Cancel a consumer whose queue was deleted."""
         self.consumers.pop(consumer.tag, None)
         if self.session.wants_cancels:
             self.send(methods.cancel(consumer.tag))
 
-    def expect_replies(self, tag: str) -> None:
+    def consume_replies(self, tag: str) -> None:
         """Consume from `amq.rabbitmq.reply-to`."""
         self.reply_tag = tag
         self.reply_name = f"{REPLY_TO}.{token_urlsafe(24)}"
         self.vhost.replies[self.reply_name] = self
 
-    def forget_replies(self) -> None:
-        """Consume no answers any more."""
+    def cancel_replies(self) -> None:
+        """Stop consuming direct replies."""
         if self.reply_tag is not None:
             del self.vhost.replies[self.reply_name]
             self.reply_tag = None
 
     def close(self) -> None:
-        """End: consumers go, and what is not settled goes back."""
+        """Close the channel: cancel its consumers and requeue unacknowledged messages."""
         self._closed = True
-        self.forget_replies()
+        self.cancel_replies()
         if self.transaction is not None:
             self.rollback()
         consumers, self.consumers = self.consumers, {}
@@ -217,7 +217,7 @@ class Channel:
         self.recover(Settlement.LOST)
 
     def _take(self, tag: int, multiple: bool) -> dict[int, Copy]:
-        """Take deliveries off the list of those that are not settled."""
+        """Remove deliveries from the unacknowledged ones, and return them."""
         unacked = self._unacked
         if not multiple:
             if tag not in unacked:
@@ -233,7 +233,7 @@ class Channel:
 
 
 def _properties(copy: Copy, *, got: bool = False) -> bytes:
-    """The properties to send: a quorum queue reports in them how often it delivered a message."""
+    """Return the properties of a delivery, with the counts that a quorum queue adds."""
     message, queue = copy.message, copy.queue
     if not queue.arguments.quorum or not (got or copy.acquired or message.deliveries):
         return message.properties

@@ -1,6 +1,6 @@
-"""Time: one clock for everything that waits, which tests can move.
+"""A clock for all timers of the broker, which tests can move.
 
-A test of a message that expires after an hour does not wait for an hour: `advance(3600)`.
+A test of a message that expires after an hour calls `advance(3600)` and does not wait.
 """
 
 import asyncio
@@ -10,10 +10,10 @@ from collections.abc import Callable
 
 
 class Timer:
-    """Something that will happen, unless it is cancelled.
+    """A call at a time of the clock.
 
     Attributes:
-        when: The clock's time.
+        when: The time, on the clock.
     """
 
     __slots__ = ("_callback", "when")
@@ -23,54 +23,54 @@ class Timer:
         self._callback: Callable[[], None] | None = callback
 
     def cancel(self) -> None:
-        """Do not let it happen."""
+        """Cancel the call."""
         self._callback = None
 
     @property
     def cancelled(self) -> bool:
-        """It will not happen, or has happened."""
+        """Whether the call was cancelled, or has been made."""
         return self._callback is None
 
     def fire(self) -> None:
-        """Let it happen, once."""
+        """Make the call, once."""
         callback, self._callback = self._callback, None
         if callback is not None:
             callback()
 
 
 class Clock:
-    """The loop's time, plus what was skipped.
+    """The time of the loop, plus the seconds that tests have skipped.
 
-    However many timers there are, the loop has one handle at most, so closing it leaves nothing.
+    All timers share at most one handle of the loop.
     """
 
     def __init__(self) -> None:
         self._loop: asyncio.AbstractEventLoop | None = None
         self._skipped = 0.0
-        self._standing: float | None = None  # The time, while `advance` goes from one to the next.
+        self._frozen_at: float | None = None  # The time of the present timer during `advance`.
         self._timers: list[tuple[float, int, Timer]] = []
         self._order = itertools.count()
         self._handle: asyncio.TimerHandle | None = None
 
     def start(self, loop: asyncio.AbstractEventLoop) -> None:
-        """Run on *loop* from now on."""
+        """Start using *loop*."""
         self._loop = loop
         self._arm()
 
     def stop(self) -> None:
-        """Forget every timer."""
+        """Discard every timer."""
         self._timers.clear()
         self._arm()
         self._loop = None
 
     def now(self) -> float:
-        """Seconds, from any point."""
-        if self._standing is not None:
-            return self._standing
+        """Return the time in seconds; the zero point is arbitrary."""
+        if self._frozen_at is not None:
+            return self._frozen_at
         return (self._loop.time() if self._loop else 0.0) + self._skipped
 
     def after(self, seconds: float, callback: Callable[[], None]) -> Timer:
-        """Call *callback* in so many seconds of this clock."""
+        """Call *callback* after *seconds* of this clock."""
         timer = Timer(self.now() + seconds, callback)
         heapq.heappush(self._timers, (timer.when, next(self._order), timer))
         if self._timers[0][2] is timer:
@@ -78,15 +78,15 @@ class Clock:
         return timer
 
     def advance(self, seconds: float) -> None:
-        """Skip *seconds*: what falls into them happens now, in order and each at its own time."""
-        self._standing = self.now()
-        end = self._standing + seconds
+        """Skip *seconds*: run the timers that fall into them, in order, each at its own time."""
+        self._frozen_at = self.now()
+        end = self._frozen_at + seconds
         try:
             while self._timers and self._timers[0][0] <= end:
-                self._standing = max(self._standing, self._timers[0][0])
+                self._frozen_at = max(self._frozen_at, self._timers[0][0])
                 heapq.heappop(self._timers)[2].fire()
         finally:
-            self._standing = None
+            self._frozen_at = None
             self._skipped += seconds
             self._arm()
 

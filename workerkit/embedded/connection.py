@@ -1,4 +1,4 @@
-"""A client's connection: frames in, channels, alarms, and its end."""
+"""The connection of a client: incoming frames, channels, alarms and closing."""
 
 import asyncio
 import logging
@@ -12,8 +12,8 @@ from workerkit.embedded.broker import Broker
 from workerkit.embedded.channel import Channel, Session
 from workerkit.embedded.dispatch import Dispatcher
 from workerkit.embedded.errors import Refusal
-from workerkit.embedded.handshake import PROTOCOL, Handshake, SilentRefusal
-from workerkit.embedded.heartbeat import Heart
+from workerkit.embedded.handshake import PROTOCOL, Handshake, SilentRejection
+from workerkit.embedded.heartbeat import Heartbeat
 from workerkit.embedded.outbox import Outbox
 
 log = logging.getLogger(__name__)
@@ -26,20 +26,20 @@ _CLOSE_TIMEOUT = 5.0
 
 
 class _State(Enum):
-    """How far a connection is."""
+    """The state of a connection."""
 
-    NEW = auto()  # Not even the protocol's name has come.
+    NEW = auto()  # Before the protocol header.
     LOGGING_IN = auto()
     RUNNING = auto()
-    CLOSING = auto()  # One side has said so; all that counts is the answer.
+    CLOSING = auto()  # After connection.close; other frames than close-ok are ignored.
     CLOSED = auto()
 
 
 class Connection(asyncio.Protocol):
-    """One client's socket.
+    """The socket of one client.
 
     Attributes:
-        session: Once it is logged in and has opened a virtual host.
+        session: Set when the client has logged in and opened a virtual host.
         lost: Done when the socket is closed.
     """
 
@@ -53,10 +53,11 @@ class Connection(asyncio.Protocol):
         self._transport: asyncio.Transport
         self._state = _State.NEW
         self._rest = b""
-        self._channels: dict[int, Dispatcher | None] = {}  # None: we closed it, they have not yet.
+        # None: closed here, not yet by the client.
+        self._channels: dict[int, Dispatcher | None] = {}
         self._deadline: asyncio.TimerHandle | None = None
-        self._heart: Heart | None = None
-        self._garbled = False  # Where the next frame begins is not known any more.
+        self._heartbeat: Heartbeat | None = None
+        self._lost_framing = False  # The start of the next frame is unknown.
         self._blocked = False
         self._alarmed = broker.alarmed
 
@@ -81,31 +82,31 @@ class Connection(asyncio.Protocol):
 
     def resume_writing(self) -> None:
         self._outbox.resume()
-        self._read_on()
+        self._resume_reading()
 
     def data_received(self, data: bytes) -> None:
-        if self._heart is not None and data:
-            self._heart.heard = True
+        if self._heartbeat is not None and data:
+            self._heartbeat.received = True
         try:
             self._rest = self._read(self._rest + data if self._rest else data)
         except Refusal as refusal:
             self.refuse(refusal)
-        except SilentRefusal as refusal:
-            log.warning("a client was not let in", extra={"reason": str(refusal)})
+        except SilentRejection as error:
+            log.warning("client rejected during the handshake", extra={"reason": str(error)})
             self.abort()
         except Exception:
-            # A fault of this broker, not of the client: other connections go on.
-            log.exception("the embedded broker failed, and closes the connection")
+            # An error of this broker, not of the client: other connections stay open.
+            log.exception("internal error of the embedded broker: closing the connection")
             self.refuse(Refusal("INTERNAL_ERROR"))
 
     # broker.Client
 
     def channels(self) -> list[Channel]:
-        """The open channels, in the order in which they were opened."""
+        """Return the open channels, in the order in which they were opened."""
         return [each.channel for each in self._channels.values() if each is not None]
 
     def refuse(self, refusal: Refusal, number: tuple[int, int] = (0, 0)) -> None:
-        """Close, and say why."""
+        """Close the connection with an error."""
         if self._state in (_State.CLOSING, _State.CLOSED):
             return
         self._close_channels()
@@ -118,7 +119,7 @@ class Connection(asyncio.Protocol):
     def close_channel(
         self, channel: Channel, refusal: Refusal, number: tuple[int, int] = (0, 0)
     ) -> None:
-        """Close a channel, and say why."""
+        """Close a channel with an error."""
         dispatcher = self._channels[channel.number]
         if dispatcher is not None:
             dispatcher.close()
@@ -126,41 +127,41 @@ class Connection(asyncio.Protocol):
         channel.send(methods.channel_close(refusal.code, refusal.text, number))
 
     def abort(self) -> None:
-        """Close the socket without a word."""
+        """Close the socket without connection.close."""
         self._end()
         self._transport.abort()
 
     def alarm(self, on: bool) -> None:
-        """Block what publishes, or let it go on.
+        """Block publishing, or unblock it.
 
-        As RabbitMQ does, nothing is read any more from where a publish begins: a connection that
-        only consumes does not notice.
+        As in RabbitMQ, a blocked connection is not read after the start of its next publish. A
+        connection that only consumes is not affected.
         """
         self._alarmed = on
         if not on and self._blocked:
             self._blocked = False
             if self._handshake.understands_blocked:
                 self._outbox.reply(0, methods.UNBLOCKED)
-            # Later: the alarm may end in the middle of what a queue is doing.
-            self._loop.call_soon(self._read_on)
+            # Not now: a queue may clear the alarm in the middle of an operation.
+            self._loop.call_soon(self._resume_reading)
 
     def freeze(self) -> None:
-        """Neither read nor write."""
+        """Stop reading and writing."""
         self._transport.pause_reading()
         self._outbox.freeze()
-        self._set_deaf(True)
+        self._pause_heartbeat(True)
 
     def thaw(self) -> None:
-        """Read and write again."""
+        """Resume reading and writing."""
         self._outbox.thaw()
-        self._read_on()
+        self._resume_reading()
 
     # Frames
 
     def _read(self, data: bytes) -> bytes:
-        """Take all frames that are complete; what is left of the last one is returned."""
-        if self._garbled:
-            return self._read_garbled(data)
+        """Handle all complete frames, and return the rest of the data."""
+        if self._lost_framing:
+            return self._read_after_framing_error(data)
         position = 0
         if self._state is _State.NEW:
             if len(data) < len(PROTOCOL):
@@ -171,7 +172,7 @@ class Connection(asyncio.Protocol):
             try:
                 frame = frames.next_frame(data, position, self._outbox.frame_max)
             except Refusal:
-                self._garbled = True
+                self._lost_framing = True
                 raise
             if frame is None:
                 break
@@ -180,25 +181,25 @@ class Connection(asyncio.Protocol):
             if self._state is _State.RUNNING and number:
                 self._take(kind, number, payload)
             else:
-                self._take_own(kind, number, payload)
+                self._take_connection_frame(kind, number, payload)
             if self._state is _State.CLOSED:
                 return b""
         return data[position:]
 
-    def _read_garbled(self, data: bytes) -> bytes:
-        """Wait for the answer to connection.close in bytes that are no frames any more."""
+    def _read_after_framing_error(self, data: bytes) -> bytes:
+        """Look for connection.close-ok in data whose frames cannot be found."""
         if data.endswith(_CLOSE_OK_FRAME):
             self._close_socket()
         return data[-len(_CLOSE_OK_FRAME) :]
 
     def _take(self, kind: int, number: int, payload: bytes) -> None:
-        """A frame on a channel."""
+        """Handle a frame on a channel."""
         frames.check(kind, number, payload)
         dispatcher = self._channels.get(number)
         if dispatcher is None or (
             kind == frames.METHOD and payload.startswith((_CHANNEL_OPEN, _CHANNEL_CLOSE))
         ):
-            self._take_life(kind, number, payload)
+            self._open_or_close(kind, number, payload)
             return
         try:
             dispatcher.take(kind, payload)
@@ -212,8 +213,8 @@ class Connection(asyncio.Protocol):
         if self._alarmed and dispatcher.receiving:
             self._block()
 
-    def _take_life(self, kind: int, number: int, payload: bytes) -> None:
-        """Open or close a channel; anything else is for a channel that is closed, or never was."""
+    def _open_or_close(self, kind: int, number: int, payload: bytes) -> None:
+        """Handle channel.open and channel.close, and frames for a channel that is not open."""
         method = payload[:4] if kind == frames.METHOD else b""
         if method == _CHANNEL_OPEN and number not in self._channels:
             self._open_channel(number)
@@ -233,10 +234,10 @@ class Connection(asyncio.Protocol):
 
     def _open_channel(self, number: int) -> None:
         assert self.session is not None
-        most = self._handshake.channel_max
-        if len(self._channels) >= most:
-            text = f"number of channels opened ({most}) has reached the negotiated channel_max"
-            raise Refusal("NOT_ALLOWED", f"{text} ({most})")
+        limit = self._handshake.channel_max
+        if len(self._channels) >= limit:
+            text = f"number of channels opened ({limit}) has reached the negotiated channel_max"
+            raise Refusal("NOT_ALLOWED", f"{text} ({limit})")
         self._channels[number] = Dispatcher(Channel(number, self.session))
         self._outbox.reply(number, methods.CHANNEL_OPEN_OK)
 
@@ -251,7 +252,7 @@ class Connection(asyncio.Protocol):
         self._end()
         self._transport.close()
 
-    def _take_own(self, kind: int, number: int, payload: bytes) -> None:
+    def _take_connection_frame(self, kind: int, number: int, payload: bytes) -> None:
         if self._state is _State.CLOSING:
             self._take_while_closing(kind, number, payload)
             return
@@ -263,7 +264,7 @@ class Connection(asyncio.Protocol):
         try:
             self._take_method(payload)
         except Refusal as refusal:
-            # Wrong passwords are refused without the number of a method.
+            # RabbitMQ reports a wrong password without the number of a method.
             about = (0, 0) if refusal.code == 403 else methods.number_of(payload)
             self.refuse(refusal, about)
 
@@ -299,40 +300,42 @@ class Connection(asyncio.Protocol):
         self._state = _State.RUNNING
         self._set_deadline(None)
         if self._handshake.heartbeat:
-            self._heart = Heart(self._handshake.heartbeat, self._outbox.heartbeat, self.abort)
+            self._heartbeat = Heartbeat(
+                self._handshake.heartbeat, self._outbox.heartbeat, self.abort
+            )
 
     # Alarms
 
     def _block(self) -> None:
         self._blocked = True
-        self._set_deaf(True)
+        self._pause_heartbeat(True)
         self._transport.pause_reading()
         if self._handshake.understands_blocked:
             self._outbox.reply(0, methods.blocked("low on memory"))
 
-    def _read_on(self) -> None:
-        """Read again, first what had come before the connection was blocked or frozen."""
+    def _resume_reading(self) -> None:
+        """Resume reading, beginning with the data received before the pause."""
         if self._blocked or self._broker.frozen or self._state is _State.CLOSED:
             return
-        self._set_deaf(False)
+        self._pause_heartbeat(False)
         self._transport.resume_reading()
         if self._rest:
             self.data_received(b"")
 
-    def _set_deaf(self, deaf: bool) -> None:
-        if self._heart is not None:
-            self._heart.deaf = deaf
+    def _pause_heartbeat(self, paused: bool) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.paused = paused
 
     # The end
 
     def _close_socket(self) -> None:
-        """Close the socket when everything is written, or after a while."""
+        """Close the socket when everything is written, or after a timeout."""
         self._outbox.flush()
         self._transport.close()
         self._set_deadline(_CLOSE_TIMEOUT)
 
     def _close_channels(self) -> None:
-        """Give everything back; exclusive queues go."""
+        """Close all channels, and delete exclusive queues."""
         dispatchers = [each for each in self._channels.values() if each is not None]
         self._channels.clear()
         for dispatcher in dispatchers:
@@ -343,17 +346,17 @@ class Connection(asyncio.Protocol):
                     self.session.vhost.delete_queue(queue)
 
     def _end(self) -> None:
-        """Be closed, whatever the socket does."""
+        """Release everything, whatever the state of the socket."""
         if self._state is not _State.CLOSED:
             self._close_channels()
             self._state = _State.CLOSED
             self._outbox.close()
             self._set_deadline(None)
-            if self._heart is not None:
-                self._heart.stop()
+            if self._heartbeat is not None:
+                self._heartbeat.stop()
 
     def _set_deadline(self, seconds: float | None) -> None:
-        """Abort after so many seconds, unless something is done until then."""
+        """Abort the connection after *seconds*; None removes the deadline."""
         if self._deadline is not None:
             self._deadline.cancel()
         self._deadline = self._loop.call_later(seconds, self.abort) if seconds else None

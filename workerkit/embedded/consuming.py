@@ -1,4 +1,4 @@
-"""basic.* except publish: how messages go out, and what becomes of them."""
+"""The methods basic.* for consumers: subscribe, get, acknowledge and reject."""
 
 from secrets import token_urlsafe
 
@@ -15,21 +15,21 @@ from workerkit.embedded.queue import Consumer, Queue
 from workerkit.embedded.vhost import REPLY_TO
 
 
-def limit(channel: Channel, method: Basic.Qos) -> None:
-    """basic.qos: for consumers that begin later, or (global) for all of the channel together."""
+def set_prefetch(channel: Channel, method: Basic.Qos) -> None:
+    """Handle basic.qos: for later consumers, or (global) for the whole channel."""
     if method.prefetch_size:
         raise Refusal("NOT_IMPLEMENTED", f"prefetch_size!=0 ({method.prefetch_size})")
     if method.global_ and channel.vhost.behaviour.global_prefetch:
         channel.prefetch_total = method.prefetch_count
     else:
         channel.prefetch = method.prefetch_count
-        channel.prefetch_total = 0  # As RabbitMQ 3.10 does: the one lifts the other.
+        channel.prefetch_total = 0  # As in RabbitMQ 3.10, one replaces the other.
     channel.send(methods.QOS_OK)
     channel.pump()
 
 
 def consume(channel: Channel, method: Basic.Consume) -> None:
-    """basic.consume; it answers itself, as the answer has to come before the first delivery."""
+    """Handle basic.consume; send the reply here, because it must precede the first delivery."""
     tag = method.consumer_tag or f"amq.ctag-{token_urlsafe(16)}"
     if tag in channel.consumers or tag == channel.reply_tag:
         raise Refusal("NOT_ALLOWED", f"attempt to reuse consumer tag '{tag}'")
@@ -48,10 +48,10 @@ def consume(channel: Channel, method: Basic.Consume) -> None:
 
 
 def cancel(channel: Channel, method: Basic.Cancel) -> Reply:
-    """basic.cancel: what the consumer has stays its own."""
+    """Handle basic.cancel; unacknowledged messages stay with the channel."""
     tag = method.consumer_tag or ""
     if tag == channel.reply_tag:
-        channel.forget_replies()
+        channel.cancel_replies()
     consumer = channel.consumers.pop(tag, None)
     if consumer is not None:
         consumer.queue.unsubscribe(consumer)
@@ -59,39 +59,39 @@ def cancel(channel: Channel, method: Basic.Cancel) -> Reply:
 
 
 def get(channel: Channel, method: Basic.Get) -> Reply | None:
-    """basic.get"""
+    """Handle basic.get."""
     copy = usable_queue(channel, method.queue).get()
     if copy is None:
         return methods.GET_EMPTY
-    channel.hand_over(copy, acknowledges=not method.no_ack)
+    channel.deliver_get(copy, acknowledges=not method.no_ack)
     return None
 
 
 def ack(channel: Channel, method: Basic.Ack) -> None:
-    """basic.ack"""
+    """Handle basic.ack."""
     channel.settle(method.delivery_tag, Settlement.ACK, multiple=method.multiple)
 
 
 def nack(channel: Channel, method: Basic.Nack) -> None:
-    """basic.nack"""
+    """Handle basic.nack."""
     settlement = Settlement.REQUEUE if method.requeue else Settlement.REJECT
     channel.settle(method.delivery_tag, settlement, multiple=method.multiple)
 
 
 def reject(channel: Channel, method: Basic.Reject) -> None:
-    """basic.reject"""
+    """Handle basic.reject."""
     settlement = Settlement.RETURN if method.requeue else Settlement.REJECT
     channel.settle(method.delivery_tag or 0, settlement, multiple=False)
 
 
 def recover(channel: Channel, method: Basic.Recover) -> Reply:
-    """basic.recover"""
+    """Handle basic.recover."""
     recover_async(channel, method)
     return methods.RECOVER_OK
 
 
 def recover_async(channel: Channel, method: Basic.Recover | Basic.RecoverAsync) -> None:
-    """basic.recover-async: the same without an answer."""
+    """Handle basic.recover-async: basic.recover without a reply."""
     if not method.requeue:
         raise Refusal("NOT_IMPLEMENTED", "requeue=false")
     channel.recover(Settlement.REQUEUE)
@@ -102,7 +102,7 @@ def _consume_replies(channel: Channel, method: Basic.Consume, tag: str) -> None:
         raise Refusal("PRECONDITION_FAILED", "reply consumer already set")
     if not method.no_ack:
         raise Refusal("PRECONDITION_FAILED", "reply consumer cannot acknowledge")
-    channel.expect_replies(tag)
+    channel.consume_replies(tag)
 
 
 def _new_consumer(channel: Channel, queue: Queue, method: Basic.Consume, tag: str) -> Consumer:
@@ -112,8 +112,8 @@ def _new_consumer(channel: Channel, queue: Queue, method: Basic.Consume, tag: st
     if priority is not None and (fault := integer_fault(priority)):
         text = f"invalid arg 'x-priority' for {queue.label}: {fault}"
         raise Refusal("PRECONDITION_FAILED", text)
-    alone = method.exclusive and (queue.consumers or queue.arguments.single_active_consumer)
-    if alone or queue.in_exclusive_use:
+    refused = method.exclusive and (queue.consumers or queue.arguments.single_active_consumer)
+    if refused or queue.in_exclusive_use:
         raise Refusal("ACCESS_REFUSED", f"{queue.label} in exclusive use")
     return Consumer(
         channel,

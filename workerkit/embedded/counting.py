@@ -1,7 +1,7 @@
-"""Count deliveries in quorum queues, as each version of RabbitMQ counts and reports them.
+"""Count deliveries in quorum queues, and report them, as each version of RabbitMQ does.
 
-A copy is counted within its queue. `Message.deliveries` is the count that a dead letter keeps from
-earlier queues: nothing in 3.10, a part in 4.0; in 4.3 the sum, which counts against the limit.
+The counts of a copy belong to its queue. `Message.deliveries` is the count that a dead letter keeps
+from earlier queues: nothing in 3.10, a part in 4.0; in 4.3 the sum, which counts toward the limit.
 """
 
 from enum import Enum, auto
@@ -14,7 +14,7 @@ _COUNT, _ACQUIRED = "x-delivery-count", "x-acquired-count"
 
 
 class Settlement(Enum):
-    """How a delivery ends."""
+    """The end of a delivery."""
 
     ACK = auto()
     REJECT = auto()  # Dead-lettered or dropped.
@@ -27,9 +27,9 @@ class Counted(Protocol):
     """A copy of a message in a queue.
 
     Attributes:
-        acquired: How often it was requeued.
+        acquired: The number of requeues.
         returns: The requeues that count against the delivery limit.
-        lost: How often it was requeued because its channel was closed.
+        lost: The requeues because its channel was closed.
     """
 
     message: Message
@@ -39,7 +39,7 @@ class Counted(Protocol):
 
 
 class Counting(Protocol):
-    """What one version counts."""
+    """The counting of one version."""
 
     def count(self, copy: Counted, settlement: Settlement) -> None:
         """Count a copy that is requeued."""
@@ -51,7 +51,7 @@ class Counting(Protocol):
         """Return the headers of a delivery from a quorum queue; *got* is for basic.get."""
 
     def redelivered(self, message: Message, *, quorum: bool) -> bool:
-        """Whether the first delivery from a queue has the flag `redelivered`."""
+        """Return whether the first delivery from a queue has the flag `redelivered`."""
 
     def after_death(self, copy: Counted, reason: str, *, quorum: bool) -> int:
         """Return the count that a dead letter keeps."""

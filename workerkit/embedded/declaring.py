@@ -1,4 +1,4 @@
-"""exchange.* and queue.*: a function for each method, from the method to its reply."""
+"""The methods exchange.* and queue.*: one function for each, which returns the reply."""
 
 from secrets import token_urlsafe
 
@@ -27,10 +27,10 @@ _RESERVED = "amq."
 
 
 def usable_queue(channel: Channel, name: str) -> Queue:
-    """The queue of that name; without a name the one that the channel declared last.
+    """Return the queue *name*, or the one that the channel declared last if it is empty.
 
     Raises:
-        Refusal: There is none, or it is exclusive to another connection.
+        Refusal: It does not exist, or is exclusive to another connection.
     """
     if not name:
         if not channel.last_queue:
@@ -46,7 +46,7 @@ def usable_queue(channel: Channel, name: str) -> Queue:
 
 
 def declare_exchange(channel: Channel, method: ExchangeMethods.Declare) -> Reply:
-    """exchange.declare"""
+    """Handle exchange.declare."""
     vhost, name = channel.vhost, method.exchange
     if not name:
         raise default_exchange()
@@ -73,7 +73,7 @@ def declare_exchange(channel: Channel, method: ExchangeMethods.Declare) -> Reply
 
 
 def delete_exchange(channel: Channel, method: ExchangeMethods.Delete) -> Reply:
-    """exchange.delete"""
+    """Handle exchange.delete."""
     vhost, name = channel.vhost, method.exchange
     if not name:
         raise default_exchange()
@@ -89,7 +89,7 @@ def delete_exchange(channel: Channel, method: ExchangeMethods.Delete) -> Reply:
 
 
 def bind_exchange(channel: Channel, method: ExchangeMethods.Bind) -> Reply:
-    """exchange.bind"""
+    """Handle exchange.bind."""
     if not (method.source and method.destination):
         raise default_exchange()
     source = channel.vhost.exchange(method.source)
@@ -99,7 +99,7 @@ def bind_exchange(channel: Channel, method: ExchangeMethods.Bind) -> Reply:
 
 
 def unbind_exchange(channel: Channel, method: ExchangeMethods.Unbind) -> Reply:
-    """exchange.unbind"""
+    """Handle exchange.unbind."""
     if not (method.source and method.destination):
         raise default_exchange()
     exchanges = channel.vhost.exchanges
@@ -145,7 +145,7 @@ def _compare_flags(pairs: dict[str, tuple[object, object]], place: str) -> None:
 
 
 def declare_queue(channel: Channel, method: QueueMethods.Declare) -> Reply:
-    """queue.declare"""
+    """Handle queue.declare."""
     name = method.queue
     if method.passive and name.startswith(REPLY_TO):
         return _declare_replies(channel, name)
@@ -164,7 +164,7 @@ def declare_queue(channel: Channel, method: QueueMethods.Declare) -> Reply:
 
 
 def bind_queue(channel: Channel, method: QueueMethods.Bind) -> Reply:
-    """queue.bind"""
+    """Handle queue.bind."""
     if not method.exchange:
         raise default_exchange()
     exchange = channel.vhost.exchange(method.exchange)
@@ -174,7 +174,7 @@ def bind_queue(channel: Channel, method: QueueMethods.Bind) -> Reply:
 
 
 def unbind_queue(channel: Channel, method: QueueMethods.Unbind) -> Reply:
-    """queue.unbind"""
+    """Handle queue.unbind."""
     if not method.exchange:
         raise default_exchange()
     name = method.queue or channel.last_queue
@@ -187,12 +187,12 @@ def unbind_queue(channel: Channel, method: QueueMethods.Unbind) -> Reply:
 
 
 def purge_queue(channel: Channel, method: QueueMethods.Purge) -> Reply:
-    """queue.purge"""
+    """Handle queue.purge."""
     return methods.queue_purge_ok(usable_queue(channel, method.queue).purge())
 
 
 def delete_queue(channel: Channel, method: QueueMethods.Delete) -> Reply | None:
-    """queue.delete; it answers itself, as RabbitMQ does that before it cancels consumers."""
+    """Handle queue.delete; send the reply here: RabbitMQ sends it before it cancels consumers."""
     name = method.queue or channel.last_queue
     if name and name not in channel.vhost.queues:
         return methods.queue_delete_ok(0)
@@ -208,12 +208,12 @@ def delete_queue(channel: Channel, method: QueueMethods.Delete) -> Reply | None:
 
 
 def _key(queue: Queue, method: QueueMethods.Bind | QueueMethods.Unbind) -> str:
-    """The routing key. With both names left out it is the name of the queue declared last."""
+    """Return the routing key: the queue's name if both the queue and the key are empty."""
     return queue.name if not method.queue and not method.routing_key else method.routing_key
 
 
 def _declare_replies(channel: Channel, name: str) -> Reply:
-    """Say whether somebody waits for answers there; the name is no queue."""
+    """Reply to a passive declare of a direct reply-to name, which is not a queue."""
     own = name == REPLY_TO and channel.reply_tag is not None
     if not own and name != REPLY_TO and name not in channel.vhost.replies:
         raise not_found("queue", name, channel.vhost.name)
@@ -240,9 +240,10 @@ def _new_queue(channel: Channel, method: QueueMethods.Declare) -> Queue:
 
 
 def _with_queue_type(vhost: VirtualHost, method: QueueMethods.Declare) -> Table:
-    """The arguments with the type that RabbitMQ adds: only durable, shared queues get the default.
+    """Return the arguments with the queue type that RabbitMQ adds.
 
-    RabbitMQ 3.10 adds the virtual host's only, 4 also its own, which is classic.
+    Only durable queues that are not exclusive and not auto-delete get the default of the virtual
+    host. RabbitMQ 4 adds `classic` to others.
     """
     table, kind = arguments(method), vhost.default_queue_type
     if "x-queue-type" in table:

@@ -1,4 +1,4 @@
-"""From a frame on a channel to the function that knows what to do."""
+"""Dispatch the frames of a channel to the functions that handle them."""
 
 from collections.abc import Callable
 from typing import Any
@@ -15,7 +15,7 @@ from workerkit.embedded.methods import Reply
 from workerkit.embedded.publishing import Incoming
 
 _METHOD = 1
-# The methods of every message are read by hand; the numbers of basic.publish and basic.ack.
+# basic.publish and basic.ack are decoded here, without pamqp, for speed. Their numbers:
 _PUBLISH, _ACK = b"\x00\x3c\x00\x28", b"\x00\x3c\x00\x50"
 _SMALLEST_PUBLISH, _ACK_SIZE = 9, 13
 
@@ -29,7 +29,7 @@ _HANDLERS: dict[type[base.Frame], Callable[[Channel, Any], Reply | None]] = {
     Queue.Unbind: declaring.unbind_queue,
     Queue.Purge: declaring.purge_queue,
     Queue.Delete: declaring.delete_queue,
-    Basic.Qos: consuming.limit,
+    Basic.Qos: consuming.set_prefetch,
     Basic.Consume: consuming.consume,
     Basic.Cancel: consuming.cancel,
     Basic.Get: consuming.get,
@@ -46,10 +46,10 @@ _HANDLERS: dict[type[base.Frame], Callable[[Channel, Any], Reply | None]] = {
 
 
 class Dispatcher:
-    """Takes the frames of one channel, one after the other.
+    """A dispatcher for the frames of one channel.
 
     Attributes:
-        number: Of the method that is being handled, which a refusal names.
+        number: Class and method number of the present method, for errors.
     """
 
     __slots__ = ("_held", "_incoming", "_sorts_headers", "channel", "number")
@@ -57,20 +57,20 @@ class Dispatcher:
     def __init__(self, channel: Channel) -> None:
         self.channel = channel
         self.number = (0, 0)
-        self._held = 0  # Bytes of a message that has not come as a whole.
+        self._held = 0  # Bytes of an incomplete message.
         self._incoming: Incoming | None = None
         self._sorts_headers = channel.vhost.behaviour.sorts_headers
 
     @property
     def receiving(self) -> bool:
-        """Whether a message has begun to come."""
+        """Whether a message has been received in part."""
         return self._incoming is not None
 
     def take(self, kind: int, payload: bytes) -> None:
-        """Do what a frame asks for.
+        """Handle a frame.
 
         Raises:
-            Refusal: It will not be done; the channel or the connection has to be closed.
+            Refusal: The channel or the connection has to be closed.
         """
         if self._incoming is not None:
             self._take_content(self._incoming, kind, payload)
@@ -81,13 +81,13 @@ class Dispatcher:
             self._take_method(payload)
 
     def close(self) -> None:
-        """Close the channel, and forget what has come of a message."""
-        self._forget_content()
+        """Close the channel, and discard an incomplete message."""
+        self._discard_content()
         self.channel.close()
 
     def _take_content(self, incoming: Incoming, kind: int, payload: bytes) -> None:
         if incoming.take(kind, payload):
-            self._forget_content()
+            self._discard_content()
             publishing.publish(self.channel, incoming)
         elif not incoming.parts:
             publishing.check_size(self.channel, incoming.missing)
@@ -95,7 +95,7 @@ class Dispatcher:
             self._held += len(payload)
             self.channel.vhost.memory.hold(len(payload))
 
-    def _forget_content(self) -> None:
+    def _discard_content(self) -> None:
         self._incoming = None
         if self._held:
             self.channel.vhost.memory.release(self._held)

@@ -1,7 +1,6 @@
-"""What the broker answers when it will not do something: RabbitMQ's reply codes and texts.
+"""Errors for clients, with the reply codes and texts of RabbitMQ.
 
-The code decides how far a refusal reaches: AMQP 0-9-1 closes the channel for some ("soft") and the
-whole connection for the others.
+AMQP 0-9-1 closes the channel for some codes ("soft" errors), and the connection for the others.
 """
 
 CODES = {
@@ -24,15 +23,15 @@ _LONGEST_TEXT = 255
 
 
 class Refusal(Exception):
-    """Something a client asked for and does not get.
+    """An error that closes a channel or a connection.
 
     Args:
         name: One of `CODES`.
-        detail: What stands behind the name in the text that the client gets.
+        detail: The part of the reply text that follows the name.
 
     Attributes:
         code: AMQP's reply code.
-        text: Name and detail, cut to what a short string can hold.
+        text: Name and detail, cut to the length of a short string.
     """
 
     def __init__(self, name: str, detail: str = "") -> None:
@@ -42,7 +41,7 @@ class Refusal(Exception):
 
     @property
     def closes_connection(self) -> bool:
-        """Whether the connection goes, and not only the channel."""
+        """Whether it closes the connection, not only the channel."""
         return self.code not in _SOFT
 
 
@@ -55,17 +54,17 @@ def shortened(text: str) -> str:
 
 
 def label(kind: str, name: str, vhost: str) -> str:
-    """How texts call a queue or an exchange: `queue 'orders' in vhost '/'`."""
+    """Return a queue or an exchange as texts name it: `queue 'orders' in vhost '/'`."""
     return f"{kind} '{name}' in vhost '{vhost}'"
 
 
 def not_found(kind: str, name: str, vhost: str) -> Refusal:
-    """There is no such queue or exchange."""
+    """Return the error for a queue or exchange that does not exist."""
     return Refusal("NOT_FOUND", f"no {label(kind, name, vhost)}")
 
 
 def locked(name: str, vhost: str) -> Refusal:
-    """The queue is exclusive to another connection, or declared as exclusive and is not."""
+    """Return the error for a queue that is exclusive to another connection, or not exclusive."""
     return Refusal(
         "RESOURCE_LOCKED",
         f"cannot obtain exclusive access to locked {label('queue', name, vhost)}."
@@ -75,25 +74,25 @@ def locked(name: str, vhost: str) -> Refusal:
 
 
 def default_exchange() -> Refusal:
-    """The exchange without a name binds every queue by its name, and nothing else can be done."""
+    """Return the error for operations that the default exchange does not permit."""
     return Refusal("ACCESS_REFUSED", "operation not permitted on the default exchange")
 
 
 def reserved(kind: str, name: str) -> Refusal:
-    """Names with the prefix `amq.` are the broker's own."""
+    """Return the error for a name with the reserved prefix `amq.`."""
     return Refusal("ACCESS_REFUSED", f"{kind} name '{name}' contains reserved prefix 'amq.*'")
 
 
 def unexpected(expected: str, got: str) -> Refusal:
-    """A frame that cannot come now."""
+    """Return the error for a frame that is not expected now."""
     return Refusal("UNEXPECTED_FRAME", f"expected {expected}, got {got} instead")
 
 
 def malformed(kind: int, payload: bytes, fault: str = "unknown_frame") -> Refusal:
-    """Bytes that are no frame."""
+    """Return the error for bytes that are not a frame."""
     return Refusal("FRAME_ERROR", f"type {kind}, all octets = {erlang(payload)}: {fault}")
 
 
 def erlang(raw: bytes) -> str:
-    """Bytes as RabbitMQ prints them."""
+    """Return bytes as RabbitMQ prints them."""
     return f"<<{','.join(map(str, raw[:100]))}>>"

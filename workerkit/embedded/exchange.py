@@ -1,4 +1,4 @@
-"""An exchange: bindings, and which of them a message follows."""
+"""An exchange: its bindings, and the routing of messages."""
 
 from collections.abc import Callable, Collection, Sequence
 from typing import NamedTuple, Union
@@ -12,12 +12,12 @@ _MODES = ("all", "any", "all-with-x", "any-with-x")
 
 
 def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
-    """Match the words of a routing key: `*` stands for one word, `#` for any number, zero too.
+    """Match the words of a routing key: `*` matches one word, `#` any number, also zero.
 
-    Takes at most `len(pattern) * len(words)` steps, whatever a client binds.
+    It takes at most `len(pattern) * len(words)` steps for any pattern.
     """
     at, word = 0, 0
-    retry: tuple[int, int] | None = None  # The last `#`, and where what it swallows ends.
+    retry: tuple[int, int] | None = None  # The last `#`, and the end of the words that it matches.
     while word < len(words):
         if at < len(pattern) and pattern[at] == "#":
             retry = at, word
@@ -35,8 +35,8 @@ def topic_matches(pattern: Sequence[str], words: Sequence[str]) -> bool:
 def headers_match(wanted: Table, headers: Table, *, floats_equal_integers: bool = True) -> bool:
     """Match the headers of a message against the arguments of a binding.
 
-    Arguments that begin with `x-` count only in the two modes `...-with-x`. An argument without a
-    value (`void`) asks for the header alone.
+    Arguments that begin with `x-` count only in the modes `...-with-x`. An argument without a value
+    (`void`) matches any value of the header.
 
     Args:
         floats_equal_integers: Whether 5 and 5.0 are the same.
@@ -58,7 +58,7 @@ def _same(wanted: Field, found: Field, floats_equal_integers: bool) -> bool:
 
 
 def check_headers_binding(wanted: Table) -> None:
-    """Refuse a binding to a headers exchange whose `x-match` is none of the four modes."""
+    """Raise PRECONDITION_FAILED if `x-match` of a headers binding is not one of the modes."""
     field = wanted.get("x-match")
     if field is None:
         return
@@ -76,13 +76,13 @@ def check_headers_binding(wanted: Table) -> None:
 
 
 TYPES = ("direct", "fanout", "topic", "headers")
-_MOST_REMEMBERED = 1000
+_MAX_CACHED = 1000
 
 Destination = Union[Queue, "Exchange"]
 
 
 class Binding(NamedTuple):
-    """A way from an exchange to a queue or another exchange."""
+    """A binding of a queue or an exchange to an exchange."""
 
     destination: Destination
     routing_key: str
@@ -94,8 +94,8 @@ class Exchange:
 
     Attributes:
         floats_equal_integers: In headers, 5 and 5.0 are the same.
-        alternate: Name of the exchange that gets what this one cannot route.
-        bound: It had a binding; only then an auto-delete exchange can become unused.
+        alternate: Name of the exchange for messages that this one cannot route.
+        bound: It has had a binding; an auto-delete exchange without one is not deleted.
     """
 
     def __init__(
@@ -122,28 +122,28 @@ class Exchange:
         self.alternate: str | None = alternate.value if alternate else None
         self.bound = False
         self._bindings: dict[tuple[Destination, str, bytes], Binding] = {}
-        self._remembered: dict[str, tuple[Destination, ...]] = {}
+        self._cache: dict[str, tuple[Destination, ...]] = {}
 
     @property
     def bindings(self) -> Collection[Binding]:
-        """All bindings, in the order in which they were made."""
+        """All bindings, in the order of their creation."""
         return self._bindings.values()
 
     def bind(self, binding: Binding) -> None:
-        """Add a binding; the same one again changes nothing."""
+        """Add a binding, unless there is an equal one."""
         if self.type == "headers":
             check_headers_binding(binding.arguments)
         self._bindings[_identity(binding)] = binding
-        self._remembered.clear()
+        self._cache.clear()
         self.bound = True
 
     def unbind(self, binding: Binding) -> bool:
-        """Remove a binding; whether it was there."""
-        self._remembered.clear()
+        """Remove a binding; return whether it existed."""
+        self._cache.clear()
         return self._bindings.pop(_identity(binding), None) is not None
 
     def unbind_all(self, destination: Destination) -> bool:
-        """Remove every binding to something that is gone; whether there was one."""
+        """Remove every binding to *destination*; return whether there was one."""
         gone = [binding for binding in self.bindings if binding.destination is destination]
         for binding in gone:
             self.unbind(binding)
@@ -152,7 +152,7 @@ class Exchange:
     def destinations(
         self, routing_key: str, headers: Callable[[], Table]
     ) -> tuple[Destination, ...]:
-        """Where a message goes; the same destination may come twice."""
+        """Return the destinations of a message; one may occur twice."""
         if self.type == "headers":
             found = headers()
             return tuple(
@@ -162,11 +162,11 @@ class Exchange:
                     binding.arguments, found, floats_equal_integers=self.floats_equal_integers
                 )
             )
-        known = self._remembered.get(routing_key)
+        known = self._cache.get(routing_key)
         if known is None:
-            if len(self._remembered) >= _MOST_REMEMBERED:
-                self._remembered.clear()
-            known = self._remembered[routing_key] = self._matching(routing_key)
+            if len(self._cache) >= _MAX_CACHED:
+                self._cache.clear()
+            known = self._cache[routing_key] = self._matching(routing_key)
         return known
 
     def _matching(self, routing_key: str) -> tuple[Destination, ...]:
@@ -181,7 +181,7 @@ class Exchange:
 
 
 def _words(key: str) -> list[str]:
-    """The words of a key; an empty key has none."""
+    """Return the words of a key; an empty key has none."""
     return key.split(".") if key else []
 
 

@@ -1,4 +1,4 @@
-"""Frames: AMQP 0-9-1, section 4.2.3."""
+"""Read frames: AMQP 0-9-1, section 4.2.3."""
 
 from struct import Struct
 
@@ -12,12 +12,12 @@ _SMALLEST = {METHOD: 4, HEADER: 14, BODY: 0}
 
 
 def next_frame(data: bytes, position: int, frame_max: int) -> tuple[int, int, bytes] | None:
-    """Kind, channel and payload of the frame at *position*; None if it has not come as a whole.
+    """Return type, channel and payload of the frame at *position*; None if it is incomplete.
 
-    There have to be more than `HEAD_SIZE` bytes.
+    There must be more than `HEAD_SIZE` bytes.
 
     Raises:
-        Refusal: It is too large, or ends wrongly.
+        Refusal: It is too large, or has a wrong end.
     """
     kind, channel, size = _HEAD(data, position)
     start, end = position + HEAD_SIZE, position + HEAD_SIZE + size
@@ -31,7 +31,7 @@ def next_frame(data: bytes, position: int, frame_max: int) -> tuple[int, int, by
 
 
 def check(kind: int, channel: int, payload: bytes) -> None:
-    """Refuse what cannot be a frame of a channel."""
+    """Raise an error for a frame of an unknown type or size."""
     if kind == HEARTBEAT and channel and not payload:
         raise Refusal("UNEXPECTED_FRAME", f"type {kind}, all octets = <<>>")
     if kind not in _SMALLEST or len(payload) < _SMALLEST[kind]:

@@ -1,4 +1,4 @@
-"""How a client logs in: what the broker says of itself, and what it makes of the answer."""
+"""The handshake of a connection: start, login, tune and open."""
 
 from enum import Enum
 from typing import Any
@@ -30,12 +30,12 @@ _CAPABILITIES = (
 )
 
 
-class SilentRefusal(Exception):
-    """A client is not let in, and RabbitMQ would close the socket without a word; for the log."""
+class SilentRejection(Exception):
+    """A failed handshake where RabbitMQ closes the socket without connection.close."""
 
 
 class _Stage(Enum):
-    """How far it is."""
+    """The stage of a handshake."""
 
     STARTING = "starting"
     TUNING = "tuning"
@@ -43,12 +43,12 @@ class _Stage(Enum):
 
 
 class Handshake:
-    """One client's way in.
+    """The handshake of one client.
 
     Attributes:
-        channel_max: Channels that may be open, as negotiated.
-        heartbeat: Seconds, as negotiated; 0 is none.
-        understands_blocked: The client wants to know when publishing has to wait.
+        channel_max: The negotiated maximum of open channels.
+        heartbeat: The negotiated interval in seconds; 0 is none.
+        understands_blocked: The client accepts connection.blocked.
         session: The result.
     """
 
@@ -64,16 +64,16 @@ class Handshake:
         self._wants_cancels = False
 
     def greet(self) -> Reply:
-        """The first thing that the broker says."""
+        """Return connection.start."""
         behaviour = self._broker.behaviour
         return methods.start(_server_properties(behaviour.release), behaviour.mechanisms)
 
     def take(self, method: base.Frame) -> Reply | None:
-        """Answer a client.
+        """Handle a method and return the reply.
 
         Raises:
-            Refusal: It may not come in.
-            SilentRefusal: The same, but it is not told.
+            Refusal: The client is rejected with connection.close.
+            SilentRejection: The client is rejected without it.
         """
         match self._stage, method:
             case _Stage.STARTING, Connection.StartOk():
@@ -83,7 +83,7 @@ class Handshake:
                 return None
             case _Stage.OPENING, Connection.Open():
                 return self._open(method)
-        raise SilentRefusal(f"{method.name} while {self._stage.value}")
+        raise SilentRejection(f"{method.name} while {self._stage.value}")
 
     def _log_in(self, method: Connection.StartOk) -> Reply:
         properties: Any = method.client_properties
@@ -94,7 +94,7 @@ class Handshake:
             user, password = credentials(method.mechanism, response)
         if self._broker.users.get(user) != password:
             if not capability(properties, "authentication_failure_close"):
-                raise SilentRefusal("a wrong user or password")
+                raise SilentRejection("wrong user or password")
             raise Refusal(
                 "ACCESS_REFUSED",
                 f"Login was refused using authentication mechanism {method.mechanism}."
@@ -109,9 +109,9 @@ class Handshake:
     def _tune(self, method: Connection.TuneOk) -> None:
         channels, frame = method.channel_max, method.frame_max
         if not 0 < channels <= _CHANNEL_MAX:
-            raise SilentRefusal(f"a channel_max of {channels}, not of 1 to {_CHANNEL_MAX}")
+            raise SilentRejection(f"channel_max is {channels}, not from 1 to {_CHANNEL_MAX}")
         if not self._broker.behaviour.smallest_frame <= frame <= self._outbox.frame_max:
-            raise SilentRefusal(f"a frame_max of {frame}, less than the least or more than ours")
+            raise SilentRejection(f"frame_max is {frame}, too small or larger than proposed")
         self.channel_max = channels
         self.heartbeat = method.heartbeat
         self._outbox.frame_max = frame
@@ -124,16 +124,16 @@ class Handshake:
 
 
 def _server_properties(version: str) -> Table:
-    """The server properties of connection.start.
+    """Return the server properties of connection.start.
 
-    The version is that of the copied RabbitMQ, because clients depend on it; product, platform and
-    information are those of the embedded broker.
+    The version is that of RabbitMQ, because clients depend on it. Product, platform and information
+    are those of the embedded broker.
     """
     capabilities = {name: Field("bool", True) for name in _CAPABILITIES}
     return {
         "capabilities": Field("table", capabilities),
         "cluster_name": text("workerkit-embedded"),
-        "information": text("The embedded broker of workerkit, for demo and tests only"),
+        "information": text("The embedded broker of workerkit, for demos and tests only"),
         "platform": text("Python"),
         "product": text("workerkit embedded broker"),
         "version": text(version),
@@ -141,10 +141,10 @@ def _server_properties(version: str) -> Table:
 
 
 def credentials(mechanism: str, response: bytes) -> tuple[str, str]:
-    """User and password.
+    """Return user and password.
 
     Raises:
-        SilentRefusal: The mechanism is unknown, or its response cannot be read.
+        SilentRejection: The mechanism is unknown, or its response cannot be decoded.
     """
     if mechanism == "PLAIN":
         parts = response.decode(errors="surrogateescape").split("\0")
@@ -156,11 +156,11 @@ def credentials(mechanism: str, response: bytes) -> tuple[str, str]:
             return str(fields["LOGIN"].value), str(fields["PASSWORD"].value)
         except (MalformedTable, KeyError):
             pass
-    raise SilentRefusal(f"a response to {mechanism} that cannot be read")
+    raise SilentRejection(f"the response to {mechanism} cannot be decoded")
 
 
 def capability(client_properties: Table, name: str) -> bool:
-    """Whether a client says that it understands something."""
+    """Return whether a client declares a capability."""
     capabilities = client_properties.get("capabilities")
     if capabilities is None or capabilities.type != "table":
         return False

@@ -1,4 +1,4 @@
-"""Replies that a test wants to get lost or to come late."""
+"""Faults that tests inject: replies that are lost or delayed."""
 
 import re
 from dataclasses import dataclass
@@ -11,39 +11,39 @@ _METHODS = {re.sub("(?<=[a-z])(?=[A-Z])", "-", kind.name).lower() for kind in _K
 
 
 @dataclass(frozen=True, slots=True)
-class Fault:
-    """What happens to one reply.
+class InjectedFault:
+    """A fault of one reply.
 
     Attributes:
-        name: Of the method: `basic.consume-ok`.
-        delay: Seconds by which it comes late; None: it never comes.
+        name: The name of the method, such as `basic.consume-ok`.
+        delay: Seconds; None if the reply is never sent.
     """
 
     name: str
     delay: float | None
 
 
-class Faults:
-    """Faults that wait for their replies, on any connection."""
+class InjectedFaults:
+    """The faults that wait for their replies, on any connection."""
 
     def __init__(self) -> None:
-        self._waiting: list[Fault] = []
+        self._waiting: list[InjectedFault] = []
 
     def __bool__(self) -> bool:
         return bool(self._waiting)
 
-    def add(self, fault: Fault) -> None:
-        """Wait for the next reply of that name.
+    def add(self, fault: InjectedFault) -> None:
+        """Apply a fault to the next reply with its name.
 
         Raises:
             ValueError: AMQP has no such method.
         """
         if fault.name not in _METHODS:
-            raise ValueError(f"{fault.name!r} is no method of AMQP, such as 'basic.consume-ok'")
+            raise ValueError(f"{fault.name!r} is not a method of AMQP, such as 'basic.consume-ok'")
         self._waiting.append(fault)
 
-    def take(self, name: str) -> Fault | None:
-        """The fault that waits for a reply of that name; it happens once."""
+    def take(self, name: str) -> InjectedFault | None:
+        """Remove and return the fault that waits for a reply *name*, if there is one."""
         for fault in self._waiting:
             if fault.name == name:
                 self._waiting.remove(fault)

@@ -1,4 +1,4 @@
-"""The socket that clients connect to, which can refuse them without giving up its port."""
+"""The listening socket, which can refuse clients and keep its port."""
 
 import asyncio
 import socket
@@ -10,53 +10,53 @@ _LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _BACKLOG = 1024
 
 
-class Listener:
-    """A loopback port.
+class BrokerListener:
+    """A listening socket on a loopback address.
 
     Args:
         port: 0 picks a free one.
-        protocol: Makes the protocol of each connection.
+        protocol: Creates the protocol of each connection.
 
     Attributes:
-        port: The one that was bound.
+        port: The bound port.
 
     Raises:
-        ConfigurationError: The host is no loopback address.
+        ConfigurationError: The host is not a loopback address.
     """
 
     def __init__(self, host: str, port: int, protocol: Callable[[], asyncio.Protocol]) -> None:
         if host not in _LOOPBACK:
             raise ConfigurationError(
                 f"the embedded broker listens on loopback only ({', '.join(_LOOPBACK)}),"
-                f" not on {host!r}: it is for demo and tests"
+                f" not on {host!r}: it is for demos and tests"
             )
         self.host = host
         self.port = port
         self._protocol = protocol
-        self._socket: socket.socket | None = None  # Until the server has it.
+        self._socket: socket.socket | None = None  # Until the server owns it.
         self._server: asyncio.Server | None = None
         self._task: asyncio.Task[None] | None = None
 
     def accept(self) -> None:
-        """Accept clients from now on.
+        """Accept clients.
 
         Raises:
-            ConfigurationError: Somebody else has the port.
+            ConfigurationError: The port is in use.
         """
         if self._task is not None:
             return
         bound = self._socket = self._socket or self._bind()
-        # From here on the kernel takes connections; the loop gets to them as soon as it can.
+        # From now on the kernel accepts connections, before the loop handles them.
         bound.listen(_BACKLOG)
         self._task = asyncio.get_running_loop().create_task(self._serve(bound))
 
     def refuse(self) -> None:
-        """Accept nobody, but keep the port: connecting fails at once, and nobody else gets it."""
+        """Refuse clients, but keep the port bound: connecting fails immediately."""
         self.close()
         self._socket = self._bind()
 
     def close(self) -> None:
-        """Give up the port."""
+        """Close the socket and release the port."""
         if self._task is not None:
             self._task.cancel()
             self._task = None
@@ -78,7 +78,7 @@ class Listener:
         family = socket.AF_INET6 if ":" in self.host else socket.AF_INET
         bound = socket.socket(family)
         try:
-            # Connections of before, in TIME_WAIT, must not keep us from our own port.
+            # Earlier connections in TIME_WAIT must not block the port.
             bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             bound.bind((self.host, self.port))
         except OSError as error:

@@ -1,17 +1,17 @@
-"""How much the messages of all queues take, and when that is too much."""
+"""The memory of all messages, and its alarm."""
 
 from collections.abc import Callable
 
-# The alarm ends well below the ceiling, or it would flutter with every message.
+# The alarm ends well below the ceiling, so that it does not toggle with every message.
 _CLEAR_AT = 0.9
 
 
 class Memory:
-    """Counts bytes that are held, and tells when they reach the ceiling.
+    """Counts the bytes of messages, and reports when they reach a ceiling.
 
     Args:
         ceiling: Bytes.
-        on_alarm: Called with True at the ceiling, with False when enough of it is free again.
+        on_alarm: Called with True at the ceiling, and with False when enough memory is free again.
     """
 
     __slots__ = ("_full", "_on_alarm", "ceiling", "held")
@@ -23,14 +23,14 @@ class Memory:
         self._on_alarm = on_alarm
 
     def hold(self, size: int) -> None:
-        """Count *size* bytes more."""
+        """Add *size* bytes."""
         self.held += size
         if self.held >= self.ceiling and not self._full:
             self._full = True
             self._on_alarm(True)
 
     def release(self, size: int) -> None:
-        """Count *size* bytes less."""
+        """Subtract *size* bytes."""
         self.held -= size
         if self._full and self.held < self.ceiling * _CLEAR_AT:
             self._full = False

@@ -1,4 +1,4 @@
-"""A message as it was published: never changed, and shared by all queues that hold it."""
+"""A published message, which is immutable and shared by all queues that hold it."""
 
 from workerkit.embedded import properties, table
 from workerkit.embedded.errors import Refusal
@@ -6,7 +6,7 @@ from workerkit.embedded.methods import short
 from workerkit.embedded.properties import FLAGS, Properties
 from workerkit.embedded.table import Table
 
-# What one message costs in memory beside its bytes, about.
+# Approximate memory of a message besides its bytes.
 _OVERHEAD = 500
 _HEADERS = FLAGS["headers"]
 _COPIES = ("CC", "BCC")
@@ -16,22 +16,22 @@ class Message:
     """One message.
 
     Args:
-        address: Exchange and routing key as two short strings: a publish ends with them as every
-            delivery does, so they are never encoded again.
-        properties: Flags and values as they stand in the header frame.
-        died: The broker itself has dead-lettered it before.
+        address: Exchange and routing key as two short strings, which a publish and a delivery have
+            in common: they are not encoded again.
+        properties: Flags and values as in the header frame.
+        dead_lettered: This broker has dead-lettered it before.
         deliveries: The delivery count of earlier queues; see `counting`.
 
     Attributes:
-        flags: Which properties there are, see `properties.FLAGS`.
-        size: Bytes that it takes in memory.
+        flags: The flags of its properties, see `properties.FLAGS`.
+        size: Its memory in bytes.
     """
 
     __slots__ = (
         "address",
         "body",
+        "dead_lettered",
         "deliveries",
-        "died",
         "exchange",
         "flags",
         "properties",
@@ -47,7 +47,7 @@ class Message:
         body: bytes,
         *,
         address: bytes = b"",
-        died: bool = False,
+        dead_lettered: bool = False,
         deliveries: int = 0,
     ) -> None:
         self.exchange = exchange
@@ -55,44 +55,44 @@ class Message:
         self.properties = properties
         self.body = body
         self.address = address or short(exchange) + short(routing_key)
-        self.died = died
+        self.dead_lettered = dead_lettered
         self.deliveries = deliveries
         self.flags = properties[0] << 8 | properties[1]
         self.size = len(body) + len(properties) + _OVERHEAD
 
     def read_properties(self) -> Properties:
-        """The properties, decoded. They were readable when the message came."""
+        """Return the decoded properties, which were checked when the message was published."""
         return properties.read(self.properties)
 
     def headers(self) -> Table:
-        """The headers, empty where there are none."""
+        """Return the headers; empty if there are none."""
         return (self.read_properties().headers or {}) if self.flags & _HEADERS else {}
 
     def changed(self, new: Properties) -> "Message":
-        """The same message with other properties."""
+        """Return the message with other properties."""
         return Message(
             self.exchange,
             self.routing_key,
             properties.write(new),
             self.body,
             address=self.address,
-            died=self.died,
+            dead_lettered=self.dead_lettered,
             deliveries=self.deliveries,
         )
 
     @property
     def has_copies(self) -> bool:
-        """Whether it may have the headers CC or BCC; never wrong when it says no, and quick."""
+        """Whether it may have the headers CC or BCC: a quick check that misses none."""
         return bool(self.flags & _HEADERS) and (
             b"\x02CC" in self.properties or b"\x03BCC" in self.properties
         )
 
 
 def routing_keys(message: Message) -> list[str]:
-    """The routing key and those of the headers CC and BCC.
+    """Return the routing key and those of the headers CC and BCC.
 
     Raises:
-        Refusal: One of them is no list of text.
+        Refusal: A header is not a list of texts.
     """
     keys = [message.routing_key]
     if message.has_copies:
@@ -104,7 +104,7 @@ def routing_keys(message: Message) -> list[str]:
 
 
 def without_bcc(message: Message) -> Message:
-    """The message as queues get it: nobody sees who got a blind copy."""
+    """Return the message without the header BCC, as queues get it."""
     if not message.has_copies:
         return message
     read = message.read_properties()

@@ -1,6 +1,7 @@
-"""What clients send, read into pamqp's classes of methods.
+"""Decode the methods of clients, and encode those of the broker.
 
-The reading is our own: pamqp loses the types of table values and refuses names RabbitMQ takes.
+Decoding fills the classes of pamqp, but does not use its decoder, which loses the types of table
+values and rejects names that RabbitMQ accepts.
 """
 
 from struct import Struct
@@ -18,18 +19,19 @@ _NUMBERS = {"octet": 1, "short": 2, "long": 4, "longlong": 8}
 
 
 def read(payload: bytes) -> base.Frame:
-    """Read the payload of a method frame.
+    """Decode the payload of a method frame.
 
     Tables are `Table`s, see `arguments`; long strings are bytes.
 
     Raises:
-        Refusal: There is no such method, or its arguments cannot be read.
+        Refusal: The method does not exist, or its arguments cannot be decoded.
     """
     kinds: dict[int, type[base.Frame]] = commands.INDEX_MAPPING
     kind = kinds.get(int.from_bytes(payload[:4], "big"))
     if kind is None:
         raise malformed(_METHOD, payload)
-    method: base.Frame = object.__new__(kind)  # Its constructor would check what RabbitMQ does not.
+    # Not with the constructor, which rejects values that RabbitMQ accepts.
+    method: base.Frame = object.__new__(kind)
     try:
         _fill(method, payload)
     except (StructError, IndexError, table.MalformedTable) as error:
@@ -38,12 +40,12 @@ def read(payload: bytes) -> base.Frame:
 
 
 def number_of(payload: bytes) -> tuple[int, int]:
-    """Class and method number of a method frame's payload."""
+    """Return class and method number of the payload of a method frame."""
     return int.from_bytes(payload[:2], "big"), int.from_bytes(payload[2:4], "big")
 
 
 def arguments(method: Any) -> Table:
-    """The table in a method's field `arguments`."""
+    """Return the field `arguments` of a method, a table."""
     return cast(Table, method.arguments)
 
 
@@ -51,7 +53,7 @@ def _fill(method: base.Frame, payload: bytes) -> None:
     position, bit = 4, 0
     for name in method.attributes():
         kind = method.amqp_type(name)
-        if kind == "bit":  # Up to eight neighbours share a byte.
+        if kind == "bit":  # Up to eight consecutive bits share a byte.
             setattr(method, name, bool(payload[position] & (1 << bit)))
             bit += 1
             continue
@@ -82,7 +84,7 @@ def _value(kind: str, payload: bytes, position: int) -> tuple[object, int]:
     return int.from_bytes(raw, "big"), start + size
 
 
-_REQUEUE = 2  # RabbitMQ sets this bit of a confirm, where it means nothing.
+_REQUEUE = 2  # RabbitMQ sets this bit in a confirm, where it has no meaning.
 _U16, _U32, _U64 = Struct(">H").pack, Struct(">I").pack, Struct(">Q").pack
 
 
@@ -90,8 +92,8 @@ class Reply(NamedTuple):
     """A method to send.
 
     Attributes:
-        name: As in the specification: `queue.declare-ok`.
-        payload: Of its frame.
+        name: The name in the specification, such as `queue.declare-ok`.
+        payload: The payload of its frame.
     """
 
     name: str
@@ -99,7 +101,7 @@ class Reply(NamedTuple):
 
 
 def short(text: str) -> bytes:
-    """Text as a short string; what is behind 255 bytes is cut."""
+    """Encode text as a short string, cut after 255 bytes."""
     raw = text.encode(errors="surrogateescape")[:255]
     return bytes((len(raw),)) + raw
 
@@ -131,64 +133,64 @@ TX_ROLLBACK_OK = _reply("tx.rollback-ok", 90, 31)
 
 
 def start(properties: Table, mechanisms: bytes) -> Reply:
-    """Greet a client: who we are, and how it may log in."""
+    """Encode connection.start."""
     fields = table.write(properties), _U32(len(mechanisms)), mechanisms, _U32(5), b"en_US"
     return _reply("connection.start", 10, 10, b"\x00\x09", *fields)
 
 
 def tune(channel_max: int, frame_max: int, heartbeat: int) -> Reply:
-    """Propose the limits of a connection."""
+    """Encode connection.tune."""
     limits = _U16(channel_max), _U32(frame_max), _U16(heartbeat)
     return _reply("connection.tune", 10, 30, *limits)
 
 
 def connection_close(code: int, text: str, number: tuple[int, int]) -> Reply:
-    """Close the connection, because of the method with that number."""
+    """Encode connection.close; *number* is the method that caused it."""
     return _reply("connection.close", 10, 50, _U16(code), short(text), *map(_U16, number))
 
 
 def channel_close(code: int, text: str, number: tuple[int, int]) -> Reply:
-    """Close the channel, because of the method with that number."""
+    """Encode channel.close; *number* is the method that caused it."""
     return _reply("channel.close", 20, 40, _U16(code), short(text), *map(_U16, number))
 
 
 def blocked(reason: str) -> Reply:
-    """Tell that publishing has to wait."""
+    """Encode connection.blocked."""
     return _reply("connection.blocked", 10, 60, short(reason))
 
 
 def queue_declare_ok(name: str, messages: int, consumers: int) -> Reply:
-    """Answer queue.declare: messages that are ready, and consumers."""
+    """Encode queue.declare-ok; *messages* are those that are ready."""
     return _reply("queue.declare-ok", 50, 11, short(name), _U32(messages), _U32(consumers))
 
 
 def queue_purge_ok(messages: int) -> Reply:
-    """Answer queue.purge: messages that went."""
+    """Encode queue.purge-ok; *messages* is the number of deleted ones."""
     return _reply("queue.purge-ok", 50, 31, _U32(messages))
 
 
 def queue_delete_ok(messages: int) -> Reply:
-    """Answer queue.delete: messages that went along."""
+    """Encode queue.delete-ok; *messages* is the number of deleted ones."""
     return _reply("queue.delete-ok", 50, 41, _U32(messages))
 
 
 def consume_ok(tag: str) -> Reply:
-    """Answer basic.consume."""
+    """Encode basic.consume-ok."""
     return _reply("basic.consume-ok", 60, 21, short(tag))
 
 
 def cancel(tag: str) -> Reply:
-    """Tell a consumer that its queue is gone."""
+    """Encode basic.cancel, for a consumer whose queue was deleted."""
     return _reply("basic.cancel", 60, 30, short(tag), b"\x01")
 
 
 def cancel_ok(tag: str) -> Reply:
-    """Answer basic.cancel."""
+    """Encode basic.cancel-ok."""
     return _reply("basic.cancel-ok", 60, 31, short(tag))
 
 
 def confirm(tag: int, *, accepted: bool, multiple: bool) -> Reply:
-    """Confirm a publish, or all up to it: basic.ack, or basic.nack where a queue refused."""
+    """Encode basic.ack for a publish, or basic.nack if a queue refused it."""
     if accepted:
         return _reply("basic.ack", 60, 80, _U64(tag), bytes((multiple,)))
     return _reply("basic.nack", 60, 120, _U64(tag), bytes((multiple | _REQUEUE,)))

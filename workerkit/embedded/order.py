@@ -1,4 +1,4 @@
-"""The messages of a queue that wait, in the order in which they will leave."""
+"""The order of waiting messages in a queue, and of its consumers."""
 
 import heapq
 from bisect import bisect_right
@@ -7,14 +7,14 @@ from collections.abc import Iterator
 from typing import Generic, Protocol, TypeVar
 
 
-class Placed(Protocol):
-    """Something with a place in a queue."""
+class Positioned(Protocol):
+    """An item with a position in a queue."""
 
     position: int
     priority: int
 
 
-T = TypeVar("T", bound=Placed)
+T = TypeVar("T", bound=Positioned)
 
 _TURNS = 3
 
@@ -22,37 +22,37 @@ _TURNS = 3
 class _Lane(Generic[T]):
     """The messages of one priority.
 
-    What came back is kept apart from what is new: it goes to its old position whatever the order in
-    which it comes back, in logarithmic time.
+    Requeued messages are stored apart from new ones. Each returns to its old position, in any order
+    of requeueing, in logarithmic time.
     """
 
-    __slots__ = ("fresh", "returned")
+    __slots__ = ("new", "returned")
 
     def __init__(self) -> None:
-        self.fresh: deque[T] = deque()
+        self.new: deque[T] = deque()
         self.returned: list[tuple[int, T]] = []
 
     def __bool__(self) -> bool:
-        return bool(self.fresh or self.returned)
+        return bool(self.new or self.returned)
 
     def __iter__(self) -> Iterator[T]:
         returned = [item for _, item in sorted(self.returned, key=lambda pair: pair[0])]
-        return heapq.merge(returned, self.fresh, key=lambda item: item.position)
+        return heapq.merge(returned, self.new, key=lambda item: item.position)
 
     def head(self) -> T:
         if self._returned_first():
             return self.returned[0][1]
-        return self.fresh[0]
+        return self.new[0]
 
     def pop(self) -> T:
         if self._returned_first():
             return heapq.heappop(self.returned)[1]
-        return self.fresh.popleft()
+        return self.new.popleft()
 
     def _returned_first(self) -> bool:
         if not self.returned:
             return False
-        return not self.fresh or self.returned[0][0] < self.fresh[0].position
+        return not self.new or self.returned[0][0] < self.new[0].position
 
 
 class Backlog(Generic[T]):
@@ -72,27 +72,27 @@ class Backlog(Generic[T]):
             yield from lane
 
     def add(self, item: T) -> None:
-        """Add an item behind all others of its priority."""
-        self._lane(item.priority).fresh.append(item)
+        """Add an item after all others of its priority."""
+        self._lane(item.priority).new.append(item)
         self._size += 1
 
     def restore(self, item: T) -> None:
-        """Put an item back to the position that it had."""
+        """Put an item back at its old position."""
         heapq.heappush(self._lane(item.priority).returned, (item.position, item))
         self._size += 1
 
     def head(self) -> T:
-        """The next item, which stays. There has to be one."""
+        """Return the next item and keep it. There must be one."""
         return self._next().head()
 
     def pop(self) -> T:
-        """Take the next item. There has to be one."""
+        """Remove and return the next item. There must be one."""
         item = self._next().pop()
         self._size -= 1
         return item
 
     def clear(self) -> None:
-        """Forget all items."""
+        """Remove all items."""
         self._lanes = {0: _Lane()}
         self._size = 0
 
@@ -111,8 +111,8 @@ class Backlog(Generic[T]):
         return lane
 
 
-class ReturnsLast(Backlog[T]):
-    """The order of RabbitMQ 3.10 without a delivery limit: requeued messages are last."""
+class RequeuedLast(Backlog[T]):
+    """The order of RabbitMQ 3.10 without a delivery limit: requeued messages come last."""
 
     __slots__ = ()
 
@@ -120,8 +120,8 @@ class ReturnsLast(Backlog[T]):
         self.add(item)
 
 
-class ReturnsFirst(Backlog[T]):
-    """The order of other quorum queues: requeued messages are first, in the order of requeueing."""
+class RequeuedFirst(Backlog[T]):
+    """The order of other quorum queues: requeued messages come first, in order of requeueing."""
 
     __slots__ = ("_returned",)
 
@@ -151,8 +151,11 @@ class ReturnsFirst(Backlog[T]):
         self._returned.clear()
 
 
-class ReturnsFirstInTurns(ReturnsFirst[T]):
-    """The order of RabbitMQ 4.0: every third other message may have normal priority, if older."""
+class RequeuedFirstInTurns(RequeuedFirst[T]):
+    """The order of RabbitMQ 4.0: like `RequeuedFirst`, with priorities in turns.
+
+    Every third new message is one of normal priority, if it is older than the others.
+    """
 
     __slots__ = ("_turn",)
 
@@ -161,12 +164,12 @@ class ReturnsFirstInTurns(ReturnsFirst[T]):
         self._turn = 0
 
     def __iter__(self) -> Iterator[T]:
-        ahead: ReturnsFirstInTurns[T] = ReturnsFirstInTurns()
+        ahead: RequeuedFirstInTurns[T] = RequeuedFirstInTurns()
         ahead._turn, ahead._size = self._turn, self._size
         ahead._returned.extend(self._returned)
         for lane in self._lanes.values():
             for item in lane:
-                ahead._lane(item.priority).fresh.append(item)
+                ahead._lane(item.priority).new.append(item)
         while len(ahead):
             yield ahead.pop()
 
@@ -183,88 +186,89 @@ class ReturnsFirstInTurns(ReturnsFirst[T]):
         return normal if waits and normal.head().position < first.head().position else first
 
 
-class Taker(Protocol):
-    """Something that takes messages while it has room for them."""
+class Subscriber(Protocol):
+    """A consumer as `RoundRobin` uses it."""
 
     priority: int
 
     def ready(self) -> bool:
-        """Whether it takes one more message now."""
+        """Return whether it can take one more message now."""
 
 
-TakerT = TypeVar("TakerT", bound=Taker)
+SubscriberT = TypeVar("SubscriberT", bound=Subscriber)
 
 
-class Turns(Generic[TakerT]):
-    """The line of those who wait for a message.
+class RoundRobin(Generic[SubscriberT]):
+    """Subscribers in turns, those with the highest priority first.
 
-    Who is found not ready leaves the line. Whoever makes a taker ready again has to call `rejoin`:
-    it then stands at the end of those with its priority, as in RabbitMQ.
+    A subscriber that is not ready loses its turn. When it is ready again, `refresh` puts it last
+    among those with its priority, as in RabbitMQ.
 
     Args:
-        single_active: Only the first one gets messages, until it goes.
+        single_active: Only the first one gets messages, until it is removed.
     """
 
-    __slots__ = ("_active", "_line", "_members", "_resting", "_single_active")
+    __slots__ = ("_active", "_members", "_not_ready", "_ready", "_single_active")
 
     def __init__(self, *, single_active: bool) -> None:
         self._single_active = single_active
-        self._active: TakerT | None = None
-        self._members: list[TakerT] = []
-        self._line: list[TakerT] = []
-        self._resting: list[TakerT] = []
+        self._active: SubscriberT | None = None
+        self._members: list[SubscriberT] = []
+        self._ready: list[SubscriberT] = []
+        self._not_ready: list[SubscriberT] = []
 
     def __len__(self) -> int:
         return len(self._members)
 
-    def __iter__(self) -> Iterator[TakerT]:
+    def __iter__(self) -> Iterator[SubscriberT]:
         return iter(self._members)
 
-    def add(self, taker: TakerT) -> None:
-        """Let a taker join at the end of those with its priority."""
-        self._members.append(taker)
-        self._join(taker)
+    def add(self, subscriber: SubscriberT) -> None:
+        """Add a subscriber after those with its priority."""
+        self._members.append(subscriber)
+        self._add_ready(subscriber)
         if self._active is None:
-            self._active = taker
+            self._active = subscriber
 
-    def remove(self, taker: TakerT) -> None:
-        """Let a taker go."""
-        for group in (self._members, self._line, self._resting):
-            if taker in group:
-                group.remove(taker)
-        if self._active is taker:
-            waiting = self._line + self._resting
+    def remove(self, subscriber: SubscriberT) -> None:
+        """Remove a subscriber."""
+        for group in (self._members, self._ready, self._not_ready):
+            if subscriber in group:
+                group.remove(subscriber)
+        if self._active is subscriber:
+            waiting = self._ready + self._not_ready
             self._active = waiting[0] if waiting else None
 
-    def clear(self) -> list[TakerT]:
-        """Let all go; who they were."""
+    def clear(self) -> list[SubscriberT]:
+        """Remove and return all subscribers."""
         members, self._members = self._members, []
-        self._line, self._resting, self._active = [], [], None
+        self._ready, self._not_ready, self._active = [], [], None
         return members
 
-    def rejoin(self) -> None:
-        """Let those join the line again who left it and are ready now."""
-        if self._resting:
-            ready = [taker for taker in self._resting if taker.ready()]
-            self._resting = [taker for taker in self._resting if taker not in ready]
-            for taker in ready:
-                self._join(taker)
+    def refresh(self) -> None:
+        """Add subscribers that were not ready and are now."""
+        if self._not_ready:
+            ready = [each for each in self._not_ready if each.ready()]
+            self._not_ready = [each for each in self._not_ready if each not in ready]
+            for subscriber in ready:
+                self._add_ready(subscriber)
 
-    def next(self) -> TakerT | None:
-        """The first one who is ready; it goes to the end of those with its priority."""
+    def next(self) -> SubscriberT | None:
+        """Return the first subscriber that is ready; it becomes the last with its priority."""
         if self._single_active:
             return self._active if self._active is not None and self._active.ready() else None
-        while self._line:
-            taker = self._line.pop(0)
-            if taker.ready():
-                self._join(taker)
-                return taker
-            self._resting.append(taker)
+        while self._ready:
+            subscriber = self._ready.pop(0)
+            if subscriber.ready():
+                self._add_ready(subscriber)
+                return subscriber
+            self._not_ready.append(subscriber)
         return None
 
-    def _join(self, taker: TakerT) -> None:
-        line = self._line
-        if not line:
-            line.append(taker)
+    def _add_ready(self, subscriber: SubscriberT) -> None:
+        ready = self._ready
+        if not ready:
+            ready.append(subscriber)
         else:
-            line.insert(bisect_right(line, -taker.priority, key=lambda each: -each.priority), taker)
+            index = bisect_right(ready, -subscriber.priority, key=lambda each: -each.priority)
+            ready.insert(index, subscriber)

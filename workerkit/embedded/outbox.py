@@ -1,7 +1,7 @@
-"""What goes out on one connection, gathered over a turn of the loop and written at once.
+"""Outgoing frames of one connection, collected and written once per turn of the event loop.
 
-One write per turn, and one confirm for all publishes of a turn, is what makes the broker cheap:
-20,000 small writes a second would cost more than everything else together.
+One write per turn, and one confirm for all publishes of a turn, make the broker fast: 20,000 small
+writes per second would cost more than everything else together.
 """
 
 import asyncio
@@ -10,7 +10,7 @@ from struct import Struct
 
 from workerkit.embedded import methods
 from workerkit.embedded.clock import Clock
-from workerkit.embedded.injected_faults import Faults
+from workerkit.embedded.injected_faults import InjectedFaults
 from workerkit.embedded.methods import Reply
 
 _METHOD, _HEADER, _BODY = 1, 2, 3
@@ -19,24 +19,24 @@ _HEAD = Struct(">BHI").pack
 _CONTENT_HEAD = Struct(">BHIHHQ").pack
 _BASIC = 60
 _HEARTBEAT = b"\x08\x00\x00\x00\x00\x00\x00\xce"
-# Deliveries pause when so many bytes are not written, or when so many wait in the transport.
+# Deliveries pause at this number of bytes that are not written, or wait in the transport.
 _FULL = 2**20
-# A client that asks without ever reading the answers is not read any more either.
-_FAR_TOO_FULL = 2**25
+# Above this, a client that does not read its replies is not read any more either.
+_TOO_FULL = 2**25
 
 
 class Outbox:
     """Frames to write.
 
     Args:
-        on_room: Called when deliveries may go on after they had to pause.
+        on_room: Called when deliveries may resume after a pause.
 
     Attributes:
-        has_room: Deliveries may be added. Replies may be at any time.
-        frame_max: Bytes of a frame at most, its head and end included.
+        has_room: Deliveries may be added. Replies may be added at any time.
+        frame_max: Maximum bytes of a frame, its head and end included.
     """
 
-    def __init__(self, clock: Clock, faults: Faults, on_room: Callable[[], None]) -> None:
+    def __init__(self, clock: Clock, faults: InjectedFaults, on_room: Callable[[], None]) -> None:
         self.has_room = True
         self.frame_max = 131072
         self._wrote = False
@@ -53,12 +53,12 @@ class Outbox:
         self._frozen = False
 
     def open(self, transport: asyncio.Transport) -> None:
-        """Write to *transport* from now on."""
+        """Start writing to *transport*."""
         self._transport = transport
         transport.set_write_buffer_limits(_FULL)
 
     def close(self) -> None:
-        """Forget what is not written, and take no more."""
+        """Discard what is not written, and accept no more."""
         self._transport = None
         self.has_room = False
         self._parts.clear()
@@ -67,12 +67,12 @@ class Outbox:
     # Adding
 
     def reply(self, channel: int, reply: Reply) -> None:
-        """Send a method, unless a test wants it lost or late."""
+        """Send a method, subject to injected faults."""
         self._add_confirms()
         self._add_reply(channel, reply)
 
     def content(self, channel: int, method: Reply, properties: bytes, body: bytes) -> None:
-        """Send a method that carries a message, unless a test wants it lost or late."""
+        """Send a method with a message, subject to injected faults."""
         size = len(body)
         parts = [
             _HEAD(_METHOD, channel, len(method.payload)),
@@ -82,17 +82,17 @@ class Outbox:
             properties,
             _END,
         ]
-        most = self.frame_max - 8
-        if 0 < size <= most:
+        limit = self.frame_max - 8
+        if 0 < size <= limit:
             parts += (_HEAD(_BODY, channel, size), body, _END)
         else:
-            for start in range(0, size, most):
-                part = body[start : start + most]
+            for start in range(0, size, limit):
+                part = body[start : start + limit]
                 parts += (_HEAD(_BODY, channel, len(part)), part, _END)
         self._send(method.name, b"".join(parts))
 
     def confirm(self, channel: int, tag: int, *, accepted: bool) -> None:
-        """Confirm a publish, together with others of this turn. Tags come in order."""
+        """Confirm a publish, together with others of this turn. Tags must be in order."""
         run = self._confirms.get(channel)
         if run is not None and run[2] != accepted:
             self._add_confirms()
@@ -112,7 +112,7 @@ class Outbox:
     # Writing
 
     def flush(self) -> None:
-        """Write what there is, now."""
+        """Write all frames now."""
         self._scheduled = False
         self._add_confirms()
         transport = self._transport
@@ -123,19 +123,19 @@ class Outbox:
             self._wrote = True
             self._parts.clear()
             self._size = 0
-            if transport.get_write_buffer_size() > _FAR_TOO_FULL:
+            if transport.get_write_buffer_size() > _TOO_FULL:
                 transport.pause_reading()
-        self._look_for_room()
+        self._check_room()
 
     def pause(self) -> None:
-        """The transport has enough for now."""
+        """Pause deliveries: the buffer of the transport is full."""
         self._paused = True
         self.has_room = False
 
     def resume(self) -> None:
-        """The transport takes more."""
+        """Resume deliveries: the transport has room."""
         self._paused = False
-        self._look_for_room()
+        self._check_room()
 
     def freeze(self) -> None:
         """Write nothing until `thaw`."""
@@ -143,13 +143,13 @@ class Outbox:
         self.has_room = False
 
     def thaw(self) -> None:
-        """Write again."""
+        """Resume writing."""
         self._frozen = False
         self.flush()
 
-    # Within
+    # Internals
 
-    def _look_for_room(self) -> None:
+    def _check_room(self) -> None:
         if not self.has_room and not self._paused and not self._frozen:
             self.has_room = True
             self._on_room()

@@ -1,7 +1,7 @@
 """The properties of a message: AMQP 0-9-1, section 4.2.6 and the class `basic`.
 
-Messages carry them as bytes. They are read only where a message is dead-lettered, looked at or
-routed by its headers; `FLAGS` tells from the first two bytes whether that is needed at all.
+Messages carry them as bytes. They are decoded only when a message is dead-lettered, inspected or
+routed by its headers; `FLAGS` shows with the first two bytes whether that is needed.
 """
 
 from dataclasses import dataclass, fields
@@ -16,10 +16,10 @@ _U16, _U64 = Struct(">H"), Struct(">Q")
 
 @dataclass(slots=True, kw_only=True)
 class Properties:
-    """The fourteen properties; None is absent.
+    """The fourteen properties; None means absent.
 
     Attributes:
-        expiration: Milliseconds, as the decimal text that AMQP has.
+        expiration: Milliseconds, as decimal text.
         timestamp: Seconds since 1970.
     """
 
@@ -45,15 +45,15 @@ _OCTETS = ("delivery_mode", "priority")
 
 
 def flags_of(raw: bytes) -> int:
-    """The flags: `flags_of(raw) & FLAGS["headers"]` is true where there are headers."""
+    """Return the flags: `flags_of(raw) & FLAGS["headers"]` is not 0 if there are headers."""
     return raw[0] << 8 | raw[1]
 
 
 def read(raw: bytes) -> Properties:
-    """Read flags and values.
+    """Decode properties.
 
     Raises:
-        MalformedTable: The bytes are no properties.
+        MalformedTable: The bytes are not properties.
     """
     properties, position = Properties(), 2
     for name, flag in FLAGS.items():
@@ -72,12 +72,12 @@ def read(raw: bytes) -> Properties:
             position += 1 + size
         setattr(properties, name, value)
     if position != len(raw):
-        raise MalformedTable("the properties do not end where their frame does")
+        raise MalformedTable("the properties and their frame differ in length")
     return properties
 
 
 def write(properties: Properties) -> bytes:
-    """Flags and values as they stand in a header frame."""
+    """Encode properties as in a header frame."""
     flags, values = 0, []
     for name, flag in FLAGS.items():
         value = getattr(properties, name)
@@ -103,16 +103,16 @@ def _cut(raw: bytes, start: int, size: int) -> bytes:
 
 
 def checked(raw: bytes, *, sort: bool = False) -> bytes:
-    """Make sure that `read` and every client can read them; cheaper than reading.
+    """Check that the properties can be decoded; this is faster than `read`.
 
     Args:
-        sort: Whether the headers are to be sorted by name.
+        sort: Sort the headers by name.
 
     Returns:
-        The same properties.
+        The properties.
 
     Raises:
-        MalformedTable: They cannot.
+        MalformedTable: They cannot be decoded.
     """
     flags, position, size = flags_of(raw), 2, len(raw)
     layout = _layouts.get(flags)
@@ -136,18 +136,18 @@ def checked(raw: bytes, *, sort: bool = False) -> bytes:
     except IndexError as error:
         raise MalformedTable("a property is cut short") from error
     if position != size:
-        raise MalformedTable("the properties do not end where their frame does")
+        raise MalformedTable("the properties and their frame differ in length")
     return raw
 
 
-# Sizes of the properties that stand one behind the other, by the flags: 0 is a short string, -1 a
-# table. At most 16,384 of them, as so many combinations there are.
+# Sizes of consecutive properties, by flags: 0 is a short string, -1 a table. There are at most
+# 16,384 combinations of flags.
 _layouts: dict[int, tuple[int, ...]] = {}
 _EMPTY = bytes(4)
 
 
 def _layout(flags: int) -> tuple[int, ...]:
     if flags & 0b11:
-        raise MalformedTable("flags without a meaning")
+        raise MalformedTable("unknown flags")
     sizes = {"headers": -1, "timestamp": 8} | dict.fromkeys(_OCTETS, 1)
     return tuple(sizes.get(name, 0) for name, flag in FLAGS.items() if flags & flag)

@@ -1,4 +1,4 @@
-"""basic.publish with its content, confirm.* and tx.*: how messages come in."""
+"""The methods basic.publish, confirm.* and tx.*."""
 
 import re
 from functools import partial
@@ -23,11 +23,11 @@ _CHECKED = _USER_ID | _EXPIRATION | _REPLY_TO
 
 
 class Incoming:
-    """A message whose frames have not all come.
+    """A message that is being received.
 
     Args:
-        payload: Of the method basic.publish.
-        sorts_headers: Headers are put into the order of their names.
+        payload: The payload of basic.publish.
+        sorts_headers: Sort the headers by name.
     """
 
     __slots__ = (
@@ -41,7 +41,7 @@ class Incoming:
     )
 
     def __init__(self, payload: bytes, *, sorts_headers: bool = False) -> None:
-        # The number, two bytes without a meaning, exchange and routing key, two bits.
+        # Method number, two reserved bytes, exchange and routing key, two bits.
         self.address = payload[6:-1]
         bits = payload[-1]
         self.mandatory = bool(bits & 1)
@@ -52,7 +52,7 @@ class Incoming:
         self.parts: list[bytes] = []
 
     def take(self, kind: int, payload: bytes) -> bool:
-        """Take a frame; whether it was the last one."""
+        """Add a frame; return whether it was the last one."""
         if self.properties is None:
             if kind != _HEADER:
                 raise _no_header("non content header frame")
@@ -67,7 +67,7 @@ class Incoming:
         return self.missing == 0
 
     def message(self) -> Message:
-        """The message, once its frames have come."""
+        """Return the message when it is complete."""
         address = self.address
         try:
             middle = 1 + address[0]
@@ -95,12 +95,12 @@ class Incoming:
         try:
             self.properties = properties.checked(payload[12:], sort=self._sorts_headers)
         except MalformedTable as error:
-            # What others would choke on; RabbitMQ says no more about it either.
+            # Clients could not decode it. RabbitMQ gives no reason either.
             raise Refusal("INTERNAL_ERROR") from error
 
 
 def publish(channel: Channel, incoming: Incoming) -> None:
-    """Route a message that has come, or keep it for tx.commit."""
+    """Route a complete message, or hold it until tx.commit."""
     message = incoming.message()
     _check(channel, message, incoming.immediate)
     if message.flags & _CHECKED:
@@ -113,15 +113,15 @@ def publish(channel: Channel, incoming: Incoming) -> None:
 
 
 def check_size(channel: Channel, size: int) -> None:
-    """Refuse a body before it comes, if it is too large."""
-    most = channel.vhost.behaviour.max_message
-    if size > most:
-        text = f"message size {size} is larger than configured max size {most}"
+    """Raise PRECONDITION_FAILED, before the body is received, if it is too large."""
+    limit = channel.vhost.behaviour.max_message
+    if size > limit:
+        text = f"message size {size} is larger than configured max size {limit}"
         raise Refusal("PRECONDITION_FAILED", text)
 
 
 def select_confirms(channel: Channel, method: Confirm.Select) -> Reply:
-    """confirm.select"""
+    """Handle confirm.select."""
     if channel.transaction is not None:
         raise Refusal("PRECONDITION_FAILED", "cannot switch from tx to confirm mode")
     if channel.confirmed is None:
@@ -130,7 +130,7 @@ def select_confirms(channel: Channel, method: Confirm.Select) -> Reply:
 
 
 def select_transactions(channel: Channel, method: Tx.Select) -> Reply:
-    """tx.select"""
+    """Handle tx.select."""
     if channel.confirmed is not None:
         raise Refusal("PRECONDITION_FAILED", "cannot switch from confirm to tx mode")
     channel.begin()
@@ -138,13 +138,13 @@ def select_transactions(channel: Channel, method: Tx.Select) -> Reply:
 
 
 def commit(channel: Channel, method: Tx.Commit) -> Reply:
-    """tx.commit"""
+    """Handle tx.commit."""
     channel.commit()
     return methods.TX_COMMIT_OK
 
 
 def rollback(channel: Channel, method: Tx.Rollback) -> Reply:
-    """tx.rollback"""
+    """Handle tx.rollback."""
     channel.rollback()
     return methods.TX_ROLLBACK_OK
 
@@ -152,8 +152,8 @@ def rollback(channel: Channel, method: Tx.Rollback) -> Reply:
 def _route(channel: Channel, message: Message, mandatory: bool) -> None:
     published = channel.vhost.publish(message)
     if mandatory and not published.routed:
-        back, reply = without_bcc(message), Reply("basic.return", _RETURN + message.address)
-        channel.outbox.content(channel.number, reply, back.properties, back.body)
+        returned, reply = without_bcc(message), Reply("basic.return", _RETURN + message.address)
+        channel.outbox.content(channel.number, reply, returned.properties, returned.body)
     if channel.confirmed is not None:
         channel.confirmed += 1
         channel.outbox.confirm(channel.number, channel.confirmed, accepted=published.accepted)
@@ -170,7 +170,7 @@ def _check(channel: Channel, message: Message, immediate: bool) -> None:
 
 
 def _checked(channel: Channel, message: Message) -> Message:
-    """Check user and expiration; say where answers go."""
+    """Check user and expiration, and set the address of direct replies."""
     read, user = message.read_properties(), channel.session.user
     if read.user_id is not None and read.user_id != user:
         text = f"user_id property set to '{read.user_id}' but authenticated user was '{user}'"
@@ -186,7 +186,7 @@ def _checked(channel: Channel, message: Message) -> Message:
 
 
 def _check_expiration(expiration: str) -> None:
-    """Milliseconds, in RabbitMQ's words where they are not."""
+    """Raise the error of RabbitMQ unless *expiration* is a number of milliseconds."""
     found = re.match(r"[+-]?[0-9]+", expiration)
     if found is None:
         fault = "no_integer"

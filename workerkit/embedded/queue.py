@@ -1,4 +1,4 @@
-"""A queue: what waits, who consumes, and what becomes of messages that cannot stay."""
+"""A queue: waiting messages, consumers, limits and expiry."""
 
 from collections.abc import Callable, Iterable
 from typing import Protocol
@@ -10,39 +10,39 @@ from workerkit.embedded.errors import label
 from workerkit.embedded.memory import Memory
 from workerkit.embedded.message import Message
 from workerkit.embedded.methods import short
-from workerkit.embedded.order import Backlog, Turns
+from workerkit.embedded.order import Backlog, RoundRobin
 from workerkit.embedded.properties import FLAGS
 
 _EXPIRATION, _PRIORITY = FLAGS["expiration"], FLAGS["priority"]
-_QUALIFIED = _EXPIRATION | _PRIORITY
+_EXPIRY_OR_PRIORITY = _EXPIRATION | _PRIORITY
 
 
-class Outlet(Protocol):
-    """Where deliveries leave: a channel."""
+class ConsumerChannel(Protocol):
+    """The channel of a consumer as a queue uses it."""
 
     def has_room(self) -> bool:
-        """Whether one more delivery may go out now."""
+        """Return whether the channel can send one more delivery now."""
 
     def deliver(self, consumer: "Consumer", copy: "Copy") -> None:
         """Send a message to a consumer."""
 
     def queue_deleted(self, consumer: "Consumer") -> None:
-        """The queue of a consumer is gone, and with it the consumer."""
+        """Cancel a consumer whose queue was deleted."""
 
 
 class Consumer:
     """A subscription to a queue.
 
     Attributes:
-        acknowledges: It has to settle what it gets.
-        prefetch: Unsettled messages that it may have; 0 is any number.
-        prefix: How each of its deliveries begins: the method's number and the tag.
+        acknowledges: It has to settle its deliveries.
+        prefetch: Maximum of unacknowledged messages; 0 is no limit.
+        prefix: The start of each delivery: method number and consumer tag.
     """
 
     __slots__ = (
         "acknowledges",
+        "channel",
         "exclusive",
-        "outlet",
         "prefetch",
         "prefix",
         "priority",
@@ -53,7 +53,7 @@ class Consumer:
 
     def __init__(
         self,
-        outlet: Outlet,
+        channel: ConsumerChannel,
         queue: "Queue",
         tag: str,
         *,
@@ -62,7 +62,7 @@ class Consumer:
         prefetch: int,
         priority: int,
     ) -> None:
-        self.outlet = outlet
+        self.channel = channel
         self.queue = queue
         self.tag = tag
         self.acknowledges = acknowledges
@@ -73,19 +73,19 @@ class Consumer:
         self.prefix = b"\x00\x3c\x00\x3c" + short(tag)
 
     def ready(self) -> bool:
-        """Whether it takes one more message now."""
+        """Return whether it can take one more message now."""
         full = self.prefetch and self.unacked >= self.prefetch
-        return not full and self.outlet.has_room()
+        return not full and self.channel.has_room()
 
 
 class Copy:
     """One message in one queue.
 
     Attributes:
-        position: Its place; it keeps it when it comes back.
-        expires: The clock's time, or None.
-        acquired, returns, lost: How often it was requeued; see `counting`.
-        consumer: Who has it, if a consumer has.
+        position: Its position, also after it is requeued.
+        expires: The time on the clock, or None.
+        acquired, returns, lost: The numbers of requeues; see `counting`.
+        consumer: The consumer that it was delivered to, if there is one.
     """
 
     __slots__ = (
@@ -117,17 +117,17 @@ class Copy:
 class Queue:
     """A classic or a quorum queue.
 
-    Between calls it holds that either nothing waits or no consumer is ready. Whatever makes a
-    consumer ready again has to call `pump`.
+    Between calls, either no message waits or no consumer is ready. Code that makes a consumer ready
+    has to call `pump`.
 
     Args:
-        owner: The connection that it is exclusive to.
-        bury: Called with a copy and the reason when a message has to be dead-lettered.
-        unused: Called when the queue should be deleted, as nobody uses it.
+        owner: The session that it is exclusive to.
+        dead_letter: Called with a copy and the reason when a message has to be dead-lettered.
+        unused: Called when the queue should be deleted because it is unused.
 
     Attributes:
-        unacked: Messages that were delivered and are not settled.
-        deleted: It is gone; what comes back to it is dropped.
+        unacked: The number of unacknowledged messages.
+        deleted: The queue was deleted; requeued messages are dropped.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class Queue:
         durable: bool,
         auto_delete: bool,
         owner: object | None,
-        bury: Callable[[Copy, str], None],
+        dead_letter: Callable[[Copy, str], None],
         unused: Callable[["Queue"], None],
     ) -> None:
         self.name = name
@@ -154,15 +154,16 @@ class Queue:
         self.waiting: Backlog[Copy] = arguments.backlog()
         self.waiting_bytes = 0
         self.unacked = 0
-        self.consumers: Turns[Consumer] = Turns(single_active=arguments.single_active_consumer)
+        single_active = arguments.single_active_consumer
+        self.consumers: RoundRobin[Consumer] = RoundRobin(single_active=single_active)
         self.deleted = False
         self._clock = clock
         self._memory = memory
-        self._bury = bury
+        self._dead_letter = dead_letter
         self._unused = unused
         self._position = 0
         self._bounded = arguments.max_length is not None or arguments.max_bytes is not None
-        self._timed = False  # Some message had an end to its time.
+        self._has_expiring = False  # Some message has had an expiry.
         self._expiry: Timer | None = None
         self._idle: Timer | None = None
         self.touch()
@@ -170,7 +171,7 @@ class Queue:
     # Messages
 
     def publish(self, message: Message) -> bool:
-        """Take a message; False where the queue is full and refuses."""
+        """Add a message; return False if the queue is full and refuses it."""
         if self._bounded and self._refuses(message):
             return False
         self._position += 1
@@ -179,26 +180,26 @@ class Queue:
             quorum = self.arguments.quorum
             copy.redelivered = self.behaviour.counting.redelivered(message, quorum=quorum)
         self._memory.hold(message.size)
-        if self.arguments.ttl is not None or message.flags & _QUALIFIED:
-            self._qualify(copy)
+        if self.arguments.ttl is not None or message.flags & _EXPIRY_OR_PRIORITY:
+            self._set_expiry_and_priority(copy)
         if not len(self.waiting) and (consumer := self.consumers.next()):
-            self._hand(consumer, copy)
+            self._deliver(consumer, copy)
             return True
         self.waiting.add(copy)
         self.waiting_bytes += len(message.body)
         self._trim()
-        self._watch()
+        self._watch_expiry()
         return True
 
     def get(self) -> Copy | None:
-        """Take the next message, if there is one, for basic.get."""
+        """Remove and return the next message, if there is one, for basic.get."""
         self.touch()
         self.drop_expired()
         if not len(self.waiting):
             return None
         copy = self._pop()
         copy.consumer = None
-        self._watch()
+        self._watch_expiry()
         return copy
 
     def requeue(self, copies: Iterable[Copy], settlement: Settlement) -> None:
@@ -212,7 +213,7 @@ class Queue:
             copy.consumer = None
             counting.count(copy, settlement)
             if limit is not None and counting.total(copy) > limit:
-                self._die(copy, "delivery_limit")
+                self._remove(copy, "delivery_limit")
                 continue
             self.waiting.restore(copy)
             self.waiting_bytes += len(copy.message.body)
@@ -225,14 +226,14 @@ class Queue:
         if self.deleted:
             self.forget(copy)
         else:
-            self._die(copy, "rejected")
+            self._remove(copy, "rejected")
 
     def forget(self, copy: Copy) -> None:
-        """A message is done with."""
+        """Release the memory of a message that has left the queue."""
         self._memory.release(copy.message.size)
 
     def purge(self) -> int:
-        """Drop what waits; how many that were."""
+        """Drop waiting messages; return their number."""
         count = len(self.waiting)
         for copy in self.waiting:
             self.forget(copy)
@@ -241,31 +242,34 @@ class Queue:
         return count
 
     def drop_expired(self) -> None:
-        """Dead-letter or drop what has waited too long; only the head counts, as in RabbitMQ."""
-        while self._timed and len(self.waiting):
+        """Dead-letter or drop expired messages at the head, as RabbitMQ does."""
+        while self._has_expiring and len(self.waiting):
             expires = self.waiting.head().expires
             if expires is None or expires > self._clock.now():
                 break
-            self._die(self._pop(), "expired")
+            self._remove(self._pop(), "expired")
 
     def pump(self) -> None:
-        """Deliver what waits to consumers that are ready."""
-        self.consumers.rejoin()
+        """Deliver waiting messages to consumers that are ready."""
+        self.consumers.refresh()
         self.drop_expired()
         while len(self.waiting) and (consumer := self.consumers.next()):
-            self._hand(consumer, self._pop())
+            self._deliver(consumer, self._pop())
             self.drop_expired()
-        self._watch()
+        self._watch_expiry()
 
     # Consumers
 
     def subscribe(self, consumer: Consumer) -> None:
-        """Add a consumer; the caller pumps when its client knows of it."""
+        """Add a consumer; the caller calls `pump` after basic.consume-ok."""
         self.consumers.add(consumer)
         self.touch()
 
     def unsubscribe(self, consumer: Consumer) -> None:
-        """Remove a consumer. What it has stays its own; the last one takes along the queue."""
+        """Remove a consumer, but not its unacknowledged messages.
+
+        An auto-delete queue is deleted with its last consumer.
+        """
         if consumer not in self.consumers:
             return
         self.consumers.remove(consumer)
@@ -277,13 +281,13 @@ class Queue:
 
     @property
     def in_exclusive_use(self) -> bool:
-        """Whether its consumer wants no other."""
+        """Whether its consumer is exclusive."""
         return any(consumer.exclusive for consumer in self.consumers)
 
-    # Life
+    # Lifetime
 
     def touch(self) -> None:
-        """Count the time without use from now, where that matters; consumers are use."""
+        """Restart the time without use, after which the queue expires; consumers are use."""
         if self.arguments.expires is None:
             return
         if self._idle is not None:
@@ -293,40 +297,40 @@ class Queue:
             self._idle = self._clock.after(self.arguments.expires, self._on_idle)
 
     def delete(self) -> None:
-        """Drop everything and let consumers know."""
+        """Drop all messages and cancel all consumers."""
         self.deleted = True
         for timer in (self._idle, self._expiry):
             if timer is not None:
                 timer.cancel()
         for consumer in self.consumers.clear():
-            consumer.outlet.queue_deleted(consumer)
+            consumer.channel.queue_deleted(consumer)
         self.purge()
 
-    # Within
+    # Internals
 
-    def _hand(self, consumer: Consumer, copy: Copy) -> None:
+    def _deliver(self, consumer: Consumer, copy: Copy) -> None:
         if consumer.acknowledges:
             copy.consumer = consumer
             consumer.unacked += 1
             self.unacked += 1
         else:
             self._memory.release(copy.message.size)
-        consumer.outlet.deliver(consumer, copy)
+        consumer.channel.deliver(consumer, copy)
 
     def _pop(self) -> Copy:
         copy = self.waiting.pop()
         self.waiting_bytes -= len(copy.message.body)
         return copy
 
-    def _qualify(self, copy: Copy) -> None:
-        """Give a new copy its priority and the end of its time."""
+    def _set_expiry_and_priority(self, copy: Copy) -> None:
+        """Set the priority and the expiry of a new copy."""
         message, ttl = copy.message, self.arguments.ttl
         if message.flags & _EXPIRATION:
             own = int(message.read_properties().expiration or 0) / 1000
             ttl = own if ttl is None else min(ttl, own)
         if ttl is not None:
             copy.expires = self._clock.now() + ttl
-            self._timed = True
+            self._has_expiring = True
         if self.arguments.max_priority and message.flags & _PRIORITY:
             priority = message.read_properties().priority or 0
             copy.priority = min(priority, self.arguments.max_priority)
@@ -338,7 +342,7 @@ class Queue:
         if arguments.overflow == "drop-head" or not self._full(1, len(message.body)):
             return False
         if arguments.overflow == "reject-publish-dlx":
-            self._bury(Copy(message, self, 0), "maxlen")
+            self._dead_letter(Copy(message, self, 0), "maxlen")
         return True
 
     def _full(self, more: int = 0, more_bytes: int = 0) -> bool:
@@ -348,14 +352,14 @@ class Queue:
         )
 
     def _trim(self) -> None:
-        """Drop what is too much."""
+        """Drop messages above the limits, from the head."""
         if self._bounded and self.arguments.overflow == "drop-head":
             while len(self.waiting) and self._full():
-                self._die(self._pop(), "maxlen")
+                self._remove(self._pop(), "maxlen")
 
-    def _watch(self) -> None:
-        """Wake when the head expires."""
-        if not self._timed:
+    def _watch_expiry(self) -> None:
+        """Drop expired messages, and set a timer for the next expiry."""
+        if not self._has_expiring:
             return
         self.drop_expired()
         if len(self.waiting) and (expires := self.waiting.head().expires) is not None:
@@ -367,11 +371,11 @@ class Queue:
             if timer.when <= when:
                 return
             timer.cancel()
-        self._expiry = self._clock.after(when - self._clock.now(), self._watch)
+        self._expiry = self._clock.after(when - self._clock.now(), self._watch_expiry)
 
     def _on_idle(self) -> None:
         self._unused(self)
 
-    def _die(self, copy: Copy, reason: str) -> None:
+    def _remove(self, copy: Copy, reason: str) -> None:
         self.forget(copy)
-        self._bury(copy, reason)
+        self._dead_letter(copy, reason)

@@ -1,4 +1,4 @@
-"""The embedded broker as users see it: start, stop, and what tests do to it."""
+"""The public class of the embedded broker: start, stop, inspect it and inject failures."""
 
 import asyncio
 import logging
@@ -16,8 +16,8 @@ from workerkit.embedded.broker import Broker, Client
 from workerkit.embedded.channel import Channel
 from workerkit.embedded.connection import Connection
 from workerkit.embedded.errors import CODES, Refusal
-from workerkit.embedded.injected_faults import Fault
-from workerkit.embedded.listener import Listener
+from workerkit.embedded.injected_faults import InjectedFault
+from workerkit.embedded.listener import BrokerListener
 from workerkit.embedded.snapshot import QueueSnapshot
 from workerkit.errors import ConfigurationError
 
@@ -28,33 +28,33 @@ T = TypeVar("T")
 _MAX_MEMORY = 256 * 2**20
 _HEARTBEAT = 60
 _QUEUE_TYPES = (None, "classic", "quorum")
-# A client that does not answer connection.close must not hold up a test.
-_GOODBYE = 1.0
+# A client that does not reply to connection.close must not delay a test.
+_CLOSE_TIMEOUT = 1.0
 
 
 class EmbeddedBroker:
-    """An AMQP 0-9-1 broker inside this process, which behaves as RabbitMQ does.
+    """An AMQP 0-9-1 broker inside this process that behaves like RabbitMQ.
 
         async with EmbeddedBroker() as broker:
             connection = await aio_pika.connect(broker.url)
 
-    It is for demo and tests only: it binds loopback, keeps everything in memory, forgets it at
-    `stop`, and has neither TLS nor permissions, policies, streams or a cluster.
+    It is for demos and tests only: it listens on loopback, keeps everything in memory, loses it at
+    `stop`, and has no TLS, permissions, policies, streams or clusters.
 
-    Every method but `start` and `stop` may be called from any thread, and has done its work when it
-    returns.
+    Every method except `start` and `stop` may be called from any thread, and its effect is complete
+    when it returns.
 
     Args:
         port: 0 picks a free one.
         host: A loopback address.
-        behaves_as: The version of RabbitMQ to behave as: "3.10", "4.0" or "4.3".
+        behaves_as: The RabbitMQ version to imitate: "3.10", "4.0" or "4.3".
         max_memory: Bytes of messages at which the memory alarm blocks publishers.
 
     Raises:
-        ConfigurationError: *host* is no loopback address, or *behaves_as* none of these versions.
+        ConfigurationError: *host* is not a loopback address, or *behaves_as* is not supported.
 
     Attributes:
-        behaves_as: The version of RabbitMQ that it behaves as.
+        behaves_as: The RabbitMQ version that it imitates.
     """
 
     def __init__(
@@ -68,17 +68,17 @@ class EmbeddedBroker:
         self.behaves_as = behaves_as
         behaviour = behaviour_of(behaves_as)
         self._broker = Broker(behaviour, max_memory=max_memory, heartbeat=_HEARTBEAT)
-        self._listener = Listener(host, port, lambda: Connection(self._broker))
+        self._listener = BrokerListener(host, port, lambda: Connection(self._broker))
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: int | None = None
 
-    # Life
+    # Lifetime
 
     async def start(self) -> None:
-        """Listen. What was declared before the last `stop` is gone.
+        """Start listening, with nothing declared.
 
         Raises:
-            ConfigurationError: Somebody else has the port.
+            ConfigurationError: The port is in use.
         """
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
@@ -89,10 +89,10 @@ class EmbeddedBroker:
             "port": self.port,
             "behaves_as": f"RabbitMQ {self.behaves_as}",
         }
-        log.info("the embedded broker runs: for demo and tests only", extra=place)
+        log.info("embedded broker started; for demos and tests only", extra=place)
 
     async def stop(self) -> None:
-        """Say goodbye to every client and leave nothing behind: no socket, task or timer."""
+        """Close every connection, and leave no socket, task or timer."""
         self._listener.close()
         self._broker.frozen = False
         text = "broker forced connection closure with reason 'shutdown'"
@@ -102,7 +102,7 @@ class EmbeddedBroker:
             client.refuse(Refusal("CONNECTION_FORCED", text))
         lost = [client.lost for client in clients]
         if lost:
-            await asyncio.wait(lost, timeout=_GOODBYE)
+            await asyncio.wait(lost, timeout=_CLOSE_TIMEOUT)
         for client in clients:
             client.abort()
         if lost:
@@ -125,7 +125,7 @@ class EmbeddedBroker:
     @classmethod
     @contextmanager
     def in_thread(cls, port: int = 0, **options: Any) -> Iterator[Self]:
-        """Run a broker in a thread of its own, for synchronous tests, until the block ends.
+        """Run a broker in a separate thread, for synchronous tests, until the block ends.
 
         Args:
             options: As for the class.
@@ -149,28 +149,28 @@ class EmbeddedBroker:
 
     @property
     def port(self) -> int:
-        """The port it listens on, once it has started."""
+        """The port, when the broker has started."""
         return self._listener.port
 
     @property
     def url(self) -> str:
-        """Address of the virtual host `/` for the user `guest`."""
+        """The URL of the virtual host `/` for the user `guest`."""
         return f"amqp://guest:guest@{self._listener.host}:{self.port}/"
 
     def url_of(self, vhost: str, *, user: str = "guest", password: str = "guest") -> str:
-        """Address of a virtual host, everything in it quoted."""
+        """Return the URL of a virtual host, with its parts quoted."""
         login = f"{quote(user, safe='')}:{quote(password, safe='')}"
         return f"amqp://{login}@{self._listener.host}:{self.port}/{quote(vhost, safe='')}"
 
     def add_vhost(self, name: str, *, default_queue_type: str | None = None) -> None:
-        """Create a virtual host, which every user may use.
+        """Create a virtual host that every user may use.
 
         Args:
-            default_queue_type: Such as `quorum`: the type of durable queues, neither exclusive nor
-                auto-delete, that are declared without one.
+            default_queue_type: The type, such as `quorum`, of queues that are declared without one
+                and are durable, not exclusive and not auto-delete.
 
         Raises:
-            ConfigurationError: There is no such type here.
+            ConfigurationError: The type is not supported.
         """
         if default_queue_type not in _QUEUE_TYPES:
             raise ConfigurationError(
@@ -180,36 +180,36 @@ class EmbeddedBroker:
         self._do(lambda: self._broker.add_vhost(name, default_queue_type))
 
     def delete_vhost(self, name: str) -> None:
-        """Delete a virtual host with its queues; its connections are closed."""
+        """Delete a virtual host with its queues, and close its connections."""
         self._do(lambda: self._broker.delete_vhost(name))
 
     def add_user(self, name: str, password: str) -> None:
-        """Let a user log in, or change a password. `guest` is there from the beginning."""
+        """Add a user, or change a password. `guest` exists from the start."""
         self._do(lambda: self._broker.users.update({name: password}))
 
-    # Look
+    # Inspect
 
     def queue(self, name: str, vhost: str = "/") -> QueueSnapshot:
-        """A queue as it is now.
+        """Return the present state of a queue.
 
         Raises:
-            KeyError: There is none of that name.
+            KeyError: The queue does not exist.
         """
         return self._do(lambda: snapshot.of_queue(self._broker.vhosts[vhost].queues[name]))
 
     def queues(self, vhost: str = "/") -> list[str]:
-        """Names of all queues of a virtual host, in the order in which they were declared."""
+        """Return the names of all queues of a virtual host, in order of declaration."""
         return self._do(lambda: list(self._broker.vhosts[vhost].queues))
 
     @property
     def connections(self) -> int:
-        """How many sockets are open."""
+        """The number of open connections."""
         return self._do(lambda: len(self._broker.clients))
 
-    # What may happen to clients
+    # Failures
 
     def drop_connections(self, *, abrupt: bool = False) -> None:
-        """Close every connection: as an operator does, or (*abrupt*) as a cut cable does."""
+        """Close every connection, with connection.close or (*abrupt*) without it."""
         refusal = Refusal("CONNECTION_FORCED", "Closed by a test")
         self._each(lambda client: client.abort() if abrupt else client.refuse(refusal))
 
@@ -227,15 +227,15 @@ class EmbeddedBroker:
             code: Name of the reply code.
 
         Returns:
-            How many were closed.
+            The number of closed channels.
 
         Raises:
-            ValueError: There is no such code.
+            ValueError: The code does not exist.
         """
         if code not in CODES:
-            raise ValueError(f"{code!r} is none of {', '.join(CODES)}")
+            raise ValueError(f"{code!r} is not one of {', '.join(CODES)}")
 
-        def meant(channel: Channel) -> bool:
+        def matches(channel: Channel) -> bool:
             tags = channel.consumers.values()
             return queue is None or any(
                 consumer.queue.name == queue and channel.vhost.name == vhost for consumer in tags
@@ -246,7 +246,7 @@ class EmbeddedBroker:
                 (client, channel)
                 for client in self._broker.clients
                 for channel in client.channels()
-                if meant(channel)
+                if matches(channel)
             ]
             for client, channel in found:
                 client.close_channel(channel, Refusal(code, text))
@@ -255,43 +255,43 @@ class EmbeddedBroker:
         return self._do(close)
 
     def refuse_connections(self, refuse: bool) -> None:
-        """Refuse new connections, or accept them again; those that are open stay."""
+        """Refuse new connections, or accept them again; open ones stay."""
         self._do(self._listener.refuse if refuse else self._listener.accept)
 
     def freeze(self) -> None:
-        """Stop reading and writing: sockets stay open, and nothing answers."""
+        """Stop reading and writing; sockets stay open."""
         self._broker.frozen = True
         self._each(lambda client: client.freeze())
 
     def thaw(self) -> None:
-        """Go on after `freeze`."""
+        """Resume after `freeze`."""
         self._broker.frozen = False
         self._each(lambda client: client.thaw())
 
     def swallow_next(self, method: str) -> None:
-        """Never send the next reply of that name, such as `basic.consume-ok`, on any connection.
+        """Discard the next reply *method*, such as `basic.consume-ok`, on any connection.
 
-        A publish is confirmed with `basic.ack`, one for all that came together.
+        The confirm of a publish is `basic.ack`; publishes received together share one.
 
         Raises:
             ValueError: AMQP has no such method.
         """
-        self._do(lambda: self._broker.faults.add(Fault(method, None)))
+        self._do(lambda: self._broker.faults.add(InjectedFault(method, None)))
 
     def delay_next(self, method: str, seconds: float) -> None:
-        """Send the next reply of that name late, by the broker's clock; others may overtake it.
+        """Delay the next reply *method* by *seconds* of the broker's clock; others may overtake it.
 
         Raises:
             ValueError: AMQP has no such method.
         """
-        self._do(lambda: self._broker.faults.add(Fault(method, seconds)))
+        self._do(lambda: self._broker.faults.add(InjectedFault(method, seconds)))
 
     def memory_alarm(self, on: bool) -> None:
-        """Raise or clear the memory alarm: while it is on, publishers are blocked."""
+        """Raise or clear the memory alarm, which blocks publishers."""
         self._do(lambda: self._broker.set_alarm("test", on))
 
     def purge(self, queue: str, vhost: str = "/") -> int:
-        """Drop what waits in a queue; how many messages that were."""
+        """Drop the waiting messages of a queue; return their number."""
 
         def run() -> int:
             return self._broker.vhosts[vhost].queues[queue].purge()
@@ -299,10 +299,10 @@ class EmbeddedBroker:
         return self._do(run)
 
     def advance(self, seconds: float) -> None:
-        """Move the broker's clock: what would expire meanwhile expires now, in order."""
+        """Move the broker's clock: messages and queues that expire by then expire now, in order."""
         self._do(lambda: self._broker.clock.advance(seconds))
 
-    # Within
+    # Internals
 
     def _each(self, action: Callable[[Client], None]) -> None:
         def run() -> None:

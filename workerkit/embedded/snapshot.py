@@ -1,4 +1,4 @@
-"""What a test sees of a queue: copies, which do not change when the queue does."""
+"""Snapshots of queues for tests, which do not change with the queue."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,8 +12,8 @@ class MessageSnapshot:
     """A message that waits in a queue.
 
     Attributes:
-        headers: As a client library would show them.
-        properties: The other properties that it has, by name.
+        headers: As plain values, like those of a client library.
+        properties: The other properties by name.
     """
 
     body: bytes
@@ -29,11 +29,11 @@ class QueueSnapshot:
     """A queue at one moment.
 
     Attributes:
-        ready: Messages that wait.
-        unacked: Messages that were delivered and are not settled.
-        consumers: How many there are.
+        ready: The number of waiting messages.
+        unacked: The number of unacknowledged messages.
+        consumers: The number of consumers.
         arguments: As declared.
-        messages: Those that wait, in the order in which they will be delivered.
+        messages: The waiting messages, in order of delivery.
     """
 
     name: str
@@ -48,7 +48,7 @@ class QueueSnapshot:
 
 
 def of_queue(queue: Queue) -> QueueSnapshot:
-    """What a queue is now."""
+    """Return a snapshot of a queue."""
     return QueueSnapshot(
         name=queue.name,
         ready=len(queue.waiting),

@@ -1,7 +1,7 @@
 """Field tables: AMQP 0-9-1, section 4.2.5.5, with the errata of RabbitMQ.
 
-A value keeps its encoded type. RabbitMQ names it in its texts and compares by it, and a table that
-was read is written again byte for byte; pamqp's codec does neither.
+A value keeps its encoded type. RabbitMQ compares types and names them in errors, and a decoded
+table is encoded again byte for byte; the codec of pamqp does neither.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from struct import Struct
 from struct import error as StructError  # noqa: N812
 from typing import Any, NamedTuple
 
-_DEEPEST = 32
+_MAX_DEPTH = 32
 _SIZE = Struct(">I")
 _DECIMAL = Struct(">Bi")
 _LONG = Struct(">q")
@@ -40,9 +40,9 @@ class Field(NamedTuple):
     """A value and its type.
 
     Attributes:
-        type: RabbitMQ's name of it: `longstr`, `signedint`, `table`, ...
-        value: Text has lone surrogates where it is not UTF-8; a timestamp is in seconds since
-            1970; tables and arrays hold fields.
+        type: RabbitMQ's name of the type: `longstr`, `signedint`, `table`, ...
+        value: Text has lone surrogates if it is not UTF-8. A timestamp is in seconds since 1970.
+            Tables and arrays hold fields.
     """
 
     type: str
@@ -50,16 +50,16 @@ class Field(NamedTuple):
 
     @property
     def type_class(self) -> str:
-        """RabbitMQ compares values within these: all numbers are one."""
+        """The class within which RabbitMQ compares values: all numbers are one class."""
         return "number" if self.type in _INTEGERS or self.type in _FLOATS else self.type
 
     @property
     def is_integer(self) -> bool:
-        """Whether it can stand where a queue or consumer argument has to be an integer."""
+        """Whether it is valid for an argument that has to be an integer."""
         return self.type in _INTEGERS
 
     def __str__(self) -> str:
-        """The value as RabbitMQ puts it into a text."""
+        """Return the value as RabbitMQ prints it in an error."""
         return str(self.value).lower() if self.type == "bool" else str(self.value)
 
 
@@ -67,24 +67,24 @@ Table = dict[str, Field]
 
 
 class MalformedTable(ValueError):
-    """Bytes that are no field table."""
+    """Bytes that are not a field table."""
 
 
 def text(value: str) -> Field:
-    """A field of text."""
+    """Return a text field."""
     return Field("longstr", value)
 
 
 def number(value: int) -> Field:
-    """A field of 64 bits."""
+    """Return a field for a 64-bit integer."""
     return Field("long", value)
 
 
 def read(raw: bytes, start: int = 0) -> tuple[Table, int]:
-    """Read the table at *start*, its size in front; returns it and the position behind it.
+    """Decode the table at *start*, which begins with its size; return it and its end.
 
     Raises:
-        MalformedTable: Nothing else, whatever the bytes.
+        MalformedTable: The bytes are not a table. No other error is raised.
     """
     try:
         return _table(raw, start, 0)
@@ -93,12 +93,12 @@ def read(raw: bytes, start: int = 0) -> tuple[Table, int]:
 
 
 def write(table: Mapping[str, Field]) -> bytes:
-    """Write a table, its size in front."""
-    return _sized(b"".join(_short(name) + _written(field) for name, field in table.items()))
+    """Encode a table, which begins with its size."""
+    return _sized(b"".join(_short(name) + _encoded(field) for name, field in table.items()))
 
 
 def plain(table: Mapping[str, Field]) -> dict[str, Any]:
-    """The values alone, as a client library would show them."""
+    """Return the values without types, like a client library."""
     return {name: _plain(field) for name, field in table.items()}
 
 
@@ -114,7 +114,7 @@ def _plain(field: Field) -> Any:
 
 
 def moment(timestamp: int) -> datetime | None:
-    """Seconds since 1970 as an aware `datetime`, None if none can hold it."""
+    """Return seconds since 1970 as an aware `datetime`; None if it is out of range."""
     try:
         return datetime.fromtimestamp(timestamp, UTC)
     except (OverflowError, OSError, ValueError):
@@ -122,11 +122,11 @@ def moment(timestamp: int) -> datetime | None:
 
 
 def _span(raw: bytes, start: int) -> tuple[int, int]:
-    """First byte of something that has its size in front, and the byte behind it."""
+    """Return start and end of content that follows its size."""
     (size,) = _SIZE.unpack_from(raw, start)
     end = start + 4 + size
     if end > len(raw):
-        raise MalformedTable("a size beyond the end")
+        raise MalformedTable("a size exceeds the data")
     return start + 4, end
 
 
@@ -138,7 +138,7 @@ def _table(raw: bytes, start: int, depth: int) -> tuple[Table, int]:
         name = raw[position + 1 : name_end].decode(errors="surrogateescape")
         table[name], position = _field(raw, name_end, depth)
     if position != end:
-        raise MalformedTable("an entry ends behind its table")
+        raise MalformedTable("an entry exceeds its table")
     return table, end
 
 
@@ -149,12 +149,12 @@ def _array(raw: bytes, start: int, depth: int) -> tuple[list[Field], int]:
         field, position = _field(raw, position, depth)
         fields.append(field)
     if position != end:
-        raise MalformedTable("a value ends behind its array")
+        raise MalformedTable("a value exceeds its array")
     return fields, end
 
 
 def _field(raw: bytes, position: int, depth: int) -> tuple[Field, int]:
-    """A value with its type in front, and where the next one begins."""
+    """Decode a value that follows its type; return it and its end."""
     tag, position = raw[position : position + 1], position + 1
     if found := _NUMBERS.get(tag):
         name, layout = found
@@ -173,17 +173,17 @@ def _field(raw: bytes, position: int, depth: int) -> tuple[Field, int]:
         case b"D":
             scale, unscaled = _DECIMAL.unpack_from(raw, position)
             return Field("decimal", Decimal(unscaled).scaleb(-scale)), position + 5
-        case b"F" if depth < _DEEPEST:
+        case b"F" if depth < _MAX_DEPTH:
             table, end = _table(raw, position, depth + 1)
             return Field("table", table), end
-        case b"A" if depth < _DEEPEST:
+        case b"A" if depth < _MAX_DEPTH:
             array, end = _array(raw, position, depth + 1)
             return Field("array", array), end
-    raise MalformedTable(f"a value of type {tag!r}")
+    raise MalformedTable(f"unknown type {tag!r}")
 
 
-def _written(field: Field) -> bytes:
-    """A value with its type in front."""
+def _encoded(field: Field) -> bytes:
+    """Encode a value after its type."""
     value = field.value
     if tag := _NUMBER_TAGS.get(field.type):
         return tag + _NUMBERS[tag][1].pack(value)
@@ -199,7 +199,7 @@ def _written(field: Field) -> bytes:
         case "table":
             return b"F" + write(value)
         case "array":
-            return b"A" + _sized(b"".join(map(_written, value)))
+            return b"A" + _sized(b"".join(map(_encoded, value)))
     return b"V"
 
 

@@ -1,4 +1,4 @@
-"""A virtual host: its queues and exchanges, and how a message finds its way between them."""
+"""A virtual host: its queues and exchanges, and the routing of messages."""
 
 import time
 from collections import deque
@@ -13,7 +13,7 @@ from workerkit.embedded.exchange import Binding, Destination, Exchange
 from workerkit.embedded.memory import Memory
 from workerkit.embedded.message import Message, routing_keys, without_bcc
 from workerkit.embedded.queue import Copy, Queue
-from workerkit.embedded.x_death import buried, is_cycle
+from workerkit.embedded.x_death import dead_letter, is_cycle
 
 REPLY_TO = "amq.rabbitmq.reply-to"
 _PREDECLARED = {
@@ -26,18 +26,18 @@ _PREDECLARED = {
 }
 
 
-class ReplyOutlet(Protocol):
+class ReplyChannel(Protocol):
     """A channel that consumes from `amq.rabbitmq.reply-to`."""
 
     def deliver_reply(self, message: Message) -> None:
-        """Send an answer to the one who asked."""
+        """Send a direct reply."""
 
 
-class Published(NamedTuple):
-    """What became of a message.
+class PublishResult(NamedTuple):
+    """The result of a publish.
 
     Attributes:
-        routed: It reached a queue.
+        routed: The message reached a queue.
         accepted: No queue refused it.
     """
 
@@ -46,12 +46,13 @@ class Published(NamedTuple):
 
 
 class VirtualHost:
-    """Queues and exchanges by name. Nothing here knows of connections.
+    """Queues and exchanges by name, independent of connections.
 
     Attributes:
-        replies: Who waits for answers, by the name to send them to.
-        memory: Of all virtual hosts together.
-        default_queue_type: Of queues that are declared without one; None is the broker's default.
+        replies: Channels that consume direct replies, by routing key.
+        memory: That of all virtual hosts together.
+        default_queue_type: The type of queues that are declared without one; None is the default of
+            the broker.
     """
 
     def __init__(
@@ -77,23 +78,23 @@ class VirtualHost:
             )
             for each, kind in _PREDECLARED.items()
         }
-        self.replies: dict[str, ReplyOutlet] = {}
+        self.replies: dict[str, ReplyChannel] = {}
         self.memory = memory
         self._clock = clock
-        self._letters: deque[tuple[Message, list[str]]] = deque()
-        self._burying = False
+        self._dead_letters: deque[tuple[Message, list[str]]] = deque()
+        self._publishing_dead_letters = False
 
     # Topology
 
     def queue(self, name: str) -> Queue:
-        """The queue of that name, or NOT_FOUND."""
+        """Return the queue *name*, or raise NOT_FOUND."""
         queue = self.queues.get(name)
         if queue is None:
             raise not_found("queue", name, self.name)
         return queue
 
     def exchange(self, name: str) -> Exchange:
-        """The exchange of that name, or NOT_FOUND."""
+        """Return the exchange *name*, or raise NOT_FOUND."""
         exchange = self.exchanges.get(name)
         if exchange is None:
             raise not_found("exchange", name, self.name)
@@ -118,56 +119,59 @@ class VirtualHost:
             durable=durable,
             auto_delete=auto_delete,
             owner=owner,
-            bury=self._bury,
+            dead_letter=self._dead_letter,
             unused=self.delete_queue,
         )
         return queue
 
     def delete_queue(self, queue: Queue) -> None:
-        """Delete a queue with its bindings, if that is not done yet."""
+        """Delete a queue with its bindings, unless it is deleted already."""
         if not queue.deleted:
             del self.queues[queue.name]
             self._unbind_all(queue)
             queue.delete()
 
     def delete_exchange(self, exchange: Exchange) -> None:
-        """Delete an exchange with its bindings, to it and from it."""
+        """Delete an exchange with the bindings to it and from it."""
         if self.exchanges.get(exchange.name) is exchange:
             del self.exchanges[exchange.name]
             self._unbind_all(exchange)
 
     def unbind(self, exchange: Exchange, binding: Binding) -> None:
-        """Remove a binding, if it is there; an auto-delete exchange goes with its last one."""
+        """Remove a binding, if it exists; an auto-delete exchange is deleted with its last one."""
         if exchange.unbind(binding):
-            self._drop_unused(exchange)
+            self._delete_if_unused(exchange)
 
     def _unbind_all(self, destination: Destination) -> None:
         for exchange in list(self.exchanges.values()):
             if exchange.unbind_all(destination):
-                self._drop_unused(exchange)
+                self._delete_if_unused(exchange)
 
-    def _drop_unused(self, exchange: Exchange) -> None:
+    def _delete_if_unused(self, exchange: Exchange) -> None:
         if exchange.auto_delete and exchange.bound and not exchange.bindings:
             self.delete_exchange(exchange)
 
     # Messages
 
-    def publish(self, message: Message) -> Published:
+    def publish(self, message: Message) -> PublishResult:
         """Put a message into every queue that it is routed to."""
-        if not message.exchange and not message.has_copies:  # The usual way, kept short.
+        if not message.exchange and not message.has_copies:  # The most frequent case, kept fast.
             queue = self.queues.get(message.routing_key)
             if queue is not None:
-                return Published(True, queue.publish(message))
+                return PublishResult(True, queue.publish(message))
         keys = routing_keys(message)
         message = without_bcc(message)
         if not message.exchange and self._reply(keys, message):
-            return Published(self.behaviour.routes_replies, True)
+            return PublishResult(self.behaviour.routes_replies, True)
         queues = self.route(message, keys)
         accepted = [queue.publish(message) for queue in queues]
-        return Published(bool(queues), all(accepted))
+        return PublishResult(bool(queues), all(accepted))
 
     def route(self, message: Message, keys: Iterable[str]) -> Iterable[Queue]:
-        """The queues for a message: each once, by way of exchange bindings and alternates too."""
+        """Return the queues for a message, each once.
+
+        Exchange bindings and alternate exchanges are followed.
+        """
         start = self.exchanges.get(message.exchange)
         queues: dict[Queue, None] = {}
         todo = [start] if start else []
@@ -198,25 +202,25 @@ class VirtualHost:
         ]
 
     def _reply(self, keys: list[str], message: Message) -> bool:
-        """Deliver a direct reply; whether *message* was routed as one, by the version's rules."""
-        outlets = [outlet for key in keys if (outlet := self.replies.get(key))]
-        for outlet in outlets:
-            outlet.deliver_reply(message)
+        """Deliver a direct reply; return whether *message* counts as routed."""
+        channels = [channel for key in keys if (channel := self.replies.get(key))]
+        for channel in channels:
+            channel.deliver_reply(message)
         gone = self.behaviour.routes_replies and message.routing_key.startswith(f"{REPLY_TO}.")
-        return bool(outlets) or gone
+        return bool(channels) or gone
 
-    def _bury(self, copy: Copy, reason: str) -> None:
+    def _dead_letter(self, copy: Copy, reason: str) -> None:
         """Publish a message to the dead-letter exchange of its queue, if it has one.
 
-        What that causes in its turn waits until it is done: a chain of queues, however long, does
-        not grow the stack.
+        Messages that this dead-letters in turn are published afterwards, not recursively: a long
+        chain of queues does not grow the stack.
         """
         queue, arguments = copy.queue, copy.queue.arguments
         exchange, routing_key = arguments.dead_letter_exchange, arguments.dead_letter_routing_key
         if exchange is None or exchange not in self.exchanges:
             return
         count = self.behaviour.counting.after_death(copy, reason, quorum=arguments.quorum)
-        letter = buried(
+        letter = dead_letter(
             copy.message,
             queue.name,
             reason,
@@ -228,16 +232,16 @@ class VirtualHost:
         )
         # With a dead-letter routing key, it is routed by that key only.
         keys = routing_keys(letter) if routing_key is None else [routing_key]
-        self._letters.append((letter, keys))
-        if not self._burying:
-            self._burying = True
+        self._dead_letters.append((letter, keys))
+        if not self._publishing_dead_letters:
+            self._publishing_dead_letters = True
             try:
-                while self._letters:
-                    self._post(*self._letters.popleft(), reason)
+                while self._dead_letters:
+                    self._publish_dead_letter(*self._dead_letters.popleft(), reason)
             finally:
-                self._burying = False
+                self._publishing_dead_letters = False
 
-    def _post(self, letter: Message, keys: list[str], reason: str) -> None:
+    def _publish_dead_letter(self, letter: Message, keys: list[str], reason: str) -> None:
         headers = letter.headers()
         for queue in self.route(letter, keys):
             if reason == "rejected" or not is_cycle(queue.name, headers):

@@ -1,4 +1,4 @@
-"""The header `x-death`: what happened to a message before it was dead-lettered. Pure."""
+"""Create dead letters with the header `x-death`. Pure."""
 
 from itertools import takewhile
 
@@ -7,7 +7,7 @@ from workerkit.embedded.message import Message, routing_keys
 from workerkit.embedded.table import Field, Table, number, text
 
 
-def buried(
+def dead_letter(
     message: Message,
     queue: str,
     reason: str,
@@ -18,21 +18,20 @@ def buried(
     deliveries: int = 0,
     discards_client_deaths: bool = False,
 ) -> Message:
-    """The message as it is published to a dead-letter exchange.
+    """Return a message as it is published to a dead-letter exchange.
 
     Args:
-        queue: Where it died.
+        queue: The queue that dead-letters it.
         reason: `rejected`, `expired`, `maxlen` or `delivery_limit`.
         now: Seconds since 1970.
         exchange: The dead-letter exchange.
-        routing_key: Of the queue's declaration; None keeps the message's own, copies included.
+        routing_key: The dead-letter routing key of the queue; None keeps those of the message.
         deliveries: The delivery count that it keeps; see `counting`.
-        discards_client_deaths: An `x-death` that a client wrote is dropped, `CC` is kept, and the
-            last death has headers of its own.
+        discards_client_deaths: See `Behaviour`.
     """
     properties = message.read_properties()
     headers = dict(properties.headers or {})
-    if discards_client_deaths and not message.died:
+    if discards_client_deaths and not message.dead_lettered:
         headers.pop("x-death", None)
     _record_first(headers, message, queue, reason)
     if discards_client_deaths:
@@ -49,13 +48,13 @@ def buried(
         message.routing_key if routing_key is None else routing_key,
         changed.properties,
         message.body,
-        died=True,
+        dead_lettered=True,
         deliveries=deliveries,
     )
 
 
 def deaths(headers: Table) -> list[Field]:
-    """The entries of `x-death`, the last one first; whatever else a client put there is none."""
+    """Return the entries of `x-death`, the last one first; other values are ignored."""
     field = headers.get("x-death")
     if field is None or field.type != "array":
         return []
@@ -63,9 +62,9 @@ def deaths(headers: Table) -> list[Field]:
 
 
 def is_cycle(queue: str, headers: Table) -> bool:
-    """Whether a message would come to *queue* again though nobody has rejected it since.
+    """Return whether a message would reach *queue* again without a rejection in between.
 
-    Such a message is dropped: nothing but time and limits would drive it round for ever.
+    Such a message is dropped, because expiry and limits would move it in a circle forever.
     """
     since = list(
         takewhile(lambda death: _value(death, "queue") != queue, entries := deaths(headers))
@@ -109,20 +108,21 @@ def _death(message: Message, queue: str, reason: str, now: int, expiration: str 
 def _keys(message: Message) -> list[str]:
     try:
         return routing_keys(message)
-    except Refusal:  # Never so for a message that was published: it was checked then.
+    except Refusal:
+        # Impossible for a message of a client, which was checked when it was published.
         return [message.routing_key]
 
 
-def _with_death(former: list[Field], death: Field) -> list[Field]:
-    """Put a death in front; one of the same queue and reason is counted, not repeated."""
+def _with_death(earlier: list[Field], death: Field) -> list[Field]:
+    """Add a death at the front, or count it if there is one with its queue and reason."""
 
     def event(entry: Field) -> tuple[object, object]:
         return _value(entry, "queue"), _value(entry, "reason")
 
-    for entry in former:
+    for entry in earlier:
         if event(entry) == event(death):
             count = _value(entry, "count")
             more = count + 1 if isinstance(count, int) else 1
             counted = Field("table", entry.value | {"count": number(more)})
-            return [counted, *(other for other in former if other is not entry)]
-    return [death, *former]
+            return [counted, *(other for other in earlier if other is not entry)]
+    return [death, *earlier]

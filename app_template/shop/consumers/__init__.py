@@ -1,1 +1,1 @@
-"""Every module of this package is searched for consumers."""
+"""Consumers. workerkit finds them in every module of the package `shop`."""

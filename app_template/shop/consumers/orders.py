@@ -1,4 +1,4 @@
-"""What happens when somebody places an order."""
+"""Handle the messages of placed orders."""
 
 from shop.orders import Order, OrderRepository
 from shop.settings import Settings
@@ -6,12 +6,12 @@ from workerkit import AMQPConsumer, Reject, RetryPolicy
 
 
 class OrderPlaced(AMQPConsumer):
-    """Books every order the shop publishes.
+    """Books every order that the shop publishes.
 
-    Returning acknowledges the message. Raising tries it again, at once and later, as `retry` says,
-    and then puts it aside into `orders.dlq`; so do `Reject`, with the reason, and a body that is no
-    `Order`. A further parameter
-    `message: AMQPMessage[Order]` would get headers, queue, and whether it came before.
+    If `handle` returns, the message is acknowledged. If it raises, the message is retried as
+    `retry` states, and then moved to the dead-letter queue `orders.dlq`. `Reject` and a body that
+    is not an `Order` move it there immediately. A parameter `message: AMQPMessage[Order]` would get
+    the headers, the queue, and whether the message was redelivered.
     """
 
     queues = ["orders", "orders/priority"]
@@ -25,5 +25,5 @@ class OrderPlaced(AMQPConsumer):
 
     async def handle(self, order: Order) -> None:
         if order.quantity > self.largest:
-            raise Reject(f"nobody orders {order.quantity} at once")
+            raise Reject(f"the quantity {order.quantity} is too large")
         await self.orders.add(order)

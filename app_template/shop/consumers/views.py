@@ -1,4 +1,4 @@
-"""What the shop answers over HTTP."""
+"""Handle HTTP requests."""
 
 import asyncio
 from typing import Annotated
@@ -11,13 +11,13 @@ from workerkit import Header, HTTPView, Publisher, PublishError, Retry
 
 
 class Accepted(BaseModel):
-    """An order that is on its way."""
+    """The response to an order that was published."""
 
     message_id: str
 
 
 class PlaceOrder(HTTPView):
-    """Takes orders."""
+    """Accepts orders."""
 
     routes = ["/orders"]
     status = 202
@@ -28,18 +28,18 @@ class PlaceOrder(HTTPView):
     async def post(self, order: Order) -> Accepted:
         """Place an order.
 
-        It is accepted as soon as RabbitMQ has it; `OrderPlaced` books it. While RabbitMQ does not
-        take it, the answer is a 503 that says when to come again.
+        The response is sent when RabbitMQ has confirmed the message; `OrderPlaced` books the order.
+        If RabbitMQ does not confirm it, the response is a 503 with `Retry-After`.
         """
         try:
             message_id = await self.publisher.publish(order, "orders")
         except PublishError as error:
-            raise Retry("no orders are taken at the moment", after=5) from error
+            raise Retry("orders cannot be accepted at the moment", after=5) from error
         return Accepted(message_id=message_id)
 
 
 class OrderView(HTTPView):
-    """Shows the orders that are booked."""
+    """Shows booked orders."""
 
     routes = ["/orders/{order_id}"]
 
@@ -55,7 +55,7 @@ class OrderView(HTTPView):
 
 
 class BookedOrders(HTTPView):
-    """Announces the orders that are booked, as a stream of Server-Sent Events."""
+    """Streams booked orders as Server-Sent Events."""
 
     routes = ["/booked"]
     timeout = None
@@ -66,20 +66,20 @@ class BookedOrders(HTTPView):
     async def get(
         self, request: web.Request, last_event_id: Annotated[str, Header] = ""
     ) -> web.StreamResponse:
-        """Announce all orders, or those behind the one that a client has seen last."""
+        """Stream all orders, or those after the last event that the client received."""
         response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
         await response.prepare(request)
-        number = self.orders.seen(last_event_id)
+        number = self.orders.position(last_event_id)
         while True:
             try:
                 async with asyncio.timeout(15.0):
                     orders = await self.orders.after(number)
             except TimeoutError:
-                # A comment, so that nobody takes silence for a lost connection.
+                # A comment, so that clients do not take silence for a lost connection.
                 await response.write(b": nothing new\n\n")
                 continue
             for order in orders:
                 number += 1
                 data = order.model_dump_json()
-                lines = f"id: {self.orders.name}-{number}\nevent: booked\ndata: {data}\n\n"
+                lines = f"id: {self.orders.id}-{number}\nevent: booked\ndata: {data}\n\n"
                 await response.write(lines.encode())

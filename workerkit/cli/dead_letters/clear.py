@@ -1,4 +1,4 @@
-"""Replay or purge dead letters from the command line."""
+"""Replay or purge dead letters."""
 
 import asyncio
 import signal
@@ -12,52 +12,36 @@ from workerkit.amqp.dead_letters import Evidence
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.publisher import Destination, Publisher
 from workerkit.amqp.replay import ProcessMessage, QueueCleaner, replay_properties
-from workerkit.cli.dead_letters.read import Sieve, opened, progress
+from workerkit.cli.dead_letters.read import opened, progress
 from workerkit.cli.dead_letters.selection import Selection
-from workerkit.cli.dead_letters.target import Whereabouts
+from workerkit.cli.dead_letters.target import DeadLetterQueue
 from workerkit.errors import ConnectionLost, PublishError, RunError
 
 
 @dataclass(frozen=True, slots=True)
-class Treatment:
-    """What is done with each dead letter before it is taken out of its queue.
+class Operation:
+    """What a command does with each dead letter before it removes it from the queue.
 
     Attributes:
-        question: To be asked before, for the number of dead letters.
-        done: What has happened to them afterwards, in a word.
-        begin: Opens what it takes.
+        question: Asks for confirmation; the number of dead letters is put in.
+        participle: For reports, such as `replayed`.
+        start: Opens the resources, and yields the function that handles one message.
     """
 
     question: str
-    done: str
-    begin: Callable[[Whereabouts], AbstractAsyncContextManager[ProcessMessage]]
-
-
-@dataclass(frozen=True, slots=True)
-class Errand:
-    """Which dead letters, how many of them and how fast.
-
-    Attributes:
-        until: Not those that failed later.
-        rate: Messages in a second.
-    """
-
-    where: Whereabouts
-    selection: Selection
-    limit: int | None
-    rate: float | None
-    until: datetime
+    participle: str
+    start: Callable[[DeadLetterQueue], AbstractAsyncContextManager[ProcessMessage]]
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What came of it.
+    """The result of an operation.
 
     Attributes:
-        count: Dead letters that were there.
-        done: Those that were replayed or purged.
-        later: Those that match, and were left because they failed later.
-        interrupted: A signal came before the end.
+        count: Dead letters in the queue at the start.
+        done: Dead letters that were replayed or purged.
+        later: Dead letters that match, but failed after the command started.
+        interrupted: A signal stopped the operation early.
     """
 
     count: int = 0
@@ -67,68 +51,94 @@ class Result:
 
 
 @asynccontextmanager
-async def _replaying(where: Whereabouts) -> AsyncIterator[ProcessMessage]:
+async def _replay(queue: DeadLetterQueue) -> AsyncIterator[ProcessMessage]:
     publisher = Publisher()
-    publisher.open(where.settings)
+    publisher.open(queue.settings)
 
-    async def replay(message: AMQPMessage[Any]) -> None:
-        queue = Evidence.of(message).queue or where.queue
-        to = Destination(queue, "", where.connection, where.vhost)
-        await publisher.send(message.raw, replay_properties(message, queue), to)
+    async def publish(message: AMQPMessage[Any]) -> None:
+        source = Evidence.of(message).queue or queue.source
+        to = Destination(source, "", queue.connection, queue.vhost)
+        await publisher.send(message.raw, replay_properties(message, source), to)
 
     try:
-        yield replay
+        yield publish
     finally:
         await publisher.close()
 
 
 @asynccontextmanager
-async def _purging(where: Whereabouts) -> AsyncIterator[ProcessMessage]:
-    async def purge(message: AMQPMessage[Any]) -> None:
-        """There is nothing to do but to acknowledge it."""
+async def _purge(queue: DeadLetterQueue) -> AsyncIterator[ProcessMessage]:
+    async def ignore(message: AMQPMessage[Any]) -> None:
+        """Do nothing: the acknowledgement deletes the message."""
 
-    yield purge
-
-
-REPLAY = Treatment("Replay {} to where they failed?", "replayed", _replaying)
-PURGE = Treatment("Delete {} for good?", "purged", _purging)
+    yield ignore
 
 
-async def clear(errand: Errand, treatment: Treatment) -> Result:
-    """Run an errand until the end, the first failure, SIGINT or SIGTERM.
+REPLAY = Operation("Replay {} to the queue where they failed?", "replayed", _replay)
+PURGE = Operation("Delete {} permanently?", "purged", _purge)
+
+
+async def clear(
+    operation: Operation,
+    queue: DeadLetterQueue,
+    selection: Selection,
+    *,
+    limit: int | None,
+    rate: float | None,
+    until: datetime,
+) -> Result:
+    """Replay or purge dead letters until the last one, the first failure, SIGINT or SIGTERM.
+
+    Args:
+        limit: Maximum number of messages.
+        rate: Maximum messages per second.
+        until: Messages that failed later are left: they were not counted, and a message that was
+            replayed may be dead-lettered again before the end.
 
     Raises:
-        Missing: There is no dead-letter queue.
-        RunError: The broker is gone, or a message could not be treated and has stayed.
+        NoDeadLetterQueue: There is no dead-letter queue.
+        RunError: The connection was lost, or an operation failed; its message is still there.
     """
     stopping = asyncio.Event()
-    async with opened(errand.where) as browser, treatment.begin(errand.where) as treat:
-        wanted = Sieve(errand.selection, errand.until)
-        clearing = QueueCleaner(browser, wanted, stopping, limit=errand.limit, rate=errand.rate)
+    later = 0
 
-        def so_far() -> str:
-            return f"{clearing.done} {treatment.done}, {browser.read} of {browser.count} read"
+    def chosen(message: AMQPMessage[Any]) -> bool:
+        nonlocal later
+        if not selection.matches(message):
+            return False
+        failed_at = Evidence.of(message).failed_at
+        if failed_at is not None and failed_at > until:
+            later += 1
+            return False
+        return True
+
+    async with opened(queue) as browser, operation.start(queue) as treat:
+        clearing = QueueCleaner(browser, chosen, stopping, limit=limit, rate=rate)
+
+        def report() -> str:
+            done = f"{clearing.done} {operation.participle}"
+            return f"{done}, {browser.read} of {browser.count} read"
 
         with _signals(stopping.set):
             try:
-                async with progress(so_far):
+                async with progress(report):
                     await clearing.run(treat)
             except (PublishError, ConnectionLost, ValueError) as error:
-                raise RunError(f"stopped with {so_far()}: {error}") from error
-        return Result(browser.count, clearing.done, wanted.later, stopping.is_set())
+                raise RunError(f"stopped: {report()}: {error}") from error
+        return Result(browser.count, clearing.done, later, stopping.is_set())
 
 
 @contextmanager
 def _signals(stop: Callable[[], None]) -> Iterator[None]:
-    """The first SIGINT or SIGTERM asks to stop, the second ends the process at once."""
+    """Call *stop* at the first SIGINT or SIGTERM; the second one ends the process immediately."""
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
 
     def receive() -> None:
         stop()
-        ignore()
+        remove()
 
-    def ignore() -> None:
+    def remove() -> None:
         for number in numbers:
             loop.remove_signal_handler(number)
 
@@ -137,4 +147,4 @@ def _signals(stop: Callable[[], None]) -> Iterator[None]:
     try:
         yield
     finally:
-        ignore()
+        remove()

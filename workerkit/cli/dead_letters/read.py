@@ -1,110 +1,74 @@
-"""Read dead letters from the command line."""
+"""Read dead letters, and leave them in their queue."""
 
 import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from typing import Any, Generic, TypeVar
 
-from workerkit.amqp.dead_letters import Evidence
 from workerkit.amqp.frames import NOT_FOUND
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.publisher import Destination, Publisher
 from workerkit.amqp.replay import Browser, browse_queue, properties_without_counts
 from workerkit.cli.dead_letters.selection import Selection
-from workerkit.cli.dead_letters.target import Whereabouts
+from workerkit.cli.dead_letters.target import DeadLetterQueue
 from workerkit.cli.parameters import quiet
 from workerkit.errors import BrokerRefused, ConnectionLost, PublishError, RunError
 from workerkit.safe_text import escape
 
 T = TypeVar("T")
 
-_TELL_EVERY = 2.0
+_PROGRESS_EVERY = 2.0
 
 
-class Missing(Exception):
-    """There is no dead-letter queue: nothing has been dead-lettered yet."""
+class NoDeadLetterQueue(Exception):
+    """There is no dead-letter queue: no message has been dead-lettered yet."""
 
 
 @dataclass(frozen=True, slots=True)
-class Found(Generic[T]):
-    """What was looked for.
+class Page(Generic[T]):
+    """Dead letters that match a selection.
 
     Attributes:
-        letters: The first ones that match.
-        more: How many others match.
+        letters: The first ones.
+        more: The number of others.
     """
 
     letters: list[T]
     more: int
 
 
-@dataclass(frozen=True, slots=True)
-class Survey:
-    """How many dead letters there are, and how many of them match."""
-
-    count: int
-    matching: int
-
-
-class Sieve:
-    """Lets through what was selected.
-
-    Args:
-        until: Nothing that failed later: a replayed message may be back before the end.
-
-    Attributes:
-        later: How many were kept back because they failed later.
-    """
-
-    def __init__(self, selection: Selection, until: datetime | None = None) -> None:
-        self._selection = selection
-        self._until = until
-        self.later = 0
-
-    def __call__(self, message: AMQPMessage[Any]) -> bool:
-        """Whether *message* is wanted."""
-        if not self._selection.matches(message):
-            return False
-        failed_at = Evidence.of(message).failed_at
-        if self._until is not None and failed_at is not None and failed_at > self._until:
-            self.later += 1
-            return False
-        return True
-
-
 @asynccontextmanager
-async def opened(where: Whereabouts) -> AsyncIterator[Browser]:
-    """Look through the dead letters of a queue.
+async def opened(queue: DeadLetterQueue) -> AsyncIterator[Browser]:
+    """Open a dead-letter queue for reading.
 
     Raises:
-        Missing: There is no dead-letter queue.
-        RunError: The broker cannot be reached, or refuses.
+        NoDeadLetterQueue: There is no dead-letter queue.
+        RunError: The broker cannot be reached, or refuses access.
     """
     quiet()
     publisher = Publisher()
-    publisher.open(where.settings)
-    to = Destination(where.dead_letters, "", where.connection, where.vhost)
+    publisher.open(queue.settings)
+    to = Destination(queue.name, "", queue.connection, queue.vhost)
 
     async def copy(message: AMQPMessage[Any]) -> None:
         await publisher.send(message.raw, properties_without_counts(message), to)
 
     try:
-        async with browse_queue(where.broker, where.vhost, where.dead_letters, copy) as browser:
+        async with browse_queue(queue.broker, queue.vhost, queue.name, copy) as browser:
             yield browser
             _report_copied(browser)
     except ConnectionLost as error:
         if isinstance(error, BrokerRefused) and error.code == NOT_FOUND:
-            raise Missing from error
+            raise NoDeadLetterQueue from error
         raise RunError(str(error)) from error
     finally:
         await publisher.close()
 
 
 async def keep_in_queue(browser: Browser, message: AMQPMessage[Any]) -> None:
-    """Keep a message in its queue.
+    """Return a message to its queue.
 
     Raises:
         RunError: RabbitMQ may drop the message when it is requeued once more, and no copy could be
@@ -115,9 +79,9 @@ async def keep_in_queue(browser: Browser, message: AMQPMessage[Any]) -> None:
     except PublishError as error:
         name = escape(message.message_id or "-")
         raise RunError(
-            f"stopped: message {name!r} in {message.queue!r} was requeued "
-            f"{message.delivery_count} times; RabbitMQ drops it beyond the queue's delivery limit, "
-            f"and no copy could be left in its place: {error}; grant write on the default "
+            f"stopped: message {name!r} in {message.queue!r} has been requeued "
+            f"{message.delivery_count} times; RabbitMQ drops it above the queue's delivery limit, "
+            f"and publishing a copy to replace it failed: {error}; grant write on the default "
             "exchange, or declare the queue without a delivery limit"
         ) from error
 
@@ -125,72 +89,72 @@ async def keep_in_queue(browser: Browser, message: AMQPMessage[Any]) -> None:
 def _report_copied(browser: Browser) -> None:
     if browser.copied:
         print(
-            f"{browser.copied} messages of {escape(browser.queue)!r} were moved to its end: the "
-            "queue counts every read, and drops a message beyond its delivery limit; declare it "
-            "with x-delivery-limit=-1 (RabbitMQ 4), or classic",
+            f"moved {browser.copied} messages to the end of {escape(browser.queue)!r}: the queue "
+            "counts every read, and drops a message above its delivery limit; declare it with "
+            "x-delivery-limit=-1 (RabbitMQ 4), or as a classic queue",
             file=sys.stderr,
         )
 
 
 @asynccontextmanager
-async def progress(tell: Callable[[], str]) -> AsyncIterator[None]:
-    """Write to stderr, every few seconds, how far the block has come."""
+async def progress(report: Callable[[], str]) -> AsyncIterator[None]:
+    """Print *report* to stderr every few seconds while the block runs."""
 
-    async def keep_telling() -> None:
+    async def print_reports() -> None:
         while True:
-            await asyncio.sleep(_TELL_EVERY)
-            print(tell(), file=sys.stderr, flush=True)
+            await asyncio.sleep(_PROGRESS_EVERY)
+            print(report(), file=sys.stderr, flush=True)
 
-    telling = asyncio.create_task(keep_telling())
+    printing = asyncio.create_task(print_reports())
     try:
         yield
     finally:
-        telling.cancel()
+        printing.cancel()
 
 
 async def collect(
-    where: Whereabouts, selection: Selection, limit: int, keep: Callable[[AMQPMessage[Any]], T]
-) -> Found[T]:
-    """What *keep* makes of the first messages that match; the others are only counted."""
+    queue: DeadLetterQueue, selection: Selection, limit: int, keep: Callable[[AMQPMessage[Any]], T]
+) -> Page[T]:
+    """Return the result of *keep* for the first messages that match, and count the others."""
     letters: list[T] = []
     more = 0
-    async with opened(where) as browser, _reading(browser):
-        wanted = Sieve(selection)
+    async with opened(queue) as browser, _reading(browser):
         while (message := await browser.next()) is not None:
-            is_wanted = wanted(message)
-            if is_wanted and len(letters) == limit:
+            matches = selection.matches(message)
+            if matches and len(letters) == limit:
                 more += 1
-            elif is_wanted:
+            elif matches:
                 letters.append(keep(message))
             await keep_in_queue(browser, message)
             if len(letters) == limit and not selection:
                 more = browser.count - browser.read
                 break
-    return Found(letters, more)
+    return Page(letters, more)
 
 
-async def first(where: Whereabouts, selection: Selection) -> AMQPMessage[Any] | None:
-    """The first message that matches."""
-    async with opened(where) as browser, _reading(browser):
-        wanted = Sieve(selection)
+async def first(queue: DeadLetterQueue, selection: Selection) -> AMQPMessage[Any] | None:
+    """Return the first message that matches."""
+    async with opened(queue) as browser, _reading(browser):
         while (message := await browser.next()) is not None:
             await keep_in_queue(browser, message)
-            if wanted(message):
+            if selection.matches(message):
                 return message
     return None
 
 
-async def survey(where: Whereabouts, selection: Selection) -> Survey:
-    """Count the messages that match; those of quorum queues are only looked at where they must."""
-    async with opened(where) as browser, _reading(browser):
+async def count(queue: DeadLetterQueue, selection: Selection) -> tuple[int, int]:
+    """Return the number of messages, and of those that match.
+
+    Without filters, no message is read: quorum queues may count each read.
+    """
+    async with opened(queue) as browser, _reading(browser):
         if not selection:
-            return Survey(browser.count, browser.count)
-        wanted = Sieve(selection)
+            return browser.count, browser.count
         matching = 0
         while (message := await browser.next()) is not None:
-            matching += wanted(message)
+            matching += selection.matches(message)
             await keep_in_queue(browser, message)
-        return Survey(browser.count, matching)
+        return browser.count, matching
 
 
 @asynccontextmanager

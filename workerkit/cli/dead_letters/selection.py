@@ -1,10 +1,12 @@
-"""Which dead letters a command is about."""
+"""Filters that select dead letters."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Annotated, Any
+
+import typer
 
 from workerkit.amqp.dead_letters import Evidence, moment
 from workerkit.amqp.message import AMQPMessage
@@ -15,51 +17,11 @@ _NEVER = datetime.min.replace(tzinfo=UTC)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
-@dataclass(frozen=True, slots=True)
-class Selection:
-    """Filters, all of which a message has to pass; of several values one has to fit.
-
-    Attributes:
-        errors: The class of the exception; of a nested one the last part is enough.
-        consumers: Its name, which compares as environment variables do.
-        since: It failed then or later; what does not say when it failed is left out.
-        message_ids: Its id.
-    """
-
-    errors: Sequence[str] | None = None
-    consumers: Sequence[str] | None = None
-    since: datetime | None = None
-    message_ids: Sequence[str] | None = None
-
-    def __bool__(self) -> bool:
-        return bool(str(self))
-
-    def __str__(self) -> str:
-        told = {
-            "error": " or ".join(self.errors or ()),
-            "consumer": " or ".join(self.consumers or ()),
-            "since": self.since and f"{self.since:%Y-%m-%d %H:%M:%S} UTC",
-            "id": " or ".join(self.message_ids or ()),
-        }
-        return ", ".join(f"{name} {value}" for name, value in told.items() if value)
-
-    def matches(self, message: AMQPMessage[Any]) -> bool:
-        """Whether *message* is one of them."""
-        if self.message_ids and message.message_id not in self.message_ids:
-            return False
-        found = Evidence.of(message)
-        return (
-            (not self.errors or _is_error(self.errors, found.error))
-            and (not self.consumers or _is_consumer(self.consumers, found.consumer))
-            and (self.since is None or (found.failed_at or _NEVER) >= self.since)
-        )
-
-
-def since(text: str, now: datetime) -> datetime:
-    """The time that somebody means with `2026-01-31T12:00`, or with an age such as `2h`.
+def parse_since(text: str, now: datetime) -> datetime:
+    """Return the time that `2026-01-31T12:00` means, or an age such as `2h`.
 
     Args:
-        text: ISO 8601, in UTC unless it says otherwise, or a number of s, m, h, d or w.
+        text: ISO 8601, in UTC unless it has an offset, or a number of s, m, h, d or w.
 
     Raises:
         ValueError: It is neither.
@@ -75,9 +37,79 @@ def since(text: str, now: datetime) -> datetime:
     return found
 
 
-def _is_error(asked: Sequence[str], found: str | None) -> bool:
-    return found is not None and (found in asked or found.rpartition(".")[2] in asked)
+def _parse_option(text: str) -> datetime:
+    try:
+        return parse_since(text, datetime.now(UTC))
+    except ValueError as error:
+        raise typer.BadParameter(str(error)) from error
 
 
-def _is_consumer(asked: Sequence[str], found: str | None) -> bool:
-    return found is not None and folded(found) in map(folded, asked)
+@dataclass(frozen=True, slots=True)
+class Selection:
+    """Filters, which are options of the commands.
+
+    A message passes if it passes each filter that is given. A filter with several values passes a
+    message that has any of them.
+
+    Attributes:
+        errors: The class of the exception; of a nested class, the last part is enough.
+        consumers: The consumer's name, compared like names in environment variables.
+        since: The message failed then or later. A message without a time of failure does not pass.
+        message_ids: The message id.
+    """
+
+    errors: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--error", help="Only messages with this exception; repeatable.", metavar="CLASS"
+        ),
+    ] = None
+    consumers: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--consumer", help="Only messages of this consumer; repeatable.", metavar="NAME"
+        ),
+    ] = None
+    since: Annotated[
+        datetime | None,
+        typer.Option(
+            parser=_parse_option,
+            metavar="TIME",
+            help="Only messages that failed since: ISO 8601 in UTC, or an age such as 2h.",
+        ),
+    ] = None
+    message_ids: Annotated[
+        list[str] | None,
+        typer.Option("--id", help="Only messages with this message id; repeatable.", metavar="ID"),
+    ] = None
+
+    def __bool__(self) -> bool:
+        return bool(str(self))
+
+    def __str__(self) -> str:
+        values = {
+            "error": " or ".join(self.errors or ()),
+            "consumer": " or ".join(self.consumers or ()),
+            "since": self.since and f"{self.since:%Y-%m-%d %H:%M:%S} UTC",
+            "id": " or ".join(self.message_ids or ()),
+        }
+        return ", ".join(f"{name} {value}" for name, value in values.items() if value)
+
+    def matches(self, message: AMQPMessage[Any]) -> bool:
+        """Return whether *message* passes all filters."""
+        if self.message_ids and message.message_id not in self.message_ids:
+            return False
+        found = Evidence.of(message)
+        return (
+            (not self.errors or _is_error(self.errors, found.error))
+            and (not self.consumers or _is_consumer(self.consumers, found.consumer))
+            and (self.since is None or (found.failed_at or _NEVER) >= self.since)
+        )
+
+
+def _is_error(wanted: Sequence[str], found: str | None) -> bool:
+    return found is not None and (found in wanted or found.rpartition(".")[2] in wanted)
+
+
+def _is_consumer(wanted: Sequence[str], found: str | None) -> bool:
+    return found is not None and folded(found) in map(folded, wanted)

@@ -1,121 +1,153 @@
-"""Where the dead letters are that a command is about."""
+"""Find the dead-letter queue that a command line names."""
 
 import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Annotated
+
+import typer
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue
 from workerkit.app.assembly import Assembly
 from workerkit.cli.application import is_url, load_container, settings_of
+from workerkit.cli.parameters import Container
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.settings import DEFAULT_CONNECTION, WorkerSettings
 from workerkit.errors import ConfigurationError
 from workerkit.options import folded
 from workerkit.runner import Runner
 
+_OTHER_CONNECTION = "To use the queue anyway, add --connection"
+
 
 @dataclass(frozen=True, slots=True)
-class Whereabouts:
-    """A queue, and how to get there.
+class Target:
+    """The arguments and options that name a queue and its broker.
 
     Attributes:
-        queue: The one whose dead letters are meant.
+        package: The first argument: a package, in which the consumer of the queue is looked up, or
+            a URL. With the option `url`, it is the queue.
+        queue: The second argument: the name of the queue, or that of its dead-letter queue.
+        connection: Instead of the consumer's. With it, no consumer has to read the queue.
+    """
+
+    package: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="PACKAGE",
+            help="The package of the queue's consumer, or an amqp:// URL; omit it with --url.",
+            show_default=False,
+        ),
+    ] = None
+    queue: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="QUEUE", help="The queue where the messages failed.", show_default=False
+        ),
+    ] = None
+    url: Annotated[
+        str | None, typer.Option(help="An amqp:// URL, instead of PACKAGE.", metavar="URL")
+    ] = None
+    connection: Annotated[
+        str | None, typer.Option(help="A named connection, instead of the consumer's.")
+    ] = None
+    vhost: Annotated[
+        str | None, typer.Option(help="A virtual host, instead of the consumer's.")
+    ] = None
+    container: Container = None
+
+    def names(self) -> tuple[str, str]:
+        """Return the package or URL, and the queue.
+
+        Raises:
+            ConfigurationError: There are too few, too many, or the URL is not one.
+        """
+        names = [each for each in (self.package, self.queue) if each is not None]
+        if self.url is not None and not is_url(self.url):
+            raise ConfigurationError("--url is wrong: should start with amqp:// or amqps://")
+        given = names if self.url is None else [self.url, *names]
+        if len(given) == 2:
+            return given[0], given[1]
+        # A URL may hold a password.
+        shown = ["a URL" if "://" in name else repr(name) for name in names]
+        found = " and ".join(shown if self.url is None else ["--url", *shown])
+        raise ConfigurationError(
+            f"expected PACKAGE QUEUE, or --url URL QUEUE; found {found or 'nothing'}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetterQueue:
+    """A dead-letter queue, and how to connect to its broker.
+
+    Attributes:
         connection: Its name in the settings.
         vhost: None for the connection's own.
-        doubt: Why no letter may be from the consumers that are asked for; empty if all are there.
+        source: The queue where the messages failed.
+        note: A hint about consumers that the command names and the package does not have; empty if
+            it has all of them.
     """
 
     settings: WorkerSettings
     connection: str
     vhost: str | None
-    queue: str
-    doubt: str = ""
+    source: str
+    note: str = ""
 
     @property
-    def dead_letters(self) -> str:
-        """The name of the queue that holds them."""
-        return self.queue + DEAD_LETTER_SUFFIX
+    def name(self) -> str:
+        """The name of the queue that holds the dead letters."""
+        return self.source + DEAD_LETTER_SUFFIX
 
     @property
     def broker(self) -> AMQPSettings:
-        """The connection, with what its secret files say now."""
+        """The connection, with the present content of its secret files."""
         return self.settings.connection(self.connection)
 
     def __str__(self) -> str:
-        return f"queue {self.dead_letters!r} on {self.broker.display(self.vhost)}"
+        return f"queue {self.name!r} on {self.broker.display(self.vhost)}"
 
 
-def named(url: str | None, *arguments: str | None) -> tuple[str, str]:
-    """The target and the queue that a command line names.
-
-    Args:
-        url: Instead of the target.
-        arguments: Target and queue; those that are None are not there.
-
-    Raises:
-        ConfigurationError: There are too few, too many, or it is no URL.
-    """
-    names = [each for each in arguments if each is not None]
-    if url is not None and not is_url(url):
-        raise ConfigurationError("--url is wrong: should start with amqp:// or amqps://")
-    given = names if url is None else [url, *names]
-    if len(given) == 2:
-        return given[0], given[1]
-    # A URL may hold a password.
-    told = ["a URL" if "://" in name else repr(name) for name in names]
-    found = " and ".join(told if url is None else ["--url", *told])
-    raise ConfigurationError(f"found {found or 'nothing'}: write PACKAGE QUEUE, or --url URL QUEUE")
-
-
-def find(
-    target: str,
-    queue: str,
-    *,
-    container: str | None = None,
-    connection: str | None = None,
-    vhost: str | None = None,
-    consumers: Sequence[str] = (),
-) -> Whereabouts:
-    """Find the dead letters of a queue.
+def find(target: Target, consumers: Sequence[str] = ()) -> DeadLetterQueue:
+    """Find a dead-letter queue.
 
     Args:
-        target: A package, in which the consumer that reads the queue knows the way; or a URL.
-        queue: Its name, or that of its dead-letter queue.
-        connection, vhost: Instead of the consumer's. With a connection, any queue will do.
-        consumers: Names of consumers that are asked for; renamed ones have letters all the same.
+        consumers: Names of consumers that the command filters by; unknown ones are noted.
 
     Raises:
-        StartError: The package or its settings are wrong, or leave open which broker is meant.
+        StartError: The package or its settings are wrong, or do not determine one broker.
     """
+    package, queue = target.names()
     queue = queue.removesuffix(DEAD_LETTER_SUFFIX)
     if not queue:
-        raise ConfigurationError("the dead letters of which queue? Its name is empty")
+        raise ConfigurationError("the name of the queue is empty")
     try:
         Queue(queue + DEAD_LETTER_SUFFIX)
     except ValueError as error:
         raise ConfigurationError(str(error)) from error
-    doubt = ""
-    if is_url(target):
-        settings, known = settings_of(target, container), None
+    note, connection, vhost = "", target.connection, target.vhost
+    if is_url(package):
+        settings, reader = settings_of(package, target.container), None
     else:
-        assembly = Runner(load_container(target, container), packages=[target]).assemble()
-        doubt = _doubt(assembly, target, consumers)
-        settings, known = assembly.settings, _reader(assembly, queue, connection, vhost)
-        if known is None and connection is None:
-            raise ConfigurationError(_unread(assembly, target, queue))
-    if known is not None:
-        connection = connection or known.connection
-        vhost = known.vhost if vhost is None else vhost
+        container = load_container(package, target.container)
+        assembly = Runner(container, packages=[package]).assemble()
+        note = _unknown_consumers(assembly, package, consumers)
+        settings, reader = assembly.settings, _reader(assembly, queue, connection, vhost)
+        if reader is None and connection is None:
+            raise ConfigurationError(_no_reader(assembly, package, queue))
+    if reader is not None:
+        connection = connection or reader.connection
+        vhost = reader.vhost if vhost is None else vhost
     name = (connection or DEFAULT_CONNECTION).casefold()
     if name not in settings.amqp:
         listed = ", ".join(sorted(settings.amqp))
         raise ConfigurationError(f"the settings have no connection {connection!r}, only {listed}")
-    return Whereabouts(settings, name, vhost, queue, doubt)
+    return DeadLetterQueue(settings, name, vhost, queue, note)
 
 
-def _doubt(assembly: Assembly, package: str, consumers: Sequence[str]) -> str:
-    """What is said of names that no consumer has, if one of them has been asked for."""
+def _unknown_consumers(assembly: Assembly, package: str, consumers: Sequence[str]) -> str:
+    """Describe the names that no consumer has; empty if there are none."""
     names = [each.options.name for each in assembly.declared]
     unknown = [each for each in consumers if folded(each) not in map(folded, names)]
     if not unknown:
@@ -125,25 +157,22 @@ def _doubt(assembly: Assembly, package: str, consumers: Sequence[str]) -> str:
     return f"{package} has no consumer {' or '.join(unknown)}{hint}"
 
 
-def _unread(assembly: Assembly, package: str, queue: str) -> str:
-    """What is said of a queue that no consumer reads."""
+def _no_reader(assembly: Assembly, package: str, queue: str) -> str:
+    """Describe a queue that no consumer reads."""
     options = (declared.options for declared in assembly.declared)
     read = sorted(
         {str(q) for each in options if isinstance(each, AMQPOptions) for q in each.queues}
     )
     nearest = difflib.get_close_matches(queue, read, n=1)
-    hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    listed = f"they read {', '.join(read)}" if read else "they read no queues"
-    return (
-        f"no consumer of {package} reads queue {queue!r}: {listed}; "
-        f"to look there all the same, add --connection{hint}"
-    )
+    others = f", only {', '.join(read)}" if read else ", or any other"
+    hint = f"; did you mean {nearest[0]!r}? " if nearest else ". "
+    return f"no consumer of {package} reads queue {queue!r}{others}{hint}{_OTHER_CONNECTION}"
 
 
 def _reader(
     assembly: Assembly, queue: str, connection: str | None, vhost: str | None
 ) -> AMQPOptions | None:
-    """The options of a consumer that reads *queue*; None if there is none.
+    """Return the options of a consumer that reads *queue*; None if there is none.
 
     Raises:
         ConfigurationError: Consumers read queues of this name on several brokers.

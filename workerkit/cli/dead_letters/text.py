@@ -1,4 +1,4 @@
-"""Dead letters as text for people, and as JSON. Pure."""
+"""Format dead letters as text and as JSON. Pure."""
 
 import base64
 import json
@@ -20,7 +20,7 @@ _LONGEST_REASON = 100
 
 
 def row(message: AMQPMessage[Any]) -> tuple[str, ...]:
-    """The cells of a message's line."""
+    """Return the cells of a message in the table."""
     found = Evidence.of(message)
     reason = (found.reason or "").strip().partition("\n")[0]
     cells = (
@@ -37,7 +37,7 @@ def row(message: AMQPMessage[Any]) -> tuple[str, ...]:
 
 
 def lines(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
-    """The lines of a table, its head included, each column as wide as it has to be."""
+    """Return the lines of a table with its header; each column is as wide as its widest cell."""
     table = [_COLUMNS, *rows]
     widths = [max(map(len, column)) for column in zip(*table, strict=True)]
     for cells in table:
@@ -46,9 +46,10 @@ def lines(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 
 
 def as_json(message: AMQPMessage[Any]) -> dict[str, Any]:
-    """Everything but the body, as JSON has it.
+    """Return everything but the body as values for JSON.
 
-    `headers` are the sender's and the broker's; `evidence` has all of ours, without their prefix.
+    `headers` are those of the sender and the broker; `evidence` has those of workerkit, without
+    their prefix.
     """
     ours = {name: value for name, value in message.headers.items() if name.startswith(OURS)}
     theirs = {name: value for name, value in message.headers.items() if name not in ours}
@@ -71,7 +72,7 @@ def as_json(message: AMQPMessage[Any]) -> dict[str, Any]:
 
 
 def body_as_json(raw: bytes) -> dict[str, str]:
-    """A body as text where it is UTF-8, else in base64."""
+    """Return a body as text if it is UTF-8, else in base64."""
     try:
         return {"body": raw.decode(), "body_encoding": "utf-8"}
     except UnicodeDecodeError:
@@ -79,13 +80,13 @@ def body_as_json(raw: bytes) -> dict[str, str]:
 
 
 def in_full(message: AMQPMessage[Any]) -> Iterator[str]:
-    """The lines that tell everything of one message."""
-    told = as_json(message)
-    blocks = {name: told.pop(name) for name in ("properties", "headers", "reason", "traceback")}
-    evidence = told.pop("evidence")
-    known = {*told, *blocks}
+    """Return the lines that describe one message completely."""
+    fields = as_json(message)
+    blocks = {name: fields.pop(name) for name in ("properties", "headers", "reason", "traceback")}
+    evidence = fields.pop("evidence")
+    known = {*fields, *blocks}
     more = {name: each for name, each in evidence.items() if name.replace("-", "_") not in known}
-    yield from _pairs({**told, **more})
+    yield from _pairs({**fields, **more})
     for title in ("properties", "headers"):
         if blocks[title]:
             yield from ("", f"{title}:", *_pairs(blocks[title], "  "))
@@ -95,16 +96,16 @@ def in_full(message: AMQPMessage[Any]) -> Iterator[str]:
     yield from ("", *_body(message.raw))
 
 
-def _pairs(told: Mapping[str, Any], indent: str = "") -> Iterator[str]:
-    for name, value in told.items():
+def _pairs(values: Mapping[str, Any], indent: str = "") -> Iterator[str]:
+    for name, value in values.items():
         if value is not None:
             text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
             yield f"{indent}{escape(name)}: {escape(text)}"
 
 
 def _body(raw: bytes) -> Iterator[str]:
-    told = body_as_json(raw)
-    text, encoding = told["body"], told["body_encoding"]
+    body = body_as_json(raw)
+    text, encoding = body["body"], body["body_encoding"]
     if encoding == "base64":
         yield f"body ({len(raw)} bytes, in base64):"
         yield text
@@ -127,7 +128,7 @@ def _line(text: str) -> str:
 
 
 def _jsonable(value: Any) -> Any:
-    """A header's value as JSON has it; what JSON has not, as text."""
+    """Return the value of a header for JSON; other types become text."""
     match value:
         case None | bool() | int() | str():
             return value

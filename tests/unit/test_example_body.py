@@ -6,7 +6,7 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel, Field, PositiveInt
 
-from workerkit.cli.example import example
+from workerkit.cli.broker import example
 from workerkit.codec import decoder
 
 
@@ -54,7 +54,7 @@ class Endless(BaseModel):
     ],
 )
 def test_fp17_an_example_can_be_read(body: Any) -> None:
-    """Whatever type a body has whose schema is known."""
+    """The example is valid for every type with a JSON schema."""
     decoder(body)(example(body).encode())
 
 

@@ -1,4 +1,4 @@
-"""A server that plays a script to each client: an AMQP handshake as it should be, or not."""
+"""A server that plays a script to each client: a correct AMQP handshake, or a wrong one."""
 
 import asyncio
 import struct
@@ -10,7 +10,7 @@ from pamqp import frame
 from pamqp.base import Frame
 from pamqp.commands import Connection
 
-from tests.loopback import LoopbackServer
+from tests.loopback_server import LoopbackServer
 
 CAPABILITIES = {
     "publisher_confirms": True,
@@ -24,10 +24,10 @@ PROPERTIES = {"product": "Scripted", "version": "4.3.6", "capabilities": CAPABIL
 
 
 class Do(Enum):
-    """What a script may do beside sending bytes."""
+    """Steps of a script other than bytes."""
 
     READ = "wait for the protocol header, or the next frame, of the client"
-    CLOSE = "end the connection, and go on reading until the client does"
+    CLOSE = "end the connection, and continue reading until the client closes it"
     RESET = "end the connection by a reset"
     HANG = "send nothing more, and read until the client ends the connection"
 
@@ -36,18 +36,18 @@ Script = Sequence[bytes | Do]
 
 
 def method(command: Frame, channel: int = 0) -> bytes:
-    """The frame of a method."""
+    """Return the frame of a method."""
     return frame.marshal(command, channel)
 
 
 def start(properties: dict[str, Any] | None = None, mechanisms: str = "PLAIN AMQPLAIN") -> bytes:
-    """A connection.start."""
+    """Return a connection.start."""
     given: dict[str, Any] = dict(PROPERTIES) if properties is None else properties
     return method(Connection.Start(0, 9, given, mechanisms, "en_US"))
 
 
 def nested(depth: int) -> bytes:
-    """A connection.start whose properties are tables within tables."""
+    """Return a connection.start whose properties are tables within tables."""
     table = struct.pack(">I", 0)
     for _ in range(depth):
         entry = b"\x01aF" + table
@@ -58,12 +58,12 @@ def nested(depth: int) -> bytes:
 
 
 def tune(channel_max: int = 2047, frame_max: int = 131_072, heartbeat: int = 60) -> bytes:
-    """A connection.tune."""
+    """Return a connection.tune."""
     return method(Connection.Tune(channel_max, frame_max, heartbeat))
 
 
 def closing(code: int, text: str) -> bytes:
-    """A connection.close."""
+    """Return a connection.close."""
     return method(Connection.Close(code, text, 0, 0))
 
 
@@ -73,7 +73,7 @@ OPEN_OK = method(Connection.OpenOk())
 def login(
     started: bytes | None = None, tuned: bytes | None = None, opened: bytes | None = None
 ) -> list[bytes | Do]:
-    """The whole handshake, up to open-ok."""
+    """Return the whole handshake, up to open-ok."""
     return [
         Do.READ,
         start() if started is None else started,
@@ -103,7 +103,7 @@ class Scripted(LoopbackServer):
 
     @property
     def url(self) -> str:
-        """Of the virtual host `/`."""
+        """The URL of the virtual host `/`."""
         return f"amqp://127.0.0.1:{self.port}/"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -1,4 +1,4 @@
-"""Names that resolve to what a test says, on asyncio's event loop and on uvloop's."""
+"""Host names that resolve to addresses that a test sets, with asyncio and with uvloop."""
 
 import asyncio
 import socket
@@ -37,7 +37,7 @@ def run(
 
 
 class Deaf:
-    """An address of the loopback that drops packets: nobody accepts, and the backlog is full.
+    """A loopback address that drops packets: its backlog is full and nothing accepts.
 
     Use it with `with`.
     """

@@ -1,4 +1,4 @@
-"""A TCP proxy that changes what an AMQP server sends, frame by frame.
+"""A TCP proxy that changes the frames of an AMQP server.
 
 async with Tampering(rabbit.port) as proxy:
     ...connect to proxy.url(url)...
@@ -11,7 +11,7 @@ import asyncio
 import struct
 from collections.abc import Callable
 
-from tests.loopback import LoopbackServer
+from tests.loopback_server import LoopbackServer
 
 Change = Callable[[bytes], bytes]
 METHOD, HEADER, BODY = 1, 2, 3
@@ -19,19 +19,19 @@ DELIVER = b"\x00\x3c\x00\x3c"
 
 
 def head(kind: int, channel: int, size: int) -> bytes:
-    """The first seven bytes of a frame."""
+    """Return the first seven bytes of a frame."""
     return struct.pack(">BHI", kind, channel, size)
 
 
 def delivery_tag(frame: bytes) -> int | None:
-    """The tag of a basic.deliver; None of any other frame."""
+    """Return the tag of a basic.deliver; None of any other frame."""
     if frame[0] != METHOD or frame[7:11] != DELIVER:
         return None
     return int.from_bytes(frame[12 + frame[11] : 20 + frame[11]])
 
 
 def with_tag(frame: bytes, tag: int) -> bytes:
-    """The same basic.deliver with another tag."""
+    """Return the same basic.deliver with another tag."""
     at = 12 + frame[11]
     return frame[:at] + tag.to_bytes(8) + frame[at + 8 :]
 
@@ -56,16 +56,16 @@ class Tampering(LoopbackServer):
         self._clients: set[asyncio.StreamWriter] = set()
 
     def url(self, direct: str) -> str:
-        """The address *direct* of the server, through this proxy."""
+        """Return the address *direct* of the server, through this proxy."""
         return direct.replace(f":{self._upstream}/", f":{self.port}/")
 
     def inject(self, data: bytes) -> None:
-        """Send *data* to every client, behind the last whole frame."""
+        """Send *data* to every client, after the last complete frame."""
         for client in self._clients:
             client.write(data)
 
     def drop(self) -> None:
-        """Close all connections, and send nothing that waits."""
+        """Close all connections, and discard waiting data."""
         for client in list(self._clients):
             client.transport.abort()
 

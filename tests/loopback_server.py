@@ -1,4 +1,4 @@
-"""A server that a test plays, on a port of the loopback."""
+"""A server that a test implements, on a loopback port."""
 
 import asyncio
 from contextlib import suppress
@@ -19,7 +19,7 @@ class LoopbackServer:
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Serve one connection. It is reset when this returns, or the client has gone."""
+        """Serve one connection. It is reset when this returns or the client has closed it."""
         raise NotImplementedError
 
     async def __aenter__(self) -> Self:

@@ -1,4 +1,4 @@
-"""Where a scenario takes place: a fresh virtual host on RabbitMQ or on the embedded broker."""
+"""The environment of a scenario: a new virtual host on RabbitMQ or on the embedded broker."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterator, Mapping
@@ -6,10 +6,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from tests.contract.line import Line, Login, connect
-from tests.contract.peer import Channel, Peer, opened
+from tests.contract.client import Channel, Client, opened
+from tests.contract.raw_client import Login, RawClient, connect
 
-Scenario = Callable[["Site"], Awaitable[object]]
+Scenario = Callable[["Environment"], Awaitable[object]]
 VERSIONS = ("3.10", "4.0", "4.3")
 
 
@@ -18,9 +18,9 @@ class Row:
     """One behaviour of the contract.
 
     Attributes:
-        scenario: Does something, and returns what it observed; its docstring is the behaviour.
-        expected: What RabbitMQ 3.10 lets it observe.
-        since: What later versions let it observe, by the version that changed it.
+        scenario: A function that returns what it observed; its docstring states the behaviour.
+        expected: The observation on RabbitMQ 3.10.
+        since: The observations on later versions, by the version that changed them.
     """
 
     scenario: Scenario
@@ -33,7 +33,7 @@ class Row:
         return self.scenario.__name__.replace("_", " ")
 
     def expected_of(self, version: str) -> object:
-        """What one of `VERSIONS` lets the scenario observe."""
+        """Return the expected observation on one of `VERSIONS`."""
         expected = self.expected
         for each in VERSIONS[: VERSIONS.index(version) + 1]:
             expected = self.since.get(each, expected)
@@ -41,69 +41,69 @@ class Row:
 
 
 class Broker(Protocol):
-    """What a scenario needs of a broker, apart from AMQP."""
+    """A broker as a scenario uses it, apart from AMQP."""
 
     @property
     def behaves_as(self) -> str:
-        """The one of `VERSIONS` whose behaviour is due."""
+        """The one of `VERSIONS` whose behaviour is expected."""
 
     @property
     def port(self) -> int:
-        """Where it listens, on 127.0.0.1."""
+        """The port on 127.0.0.1."""
 
     def add_vhost(self, name: str, *, default_queue_type: str | None = None) -> None:
         """Create a virtual host."""
 
     def delete_vhost(self, name: str) -> None:
-        """Forget a virtual host."""
+        """Delete a virtual host."""
 
     def memory_alarm(self, on: bool) -> None:
         """Raise or clear the memory alarm."""
 
 
 @dataclass(slots=True)
-class Site:
-    """A fresh virtual host.
+class Environment:
+    """A new virtual host.
 
     Attributes:
-        vhost: Its name; in texts of the broker, scenarios see V in its place.
+        vhost: Its name, which scenarios see as V in texts of the broker.
     """
 
     broker: Broker
     vhost: str
-    _peers: list[Peer] = field(default_factory=list)
-    _lines: list[Line] = field(default_factory=list)
+    _clients: list[Client] = field(default_factory=list)
+    _raw_clients: list[RawClient] = field(default_factory=list)
 
     @property
     def login(self) -> Login:
         """A login to this virtual host that is accepted."""
         return Login(vhost=self.vhost)
 
-    async def line(self) -> Line:
-        """A socket to the broker, on which nothing was said."""
-        line = await connect("127.0.0.1", self.broker.port)
-        self._lines.append(line)
-        return line
+    async def raw_client(self) -> RawClient:
+        """Open a socket to the broker, without a handshake."""
+        raw = await connect("127.0.0.1", self.broker.port)
+        self._raw_clients.append(raw)
+        return raw
 
-    async def peer(self, **changes: Any) -> Peer:
-        """A connection; *changes* to the login, if any."""
-        peer = await opened("127.0.0.1", self.broker.port, replace(self.login, **changes))
-        self._peers.append(peer)
-        return peer
+    async def client(self, **changes: Any) -> Client:
+        """Open a connection; *changes* are those to the login."""
+        client = await opened("127.0.0.1", self.broker.port, replace(self.login, **changes))
+        self._clients.append(client)
+        return client
 
     async def channel(self, confirms: bool = False) -> Channel:
-        """A channel on a connection of its own."""
-        return await (await self.peer()).channel(confirms=confirms)
+        """Open a channel on a new connection."""
+        return await (await self.client()).channel(confirms=confirms)
 
     def add_vhost(self, default_queue_type: str | None = None) -> str:
-        """Create another virtual host; its name."""
+        """Create another virtual host and return its name."""
         name = f"{self.vhost}-other"
         self.broker.add_vhost(name, default_queue_type=default_queue_type)
         return name
 
     @contextmanager
     def memory_alarm(self) -> Iterator[None]:
-        """The broker is short of memory inside the block."""
+        """Raise the memory alarm inside the block."""
         self.broker.memory_alarm(True)
         try:
             yield
@@ -111,7 +111,7 @@ class Site:
             self.broker.memory_alarm(False)
 
     async def close(self) -> None:
-        """End all connections."""
-        await asyncio.gather(*(peer.close() for peer in self._peers))
-        for line in self._lines:
-            line.abort()
+        """Close all connections."""
+        await asyncio.gather(*(client.close() for client in self._clients))
+        for raw in self._raw_clients:
+            raw.abort()

@@ -1,7 +1,7 @@
-"""Frames on a socket, and the handshake: what stands below every scenario.
+"""A client that sends and receives frames, and does the handshake.
 
-Not aiormq, because a scenario wants to see what came in the order in which it came, and to send
-what no client would.
+It is not aiormq, because scenarios observe the order of frames, and send frames that no client
+library sends.
 """
 
 import asyncio
@@ -19,12 +19,12 @@ from pamqp.heartbeat import Heartbeat
 
 F = TypeVar("F", bound=Frame)
 
-# Long, because it ends only what hangs: RabbitMQ waits for 3 s before it closes some sockets.
+# Long, because only hanging calls reach it: RabbitMQ waits for 3 s before it closes some sockets.
 DEADLINE = 20.0
 METHOD, HEADER, BODY = 1, 2, 3
 FRAME_END = b"\xce"
 
-# What a client says it can do; RabbitMQ treats one that does not say so differently.
+# RabbitMQ treats a client without these capabilities differently.
 CAPABILITIES = {
     "authentication_failure_close": True,
     "basic.nack": True,
@@ -38,7 +38,7 @@ class Refused(Exception):
     """The broker closed a channel or the whole connection.
 
     Attributes:
-        scope: "channel", "connection", or "socket" when it was closed without a word.
+        scope: "channel", "connection", or "socket" when it was closed without an error.
     """
 
     def __init__(self, scope: str, code: int = 0, text: str = "") -> None:
@@ -58,12 +58,12 @@ GONE = Refused("socket")
 
 @dataclass(frozen=True, slots=True)
 class Login:
-    """What a client says in the handshake.
+    """The login of a client.
 
     Attributes:
-        heartbeat: Seconds that it asks for; 0 for none.
-        channel_max: Highest number of channels it asks for.
-        frame_max: Largest frame it asks for, in bytes.
+        heartbeat: Requested interval in seconds; 0 for none.
+        channel_max: Requested maximum number of channels.
+        frame_max: Requested maximum frame size in bytes.
     """
 
     vhost: str = "/"
@@ -77,7 +77,7 @@ class Login:
 
     @property
     def start_ok(self) -> Connection.StartOk:
-        """The answer to `connection.start`."""
+        """The reply to `connection.start`."""
         response = f"\0{self.user}\0{self.password}"
         if self.mechanism == "AMQPLAIN":
             table = field_table({"LOGIN": self.user, "PASSWORD": self.password})
@@ -85,8 +85,8 @@ class Login:
         return Connection.StartOk({"capabilities": self.capabilities}, self.mechanism, response)
 
 
-class Line:
-    """One socket; frames go out and come in."""
+class RawClient:
+    """A socket that sends and receives frames."""
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader = reader
@@ -106,7 +106,7 @@ class Line:
         """Wait for the next frame.
 
         Raises:
-            Refused: The socket is at its end.
+            Refused: The socket was closed.
         """
         try:
             head = await self._reader.readexactly(7)
@@ -180,17 +180,17 @@ class Line:
 
 
 def content(body: bytes, properties: Any, frame_max: int = 131072) -> list[FrameTypes]:
-    """The header and body frames of a message."""
+    """Return the header and body frames of a message."""
     room = frame_max - 8
     parts = [body[start : start + room] for start in range(0, len(body), room)]
     return [ContentHeader(0, len(body), properties), *map(ContentBody, parts)]
 
 
 def frame(kind: int, channel: int, payload: bytes, end: bytes = FRAME_END) -> bytes:
-    """A frame of any kind and with any end."""
+    """Return a frame of any type and with any end."""
     return struct.pack(">BHI", kind, channel, len(payload)) + payload + end
 
 
-async def connect(host: str, port: int) -> Line:
-    """Open a socket; nothing is said on it."""
-    return Line(*await asyncio.open_connection(host, port))
+async def connect(host: str, port: int) -> RawClient:
+    """Open a socket without a handshake."""
+    return RawClient(*await asyncio.open_connection(host, port))

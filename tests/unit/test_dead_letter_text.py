@@ -29,7 +29,7 @@ EVIDENCE = {
 
 
 def letter(raw: bytes = b"", properties: bytes | None = None, **more: Any) -> AMQPMessage[Any]:
-    """A dead letter; *more* are its properties."""
+    """Return a dead letter; *more* are its properties."""
     encoded = encode(Properties(**more)) if properties is None else properties
     acks = Acks(1, lambda data: True, lambda flush: None)
     return AMQPMessage(
@@ -43,12 +43,12 @@ def letter(raw: bytes = b"", properties: bytes | None = None, **more: Any) -> AM
 
 
 def with_headers(headers: dict[str, Any], raw: bytes = b"", **more: Any) -> AMQPMessage[Any]:
-    """A dead letter with *headers*."""
+    """Return a dead letter with *headers*."""
     return letter(raw, table=table.encode(headers), **more)
 
 
 def test_a_line() -> None:
-    """When, who, why, how often, which, how large, and the first line of the reason."""
+    """A line has time, consumer, error, attempts, replays, id, size and the reason."""
     message = with_headers(EVIDENCE | {"x-workerkit-replays": 2}, b"1234", message_id="m-1")
 
     head, line = lines([row(message)])
@@ -60,12 +60,12 @@ def test_a_line() -> None:
 
 
 def test_a_line_of_a_message_without_evidence() -> None:
-    """What is not known is a dash."""
+    """Unknown values are dashes."""
     assert row(letter(b"x")) == ("-", "-", "-", "-", "0", "-", "1", "-")
 
 
 def test_the_broker_s_own_evidence() -> None:
-    """A message that the broker dead-lettered says so by `x-death`, the last time first."""
+    """The broker's header `x-death` is evidence; its first entry is the last death."""
     time = datetime(2026, 1, 31, tzinfo=UTC)
     deaths = [{"reason": "expired", "queue": "orders", "time": time}, {"reason": "rejected"}]
 
@@ -78,12 +78,12 @@ def test_the_broker_s_own_evidence() -> None:
 
 @pytest.mark.parametrize("name", ["", "q" * 256, "\u00e4" * 128, "a\nb"])
 def test_d1_a_queue_that_cannot_exist_is_no_evidence(name: str) -> None:
-    """A replay would stop at a message that anybody may have sent with such a header."""
+    """A replay would stop at such a message, which any client can send."""
     assert Evidence.of(with_headers(EVIDENCE | {"x-workerkit-queue": name})).queue is None
 
 
 def test_d1_a_number_of_replays_that_cannot_be_counted_on() -> None:
-    """It begins with zero, as no header could hold the next one."""
+    """It starts at 0, because no header can hold the next number."""
     message = with_headers(EVIDENCE | {"x-workerkit-replays": 2**63 - 1})
 
     assert Evidence.of(message).replays == 0
@@ -100,7 +100,7 @@ class NoSuchOrder(Reject):
 
 
 def found_in(error: Exception | None, cause: BaseException | None = None) -> Evidence:
-    """What is found in a message that is dead-lettered because of *error*."""
+    """Return what is found in a message that is dead-lettered because of *error*."""
     if error is not None:
         error.__cause__ = cause
     told = evidence(letter(), Outcome(Action.DEAD_LETTER, error), "Orders")
@@ -122,7 +122,7 @@ def found_in(error: Exception | None, cause: BaseException | None = None) -> Evi
 def test_evidence_of_a_cause(
     error: Exception, cause: BaseException, kind: str, reason: str
 ) -> None:
-    """What a handler raised a signal from is the error; the reason is its own where it has one."""
+    """The cause of a signal is the error; the reason is the signal's, if it has one."""
     found = found_in(error, cause)
 
     assert (found.error, found.reason) == (kind, reason)
@@ -141,14 +141,14 @@ def test_evidence_of_a_cause(
     ],
 )
 def test_evidence_without_a_cause(error: Exception | None, kind: str, reason: str) -> None:
-    """A signal is an error of its own, and there is nothing to trace."""
+    """The signal itself is the error, without a traceback."""
     found = found_in(error)
 
     assert (found.error, found.reason, found.traceback) == (kind, reason, None)
 
 
 def test_as_json() -> None:
-    """Evidence, properties and the sender's headers each have a place of their own."""
+    """Evidence, properties and the sender's headers are separate."""
     headers = EVIDENCE | {"trace": "t-1", "bytes": b"\xff", "nested": {"at": [1.5, None]}}
     told = as_json(with_headers(headers, b"1234", message_id="m-1", priority=3))
 
@@ -168,7 +168,7 @@ def test_as_json() -> None:
     ],
 )
 def test_a_body_as_json(raw: bytes, expected: dict[str, str]) -> None:
-    """Text where it is UTF-8, base64 where it is not."""
+    """Text if it is UTF-8, else base64."""
     assert body_as_json(raw) == expected
 
 
@@ -184,13 +184,13 @@ def test_a_body_as_json(raw: bytes, expected: dict[str, str]) -> None:
     ids=["json", "text", "bytes", "deep", "escape"],
 )
 def test_a_body_for_people(raw: bytes, expected: list[str]) -> None:
-    """JSON is laid out, and nothing in a body gives orders to a terminal."""
+    """JSON is indented, and control characters are escaped."""
     assert list(in_full(letter(raw)))[-len(expected) :] == expected
 
 
 @given(st.binary(max_size=300), st.binary(max_size=40))
-def test_any_message_can_be_told(properties: bytes, raw: bytes) -> None:
-    """Whatever bytes a message has, it has a line, a page, a JSON object and a replay."""
+def test_any_message_can_be_formatted(properties: bytes, raw: bytes) -> None:
+    """A message of any bytes has a line, a page, a JSON object and a replay."""
     message = letter(raw, properties)
 
     assert all(cell.isprintable() for cell in row(message))
@@ -205,7 +205,7 @@ values = st.none() | st.booleans() | st.integers(-(2**40), 2**40) | st.text(max_
 
 @given(st.dictionaries(names, values), st.integers(0, 5))
 def test_a_replay_keeps_what_the_sender_wrote(headers: dict[str, Any], replays: int) -> None:
-    """Every header stays in its place, evidence goes, and replays are counted."""
+    """Every header of the sender is kept, evidence is removed, and replays are counted."""
     before = {"x-workerkit-replays": replays} if replays else {}
     message = with_headers({**headers, **EVIDENCE, **before, "x-death": [], "x-delivery-count": 9})
 
@@ -217,8 +217,8 @@ def test_a_replay_keeps_what_the_sender_wrote(headers: dict[str, Any], replays: 
     assert table.decode(properties.table) == {**headers, "x-workerkit-replays": replays + 1}
 
 
-def test_a_replay_remembers_where_a_message_was_published_to() -> None:
-    """`handle` may ask for the first exchange and routing key, unless they say nothing new."""
+def test_a_replay_keeps_the_first_destination() -> None:
+    """The first exchange and routing key are kept if they differ from the queue."""
     there = {"x-workerkit-exchange": "shop", "x-workerkit-routing-key": "order.placed"}
     plain = {"x-workerkit-exchange": "", "x-workerkit-routing-key": "orders"}
 

@@ -1,4 +1,4 @@
-"""Which dead letters a command is about: filters, times and ages."""
+"""The filters of dead letters: values, times and ages."""
 
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -9,13 +9,13 @@ from workerkit import AMQPMessage
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.properties import Properties, encode
-from workerkit.cli.dead_letters.selection import Selection, since
+from workerkit.cli.dead_letters.selection import Selection, parse_since
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
 
 def letter(message_id: str | None = "m-1", **evidence: Any) -> AMQPMessage[Any]:
-    """A dead letter with that evidence; underscores become hyphens."""
+    """Return a dead letter with that evidence; underscores become hyphens."""
     headers = {f"x-workerkit-{name.replace('_', '-')}": each for name, each in evidence.items()}
     properties = encode(Properties(table=table.encode(headers), message_id=message_id))
     acks = Acks(1, lambda data: True, lambda flush: None)
@@ -52,14 +52,14 @@ def letter(message_id: str | None = "m-1", **evidence: Any) -> AMQPMessage[Any]:
     ids=str,
 )
 def test_filters(selection: Selection, matches: bool) -> None:
-    """A message has to pass every filter that is given."""
+    """A message has to pass every given filter."""
     message = letter(error="KeyError", consumer="OrderPlaced", failed_at=NOW.isoformat())
 
     assert selection.matches(message) is matches
 
 
 def test_a_message_that_its_handler_rejected() -> None:
-    """It has a reason but no class, and is found as `Reject`; others are not."""
+    """It has a reason but no class, and is selected as `Reject`; others are not."""
     rejected = letter(reason="no such customer", consumer="OrderPlaced")
 
     assert Selection(errors=["Reject"]).matches(rejected)
@@ -80,14 +80,14 @@ def test_the_last_part_of_a_nested_class_is_enough() -> None:
     [Selection(errors=["KeyError"]), Selection(consumers=["Orders"]), Selection(since=NOW)],
     ids=str,
 )
-def test_what_says_nothing_passes_no_filter(selection: Selection) -> None:
-    """A message without evidence, or with evidence of the wrong type, is none of those."""
+def test_a_message_without_evidence_passes_no_filter(selection: Selection) -> None:
+    """Missing evidence, or evidence of the wrong type, does not match."""
     assert not selection.matches(letter())
     assert not selection.matches(letter(error=1, consumer=None, failed_at="soon"))
 
 
 def test_filters_in_words() -> None:
-    """As they stand in questions and summaries; only what is given counts as a filter."""
+    """The text in questions and summaries; empty filters do not count."""
     given = Selection(errors=["KeyError", "app.Late"], since=NOW)
 
     assert str(given) == "error KeyError or app.Late, since 2026-01-31 12:00:00 UTC"
@@ -112,14 +112,14 @@ def test_filters_in_words() -> None:
     ],
 )
 def test_times_and_ages(text: str, expected: datetime) -> None:
-    """A time in ISO 8601, in UTC unless it says otherwise, or an age."""
-    assert since(text, NOW) == expected
+    """A time in ISO 8601, in UTC unless it has an offset, or an age."""
+    assert parse_since(text, NOW) == expected
 
 
 @pytest.mark.parametrize("text", ["", "h", "2", "2 h", "2y", "-2h", "soon", "9" * 30 + "w"])
-def test_what_is_neither(text: str) -> None:
-    """The sentence says what was found and how both are written."""
+def test_an_invalid_time(text: str) -> None:
+    """The error states the value and both formats."""
     with pytest.raises(ValueError, match=r"write a time such as .* or an age such as 2h") as raised:
-        since(text, NOW)
+        parse_since(text, NOW)
 
     assert repr(text) in str(raised.value)

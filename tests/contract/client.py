@@ -1,4 +1,4 @@
-"""A client that reports: a connection whose channels keep what came in, in its order."""
+"""An AMQP client whose channels record what they receive, in order."""
 
 import asyncio
 from collections.abc import Awaitable
@@ -13,17 +13,17 @@ from pamqp.frame import FrameTypes
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
-from tests.contract.line import DEADLINE, GONE, Line, Login, Refused, connect, content
+from tests.contract.raw_client import DEADLINE, GONE, Login, RawClient, Refused, connect, content
 from tests.waiting import eventually
 
 
 @dataclass(slots=True)
 class Message:
-    """A message that came in: delivered, got or returned.
+    """A message that was received: delivered, got or returned.
 
     Attributes:
-        method: What brought it.
-        raw: The properties as they came, their flags included.
+        method: The method of its frames.
+        raw: The properties as received, with their flags.
     """
 
     method: Any
@@ -35,7 +35,7 @@ class Message:
 
     @property
     def headers(self) -> dict[str, Any]:
-        """Its headers; empty where it has none."""
+        """Its headers; empty if it has none."""
         return dict(self.properties.headers or {})
 
     @property
@@ -50,23 +50,23 @@ Reply = Event | Refused
 
 @dataclass(slots=True)
 class Inbox:
-    """What came in on one channel."""
+    """The events received on one channel."""
 
     replies: asyncio.Queue[Reply] = field(default_factory=asyncio.Queue)
     events: asyncio.Queue[Reply] = field(default_factory=asyncio.Queue)
     pending: Message | None = None
 
     def fail(self, refused: Refused) -> None:
-        """Let everybody who waits, now or later, know that it is over."""
+        """Raise *refused* for everything that waits, now or later."""
         self.replies.put_nowait(refused)
         self.events.put_nowait(refused)
 
 
-class Peer:
-    """One connection; open it with `opened`."""
+class Client:
+    """A connection; `opened` opens one."""
 
-    def __init__(self, line: Line, login: Login) -> None:
-        self.line = line
+    def __init__(self, raw: RawClient, login: Login) -> None:
+        self.raw = raw
         self.login = login
         self.heartbeats = 0
         self.zero = Inbox()
@@ -90,16 +90,16 @@ class Peer:
         return event
 
     async def close(self) -> None:
-        """Say goodbye and close the socket; harmless where the broker closed it already."""
+        """Send connection.close and close the socket, unless the broker has closed it."""
         if not self._reader.done():
-            self.line.send(0, Connection.Close(200, "", 0, 0))
+            self.raw.send(0, Connection.Close(200, "", 0, 0))
             await asyncio.wait([self._reader], timeout=DEADLINE)
         self.drop()
 
     def drop(self) -> None:
-        """Cut the connection without a word."""
+        """Close the socket without connection.close."""
         self._reader.cancel()
-        self.line.abort()
+        self.raw.abort()
 
     async def ended(self) -> str:
         """Wait until the broker closes the connection; returns how."""
@@ -113,12 +113,12 @@ class Peer:
         refused = GONE
         try:
             while True:
-                number, frame = await self.line.read()
+                number, frame = await self.raw.read()
                 if isinstance(frame, Heartbeat):
                     self.heartbeats += 1
                 elif isinstance(frame, Connection.Close):
                     refused = self._refusal("connection", frame)
-                    self.line.send(0, Connection.CloseOk())
+                    self.raw.send(0, Connection.CloseOk())
                 elif isinstance(frame, Connection.CloseOk):
                     return
                 elif number in self._inboxes or not number:
@@ -134,7 +134,7 @@ class Peer:
             assert isinstance(inbox.pending, Message)
             inbox.pending.properties = frame.properties
             inbox.pending.size = frame.body_size
-            inbox.pending.raw = self.line.raw[12:]
+            inbox.pending.raw = self.raw.raw[12:]
         elif isinstance(frame, ContentBody):
             assert isinstance(inbox.pending, Message)
             inbox.pending.body += frame.value
@@ -143,7 +143,7 @@ class Peer:
             inbox.pending = Message(frame, Basic.Properties(), b"", -1)
         elif isinstance(frame, ChannelClass.Close):
             refused = self._refusal("channel", frame)
-            self.line.send(number, ChannelClass.CloseOk())
+            self.raw.send(number, ChannelClass.CloseOk())
             self._inboxes.pop(number).fail(refused)
         elif isinstance(frame, Basic.Ack | Basic.Nack | Basic.Cancel) or not number:
             assert isinstance(frame, Frame)
@@ -158,7 +158,7 @@ class Peer:
             (inbox.replies if got else inbox.events).put_nowait(message)
 
     def _refusal(self, scope: str, close: ChannelClass.Close | Connection.Close) -> Refused:
-        """How it was closed; V stands for the virtual host, whose name differs in every run."""
+        """Return how it was closed; V stands for the name of the virtual host."""
         text = close.reply_text.replace(f"'{self.login.vhost}'", "'V'")
         return Refused(scope, close.reply_code or 0, text)
 
@@ -168,10 +168,10 @@ class Peer:
 
 
 class Channel:
-    """One channel of a peer."""
+    """One channel of a client."""
 
-    def __init__(self, peer: Peer, number: int, inbox: Inbox) -> None:
-        self.peer = peer
+    def __init__(self, client: Client, number: int, inbox: Inbox) -> None:
+        self.client = client
         self.number = number
         self._inbox = inbox
 
@@ -179,7 +179,7 @@ class Channel:
 
     def send(self, *frames: FrameTypes) -> None:
         """Send frames; no answer is waited for."""
-        self.peer.line.send(self.number, *frames)
+        self.client.raw.send(self.number, *frames)
 
     async def call(self, method: Frame, deadline: float = DEADLINE) -> Any:
         """Send a method and wait for its answer.
@@ -220,7 +220,7 @@ class Channel:
         return [(await self.message()).body for _ in range(count)]
 
     def delivered(self) -> list[Message]:
-        """The messages that came in and were not looked at; see `settled`."""
+        """Return the messages that came in and were not looked at; see `settled`."""
         messages = []
         while not self._inbox.events.empty():
             event = self._inbox.events.get_nowait()
@@ -233,7 +233,7 @@ class Channel:
         return [message.body for message in self.delivered()]
 
     async def settled(self, queue: str) -> Queue.DeclareOk:
-        """Wait until the queue has sent this channel whatever it has for it now.
+        """Wait until the queue has sent everything that it has for this channel now.
 
         The queue answers in order, so a delivery that was due comes before the second answer. Not
         so with RabbitMQ if messages are still on their way into the queue: those are overtaken.
@@ -244,7 +244,7 @@ class Channel:
     async def close(self) -> None:
         """Close the channel."""
         await self.call(ChannelClass.Close(200, "", 0, 0))
-        self.peer.forget(self.number)
+        self.client.forget(self.number)
 
     # Set up; underscores in the names of arguments become hyphens
 
@@ -304,7 +304,7 @@ class Channel:
         """Publish; *queue* is the routing key."""
         method = Basic.Publish(0, exchange, queue, mandatory, False)
         for body in bodies:
-            frames = content(body, Basic.Properties(**properties), self.peer.login.frame_max)
+            frames = content(body, Basic.Properties(**properties), self.client.login.frame_max)
             self.send(method, *frames)
 
     async def get(self, queue: str, no_ack: bool = False) -> Message | None:
@@ -368,7 +368,7 @@ class Channel:
 
 
 class _Declare(Queue.Declare):
-    """A declaration whose name only the broker judges."""
+    """A declaration whose name is checked by the broker only."""
 
     def validate(self) -> None:
         """Anything goes."""
@@ -388,24 +388,24 @@ class _Get(Basic.Get):
         """Anything goes."""
 
 
-async def opened(host: str, port: int, login: Login) -> Peer:
+async def opened(host: str, port: int, login: Login) -> Client:
     """Connect and log in."""
-    line = await connect(host, port)
+    raw = await connect(host, port)
     try:
-        await line.log_in(login)
+        await raw.log_in(login)
     except BaseException:
-        line.abort()
+        raw.abort()
         raise
-    return Peer(line, login)
+    return Client(raw, login)
 
 
 def short(seen: str | None) -> str:
-    """Scope and code alone, where the text depends on too much."""
+    """Return scope and code only, if the text varies."""
     return str(seen).split(":")[0]
 
 
 async def refused(call: Awaitable[Any]) -> str | None:
-    """How the broker refused a call, or None where it did not."""
+    """Return how the broker refused a call; None if it did not."""
     try:
         await call
     except Refused as error:
@@ -417,11 +417,11 @@ async def _take(inbox: asyncio.Queue[Reply], deadline: float) -> Event:
     async with asyncio.timeout(deadline):
         item = await inbox.get()
     if isinstance(item, Refused):
-        inbox.put_nowait(item)  # for whoever comes next
+        inbox.put_nowait(item)  # for later calls
         raise Refused(*item.args) from None
     return item
 
 
 def table(arguments: dict[str, Any]) -> dict[str, Any]:
-    """A table of arguments or headers; underscores in the names become hyphens."""
+    """Return a table of arguments or headers; underscores in the names become hyphens."""
     return {name.replace("_", "-"): value for name, value in arguments.items()}

@@ -1,4 +1,4 @@
-"""A broker that answers everything as it should, but for what a plan changes; and such plans."""
+"""A broker that replies correctly, except for the changes of a plan; and such plans."""
 
 import asyncio
 import struct
@@ -13,8 +13,8 @@ from pamqp.body import ContentBody
 from pamqp.header import ContentHeader
 from pamqp.heartbeat import Heartbeat
 
-from tests.loopback import LoopbackServer
-from tests.scripted import (
+from tests.loopback_server import LoopbackServer
+from tests.scripted_broker import (
     CAPABILITIES,
     OPEN_OK,
     PROPERTIES,
@@ -30,7 +30,7 @@ PATIENCE = 0.15
 """Seconds after which a connection on which nothing happens is closed by the server."""
 
 LAST_ANSWER = 14
-"""About so many answers a consumer of one queue needs, its first deliveries among them."""
+"""The approximate number of replies for a consumer of one queue, with its first deliveries."""
 
 HTTP = b"HTTP/1.1 400 Bad Request\r\n\r\n"
 TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x46"
@@ -40,7 +40,7 @@ Change = Callable[[bytes], "list[bytes | Do]"]
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What one connection is to see.
+    """The plan for one connection.
 
     Attributes:
         changes: By the number of the answer, from 0: what is sent instead of it.
@@ -53,7 +53,7 @@ class Plan:
     end: Do = Do.CLOSE
 
     def answer(self, number: int, right: bytes) -> list[bytes | Do]:
-        """Return what is sent in place of the right answer."""
+        """Return what is sent instead of the correct reply."""
         how, what = self.changes.get(number, ("keep", 0))
         if isinstance(what, list):
             return (
@@ -69,7 +69,7 @@ class Plan:
 
 
 def raw_frame(kind: int, channel: int, payload: bytes, size: int | None = None) -> bytes:
-    """A frame of any kind, whose head may lie about its size."""
+    """Return a frame of any kind, whose header may have a wrong size."""
     head = struct.pack(">BHI", kind, channel, len(payload) if size is None else size)
     return head + payload + b"\xce"
 
@@ -77,7 +77,7 @@ def raw_frame(kind: int, channel: int, payload: bytes, size: int | None = None) 
 def delivery(
     channel: int, tag: str, number: int, body: bytes, properties: Any = None, size: int = -1
 ) -> bytes:
-    """A whole message, whose header may lie about the size of the body."""
+    """Return a whole message, whose header may have a wrong body size."""
     length = len(body) if size < 0 else size
     return (
         method(commands.Basic.Deliver(tag, number, False, "", "bad"), channel)
@@ -89,7 +89,7 @@ def delivery(
 
 
 def foreign() -> st.SearchStrategy[bytes]:
-    """Frames that have no business where they come, and bytes that are none."""
+    """Return unexpected frames, and bytes that are not frames."""
     short, channel = st.integers(0, 65_535), st.integers(0, 3)
     values: st.SearchStrategy[Any] = st.one_of(
         st.booleans(), st.integers(-(2**31), 2**31 - 1), st.text(max_size=8), st.none()
@@ -155,7 +155,7 @@ def foreign() -> st.SearchStrategy[bytes]:
 
 
 def plans() -> st.SearchStrategy[Plan]:
-    """Plans with one or two changes, most of them after the login."""
+    """Return plans with one or two changes, most of them after the login."""
     bytes_: st.SearchStrategy[Any] = foreign()
     ends = st.sampled_from([Do.CLOSE, Do.RESET, Do.CLOSE, Do.RESET, Do.HANG])
     sent = st.lists(bytes_, min_size=1, max_size=3)
@@ -189,7 +189,7 @@ class Fuzzed(LoopbackServer):
 
     @property
     def url(self) -> str:
-        """Of the virtual host `/`."""
+        """The URL of the virtual host `/`."""
         return f"amqp://127.0.0.1:{self.port}/"
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -219,7 +219,7 @@ class _Conversation:
         self._number = 0
 
     async def run(self) -> None:
-        """Answer until somebody ends it."""
+        """Reply until the task is cancelled."""
         await self._reader.readexactly(8)
         await self._answer(start())
         while True:
