@@ -229,7 +229,7 @@ async def test_h1_an_unknown_expectation() -> None:
         answer = await client.put("/orders/1", body=b"{}", headers={"Expect": "miracles"})
 
     assert answer.status == 417
-    assert problem(answer)["detail"] == "the header Expect may say 100-continue"
+    assert problem(answer)["detail"] == "the only known value of the header Expect is 100-continue"
 
 
 async def test_h1_an_expectation_that_is_not_text(caplog: pytest.LogCaptureFixture) -> None:
@@ -241,7 +241,7 @@ async def test_h1_an_expectation_that_is_not_text(caplog: pytest.LogCaptureFixtu
         )
 
     assert answer.startswith(b"HTTP/1.1 417 ")
-    assert b"the header Expect may say 100-continue" in answer
+    assert b"the only known value of the header Expect is 100-continue" in answer
     assert not [each for each in caplog.records if each.levelname == "ERROR"]
 
 

@@ -83,7 +83,7 @@ async def plainly(name: str, value: str, request: web.Request) -> web.StreamResp
 
 async def with_reason(name: str, value: str, request: web.Request) -> web.StreamResponse:
     response = web.Response(body=b"hello")
-    response._reason = value  # As where a library does not check it.
+    response._reason = value  # A library may not check it.
     return response
 
 

@@ -253,7 +253,7 @@ async def test_h1_a_client_that_reads_nothing_is_disconnected() -> None:
         reader, writer = await asyncio.open_connection(url.host, url.port, limit=1024)
         writer.write(b"GET /large HTTP/1.1\r\nHost: h\r\n\r\n")
         await reader.readuntil(b"\r\n\r\n")
-        # It is not read, so what is lost is seen by sending.
+        # Nothing is read, so only sending shows that the connection is closed.
         with suppress(ConnectionError):
             async with asyncio.timeout(10.0):
                 while not writer.transport.is_closing():
@@ -281,7 +281,7 @@ async def test_h1_a_call_that_timed_out_before_a_thread_was_free() -> None:
     recorder = Recorder()
     async with serving(Blocking, recorder=recorder) as client:
         asked = [asyncio.create_task(client.get(f"/blocking/{number}")) for number in range(40)]
-        # A call that has a thread is held until that returns; the others are late, and only they.
+        # A call that has a thread waits until the thread returns; only the others time out.
         await eventually(lambda: sum(each.done() for each in asked) == 40 - len(calls))
         late = {number for number, each in enumerate(asked) if each.done()}
         go.set()

@@ -229,7 +229,7 @@ def test_fh_any_bytes_on_both_ports(caplog: pytest.LogCaptureFixture) -> None:
             statuses = [int(each) for each in STATUS.findall(answer)]
             assert all(each < 500 or each == 501 for each in statuses), (pieces, answer)
             records = [each for each in caplog.records if not each.name.startswith("asyncio")]
-            # One for each request at most; one that is broken may be read as several.
+            # At most one for each request; a malformed one may be read as several.
             assert len(records) <= max(len(statuses), 1) + 1, [each.message for each in records]
             for record in records:
                 assert record.levelno <= logging.INFO, record

@@ -127,7 +127,7 @@ async def test_fh1_a_body_with_many_faults(
 
     found = answer.json()
     assert answer.status == 422
-    # Inside of models, old versions of pydantic name the first five.
+    # Within models, old versions of pydantic name the first five faults.
     assert len(found["errors"]) in ((named, 5) if path == "/orders" else (named,))
     assert len(answer.body) < 16_384
     [record] = [each for each in caplog.records if each.message == "request refused"]
@@ -214,7 +214,7 @@ async def test_fh3_the_rest_of_a_compressed_body_is_not_decompressed() -> None:
     packed = gzip.compress(bytes(1 << 20)) * 256
     head = b"POST /deaf HTTP/1.1\r\nHost: x\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n"
     async with serving(Deaf) as client:
-        with suppress(ConnectionResetError):  # It is closed with a part of the body not read.
+        with suppress(ConnectionResetError):  # It is closed while a part of the body is not read.
             await everything(client, head % len(packed) + packed)
 
     assert len(asked) == 1

@@ -32,9 +32,8 @@ from workerkit.testing import override, running, sse_server
 TEMPLATE = Path(__file__).parents[2] / "app_template"
 EXAMPLES = 25
 MODES = [schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE]
-# What no document promises: that a wrong value is refused whatever Python reads in it ("1" is a
-# number in a query), that a right one may not be refused for reasons of the application's, and that
-# nobody is asked to come again with a 503.
+# These checks do not apply: Python accepts some invalid values ("1" is a number in a query), the
+# application may refuse a valid value for its own reasons, and a 503 is allowed.
 NOT_PROMISED = [
     checks.negative_data_rejection,
     checks.positive_data_acceptance,
@@ -149,7 +148,7 @@ def _ask(
         asked.append(f"{operation.method} {operation.path} {answer.status_code}")
 
     asked: list[str] = []
-    # There may be nothing that would be wrong.
+    # For some parameters there are no invalid values.
     with suppress(Unsatisfiable):
         ask()
     yield from asked

@@ -19,7 +19,7 @@ from tests.serving import serving
 from tests.waiting import eventually
 from workerkit import HTTPView
 
-# Handlers that wait at a gate: a file that the test makes.
+# Handlers that wait at a gate: a file that the test creates.
 GATED = """
     import asyncio
     from pathlib import Path
@@ -191,7 +191,7 @@ async def test_h3_idle_connections() -> None:
             return "hello"
 
     stops = []
-    for _ in range(3):  # a busy machine may hold up one of them
+    for _ in range(3):  # a busy machine may delay one of them
         async with serving(Hello, grace=20.0) as client:
             await client.get("/")
             port = int(client.url.rpartition(":")[2])
@@ -202,7 +202,7 @@ async def test_h3_idle_connections() -> None:
         stops.append(time.monotonic() - before)
 
         assert await reader.read() == b""
-        with suppress(ConnectionError):  # what it has not read is its to lose
+        with suppress(ConnectionError):  # data that it has not read is lost
             assert await half.read() == b""
         for each in (writer, half_writer):
             each.close()
@@ -269,7 +269,7 @@ async def test_a_port_that_is_taken(tmp_path: Path) -> None:
 async def test_a_port_that_is_shared(tmp_path: Path) -> None:
     """With `HTTP__REUSE_PORT` two processes serve the same port."""
     name = write_package(tmp_path, views=GATED)
-    # Ours, so that it is nobody else's until they listen; whoever shares it has to say so.
+    # This socket reserves the port until the processes listen; all have to set SO_REUSEPORT.
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind(("127.0.0.1", 0))

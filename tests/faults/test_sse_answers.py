@@ -1,4 +1,4 @@
-"""Whatever a server of event streams answers is data: it never ends the process."""
+"""Any response of a server of event streams is data: it never ends the process."""
 
 import asyncio
 import logging
@@ -44,7 +44,7 @@ STATUSES = st.sampled_from([200, 200, 204, 206, 301, 302, 303, 304, 307, 308, 40
 
 
 def head_of(status: int, lines: list[tuple[str, str]]) -> bytes:
-    """The head of an answer, however odd its values are."""
+    """Return the head of a response, with any values."""
     text = f"HTTP/1.1 {status} Any\r\n" + "".join(
         f"{name}: {' '.join(value.splitlines())}\r\n" for name, value in lines
     )
@@ -52,7 +52,7 @@ def head_of(status: int, lines: list[tuple[str, str]]) -> bytes:
 
 
 async def outcome(url: str, cookies: Cookies | None = None) -> str:
-    """What becomes of one attempt; anything but the errors of a connection goes through."""
+    """Return the result of one attempt; unexpected errors are raised."""
     request = StreamRequest("GET", URL(url), url, {}, None, None, None, 5.0, 5.0)
     try:
         async with StreamConnection(request, Parser(), cookies) as source:
@@ -66,10 +66,10 @@ async def outcome(url: str, cookies: Cookies | None = None) -> str:
 @settings(max_examples=150, deadline=None)
 @given(status=STATUSES, lines=st.lists(LINES, max_size=4))
 @example(status=503, lines=[("Retry-After", NASTY[0])])
-def test_fe2_no_header_raises_anything_but_a_lost_connection(
+def test_fe2_any_header_is_a_stream_or_a_failed_attempt(
     status: int, lines: list[tuple[str, str]]
 ) -> None:
-    """Each header that a server may send, with any value, is a stream or a failed attempt."""
+    """Each header that a server may send, with any value."""
     answer = head_of(status, [("Content-Type", "text/event-stream"), *lines]) + b"data: x\n\n"
 
     async def run() -> str:
@@ -83,17 +83,17 @@ def test_fe2_no_header_raises_anything_but_a_lost_connection(
 
 @settings(max_examples=500)
 @given(st.text() | st.sampled_from(NASTY) | st.from_regex(r"\w{3}, \d+ \w{3} \d+ \d+:\d+:\d+ \S*"))
-def test_fe2_an_unreadable_retry_after_counts_as_absent(value: str) -> None:
-    """It gives seconds of 0 and more, or None; it raises nothing."""
+def test_fe2_an_invalid_retry_after_counts_as_absent(value: str) -> None:
+    """The result is 0 or more seconds, or None; nothing is raised."""
     found = retry_after_seconds(value)
 
     assert found is None or 0 <= found < float("inf")
 
 
-async def test_fe2_a_year_that_no_date_has_does_not_end_the_process(
+async def test_fe2_an_invalid_date_does_not_end_the_process(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The attempt failed; the next one comes after the usual pause, and is a stream."""
+    """The attempt fails; the next one follows after the usual pause and succeeds."""
     consumer, handled = collector()
 
     async with sse_server() as server:
@@ -107,10 +107,10 @@ async def test_fe2_a_year_that_no_date_has_does_not_end_the_process(
     ]
 
 
-async def test_fe2_the_servers_own_words_are_not_in_the_log(
+async def test_fe2_texts_of_the_server_are_not_in_the_log(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The status has its standard name, whatever the server calls it."""
+    """The status has its standard phrase, not that of the server."""
     answer = b"HTTP/1.1 503 s3cret\xc2\x85forged\r\nContent-Type: s3cret\r\nX: s3cret\r\n\r\n"
     consumer, _ = collector()
 
@@ -124,8 +124,8 @@ async def test_fe2_the_servers_own_words_are_not_in_the_log(
 
 
 @pytest.mark.parametrize("interim", [b"HTTP/1.1 103 Early\r\nLink: x\r\n\r\n", b"\r\n"])
-async def test_fe4_what_comes_before_an_answer_has_a_limit(interim: bytes) -> None:
-    """A server whose answer never begins is left, and the reason says so; it took little memory."""
+async def test_fe4_data_before_a_response_has_a_limit(interim: bytes) -> None:
+    """A response without a body that begins is a failed attempt; it takes little memory."""
     sent = 0
 
     def answer(number: int, head: bytes) -> Iterator[bytes]:
@@ -142,11 +142,11 @@ async def test_fe4_what_comes_before_an_answer_has_a_limit(interim: bytes) -> No
         with pytest.raises(ConnectionLost, match="malformed HTTP: too much data before"):
             await source.__aenter__()
 
-    assert sent < 16 << 20  # What the sockets of both sides hold is sent as well.
+    assert sent < 16 << 20  # It includes the socket buffers of both sides.
 
 
 def mutated(dice: random.Random) -> list[bytes]:
-    """An answer that was good once, in pieces."""
+    """Generate a valid response with mutations, in pieces."""
     body = dice.choice([b"data: s3cret\n\n", b"id: 1\ndata: x\n\n" * 50, dice.randbytes(300), b""])
     chunk = b"%x\r\n%b\r\n" % (len(body), body)
     whole = bytearray(
@@ -173,10 +173,10 @@ def mutated(dice: random.Random) -> list[bytes]:
     return [bytes(whole[:cut]), bytes(whole[cut:])]
 
 
-async def test_fe2_mutated_answers_never_reach_a_neighbour(
+async def test_fe2_mutated_responses_do_not_affect_other_streams(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Streams whose servers send junk are tried again, one record each; another one is served."""
+    """Streams with invalid responses are tried again, one record each; another one is served."""
     caplog.set_level(logging.INFO)
     dice = random.Random(2)
     consumers = [collector(f"Junk{n}", routes=[f"/{n}"], connection="junk") for n in range(25)]

@@ -1,4 +1,4 @@
-"""What a server of event streams sends takes bounded memory, and leaves a turn to others."""
+"""Data of an event stream takes limited memory, and other tasks get turns."""
 
 import asyncio
 import gzip
@@ -48,7 +48,7 @@ NEVER_ENDING = {
 
 
 def kept(stream: bytes, chunk: int) -> int:
-    """Bytes that a parser needs at most for these, beside the events that it gives out."""
+    """Return the peak memory of a parser for these chunks, without the events that it returns."""
     parser = Parser(max_event_size=MOST)
     tracemalloc.start()
     try:
@@ -60,8 +60,8 @@ def kept(stream: bytes, chunk: int) -> int:
 
 
 @pytest.mark.parametrize("name", NEVER_ENDING)
-def test_fe4_what_never_ends_takes_bounded_memory(name: str) -> None:
-    """150 times as much as an event may have needs no more memory than some of it."""
+def test_fe4_data_without_an_end_takes_limited_memory(name: str) -> None:
+    """150 times the size of the largest event takes only a few times its memory."""
     unit = NEVER_ENDING[name]
     much = unit * (150 * MOST // len(unit))
 
@@ -71,7 +71,7 @@ def test_fe4_what_never_ends_takes_bounded_memory(name: str) -> None:
 
 @pytest.mark.parametrize("lines", [1, 2, 999, 1000, 1001, 5000])
 def test_fe4_each_line_counts_with_its_line_feed(lines: int) -> None:
-    """Data of exactly the largest size is delivered, however many lines it has; more is not."""
+    """Data of exactly the largest size is delivered, in any number of lines; more is not."""
     data = "\n" * (lines - 1)
     stream = b"data:\n" * lines + b"\n"
 
@@ -89,7 +89,7 @@ def test_fe4_each_line_counts_with_its_line_feed(lines: int) -> None:
     largest=st.integers(1, 60),
     cuts=st.lists(st.integers(0, 400), max_size=8),
 )
-def test_fe4_the_bound_is_exact_wherever_chunks_are_cut(
+def test_fe4_the_limit_is_exact_for_any_chunks(
     lines: list[str], name: str, largest: int, cuts: list[int]
 ) -> None:
     """An event is oversized if its data and its name are longer, and only then."""
@@ -102,7 +102,7 @@ def test_fe4_the_bound_is_exact_wherever_chunks_are_cut(
     events = [each for a, b in pairwise(places) for each in parser.feed(stream[a:b])]
 
     if len(name) > largest + len("data: ") and not events[0].oversized:
-        # The line of the name was longer than any line may be, and was ignored.
+        # The line of the name was longer than the limit, and was ignored.
         name = ""
     over = len(data) + len(name) > largest
     assert [(each.raw, each.oversized) for each in events] == [("" if over else data, over)]
@@ -117,8 +117,8 @@ def test_fe4_a_long_name_is_cut() -> None:
     assert (event.oversized, event.name) == (True, "n" * 100)
 
 
-async def test_fe4_a_flood_of_empty_lines_over_a_socket() -> None:
-    """The event that never ended is skipped, and the next one is handled."""
+async def test_fe4_an_event_without_an_end_over_a_socket() -> None:
+    """The event is skipped, and the next one is handled."""
     consumer, handled = collector(max_event_size=MOST)
 
     def answer(number: int, head: bytes) -> Iterator[bytes]:
@@ -135,7 +135,7 @@ async def test_fe4_a_flood_of_empty_lines_over_a_socket() -> None:
 
 
 def bomb(times: int) -> bytes:
-    """A small body that becomes large."""
+    """Return a small body that decompresses to a large one."""
     deflate = zlib.compressobj(9, zlib.DEFLATED, 31)
     return (
         b"".join(deflate.compress(b"data: x\n\n" * 10_000) for _ in range(times)) + deflate.flush()
@@ -151,19 +151,19 @@ FLOODS = {
 
 
 class CountingParser(Parser):
-    """Counts the bytes that it has read."""
+    """A parser that counts the bytes that it reads."""
 
     fed = 0
 
     def feed(self, chunk: bytes) -> list[SSEEvent[Any]]:
-        """Read some more."""
+        """Count and parse a chunk."""
         self.fed += len(chunk)
         return super().feed(chunk)
 
 
 @pytest.mark.parametrize("name", FLOODS)
-async def test_fe5_a_flood_leaves_turns_to_others(name: str) -> None:
-    """Another task gets a turn every so many kB while it is read, not once at its end."""
+async def test_fe5_other_tasks_get_turns(name: str) -> None:
+    """Another task gets a turn after a limited number of kB, not once at the end."""
     head, pieces = FLOODS[name]
     parser = CountingParser()
     between = [0]
@@ -193,10 +193,10 @@ async def test_fe5_a_flood_leaves_turns_to_others(name: str) -> None:
     largest=st.integers(1, 500),
     cut=st.integers(1, 50),
 )
-def test_fe5_steps_of_decompression_are_bounded(
+def test_fe5_steps_of_decompression_are_limited(
     data: bytes, encoding: str, largest: int, cut: int
 ) -> None:
-    """No step gives more than it may, and all steps together give what was compressed."""
+    """No step returns more than its limit, and all together return the whole data."""
     found = bytearray()
     decoder = Decoder("gzip" if encoding in ("gzip", "members") else "deflate", largest)
     body = compressed(data, encoding)
@@ -211,7 +211,7 @@ def test_fe5_steps_of_decompression_are_bounded(
 
 
 def compressed(data: bytes, encoding: str) -> bytes:
-    """*data* as a server sends it."""
+    """Return *data* as a server sends it."""
     if encoding == "members":
         return gzip.compress(data[:100]) + gzip.compress(data[100:])
     if encoding == "gzip":
@@ -221,8 +221,8 @@ def compressed(data: bytes, encoding: str) -> bytes:
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate"])
-async def test_fe5_compressed_events_are_delivered_as_they_come(encoding: str) -> None:
-    """A server that flushes after each event need not end the stream for them to be handled."""
+async def test_fe5_compressed_events_are_delivered_as_they_arrive(encoding: str) -> None:
+    """If a server flushes after each event, it is handled before the stream ends."""
     deflate = zlib.compressobj(wbits=31 if encoding == "gzip" else 15)
     pieces = [
         deflate.compress(f"data: {n}\n\n".encode()) + deflate.flush(zlib.Z_SYNC_FLUSH)
@@ -247,10 +247,10 @@ async def test_fe5_compressed_events_are_delivered_as_they_come(encoding: str) -
         (b"Content-Encoding: gzip\r\n\r\n", b"no gzip", "the body cannot be decompressed"),
     ],
 )
-async def test_fe5_what_cannot_be_decompressed_is_named(
+async def test_fe5_a_body_that_cannot_be_decompressed(
     head: bytes, body: bytes, reason: str
 ) -> None:
-    """The reason says what is wrong; another attempt follows."""
+    """The reason describes the fault; another attempt follows."""
     consumer, _ = collector()
 
     async with (
@@ -264,7 +264,7 @@ async def test_fe5_what_cannot_be_decompressed_is_named(
 async def test_fe7_an_id_that_is_too_long_is_not_sent(
     id_: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The stream is resumed behind the last id that can be sent; one WARNING says so."""
+    """The stream is resumed after the last valid id; there is one WARNING."""
     consumer, handled = collector()
 
     async with sse_server() as server, consuming(server, consumer):
@@ -281,7 +281,7 @@ async def test_fe7_an_id_that_is_too_long_is_not_sent(
 
 
 async def test_fe7_the_longest_id_is_sent() -> None:
-    """Up to the bound nothing changes."""
+    """An id of exactly the limit is sent."""
     consumer, handled = collector()
 
     async with sse_server() as server, consuming(server, consumer):
@@ -302,10 +302,10 @@ GARBAGE: dict[str, tuple[bytes, str]] = {
 
 
 @pytest.mark.parametrize("name", GARBAGE)
-async def test_fe7_a_garbage_chunk_is_noticed_at_once(
+async def test_fe7_a_malformed_chunk_is_noticed_at_once(
     name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without waiting for `idle_timeout`; the text says what was wrong."""
+    """Without waiting for `idle_timeout`; the reason describes the fault."""
     garbage, reason = GARBAGE[name]
     consumer, handled = collector(idle_timeout=0)
 

@@ -1,4 +1,4 @@
-"""Rows S1 to S4: a stream is lost, refused, silent or cut in half, and nothing else is."""
+"""Rows S1 to S4: a stream is lost, refused, silent or cut, and no event is lost."""
 
 import asyncio
 import logging
@@ -29,17 +29,17 @@ from workerkit.testing.sse import SSEServer
 
 
 def stream_of(runner: object) -> StreamHealth:
-    """The only stream of the only consumer."""
+    """Return the health of the only stream of the only consumer."""
     part = runner.health[0].parts[0]  # type: ignore[attr-defined]
     assert isinstance(part, StreamHealth)
     return part
 
 
 @pytest.mark.parametrize("lose", [SSEServer.cut, SSEServer.end], ids=["reset", "clean end"])
-async def test_s1_a_lost_stream_goes_on_behind_what_came_last(
+async def test_s1_a_lost_stream_resumes_after_the_last_event(
     lose: Callable[[SSEServer], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """S1: after a reset and after a clean end it asks behind the last event, and loses none."""
+    """S1: after a reset and after a clean end it resumes after the last event."""
     caplog.set_level(logging.INFO)
     consumer, handled = collector()
 
@@ -62,7 +62,7 @@ async def test_s1_a_lost_stream_goes_on_behind_what_came_last(
 
 @pytest.mark.parametrize("own", [False, True], ids=["of the settings", "of the class"])
 async def test_s1_connections_are_in_the_metrics(own: bool) -> None:
-    """S1: those that were made, that could not be made, and that were lost."""
+    """S1: successful, failed and lost connections are counted."""
 
     def counted(name: str) -> float | None:
         labels = {"connection": "Events" if own else "server", "role": "stream"}
@@ -90,8 +90,8 @@ async def test_s1_connections_are_in_the_metrics(own: bool) -> None:
     assert found == [2, 1, 2]
 
 
-async def test_s1_what_waits_for_a_handler_is_not_asked_for_again() -> None:
-    """S1: it asks behind the last event received whole, also while that one still waits."""
+async def test_s1_waiting_events_are_not_requested_again() -> None:
+    """S1: it resumes after the last complete event, even if that one still waits."""
     gate = asyncio.Event()
     consumer, handled = collector(before=lambda event: gate.wait())
 
@@ -112,8 +112,8 @@ async def test_s1_what_waits_for_a_handler_is_not_asked_for_again() -> None:
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-async def test_s1_errors_that_pass(status: int, caplog: pytest.LogCaptureFixture) -> None:
-    """S1: one ERROR for each failed attempt, with all that one needs to know, one INFO at last."""
+async def test_s1_temporary_errors(status: int, caplog: pytest.LogCaptureFixture) -> None:
+    """S1: one ERROR for each failed attempt, with all details, and one INFO at the end."""
     caplog.set_level(logging.INFO)
     calls: list[tuple[Exception, int]] = []
 
@@ -145,8 +145,8 @@ async def test_s1_errors_that_pass(status: int, caplog: pytest.LogCaptureFixture
     assert [type(error) for error, _ in calls] == [StreamRefused, StreamRefused]
 
 
-async def test_s1_connect_refused_and_back(caplog: pytest.LogCaptureFixture) -> None:
-    """S1: a server that is not there is waited for, from the start and later."""
+async def test_s1_a_server_that_is_not_reachable(caplog: pytest.LogCaptureFixture) -> None:
+    """S1: attempts continue, from the start and later."""
     consumer, handled = collector()
     server = SSEServer(free_port())
     await server.start()
@@ -168,7 +168,7 @@ async def test_s1_connect_refused_and_back(caplog: pytest.LogCaptureFixture) -> 
 
 
 async def test_s1_retry_after_is_honoured(caplog: pytest.LogCaptureFixture) -> None:
-    """S1: a server that asks to stay away for a second is asked again after that."""
+    """S1: a server that requests a pause of a second gets it."""
     consumer, _ = collector()
 
     async with sse_server() as server:
@@ -199,7 +199,7 @@ async def test_s1_retry_is_honoured(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_s1_pauses_grow_and_are_capped(caplog: pytest.LogCaptureFixture) -> None:
-    """S1: a server that ends every stream at once is asked more and more seldom."""
+    """S1: if a server ends every stream immediately, pauses grow up to a limit."""
     consumer, _ = collector()
 
     async with sse_server() as server, consuming(server, consumer):
@@ -214,8 +214,8 @@ async def test_s1_pauses_grow_and_are_capped(caplog: pytest.LogCaptureFixture) -
     ), pauses
 
 
-async def test_s2_no_content_ends_for_good(caplog: pytest.LogCaptureFixture) -> None:
-    """S2: 204 is the end; that is logged, nothing is wrong, and nobody is asked again."""
+async def test_s2_no_content_ends_a_stream(caplog: pytest.LogCaptureFixture) -> None:
+    """S2: 204 is the end; it is logged, is no failure, and there is no other request."""
     consumer, handled = collector()
 
     async with sse_server() as server, consuming(server, consumer) as runner:
@@ -234,7 +234,7 @@ async def test_s2_no_content_ends_for_good(caplog: pytest.LogCaptureFixture) -> 
 
 
 async def test_s2_refused_from_the_start() -> None:
-    """S2: three refusals of a stream that never was open are a reason to give up the start."""
+    """S2: three refusals of a stream that was never open fail the start."""
 
     async def refused(status: int, content_type: str = "text/plain") -> None:
         consumer, _ = collector()
@@ -251,8 +251,8 @@ async def test_s2_refused_from_the_start() -> None:
     await asyncio.gather(*map(refused, [401, 403, 404, 410]), refused(200, "text/html"))
 
 
-async def test_s2_refused_later_is_tried_for_ever(caplog: pytest.LogCaptureFixture) -> None:
-    """S2: what was open once is asked again, more slowly than after an accident."""
+async def test_s2_a_refusal_later_is_tried_again(caplog: pytest.LogCaptureFixture) -> None:
+    """S2: attempts of a stream that was open continue, more slowly than after a loss."""
     consumer, handled = collector()
 
     async with sse_server() as server, consuming(server, consumer) as runner:
@@ -267,8 +267,8 @@ async def test_s2_refused_later_is_tried_for_ever(caplog: pytest.LogCaptureFixtu
     assert all(0.25 * 2**n <= pause <= 0.5 * 2**n for n, pause in enumerate(pauses)), pauses
 
 
-async def test_s2_a_certificate_nobody_knows_is_a_refusal(tmp_path: Path) -> None:
-    """S2: TLS that fails needs somebody to act; with the right authority it works."""
+async def test_s2_an_unknown_certificate_is_a_refusal(tmp_path: Path) -> None:
+    """S2: a failure of TLS needs an operator; with the right authority it works."""
     authority = trustme.CA()
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
@@ -284,8 +284,8 @@ async def test_s2_a_certificate_nobody_knows_is_a_refusal(tmp_path: Path) -> Non
             await eventually(lambda: handled == ["a"])
 
 
-async def test_s3_silence_is_the_end_of_a_connection(caplog: pytest.LogCaptureFixture) -> None:
-    """S3: after `idle_timeout` without a byte the stream is opened anew."""
+async def test_s3_a_silent_connection_is_closed(caplog: pytest.LogCaptureFixture) -> None:
+    """S3: after `idle_timeout` without a byte the stream is reopened."""
     consumer, handled = collector(idle_timeout=0.2)
 
     async with sse_server() as server, consuming(server, consumer):
@@ -299,7 +299,7 @@ async def test_s3_silence_is_the_end_of_a_connection(caplog: pytest.LogCaptureFi
     assert "no data for 0.2 s" in fields(caplog, "stream lost")[0]["reason"]
 
 
-async def test_s3_a_comment_is_life() -> None:
+async def test_s3_comments_count_as_data() -> None:
     """S3: comments alone keep a stream open, far beyond the timeout."""
     consumer, _ = collector()
 
@@ -314,7 +314,7 @@ async def test_s3_a_comment_is_life() -> None:
 
 
 async def test_s3_a_server_that_does_not_answer(caplog: pytest.LogCaptureFixture) -> None:
-    """S3: one that takes the connection and says nothing is a failed attempt."""
+    """S3: a server that accepts the connection and sends nothing is a failed attempt."""
     consumer, _ = collector()
     writers: list[asyncio.StreamWriter] = []
     mute = await asyncio.start_server(lambda _, writer: writers.append(writer), "127.0.0.1", 0)
@@ -329,8 +329,8 @@ async def test_s3_a_server_that_does_not_answer(caplog: pytest.LogCaptureFixture
     assert "no response in time" in str(fields(caplog, "connection failed")[0]["exc_info"][1])
 
 
-async def test_s3_a_slow_handler_is_no_silence() -> None:
-    """S3: the time that nobody reads, because handlers are slow, does not count."""
+async def test_s3_a_slow_handler_is_not_a_silent_server() -> None:
+    """S3: time in which nothing is read because handlers are slow does not count."""
     gate = asyncio.Event()
     consumer, handled = collector(before=lambda event: gate.wait(), idle_timeout=0.3)
 
@@ -348,8 +348,8 @@ async def test_s3_a_slow_handler_is_no_silence() -> None:
     assert opened == before
 
 
-async def test_s4_half_an_event_is_asked_for_again() -> None:
-    """S4: what was cut off is discarded, and its event comes whole after the next connect."""
+async def test_s4_half_an_event_is_requested_again() -> None:
+    """S4: a partial event is discarded, and is complete after the next connect."""
     consumer, handled = collector()
 
     async with sse_server() as server, consuming(server, consumer):
@@ -364,8 +364,8 @@ async def test_s4_half_an_event_is_asked_for_again() -> None:
     assert server.opened[1].last_event_id == "1"
 
 
-async def test_secrets_are_sent_and_never_said(caplog: pytest.LogCaptureFixture) -> None:
-    """Tokens, passwords and queries reach the server, and neither log nor health."""
+async def test_secrets_are_sent_and_not_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """Tokens, passwords and queries are sent to the server, and are not in log or health."""
     caplog.set_level(logging.DEBUG)
     consumer, _ = collector()
 
@@ -385,8 +385,8 @@ async def test_secrets_are_sent_and_never_said(caplog: pytest.LogCaptureFixture)
         assert secret not in shown
 
 
-async def test_headers_are_asked_for_at_each_attempt(caplog: pytest.LogCaptureFixture) -> None:
-    """A consumer's `headers` come over the connection's; one that raises fails the attempt."""
+async def test_headers_are_called_for_each_attempt(caplog: pytest.LogCaptureFixture) -> None:
+    """`headers` of a consumer replace those of the connection; an exception fails the attempt."""
     tokens = iter(["first", "", "slow", "second"])
 
     class Renewing(SSEConsumer):
@@ -431,7 +431,7 @@ async def test_headers_are_asked_for_at_each_attempt(caplog: pytest.LogCaptureFi
 async def test_headers_that_cannot_be_sent_are_named(
     caplog: pytest.LogCaptureFixture, found: Any, sentence: str
 ) -> None:
-    """The attempt fails; the log says which header it is and what is right, but no value."""
+    """The attempt fails; the log has the name of the header and what is expected, no value."""
 
     answers = iter([{"X-Good": "good", **found} if isinstance(found, dict) else found])
 
@@ -465,7 +465,7 @@ async def test_a_stream_opened_by_post() -> None:
 
 
 async def test_several_routes_are_several_streams() -> None:
-    """Each route is a stream of its own, and one that is refused takes no other down."""
+    """Each route is a separate stream; one that is refused does not affect others."""
     recorder = Recorder()
 
     class Both(SSEConsumer):
@@ -489,7 +489,7 @@ async def test_several_routes_are_several_streams() -> None:
 
 
 async def test_s1_stop_while_reconnecting() -> None:
-    """A stop during a pause between attempts does not wait for it."""
+    """A stop does not wait for the pause before the next attempt."""
     consumer, _ = collector()
 
     async with sse_server() as server:
@@ -525,8 +525,8 @@ HOSTILE = [
 ]
 
 
-async def test_s1_answers_that_are_no_http(caplog: pytest.LogCaptureFixture) -> None:
-    """S1: whatever a server sends, it costs the connection and no more: another try follows."""
+async def test_s1_invalid_http(caplog: pytest.LogCaptureFixture) -> None:
+    """S1: any data of a server only fails its connection: another attempt follows."""
 
     async def against(answer: bytes) -> None:
         tries = 0
@@ -548,7 +548,7 @@ async def test_s1_answers_that_are_no_http(caplog: pytest.LogCaptureFixture) -> 
 
     await asyncio.gather(*map(against, HOSTILE))
 
-    # Where a server redirects to may be a secret as well.
+    # The target of a redirect may be a secret as well.
     assert "s3cret" not in everything(caplog)
     told = len(fields(caplog, "connection failed")) + len(fields(caplog, "stream lost"))
     assert told >= len(HOSTILE)
@@ -567,8 +567,8 @@ async def test_s1_answers_that_are_no_http(caplog: pytest.LogCaptureFixture) -> 
         ("9" * 400, 999_999_999.0),
     ],
 )
-async def test_s1_what_retry_after_may_be(retry_after: str, seconds: float | None) -> None:
-    """S1: seconds or a date; what is neither is not there."""
+async def test_s1_values_of_retry_after(retry_after: str, seconds: float | None) -> None:
+    """S1: seconds or a date; other values count as absent."""
     async with sse_server() as server:
         server.refuse(503, headers={"Retry-After": retry_after})
         request = StreamRequest("GET", URL(server.url), server.url, {}, None, None, None, 5.0, 5.0)
@@ -580,7 +580,7 @@ async def test_s1_what_retry_after_may_be(retry_after: str, seconds: float | Non
 
 
 async def test_the_health_of_a_stream() -> None:
-    """Its part of the consumer's health tells the route, the connection, and the last event."""
+    """It has the route, the connection, and the last event."""
     consumer, handled = collector()
 
     async with sse_server() as server, consuming(server, consumer) as runner:

@@ -23,7 +23,7 @@ SET_ASIDE = "cursor file is corrupt: it was renamed, and the stream begins witho
 
 
 def cursor(value: object) -> bytes:
-    """A file with this cursor."""
+    """Return a file with this cursor."""
     return json.dumps({"consumer": "Collector", "route": "/events", "cursor": value}).encode()
 
 
@@ -48,10 +48,10 @@ CORRUPT = {
 
 
 @pytest.mark.parametrize("name", CORRUPT)
-async def test_fe6_a_corrupt_file_is_set_aside(
+async def test_fe6_a_corrupt_file_is_renamed(
     name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The stream begins without a cursor; one ERROR names the file and where it is kept."""
+    """The stream begins without a cursor; one ERROR has the name of the file and its new name."""
     path = FileCursors(tmp_path).path("Collector", "/events")
     path.write_bytes(CORRUPT[name])
     consumer, handled = collector()
@@ -73,10 +73,10 @@ async def test_fe6_a_corrupt_file_is_set_aside(
 
 
 @pytest.mark.parametrize("kind", ["directory", "pipe"])
-async def test_fe6_what_is_no_file_is_set_aside(
+async def test_fe6_a_directory_or_pipe_is_renamed(
     kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A directory, and a pipe, which would keep whoever reads it waiting for ever."""
+    """A pipe would block its reader."""
     path = FileCursors(tmp_path).path("Collector", "/events")
     if kind == "directory":
         (path / "below").mkdir(parents=True)
@@ -97,7 +97,7 @@ async def test_fe6_what_is_no_file_is_set_aside(
 async def test_fe6_the_policy_may_be_to_wait(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Then the stream waits, the ERROR names the file, and it goes on once that is mended."""
+    """Then the stream waits, the ERROR names the file, and it continues once that is corrected."""
     path = FileCursors(tmp_path).path("Collector", "/events")
     path.write_bytes(b"junk")
     consumer, handled = collector()
@@ -120,12 +120,12 @@ async def test_fe6_the_policy_may_be_to_wait(
     assert failed["error"] == f"ValueError: {path} does not contain JSON; correct or delete it"
 
 
-async def test_fe6_a_file_that_cannot_be_read_is_waited_for(
+async def test_fe6_a_file_that_cannot_be_read(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is not corrupt, so it is left alone; the ERROR has its path."""
+    """It is not corrupt, so it is not renamed; the ERROR has its path."""
     path = FileCursors(tmp_path).path("Collector", "/events")
-    path.symlink_to(path)  # Whoever runs the tests may read every file, but not this.
+    path.symlink_to(path)  # Not even root can read this.
     consumer, handled = collector()
 
     async with sse_server() as server:
@@ -142,10 +142,8 @@ async def test_fe6_a_file_that_cannot_be_read_is_waited_for(
     assert fields(caplog, SET_ASIDE) == []
 
 
-async def test_fe6_a_full_disk_is_named_with_the_file(
-    tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    """The stream goes on, the ERROR has the path, and the cursor is saved once there is room."""
+async def test_fe6_a_full_disk(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """The stream continues, the ERROR has the path, and the cursor is saved once there is space."""
     caplog.set_level(logging.INFO)
     path = FileCursors(tmp_path).path("Collector", "/events")
     fresh = path.with_name(f"{path.name}.{socket.gethostname()}.{os.getpid()}")
@@ -165,10 +163,10 @@ async def test_fe6_a_full_disk_is_named_with_the_file(
 
 
 @pytest.mark.parametrize("value", ["1\r\nX: 1", "\0", "x" * (MAX_ID_LENGTH + 1), "\ud800"])
-async def test_fe6_a_cursor_of_a_store_that_no_header_can_have(
+async def test_fe6_a_stored_cursor_that_a_header_cannot_contain(
     value: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is an ERROR, and the stream begins without it rather than never."""
+    """It is an ERROR, and the stream begins without it."""
     store = MemoryCursors()
     await store.save("Collector", "/events", value)
     consumer, handled = collector()
@@ -184,8 +182,8 @@ async def test_fe6_a_cursor_of_a_store_that_no_header_can_have(
 
 @settings(max_examples=150, deadline=None)
 @given(st.binary(max_size=200) | st.sampled_from(sorted(CORRUPT.values())) | st.text().map(cursor))
-def test_fe6_whatever_is_in_the_file(tmp_path_factory: Any, raw: bytes) -> None:
-    """Loading gives a cursor that can be sent, or none; a second time it gives the same."""
+def test_fe6_any_content_of_a_file(tmp_path_factory: Any, raw: bytes) -> None:
+    """Loading returns a valid cursor or None; a second time it returns the same."""
     store = FileCursors(tmp_path_factory.mktemp("cursors"), fsync=False)
     path = store.path("A", "/x")
     path.write_bytes(raw)

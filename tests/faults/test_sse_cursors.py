@@ -1,4 +1,4 @@
-"""Row S6: a new process goes on behind what was settled, killed or not, whatever the store does."""
+"""Row S6: a new process continues after the settled events, killed or not, with any store."""
 
 import asyncio
 import json
@@ -37,14 +37,14 @@ SOAK_SECONDS = float(os.environ.get("SOAK_SECONDS", "4"))
 
 
 @pytest.fixture(autouse=True)
-def patience(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Time for the last save: RabbitMQ keeps the disk busy beside these tests."""
+def save_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Allow more time for the last save: RabbitMQ uses the disk during these tests."""
     monkeypatch.setattr("workerkit.sse.stored_cursor._LAST_DEADLINE", 30.0)
     monkeypatch.setattr("workerkit.app.process.CLOSE_DEADLINE", 40.0)
 
 
-async def test_s6_a_new_process_goes_on_behind_what_was_settled(tmp_path: Path) -> None:
-    """S6: with cursors in files it asks behind the last settled event, not the last received."""
+async def test_s6_a_new_process_resumes_after_the_settled_events(tmp_path: Path) -> None:
+    """S6: with files it resumes after the last settled event, not the last received one."""
     gate = asyncio.Event()
     first, handled = collector(before=lambda event: gate.wait() if event.body == "3" else None)
     second, later = collector()
@@ -66,7 +66,7 @@ async def test_s6_a_new_process_goes_on_behind_what_was_settled(tmp_path: Path) 
 
 
 async def test_s6_a_handler_that_is_cancelled_settles_nothing(tmp_path: Path) -> None:
-    """S6: what a handler had not finished when its grace was over comes again."""
+    """S6: an event that was not finished in the grace period is sent again."""
     gate = asyncio.Event()
     first, handled = collector(before=lambda event: gate.wait() if event.body == "2" else None)
     second, later = collector()
@@ -81,7 +81,7 @@ async def test_s6_a_handler_that_is_cancelled_settles_nothing(tmp_path: Path) ->
 
 
 async def test_s6_a_slow_event_holds_the_cursor(tmp_path: Path) -> None:
-    """S6: with concurrency the cursor is the end of the prefix, whatever is settled behind it."""
+    """S6: with concurrency the cursor stays before it, even if later events are settled."""
     gate = asyncio.Event()
     store = MemoryCursors()
     consumer, handled = collector(
@@ -98,12 +98,12 @@ async def test_s6_a_slow_event_holds_the_cursor(tmp_path: Path) -> None:
 
 
 def cursor(store: MemoryCursors, consumer: str = "Collector", route: str = "/events") -> str | None:
-    """What a store has."""
+    """Return the cursor in a store."""
     return store._cursors.get((consumer, route))
 
 
 async def test_s6_filtered_events_settle_at_once() -> None:
-    """S6: the cursor moves over events that nobody wants, but not past one that is handled."""
+    """S6: the cursor moves past events that are not handled, but not past one in progress."""
     gate = asyncio.Event()
     store = MemoryCursors()
     consumer, handled = collector(before=lambda event: gate.wait(), events=["wanted"])
@@ -121,8 +121,8 @@ async def test_s6_filtered_events_settle_at_once() -> None:
     assert handled == ["a"]
 
 
-async def test_s6_each_stream_has_a_cursor_of_its_own() -> None:
-    """S6: the key is consumer and route; the one without a route is its server's."""
+async def test_s6_each_stream_has_its_own_cursor() -> None:
+    """S6: the key is consumer and route; without a route it is that of the server's URL."""
     store = MemoryCursors()
     one, _ = collector("One", routes=["/a", "/b?x=1"])
     two, _ = collector("Two", routes=[""])
@@ -138,7 +138,7 @@ async def test_s6_each_stream_has_a_cursor_of_its_own() -> None:
 
 
 class FailingStore(MemoryCursors):
-    """A store that is away."""
+    """A store that raises."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -159,7 +159,7 @@ class FailingStore(MemoryCursors):
 
 
 async def test_s6_a_store_that_fails(caplog: pytest.LogCaptureFixture) -> None:
-    """S6: it is waited for at the start, later the stream goes on without it; both are logged."""
+    """S6: at the start the stream waits for it, later it continues; both are logged."""
     caplog.set_level(logging.INFO)
     store = FailingStore()
     consumer, handled = collector()
@@ -194,13 +194,13 @@ async def test_s6_a_store_that_fails(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def store_back(store: FailingStore, consumer: str, saved: str) -> None:
-    """The store is there again, with something in it."""
+    """Make the store work again, with a cursor in it."""
     store.away = False
     await store.save(consumer, "/events", saved)
 
 
 async def test_s6_the_last_cursor_is_saved_when_the_process_stops() -> None:
-    """S6: a drain ends with the cursor in the store, also in between two saves."""
+    """S6: after a drain the store has the cursor, also between two saves."""
     store = MemoryCursors()
     consumer, handled = collector()
 
@@ -212,8 +212,8 @@ async def test_s6_the_last_cursor_is_saved_when_the_process_stops() -> None:
     assert cursor(store) == "20"
 
 
-async def test_a_provider_that_is_no_store() -> None:
-    """It is named at the start."""
+async def test_a_provider_that_is_not_a_store() -> None:
+    """The start fails, and names it."""
     consumer, _ = collector()
 
     with pytest.raises(
@@ -224,7 +224,7 @@ async def test_a_provider_that_is_no_store() -> None:
 
 
 async def test_a_store_whose_methods_are_not_async() -> None:
-    """It is named at the start, with the method."""
+    """The start fails, and names the method."""
 
     class Blocking:
         def load(self, consumer: str, route: str) -> str | None: ...
@@ -242,7 +242,7 @@ async def test_a_store_whose_methods_are_not_async() -> None:
 async def test_a_directory_that_cannot_be_written_to(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
 ) -> None:
-    """The start ends with the name of the variable, and is not tried again for ever."""
+    """The start fails with the name of the variable, and is not tried again."""
     (tmp_path / "file").write_text("taken")
     directory = tmp_path / name
     consumer, _ = collector()
@@ -260,8 +260,8 @@ async def test_a_directory_that_cannot_be_written_to(
     assert fault.endswith("set it to a writable directory")
 
 
-async def test_a_store_that_gives_bytes(caplog: pytest.LogCaptureFixture) -> None:
-    """As some clients of databases do: the log says so, and the stream waits."""
+async def test_a_store_that_returns_bytes(caplog: pytest.LogCaptureFixture) -> None:
+    """As some database clients do: it is logged, and the stream waits."""
 
     class Bytes(MemoryCursors):
         async def load(self, consumer: str, route: str) -> str | None:
@@ -278,8 +278,8 @@ async def test_a_store_that_gives_bytes(caplog: pytest.LogCaptureFixture) -> Non
     assert not server.requests
 
 
-async def test_files_are_replaced_as_a_whole(tmp_path: Path) -> None:
-    """A file has its cursor in words, whatever the names; a reader never sees half of one."""
+async def test_files_are_replaced_atomically(tmp_path: Path) -> None:
+    """A file has its cursor as text, with any names; a reader never gets half of one."""
     store = FileCursors(tmp_path / "made" / "here")
     assert await store.load("A", "/x") is None
 
@@ -299,8 +299,8 @@ async def test_files_are_replaced_as_a_whole(tmp_path: Path) -> None:
     }
 
 
-async def test_a_file_that_is_no_cursor(tmp_path: Path) -> None:
-    """It is an error that names the file, where it is not to be set aside."""
+async def test_a_file_without_a_cursor(tmp_path: Path) -> None:
+    """It is an error that names the file, if it is not to be renamed."""
     store = FileCursors(tmp_path, fsync=False, set_aside=False)
     await store.save("A", "/x", "1")
     store.path("A", "/x").write_text('{"cursor": 1}')
@@ -329,15 +329,15 @@ NUMBERS = """
 
 
 def numbers(app: Application) -> list[int]:
-    """What it has handled; the last line of one that was killed may not be whole."""
+    """Return the numbers that were handled; the last line of a killed process may be partial."""
     pairs = [line.split() for line in app.lines("got ")]
     return [int(pair[0]) for pair in pairs if len(pair) == 2 and pair[0] == pair[1]]
 
 
 async def test_s6_killed_again_and_again(tmp_path: Path) -> None:
-    """S6: a process that is killed with -9 in a loop handles every event at least once."""
+    """S6: a process that is killed repeatedly with -9 handles every event at least once."""
     name = write_package(tmp_path, consumers=NUMBERS)
-    dice = random.Random(6)  # not the server's, which draws as often as there is time for
+    dice = random.Random(6)  # separate from that of the server, which depends on timing
     counts: Counter[int] = Counter()
     again = 0
 
@@ -355,7 +355,7 @@ async def test_s6_killed_again_and_again(tmp_path: Path) -> None:
                 await app.ended()
                 got = numbers(app)
             assert got == list(range(got[0], got[0] + len(got))), "in order, without a gap"
-            # What was handled since the last save comes again, and nothing is left out.
+            # Events since the last save are handled again, and none is missing.
             assert server.ids[-1] + 1 == got[0] <= max(counts, default=0) + 1
             again += sum(number in counts for number in got)
             counts.update(got)
@@ -372,9 +372,9 @@ async def test_s6_killed_again_and_again(tmp_path: Path) -> None:
 @pytest.mark.timeout(SOAK_SECONDS + 120)
 @pytest.mark.parametrize(("batch", "concurrency"), [(False, 1), (True, 4)])
 async def test_chaos(tmp_path: Path, batch: bool, concurrency: int) -> None:
-    """Resets, stalls, errors, halves and restarts at random, new processes too: every id arrives.
+    """Resets, stalls, errors, partial events and restarts at random: every id arrives.
 
-    SOAK_SECONDS makes it as long as you like.
+    SOAK_SECONDS sets the duration.
     """
     dice = random.Random(os.environ.get("SOAK_SEED", "1"))
     counts: Counter[int] = Counter()
@@ -437,8 +437,8 @@ async def test_chaos(tmp_path: Path, batch: bool, concurrency: int) -> None:
     assert again == 0 if concurrency == 1 and not batch else again < server.last
 
 
-async def test_records_of_a_stream_that_is_reset_account_for_everything() -> None:
-    """Each event is settled exactly once in one process, however often the connection is lost."""
+async def test_records_of_a_stream_that_is_reset() -> None:
+    """Each event is settled exactly once in one process, with any number of losses."""
     recorder = Recorder()
     consumer, handled = collector(concurrency=5)
 

@@ -1,4 +1,4 @@
-"""Rows S5 and S7, and everything else that becomes of an event once it has come."""
+"""Rows S5 and S7, and everything else that happens to an event after it arrived."""
 
 import asyncio
 from dataclasses import dataclass
@@ -23,14 +23,14 @@ from workerkit.sse.cursor import MemoryCursors
 from workerkit.testing import sse_server
 
 
-async def told(recorder: Recorder, count: int) -> list[tuple[str, str, int]]:
-    """What observers were told, once there is as much: data, action, attempt."""
+async def reported(recorder: Recorder, count: int) -> list[tuple[str, str, int]]:
+    """Return the observers' records once there are enough: data, action, attempt."""
     await eventually(lambda: len(recorder.settled) >= count, what=f"{recorder.settled}")
     return [(each.delivery.raw, each.action.value, attempt) for each, attempt in seen(recorder)]
 
 
 def seen(recorder: Recorder) -> list[tuple[Any, int]]:
-    """The records, each with its attempt, which the delivery goes on counting."""
+    """Return the records, each with its attempt, which the delivery keeps counting."""
     tries: dict[int, int] = {}
     found = []
     for each in recorder.settled:
@@ -39,8 +39,8 @@ def seen(recorder: Recorder) -> list[tuple[Any, int]]:
     return found
 
 
-async def test_s5_retried_by_the_policy_in_order_then_passed() -> None:
-    """S5: a failing event is tried as often as the policy says, while those behind it wait."""
+async def test_s5_retried_by_the_policy_in_order_then_skipped() -> None:
+    """S5: a failing event has the attempts of the policy, while later events wait."""
     recorder, store = Recorder(), MemoryCursors()
     tries: list[tuple[str, int]] = []
 
@@ -58,7 +58,7 @@ async def test_s5_retried_by_the_policy_in_order_then_passed() -> None:
         for body in ("a", "bad", "b"):
             await server.send(body)
         async with consuming(server, Failing, recorder=recorder, cursors=store):
-            actions = await told(recorder, 5)
+            actions = await reported(recorder, 5)
 
     assert tries == [("a", 1), ("bad", 1), ("bad", 2), ("bad", 3), ("b", 1)]
     assert [each[:2] for each in actions] == [
@@ -71,8 +71,8 @@ async def test_s5_retried_by_the_policy_in_order_then_passed() -> None:
     assert await store.load("Failing", "/events") == "3"
 
 
-async def test_s5_the_same_event_again_paced_and_in_order() -> None:
-    """S5: without a policy the event is handled again after a second, nothing overtakes it."""
+async def test_s5_requeued_after_a_pause_in_order() -> None:
+    """S5: without a policy the event is handled again after a second, in order."""
     recorder = Recorder()
     failures = 1
     times: list[float] = []
@@ -101,7 +101,7 @@ async def test_s5_the_same_event_again_paced_and_in_order() -> None:
     [(Reject("no"), "reject"), (Retry(after=0), "retry"), (KeyError("fatal"), "reject")],
 )
 async def test_what_a_handler_raises(raised: Exception, action: str) -> None:
-    """`Reject` and a fatal error pass the event by, `Retry` has it tried again."""
+    """After `Reject` and a fatal error the event is skipped, after `Retry` tried again."""
     recorder = Recorder()
 
     def fail(event: SSEEvent[str]) -> None:
@@ -119,8 +119,8 @@ async def test_what_a_handler_raises(raised: Exception, action: str) -> None:
     assert recorder.settled[0].outcome.error is raised
 
 
-async def test_a_body_that_does_not_fit_is_passed_by() -> None:
-    """`on_invalid` is REJECT: observers hear of it, and the next event is handled."""
+async def test_an_invalid_body_is_skipped() -> None:
+    """`on_invalid` is REJECT: observers are notified, and the next event is handled."""
     recorder = Recorder()
     numbers: list[int] = []
 
@@ -142,8 +142,8 @@ async def test_a_body_that_does_not_fit_is_passed_by() -> None:
     assert str(recorder.settled[2].outcome.error) == "the event is longer than max_event_size"
 
 
-async def test_the_type_follows_the_name_of_the_event() -> None:
-    """With types by name, each event is read as its own; others are not handled."""
+async def test_types_by_event_name() -> None:
+    """Each event is decoded as the type of its name; other events are not handled."""
 
     class Info(BaseModel):
         version: int
@@ -178,8 +178,8 @@ async def test_the_type_follows_the_name_of_the_event() -> None:
     ]
 
 
-async def test_batches_and_the_fate_of_each_event() -> None:
-    """A batch is handled at once; of its events those that fail come again, without the others."""
+async def test_batches_and_the_outcome_of_each_event() -> None:
+    """Events of a batch that fail are handled again, without the others."""
     recorder, store = Recorder(), MemoryCursors()
     batches: list[list[str]] = []
 
@@ -224,7 +224,7 @@ async def test_a_handler_in_a_thread() -> None:
 
 
 async def test_concurrency_is_a_limit_for_all_streams_together() -> None:
-    """With two streams and two calls at the same time there are never three."""
+    """With two streams and concurrency 2 there are never three calls."""
     running = highest = 0
     done = 0
 
@@ -250,7 +250,7 @@ async def test_concurrency_is_a_limit_for_all_streams_together() -> None:
 
 
 async def test_s7_a_fast_server_waits_for_a_slow_handler() -> None:
-    """S7: while a handler is slow, reading pauses, and so the server cannot send."""
+    """S7: while a handler is slow, reading pauses, so the server cannot send."""
     gate = asyncio.Event()
     consumer, handled = collector(before=lambda event: gate.wait())
     sent = 0
@@ -273,7 +273,7 @@ async def test_s7_a_fast_server_waits_for_a_slow_handler() -> None:
             return before == sent > 0
 
         await eventually(stalled)
-        # What the sockets of both sides hold is the kernel's; ours is a few chunks.
+        # The kernel buffers the data of both sockets; the process holds a few chunks.
         held = sent
         assert runner.ready
         gate.set()
@@ -283,8 +283,8 @@ async def test_s7_a_fast_server_waits_for_a_slow_handler() -> None:
     assert held < 1_500
 
 
-async def test_s7_one_slow_event_does_not_let_the_others_pile_up() -> None:
-    """S7: behind an event that hangs, with others that flow, what is remembered is bounded."""
+async def test_s7_memory_is_limited_behind_a_slow_event() -> None:
+    """S7: behind an event that hangs, the number of unsettled events is limited."""
     gate = asyncio.Event()
     consumer, handled = collector(
         before=lambda event: gate.wait() if event.body == "0" else None, concurrency=4
@@ -315,7 +315,7 @@ async def test_s7_one_slow_event_does_not_let_the_others_pile_up() -> None:
 
 
 async def test_settled_by_the_handler_itself() -> None:
-    """`accept` wins over a later error, `reject()` brings the event again."""
+    """`accept` prevails over a later error; `reject()` has the event handled again."""
     recorder = Recorder()
 
     class Own(SSEConsumer):

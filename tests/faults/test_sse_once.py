@@ -28,14 +28,14 @@ POST: dict[str, Any] = {"json": {"prompt": "hello"}}
 
 
 def has_ended(runner: Runner) -> bool:
-    """Whether the only consumer's only stream has ended; then nothing is left that could ask."""
+    """Return whether the only stream of the only consumer has ended."""
     return runner.health[0].state is State.ENDED
 
 
 async def test_fe1_a_clean_end_ends_a_stream_opened_by_post(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is not asked again, and the process stays ready; one INFO says so."""
+    """There is no other request, and the process stays ready; there is one INFO."""
     caplog.set_level(logging.INFO)
     consumer, handled = collector(**POST)
 
@@ -55,7 +55,7 @@ async def test_fe1_a_clean_end_ends_a_stream_opened_by_post(
 
 
 async def test_fe1_a_clean_end_without_events_ends_it_too() -> None:
-    """A complete answer without an event has been asked for and paid for as well."""
+    """A complete response without an event had its effect as well."""
     consumer, _ = collector(**POST)
 
     async with sse_server() as server, consuming(server, consumer) as runner:
@@ -68,7 +68,7 @@ async def test_fe1_a_clean_end_without_events_ends_it_too() -> None:
 async def test_fe1_a_loss_in_the_middle_is_an_error_and_ends_it(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """One ERROR with the exception; the class is told of it; the process stays ready."""
+    """One ERROR with the exception; the hook is called; the process stays ready."""
     told: list[Exception] = []
 
     class Answer(SSEConsumer):
@@ -95,7 +95,7 @@ async def test_fe1_a_loss_in_the_middle_is_an_error_and_ends_it(
 
 
 async def test_fe1_silence_in_the_middle_ends_it(caplog: pytest.LogCaptureFixture) -> None:
-    """A stream that begins, and then says nothing for `idle_timeout`, is not asked for again."""
+    """A stream that begins, and then is silent for `idle_timeout`, is not reopened."""
     consumer, handled = collector(idle_timeout=0.3, **POST)
 
     async with sse_server() as server, consuming(server, consumer) as runner:
@@ -108,7 +108,7 @@ async def test_fe1_silence_in_the_middle_ends_it(caplog: pytest.LogCaptureFixtur
 
 
 async def test_fe1_done_ends_a_stream_and_is_not_delivered() -> None:
-    """Neither are events that follow it; the worker closes the connection."""
+    """Neither are later events; the worker closes the connection."""
     consumer, handled = collector(done="[DONE]", **POST)
 
     async with sse_server() as server, consuming(server, consumer) as runner:
@@ -124,7 +124,7 @@ async def test_fe1_done_ends_a_stream_and_is_not_delivered() -> None:
 
 
 async def test_fe1_the_cursor_moves_past_done(tmp_path: Path) -> None:
-    """A new process asks behind it, and not for it again."""
+    """A new process resumes after it."""
     one, handled = collector(done="[DONE]")
     async with sse_server() as server:
         async with consuming(server, one, directory=tmp_path) as runner:
@@ -139,7 +139,7 @@ async def test_fe1_the_cursor_moves_past_done(tmp_path: Path) -> None:
 
 
 async def test_fe1_connecting_is_retried_with_retry_after(caplog: pytest.LogCaptureFixture) -> None:
-    """Until the first event a failed attempt costs nothing, and is repeated when asked for."""
+    """Before the first event a failed attempt has no effect, and is repeated."""
     consumer, handled = collector(done="[DONE]", **POST)
 
     async with sse_server() as server:
@@ -160,8 +160,8 @@ async def test_fe1_connecting_is_retried_with_retry_after(caplog: pytest.LogCapt
 
 
 @pytest.mark.parametrize("lose", [SSEServer.cut, SSEServer.end], ids=["reset", "clean end"])
-async def test_fe1_reopen_brings_the_old_way_back(lose: Callable[[SSEServer], None]) -> None:
-    """With `reopen = True` a POST is repeated, behind the last event."""
+async def test_fe1_reopen_repeats_a_post(lose: Callable[[SSEServer], None]) -> None:
+    """With `reopen = True` a POST is repeated, after the last event."""
     consumer, handled = collector(reopen=True, done="[DONE]", **POST)
 
     async with sse_server() as server, consuming(server, consumer):
@@ -179,7 +179,7 @@ async def test_fe1_reopen_brings_the_old_way_back(lose: Callable[[SSEServer], No
 
 @pytest.mark.parametrize("options", [{}, {"method": "PUT", "json": {}}, {"done": "[DONE]"}])
 async def test_fe1_idempotent_methods_are_reopened(options: dict[str, Any]) -> None:
-    """GET and PUT are asked again after a loss and after a clean end, as before."""
+    """GET and PUT are repeated after a loss and after a clean end."""
     consumer, handled = collector(**options)
 
     async with sse_server() as server, consuming(server, consumer):
@@ -191,8 +191,8 @@ async def test_fe1_idempotent_methods_are_reopened(options: dict[str, Any]) -> N
         await server.client(3)
 
 
-async def test_fe1_a_stream_that_is_not_to_be_reopened_may_be_a_get() -> None:
-    """`reopen = False` holds for every method."""
+async def test_fe1_reopen_false_with_a_get() -> None:
+    """`reopen = False` applies to every method."""
     consumer, _ = collector(reopen=False)
 
     async with sse_server() as server, consuming(server, consumer) as runner:
@@ -220,10 +220,8 @@ ENDS = {
     events=st.integers(1, 30),
     end=st.sampled_from(sorted(ENDS)),
 )
-def test_fe1_however_it_ends_it_is_asked_for_once(
-    failures: list[bytes], events: int, end: str
-) -> None:
-    """After the first event there is no other request, and every whole event is handled."""
+def test_fe1_there_is_one_request_for_any_end(failures: list[bytes], events: int, end: str) -> None:
+    """After the first event there is no other request, and every complete event is handled."""
 
     def answer(number: int, head: bytes) -> bytes:
         if number <= len(failures):
@@ -245,7 +243,7 @@ def test_fe1_however_it_ends_it_is_asked_for_once(
     assert asyncio.run(run()) == len(failures) + 1
 
 
-def test_fe1_check_warns_of_a_post_that_says_neither(tmp_path: Path) -> None:
+def test_fe1_check_warns_about_a_post_without_done_and_reopen(tmp_path: Path) -> None:
     """The warning names class and line and what to write; it is no fault."""
     package = write_package(
         tmp_path,
@@ -283,7 +281,7 @@ def test_fe1_check_warns_of_a_post_that_says_neither(tmp_path: Path) -> None:
 
 
 async def test_fe1_a_process_whose_streams_have_ended_keeps_running(tmp_path: Path) -> None:
-    """It is ready, its page says `ended`, and it stops cleanly when it is asked to."""
+    """It is ready, its page says `ended`, and it stops cleanly on request."""
     port = free_port()
     async with sse_server() as server:
         await server.send("a")

@@ -30,14 +30,14 @@ VARIABLES = ("HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY", "REQUEST_METH
 
 @pytest.fixture(autouse=True)
 def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing of the environment of whoever runs the tests."""
+    """Remove the proxy variables of the environment of the test run."""
     for name in VARIABLES:
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.lower(), raising=False)
 
 
 async def test_fe7_a_stream_through_a_proxy(caplog: pytest.LogCaptureFixture) -> None:
-    """Each connection is made through it, with its credentials, which nobody else sees."""
+    """Each connection uses it, with its credentials, which appear nowhere else."""
     consumer, handled = collector()
 
     async with (
@@ -57,7 +57,7 @@ async def test_fe7_a_stream_through_a_proxy(caplog: pytest.LogCaptureFixture) ->
 
 
 async def test_fe7_a_tunnel_to_a_server_with_tls(tmp_path: Path) -> None:
-    """The proxy sees the address, and neither the path nor the headers."""
+    """The proxy gets the address, and neither the path nor the headers."""
     authority = trustme.CA()
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
@@ -80,7 +80,7 @@ async def test_fe7_a_tunnel_to_a_server_with_tls(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("variable", ["HTTP_PROXY", "http_proxy", "ALL_PROXY"])
-async def test_fe7_the_environment_counts_where_it_is_trusted(
+async def test_fe7_the_environment_is_used_if_trusted(
     variable: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With TRUST_ENV its proxy is used; without, and for hosts in NO_PROXY, it is not."""
@@ -102,7 +102,7 @@ async def test_fe7_the_environment_counts_where_it_is_trusted(
     assert (untrusted, trusted, excepted) == (0, 1, 1)
 
 
-async def test_fe7_the_own_proxy_comes_before_that_of_the_environment(
+async def test_fe7_the_setting_precedes_the_environment(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The setting is more specific."""
@@ -117,7 +117,7 @@ async def test_fe7_the_own_proxy_comes_before_that_of_the_environment(
 
 
 async def test_fe7_netrc_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """To trust the proxies of the environment is not to send the passwords of a file."""
+    """TRUST_ENV does not include the passwords in this file."""
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password s3cret\n")
     monkeypatch.setenv("NETRC", str(netrc))
@@ -130,10 +130,10 @@ async def test_fe7_netrc_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.parametrize("value", ["socks5://h:1", "http://", "http://[s3cret", "://s3cret"])
-async def test_fe7_what_is_no_proxy_in_the_environment(
+async def test_fe7_an_invalid_proxy_in_the_environment(
     value: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is a refusal that does not quote it; the stream does not go around the proxy."""
+    """It is a refusal without a quote; the stream does not connect directly."""
     monkeypatch.setenv("HTTP_PROXY", value)
     consumer, _ = collector()
 
@@ -152,7 +152,7 @@ async def test_fe7_what_is_no_proxy_in_the_environment(
 async def test_fe7_a_proxy_that_refuses(
     scheme: str, status: int, refused: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The reason names the proxy without its credentials; 5xx passes by itself."""
+    """The reason names the proxy without its credentials; a 5xx is tried again."""
     consumer, _ = collector()
     url = f"{scheme}://127.0.0.1:{free_port()}"
 
@@ -168,8 +168,8 @@ async def test_fe7_a_proxy_that_refuses(
     assert "s3cret" not in everything(caplog) + reason
 
 
-async def test_fe7_a_tunnel_that_leads_nowhere() -> None:
-    """The reason says what failed, and shows no object of ours."""
+async def test_fe7_a_tunnel_that_fails() -> None:
+    """The reason describes the failure, without the repr of an object."""
     consumer, _ = collector()
     answer = b"HTTP/1.1 200 Connected\r\n\r\nthis is no TLS"
 
@@ -184,8 +184,8 @@ async def test_fe7_a_tunnel_that_leads_nowhere() -> None:
     assert "<" not in reason
 
 
-async def test_fe7_a_proxy_that_is_away(caplog: pytest.LogCaptureFixture) -> None:
-    """It is a failed attempt, without its credentials."""
+async def test_fe7_a_proxy_that_is_not_reachable(caplog: pytest.LogCaptureFixture) -> None:
+    """It is a failed attempt; the reason has no credentials."""
     consumer, _ = collector()
     proxy = f"http://user:s3cret@127.0.0.1:{free_port()}"
 
@@ -200,8 +200,8 @@ async def test_fe7_a_proxy_that_is_away(caplog: pytest.LogCaptureFixture) -> Non
 
 
 @pytest.mark.parametrize("proxy", ["socks5://h", "h:1", "http://", "https://user:s3cret@"])
-def test_fe7_what_is_no_proxy_in_the_settings(proxy: str) -> None:
-    """It is a fault of the settings, which does not quote it."""
+def test_fe7_an_invalid_proxy_in_the_settings(proxy: str) -> None:
+    """It is a fault of the settings that does not quote the value."""
     with pytest.raises(ValidationError) as caught:
         SSESettings(url=SecretStr("https://h"), proxy=SecretStr(proxy))
 
@@ -209,7 +209,7 @@ def test_fe7_what_is_no_proxy_in_the_settings(proxy: str) -> None:
 
 
 def test_fe7_variables_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each of the new settings has one."""
+    """Each of the settings has a variable."""
 
     class Settings(WorkerSettings):
         model_config = SettingsConfigDict(env_prefix="SHOP_")
@@ -232,19 +232,19 @@ def test_fe7_variables_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def setting(*cookies: str, body: bytes = b"data: x\n\n", status: int = 200) -> bytes:
-    """An answer that sets *cookies*."""
+    """Return a response that sets *cookies*."""
     lines = "".join(f"Set-Cookie: {each}\r\n" for each in cookies)
     head = f"HTTP/1.1 {status} Any\r\nContent-Type: text/event-stream\r\n{lines}\r\n"
     return head.encode() + body
 
 
 def cookie_of(head: list[str]) -> str:
-    """The header `Cookie` of a request."""
+    """Return the header `Cookie` of a request."""
     return next((line.partition(": ")[2] for line in head if line.startswith("cookie: ")), "")
 
 
 async def test_fe7_cookies_are_kept_between_attempts() -> None:
-    """Also those of an answer that was an error, beside one that is configured; newer ones win."""
+    """Also those of an error response, next to a configured one; newer ones replace older."""
     answers = iter(
         [
             setting("node=1; Path=/; HttpOnly", status=503),
@@ -268,8 +268,8 @@ async def test_fe7_cookies_are_kept_between_attempts() -> None:
     ]
 
 
-async def test_fe7_cookies_are_forgotten_when_the_server_refuses_them() -> None:
-    """Else a session that has expired would keep the stream closed for ever."""
+async def test_fe7_cookies_are_discarded_when_the_server_refuses() -> None:
+    """Otherwise an expired session would make every attempt fail."""
     answers: Iterator[bytes] = iter([setting("sid=1"), setting(status=401), setting()])
     consumer, _ = collector()
 
@@ -283,7 +283,7 @@ async def test_fe7_cookies_are_forgotten_when_the_server_refuses_them() -> None:
 
 
 async def test_fe7_streams_do_not_share_cookies() -> None:
-    """Each stream has a jar of its own."""
+    """Each stream has its own jar."""
     consumer, _ = collector(routes=["/a", "/b"])
 
     async with (
@@ -300,7 +300,7 @@ async def test_fe7_streams_do_not_share_cookies() -> None:
 
 
 async def test_fe7_cookies_that_are_too_long_are_ignored(caplog: pytest.LogCaptureFixture) -> None:
-    """The header stays within its bound, so that no server refuses it; one WARNING says so."""
+    """The header stays within its limit, so servers accept it; there is one WARNING."""
     answer = setting("small=1", *(f"large{n}={'x' * 3000}" for n in range(2)))
     consumer, _ = collector()
 
@@ -319,8 +319,8 @@ async def test_fe7_cookies_that_are_too_long_are_ignored(caplog: pytest.LogCaptu
 @given(
     st.lists(st.tuples(st.text("abc", min_size=1, max_size=3), st.integers(0, 3000)), max_size=80)
 )
-def test_fe7_the_jar_is_bounded(cookies: list[tuple[str, int]]) -> None:
-    """Whatever is set, there are at most so many cookies of so many characters."""
+def test_fe7_the_jar_has_limits(cookies: list[tuple[str, int]]) -> None:
+    """The number of cookies and of their characters is limited."""
 
     async def run() -> str:
         jar, url = Cookies(), URL("http://127.0.0.1/")

@@ -1,4 +1,4 @@
-"""A redirect of an event stream never takes what is configured to another origin."""
+"""Redirects of event streams: configured secrets are never sent to another origin."""
 
 import ssl
 from collections.abc import Iterator
@@ -30,12 +30,12 @@ SECRETS: dict[str, Any] = {
 
 
 def redirect(location: str, status: int = 302, more: str = "") -> bytes:
-    """An answer that leads to *location*."""
+    """Return a response that redirects to *location*."""
     return f"HTTP/1.1 {status} Found\r\nLocation: {location}\r\n{more}\r\n".encode()
 
 
 class Own(SSEConsumer):
-    """With headers of its own."""
+    """A consumer with its own headers."""
 
     connection = "server"
 
@@ -49,7 +49,7 @@ class Own(SSEConsumer):
 async def test_fe3_headers_stay_on_their_origin(
     status: int, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Another origin is asked without any of them; one WARNING names both, and no secret."""
+    """Another origin gets none of them; one WARNING names both origins, and no secret."""
     async with sse_server() as other:
         to = f"{other.url}/elsewhere?key=s3cret-query#s3cret"
         answer = redirect(to, status, "Set-Cookie: sid=s3cret-sid\r\n")
@@ -73,8 +73,8 @@ async def test_fe3_headers_stay_on_their_origin(
     assert "s3cret" not in everything(caplog)
 
 
-async def test_fe3_headers_go_along_on_their_own_origin(caplog: pytest.LogCaptureFixture) -> None:
-    """A redirect within the origin is followed with all of them, and is nothing to report."""
+async def test_fe3_headers_are_sent_within_the_origin(caplog: pytest.LogCaptureFixture) -> None:
+    """A redirect within the origin is followed with all headers, and is not reported."""
 
     async with sse_server() as goal, AsyncExitStack() as stack:
 
@@ -94,7 +94,7 @@ async def test_fe3_headers_go_along_on_their_own_origin(caplog: pytest.LogCaptur
 
 
 async def test_fe3_a_trusted_origin_gets_the_headers() -> None:
-    """One that the setting names, and no other."""
+    """One in TRUSTED_ORIGINS, and no other."""
     async with (
         sse_server() as other,
         raw_server(lambda number, head: redirect(other.url)) as server,
@@ -118,7 +118,7 @@ async def test_fe3_a_trusted_origin_gets_the_headers() -> None:
     ],
 )
 async def test_fe3_a_policy_refuses_redirects(policy: str, there: str, reason: str) -> None:
-    """Then it is a failed attempt that says which setting refused it."""
+    """The attempt fails, and the reason names the setting."""
     async with sse_server() as other:
         to = other.url if there == "OTHER" else there
         consumer, _ = collector()
@@ -135,7 +135,7 @@ async def test_fe3_a_policy_refuses_redirects(policy: str, there: str, reason: s
 async def test_fe3_never_from_https_to_http(
     tmp_path: Any, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Not even to an origin that is trusted, or on the same host."""
+    """Not even to a trusted origin, or on the same host."""
     authority = trustme.CA()
     tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     authority.issue_cert("127.0.0.1").configure_cert(tls)
@@ -162,7 +162,7 @@ async def test_fe3_never_from_https_to_http(
 
 
 async def test_fe3_a_body_stays_on_its_origin() -> None:
-    """A 307 that would send the body elsewhere is refused; a 303 leaves it out."""
+    """A 307 that would send the body to another origin is refused; a 303 omits it."""
     consumer, handled = collector(json={"prompt": "s3cret"}, reopen=True)
 
     async with sse_server() as other:
@@ -172,7 +172,7 @@ async def test_fe3_a_body_stays_on_its_origin() -> None:
             raw_server(lambda number, head: redirect(other.url, next(statuses, 303))) as server,
             consuming(server.url, consumer, ready=False) as runner,
         ):
-            await eventually(lambda: "the body of the request would leave" in str(runner.health))
+            await eventually(lambda: "the body of the request would be sent" in str(runner.health))
             await eventually(lambda: handled == ["a"])
 
     assert [(each.method, each.body) for each in other.requests][:1] == [("GET", b"")]
@@ -203,10 +203,10 @@ HOSTS = ["https://a.example", "https://b.example", "http://a.example", "http://b
     st.sets(st.sampled_from(HOSTS), max_size=2),
     st.sampled_from(["any", "same-origin", "none"]),
 )
-def test_fe3_no_way_of_redirects_gets_a_header_out(
+def test_fe3_any_chain_of_redirects(
     home: str, ways: list[tuple[str, int]], trusted: set[str], policy: Any
 ) -> None:
-    """A hop elsewhere, or after one that was elsewhere, has none; https is never left."""
+    """Headers are not sent to another origin, nor after it; https is never left."""
     headers = {"X-Api-Key": "secret"}
     request = StreamRequest(
         "POST", URL(home), home, headers, {"a": 1}, None, None, 1, 1, policy, frozenset(trusted)
@@ -225,7 +225,7 @@ def test_fe3_no_way_of_redirects_gets_a_header_out(
 
 
 def followed(request: StreamRequest, ways: list[tuple[str, int]]) -> Iterator[Hop]:
-    """The requests that are sent, until one is refused."""
+    """Yield the requests that are sent, until one is refused."""
     hop = first_hop(request)
     yield hop
     for host, status in ways:
@@ -238,8 +238,8 @@ def followed(request: StreamRequest, ways: list[tuple[str, int]]) -> Iterator[Ho
 
 
 @pytest.mark.parametrize("location", [None, "", "ftp://h/", "http://[s3cret", "mailto:s3cret"])
-def test_fe3_a_location_that_leads_nowhere(location: str | None) -> None:
-    """It is a refusal, and its text does not have the location in it."""
+def test_fe3_an_invalid_location(location: str | None) -> None:
+    """It is a refusal, and the reason does not contain the location."""
     request = StreamRequest("GET", URL("http://h/"), "http://h/", {}, None, None, None, 1, 1)
 
     with pytest.raises(StreamRefused, match="without the URL of an HTTP server") as caught:
@@ -249,7 +249,7 @@ def test_fe3_a_location_that_leads_nowhere(location: str | None) -> None:
 
 
 def test_fe3_credentials_of_a_location_are_not_used() -> None:
-    """A server does not choose the password for another one."""
+    """A server cannot choose the password for another server."""
     request = StreamRequest("GET", URL("http://h/"), "http://h/", {}, None, None, None, 1, 1)
 
     hop = next_hop(request, first_hop(request), 302, "http://user:pw@other/x#y")
@@ -260,15 +260,15 @@ def test_fe3_credentials_of_a_location_are_not_used() -> None:
 @pytest.mark.parametrize(
     "origin", ["h", "ftp://h", "https://h/path", "https://u:s3cret@h", "https://h?a=s3cret"]
 )
-def test_fe3_what_is_no_origin(origin: str) -> None:
-    """It is a fault of the settings, which does not quote it."""
+def test_fe3_an_invalid_origin(origin: str) -> None:
+    """It is a fault of the settings that does not quote the value."""
     with pytest.raises(ValidationError) as caught:
         SSESettings(url=SecretStr("https://h"), trusted_origins=(origin,))
 
     assert "s3cret" not in str(caught.value)
 
 
-def test_fe3_origins_compare_as_they_are_normalized() -> None:
+def test_fe3_origins_are_normalized() -> None:
     """Case and the default port do not matter."""
     found = SSESettings(url=SecretStr("https://h"), trusted_origins=("HTTPS://EU.Example:443/",))
 

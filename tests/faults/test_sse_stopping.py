@@ -1,4 +1,4 @@
-"""A process with event streams stops when it is asked to, and gives up when it is refused."""
+"""A process with event streams stops on request, and fails to start if it is refused."""
 
 import asyncio
 import signal
@@ -45,13 +45,13 @@ GATED = """
 
 
 def begun(app: Application) -> list[str]:
-    """The events that handlers have begun with, in order."""
+    """Return the events that handlers have started, in order."""
     return list(app.lines("begin "))
 
 
 @pytest.mark.parametrize("uvloop", [True, False])
 async def test_stop_while_handling(tmp_path: Path, uvloop: bool) -> None:
-    """What runs is finished and stored, a half batch is handled, what waits comes again."""
+    """Running handlers finish and are stored, a partial batch is handled, others are sent again."""
     name = write_package(tmp_path, consumers=GATED)
     store = FileCursors(tmp_path / "cursors")
 
@@ -79,7 +79,7 @@ async def test_stop_while_handling(tmp_path: Path, uvloop: bool) -> None:
 
 
 async def test_stop_during_a_pause(tmp_path: Path) -> None:
-    """A minute until the next try is not waited for, and the event comes again."""
+    """The stop does not wait a minute for the next attempt; the event is sent again."""
     name = write_package(tmp_path, consumers=GATED)
 
     async with sse_server() as server:
@@ -99,8 +99,8 @@ async def test_stop_during_a_pause(tmp_path: Path) -> None:
     assert await FileCursors(tmp_path / "cursors").load("Gated", "/events") is None
 
 
-async def test_s2_a_process_that_is_refused_from_the_start_ends(tmp_path: Path) -> None:
-    """S2: exit 1 after three tries, with one line for each stream, if nothing ever was ready."""
+async def test_s2_a_process_that_is_refused_at_the_start(tmp_path: Path) -> None:
+    """S2: exit code 1 after three attempts, with one line per stream, if nothing was ready."""
     name = write_package(tmp_path, consumers=GATED)
 
     async with sse_server() as server:
@@ -114,7 +114,7 @@ async def test_s2_a_process_that_is_refused_from_the_start_ends(tmp_path: Path) 
 
 
 async def test_a_handler_that_exits_settles_nothing(tmp_path: Path) -> None:
-    """`SystemExit` in a handler ends the process with 1, and its event comes again."""
+    """`SystemExit` in a handler ends the process with 1, and its event is sent again."""
     text = """
         from workerkit import SSEConsumer
 
@@ -142,8 +142,8 @@ async def test_a_handler_that_exits_settles_nothing(tmp_path: Path) -> None:
     assert "Leaving: handle raised SystemExit: 3" in repr(app)
 
 
-async def test_nothing_is_left_behind() -> None:
-    """After a stop no task of the streams is left."""
+async def test_no_task_is_left() -> None:
+    """After the stop no task of the streams is left."""
     before = asyncio.all_tasks()
     consumer, handled = collector(concurrency=3)
 
@@ -155,7 +155,7 @@ async def test_nothing_is_left_behind() -> None:
             server.cut()
             await server.client(2, 60.0)
         left = {each.get_name() for each in asyncio.all_tasks() - inside}
-        await eventually(lambda: asyncio.all_tasks() <= inside)  # those of the server, too
+        await eventually(lambda: asyncio.all_tasks() <= inside)  # tasks of the server included
 
     assert [name for name in left if name.startswith(consumer.__name__)] == []
     assert asyncio.all_tasks() - before == set()

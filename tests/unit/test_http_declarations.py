@@ -1,4 +1,4 @@
-"""What is said of views that cannot be run: class, file and line, before any socket opens."""
+"""Faults of views: class, file and line, before any socket opens."""
 
 import re
 from collections.abc import Callable, Collection
@@ -27,16 +27,16 @@ class Frame(msgspec.Struct):
 
 
 class Opaque:
-    """Nothing that a request could hold."""
+    """A class that no request can contain."""
 
 
 def assembled(*classes: type[Any], **settings: Any) -> Assembly:
-    """The application of these classes."""
+    """Return the application of these classes."""
     return Runner(container_of(NO_BROKER, **settings), packages=[package_of(*classes)]).assemble()
 
 
 def faults(*classes: type[Any], **settings: Any) -> list[str]:
-    """What is said of them, behind their places."""
+    """Return the faults of these classes, without their positions."""
     with pytest.raises(StartError) as raised:
         assembled(*classes, **settings)
     found = [
@@ -46,7 +46,7 @@ def faults(*classes: type[Any], **settings: Any) -> list[str]:
 
 
 def view(method: Any = None, called: str = "get", /, **attributes: Any) -> type[HTTPView]:
-    """A view with one method."""
+    """Return a view with one method."""
     given: dict[str, Any] = {"routes": ["/"], **attributes}
     class_name = str(attributes.get("name", "View"))
     return type(class_name, (HTTPView,), {**given, **({called: method} if method else {})})
@@ -154,8 +154,8 @@ async def without_self(x: int) -> None: ...
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
-def test_a_view_that_cannot_be_run(class_: type[HTTPView], fault: str) -> None:
-    """It is a fault of the start that says what would be right."""
+def test_an_invalid_view(class_: type[HTTPView], fault: str) -> None:
+    """Each fault is reported at the start, with what is expected."""
     assert [each[: len(fault)] for each in faults(class_)] == [fault]
 
 
@@ -167,8 +167,8 @@ def test_a_fault_names_class_file_and_line() -> None:
     assert re.match(r"\S+bare \(test_http_declarations.py:\d+\): parameter", str(raised.value))
 
 
-def test_every_fault_is_said_at_once() -> None:
-    """Of the methods of one class, too."""
+def test_all_faults_are_reported_together() -> None:
+    """Also those of several methods of one class."""
     found = faults(view(bare, post=opaque, status=7), view(fine, routes=["x"], name="Other"))
 
     assert [each.split(":")[0] for each in found] == ["bare", "opaque", "Other"]
@@ -183,7 +183,7 @@ def test_every_fault_is_said_at_once() -> None:
     ],
 )
 def test_two_views_of_one_route(first: list[str], second: list[str], claim: str) -> None:
-    """The fault names both classes; what a part of the path is called makes no difference."""
+    """The fault names both classes; names of path parameters make no difference."""
 
     class One(HTTPView):
         routes = first
@@ -206,7 +206,7 @@ def test_two_views_of_one_route(first: list[str], second: list[str], claim: str)
 
 
 def test_views_that_share_a_route() -> None:
-    """Different verbs, or another expression, are no conflict."""
+    """Different verbs, or another regular expression, are no conflict."""
     first = view(fine, routes=["/x"], name="first")
     second = view(fine, "post", routes=["/x"], name="second")
     third = view(fine, routes=["/{name}"], name="third")
@@ -221,7 +221,7 @@ def declared(class_: type[HTTPView], **settings: Any) -> tuple[Declared, HTTPOpt
 
 
 def test_the_options_of_a_view() -> None:
-    """Those of the design: no concurrency, a minute for a call."""
+    """No concurrency, and a timeout of a minute."""
     _, options = declared(view(fine))
 
     assert options.timeout == 60.0
@@ -229,7 +229,7 @@ def test_the_options_of_a_view() -> None:
 
 
 def test_options_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Any option of a view can be set there, the routes too: the method then follows them."""
+    """Any option of a view can be set there, and the method follows the routes."""
     monkeypatch.setenv("TESTS_ONLY_CONSUMERS__ORDER_VIEW__TIMEOUT", "5")
     monkeypatch.setenv("TESTS_ONLY_CONSUMERS__ORDER_VIEW__ROUTES", "/a/{x},/b/{x}")
     monkeypatch.setenv("TESTS_ONLY_CONSUMERS__ORDER_VIEW__MAX_BODY", "10")
@@ -242,8 +242,8 @@ def test_options_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     assert [(each.part, each.required) for each in signature.parameters] == [("path", True)]
 
 
-def test_concurrency_is_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
-    """An operator who sets it is told so."""
+def test_concurrency_is_not_an_option(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An operator who sets it gets a fault."""
     monkeypatch.setenv("TESTS_ONLY_CONSUMERS__ORDER_VIEW__CONCURRENCY", "5")
 
     [fault] = faults(view(fine, name="OrderView"))
@@ -252,7 +252,7 @@ def test_concurrency_is_no_option(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_settings_are_never_read_from_a_body() -> None:
-    """A model of settings comes from the container, though it is a model."""
+    """A model of settings is provided by the container, although it is a model."""
 
     class View(HTTPView):
         routes = ["/"]
@@ -265,8 +265,8 @@ def test_settings_are_never_read_from_a_body() -> None:
     assert (signature.body, signature.provides) == (None, True)
 
 
-def test_what_the_container_may_have() -> None:
-    """A default stands in for a provider of a class that there is not, but not for a value."""
+def test_defaults_and_the_container() -> None:
+    """A default replaces a missing provider of a class, but not a value of the client."""
 
     class View(HTTPView):
         routes = ["/"]
@@ -287,7 +287,7 @@ def test_what_the_container_may_have() -> None:
     assert (signature.parameters, signature.provides) == ([], True)
 
 
-def test_a_view_beside_other_consumers() -> None:
+def test_a_view_and_other_consumers() -> None:
     """Each kind has its own transport."""
 
     class Queue(AMQPConsumer):
@@ -323,8 +323,8 @@ class Point(NamedTuple):
         (Annotated[tuple[Order, str], 1], "returns tuple[Order, str]: write tuple[body, int]"),
     ],
 )
-def test_fh7_a_tuple_that_is_no_answer(returned: Any, fault: str) -> None:
-    """FH7: it is a fault of the class, as no answer can be made of it."""
+def test_fh7_an_invalid_tuple(returned: Any, fault: str) -> None:
+    """FH7: it is a fault of the class."""
 
     async def get(self: Any) -> None: ...
 
@@ -346,8 +346,8 @@ def test_fh7_a_tuple_that_is_no_answer(returned: Any, fault: str) -> None:
         Any,
     ],
 )
-def test_fh7_a_tuple_that_is_an_answer(returned: Any) -> None:
-    """FH7: a body with its status is one, and so is a tuple that has a name, or is in a list."""
+def test_fh7_a_valid_tuple(returned: Any) -> None:
+    """FH7: a body with its status, a named tuple, and a tuple in a list."""
 
     async def get(self: Any) -> None: ...
 

@@ -1,4 +1,4 @@
-"""Row FH6: what settings and classes say in the OpenAPI document, and values that are optional."""
+"""Row FH6: settings and classes in the OpenAPI document, and optional values."""
 
 import json
 from enum import Enum
@@ -74,7 +74,7 @@ class Open(HTTPView):
 
 
 def described(*views: type[HTTPView], **openapi: Any) -> dict[str, Any]:
-    """The document of these views."""
+    """Return the document of these views."""
     container = container_of(NO_BROKER, http={"openapi": openapi})
     assembly = Runner(container, packages=[package_of(*views)]).assemble()
     made = document(assembly.declared, assembly.settings.http.openapi)
@@ -83,7 +83,7 @@ def described(*views: type[HTTPView], **openapi: Any) -> dict[str, Any]:
     return found
 
 
-def test_fh6_what_the_settings_say() -> None:
+def test_fh6_settings_in_the_document() -> None:
     """FH6: title, version, description, servers and security schemes are in the document."""
     found = described(Orders, Open, **OPENAPI)
 
@@ -96,8 +96,8 @@ def test_fh6_what_the_settings_say() -> None:
     assert found["security"] == [{"api_key": []}]
 
 
-def test_fh6_what_a_class_says() -> None:
-    """FH6: its security stands in place of the one for all views, for each verb that it names."""
+def test_fh6_security_of_a_class() -> None:
+    """FH6: it replaces the security of the settings, for each verb that it names."""
     found = described(Orders, Open, **OPENAPI)
 
     orders = found["paths"]["/orders"]
@@ -107,8 +107,8 @@ def test_fh6_what_a_class_says() -> None:
     assert found["paths"]["/open/{part}"]["get"]["security"] == []
 
 
-def test_fh6_nothing_is_said() -> None:
-    """FH6: then the document says that it is for its own server, and that nothing is needed."""
+def test_fh6_without_settings() -> None:
+    """FH6: the document is for its own server, and requires no security."""
     found = described(Open)
 
     assert found["servers"] == [{"url": "/"}]
@@ -118,7 +118,7 @@ def test_fh6_nothing_is_said() -> None:
 
 
 def test_fh6_optional_values_are_described_as_they_are_sent() -> None:
-    """FH6: no text is null, so the document has none; a value that may be left out is so."""
+    """FH6: a text is never null, so the schema has no null; the value is not required."""
     parameters = described(Orders, **OPENAPI)["paths"]["/orders"]["get"]["parameters"]
 
     schemas = {each["name"]: each["schema"] for each in parameters}
@@ -145,8 +145,8 @@ def test_fh6_optional_values_are_described_as_they_are_sent() -> None:
         ({"get": "api_key"}, "write a list of names, such as ['api_key']"),
     ],
 )
-def test_fh6_security_that_is_no_security(security: Any, fault: str) -> None:
-    """FH6: a scheme that nobody declares, or another form, is a fault of the start."""
+def test_fh6_invalid_security(security: Any, fault: str) -> None:
+    """FH6: an undeclared scheme, or another form, is a fault of the start."""
 
     class View(HTTPView):
         routes = ["/"]
@@ -161,8 +161,8 @@ def test_fh6_security_that_is_no_security(security: Any, fault: str) -> None:
     assert fault in str(raised.value)
 
 
-async def test_fh6_the_served_document_has_them() -> None:
-    """FH6: at `/openapi.json`."""
+async def test_fh6_the_served_document() -> None:
+    """FH6: `/openapi.json` has them."""
     async with serving(Open, openapi=OPENAPI) as client:
         found = (await client.get("/openapi.json")).json()
 
@@ -185,7 +185,7 @@ async def test_fh6_the_served_document_has_them() -> None:
 def test_fh6_variables(
     monkeypatch: pytest.MonkeyPatch, variables: dict[str, str], expected: tuple[bool, str | None]
 ) -> None:
-    """FH6: the switch and the parts may stand in the environment together."""
+    """FH6: the switch and the parts can be set in the environment together."""
     for name, text in variables.items():
         monkeypatch.setenv(f"WORKERKIT_HTTP__OPENAPI{name}", text)
     openapi = WorkerSettings().http.openapi
@@ -198,7 +198,7 @@ def test_fh6_variables(
 
 
 def test_fh6_the_command(tmp_path: Any) -> None:
-    """FH6: `workerkit openapi` prints the same; a wrong variable is named."""
+    """FH6: `workerkit openapi` prints the same; an invalid variable is named."""
     consumers = """
         from workerkit import HTTPView
 

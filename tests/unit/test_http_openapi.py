@@ -1,4 +1,4 @@
-"""The OpenAPI document: it is valid, and says what the signatures say."""
+"""The OpenAPI document: it is valid, and corresponds to the signatures."""
 
 from dataclasses import dataclass
 from enum import Enum
@@ -47,15 +47,15 @@ class Frame(msgspec.Struct):
 
 
 def described(*views: type[HTTPView]) -> dict[str, Any]:
-    """The document of these views, which is valid."""
+    """Return the document of these views after a validation."""
     runner = Runner(container_of(NO_BROKER), packages=[package_of(*views)])
     made = document(runner.assemble().declared)
     assert not list(OpenAPIV31SpecValidator(made).iter_errors())
     return made
 
 
-def answers(returns: Any, **attributes: Any) -> dict[str, Any]:
-    """The answers of a view that returns this, without the problems."""
+def responses_of(returns: Any, **attributes: Any) -> dict[str, Any]:
+    """Return the responses of a view with this return annotation, without the problems."""
 
     async def post(self: HTTPView) -> Any: ...
 
@@ -69,10 +69,11 @@ def answers(returns: Any, **attributes: Any) -> dict[str, Any]:
     }
 
 
-def responses(returns: Any, **attributes: Any) -> dict[str, Any]:
-    """The schemas of the answers of a view that returns this."""
+def schemas_of(returns: Any, **attributes: Any) -> dict[str, Any]:
+    """Return the schemas of the responses of a view with this return annotation."""
     media = {
-        status: each.get("content", {}) for status, each in answers(returns, **attributes).items()
+        status: each.get("content", {})
+        for status, each in responses_of(returns, **attributes).items()
     }
     return {
         status: each.get("application/json", {}).get("schema") for status, each in media.items()
@@ -80,7 +81,7 @@ def responses(returns: Any, **attributes: Any) -> dict[str, Any]:
 
 
 def test_an_operation() -> None:
-    """Docstrings, parameters with their places, defaults and schemas, the body, the answers."""
+    """It has docstrings, parameters with defaults and schemas, the body, and the responses."""
 
     class OrderView(HTTPView):
         """Orders.
@@ -170,9 +171,9 @@ def test_an_operation() -> None:
         (int | web.Response, {}, {"200": {"type": "integer"}, "default": None}),
     ],
 )
-def test_answers(returns: Any, attributes: dict[str, Any], expected: dict[str, Any]) -> None:
-    """What the annotation and the class say of answers; where they do not, any answer is right."""
-    assert responses(returns, **attributes) == expected
+def test_responses(returns: Any, attributes: dict[str, Any], expected: dict[str, Any]) -> None:
+    """They are those of the annotation and the class; without an annotation any is allowed."""
+    assert schemas_of(returns, **attributes) == expected
 
 
 @pytest.mark.parametrize(
@@ -192,15 +193,15 @@ def test_answers(returns: Any, attributes: dict[str, Any], expected: dict[str, A
     ],
 )
 def test_content_types(returns: Any, attributes: dict[str, Any], expected: dict[str, Any]) -> None:
-    """They are those that are served: text is JSON, bytes are none, some statuses have no body."""
-    found = answers(returns, **attributes)
+    """Text is JSON, bytes are not, and some statuses have no body."""
+    found = responses_of(returns, **attributes)
 
     assert {status: list(each.get("content", {})) for status, each in found.items()} == expected
 
 
 @pytest.mark.parametrize("returns", [web.Response, web.StreamResponse, Parameter.empty, Any])
-def test_problems_of_a_view_that_answers_anything(returns: Any) -> None:
-    """What workerkit answers by itself is known all the same."""
+def test_problems_of_a_view_with_any_response(returns: Any) -> None:
+    """The responses of workerkit itself are documented."""
 
     async def post(self: HTTPView, n: int, order: Order) -> Any: ...
 
@@ -234,7 +235,7 @@ def test_the_statuses_of_handle() -> None:
 
 
 def test_a_struct_as_a_body() -> None:
-    """It is described by msgspec."""
+    """Its schema comes from msgspec."""
 
     class View(HTTPView):
         routes = ["/", "/again"]
@@ -249,8 +250,8 @@ def test_a_struct_as_a_body() -> None:
     assert ids == ["View_post", "View_post_2"]
 
 
-def test_paths_that_differ_in_names_alone() -> None:
-    """They are one path of the document, which has the names of the first."""
+def test_paths_that_differ_only_in_names() -> None:
+    """They are one path of the document, with the names of the first one."""
 
     class One(HTTPView):
         routes = ["/x/{id}/{part:[a-z]+}"]
@@ -275,8 +276,8 @@ def test_paths_that_differ_in_names_alone() -> None:
     ]
 
 
-def test_paths_that_differ_in_patterns_alone() -> None:
-    """The standard has no place for the second, so the first one tells of it."""
+def test_paths_that_differ_only_in_patterns() -> None:
+    """OpenAPI cannot have both, so the first one mentions the second."""
 
     class Numbers(HTTPView):
         routes = ["/y/{id:[0-9]+}"]
@@ -309,7 +310,7 @@ def test_paths_that_differ_in_patterns_alone() -> None:
     assert item["delete"]["parameters"][0]["name"] == "id"
 
 
-def test_the_raw_form() -> None:
+def test_a_view_that_takes_the_request() -> None:
     """Only its path is known."""
 
     class Raw(HTTPView):
@@ -328,8 +329,8 @@ def test_the_raw_form() -> None:
     assert [each["name"] for each in path["get"]["parameters"]] == ["name", "rest"]
 
 
-async def test_it_is_served() -> None:
-    """With a page that needs nothing of any other server."""
+async def test_the_document_is_served() -> None:
+    """Also a page that needs no other server."""
 
     class View(HTTPView):
         routes = ["/"]
@@ -345,8 +346,8 @@ async def test_it_is_served() -> None:
     assert "default-src 'none'" in page.headers["Content-Security-Policy"]
 
 
-async def test_it_can_be_switched_off() -> None:
-    """Then neither is there."""
+async def test_the_document_can_be_disabled() -> None:
+    """Neither the document nor the page is served."""
 
     class View(HTTPView):
         routes = ["/"]
@@ -354,13 +355,13 @@ async def test_it_can_be_switched_off() -> None:
         async def get(self) -> None: ...
 
     async with serving(View, openapi=False) as client:
-        answers = [await client.get("/openapi.json"), await client.get("/docs")]
+        found = [await client.get("/openapi.json"), await client.get("/docs")]
 
-    assert [each.status for each in answers] == [404, 404]
+    assert [each.status for each in found] == [404, 404]
 
 
 async def test_a_view_with_the_same_route() -> None:
-    """It is the user's that is served."""
+    """The view of the user is served."""
 
     class Docs(HTTPView):
         routes = ["/docs"]

@@ -1,4 +1,4 @@
-"""What a view's method gets of a request, and what becomes of what it returns."""
+"""Arguments of a view's method from a request, and responses from its return value."""
 
 import asyncio
 import functools
@@ -73,7 +73,7 @@ class Square(msgspec.Struct, tag=True):
 
 
 def taking(type_: Any, default: Any = ...) -> type[HTTPView]:
-    """A view that answers with the repr of its one parameter, called `value`."""
+    """Return a view that answers with the repr of its parameter `value`."""
 
     async def handle(self: HTTPView, value: Any) -> str:
         return repr(value)
@@ -86,7 +86,7 @@ def taking(type_: Any, default: Any = ...) -> type[HTTPView]:
 
 
 def reading(type_: Any, default: Any = ...) -> type[HTTPView]:
-    """The same, for a POST without names in its path."""
+    """Return the same for a POST without path parameters."""
     view = taking(type_, default)
     view.routes, view.methods = ["/"], ["POST"]
     return view
@@ -158,7 +158,7 @@ async def test_a_value_of_the_query(type_: Any, query: str, expected: str) -> No
     ],
 )
 async def test_a_default(type_: Any, default: Any, query: str, expected: str) -> None:
-    """A value with a default may be missing."""
+    """A parameter with a default may be missing."""
     view = taking(type_, default)
     view.routes = ["/"]
 
@@ -176,8 +176,8 @@ async def test_a_default(type_: Any, default: Any, query: str, expected: str) ->
         (Literal[10, 20], "10", "10"),
     ],
 )
-async def test_a_part_of_the_path(type_: Any, path: str, expected: str) -> None:
-    """A parameter that is called like a part of the path takes it; another route may lack it."""
+async def test_a_path_parameter(type_: Any, path: str, expected: str) -> None:
+    """A parameter with its name takes it; other routes may not have it."""
     async with serving(taking(type_, None)) as client:
         answer, without = await client.get(f"/{path}"), await client.get("/")
 
@@ -185,7 +185,7 @@ async def test_a_part_of_the_path(type_: Any, path: str, expected: str) -> None:
 
 
 async def test_headers_and_cookies() -> None:
-    """They are marked; a header has the name of its parameter, with hyphens, or its own."""
+    """They have a marker; the name is that of the parameter, or of the marker."""
 
     class Marked(HTTPView):
         routes = ["/{token}"]
@@ -211,8 +211,8 @@ async def test_headers_and_cookies() -> None:
     assert answer.json() == ["t", 3, None, ["a"], "dark", "1"]
 
 
-async def test_markers_that_stand_as_defaults() -> None:
-    """They mean what they mean in the type, and are no values."""
+async def test_markers_as_defaults() -> None:
+    """They mean the same as in the annotation, and are no default values."""
 
     class Marked(HTTPView):
         routes = ["/"]
@@ -234,8 +234,8 @@ async def test_markers_that_stand_as_defaults() -> None:
 
 
 @pytest.mark.parametrize(("sent", "expected"), [("1,,2", [1, 2]), ("", []), (" , 3 ,", [3])])
-async def test_an_element_of_a_header_that_is_empty(sent: str, expected: list[int]) -> None:
-    """It is none, as RFC 9110 says."""
+async def test_empty_elements_of_a_header(sent: str, expected: list[int]) -> None:
+    """They are ignored, as in RFC 9110."""
 
     class Counting(HTTPView):
         routes = ["/"]
@@ -250,7 +250,7 @@ async def test_an_element_of_a_header_that_is_empty(sent: str, expected: list[in
 
 
 async def test_literals_of_headers_and_cookies() -> None:
-    """They are read as those of a query, and what is none of them is told what would be right."""
+    """They are read as in a query, and a fault says what is expected."""
 
     class Choosing(HTTPView):
         routes = ["/"]
@@ -271,8 +271,8 @@ async def test_literals_of_headers_and_cookies() -> None:
     ]
 
 
-async def test_a_value_is_not_quoted_back() -> None:
-    """Not even a character of it, which is what pydantic has to say of a UUID."""
+async def test_a_value_is_not_quoted() -> None:
+    """Not even one character of it, as pydantic does for a UUID."""
 
     class Finding(HTTPView):
         routes = ["/"]
@@ -315,8 +315,8 @@ async def test_a_body(type_: Any, body: Any, expected: str) -> None:
     assert (answer.json(), again.json()) == (expected, expected)
 
 
-async def test_a_body_that_may_be_missing() -> None:
-    """Without a body the default stands in, and None where the type allows it."""
+async def test_an_optional_body() -> None:
+    """Without a body, the parameter gets its default, or None if its type allows it."""
     async with serving(reading(Order, None)) as client:
         with_default = await client.post("/")
     async with serving(reading(Order | None)) as client:
@@ -329,8 +329,8 @@ async def test_a_body_that_may_be_missing() -> None:
     assert bad.status == 422
 
 
-async def test_what_the_container_has() -> None:
-    """What is nothing of the request comes from the container; a session is entered and left."""
+async def test_parameters_from_the_container() -> None:
+    """Other parameters are provided by the container; a session is entered and exited."""
     seen: list[str] = []
 
     class Settings(BaseModel):
@@ -381,8 +381,8 @@ async def test_what_the_container_has() -> None:
     assert seen == ["entered", "left", "entered", "rolled back"]
 
 
-async def answered(value: Any, **attributes: Any) -> HTTPAnswer:
-    """The answer of a view that returns this value."""
+async def response_of(value: Any, **attributes: Any) -> HTTPAnswer:
+    """Return the response of a view that returns this value."""
 
     async def get(self: HTTPView) -> Any:
         return value
@@ -418,17 +418,17 @@ async def answered(value: Any, **attributes: Any) -> HTTPAnswer:
         (Order(id=1), {"status": {}}, 200, b'{"id":1,"item":"tea"}'),
     ],
 )
-async def test_an_answer(value: Any, attributes: Any, status: int, body: bytes) -> None:
-    """What is returned becomes JSON; the class, or a pair, says another status than 200."""
-    answer = await answered(value, **attributes)
+async def test_a_response(value: Any, attributes: Any, status: int, body: bytes) -> None:
+    """The value becomes JSON; the class, or a tuple, sets another status than 200."""
+    answer = await response_of(value, **attributes)
 
     assert (answer.status, answer.body) == (status, body)
     assert answer.headers.get("Content-Type") == ("application/json" if body else None)
 
 
-async def test_bytes_go_as_they_are() -> None:
-    """They are no JSON, and their content type says so."""
-    answer = await answered(b"\xff\x00")
+async def test_bytes_are_sent_unchanged() -> None:
+    """They are not JSON, and have another content type."""
+    answer = await response_of(b"\xff\x00")
 
     assert (answer.body, answer.headers["Content-Type"]) == (
         b"\xff\x00",
@@ -436,12 +436,12 @@ async def test_bytes_go_as_they_are() -> None:
     )
 
 
-async def test_a_response_goes_as_it_is() -> None:
-    """With its status, headers and cookies; also for a method that takes no request."""
+async def test_a_response_object_is_sent_unchanged() -> None:
+    """With its status, headers and cookies; also without a parameter for the request."""
     response = web.Response(text="hello", status=201, headers={"X-Mine": "1"})
     response.set_cookie("theme", "dark")
 
-    answer = await answered(response)
+    answer = await response_of(response)
 
     assert (answer.status, answer.text, answer.headers["X-Mine"]) == (201, "hello", "1")
     assert answer.headers["Set-Cookie"] == "theme=dark; Path=/"
@@ -449,7 +449,7 @@ async def test_a_response_goes_as_it_is() -> None:
 
 
 async def test_one_method_for_each_verb() -> None:
-    """`OPTIONS` and `HEAD` may be methods as well; the class need not have all of them."""
+    """`OPTIONS` and `HEAD` may be methods as well; verbs may be missing."""
     recorder = Recorder()
 
     class Verbs(HTTPView):
@@ -488,7 +488,7 @@ async def test_one_method_for_each_verb() -> None:
 
 
 async def test_get_answers_head() -> None:
-    """Where there is no `head`, with the headers of the answer and without its body."""
+    """Without a `head`, the response has the headers but no body."""
 
     class Only(HTTPView):
         routes = ["/"]
@@ -504,7 +504,7 @@ async def test_get_answers_head() -> None:
 
 @pytest.mark.parametrize("method", ["GET", "POST"])
 async def test_handle_answers_its_methods(method: str) -> None:
-    """`handle` answers what `methods` has, on every route."""
+    """`handle` answers the verbs in `methods`, on every route."""
 
     class Hello(HTTPView):
         routes = ["/", "/hello"]
@@ -522,7 +522,7 @@ async def test_handle_answers_its_methods(method: str) -> None:
 
 
 async def test_the_statuses_of_handle() -> None:
-    """They are those of the verbs that it answers; a HEAD is a GET without a body."""
+    """They depend on the verb; a HEAD is a GET without a body."""
 
     class Shared(HTTPView):
         routes = ["/"]
@@ -539,7 +539,7 @@ async def test_the_statuses_of_handle() -> None:
 
 
 async def test_the_request_and_the_body() -> None:
-    """A method may take both, and read the body once more."""
+    """A method may take both, and may read the body again."""
 
     class Both(HTTPView):
         routes = ["/"]
@@ -553,8 +553,8 @@ async def test_the_request_and_the_body() -> None:
     assert answer.json() == [1, '{"id":1}']
 
 
-async def test_what_observers_are_told() -> None:
-    """One record for each request: the route as it is declared, status, sizes."""
+async def test_records_for_observers() -> None:
+    """One for each request, with the declared route, status and sizes."""
     recorder = Recorder()
 
     class Orders(HTTPView):
@@ -580,7 +580,7 @@ async def test_what_observers_are_told() -> None:
 
 
 def counted(method: Any) -> Any:
-    """A decorator that sees the signature of what it wraps."""
+    """Decorate a method; the decorator sees the signature of the method."""
 
     @functools.wraps(method)
     async def wrapper(self: Any, *args: Any, **kwargs: Any) -> Any:
@@ -591,7 +591,7 @@ def counted(method: Any) -> Any:
 
 
 async def test_a_decorated_method() -> None:
-    """It has the parameters of the method within."""
+    """It has the parameters of the wrapped method."""
 
     class Decorated(HTTPView):
         routes = ["/{order_id}"]
@@ -624,7 +624,7 @@ async def test_methods_that_are_not_async() -> None:
 
 
 async def test_hooks_are_called_once() -> None:
-    """However many methods a view has, it is one consumer."""
+    """A view with several methods is one consumer."""
     called: list[str] = []
 
     class Hooked(HTTPView):
@@ -648,7 +648,7 @@ async def test_hooks_are_called_once() -> None:
 
 
 async def test_the_limit_of_a_body() -> None:
-    """`max_body` of the class is over the setting's, also for a method that reads it by itself."""
+    """`max_body` of the class precedes the setting, also if the method reads the body."""
 
     class Upload(HTTPView):
         routes = ["/upload"]
@@ -672,7 +672,7 @@ async def test_the_limit_of_a_body() -> None:
 
 
 async def test_an_observer_that_raises() -> None:
-    """The answer is the same."""
+    """The response is the same."""
 
     def failing(record: Any) -> None:
         raise KeyError("observer")

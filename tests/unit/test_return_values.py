@@ -1,4 +1,4 @@
-"""What `handle` returns is read by views alone; elsewhere it is a mistake that must be seen."""
+"""Return values of `handle`: views send them; for other consumers they are a mistake."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ T = TypeVar("T")
 
 
 def checked(*consumers: Any) -> list[str]:
-    """The faults of an application of these classes."""
+    """Return the faults of an application of these classes."""
     try:
         Runner(WorkerContainer(), packages=[package_of(*consumers)]).assemble()
     except DeclarationError as error:
@@ -35,7 +35,7 @@ def checked(*consumers: Any) -> list[str]:
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[logging.LogRecord]:
-    """What was logged at WARNING."""
+    """Return the messages that were logged at WARNING."""
     return [each for each in caplog.records if each.levelno == logging.WARNING]
 
 
@@ -72,15 +72,15 @@ async def _tick(self: Any) -> str | None:
 def test_fp3_a_return_annotation_is_a_fault_at_start(
     kind: Any, attributes: dict[str, Any], returned: str, advice: str
 ) -> None:
-    """Each kind but a view refuses it, with file and line, and says what would be right."""
+    """Other kinds than views refuse it, with file, line and what is expected."""
     [fault] = checked(type("Each", (kind,), attributes))
 
     assert "(test_return_values.py:" in fault
     assert fault.endswith(f": returns {returned}, and nothing reads what handle returns: {advice}")
 
 
-def test_fp3_views_return_answers() -> None:
-    """A view may return what it likes."""
+def test_fp3_views_return_responses() -> None:
+    """A view may return any value."""
 
     class Hello(HTTPView):
         routes = ["/"]
@@ -114,7 +114,7 @@ def _sync_coroutine(self: Any, body: bytes) -> Coroutine[Any, Any, None]:
     "handle", [_none, _missing, _never, _noreturn, _any, _sync_awaitable, _sync_coroutine]
 )
 def test_fp3_nothing_is_returned(handle: Callable[..., Any]) -> None:
-    """None, nothing at all, and what is awaited for None are right."""
+    """None, no annotation, and an awaitable of None are right."""
     assert checked(type("Each", (AMQPConsumer,), {"queues": ["q"], "handle": handle})) == []
 
 
@@ -138,14 +138,14 @@ async def _text(self: Any, body: bytes) -> "int | None": ...
     ],
 )
 def test_fp3_something_is_returned(handle: Callable[..., Any], returned: str) -> None:
-    """What is left after awaiting is looked at, and annotations in quotes are read as well."""
+    """The awaited type is checked, also for annotations in quotes."""
     [fault] = checked(type("Each", (AMQPConsumer,), {"queues": ["q"], "handle": handle}))
 
     assert f": returns {returned}, and nothing reads" in fault
 
 
-def test_fp3_a_type_variable_stands_for_what_the_class_says() -> None:
-    """A generic base is judged by what a class fills in."""
+def test_fp3_a_type_variable() -> None:
+    """The type argument of a subclass is checked."""
 
     class Base(AMQPConsumer, Generic[T], abstract=True):
         async def handle(self, body: bytes) -> T:
@@ -171,7 +171,7 @@ async def _async_generator(self: Any, body: bytes) -> AsyncIterator[None]:
 
 @pytest.mark.parametrize("handle", [_generator, _async_generator])
 def test_fp3_a_generator_is_one_fault(handle: Callable[..., Any]) -> None:
-    """It is told once, as a generator."""
+    """It is reported once, as a generator."""
     [fault] = checked(type("Each", (AMQPConsumer,), {"queues": ["q"], "handle": handle}))
 
     assert fault.endswith("is a generator; return instead of yielding")
@@ -181,7 +181,7 @@ def test_fp3_a_generator_is_one_fault(handle: Callable[..., Any]) -> None:
 async def test_fp3_a_returned_value_is_one_warning(
     asynchronous: bool, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Where no annotation said so before, the first value is a WARNING, without the value."""
+    """Without an annotation, the first value is a WARNING, without the value itself."""
 
     async def later(self: object, body: int):  # type: ignore[no-untyped-def]
         return "secret"
@@ -216,7 +216,7 @@ async def test_fp3_a_value_of_a_batch_is_one_warning(caplog: pytest.LogCaptureFi
 
 
 async def test_fp3_a_forgotten_await_is_a_failure() -> None:
-    """A coroutine that nobody awaits has done nothing, so its delivery is not acknowledged."""
+    """The coroutine has done nothing, so the delivery is not acknowledged."""
 
     async def work(body: int) -> None: ...
 

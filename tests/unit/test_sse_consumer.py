@@ -1,4 +1,4 @@
-"""What a class declares about a stream, what the settings know of its server, and their faults."""
+"""Declarations of consumers of streams, the settings of their servers, and their faults."""
 
 import json
 from dataclasses import dataclass
@@ -35,14 +35,14 @@ class Settings(WorkerSettings):
 
 
 def container(**sse: Any) -> Any:
-    """A container whose settings know these servers."""
+    """Return a container whose settings have these servers."""
     made = WorkerContainer()
     made.settings.override(providers.Object(Settings(sse=sse)))
     return made
 
 
 def consumer(handle: Any = None, **attributes: Any) -> type[SSEConsumer]:
-    """A class with these attributes."""
+    """Return a class with these attributes."""
 
     async def nothing(self: Any, data: str) -> None: ...
 
@@ -50,14 +50,14 @@ def consumer(handle: Any = None, **attributes: Any) -> type[SSEConsumer]:
 
 
 def options(class_: type[SSEConsumer], **sse: Any) -> SSEOptions:
-    """The options in force."""
+    """Return the effective options."""
     (declared,) = Runner(container(**sse), packages=[package_of(class_)]).assemble().declared
     assert isinstance(declared.options, SSEOptions)
     return declared.options
 
 
 def fault(class_: type[SSEConsumer], **sse: Any) -> str:
-    """The only fault of a class."""
+    """Return the only fault of a class."""
     with pytest.raises(DeclarationError) as caught:
         Runner(container(**sse), packages=[package_of(class_)]).assemble()
     (sentence,) = caught.value.faults
@@ -65,7 +65,7 @@ def fault(class_: type[SSEConsumer], **sse: Any) -> str:
 
 
 def test_the_defaults() -> None:
-    """In order, one at a time; the same event again; what does not fit is passed by."""
+    """One event at a time in order; a failed event is handled again; an invalid one is skipped."""
     found = options(consumer(url="https://host/events"))
 
     assert (found.concurrency, found.timeout, found.routes) == (1, 300.0, ("",))
@@ -161,7 +161,7 @@ def test_the_defaults() -> None:
     ],
 )
 def test_faults_of_a_class(attributes: dict[str, Any], sentence: str) -> None:
-    """Each is one sentence that says what would be right, before any socket opens."""
+    """Each is one sentence that says what is expected, before any socket opens."""
     assert fault(consumer(**attributes), marathon={"url": "https://m/"}) == sentence
 
 
@@ -189,21 +189,21 @@ class Page:
         (None, None),
     ],
 )
-def test_the_body_of_the_request_is_what_publish_makes_of_it(given: object, sent: object) -> None:
+def test_the_body_of_the_request_is_encoded_as_by_publish(given: object, sent: object) -> None:
     """A model is sent as an object with its aliases, not as pairs."""
     assert options(consumer(url="https://h/", json=given)).json == sent
 
 
 @pytest.mark.parametrize("given", ["{}", b"{}", 3, {"a"}, Filter, Page, {"a": object()}])
-def test_what_is_no_body_of_a_request(given: object) -> None:
-    """Text, a class, and what JSON has no words for are refused at the start."""
+def test_an_invalid_body_of_a_request(given: object) -> None:
+    """Text, a class, and objects that JSON does not have are refused at the start."""
     found = fault(consumer(url="https://h/", json=given))
 
     assert found.startswith(f"option 'json' is {given!r}: ")
 
 
 def test_a_type_by_name_may_be_a_subclass() -> None:
-    """What takes a class takes what is derived from it."""
+    """A handler of a class also takes its subclasses."""
 
     class Narrower(Page):
         """One of several."""
@@ -215,11 +215,11 @@ def test_a_type_by_name_may_be_a_subclass() -> None:
     assert found.events == ("a", "b")
 
 
-def test_types_by_name_have_to_be_part_of_what_handle_takes() -> None:
-    """A type that handle does not name, or that no data can be read as, is a fault."""
+def test_types_by_name_have_to_be_types_that_handle_takes() -> None:
+    """A type that handle does not take, or that cannot be decoded, is a fault."""
 
     class Other:
-        """No data can be read as this."""
+        """A class that cannot be decoded from data."""
 
     async def handle(self: Any, event: SSEEvent[int | str]) -> None: ...
 
@@ -232,14 +232,14 @@ def test_types_by_name_have_to_be_part_of_what_handle_takes() -> None:
     assert options(consumer(handle, url="https://h/", events={"a": int})).events == ("a",)
 
 
-def test_the_type_of_an_event_is_no_name_of_one() -> None:
-    """Which class a string means would be a guess."""
+def test_a_name_of_a_type_is_a_fault() -> None:
+    """The class would have to be guessed."""
     found = fault(consumer(url="https://h/", events={"a": "Info", "b": str}))
 
     assert found == "events['a'] is 'Info': write the type itself, not its name"
 
 
-def test_the_name_of_a_connection_folds() -> None:
+def test_the_name_of_a_connection_ignores_case() -> None:
     """`MARATHON` in the environment is `marathon` in a class, and `Marathon` too."""
     found = options(consumer(connection="Marathon"), MARATHON={"url": "https://m/"})
 
@@ -247,7 +247,7 @@ def test_the_name_of_a_connection_folds() -> None:
 
 
 def test_the_banner_has_no_credentials() -> None:
-    """What is about to run is shown with its server, and without secrets."""
+    """It shows the server without secrets."""
     class_ = consumer(connection="m", routes=["/a", "/b"])
     made = container(m={"url": "https://me:pa55@host:8080/base?key=s3cret"})
 
@@ -277,14 +277,14 @@ def test_the_url_of_a_class_is_shown_without_its_secrets() -> None:
     ],
 )
 def test_the_address_of_a_route(base: str, route: str, expected: str) -> None:
-    """What is encoded once is sent encoded once."""
+    """The percent-encoding is kept."""
     assert str(SSESettings(url=SecretStr(base)).address(route)) == expected
 
 
 def test_a_wrong_connection_of_the_environment_names_its_variable(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The operator wrote it, not the class."""
+    """The operator has to correct it, not the author of the class."""
     monkeypatch.setenv("SHOP_CONSUMERS__DEPLOYMENTS__CONNECTION", "mm")
     made = container(m={"url": "https://m/"})
 
@@ -298,7 +298,7 @@ def test_a_wrong_connection_of_the_environment_names_its_variable(
 
 
 def test_variables_of_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    """Everything of a server has a variable; headers are JSON."""
+    """Every setting of a server has a variable; headers are JSON."""
     monkeypatch.setenv("SHOP_SSE__MARATHON__URL", "https://m/base")
     monkeypatch.setenv("SHOP_SSE__MARATHON__HEADERS", '{"X-Key": "a"}')
     monkeypatch.setenv("SHOP_SSE__MARATHON__TOKEN", "t0ken")
@@ -367,10 +367,10 @@ def test_faults_of_the_environment(
     assert "t0ken" not in str(caught.value)
 
 
-def test_faults_of_settings_and_of_options_are_said_together(
+def test_faults_of_settings_and_of_options_are_reported_together(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A server without an URL does not hide a wrong option."""
+    """A server without a URL does not hide an invalid option."""
     monkeypatch.setenv("SHOP_SSE__M__TOKEN", "t0ken")
     monkeypatch.setenv("SHOP_CONSUMERS__DEPLOYMENTS__CONCURRENCY", "none of your business")
 
@@ -398,7 +398,7 @@ def test_faults_of_settings_and_of_options_are_said_together(
     ],
 )
 def test_a_route_is_appended(base: str, route: str, url: str) -> None:
-    """To the path of the server's address; both may have a query."""
+    """It is appended to the path of the server's URL; both may have a query."""
     settings = SSESettings.model_validate({"url": base})
 
     assert str(settings.address(route)) == url
@@ -423,7 +423,7 @@ def test_a_token_and_a_user_contradict_each_other() -> None:
 
 
 def test_a_password_needs_a_user() -> None:
-    """In the URL or beside it; else it would not be sent, and nobody would know why."""
+    """In the URL or in its setting; otherwise it would silently not be sent."""
     SSESettings.model_validate({"url": "https://me@h/", "password": "pa55word"})
     with pytest.raises(ValidationError, match="should have a user beside the password") as caught:
         SSESettings.model_validate({"url": "https://h/", "password": "pa55word"})
@@ -432,7 +432,7 @@ def test_a_password_needs_a_user() -> None:
 
 
 def test_secret_files_are_read_again(tmp_path: Path) -> None:
-    """A token that was replaced in its file is the next attempt's."""
+    """The next attempt uses the new token of a replaced file."""
 
     class Mounted(WorkerSettings):
         model_config = SettingsConfigDict(env_prefix="SHOP_", secrets_dir=tmp_path)
@@ -445,8 +445,8 @@ def test_secret_files_are_read_again(tmp_path: Path) -> None:
     assert settings.stream_server("m").request_headers() == {"Authorization": "Bearer new"}
 
 
-def test_it_is_listed(tmp_path: Path) -> None:
-    """`list` and `settings` show streams as everything else, secrets as stars."""
+def test_streams_are_listed(tmp_path: Path) -> None:
+    """`list` and `settings` show streams like other consumers, secrets as `***`."""
     text = """
         from workerkit import SSEConsumer
 

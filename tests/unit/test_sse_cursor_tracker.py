@@ -1,4 +1,4 @@
-"""How far a stream is settled: the prefix without a gap, by place and not by id."""
+"""The cursor of a stream: the end of all settled events without a gap."""
 
 import random
 from typing import Any
@@ -9,34 +9,34 @@ from hypothesis import strategies as st
 from workerkit import SSEEvent
 from workerkit.sse.receiver import CursorTracker
 
-# What comes: an id, and whether somebody handles it. Ids come again, or are empty.
-COMING = st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.booleans()), max_size=60)
+# Events: an id, and whether it is handled. Ids occur several times, or are empty.
+EVENTS = st.lists(st.tuples(st.sampled_from(["", "a", "b", "c"]), st.booleans()), max_size=60)
 
 
 @settings(max_examples=500)
-@given(coming=COMING, seed=st.integers())
-def test_the_cursor_is_the_end_of_the_prefix(coming: list[tuple[str, bool]], seed: int) -> None:
-    """In whatever order events are settled, while others come: never past one that is not."""
+@given(events=EVENTS, seed=st.integers())
+def test_the_cursor_is_the_end_of_the_prefix(events: list[tuple[str, bool]], seed: int) -> None:
+    """In any order of settlement, while others arrive: never past an unsettled event."""
     dice = random.Random(seed)
     tracker = CursorTracker("begin")
-    model: list[list[Any]] = []  # Each place: its id, and whether it is settled.
+    model: list[list[Any]] = []  # Each entry: its id, and whether it is settled.
     unsettled: list[tuple[SSEEvent[Any], list[Any]]] = []
 
-    while coming or unsettled:
-        if coming and (not unsettled or dice.random() < 0.6):
-            id_, wanted = coming.pop(0)
-            place = [id_, not wanted]
-            model.append(place)
+    while events or unsettled:
+        if events and (not unsettled or dice.random() < 0.6):
+            id_, wanted = events.pop(0)
+            entry = [id_, not wanted]
+            model.append(entry)
             if wanted:
                 event: SSEEvent[Any] = SSEEvent("", id=id_)
                 tracker.add([event])
-                unsettled.append((event, place))
+                unsettled.append((event, entry))
             else:
                 tracker.skip(id_)
         else:
-            event, place = unsettled.pop(dice.randrange(len(unsettled)))
+            event, entry = unsettled.pop(dice.randrange(len(unsettled)))
             tracker.settle(event.sequence)
-            place[1] = True
+            entry[1] = True
         expected = "begin"
         for id_, done in model:
             if not done:
@@ -47,8 +47,8 @@ def test_the_cursor_is_the_end_of_the_prefix(coming: list[tuple[str, bool]], see
     assert len(tracker) == 0
 
 
-def test_what_nobody_handles_takes_no_room() -> None:
-    """A million of them behind an event that is not settled are one place."""
+def test_skipped_events_take_no_memory() -> None:
+    """A million skipped events after an unsettled one are one entry."""
     tracker = CursorTracker()
     event: SSEEvent[Any] = SSEEvent("", id="0")
     tracker.add([event])

@@ -1,4 +1,4 @@
-"""The data of an event, as `handle` takes it."""
+"""Decoding of the data of an event to what `handle` takes."""
 
 from typing import Annotated, Any, NewType
 
@@ -23,13 +23,13 @@ Line = NewType("Line", str)
         (int, "3", 3),
     ],
 )
-def test_data_is_read_as_its_annotation(type_: Any, data: str, body: object) -> None:
-    """Text and bytes come as they were sent, everything else is JSON."""
+def test_data_is_decoded_by_its_annotation(type_: Any, data: str, body: object) -> None:
+    """Text and bytes are unchanged, everything else is JSON."""
     assert reader(type_, False, {})(SSEEvent(data)) == body
 
 
-def test_data_has_to_fit_the_constraints_of_its_type() -> None:
-    """Text that is too long is no body."""
+def test_constraints_of_a_type_are_checked() -> None:
+    """Text that is too long is invalid."""
     read = reader(Annotated[str, Field(max_length=3)], False, {})
 
     with pytest.raises(InvalidBody, match="at most 3 characters"):

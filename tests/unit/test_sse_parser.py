@@ -1,4 +1,4 @@
-"""Row S8: the parser against a slow, literal transcription of the WHATWG's algorithm."""
+"""Row S8: the parser compared with a slow, literal transcription of the WHATWG algorithm."""
 
 import random
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from workerkit.sse.parser import Parser
 Found = tuple[list[tuple[str, str, str]], str, int | None]
 
 
-# The standard, sentence by sentence. Nothing here is clever, and nothing is shared with the parser.
+# The standard, sentence by sentence. No optimization, and no code shared with the parser.
 # https://html.spec.whatwg.org/multipage/server-sent-events.html#event-stream-interpretation
 
 
@@ -46,7 +46,7 @@ def decoded(stream: bytes) -> str:
         if not lower <= byte <= upper:
             point = needed = seen = 0
             lower, upper = 0x80, 0xBF
-            out.append("\ufffd")  # and the byte is looked at once more
+            out.append("\ufffd")  # and the byte is read again
             continue
         place += 1
         lower, upper = 0x80, 0xBF
@@ -55,12 +55,12 @@ def decoded(stream: bytes) -> str:
         if seen == needed:
             out.append(chr(point))
             point = needed = seen = 0
-    text = "".join(out)  # What is left is the end of a line that is never finished.
+    text = "".join(out)  # The rest is a line without an end.
     return text.removeprefix("\ufeff")
 
 
 def lines_of(text: str) -> Iterator[str]:
-    """Lines end with CRLF, with LF, or with CR; what does not end is no line."""
+    """Return the lines, which end with CRLF, LF or CR; an incomplete last line is dropped."""
     line, place = "", 0
     while place < len(text):
         if text[place] == "\r":
@@ -77,7 +77,7 @@ def lines_of(text: str) -> Iterator[str]:
 
 
 def field_of(line: str) -> tuple[str, str]:
-    """The name and the value of the field on a line."""
+    """Return the name and the value of the field on a line."""
     if ":" not in line:
         return line, ""
     value = line[line.index(":") + 1 :]
@@ -87,7 +87,7 @@ def field_of(line: str) -> tuple[str, str]:
 
 
 def interpreted(stream: bytes) -> Found:
-    """Events, the last event id and the reconnection time that the standard says."""
+    """Return events, last event id and reconnection time according to the standard."""
     data_buffer = event_type_buffer = last_event_id_buffer = last_event_id = ""
     reconnection_time = None
     events = []
@@ -119,12 +119,12 @@ def interpreted(stream: bytes) -> Found:
 
 
 def unsendable(id_: str) -> bool:
-    """Where we leave the standard, which only has NUL: no HTTP header can have these."""
+    """Return whether a header cannot have the id: the standard only excludes NUL."""
     return any((each < " " and each != "\t") or each == "\x7f" for each in id_)
 
 
 def parsed(stream: bytes, cuts: list[int], largest: int = 1_000_000) -> Found:
-    """What the parser finds in *stream*, cut at *cuts*."""
+    """Return the results of the parser for *stream*, cut at *cuts*."""
     parser = Parser("/r", max_event_size=largest)
     places = [0, *sorted(min(each, len(stream)) for each in cuts), len(stream)]
     events = []
@@ -156,12 +156,12 @@ STREAMS = st.lists(st.sampled_from(TOKENS) | st.binary(max_size=3), max_size=40)
 @settings(max_examples=1500)
 @given(stream=STREAMS, cuts=st.lists(st.integers(0, 120), max_size=12))
 def test_s8_any_stream_in_any_chunks(stream: bytes, cuts: list[int]) -> None:
-    """S8: whatever the bytes, and wherever they are cut, the result is the standard's."""
+    """S8: for any bytes in any chunks, the result is that of the standard."""
     assert parsed(stream, cuts) == interpreted(stream)
 
 
 def test_s8_thousands_of_random_streams_byte_by_byte() -> None:
-    """S8: the same, at random and with every byte a chunk of its own."""
+    """S8: the same for random streams, with each byte as a chunk."""
     dice = random.Random(8)
 
     for _ in range(3000):
@@ -191,26 +191,26 @@ def test_s8_thousands_of_random_streams_byte_by_byte() -> None:
     ],
 )  # fmt: skip
 def test_s8_examples(stream: bytes, events: list[tuple[str, str, str]]) -> None:
-    """S8: what the standard says of the cases that clients get wrong."""
+    """S8: cases of the standard that clients often get wrong."""
     assert parsed(stream, [])[0] == events
     assert interpreted(stream)[0] == events
 
 
 def test_s8_an_id_without_data_moves_the_last_event_id() -> None:
-    """A block with an id and no data is no event, and the stream resumes behind it all the same."""
+    """A block with an id and no data is not an event, but the stream resumes after it."""
     assert parsed(b"id: 1\ndata: a\n\nid: 2\n\nid: 3\n", []) == ([("message", "a", "1")], "2", None)
 
 
 def test_s8_a_crlf_cut_in_two_is_one_line_end() -> None:
-    """A CR gives its event out at once; the LF that follows in the next chunk ends nothing."""
+    """A CR completes its event at once; an LF in the next chunk is ignored."""
     parser = Parser()
 
     assert [each.raw for each in parser.feed(b"data: a\r\n\r")] == ["a"]
     assert [each.raw for each in parser.feed(b"\ndata: b\r\n\r\n")] == ["b"]
 
 
-def test_s8_the_id_of_the_connection_before_is_kept() -> None:
-    """An event without an id on a new connection does not make us forget where we are."""
+def test_s8_the_id_of_the_previous_connection_is_kept() -> None:
+    """An event without an id on a new connection does not reset the position."""
     parser = Parser(last_event_id="41")
 
     (event,) = parser.feed(b"data: a\n\n")
@@ -219,7 +219,7 @@ def test_s8_the_id_of_the_connection_before_is_kept() -> None:
 
 
 def test_s8_lines_of_megabytes() -> None:
-    """A line of megabytes in small chunks is read whole, in time that grows as its length."""
+    """A line of megabytes in small chunks is read in linear time."""
     data = "x" * 8_000_000
     stream = f"id: 1\ndata: {data}\n\n".encode()
 
@@ -230,8 +230,8 @@ def test_s8_lines_of_megabytes() -> None:
 
 @pytest.mark.parametrize("chunk", [1, 7, 1_000, 10_000])
 @pytest.mark.parametrize("field", ["data: " + "x" * 3_000, "data: x\n" * 2_000])
-def test_s8_an_event_too_large_is_given_out_empty(chunk: int, field: str) -> None:
-    """It is marked, takes no memory, and those around it are whole; its id counts."""
+def test_s8_an_event_that_is_too_large_is_empty(chunk: int, field: str) -> None:
+    """It is marked and takes no memory; its id counts, and its neighbours are complete."""
     stream = f"data: a\n\nid: 1\n{field}\n\nid: 2\ndata: b\n\n".encode()
     parser = Parser(max_event_size=1_000)
     events = []
@@ -245,8 +245,8 @@ def test_s8_an_event_too_large_is_given_out_empty(chunk: int, field: str) -> Non
     ]
 
 
-def test_s8_a_comment_too_long_is_no_event() -> None:
-    """A line that never seems to end and is none of the data is left out."""
+def test_s8_a_comment_that_is_too_long_is_ignored() -> None:
+    """A line without an end that is not data is skipped."""
     parser = Parser(max_event_size=100)
     for _ in range(100):
         assert parser.feed(b": " + b"x" * 50) == []

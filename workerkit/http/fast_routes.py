@@ -36,8 +36,8 @@ Found = tuple[_Match, Answer]
 
 
 def route_of(request: web.BaseRequest) -> str:
-    """The route of a request as it is declared; empty where its path is that of none."""
-    # What is no HTTP request was never compared with a route.
+    """Return the declared route of a request; "" if no route matches its path."""
+    # A malformed request has no match: it was never compared with a route.
     match: web.UrlMappingMatchInfo | None = getattr(request, "_match_info", None)
     if match is None:
         return ""

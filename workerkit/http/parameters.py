@@ -45,17 +45,17 @@ def _text_schema(schema: Any, known: Mapping[str, CoreSchema]) -> Any:
     if kind in ("literal", "enum"):
         members = schema["expected"] if kind == "literal" else schema["members"]
         return _read_with(_member_of(members, SchemaValidator(schema)))
-    made = {
+    copy = {
         key: _text_schema(each, known) for key, each in schema.items() if key not in _SKIPPED_KEYS
     }
     if kind == "float":
         # As in JSON: the OpenAPI document declares a number.
-        made.setdefault("allow_inf_nan", False)
-    if isinstance(items := made.get("items_schema"), list):
-        made["items_schema"] = [_element_schema(each) for each in items]
+        copy.setdefault("allow_inf_nan", False)
+    if isinstance(items := copy.get("items_schema"), list):
+        copy["items_schema"] = [_element_schema(each) for each in items]
     elif items is not None:
-        made["items_schema"] = _element_schema(items)
-    return made
+        copy["items_schema"] = _element_schema(items)
+    return copy
 
 
 def _member_of(members: Sequence[Any], validator: SchemaValidator) -> Callable[[Any], Any]:

@@ -18,7 +18,7 @@ _BODY_HEADERS = frozenset({"content-type", "content-length"})
 
 _TOO_LONG, _TOO_MANY = "Maximum request body size", "Maximum number of form fields"
 _UNKNOWN = "Unknown Expect"
-EXPECTATIONS = "the header Expect may say 100-continue"
+EXPECTATIONS = "the only known value of the header Expect is 100-continue"
 
 
 def problem(

@@ -1,7 +1,7 @@
 """Time limits for a client that sends a body slowly, or that does not read its response.
 
-There are no timers: the server checks each connection once a second. So a timer costs nothing for
-each request, and time in which the event loop was blocked does not count against the client.
+There are no timers: the server checks each connection about once a second. So the limits take no
+time for each request, and time in which the event loop is blocked does not count.
 """
 
 import asyncio
@@ -12,7 +12,7 @@ from aiohttp import web
 
 
 class BodyTimeout:
-    """A time limit for reading a body: what is read inside of `async with` may take so long.
+    """A time limit for reading a body, inside of `async with`.
 
     Raises:
         TimeoutError: The body did not arrive in time.

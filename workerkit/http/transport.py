@@ -123,7 +123,7 @@ class HTTPTransport:
         """Listen.
 
         Raises:
-            RunError: The address cannot be had.
+            RunError: The server cannot listen on the address.
         """
         self._views = [view for view in self._created if view.first in endpoints]
         http = context.settings.http

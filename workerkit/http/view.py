@@ -178,9 +178,9 @@ def security_requirements(
 
 def _as_requirements(found: object) -> list[dict[str, list[str]]]:
     if isinstance(found, Sequence) and not isinstance(found, str):
-        made = [{each: []} if isinstance(each, str) else each for each in found]
-        if all(isinstance(each, Mapping) for each in made):
-            return [{name: list(scopes) for name, scopes in each.items()} for each in made]
+        mappings = [{each: []} if isinstance(each, str) else each for each in found]
+        if all(isinstance(each, Mapping) for each in mappings):
+            return [{name: list(scopes) for name, scopes in each.items()} for each in mappings]
     raise ValueError(f"security is {found!r}: write a list of names, such as ['api_key']")
 
 

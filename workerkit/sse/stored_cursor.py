@@ -91,9 +91,9 @@ class StoredCursor:
 
     async def close(self) -> None:
         """Save the cursor a last time if it has moved; `run` can be cancelled afterwards."""
-        late = TimeoutError(f"the store did not answer within {_LAST_DEADLINE:g} s")
+        timeout = TimeoutError(f"the store did not answer within {_LAST_DEADLINE:g} s")
         try:
-            await with_deadline(_LAST_DEADLINE, self._save(), late)
+            await with_deadline(_LAST_DEADLINE, self._save(), timeout)
         except Exception as error:
             log.error(
                 "cursor not saved: events since the last save will be handled again",
@@ -139,5 +139,5 @@ def _as_text(found: object) -> str | None:
 
 
 async def _call(call: Awaitable[T]) -> T:
-    late = TimeoutError(f"the store did not answer within {_DEADLINE:g} s")
-    return await with_deadline(_DEADLINE, guard(call), late)
+    timeout = TimeoutError(f"the store did not answer within {_DEADLINE:g} s")
+    return await with_deadline(_DEADLINE, guard(call), timeout)

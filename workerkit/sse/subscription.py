@@ -213,9 +213,9 @@ class StreamSubscription:
     async def _own_headers(self, seconds: float) -> dict[str, str]:
         consumer = self._endpoint.consumer
         assert isinstance(consumer, SSEConsumer)
-        late = TimeoutError(f"it took longer than {seconds:g} s")
+        timeout = TimeoutError(f"it took longer than {seconds:g} s")
         try:
-            found: object = await with_deadline(seconds, guard(consumer.headers()), late)
+            found: object = await with_deadline(seconds, guard(consumer.headers()), timeout)
         except Exception as error:
             raise ConnectionLost(
                 f"headers of {self._receiver.name}: {describe_error(error)}"

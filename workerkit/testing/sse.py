@@ -78,7 +78,7 @@ class SSEServer:
     """A server of event streams on a loopback port; `workerkit.testing.sse_server` creates one.
 
     Every path is a stream. Events are kept: a client gets those after its `Last-Event-ID`, or all
-    events if it sends none. Clients are told to reconnect after 10 ms.
+    events if it sends none. The server requests a reconnect after 10 ms.
 
     Attributes:
         requests: All requests in order, refused ones too.
