@@ -38,8 +38,8 @@ def _from_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
             super().__init__()
             self._next = 0
 
-    monkeypatch.setattr("workerkit.amqp.connection.Rotation", InOrder)
-    monkeypatch.setattr("workerkit.amqp.session.Rotation", InOrder)
+    monkeypatch.setattr("workerkit.amqp.connection.ServerRotation", InOrder)
+    monkeypatch.setattr("workerkit.amqp.session.ServerRotation", InOrder)
 
 
 def of_role(caplog: pytest.LogCaptureFixture, message: str, role: str) -> list[dict[str, Any]]:

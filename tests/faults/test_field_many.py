@@ -60,7 +60,7 @@ async def test_fr11_many_classes_are_set_up_a_few_at_a_time(
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between attempts, and a short deadline for replies."""
     monkeypatch.setattr("workerkit.amqp.replies.RPC_DEADLINE", 3.0)
-    for user in ("link", "subscription"):
+    for user in ("connection", "subscription"):
         monkeypatch.setattr(f"workerkit.amqp.{user}.Backoff", partial(Backoff, first=0.1, cap=0.2))
 
 

@@ -126,7 +126,7 @@ async def test_b3_a_busy_loop_is_no_silence(
     """A handler that blocks the loop for longer than the limit does not cost the connection."""
     # The broker's own limit, twice the heartbeat, must be far behind ours.
     heartbeat, limit = 4, 1.4
-    monkeypatch.setattr("workerkit.amqp.connection._LOST_AFTER_HEARTBEATS", limit)
+    monkeypatch.setattr("workerkit.amqp.connection._SILENT_HEARTBEATS", limit)
     loop = asyncio.get_running_loop()
     blocked: list[float] = []
 

@@ -22,7 +22,7 @@ DEADLINE = 3.0
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between attempts, and little patience with the broker."""
     monkeypatch.setattr("workerkit.amqp.replies.RPC_DEADLINE", DEADLINE)
-    for user in ("link", "subscription"):
+    for user in ("connection", "subscription"):
         monkeypatch.setattr(f"workerkit.amqp.{user}.Backoff", partial(Backoff, first=0.1, cap=0.2))
 
 
