@@ -1,4 +1,4 @@
-"""A worker on three nodes, one of which fails: nothing that was confirmed is lost."""
+"""A worker on three nodes, one of which fails: no confirmed message is lost."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ _STUCK = 40.0
 
 
 def orders(ledger: Ledger) -> list[type[Consumer]]:
-    """A consumer that retries, dead-letters and publishes, and notes what it has done."""
+    """A consumer that retries, dead-letters and publishes, and records what it has done."""
 
     class Orders(AMQPConsumer):
         queues = [QUEUE]
@@ -58,7 +58,7 @@ def orders(ledger: Ledger) -> list[type[Consumer]]:
 
 @asynccontextmanager
 async def reached(cluster: RabbitCluster, vhost: str, way: str) -> AsyncIterator[dict[str, Any]]:
-    """The settings of a connection to *cluster*, by a list of hosts or by a balancer."""
+    """Return the settings of a connection to *cluster*, by a list of hosts or a balancer."""
     common = {"heartbeat": HEARTBEAT, "queue_type": "quorum"}
     url = cluster.nodes[0].url(vhost)
     if way == "hosts":
@@ -75,7 +75,7 @@ async def reached(cluster: RabbitCluster, vhost: str, way: str) -> AsyncIterator
 async def test_fr3_fr5_nothing_is_lost_when_a_node_fails(
     cluster: RabbitCluster, vhost: str, fault: Fault, way: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Each confirmed message is handled or dead-lettered, and every queue is empty in the end."""
+    """Each confirmed message is handled or dead-lettered, and every queue is empty at the end."""
     caplog.set_level(logging.ERROR, "workerkit.observe")
     ledger = Ledger()
     urls = [node.url(vhost) for node in cluster.nodes]

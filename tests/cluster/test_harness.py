@@ -1,4 +1,4 @@
-"""The cluster of the other tests: is it one, and does it leave nothing behind?"""
+"""The cluster of the other tests: it is a cluster, and leaves nothing open."""
 
 import asyncio
 import os
@@ -24,7 +24,7 @@ input()
 
 @pytest.mark.timeout(300)
 async def test_a_cluster_ends_with_the_process_that_started_it() -> None:
-    """Kill -9 of the test run leaves no node and no directory behind."""
+    """Kill -9 of the test run leaves no node and no directory."""
     owner = subprocess.Popen(
         [sys.executable, "-c", _OWNER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )

@@ -1,4 +1,4 @@
-"""FR3 on a real cluster: the node of a queue that a consumer needs only sometimes is down."""
+"""FR3 on a real cluster: the node of a queue for retries or dead letters is down."""
 
 import asyncio
 
@@ -54,7 +54,7 @@ async def test_fr3_a_consumer_consumes_while_the_node_of_its_dead_letter_queue_i
 
 
 @pytest.mark.timeout(300)
-async def test_fr3_queues_of_a_cluster_are_replicated_where_the_setting_says_so(
+async def test_fr3_queues_of_a_cluster_are_replicated_by_the_setting(
     cluster: RabbitCluster, vhost: str
 ) -> None:
     """`QUEUE_TYPE=quorum`: a plain name, its dead letters and its retries have three members."""
@@ -81,7 +81,7 @@ async def test_fr3_queues_of_a_cluster_are_replicated_where_the_setting_says_so(
 async def test_fr5_another_worker_continues_while_a_node_is_cut_off(
     cluster: RabbitCluster, vhost: str
 ) -> None:
-    """A worker on the other side of a partition handles what the one that is cut off cannot get."""
+    """A worker on the other side of a partition handles the messages."""
     handled: set[str] = set()
 
     class Orders(AMQPConsumer):

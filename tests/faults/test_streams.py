@@ -1,4 +1,4 @@
-"""Streams: nothing is taken from them, and nothing goes back."""
+"""Streams: messages are not removed from them, and cannot be requeued."""
 
 import asyncio
 
@@ -14,7 +14,7 @@ from workerkit.amqp.queue import StreamOffset
 def reader(
     seen: list[str], offset: StreamOffset, gate: asyncio.Event | None = None
 ) -> type[AMQPConsumer]:
-    """A consumer of a stream, which waits at the gate with every message but the first."""
+    """A consumer of a stream that waits at the gate with every message but the first."""
 
     class Reader(AMQPConsumer):
         queues = [Queue("log", type="stream", stream_offset=offset)]
@@ -30,8 +30,8 @@ def reader(
     return Reader
 
 
-async def test_a_stream_is_read_from_where_it_says(url: str, client: Client) -> None:
-    """Reading from the first message on, a stream can be read twice."""
+async def test_a_stream_is_read_from_its_offset(url: str, client: Client) -> None:
+    """A stream can be read twice from the first message on."""
     first: list[str] = []
     second: list[str] = []
     async with running(url, reader(first, "first")):
@@ -44,8 +44,8 @@ async def test_a_stream_is_read_from_where_it_says(url: str, client: Client) -> 
         await eventually(lambda: second == ["a", "b", "c"])
 
 
-async def test_what_fails_is_dead_lettered(url: str, client: Client) -> None:
-    """There is no way back into a stream, so a failure goes to the dead letters, and reading on."""
+async def test_a_failed_message_is_dead_lettered(url: str, client: Client) -> None:
+    """It cannot be requeued to a stream, so it is dead-lettered, and reading continues."""
     seen: list[str] = []
     recorder = Recorder()
     async with running(url, reader(seen, "next"), recorder=recorder):
@@ -58,10 +58,10 @@ async def test_what_fails_is_dead_lettered(url: str, client: Client) -> None:
     assert recorder.actions == ["dead_letter", "ack"]
 
 
-async def test_b2_reading_goes_on_behind_what_is_settled(
+async def test_b2_reading_continues_after_the_settled_messages(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """After a reset nothing is left out, and only the message in hand comes again."""
+    """After a reset no message is skipped, and only the message in progress is redelivered."""
     seen: list[str] = []
     gate = asyncio.Event()
     async with (
