@@ -138,6 +138,6 @@ def test_fr20_the_valid_declarations() -> None:
         Queue("prices", "quorum", per_process=True)
     with pytest.raises(ValueError, match="write at most 150 bytes before the suffix"):
         Queue("x" * 151, per_process=True)
-    with pytest.raises(ValueError, match="per_process=True as well for a queue that each process"):
+    with pytest.raises(ValueError, match="per_process=True as well for a separate queue"):
         Queue("")
     assert prices().exclusive
