@@ -168,7 +168,7 @@ async def test_fp2_a_lost_connection_cancels_the_run(
 
     assert numbers(first, second) == sorted({*numbers(first, second)})
     assert len(fields(caplog, "lease lost")) == 1
-    assert len(fields(caplog, "lease lost: cancelling the runs that have begun")) == 1
+    assert len(fields(caplog, "lease lost: cancelling the runs in progress")) == 1
 
 
 async def test_fp2_silence_ends_the_run_before_another_process_begins(
