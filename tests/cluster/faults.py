@@ -1,7 +1,7 @@
 """Faults of a cluster while messages are handled.
 
-Each fault is a coroutine function that breaks something, waits until the worker handles messages
-again where it can, and puts the cluster right. Its docstring is its name in the table.
+Each failure is a coroutine function that breaks something, waits until the worker handles messages
+again if it can, and repairs the cluster. Its docstring is its name in the table.
 """
 
 import asyncio
@@ -28,7 +28,7 @@ class Scene:
     ledger: Ledger
 
     async def connected(self, role: str = "consumers") -> int:
-        """The node that the worker consumes from, or publishes to."""
+        """Return the node that the worker consumes from, or publishes to."""
 
         def nodes() -> list[int]:
             return self.cluster.nodes_of(f"workerkit {role}", self.vhost)

@@ -48,7 +48,7 @@ _FILE = "CLUSTER_FIGURES"
 
 
 def record(figures: Figures) -> None:
-    """Keep them for the table, and append them to the file that `CLUSTER_FIGURES` names, if any."""
+    """Keep a result for the table, and append it to the file in `CLUSTER_FIGURES`, if set."""
     FIGURES.append(figures)
     if name := os.environ.get(_FILE):
         with Path(name).open("a") as file:
@@ -56,7 +56,7 @@ def record(figures: Figures) -> None:
 
 
 def table(figures: Sequence[Figures]) -> str:
-    """Markdown."""
+    """Return the results as a Markdown table."""
     heads = (
         "fault",
         "way",

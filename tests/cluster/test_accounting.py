@@ -1,4 +1,4 @@
-"""A worker on three nodes, one of which fails: nothing that was confirmed is lost."""
+"""A worker on three nodes, one of which fails: no confirmed message is lost."""
 
 import asyncio
 import logging
@@ -58,7 +58,7 @@ def orders(ledger: Ledger) -> list[type[Consumer]]:
 
 @asynccontextmanager
 async def reached(cluster: RabbitCluster, vhost: str, way: str) -> AsyncIterator[dict[str, Any]]:
-    """The settings of a connection to *cluster*, by a list of hosts or by a balancer."""
+    """Return the settings of a connection to *cluster*, by a list of hosts or a balancer."""
     common = {"heartbeat": HEARTBEAT, "queue_type": "quorum"}
     url = cluster.nodes[0].url(vhost)
     if way == "hosts":

@@ -54,7 +54,7 @@ async def test_fr3_a_consumer_consumes_while_the_node_of_its_dead_letter_queue_i
 
 
 @pytest.mark.timeout(300)
-async def test_fr3_queues_of_a_cluster_are_replicated_where_the_setting_says_so(
+async def test_fr3_queues_of_a_cluster_are_replicated_by_the_setting(
     cluster: RabbitCluster, vhost: str
 ) -> None:
     """`QUEUE_TYPE=quorum`: a plain name, its dead letters and its retries have three members."""

@@ -1,4 +1,4 @@
-"""B. Connection: it breaks, and everything is as it was before."""
+"""B. The connection is lost, and the state is as before after the recovery."""
 
 import asyncio
 import logging
@@ -42,28 +42,28 @@ breaks = pytest.mark.parametrize(
 
 
 def _of_consumers(caplog: pytest.LogCaptureFixture, message: str) -> list[dict[str, Any]]:
-    """What is said of the connection that consumes; publishers have their own."""
+    """Return the records of the connection that consumes; publishers have another one."""
     return [each for each in fields(caplog, message) if each["role"] == "consumers"]
 
 
 async def _as_before(
     before: Footprint, rabbit: PrivateRabbit, vhost: str, runner: Runner, proxy: Proxy, seen: int
 ) -> None:
-    """Wait until there is a new connection, and nothing differs from *before*."""
+    """Wait until there is a new connection, and the state equals *before*."""
     await eventually(lambda: proxy.accepted > seen and runner.ready, what="a new connection")
 
     await eventually(lambda: Footprint.of(rabbit, vhost).at_most(before))
 
 
 @breaks
-async def test_b1_a_connection_that_breaks_while_idle_is_made_again(
+async def test_b1_an_idle_connection_that_is_lost_is_opened_again(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
     caplog: pytest.LogCaptureFixture,
     break_it: Break,
 ) -> None:
-    """A moment and the backoff later the same consumers are back, with nothing left over."""
+    """After the backoff the same consumers exist, and nothing else is left."""
     caplog.set_level(logging.INFO, "workerkit")
     loop = asyncio.get_running_loop()
     two, bodies = collector("a", "b", name="Two", concurrency=3)
@@ -98,14 +98,14 @@ async def test_b1_a_connection_that_breaks_while_idle_is_made_again(
 
 
 @breaks
-async def test_b1_ten_breaks_in_a_row_leave_nothing_behind(
+async def test_b1_ten_losses_in_a_row_leave_nothing_open(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
     monkeypatch: pytest.MonkeyPatch,
     break_it: Break,
 ) -> None:
-    """Tasks, descriptors, channels and connections are as many after ten recoveries as before."""
+    """There are as many tasks, descriptors, channels and connections after ten recoveries."""
     # Breaks this close together would be waited for longer and longer.
     monkeypatch.setattr("workerkit.amqp.connection.STABLE_AFTER", 0.0)
     two, _ = collector("a", "b", name="Two")
@@ -121,10 +121,10 @@ async def test_b1_ten_breaks_in_a_row_leave_nothing_behind(
             await _as_before(before, rabbit, vhost, runner, proxy, seen)
 
 
-async def test_b1_a_connection_that_keeps_breaking_is_made_less_and_less_often(
+async def test_b1_a_connection_that_is_lost_repeatedly_gets_longer_pauses(
     rabbit: PrivateRabbit, url: str
 ) -> None:
-    """A broker that drops every client at once is not stormed."""
+    """A broker that drops every client immediately is not flooded with attempts."""
     loop = asyncio.get_running_loop()
     consumer, _ = collector("a")
     async with (
@@ -144,7 +144,7 @@ async def test_b1_a_connection_that_keeps_breaking_is_made_less_and_less_often(
     assert 2.0 <= pauses[3] < 8.0
 
 
-async def test_b2_a_handler_outlives_its_connection_and_its_ack_does_not(
+async def test_b2_a_handler_continues_after_the_loss_and_its_ack_is_not_sent(
     rabbit: PrivateRabbit, vhost: str, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """It finishes and settles nothing; the redelivered message waits, and is acknowledged then."""
@@ -186,10 +186,10 @@ async def test_b2_a_handler_outlives_its_connection_and_its_ack_does_not(
     assert errors(caplog) == []
 
 
-async def test_b2_a_handler_that_fails_after_the_loss_fails_nothing(
+async def test_b2_a_failure_after_the_loss_is_not_counted(
     rabbit: PrivateRabbit, vhost: str, url: str
 ) -> None:
-    """Whatever it raises, the old channel is gone: no requeue, no dead letter, no failure."""
+    """For any exception the old channel is lost: no requeue, no dead letter, no failure."""
     recorder = Recorder()
     gate = asyncio.Event()
     runs: list[bool] = []
@@ -226,7 +226,7 @@ async def test_b2_a_handler_that_fails_after_the_loss_fails_nothing(
 async def test_b2_prefetched_messages_are_not_handled_from_memory(
     rabbit: PrivateRabbit, vhost: str, url: str
 ) -> None:
-    """What was sent ahead is handled when it comes again; what has been handled by then is not."""
+    """Prefetched messages are handled after their redelivery, unless they were handled before."""
     recorder = Recorder()
     gate = asyncio.Event()
     handled: list[bytes] = []

@@ -1,4 +1,4 @@
-"""FR9: the bindings of a class are created at each start, also those of a queue that exists."""
+"""FR9: the bindings of a class are created at each start, also those of an existing queue."""
 
 import logging
 from secrets import token_hex
@@ -22,7 +22,7 @@ CREATED = "binding created"
 async def test_fr9_a_binding_that_is_added_to_a_class_is_created(
     url: str, client: Client, declare: str
 ) -> None:
-    """The queue exists and has messages; what the new exchange routes arrives as well."""
+    """The queue exists and has messages; messages of the new exchange arrive as well."""
     await client.declare("orders")
     topics = Exchange("topics", type="topic")
     bindings = [Binding(topics, "order.*"), Binding("amq.fanout")]
@@ -35,10 +35,10 @@ async def test_fr9_a_binding_that_is_added_to_a_class_is_created(
             bodies.clear()
 
 
-async def test_fr9_a_binding_that_went_with_its_exchange_is_created_again(
+async def test_fr9_a_binding_of_a_deleted_exchange_is_created_again(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """A reconnect is a start: an exchange that was deleted meanwhile is declared and bound."""
+    """A reconnect is a start: an exchange that was deleted is declared and bound."""
     shop = Exchange("shop", type="fanout")
     consumer, bodies = collector(Queue("orders", bindings=[Binding(shop)]))
     async with running(url, consumer) as runner, publishing(url) as publisher:
@@ -51,7 +51,7 @@ async def test_fr9_a_binding_that_went_with_its_exchange_is_created_again(
 
 
 async def test_fr9_never_binds_nothing(url: str, client: Client) -> None:
-    """With declare = "never" somebody else is responsible for the bindings as well."""
+    """With declare = "never" no bindings are created either."""
     await client.declare("orders", "orders.dlq")
     consumer, bodies = collector(Queue("orders", bindings=[Binding("amq.fanout")]), declare="never")
     async with running(url, consumer), publishing(url) as publisher:
@@ -96,10 +96,10 @@ async def test_fr9_a_refused_binding_is_one_warning(
     assert errors(caplog) == []
 
 
-async def test_fr9_an_exchange_that_comes_later_is_bound_then(
+async def test_fr9_an_exchange_that_is_declared_later_is_bound_then(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """An exchange that is only named is declared by nobody here, and need not be there yet."""
+    """An exchange that is only named is not declared, and need not exist yet."""
     caplog.set_level(logging.INFO)
     await client.declare("orders")
     consumer, bodies = collector(Queue("orders", bindings=[Binding("shop", "orders")]))

@@ -1,4 +1,4 @@
-"""FR15, FR16. Bodies as other senders write them, and all that a message can say of itself."""
+"""FR15, FR16. Bodies of other senders, and every property of a message."""
 
 import asyncio
 import gzip
@@ -93,8 +93,8 @@ UNREADABLE = {
 }
 
 
-async def test_fr15_json_as_other_senders_write_it_is_read(url: str, client: Client) -> None:
-    """A byte order mark, compression and charsets are undone; `raw` is what came."""
+async def test_fr15_json_of_other_senders_is_decoded(url: str, client: Client) -> None:
+    """Byte order mark, compression and charset are handled; `raw` is the original body."""
     await client.declare("names")
     got: list[tuple[Named, bytes]] = []
 
@@ -142,7 +142,7 @@ async def test_fr15_bytes_are_decompressed_and_keep_their_charset(url: str, clie
     assert got == [latin] * 4 + [b"\xef\xbb\xbfx"]
 
 
-async def test_fr15_text_is_read_in_its_charset(url: str, client: Client) -> None:
+async def test_fr15_text_is_decoded_from_its_charset(url: str, client: Client) -> None:
     """`str` has neither byte order mark nor compression, in each charset."""
     await client.declare("lines")
     got: list[str] = []
@@ -165,7 +165,7 @@ async def test_fr15_text_is_read_in_its_charset(url: str, client: Client) -> Non
     assert got == ["grün"] * 10
 
 
-async def test_fr15_what_is_not_decoded_is_named_in_the_dead_letter(
+async def test_fr15_the_dead_letter_names_why_a_body_was_not_decoded(
     url: str, client: Client
 ) -> None:
     """It is dead-lettered at once and unchanged; the next message is handled."""
@@ -193,8 +193,8 @@ async def test_fr15_what_is_not_decoded_is_named_in_the_dead_letter(
     assert bodies == [(raw, encoding) for raw, _, encoding, _ in UNREADABLE.values()]
 
 
-async def test_fr16_all_that_a_publish_says_arrives_and_is_read(url: str, client: Client) -> None:
-    """Every property but the cluster id, by `publish`, at a plain client and in `handle`."""
+async def test_fr16_every_published_property_arrives(url: str, client: Client) -> None:
+    """Every property except the cluster id, from `publish` to another client and to `handle`."""
     await client.declare("all", "plain")
     got: list[AMQPMessage] = []
 
@@ -237,10 +237,10 @@ async def test_fr16_all_that_a_publish_says_arrives_and_is_read(url: str, client
 
 
 @pytest.mark.parametrize("encoding", ["gzip", "deflate", "gzip, deflate", "GZip", "identity"])
-async def test_fr16_what_is_published_compressed_is_read_again(
+async def test_fr16_a_compressed_publish_is_decoded(
     url: str, client: Client, encoding: str
 ) -> None:
-    """Text and JSON are compressed, in their charset; bytes as well, but never a second time."""
+    """Text and JSON are compressed, in their charset; bytes as well, but never twice."""
     await client.declare("all")
     got: list[object] = []
 
@@ -316,10 +316,10 @@ async def test_fr16_what_is_published_compressed_is_read_again(
     ],
     ids=lambda given: ", ".join(given) if isinstance(given, dict) else "",
 )
-async def test_fr16_a_wrong_value_is_named_and_disturbs_nobody(
+async def test_fr16_an_invalid_value_is_named_and_affects_no_other_publish(
     url: str, client: Client, wrong: dict[str, object], sentence: str
 ) -> None:
-    """Before anything is sent; all others of that moment arrive."""
+    """Before anything is sent; all other publishes of that moment arrive."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         await publisher.publish("first", "orders")
@@ -346,8 +346,8 @@ async def test_fr16_headers_that_are_nested_without_end_are_refused(url: str) ->
             await publisher.publish("x", "orders", headers=deep)
 
 
-async def test_fr16_somebody_elses_user_id_is_refused_by_name(url: str, client: Client) -> None:
-    """`PublishRefused` says what the broker says; the next publish with the right one arrives."""
+async def test_fr16_the_user_id_of_another_user_is_refused(url: str, client: Client) -> None:
+    """`PublishRefused` has the broker's text; the next publish with the right user id arrives."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         for wrong in ("mallory", ""):

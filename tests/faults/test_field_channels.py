@@ -29,15 +29,15 @@ def narrow() -> Iterator[PrivateRabbit]:
 
 
 def consumers() -> tuple[list[type[AMQPConsumer]], list[list[bytes]]]:
-    """So many consumers of one queue each, and what they get."""
+    """Consumers of one queue each, and the messages that they receive."""
     made = [collector(f"q{number}", name=f"Many{number}") for number in range(QUEUES)]
     return [consumer for consumer, _ in made], [bodies for _, bodies in made]
 
 
-async def test_fr12_those_that_fit_consume_and_the_others_give_the_reason(
+async def test_fr12_as_many_as_possible_consume_and_the_others_give_the_reason(
     narrow: PrivateRabbit, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """One ERROR for each of the others, no connection is lost, and what becomes free is used."""
+    """One ERROR for each of the others, no connection is lost, and a free channel is used."""
     monkeypatch.setattr("workerkit.amqp.subscription._NO_CHANNEL_RETRY", 1.0)
     classes, bodies = consumers()
     url = narrow.url()
@@ -69,10 +69,10 @@ async def test_fr12_those_that_fit_consume_and_the_others_give_the_reason(
     assert len(set(told)) == len(told)
 
 
-async def test_fr12_those_that_fit_come_back(
+async def test_fr12_as_many_consume_after_a_reconnect(
     narrow: PrivateRabbit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After the connection was lost as many consume as before, and nobody is logged again."""
+    """After the connection was lost as many consume as before, and no error is logged again."""
     classes, _ = consumers()
     async with running(narrow.url(), *classes, ready=False):
         await eventually(lambda: len(narrow.consumers()) == ROOM)
@@ -85,10 +85,10 @@ async def test_fr12_those_that_fit_come_back(
     assert lost <= 2, "one for consumers, one for the publisher"
 
 
-async def test_fr12_a_channel_number_is_used_again(
+async def test_fr12_channel_numbers_are_reused(
     narrow: PrivateRabbit, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Channels that come and go do not use the numbers up."""
+    """Opening and closing channels does not exhaust the numbers."""
     monkeypatch.setattr("workerkit.amqp.subscription._MISSING_RETRY", 0.05)
     soon = partial(Backoff, first=0.05, cap=0.05)
     monkeypatch.setattr("workerkit.amqp.subscription.Backoff", soon)
@@ -107,7 +107,7 @@ async def test_fr12_a_channel_number_is_used_again(
     assert not fields(caplog, "connection lost")
 
 
-async def test_fr12_a_limit_of_the_user_is_kept_once_it_is_known(
+async def test_fr12_a_limit_of_the_user_is_obeyed_once_it_is_known(
     rabbit: PrivateRabbit, vhost: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The broker closes the connection that reaches it; the next ones stay below."""

@@ -1,4 +1,4 @@
-"""FR13. A queue that another client has for itself, as the old process of a deploy may."""
+"""FR13. A queue that another client uses exclusively, such as the old process of a deployment."""
 
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -42,14 +42,14 @@ async def other_client(
         await connection.close()
 
 
-async def test_fr13_a_queue_with_an_exclusive_consumer_is_waited_for(
+async def test_fr13_a_consumer_waits_for_a_queue_with_an_exclusive_consumer(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
     client: Client,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Health gives the reason, the process does not give up, and consumes when the other ends."""
+    """Health gives the reason. The process continues, and consumes when the other client ends."""
     await client.declare("q")
     consumer, bodies = collector("q")
     async with AsyncExitStack() as stack:
@@ -74,10 +74,10 @@ async def test_fr13_a_queue_with_an_exclusive_consumer_is_waited_for(
     assert not fields(caplog, REFUSED)
 
 
-async def test_fr13_an_exclusive_queue_of_another_connection_is_waited_for(
+async def test_fr13_a_consumer_waits_for_an_exclusive_queue_of_another_connection(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is that of the old process: where there is no other consumer, the start goes on too."""
+    """Such as the old process. The start continues, too, if there is no other consumer."""
     queue = Queue("held", exclusive=True, durable=False)
     old, _ = collector(queue, name="Old", on_invalid=Action.REJECT)
     new, bodies = collector(queue, name="New", on_invalid=Action.REJECT, declare="always")
@@ -96,10 +96,10 @@ async def test_fr13_an_exclusive_queue_of_another_connection_is_waited_for(
 
 
 @pytest.mark.parametrize("declare", ["missing", "always"])
-async def test_fr13_a_queue_that_is_not_exclusive_differs_from_one_that_is(
+async def test_fr13_a_queue_that_is_not_exclusive_is_different(
     url: str, client: Client, declare: str
 ) -> None:
-    """RabbitMQ has the same code for this, and waiting would not help."""
+    """RabbitMQ uses the same code for this, and waiting would not help."""
     await client.declare("shared")
     queue = Queue("shared", exclusive=True)
     consumer, _ = collector(queue, declare=declare, on_invalid=Action.REJECT)
@@ -112,7 +112,7 @@ async def test_fr13_a_queue_that_is_not_exclusive_differs_from_one_that_is(
 async def test_fr13_a_standby_of_a_single_active_consumer_is_ready(
     url: str, client: Client
 ) -> None:
-    """The broker takes its consumer, and gives it the messages once the active one has gone."""
+    """The broker accepts its consumer, and delivers to it when the active one has ended."""
     await client.declare("q", x_single_active_consumer=True)
     consumer, bodies = collector("q")
     async with AsyncExitStack() as stack:
@@ -126,10 +126,10 @@ async def test_fr13_a_standby_of_a_single_active_consumer_is_ready(
 
 
 @pytest.mark.parametrize("kind", ["quorum", "stream"])
-async def test_fr13_exclusive_consumers_of_other_queue_types_are_in_nobodys_way(
+async def test_fr13_exclusive_consumers_of_other_queue_types_have_no_effect(
     url: str, client: Client, kind: QueueType
 ) -> None:
-    """RabbitMQ looks at the flag for classic queues only."""
+    """RabbitMQ uses the flag for classic queues only."""
     await client.declare("q", x_queue_type=kind)
     consumer, bodies = collector(Queue("q", kind), on_invalid=Action.REJECT)
     sent = {b"%d" % number for number in range(10)}

@@ -1,4 +1,4 @@
-"""FP12: the queues of a process are declared before anything of it publishes."""
+"""FP12: the queues of a process are declared before a component of it publishes."""
 
 import asyncio
 import logging
@@ -36,7 +36,7 @@ LAST = f"queue-{MANY - 1}"
 
 @pytest.fixture(params=["rabbitmq", "embedded"])
 async def fresh(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    """Address of a broker where nothing is declared."""
+    """Address of a broker without declarations."""
     if request.param == "rabbitmq":
         yield request.getfixturevalue("url")
         return
@@ -45,7 +45,7 @@ async def fresh(request: pytest.FixtureRequest) -> AsyncIterator[str]:
 
 
 def many(count: int = MANY) -> tuple[list[type[AMQPConsumer]], list[bytes]]:
-    """Consumers with a queue each, retries included, and what the last one has received."""
+    """Consumers with a queue each, with retries, and the messages that the last one received."""
     made = [
         collector(f"queue-{number}", name=f"Consumer{number}", retry=RetryPolicy(delays=(1,)))
         for number in range(count)
@@ -53,8 +53,8 @@ def many(count: int = MANY) -> tuple[list[type[AMQPConsumer]], list[bytes]]:
     return [consumer for consumer, _ in made], made[-1][1]
 
 
-async def test_fp12_a_periodic_task_publishes_as_its_first_act(fresh: str) -> None:
-    """Each of the process's own queues takes what its first call publishes."""
+async def test_fp12_a_periodic_task_publishes_in_its_first_run(fresh: str) -> None:
+    """Each of the process's own queues receives the messages of the first run."""
     consumers, bodies = many()
 
     class First(PeriodicTask):
@@ -77,8 +77,8 @@ async def test_fp12_a_periodic_task_publishes_as_its_first_act(fresh: str) -> No
     assert run.outcome.error is None
 
 
-async def test_fp12_a_view_publishes_as_its_first_act(fresh: str) -> None:
-    """As soon as its port is open, a request may publish to any of the process's own queues."""
+async def test_fp12_a_view_publishes_in_its_first_request(fresh: str) -> None:
+    """When its port is open, a request may publish to any of the process's own queues."""
     consumers, bodies = many()
     port = free_port()
 
@@ -110,7 +110,7 @@ async def test_fp12_a_view_publishes_as_its_first_act(fresh: str) -> None:
     assert statuses == [204]
 
 
-async def test_fp12_a_hook_publishes_as_its_first_act(fresh: str) -> None:
+async def test_fp12_a_hook_publishes_at_the_start(fresh: str) -> None:
     """Even `on_start` of the first consumer reaches the queue of the last."""
     consumers, bodies = many()
 
@@ -129,10 +129,10 @@ async def test_fp12_a_hook_publishes_as_its_first_act(fresh: str) -> None:
         await eventually(lambda: bodies == [b"hook"])
 
 
-async def test_fp12_a_consumer_publishes_to_queues_and_exchanges_of_its_neighbours(
+async def test_fp12_a_consumer_publishes_to_queues_of_other_consumers(
     fresh: str,
 ) -> None:
-    """What waits in a queue that exists is handled only when all the others exist."""
+    """Messages in an existing queue are handled only when all other queues exist."""
     consumers, bodies = many()
     shop = Exchange("shop", type="topic")
     bound, routed = collector(Queue("bound", bindings=[Binding(shop, "order.*")]), name="Bound")
@@ -167,8 +167,8 @@ async def test_fp12_a_consumer_publishes_to_queues_and_exchanges_of_its_neighbou
 
 
 @pytest.mark.parametrize("kind", ["rabbitmq", "embedded"])
-async def test_fp12_a_broker_that_comes_up_late(kind: str, request: pytest.FixtureRequest) -> None:
-    """Views are served meanwhile; their publishes wait for the connection and for the queues."""
+async def test_fp12_a_broker_that_starts_late(kind: str, request: pytest.FixtureRequest) -> None:
+    """Views are served; their publishes wait for the connection and for the queues."""
     consumers, bodies = many(20)
     answered: list[str] = []
 
@@ -213,7 +213,7 @@ Call = Callable[[], Awaitable[None]]
 
 
 def _late(kind: str, request: pytest.FixtureRequest) -> tuple[str, Call, Call]:
-    """Address of a broker that does not run, and how to start and stop it."""
+    """Address of a broker that is not running, and functions to start and stop it."""
     if kind == "embedded":
         broker = EmbeddedBroker(free_port())
         port = broker.port
@@ -230,7 +230,7 @@ def _late(kind: str, request: pytest.FixtureRequest) -> tuple[str, Call, Call]:
 
 
 async def test_fp12_a_publish_waits_no_longer_than_its_deadline() -> None:
-    """While the broker is away it fails with the reason, as it always did."""
+    """While the broker is not available it fails with the reason."""
     consumer, _ = collector("orders")
     publisher = Publisher()
     container = container_of(f"amqp://127.0.0.1:{free_port()}/")
@@ -241,7 +241,7 @@ async def test_fp12_a_publish_waits_no_longer_than_its_deadline() -> None:
             await publisher.publish(b"", "orders", message_id="m", timeout=0.7)
 
 
-async def test_fp12_a_queue_that_cannot_be_declared_holds_nothing(
+async def test_fp12_a_queue_that_cannot_be_declared_delays_nothing(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Refused, or missing with `never`: the reason is logged, and the others work."""
@@ -281,8 +281,8 @@ def _reasons(runner: Runner, names: Sequence[str]) -> list[str]:
     return [found[name] for name in names] if all(found[name] for name in names) else []
 
 
-async def test_fp12_each_connection_for_itself(url: str) -> None:
-    """A broker that is away holds nothing that is published to another one."""
+async def test_fp12_each_connection_is_independent(url: str) -> None:
+    """A broker that is not available does not delay a publish to another one."""
     consumers, bodies = many(3)
     elsewhere, _ = collector("far", name="Far", connection="far")
 
@@ -300,8 +300,8 @@ async def test_fp12_each_connection_for_itself(url: str) -> None:
         await eventually(lambda: bodies == [b"near"])
 
 
-async def test_fp12_a_broker_that_is_silent_does_not_keep_views_from_being_served() -> None:
-    """It accepts connections and says nothing; the port opens long before that is a failure."""
+async def test_fp12_a_silent_broker_does_not_delay_views() -> None:
+    """It accepts connections and sends nothing; the port opens long before that is a failure."""
     consumer, _ = collector("orders")
     http = free_port()
 
@@ -326,7 +326,7 @@ async def test_fp12_a_broker_that_is_silent_does_not_keep_views_from_being_serve
     assert reasons == ["", ""]
 
 
-async def test_fp12_a_declaration_without_an_answer_holds_nothing() -> None:
+async def test_fp12_a_declaration_without_a_reply_delays_nothing() -> None:
     """The other queues are consumed and published to before its deadline has passed."""
     consumers, bodies = many(20)
 
@@ -349,7 +349,7 @@ async def test_fp12_a_declaration_without_an_answer_holds_nothing() -> None:
     assert not ready_then
 
 
-async def test_fp12_a_publish_to_a_queue_without_an_answer_waits() -> None:
+async def test_fp12_a_publish_to_a_queue_without_a_reply_waits() -> None:
     """It waits within its deadline, also after the other queues have been tried."""
     late, bodies = collector("late")
     others, _ = many(3)
@@ -371,7 +371,7 @@ async def test_fp12_a_publish_to_a_queue_without_an_answer_waits() -> None:
 
 
 async def test_fp12_failed_attempts_are_counted_from_the_first() -> None:
-    """Consumers start after the first attempt, and their hooks get to know it."""
+    """Consumers start after the first attempt, and their hooks are notified of it."""
     attempts: list[int] = []
 
     class Orders(AMQPConsumer):

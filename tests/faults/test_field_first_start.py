@@ -1,4 +1,4 @@
-"""FP8: a first start declares what is missing, and says so once per consumer, at INFO."""
+"""FP8: a first start declares missing queues, and logs them once per consumer, at INFO."""
 
 import json
 import logging
@@ -24,15 +24,15 @@ WARNING = logging.WARNING
 
 
 def warnings(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """The messages at WARNING and above, but for what a busy machine can cause."""
+    """Return the messages at WARNING and above, except those that a busy machine may cause."""
     found = [each.message for each in caplog.records if each.levelno >= WARNING]
     return [each for each in found if not each.startswith("the event loop is blocked")]
 
 
-async def test_fp8_one_record_names_what_was_declared(
+async def test_fp8_one_record_names_all_declarations(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Queues, exchanges and bindings of one consumer; the second start has nothing to say."""
+    """Queues, exchanges and bindings of one consumer; the second start logs nothing."""
     caplog.set_level(logging.INFO)
     shop = Exchange("shop", type="topic")
     consumer, _ = collector(
@@ -62,10 +62,10 @@ async def test_fp8_one_record_names_what_was_declared(
 
 
 @pytest.mark.parametrize("declare", ["missing", "always"])
-async def test_fp8_a_queue_that_somebody_deletes_is_a_warning(
+async def test_fp8_a_deleted_queue_is_a_warning(
     url: str, client: Client, caplog: pytest.LogCaptureFixture, declare: str
 ) -> None:
-    """A dead-letter queue or a queue of its own that was there, and is declared again."""
+    """A dead-letter queue or a queue of the consumer that existed, and is declared again."""
     caplog.set_level(logging.INFO)
 
     class Orders(AMQPConsumer):
@@ -95,10 +95,10 @@ async def test_fp8_a_queue_that_somebody_deletes_is_a_warning(
     assert first["queues"] == ["orders", "orders.dlq"]
 
 
-async def test_fp8_a_retry_queue_that_is_needed_later_is_no_warning(
+async def test_fp8_a_retry_queue_that_is_needed_later_is_not_a_warning(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Without a policy nobody knows at the start which pause a handler will ask for."""
+    """Without a policy, the delays that a handler will use are not known at the start."""
     caplog.set_level(logging.INFO)
 
     class Orders(AMQPConsumer):
@@ -119,7 +119,7 @@ async def test_fp8_a_retry_queue_that_is_needed_later_is_no_warning(
 async def test_fp8_the_first_start_of_the_template_has_no_warning(
     broker: str, request: pytest.FixtureRequest
 ) -> None:
-    """On a virtual host where nothing is declared, from the start to the end."""
+    """On an empty virtual host, from the start to the end."""
     port = str(free_port())
     variables = {
         "SHOP_LOG__FORMAT": "json",

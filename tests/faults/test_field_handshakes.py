@@ -1,4 +1,4 @@
-"""FR6. Whatever a server answers to an attempt to connect, only that attempt fails."""
+"""FR6. Any failure during an attempt to connect fails only that attempt."""
 
 import asyncio
 import gc
@@ -124,7 +124,7 @@ AFTERWARDS: Mapping[str, Script] = {
 
 
 class Surroundings:
-    """What an event loop complains of, and which tasks are left over at the end."""
+    """Errors that the event loop reports, and the tasks that are left at the end."""
 
     def __init__(self) -> None:
         self.complaints: list[dict[str, Any]] = []
@@ -133,7 +133,7 @@ class Surroundings:
         self.expected = asyncio.all_tasks()
 
     async def calm(self) -> None:
-        """Wait until every task has ended that was not there in the beginning."""
+        """Wait until every task has ended that did not exist at the beginning."""
         await eventually(lambda: asyncio.all_tasks() <= self.expected, what="no task left")
         gc.collect()
         await asyncio.sleep(0)
@@ -141,13 +141,13 @@ class Surroundings:
 
 
 def failures(caplog: pytest.LogCaptureFixture) -> list[dict[str, Any]]:
-    """Of the connection to the scripted server."""
+    """Return the failed attempts of the connection to the scripted server."""
     found = fields(caplog, "connection failed")
     return [each for each in found if (each["connection"], each["role"]) == ("odd", "consumers")]
 
 
 def losses(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Why it was lost; what comes together with open-ok may still be a failed attempt."""
+    """Return why it was lost. An error right after open-ok may still be a failed attempt."""
     found = fields(caplog, "connection lost")
     lost = [each for each in found if (each["connection"], each["role"]) == ("odd", "consumers")]
     return [each["reason"] for each in lost] + [each["error"] for each in failures(caplog)]
@@ -155,7 +155,7 @@ def losses(caplog: pytest.LogCaptureFixture) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def _soon_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
-    """Attempts follow each other quickly."""
+    """Short pauses between attempts."""
     caplog.set_level(logging.INFO, "workerkit")
     monkeypatch.setattr("workerkit.amqp.connection.Backoff", partial(Backoff, first=0.02, cap=0.05))
     monkeypatch.setattr("workerkit.amqp.replies.RPC_DEADLINE", 2.0)
@@ -185,10 +185,10 @@ async def beside(url: str, odd: Scripted, until: Coroutine[Any, Any, Any]) -> No
 
 @loops
 @pytest.mark.parametrize("name", NO_LOGIN)
-def test_fr6_a_handshake_that_goes_wrong_fails_one_attempt(
+def test_fr6_a_failed_handshake_fails_one_attempt(
     url: str, caplog: pytest.LogCaptureFixture, capfd: Any, loop: str, name: str
 ) -> None:
-    """One ERROR for each attempt, with a reason; other connections do not notice."""
+    """One ERROR for each attempt, with a reason; other connections are not affected."""
     script, reason = NO_LOGIN[name]
 
     async def main() -> None:
@@ -208,10 +208,10 @@ def test_fr6_a_handshake_that_goes_wrong_fails_one_attempt(
 
 @loops
 @pytest.mark.parametrize("name", AFTERWARDS)
-def test_fr6_what_goes_wrong_later_loses_one_connection(
+def test_fr6_a_later_failure_loses_one_connection(
     url: str, caplog: pytest.LogCaptureFixture, capfd: Any, loop: str, name: str
 ) -> None:
-    """A connection whose server sends what cannot be read counts as lost, and is made again."""
+    """A connection whose server sends invalid bytes is lost, and is opened again."""
     script = [*login(), *AFTERWARDS[name]]
 
     async def main() -> None:
@@ -229,10 +229,10 @@ def test_fr6_what_goes_wrong_later_loses_one_connection(
 
 
 @pytest.mark.parametrize("uvloop", [True, False], ids=["uvloop", "asyncio"])
-async def test_fr6_a_process_outlives_every_handshake(
+async def test_fr6_a_process_survives_every_handshake(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, uvloop: bool
 ) -> None:
-    """A worker beside a server that plays them all goes on, and its stderr has records only."""
+    """A worker beside a server that uses all scripts continues; its stderr has only records."""
     text = """
         from workerkit import AMQPConsumer
 
@@ -280,7 +280,7 @@ async def test_fr6_a_process_outlives_every_handshake(
     assert loggers == {"workerkit"}
 
 
-async def test_fr6_a_session_knows_what_was_agreed_on(url: str) -> None:
+async def test_fr6_a_session_has_the_negotiated_values(url: str) -> None:
     """The highest channel and the largest frame, where 0 means AMQP's own limit."""
 
     async def agreed(*tuned: int) -> tuple[int, int]:
@@ -307,7 +307,7 @@ async def test_fr6_a_session_knows_what_was_agreed_on(url: str) -> None:
 
 
 def _frames() -> st.SearchStrategy[bytes]:
-    """Frames that have no business in a handshake, and bytes that are none."""
+    """Frames that do not belong in a handshake, and bytes that are not frames."""
     number = st.integers(0, 65_535)
     values: st.SearchStrategy[Any] = st.one_of(
         st.booleans(), st.integers(-(2**31), 2**31 - 1), st.text(max_size=8), st.none()
@@ -337,7 +337,7 @@ def _frame(kind: int, channel: int, payload: bytes) -> bytes:
 
 @st.composite
 def scripts(draw: st.DrawFn) -> Script:
-    """The script of a whole login, in which something is replaced, added, cut or changed."""
+    """The script of a whole login, with a step replaced, added, truncated or changed."""
     script: list[bytes | Do] = login()
     for _ in range(draw(st.integers(1, 2))):
         at = draw(st.integers(0, len(script) - 1))
@@ -360,7 +360,7 @@ def scripts(draw: st.DrawFn) -> Script:
 
 @loops
 def test_fr6_any_handshake_connects_or_is_one_of_our_errors(capfd: Any, loop: str) -> None:
-    """Nothing but `ConnectionLost` is raised, in time, and no task, socket or complaint is left."""
+    """Only `ConnectionLost` is raised, in time, and no task, socket or error is left."""
 
     async def attempt(script: Script) -> None:
         around = Surroundings()

@@ -1,4 +1,4 @@
-"""FR5. Several servers, and several addresses of one: any of them will do."""
+"""FR5. Several servers, and several addresses of one server."""
 
 import asyncio
 import logging
@@ -31,15 +31,15 @@ loops = pytest.mark.parametrize("loop", sorted(LOOPS))
 
 @pytest.fixture
 def _from_the_first_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Every link begins with the first server of its list, not with a random one."""
+    """Start every connection with the first server of its list, not with a random one."""
 
     class InOrder(ServerRotation):
         def __init__(self) -> None:
             super().__init__()
             self._next = 0
 
-    monkeypatch.setattr("workerkit.amqp.connection.Rotation", InOrder)
-    monkeypatch.setattr("workerkit.amqp.session.Rotation", InOrder)
+    monkeypatch.setattr("workerkit.amqp.connection.ServerRotation", InOrder)
+    monkeypatch.setattr("workerkit.amqp.session.ServerRotation", InOrder)
 
 
 def of_role(caplog: pytest.LogCaptureFixture, message: str, role: str) -> list[dict[str, Any]]:
@@ -48,10 +48,10 @@ def of_role(caplog: pytest.LogCaptureFixture, message: str, role: str) -> list[d
 
 @pytest.mark.usefixtures("_from_the_first_one")
 @pytest.mark.parametrize("role", sorted(ROLES))
-async def test_fr5_a_host_that_is_down_costs_no_pause(
+async def test_fr5_a_host_that_is_down_causes_no_pause(
     rabbit: PrivateRabbit, vhost: str, url: str, caplog: pytest.LogCaptureFixture, role: str
 ) -> None:
-    """The next host is tried at once, by consumers and publishers; the records name each."""
+    """Consumers and publishers try the next host immediately; the records name each."""
     caplog.set_level(logging.INFO, "workerkit")
     consumer, bodies = collector("orders")
     down = f"127.0.0.1:{free_port()}"
@@ -76,7 +76,7 @@ async def test_fr5_a_host_that_is_down_costs_no_pause(
 async def test_fr5_there_is_a_pause_when_every_host_has_failed(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A cluster that is down is tried in rounds, with a pause after each that grows."""
+    """A cluster that is down is tried in rounds, with an increasing pause after each."""
     consumer, _ = collector("orders", retry=None)
     hosts = [f"127.0.0.1:{free_port()}" for _ in range(3)]
     amqp = {"default": {"hosts": hosts}}
@@ -96,10 +96,10 @@ async def test_fr5_there_is_a_pause_when_every_host_has_failed(
     assert 0.25 <= pauses[2] <= 0.5 <= pauses[5] <= 1.0
 
 
-async def test_fr5_after_a_loss_another_host_comes_first(
+async def test_fr5_after_a_loss_another_host_is_tried_first(
     rabbit: PrivateRabbit, url: str, monkeypatch: pytest.MonkeyPatch, caplog: Any
 ) -> None:
-    """The connection is made to another host at once, while the one that was lost may be down."""
+    """The process connects to another host immediately, as the lost one may be down."""
     caplog.set_level(logging.INFO, "workerkit")
     # Whoever waits now, waits for longer than this test.
     monkeypatch.setattr("workerkit.amqp.connection.Backoff.next", lambda self: 300.0)
@@ -126,7 +126,7 @@ async def test_fr5_after_a_loss_another_host_comes_first(
 
 @pytest.mark.usefixtures("_from_the_first_one")
 async def test_fr5_commands_try_every_host(rabbit: PrivateRabbit, vhost: str, url: str) -> None:
-    """What connects once, as commands do, tries each host; if all fail it names all."""
+    """A command that connects once tries each host; if all fail, the error names all."""
     down = [f"127.0.0.1:{free_port()}" for _ in range(2)]
     good = AMQPSettings.model_validate({"url": url, "hosts": [*down, f"127.0.0.1:{rabbit.port}"]})
     bad = AMQPSettings.model_validate({"url": url, "hosts": down})
@@ -140,12 +140,10 @@ async def test_fr5_commands_try_every_host(rabbit: PrivateRabbit, vhost: str, ur
 
 
 @loops
-def test_fr5_an_address_that_drops_packets_is_not_waited_for(
+def test_fr5_an_address_that_drops_packets_delays_nothing(
     rabbit: PrivateRabbit, vhost: str, url: str, caplog: pytest.LogCaptureFixture, loop: str
 ) -> None:
-    """The next address of the name is tried a quarter of a second later; the first one that
-    accepts is used.
-    """
+    """The next address is tried a quarter of a second later; the first that accepts is used."""
     caplog.set_level(logging.INFO, "workerkit")
     consumer, _ = collector("orders")
     amqp = {"default": {"url": url, "host": "cluster.test", "connect_timeout": 60.0}}
@@ -169,7 +167,7 @@ def test_fr5_an_address_that_drops_packets_is_not_waited_for(
 def test_fr5_the_error_names_every_address_that_was_tried(
     caplog: pytest.LogCaptureFixture, loop: str
 ) -> None:
-    """Where none accepts a connection in time, text and record say which ones were tried."""
+    """If none accepts a connection in time, error and record name all of them."""
     consumer, _ = collector("orders")
     port = free_port()
     url = f"amqp://cluster.test:{port}/"
@@ -189,10 +187,10 @@ def test_fr5_the_error_names_every_address_that_was_tried(
 
 
 @loops
-def test_fr5_an_address_that_accepts_and_is_silent_comes_last_the_next_time(
+def test_fr5_an_address_that_accepts_and_is_silent_is_tried_last(
     rabbit: PrivateRabbit, url: str, caplog: pytest.LogCaptureFixture, loop: str
 ) -> None:
-    """A frozen node accepts connections: the next attempt begins with the name's other address."""
+    """A frozen node accepts connections: the next attempt begins with another address."""
     caplog.set_level(logging.INFO, "workerkit")
     consumer, _ = collector("orders")
     amqp = {"default": {"url": url, "host": "cluster.test", "connect_timeout": 1.0}}
@@ -215,8 +213,8 @@ def test_fr5_an_address_that_accepts_and_is_silent_comes_last_the_next_time(
 
 
 @loops
-def test_fr5_a_race_of_addresses_leaves_no_socket_open(rabbit: PrivateRabbit, loop: str) -> None:
-    """Those that lost the race, or were given up, are closed: here the warning is an error."""
+def test_fr5_concurrent_attempts_leave_no_socket_open(rabbit: PrivateRabbit, loop: str) -> None:
+    """The other attempts are closed: a ResourceWarning is an error here."""
 
     async def main() -> None:
         attempt = ConnectionAttempt(Host("cluster.test", rabbit.port))
@@ -234,7 +232,7 @@ def test_fr5_a_race_of_addresses_leaves_no_socket_open(rabbit: PrivateRabbit, lo
 
 
 def test_fr5_hosts_are_shown_by_the_commands(tmp_path: Path) -> None:
-    """`check` takes them, `settings` lists them."""
+    """`check` accepts them, `settings` lists them."""
     text = """
         from workerkit import AMQPConsumer
 

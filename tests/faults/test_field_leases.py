@@ -1,4 +1,4 @@
-"""FP2. A periodic task with `singleton = True` runs in one process of all."""
+"""FP2. A periodic task with `singleton = True` runs in one of several processes."""
 
 import asyncio
 import logging
@@ -26,7 +26,7 @@ def _logs(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def task(runs: list[Run], every: float = 0.05, **attributes: Any) -> type[PeriodicTask]:
-    """A task that notes its runs."""
+    """Return a task that records its runs."""
 
     class Cleanup(PeriodicTask):
         singleton = "tests"
@@ -41,7 +41,7 @@ def task(runs: list[Run], every: float = 0.05, **attributes: Any) -> type[Period
 
 
 def health(runner: Runner) -> Health:
-    """Of the only task."""
+    """Return the health of the only task."""
     [found] = runner.health
     return found
 
@@ -51,12 +51,12 @@ def _more(runs: list[Run], than: int) -> bool:
 
 
 def numbers(*runs: list[Run]) -> list[int]:
-    """Of all these runs, one list after the other."""
+    """Return the numbers of these runs, one list after the other."""
     return [run.number for each in runs for run in each]
 
 
 async def test_fp2_one_of_two_processes_runs_the_task(url: str) -> None:
-    """The first has the lease; the second waits, ready; numbers and times grow."""
+    """The first has the lease; the second waits, and is ready; numbers and times increase."""
     first: list[Run] = []
     second: list[Run] = []
     async with running(url, task(first)) as leader:
@@ -94,8 +94,8 @@ async def test_fp2_without_singleton_every_process_runs_the_task(url: str) -> No
     assert role == ""
 
 
-async def test_fp2_a_clean_stop_hands_the_task_over_at_once(url: str, record_property: Any) -> None:
-    """The run ends first, then another process goes on, on the same grid, with higher numbers."""
+async def test_fp2_a_stop_releases_the_lease_immediately(url: str, record_property: Any) -> None:
+    """The run ends first. Another process then continues the schedule, with higher numbers."""
     loop = asyncio.get_running_loop()
     ended: list[float] = []
     began: list[float] = []
@@ -138,7 +138,7 @@ async def test_fp2_a_clean_stop_hands_the_task_over_at_once(url: str, record_pro
 async def test_fp2_a_lost_connection_cancels_the_run(
     rabbit: PrivateRabbit, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """At once, with a WARNING; another process goes on."""
+    """Immediately, with a WARNING; another process continues."""
     begun = asyncio.Event()
     cancelled = asyncio.Event()
     second: list[Run] = []
@@ -168,13 +168,13 @@ async def test_fp2_a_lost_connection_cancels_the_run(
 
     assert numbers(first, second) == sorted({*numbers(first, second)})
     assert len(fields(caplog, "lease lost")) == 1
-    assert len(fields(caplog, "lease lost: cancelling the runs that have begun")) == 1
+    assert len(fields(caplog, "lease lost: cancelling the runs in progress")) == 1
 
 
 async def test_fp2_silence_ends_the_run_before_another_process_begins(
     rabbit: PrivateRabbit, url: str
 ) -> None:
-    """Cut off from the broker, a process gives the lease up before the broker passes it on."""
+    """A process without bytes from the broker stops before the broker releases the lease."""
     loop = asyncio.get_running_loop()
     cancelled: list[float] = []
     began: list[float] = []
@@ -212,8 +212,8 @@ async def test_fp2_silence_ends_the_run_before_another_process_begins(
     assert frozen < cancelled[0] < began[0]
 
 
-async def test_fp2_tokens_that_nobody_here_wrote_do_no_harm(url: str, client: Client) -> None:
-    """Rubbish in the queue is removed, and a higher number raises the numbers that follow."""
+async def test_fp2_foreign_messages_do_no_harm(url: str, client: Client) -> None:
+    """Invalid messages in the queue are removed, and a higher number raises the next numbers."""
     runs: list[Run] = []
     async with running(url, task(runs)):
         await eventually(lambda: runs)
@@ -230,8 +230,8 @@ async def test_fp2_tokens_that_nobody_here_wrote_do_no_harm(url: str, client: Cl
     assert numbers(runs) == sorted({*numbers(runs)})
 
 
-async def test_fp2_numbers_grow_although_the_queue_is_deleted(url: str, client: Client) -> None:
-    """It is declared again, and begins with a number that is higher than all before."""
+async def test_fp2_numbers_increase_after_the_queue_was_deleted(url: str, client: Client) -> None:
+    """It is declared again, and the next number is higher than all before."""
     runs: list[Run] = []
     async with running(url, task(runs)):
         await eventually(lambda: len(runs) >= 3)
@@ -246,7 +246,7 @@ async def test_fp2_numbers_grow_although_the_queue_is_deleted(url: str, client: 
 async def test_fp2_a_queue_that_may_not_be_declared_is_named(
     url: str, client: Client, caplog: pytest.LogCaptureFixture, kind: str
 ) -> None:
-    """With `declare = never` the task waits for it, and begins once it is there."""
+    """With `declare = never` the task waits for it, and starts once it exists."""
     runs: list[Run] = []
     amqp = {"default": {"url": url, "declare": "never"}}
     async with running(url, task(runs), ready=False, amqp=amqp) as runner:
@@ -262,7 +262,7 @@ async def test_fp2_a_queue_that_may_not_be_declared_is_named(
 
 
 async def test_fp2_a_missing_permission_is_named(rabbit: PrivateRabbit, vhost: str) -> None:
-    """What is to be granted stands in the health of the task."""
+    """The health of the task names the permission to grant."""
     # Users belong to the whole broker, which other tests use as well.
     reads, declares = f"reads-{vhost}", f"declares-{vhost}"
     rabbit.add_user(reads, "secret", vhost, configure="^$", write="^$", read=".*")
@@ -285,7 +285,7 @@ async def test_fp2_a_missing_permission_is_named(rabbit: PrivateRabbit, vhost: s
 async def test_fp2_a_queue_without_a_single_active_consumer_is_refused(
     url: str, client: Client, kind: str, declare: str
 ) -> None:
-    """Its lease would be held by all processes at the same time."""
+    """All processes would have the lease at the same time."""
     runs: list[Run] = []
     await client.declare(LEASE, x_queue_type=kind)
     amqp = {"default": {"url": url, "declare": declare, "queue_type": kind}}
@@ -298,7 +298,7 @@ async def test_fp2_a_queue_without_a_single_active_consumer_is_refused(
 async def test_fp2_a_blocked_broker_stops_the_runs(
     broker: PrivateRabbit, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """During a memory alarm no run begins; health says why; then runs go on."""
+    """During a memory alarm no run begins, and health gives the reason; then runs continue."""
     monkeypatch.setattr("workerkit.amqp.lease.RPC_DEADLINE", 2.0)
     runs: list[Run] = []
     async with running(broker.url(), task(runs)) as runner:
@@ -317,7 +317,7 @@ async def test_fp2_a_blocked_broker_stops_the_runs(
 async def test_fp2_the_queue_has_the_type_of_the_settings(
     url: str, rabbit: PrivateRabbit, vhost: str, kind: str
 ) -> None:
-    """`QUEUE_TYPE` counts here as for other queues; a token is never dropped by a limit."""
+    """`QUEUE_TYPE` applies as to other queues; a limit never drops a token."""
     runs: list[Run] = []
     amqp = {"default": {"url": url, "queue_type": kind}}
     for _ in range(3):
@@ -329,10 +329,8 @@ async def test_fp2_the_queue_has_the_type_of_the_settings(
     assert numbers(runs) == sorted({*numbers(runs)})
 
 
-async def test_fp2_a_run_that_takes_longer_is_not_doubled(
-    url: str, caplog: pytest.LogCaptureFixture
-) -> None:
-    """Times that fall into a run are left out; the lease is renewed meanwhile."""
+async def test_fp2_a_long_run_is_not_repeated(url: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Times during a run are skipped; the lease is renewed."""
     runs: list[Run] = []
     together = [0]
     most = [0]

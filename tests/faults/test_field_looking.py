@@ -1,4 +1,4 @@
-"""FR4: who looks at dead letters destroys none, however often."""
+"""FR4: listing dead letters destroys none, however often it is done."""
 
 from typing import Any
 
@@ -26,7 +26,7 @@ def there(url: str) -> DeadLetterQueue:
 
 
 def name_of(message: AMQPMessage[Any]) -> str | None:
-    """What a look keeps of a message."""
+    """Return the parts of a message that listing must keep."""
     return message.message_id
 
 
@@ -39,15 +39,15 @@ async def send(client: Client, *names: str) -> None:
 
 
 async def back(rabbit: PrivateRabbit, vhost: str, ready: int) -> None:
-    """A quorum queue takes back what was read a moment after the channel is closed."""
+    """Wait: a quorum queue requeues messages a moment after the channel was closed."""
     await eventually(lambda: rabbit.queues(vhost)[LETTERS] == QueueState(ready, 0, 0))
 
 
 @pytest.mark.parametrize("limit", [None, -1, 0, 1, 2, 20])
-async def test_fr4_looking_never_destroys(
+async def test_fr4_listing_never_destroys(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, limit: int | None
 ) -> None:
-    """All looks together count less than the delivery limit, whatever that is."""
+    """All reads together count less than the delivery limit, for any limit."""
     if limit == -1 and rabbit.version < (4,):
         limit = None  # There it would be a limit below zero: nothing could come back.
     arguments = {} if limit is None else {"x_delivery_limit": limit}
@@ -73,10 +73,10 @@ async def test_fr4_looking_never_destroys(
     assert rabbit.queues(vhost)["elsewhere"] == elsewhere
 
 
-async def test_fr4_a_limit_of_twenty_that_nobody_wrote(
+async def test_fr4_the_default_limit_of_twenty(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """More looks than RabbitMQ 4 has as its default limit."""
+    """More reads than the default limit of RabbitMQ 4."""
     await client.declare(LETTERS, x_queue_type="quorum")
     await send(client, "m-1")
     queue = there(url)
@@ -88,10 +88,10 @@ async def test_fr4_a_limit_of_twenty_that_nobody_wrote(
     await back(rabbit, vhost, 1)
 
 
-async def test_fr4_where_no_copy_can_be_left_a_look_is_refused(
+async def test_fr4_listing_is_refused_if_no_copy_can_be_published(
     rabbit: PrivateRabbit, vhost: str, client: Client
 ) -> None:
-    """Before it could destroy anything, with the way out."""
+    """Before it could destroy a message, with a solution."""
     await client.declare(LETTERS, x_queue_type="quorum", x_delivery_limit=2)
     await send(client, "m-1")
     user = f"looker-{vhost}"

@@ -1,4 +1,4 @@
-"""FR11. Many consumers on one connection, and a broker that takes its time."""
+"""FR11. Many consumers on one connection, and a slow broker."""
 
 import asyncio
 from functools import partial
@@ -26,7 +26,7 @@ CONSUME = (60, 20)
 async def test_fr11_many_classes_are_set_up_a_few_at_a_time(
     rabbit: PrivateRabbit, vhost: str, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """All of them consume, on the connection that was made first, whether queues exist or not."""
+    """All consume on the first connection, whether their queues exist or not."""
     retry = RetryPolicy((5.0,))
     classes = [
         collector(f"q{number}", name=f"Many{number}", retry=retry)[0] for number in range(CLASSES)
@@ -60,7 +60,7 @@ async def test_fr11_many_classes_are_set_up_a_few_at_a_time(
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short pauses between attempts, and a short deadline for replies."""
     monkeypatch.setattr("workerkit.amqp.replies.RPC_DEADLINE", 3.0)
-    for user in ("link", "subscription"):
+    for user in ("connection", "subscription"):
         monkeypatch.setattr(f"workerkit.amqp.{user}.Backoff", partial(Backoff, first=0.1, cap=0.2))
 
 
@@ -69,7 +69,7 @@ def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     [CHANNEL_OPEN_OK, DECLARE_OK, QOS_OK, CONSUME_OK],
     ids=["channel.open-ok", "declare-ok", "qos-ok", "consume-ok"],
 )
-async def test_fr11_a_late_reply_costs_its_channel_and_not_the_connection(
+async def test_fr11_a_late_reply_closes_its_channel_and_not_the_connection(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
@@ -78,7 +78,7 @@ async def test_fr11_a_late_reply_costs_its_channel_and_not_the_connection(
     impatient: None,
     reply: tuple[int, int],
 ) -> None:
-    """The neighbour is served by the same consumer before and after."""
+    """Another consumer works before and after, on the same channel."""
     await client.declare("a", "a.dlq", "b")
     one, ones = collector("a", name="One", declare="never")
     other, others = collector("b", name="Other")
@@ -108,14 +108,14 @@ async def test_fr11_a_late_reply_costs_its_channel_and_not_the_connection(
     assert not fields(caplog, "connection lost")
 
 
-async def test_fr11_a_connection_on_which_nothing_comes_is_dropped(
+async def test_fr11_a_connection_on_which_nothing_arrives_is_dropped(
     rabbit: PrivateRabbit,
     url: str,
     client: Client,
     caplog: pytest.LogCaptureFixture,
     impatient: None,
 ) -> None:
-    """At the deadline of the request, long before the heartbeat would tell."""
+    """At the deadline of the request, long before the heartbeat timeout."""
     await client.declare("a", "a.dlq")
     one, ones = collector("a", declare="never")
     amqp = {"default": {"url": "", "heartbeat": 600}}
@@ -135,10 +135,10 @@ async def test_fr11_a_connection_on_which_nothing_comes_is_dropped(
     assert "and no other bytes arrived" in fields(caplog, "connection dropped")[0]["reason"]
 
 
-async def test_fr11_a_stop_in_the_middle_of_the_start_is_clean(
+async def test_fr11_a_stop_during_the_start_is_clean(
     rabbit: PrivateRabbit, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Some consume, some are being set up, most wait: nobody has to be waited for."""
+    """Some consume, some are being set up, most wait: the stop waits for none."""
     classes = [collector(f"q{number}", name=f"Many{number}")[0] for number in range(CLASSES)]
     async with SlowProxy("127.0.0.1", rabbit.port, delay=0.1) as proxy:
         async with running(proxy.url(url), *classes, ready=False):

@@ -14,7 +14,7 @@ SIGNS = [*"*;=$[]~&`äß日🐇'\"\\%{}<>|!?^()\t\0", "queue.*", "a b", "#", "Ü
 
 
 def texts(number: int, longest: int) -> list[str]:
-    """Texts of all kinds of characters, each of at most so many bytes; the same each time."""
+    """Texts of all kinds of characters, each of a limited number of bytes; the same each time."""
     chance = random.Random(22)
     found: list[str] = []
     while len(found) < number:
@@ -32,7 +32,7 @@ def texts(number: int, longest: int) -> list[str]:
 async def test_fr22_any_name_is_declared_bound_consumed_retried_and_dead_lettered(
     url: str,
 ) -> None:
-    """Exchange and routing key have the same names; retries and dead letters have them in front."""
+    """Exchange and routing key have the same names; retries and dead letters begin with them."""
     names = list(dict.fromkeys([*SIGNS, *texts(15, 120)]))
     tries: list[tuple[str, str, str, int]] = []
 
@@ -55,11 +55,11 @@ async def test_fr22_any_name_is_declared_bound_consumed_retried_and_dead_lettere
     assert set(tries) == expected
 
 
-async def test_fr22_names_as_long_as_they_may_be(rabbit: PrivateRabbit, url: str) -> None:
-    """251 bytes, in one, two and four bytes a character, and four for the dead letters.
+async def test_fr22_names_of_the_largest_length(rabbit: PrivateRabbit, url: str) -> None:
+    """251 bytes, in characters of one, two and four bytes; four more for the dead letters.
 
-    RabbitMQ 4 closes the connection when it has to cut a text in such a name that is not ASCII:
-    there it is refused, and nobody else's trouble.
+    RabbitMQ 4 closes the connection when it has to truncate a text inside such a name that is not
+    ASCII: workerkit refuses it, and other consumers are not affected.
     """
     names = ["x" * 251, "ü" * 125, "🐇" * 62]
     long = [name for name in names if name.isascii() or rabbit.version < (4,)]
@@ -83,7 +83,7 @@ async def test_fr22_names_as_long_as_they_may_be(rabbit: PrivateRabbit, url: str
 
 
 async def test_fr22_a_name_that_is_reserved_is_refused_by_the_broker(url: str) -> None:
-    """What the broker refuses is its own business, and its text arrives."""
+    """The broker decides, and its text is reported."""
     consumer, _ = collector("amq.orders")
     async with running(url, consumer, ready=False) as runner:
         reason = await eventually(lambda: runner.health[0].reason)

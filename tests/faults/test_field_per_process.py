@@ -1,4 +1,4 @@
-"""FR20: a queue that each process has for itself, and that leaves nothing behind."""
+"""FR20: a separate queue of each process, which is deleted with its connection."""
 
 import logging
 import re
@@ -20,7 +20,7 @@ NAME = re.compile(r"prices\..+\.\d+\.[0-9a-f]{8}")
 
 
 def prices(**options: Any) -> Queue:
-    """A queue of each process for what the exchange distributes."""
+    """A queue of each process for the messages of the exchange."""
     return Queue("prices", per_process=True, bindings=[Binding(PRICES)], **options)
 
 
@@ -28,7 +28,7 @@ def prices(**options: Any) -> Queue:
 async def test_fr20_each_process_receives_every_message(
     rabbit: PrivateRabbit, vhost: str, url: str, declare: str
 ) -> None:
-    """Two of them have two queues, which are gone when they stop; nothing else was declared."""
+    """Two processes have two queues, which are deleted when they stop; no other is declared."""
     one, bodies = collector(prices(), name="One", declare=declare)
     other, others = collector(prices(), name="Other", declare=declare)
     async with running(url, one), running(url, other), publishing(url) as publisher:
@@ -44,7 +44,7 @@ async def test_fr20_each_process_receives_every_message(
 async def test_fr20_a_new_connection_has_a_new_queue(
     rabbit: PrivateRabbit, vhost: str, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is declared and bound again; health, logs and messages have the name that is declared."""
+    """It is declared and bound again; health, logs and messages have the declared name."""
     caplog.set_level(logging.INFO)
     queues: list[str] = []
 
@@ -68,10 +68,10 @@ async def test_fr20_a_new_connection_has_a_new_queue(
     assert {each["queue"] for each in fields(caplog, "consuming")} == {"prices"}
 
 
-async def test_fr20_what_fails_is_tried_in_place_and_dropped(
+async def test_fr20_a_failed_message_is_retried_in_place_and_dropped(
     rabbit: PrivateRabbit, vhost: str, url: str
 ) -> None:
-    """No queue for retries or dead letters is left behind at each start."""
+    """No queue for retries or dead letters is left after each start."""
     recorder = Recorder()
     attempts: list[int] = []
 
@@ -94,8 +94,10 @@ async def test_fr20_what_fails_is_tried_in_place_and_dropped(
     assert sorted(recorder.actions) == ["reject", "reject", "retry", "retry"]
 
 
-async def test_fr20_what_fails_goes_where_the_queue_says(url: str, client: Client) -> None:
-    """Dead letters are for those who ask for them, by the broker's own means."""
+async def test_fr20_a_failed_message_goes_to_the_dead_letter_exchange_of_the_queue(
+    url: str, client: Client
+) -> None:
+    """The broker dead-letters it, if the class declares an exchange."""
     await client.declare("dead")
     queue = prices(dead_letter_exchange="", dead_letter_routing_key="dead")
     consumer, _ = collector(queue, handle=_number, on_exception=Action.DEAD_LETTER)
@@ -109,10 +111,10 @@ async def test_fr20_what_fails_goes_where_the_queue_says(url: str, client: Clien
 async def _number(self: AMQPConsumer, number: int) -> None: ...
 
 
-async def test_fr20_a_message_that_goes_back_is_redelivered(
+async def test_fr20_a_requeued_message_is_redelivered(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Back to the queue of this process, as to any other."""
+    """To the queue of this process, as for any other queue."""
     calls: list[bool] = []
 
     class Prices(AMQPConsumer):
@@ -130,12 +132,12 @@ async def test_fr20_a_message_that_goes_back_is_redelivered(
     assert errors(caplog) == []
 
 
-def test_fr20_what_a_class_may_say_of_it() -> None:
-    """It is a classic queue of a name that leaves room for the suffix; an empty name says how."""
+def test_fr20_the_valid_declarations() -> None:
+    """A classic queue whose name leaves room for the suffix. An empty name is refused."""
     with pytest.raises(ValueError, match="a queue per process is deleted with its connection"):
         Queue("prices", "quorum", per_process=True)
     with pytest.raises(ValueError, match="write at most 150 bytes before the suffix"):
         Queue("x" * 151, per_process=True)
-    with pytest.raises(ValueError, match="per_process=True as well for a queue that each process"):
+    with pytest.raises(ValueError, match="per_process=True as well for a separate queue"):
         Queue("")
     assert prices().exclusive

@@ -1,4 +1,4 @@
-"""FR19. One caller's fault stays his own: nobody else's publish or move fails because of it."""
+"""FR19. The error of one publish affects no other publish and no copy."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -28,7 +28,7 @@ LARGEST = 1_000_000
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[PrivateRabbit]:
-    """A node that takes only small messages, with a user who may not write everywhere."""
+    """A node that accepts only small messages, with a user of limited permissions."""
     assert missing() is None
     with PrivateRabbit(f"max_message_size = {LARGEST}") as node:
         node.add_user("some", "some", write="^(?!forbidden$).*$")
@@ -37,7 +37,7 @@ def node() -> Iterator[PrivateRabbit]:
 
 @pytest.fixture
 async def there(node: PrivateRabbit) -> AsyncIterator[Client]:
-    """Somebody else who uses that node; its queues are deleted afterwards."""
+    """Another client of that node; its queues are deleted afterwards."""
     async with connected(node.url()) as client:
         yield client
         for queue in node.queues():
@@ -60,7 +60,7 @@ FAULTS: dict[str, tuple[dict[str, Any], type[PublishError], str]] = {
 async def test_fr19_no_other_publish_is_in_doubt(
     node: PrivateRabbit, there: Client, fault: str
 ) -> None:
-    """Before the fault, at the same time and after it, the first time and again."""
+    """Before the error, at the same time and after it, the first time and later."""
     wrong, kind, text = FAULTS[fault]
     bad = {"body": b"x", "routing_key": "orders", **wrong}
     await there.declare("orders")
@@ -81,7 +81,7 @@ async def test_fr19_no_other_publish_is_in_doubt(
 async def test_fr19_a_known_limit_is_checked_before_sending(
     node: PrivateRabbit, there: Client
 ) -> None:
-    """The broker names it with the first refusal; what it takes is sent as before."""
+    """The broker states it with the first refusal; smaller messages are sent as before."""
     await there.declare("orders")
     async with publishing(node.url()) as publisher:
         with pytest.raises(MessageTooLarge, match=f"configured max size {LARGEST}"):
@@ -98,8 +98,8 @@ async def test_fr19_a_known_limit_is_checked_before_sending(
     assert node.queues()["orders"].ready == 5
 
 
-async def test_fr19_moves_of_a_consumer_do_not_fail(node: PrivateRabbit, there: Client) -> None:
-    """Somebody publishes what is refused all the time; each message has one call and one copy."""
+async def test_fr19_copies_of_a_consumer_do_not_fail(node: PrivateRabbit, there: Client) -> None:
+    """During publishes that are refused, each message is handled once and copied once."""
     await there.declare("orders")
     calls: list[bytes] = []
     publishers: list[Publisher] = []
@@ -130,10 +130,10 @@ async def test_fr19_moves_of_a_consumer_do_not_fail(node: PrivateRabbit, there: 
     assert node.queues()["orders.dlq"].ready == 100
 
 
-async def test_fr19_what_the_broker_has_not_looked_at_is_sent_again(
+async def test_fr19_messages_that_the_broker_has_not_processed_are_sent_again(
     node: PrivateRabbit, there: Client
 ) -> None:
-    """An exchange that worked is deleted: only what was sent before that may be in doubt."""
+    """An exchange is deleted: the outcome is unknown only of messages sent before that."""
     await there.declare("orders")
     await there.declare_exchange("shop", "orders")
     async with publishing(node.url()) as publisher:
@@ -152,8 +152,8 @@ async def test_fr19_what_the_broker_has_not_looked_at_is_sent_again(
     assert node.queues()["orders"].ready >= 2 + sum(isinstance(each, str) for each in results)
 
 
-async def test_fr19_publishing_leaves_no_channel_behind(node: PrivateRabbit, there: Client) -> None:
-    """Sizes, users and exchanges that are new have one for a moment only."""
+async def test_fr19_publishing_leaves_no_channel_open(node: PrivateRabbit, there: Client) -> None:
+    """New sizes, users and exchanges have a channel for a moment only."""
     await there.declare("orders")
     await there.declare_exchange("shop", "orders")
     async with publishing(node.url()) as publisher:
@@ -172,7 +172,7 @@ async def test_fr19_publishing_leaves_no_channel_behind(node: PrivateRabbit, the
 async def test_fr19_the_default_limit_of_each_version(
     rabbit: PrivateRabbit, url: str, client: Client, size: int
 ) -> None:
-    """RabbitMQ 4 takes 16 MiB, 3.10 more; what is refused is `MessageTooLarge`."""
+    """RabbitMQ 4 accepts 16 MiB, 3.10 more; a larger message is `MessageTooLarge`."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         large = publisher.publish(bytes(size), "orders", timeout=60.0)

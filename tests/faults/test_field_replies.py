@@ -1,4 +1,4 @@
-"""FR10. Replies to somebody who asked by way of `amq.rabbitmq.reply-to`, and delayed messages."""
+"""FR10. Replies to `amq.rabbitmq.reply-to`, and delayed messages."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -21,14 +21,14 @@ PSEUDO_QUEUE = "amq.rabbitmq.reply-to"
 
 
 class Requester:
-    """A client that asks, and gets the answers on the channel that it asked on."""
+    """A client that sends requests, and receives the replies on the same channel."""
 
     def __init__(self, channel: AbstractChannel) -> None:
         self._channel = channel
         self.answers: list[bytes] = []
 
     async def ask(self, queue: str, body: bytes) -> None:
-        """Send a question; the answer comes into `answers`."""
+        """Send a request; the reply is added to `answers`."""
         await self._channel.basic_publish(
             body,
             routing_key=queue,
@@ -36,17 +36,17 @@ class Requester:
         )
 
     async def answered(self, message: DeliveredMessage) -> None:
-        """Keep an answer."""
+        """Store a reply."""
         self.answers.append(bytes(message.body))
 
     async def leave(self) -> None:
-        """Close the channel: answers have nowhere to go."""
+        """Close the channel: replies cannot be delivered."""
         await self._channel.close()
 
 
 @asynccontextmanager
 async def requester(url: str) -> AsyncIterator[Requester]:
-    """A client with direct reply-to, on a connection of its own."""
+    """A client with direct reply-to, on a separate connection."""
     connection = await aiormq.connect(url)
     try:
         # Questions and answers have to go over the same channel, and it must not confirm.
@@ -59,7 +59,7 @@ async def requester(url: str) -> AsyncIterator[Requester]:
 
 
 class Answer(AMQPConsumer, abstract=True):
-    """Answers what it is asked."""
+    """Replies to requests."""
 
     queues = ["questions"]
 
@@ -70,7 +70,7 @@ class Answer(AMQPConsumer, abstract=True):
 async def test_fr10_a_direct_reply_is_delivered_once_and_its_handler_succeeds(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """One call, one answer, no dead letter: also where `mandatory` is asked for."""
+    """One call, one reply, no dead letter, also if `mandatory` is requested."""
     await client.declare("questions")
     calls: list[bytes] = []
 
@@ -95,10 +95,10 @@ async def test_fr10_a_direct_reply_is_delivered_once_and_its_handler_succeeds(
     assert rabbit.queues(vhost)["questions.dlq"].ready == 0
 
 
-async def test_fr10_a_reply_to_somebody_who_has_left_is_lost_without_an_error(
+async def test_fr10_a_reply_to_a_disconnected_client_is_lost_without_an_error(
     url: str, client: Client
 ) -> None:
-    """The broker confirms it on every version: nobody waits for this answer any more."""
+    """The broker confirms it on every version: no client waits for this reply any more."""
     await client.declare("questions")
     async with publishing(url) as publisher:
         async with requester(url) as asking:
@@ -115,7 +115,7 @@ async def test_fr10_a_reply_to_somebody_who_has_left_is_lost_without_an_error(
 
 
 async def test_fr10_only_direct_replies_are_not_mandatory(url: str, client: Client) -> None:
-    """Neither an exchange nor a queue whose name merely resembles them is one."""
+    """An exchange or a queue with a similar name is not a direct reply."""
     await client.declare_exchange("shop")
     async with publishing(url) as publisher:
         for exchange, key in [
@@ -129,7 +129,7 @@ async def test_fr10_only_direct_replies_are_not_mandatory(url: str, client: Clie
 
 
 async def test_fr10_a_delayed_message_is_not_mandatory(url: str, client: Client) -> None:
-    """To an exchange with `x-delay`: the plugin returns what it keeps. Without, it still is."""
+    """To an exchange with `x-delay`: the plugin returns what it delays. Others are mandatory."""
     await client.declare_exchange("later")
     async with publishing(url) as publisher:
         delayed = await publisher.publish(
@@ -147,7 +147,7 @@ async def test_fr10_a_delayed_message_is_not_mandatory(url: str, client: Client)
 async def test_fr10_many_direct_replies_at_the_same_time(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """Each question gets its one answer, also with a broker that is slow to confirm."""
+    """Each request gets one reply, also from a broker that confirms slowly."""
     await client.declare("questions")
 
     class Echo(Answer):

@@ -1,4 +1,4 @@
-"""Where what was built for one fault in the field meets what was built for another."""
+"""Combinations of several failures in the field."""
 
 import asyncio
 import gzip
@@ -35,7 +35,7 @@ CONNECTION_CLOSE_OK = b"\x00\x0a\x00\x33"
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-async def test_fr1_what_a_cancelled_batch_has_settled_does_not_go_back(
+async def test_fr1_settled_messages_of_a_cancelled_batch_are_not_requeued(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
@@ -43,7 +43,7 @@ async def test_fr1_what_a_cancelled_batch_has_settled_does_not_go_back(
     kind: Any,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A batch is acknowledged in part, and tries the rest again: only that goes back at a stop."""
+    """A batch is acknowledged in part, and the rest is retried: a stop requeues only the rest."""
     started = asyncio.Event()
 
     class Batcher(AMQPConsumer):
@@ -71,12 +71,13 @@ async def test_fr1_what_a_cancelled_batch_has_settled_does_not_go_back(
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 @pytest.mark.parametrize("retry", [None, RetryPolicy(delays=(0.2,))], ids=["buried", "retried"])
-async def test_fr7_what_was_moved_and_could_not_be_acknowledged_is_not_handled_again(
+async def test_fr7_a_copied_message_without_ack_is_not_handled_again(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, kind: Any, retry: Any
 ) -> None:
     """The handler blocks for longer than the heartbeat allows, and raises.
 
-    Its copy arrives, and the ack does not. The original made one more copy each time it came.
+    The copy is confirmed, but the ack is lost. Earlier, each redelivery of the original made one
+    more copy.
     """
     runs: Counter[int] = Counter()
 
@@ -103,20 +104,20 @@ async def test_fr7_what_was_moved_and_could_not_be_acknowledged_is_not_handled_a
 
 
 def _block(seconds: float) -> None:
-    """Keep the event loop from doing anything else."""
+    """Block the event loop."""
     time.sleep(seconds)
 
 
 def _left(rabbit: PrivateRabbit, vhost: str) -> int:
-    """Messages in all queues but that for dead letters."""
+    """Return the messages in all queues except that for dead letters."""
     states = rabbit.queues(vhost)
     return sum(each.ready + each.unacked for name, each in states.items() if name != "orders.dlq")
 
 
-async def test_fr9_a_refused_binding_is_tried_again_by_one_task(
+async def test_fr9_one_task_retries_a_refused_binding(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A queue that is set up every two seconds, as its dead letters' is missing, added one each."""
+    """A queue without its dead-letter queue is set up every two seconds: each set-up added one."""
     await client.declare("orders")
     bindings = Bindings("Orders")
     queue = Queue("orders", bindings=[Binding("missing")])
@@ -133,7 +134,7 @@ async def test_fr9_a_refused_binding_is_tried_again_by_one_task(
 
 
 async def test_fr21_a_body_that_is_too_large_when_decompressed(url: str, client: Client) -> None:
-    """The limit for messages is that for what compression makes of them, too."""
+    """The limit for messages is also the limit for decompressed bodies."""
     recorder = Recorder()
     bodies: list[int] = []
 
@@ -155,8 +156,8 @@ async def test_fr21_a_body_that_is_too_large_when_decompressed(url: str, client:
     assert "more than 10000 bytes when decoded" in reason
 
 
-def test_fr21_a_test_reads_what_became_of_a_message_too_large() -> None:
-    """A record of the testing tools has no body then, and its observer does not fail."""
+def test_fr21_a_test_reads_the_record_of_a_message_too_large() -> None:
+    """The record of the testing tools has no body, and its observer does not fail."""
     acks = Acks(1, lambda data: True, lambda flush: None)
     large = Oversized(
         9, "LIMIT", queue="q", tag=1, envelope=b"\0\0\0", properties=b"\0\0", acks=acks
@@ -169,7 +170,7 @@ def test_fr21_a_test_reads_what_became_of_a_message_too_large() -> None:
     assert (record.action, record.body, record.error) == ("reject", None, error)
 
 
-async def test_fr3_unanswered_questions_of_the_background_drop_no_connection(
+async def test_fr3_unanswered_background_requests_drop_no_connection(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
@@ -177,7 +178,7 @@ async def test_fr3_unanswered_questions_of_the_background_drop_no_connection(
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One after the other is asked for retries and dead letters while the consumer consumes."""
+    """Queues for retries and dead letters are checked one by one while the consumer consumes."""
     monkeypatch.setattr("workerkit.amqp.replies.RPC_DEADLINE", 1.0)
     queue = Queue("q", retry_type="classic")
     consumer, bodies = collector(queue, retry=RetryPolicy(delays=(1, 2, 3)))
@@ -207,10 +208,10 @@ def _process(vhost: str, queue: str) -> str:
     return f"amqqueue:get_pid({found})"
 
 
-async def test_fr1_a_stop_is_clean_where_no_copy_is_confirmed(
+async def test_fr1_a_stop_is_clean_if_no_copy_is_confirmed(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """A broker that answers neither a publish nor the close of a connection, but all else."""
+    """The broker replies to everything except publishes and the close of a connection."""
     started = asyncio.Event()
 
     class Endless(AMQPConsumer):
@@ -237,10 +238,10 @@ async def test_fr1_a_stop_is_clean_where_no_copy_is_confirmed(
     assert letter.body == b"a"
 
 
-async def test_fr1_a_stop_waits_for_copies_though_no_handler_runs(
+async def test_fr1_a_stop_waits_for_copies_although_no_handler_is_running(
     url: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What goes back goes within the grace, and the broker counts nothing."""
+    """Messages are requeued within the grace period, and the broker counts no failure."""
     gate, failed = asyncio.Event(), asyncio.Event()
     send = Publisher.send
 

@@ -1,4 +1,4 @@
-"""FR5. A node that is cut off from its cluster: it keeps connections open and confirms nothing."""
+"""FR5. A node that is cut off from its cluster keeps connections open and confirms nothing."""
 
 import asyncio
 
@@ -25,7 +25,7 @@ class Silent(Proxy):
     unconfirmed = 0
 
     def wanted(self, method: tuple[int, int]) -> bool:
-        """Whether a frame of the server passes."""
+        """Return whether a frame of the server passes."""
         if method != ACK or not self.unconfirmed:
             return True
         self.unconfirmed -= 1
@@ -34,14 +34,14 @@ class Silent(Proxy):
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Give up a connection that confirms nothing within half a second."""
+    """Close a connection that confirms nothing within half a second."""
     monkeypatch.setattr("workerkit.amqp.publishing_channels.CONFIRM_DEADLINE", DEADLINE)
 
 
 async def test_fr5_a_connection_that_confirms_nothing_is_replaced(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """The publish is in doubt, and the next one goes out by another connection."""
+    """The outcome of the publish is unknown, and the next one uses another connection."""
     await client.declare("orders")
     async with (
         Silent("127.0.0.1", rabbit.port, amqp=True) as proxy,
@@ -58,10 +58,10 @@ async def test_fr5_a_connection_that_confirms_nothing_is_replaced(
     assert [(await client.take("orders")).body for _ in range(3)] == [b"first", b"second", b"third"]
 
 
-async def test_fr5_a_publish_in_doubt_ends_with_the_connection_that_is_replaced(
+async def test_fr5_publishes_in_doubt_end_with_their_connection(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """Whoever waits longer is told at once, and need not wait for his own timeout."""
+    """A publish with a longer timeout fails immediately, before its own timeout."""
     await client.declare("orders")
     async with (
         Silent("127.0.0.1", rabbit.port, amqp=True) as proxy,
@@ -79,7 +79,7 @@ async def test_fr5_a_publish_in_doubt_ends_with_the_connection_that_is_replaced(
 async def test_fr5_a_connection_that_confirms_others_stays(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """One queue that takes nothing is no reason to leave the others."""
+    """One queue that accepts nothing does not affect the publishes to others."""
     await client.declare("orders")
     async with (
         Silent("127.0.0.1", rabbit.port, amqp=True) as proxy,
@@ -97,10 +97,10 @@ async def test_fr5_a_connection_that_confirms_others_stays(
         assert proxy.accepted == 1
 
 
-async def test_fr5_an_impatient_publish_does_not_cost_the_connection(
+async def test_fr5_a_publish_with_a_short_timeout_does_not_close_the_connection(
     rabbit: PrivateRabbit, url: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A timeout far below the deadline says nothing about the node."""
+    """A timeout far below the deadline does not show that the node is cut off."""
     monkeypatch.setattr("workerkit.amqp.publishing_channels.CONFIRM_DEADLINE", 100.0)
     await client.declare("orders")
     async with (

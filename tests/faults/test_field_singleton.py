@@ -1,4 +1,4 @@
-"""FP2. Four processes with one singleton task, and everything that can happen to them."""
+"""FP2. Four processes with one singleton task, and every kind of failure."""
 
 import asyncio
 import os
@@ -48,7 +48,7 @@ TASKS = """
 
 @dataclass(frozen=True, slots=True)
 class Noted:
-    """One run, as its handler has noted it."""
+    """One run, as its handler has recorded it."""
 
     number: int
     pid: int
@@ -57,14 +57,14 @@ class Noted:
 
 
 def noted(directory: Path) -> list[Noted]:
-    """All runs so far, in the order in which they were noted."""
+    """Return all runs so far, in the order in which they were recorded."""
     file = directory / "runs"
     rows = [line.split() for line in file.read_text().splitlines()] if file.exists() else []
     return [Noted(int(number), int(pid), float(when), due) for number, pid, when, due in rows]
 
 
 class Fleet:
-    """The processes, each with a way to the broker of its own."""
+    """The processes, each with its own proxy to the broker."""
 
     def __init__(self, directory: Path, broker: PrivateRabbit, stack: AsyncExitStack) -> None:
         self.processes: dict[int, Application] = {}
@@ -89,11 +89,11 @@ class Fleet:
 
     @property
     def leader(self) -> int:
-        """The process with the last run."""
+        """Return the process with the last run."""
         return noted(self._directory)[-1].pid
 
     async def moved_on(self, since: float, other_than: int | None = None) -> None:
-        """Wait for some runs that began later, by another process where one is named."""
+        """Wait for some later runs, of another process if one is given."""
 
         def later() -> bool:
             found = [each for each in noted(self._directory) if each.when > since]
@@ -109,7 +109,7 @@ async def _kill(fleet: Fleet, leader: int) -> None:
 
 
 async def _freeze(fleet: Fleet, leader: int) -> None:
-    """Stop a process until another one has taken over; then let it go on."""
+    """Freeze a process until another one has taken over; then resume it."""
     fleet.processes[leader].send(signal.SIGSTOP)
     await fleet.moved_on(time.monotonic(), leader)
     fleet.processes[leader].send(signal.SIGCONT)
@@ -123,7 +123,7 @@ async def _cut(fleet: Fleet, leader: int) -> None:
 
 
 async def _silence(fleet: Fleet, leader: int) -> None:
-    """Let nothing pass between a process and the broker, while both run."""
+    """Let no bytes pass between a process and the broker, while both run."""
     fleet.proxies[leader].freeze()
     await fleet.moved_on(time.monotonic(), leader)
     fleet.proxies[leader].thaw()
@@ -138,7 +138,7 @@ async def _restart(fleet: Fleet, leader: int) -> None:
 async def test_fp2_four_processes_killed_at_random(
     broker: PrivateRabbit, tmp_path: Path, record_property: Callable[[str, object], None]
 ) -> None:
-    """Run numbers strictly increase over all processes, and no time is run twice."""
+    """Run numbers strictly increase over all processes, and no scheduled time is run twice."""
     write_package(tmp_path, tasks=TASKS)
     source = random.Random(SEED)
     gaps: dict[str, list[float]] = {}

@@ -1,4 +1,4 @@
-"""FR21. Messages larger than the setting allows: never in memory, never lost without a word."""
+"""FR21. Messages above the configured size: never in memory, never lost silently."""
 
 from collections import Counter
 from collections.abc import AsyncIterator
@@ -31,7 +31,7 @@ class Sizes:
         self.runs: Counter[bytes] = Counter()
 
     def consumer(self, queue: Queue, **options: Any) -> type[AMQPConsumer]:
-        """The class for it."""
+        """Return the class for it."""
 
         async def handle(consumer: AMQPConsumer, message: AMQPMessage[bytes]) -> None:
             self.runs[message.body] += 1
@@ -43,7 +43,7 @@ class Sizes:
 async def limited(
     url: str, consumer: type[AMQPConsumer], recorder: Recorder | None = None
 ) -> AsyncIterator[Runner]:
-    """*consumer* inside the block, on a connection with a limit."""
+    """Run *consumer* inside the block, on a connection with a limit."""
     amqp = {"default": {"url": url, "max_message_size": LIMIT}}
     async with running(url, consumer, recorder=recorder, amqp=amqp) as runner:
         yield runner
@@ -58,7 +58,7 @@ async def test_fr21_a_message_too_large_goes_to_the_dead_letter_exchange(
     caplog: pytest.LogCaptureFixture,
     kind: Any,
 ) -> None:
-    """It is whole there, as the broker moved it; what is exactly as large as allowed is handled."""
+    """It is complete there, as the broker moved it; a message of exactly the limit is handled."""
     sizes = Sizes()
     queue = Queue(
         "orders", kind, dead_letter_exchange="", dead_letter_routing_key="too large", arguments={}
@@ -82,14 +82,14 @@ async def test_fr21_a_message_too_large_goes_to_the_dead_letter_exchange(
     assert "secret" not in everything(caplog)
 
 
-async def test_fr21_a_message_too_large_is_held_where_nobody_would_take_it(
+async def test_fr21_a_message_too_large_is_held_without_a_dead_letter_exchange(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
     client: Client,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """The consumer says so and is not ready; other messages go on; nothing is lost."""
+    """The consumer reports it and is not ready; other messages are handled; nothing is lost."""
     sizes = Sizes()
     sent = Basic.Properties(message_id="the large one")
     async with limited(url, sizes.consumer(Queue("orders"))) as runner:
@@ -112,10 +112,10 @@ async def test_fr21_a_message_too_large_is_held_where_nobody_would_take_it(
 
 
 @pytest.mark.parametrize("action", [Action.ACK, Action.REJECT])
-async def test_fr21_who_says_so_has_it_dropped(
+async def test_fr21_on_invalid_can_drop_it(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, action: Action
 ) -> None:
-    """`on_invalid` decides, as for every body that does not fit."""
+    """`on_invalid` decides, as for every invalid body."""
     sizes = Sizes()
     recorder = Recorder()
     consumer = sizes.consumer(Queue("orders"), on_invalid=action)
@@ -133,10 +133,10 @@ async def test_fr21_who_says_so_has_it_dropped(
     )
 
 
-async def test_fr21_a_batch_goes_without_it(
+async def test_fr21_a_batch_does_not_contain_it(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """The others of its batch are handled, it is left out."""
+    """The others of its batch are handled."""
     batches: list[list[bytes]] = []
 
     class Orders(AMQPConsumer):
@@ -156,10 +156,10 @@ async def test_fr21_a_batch_goes_without_it(
     assert sorted(body for batch in batches for body in batch) == [b"a", b"b"]
 
 
-async def test_fr21_a_stream_goes_on_behind_it(
+async def test_fr21_a_stream_continues_after_it(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It stays in the stream, and what follows is handled."""
+    """It stays in the stream, and the next messages are handled."""
     sizes = Sizes()
     consumer = sizes.consumer(Queue("orders", "stream", stream_offset="first"), prefetch=10)
     async with limited(url, consumer) as runner:

@@ -1,4 +1,4 @@
-"""FR7, FR8, FR23: what the broker sends is broken, stops in the middle, or shows no arrival."""
+"""FR7, FR8, FR23: the bytes of the broker are invalid, stop in the middle, or are lost."""
 
 import asyncio
 import re
@@ -43,7 +43,7 @@ class Orders:
         self.then = then
 
     def consumer(self, queue: str | Queue = "orders", **options: Any) -> type[AMQPConsumer]:
-        """The class for it."""
+        """Return the class for it."""
 
         async def handle(consumer: AMQPConsumer, message: AMQPMessage[bytes]) -> None:
             self.runs[message.body] += 1
@@ -59,7 +59,7 @@ async def tampered(
     consumer: type[AMQPConsumer],
     recorder: Recorder | None = None,
 ) -> AsyncIterator[tuple[Tampering, Runner]]:
-    """*consumer* inside the block, on a connection that is tampered with."""
+    """Run *consumer* inside the block, on a connection that is tampered with."""
     async with Tampering(rabbit.port) as proxy:
         amqp = {"default": {"url": proxy.url(url), "heartbeat": HEARTBEAT}}
         async with running(proxy.url(url), consumer, recorder=recorder, amqp=amqp) as runner:
@@ -72,7 +72,7 @@ async def emptied(rabbit: PrivateRabbit, vhost: str) -> None:
 
 
 def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Why the consumers' connection was lost, each time."""
+    """Return why the consumers' connection was lost, each time."""
     lost = fields(caplog, "connection lost")
     return [record["reason"] for record in lost if record["role"] == "consumers"]
 
@@ -90,7 +90,7 @@ def reasons(caplog: pytest.LogCaptureFixture) -> list[str]:
     ],
     ids=["type", "size", "method", "header", "no place", "three bytes", "end"],
 )
-async def test_fr8_noise_in_the_stream_is_a_lost_connection(
+async def test_fr8_invalid_bytes_in_the_stream_lose_the_connection(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
@@ -99,7 +99,7 @@ async def test_fr8_noise_in_the_stream_is_a_lost_connection(
     noise: bytes,
     reason: str,
 ) -> None:
-    """However it looks, and although heartbeats go on: one record says why, and all is handled."""
+    """For any bytes, and although heartbeats arrive: one record has the reason, all is handled."""
     orders = Orders()
     async with tampered(rabbit, url, orders.consumer()) as (proxy, _):
         await client.send("orders", b"before")
@@ -116,14 +116,14 @@ async def test_fr8_noise_in_the_stream_is_a_lost_connection(
     assert orders.runs == {b"before": 1, b"after": 1}
 
 
-async def test_fr8_a_message_that_does_not_go_on_is_a_lost_connection(
+async def test_fr8_an_unfinished_message_loses_the_connection(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
     client: Client,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Head and header came, the body does not, and heartbeats do."""
+    """Method and header have arrived. The body does not arrive, but heartbeats do."""
     orders = Orders()
 
     def without_body(frame: bytes) -> bytes:
@@ -143,14 +143,14 @@ async def test_fr8_a_message_that_does_not_go_on_is_a_lost_connection(
     assert re.search(r"a message on channel \d+ with 0 bytes received made no progress", told[0])
 
 
-async def test_fr8_a_slow_line_is_not_cut(
+async def test_fr8_a_slow_connection_is_not_dropped(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
     client: Client,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A message that takes longer than 2.5 heartbeats, and keeps coming, is waited for."""
+    """A message may take longer than 2.5 heartbeats, as long as bytes arrive."""
     body = b"x" * 300_000
     orders = Orders()
     async with tampered(rabbit, url, orders.consumer()) as (proxy, _):
@@ -171,7 +171,7 @@ async def test_fr8_a_slow_line_is_not_cut(
 async def test_fr8_a_broker_without_a_limit_gets_one(
     broker: PrivateRabbit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its frame_max is 0, and a large message still comes in frames of 128 KiB at most."""
+    """Its frame_max is 0; a large message still arrives in frames of 128 KiB at most."""
     broker.eval("application:set_env(rabbit, frame_max, 0).")
     body = b"x" * 1_000_000
     sizes: list[int] = []
@@ -192,7 +192,7 @@ async def test_fr8_a_broker_without_a_limit_gets_one(
 
 
 @pytest.mark.parametrize("what", ["repeated", "backwards", "zero", "skipped", "another consumer's"])
-async def test_fr23_a_delivery_that_cannot_be_is_a_malformed_stream(
+async def test_fr23_an_impossible_delivery_is_a_malformed_stream(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
@@ -200,7 +200,7 @@ async def test_fr23_a_delivery_that_cannot_be_is_a_malformed_stream(
     caplog: pytest.LogCaptureFixture,
     what: str,
 ) -> None:
-    """Nothing is acknowledged that was not handled, and nothing is lost."""
+    """No message is acknowledged that was not handled, and none is lost."""
     bodies = [b"%d" % number for number in range(40)]
     orders = Orders()
 
@@ -229,7 +229,7 @@ async def test_fr23_a_delivery_that_cannot_be_is_a_malformed_stream(
 async def test_fr7_a_handler_that_blocks_for_too_long_runs_once(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, kind: Any
 ) -> None:
-    """The broker closed the socket meanwhile, and the ack went nowhere: it goes out later."""
+    """The broker has closed the socket, and the ack is lost: it is sent after the redelivery."""
     orders = Orders(lambda _: time.sleep(5 * HEARTBEAT))
     amqp = {"default": {"url": url, "heartbeat": HEARTBEAT}}
     headers: dict[str, Any] = {"tenant": "a", "count": 3}
@@ -241,7 +241,7 @@ async def test_fr7_a_handler_that_blocks_for_too_long_runs_once(
     assert orders.runs == {b"a": 1}
 
 
-async def test_fr7_acks_that_a_reset_took_along_are_sent_later(
+async def test_fr7_acks_that_a_reset_lost_are_sent_later(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
     """Nothing shows that they arrived, and they did not: no message is handled twice."""
@@ -272,10 +272,10 @@ async def test_fr7_acks_that_a_reset_took_along_are_sent_later(
     assert set(runs.values()) == {1}
 
 
-async def test_fr7_what_was_acknowledged_before_is_not_remembered(
+async def test_fr7_acknowledged_messages_are_not_remembered(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """The same message, sent again and redelivered, runs: the first one's ack had arrived."""
+    """The same message, sent again and redelivered, is handled: the first ack had arrived."""
     orders = Orders()
     heard: list[bytes] = []
 
@@ -309,14 +309,14 @@ async def test_fr7_what_was_acknowledged_before_is_not_remembered(
 
 
 @pytest.mark.parametrize("tag", [1, 9])
-async def test_fr23_a_confirm_that_cannot_be_is_a_malformed_stream(
+async def test_fr23_an_impossible_confirm_is_a_malformed_stream(
     rabbit: PrivateRabbit,
     url: str,
     client: Client,
     caplog: pytest.LogCaptureFixture,
     tag: int,
 ) -> None:
-    """One that repeats, or is for nothing that was published: the outcome is unknown."""
+    """A repeated confirm, or one for no publish: the outcome is unknown."""
     await client.declare("orders")
 
     def wrong(frame: bytes) -> bytes:

@@ -1,4 +1,4 @@
-"""FR3: a queue whose node is down exists. A consumer does not need its dead letters to consume."""
+"""FR3: a queue whose node is down exists. A consumer consumes without its dead-letter queue."""
 
 import logging
 
@@ -18,15 +18,15 @@ DECLARED = "declared what was missing"
 
 
 def name_of(vhost: str, queue: str) -> str:
-    """The name of a queue as Erlang has it."""
+    """Return the name of a queue in Erlang."""
     return f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)'
 
 
 def take_down(rabbit: PrivateRabbit, vhost: str, queue: str) -> None:
-    """Have the broker answer as if the node that has a classic queue were down.
+    """Make the broker reply as if the node that has a classic queue were down.
 
-    Before 4.2 that is a queue that is declared, and of which no process is known. Since then one
-    node alone says it of queues that do not start again.
+    Before 4.2 that is a queue that is declared, and of which no process is known. Since then a
+    single node replies this for queues that do not start again.
     """
     name = name_of(vhost, queue)
     if rabbit.version < (4, 2):
@@ -48,14 +48,14 @@ def bring_up(rabbit: PrivateRabbit, vhost: str, queue: str) -> None:
 
 
 def answer(rabbit: PrivateRabbit) -> str:
-    """What the broker answers then."""
+    """Return the broker's reply then."""
     if rabbit.version < (4, 2):
         return "is down or inaccessible"
     return "has crashed and failed to restart"
 
 
 @pytest.mark.parametrize("beside", ["q.dlq", "q.retry.1s"])
-async def test_fr3_a_queue_for_dead_letters_whose_node_is_down_stops_nobody(
+async def test_fr3_a_dead_letter_queue_whose_node_is_down_stops_no_consumer(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
@@ -63,7 +63,7 @@ async def test_fr3_a_queue_for_dead_letters_whose_node_is_down_stops_nobody(
     caplog: pytest.LogCaptureFixture,
     beside: str,
 ) -> None:
-    """Also at the first start: it is not missing, so it is neither waited for nor declared."""
+    """Also at the first start: it is not missing, so no consumer waits for it or declares it."""
     retries = Queue("q", retry_type="classic")
     consumer, bodies = collector(retries, retry=RetryPolicy(delays=(1,)))
     async with running(url, consumer):
@@ -97,10 +97,10 @@ async def send_anew(rabbit: PrivateRabbit, vhost: str, body: bytes) -> None:
         await client.send("q", body)
 
 
-async def test_fr3_what_fails_meanwhile_stays_in_its_queue(
+async def test_fr3_messages_that_fail_stay_in_their_queue(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A message that cannot be dead-lettered is held, and dead-lettered when the node is back."""
+    """A message that cannot be dead-lettered is kept, and dead-lettered when the node is back."""
 
     class Strict(AMQPConsumer):
         queues = ["q"]
@@ -128,10 +128,10 @@ async def test_fr3_what_fails_meanwhile_stays_in_its_queue(
     assert letter.body == b"no number"
 
 
-async def test_fr3_a_queue_of_ones_own_whose_node_is_down_is_waited_for(
+async def test_fr3_a_consumer_waits_for_its_queue_whose_node_is_down(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is not called missing, and consumed as soon as its node is back."""
+    """It is not reported as missing, and is consumed when its node is back."""
     await client.declare("q", "q.dlq")
     consumer, bodies = collector("q")
     take_down(rabbit, vhost, "q")
@@ -151,10 +151,10 @@ async def test_fr3_a_queue_of_ones_own_whose_node_is_down_is_waited_for(
     assert fields(caplog, "queue is missing") == fields(caplog, DECLARED) == []
 
 
-async def test_fr3_a_node_that_does_not_answer_stops_nobody(
+async def test_fr3_a_node_that_does_not_reply_stops_no_consumer(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Whoever has consumed before goes on within two seconds, though nobody answers for the dlq."""
+    """A consumer continues within two seconds, although there is no reply for its dead letters."""
     consumer, bodies = collector("q")
     process = f"element(2, {{ok, Queue}} = rabbit_amqqueue:lookup({name_of(vhost, 'q.dlq')}))"
     process = f"amqqueue:get_pid({process})"
@@ -187,5 +187,5 @@ async def test_fr3_a_node_that_does_not_answer_stops_nobody(
     ],
 )
 def test_fr3_down_is_not_missing(text: str, expected: bool) -> None:
-    """The words of RabbitMQ 3.10 to 4.3, all of them with code 404."""
+    """The reply texts of RabbitMQ 3.10 to 4.3, all of them with code 404."""
     assert is_unreachable(f"queue.declare of 'q': NOT_FOUND - {text}") is expected

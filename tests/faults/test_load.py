@@ -1,4 +1,4 @@
-"""G. Load and time: limits that are kept, neighbours that do not wait, bodies of every size."""
+"""G. Load and time: limits, independent consumers, bodies of every size."""
 
 import asyncio
 import logging
@@ -27,7 +27,7 @@ def _bodies() -> list[bytes]:
 
 
 async def test_g1_as_many_handlers_as_allowed_run_and_never_more(url: str, client: Client) -> None:
-    """The limit is reached while there is enough to do, and not passed."""
+    """The limit is reached if there is enough to do, and never exceeded."""
     recorder = Recorder()
     full = asyncio.Event()
     running_now = most = 0
@@ -88,10 +88,10 @@ async def test_g1_as_many_threads_as_allowed_run_and_never_more(url: str, client
     assert recorder.actions == ["ack"] * 40
 
 
-async def test_g3_a_slow_message_holds_nobody_back(
+async def test_g3_a_slow_message_delays_no_other(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """Acks of the fast ones reach the broker within 100 ms, and the prefetch does not starve."""
+    """Acks of the fast ones reach the broker within 100 ms, and the prefetch is not used up."""
     loop = asyncio.get_running_loop()
     recorder = Recorder()
     gate = asyncio.Event()
@@ -125,10 +125,10 @@ async def test_g3_a_slow_message_holds_nobody_back(
     assert recorder.settled[-1].delivery.raw == b"slow"
 
 
-async def test_g3_handlers_that_never_await_do_not_hold_the_loop(
+async def test_g3_handlers_that_never_await_do_not_block_the_loop(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """Short turns that add up let timers, heartbeats and acks through at least every 100 ms."""
+    """Between short calls, timers, heartbeats and acks run at least every 100 ms."""
     recorder = Recorder()
     await client.declare("orders")
     await client.send("orders", *[b"x"] * 800)
@@ -159,7 +159,7 @@ async def test_g3_handlers_that_never_await_do_not_hold_the_loop(
 async def test_g4_bodies_of_every_size_are_consumed_intact_and_in_order(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """From nothing to 15 MB, and around the size of a frame."""
+    """From empty to 15 MB, and near the size of a frame."""
     consumer, handled = collector("bodies", concurrency=1)
     bodies = _bodies()
     async with running(url, consumer):
@@ -174,7 +174,7 @@ async def test_g4_bodies_of_every_size_are_consumed_intact_and_in_order(
 async def test_g4_bodies_of_every_size_are_published_intact_and_in_order(
     url: str, client: Client
 ) -> None:
-    """What the Publisher sends arrives byte for byte, wherever the frames are cut."""
+    """A published body arrives byte for byte, with any split into frames."""
     await client.declare("bodies")
     bodies = _bodies()
     async with publishing(url) as publisher:
@@ -189,7 +189,7 @@ async def test_g4_bodies_of_every_size_are_published_intact_and_in_order(
 async def test_g4_large_bodies_published_at_the_same_time_do_not_mix(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Nothing comes between the frames of a message."""
+    """No other frame is between the frames of a message."""
     caplog.set_level(logging.INFO, "workerkit")
     consumer, handled = collector("bodies", concurrency=4)
     bodies = [bytes([number]) * 1_000_000 for number in range(20)]
@@ -201,8 +201,8 @@ async def test_g4_large_bodies_published_at_the_same_time_do_not_mix(
     assert errors(caplog) == []
 
 
-async def test_g4_a_dead_letter_of_any_size_is_moved_intact(url: str, client: Client) -> None:
-    """A large body that nobody can read keeps every byte."""
+async def test_g4_a_dead_letter_of_any_size_is_copied_intact(url: str, client: Client) -> None:
+    """A large body that cannot be decoded keeps every byte."""
 
     class Reading(AMQPConsumer):
         queues = ["orders"]

@@ -1,4 +1,4 @@
-"""B3 to B8: the broker goes silent, freezes, restarts, dies, changes its mind; nothing is lost."""
+"""B3 to B8: the broker is silent, freezes, restarts, is killed; no message is lost."""
 
 import asyncio
 import logging
@@ -41,30 +41,30 @@ LIMIT = 3 * HEARTBEAT + 3.0
 
 @pytest.fixture
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short pauses between attempts: here is an outage every few seconds."""
+    """Short pauses between attempts, as there is an outage every few seconds."""
     monkeypatch.setattr("workerkit.amqp.connection.Backoff", partial(Backoff, first=0.2, cap=0.5))
 
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[PrivateRabbit]:
-    """A node of our own, which may be frozen, restarted and killed."""
+    """A separate node, which tests may freeze, restart and kill."""
     assert missing() is None
     with PrivateRabbit() as node:
         yield node
 
 
 def with_heartbeat(url: str, seconds: int = HEARTBEAT) -> dict[str, dict[str, object]]:
-    """The settings of a connection that notices silence soon."""
+    """Return the settings of a connection that detects silence soon."""
     return {"default": {"url": url, "heartbeat": seconds, "connect_timeout": 2.0}}
 
 
 # B3: black-holed
 
 
-async def test_b3_a_connection_on_which_nothing_comes_is_given_up(
+async def test_b3_a_connection_on_which_nothing_arrives_is_dropped(
     rabbit: PrivateRabbit, vhost: str, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Noticed within three heartbeats, and as it was before when packets pass again."""
+    """Detected within three heartbeats; the state is as before when packets pass again."""
     caplog.set_level(logging.INFO, "workerkit")
     loop = asyncio.get_running_loop()
     consumer, bodies = collector("a", "b", concurrency=3)
@@ -90,10 +90,10 @@ async def test_b3_a_connection_on_which_nothing_comes_is_given_up(
     assert failed[0]["error"] == str(failed[0]["exc_info"][1])
 
 
-async def test_b3_a_publish_into_a_black_hole_is_in_doubt_and_the_next_one_arrives(
+async def test_b3_a_publish_whose_packets_are_lost_is_in_doubt_and_the_next_arrives(
     rabbit: PrivateRabbit, url: str
 ) -> None:
-    """The publishers' connection has the same monitor."""
+    """The connection of the publisher is monitored in the same way."""
     loop = asyncio.get_running_loop()
     async with (
         Proxy("127.0.0.1", rabbit.port) as proxy,
@@ -117,16 +117,16 @@ async def test_b3_a_publish_into_a_black_hole_is_in_doubt_and_the_next_one_arriv
     assert "nothing heard" in str(caught.value) or "lost before the confirm" in str(caught.value)
 
 
-async def test_b3_a_busy_loop_is_no_silence(
+async def test_b3_a_blocked_event_loop_is_not_silence(
     rabbit: PrivateRabbit,
     url: str,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A handler that blocks the loop for longer than the limit does not cost the connection."""
+    """A handler that blocks the loop for longer than the limit does not close the connection."""
     # The broker's own limit, twice the heartbeat, must be far behind ours.
     heartbeat, limit = 4, 1.4
-    monkeypatch.setattr("workerkit.amqp.connection._LOST_AFTER_HEARTBEATS", limit)
+    monkeypatch.setattr("workerkit.amqp.connection._SILENT_HEARTBEATS", limit)
     loop = asyncio.get_running_loop()
     blocked: list[float] = []
 
@@ -157,10 +157,10 @@ async def test_b3_a_busy_loop_is_no_silence(
 # B4: frozen
 
 
-async def test_b4_a_broker_that_freezes_is_noticed_and_consumed_from_once(
+async def test_b4_a_frozen_broker_is_detected_and_has_each_consumer_once(
     node: PrivateRabbit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Within five heartbeats; continued, it has each consumer once, and no message is lost."""
+    """Within five heartbeats; after it resumes, each consumer exists once, and nothing is lost."""
     caplog.set_level(logging.INFO, "workerkit")
     loop = asyncio.get_running_loop()
     one, bodies = collector("a", "b", name="One", concurrency=3)
@@ -191,7 +191,7 @@ async def test_b4_a_broker_that_freezes_is_noticed_and_consumed_from_once(
 
 
 async def test_b4_a_stop_while_the_broker_is_frozen(node: PrivateRabbit) -> None:
-    """Nothing that asks the broker holds the stop up for longer than its deadlines."""
+    """No request to the broker delays the stop for longer than its deadlines."""
     loop = asyncio.get_running_loop()
     consumer, _ = collector("a")
     async with AsyncExitStack() as stack:
@@ -215,7 +215,7 @@ async def test_b4_a_stop_while_the_broker_is_frozen(node: PrivateRabbit) -> None
 async def test_b5_restarts_and_kills_under_load_lose_nothing(
     node: PrivateRabbit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Twice each in a row: every confirmed id is handled at least once, and nothing is left."""
+    """Each twice in a row: every confirmed id is handled at least once, and no message is left."""
     confirmed: set[str] = set()
     handled: Counter[str] = Counter()
     again: set[str] = set()
@@ -272,7 +272,7 @@ async def test_b5_restarts_and_kills_under_load_lose_nothing(
 async def test_b7_a_stop_while_reconnecting(
     rabbit: PrivateRabbit, url: str, caplog: pytest.LogCaptureFixture, how: str
 ) -> None:
-    """It returns at once, no attempt comes afterwards, and no task is left."""
+    """It returns immediately, there is no attempt afterwards, and no task is left."""
     loop = asyncio.get_running_loop()
     before = asyncio.all_tasks()
     consumer, _ = collector("orders")
@@ -318,7 +318,7 @@ async def test_b8_a_password_that_changes_while_the_broker_is_down(
     monkeypatch: pytest.MonkeyPatch,
     name: str,
 ) -> None:
-    """The secret file is read again at each attempt, and neither password is said anywhere."""
+    """The secret file is read again at each attempt, and no password is logged."""
     monkeypatch.chdir(tmp_path)
     secret = tmp_path / "secrets" / name
     secret.parent.mkdir()
@@ -375,10 +375,10 @@ async def test_b8_a_password_that_changes_while_the_broker_is_down(
 
 
 @pytest.mark.usefixtures("soon")
-async def test_b1_each_consumer_is_told_of_each_failed_attempt(
+async def test_b1_each_consumer_is_notified_of_each_failed_attempt(
     rabbit: PrivateRabbit, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`on_connection_error` gets the error and the attempt, counted anew for each outage."""
+    """`on_connection_error` gets the error and the attempt, which starts at 1 in each outage."""
     calls: dict[str, list[tuple[int, bool]]] = {"One": [], "Two": []}
 
     def telling(name: str, *queues: str) -> type[AMQPConsumer]:
@@ -409,7 +409,7 @@ async def test_b1_each_consumer_is_told_of_each_failed_attempt(
 async def test_b1_a_hook_that_raises_or_hangs_stops_nothing(
     rabbit: PrivateRabbit, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is logged or left alone; the connection is made again, and the stop does not wait."""
+    """It is logged or ignored; the connection is opened again, and the stop does not wait."""
     loop = asyncio.get_running_loop()
     called: list[str] = []
 
@@ -453,8 +453,8 @@ async def test_b1_a_hook_that_raises_or_hangs_stops_nothing(
     assert seconds < 5.0
 
 
-async def test_b1_a_refusal_is_told_as_one() -> None:
-    """The hook can tell a broker that refuses from one that is not there."""
+async def test_b1_a_refusal_is_reported_as_one() -> None:
+    """The hook can distinguish a broker that refuses from one that is not available."""
     told: list[Exception] = []
 
     async def on_connection_error(self: AMQPConsumer, error: Exception, attempt: int) -> None:

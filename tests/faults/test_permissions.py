@@ -1,4 +1,4 @@
-"""A5 and C8: what a user may not do is found at start, named, and nobody else's trouble."""
+"""A5 and C8: a missing permission is found at the start, named, and affects no other consumer."""
 
 import asyncio
 import re
@@ -21,14 +21,14 @@ IN_USE = "queue is used by another connection"
 def user(
     rabbit: PrivateRabbit, vhost: str, configure: str = ".*", write: str = ".*", read: str = ".*"
 ) -> str:
-    """Address of the virtual host for a new user with these permissions."""
+    """Return the address of the virtual host for a new user with these permissions."""
     name = f"limited-{vhost}"
     rabbit.add_user(name, "x", vhost, configure, write, read)
     return rabbit.url(vhost, name, "x")
 
 
 def named(health: list[Health] | object, name: str) -> Health:
-    """The health of one consumer."""
+    """Return the health of one consumer."""
     assert isinstance(health, list)
     return next(each for each in health if each.consumer == name)
 
@@ -70,7 +70,7 @@ async def test_a5_no_permission_to_declare_the_queue(
 async def test_a5_no_permission_to_declare_the_dead_letter_queue(
     rabbit: PrivateRabbit, vhost: str, client: Client
 ) -> None:
-    """Found before the first message fails, with both ways out; the other consumer runs."""
+    """Found before the first message fails, with both solutions; the other consumer runs."""
     refused, bodies = collector("orders", name="Refused")
     fine, fine_bodies = collector("fine", name="Fine", on_invalid=Action.REJECT)
     await client.declare("orders", "fine")
@@ -90,7 +90,7 @@ async def test_a5_no_permission_to_declare_the_dead_letter_queue(
 async def test_a5_no_permission_to_publish_dead_letters(
     rabbit: PrivateRabbit, vhost: str, client: Client
 ) -> None:
-    """Without write on the default exchange nothing could be moved: found before it has to be."""
+    """Without write on the default exchange no message could be copied: found before."""
     refused, bodies = collector("orders", name="Refused")
     fine, fine_bodies = collector("fine", name="Fine", on_invalid=Action.REJECT)
     await client.declare("orders", "orders.dlq", "fine")
@@ -108,8 +108,10 @@ async def test_a5_no_permission_to_publish_dead_letters(
     assert "on_invalid = Action.REJECT" in reason
 
 
-async def test_a5_rejecting_is_a_way_out(rabbit: PrivateRabbit, vhost: str, client: Client) -> None:
-    """With `on_invalid = REJECT` a user that may only read consumes, bad bodies included."""
+async def test_a5_with_reject_read_permission_is_enough(
+    rabbit: PrivateRabbit, vhost: str, client: Client
+) -> None:
+    """With `on_invalid = REJECT` a user that may only read consumes, also invalid bodies."""
     recorder = Recorder()
 
     class Reader(AMQPConsumer):
@@ -130,10 +132,10 @@ async def test_a5_rejecting_is_a_way_out(rabbit: PrivateRabbit, vhost: str, clie
     assert set(rabbit.queues(vhost)) == {"orders"}
 
 
-async def test_a5_alone_in_its_process_it_is_hopeless(
+async def test_a5_a_process_with_only_refused_consumers_exits(
     rabbit: PrivateRabbit, vhost: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Three refusals of everything that there is end the start, with the permission named."""
+    """After three refusals the start fails, and the error names the permission."""
     consumer, _ = collector("orders")
     await client.declare("orders")
     async with running(user(rabbit, vhost, configure=""), consumer, ready=False) as runner:
@@ -146,7 +148,7 @@ async def test_a5_alone_in_its_process_it_is_hopeless(
 async def test_a5_a_permission_that_is_granted_later_is_used(
     rabbit: PrivateRabbit, vhost: str, client: Client
 ) -> None:
-    """Where another consumer runs, the refused one is tried until it may."""
+    """If another consumer runs, the refused one is retried until it has the permission."""
     refused, bodies = collector("secret", name="Refused")
     fine, _ = collector("fine", name="Fine")
     await client.declare("secret")
@@ -159,10 +161,10 @@ async def test_a5_a_permission_that_is_granted_later_is_used(
         await eventually(lambda: runner.ready)
 
 
-async def test_c8_a_class_that_keeps_failing_to_start_leaves_the_others_alone(
+async def test_c8_a_class_that_cannot_start_does_not_affect_the_others(
     rabbit: PrivateRabbit, vhost: str, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A queue that another connection has for itself, and a virtual host that is not there."""
+    """An exclusive queue of another connection, and a virtual host that does not exist."""
     locked, _ = collector(Queue("locked", exclusive=True, durable=False), name="Locked")
     lost, _ = collector("q", name="Lost", vhost="nowhere")
     fine, bodies = collector("fine", name="Fine")
@@ -185,8 +187,8 @@ async def test_c8_a_class_that_keeps_failing_to_start_leaves_the_others_alone(
     assert given_up == []
 
 
-async def test_c8_a_class_that_fails_for_a_while_starts_in_the_end(url: str) -> None:
-    """It is tried again, and runs as soon as what was in its way is gone."""
+async def test_c8_a_class_that_fails_at_first_starts_later(url: str) -> None:
+    """It is retried, and runs when the cause is removed."""
     queue = Queue("locked", exclusive=True, durable=False)
     consumer, bodies = collector(queue, name="Locked", on_invalid=Action.REJECT)
     holder, _ = collector(queue, name="Holder", on_invalid=Action.REJECT)

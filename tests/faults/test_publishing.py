@@ -1,4 +1,4 @@
-"""E. Publishing: what the broker refuses, what nobody knows, and what a blocked broker does."""
+"""E. Publishing: refusals, unknown outcomes, and a broker that blocks publishers."""
 
 import asyncio
 import re
@@ -40,7 +40,7 @@ LARGEST = 1_000_000
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[PrivateRabbit]:
-    """A node of our own: one that takes only small messages, and may be blocked."""
+    """A separate node, which accepts only small messages, and can be blocked."""
     assert missing() is None
     with PrivateRabbit(f"max_message_size = {LARGEST}") as node:
         yield node
@@ -48,7 +48,7 @@ def node() -> Iterator[PrivateRabbit]:
 
 @pytest.fixture
 async def there(node: PrivateRabbit) -> AsyncIterator[Client]:
-    """Somebody else who uses that node; its queues are deleted afterwards."""
+    """Another client of that node; its queues are deleted afterwards."""
     async with connected(node.url()) as client:
         yield client
         node.memory_alarm(on=False)
@@ -72,7 +72,7 @@ async def blocked(publisher: Publisher, vhost: str | None = None) -> None:
 
 
 async def turns(number: int = 5) -> None:
-    """Let what is ready to run do so, this many times."""
+    """Run this number of iterations of the event loop."""
     for _ in range(number):
         await asyncio.sleep(0)
 
@@ -81,7 +81,7 @@ async def turns(number: int = 5) -> None:
 
 
 async def test_e1_a_full_queue_refuses_by_a_negative_confirm(url: str, client: Client) -> None:
-    """`PublishRefused` for what does not fit, and only for that."""
+    """`PublishRefused` for the messages that do not fit, and only for them."""
     await client.declare("full", x_max_length=2, x_overflow="reject-publish")
     await client.declare("orders")
     async with publishing(url) as publisher:
@@ -101,7 +101,7 @@ async def test_e1_a_full_queue_refuses_by_a_negative_confirm(url: str, client: C
 async def test_e1_a_body_that_is_too_large_is_named(
     node: PrivateRabbit, there: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`MessageTooLarge` for the body; every other publish arrived, or its outcome is unknown."""
+    """`MessageTooLarge` for it; every other publish arrived, or its outcome is unknown."""
     await there.declare("orders")
     bodies = [b"small %d" % number for number in range(30)]
     bodies[15] = bytes(LARGEST + 1)
@@ -125,8 +125,10 @@ async def test_e1_a_body_that_is_too_large_is_named(
     assert errors(caplog) == []
 
 
-async def test_e1_headers_that_do_not_fit_a_frame_disturb_nobody(url: str, client: Client) -> None:
-    """`MessageTooLarge`, nothing is sent, and all publishes of the same moment arrive."""
+async def test_e1_headers_that_do_not_fit_a_frame_affect_no_other_publish(
+    url: str, client: Client
+) -> None:
+    """`MessageTooLarge`, nothing is sent, and all other publishes of that moment arrive."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         await publisher.publish(b"first", "orders")
@@ -168,7 +170,7 @@ async def test_e1_headers_that_do_not_fit_a_frame_disturb_nobody(url: str, clien
 async def test_e1_a_parameter_of_the_wrong_type_is_named(
     url: str, client: Client, wrong: dict[str, object], sentence: str
 ) -> None:
-    """A `TypeError` says which one, what was found and what is right; others arrive."""
+    """A `TypeError` names it, with its type and the right one; other publishes arrive."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         bad: dict[str, object] = {"body": b"x", "routing_key": "orders", **wrong}
@@ -193,10 +195,10 @@ async def test_e1_a_parameter_of_the_wrong_type_is_named(
     ],
     ids=lambda wrong: ", ".join(f"{name}={value!r:.9}" for name, value in wrong.items()),
 )
-async def test_e1_what_amqp_cannot_carry_disturbs_nobody(
+async def test_e1_values_that_amqp_cannot_encode_affect_no_other_publish(
     url: str, client: Client, caplog: pytest.LogCaptureFixture, wrong: dict[str, object]
 ) -> None:
-    """A `ValueError` or a `PublishError` for the one, and the others of that moment arrive."""
+    """A `ValueError` or `PublishError` for it; all other publishes of that moment arrive."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         await publisher.publish(b"first", "orders")
@@ -223,10 +225,10 @@ async def test_e1_a_body_that_cannot_be_encoded_is_a_type_error(url: str) -> Non
 # E2: nobody knows
 
 
-async def test_e2_a_connection_that_breaks_before_the_confirm(
+async def test_e2_a_connection_that_is_lost_before_the_confirm(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """`PublishOutcomeUnknown` with the message id; publishing again under that id works."""
+    """`PublishOutcomeUnknown` with the message id; publishing again with that id works."""
     await client.declare("orders")
     async with (
         Proxy("127.0.0.1", rabbit.port) as proxy,
@@ -254,10 +256,8 @@ async def test_e2_a_connection_that_breaks_before_the_confirm(
     assert rabbit.queues(vhost)["orders"].ready == 0
 
 
-async def test_e2_a_confirm_that_does_not_come_in_time(
-    rabbit: PrivateRabbit, url: str, client: Client
-) -> None:
-    """The same at the deadline, and what comes later disturbs nobody."""
+async def test_e2_a_late_confirm(rabbit: PrivateRabbit, url: str, client: Client) -> None:
+    """The same error at the deadline; the late confirm affects no other publish."""
     loop = asyncio.get_running_loop()
     await client.declare("orders")
     async with (
@@ -280,10 +280,10 @@ async def test_e2_a_confirm_that_does_not_come_in_time(
     assert ids[1:3] == [again, again]
 
 
-async def test_e2_a_publish_that_is_cancelled_disturbs_nobody(
+async def test_e2_a_cancelled_publish_affects_no_other(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """Its confirm comes when nobody waits any more."""
+    """Its confirm arrives when no caller waits any more."""
     await client.declare("orders")
     async with (
         Proxy("127.0.0.1", rabbit.port) as proxy,
@@ -302,10 +302,10 @@ async def test_e2_a_publish_that_is_cancelled_disturbs_nobody(
     assert [type(each) for each in results] == [str] * 3
 
 
-async def test_e2_publishes_wait_for_a_connection_that_comes_back(
+async def test_e2_publishes_wait_for_a_reconnect(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """What was not sent yet is not in doubt: it is sent when the broker is there again."""
+    """A message that was not sent yet is not in doubt: it is sent after the reconnect."""
     await client.declare("orders")
     async with (
         Proxy("127.0.0.1", rabbit.port) as proxy,
@@ -323,10 +323,10 @@ async def test_e2_publishes_wait_for_a_connection_that_comes_back(
     assert len(set(results)) == 10
 
 
-async def test_e2_a_publisher_that_closes_fails_what_waits(
+async def test_e2_closing_a_publisher_fails_its_publishes(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """What was sent is in doubt, what was not is not; neither waits for its deadline."""
+    """The outcome of sent messages is unknown; none waits for its deadline."""
     loop = asyncio.get_running_loop()
     await client.declare("orders")
     async with Proxy("127.0.0.1", rabbit.port) as proxy, AsyncExitStack() as stack:
@@ -352,10 +352,10 @@ async def test_e2_a_publisher_that_closes_fails_what_waits(
     assert seconds < 20.0
 
 
-async def test_e2_a_publisher_that_is_closed_opens_nothing_any_more(
+async def test_e2_a_closed_publisher_opens_no_connection(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """Nobody would close such a connection."""
+    """It would never be closed."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         await publisher.publish(b"first", "orders")
@@ -373,7 +373,7 @@ async def test_e2_a_publisher_that_is_closed_opens_nothing_any_more(
 async def test_e3_under_a_memory_alarm_publishes_fail_at_their_deadline(
     node: PrivateRabbit, there: Client
 ) -> None:
-    """`BrokerBlocked` with the message id; when the alarm is over the next publish works."""
+    """`BrokerBlocked` with the message id; after the alarm the next publish works."""
     loop = asyncio.get_running_loop()
     await there.declare("orders")
     async with publishing(node.url()) as publisher:
@@ -396,10 +396,10 @@ async def test_e3_under_a_memory_alarm_publishes_fail_at_their_deadline(
     assert after
 
 
-async def test_e3_a_publish_that_waits_when_the_alarm_ends_goes_through(
+async def test_e3_a_publish_that_waits_when_the_alarm_ends_succeeds(
     node: PrivateRabbit, there: Client
 ) -> None:
-    """Within its deadline an alarm is only a delay; the connection that was opened in it too."""
+    """Within its deadline an alarm is only a delay, also on a connection opened during it."""
     await there.declare("orders")
     node.memory_alarm(on=True)
     async with publishing(node.url()) as publisher:
@@ -415,7 +415,7 @@ async def test_e3_a_publish_that_waits_when_the_alarm_ends_goes_through(
 
 
 async def test_e3_consumers_keep_acking_under_an_alarm(node: PrivateRabbit, there: Client) -> None:
-    """Handlers run, acks arrive; only what publishes is held up."""
+    """Handlers run, acks arrive; only publishes are delayed."""
     recorder = Recorder()
     gate = asyncio.Event()
     publishers: list[Publisher] = []
@@ -455,7 +455,7 @@ async def test_e3_consumers_keep_acking_under_an_alarm(node: PrivateRabbit, ther
 async def test_e3_a_process_that_starts_under_an_alarm_consumes(
     node: PrivateRabbit, there: Client
 ) -> None:
-    """Consuming is what ends an alarm: it does not wait for what the start would publish."""
+    """Consuming ends an alarm: it does not wait for publishes of the start."""
     loop = asyncio.get_running_loop()
     consumer, bodies = collector("orders")
     await there.declare("orders", "orders.dlq")
@@ -472,10 +472,10 @@ async def test_e3_a_process_that_starts_under_an_alarm_consumes(
 
 
 @pytest.mark.parametrize("vhosts", [["/"], ["/", "second", "third"]], ids=["one", "several"])
-async def test_e3_a_stop_under_an_alarm_is_not_held_up(
+async def test_e3_a_stop_under_an_alarm_is_not_delayed(
     node: PrivateRabbit, there: Client, caplog: pytest.LogCaptureFixture, vhosts: list[str]
 ) -> None:
-    """The process stops cleanly and at once, however many blocked connections there are."""
+    """The process stops cleanly and immediately, with any number of blocked connections."""
     loop = asyncio.get_running_loop()
     publishers: list[Publisher] = []
 
@@ -511,7 +511,7 @@ async def test_e3_a_stop_under_an_alarm_is_not_held_up(
 
 
 async def test_e1_publish_many_returns_the_ids_in_order(url: str, client: Client) -> None:
-    """The first id is that of the first body, whichever confirm came first."""
+    """The first id is that of the first body, in any order of the confirms."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         ids = await publisher.publish_many(
@@ -529,7 +529,7 @@ async def test_e1_publish_many_returns_the_ids_in_order(url: str, client: Client
 async def test_e1_publish_many_takes_no_more_than_its_window(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """An endless iterator is taken from as confirms come, and no further."""
+    """An infinite iterator is read as confirms arrive, and no further."""
     await client.declare("orders")
     taken = 0
 
@@ -552,7 +552,7 @@ async def test_e1_publish_many_takes_no_more_than_its_window(
 
 
 async def test_e1_publish_many_stops_at_the_first_error(url: str, client: Client) -> None:
-    """No more is begun, what was begun has ended, and all errors are in one group."""
+    """No other publish starts, those in progress have ended, and one group has all errors."""
     await client.declare("full", x_max_length=25, x_overflow="reject-publish")
     taken = 0
 
@@ -577,7 +577,7 @@ async def test_e1_publish_many_stops_at_the_first_error(url: str, client: Client
 
 @pytest.mark.parametrize("window", [1, 3, 1_000])
 async def test_e1_publish_many_of_few_or_none(url: str, client: Client, window: int) -> None:
-    """Fewer than the window, exactly one, and none at all."""
+    """Fewer than the window, exactly the window, and none at all."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         none = await publisher.publish_many([], "orders", window=window)
@@ -588,10 +588,10 @@ async def test_e1_publish_many_of_few_or_none(url: str, client: Client, window: 
 
 
 @pytest.mark.parametrize("window", [0, -1])
-async def test_e1_publish_many_refuses_a_window_in_which_nothing_fits(
+async def test_e1_publish_many_refuses_a_window_of_zero(
     url: str, client: Client, window: int
 ) -> None:
-    """To return without an error and without having published would lose messages."""
+    """It would return without an error and lose messages."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         with pytest.raises(ValueError, match="window"):
@@ -599,7 +599,7 @@ async def test_e1_publish_many_refuses_a_window_in_which_nothing_fits(
 
 
 async def test_e1_publish_many_of_an_iterator_that_raises(url: str, client: Client) -> None:
-    """Its own error comes out in the group, and nothing goes on behind it."""
+    """The group contains its error, and no publish is in progress afterwards."""
     await client.declare("orders")
 
     def bodies() -> Iterator[bytes]:
@@ -651,14 +651,14 @@ async def test_e1_a_sync_handler_publishes_from_its_thread(url: str, client: Cli
 
 
 async def test_e1_publish_threadsafe_does_not_block_the_loop(url: str) -> None:
-    """In the loop's own thread it is an error that says what to do."""
+    """In the loop's own thread it raises an error that states what to do."""
     async with publishing(url) as publisher:
         with pytest.raises(RuntimeError, match="await publish instead"):
             publisher.publish_threadsafe(b"a", "orders")
 
 
-async def test_e1_a_publisher_that_was_never_opened_says_so() -> None:
-    """Whichever way it is used."""
+async def test_e1_a_publisher_that_is_not_open_is_an_error() -> None:
+    """For each of its methods."""
     publisher = Publisher()
 
     with pytest.raises(ConfigurationError, match="before the Runner has started"):
@@ -673,7 +673,7 @@ async def test_e1_a_publisher_that_was_never_opened_says_so() -> None:
 async def test_e1_one_publisher_reaches_several_virtual_hosts(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """`vhost` says which, and there is one connection for each."""
+    """`vhost` selects one, and there is one connection for each."""
     other = f"{vhost}/other"
     rabbit.add_vhost(other)
     try:
@@ -694,7 +694,7 @@ async def test_e1_one_publisher_reaches_several_virtual_hosts(
 
 
 async def test_e1_a_connection_that_the_settings_do_not_have(url: str) -> None:
-    """The operator's mistake is named with the connections there are."""
+    """The error names it, and the connections that exist."""
     async with publishing(url) as publisher:
         with pytest.raises(ConfigurationError, match=r"no connection 'other', only default"):
             await publisher.publish(b"a", "orders", connection="other")
@@ -703,7 +703,7 @@ async def test_e1_a_connection_that_the_settings_do_not_have(url: str) -> None:
 async def test_e1_an_exchange_is_declared_with_the_first_publish(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """A declaration is made where the exchange is missing, and again when it was deleted."""
+    """If it is missing, and again after it was deleted."""
     shop = Exchange("shop", type="direct", alternate="amq.fanout")
     async with publishing(url) as publisher:
         await publisher.publish(b"nobody", "orders", exchange=shop, mandatory=False)
@@ -719,7 +719,7 @@ async def test_e1_an_exchange_is_declared_with_the_first_publish(
     assert (await client.take("orders")).body == b"a"
 
 
-async def test_e1_what_a_publish_says_of_its_message_arrives(url: str, client: Client) -> None:
+async def test_e1_headers_and_properties_arrive(url: str, client: Client) -> None:
     """Headers of every kind, and every property."""
     await client.declare("orders")
     headers = {"text": "grün", "number": 2**40, "yes": True, "none": None, "list": [1, {"a": "b"}]}

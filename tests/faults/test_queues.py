@@ -1,4 +1,4 @@
-"""Queues and exchanges as classes declare them, and as the broker then has them."""
+"""Declarations of queues and exchanges in classes, and their result at the broker."""
 
 import logging
 from typing import Any
@@ -52,8 +52,8 @@ QUEUES: dict[str, tuple[Queue, dict[str, Any], dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("name", list(QUEUES))
-async def test_a4_what_a_class_says_of_a_queue_arrives_at_the_broker(url: str, name: str) -> None:
-    """An equivalent declaration by somebody else is accepted, a different one refused."""
+async def test_a4_a_queue_is_declared_as_its_class_states(url: str, name: str) -> None:
+    """An equal declaration of another client is accepted, a different one refused."""
     queue, same, other = QUEUES[name]
     consumer, _ = collector(queue)
     async with running(url, consumer):
@@ -85,7 +85,7 @@ async def test_a4_the_text_names_the_argument_and_both_values(
     says: str,
     has: str,
 ) -> None:
-    """What differs, what the class says of it, and what the broker has."""
+    """The argument that differs, its value in the class, and its value at the broker."""
     await client.declare("q", **theirs)
     consumer, _ = collector(ours)
     async with running(url, consumer, ready=False) as runner:
@@ -122,8 +122,8 @@ async def test_d4_a_quorum_queue_that_may_drop_messages_is_warned_about(
     assert {each["consumer"] for each in warnings} == {"Collector"}
 
 
-async def test_a3_bindings_are_made_with_the_queue(url: str) -> None:
-    """A declared queue gets what its exchanges route to it, and only that."""
+async def test_a3_bindings_are_created_with_the_queue(url: str) -> None:
+    """A declared queue receives the messages that its bindings select, and no others."""
     topics = Exchange("topics", type="topic", alternate="unrouted")
     unrouted = Exchange("unrouted", type="fanout")
     matching = Exchange("matching", type="headers")
@@ -141,7 +141,7 @@ async def test_a3_bindings_are_made_with_the_queue(url: str) -> None:
 
 
 async def test_a4_an_exchange_that_is_missing_is_named(url: str) -> None:
-    """A binding to a mere name needs an exchange that is there."""
+    """A binding that has only a name needs an existing exchange."""
     consumer, _ = collector(Queue("bound", bindings=[Binding("nowhere", "x")]))
     async with running(url, consumer, ready=False) as runner:
         reason = await eventually(lambda: runner.health[0].reason)
@@ -149,10 +149,10 @@ async def test_a4_an_exchange_that_is_missing_is_named(url: str) -> None:
     assert "'nowhere'" in reason
 
 
-async def test_a4_a_plain_name_is_consumed_whatever_its_arguments(
+async def test_a4_a_plain_name_is_consumed_with_any_arguments(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Who says nothing of a queue takes it as it is."""
+    """A class that declares only a name accepts any declaration of the queue."""
     await client.declare("orders", x_max_length=10)
     consumer, bodies = collector("orders", on_invalid=Action.REJECT)
     async with running(url, consumer):

@@ -1,4 +1,4 @@
-"""B6. A reply of the broker that does not come, while everything is made anew."""
+"""B6. A reply of the broker is lost during a recovery."""
 
 import asyncio
 from functools import partial
@@ -20,9 +20,9 @@ DEADLINE = 3.0
 
 @pytest.fixture(autouse=True)
 def soon(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Short pauses between attempts, and little patience with the broker."""
+    """Short pauses between attempts, and short deadlines for replies."""
     monkeypatch.setattr("workerkit.amqp.replies.RPC_DEADLINE", DEADLINE)
-    for user in ("link", "subscription"):
+    for user in ("connection", "subscription"):
         monkeypatch.setattr(f"workerkit.amqp.{user}.Backoff", partial(Backoff, first=0.1, cap=0.2))
 
 
@@ -32,7 +32,7 @@ def soon(monkeypatch: pytest.MonkeyPatch) -> None:
     [CONSUME_OK, QOS_OK, DECLARE_OK, CHANNEL_OPEN_OK],
     ids=["consume-ok", "qos-ok", "declare-ok", "channel.open-ok"],
 )
-async def test_b6_a_reply_is_swallowed_during_recovery(
+async def test_b6_a_reply_is_lost_during_recovery(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
@@ -41,7 +41,7 @@ async def test_b6_a_reply_is_swallowed_during_recovery(
     reply: tuple[int, int],
     number: int,
 ) -> None:
-    """All consumers come back, once each, and nothing is left of the attempt that failed."""
+    """All consumers exist again, once each, and nothing is left of the failed attempt."""
     loop = asyncio.get_running_loop()
     one, ones = collector("a", name="One", concurrency=3)
     other, others = collector("b", name="Other", concurrency=5)
@@ -72,10 +72,10 @@ async def test_b6_a_reply_is_swallowed_during_recovery(
         assert proxy.accepted <= 4, proxy.accepted
 
 
-async def test_b6_a_neighbour_goes_on_meanwhile(
+async def test_b6_another_consumer_continues(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """While one consumer waits for a reply in vain, the other one of the connection is served."""
+    """While one consumer waits for a lost reply, another one of the connection works."""
     await client.declare("a", "a.dlq", "b")
     one, ones = collector("a", name="One", declare="never")
     other, others = collector("b", name="Other")

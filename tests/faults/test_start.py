@@ -1,4 +1,4 @@
-"""A. Start: what is not there yet, and what is there but different."""
+"""A. Start: a broker, a queue or a permission is missing, or a queue is different."""
 
 import asyncio
 import itertools
@@ -18,14 +18,14 @@ from workerkit import Action, AMQPConsumer, Queue
 from workerkit.health import hopeless
 
 
-async def test_a1_a_broker_that_is_down_is_tried_until_it_is_up(
+async def test_a1_a_broker_that_is_down_is_retried(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
     client: Client,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Refused connections are tried again with growing pauses, an ERROR each, until one is made."""
+    """Refused connections are retried after increasing pauses, with an ERROR for each."""
     caplog.set_level(logging.INFO, "workerkit")
     loop = asyncio.get_running_loop()
     consumer, bodies = collector("orders")
@@ -60,7 +60,7 @@ async def test_a1_a_broker_that_is_down_is_tried_until_it_is_up(
 async def test_a1_pauses_between_attempts_are_jittered(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Many workers that lost the same broker do not come back at the same time."""
+    """Many workers that lost the same broker do not reconnect at the same time."""
     consumers = [collector("q", name=f"Consumer{n}", vhost=f"v{n}")[0] for n in range(8)]
     url = f"amqp://127.0.0.1:{free_port()}/"
     async with running(url, *consumers, ready=False):
@@ -70,10 +70,10 @@ async def test_a1_pauses_between_attempts_are_jittered(
     assert len(set(first)) > 2
 
 
-async def test_a1_a_name_that_does_not_resolve_is_tried_again(
+async def test_a1_a_name_that_does_not_resolve_is_retried(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """A failure of DNS is a broker that is down: an ERROR for each attempt, and another attempt."""
+    """A DNS failure is like a broker that is down: an ERROR and another attempt."""
     consumer, _ = collector("orders")
     async with running("amqp://broker.invalid:5672/", consumer, ready=False) as runner:
         await eventually(lambda: len(fields(caplog, "connection failed")) == 2, 30.0)
@@ -92,7 +92,7 @@ async def test_a1_a_name_that_does_not_resolve_is_tried_again(
 async def test_a3_a_missing_queue_keeps_only_its_consumer_waiting(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """A queue that may not be declared is waited for, and nobody else with it."""
+    """A consumer waits for a queue that may not be declared; the others consume."""
     options = {"declare": "never", "on_invalid": Action.REJECT}
     late, late_bodies = collector("late", name="Late", **options)
     punctual, punctual_bodies = collector("there", name="Punctual", **options)
@@ -121,10 +121,10 @@ async def test_a3_a_missing_queue_keeps_only_its_consumer_waiting(
     assert declared == {"there", "there too"}
 
 
-async def test_a3_a_missing_dead_letter_queue_is_waited_for_as_well(
+async def test_a3_a_consumer_waits_for_its_missing_dead_letter_queue(
     url: str, client: Client
 ) -> None:
-    """Who may need the dead-letter queue and may not declare it says how to do without."""
+    """If the queue may not be declared, the reason states how to consume without it."""
     consumer, bodies = collector("orders", declare="never")
     await client.declare("orders")
     await client.send("orders", b"a")
@@ -144,7 +144,7 @@ async def test_a3_a_missing_dead_letter_queue_is_waited_for_as_well(
 
 
 @pytest.mark.parametrize("declare", ["missing", "always"])
-async def test_a4_a_queue_with_other_arguments_is_left_alone(
+async def test_a4_a_queue_with_other_arguments_is_not_changed(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
@@ -152,7 +152,7 @@ async def test_a4_a_queue_with_other_arguments_is_left_alone(
     caplog: pytest.LogCaptureFixture,
     declare: str,
 ) -> None:
-    """A declaration that contradicts the broker's is an ERROR naming both, and changes nothing."""
+    """A declaration that contradicts the broker's is an ERROR that names both."""
     mistaken, mistaken_bodies = collector(
         Queue("orders", arguments={"x-max-length": 5}), name="Mistaken", declare=declare
     )
@@ -178,10 +178,10 @@ async def test_a4_a_queue_with_other_arguments_is_left_alone(
     assert given_up == []
 
 
-async def test_a4_alone_in_its_process_it_is_hopeless(
+async def test_a4_a_process_with_only_refused_consumers_exits(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """After three refusals a process of nothing but refused consumers says why it gives up."""
+    """After three refusals the process ends, with the reason."""
     consumer, _ = collector(Queue("orders", arguments={"x-max-length": 5}))
     await client.declare("orders", x_max_length=10)
     async with running(url, consumer, ready=False) as runner:
@@ -193,13 +193,13 @@ async def test_a4_alone_in_its_process_it_is_hopeless(
     assert "x-max-length" in reasons[0]
 
 
-async def test_a5_a_queue_that_may_not_be_consumed_leaves_the_other_alone(
+async def test_a5_a_refused_queue_does_not_affect_the_other(
     rabbit: PrivateRabbit,
     vhost: str,
     client: Client,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """One queue that refuses us does not make the other one's messages come again and again."""
+    """The messages of the other queue are not redelivered."""
     recorder = Recorder()
     gate = asyncio.Event()
     runs = 0
@@ -229,13 +229,13 @@ async def test_a5_a_queue_that_may_not_be_consumed_leaves_the_other_alone(
     assert recorder.actions == ["ack"]
 
 
-async def test_a5_the_pause_that_is_logged_is_the_pause_that_is_made(
+async def test_a5_the_logged_pause_is_the_real_pause(
     rabbit: PrivateRabbit,
     vhost: str,
     client: Client,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """Whoever reads `retry_in` knows when the next attempt comes."""
+    """`retry_in` is the time until the next attempt."""
     consumer, _ = collector("secret", declare="never", on_invalid=Action.REJECT)
     user = f"writer-{vhost}"
     rabbit.add_user(user, "x", vhost, read="")
@@ -252,7 +252,7 @@ async def test_a5_the_pause_that_is_logged_is_the_pause_that_is_made(
 async def test_c8_queues_whose_long_names_differ_late_are_both_consumed(
     url: str, client: Client
 ) -> None:
-    """Names as long as AMQP allows are told apart by their last character."""
+    """Names of the largest length that differ only in the last character."""
     one, other = "q" * 250 + "1", "q" * 250 + "2"
     consumer, bodies = collector(one, other)
     async with running(url, consumer):
@@ -262,8 +262,10 @@ async def test_c8_queues_whose_long_names_differ_late_are_both_consumed(
         await eventually(lambda: sorted(bodies) == [b"a", b"b"])
 
 
-async def test_many_consumers_that_start_at_once(rabbit: PrivateRabbit, vhost: str) -> None:
-    """Each gets its messages: channels that come and go at the same time do not mix."""
+async def test_many_consumers_that_start_at_the_same_time(
+    rabbit: PrivateRabbit, vhost: str
+) -> None:
+    """Each gets its messages: channels that open and close at the same time do not interfere."""
     for round_ in range(8):
         names = [f"q{round_}.{number}" for number in range(8)]
         started = [collector(name, name=f"C{number}") for number, name in enumerate(names)]

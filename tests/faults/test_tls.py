@@ -1,4 +1,4 @@
-"""A2 and TLS: who the broker is, who we are, and what is said where one of both is wrong."""
+"""A2 and TLS: the identity of the broker and of the client, and the errors if one is wrong."""
 
 import asyncio
 import signal
@@ -112,13 +112,13 @@ async def consuming(
 
 
 async def given_up(runner: Runner) -> str:
-    """Wait until there is no hope, and return the one reason."""
+    """Wait until the start has failed, and return the only reason."""
     [reason] = await eventually(lambda: hopeless(runner.health))
     return reason
 
 
-async def test_messages_come_over_tls(encrypted: Encrypted) -> None:
-    """With the broker's CA everything works as it does without TLS, and encrypted."""
+async def test_messages_arrive_over_tls(encrypted: Encrypted) -> None:
+    """With the broker's CA everything works as without TLS, and is encrypted."""
     consumer, bodies = collector("encrypted")
     amqp = {"default": {"url": encrypted.url(), "tls": {"ca": encrypted.ca}}}
     body = bytes(300_000)
@@ -135,7 +135,7 @@ async def test_messages_come_over_tls(encrypted: Encrypted) -> None:
 
 
 async def test_a_client_certificate_is_shown_to_the_broker(encrypted: Encrypted) -> None:
-    """`cert` and `key` say who the client is."""
+    """`cert` and `key` identify the client."""
     async with consuming(
         encrypted.url(), ca=encrypted.ca, cert=encrypted.cert, key=encrypted.key
     ) as runner:
@@ -146,7 +146,7 @@ async def test_a_client_certificate_is_shown_to_the_broker(encrypted: Encrypted)
 
 
 async def test_the_server_name_may_differ_from_the_host(encrypted: Encrypted) -> None:
-    """A broker behind an address is known by the name in its certificate."""
+    """A broker with another address is verified by the name in its certificate."""
     async with consuming(encrypted.url("127.0.0.1"), ca=encrypted.ca, server_name=NAME) as runner:
         ready = runner.ready
 
@@ -156,7 +156,7 @@ async def test_the_server_name_may_differ_from_the_host(encrypted: Encrypted) ->
 async def test_an_unverified_certificate_is_warned_about(
     encrypted: Encrypted, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """`verify = false` connects to anybody, and a WARNING says so."""
+    """`verify = false` connects to any server, with a WARNING."""
     async with consuming(encrypted.url("127.0.0.1"), verify=False) as runner:
         ready = runner.ready
 
@@ -181,7 +181,7 @@ CONSUMERS = """
 
 
 async def ended(app: Application) -> tuple[int, str]:
-    """Wait for the end; the exit code, and the one line that is no record of the log."""
+    """Wait for the end; return the exit code, and the only line that is not a log record."""
     code = await app.ended()
     [line] = [line for line in app.err if line.startswith("amqp")]
     return code, line
@@ -202,14 +202,14 @@ async def ended(app: Application) -> tuple[int, str]:
         "wrong server name",
     ],
 )
-async def test_a2_tls_that_cannot_be_agreed_on(
+async def test_a2_a_failed_tls_handshake(
     encrypted: Encrypted,
     caplog: pytest.LogCaptureFixture,
     host: str,
     tls: dict[str, str],
     reason: str,
 ) -> None:
-    """Three tries, and one line naming host, virtual host, user and reason; no password."""
+    """Three attempts, and one line with host, virtual host, user and reason; no password."""
     files = encrypted.ca.parent
     settings = {
         name.lower(): text if name == "SERVER_NAME" else str(files / text)
@@ -228,7 +228,7 @@ async def test_a2_tls_that_cannot_be_agreed_on(
 
 
 async def test_a2_unknown_ca_in_a_process(encrypted: Encrypted, tmp_path: Path) -> None:
-    """The process exits with 1 after the third try, and one line says why."""
+    """The process exits with 1 after the third attempt, with the reason in one line."""
     name = write_package(tmp_path, consumers=CONSUMERS)
     async with process(
         name,
@@ -265,7 +265,7 @@ async def test_a2_refused_in_a_process(
     scheme: str,
     reason: str,
 ) -> None:
-    """Three tries, exit code 1, one line naming host, virtual host, user and reason."""
+    """Three attempts, exit code 1, one line with host, virtual host, user and reason."""
     name = write_package(tmp_path, consumers=CONSUMERS)
     async with process(
         name,
@@ -284,10 +284,10 @@ async def test_a2_refused_in_a_process(
     assert PASSWORD not in repr(app)
 
 
-async def test_a2_where_another_connection_works_the_refused_one_is_tried_for_ever(
+async def test_a2_a_refused_connection_is_retried_for_ever_if_another_works(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path
 ) -> None:
-    """The process lives, the other consumer works, and the refused one is ready once it may be."""
+    """The other consumer works, and the refused one is ready when it is permitted."""
     consumers = """
         from workerkit import AMQPConsumer
 
@@ -329,13 +329,13 @@ async def test_a2_where_another_connection_works_the_refused_one_is_tried_for_ev
     assert PASSWORD not in repr(app)
 
 
-async def test_a2_what_was_ready_once_is_tried_for_ever(
+async def test_a2_a_connection_that_was_ready_is_retried_for_ever(
     rabbit: PrivateRabbit,
     vhost: str,
     caplog: pytest.LogCaptureFixture,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """A password that is changed while the process runs is no reason to give up."""
+    """A password that is changed while the process runs does not end it."""
     monkeypatch.setattr("workerkit.amqp.connection.Backoff", partial(Backoff, first=0.2, cap=0.5))
     user = f"worker-{vhost}"
     rabbit.add_user(user, "before", vhost)
@@ -362,10 +362,8 @@ async def test_a2_what_was_ready_once_is_tried_for_ever(
 # SASL EXTERNAL
 
 
-async def test_a2_external_where_the_broker_does_not_offer_it(
-    rabbit: PrivateRabbit, url: str
-) -> None:
-    """A way to log in that the broker does not know is named."""
+async def test_a2_external_without_support_of_the_broker(rabbit: PrivateRabbit, url: str) -> None:
+    """The error names the login mechanism that the broker does not support."""
     async with consuming(url, ready=False, auth="external") as runner:
         reason = await given_up(runner)
 

@@ -35,7 +35,7 @@ BASIC_GET_OK, BASIC_GET_EMPTY = b"\x00\x3c\x00\x47", b"\x00\x3c\x00\x48"
 BASIC_ACK, BASIC_NACK = b"\x00\x3c\x00\x50", b"\x00\x3c\x00\x78"
 
 MIN_PROGRESS = 1024
-"""Bytes of a frame that count as progress. Heartbeats inside a frame of a wrong size are fewer."""
+"""Bytes of a frame that count as progress; heartbeats that arrive instead of its rest are fewer."""
 STALL_CHECKS = 5
 
 _LONGER_HEADERS = 2**20

@@ -50,7 +50,7 @@ class Declarations(Protocol):
 
     @property
     def is_complete(self) -> bool:
-        """Whether no publish has to wait for them any more."""
+        """Return whether no publish has to wait for them any more."""
 
     async def wait_for_destination(self, exchange: str, routing_key: str) -> None:
         """Wait until the queues that a message may reach are declared."""

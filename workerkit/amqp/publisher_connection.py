@@ -84,7 +84,7 @@ class PublisherConnection:
 
     @property
     def blocked(self) -> bool:
-        """Whether the broker blocks publishers of this connection."""
+        """Return whether the broker blocks publishers of this connection."""
         return self._channels is not None and self._channels.blocked
 
     def timeout_error(

@@ -73,7 +73,7 @@ class PublishingChannels:
 
     @property
     def blocked(self) -> bool:
-        """Whether the broker blocks publishers of this connection."""
+        """Return whether the broker blocks publishers of this connection."""
         return not self.session.gone and not self.session.protocol.unblocked.is_set()
 
     def publish_now(

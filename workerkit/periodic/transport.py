@@ -166,11 +166,11 @@ class PeriodicTransport:
         for part in self._parts:
             part.stopping()
         await cancel_and_wait(self._loops)
-        await asyncio.gather(*(each.drained() for each in self._timers if not each.runs))
+        await asyncio.gather(*(each.drain() for each in self._timers if not each.runs))
 
     async def drain(self) -> None:
         """Wait until no run is in progress. Release the lease of each task after its runs."""
-        await asyncio.gather(*(each.drained() for each in self._timers))
+        await asyncio.gather(*(each.drain() for each in self._timers))
 
     async def cancel(self) -> None:
         """Cancel the runs in progress, and wait for them."""
@@ -236,7 +236,7 @@ class _Timer:
         run = await self._singleton.run_now() if self._singleton else None
         await self._handle(datetime.now(UTC), run)
 
-    async def drained(self) -> None:
+    async def drain(self) -> None:
         """Wait for the runs in progress, then release the lease."""
         if self.runs:
             await asyncio.wait(self.runs)
@@ -257,7 +257,7 @@ class _Timer:
         if not self.runs:
             return
         fields = {"consumer": self.endpoint.name, "runs": len(self.runs)}
-        log.warning("lease lost: cancelling the runs that have begun", extra=fields)
+        log.warning("lease lost: cancelling the runs in progress", extra=fields)
         for task in self.runs:
             cancel(task)
 
