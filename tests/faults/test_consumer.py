@@ -313,7 +313,7 @@ async def test_d2_a_message_that_keeps_failing_is_paced_off_the_slot(
     url: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Back at once the first time, then after a while, and twice that; all else flows meanwhile."""
-    monkeypatch.setattr("workerkit.amqp.requeue._FIRST", 4.0)
+    monkeypatch.setattr("workerkit.amqp.requeue._FIRST_PAUSE", 4.0)
     loop = asyncio.get_running_loop()
     runs: list[float] = []
     others: list[float] = []
@@ -348,7 +348,7 @@ async def test_d2_a_redelivered_message_that_succeeds_begins_the_pauses_anew(
     url: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After a success a message that fails a second time is held for the first pause again."""
-    monkeypatch.setattr("workerkit.amqp.requeue._FIRST", 3.0)
+    monkeypatch.setattr("workerkit.amqp.requeue._FIRST_PAUSE", 3.0)
     loop = asyncio.get_running_loop()
     runs: dict[bytes, list[float]] = {b"first": [], b"second": []}
 
@@ -403,7 +403,7 @@ async def test_d2_messages_that_keep_failing_leave_half_of_the_prefetch_to_the_o
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """While as many as half of the prefetch are held, everything else is handled at full speed."""
-    monkeypatch.setattr("workerkit.amqp.requeue._FIRST", 5.0)
+    monkeypatch.setattr("workerkit.amqp.requeue._FIRST_PAUSE", 5.0)
     loop = asyncio.get_running_loop()
     recorder = Recorder()
 

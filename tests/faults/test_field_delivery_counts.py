@@ -21,8 +21,8 @@ FORGED: list[Any] = [30, 1, 0, -5, 2**31, "30", True, 3.0, bytearray(b"30"), [30
 @pytest.fixture(autouse=True)
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits to go back does not wait for long."""
-    monkeypatch.setattr("workerkit.amqp.requeue._FIRST", 0.01)
-    monkeypatch.setattr("workerkit.amqp.requeue._CAP", 0.05)
+    monkeypatch.setattr("workerkit.amqp.requeue._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("workerkit.amqp.requeue._LONGEST_PAUSE", 0.05)
 
 
 @pytest.mark.parametrize("header", ["x-delivery-count", "x-acquired-count"])

@@ -20,9 +20,9 @@ DROPS = "quorum queue without dead_letter_exchange: RabbitMQ 4 may drop messages
 @pytest.fixture(autouse=True)
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
     """What waits to go back does not wait for long."""
-    monkeypatch.setattr("workerkit.amqp.requeue._FIRST", 0.01)
-    monkeypatch.setattr("workerkit.amqp.requeue._CAP", 0.05)
-    monkeypatch.setattr("workerkit.amqp.requeue._LEAST", 0.01)
+    monkeypatch.setattr("workerkit.amqp.requeue._FIRST_PAUSE", 0.01)
+    monkeypatch.setattr("workerkit.amqp.requeue._LONGEST_PAUSE", 0.05)
+    monkeypatch.setattr("workerkit.amqp.requeue._SHORTEST_HOLD", 0.01)
 
 
 def limit_by_policy(rabbit: PrivateRabbit, vhost: str, limit: int) -> None:

@@ -112,7 +112,7 @@ async def test_d5_a_delivery_limit_does_not_lose_what_cannot_be_moved(
     policy: RetryPolicy | None,
 ) -> None:
     """A quorum queue drops messages that are requeued too often: the message is not requeued."""
-    monkeypatch.setattr("workerkit.amqp.requeue._FIRST", 0.2)
+    monkeypatch.setattr("workerkit.amqp.requeue._FIRST_PAUSE", 0.2)
     loop = asyncio.get_running_loop()
     calls: list[bytes] = []
     limited = Queue("orders", "quorum", delivery_limit=2)
@@ -135,7 +135,7 @@ async def test_d5_pauses_begin_anew_once_a_move_has_succeeded(
     url: str, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A second outage of the dead-letter queue is not paid for with the pauses of the first."""
-    monkeypatch.setattr("workerkit.amqp.requeue._FIRST", 0.2)
+    monkeypatch.setattr("workerkit.amqp.requeue._FIRST_PAUSE", 0.2)
     loop = asyncio.get_running_loop()
     calls: list[bytes] = []
     async with running(url, failing(calls, 9, on_exception=Action.DEAD_LETTER)):

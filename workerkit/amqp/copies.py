@@ -223,7 +223,7 @@ def log_failure(
 ) -> None:
     """Log why a copy could not be published.
 
-    It is a WARNING if nobody has to act: the connection is lost, so the broker redelivers the
+    It is a WARNING if no action is needed: the connection is lost, so the broker redelivers the
     message, or the failure is *harmless*.
     """
     log.log(

@@ -199,7 +199,7 @@ class Redelivery:
         if (outcome := self.overdue.outcome(message)) is not None:
             return outcome
         if count := self._excessive_redeliveries(message):
-            error = Reject(f"came back {count} times, and was never settled")
+            error = Reject(f"redelivered {count} times, and never settled")
             return Outcome(Action.DEAD_LETTER, error)
         return None
 

@@ -40,13 +40,13 @@ from workerkit.tasks import sleep_unless_stopping
 
 log = logging.getLogger(__name__)
 
-_FIRST = 1.0
-_CAP = 30.0
-_BURST = 0.05
-_LEAST = 1.0
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+_SAME_FAILURE = 0.05  # Seconds between failures that count as one.
+_SHORTEST_HOLD = 1.0
 _UNCOUNTED = ("classic", "stream")
 _TOO_MANY_FAILURES = 15
-_BEFORE_NEXT_TRY = 1.0
+_COPY_FAILED_PAUSE = 1.0
 
 
 class Requeue:
@@ -209,7 +209,7 @@ class Requeue:
                 return
             log_failure(self._name, message, error)
             if (
-                await sleep_unless_stopping(_BEFORE_NEXT_TRY, self.stopping)
+                await sleep_unless_stopping(_COPY_FAILED_PAUSE, self.stopping)
                 and not message.acks.lost
             ):
                 message.count_failure_in_place()
@@ -296,10 +296,10 @@ class _Pauses:
 
         The messages of a batch fail at the same time, and that is one failure.
         """
-        if not self.failures or now - self._last > _BURST:
+        if not self.failures or now - self._last > _SAME_FAILURE:
             self.failures += 1
         self._last = now
-        return min(_CAP, _FIRST * 2.0 ** min(self.failures - 1, 10))
+        return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self.failures - 1, 10))
 
     async def _wait_for_room(self) -> None:
         loop = asyncio.get_running_loop()
@@ -307,10 +307,10 @@ class _Pauses:
             oldest, held = next(iter(self._held.items()))
             self.room.clear()
             try:
-                async with asyncio.timeout_at(held.since + _LEAST):
+                async with asyncio.timeout_at(held.since + _SHORTEST_HOLD):
                     await self.room.wait()
             except TimeoutError:
-                if oldest in self._held and loop.time() >= held.since + _LEAST:
+                if oldest in self._held and loop.time() >= held.since + _SHORTEST_HOLD:
                     self._release(oldest)
 
     def _release(self, message: AMQPMessage[Any]) -> None:
