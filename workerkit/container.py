@@ -9,6 +9,7 @@ from workerkit.amqp.consumer import AMQPConsumer
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.transport import AMQPTransport
 from workerkit.config.settings import WorkerSettings
+from workerkit.consumer import Consumer
 from workerkit.describe import describe_error
 from workerkit.errors import DeclarationError, RunError
 from workerkit.http.transport import HTTPTransport
@@ -21,6 +22,7 @@ from workerkit.sse.consumer import SSEConsumer
 from workerkit.sse.cursor import CursorStore, MemoryCursors
 from workerkit.sse.transport import SSETransport
 from workerkit.tasks import guard, run_all
+from workerkit.transport import Transport
 
 
 class WorkerContainer(containers.DeclarativeContainer):
@@ -34,8 +36,11 @@ class WorkerContainer(containers.DeclarativeContainer):
         observers: Called with a `Settled` record for each delivery.
         cursors: Keeps the cursors of event streams: in memory, or in files where the settings name
             a directory; a `CursorStore` of your own comes before both.
-        transports: The transport of each base class, in the order in which they start. Add a
-            pair to add one.
+        transports: The built-in transports, each with the base class of its consumers, in the
+            order in which they start. Replace it to run without some of them.
+        extra_transports: Transports of your own, added to the built-in ones:
+            `providers.Dict({QueueConsumer: providers.Singleton(QueueTransport)})`. One for the base
+            class of a built-in transport replaces that.
         middlewares: aiohttp's, around every request, the outermost first.
         redact: A function that is called with the text and the traceback of an exception before
             they become headers of a dead letter, and with each text of a log record of ours; it
@@ -54,8 +59,16 @@ class WorkerContainer(containers.DeclarativeContainer):
             PeriodicTask: providers.Singleton(PeriodicTransport),
         }
     )
+    extra_transports: "providers.Dict" = providers.Dict()
     middlewares = providers.List()
     redact: "providers.Object[Redact | None]" = providers.Object(None)
+
+
+def transports_of(container: containers.Container) -> dict[type[Consumer], Transport]:
+    """Return the transport of each base class: the built-in ones, then the extra ones."""
+    transports: dict[type[Consumer], Transport] = dict(container.providers["transports"]())
+    extra = container.providers.get("extra_transports")
+    return transports if extra is None else {**transports, **extra()}
 
 
 def redact_of(container: containers.Container) -> Redact | None:

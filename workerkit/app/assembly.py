@@ -22,6 +22,7 @@ from workerkit.config import load
 from workerkit.config.salvage import valid_part
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
+from workerkit.container import transports_of
 from workerkit.describe import describe_class
 from workerkit.errors import ConfigurationError, DeclarationError, StartError
 from workerkit.options import (
@@ -84,7 +85,7 @@ def assemble(
     faults = Faults()
     classes, not_found = look_through(packages)
     faults.declaration += not_found
-    transports: Transports = container.providers["transports"]()
+    transports: Transports = transports_of(container)
     make_settings, settings_type = settings_source(container)
     settings, wrong = load.read(make_settings, settings_type)
     faults.configuration += wrong

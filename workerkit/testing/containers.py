@@ -34,8 +34,8 @@ def build(class_: type[T], container: containers.Container) -> T:
             waiting.append(name)
     if waiting:
         raise DeclarationError(
-            f"{describe_class(class_)}: {', '.join(waiting)} comes from an asynchronous resource that"
-            " is not ready; override it, or await container.init_resources() first"
+            f"{describe_class(class_)}: {', '.join(waiting)} comes from an asynchronous resource"
+            " that is not ready; override it, or await container.init_resources() first"
         )
     return class_(**values)
 
