@@ -50,7 +50,8 @@ ORDER = {
     "cli": "probe application example broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection dead_letters.target parameters dead_letters.read"
     " dead_letters.clear dead_letters.commands settings commands",
-    "testing": "fakes containers records requeues broker http_client sse running plugin",
+    "testing": "fakes containers records requeues broker http_client sse running contract_source"
+    " transport_contract plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
     " salvage variables explain load",
     "app": "discovery injection assembly watchdog process",
