@@ -50,11 +50,11 @@ ORDER = {
     "cli": "probe application example broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection dead_letters.target parameters dead_letters.read"
     " dead_letters.clear dead_letters.commands settings commands",
-    "testing": "fakes containers records requeues broker http_client sse running contract_source"
-    " transport_contract plugin",
+    "testing": "fakes containers records requeues broker http_client sse used_transports running"
+    " contract_source transport_contract plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
     " salvage variables explain load",
-    "app": "discovery injection assembly watchdog process",
+    "app": "discovery injection sections assembly watchdog process",
     "periodic": "schedule singleton consumer transport",
 }
 

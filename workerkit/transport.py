@@ -11,7 +11,7 @@ abilities have a protocol each: `Configured`, `Idles`, `Prepares`, `Publishes`, 
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel
@@ -120,7 +120,6 @@ class Context:
         redact: The container's; called with texts of exceptions before they leave the process.
         changed: For each `Part` of a `Health`: called after every change of it.
         keep: Runs a coroutine as a task of the process: one that raises stops the process.
-        sections: The sections that transports add to the settings, by name; see `section`.
     """
 
     settings: WorkerSettings
@@ -131,7 +130,6 @@ class Context:
     redact: Redact | None
     changed: Callable[[], None]
     keep: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
-    sections: Mapping[str, BaseModel] = field(default_factory=dict)
 
     def section(self, model: type[Section]) -> Section:
         """Return the section of the settings that has this class; see `Configured`.
@@ -139,7 +137,8 @@ class Context:
         Raises:
             LookupError: No transport of the process has such a section.
         """
-        for found in self.sections.values():
+        for name in type(self.settings).model_fields:
+            found = getattr(self.settings, name)
             if isinstance(found, model):
                 return found
         raise LookupError(f"no transport adds a section {model.__name__} to the settings")
@@ -217,7 +216,13 @@ class Prepares(Protocol):
 
 @runtime_checkable
 class Publishes(Protocol):
-    """A transport that can also publish, whether or not a consumer of its kind runs."""
+    """A transport that can also publish, whether or not a consumer of its kind runs.
+
+    Attributes:
+        kind: As that of the transport.
+    """
+
+    kind: str
 
     async def open_publisher(self, context: Context) -> None:
         """Make publishing possible. Called before the first `on_start`; do not connect yet."""
@@ -241,11 +246,11 @@ class Warns(Protocol):
 class Idles(Protocol):
     """A transport that tests can wait for: `idle()` of the test kit calls this.
 
-    Of a transport without these methods `idle()` knows only `busy`.
+    Without these methods `idle()` waits until `busy` returns nothing.
     """
 
     def pending(self) -> list[str]:
-        """Return what has been received or is known to wait, and is not settled, in words."""
+        """Return what is not settled, and what will be delivered without a wait, in words."""
 
     def skip_waits(self) -> None:
         """Handle partly filled batches, and end pauses before other attempts, now."""

@@ -11,6 +11,7 @@ from dependency_injector import containers
 
 from workerkit.app.discovery import look_through
 from workerkit.app.injection import Plan
+from workerkit.app.sections import extended_type, sections_of, with_sections
 from workerkit.attributes import (
     kind_of,
     misspelt,
@@ -35,7 +36,7 @@ from workerkit.options import (
     resolve,
     without_effect,
 )
-from workerkit.transport import Declared, Transport, Warns
+from workerkit.transport import Declared, Publishes, Transport, Warns
 
 _HOOKS = ("on_start", "on_stop", "on_connection_error")
 
@@ -47,11 +48,13 @@ class Assembly:
     """An application that could be started.
 
     Attributes:
-        transports: Those that feed at least one consumer, each with what it feeds.
+        transports: Those with at least one consumer, each with its consumers.
+        publishing: Those that can publish, with consumers or without.
     """
 
     settings: WorkerSettings
     transports: list[tuple[Transport, list[Declared]]]
+    publishing: list[Publishes]
 
     @property
     def declared(self) -> list[Declared]:
@@ -86,9 +89,7 @@ def assemble(
     classes, not_found = look_through(packages)
     faults.declaration += not_found
     transports: Transports = transports_of(container)
-    make_settings, settings_type = settings_source(container)
-    settings, wrong = load.read(make_settings, settings_type)
-    faults.configuration += wrong
+    settings, settings_type = _read_settings(container, transports, faults)
     named = _named(classes, faults)
     kinds = {name: class_.options_type() for name, class_ in named.items()}
     readable = settings or valid_part(settings_type)
@@ -117,7 +118,23 @@ def assemble(
     faults.declaration += _contested(each for every in fed.values() for each in every)
     faults.throw()
     assert settings is not None
-    return Assembly(settings, [(each, fed[each]) for each in transports.values() if each in fed])
+    used = [(each, fed[each]) for each in transports.values() if each in fed]
+    return Assembly(
+        settings, used, [each for each in transports.values() if isinstance(each, Publishes)]
+    )
+
+
+def _read_settings(
+    container: containers.Container, transports: Transports, faults: "Faults"
+) -> tuple[WorkerSettings | None, type[WorkerSettings]]:
+    """Return the settings with the sections of the transports, and their class."""
+    make, settings_type = settings_source(container)
+    settings, wrong = load.read(make, settings_type)
+    faults.configuration += wrong
+    if settings is not None:
+        settings, wrong = with_sections(settings, sections_of(transports.values()))
+        faults.configuration += wrong
+    return settings, settings_type
 
 
 def _checked(
@@ -160,12 +177,15 @@ class Faults:
 
 
 def settings_source(container: containers.Container) -> tuple[Any, type[WorkerSettings]]:
-    """The provider of the settings, and the class that says which variables there are."""
+    """Return the provider of the settings, and the class that has all variables.
+
+    The class has the sections that transports add; what the provider creates does not.
+    """
     provider = container.providers["settings"]
     made = getattr(provider, "cls", None)
-    if isinstance(made, type) and issubclass(made, WorkerSettings):
-        return provider, made
-    return provider, WorkerSettings
+    if not (isinstance(made, type) and issubclass(made, WorkerSettings)):
+        made = WorkerSettings
+    return provider, extended_type(made, sections_of(transports_of(container).values()))
 
 
 def _named(classes: Sequence[type[Consumer]], faults: Faults) -> dict[str, type[Consumer]]:

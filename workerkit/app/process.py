@@ -12,7 +12,6 @@ from typing import Any
 from dependency_injector import containers, providers
 
 from workerkit import logs
-from workerkit.amqp.publisher import Publisher
 from workerkit.app.assembly import Assembly
 from workerkit.app.watchdog import Watchdog
 from workerkit.container import Resources, redact_of
@@ -22,7 +21,7 @@ from workerkit.errors import RunError
 from workerkit.health import Readiness
 from workerkit.ops.metrics import Metrics
 from workerkit.tasks import LATE, cancel, guard, protect, run_all, unprotect
-from workerkit.transport import Context, Declared, Prepares, Transport
+from workerkit.transport import Context, Declared, Prepares, Publishes, Transport
 
 log = logging.getLogger(__name__)
 
@@ -57,7 +56,7 @@ class Process:
         self._assembly = assembly
         self._container = container
         self._resources = Resources(container)
-        self._publisher: Any = None
+        self._publishing: list[Publishes] = []
         self._kept: set[asyncio.Task[None]] = set()
         self._endpoints: list[Endpoint] = []
         self._transports: list[Transport] = []
@@ -76,6 +75,7 @@ class Process:
         self._watchdog.start()
         await self._resources.open()
         context = await self._context()
+        await self._open_publishers(context)
         fed = [
             (transport, [await self._endpoint(transport, each) for each in declared])
             for transport, declared in self._assembly.transports
@@ -138,10 +138,11 @@ class Process:
             {f"on_stop of {each.name}": each.stop() for each in self._endpoints},
             CLOSE_DEADLINE,
         )
-        if self._publisher is not None:
-            faults += await self._finish(
-                "closed", {"publisher": self._publisher.close()}, CLOSE_DEADLINE
-            )
+        faults += await self._finish(
+            "closed",
+            {f"{each.kind} publisher": each.close_publisher() for each in self._publishing},
+            CLOSE_DEADLINE,
+        )
         faults += self._faults("closed", await self._resources.close(CLOSE_DEADLINE))
         if self._watchdog is not None:
             self._watchdog.stop()
@@ -163,14 +164,9 @@ class Process:
     async def _context(self) -> Context:
         settings = self._assembly.settings
         publisher = await self._provided("publisher")
-        self._publisher = publisher
-        publisher.open(settings)
         observers = await self._provided("observers")
         if self.metrics is not None:
             observers = [*observers, self.metrics]
-        if isinstance(publisher, Publisher):
-            publisher.observers = observers
-            self.readiness.blocked = publisher.blocked
         return Context(
             settings,
             observers,
@@ -181,6 +177,15 @@ class Process:
             self.changed.set,
             self._keep,
         )
+
+    async def _open_publishers(self, context: Context) -> None:
+        for transport in self._assembly.publishing:
+            self._publishing.append(transport)
+            await transport.open_publisher(context)
+        self.readiness.blocked = self._blocked
+
+    def _blocked(self) -> list[str]:
+        return [name for each in self._publishing for name in each.blocked()]
 
     async def _provided(self, name: str) -> Any:
         """What the container has under *name*."""

@@ -123,8 +123,8 @@ class SSETransport:
         for receiver in self._receivers:
             receiver.drop()
 
-    def hasten(self) -> None:
-        """Handle batches that are half full, end the pauses before other tries: for tests."""
+    def skip_waits(self) -> None:
+        """Handle partly filled batches, and end pauses before other attempts: for tests."""
         for receiver in self._receivers:
             receiver.hasten()
 

@@ -14,7 +14,6 @@ from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.lease import QUEUE_PREFIX
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
-from workerkit.amqp.transport import AMQPTransport
 from workerkit.app.assembly import Assembly
 from workerkit.config.connections import AMQPSettings, SSESettings
 from workerkit.config.sections import HTTPSettings
@@ -23,17 +22,15 @@ from workerkit.consumer import Consumer
 from workerkit.describe import describe_error
 from workerkit.embedded import LATEST, EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
-from workerkit.http.transport import HTTPTransport
 from workerkit.observe import Settled
 from workerkit.options import folded
 from workerkit.periodic.singleton import SingletonOptions
-from workerkit.periodic.transport import PeriodicTransport
 from workerkit.runner import Runner
-from workerkit.sse.transport import SSETransport
 from workerkit.tasks import cancel_and_wait
-from workerkit.testing.http_client import HTTPClient, WatchedViews
+from workerkit.testing.http_client import HTTPClient
 from workerkit.testing.records import Record
 from workerkit.testing.requeues import Requeues
+from workerkit.testing.used_transports import UsedTransports
 
 _LOOPBACK = "127.0.0.1"
 _HERE = {_LOOPBACK, "localhost", "::1", "0.0.0.0", "::"}
@@ -55,7 +52,7 @@ class Application:
         self,
         runner: Runner,
         broker: EmbeddedBroker,
-        transports: "_Transports",
+        transports: UsedTransports,
         vhosts: set[str],
         assembly: Assembly,
     ) -> None:
@@ -100,7 +97,7 @@ class Application:
             self._requeues.check(max_requeues)
             if loop.time() > until:
                 raise self._not_idle(deadline, pending)
-            self._transports.hasten()
+            self._transports.skip_waits()
             waiting = self._waiting()
             if pending == list(waiting):
                 self.broker.advance(min(waiting.values()))
@@ -189,8 +186,7 @@ class Application:
             for vhost, each in self._queues()
             if each.unacked or (each.ready and self._is_read(vhost, each))
         ]
-        found += self._transports.sse.pending()
-        found += [f"a handler of {name} runs" for name in self._transports.busy()]
+        found += self._transports.pending()
         return found + list(self._waiting())
 
     def _waiting(self) -> dict[str, float]:
@@ -221,38 +217,6 @@ class Application:
         ]
 
 
-class _Transports:
-    """The transports of a test: RabbitMQ, streams and HTTP as they are, the clock by hand."""
-
-    def __init__(self) -> None:
-        self.amqp = AMQPTransport()
-        self.sse = SSETransport()
-        self.periodic = PeriodicTransport(by_hand=True)
-        self.http: WatchedViews | None = None
-
-    def busy(self) -> list[str]:
-        found = self.amqp.busy() + self.sse.busy() + self.periodic.busy()
-        return found + (self.http.unanswered() if self.http else [])
-
-    def hasten(self) -> None:
-        self.amqp.hasten()
-        self.sse.hasten()
-
-    def put_into(self, transports: dict[type, Any]) -> dict[type, Any]:
-        """The container's transports, those of its own replaced by these."""
-        kinds: dict[type, Any] = {
-            AMQPTransport: self.amqp,
-            SSETransport: self.sse,
-            PeriodicTransport: self.periodic,
-        }
-        for transport in transports.values():
-            if isinstance(transport, HTTPTransport):
-                kinds[type(transport)] = self.http = WatchedViews(transport)
-        return {
-            base: kinds.get(type(transport), transport) for base, transport in transports.items()
-        }
-
-
 @asynccontextmanager
 async def running(
     container: containers.Container,
@@ -276,7 +240,7 @@ async def running(
         StartError: The application cannot start, or did not stop cleanly.
     """
     runner = Runner(container, packages=packages, only=only)
-    transports = _Transports()
+    transports = UsedTransports()
     async with EmbeddedBroker(behaves_as=behaves_as) as broker:
         with _free_port() as port, ExitStack() as stack:
 
@@ -287,7 +251,7 @@ async def running(
             settings: WorkerSettings = container.providers["settings"]()
             pointed = _pointed(settings, broker, port)
             put("settings", pointed)
-            put("transports", transports.put_into(container.providers["transports"]()))
+            stack.enter_context(transports.put_into(container))
             if getattr(container.providers["publisher"](), "connects", False):
                 put("publisher", Publisher())
             assembly = runner.assemble()
