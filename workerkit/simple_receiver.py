@@ -26,7 +26,7 @@ from workerkit.options import (
     unless_retried,
 )
 from workerkit.retry import Retries, pause
-from workerkit.tasks import Backoff, cancel_and_wait, sleep_unless_stopping
+from workerkit.tasks import Backoff, cancel, cancel_and_wait, sleep_unless_stopping
 from workerkit.transport import Context, Hook
 from workerkit.workers import Batching, Workers
 
@@ -34,6 +34,7 @@ log = logging.getLogger(__name__)
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
+_CANCEL_INTERVAL = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -178,8 +179,10 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         """Receive nothing new; what was received is handled."""
         self._stopping.set()
         self._part.stopping()
-        if self._receiving is not None:
-            await cancel_and_wait([self._receiving])
+        while self._receiving is not None and not self._receiving.done():
+            # Again and again: client libraries may swallow a cancellation while they read.
+            cancel(self._receiving)
+            await asyncio.wait([self._receiving], timeout=_CANCEL_INTERVAL)
         self.skip_waits()
         self._batching.flush()
 

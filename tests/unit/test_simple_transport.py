@@ -294,6 +294,33 @@ async def test_stop_handles_what_was_received_and_cancel_settles_nothing() -> No
     assert [each.raw for each in transport.items] == [b"b"]
 
 
+async def test_receive_is_cancelled_until_it_ends() -> None:
+    """A client library may swallow a cancellation while it reads."""
+
+    class Swallowing(ListTransport):
+        cancelled = 0
+
+        async def receive(self, options: ListOptions) -> AsyncIterator[SimpleDelivery | None]:
+            yield None
+            while self.cancelled < 2:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    self.cancelled += 1
+
+    class Listed(ListConsumer):
+        items = "orders"
+
+        async def handle(self, body: bytes) -> None: ...
+
+    transport = Swallowing()
+    runner, _, _ = application(Listed, transport=transport)
+    async with runner.running():
+        await eventually(lambda: runner.ready)
+
+    assert transport.cancelled == 2
+
+
 @pytest.mark.parametrize(
     ("action", "actions", "expected"),
     [
