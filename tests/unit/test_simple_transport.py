@@ -300,13 +300,14 @@ async def test_receive_is_cancelled_until_it_ends() -> None:
     class Swallowing(ListTransport):
         cancelled = 0
 
-        async def receive(self, options: ListOptions) -> AsyncIterator[SimpleDelivery | None]:
-            yield None
+        async def receive(self, options: ListOptions) -> AsyncIterator[SimpleDelivery]:
             while self.cancelled < 2:
                 try:
                     await asyncio.Event().wait()
                 except asyncio.CancelledError:
                     self.cancelled += 1
+            async for delivery in super().receive(options):
+                yield delivery
 
     class Listed(ListConsumer):
         items = "orders"
