@@ -1,4 +1,4 @@
-"""Where an application wires its own objects, beside those that the framework brings."""
+"""The container of an application: its own providers beside those of the framework."""
 
 import inspect
 from typing import Any
@@ -35,7 +35,7 @@ class WorkerContainer(containers.DeclarativeContainer):
         publisher: Publishes to RabbitMQ.
         observers: Called with a `Settled` record for each delivery.
         cursors: Keeps the cursors of event streams: in memory, or in files where the settings name
-            a directory; a `CursorStore` of your own comes before both.
+            a directory; a `CursorStore` of your own replaces both.
         transports: The built-in transports, each with the base class of its consumers, in the
             order in which they start. Replace it to run without some of them.
         extra_transports: Transports of your own, added to the built-in ones:
@@ -75,7 +75,7 @@ def redact_of(container: containers.Container) -> Redact | None:
     """Return the function that the container's `redact` provides.
 
     Raises:
-        DeclarationError: It is no function.
+        DeclarationError: It is not a function.
     """
     found = container.providers["redact"]()
     if found is not None and not callable(found):
@@ -89,7 +89,7 @@ def redact_of(container: containers.Container) -> Redact | None:
 
 
 class Resources:
-    """The resources of a container, opened one by one and closed in reverse, each on its own."""
+    """The resources of a container, opened one by one and closed in reverse order."""
 
     def __init__(self, container: containers.Container) -> None:
         self._wanted = _in_order(container)
@@ -113,13 +113,13 @@ class Resources:
                 ) from error
 
     async def close(self, seconds: float) -> dict[str, str]:
-        """Close what was opened, the last one first; one that fails does not keep the others.
+        """Close what was opened, the last one first, even if some of them fail.
 
         Args:
             seconds: For each one that closes asynchronously.
 
         Returns:
-            What went wrong, by name, as `workerkit.tasks.run_all` says it.
+            The failures by name, as `workerkit.tasks.run_all` returns them.
         """
         wrong: dict[str, str] = {}
         while self._opened:
@@ -135,7 +135,7 @@ async def _closed(resource: "providers.Resource[Any]") -> None:
 
 
 def _in_order(container: containers.Container) -> list[tuple[str, providers.Resource[Any]]]:
-    """Every resource with its name, behind all that it depends on."""
+    """Return every resource with its name, after those that it depends on."""
     names = {id(provider): name for name, provider in container.providers.items()}
     found: dict[int, tuple[str, providers.Resource[Any]]] = {}
     seen: set[int] = set()

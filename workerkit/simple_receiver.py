@@ -188,7 +188,7 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
 
     def skip_waits(self) -> None:
         """Handle partly filled batches, and end pauses before other attempts, now."""
-        self._batching.ripen()
+        self._batching.release()
         self._skip.set()
         self._skip = asyncio.Event()
 

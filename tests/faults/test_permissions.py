@@ -12,7 +12,7 @@ from tests.rabbit import PrivateRabbit
 from tests.records import fields
 from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, Queue
-from workerkit.health import Health, hopeless
+from workerkit.health import Health, abort_reasons
 
 REFUSED = "consumer is not ready"
 IN_USE = "queue is used by another connection"
@@ -137,7 +137,7 @@ async def test_a5_alone_in_its_process_it_is_hopeless(
     consumer, _ = collector("orders")
     await client.declare("orders")
     async with running(user(rabbit, vhost, configure=""), consumer, ready=False) as runner:
-        [reason] = await eventually(lambda: hopeless(runner.health))
+        [reason] = await eventually(lambda: abort_reasons(runner.health))
 
     assert len(fields(caplog, REFUSED)) == 3
     assert "grant configure on 'orders.dlq'" in reason
@@ -178,7 +178,7 @@ async def test_c8_a_class_that_keeps_failing_to_start_leaves_the_others_alone(
         await eventually(lambda: bodies == [b"a"])
         states = {each.consumer: each.state.value for each in runner.health}
         reason = named(runner.health, "Locked").reason
-        given_up = hopeless(runner.health)
+        given_up = abort_reasons(runner.health)
 
     assert states == {"Locked": "waiting", "Lost": "waiting", "Fine": "ready"}
     assert "'locked'" in reason

@@ -114,7 +114,7 @@ class Receiver:
 
     def hasten(self) -> None:
         """Wait for nothing: a part of a batch will do, and what waits to go back goes back."""
-        self._batching.ripen()
+        self._batching.release()
         self._settling.release()
 
     def put_back(self) -> None:

@@ -1,4 +1,4 @@
-"""Put an application together, as far as that goes without opening anything."""
+"""Assemble an application: check everything that can be checked without opening anything."""
 
 import dataclasses
 import difflib
@@ -45,7 +45,7 @@ Transports = Mapping[type[Consumer], Transport]
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """An application that could be started.
+    """An application that is ready to start.
 
     Attributes:
         transports: Those with at least one consumer, each with its consumers.
@@ -59,16 +59,16 @@ class Assembly:
     @property
     def declared(self) -> list[Declared]:
         """Every consumer."""
-        return [each for _, fed in self.transports for each in fed]
+        return [each for _, declared in self.transports for each in declared]
 
     @property
     def warnings(self) -> list[str]:
-        """What is no fault and may not be meant, one sentence each."""
+        """What is allowed but probably not intended, one sentence each."""
         return [
             text
-            for transport, fed in self.transports
+            for transport, declared in self.transports
             if isinstance(transport, Warns)
-            for each in fed
+            for each in declared
             for text in transport.warnings(each)
         ]
 
@@ -97,11 +97,11 @@ def assemble(
     if readable is not None:
         overrides, wrong = load.overrides(readable, kinds, complete=not not_found)
         faults.configuration += wrong
-    # A name that is not there may be that of a class in a module that cannot be imported.
+    # An unknown name may be that of a class in a module that cannot be imported.
     chosen = _chosen(named, only, Faults() if not_found else faults)
     plan = Plan(container)
     kinds_by_option = _kinds_by_option(transports)
-    fed: dict[Transport, list[Declared]] = {}
+    consumers: dict[Transport, list[Declared]] = {}
     for name, class_ in chosen.items():
         transport = _transport(class_, transports, faults)
         if transport is None:
@@ -110,15 +110,15 @@ def assemble(
         faults.declaration += _unread(class_, kinds_by_option)
         if declared is None:
             continue
-        fed.setdefault(transport, []).append(declared)
+        consumers.setdefault(transport, []).append(declared)
         if readable is not None:
             faults.declaration += _checked(
                 transport, declared, readable, valid=settings is not None
             )
-    faults.declaration += _contested(each for every in fed.values() for each in every)
+    faults.declaration += _claimed_twice(each for every in consumers.values() for each in every)
     faults.throw()
     assert settings is not None
-    used = [(each, fed[each]) for each in transports.values() if each in fed]
+    used = [(each, consumers[each]) for each in transports.values() if each in consumers]
     return Assembly(
         settings, used, [each for each in transports.values() if isinstance(each, Publishes)]
     )
@@ -143,22 +143,22 @@ def _checked(
     try:
         return transport.check(declared, settings)
     except Exception:
-        # Of settings that are invalid, a transport may need just the part that is not there: its
-        # faults are found when those of the settings are mended.
+        # A transport may need the part of the settings that is invalid: its faults are found once
+        # those of the settings are corrected.
         if valid:
             raise
         return ()
 
 
 class Faults:
-    """Collects what is wrong, so that all of it can be said at once."""
+    """Collects faults, so that all of them can be reported at once."""
 
     def __init__(self) -> None:
         self.declaration: list[str] = []
         self.configuration: list[str] = []
 
     def collect(self, call: Any, *args: Any) -> Any:
-        """What *call* returns; None where it raised, and then its faults are kept."""
+        """Return what *call* returns; None where it raised, and collect its faults."""
         try:
             return call(*args)
         except DeclarationError as error:
@@ -166,7 +166,7 @@ class Faults:
             return None
 
     def throw(self) -> None:
-        """Raise what has been collected, if anything has; each fault once, however often found."""
+        """Raise what was collected, if anything was; each fault once."""
         self.declaration = list(dict.fromkeys(self.declaration))
         if self.declaration and self.configuration:
             raise StartError(*self.declaration, *self.configuration)
@@ -189,7 +189,7 @@ def settings_source(container: containers.Container) -> tuple[Any, type[WorkerSe
 
 
 def _named(classes: Sequence[type[Consumer]], faults: Faults) -> dict[str, type[Consumer]]:
-    """The classes by their names, which compare as environment variables do."""
+    """Return the classes by name; names compare as environment variables do."""
     named: dict[str, type[Consumer]] = {}
     seen: dict[str, type[Consumer]] = {}
     for class_ in classes:
@@ -217,14 +217,14 @@ def _chosen(
         return named
     by_key = {folded(name): name for name in named}
     chosen = {}
-    for asked in only:
-        name = by_key.get(folded(asked))
+    for wanted in only:
+        name = by_key.get(folded(wanted))
         if name is not None:
             chosen[name] = named[name]
             continue
-        nearest = difflib.get_close_matches(asked, named, n=1, cutoff=0.4)
+        nearest = difflib.get_close_matches(wanted, named, n=1, cutoff=0.4)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        faults.configuration.append(f"--only {asked}: there is no consumer of that name{hint}")
+        faults.configuration.append(f"--only {wanted}: there is no consumer of that name{hint}")
     return chosen
 
 
@@ -266,7 +266,7 @@ def _declared(
 
 
 def _wrong_hooks(class_: type[Consumer]) -> Iterator[str]:
-    """Faults of the methods that are awaited besides `handle`."""
+    """Yield the faults of the hooks."""
     for name in _HOOKS:
         hook = getattr(class_, name)
         if not callable(hook):
@@ -276,7 +276,7 @@ def _wrong_hooks(class_: type[Consumer]) -> Iterator[str]:
 
 
 def _kinds_by_option(transports: Transports) -> Mapping[str, list[str]]:
-    """Which kinds of consumers have an option, by option."""
+    """Return the kinds of consumers that have an option, by option."""
     found: dict[str, list[str]] = {}
     for base in transports:
         for option in adapters(base.options_type()):
@@ -285,9 +285,9 @@ def _kinds_by_option(transports: Transports) -> Mapping[str, list[str]]:
 
 
 def _unread(class_: type[Consumer], kinds: Mapping[str, list[str]]) -> Iterator[str]:
-    """Faults of attributes and methods that have no effect."""
+    """Yield the faults of attributes and methods that have no effect."""
     own = adapters(class_.options_type())
-    # A kind may know an option that nobody sets, and then its transport says so.
+    # A kind may have an option that cannot be set; then its transport reports it.
     known = {each.name for each in dataclasses.fields(class_.options_type())}
     for owner, name, meant in misspelt_hooks(class_):
         if meant != "handle":
@@ -296,7 +296,7 @@ def _unread(class_: type[Consumer], kinds: Mapping[str, list[str]]) -> Iterator[
         at = describe_class(owner)
         unset = [option for option in own if not hasattr(class_, option)]
         looks_like = misspelt(class_, owner, own, unset)
-        if owner is not class_:  # Those of its own are found with its options.
+        if owner is not class_:  # Those of the class itself are found with its options.
             yield from (f"{at}: {no_option(*each)}" for each in looks_like.items())
         for name in of_other_kinds(class_, owner, known, kinds):
             if name not in looks_like:
@@ -315,8 +315,8 @@ def _options(
         ) from error
 
 
-def _contested(all_declared: Iterable[Declared]) -> Iterator[str]:
-    """Faults of consumers that claim the same."""
+def _claimed_twice(all_declared: Iterable[Declared]) -> Iterator[str]:
+    """Yield the faults of consumers that claim the same."""
     claimed: dict[str, type[Consumer]] = {}
     for declared in all_declared:
         for claim in declared.consumer.claims(declared.options):

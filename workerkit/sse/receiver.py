@@ -178,7 +178,7 @@ class Receiver:
         while self.full:
             if self._options.batch and len(self._batching):
                 # Of large events there will not come enough for a full one.
-                self._batching.ripen()
+                self._batching.release()
             self._hungry = asyncio.get_running_loop().create_future()
             await self._hungry
 
@@ -190,7 +190,7 @@ class Receiver:
 
     def hasten(self) -> None:
         """Wait for nothing: a part of a batch will do, and pauses are over."""
-        self._batching.ripen()
+        self._batching.release()
         self._end_pauses()
 
     def drop(self) -> None:

@@ -42,7 +42,7 @@ _MAX_REQUEUES = 10
 
 
 class Application:
-    """What a test does with a running application. Get one from `running`.
+    """A running application, as a test uses it. Get one from `running`.
 
     Attributes:
         http: A client of its views; `http.url` is where they are served, for other clients.
@@ -67,7 +67,7 @@ class Application:
         self._publisher = Publisher()
 
     async def publish(self, body: object, routing_key: str, **more: Any) -> str:
-        """Publish a message as somebody outside would; as `Publisher.publish`."""
+        """Publish a message from outside the application; as `Publisher.publish`."""
         return await self._publisher.publish(body, routing_key, **more)
 
     async def idle(
@@ -75,9 +75,9 @@ class Application:
     ) -> None:
         """Return when everything that messages and events have caused is settled.
 
-        Nobody waits for time to pass: batches that are half full are handled, messages that wait to
-        go back to their queue go back, events that wait for another try are tried, and the broker's
-        clock moves on to the next retry. A queue that a consumer reads counts while the consumer is
+        It does not wait for time to pass: partly filled batches are handled, messages that wait to
+        be requeued are requeued, pauses before other attempts end, and the broker's clock advances
+        to the next retry. A queue that a consumer reads counts while the consumer is
         reconnecting, too. An event that a server of this process has sent counts
         from then on.
 
@@ -125,7 +125,7 @@ class Application:
             await cancel_and_wait([call])
 
     def settled(self, name: str) -> list[Record]:
-        """What became of the deliveries of one consumer, in order.
+        """Return what became of the deliveries of one consumer, in order.
 
         Raises:
             KeyError: No consumer of that name runs.
@@ -137,7 +137,7 @@ class Application:
         return [each for each in self._settled if folded(each.consumer) == key]
 
     def queue(self, name: str, vhost: str = "/") -> QueueSnapshot:
-        """A queue as it is now.
+        """Return the current state of a queue.
 
         Raises:
             KeyError: There is no queue of that name.
@@ -148,7 +148,7 @@ class Application:
         return self.broker.queue(name, vhost)
 
     def dead_letters(self, queue: str, vhost: str = "/") -> list[MessageSnapshot]:
-        """The dead letters of a queue, oldest first; none where it has no queue for them.
+        """Return the dead letters of a queue, oldest first; none where it has no queue for them.
 
         Raises:
             KeyError: No consumer reads the queue.
@@ -177,8 +177,8 @@ class Application:
         return failure
 
     async def _pending(self) -> list[str]:
-        """What is not settled yet, in words."""
-        # What is in a socket of the loopback is read within a few turns of the loop.
+        """Return what is not settled yet, in words."""
+        # Data in a socket of the loopback is read within a few turns of the loop.
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         found = [
@@ -190,7 +190,7 @@ class Application:
         return found + list(self._waiting())
 
     def _waiting(self) -> dict[str, float]:
-        """The retries that wait, in words, and the seconds after which they come at the latest."""
+        """Return the retries that wait, in words, and the seconds until the last one of each."""
         return {
             f"{each.ready} messages wait in {each.name!r}": each.arguments["x-message-ttl"] / 1000
             for _, each in self._queues()
@@ -204,11 +204,11 @@ class Application:
         return self.broker.queues(vhost)
 
     def _is_read(self, vhost: str, queue: QueueSnapshot) -> bool:
-        """Whether somebody reads it, or will as soon as he is connected again."""
+        """Return whether a consumer reads it, or will as soon as it is connected again."""
         return queue.consumers > 0 or (vhost, queue.name) in self._read
 
     def _queues(self) -> list[tuple[str, QueueSnapshot]]:
-        """The queues of messages; in that of a lease there is always one."""
+        """Return the queues of messages, without those of leases, which always have one."""
         return [
             (vhost, self.broker.queue(name, vhost))
             for vhost in self._vhosts
@@ -272,7 +272,7 @@ async def running(
 
 @contextmanager
 def _free_port() -> Iterator[int]:
-    """A port of the loopback that nobody else gets; to listen on it takes `reuse_port`."""
+    """Reserve a port of the loopback; listen on it with `reuse_port`."""
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind((_LOOPBACK, 0))
@@ -308,7 +308,7 @@ def _others(names: Sequence[str]) -> str:
 
 
 def _add_vhosts(broker: EmbeddedBroker, assembly: Assembly, settings: WorkerSettings) -> set[str]:
-    """Have every virtual host that somebody names; all of them."""
+    """Create every virtual host that settings or consumers name, and return all of them."""
     vhosts = {"/", *(each.vhost_name() for each in settings.amqp.values())}
     vhosts |= {
         assembly.settings.amqp[each.connection.casefold()].vhost_name(each.vhost)
