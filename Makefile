@@ -15,7 +15,7 @@ SOAK_SECONDS ?= 600
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help test unit coverage lint types test-rabbitmq test-cluster test-oldest test-pythons demo soak install rabbitmq clean
+.PHONY: help test unit coverage lint types test-rabbitmq test-cluster test-oldest test-pythons demo soak install rabbitmq redis clean
 
 help:
 	@echo "make test    all that CI runs: style, types and all tests, with a real RabbitMQ"
@@ -34,14 +34,14 @@ help:
 	@echo "PYTHON=$(PYTHON) chooses the interpreter (3.11 or newer) of a new .venv;"
 	@echo "ARGS=... are arguments for pytest; WORKERS=$(WORKERS) processes run the tests."
 
-test: lint types rabbitmq
+test: lint types rabbitmq redis
 	@$(BIN)/python -m tests.suites $(RETRY) --workers $(WORKERS) -- $(ARGS)
 
 unit: $(INSTALLED)
 	@$(BIN)/pytest --quiet --numprocesses auto --dist worksteal tests/unit $(ARGS)
 
 # The figures are printed even if a test fails. Without ARGS, the tests need RabbitMQ.
-coverage: $(if $(ARGS),$(INSTALLED),rabbitmq)
+coverage: $(if $(ARGS),$(INSTALLED),rabbitmq redis)
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile $(ARGS); \
 		code=$$?; $(BIN)/coverage combine --quiet && $(BIN)/coverage html --quiet \
@@ -86,7 +86,7 @@ test-oldest: .venv-oldest/.installed
 # pyenv runs only the versions that this variable selects: all.
 test-pythons: export PYENV_VERSION := $(shell pyenv versions --bare 2>/dev/null | paste -sd: -)
 # One after another; a failure on one does not stop the others.
-test-pythons: rabbitmq
+test-pythons: rabbitmq redis
 	@failed=; for version in $(PYTHONS); do \
 		if ! python$$version -c '' 2>/dev/null; then \
 			echo "Python $$version: not found"; continue; fi; \
@@ -114,6 +114,10 @@ install: $(INSTALLED)
 rabbitmq: $(INSTALLED)
 	@.ci/need rabbitmq-server $(BIN)/python -c \
 		'import sys; from tests.rabbit import missing; sys.exit(missing())'
+
+redis: $(INSTALLED)
+	@.ci/need redis-server $(BIN)/python -c \
+		'import sys; from tests.redis_server import missing; sys.exit(missing())'
 
 $(INSTALLED): setup.cfg setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 \

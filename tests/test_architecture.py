@@ -23,7 +23,7 @@ FLOORS = {
     "F0 words": "version safe_text errors delivery config",
     "F1 pure": "describe type_variables codec signature retry health observe logs",
     "F2 declared": "attributes options consumer",
-    "F3 spine": "forking tasks threads workers endpoint transport",
+    "F3 spine": "forking tasks threads workers endpoint transport simple_receiver simple_transport",
     "F4 transports": "amqp|sse|http|embedded ops.counting ops.metrics periodic ops",
     "F5 assembly": "container config.load app",
     "F6 runner": "app.watchdog app.process runner",
@@ -51,10 +51,11 @@ ORDER = {
     "cli": "probe application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read"
     " dead_letters.clear dead_letters.commands settings commands",
-    "testing": "fakes containers records requeues broker http_client sse running plugin",
+    "testing": "fakes containers records requeues broker http_client sse used_transports running"
+    " contract_source transport_contract plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
     " variables explain load",
-    "app": "discovery injection assembly watchdog process",
+    "app": "discovery injection sections assembly watchdog process",
     "periodic": "schedule singleton consumer transport",
 }
 

@@ -15,6 +15,7 @@ from typer.testing import CliRunner
 
 from tests import rows
 from tests.application import package_of
+from tests.redis_server import PrivateRedis
 from workerkit import (
     AMQPConsumer,
     Consumer,
@@ -25,6 +26,7 @@ from workerkit import (
     WorkerSettings,
 )
 from workerkit.cli.commands import app
+from workerkit.testing.transport_contract import TransportContract
 
 ROOT = Path(__file__).parents[1]
 PAGES = [
@@ -67,9 +69,20 @@ def blocks(page: Path, language: str) -> list[str]:
     return [text for found, text in BLOCK.findall(page.read_text()) if found == language]
 
 
+@pytest.fixture
+def redis_url() -> Iterator[str]:
+    """The address of a Redis server for one page."""
+    with PrivateRedis() as server:
+        yield server.url
+
+
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
-def test_the_python_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The blocks of a page run one after the other, its tests pass, and its consumers are valid."""
+def test_the_python_of_a_page_runs(
+    page: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    """The blocks of a page run one after the other, its tests pass, its consumers are sound."""
+    if "REDIS_URL" in page.read_text():
+        monkeypatch.setenv("REDIS_URL", request.getfixturevalue("redis_url"))
     given = (OrderRepository, FakeOrders, Settings, open_pool)
     namespace: dict[str, Any] = {each.__name__: each for each in given}
     namespace |= {"__name__": "shop", "Session": FakeOrders}
@@ -86,6 +99,11 @@ def test_the_python_of_a_page_runs(page: Path, monkeypatch: pytest.MonkeyPatch) 
     for test in tests:
         if not inspect.signature(test).parameters:
             asyncio.run(test())
+
+    for contract in _contracts(namespace):
+        for name in dir(contract):
+            if name.startswith("test_") and getattr(contract, name) is not None:
+                getattr(contract(), name)()
 
     for consumer in _consumers(namespace):
         container = namespace.get("Container", WorkerContainer)()
@@ -108,6 +126,14 @@ def test_the_files_of_the_readme_are_a_project(tmp_path: Path) -> None:
     done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
 
     assert (done.stdout, done.stderr) == ("shop: 1 consumer, no problems\n", "")
+
+
+def _contracts(namespace: dict[str, Any]) -> list[type[TransportContract]]:
+    return [
+        each
+        for name, each in namespace.items()
+        if name.startswith("Test") and issubclass(each, TransportContract)
+    ]
 
 
 def _consumers(namespace: dict[str, Any]) -> list[type[Consumer]]:

@@ -43,6 +43,12 @@ if TYPE_CHECKING:
     from workerkit.periodic.singleton import Run
     from workerkit.retry import RetryPolicy
     from workerkit.runner import Runner
+    from workerkit.simple_transport import (
+        SimpleConsumer,
+        SimpleDelivery,
+        SimpleOptions,
+        SimpleTransport,
+    )
     from workerkit.sse.consumer import SSEConsumer
     from workerkit.sse.cursor import CursorStore
     from workerkit.sse.event import SSEEvent
@@ -87,6 +93,10 @@ __all__ = [
     "SSEEvent",
     "SSESettings",
     "Settled",
+    "SimpleConsumer",
+    "SimpleDelivery",
+    "SimpleOptions",
+    "SimpleTransport",
     "StartError",
     "StreamRefused",
     "Unroutable",
@@ -119,6 +129,7 @@ _NAMES = {
     "periodic.consumer": "PeriodicTask",
     "retry": "RetryPolicy",
     "runner": "Runner",
+    "simple_transport": "SimpleConsumer SimpleDelivery SimpleOptions SimpleTransport",
     "config.settings": "WorkerSettings",
     "periodic.singleton": "Run",
     "sse.consumer": "SSEConsumer",

@@ -1,4 +1,4 @@
-"""What a user's class declares. Nothing here opens a socket."""
+"""The base class of all consumers. Nothing here opens a socket."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, ClassVar
@@ -38,12 +38,12 @@ class Consumer:
 
     @classmethod
     def is_abstract(cls) -> bool:
-        """Whether this class is only a base of others and is never run."""
+        """Return whether this class is only a base of others and is never run."""
         return cls._abstract
 
     @classmethod
     def options_type(cls) -> type[Options]:
-        """The options of its kind, even where a method of its own is called `options`."""
+        """Return the options of its kind, even where it has a method called `options`."""
         found = (vars(base).get("options") for base in cls.__mro__)
         return next(each for each in found if isinstance(each, type))
 
@@ -69,7 +69,7 @@ class Consumer:
 
     @classmethod
     def claims(cls, options: Options) -> Iterable[str]:
-        """What no other consumer may have as well, in words; by default nothing."""
+        """Return what only one consumer may have, in words; by default nothing."""
         return ()
 
     async def on_start(self) -> None:

@@ -1,4 +1,4 @@
-"""Where an application wires its own objects, beside those that the framework brings."""
+"""The container of an application: its own providers beside those of the framework."""
 
 import inspect
 from typing import Any
@@ -9,6 +9,7 @@ from workerkit.amqp.consumer import AMQPConsumer
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.transport import AMQPTransport
 from workerkit.config.settings import WorkerSettings
+from workerkit.consumer import Consumer
 from workerkit.describe import describe_error
 from workerkit.errors import DeclarationError, RunError
 from workerkit.http.transport import HTTPTransport
@@ -21,6 +22,7 @@ from workerkit.sse.consumer import SSEConsumer
 from workerkit.sse.cursor import CursorStore, MemoryCursors
 from workerkit.sse.transport import SSETransport
 from workerkit.tasks import guard, run_all
+from workerkit.transport import Transport
 
 
 class WorkerContainer(containers.DeclarativeContainer):
@@ -33,9 +35,12 @@ class WorkerContainer(containers.DeclarativeContainer):
         publisher: Publishes to RabbitMQ.
         observers: Called with a `Settled` record for each delivery.
         cursors: Keeps the cursors of event streams: in memory, or in files where the settings name
-            a directory; a `CursorStore` of your own comes before both.
-        transports: The transport of each base class, in the order in which they start. Add a
-            pair to add one.
+            a directory; a `CursorStore` of your own replaces both.
+        transports: The built-in transports, each with the base class of its consumers, in the
+            order in which they start. Replace it to run without some of them.
+        extra_transports: Transports of your own, added to the built-in ones:
+            `providers.Dict({QueueConsumer: providers.Singleton(QueueTransport)})`. One for the base
+            class of a built-in transport replaces that.
         middlewares: aiohttp's, around every request, the outermost first.
         redact: A function that is called with the text and the traceback of an exception before
             they become headers of a dead letter, and with each text of a log record of ours; it
@@ -54,15 +59,23 @@ class WorkerContainer(containers.DeclarativeContainer):
             PeriodicTask: providers.Singleton(PeriodicTransport),
         }
     )
+    extra_transports: "providers.Dict" = providers.Dict()
     middlewares = providers.List()
     redact: "providers.Object[Redact | None]" = providers.Object(None)
+
+
+def transports_of(container: containers.Container) -> dict[type[Consumer], Transport]:
+    """Return the transport of each base class: the built-in ones, then the extra ones."""
+    transports: dict[type[Consumer], Transport] = dict(container.providers["transports"]())
+    extra = container.providers.get("extra_transports")
+    return transports if extra is None else {**transports, **extra()}
 
 
 def redact_of(container: containers.Container) -> Redact | None:
     """Return the function that the container's `redact` provides.
 
     Raises:
-        DeclarationError: It is no function.
+        DeclarationError: It is not a function.
     """
     found = container.providers["redact"]()
     if found is not None and not callable(found):
@@ -76,7 +89,7 @@ def redact_of(container: containers.Container) -> Redact | None:
 
 
 class Resources:
-    """The resources of a container, opened one by one and closed in reverse, each on its own."""
+    """The resources of a container, opened one by one and closed in reverse order."""
 
     def __init__(self, container: containers.Container) -> None:
         self._wanted = _in_order(container)
@@ -100,13 +113,13 @@ class Resources:
                 ) from error
 
     async def close(self, seconds: float) -> dict[str, str]:
-        """Close what was opened, the last one first; one that fails does not keep the others.
+        """Close what was opened, the last one first, even if some of them fail.
 
         Args:
             seconds: For each one that closes asynchronously.
 
         Returns:
-            What went wrong, by name, as `workerkit.tasks.run_all` says it.
+            The failures by name, as `workerkit.tasks.run_all` returns them.
         """
         wrong: dict[str, str] = {}
         while self._opened:
@@ -122,7 +135,7 @@ async def _closed(resource: "providers.Resource[Any]") -> None:
 
 
 def _in_order(container: containers.Container) -> list[tuple[str, providers.Resource[Any]]]:
-    """Every resource with its name, behind all that it depends on."""
+    """Return every resource with its name, after those that it depends on."""
     names = {id(provider): name for name, provider in container.providers.items()}
     found: dict[int, tuple[str, providers.Resource[Any]]] = {}
     seen: set[int] = set()

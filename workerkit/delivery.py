@@ -19,7 +19,7 @@ class Action(StrEnum):
     `REQUEUE` handles it again, with growing pauses; `DEAD_LETTER` is `REJECT`.
 
     `RETRY` tries it again later; a handler asks for it by raising `Retry` or by `retry()` of the
-    delivery, a class by its `retry`, so it is nothing for `on_success` and its kin.
+    delivery, a class by its `retry`, so it cannot be set for `on_success` and similar options.
     """
 
     ACK = "ack"
@@ -48,7 +48,7 @@ class FailedCall:
         self._levels: set[int] = set()
 
     def first(self, level: int) -> bool:
-        """Whether nothing was logged of this call at *level* so far; note that it is now."""
+        """Return whether this is the first log record of the call at *level*."""
         before = len(self._levels)
         self._levels.add(level)
         return len(self._levels) > before
@@ -64,7 +64,7 @@ class Outcome(NamedTuple):
         error: What the handler raised, or why the body could not be read.
         value: What the handler returned.
         delay: Seconds until the next try of a `RETRY`; 0 is again in place.
-        exact: The handler said when: not sooner, as jitter would have it.
+        exact: The handler gave the delay, so jitter must not shorten it.
         call: What failed, where it failed for several deliveries at once.
     """
 
@@ -120,13 +120,13 @@ class Delivery:
     def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
         """Return level and message of the log record when it was not handled.
 
-        WARNING: it is tried again. ERROR: it is not, so somebody has to look.
+        WARNING: it is tried again. ERROR: it is not, so an operator has to act.
         """
         again = action is Action.RETRY or action is Action.REQUEUE
         return logging.WARNING if again else logging.ERROR, "not handled"
 
     def log_fields(self, source: str, action: str) -> dict[str, object]:
-        """Return what its log record tells, in the terms of its transport."""
+        """Return the fields of its log record, in the terms of its transport."""
         return {"source": source, "delivery": str(self), "action": action}
 
     def decide(self, action: Action) -> None:
@@ -158,6 +158,6 @@ class Delivery:
         self.decide(Action.RETRY)
 
     def again(self) -> None:
-        """Its transport begins with the next try: nothing is decided."""
+        """Begin the next attempt: nothing is decided."""
         self.attempt += 1
         self.fate = self.after = None

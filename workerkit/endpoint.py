@@ -1,4 +1,4 @@
-"""The spine: one delivery in, one outcome out, whatever transport it came by."""
+"""Call `handle` for a delivery of any transport, and decide its outcome."""
 
 import asyncio
 import inspect
@@ -24,7 +24,7 @@ _READ_TIME = 0.1
 
 
 class Deadlines:
-    """The running calls of one consumer, each with the time at which it must be over.
+    """The running calls of one consumer, each with its deadline.
 
     Args:
         name: Of the consumer.
@@ -42,10 +42,10 @@ class Deadlines:
         self._looked = False
 
     def begin(self, task: asyncio.Task[object] | None = None) -> asyncio.Task[object]:
-        """The clock starts for a call.
+        """Start the clock for a call.
 
         Args:
-            task: The current one, where it is known; else it is asked for, which costs.
+            task: The current one, where the caller knows it; finding it costs time.
 
         Returns:
             The current task, which makes the call.
@@ -61,11 +61,11 @@ class Deadlines:
         return task
 
     def end(self, task: asyncio.Task[object]) -> bool:
-        """The call is over.
+        """Stop the clock for a call.
 
         Returns:
-            Whether it was cancelled for being late. That cancellation is then taken back, as is
-            any that the call has made itself, so that the task goes on; one from elsewhere stays.
+            Whether it was cancelled because it was late. That cancellation is then undone, as is
+            any by the call itself, so that the task continues; one from elsewhere stays.
         """
         self._running.pop(task, None)
         complaint = self._overdue.pop(task, None) if self._overdue else None
@@ -77,7 +77,7 @@ class Deadlines:
         return complaint is not None
 
     def close(self) -> None:
-        """Cancel nothing any more."""
+        """Stop the timer."""
         if self._timer is not None:
             self._timer.cancel()
 
@@ -86,7 +86,7 @@ class Deadlines:
         now = self._loop.time()
         if now - self._due > _LATE and not self._looked:
             # The event loop was blocked, or the process stopped: what the calls wait for may have
-            # come in time, and is read first. Once, or an overloaded loop would know no deadlines.
+            # arrived in time, and is read first. Once only: an overloaded loop has deadlines, too.
             self._looked, self._due = True, now + _READ_TIME
             self._timer = self._loop.call_at(self._due, self._expire)
             return
@@ -103,7 +103,7 @@ class Deadlines:
 
     def _complain(self) -> None:
         log.error(
-            "handler is late, and goes on though it was cancelled: waiting for it",
+            "handler timed out and still runs after cancellation: waiting for it",
             extra={"consumer": self._name, "timeout": self._seconds},
         )
 
@@ -114,7 +114,7 @@ log = logging.getLogger(__name__)
 class Endpoint:
     """One method of a consumer, ready to be called by its transport.
 
-    All code of the user's class is called from here, and nowhere else.
+    All code of the user's class is called from here only.
 
     Args:
         consumer: The instance whose method is called.
@@ -153,7 +153,7 @@ class Endpoint:
         self._threads: Threads | None = None
         self._handle = handle = getattr(consumer, method)
         timeout = options.timeout
-        # A decorator may hide from the outside that what it wraps is asynchronous.
+        # A decorator may hide that the function it wraps is asynchronous.
         if not inspect.iscoroutinefunction(inspect.unwrap(handle)):
             self._threads = Threads(options.name, options.concurrency, timeout)
             self._handle = partial(self._threads.call, handle)
@@ -165,7 +165,7 @@ class Endpoint:
     async def process(self, delivery: Delivery, task: "asyncio.Task[Any] | None" = None) -> Outcome:
         """Call `handle` and decide what becomes of *delivery*; settle nothing.
 
-        Cancellation passes through, and then there is no outcome: the delivery will come again.
+        Cancellation passes through, and then there is no outcome: the source redelivers.
 
         Args:
             task: The current one, where the caller knows it.
@@ -177,7 +177,7 @@ class Endpoint:
             args, kwargs = self._bind(delivery)
         except Exception as error:
             return self._decided(delivery, Outcome(self._on_invalid, error))
-        # As _attempt, without it: every delivery pays for each coroutine that stands in between.
+        # As _attempt, inlined: each coroutine in between costs time for every delivery.
         task = self._deadlines.begin(task)
         try:
             outcome = self._returned(task, await self._handle(*args, **kwargs))
@@ -217,7 +217,7 @@ class Endpoint:
         await self._hook("on_stop", self.consumer.on_stop())
 
     def close(self) -> None:
-        """Let go of timer and threads: there will be no more calls."""
+        """Stop timer and threads, after the last call."""
         self._deadlines.close()
         if self._threads is not None:
             self._threads.close()
@@ -235,10 +235,10 @@ class Endpoint:
             return self._failed(task, error)
 
     def _returned(self, task: "asyncio.Task[Any]", value: object) -> Outcome:
-        """The outcome of a call that has returned *value*; one that was late is a failure."""
+        """Return the outcome of a call that returned *value*; a late one is a failure."""
         if self._deadlines.end(task):
             failure = self._interrupted(late=True)
-            return Outcome(self._meant_by(failure), failure)
+            return Outcome(self._action_for(failure), failure)
         if value is None:
             return self._handled
         if self._values_are_ignored or type(value) is CoroutineType:
@@ -246,12 +246,12 @@ class Endpoint:
         return Outcome(self._handled.action, None, value)
 
     def _unwanted(self, value: object) -> Outcome:
-        """The outcome of a call that has returned what nothing reads; report that once."""
+        """Return the outcome of a call whose value nothing reads; report that once."""
         if isinstance(value, CoroutineType):
-            # What it should have done has not been done.
+            # Its work has not been done.
             value.close()
             failure = TypeError(f"{self.name}: handle returned a coroutine without awaiting it")
-            return Outcome(self._meant_by(failure), failure)
+            return Outcome(self._action_for(failure), failure)
         self._values_are_ignored = False
         log.warning(
             "value returned by handle is ignored",
@@ -260,7 +260,7 @@ class Endpoint:
         return Outcome(self._handled.action, None, value)
 
     def _failed(self, task: "asyncio.Task[Any]", error: BaseException) -> Outcome:
-        """The outcome of a call that has raised *error*.
+        """Return the outcome of a call that raised *error*.
 
         Raises:
             asyncio.CancelledError: The task was cancelled: there is no outcome.
@@ -268,18 +268,18 @@ class Endpoint:
         """
         late = self._deadlines.end(task)
         if is_meant_to_end(task, error) and isinstance(error, Exception | asyncio.CancelledError):
-            # Asked to stop, drivers raise errors of their own: that is no failure either.
+            # When cancelled, drivers may raise errors of their own: that is no failure either.
             raise asyncio.CancelledError from error
         if isinstance(error, asyncio.CancelledError):
             failure = self._interrupted(late)
             failure.__cause__ = error
-            return Outcome(self._meant_by(failure), failure)
+            return Outcome(self._action_for(failure), failure)
         if isinstance(error, GeneratorExit):
             raise error
         if isinstance(error, MemoryError) or not isinstance(error, Exception):
             text = f"{self.name}: handle raised {type(error).__name__}: {error}"
             raise HandlerExit(text) from error
-        return Outcome(self._meant_by(error), error)
+        return Outcome(self._action_for(error), error)
 
     def _interrupted(self, late: bool) -> Exception:
         if late:
@@ -288,7 +288,7 @@ class Endpoint:
             )
         return HandlerCancelled(f"{self.name}: handle was cancelled from inside")
 
-    def _meant_by(self, error: Exception) -> Action:
+    def _action_for(self, error: Exception) -> Action:
         if isinstance(error, Reject):
             return Action.DEAD_LETTER
         if isinstance(error, Retry):
@@ -298,7 +298,7 @@ class Endpoint:
         return Action.RETRY if self._retry.covers(error) else Action.DEAD_LETTER
 
     def _decided(self, delivery: Delivery, outcome: Outcome) -> Outcome:
-        """The handler's own choice for *delivery*, if it made one; no later one counts."""
+        """Return the outcome with the handler's own choice for *delivery*, if it made one."""
         if delivery.fate is not None:
             outcome = Outcome(delivery.fate, outcome.error, outcome.value, call=outcome.call)
         elif outcome.error is None:
@@ -310,7 +310,7 @@ class Endpoint:
         return outcome
 
     def _retried(self, delivery: Delivery, outcome: Outcome) -> Outcome:
-        """The same with the time of the next try; the end of it after the last one."""
+        """Return the outcome with the delay of the next attempt; dead-letter after the last one."""
         error, asked = outcome.error, delivery.after
         if delivery.fate is None and isinstance(error, Retry):
             asked = error.after
@@ -333,6 +333,6 @@ async def _injected(
     *args: Any,
     **kwargs: Any,
 ) -> Any:
-    """Call *handle* with what it takes from the container besides."""
+    """Call *handle* with its further arguments from the container."""
     async with provided() as more:
         return await handle(*args, **kwargs, **more)

@@ -7,7 +7,7 @@ from typing import Any
 
 
 class State(StrEnum):
-    """Where a consumer stands."""
+    """The state of a consumer."""
 
     STARTING = "starting"
     WAITING = "waiting"
@@ -16,18 +16,18 @@ class State(StrEnum):
     STOPPING = "stopping"
 
 
-HOPELESS = 3
-"""Refusals after which something that never was ready counts as misconfigured."""
+MOST_REFUSALS = 3
+"""Refusals after which a part that was never ready counts as misconfigured."""
 
 
 @dataclass(slots=True)
 class Part:
-    """One thing that a consumer reads from; its transport keeps it up to date.
+    """One source of a consumer; its transport keeps it up to date.
 
     Attributes:
         reason: Why it is not ready, or has ended; empty when it is ready.
         was_ready: It was ready at least once in this process.
-        refusals: How often in a row the other side refused it by decision, not by accident.
+        refusals: The number of deliberate refusals by the other side in a row.
         changed: Called after every change.
         source: The queue or route, where its transport has events whose age matters.
         last_event: `time.monotonic()` when the last one came; None before, and where nobody notes
@@ -43,31 +43,31 @@ class Part:
     last_event: float | None = None
 
     def ready(self) -> None:
-        """It delivers."""
+        """Set it ready: it delivers."""
         self.was_ready, self.refusals = True, 0
         self._set(State.READY, "")
 
     def waiting(self, reason: str) -> None:
-        """It is not ready, and tries again by itself."""
+        """Set it waiting: it is not ready, and connects again by itself."""
         self.refusals = 0
         self._set(State.WAITING, reason)
 
     def refused(self, reason: str) -> None:
-        """As `waiting`, but somebody must change something before it can succeed."""
+        """Set it waiting for a change by an operator: it was refused."""
         self.refusals += 1
         self._set(State.WAITING, reason)
 
     def ended(self, reason: str) -> None:
-        """Everything has been delivered: nothing will come, and nothing is wrong with that."""
+        """Set it ended: everything was delivered, and there is no fault."""
         self.was_ready, self.refusals = True, 0
         self._set(State.ENDED, reason)
 
     def stopping(self) -> None:
-        """It takes nothing new any more."""
+        """Set it stopping: it receives nothing new."""
         self._set(State.STOPPING, "stopping")
 
     def told(self) -> dict[str, Any]:
-        """What a page says of it beside its consumer's state; nothing where that says all."""
+        """Return what the health page shows of it beside the state of its consumer."""
         return {}
 
     def _set(self, state: State, reason: str) -> None:
@@ -77,14 +77,14 @@ class Part:
 
 @dataclass(slots=True)
 class Health:
-    """What is known of one consumer: all that is known of its parts.
+    """The health of one consumer, from that of its parts.
 
     Attributes:
         consumer: Its name.
         parts: What it reads from.
         outside: Whether it needs something outside of this process.
-        in_flight: Says how many calls of its `handle` run.
-        role: Says `leader` or `standby` of a consumer that one process of all runs; else "".
+        in_flight: Returns the number of calls of its `handle` that run.
+        role: Returns `leader` or `standby` where only one of several processes runs it; else "".
     """
 
     consumer: str
@@ -118,29 +118,29 @@ class Health:
         return all(part.was_ready for part in self.parts)
 
 
-def hopeless(all_health: Iterable[Health]) -> list[str]:
-    """The reasons to give up the start, none while there is hope.
+def abort_reasons(all_health: Iterable[Health]) -> list[str]:
+    """Return the reasons to abort the start; none while it can still succeed.
 
-    There is hope as long as anything was ready, or waits for something that may come by itself
-    (a broker that is down, a queue that is missing).
+    It can as long as any part was ready, or waits for what may recover by itself (a broker that is
+    down, a queue that is missing).
     """
     parts = [part for each in all_health if each.outside for part in each.parts]
-    if not parts or any(part.was_ready or part.refusals < HOPELESS for part in parts):
+    if not parts or any(part.was_ready or part.refusals < MOST_REFUSALS for part in parts):
         return []
     return list(dict.fromkeys(part.reason for part in parts))
 
 
 @dataclass(slots=True)
 class Readiness:
-    """What is known of a whole process; the process keeps it up to date.
+    """The readiness of a process, which keeps it up to date.
 
     Attributes:
-        health: How each consumer is doing.
-        started: Everything was begun that has to be.
-        draining: It takes nothing new any more.
-        crashed: It is about to end because something of ours failed.
-        blocked: Says to which connections nothing can be published, because the broker blocks
-            publishers.
+        health: The health of each consumer.
+        started: Every transport was started.
+        draining: It receives nothing new.
+        crashed: It is about to end because a task of ours failed.
+        blocked: Returns the connections on which nothing can be published, because the broker
+            blocks publishers.
     """
 
     health: list[Health] = field(default_factory=list)
@@ -151,7 +151,7 @@ class Readiness:
 
     @property
     def ready(self) -> bool:
-        """Whether nothing stands against it."""
+        """Whether there is no obstacle."""
         return not self.obstacles()
 
     @property
@@ -160,7 +160,7 @@ class Readiness:
         return self.started and all(each.was_ready for each in self.health)
 
     def obstacles(self) -> list[str]:
-        """Why it should be given no work now, one sentence each; none if it should."""
+        """Return why it should receive no work now, one sentence each."""
         found = []
         if self.crashed:
             found.append("a task failed")

@@ -1,4 +1,4 @@
-"""Tell whoever listens what became of each delivery, each publish and each connection."""
+"""Notify observers of each delivery, publish and connection."""
 
 import logging
 from collections.abc import Callable, Sequence
@@ -23,7 +23,7 @@ class Settled(NamedTuple):
         action: What the transport did; it differs from the decision where that could not be carried
             out, as when a dead letter could not be moved and went back instead.
         seconds: From the start of handling to the decision.
-        lost: The connection was gone, so nothing was settled: the broker delivers it again.
+        lost: The connection was lost, so nothing was settled: the source redelivers.
     """
 
     consumer: str
@@ -36,7 +36,7 @@ class Settled(NamedTuple):
 
 
 class Published(NamedTuple):
-    """One publish that came to its end; a cancelled one does not.
+    """One publish that has ended; cancelled ones are not reported.
 
     Attributes:
         connection: Its name in the settings.
@@ -55,14 +55,14 @@ class Published(NamedTuple):
 
 
 class Connection(NamedTuple):
-    """A connection that was made, could not be made, or was lost.
+    """A connection that was opened, could not be opened, or was lost.
 
     Attributes:
         name: In the settings; of the consumer, where its class has a URL of its own.
         role: What it is for: `consumers` or `publisher` of a broker, or `stream`.
         vhost: Of the broker; empty for a stream.
         attempt: Which one it was in a row, from 1.
-        reason: Why it failed or was lost; empty when it was made.
+        reason: Why it failed or was lost; empty when it was opened.
     """
 
     name: str
@@ -93,7 +93,7 @@ class Unhandled(NamedTuple):
 
 
 Observer = Callable[[Settled], object]
-"""Called with each `Settled`. One that has methods called like an `Event` is told of those too."""
+"""Called with each `Settled`. A method named like an `Event` is called with those."""
 
 Event = Literal["published", "connected", "connection_failed", "connection_lost", "unhandled"]
 
@@ -124,7 +124,7 @@ def tell(
 def log_settled(record: Settled) -> None:
     """Write one record per delivery: at DEBUG when all went well, else with the traceback.
 
-    WARNING says that it is tried again, ERROR that it is not; see `Delivery.log_failure`. Where a
+    WARNING means that it is tried again, ERROR that it is not; see `Delivery.log_failure`. Where a
     call of `handle` failed for a batch, there is one record of each level for all of its
     deliveries, and the others are logged at DEBUG.
     """

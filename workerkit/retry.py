@@ -1,4 +1,4 @@
-"""When to try again, and when to give up. Pure: no clock, no I/O."""
+"""When to try again, and when to stop trying. Pure: no clock, no I/O."""
 
 import math
 import random
@@ -26,7 +26,7 @@ class RetryPolicy:
     Attributes:
         delays: Seconds before the second try, the third one...; 0 is again in place, without
             letting go of the delivery.
-        fatal: Exceptions that no further try would mend.
+        fatal: Exceptions that another attempt cannot fix.
         only: Where given, all other exceptions are fatal.
         jitter: Share of a delay that is random: it is drawn from `[(1 - jitter) d, d]`.
 
@@ -71,7 +71,7 @@ class RetryPolicy:
         return longest
 
     def covers(self, error: Exception) -> bool:
-        """Whether another try may mend *error*."""
+        """Return whether another attempt may succeed after *error*."""
         if isinstance(error, self.fatal):
             return False
         return not self.only or isinstance(error, self.only)
@@ -80,7 +80,7 @@ class RetryPolicy:
 def next_delay(
     policy: RetryPolicy | None, attempt: int, asked: float | None = None
 ) -> float | None:
-    """The seconds until the next try; None if there is none.
+    """Return the seconds until the next attempt; None if there is none.
 
     Args:
         policy: Without one there is no end to the tries, and the ladder has the steps.
@@ -97,13 +97,13 @@ def next_delay(
 
 
 def pause(outcome: Outcome, policy: RetryPolicy | None) -> float:
-    """The seconds until the next try: never less than asked for, else as the policy draws them."""
+    """Return the seconds until the next attempt, with jitter unless the handler gave them."""
     jitter = 0.0 if policy is None or outcome.exact else policy.jitter
     return outcome.delay * (1.0 - jitter * random.random())
 
 
 def check_delay(name: str, seconds: Any) -> None:
-    """Refuse what is no delay.
+    """Check a delay.
 
     Raises:
         ValueError: It is negative, no number, or shorter or longer than a queue can hold a message.

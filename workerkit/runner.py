@@ -27,7 +27,7 @@ from workerkit.container import redact_of
 from workerkit.describe import describe_error
 from workerkit.errors import RunError, StartError
 from workerkit.forking import Handlers, separate_children
-from workerkit.health import Health, hopeless
+from workerkit.health import Health, abort_reasons
 from workerkit.ops.metrics import Metrics
 from workerkit.ops.server import OpsServer
 from workerkit.safe_text import Redact, cleaner, escape
@@ -38,12 +38,12 @@ log = logging.getLogger(__name__)
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _ONE_SIGNAL = 0.5  # Seconds within which the same signal again is no second one.
-_LEFT_OVER = 2.0
+_LEFTOVERS_DEADLINE = 2.0
 _LATE = 1.0
 
 
 class Runner:
-    """Runs the consumers of some packages with what a container has for them.
+    """Runs the consumers of packages, with their dependencies from a container.
 
     ```python
     Runner(Container(), packages=["shop"]).run()
@@ -77,12 +77,12 @@ class Runner:
 
     @property
     def health(self) -> Sequence[Health]:
-        """How each consumer is doing; empty before the start."""
+        """The health of each consumer; empty before the start."""
         return self._process.readiness.health if self._process is not None else ()
 
     @property
     def crashed(self) -> bool:
-        """Whether something of ours failed, or a handler exited: the process has to stop."""
+        """Whether a task of ours failed, or a handler exited: the process has to stop."""
         return self._process is not None and self._process.crash is not None
 
     @property
@@ -92,7 +92,7 @@ class Runner:
 
     @property
     def metrics(self) -> Metrics | None:
-        """What the process counts; None before the start, or where that is switched off."""
+        """The metrics of the process; None before the start, or where they are disabled."""
         return self._process.metrics if self._process is not None else None
 
     def assemble(self) -> Assembly:
@@ -106,7 +106,7 @@ class Runner:
     def run(self, *, log_level: str | None = None, traceback: bool = False) -> None:
         """Run until SIGTERM or SIGINT, then stop without losing anything; return when all is well.
 
-        A second signal ends the process at once. Faults are written to stderr, a line each.
+        A second signal ends the process immediately. Faults are written to stderr, one per line.
 
         Args:
             log_level: Instead of the setting's.
@@ -133,14 +133,14 @@ class Runner:
         except StartError as error:
             if traceback:
                 raise
-            complain(error.faults, self._redact)
+            report_faults(error.faults, self._redact)
             raise SystemExit(error.exit_code) from None
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Runner"]:
         """Run inside the block, without signals: start before it, drain and stop after it.
 
-        There is no ops server: `health` and `metrics` tell the same.
+        There is no ops server: `health` and `metrics` return the same.
 
         Raises:
             StartError: It could not start, or could not stop cleanly.
@@ -159,12 +159,12 @@ class Runner:
     async def _live(self, assembly: Assembly, handlers: Handlers) -> None:
         process = self._process = Process(assembly, self._container)
         faults: list[str] = []
-        with separate_children(handlers), _signals(process.changed.set) as asked_to_stop:
+        with separate_children(handlers), _signals(process.changed.set) as stop_requested:
             log.info(banner(assembly))
             ops = OpsServer(assembly.settings, process.readiness, process.metrics)
             try:
                 await _listen(ops, assembly.settings)
-                await _until_stopped(process, assembly.settings.start_timeout, asked_to_stop)
+                await _until_stopped(process, assembly.settings.start_timeout, stop_requested)
             except RunError as error:
                 faults += error.faults
             except Exception as error:
@@ -174,19 +174,19 @@ class Runner:
             faults += await process.stop()
             await ops.close()
             log.info("stopped")
-        if not process.abandoned and (late := await _left_over()):
+        if not process.abandoned and (late := await _cancel_leftovers()):
             process.abandoned += late
-            faults.append(f"still running, given up: {', '.join(late)}")
+            faults.append(f"still running: abandoned: {', '.join(late)}")
         if process.abandoned:
-            # Their tasks and threads would keep the event loop, and so the process, for ever.
-            complain(faults, self._redact)
-            _leave(RunError.exit_code)
+            # Their tasks and threads would keep the event loop, and so the process, alive forever.
+            report_faults(faults, self._redact)
+            _exit_now(RunError.exit_code)
         if faults:
             raise RunError(*faults)
 
 
 def _name(consumer: str | type[Consumer]) -> str:
-    """The name of a consumer that somebody names, or hands over as a class."""
+    """Return the name of a consumer that is given by name or as a class."""
     if isinstance(consumer, str):
         return consumer
     return str(getattr(consumer, "name", consumer.__name__))
@@ -196,7 +196,7 @@ def _check_place() -> None:
     """Refuse to run where neither an event loop can be started nor signals handled.
 
     Raises:
-        RuntimeError: It says what to write instead.
+        RuntimeError: The text says what to write instead.
     """
     instead = (
         "write `async with runner.running():` in a coroutine, and the Runner runs inside of that"
@@ -227,10 +227,10 @@ def _log_settings(settings: LogSettings, level: str | None) -> LogSettings:
 
 
 def banner(assembly: Assembly) -> str:
-    """What is about to run, for people: consumers, what they read from, over which connection."""
+    """Return what is about to run, for people: consumers, their sources and connections."""
     lines = [f"workerkit {__version__}"]
-    for transport, fed in assembly.transports:
-        for each in fed:
+    for transport, declared in assembly.transports:
+        for each in declared:
             source, via = (
                 transport.source(each.options),
                 transport.via(each.options, assembly.settings),
@@ -241,11 +241,11 @@ def banner(assembly: Assembly) -> str:
 
 
 async def _listen(ops: OpsServer, settings: WorkerSettings) -> None:
-    """Open the ops server, if it is wanted and can be had.
+    """Open the ops server, if it is enabled and its address is free.
 
     Raises:
-        RunError: Somebody else has the port that was set, or the host that was set is not here. A
-            default that does not work is no reason not to run: two workers on one machine.
+        RunError: The port that was set is taken, or the host that was set is not local. A default
+            that is taken is only a warning: two workers may run on one machine.
     """
     if not settings.ops.enabled:
         return
@@ -272,19 +272,19 @@ async def _listen(ops: OpsServer, settings: WorkerSettings) -> None:
 
 
 async def _until_stopped(
-    process: Process, start_timeout: float | None, asked_to_stop: Callable[[], bool]
+    process: Process, start_timeout: float | None, stop_requested: Callable[[], bool]
 ) -> None:
-    """Start, and return when the process is asked to stop.
+    """Start, and return when a stop is requested.
 
     Raises:
-        RunError: It could not start, or cannot go on.
+        RunError: It could not start, or cannot continue.
     """
     loop = asyncio.get_running_loop()
     latest = None if start_timeout is None else loop.time() + start_timeout
     starting = asyncio.create_task(process.start(), name="start")
     starting.add_done_callback(lambda _: process.changed.set())
     try:
-        while not asked_to_stop():
+        while not stop_requested():
             process.changed.clear()
             if starting.done():
                 starting.result()
@@ -292,7 +292,7 @@ async def _until_stopped(
                     latest = None
             now = loop.time()
             if latest is not None and now - latest > _LATE:
-                # What has to be ready may be so, and only this process did not run.
+                # Consumers may be ready, and only this process was suspended.
                 latest = now + (now - latest)
             _check(process, latest is not None and now >= latest)
             try:
@@ -305,17 +305,17 @@ async def _until_stopped(
         await asyncio.wait([starting])
 
 
-async def _left_over() -> list[str]:
-    """End what user code has started and left behind; the names of what does not end.
+async def _cancel_leftovers() -> list[str]:
+    """Cancel tasks that user code has started; return the names of those that do not end.
 
-    The event loop would wait for it when it is closed, without an end.
+    Closing the event loop would wait for them forever.
     """
     tasks = {each.get_name(): each for each in asyncio.all_tasks() - {asyncio.current_task()}}
     for task in tasks.values():
         cancel(task)
     executor = asyncio.create_task(asyncio.get_running_loop().shutdown_default_executor())
     tasks["threads of asyncio.to_thread"] = executor
-    await asyncio.wait(tasks.values(), timeout=_LEFT_OVER)
+    await asyncio.wait(tasks.values(), timeout=_LEFTOVERS_DEADLINE)
     return [name for name, task in tasks.items() if not task.done()]
 
 
@@ -323,7 +323,7 @@ def _check(process: Process, late: bool) -> None:
     if process.crash is not None:
         crash = process.crash
         raise RunError(f"stopped by {describe_error(crash)}")
-    if reasons := hopeless(process.readiness.health):
+    if reasons := abort_reasons(process.readiness.health):
         raise RunError(*reasons)
     if late:
         waiting = [each for each in process.readiness.health if not each.was_ready]
@@ -336,9 +336,9 @@ def _check(process: Process, late: bool) -> None:
 
 @contextmanager
 def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Take SIGTERM and SIGINT: the first asks to stop, the second ends the process at once.
+    """Handle SIGTERM and SIGINT: the first requests a stop, the second ends the process.
 
-    `timeout` and shells send a signal to a process and to its group, so it may come twice.
+    `timeout` and shells send a signal to a process and to its group, so it may arrive twice.
     """
     loop = asyncio.get_running_loop()
     received: list[int] = []
@@ -350,8 +350,8 @@ def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
             return
         since = time.monotonic()
         if received:
-            os.write(sys.stderr.fileno(), b"second signal: leaving at once\n")
-            _leave(128 + number)
+            os.write(sys.stderr.fileno(), b"second signal: exiting immediately\n")
+            _exit_now(128 + number)
         received.append(number)
         loop.call_soon_threadsafe(wake)
 
@@ -364,25 +364,25 @@ def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
             signal.signal(number, handler)
 
 
-def complain(faults: Sequence[str], redact: Redact | None = None) -> None:
-    """Write each fault to stderr, on a line of its own, without passwords of URLs."""
+def report_faults(faults: Sequence[str], redact: Redact | None = None) -> None:
+    """Write each fault to stderr, one per line, without passwords of URLs."""
     for fault in faults:
         text = cleaner(redact)(" ".join(fault.splitlines()))
         print(escape(text), file=sys.stderr)
 
 
-def _leave(code: int) -> NoReturn:
-    """End the process now, whatever still runs."""
+def _exit_now(code: int) -> NoReturn:
+    """End the process now, even while tasks run."""
     try:
         for stream in (sys.stdout, sys.stderr):
             stream.flush()
     finally:
-        # Called by a signal it may have interrupted a write to the same stream.
+        # A signal handler may have interrupted a write to the same stream.
         os._exit(code)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
-    """uvloop where it is installed."""
+    """Return the loop factory of uvloop, where it is installed."""
     if find_spec("uvloop") is None:
         return None
     import uvloop

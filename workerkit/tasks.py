@@ -1,4 +1,4 @@
-"""What keeps things alive: how long to wait between attempts, and waiting for what comes first."""
+"""Tasks: cancellation, deadlines, and growing pauses between attempts."""
 
 import asyncio
 import logging
@@ -16,10 +16,10 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LATE = "it did not end in time"
-_AFTERMATH = 0.2
+_CANCEL_TIME = 0.2
 _READ_TIME = 0.1
 
-_ours: "WeakKeyDictionary[asyncio.Task[Any], bool]" = WeakKeyDictionary()
+_protected: "WeakKeyDictionary[asyncio.Task[Any], bool]" = WeakKeyDictionary()
 
 
 class Backoff:
@@ -36,62 +36,62 @@ class Backoff:
         self.attempt = 0
 
     def next(self) -> float:
-        """Count a failed attempt; the seconds to wait before the next one."""
+        """Count a failed attempt, and return the seconds to wait before the next one."""
         bound = min(self._cap, self._first * 2.0 ** min(self.attempt, 30))
         self.attempt += 1
         return bound * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:
-        """An attempt succeeded."""
+        """Count from the beginning again, after a success."""
         self.attempt = 0
 
 
 def protect(task: "asyncio.Task[Any]") -> None:
-    """Take a task over: until it is given up again, no cancellation is meant to end it.
+    """Protect a task: until `unprotect`, no cancellation is meant to end it.
 
-    Handlers cancel the task they run in, and mean something else: up to Python 3.12 a `TaskGroup`
+    Handlers may cancel the task they run in without meaning to: up to Python 3.12 a `TaskGroup`
     with a child that fails leaves one cancellation behind.
     """
-    _ours[task] = True
+    _protected[task] = True
 
 
 def unprotect(task: "asyncio.Task[Any]") -> None:
-    """Give a task up: whoever cancels it now means it to end."""
-    _ours[task] = False
+    """Remove the protection of a task: a cancellation now means that it should end."""
+    _protected[task] = False
 
 
 def cancel(task: "asyncio.Task[Any]") -> None:
-    """Cancel a task, for it to end."""
+    """Cancel a task so that it ends."""
     unprotect(task)
     task.cancel()
 
 
 def is_meant_to_end(task: "asyncio.Task[Any]", error: BaseException | None = None) -> bool:
-    """Whether a task was cancelled for it to end.
+    """Return whether a task was cancelled so that it ends.
 
     Args:
-        error: What its code raised. Of a task that was never ours only a `CancelledError` tells.
+        error: What its code raised. Only a `CancelledError` counts if the task was never protected.
     """
     if not task.cancelling():
         return False
-    ours = _ours.get(task)
+    ours = _protected.get(task)
     if ours is None:
         return error is None or isinstance(error, asyncio.CancelledError)
     return not ours
 
 
 def discard_cancellations(task: "asyncio.Task[Any]") -> None:
-    """Take back what code inside a task has cancelled, unless the task is to end."""
-    if _ours.get(task):
+    """Undo the cancellations by code inside a task, unless the task is to end."""
+    if _protected.get(task):
         while task.uncancel():
             pass
 
 
 class Deadline:
-    """Limits the time of its block, as `asyncio.timeout` does, but reads before it gives up.
+    """Limits the time of its block as `asyncio.timeout` does, but reads before it expires.
 
     If code blocked the event loop, or the process was stopped, a reply may have arrived in time but
-    not been read. `TimeoutError` is raised when the time is over.
+    not been read. `TimeoutError` is raised when the time has passed.
     """
 
     __slots__ = ("_scope", "_seconds", "_timer")
@@ -116,7 +116,7 @@ class Deadline:
 
     @property
     def passed(self) -> bool:
-        """Whether the time was over before the block was."""
+        """Whether the time passed before the block ended."""
         return self._scope.expired()
 
     def _read(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -149,14 +149,14 @@ async def with_deadline(seconds: float, awaitable: Awaitable[T], otherwise: Exce
 
 
 async def sleep_unless_stopping(seconds: float, stopping: asyncio.Event) -> bool:
-    """Let time pass before another try; False if the process stops meanwhile."""
+    """Sleep before another attempt; return False if the process stops."""
     with suppress(TimeoutError):
         await asyncio.wait_for(stopping.wait(), seconds)
     return not stopping.is_set()
 
 
 async def cancel_and_wait(tasks: Collection[asyncio.Task[None]]) -> None:
-    """Cancel *tasks* and wait for them, however they end."""
+    """Cancel *tasks*, and wait until they have ended."""
     for task in tasks:
         cancel(task)
     if tasks:
@@ -164,16 +164,16 @@ async def cancel_and_wait(tasks: Collection[asyncio.Task[None]]) -> None:
 
 
 class Interrupted(Exception):
-    """Code of the user's raised something that would end more than itself."""
+    """User code raised an exception that would end more than itself."""
 
 
 async def guard(call: Awaitable[T]) -> T:
-    """Await code of the user's that is no handler: a hook, a provider, a resource.
+    """Await user code that is not a handler: a hook, a provider, a resource.
 
     Raises:
         Interrupted: It raised `SystemExit`, `KeyboardInterrupt`, or a `CancelledError` though
-            nobody had cancelled it.
-        Exception: Whatever else it raised.
+            the task was not cancelled.
+        Exception: Anything else that it raised.
     """
     task = asyncio.current_task()
     assert task is not None
@@ -189,16 +189,16 @@ async def guard(call: Awaitable[T]) -> T:
 
 
 async def run_all(calls: Mapping[str, Awaitable[object]], seconds: float) -> dict[str, str]:
-    """Run all of *calls*, and give up those that take too long: they are cancelled, not waited for.
+    """Run all of *calls*, and cancel those that take too long, without waiting for them.
 
     Returns:
-        What went wrong, by name: `LATE`, or what was raised.
+        The failures by name: `LATE`, or what was raised.
     """
     tasks = {name: asyncio.ensure_future(guard(call)) for name, call in calls.items()}
     if tasks:
         _, unfinished = await asyncio.wait(tasks.values(), timeout=seconds)
         if unfinished:
-            # If the event loop was blocked, an answer may have arrived in time but not been read.
+            # If the event loop was blocked, a reply may have arrived in time but not been read.
             await asyncio.wait(unfinished, timeout=_READ_TIME)
     wrong = {}
     for name, task in tasks.items():
@@ -206,10 +206,10 @@ async def run_all(calls: Mapping[str, Awaitable[object]], seconds: float) -> dic
             cancel(task)
             wrong[name] = LATE
         elif not task.cancelled() and (error := task.exception()) is not None:
-            log.error("could not end in good order", exc_info=error, extra={"what": name})
+            log.error("failed while shutting down", exc_info=error, extra={"what": name})
             wrong[name] = describe_error(error)
-    # What is cancelled and behaves has ended after this.
+    # Tasks that react to the cancellation have ended after this.
     late = [tasks[name] for name, text in wrong.items() if text is LATE]
     if late:
-        await asyncio.wait(late, timeout=_AFTERMATH)
+        await asyncio.wait(late, timeout=_CANCEL_TIME)
     return wrong

@@ -1,7 +1,7 @@
 """Run handlers that are not `async` in daemon threads.
 
 `concurrent.futures.ThreadPoolExecutor` joins its threads when the interpreter exits, so a handler
-that never returns would keep a stopped process alive for ever.
+that never returns would keep a stopped process alive forever.
 """
 
 import asyncio
@@ -40,8 +40,8 @@ class Threads:
     async def call(self, function: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
         """Run *function* in a thread, with the caller's context variables.
 
-        A thread cannot be cancelled. A call that is late, or whose caller is cancelled, is waited
-        for all the same, so that nobody else gets its delivery while it still runs.
+        A thread cannot be cancelled. This waits for a call that is late, or whose caller is
+        cancelled, so that its delivery is not handled elsewhere while it still runs.
 
         Raises:
             HandlerTimeout: It returned, but late.
@@ -64,7 +64,7 @@ class Threads:
                     raise HandlerTimeout(f"{self._name}: no thread was free for {timeout:g} s")
                 late, timeout = True, None
                 log.error(
-                    "handler is late, and a thread cannot be stopped: waiting for it",
+                    "handler timed out, and a thread cannot be cancelled: waiting for it",
                     extra={"consumer": self._name, "timeout": self._timeout},
                 )
         error = future.exception()
@@ -75,7 +75,7 @@ class Threads:
             raise HandlerTimeout(text) from error
         value = future.result()
         if inspect.isawaitable(value):
-            # It is asynchronous after all, in a way that nobody could see before it was called.
+            # It is asynchronous, in a way that was not visible before it was called.
             async with asyncio.timeout(self._timeout):
                 value = await value
         return value
@@ -94,15 +94,15 @@ class Threads:
 
         def work() -> None:
             if not token.acquire(blocking=False):
-                # Its caller has stopped waiting before a thread was free.
-                self._tell(loop, future.cancel)
+                # Its caller stopped waiting before a thread was free.
+                self._report(loop, future.cancel)
                 return
             try:
                 value = context.run(function, *args, **kwargs)
             except BaseException as error:
-                self._tell(loop, _fail, future, error)
+                self._report(loop, _fail, future, error)
             else:
-                self._tell(loop, _finish, future, value)
+                self._report(loop, _finish, future, value)
 
         if self._busy >= self._started < self._size:
             name = f"workerkit-{self._name}-{self._started + 1}"
@@ -120,11 +120,11 @@ class Threads:
         while (work := self._work.get()) is not None:
             work()
 
-    def _tell(self, loop: asyncio.AbstractEventLoop, *call: Any) -> None:
+    def _report(self, loop: asyncio.AbstractEventLoop, *call: Any) -> None:
         try:
             loop.call_soon_threadsafe(*call)
         except RuntimeError:
-            # The loop is closed: the process has given this call up.
+            # The loop is closed: the process has abandoned this call.
             log.warning(
                 "handler returned after the process had stopped", extra={"consumer": self._name}
             )

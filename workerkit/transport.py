@@ -1,29 +1,98 @@
-"""What the Runner needs of a transport: the seam at which others add SQS, Kafka or NATS."""
+"""The seam for transports: what a package needs that adds SQS, Kafka or NATS to workerkit.
+
+Every name in `__all__` is public and stable: from 1.0 on it changes only with a major version, and
+before that only with a line in the changelog that says what to write instead. Import them from
+here, whichever module defines them.
+
+Most transports subclass `SimpleTransport` of `workerkit.simple_transport`, which needs two
+functions. `Transport` is the protocol behind it, for those that need full control. Optional
+abilities have a protocol each: `Configured`, `Idles`, `Prepares`, `Publishes`, `Warns`.
+"""
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+
+from pydantic import BaseModel
 
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.delivery import Delivery
+from workerkit.delivery import Action, Delivery, Outcome
 from workerkit.endpoint import Endpoint
-from workerkit.health import Health
-from workerkit.observe import Observer
-from workerkit.options import Options
+from workerkit.errors import BrokerRefused, ConnectionLost
+from workerkit.health import Health, Part, State
+from workerkit.observe import Connection, Observer, Published, Settled, notify, tell
+from workerkit.options import (
+    OF_BATCHES,
+    Concurrency,
+    Options,
+    Seconds,
+    Settlement,
+    unless_retried,
+)
+from workerkit.retry import Retries, RetryPolicy, pause
 from workerkit.safe_text import Redact
 from workerkit.signature import Arguments, Signature
-from workerkit.tasks import cancel_and_wait
+from workerkit.tasks import Backoff, cancel, cancel_and_wait
+from workerkit.workers import Batching, Workers
+
+__all__ = [
+    "OF_BATCHES",
+    "Action",
+    "Arguments",
+    "Backoff",
+    "Batching",
+    "BrokerRefused",
+    "Concurrency",
+    "Configured",
+    "Connection",
+    "ConnectionLost",
+    "Consumer",
+    "Context",
+    "Declared",
+    "Delivery",
+    "Endpoint",
+    "Health",
+    "Hook",
+    "Idles",
+    "Observer",
+    "Options",
+    "Outcome",
+    "Part",
+    "Prepares",
+    "Published",
+    "Publishes",
+    "Redact",
+    "Retries",
+    "RetryPolicy",
+    "Seconds",
+    "Settled",
+    "Settlement",
+    "Signature",
+    "State",
+    "Transport",
+    "Warns",
+    "WorkerSettings",
+    "Workers",
+    "cancel",
+    "cancel_and_wait",
+    "notify",
+    "pause",
+    "tell",
+    "unless_retried",
+]
+
+Section = TypeVar("Section", bound=BaseModel)
 
 
 @dataclass(frozen=True, slots=True)
 class Declared:
-    """A consumer class with everything known of it before it is made.
+    """A consumer class and everything known about it before an instance exists.
 
     Attributes:
         signatures: The plan of each method that its transport calls, by the method's name.
-        factory: Makes the instance, from the container; gives a future where a resource is
+        factory: Creates the instance from the container; returns a future where a resource is
             asynchronous.
     """
 
@@ -34,7 +103,7 @@ class Declared:
 
     @property
     def signature(self) -> Signature:
-        """The plan of `handle`, for kinds of consumers that have nothing but that."""
+        """The plan of `handle`, for kinds of consumers that have no other method."""
         signature = self.signatures["handle"]
         assert isinstance(signature, Signature)
         return signature
@@ -42,7 +111,7 @@ class Declared:
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What every transport needs of the process.
+    """What every transport needs from the process.
 
     Attributes:
         publisher: The container's; a test may have put a fake there.
@@ -50,8 +119,7 @@ class Context:
         middlewares: The container's, for requests.
         redact: The container's; called with texts of exceptions before they leave the process.
         changed: For each `Part` of a `Health`: called after every change of it.
-        keep: Runs a coroutine as a task, for as long as the process runs: one that ends in an
-            exception stops the process.
+        keep: Runs a coroutine as a task of the process: one that raises stops the process.
     """
 
     settings: WorkerSettings
@@ -63,83 +131,143 @@ class Context:
     changed: Callable[[], None]
     keep: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 
+    def section(self, model: type[Section]) -> Section:
+        """Return the section of the settings that has this class; see `Configured`.
+
+        Raises:
+            LookupError: No transport of the process has such a section.
+        """
+        for name in type(self.settings).model_fields:
+            found = getattr(self.settings, name)
+            if isinstance(found, model):
+                return found
+        raise LookupError(f"no transport adds a section {model.__name__} to the settings")
+
 
 class Transport(Protocol):
-    """Reads deliveries of one kind and settles them: a Runner has one per kind.
+    """Receives deliveries of one kind and settles them: a Runner has one per kind.
 
-    The Runner calls `check` before anything is opened, `start` once, `drain` when the process
-    stops, and `close` last.
+    The Runner calls `check` before anything is opened, `start` once, `stop` and then `drain` when
+    the process stops, `cancel` if handlers still run after the grace period, and `close` last.
 
     Attributes:
-        kind: What its consumers are, in a word, such as `amqp`.
-        delivery: The type that this transport hands to `handle`; None where there is no body.
+        kind: One word for its consumers, such as `amqp`.
+        delivery: The type that this transport passes to `handle`; None where there is no body.
     """
 
     kind: str
     delivery: type[Delivery] | None
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
-        """The faults of one declaration that this transport alone can see, one sentence each."""
+        """Return the faults of a declaration that only this transport can see, a sentence each."""
 
     def source(self, options: Options) -> str:
-        """What a consumer reads from, for people."""
+        """Return what a consumer reads from, for people."""
 
     def via(self, options: Options, settings: WorkerSettings) -> str:
-        """How it is reached, for people; without passwords."""
+        """Return how the source is reached, for people; without passwords."""
 
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
-        """Make the endpoint of one consumer.
+        """Create the endpoint of one consumer.
 
         Where several methods are called there is one for each; this is the first, whose `start`
         and `stop` are called for the consumer. The transport closes the others.
         """
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
-        """Begin to deliver, and go on through every loss of the connection.
+        """Begin to deliver, and reconnect after every loss of the connection.
 
-        Returns at once; each consumer's health tells when it is ready.
+        Returns at once; the health of each consumer shows when it is ready.
         """
 
     async def stop(self) -> None:
-        """Take nothing new; hand back what no handler has begun with."""
+        """Receive nothing new; return to the source what no handler has begun with."""
 
     async def drain(self) -> None:
-        """Return once every handler that runs has returned and its delivery is settled."""
+        """Return once every running handler has returned and its delivery is settled."""
 
     async def cancel(self) -> None:
         """Cancel the handlers that still run, and wait for them.
 
-        The Runner cancels this call when one will not end.
+        Cancelled deliveries are not settled. The Runner cancels this call if it takes too long.
         """
 
     def busy(self) -> list[str]:
-        """The names of the consumers whose handlers still run."""
+        """Return the names of the consumers whose handlers still run."""
 
     async def close(self) -> None:
-        """Let go of every connection. What was not settled is delivered again.
+        """Close every connection. The source redelivers what was not settled.
 
-        With handlers that still run, connections are dropped and not closed.
+        While handlers still run, connections are aborted instead of closed.
         """
 
 
 @runtime_checkable
 class Prepares(Protocol):
-    """A transport that has something to do before anything of the process runs."""
+    """A transport that has something to do before any code of the consumers runs."""
 
     async def prepare(self, declared: Sequence[Declared], context: Context) -> None:
-        """Prepare what the consumers need, and others may use as soon as they run.
+        """Prepare what the consumers need, and what other consumers may use in `on_start`.
 
         The Runner calls it after it has created the consumers, and before it calls the first
-        `on_start`. It has to return after a bounded time, also while the outside is not there.
+        `on_start`. It has to return after a bounded time, even while the source is unreachable.
         """
 
 
 @runtime_checkable
+class Publishes(Protocol):
+    """A transport that can also publish, whether or not a consumer of its kind runs.
+
+    Attributes:
+        kind: As that of the transport.
+    """
+
+    kind: str
+
+    async def open_publisher(self, context: Context) -> None:
+        """Make publishing possible. Called before the first `on_start`; do not connect yet."""
+
+    def blocked(self) -> Sequence[str]:
+        """Return the connections on which nothing can be published now; health shows them."""
+
+    async def close_publisher(self) -> None:
+        """Close the publisher's connections. Called after the last `on_stop`."""
+
+
+@runtime_checkable
 class Warns(Protocol):
-    """A transport that can also say what is allowed and may not be meant."""
+    """A transport that also reports what is allowed but probably not intended."""
 
     def warnings(self, declared: Declared) -> list[str]:
-        """What `workerkit check` warns of, one sentence each."""
+        """Return the warnings of `workerkit check`, one sentence each."""
+
+
+@runtime_checkable
+class Idles(Protocol):
+    """A transport that tests can wait for: `idle()` of the test kit calls this.
+
+    Without these methods `idle()` waits until `busy` returns nothing.
+    """
+
+    def pending(self) -> list[str]:
+        """Return what is not settled, and what will be delivered without a wait, in words."""
+
+    def skip_waits(self) -> None:
+        """Handle partly filled batches, and end pauses before other attempts, now."""
+
+
+@runtime_checkable
+class Configured(Protocol):
+    """A transport with a section of its own in the settings.
+
+    Attributes:
+        section: The name and the class of the section. `("redis", RedisSettings)` reads
+            `WORKERKIT_REDIS__URL`, with the prefix of the application's settings. Unknown variables
+            below it are faults, and `workerkit settings` lists it. If the settings class of the
+            application has a field of that name and class, its value is used.
+    """
+
+    section: ClassVar[tuple[str, type[BaseModel]]]
 
 
 class Hook:
@@ -150,7 +278,7 @@ class Hook:
         self._calls: set[asyncio.Task[None]] = set()
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
-        """Call it, without waiting for what it does."""
+        """Call the hook in the background."""
         call = asyncio.create_task(self._endpoint.connection_failed(error, attempt))
         self._calls.add(call)
         call.add_done_callback(self._calls.discard)

@@ -14,7 +14,7 @@ class Workers:
     Args:
         name: Of the consumer, for the names of the tasks.
         size: Calls of *work* at the same time.
-        work: Does what there is to do, and returns when there is no more.
+        work: Handles what waits, and returns when nothing is left.
     """
 
     def __init__(self, name: str, size: int, work: Callable[[], Awaitable[None]]) -> None:
@@ -28,16 +28,16 @@ class Workers:
 
     @property
     def busy(self) -> bool:
-        """Whether any of them works."""
+        """Whether any worker is busy."""
         return self._working > 0
 
     @property
     def working(self) -> int:
-        """How many of them work."""
+        """The number of busy workers."""
         return self._working
 
     def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
-        """The workers, each with its name; the caller runs them as tasks."""
+        """Return the workers, each with its name; the caller runs them as tasks."""
         for number in range(1, self.size + 1):
             yield f"{self._name} worker {number}", self._run()
 
@@ -55,7 +55,7 @@ class Workers:
                 self._working += 1
 
     async def quiet(self) -> None:
-        """Return once none of them works."""
+        """Return once no worker is busy."""
         while self.busy:
             self._quiet.clear()
             await self._quiet.wait()
@@ -70,12 +70,12 @@ class Workers:
             finally:
                 self._stopped_working()
             if is_meant_to_end(task):
-                # What it did has swallowed the cancellation; there will be no second one.
+                # The work has swallowed the cancellation; there will be no second one.
                 return
             await self._rest()
 
     async def _rest(self) -> None:
-        """Return when woken; whoever wakes a worker counts it as working."""
+        """Return when woken; `wake` counts the worker as busy."""
         rest: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._resting.append(rest)
         try:
@@ -97,51 +97,51 @@ T = TypeVar("T")
 
 
 class Batching(Generic[T]):
-    """What waits to be handled together.
+    """Items that wait to be handled together.
 
-    A batch is ripe when it is full, or when its first item has waited for the interval. A ripe
-    batch that no worker takes yet goes on growing until it is full.
+    A batch is ready when it is full, or when its first item has waited for the interval. A batch
+    that no worker takes yet grows until it is full.
 
     Args:
         size: Items of a full batch.
         interval: Seconds that the first item of a batch waits for others.
-        ripe: Called when there may be a ripe batch.
+        ready: Called when a batch may be ready.
     """
 
-    def __init__(self, size: int, interval: float, ripe: Callable[[], None]) -> None:
+    def __init__(self, size: int, interval: float, ready: Callable[[], None]) -> None:
         self._size = size
         self._interval = interval
-        self._ripe = ripe
+        self._on_ready = ready
         self._loop = asyncio.get_running_loop()
         self._items: deque[tuple[float, T]] = deque()
         self._timer: asyncio.TimerHandle | None = None
         self._flushing = False
-        self._ripened = 0
+        self._released = 0
 
     def __len__(self) -> int:
-        """How many items wait."""
+        """Return the number of items that wait."""
         return len(self._items)
 
     def __iter__(self) -> Iterator[T]:
-        """The items that wait, the oldest first."""
+        """Return the items that wait, the oldest first."""
         return (item for _, item in self._items)
 
     def add(self, item: T) -> None:
-        """An item has come."""
+        """Add an item."""
         self._items.append((self._loop.time(), item))
         if len(self._items) >= self._size:
-            self._ripe()
+            self._on_ready()
         elif self._timer is None:
             self._arm()
 
     def take(self) -> list[T]:
-        """The next batch; empty while none is ripe."""
+        """Return the next batch; empty while none is ready."""
         items = self._items
-        early = self._flushing or self._ripened > 0
+        early = self._flushing or self._released > 0
         if not items or not (early or len(items) >= self._size or self._due()):
             return []
         count = min(self._size, len(items))
-        self._ripened = max(self._ripened - count, 0)
+        self._released = max(self._released - count, 0)
         batch = [items.popleft()[1] for _ in range(count)]
         if self._timer is not None:
             self._timer.cancel()
@@ -150,23 +150,23 @@ class Batching(Generic[T]):
             self._arm()
         return batch
 
-    def ripen(self) -> None:
-        """What waits now is ripe, whatever its age."""
-        self._ripened = len(self._items)
+    def release(self) -> None:
+        """Make what waits now ready, regardless of its age."""
+        self._released = len(self._items)
         if self._items:
-            self._ripe()
+            self._on_ready()
 
     def flush(self) -> None:
-        """What waits is ripe: nothing more will come."""
+        """Make what waits ready, and all that is added later."""
         self._flushing = True
-        self._ripe()
+        self._on_ready()
 
     def keep(self, wanted: Callable[[T], bool]) -> None:
-        """Forget the other items; those that stay keep their age."""
+        """Keep only the wanted items, with their age."""
         self._items = deque(each for each in self._items if wanted(each[1]))
 
     def clear(self) -> list[T]:
-        """Take everything out that no batch was made of."""
+        """Remove and return everything that is in no batch yet."""
         items = [item for _, item in self._items]
         self._items.clear()
         if self._timer is not None:
@@ -186,7 +186,7 @@ class Batching(Generic[T]):
         if not self._items:
             return
         if self._due():
-            self._ripe()
+            self._on_ready()
         else:
-            # The timer was that of an item that is gone.
+            # The timer was that of an item which was removed.
             self._arm()

@@ -290,7 +290,7 @@ async def test_c5_a_sync_handler_that_is_late_is_waited_for(
             if body == b"late":
                 gate.wait(20.0)
 
-    late = "handler is late, and a thread cannot be stopped: waiting for it"
+    late = "handler timed out, and a thread cannot be cancelled: waiting for it"
     async with running(url, Blocking, recorder=recorder):
         await client.send("orders", b"late", b"fine")
         await eventually(lambda: fields(caplog, late))

@@ -15,7 +15,7 @@ from tests.records import fields
 from tests.waiting import eventually
 from workerkit import Action, Queue
 from workerkit.amqp.queue import QueueType
-from workerkit.health import hopeless
+from workerkit.health import abort_reasons
 
 IN_USE = "queue is used by another connection"
 REFUSED = "consumer is not ready"
@@ -56,7 +56,7 @@ async def test_fr13_a_consumer_waits_for_a_queue_with_an_exclusive_consumer(
         others = await stack.enter_async_context(other_client(url, "q", exclusive=True))
         async with running(url, consumer, ready=False) as runner:
             await eventually(lambda: len(fields(caplog, IN_USE)) >= 4)
-            health, given_up = runner.health[0], hopeless(runner.health)
+            health, given_up = runner.health[0], abort_reasons(runner.health)
             state, reason = health.state.value, health.reason
             await client.send("q", b"theirs")
             await eventually(lambda: others == [b"theirs"])
@@ -85,7 +85,7 @@ async def test_fr13_a_consumer_waits_for_an_exclusive_queue_of_another_connectio
         await stack.enter_async_context(running(url, old))
         async with running(url, new, ready=False) as runner:
             await eventually(lambda: len(fields(caplog, IN_USE)) >= 4)
-            reason, given_up = runner.health[0].reason, hopeless(runner.health)
+            reason, given_up = runner.health[0].reason, abort_reasons(runner.health)
             await stack.aclose()
             await eventually(lambda: runner.ready)
 
@@ -104,7 +104,7 @@ async def test_fr13_a_queue_that_is_not_exclusive_is_different(
     queue = Queue("shared", exclusive=True)
     consumer, _ = collector(queue, declare=declare, on_invalid=Action.REJECT)
     async with running(url, consumer, ready=False) as runner:
-        reasons = await eventually(lambda: hopeless(runner.health))
+        reasons = await eventually(lambda: abort_reasons(runner.health))
 
     assert "queue 'shared' exists, and is not exclusive" in reasons[0]
 

@@ -156,7 +156,7 @@ async def test_h3_a_request_that_does_not_end(tmp_path: Path) -> None:
     assert code == 0, app
     assert list(app.lines("cancelled")) == [""]
     assert 0.3 <= seconds < 4.0
-    assert [line for line in app.err if "grace is over" in line and "Gated" in line]
+    assert [line for line in app.err if "shutdown grace period expired" in line and "Gated" in line]
 
 
 async def test_h3_a_stream_of_events(tmp_path: Path) -> None:

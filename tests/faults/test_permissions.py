@@ -12,7 +12,7 @@ from tests.rabbit import PrivateRabbit
 from tests.records import fields
 from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, Queue
-from workerkit.health import Health, hopeless
+from workerkit.health import Health, abort_reasons
 
 REFUSED = "consumer is not ready"
 IN_USE = "queue is used by another connection"
@@ -139,7 +139,7 @@ async def test_a5_a_process_with_only_refused_consumers_exits(
     consumer, _ = collector("orders")
     await client.declare("orders")
     async with running(user(rabbit, vhost, configure=""), consumer, ready=False) as runner:
-        [reason] = await eventually(lambda: hopeless(runner.health))
+        [reason] = await eventually(lambda: abort_reasons(runner.health))
 
     assert len(fields(caplog, REFUSED)) == 3
     assert "grant configure on 'orders.dlq'" in reason
@@ -180,7 +180,7 @@ async def test_c8_a_class_that_cannot_start_does_not_affect_the_others(
         await eventually(lambda: bodies == [b"a"])
         states = {each.consumer: each.state.value for each in runner.health}
         reason = named(runner.health, "Locked").reason
-        given_up = hopeless(runner.health)
+        given_up = abort_reasons(runner.health)
 
     assert states == {"Locked": "waiting", "Lost": "waiting", "Fine": "ready"}
     assert "'locked'" in reason

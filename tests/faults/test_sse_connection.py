@@ -19,7 +19,7 @@ from tests.records import errors, everything, fields
 from tests.streams import collector, consuming
 from tests.waiting import eventually
 from workerkit import SSEConsumer, SSEEvent, StreamRefused
-from workerkit.health import hopeless
+from workerkit.health import abort_reasons
 from workerkit.sse.connection import StreamConnection
 from workerkit.sse.parser import Parser
 from workerkit.sse.request import StreamRequest
@@ -241,8 +241,8 @@ async def test_s2_refused_from_the_start() -> None:
         async with sse_server() as server:
             server.refuse(status, headers={"Content-Type": content_type})
             async with consuming(server, consumer, ready=False) as runner:
-                await eventually(lambda: hopeless(runner.health))
-                (reason,) = hopeless(runner.health)
+                await eventually(lambda: abort_reasons(runner.health))
+                (reason,) = abort_reasons(runner.health)
                 asked = len(server.requests)
         assert asked == 3
         assert f"GET {server.url}/events was answered by {status}" in reason
@@ -260,7 +260,7 @@ async def test_s2_a_refusal_later_is_tried_again(caplog: pytest.LogCaptureFixtur
         server.cut()
         await server.send("a")
         await eventually(lambda: stream_of(runner).refusals == 2)
-        assert hopeless(runner.health) == []
+        assert abort_reasons(runner.health) == []
         await eventually(lambda: handled == ["a"])
 
     pauses = [each["retry_in"] for each in fields(caplog, "connection failed")]

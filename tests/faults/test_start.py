@@ -15,7 +15,7 @@ from tests.rabbit import PrivateRabbit
 from tests.records import errors, fields
 from tests.waiting import eventually
 from workerkit import Action, AMQPConsumer, Queue
-from workerkit.health import hopeless
+from workerkit.health import abort_reasons
 
 
 async def test_a1_a_broker_that_is_down_is_retried(
@@ -78,7 +78,7 @@ async def test_a1_a_name_that_does_not_resolve_is_retried(
     async with running("amqp://broker.invalid:5672/", consumer, ready=False) as runner:
         await eventually(lambda: len(fields(caplog, "connection failed")) == 2, 30.0)
         ready, reason = runner.ready, runner.health[0].reason
-        given_up = hopeless(runner.health)
+        given_up = abort_reasons(runner.health)
 
     failures = fields(caplog, "connection failed")
     assert [each["attempt"] for each in failures[:2]] == [1, 2]
@@ -165,7 +165,7 @@ async def test_a4_a_queue_with_other_arguments_is_not_changed(
         await client.send("fine", b"a")
         await eventually(lambda: fine_bodies == [b"a"])
         states = [each.state.value for each in runner.health]
-        given_up = hopeless(runner.health)
+        given_up = abort_reasons(runner.health)
         untouched = rabbit.queues(vhost)["orders"]
         await client.declare("orders", x_max_length=10)  # raises where the arguments differ
 
@@ -185,7 +185,7 @@ async def test_a4_a_process_with_only_refused_consumers_exits(
     consumer, _ = collector(Queue("orders", arguments={"x-max-length": 5}))
     await client.declare("orders", x_max_length=10)
     async with running(url, consumer, ready=False) as runner:
-        reasons = await eventually(lambda: hopeless(runner.health))
+        reasons = await eventually(lambda: abort_reasons(runner.health))
 
     assert len(fields(caplog, "consumer is not ready")) == 3
     assert len(reasons) == 1

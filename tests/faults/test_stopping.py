@@ -252,7 +252,7 @@ async def test_f3_a_handler_that_ends_late_is_not_waited_for_longer(
     ) as app:
         await app.says("begin 7")
         app.send(signal.SIGTERM)
-        await app.says("grace is over")
+        await app.says("shutdown grace period expired")
         before = time.monotonic()
         (tmp_path / "gate").touch()
         code = await app.ended()
@@ -700,7 +700,7 @@ async def test_f8_a_constructor_fails(tmp_path: Path) -> None:
     assert code == 1, app
     [line] = app.err
     assert "Totalling (consumers.py:" in line
-    assert "could not be made: LookupError: no (Totalling.__init__, consumers.py:" in line
+    assert "could not be created: LookupError: no (Totalling.__init__, consumers.py:" in line
     assert app.out[-1] == "close first"
 
 
@@ -736,7 +736,7 @@ async def test_f8_a_provider_of_a_constructor_fails(tmp_path: Path) -> None:
     [line] = app.err
     assert "Wanting (consumers.py:" in line
     assert line.endswith(
-        "could not be made: LookupError: no table (provider 'store', Store.__init__, "
+        "could not be created: LookupError: no table (provider 'store', Store.__init__, "
         "container.py:7)"
     )
 

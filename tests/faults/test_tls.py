@@ -22,7 +22,7 @@ from tests.rabbit import PrivateRabbit, missing
 from tests.records import errors, everything, fields
 from tests.waiting import eventually
 from workerkit import Action, Runner
-from workerkit.health import hopeless
+from workerkit.health import abort_reasons
 from workerkit.tasks import Backoff
 
 NAME = "rabbit.internal"
@@ -113,7 +113,7 @@ async def consuming(
 
 async def given_up(runner: Runner) -> str:
     """Wait until the start has failed, and return the only reason."""
-    [reason] = await eventually(lambda: hopeless(runner.health))
+    [reason] = await eventually(lambda: abort_reasons(runner.health))
     return reason
 
 
@@ -349,7 +349,7 @@ async def test_a2_a_connection_that_was_ready_is_retried_for_ever(
                 for each in fields(caplog, "connection failed")
             )
         )
-        hope = hopeless(runner.health) == []
+        hope = abort_reasons(runner.health) == []
         reason = runner.health[0].reason
         _change_password(rabbit, user, "before")
         await eventually(lambda: runner.ready)

@@ -208,7 +208,7 @@ async def test_a_handler_that_goes_on_after_its_timeout(
                 await go.wait()
 
     task = asyncio.create_task(endpoint(handle, timeout=0.05).process(message()))
-    late = "handler is late, and goes on though it was cancelled: waiting for it"
+    late = "handler timed out and still runs after cancellation: waiting for it"
     await eventually(lambda: errors(caplog) == [late])
     go.set()
     outcome = await task

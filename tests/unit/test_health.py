@@ -1,6 +1,6 @@
 """Whether a process may still hope."""
 
-from workerkit.health import Health, Part, State, hopeless
+from workerkit.health import Health, Part, State, abort_reasons
 
 
 def health(*parts: Part, outside: bool = True) -> Health:
@@ -18,8 +18,8 @@ def refused(times: int) -> Part:
 
 def test_three_refusals_of_all_that_there_is_are_the_end() -> None:
     """Two are not yet; the reason is said once, however many parts have it."""
-    assert hopeless([health(refused(2))]) == []
-    assert hopeless([health(refused(3)), health(refused(4), refused(3))]) == ["no such user"]
+    assert abort_reasons([health(refused(2))]) == []
+    assert abort_reasons([health(refused(3)), health(refused(4), refused(3))]) == ["no such user"]
 
 
 def test_there_is_hope_where_anything_was_ready_or_waits() -> None:
@@ -30,9 +30,9 @@ def test_there_is_hope_where_anything_was_ready_or_waits() -> None:
     for _ in range(5):
         before.refused("no such user")
 
-    assert hopeless([health(refused(3), waiting)]) == []
-    assert hopeless([health(refused(3)), health(before)]) == []
-    assert hopeless([]) == []
+    assert abort_reasons([health(refused(3), waiting)]) == []
+    assert abort_reasons([health(refused(3)), health(before)]) == []
+    assert abort_reasons([]) == []
 
 
 def test_what_needs_nothing_from_outside_gives_no_hope() -> None:
@@ -40,8 +40,8 @@ def test_what_needs_nothing_from_outside_gives_no_hope() -> None:
     ticking = Part()
     ticking.ready()
 
-    assert hopeless([health(ticking, outside=False), health(refused(3))]) == ["no such user"]
-    assert hopeless([health(ticking, outside=False)]) == []
+    assert abort_reasons([health(ticking, outside=False), health(refused(3))]) == ["no such user"]
+    assert abort_reasons([health(ticking, outside=False)]) == []
 
 
 def test_only_refusals_in_a_row_count() -> None:
@@ -51,7 +51,7 @@ def test_only_refusals_in_a_row_count() -> None:
     part.refused("no such user")
 
     assert part.refusals == 1
-    assert hopeless([health(part)]) == []
+    assert abort_reasons([health(part)]) == []
 
 
 def test_a_consumer_is_as_ready_as_the_worst_of_its_parts() -> None:

@@ -144,7 +144,8 @@ def test_a_provider_that_is_not_there() -> None:
     """The error names those that are."""
     with (
         pytest.raises(
-            DeclarationError, match=r"no provider 'books', only book, cursors, middlewares"
+            DeclarationError,
+            match=r"no provider 'books', only book, cursors, extra_transports, middlewares",
         ),
         override(Container(), books=1),
     ):

@@ -23,14 +23,18 @@ from workerkit import (
     Settled,
     WorkerSettings,
 )
-from workerkit.delivery import Delivery
-from workerkit.endpoint import Endpoint
-from workerkit.health import Health, Part
-from workerkit.observe import notify
-from workerkit.options import Options
 from workerkit.runner import banner
-from workerkit.transport import Context, Declared
-from workerkit.workers import Workers
+from workerkit.transport import (
+    Context,
+    Declared,
+    Delivery,
+    Endpoint,
+    Health,
+    Options,
+    Part,
+    Workers,
+    notify,
+)
 
 # What the other package has
 
@@ -187,7 +191,7 @@ def application(
     recorder = Recorder()
     transport = PipeTransport()
     container = container_of("amqp://127.0.0.1:1/", recorder, **settings)
-    container.transports.add_kwargs({PipeConsumer: providers.Object(transport)})
+    container.extra_transports.add_kwargs({PipeConsumer: providers.Object(transport)})
     return Runner(container, packages=[package_of(*consumers)]), transport, recorder
 
 
@@ -338,7 +342,7 @@ def test_without_its_transport_a_base_class_is_a_fault() -> None:
 
     with pytest.raises(
         DeclarationError,
-        match=r"does not know this kind of consumer; .* AMQPConsumer, HTTPView, SSEConsumer, ",
+        match=r"does not know this kind .*; .* AMQPConsumer, HTTPView, SSEConsumer, Periodic",
     ):
         runner.assemble()
 
@@ -361,7 +365,7 @@ async def test_a_transport_that_fails_while_stopping_does_not_keep_the_others() 
 
     transport = Failing()
     container = container_of("amqp://127.0.0.1:1/")
-    container.transports.add_kwargs({PipeConsumer: providers.Object(transport)})
+    container.extra_transports.add_kwargs({PipeConsumer: providers.Object(transport)})
     with pytest.raises(RunError, match="the pipe burst"):
         async with Runner(container, packages=[package_of(Piped)]).running():
             pass
@@ -388,7 +392,7 @@ async def test_a_transport_that_fails_to_close_does_not_keep_the_others() -> Non
             raise OSError("the pipe burst")
 
     container = container_of("amqp://127.0.0.1:1/")
-    container.transports.add_kwargs({PipeConsumer: providers.Object(Failing())})
+    container.extra_transports.add_kwargs({PipeConsumer: providers.Object(Failing())})
     with pytest.raises(RunError, match="the pipe burst"):
         async with Runner(container, packages=[package_of(Piped)]).running():
             pass

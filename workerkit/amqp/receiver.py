@@ -112,7 +112,7 @@ class Receiver:
 
     def skip_waits(self) -> None:
         """Handle partial batches and requeue held messages now: for tests."""
-        self._batching.ripen()
+        self._batching.release()
         self._requeue.release()
 
     def requeue_waiting(self) -> None:

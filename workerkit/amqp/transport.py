@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 from workerkit.amqp.connection import Connection
 from workerkit.amqp.consumer import AMQPOptions, DeclareMode
@@ -80,6 +81,7 @@ class AMQPTransport:
         self._tasks: list[asyncio.Task[None]] = []
         self._connection_tasks: list[asyncio.Task[None]] = []
         self._publisher: Publisher | None = None
+        self._container_publisher: Any = None
         self._handled = Handled()
         self._copies: dict[tuple[Place, DeclareMode], CopyPublisher] = {}
         self._declared: dict[tuple[str, str, str], tuple[type[Consumer], Queue]] = {}
@@ -228,8 +230,29 @@ class AMQPTransport:
         for each in done:
             each.result()
 
-    def hasten(self) -> None:
-        """Handle incomplete batches and requeue waiting messages immediately: for tests."""
+    async def open_publisher(self, context: Context) -> None:
+        """Open the container's publisher, which connects when it is first used."""
+        publisher: Any = context.publisher
+        self._container_publisher = publisher
+        publisher.open(context.settings)
+        publisher.observers = context.observers
+
+    def blocked(self) -> list[str]:
+        """Return the connections whose broker blocks publishers, out of memory or disk."""
+        publisher = self._container_publisher
+        return publisher.blocked() if isinstance(publisher, Publisher) else []
+
+    async def close_publisher(self) -> None:
+        """Close the connections of the container's publisher."""
+        if self._container_publisher is not None:
+            await self._container_publisher.close()
+
+    def pending(self) -> list[str]:
+        """Return which handlers run; the broker shows what else is not settled."""
+        return [f"a handler of {name} runs" for name in self.busy()]
+
+    def skip_waits(self) -> None:
+        """Handle partly filled batches, and requeue what waits to be requeued: for tests."""
         for receiver in self._receivers:
             receiver.skip_waits()
 

@@ -1,4 +1,4 @@
-"""Put an application together, as far as that goes without opening anything."""
+"""Assemble an application: check everything that can be checked without opening anything."""
 
 import dataclasses
 import difflib
@@ -11,6 +11,7 @@ from dependency_injector import containers
 
 from workerkit.app.discovery import look_through
 from workerkit.app.injection import Plan
+from workerkit.app.sections import extended_type, sections_of, with_sections
 from workerkit.attributes import (
     kind_of,
     misspelt,
@@ -21,6 +22,7 @@ from workerkit.attributes import (
 from workerkit.config.load import load_options, load_settings, valid_part
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
+from workerkit.container import transports_of
 from workerkit.describe import describe_class
 from workerkit.errors import ConfigurationError, DeclarationError, StartError
 from workerkit.options import (
@@ -33,7 +35,7 @@ from workerkit.options import (
     unknown_option,
     without_effect,
 )
-from workerkit.transport import Declared, Transport, Warns
+from workerkit.transport import Declared, Publishes, Transport, Warns
 
 _HOOKS = ("on_start", "on_stop", "on_connection_error")
 
@@ -42,28 +44,30 @@ Transports = Mapping[type[Consumer], Transport]
 
 @dataclass(frozen=True, slots=True)
 class Assembly:
-    """An application that could be started.
+    """An application that is ready to start.
 
     Attributes:
-        transports: Those that feed at least one consumer, each with what it feeds.
+        transports: Those with at least one consumer, each with its consumers.
+        publishing: Those that can publish, with consumers or without.
     """
 
     settings: WorkerSettings
     transports: list[tuple[Transport, list[Declared]]]
+    publishing: list[Publishes]
 
     @property
     def declared(self) -> list[Declared]:
         """Every consumer."""
-        return [each for _, fed in self.transports for each in fed]
+        return [each for _, declared in self.transports for each in declared]
 
     @property
     def warnings(self) -> list[str]:
-        """What is no fault and may not be meant, one sentence each."""
+        """What is allowed but probably not intended, one sentence each."""
         return [
             text
-            for transport, fed in self.transports
+            for transport, declared in self.transports
             if isinstance(transport, Warns)
-            for each in fed
+            for each in declared
             for text in transport.warnings(each)
         ]
 
@@ -83,10 +87,8 @@ def assemble(
     faults = Faults()
     classes, not_found = look_through(packages)
     faults.declaration += not_found
-    transports: Transports = container.providers["transports"]()
-    make_settings, settings_type = settings_source(container)
-    settings, wrong = load_settings(make_settings, settings_type)
-    faults.configuration += wrong
+    transports: Transports = transports_of(container)
+    settings, settings_type = _read_settings(container, transports, faults)
     named = _named(classes, faults)
     kinds = {name: class_.options_type() for name, class_ in named.items()}
     readable = settings or valid_part(settings_type)
@@ -94,11 +96,11 @@ def assemble(
     if readable is not None:
         overrides, wrong = load_options(readable, kinds, complete=not not_found)
         faults.configuration += wrong
-    # A name that is not there may be that of a class in a module that cannot be imported.
+    # An unknown name may be that of a class in a module that cannot be imported.
     chosen = _chosen(named, only, Faults() if not_found else faults)
     plan = Plan(container)
     kinds_by_option = _kinds_by_option(transports)
-    fed: dict[Transport, list[Declared]] = {}
+    consumers: dict[Transport, list[Declared]] = {}
     for name, class_ in chosen.items():
         transport = _transport(class_, transports, faults)
         if transport is None:
@@ -107,15 +109,31 @@ def assemble(
         faults.declaration += _unread(class_, kinds_by_option)
         if declared is None:
             continue
-        fed.setdefault(transport, []).append(declared)
+        consumers.setdefault(transport, []).append(declared)
         if readable is not None:
             faults.declaration += _checked(
                 transport, declared, readable, valid=settings is not None
             )
-    faults.declaration += _contested(each for every in fed.values() for each in every)
+    faults.declaration += _claimed_twice(each for every in consumers.values() for each in every)
     faults.throw()
     assert settings is not None
-    return Assembly(settings, [(each, fed[each]) for each in transports.values() if each in fed])
+    used = [(each, consumers[each]) for each in transports.values() if each in consumers]
+    return Assembly(
+        settings, used, [each for each in transports.values() if isinstance(each, Publishes)]
+    )
+
+
+def _read_settings(
+    container: containers.Container, transports: Transports, faults: "Faults"
+) -> tuple[WorkerSettings | None, type[WorkerSettings]]:
+    """Return the settings with the sections of the transports, and their class."""
+    make, settings_type = settings_source(container)
+    settings, wrong = load_settings(make, settings_type)
+    faults.configuration += wrong
+    if settings is not None:
+        settings, wrong = with_sections(settings, sections_of(transports.values()))
+        faults.configuration += wrong
+    return settings, settings_type
 
 
 def _checked(
@@ -124,22 +142,22 @@ def _checked(
     try:
         return transport.check(declared, settings)
     except Exception:
-        # Of settings that are invalid, a transport may need just the part that is not there: its
-        # faults are found when those of the settings are mended.
+        # A transport may need the part of the settings that is invalid: its faults are found once
+        # those of the settings are corrected.
         if valid:
             raise
         return ()
 
 
 class Faults:
-    """Collects what is wrong, so that all of it can be said at once."""
+    """Collects faults, so that all of them can be reported at once."""
 
     def __init__(self) -> None:
         self.declaration: list[str] = []
         self.configuration: list[str] = []
 
     def collect(self, call: Any, *args: Any) -> Any:
-        """What *call* returns; None where it raised, and then its faults are kept."""
+        """Return what *call* returns; None where it raised, and collect its faults."""
         try:
             return call(*args)
         except DeclarationError as error:
@@ -147,7 +165,7 @@ class Faults:
             return None
 
     def throw(self) -> None:
-        """Raise what has been collected, if anything has; each fault once, however often found."""
+        """Raise what was collected, if anything was; each fault once."""
         self.declaration = list(dict.fromkeys(self.declaration))
         if self.declaration and self.configuration:
             raise StartError(*self.declaration, *self.configuration)
@@ -158,16 +176,19 @@ class Faults:
 
 
 def settings_source(container: containers.Container) -> tuple[Any, type[WorkerSettings]]:
-    """The provider of the settings, and the class that says which variables there are."""
+    """Return the provider of the settings, and the class that has all variables.
+
+    The class has the sections that transports add; what the provider creates does not.
+    """
     provider = container.providers["settings"]
     made = getattr(provider, "cls", None)
-    if isinstance(made, type) and issubclass(made, WorkerSettings):
-        return provider, made
-    return provider, WorkerSettings
+    if not (isinstance(made, type) and issubclass(made, WorkerSettings)):
+        made = WorkerSettings
+    return provider, extended_type(made, sections_of(transports_of(container).values()))
 
 
 def _named(classes: Sequence[type[Consumer]], faults: Faults) -> dict[str, type[Consumer]]:
-    """The classes by their names, which compare as environment variables do."""
+    """Return the classes by name; names compare as environment variables do."""
     named: dict[str, type[Consumer]] = {}
     seen: dict[str, type[Consumer]] = {}
     for class_ in classes:
@@ -195,14 +216,14 @@ def _chosen(
         return named
     by_key = {folded(name): name for name in named}
     chosen = {}
-    for asked in only:
-        name = by_key.get(folded(asked))
+    for wanted in only:
+        name = by_key.get(folded(wanted))
         if name is not None:
             chosen[name] = named[name]
             continue
-        nearest = difflib.get_close_matches(asked, named, n=1, cutoff=0.4)
+        nearest = difflib.get_close_matches(wanted, named, n=1, cutoff=0.4)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        faults.configuration.append(f"--only {asked}: there is no consumer of that name{hint}")
+        faults.configuration.append(f"--only {wanted}: there is no consumer of that name{hint}")
     return chosen
 
 
@@ -244,7 +265,7 @@ def _declared(
 
 
 def _wrong_hooks(class_: type[Consumer]) -> Iterator[str]:
-    """Faults of the methods that are awaited besides `handle`."""
+    """Yield the faults of the hooks."""
     for name in _HOOKS:
         hook = getattr(class_, name)
         if not callable(hook):
@@ -254,7 +275,7 @@ def _wrong_hooks(class_: type[Consumer]) -> Iterator[str]:
 
 
 def _kinds_by_option(transports: Transports) -> Mapping[str, list[str]]:
-    """Which kinds of consumers have an option, by option."""
+    """Return the kinds of consumers that have an option, by option."""
     found: dict[str, list[str]] = {}
     for base in transports:
         for option in adapters(base.options_type()):
@@ -263,9 +284,9 @@ def _kinds_by_option(transports: Transports) -> Mapping[str, list[str]]:
 
 
 def _unread(class_: type[Consumer], kinds: Mapping[str, list[str]]) -> Iterator[str]:
-    """Faults of attributes and methods that have no effect."""
+    """Yield the faults of attributes and methods that have no effect."""
     own = adapters(class_.options_type())
-    # A kind may know an option that nobody sets, and then its transport says so.
+    # A kind may have an option that cannot be set; then its transport reports it.
     known = {each.name for each in dataclasses.fields(class_.options_type())}
     for owner, name, meant in misspelt_hooks(class_):
         if meant != "handle":
@@ -293,8 +314,8 @@ def _options(
         ) from error
 
 
-def _contested(all_declared: Iterable[Declared]) -> Iterator[str]:
-    """Faults of consumers that claim the same."""
+def _claimed_twice(all_declared: Iterable[Declared]) -> Iterator[str]:
+    """Yield the faults of consumers that claim the same."""
     claimed: dict[str, type[Consumer]] = {}
     for declared in all_declared:
         for claim in declared.consumer.claims(declared.options):

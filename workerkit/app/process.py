@@ -1,4 +1,4 @@
-"""Everything that a running application has opened, and the order in which it is closed."""
+"""A running application: what it opens, and the order in which it is closed."""
 
 import asyncio
 import inspect
@@ -12,7 +12,6 @@ from typing import Any
 from dependency_injector import containers, providers
 
 from workerkit import logs
-from workerkit.amqp.publisher import Publisher
 from workerkit.app.assembly import Assembly
 from workerkit.app.watchdog import Watchdog
 from workerkit.container import Resources, redact_of
@@ -22,12 +21,12 @@ from workerkit.errors import RunError
 from workerkit.health import Readiness
 from workerkit.ops.metrics import Metrics
 from workerkit.tasks import LATE, cancel, guard, protect, run_all, unprotect
-from workerkit.transport import Context, Declared, Prepares, Transport
+from workerkit.transport import Context, Declared, Prepares, Publishes, Transport
 
 log = logging.getLogger(__name__)
 
 STOP_DEADLINE = 5.0
-"""Seconds for the brokers to stop sending; handlers run meanwhile."""
+"""Seconds for the brokers to stop sending, while handlers still run."""
 
 CLOSE_DEADLINE = 3.0
 """Seconds for each hook and resource to close."""
@@ -40,11 +39,11 @@ class Process:
     """One run of an application, from resources opened to resources closed.
 
     Attributes:
-        readiness: How each consumer is doing, and whether the process should be given work.
-        metrics: What it counts; None where the settings switch that off.
+        readiness: The health of each consumer, and whether the process should receive work.
+        metrics: The counters; None where the settings disable them.
         changed: Set when health has changed, or something failed.
-        crash: What one of our own tasks ended in; the process must stop then.
-        abandoned: Names of consumers and of others that would not end.
+        crash: What one of our own tasks raised; the process must stop then.
+        abandoned: Names of consumers and of others that did not end.
     """
 
     def __init__(self, assembly: Assembly, container: containers.Container) -> None:
@@ -57,17 +56,17 @@ class Process:
         self._assembly = assembly
         self._container = container
         self._resources = Resources(container)
-        self._publisher: Any = None
+        self._publishing: list[Publishes] = []
         self._kept: set[asyncio.Task[None]] = set()
         self._endpoints: list[Endpoint] = []
         self._transports: list[Transport] = []
         self._watchdog: Watchdog | None = None
 
     async def start(self) -> None:
-        """Open resources, make the consumers, start the transports.
+        """Open resources, create the consumers, start the transports.
 
         Raises:
-            RunError: One of them failed; `stop` closes what was opened before it.
+            RunError: One of them failed; `stop` closes what was opened before.
         """
         logs.quiet_libraries()
         self._watchdog = (
@@ -76,26 +75,27 @@ class Process:
         self._watchdog.start()
         await self._resources.open()
         context = await self._context()
-        fed = [
+        await self._open_publishers(context)
+        endpoints_of = [
             (transport, [await self._endpoint(transport, each) for each in declared])
             for transport, declared in self._assembly.transports
         ]
         for transport, declared in self._assembly.transports:
             if isinstance(transport, Prepares):
-                # Before the first hook: that may publish already.
+                # Before the first hook, which may already publish.
                 self._transports.append(transport)
                 await transport.prepare(declared, context)
-        for _, endpoints in fed:
+        for _, endpoints in endpoints_of:
             for endpoint in endpoints:
                 await self._begin(endpoint)
-        for transport, endpoints in fed:
+        for transport, endpoints in endpoints_of:
             if transport not in self._transports:
                 self._transports.append(transport)
             self.readiness.health += await transport.start(endpoints, context)
         self.readiness.started = True
 
     async def stop(self) -> list[str]:
-        """Take nothing new, let handlers finish, close everything in reverse.
+        """Receive nothing new, let handlers finish, close everything in reverse order.
 
         Returns:
             What could not be stopped or closed cleanly, one sentence each.
@@ -103,7 +103,7 @@ class Process:
         try:
             return await self._stop()
         finally:
-            # None is left, unless it would not end, or the stop itself was cut off.
+            # None is left, unless one did not end, or the stop itself was cancelled.
             for task in self._kept:
                 cancel(task)
 
@@ -115,11 +115,13 @@ class Process:
         faults = await self._finish(
             "stopped", {n: w.stop() for n, w in transports.items()}, STOP_DEADLINE
         )
-        # Where no handler runs, messages may still be on their way back to their queues.
+        # Where no handler runs, messages may still have to be requeued.
         left = max(grace_ends - loop.time(), 0.0)
         await run_all({name: transport.drain() for name, transport in transports.items()}, left)
         if busy := self._busy():
-            log.warning("grace is over: cancelling handlers", extra={"consumers": busy})
+            log.warning(
+                "shutdown grace period expired: cancelling handlers", extra={"consumers": busy}
+            )
             for task in self._kept:
                 unprotect(task)
             await run_all(
@@ -127,7 +129,7 @@ class Process:
             )
         if busy := self._busy():
             self.abandoned += busy
-            faults.append(f"handlers of {', '.join(busy)} did not end when cancelled; given up")
+            faults.append(f"handlers of {', '.join(busy)} did not end when cancelled: abandoned")
         faults += await self._finish(
             "closed",
             {name: transport.close() for name, transport in transports.items()},
@@ -138,10 +140,11 @@ class Process:
             {f"on_stop of {each.name}": each.stop() for each in self._endpoints},
             CLOSE_DEADLINE,
         )
-        if self._publisher is not None:
-            faults += await self._finish(
-                "closed", {"publisher": self._publisher.close()}, CLOSE_DEADLINE
-            )
+        faults += await self._finish(
+            "closed",
+            {f"{each.kind} publisher": each.close_publisher() for each in self._publishing},
+            CLOSE_DEADLINE,
+        )
         faults += self._faults("closed", await self._resources.close(CLOSE_DEADLINE))
         if self._watchdog is not None:
             self._watchdog.stop()
@@ -150,7 +153,7 @@ class Process:
     async def _finish(
         self, what: str, calls: Mapping[str, Coroutine[Any, Any, None]], seconds: float
     ) -> list[str]:
-        """Run *calls*; what went wrong, one sentence each."""
+        """Run *calls*; return the failures, one sentence each."""
         return self._faults(what, await run_all(calls, seconds))
 
     def _faults(self, what: str, wrong: Mapping[str, str]) -> list[str]:
@@ -162,45 +165,51 @@ class Process:
 
     async def _context(self) -> Context:
         settings = self._assembly.settings
-        publisher = await self._provided("publisher")
-        self._publisher = publisher
-        publisher.open(settings)
-        observers = await self._provided("observers")
+        publisher = await self._from_container("publisher")
+        observers = await self._from_container("observers")
         if self.metrics is not None:
             observers = [*observers, self.metrics]
-        if isinstance(publisher, Publisher):
-            publisher.observers = observers
-            self.readiness.blocked = publisher.blocked
         return Context(
             settings,
             observers,
             publisher,
-            await self._provided("cursors"),
-            await self._provided("middlewares"),
+            await self._from_container("cursors"),
+            await self._from_container("middlewares"),
             redact_of(self._container),
             self.changed.set,
             self._keep,
         )
 
-    async def _provided(self, name: str) -> Any:
-        """What the container has under *name*."""
-        return await self._made(f"provider {name!r}", self._container.providers[name])
+    async def _open_publishers(self, context: Context) -> None:
+        for transport in self._assembly.publishing:
+            self._publishing.append(transport)
+            await transport.open_publisher(context)
+        self.readiness.blocked = self._blocked
 
-    async def _made(self, what: str, make: Callable[[], Any]) -> Any:
-        """What a provider gives; an asynchronous one gives a future of it."""
+    def _blocked(self) -> list[str]:
+        return [name for each in self._publishing for name in each.blocked()]
+
+    async def _from_container(self, name: str) -> Any:
+        """Return what a provider of the container creates."""
+        return await self._created(f"provider {name!r}", self._container.providers[name])
+
+    async def _created(self, what: str, make: Callable[[], Any]) -> Any:
+        """Return what a provider creates; await it where it is asynchronous."""
         try:
             made = make()
             return await guard(made) if inspect.isawaitable(made) else made
         except (Exception, SystemExit, KeyboardInterrupt) as error:
-            where = _culprit(error, self._container)
-            raise RunError(f"{what} could not be made: {describe_error(error)}{where}") from error
+            where = _code_that_raised(error, self._container)
+            raise RunError(
+                f"{what} could not be created: {describe_error(error)}{where}"
+            ) from error
 
     async def _endpoint(self, transport: Transport, declared: Declared) -> Endpoint:
-        consumer = await self._made(describe_class(declared.consumer), declared.factory)
+        consumer = await self._created(describe_class(declared.consumer), declared.factory)
         return transport.endpoint(declared, consumer)
 
     async def _begin(self, endpoint: Endpoint) -> None:
-        """Call the hook of a consumer; from then on it has to be stopped."""
+        """Call `on_start` of a consumer; from then on it has to be stopped."""
         self._endpoints.append(endpoint)
         try:
             await guard(endpoint.start())
@@ -225,12 +234,12 @@ class Process:
         self.changed.set()
 
 
-def _culprit(error: BaseException, container: containers.Container) -> str:
-    """Which code of the user's a provider had called, and where that raised; "" if none."""
+def _code_that_raised(error: BaseException, container: containers.Container) -> str:
+    """Return which user code a provider called, and where it raised; "" if none."""
     for frame, line in walk_tb(error.__traceback__):
         module = str(frame.f_globals.get("__name__")).partition(".")[0]
         code = frame.f_code
-        # The frames of dependency-injector are Cython's, and say little of their module.
+        # The frames of dependency-injector are Cython's, and rarely name their module.
         if module in ("workerkit", "asyncio") or code.co_filename.endswith((".pyx", ".pxd")):
             continue
         by = [
@@ -243,7 +252,7 @@ def _culprit(error: BaseException, container: containers.Container) -> str:
 
 
 def _code_of(provider: "providers.Provider[Any]") -> CodeType | None:
-    """What runs when *provider* makes something; None where it is no Python."""
+    """Return the code that *provider* runs; None where it is not Python."""
     made = getattr(provider, "provides", None)
     function: object = getattr(made, "__init__", None) if isinstance(made, type) else made
     found = getattr(function, "__code__", None)

@@ -15,7 +15,7 @@ from typer.core import TyperGroup
 from workerkit import logs
 from workerkit.describe import format_traceback
 from workerkit.errors import StartError
-from workerkit.runner import complain
+from workerkit.runner import report_faults
 from workerkit.safe_text import escape_lines, mask_passwords, without_credentials
 
 # Newer versions of typer have a copy of click, older ones import it.
@@ -95,7 +95,7 @@ def faults(traceback: bool) -> Iterator[None]:
         if traceback:
             print(escape_lines(mask_passwords(format_traceback(error))).rstrip(), file=sys.stderr)
         else:
-            complain(error.faults)
+            report_faults(error.faults)
         raise typer.Exit(error.exit_code) from None
 
 

@@ -178,7 +178,7 @@ class StreamReceiver:
         while self.full:
             if self._options.batch and len(self._batching):
                 # With large events, the limit is reached before a batch is full.
-                self._batching.ripen()
+                self._batching.release()
             self._room_waiter = asyncio.get_running_loop().create_future()
             await self._room_waiter
 
@@ -190,7 +190,7 @@ class StreamReceiver:
 
     def skip_waits(self) -> None:
         """Handle partial batches now, and end the pauses before the next attempts."""
-        self._batching.ripen()
+        self._batching.release()
         self._end_pauses()
 
     def drop(self) -> None:

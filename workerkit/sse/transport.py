@@ -121,8 +121,8 @@ class SSETransport:
         for receiver in self._receivers:
             receiver.drop()
 
-    def hasten(self) -> None:
-        """Handle partial batches, and end the pauses before the next attempts: for tests."""
+    def skip_waits(self) -> None:
+        """Handle partly filled batches, and end pauses before other attempts: for tests."""
         for receiver in self._receivers:
             receiver.skip_waits()
 

@@ -6,6 +6,11 @@ import pytest
 
 from workerkit.embedded import EmbeddedBroker
 
+# A failed assertion of the contract shows the values, as one in a test module does.
+pytest.register_assert_rewrite(
+    "workerkit.testing.contract_source", "workerkit.testing.transport_contract"
+)
+
 
 @pytest.fixture
 def embedded_amqp_broker() -> Iterator[EmbeddedBroker]:

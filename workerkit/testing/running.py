@@ -14,7 +14,6 @@ from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.lease import QUEUE_PREFIX
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, RETRY_INFIX
-from workerkit.amqp.transport import AMQPTransport
 from workerkit.app.assembly import Assembly
 from workerkit.config.connections import AMQPSettings, SSESettings
 from workerkit.config.sections import HTTPSettings
@@ -23,17 +22,15 @@ from workerkit.consumer import Consumer
 from workerkit.describe import describe_error
 from workerkit.embedded import LATEST, EmbeddedBroker, MessageSnapshot, QueueSnapshot
 from workerkit.errors import RunError
-from workerkit.http.transport import HTTPTransport
 from workerkit.observe import Settled
 from workerkit.options import folded
 from workerkit.periodic.singleton import SingletonOptions
-from workerkit.periodic.transport import PeriodicTransport
 from workerkit.runner import Runner
-from workerkit.sse.transport import SSETransport
 from workerkit.tasks import cancel_and_wait
-from workerkit.testing.http_client import HTTPClient, TrackedHTTPTransport
+from workerkit.testing.http_client import HTTPClient
 from workerkit.testing.records import Record
 from workerkit.testing.requeues import Requeues
+from workerkit.testing.used_transports import UsedTransports
 
 _LOOPBACK = "127.0.0.1"
 _HERE = {_LOOPBACK, "localhost", "::1", "0.0.0.0", "::"}
@@ -45,7 +42,7 @@ _MAX_REQUEUES = 10
 
 
 class Application:
-    """What a test does with a running application. Get one from `running`.
+    """A running application, as a test uses it. Get one from `running`.
 
     Attributes:
         http: A client of its views; `http.url` is where they are served, for other clients.
@@ -55,7 +52,7 @@ class Application:
         self,
         runner: Runner,
         broker: EmbeddedBroker,
-        transports: "_Transports",
+        transports: UsedTransports,
         vhosts: set[str],
         assembly: Assembly,
     ) -> None:
@@ -70,7 +67,7 @@ class Application:
         self._publisher = Publisher()
 
     async def publish(self, body: object, routing_key: str, **more: Any) -> str:
-        """Publish a message as somebody outside would; as `Publisher.publish`."""
+        """Publish a message from outside the application; as `Publisher.publish`."""
         return await self._publisher.publish(body, routing_key, **more)
 
     async def idle(
@@ -78,9 +75,9 @@ class Application:
     ) -> None:
         """Return when everything that messages and events have caused is settled.
 
-        Nobody waits for time to pass: batches that are half full are handled, messages that wait to
-        go back to their queue go back, events that wait for another try are tried, and the broker's
-        clock moves on to the next retry. A queue that a consumer reads counts while the consumer is
+        It does not wait for time to pass: partly filled batches are handled, messages that wait to
+        be requeued are requeued, pauses before other attempts end, and the broker's clock advances
+        to the next retry. A queue that a consumer reads counts while the consumer is
         reconnecting, too. An event that a server of this process has sent counts
         from then on.
 
@@ -100,7 +97,7 @@ class Application:
             self._requeues.check(max_requeues)
             if loop.time() > until:
                 raise self._not_idle(deadline, pending)
-            self._transports.hasten()
+            self._transports.skip_waits()
             waiting = self._waiting()
             if pending == list(waiting):
                 self.broker.advance(min(waiting.values()))
@@ -128,7 +125,7 @@ class Application:
             await cancel_and_wait([call])
 
     def settled(self, name: str) -> list[Record]:
-        """What became of the deliveries of one consumer, in order.
+        """Return what became of the deliveries of one consumer, in order.
 
         Raises:
             KeyError: No consumer of that name runs.
@@ -140,7 +137,7 @@ class Application:
         return [each for each in self._settled if folded(each.consumer) == key]
 
     def queue(self, name: str, vhost: str = "/") -> QueueSnapshot:
-        """A queue as it is now.
+        """Return the current state of a queue.
 
         Raises:
             KeyError: There is no queue of that name.
@@ -151,7 +148,7 @@ class Application:
         return self.broker.queue(name, vhost)
 
     def dead_letters(self, queue: str, vhost: str = "/") -> list[MessageSnapshot]:
-        """The dead letters of a queue, oldest first; none where it has no queue for them.
+        """Return the dead letters of a queue, oldest first; none where it has no queue for them.
 
         Raises:
             KeyError: No consumer reads the queue.
@@ -180,8 +177,8 @@ class Application:
         return failure
 
     async def _pending(self) -> list[str]:
-        """What is not settled yet, in words."""
-        # What is in a socket of the loopback is read within a few turns of the loop.
+        """Return what is not settled yet, in words."""
+        # Data in a socket of the loopback is read within a few turns of the loop.
         for _ in range(_TURNS):
             await asyncio.sleep(0)
         found = [
@@ -189,12 +186,11 @@ class Application:
             for vhost, each in self._queues()
             if each.unacked or (each.ready and self._is_read(vhost, each))
         ]
-        found += self._transports.sse.pending()
-        found += [f"a handler of {name} runs" for name in self._transports.busy()]
+        found += self._transports.pending()
         return found + list(self._waiting())
 
     def _waiting(self) -> dict[str, float]:
-        """The retries that wait, in words, and the seconds after which they come at the latest."""
+        """Return the retries that wait, in words, and the seconds until the last one of each."""
         return {
             f"{each.ready} messages wait in {each.name!r}": each.arguments["x-message-ttl"] / 1000
             for _, each in self._queues()
@@ -208,49 +204,17 @@ class Application:
         return self.broker.queues(vhost)
 
     def _is_read(self, vhost: str, queue: QueueSnapshot) -> bool:
-        """Whether somebody reads it, or will as soon as he is connected again."""
+        """Return whether a consumer reads it, or will as soon as it is connected again."""
         return queue.consumers > 0 or (vhost, queue.name) in self._read
 
     def _queues(self) -> list[tuple[str, QueueSnapshot]]:
-        """The queues of messages; in that of a lease there is always one."""
+        """Return the queues of messages, without those of leases, which always have one."""
         return [
             (vhost, self.broker.queue(name, vhost))
             for vhost in self._vhosts
             for name in self.broker.queues(vhost)
             if not name.startswith(QUEUE_PREFIX)
         ]
-
-
-class _Transports:
-    """The transports of a test: RabbitMQ, streams and HTTP as they are, the clock by hand."""
-
-    def __init__(self) -> None:
-        self.amqp = AMQPTransport()
-        self.sse = SSETransport()
-        self.periodic = PeriodicTransport(manual=True)
-        self.http: TrackedHTTPTransport | None = None
-
-    def busy(self) -> list[str]:
-        found = self.amqp.busy() + self.sse.busy() + self.periodic.busy()
-        return found + (self.http.unanswered() if self.http else [])
-
-    def hasten(self) -> None:
-        self.amqp.hasten()
-        self.sse.hasten()
-
-    def put_into(self, transports: dict[type, Any]) -> dict[type, Any]:
-        """The container's transports, those of its own replaced by these."""
-        kinds: dict[type, Any] = {
-            AMQPTransport: self.amqp,
-            SSETransport: self.sse,
-            PeriodicTransport: self.periodic,
-        }
-        for transport in transports.values():
-            if isinstance(transport, HTTPTransport):
-                kinds[type(transport)] = self.http = TrackedHTTPTransport(transport)
-        return {
-            base: kinds.get(type(transport), transport) for base, transport in transports.items()
-        }
 
 
 @asynccontextmanager
@@ -276,7 +240,7 @@ async def running(
         StartError: The application cannot start, or did not stop cleanly.
     """
     runner = Runner(container, packages=packages, only=only)
-    transports = _Transports()
+    transports = UsedTransports()
     async with EmbeddedBroker(behaves_as=behaves_as) as broker:
         with _free_port() as port, ExitStack() as stack:
 
@@ -287,7 +251,7 @@ async def running(
             settings: WorkerSettings = container.providers["settings"]()
             pointed = _pointed(settings, broker, port)
             put("settings", pointed)
-            put("transports", transports.put_into(container.providers["transports"]()))
+            stack.enter_context(transports.put_into(container))
             if getattr(container.providers["publisher"](), "connects", False):
                 put("publisher", Publisher())
             assembly = runner.assemble()
@@ -308,7 +272,7 @@ async def running(
 
 @contextmanager
 def _free_port() -> Iterator[int]:
-    """A port of the loopback that nobody else gets; to listen on it takes `reuse_port`."""
+    """Reserve a port of the loopback; listen on it with `reuse_port`."""
     with socket.socket() as reserved:
         reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         reserved.bind((_LOOPBACK, 0))
@@ -344,7 +308,7 @@ def _others(names: Sequence[str]) -> str:
 
 
 def _add_vhosts(broker: EmbeddedBroker, assembly: Assembly, settings: WorkerSettings) -> set[str]:
-    """Have every virtual host that somebody names; all of them."""
+    """Create every virtual host that settings or consumers name, and return all of them."""
     vhosts = {"/", *(each.vhost_name() for each in settings.amqp.values())}
     vhosts |= {
         assembly.settings.amqp[each.connection.casefold()].vhost_name(each.vhost)

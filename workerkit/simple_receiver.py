@@ -1,0 +1,388 @@
+"""The part of a `SimpleTransport` that works for one consumer: receive, handle, settle."""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import AsyncIterator, Collection, Sequence
+from dataclasses import dataclass, field
+from time import perf_counter
+from typing import Annotated, Any, Generic, Protocol, cast
+
+from pydantic import Field
+from typing_extensions import TypeVar
+
+from workerkit.delivery import Action, Delivery, Outcome
+from workerkit.describe import summarize_error, without_needless_traceback
+from workerkit.endpoint import Endpoint
+from workerkit.errors import BrokerRefused
+from workerkit.health import Health, Part, State
+from workerkit.observe import Connection, Event, Settled, notify, tell
+from workerkit.options import (
+    OF_BATCHES,
+    Concurrency,
+    Options,
+    Seconds,
+    Settlement,
+    unless_retried,
+)
+from workerkit.retry import Retries, pause
+from workerkit.tasks import Backoff, cancel, cancel_and_wait, sleep_unless_stopping
+from workerkit.transport import Context, Hook
+from workerkit.workers import Batching, Workers
+
+log = logging.getLogger(__name__)
+
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+_CANCEL_INTERVAL = 0.5
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SimpleOptions(Options):
+    """The options of a `SimpleConsumer`. Subclass it to add what selects a source.
+
+    Attributes:
+        batch_size: Deliveries of a full batch, where `handle` takes a list.
+        batch_interval: Seconds that the first delivery of a batch waits for others.
+        on_exception: What becomes of a delivery that `handle` raised for; `retry` comes first.
+        retry: Tries such a delivery again, and dead-letters it in the end.
+    """
+
+    concurrency: Concurrency = 16
+    batch_size: Annotated[int, Field(ge=1)] = field(default=100, metadata=OF_BATCHES)
+    batch_interval: Seconds = field(default=1.0, metadata=OF_BATCHES)
+    on_success: Settlement = Action.ACK
+    on_exception: Settlement = field(
+        default=Action.REQUEUE, metadata=unless_retried(Action.DEAD_LETTER)
+    )
+    on_invalid: Settlement = Action.DEAD_LETTER
+    retry: Retries = None
+
+
+Body = TypeVar("Body", default=Any)
+
+
+class SimpleDelivery(Delivery, Generic[Body]):
+    """A delivery with a body. Subclass it to add what identifies it at its source.
+
+    Attributes:
+        body: The decoded body.
+    """
+
+    __slots__ = ("body",)
+
+    body: Body
+
+
+OptionsType = TypeVar("OptionsType", bound=SimpleOptions, default=SimpleOptions)
+DeliveryType = TypeVar("DeliveryType", bound=Delivery, default=SimpleDelivery[Any])
+Options_contra = TypeVar("Options_contra", bound=SimpleOptions, contravariant=True)
+
+
+class TwoFunctions(Protocol[Options_contra, DeliveryType]):
+    """What a receiver needs from its transport."""
+
+    @property
+    def actions(self) -> Collection[Action]:
+        """What `settle` can carry out beside `ACK`."""
+
+    @property
+    def ready_after(self) -> float | None:
+        """Seconds after which a `receive` that waits counts as connected."""
+
+    def receive(self, options: Options_contra) -> AsyncIterator[DeliveryType | None]:
+        """Yield the deliveries of one consumer."""
+
+    async def settle(self, delivery: DeliveryType, outcome: Outcome) -> None:
+        """Carry out an outcome."""
+
+
+def possible_outcome(outcome: Outcome, actions: Collection[Action]) -> Outcome | None:
+    """Return the outcome as a transport can carry it out, or None for another attempt in place.
+
+    | decided     | if the transport cannot do that                                    |
+    |-------------|--------------------------------------------------------------------|
+    | ack         | (it always can)                                                    |
+    | reject      | ack                                                                |
+    | dead_letter | as reject                                                          |
+    | requeue     | in place, after a growing pause                                    |
+    | retry       | in place, after its delay; so is a delay of zero                   |
+
+    Args:
+        actions: What the transport can do.
+    """
+    action = outcome.action
+    if action is Action.DEAD_LETTER and action not in actions:
+        action = Action.REJECT
+    if action is Action.REJECT and action not in actions:
+        action = Action.ACK
+    if action is Action.REQUEUE and action not in actions:
+        return None
+    if action is Action.RETRY and (action not in actions or not outcome.delay):
+        return None
+    return outcome if action is outcome.action else outcome._replace(action=action)
+
+
+class SimpleReceiver(Generic[OptionsType, DeliveryType]):
+    """Receives the deliveries of one consumer, and has them handled and settled.
+
+    Args:
+        transport: Has `receive` and `settle`.
+        source: What the consumer reads from, for people.
+
+    Attributes:
+        tasks: The workers.
+        unsettled: The number of deliveries that were received and are not settled.
+    """
+
+    def __init__(
+        self,
+        transport: TwoFunctions[OptionsType, DeliveryType],
+        source: str,
+        endpoint: Endpoint,
+        context: Context,
+    ) -> None:
+        self.name = endpoint.name
+        self._transport = transport
+        self._endpoint = endpoint
+        self._context = context
+        self._options = cast(OptionsType, endpoint.options)
+        self._source = source
+        self._actions = frozenset({Action.ACK, *transport.actions})
+        options, batch = self._options, endpoint.options.batch
+        work = self._work_batches if batch else self._work
+        self.workers = Workers(self.name, options.concurrency, work)
+        self.tasks: list[asyncio.Task[None]] = []
+        self.unsettled = 0
+        most = options.batch_size * (options.concurrency + 1) if batch else options.concurrency
+        self._room = asyncio.Semaphore(most)
+        self._waiting: deque[DeliveryType] = deque()
+        self._batching: Batching[DeliveryType] = Batching(
+            options.batch_size, options.batch_interval, self.workers.wake
+        )
+        self._hook = Hook(endpoint)
+        self._part = Part(context.changed, source=source)
+        self._backoff = Backoff()
+        self._stopping = asyncio.Event()
+        self._skip = asyncio.Event()
+        self._requeues = 0
+        self._receiving: asyncio.Task[None] | None = None
+
+    def start(self) -> Health:
+        """Start the workers, and receive."""
+        keep = self._context.keep
+        self.tasks = [keep(work, name) for name, work in self.workers.tasks()]
+        self._receiving = keep(self._receive_forever(), f"{self.name} receiving")
+        return Health(self.name, [self._part], in_flight=lambda: self.workers.working)
+
+    async def stop(self) -> None:
+        """Receive nothing new; what was received is handled."""
+        self._stopping.set()
+        self._part.stopping()
+        while self._receiving is not None and not self._receiving.done():
+            # Again and again: client libraries may swallow a cancellation while they read.
+            cancel(self._receiving)
+            await asyncio.wait([self._receiving], timeout=_CANCEL_INTERVAL)
+        self.skip_waits()
+        self._batching.flush()
+
+    def skip_waits(self) -> None:
+        """Handle partly filled batches, and end pauses before other attempts, now."""
+        self._batching.release()
+        self._skip.set()
+        self._skip = asyncio.Event()
+
+    async def close(self) -> None:
+        """Cancel the idle workers."""
+        if not self.workers.busy:
+            await cancel_and_wait(self.tasks)
+        await self._hook.close()
+
+    async def _receive_forever(self) -> None:
+        while not self._stopping.is_set():
+            try:
+                await self._receive()
+            except Exception as error:
+                await self._failed(error)
+            else:
+                self._part.ended(f"{self._source} has ended")
+                return
+
+    async def _receive(self) -> None:
+        """Hand over deliveries until the source ends or fails."""
+        loop, after = asyncio.get_running_loop(), self._transport.ready_after
+        timer = None if after is None else loop.call_later(after, self._connected)
+        deliveries: Any = self._transport.receive(self._options)
+        try:
+            while True:
+                await self._room.acquire()
+                delivery: DeliveryType | None = None
+                try:
+                    delivery = await anext(deliveries)
+                finally:
+                    if delivery is None:
+                        self._room.release()
+                self._connected()
+                if delivery is not None:
+                    self._take(delivery)
+        except StopAsyncIteration:
+            return
+        finally:
+            if timer is not None:
+                timer.cancel()
+            if hasattr(deliveries, "aclose"):
+                await deliveries.aclose()
+
+    def _take(self, delivery: DeliveryType) -> None:
+        self.unsettled += 1
+        if self._options.batch:
+            self._batching.add(delivery)
+        else:
+            self._waiting.append(delivery)
+            self.workers.wake()
+
+    def _connected(self) -> None:
+        if self._part.state is State.READY or self._stopping.is_set():
+            return
+        if self._backoff.attempt:
+            log.info("receiving again", extra={"consumer": self.name, "source": self._source})
+        self._tell("connected", self._backoff.attempt + 1)
+        self._backoff.reset()
+        self._part.ready()
+
+    async def _failed(self, error: Exception) -> None:
+        """Report a failed attempt, and wait until the next one."""
+        event: Event = "connection_lost" if self._part.state is State.READY else "connection_failed"
+        seconds = self._backoff.next()
+        attempt, reason = self._backoff.attempt, f"{self._source}: {summarize_error(error)}"
+        log.error(
+            "cannot receive",
+            exc_info=without_needless_traceback(error),
+            extra={
+                "consumer": self.name,
+                "source": self._source,
+                "attempt": attempt,
+                "next_attempt_in": round(seconds, 2),
+            },
+        )
+        if isinstance(error, BrokerRefused):
+            self._part.refused(reason)
+        else:
+            self._part.waiting(reason)
+        self._tell(event, attempt, reason)
+        self._hook.connection_failed(error, attempt)
+        await sleep_unless_stopping(seconds, self._stopping)
+
+    def _tell(self, event: Event, attempt: int, reason: str = "") -> None:
+        record = Connection(self.name, "consumers", "", attempt, reason)
+        tell(self._context.observers, event, record)
+
+    async def _work(self) -> None:
+        while self._waiting:
+            batch = [self._waiting.popleft()]
+            if self._waiting:
+                self.workers.wake()
+            while batch:
+                began = perf_counter()
+                outcomes = [await self._endpoint.process(batch[0])]
+                batch = await self._settle_all(batch, outcomes, perf_counter() - began)
+
+    async def _work_batches(self) -> None:
+        while batch := self._batching.take():
+            self.workers.wake()
+            while batch:
+                began = perf_counter()
+                outcomes = await self._endpoint.process_batch(batch)
+                batch = await self._settle_all(batch, outcomes, perf_counter() - began)
+
+    async def _settle_all(
+        self, batch: Sequence[DeliveryType], outcomes: Sequence[Outcome], seconds: float
+    ) -> list[DeliveryType]:
+        """Settle what was handled; return what is to be handled again, after its pause."""
+        requeued: list[tuple[DeliveryType, Outcome]] = []
+        again: list[tuple[DeliveryType, Outcome]] = []
+        for delivery, outcome in zip(batch, outcomes, strict=True):
+            done = possible_outcome(outcome, self._actions)
+            if done is None:
+                again.append((delivery, outcome))
+            elif done.action is Action.REQUEUE:
+                requeued.append((delivery, outcome))
+            else:
+                await self._settle(delivery, outcome, done, seconds)
+        self._requeues = self._requeues + 1 if requeued else 0
+        if requeued:
+            await self._pause(self._requeue_pause([delivery for delivery, _ in requeued]))
+        for delivery, outcome in requeued:
+            await self._settle(delivery, outcome, outcome, seconds)
+        return await self._again(again, seconds) if again else []
+
+    async def _settle(
+        self, delivery: DeliveryType, decided: Outcome, done: Outcome, seconds: float
+    ) -> None:
+        if done.action is Action.RETRY:
+            done = done._replace(delay=pause(done, self._options.retry))
+        lost = False
+        try:
+            await self._transport.settle(delivery, done)
+        except Exception as error:
+            lost = True
+            log.error(
+                "cannot settle: the source has to redeliver",
+                exc_info=without_needless_traceback(error),
+                extra={"consumer": self.name, "source": self._source, "action": done.action},
+            )
+        self._release()
+        self._notify(delivery, decided, done.action, seconds, lost)
+
+    async def _again(
+        self, failed: Sequence[tuple[DeliveryType, Outcome]], seconds: float
+    ) -> list[DeliveryType]:
+        """Wait before another attempt in place; return what to handle, nothing if we stop."""
+        for delivery, outcome in failed:
+            self._notify(delivery, outcome, outcome.action, seconds)
+        await self._pause(max(self._attempt_pause(*each) for each in failed))
+        if not self._stopping.is_set():
+            for delivery, _ in failed:
+                delivery.again()
+            return [delivery for delivery, _ in failed]
+        for delivery, outcome in failed:
+            requeue = outcome._replace(action=Action.REQUEUE)
+            if Action.REQUEUE in self._actions:
+                await self._settle(delivery, requeue, requeue, seconds)
+            else:
+                self._release()
+        return []
+
+    def _notify(
+        self,
+        delivery: DeliveryType,
+        outcome: Outcome,
+        action: Action,
+        seconds: float,
+        lost: bool = False,
+    ) -> None:
+        record = Settled(self.name, self._source, delivery, outcome, action, seconds, lost)
+        notify(self._context.observers, record)
+
+    def _release(self) -> None:
+        """Make room for another delivery."""
+        self.unsettled -= 1
+        self._room.release()
+
+    async def _pause(self, seconds: float) -> None:
+        if seconds and not self._stopping.is_set():
+            await sleep_unless_stopping(seconds, self._skip)
+
+    def _attempt_pause(self, delivery: DeliveryType, outcome: Outcome) -> float:
+        if outcome.action is Action.RETRY:
+            return pause(outcome, self._options.retry)
+        return _growing_pause(delivery.attempt)
+
+    def _requeue_pause(self, deliveries: Sequence[DeliveryType]) -> float:
+        """Return 0 for first failures, and longer pauses for what was requeued before."""
+        failures = max(self._requeues, *(delivery.attempt for delivery in deliveries))
+        return _growing_pause(failures - 1) if failures > 1 else 0.0
+
+
+def _growing_pause(failures: int) -> float:
+    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures - 1, 10))
