@@ -70,7 +70,7 @@ def test_list_for_people(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert first == "OrderPlaced  amqp  orders, orders/priority  (app.consumers.OrderPlaced)"
     assert "    concurrency = 64  [environment]" in options
-    assert "    timeout = 300.0  [framework]" in options
+    assert "    timeout = 300.0  [default]" in options
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])

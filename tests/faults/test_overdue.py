@@ -273,7 +273,7 @@ async def test_c6_each_time_is_said_and_a_thread_is_none(
         await eventually(lambda: len(calls) >= 3, 30.0)
 
     assert alone == 0
-    assert [each["task"] for each in fields(caplog, BLOCKED)] == ["Computing call"] * 2
+    assert [each["task"] for each in fields(caplog, BLOCKED)] == ["Computing task"] * 2
 
 
 def _compute(enough: Callable[[], object], seconds: float = 20.0) -> None:

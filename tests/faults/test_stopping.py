@@ -318,7 +318,7 @@ async def test_f4_handlers_that_cannot_be_cancelled(
 
     assert code == 1, app
     assert 5.0 <= seconds < 20.0
-    [fault] = [line for line in app.err if "did not end" in line]
+    [fault] = [line for line in app.err if "did not end when cancelled" in line]
     assert ("Deaf" in fault, "stuck-thread" in fault, "Fine" in fault) == (True, True, False)
     await until_ready(rabbit, vhost, 1)
     await eventually(lambda: rabbit.queues(vhost)["other"] == QueueState(1, 0, 0))
