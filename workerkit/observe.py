@@ -54,7 +54,7 @@ class Published(NamedTuple):
     error: PublishError | None = None
 
 
-class Connection(NamedTuple):
+class ConnectionEvent(NamedTuple):
     """A connection that was opened, could not be opened, or was lost.
 
     Attributes:
@@ -107,8 +107,8 @@ def notify(observers: Sequence[Observer], record: Settled) -> None:
             log.exception("observer failed", extra={"observer": repr(observer)})
 
 
-def tell(
-    observers: Sequence[Observer], event: Event, record: Published | Connection | Unhandled
+def notify_event(
+    observers: Sequence[Observer], event: Event, record: Published | ConnectionEvent | Unhandled
 ) -> None:
     """Call the method named *event* of each observer that has it, as `notify` calls all of them."""
     for observer in observers:

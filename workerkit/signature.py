@@ -34,7 +34,7 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class ArgumentSource:
     """Where an argument comes from that is no part of the delivery.
 
     Attributes:
@@ -47,7 +47,7 @@ class Source:
     iterated: bool = False
 
 
-Resolve = Callable[[inspect.Parameter, Any], Source]
+Resolve = Callable[[inspect.Parameter, Any], ArgumentSource]
 
 
 class Arguments(Protocol):
@@ -124,7 +124,7 @@ class Signature:
         self._delivery = delivery
         self._resolve = resolve
         self._faults: list[str] = []
-        self._provide: dict[str, Source] = {}
+        self._provide: dict[str, ArgumentSource] = {}
         self._deliver: list[str] = []
         self.batch = False
         self.whole = False
@@ -262,7 +262,7 @@ def annotated(
 
 
 @asynccontextmanager
-async def provided(sources: Mapping[str, Source]) -> AsyncIterator[dict[str, Any]]:
+async def provided(sources: Mapping[str, ArgumentSource]) -> AsyncIterator[dict[str, Any]]:
     """The arguments of one call that come from the container.
 
     An asynchronous provider gives a future, which is awaited. An asynchronous context manager

@@ -16,7 +16,7 @@ from workerkit.describe import summarize_error, without_needless_traceback
 from workerkit.endpoint import Endpoint
 from workerkit.errors import BrokerRefused
 from workerkit.health import Health, Part, State
-from workerkit.observe import Connection, Event, Settled, notify, tell
+from workerkit.observe import ConnectionEvent, Event, Settled, notify, notify_event
 from workerkit.options import (
     OF_BATCHES,
     Concurrency,
@@ -274,8 +274,8 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         await sleep_unless_stopping(seconds, self._stopping)
 
     def _tell(self, event: Event, attempt: int, reason: str = "") -> None:
-        record = Connection(self.name, "consumers", "", attempt, reason)
-        tell(self._context.observers, event, record)
+        record = ConnectionEvent(self.name, "consumers", "", attempt, reason)
+        notify_event(self._context.observers, event, record)
 
     async def _work(self) -> None:
         while self._waiting:

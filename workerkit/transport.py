@@ -22,7 +22,7 @@ from workerkit.delivery import Action, Delivery, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.health import Health, Part, State
-from workerkit.observe import Connection, Observer, Published, Settled, notify, tell
+from workerkit.observe import ConnectionEvent, Observer, Published, Settled, notify, notify_event
 from workerkit.options import (
     OF_BATCHES,
     Concurrency,
@@ -46,7 +46,7 @@ __all__ = [
     "BrokerRefused",
     "Concurrency",
     "Configured",
-    "Connection",
+    "ConnectionEvent",
     "ConnectionLost",
     "Consumer",
     "Context",
@@ -78,8 +78,8 @@ __all__ = [
     "cancel",
     "cancel_and_wait",
     "notify",
+    "notify_event",
     "pause",
-    "tell",
     "unless_retried",
 ]
 

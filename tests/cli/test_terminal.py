@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from yarl import URL
 
 from tests.command import process, running, workerkit, write_package
-from tests.unit.test_escaping import FORGED, NASTY, TEXTS
+from tests.unit.test_safe_text import FORGED, NASTY, TEXTS
 from workerkit.http.problem import problem
 
 COLOURED = "a\x1b[31m\x9b2J\u202e"

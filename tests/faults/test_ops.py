@@ -23,7 +23,7 @@ from tests.rabbit import PrivateRabbit
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, Publisher
 from workerkit.config.sections import OpsSettings
-from workerkit.observe import Connection, Published
+from workerkit.observe import ConnectionEvent, Published
 
 CONSUMERS = """
     import asyncio, time
@@ -288,7 +288,7 @@ class Trail(Recorder):
         super().__init__()
         self.told: list[tuple[str, str]] = []
 
-    def connected(self, record: Connection) -> None:
+    def connected(self, record: ConnectionEvent) -> None:
         """Note for what."""
         self.told.append(("connected", record.role))
 

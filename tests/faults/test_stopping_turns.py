@@ -15,7 +15,7 @@ from tests.rabbit import PrivateRabbit
 from tests.scripted_broker import Do, Script, Scripted, login
 from tests.waiting import eventually
 from workerkit.amqp.handshake import TapConnection
-from workerkit.observe import Connection
+from workerkit.observe import ConnectionEvent
 from workerkit.tasks import with_deadline
 
 pytestmark = pytest.mark.any_broker
@@ -32,7 +32,7 @@ class Watcher:
     def __call__(self, record: object) -> None:
         """Nothing is delivered here."""
 
-    def connected(self, record: Connection) -> None:
+    def connected(self, record: ConnectionEvent) -> None:
         """Note it."""
         self.made.set()
 

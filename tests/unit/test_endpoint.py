@@ -25,7 +25,7 @@ from workerkit import (
 from workerkit.amqp.acks import Acks
 from workerkit.endpoint import Endpoint
 from workerkit.options import Options
-from workerkit.signature import Signature, Source
+from workerkit.signature import ArgumentSource, Signature
 
 
 def message(raw: bytes = b"1") -> AMQPMessage[Any]:
@@ -42,7 +42,9 @@ def endpoint(
     """An endpoint whose consumer has *handle*."""
     consumer = type("Each", (AMQPConsumer,), {"handle": handle, "queues": ["q"]})
     signature = Signature(
-        handle, AMQPMessage, lambda parameter, type_: Source(provide or (lambda: None), anew=True)
+        handle,
+        AMQPMessage,
+        lambda parameter, type_: ArgumentSource(provide or (lambda: None), anew=True),
     )
     return Endpoint(
         consumer(),

@@ -1,4 +1,4 @@
-"""What a per-call parameter gets is entered, or refused at start: never a raw generator."""
+"""Call parameters are entered, or refused at start: never a raw generator or manager."""
 
 import asyncio
 import threading
@@ -25,7 +25,7 @@ from workerkit import (
     SSEConsumer,
     WorkerContainer,
 )
-from workerkit.signature import Source, provided
+from workerkit.signature import ArgumentSource, provided
 from workerkit.testing import override
 
 
@@ -248,5 +248,5 @@ async def test_fp13_a_generator_that_only_the_call_shows_fails_the_call(
 ) -> None:
     """A Selector or a function that returns one is found when it is called: `handle` is not."""
     with pytest.raises(TypeError, match="'session' is a generator"):
-        async with provided({"session": Source(given, anew=True)}):
+        async with provided({"session": ArgumentSource(given, anew=True)}):
             pytest.fail("entered")

@@ -1,4 +1,4 @@
-"""Whether a process may still hope."""
+"""Health: whether a process can still become ready."""
 
 from workerkit.health import Health, Part, State, abort_reasons
 

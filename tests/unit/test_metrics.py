@@ -38,7 +38,7 @@ from workerkit.config.load import load_settings
 from workerkit.config.sections import MetricsSettings
 from workerkit.delivery import Delivery, Outcome
 from workerkit.health import Health, Part, Readiness
-from workerkit.observe import Connection, Published, Unhandled, notify, tell
+from workerkit.observe import ConnectionEvent, Published, Unhandled, notify, notify_event
 from workerkit.ops import server as ops
 from workerkit.ops.counting import METRICS
 from workerkit.ops.metrics import Metrics
@@ -264,7 +264,7 @@ def test_publishes_are_counted_by_outcome(error: PublishError | None, outcome: s
 def test_connections_are_counted_by_name_and_role() -> None:
     """Made, failed and lost."""
     metrics = made()
-    record = Connection("default", "consumers", "/", 1)
+    record = ConnectionEvent("default", "consumers", "/", 1)
 
     metrics.connection_failed(record)
     metrics.connection_failed(record)
@@ -468,7 +468,7 @@ def test_everything_that_is_collected_is_declared() -> None:
     for action in (Action.RETRY, Action.DEAD_LETTER):
         metrics(settled(action))
     metrics.published(Published("default", "", "orders", "id", 10, 0.25))
-    connection = Connection("default", "consumers", "/", 1)
+    connection = ConnectionEvent("default", "consumers", "/", 1)
     metrics.connected(connection)
     metrics.connection_failed(connection)
     metrics.connection_lost(connection)
@@ -573,8 +573,8 @@ def test_an_observer_is_told_what_it_has_a_method_for() -> None:
     observers: list[Callable[[Settled], object]] = [deliveries.append, listener]
     published = Published("default", "", "orders", "id", 10, 0.25)
 
-    tell(observers, "published", published)
-    tell(observers, "connected", Connection("default", "consumers", "/", 1))
+    notify_event(observers, "published", published)
+    notify_event(observers, "connected", ConnectionEvent("default", "consumers", "/", 1))
     notify(observers, settled())
 
     assert [type(each) for each in listener.told] == [Published, Settled]
@@ -588,7 +588,7 @@ def test_an_observer_that_raises_is_told_again(caplog: pytest.LogCaptureFixture)
 
     with caplog.at_level(logging.ERROR):
         for _ in range(2):
-            tell([failing, sound], "published", published)
+            notify_event([failing, sound], "published", published)
 
     assert errors(caplog) == ["observer failed", "observer failed"]
     assert (failing.told, sound.told) == ([published] * 2, [published] * 2)

@@ -12,7 +12,7 @@ from pydantic import BaseModel, Field
 from tests.unit import postponed
 from workerkit import AMQPMessage, InvalidBody, SSEEvent
 from workerkit.errors import DeclarationError
-from workerkit.signature import Signature, Source, Unresolved
+from workerkit.signature import ArgumentSource, Signature, Unresolved
 from workerkit.testing import fake_message
 
 
@@ -55,14 +55,14 @@ def message(raw: bytes) -> Any:
     return fake_message(raw)
 
 
-def nothing(parameter: inspect.Parameter, type_: Any) -> Source:
+def nothing(parameter: inspect.Parameter, type_: Any) -> ArgumentSource:
     """A container that is empty."""
     raise Unresolved("has no provider")
 
 
 def signature(
     handle: Callable[..., Any],
-    resolve: Callable[[inspect.Parameter, Any], Source] = nothing,
+    resolve: Callable[[inspect.Parameter, Any], ArgumentSource] = nothing,
 ) -> Signature:
     """The plan of a `handle`."""
     return Signature(handle, AMQPMessage, resolve)
@@ -225,9 +225,9 @@ async def test_the_others_come_from_the_container() -> None:
     async def later() -> int:
         return 7
 
-    def resolve(parameter: inspect.Parameter, type_: Any) -> Source:
+    def resolve(parameter: inspect.Parameter, type_: Any) -> ArgumentSource:
         calls.append((parameter.name, type_, parameter.default))
-        return Source((lambda: Point(1)) if parameter.name == "session" else later)
+        return ArgumentSource((lambda: Point(1)) if parameter.name == "session" else later)
 
     plan = signature(handle, resolve)
     async with plan.provided() as first, plan.provided() as second:

@@ -1,4 +1,4 @@
-"""A pool of coroutines that rest while there is nothing to do."""
+"""A pool of workers that are idle while there is nothing to do."""
 
 import asyncio
 from collections import deque

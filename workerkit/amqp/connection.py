@@ -12,8 +12,7 @@ from workerkit.amqp.handshake import SELF_EXPLANATORY
 from workerkit.amqp.session import Session, connect_to
 from workerkit.config.connections import AMQPSettings
 from workerkit.describe import summarize_error, without_needless_traceback
-from workerkit.observe import Connection as ConnectionRecord
-from workerkit.observe import Event, Observer, tell
+from workerkit.observe import ConnectionEvent, Event, Observer, notify_event
 from workerkit.tasks import Backoff
 
 log = logging.getLogger(__name__)
@@ -181,8 +180,8 @@ class Connection:
             listener.connection_failed(error, number)
 
     def _notify(self, event: Event, attempt: int, reason: str = "") -> None:
-        record = ConnectionRecord(self.name, self._role, self.vhost, attempt, reason)
-        tell(self._observers, event, record)
+        record = ConnectionEvent(self.name, self._role, self.vhost, attempt, reason)
+        notify_event(self._observers, event, record)
 
     def _fields(self, to: ConnectionAttempt, **more: object) -> dict[str, object]:
         return {

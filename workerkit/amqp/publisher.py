@@ -37,7 +37,7 @@ from workerkit.errors import (
     PublishTimeout,
     Unroutable,
 )
-from workerkit.observe import Observer, Published, tell
+from workerkit.observe import Observer, Published, notify_event
 from workerkit.tasks import Deadline
 
 _NOT_OPEN = "the publisher is used before the Runner has started, or after it has stopped"
@@ -273,9 +273,9 @@ class Publisher:
                 timeout = await self._wait_for_queues(properties, to, timeout)
             message_id = await self.send(raw, properties, to, timeout)
         except PublishError as error:
-            tell(self.observers, "published", ended(error))
+            notify_event(self.observers, "published", ended(error))
             raise
-        tell(self.observers, "published", ended())
+        notify_event(self.observers, "published", ended())
         return message_id
 
     async def _wait_for_queues(

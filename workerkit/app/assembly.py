@@ -10,7 +10,7 @@ from typing import Any
 from dependency_injector import containers
 
 from workerkit.app.discovery import look_through
-from workerkit.app.injection import Plan
+from workerkit.app.injection import Injector
 from workerkit.app.sections import extended_type, sections_of, with_sections
 from workerkit.attributes import (
     kind_of,
@@ -84,7 +84,7 @@ def assemble(
         StartError: With every fault of the application, one sentence each; a `DeclarationError`
             or a `ConfigurationError` where all faults are of one kind.
     """
-    faults = Faults()
+    faults = FaultCollector()
     classes, not_found = look_through(packages)
     faults.declaration += not_found
     transports: Transports = transports_of(container)
@@ -97,15 +97,15 @@ def assemble(
         overrides, wrong = load_options(readable, kinds, complete=not not_found)
         faults.configuration += wrong
     # An unknown name may be that of a class in a module that cannot be imported.
-    chosen = _chosen(named, only, Faults() if not_found else faults)
-    plan = Plan(container)
+    chosen = _chosen(named, only, FaultCollector() if not_found else faults)
+    injector = Injector(container)
     kinds_by_option = _kinds_by_option(transports)
     consumers: dict[Transport, list[Declared]] = {}
     for name, class_ in chosen.items():
         transport = _transport(class_, transports, faults)
         if transport is None:
             continue
-        declared = _declared(name, class_, transport, overrides.get(name, {}), plan, faults)
+        declared = _declared(name, class_, transport, overrides.get(name, {}), injector, faults)
         faults.declaration += _unread(class_, kinds_by_option)
         if declared is None:
             continue
@@ -124,7 +124,7 @@ def assemble(
 
 
 def _read_settings(
-    container: containers.Container, transports: Transports, faults: "Faults"
+    container: containers.Container, transports: Transports, faults: "FaultCollector"
 ) -> tuple[WorkerSettings | None, type[WorkerSettings]]:
     """Return the settings with the sections of the transports, and their class."""
     make, settings_type = settings_source(container)
@@ -149,7 +149,7 @@ def _checked(
         return ()
 
 
-class Faults:
+class FaultCollector:
     """Collects faults, so that all of them can be reported at once."""
 
     def __init__(self) -> None:
@@ -187,7 +187,7 @@ def settings_source(container: containers.Container) -> tuple[Any, type[WorkerSe
     return provider, extended_type(made, sections_of(transports_of(container).values()))
 
 
-def _named(classes: Sequence[type[Consumer]], faults: Faults) -> dict[str, type[Consumer]]:
+def _named(classes: Sequence[type[Consumer]], faults: FaultCollector) -> dict[str, type[Consumer]]:
     """Return the classes by name; names compare as environment variables do."""
     named: dict[str, type[Consumer]] = {}
     seen: dict[str, type[Consumer]] = {}
@@ -210,7 +210,7 @@ def _named(classes: Sequence[type[Consumer]], faults: Faults) -> dict[str, type[
 
 
 def _chosen(
-    named: dict[str, type[Consumer]], only: Sequence[str], faults: Faults
+    named: dict[str, type[Consumer]], only: Sequence[str], faults: FaultCollector
 ) -> dict[str, type[Consumer]]:
     if not only:
         return named
@@ -227,7 +227,9 @@ def _chosen(
     return chosen
 
 
-def _transport(class_: type[Consumer], transports: Transports, faults: Faults) -> Transport | None:
+def _transport(
+    class_: type[Consumer], transports: Transports, faults: FaultCollector
+) -> Transport | None:
     for base in class_.__mro__:
         if base in transports:
             return transports[base]
@@ -244,14 +246,14 @@ def _declared(
     class_: type[Consumer],
     transport: Transport,
     overrides: Mapping[str, Override],
-    plan: Plan,
-    faults: Faults,
+    injector: Injector,
+    faults: FaultCollector,
 ) -> Declared | None:
-    factory = faults.collect(plan.factory, class_)
+    factory = faults.collect(injector.factory, class_)
     options = faults.collect(_options, name, class_, overrides)
     hooks = list(_wrong_hooks(class_))
     faults.declaration += hooks
-    signatures = faults.collect(class_.signatures, options, transport.delivery, plan.resolve)
+    signatures = faults.collect(class_.signatures, options, transport.delivery, injector.resolve)
     batch = any(each.batch for each in (signatures or {}).values())
     if batch and options is not None:
         options = _options(name, class_, overrides, batch=True)

@@ -25,9 +25,9 @@ from dependency_injector import containers, providers
 from workerkit.container import WorkerContainer
 from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError
-from workerkit.signature import Source, Unresolved
+from workerkit.signature import ArgumentSource, Unresolved
 
-MADE_ANEW = (providers.Factory, providers.Callable, providers.Coroutine)
+PER_CALL = (providers.Factory, providers.Callable, providers.Coroutine)
 """Providers of what is made for one call; an asynchronous context manager of theirs is entered."""
 
 _ITERATED = (AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator)
@@ -52,11 +52,11 @@ def not_entered(provider: "providers.Provider[Any]", wanted: Any) -> str | None:
     if reason := not_iterated(provider, wanted):
         return reason
     if isinstance(made, type):
-        return _class_not_entered(made, isinstance(provider, MADE_ANEW))
+        return _class_not_entered(made, isinstance(provider, PER_CALL))
     decorated = inspect.unwrap(made)
     if inspect.isgeneratorfunction(decorated):
         return _not_asynchronous(decorated, "decorate an `async def` with asynccontextmanager")
-    if inspect.isasyncgenfunction(decorated) and not isinstance(provider, MADE_ANEW):
+    if inspect.isasyncgenfunction(decorated) and not isinstance(provider, PER_CALL):
         return _not_made_anew(decorated)
     return None
 
@@ -118,7 +118,7 @@ def _effective(provider: "providers.Provider[Any]") -> "providers.Provider[Any]"
 
 def _made_by(provider: "providers.Provider[Any]") -> Any:
     """The class or the function that a provider calls; None where it calls nothing of the kind."""
-    if not isinstance(provider, (*MADE_ANEW, providers.BaseSingleton)):
+    if not isinstance(provider, (*PER_CALL, providers.BaseSingleton)):
         return None
     made = provider.provides
     return made if isinstance(made, type) or inspect.isroutine(made) else None
@@ -130,7 +130,7 @@ _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _YIELDING = ("Iterator", "Generator", "AsyncIterator", "AsyncGenerator", "Iterable")
 
 
-class Plan:
+class Injector:
     """What a container has for the parameters of the user's classes.
 
     A parameter gets, in this order: what its marker names (`Annotated[T, Provide["a.b"]]` or
@@ -171,7 +171,7 @@ class Plan:
             raise DeclarationError(*faults)
         return providers.Factory(class_, **filled)
 
-    def resolve(self, parameter: inspect.Parameter, type_: Any) -> Source:
+    def resolve(self, parameter: inspect.Parameter, type_: Any) -> ArgumentSource:
         """What fills a parameter of `handle`, asked once per call of it.
 
         Raises:
@@ -181,11 +181,11 @@ class Plan:
         provider = self._provider(parameter, type_)
         if provider is None:
             default = parameter.default
-            return Source(lambda: default)
+            return ArgumentSource(lambda: default)
         if reason := not_entered(provider, _plain(type_)):
             raise Unresolved(f"is filled by {self._named(provider)}, {reason}")
-        return Source(
-            provider, isinstance(provider, MADE_ANEW), iterated=is_iterated(_plain(type_))
+        return ArgumentSource(
+            provider, isinstance(provider, PER_CALL), iterated=is_iterated(_plain(type_))
         )
 
     def _provider(

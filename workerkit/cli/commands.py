@@ -41,7 +41,7 @@ from workerkit.errors import (
 )
 from workerkit.http.openapi import document
 from workerkit.http.view import HTTPView
-from workerkit.observe import Connection, Settled
+from workerkit.observe import ConnectionEvent, Settled
 from workerkit.retry import RetryPolicy
 from workerkit.runner import Runner
 from workerkit.safe_text import HIDDEN, one_line
@@ -105,7 +105,7 @@ class _Attempts:
     def __call__(self, record: Settled) -> None:
         """Do nothing: this process consumes nothing."""
 
-    def connection_failed(self, record: Connection) -> None:
+    def connection_failed(self, record: ConnectionEvent) -> None:
         self.failed.set()
 
 

@@ -78,7 +78,7 @@ _PAUSE = 0.1
 _NO_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
-class ConnectionListener:
+class ListeningSockets:
     """The listening sockets of one address, which accept connections.
 
     Args:

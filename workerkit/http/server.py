@@ -14,7 +14,7 @@ from workerkit.forking import keep_from_children
 from workerkit.http.connection import ClientConnection
 from workerkit.http.fast_response import LINGERING
 from workerkit.http.fast_routes import FastRoutes
-from workerkit.http.listener import ConnectionListener, ThrottledCounter
+from workerkit.http.listener import ListeningSockets, ThrottledCounter
 from workerkit.http.middleware import prepare_request
 from workerkit.http.problem import last_response
 from workerkit.http.raw_request import request_factory
@@ -69,7 +69,7 @@ class HTTPServer:
         # Responses that are still being sent when the server closes have this long.
         self._runner = web.AppRunner(self.application, shutdown_timeout=_SEND_TIMEOUT)
         self.url = ""
-        self._listener: ConnectionListener | None = None
+        self._listener: ListeningSockets | None = None
         self._check_timer: asyncio.TimerHandle | None = None
         self._check_interval = min(_CHECK_INTERVAL, settings.read_timeout / 4)
         self._checked_at = self._clock = self._loop.time()
@@ -103,7 +103,7 @@ class HTTPServer:
             fast_routes: Any = FastRoutes(self.application, server.request_handler)
             await fast_routes.load()
             server.request_handler = fast_routes.respond
-        self._listener = ConnectionListener(
+        self._listener = ListeningSockets(
             self._may_accept, self._on_accepted, self._free_descriptors
         )
         settings = self._settings

@@ -31,7 +31,7 @@ from workerkit.http.parameters import (
     RequestParameter,
 )
 from workerkit.http.request import HTTPRequest
-from workerkit.signature import Resolve, Source, Unresolved, annotated, provided
+from workerkit.signature import ArgumentSource, Resolve, Unresolved, annotated, provided
 from workerkit.type_variables import hints
 
 _UNREADABLE = (
@@ -116,7 +116,7 @@ class RequestSignature:
         self._names = names
         self._resolve = resolve
         self._request: list[str] = []
-        self._provide: dict[str, Source] = {}
+        self._provide: dict[str, ArgumentSource] = {}
         self._faults: list[str] = []
         parameters = annotated(method, self._faults, view)
         for parameter, type_ in parameters:

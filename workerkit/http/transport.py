@@ -29,7 +29,7 @@ from workerkit.http.view import (
     verbs_of,
     without_names,
 )
-from workerkit.observe import tell
+from workerkit.observe import notify_event
 from workerkit.options import Options
 from workerkit.transport import Context, Declared
 
@@ -133,7 +133,7 @@ class HTTPTransport:
             http.max_body,
             context.middlewares,
             has_other_routes=self._setup is not None,
-            on_unhandled=partial(tell, context.observers, "unhandled"),
+            on_unhandled=partial(notify_event, context.observers, "unhandled"),
         )
         self._part = Part(context.changed)
         self._receivers = list(self._add_routes(self._server.application, context))

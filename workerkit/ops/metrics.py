@@ -29,7 +29,7 @@ from workerkit.errors import (
     Unroutable,
 )
 from workerkit.health import Readiness, State
-from workerkit.observe import Connection, Published, Settled, Unhandled
+from workerkit.observe import ConnectionEvent, Published, Settled, Unhandled
 from workerkit.ops.counting import (
     AT_ONCE,
     CONNECTION_FAILURES,
@@ -200,15 +200,15 @@ class Metrics:
         self._publishes.add(record.connection, outcome)
         self._publishing.observe(record.seconds, record.connection)
 
-    def connected(self, record: Connection) -> None:
+    def connected(self, record: ConnectionEvent) -> None:
         """Count a connection."""
         self._connections.add(record.name, record.role)
 
-    def connection_failed(self, record: Connection) -> None:
+    def connection_failed(self, record: ConnectionEvent) -> None:
         """Count an attempt in vain."""
         self._failures.add(record.name, record.role)
 
-    def connection_lost(self, record: Connection) -> None:
+    def connection_lost(self, record: ConnectionEvent) -> None:
         """Count a loss."""
         self._losses.add(record.name, record.role)
 

@@ -28,8 +28,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.health import Part
 from workerkit.options import Options, only_with
 from workerkit.periodic.schedule import Schedule, sleep_until
-from workerkit.signature import Resolve, Unresolved
-from workerkit.signature import Source as ArgumentSource
+from workerkit.signature import ArgumentSource, Resolve, Unresolved
 from workerkit.tasks import cancel_and_wait
 from workerkit.transport import Context, Declared, Hook
 

@@ -16,7 +16,7 @@ from workerkit.describe import describe_error, summarize_error, without_needless
 from workerkit.endpoint import Endpoint
 from workerkit.errors import ConnectionLost, StreamRefused
 from workerkit.health import Part, State
-from workerkit.observe import Connection, Event, Observer, tell
+from workerkit.observe import ConnectionEvent, Event, Observer, notify_event
 from workerkit.sse.connection import NETWORK_ERRORS, StreamConnection
 from workerkit.sse.consumer import SSEConsumer, SSEOptions
 from workerkit.sse.cookies import Cookies
@@ -343,8 +343,8 @@ class StreamSubscription:
     def _notify(self, event: Event, reason: str = "") -> None:
         has_own_url = self._options.url is not None
         name = self._receiver.name if has_own_url else self._options.connection.casefold()
-        record = Connection(name, "stream", "", self._attempt, reason)
-        tell(self._observers, event, record)
+        record = ConnectionEvent(name, "stream", "", self._attempt, reason)
+        notify_event(self._observers, event, record)
 
     def _fields(self, **more: object) -> dict[str, object]:
         name, route = self._receiver.name, self.stream.route

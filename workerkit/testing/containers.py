@@ -7,7 +7,7 @@ from typing import Any, TypeVar
 
 from dependency_injector import containers, providers
 
-from workerkit.app.injection import Plan
+from workerkit.app.injection import Injector
 from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError
 
@@ -23,7 +23,7 @@ def build(class_: type[T], container: containers.Container) -> T:
     """
     values = {}
     waiting = []
-    for name, provider in Plan(container).factory(class_).kwargs.items():
+    for name, provider in Injector(container).factory(class_).kwargs.items():
         value = provider() if isinstance(provider, providers.Provider) else provider
         # Once anything is asynchronous, even a value that is ready comes in a future.
         if not asyncio.isfuture(value):

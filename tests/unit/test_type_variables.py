@@ -8,7 +8,7 @@ from pydantic import BaseModel
 from typing_extensions import TypeVar as TypeVarWithDefault
 
 from workerkit import AMQPConsumer, AMQPMessage, DeclarationError, HTTPView, SSEConsumer, SSEEvent
-from workerkit.signature import Signature, Source, Unresolved
+from workerkit.signature import ArgumentSource, Signature, Unresolved
 from workerkit.type_variables import hints
 
 T = TypeVar("T")
@@ -78,7 +78,7 @@ def test_type_variables_are_filled_through_every_base() -> None:
     assert hints(Overwriting.handle, Overwriting) == {"a": bytes, "return": type(None)}
 
 
-def nothing(parameter: Any, type_: Any) -> Source:
+def nothing(parameter: Any, type_: Any) -> ArgumentSource:
     """A container that is empty."""
     raise Unresolved("has no provider")
 

@@ -1,4 +1,4 @@
-"""When a process should be given work, and what the pages say of it."""
+"""Health pages: when a process is ready for work, and what they report."""
 
 from workerkit.health import Health, Part, Readiness
 from workerkit.ops.server import live, ready, startup

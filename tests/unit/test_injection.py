@@ -11,7 +11,7 @@ from dependency_injector.wiring import Provide
 
 from tests.unit import postponed
 from workerkit import Publisher, WorkerContainer, WorkerSettings
-from workerkit.app.injection import Plan
+from workerkit.app.injection import Injector
 from workerkit.errors import DeclarationError
 from workerkit.signature import Unresolved
 
@@ -54,14 +54,14 @@ class Container(WorkerContainer):
 
 def made(class_: type, container: Any = None) -> Any:
     """An instance of a class, from a container."""
-    return Plan(container or Container()).factory(class_)()
+    return Injector(container or Container()).factory(class_)()
 
 
 def faults(class_: type, container: Any = None) -> list[str]:
     """What is said of a class that cannot be made, behind its place."""
     with pytest.raises(DeclarationError) as raised:
-        Plan(container or Container()).factory(class_)
-    start = f"{__name__}.{class_.__qualname__}.__init__ (test_plan.py:"
+        Injector(container or Container()).factory(class_)
+    start = f"{__name__}.{class_.__qualname__}.__init__ (test_injection.py:"
     assert all(fault.startswith(start) for fault in raised.value.faults)
     return [fault.split("): ", 1)[1] for fault in raised.value.faults]
 
@@ -411,7 +411,7 @@ def test_an_overridden_provider() -> None:
             self.got = orders
 
     container = Container()
-    factory = Plan(container).factory(Wants)
+    factory = Injector(container).factory(Wants)
     fake = Special()
 
     with container.orders.override(providers.Object(fake)):
@@ -433,7 +433,7 @@ async def test_an_overridden_provider_that_is_asynchronous() -> None:
     container = Container()
     container.orders.override(providers.Coroutine(later))
 
-    wants = Plan(container).factory(Wants)()
+    wants = Injector(container).factory(Wants)()
 
     assert inspect.isawaitable(wants)
     assert isinstance((await wants).got, Special)
@@ -454,7 +454,7 @@ def test_a_parameter_of_handle() -> None:
     class Own(WorkerContainer):
         each = providers.Factory(Repository)
 
-    source = Plan(Own()).resolve(parameter(handle, "repository"), Repository)
+    source = Injector(Own()).resolve(parameter(handle, "repository"), Repository)
 
     assert isinstance(source.provide(), Repository)
     assert source.provide() is not source.provide()
@@ -463,7 +463,7 @@ def test_a_parameter_of_handle() -> None:
 
 def test_a_parameter_of_handle_with_a_default() -> None:
     """... or to its default."""
-    assert Plan(Container()).resolve(parameter(handle, "size"), int).provide() == 3
+    assert Injector(Container()).resolve(parameter(handle, "size"), int).provide() == 3
 
 
 def test_a_parameter_of_handle_that_nothing_fills() -> None:
@@ -474,4 +474,4 @@ def test_a_parameter_of_handle_that_nothing_fills() -> None:
         Unresolved,
         match="of type Clock; the container has cursors, extra_transports, middlewares, name",
     ):
-        Plan(Container()).resolve(clock, Clock)
+        Injector(Container()).resolve(clock, Clock)

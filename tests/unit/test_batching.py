@@ -1,4 +1,4 @@
-"""When a batch is ripe."""
+"""Batches: when one is complete."""
 
 import asyncio
 

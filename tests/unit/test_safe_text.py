@@ -74,7 +74,7 @@ def test_fp5_a_traceback_stays_readable() -> None:
     assert lines[0].endswith("aiohttp.server: request failed")
     assert lines[1:3] == ["  see below", "  Traceback (most recent call last):"]
     assert lines[3].startswith('    File "')
-    assert lines[-2:] == ["  tests.unit.test_escaping.Failed: first", "  second"]
+    assert lines[-2:] == ["  tests.unit.test_safe_text.Failed: first", "  second"]
 
 
 @given(TEXTS)
