@@ -16,6 +16,6 @@ def url(rabbit: PrivateRabbit, vhost: str) -> str:
 
 @pytest.fixture
 async def client(url: str) -> AsyncIterator[Client]:
-    """Somebody else who uses that virtual host."""
+    """Another client of that virtual host."""
     async with connected(url) as client:
         yield client

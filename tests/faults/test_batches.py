@@ -1,4 +1,4 @@
-"""Batches: when they are ripe, the fate of each message, and what breaks or stops meanwhile."""
+"""Batches: when they are handled, the result of each message, lost connections, stops."""
 
 import asyncio
 import logging
@@ -24,13 +24,13 @@ LIMITED = "batch size is limited to the prefetch"
 
 
 class Order(BaseModel):
-    """What the shop publishes."""
+    """An order."""
 
     id: int
 
 
 def batcher(*queues: str, **options: Any) -> tuple[type[AMQPConsumer], list[list[bytes]]]:
-    """Make a consumer that keeps the batches it gets, and does nothing else."""
+    """Return a consumer that only records the batches that it receives."""
     batches: list[list[bytes]] = []
 
     async def handle(self: AMQPConsumer, bodies: list[bytes]) -> None:
@@ -41,12 +41,12 @@ def batcher(*queues: str, **options: Any) -> tuple[type[AMQPConsumer], list[list
 
 
 def numbered(count: int) -> list[bytes]:
-    """Bodies that can be told apart."""
+    """Return different bodies."""
     return [b"%d" % number for number in range(count)]
 
 
 def state(rabbit: PrivateRabbit, vhost: str, queue: str = "orders") -> tuple[int, int]:
-    """Messages of a queue: ready, and unacknowledged."""
+    """Return the numbers of ready and of unacknowledged messages of a queue."""
     found = rabbit.queues(vhost)[queue]
     return found.ready, found.unacked
 
@@ -57,7 +57,7 @@ def state(rabbit: PrivateRabbit, vhost: str, queue: str = "orders") -> tuple[int
 async def test_f5_a_full_batch_is_handled_at_once(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """Nobody waits for the interval where the batch is full; what is left over waits for more."""
+    """A full batch does not wait for the interval; an incomplete one does."""
     loop = asyncio.get_running_loop()
     consumer, batches = batcher("orders", batch_size=3)
     async with running(url, consumer):
@@ -104,7 +104,7 @@ async def test_f5_a_partial_batch_is_handled_an_interval_after_its_first_message
 async def test_c1_a_batch_of_messages_from_several_queues(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """One batch has the typed messages of all queues, and each is settled on its own queue."""
+    """A batch has the decoded messages of all queues; each is settled on its own queue."""
     recorder = Recorder()
     batches: list[list[AMQPMessage[Order]]] = []
 
@@ -137,7 +137,7 @@ async def test_c1_a_batch_of_messages_from_several_queues(
 async def test_g1_as_many_batches_as_allowed_run_and_never_more(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """With a concurrency of 2 a third full batch waits for a worker, at the broker's expense."""
+    """With a concurrency of 2, a third full batch waits for a worker; its messages stay unacked."""
     recorder = Recorder()
     gate = asyncio.Event()
     running_now = most = 0
@@ -167,7 +167,7 @@ async def test_g1_as_many_batches_as_allowed_run_and_never_more(
 
 
 async def test_c5_a_batch_handler_that_is_not_async(url: str, client: Client) -> None:
-    """It runs in a thread, with the whole batch."""
+    """It is called in a thread, with the whole batch."""
     batches: list[list[bytes]] = []
 
     class Batcher(AMQPConsumer):
@@ -186,8 +186,8 @@ async def test_c5_a_batch_handler_that_is_not_async(url: str, client: Client) ->
     assert batches == [[b"a", b"b"]]
 
 
-async def test_c5_a_batch_that_is_late_has_failed_as_a_whole(url: str, client: Client) -> None:
-    """The timeout is for one call; every message of it that has no fate of its own has failed."""
+async def test_c5_a_batch_that_times_out_has_failed_as_a_whole(url: str, client: Client) -> None:
+    """The timeout is for one call; all messages that the handler did not settle have failed."""
     recorder = Recorder()
 
     class Batcher(AMQPConsumer):
@@ -209,14 +209,14 @@ async def test_c5_a_batch_that_is_late_has_failed_as_a_whole(url: str, client: C
     assert all(isinstance(each.outcome.error, HandlerTimeout) for each in recorder.settled)
 
 
-# The fate of each message
+# The result of each message
 
 
 @pytest.mark.parametrize("raises", [False, True], ids=["returns", "raises"])
-async def test_c1_each_message_of_a_batch_has_its_own_fate(
+async def test_c1_each_message_of_a_batch_has_its_own_result(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, raises: bool
 ) -> None:
-    """What the handler decides for one holds; the others follow what the handler does."""
+    """The handler may settle single messages; the result of the call applies to the others."""
     await client.declare("dead")
     await client.declare("orders", x_dead_letter_exchange="", x_dead_letter_routing_key="dead")
     recorder = Recorder()
@@ -264,7 +264,7 @@ async def test_c1_each_message_of_a_batch_has_its_own_fate(
 async def test_c1_a_second_settlement_in_a_batch_is_ignored(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first word for a message counts, and its neighbours do not notice."""
+    """The first settlement of a message counts; other messages are not affected."""
     recorder = Recorder()
 
     class Fickle(AMQPConsumer):
@@ -286,10 +286,10 @@ async def test_c1_a_second_settlement_in_a_batch_is_ignored(
     assert errors(caplog) == []
 
 
-async def test_d1_messages_that_do_not_fit_leave_the_batch_alone(
+async def test_d1_invalid_messages_are_not_in_the_batch(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """They are dead-lettered, and the handler gets the others; never an empty list."""
+    """They are dead-lettered; the handler gets the others, and never an empty list."""
     recorder = Recorder()
     batches: list[list[int]] = []
 
@@ -321,7 +321,7 @@ async def test_d1_messages_that_do_not_fit_leave_the_batch_alone(
 async def test_g3_the_default_prefetch_fits_the_batches(
     rabbit: PrivateRabbit, vhost: str, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """One batch for each call that may run, and one that fills meanwhile: per queue."""
+    """For each queue: one batch for each concurrent call, and one more that is being filled."""
     consumer, _ = batcher("orders", "others", batch_size=7, concurrency=3)
     async with running(url, consumer):
         prefetches = [(each.queue, each.prefetch) for each in rabbit.consumers(vhost)]
@@ -330,10 +330,10 @@ async def test_g3_the_default_prefetch_fits_the_batches(
     assert fields(caplog, LIMITED) == []
 
 
-async def test_g3_a_prefetch_smaller_than_the_batch_cuts_it(
+async def test_g3_a_prefetch_smaller_than_the_batch_limits_it(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A batch is as large as what is prefetched, so that it fills; one WARNING says so."""
+    """A batch has at most as many messages as the prefetch; one WARNING reports it."""
     consumer, batches = batcher("orders", "others", batch_size=10, prefetch=3)
     async with running(url, consumer):
         prefetches = {each.prefetch for each in rabbit.consumers(vhost)}
@@ -351,10 +351,10 @@ async def test_g3_a_prefetch_smaller_than_the_batch_cuts_it(
 # The connection is lost
 
 
-async def test_b2_a_half_full_batch_does_not_survive_its_connection(
+async def test_b2_an_incomplete_batch_is_discarded_with_its_connection(
     rabbit: PrivateRabbit, vhost: str, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What the lost channel delivered is forgotten; each message is handled once, redelivered."""
+    """Messages of the lost channel are discarded; each is handled once, after redelivery."""
     recorder = Recorder()
     batches: list[list[tuple[bytes, bool]]] = []
 
@@ -389,10 +389,10 @@ async def test_b2_a_half_full_batch_does_not_survive_its_connection(
     assert errors(caplog) == []
 
 
-async def test_b2_the_interval_of_a_lost_batch_is_over_with_it(
+async def test_b2_the_interval_of_a_lost_batch_is_cancelled(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """A timer that was set for messages of the old channel handles nothing while reconnecting."""
+    """The timer of an old batch does not call the handler while the process reconnects."""
     loop = asyncio.get_running_loop()
     recorder = Recorder()
     handled: list[float] = []
@@ -424,10 +424,10 @@ async def test_b2_the_interval_of_a_lost_batch_is_over_with_it(
     assert recorder.actions == ["ack", "ack"]
 
 
-async def test_b2_a_batch_that_runs_outlives_its_connection_and_its_acks_do_not(
+async def test_b2_a_running_batch_finishes_after_a_loss_and_its_acks_are_not_sent(
     rabbit: PrivateRabbit, vhost: str, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It finishes and settles nothing; its messages come again, and are another batch after it."""
+    """It settles nothing; its messages are redelivered, and handled in the next batch."""
     recorder = Recorder()
     gates = [asyncio.Event(), asyncio.Event()]
     batches: list[list[tuple[bytes, bool]]] = []
@@ -476,10 +476,10 @@ async def test_b2_a_batch_that_runs_outlives_its_connection_and_its_acks_do_not(
     assert errors(caplog) == []
 
 
-async def test_c3_one_queue_that_goes_takes_only_its_own_out_of_the_batch(
+async def test_c3_only_messages_of_a_deleted_queue_leave_the_batch(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What waits of the other queue stays in the batch, and is settled there."""
+    """Messages of the other queue stay in the batch, and are settled."""
     recorder = Recorder()
     consumer, batches = batcher("orders", "others", batch_size=4)
     async with running(url, consumer, recorder=recorder):
@@ -502,10 +502,10 @@ async def test_c3_one_queue_that_goes_takes_only_its_own_out_of_the_batch(
 # Stopping
 
 
-async def test_f5_a_half_full_batch_is_not_waited_for(
+async def test_f5_an_incomplete_batch_does_not_delay_a_stop(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """At a stop it is handled or goes back at once, whatever the interval, and nothing is lost."""
+    """At a stop it is handled or requeued immediately, with any interval; nothing is lost."""
     loop = asyncio.get_running_loop()
     recorder = Recorder()
     consumer, batches = batcher("orders", batch_size=10)
@@ -526,10 +526,10 @@ async def test_f5_a_half_full_batch_is_not_waited_for(
     assert len(batches) <= 1
 
 
-async def test_f5_a_batch_that_waits_behind_one_that_runs(
+async def test_f5_a_batch_that_waits_for_a_running_one(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """The one that runs is finished and acked; all that no handler began with goes back at once."""
+    """The running one is finished and acked; messages not handled yet are requeued immediately."""
     recorder = Recorder()
     gate = asyncio.Event()
     batches: list[list[bytes]] = []
@@ -558,10 +558,10 @@ async def test_f5_a_batch_that_waits_behind_one_that_runs(
     assert recorder.actions == ["ack"] * 3
 
 
-async def test_f5_a_stop_while_reconnecting_with_a_half_full_batch(
+async def test_f5_a_stop_while_reconnecting_with_an_incomplete_batch(
     rabbit: PrivateRabbit, vhost: str, url: str
 ) -> None:
-    """Nothing of the lost channel is handled at the stop, and everything is in the queue."""
+    """No message of the lost channel is handled at the stop; all of them are in the queue."""
     recorder = Recorder()
     consumer, batches = batcher("orders", batch_size=10)
     async with Proxy("127.0.0.1", rabbit.port) as proxy:

@@ -1,4 +1,4 @@
-"""What is late because this process did not run is the fault of nobody else."""
+"""Delays that this process causes itself do not count as failures of others."""
 
 import asyncio
 import signal
@@ -50,23 +50,23 @@ BLOCKED = "the event loop is blocked"
 
 
 def block(seconds: float) -> None:
-    """Keep the event loop from doing anything else."""
+    """Block the event loop."""
     time.sleep(seconds)
 
 
 async def pass_time(seconds: float) -> None:
-    """Let time pass for a process that is stopped: nothing else would show that it did."""
+    """Wait while a process is stopped: no condition would show that time has passed."""
     until = time.monotonic() + seconds
     await eventually(lambda: time.monotonic() > until)
 
 
 def has_more(app: Application, lines: int) -> bool:
-    """Whether the process has written more lines."""
+    """Return whether the process has written more lines."""
     return len(app.out) > lines
 
 
 async def test_blocked_a_process_that_was_stopped(tmp_path: Path) -> None:
-    """No handler blocks the loop of a process that SIGSTOP, or a debugger, has stopped."""
+    """SIGSTOP, or a debugger, is not reported as a handler that blocks the loop."""
     script = tmp_path / f"{write_package(tmp_path, watched=WATCHED)}/watched.py"
     async with process(sys.executable, str(script), cwd=tmp_path) as app:
         await app.says("turn")
@@ -84,7 +84,7 @@ async def test_blocked_a_process_that_was_stopped(tmp_path: Path) -> None:
 
 
 async def test_blocked_a_start_in_a_process_that_was_stopped(tmp_path: Path) -> None:
-    """Its time to become ready does not pass while it cannot do anything for it."""
+    """The time in which the process is stopped does not count for `start_timeout`."""
     text = """
         import asyncio
         from pathlib import Path
@@ -117,7 +117,7 @@ async def test_blocked_a_start_in_a_process_that_was_stopped(tmp_path: Path) -> 
 
 
 async def test_blocked_the_deadline_of_a_handler() -> None:
-    """A neighbour blocks the loop; what a handler waits for has come meanwhile, and is read."""
+    """Data that arrives while another handler blocks the loop is read before the deadline."""
     here, there = socket.socketpair()
     here.setblocking(False)
     waiting = asyncio.Event()
@@ -150,7 +150,7 @@ async def test_blocked_the_deadline_of_a_handler() -> None:
 
 
 async def test_blocked_a_loop_that_is_always_late_has_deadlines() -> None:
-    """A handler that never ends is cancelled, however the others block the loop."""
+    """A handler that never ends is cancelled, even if others keep blocking the loop."""
 
     class Hangs(AMQPConsumer):
         queues = ["hangs"]
@@ -168,7 +168,7 @@ async def test_blocked_a_loop_that_is_always_late_has_deadlines() -> None:
 
 
 async def test_blocked_the_confirm_of_a_publish(url: str, client: Client) -> None:
-    """It came in time, and is read before the publish counts as unknown."""
+    """A confirm that arrived in time is read before the publish fails."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         await publisher.publish(b"first", "orders")
@@ -180,7 +180,7 @@ async def test_blocked_the_confirm_of_a_publish(url: str, client: Client) -> Non
 
 
 async def test_blocked_a_step_of_a_stop() -> None:
-    """What another step has blocked is not given up although its answer is there."""
+    """A step does not time out if its reply arrived while another step blocked the loop."""
     here, there = socket.socketpair()
     here.setblocking(False)
 

@@ -63,7 +63,7 @@ async def test_b1_an_idle_connection_that_is_lost_is_opened_again(
     caplog: pytest.LogCaptureFixture,
     break_it: Break,
 ) -> None:
-    """After the backoff the same consumers exist, and nothing else is left."""
+    """After the backoff the same consumers exist, and nothing of the old connection is left."""
     caplog.set_level(logging.INFO, "workerkit")
     loop = asyncio.get_running_loop()
     two, bodies = collector("a", "b", name="Two", concurrency=3)
@@ -147,7 +147,7 @@ async def test_b1_a_connection_that_is_lost_repeatedly_gets_longer_pauses(
 async def test_b2_a_handler_continues_after_the_loss_and_its_ack_is_not_sent(
     rabbit: PrivateRabbit, vhost: str, url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It finishes and settles nothing; the redelivered message waits, and is acknowledged then."""
+    """It settles nothing; the redelivered message waits for it, and is acknowledged then."""
     recorder = Recorder()
     gate = asyncio.Event()
     runs: list[bool] = []
@@ -189,7 +189,7 @@ async def test_b2_a_handler_continues_after_the_loss_and_its_ack_is_not_sent(
 async def test_b2_a_failure_after_the_loss_is_not_counted(
     rabbit: PrivateRabbit, vhost: str, url: str
 ) -> None:
-    """For any exception the old channel is lost: no requeue, no dead letter, no failure."""
+    """With any exception: no requeue, no dead letter, and no failure is counted."""
     recorder = Recorder()
     gate = asyncio.Event()
     runs: list[bool] = []

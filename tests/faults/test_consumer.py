@@ -1,4 +1,4 @@
-"""C. Channel and consumer: settlement, queues that go, handlers that hang, pacing."""
+"""C. Settlement, deleted queues, handlers that hang, and pauses between redeliveries."""
 
 import asyncio
 import itertools
@@ -21,7 +21,7 @@ from workerkit import Action, AMQPConsumer, AMQPMessage, HandlerCancelled, Handl
 async def test_c1_a_second_settlement_by_the_handler_is_ignored(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The first word counts, the second is logged and never sent, and the channel lives on."""
+    """The first one counts; the second is logged and not sent, and the channel stays open."""
     recorder = Recorder()
     handled: list[bytes] = []
 
@@ -48,7 +48,7 @@ async def test_c1_a_second_settlement_by_the_handler_is_ignored(
 async def test_c1_a_settlement_after_handle_has_returned_is_ignored(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A task that a handler left behind can no longer settle its message."""
+    """A task that a handler has started cannot settle the message after `handle` returned."""
     recorder = Recorder()
     kept: list[AMQPMessage[bytes]] = []
 
@@ -74,10 +74,10 @@ async def test_c1_a_settlement_after_handle_has_returned_is_ignored(
 
 
 @pytest.mark.parametrize("raises", [False, True], ids=["returns", "raises"])
-async def test_c1_what_the_handler_decides_for_a_message_wins(
+async def test_c1_an_explicit_settlement_takes_precedence(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, raises: bool
 ) -> None:
-    """`accept` and `reject` hold, whatever the handler does after them."""
+    """`accept` and `reject` apply, even if the handler raises afterwards."""
     await client.declare("dead")
     await client.declare("orders", x_dead_letter_exchange="", x_dead_letter_routing_key="dead")
     recorder = Recorder()
@@ -112,10 +112,10 @@ async def test_c1_what_the_handler_decides_for_a_message_wins(
 
 @pytest.mark.parametrize("option", ["on_success", "on_exception"])
 @pytest.mark.parametrize("action", [each for each in Action if each is not Action.RETRY])
-async def test_c1_each_action_does_what_it_says(
+async def test_c1_each_action_has_its_result(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, option: str, action: Action
 ) -> None:
-    """Off the queue, back in it, to its dead-letter exchange, or to its dead-letter queue."""
+    """Acknowledged, requeued, rejected to the exchange, or copied to the dead-letter queue."""
     await client.declare("dead")
     await client.declare("orders", x_dead_letter_exchange="", x_dead_letter_routing_key="dead")
     recorder = Recorder()
@@ -144,10 +144,10 @@ async def test_c1_each_action_does_what_it_says(
 # C3: queues that are deleted
 
 
-async def test_c3_a_deleted_queue_is_waited_for(
+async def test_c3_a_consumer_waits_for_a_deleted_queue(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """It is noticed at once and not declared again; the other queue is consumed on."""
+    """The deletion is detected at once; the queue is not declared; the other is still consumed."""
     consumer, bodies = collector("orders", "others")
     async with running(url, consumer) as runner:
         await client.delete("orders")
@@ -170,10 +170,10 @@ async def test_c3_a_deleted_queue_is_waited_for(
     assert errors(caplog) == []
 
 
-async def test_c3_a_deleted_queue_is_declared_again_where_the_class_says_always(
+async def test_c3_a_deleted_queue_is_declared_again_with_always(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """`declare = "always"` brings it back at once."""
+    """`declare = "always"` declares it immediately."""
     consumer, bodies = collector("orders", declare="always")
     async with running(url, consumer) as runner:
         await client.delete("orders")
@@ -186,7 +186,7 @@ async def test_c3_a_deleted_queue_is_declared_again_where_the_class_says_always(
 async def test_c3_a_queue_deleted_while_its_message_is_handled(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The handler finishes, and its ack of a message that is gone disturbs nobody."""
+    """The handler finishes; its ack of the deleted message has no effect on others."""
     gate = asyncio.Event()
     handled: list[bytes] = []
 
@@ -213,10 +213,10 @@ async def test_c3_a_queue_deleted_while_its_message_is_handled(
 # C5: handlers that hang
 
 
-async def test_c5_a_handler_that_hangs_is_cancelled_and_its_slot_used_again(
+async def test_c5_a_handler_that_hangs_is_cancelled_and_frees_its_worker(
     url: str, client: Client
 ) -> None:
-    """After `timeout` it is cancelled, its message has failed, and the next one gets the slot."""
+    """After `timeout` it is cancelled, its message has failed, and the next one is handled."""
     recorder = Recorder()
     cancelled: list[bytes] = []
 
@@ -249,7 +249,7 @@ async def test_c5_a_handler_that_hangs_is_cancelled_and_its_slot_used_again(
 
 
 async def test_c5_a_handler_cancelled_from_inside_has_failed(url: str, client: Client) -> None:
-    """A `CancelledError` that nobody of ours asked for is a failure, and the worker lives."""
+    """A `CancelledError` that workerkit did not cause is a failure; the worker continues."""
     recorder = Recorder()
 
     class Betrayed(AMQPConsumer):
@@ -271,10 +271,10 @@ async def test_c5_a_handler_cancelled_from_inside_has_failed(url: str, client: C
     assert isinstance(recorder.settled[0].outcome.error, HandlerCancelled)
 
 
-async def test_c5_a_sync_handler_that_is_late_is_waited_for(
+async def test_c5_a_sync_handler_that_times_out_runs_to_its_end(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A thread cannot be stopped: one ERROR, slot and message held until it returns in failure."""
+    """A thread cannot be cancelled: one ERROR; the message has failed when the thread returns."""
     recorder = Recorder()
     gate = threading.Event()
     handled: list[bytes] = []
@@ -306,13 +306,13 @@ async def test_c5_a_sync_handler_that_is_late_is_waited_for(
     assert errors(caplog) == [late]
 
 
-# D2: messages that go back
+# D2: requeued messages
 
 
-async def test_d2_a_message_that_keeps_failing_is_paced_off_the_slot(
+async def test_d2_a_message_that_keeps_failing_is_requeued_with_pauses(
     url: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Back at once the first time, then after a while, and twice that; all else flows meanwhile."""
+    """First immediately, then after growing pauses, in which other messages are handled."""
     monkeypatch.setattr("workerkit.amqp.requeue._FIRST_PAUSE", 4.0)
     loop = asyncio.get_running_loop()
     runs: list[float] = []
@@ -344,10 +344,10 @@ async def test_d2_a_message_that_keeps_failing_is_paced_off_the_slot(
     assert max(others) < runs[2]
 
 
-async def test_d2_a_redelivered_message_that_succeeds_begins_the_pauses_anew(
+async def test_d2_a_redelivered_message_that_succeeds_resets_the_pauses(
     url: str, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """After a success a message that fails a second time is held for the first pause again."""
+    """After a success, the next repeated failure gets the shortest pause again."""
     monkeypatch.setattr("workerkit.amqp.requeue._FIRST_PAUSE", 3.0)
     loop = asyncio.get_running_loop()
     runs: dict[bytes, list[float]] = {b"first": [], b"second": []}
@@ -370,10 +370,10 @@ async def test_d2_a_redelivered_message_that_succeeds_begins_the_pauses_anew(
         assert 3.0 <= times[2] - times[1] < 6.0
 
 
-async def test_d2_many_messages_that_keep_failing_do_not_spin(
+async def test_d2_many_messages_that_keep_failing_are_handled_slowly(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """With more of them than may be held the handler is still called at a human pace."""
+    """Even with more of them than may be held, the number of calls stays small."""
     loop = asyncio.get_running_loop()
     runs = 0
 
@@ -402,7 +402,7 @@ async def test_d2_messages_that_keep_failing_leave_half_of_the_prefetch_to_the_o
     client: Client,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """While as many as half of the prefetch are held, everything else is handled at full speed."""
+    """At most half of the prefetch is held; all other messages are handled at full speed."""
     monkeypatch.setattr("workerkit.amqp.requeue._FIRST_PAUSE", 5.0)
     loop = asyncio.get_running_loop()
     recorder = Recorder()
@@ -432,7 +432,7 @@ async def test_d2_messages_that_keep_failing_leave_half_of_the_prefetch_to_the_o
 async def test_d4_a_quorum_queue_near_its_limit_loses_nothing(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """The message is dead-lettered by us before the broker would drop it."""
+    """Workerkit dead-letters the message before the broker would drop it."""
     recorder = Recorder()
 
     class Failing(AMQPConsumer):
@@ -453,10 +453,10 @@ async def test_d4_a_quorum_queue_near_its_limit_loses_nothing(
     assert ready == 0
 
 
-async def test_d4_a_quorum_queue_without_dead_letters_of_ours_loses_nothing(
+async def test_d4_a_quorum_queue_with_reject_for_invalid_bodies_loses_nothing(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """Even if nothing else is dead-lettered, there is a queue for what the broker would drop."""
+    """A dead-letter queue exists for messages near the limit, even if no action needs it."""
     recorder = Recorder()
 
     class Failing(AMQPConsumer):

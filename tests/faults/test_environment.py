@@ -48,7 +48,7 @@ def shop(tmp_path: Path) -> Path:
 
 @pytest.mark.parametrize("command", ["check", "run", "list"])
 def test_a6_everything_at_once(shop: Path, command: str) -> None:
-    """A6: every bad variable has a line of its own on stderr, and the exit code is 2."""
+    """A6: every invalid variable is one line on stderr, and the exit code is 2."""
     done = workerkit(
         command,
         "shop",
@@ -190,7 +190,7 @@ def test_options_of_the_environment(shop: Path) -> None:
 
 
 def test_options_of_the_env_file(shop: Path) -> None:
-    """Options may stand in `.env` of the current directory; the environment overrides them."""
+    """Options may be set in `.env` of the current directory; the environment overrides them."""
     (shop / ".env").write_text(
         "SHOP_CONSUMERS__ORDER_PLACED__CONCURRENCY=64\nSHOP_CONSUMERS__ORDER_PLACED__PREFETCH=99\n"
     )
@@ -200,8 +200,8 @@ def test_options_of_the_env_file(shop: Path) -> None:
     assert (changed["concurrency"], changed["prefetch"]) == (64, 100)
 
 
-def test_the_variables_of_another_prefix_are_not_ours(shop: Path) -> None:
-    """Where the settings have their own prefix, `WORKERKIT_` variables neither count nor fail."""
+def test_variables_with_another_prefix_are_ignored(shop: Path) -> None:
+    """If the settings have another prefix, `WORKERKIT_` variables are ignored."""
     changed = options(
         shop, "Audit", WORKERKIT_CONSUMERS__AUDIT__CONCURRENCY="3", WORKERKIT_NONSENSE="1"
     )

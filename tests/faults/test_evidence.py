@@ -34,7 +34,7 @@ class Payment(BaseModel):
 
 
 class Orders(AMQPConsumer):
-    """Fails in the way that its message says."""
+    """A consumer that fails in the way that its message requests."""
 
     queues = ["orders"]
     on_exception = Action.DEAD_LETTER
@@ -51,7 +51,7 @@ class Brief(Orders):
 async def letter(
     url: str, client: Client, body: bytes, consumer: type[AMQPConsumer] = Orders, **more: Any
 ) -> dict[str, Any]:
-    """The evidence of a message that was dead-lettered."""
+    """Return the evidence of a message that was dead-lettered."""
     await client.declare("orders", "orders.dlq")
     await client.send("orders", body)
     redact = more.pop("redact", None)
@@ -62,7 +62,7 @@ async def letter(
 
 
 async def test_fp10_a_password_of_a_url_is_masked(url: str, client: Client) -> None:
-    """Text and traceback stay, the password does not."""
+    """Text and traceback are kept, without the password."""
     found = await letter(url, client, b"dsn")
 
     assert found["reason"] == "cannot connect to postgres://app:***@db/shop"
@@ -76,7 +76,7 @@ async def test_fp10_a_password_of_a_url_is_masked(url: str, client: Client) -> N
 async def test_fp10_brief_evidence_has_no_text_of_an_exception(
     url: str, client: Client, where: str, body: bytes, error: str
 ) -> None:
-    """The class of the exception and its place are left, with each way to set it."""
+    """It has the class of the exception and its place, with each way to set the option."""
     settings: dict[str, Any] = {}
     if where == "connection":
         settings = {"amqp": {"default": {"url": url, "evidence": "brief"}}}
@@ -93,8 +93,8 @@ async def test_fp10_brief_evidence_has_no_text_of_an_exception(
     assert {"consumer", "queue", "attempt", "failed-at", "routing-key"} <= found.keys()
 
 
-async def test_fp10_brief_evidence_of_a_body_that_does_not_fit(url: str, client: Client) -> None:
-    """Not even the names in the body, which are the sender's, are written."""
+async def test_fp10_brief_evidence_of_an_invalid_body(url: str, client: Client) -> None:
+    """It has no names of fields, because they come from the sender."""
 
     class Strict(AMQPConsumer):
         queues = ["orders"]
@@ -109,7 +109,7 @@ async def test_fp10_brief_evidence_of_a_body_that_does_not_fit(url: str, client:
 
 
 async def test_fp10_redact_gets_the_texts_before_they_are_written(url: str, client: Client) -> None:
-    """Reason and traceback are what the application makes of them."""
+    """Reason and traceback are those that the function returns."""
     found = await letter(url, client, b"card", redact=lambda text: text.replace(CARD, "<card>"))
 
     assert found["reason"] == "'<card>'"
@@ -121,7 +121,7 @@ async def test_fp10_redact_gets_the_texts_before_they_are_written(url: str, clie
 async def test_fp10_a_redact_that_fails_leaves_brief_evidence(
     url: str, client: Client, caplog: pytest.LogCaptureFixture, returned: object
 ) -> None:
-    """The message is dead-lettered all the same, and a WARNING says why it is brief."""
+    """The message is dead-lettered nevertheless, and a WARNING has the reason."""
 
     def redact(text: str) -> Any:
         if returned is None:
@@ -138,7 +138,7 @@ async def test_fp10_a_redact_that_fails_leaves_brief_evidence(
 
 
 async def test_fp10_a_redact_that_is_no_function_is_a_fault(url: str) -> None:
-    """It is found before a message is handled, and the text says what would be right."""
+    """It is reported before a message is handled, with what is valid."""
     container = container_of(url)
     container.redact.override(providers.Object("card"))
 
@@ -147,8 +147,8 @@ async def test_fp10_a_redact_that_is_no_function_is_a_fault(url: str) -> None:
             pass
 
 
-async def test_fp10_a_retried_message_carries_no_text(url: str, client: Client) -> None:
-    """The copies that wait for their next try say nothing of what failed."""
+async def test_fp10_a_retried_message_has_no_text(url: str, client: Client) -> None:
+    """Copies that wait for the next attempt do not contain the exception."""
 
     class Failing(AMQPConsumer):
         queues = ["orders"]
@@ -173,7 +173,7 @@ async def test_fp10_a_retried_message_carries_no_text(url: str, client: Client) 
 
 
 def test_fp10_redact_is_used_for_logs(tmp_path: Path) -> None:
-    """All that a run logs is redacted, also while the process ends."""
+    """All log records of a process are redacted, also while it ends."""
     container = """
         from dependency_injector import providers
         from workerkit import WorkerContainer
@@ -212,8 +212,8 @@ class Destinations:
         self.destinations.append(to)
 
 
-async def test_fp11_the_queue_of_a_retry_is_built_once() -> None:
-    """Its declaration is the same object for all messages that wait equally long."""
+async def test_fp11_the_declaration_of_a_retry_queue_is_created_once() -> None:
+    """All messages with the same delay use the same object."""
     published: Any = Destinations()
     options = AMQPOptions(name="Orders", queues=(Queue("orders"),), retry=RetryPolicy((5, 60)))
     copies = Copies(options, published)

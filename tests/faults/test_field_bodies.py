@@ -62,13 +62,13 @@ READABLE = {
 }
 
 UNREADABLE = {
-    "an encoding that nobody knows": (
+    "an unknown encoding": (
         b"\x80\x01",
         None,
         "aes",
         "content_encoding 'aes' is not known",
     ),
-    "a charset that nobody knows": (
+    "an unknown charset": (
         b"\x80\x01",
         "text/plain; charset=klingon",
         None,
@@ -251,7 +251,7 @@ async def test_fr16_a_compressed_publish_is_decoded(
         async def handle(self, body: str, message: AMQPMessage) -> None:
             got.append(body)
             if len(got) < 4:
-                # As somebody does who forwards a message.
+                # As in a handler that forwards a message.
                 await publisher.publish(
                     message.raw,
                     "all",

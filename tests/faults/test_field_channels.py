@@ -17,7 +17,7 @@ from workerkit.tasks import Backoff
 
 CHANNEL_MAX = 16
 QUEUES = 20
-ROOM = 14  # The others are for questions.
+ROOM = 14  # The others are reserved for declarations.
 NO_CHANNEL = "no channel is left for a queue"
 
 

@@ -21,7 +21,7 @@ TIMEOUT = 1.0
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[PrivateRabbit]:
-    """A node that waits a second for an acknowledgement, which is what the workers are told."""
+    """A node that waits a second for an acknowledgement; the settings of the workers agree."""
     with PrivateRabbit() as node:
         node.eval(
             f"application:set_env(rabbit, consumer_timeout, {round(1000 * TIMEOUT)}),"
@@ -34,7 +34,7 @@ def impatient() -> Iterator[PrivateRabbit]:
 async def test_fr18_no_message_is_handled_twice_at_the_same_time(
     impatient: PrivateRabbit, caplog: pytest.LogCaptureFixture, batch: bool
 ) -> None:
-    """It waits until the call that was too late has ended, and is settled, on both queues."""
+    """A redelivered message waits for the end of the first call, on both types of queues."""
     kind = "batch" if batch else "single"
     names = [f"{kind} {number}" for number in range(2)]
     at_once: Counter[str] = Counter()
@@ -79,10 +79,10 @@ async def test_fr18_no_message_is_handled_twice_at_the_same_time(
     assert impatient.queues()[f"{names[0]}.dlq"].ready == 0
 
 
-async def test_fr18_each_time_is_counted_and_health_has_the_right_words(
+async def test_fr18_each_time_is_counted_and_health_has_the_reason(
     impatient: PrivateRabbit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The broker's clock is earlier than ours; nobody says that the queue was deleted."""
+    """It is reported as a timeout, and not as a deleted queue, if the broker's clock is ahead."""
     gate = asyncio.Event()
     calls = 0
     reasons: set[str] = set()
@@ -116,14 +116,14 @@ async def test_fr18_each_time_is_counted_and_health_has_the_right_words(
     assert [each["times"] for each in fields(caplog, OVERDUE)] == [1, 2, 3]
     assert not [each for each in reasons if "deleted" in each]
     if impatient.version >= (4, 3):
-        said = {each["reason"] for each in fields(caplog, CANCELLED)}
-        assert "a handler took as long as the broker's consumer_timeout" in said
+        logged = {each["reason"] for each in fields(caplog, CANCELLED)}
+        assert "a handler took as long as the broker's consumer_timeout" in logged
 
 
 async def test_fr18_a_queue_that_is_deleted_is_missing(
     impatient: PrivateRabbit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The broker gives no reason for a cancellation, and then the queue is not there."""
+    """The broker gives no reason for the cancellation; the queue is found to be missing."""
 
     class Orders(AMQPConsumer):
         queues = [Queue("deleted", "quorum")]

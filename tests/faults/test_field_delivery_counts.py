@@ -20,7 +20,7 @@ FORGED: list[Any] = [30, 1, 0, -5, 2**31, "30", True, 3.0, bytearray(b"30"), [30
 
 @pytest.fixture(autouse=True)
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits to go back does not wait for long."""
+    """Short pauses before a message is requeued."""
     monkeypatch.setattr("workerkit.amqp.requeue._FIRST_PAUSE", 0.01)
     monkeypatch.setattr("workerkit.amqp.requeue._LONGEST_PAUSE", 0.05)
 
@@ -56,7 +56,7 @@ async def test_fr17_a_sender_cannot_count_for_the_broker(
     await client.declare(ORDERS, **{f"x_{k}": v for k, v in {"queue_type": kind, **limit}.items()})
     for body, value in zip(sent, FORGED, strict=True):
         await client.send(ORDERS, body, properties=Basic.Properties(headers={header: value}))
-    # Redelivered to somebody who has not seen it before: its headers alone have to do.
+    # Redelivered to a process that has not seen it before: only its headers count.
     await client.give_back(ORDERS)
     async with running(url, Orders, recorder=recorder):
         await eventually(lambda: rabbit.queues(vhost)[ORDERS] == QueueState(0, 0, 1))

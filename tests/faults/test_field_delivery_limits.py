@@ -18,7 +18,7 @@ UNLIMITED = {
 
 
 def declared_with(rabbit: PrivateRabbit) -> str:
-    """The arguments of such a queue."""
+    """Return the arguments of such a queue."""
     return "none" if rabbit.version < (4,) else "-1"
 
 
@@ -26,7 +26,7 @@ def declared_with(rabbit: PrivateRabbit) -> str:
 async def test_fr2_no_limit_loses_nothing(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, how: str
 ) -> None:
-    """A message that fails twice is handled a third time, on 3.10 too. -1 dropped it there."""
+    """A message that fails twice is handled a third time, also on 3.10, where -1 would drop it."""
     recorder = Recorder()
     calls: list[bytes] = []
 
@@ -50,10 +50,10 @@ async def test_fr2_no_limit_loses_nothing(
     assert limit_of(rabbit, vhost, "q") == declared_with(rabbit)
 
 
-async def test_fr2_also_of_what_the_publisher_declares(
+async def test_fr2_also_for_queues_that_the_publisher_declares(
     rabbit: PrivateRabbit, vhost: str, url: str
 ) -> None:
-    """The publisher's connection knows the version as well."""
+    """The connection of the publisher considers the version as well."""
     async with publishing(url) as publisher:
         for _ in range(2):
             await publisher.declare(Queue("q", "quorum", delivery_limit=-1), "default", None)
@@ -61,10 +61,10 @@ async def test_fr2_also_of_what_the_publisher_declares(
     assert limit_of(rabbit, vhost, "q") == declared_with(rabbit)
 
 
-async def test_fr2_a_queue_that_was_declared_with_it_is_refused_where_it_loses_messages(
+async def test_fr2_an_existing_queue_with_it_is_refused_if_it_loses_messages(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """On 3.10 such a queue drops what fails: the text says so. From 4.0 on it is right."""
+    """On 3.10 such a queue drops failed messages: an error says so. From 4.0 on it is valid."""
     await client.declare("q", x_queue_type="quorum", x_delivery_limit=-1)
     consumer, bodies = collector(UNLIMITED["by attribute"])
     old = rabbit.version < (4,)

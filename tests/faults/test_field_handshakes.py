@@ -164,7 +164,7 @@ def _soon_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtur
 async def beside(url: str, odd: Scripted, until: Coroutine[Any, Any, Any]) -> None:
     """Consume from a good broker and the scripted one until something has happened.
 
-    The good one has to go on as if nothing was.
+    The good one must not be affected.
     """
     around = Surroundings()
     good, bodies = collector("good", name="Good")

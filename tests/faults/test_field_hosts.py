@@ -101,7 +101,7 @@ async def test_fr5_after_a_loss_another_host_is_tried_first(
 ) -> None:
     """The process connects to another host immediately, as the lost one may be down."""
     caplog.set_level(logging.INFO, "workerkit")
-    # Whoever waits now, waits for longer than this test.
+    # A pause would be longer than this test.
     monkeypatch.setattr("workerkit.amqp.connection.Backoff.next", lambda self: 300.0)
     consumer, bodies = collector("orders")
     async with (

@@ -49,7 +49,7 @@ async def test_fr4_listing_never_destroys(
 ) -> None:
     """All reads together count less than the delivery limit, for any limit."""
     if limit == -1 and rabbit.version < (4,):
-        limit = None  # There it would be a limit below zero: nothing could come back.
+        limit = None  # There it is a limit below zero: no message could be requeued.
     arguments = {} if limit is None else {"x_delivery_limit": limit}
     await client.declare(LETTERS, x_queue_type="quorum", **arguments)
     await client.declare("elsewhere")

@@ -46,12 +46,12 @@ async def test_fr11_many_classes_are_set_up_a_few_at_a_time(
     assert not fields(caplog, "consumer is not ready")
     # One for consumers and one for the publisher, in each run.
     assert (opened, proxy.accepted) == (2, 4)
-    # At the end of the start the channels are closed that were asked on.
+    # At the end of the start the channels for declarations are closed.
     assert proxy.most_waiting <= 2 * MAX_SETUPS
     assert first < CLASSES * 16
-    # The queue, what type it has, its retry queue, once more to compare that, and its dead letters.
+    # The queue, its type, its retry queue, a comparison of that, and its dead-letter queue.
     assert began[DECLARE] <= CLASSES * 5
-    # Its own channel; those to ask on are shared.
+    # Its own channel; those for declarations are shared.
     assert began[CHANNEL_OPEN] <= CLASSES + 2 * MAX_SETUPS
     assert began[CONSUME] == CLASSES
 
@@ -143,8 +143,8 @@ async def test_fr11_a_stop_during_the_start_is_clean(
     async with SlowProxy("127.0.0.1", rabbit.port, delay=0.1) as proxy:
         async with running(proxy.url(url), *classes, ready=False):
             await eventually(lambda: proxy.requests[CONSUME] >= MAX_SETUPS)
-        asked = proxy.requests[CONSUME]
+        requested = proxy.requests[CONSUME]
         await asyncio.sleep(0)
 
-    assert asked < CLASSES
+    assert requested < CLASSES
     assert not fields(caplog, "connection dropped")

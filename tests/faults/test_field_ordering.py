@@ -104,7 +104,7 @@ async def test_order_by_key_survives_kills_of_any_process(
 
 
 def documented() -> str:
-    """The consumers of the page, as they stand there."""
+    """Return the consumers of the page, unchanged."""
     found = re.search(r"^```python\n(.*?)^```", PAGE.read_text(), re.MULTILINE | re.DOTALL)
     assert found
     return found[1]

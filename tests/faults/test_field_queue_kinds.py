@@ -1,4 +1,4 @@
-"""FR1: the type of a queue at the broker is found out, and nothing is declared."""
+"""FR1: workerkit finds out the type of a queue at the broker, and declares nothing."""
 
 from typing import Any
 
@@ -45,7 +45,7 @@ EXISTING: dict[str, tuple[str, dict[str, Any]]] = {
 async def test_fr1_the_type_of_a_queue_is_found_out(
     url: str, client: Client, name: str, type_: Any
 ) -> None:
-    """However much of its arguments the class knows."""
+    """For any declaration in the class."""
     expected, arguments = EXISTING[name]
     await client.declare(name, **{key.replace("-", "_"): arguments[key] for key in arguments})
     session = await connect(AMQPSettings.model_validate({"url": url}), None, "a test")
@@ -61,8 +61,8 @@ async def test_fr1_the_type_of_a_queue_is_found_out(
 
 
 @pytest.mark.parametrize("flags", [{"auto_delete": True}, {"durable": False, "exclusive": True}])
-async def test_fr1_a_queue_that_goes_by_itself_is_classic(url: str, flags: Any) -> None:
-    """Another connection's too."""
+async def test_fr1_a_queue_that_deletes_itself_is_classic(url: str, flags: Any) -> None:
+    """Also that of another connection."""
     connection = await aiormq.connect(url)
     channel = await connection.channel()
     await channel.queue_declare("passing", **{"durable": True, **flags})
@@ -78,10 +78,10 @@ async def test_fr1_a_queue_that_goes_by_itself_is_classic(url: str, flags: Any) 
 
 
 @pytest.mark.parametrize("type_", [None, "classic", "quorum", "stream"])
-async def test_fr1_a_question_creates_nothing(
+async def test_fr1_finding_the_type_creates_nothing(
     rabbit: PrivateRabbit, vhost: str, url: str, type_: Any
 ) -> None:
-    """A queue that was deleted just then is not made again."""
+    """A queue that was just deleted is not declared again."""
     session = await connect(AMQPSettings.model_validate({"url": url}), None, "a test")
     try:
         found = await look_up(session, Queue("gone", type_))
@@ -92,10 +92,10 @@ async def test_fr1_a_question_creates_nothing(
     assert rabbit.queues(vhost) == {}
 
 
-async def test_fr1_without_the_permission_nothing_is_known(
+async def test_fr1_without_the_permission_the_type_is_unknown(
     rabbit: PrivateRabbit, vhost: str, client: Client
 ) -> None:
-    """Whoever may only read cannot ask."""
+    """A user that may only read cannot find out the type."""
     await client.declare("bare", x_queue_type="quorum")
     rabbit.add_user(f"reader {vhost}", "secret", vhost, configure="^$", write="^$")
     url = rabbit.url(vhost, f"reader {vhost}", "secret")
@@ -109,10 +109,10 @@ async def test_fr1_without_the_permission_nothing_is_known(
 
 
 @pytest.mark.parametrize("declare", ["missing", "always", "never"])
-async def test_fr1_the_warning_goes_by_what_the_queue_is(
+async def test_fr1_the_warning_depends_on_the_existing_queue(
     url: str, client: Client, caplog: pytest.LogCaptureFixture, declare: str
 ) -> None:
-    """A plain name of a quorum queue is warned about, one that dead-letters is not."""
+    """There is a warning for a quorum queue, unless it has a dead-letter exchange."""
     exchange: dict[str, Any] = {"x_dead_letter_exchange": "amq.direct"}
     await client.declare("bare", x_queue_type="quorum")
     await client.declare("safe", x_queue_type="quorum", **exchange)
@@ -137,7 +137,7 @@ async def test_fr1_the_warning_goes_by_what_the_queue_is(
 async def test_fr1_a_virtual_host_may_make_plain_names_quorum_queues(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They are known for what they are. RabbitMQ 3.10 has no such option."""
+    """They are detected as quorum queues. RabbitMQ 3.10 has no such option."""
     rabbit.eval(
         f'rabbit_vhost:update_metadata(<<"{vhost}">>,'
         ' #{default_queue_type => <<"quorum">>}, <<"tests">>)'

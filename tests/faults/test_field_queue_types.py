@@ -1,4 +1,4 @@
-"""The types of queues: of those beside a queue, and of those whose class states none."""
+"""The types of dead-letter and retry queues, and of queues whose class states no type."""
 
 import logging
 
@@ -18,7 +18,7 @@ NO_LIMIT = {"x-delivery-limit": "-1"}
 
 
 def queue_types(rabbit: PrivateRabbit, vhost: str) -> dict[str, str]:
-    """The type of every queue of a virtual host."""
+    """Return the type of every queue of a virtual host."""
     rows = rabbit._rows(
         "[[element(4, amqqueue:get_name(Queue)), atom_to_binary(amqqueue:get_type(Queue))]"
         f' || Queue <- rabbit_amqqueue:list(<<"{vhost}">>)]'
@@ -27,7 +27,7 @@ def queue_types(rabbit: PrivateRabbit, vhost: str) -> dict[str, str]:
 
 
 def limit_of(rabbit: PrivateRabbit, vhost: str, queue: str) -> str:
-    """The delivery limit a queue was declared with; `none` where it was declared without."""
+    """Return the delivery limit in the declaration of a queue, or `none`."""
     return rabbit.eval(
         f'{{ok, Queue}} = rabbit_amqqueue:lookup(rabbit_misc:r(<<"{vhost}">>, queue,'
         f' <<"{queue}">>)), case lists:keyfind(<<"x-delivery-limit">>, 1,'
@@ -42,7 +42,7 @@ def limit_of(rabbit: PrivateRabbit, vhost: str, queue: str) -> str:
 async def test_fr3_dead_letters_are_as_replicated_as_their_queue(
     rabbit: PrivateRabbit, vhost: str, url: str, kind: QueueType | None, expected: str
 ) -> None:
-    """The queue of dead letters takes the type of its queue; a stream's is a quorum queue."""
+    """The dead-letter queue has the type of its queue; that of a stream is a quorum queue."""
     consumer, _ = collector(Queue("q", kind))
     async with running(url, consumer):
         found = queue_types(rabbit, vhost)
@@ -53,7 +53,7 @@ async def test_fr3_dead_letters_are_as_replicated_as_their_queue(
 async def test_fr3_a_quorum_queue_of_dead_letters_drops_nothing(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """It has no delivery limit: 30 looks at a dead letter leave it where it is."""
+    """It has no delivery limit: a dead letter that is read 30 times stays in the queue."""
     consumer, _ = collector(Queue("q", "quorum"))
     async with running(url, consumer):
         limit = limit_of(rabbit, vhost, "q.dlq")
@@ -70,7 +70,7 @@ async def test_fr3_a_quorum_queue_of_dead_letters_drops_nothing(
 async def test_fr3_a_classic_queue_of_dead_letters_that_exists_is_used_as_it_is(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Version 0.1.0 declared it beside a quorum queue; it still serves, however one declares."""
+    """Version 0.1.0 declared one for a quorum queue; it is used with any value of `declare`."""
     await client.declare("q", x_queue_type="quorum")
     await client.declare("q.dlq")
     for declare in ("missing", "always", "never"):
@@ -125,7 +125,7 @@ async def test_queue_type_quorum_by_setting(
 
 
 @pytest.mark.parametrize("declare", ["missing", "always", "never"])
-async def test_queue_type_leaves_what_exists_as_it_is(
+async def test_queue_type_does_not_change_existing_queues(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
@@ -133,7 +133,7 @@ async def test_queue_type_leaves_what_exists_as_it_is(
     caplog: pytest.LogCaptureFixture,
     declare: str,
 ) -> None:
-    """An existing classic queue is consumed, with one INFO, and never declared otherwise."""
+    """An existing classic queue is consumed, with one INFO, and is not declared again."""
     caplog.set_level(logging.INFO)
     await client.declare("plain", "plain.dlq", "bounded.dlq")
     await client.declare("bounded", x_max_length=10)
@@ -153,10 +153,8 @@ async def test_queue_type_leaves_what_exists_as_it_is(
     assert {each["levelno"] for each in fields(caplog, KEPT)} <= {logging.INFO}
 
 
-async def test_queue_type_what_exists_with_other_arguments_is_refused_as_ever(
-    url: str, client: Client
-) -> None:
-    """The type may differ, what the class itself states may not."""
+async def test_queue_type_still_refuses_other_arguments(url: str, client: Client) -> None:
+    """Only the type may differ, and no argument that the class states."""
     await client.declare("bounded", x_max_length=11)
     consumer, _ = collector(Queue("bounded", max_length=10))
     amqp = {"default": {"url": url, "queue_type": "quorum"}}
@@ -166,10 +164,10 @@ async def test_queue_type_what_exists_with_other_arguments_is_refused_as_ever(
     assert "differs in 'x-max-length'" in reason
 
 
-async def test_fr3_dead_letters_take_the_type_of_the_virtual_host(
+async def test_fr3_dead_letters_have_the_default_type_of_the_virtual_host(
     rabbit: PrivateRabbit, vhost: str
 ) -> None:
-    """Where that is quorum, dead letters of a plain name have no limit. 3.10 has no default."""
+    """If that is quorum, the dead-letter queue has no limit. 3.10 has no default type."""
     name = f"{vhost}-quorum"
     if rabbit.version < (4,):
         rabbit.add_vhost(name)

@@ -19,7 +19,7 @@ DROPS = "quorum queue without dead_letter_exchange: RabbitMQ 4 may drop messages
 
 @pytest.fixture(autouse=True)
 def _brisk(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What waits to go back does not wait for long."""
+    """Short pauses before a message is requeued."""
     monkeypatch.setattr("workerkit.amqp.requeue._FIRST_PAUSE", 0.01)
     monkeypatch.setattr("workerkit.amqp.requeue._LONGEST_PAUSE", 0.05)
     monkeypatch.setattr("workerkit.amqp.requeue._SHORTEST_HOLD", 0.01)
@@ -56,13 +56,13 @@ def consumer(
 
 
 async def bodies(rabbit: PrivateRabbit, vhost: str, client: Client, queue: str) -> list[bytes]:
-    """All that is ready in a queue, taken out of it."""
+    """Take and return all ready messages of a queue."""
     found = rabbit.queues(vhost).get(queue)
     return [(await client.take(queue)).body for _ in range(found.ready if found else 0)]
 
 
 def settled(rabbit: PrivateRabbit, vhost: str, dead: int) -> bool:
-    """Whether nothing is left but dead letters."""
+    """Return whether only dead letters are left."""
     queues = rabbit.queues(vhost)
     assert queues[ORDERS].ready + queues[ORDERS].unacked == 0, queues
     assert queues["orders.dlq"].ready == dead, queues
@@ -103,7 +103,7 @@ async def test_fr1_stops_and_starts_lose_nothing(
     """Prefetched messages are requeued at each stop, and failed ones are handled in the end.
 
     With a limit of 0 the broker drops even what is on its way when the consumer is cancelled, which
-    nobody here can prevent.
+    no client can prevent.
     """
     queue = await declared(rabbit, vhost, client, "policy", limit)
     sent = [b"%d" % number for number in range(30)]
@@ -139,7 +139,7 @@ async def test_fr1_stops_and_starts_lose_nothing(
             await eventually(lambda: sum(calls.values()) > seen[-1] or len(handled) == len(sent))
     blocked.set()
     async with running(url, orders):
-        # What a broker tells of a queue may be old: what was handled is not.
+        # The broker's counts may be old; the list of handled messages is not.
         await eventually(lambda: sorted(handled) == sorted(sent), 60.0)
         await eventually(lambda: settled(rabbit, vhost, 0), 60.0)
 
@@ -148,7 +148,7 @@ async def test_fr1_stops_and_starts_lose_nothing(
 async def test_fr1_a_handler_that_ends_the_call_itself_loses_nothing(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, limit: int
 ) -> None:
-    """`reject(requeue=True)` and `retry` lean on no counter either."""
+    """`reject(requeue=True)` and `retry` do not use the counter either."""
     queue = await declared(rabbit, vhost, client, "policy", limit)
     calls: Counter[bytes] = Counter()
 

@@ -49,7 +49,7 @@ async def requester(url: str) -> AsyncIterator[Requester]:
     """A client with direct reply-to, on a separate connection."""
     connection = await aiormq.connect(url)
     try:
-        # Questions and answers have to go over the same channel, and it must not confirm.
+        # Requests and replies use the same channel, which must not have confirms.
         channel = await connection.channel(publisher_confirms=False)
         asking = Requester(channel)
         await channel.basic_consume(PSEUDO_QUEUE, asking.answered, no_ack=True)

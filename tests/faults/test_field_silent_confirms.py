@@ -16,7 +16,7 @@ DEADLINE = 0.5
 
 
 class Silent(Proxy):
-    """Passes everything but the confirms of those publishes that it is told to leave out.
+    """A filter that passes everything except a number of confirms.
 
     Attributes:
         unconfirmed: How many confirms are left out from now on.

@@ -99,7 +99,7 @@ class Fleet:
             found = [each for each in noted(self._directory) if each.when > since]
             return len([each for each in found if each.pid != other_than]) >= 3
 
-        await eventually(later, 90.0, what="the task goes on")
+        await eventually(later, 90.0, what="the task continues")
 
 
 async def _kill(fleet: Fleet, leader: int) -> None:
@@ -173,7 +173,7 @@ async def test_fp2_four_processes_killed_at_random(
     assert code == 0
     numbers = [run.number for run in runs]
     assert len(set(numbers)) == len(numbers)
-    # What a frozen process notes when it wakes is what a fence refuses; there is nothing else.
+    # Only runs that a frozen process records after it resumes are refused by the fence.
     accepted = [run for place, run in enumerate(runs) if run.number > max([0, *numbers[:place]])]
     assert len(runs) - len(accepted) <= plan.count(_freeze)
     assert len({run.due for run in runs}) == len(runs)

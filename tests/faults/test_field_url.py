@@ -1,4 +1,4 @@
-"""FR14. What stands in the URL is what the broker sees."""
+"""FR14. The broker gets exactly the values of the URL."""
 
 import pytest
 
@@ -13,7 +13,7 @@ from tests.waiting import eventually
 async def test_fr14_a_url_leads_to_exactly_its_virtual_host(
     rabbit: PrivateRabbit, path: str, own: str
 ) -> None:
-    """A vhost that is percent-encoded twice is not the one that is so once."""
+    """A virtual host that is percent-encoded twice is decoded once."""
     vhosts = ("a%2Fb", "a/b", "..")
     consumer, bodies = collector("orders")
     by_option, also = collector("others", vhost=own, name="Other")
@@ -38,7 +38,7 @@ async def test_fr14_a_url_leads_to_exactly_its_virtual_host(
 async def test_fr14_the_heartbeat_of_the_url_is_agreed_on(
     rabbit: PrivateRabbit, vhost: str, url: str
 ) -> None:
-    """The broker knows the heartbeat that the URL asks for."""
+    """The broker uses the heartbeat of the URL."""
     consumer, bodies = collector("orders")
 
     def timeouts() -> str:

@@ -1,4 +1,4 @@
-"""FP4: a child that user code forks is a process of its own, and none of our business."""
+"""FP4: a child that user code forks is independent of the worker."""
 
 import asyncio
 import os
@@ -84,12 +84,12 @@ FORKS = """
 
 
 async def child(app: Application, what: str) -> int:
-    """The number of the process that a handler has forked."""
+    """Return the id of the process that a handler has forked."""
     return int((await app.says(f"child {what} ")).split()[-1])
 
 
 def alive(pid: int) -> bool:
-    """Whether the process runs; one that has ended and is not collected does not."""
+    """Return whether the process runs; a zombie does not."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -98,15 +98,15 @@ def alive(pid: int) -> bool:
 
 
 def ended(pid: int) -> bool:
-    """Whether the process does not run any more."""
+    """Return whether the process has ended."""
     return not alive(pid)
 
 
 @pytest.mark.parametrize("uvloop", [True, False], ids=["uvloop", "asyncio"])
-async def test_fp4_a_forked_child_ends_when_it_is_asked_to(
+async def test_fp4_a_forked_child_ends_on_a_signal(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, tmp_path: Path, uvloop: bool
 ) -> None:
-    """SIGTERM or SIGINT ends the child, however it was forked; the worker works on."""
+    """SIGTERM or SIGINT ends the child, with any way to fork; the worker continues."""
     package = write_package(tmp_path, consumers=FORKS)
     port = str(free_port())
     variables = {"WORKERKIT_AMQP__DEFAULT__URL": url, "WORKERKIT_HTTP__PORT": port}
@@ -132,10 +132,10 @@ async def test_fp4_a_forked_child_ends_when_it_is_asked_to(
 
 
 @pytest.mark.parametrize("uvloop", [True, False], ids=["uvloop", "asyncio"])
-async def test_fp4_a_child_does_not_hold_the_exit(
+async def test_fp4_a_child_does_not_delay_the_exit(
     url: str, client: Client, tmp_path: Path, uvloop: bool
 ) -> None:
-    """A daemon child ends with the worker; another one that lives on holds neither port."""
+    """A daemon child ends with the worker; another one may outlive it, but has no open port."""
     package = write_package(tmp_path, consumers=FORKS)
     port, ops = free_port(), free_port()
     variables = {
@@ -149,7 +149,7 @@ async def test_fp4_a_child_does_not_hold_the_exit(
         await client.send("forks", b"daemon", b"raw")
         daemon, raw = await child(app, "daemon"), await child(app, "raw")
         app.send(signal.SIGTERM)
-        # The child has stdout and stderr of the worker, which so do not end.
+        # The child inherits stdout and stderr of the worker, so these are not closed.
         await eventually(lambda: not app.running)
         try:
             assert alive(raw)
@@ -169,7 +169,7 @@ async def test_fp4_a_child_does_not_hold_the_exit(
 async def test_fp4_a_child_that_returns_from_its_handler_settles_nothing(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, tmp_path: Path, uvloop: bool
 ) -> None:
-    """It ends with a sentence on stderr, and does not write to the broker's connection."""
+    """It ends with one line on stderr, and does not write to the broker connection."""
     package = write_package(tmp_path, consumers=FORKS)
     variables = {"WORKERKIT_AMQP__DEFAULT__URL": url, "WORKERKIT_HTTP__PORT": str(free_port())}
     async with running(package, cwd=tmp_path, uvloop=uvloop, **variables) as app:
@@ -215,7 +215,7 @@ STREAMS = """
 
 @pytest.mark.parametrize("uvloop", [True, False], ids=["uvloop", "asyncio"])
 async def test_fp4_a_child_does_not_keep_an_event_stream_open(tmp_path: Path, uvloop: bool) -> None:
-    """The server notices that the worker was killed, and writes no answer for nobody."""
+    """The server detects that the worker was killed, and stops sending."""
     left = asyncio.Event()
 
     async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

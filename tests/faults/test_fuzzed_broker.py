@@ -1,4 +1,4 @@
-"""FR6. Whatever a server sends, at the login or later, only its own connection is lost."""
+"""FR6. Any data of a server, at the login or later, can only end its own connection."""
 
 import asyncio
 import logging
@@ -31,13 +31,13 @@ ALLOWED = ("connection failed", "consumer is not ready", "the event loop is bloc
 
 
 def memory() -> int:
-    """Bytes of this process that are in memory."""
+    """Return the resident memory of this process, in bytes."""
     pages = int(Path("/proc/self/statm").read_text().split()[1])
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
 class Log(logging.Handler):
-    """What matters of the records of workerkit.
+    """A handler that collects the relevant parts of workerkit's log records.
 
     Attributes:
         reasons: Why each connection to the fuzzed server ended, in order.
@@ -52,7 +52,7 @@ class Log(logging.Handler):
         self.pauses: list[float] = []
 
     def emit(self, record: logging.LogRecord) -> None:
-        """Note what matters of a record."""
+        """Collect the relevant parts of a record."""
         fields: dict[str, Any] = vars(record)
         if record.levelno >= logging.ERROR:
             self.errors.add(record.getMessage())
@@ -106,7 +106,7 @@ class Worker:
         return task
 
     async def attempt(self, plan: Plan) -> None:
-        """Let one connection follow a plan; then the good neighbour handles a message."""
+        """Let one connection follow a plan; then the good broker delivers a message."""
         assert self._client is not None
         assert self._runner is not None
         server, number = self.server, self.server.ended + 1
@@ -127,7 +127,7 @@ class Worker:
 def test_fr6_any_broker_loses_its_own_connection_only(
     url: str, log: Log, capfd: Any, monkeypatch: pytest.MonkeyPatch, loop: str
 ) -> None:
-    """The process lives, neighbours are served, each attempt has one record, memory is bounded."""
+    """The process continues, with one record for each attempt and bounded memory."""
     monkeypatch.setattr("workerkit.amqp.connection.Backoff", partial(Backoff, first=FIRST, cap=CAP))
     monkeypatch.setattr("workerkit.amqp.replies.RPC_DEADLINE", 0.3)
     with asyncio.Runner(loop_factory=LOOPS[loop]) as runner:

@@ -1,4 +1,4 @@
-"""What will not end is given up in time, whatever it is, and named."""
+"""Code that does not end cannot delay a stop beyond its deadlines, and is named."""
 
 import asyncio
 import gc
@@ -59,10 +59,10 @@ THREAD = """
         pytest.param(THREAD, 1, "to_thread", id="a thread of asyncio's that does not return"),
     ],
 )
-async def test_f4_code_beside_the_handlers_that_does_not_end(
+async def test_f4_hooks_and_threads_that_do_not_end(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, more: str, code: int, named: str
 ) -> None:
-    """F4: hooks and threads of the user's cannot keep a stopped process alive."""
+    """F4: hooks and threads of the user cannot keep a stopped process alive."""
     name = write_package(tmp_path, consumers=CONSUMER.format(more=more))
 
     async with running(name, cwd=tmp_path, WORKERKIT_AMQP__DEFAULT__URL=rabbit.url(vhost)) as app:
@@ -80,7 +80,7 @@ async def test_f4_code_beside_the_handlers_that_does_not_end(
 async def test_b7_no_attempt_after_the_stop_has_begun(
     rabbit: PrivateRabbit, url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """B7: a stop that waits for a handler does not go on connecting meanwhile, but to publish."""
+    """B7: while a stop waits for a handler, only publishers may still connect."""
 
     def attempts() -> int:
         failed = fields(caplog, "connection failed")
@@ -105,15 +105,15 @@ async def test_b7_no_attempt_after_the_stop_has_begun(
         proxy.drop()
         await eventually(attempts)
         before = attempts()
-        # The next attempts would come after half a second, a second and two.
+        # The next attempts would follow after half a second, one second and two.
         asyncio.get_running_loop().call_later(3.0, gate.set)
 
     assert gate.is_set()
     assert attempts() == before
 
 
-async def test_c7_a_handler_that_exits_is_told_to_whoever_runs_it(url: str) -> None:
-    """C7: in a test's own process the end of the block says that the process had to stop."""
+async def test_c7_a_handler_that_exits_is_an_error_of_the_running_block(url: str) -> None:
+    """C7: in the process of a test, the end of the block raises an error."""
 
     class Exiting(AMQPConsumer):
         queues = ["orders"]
@@ -130,14 +130,14 @@ async def test_c7_a_handler_that_exits_is_told_to_whoever_runs_it(url: str) -> N
         await run()
 
 
-async def test_g2_questions_leave_no_channel_behind(url: str, rabbit: PrivateRabbit) -> None:
-    """G2: a queue that is missing for a month does not fill the memory with closed channels."""
+async def test_g2_scratch_channels_are_released(url: str, rabbit: PrivateRabbit) -> None:
+    """G2: closed channels do not fill the memory, even if a queue is missing for a month."""
 
     def channels() -> int:
         gc.collect()
         return sum(type(each) is Channel for each in gc.get_objects())
 
-    # Of earlier tests, in what was logged for instance.
+    # Earlier tests may have left some, for example in log records.
     before = channels()
     session = await connect(AMQPSettings(url=url), None, "test")  # type: ignore[arg-type]
     for _ in range(20):

@@ -1,4 +1,4 @@
-"""B2. Handlers that finish after their connection was lost: nothing they did is done again."""
+"""B2. Handlers that succeed after their connection was lost are not called again."""
 
 import asyncio
 from collections import Counter
@@ -21,10 +21,10 @@ Then = Callable[[AMQPMessage[bytes]], object]
 
 
 class Held:
-    """A consumer whose handlers wait at a gate before they do what they should.
+    """A consumer whose handlers wait at a gate.
 
     Attributes:
-        runs: How often each body was begun with.
+        runs: How often each body was handled.
     """
 
     def __init__(self, then: Then = lambda message: None) -> None:
@@ -34,14 +34,14 @@ class Held:
         self.then = then
 
     async def handle(self, message: AMQPMessage[bytes]) -> None:
-        """Wait, then end."""
+        """Wait, then call `then`."""
         self.runs[message.body] += 1
         self.attempts.append(message.attempt)
         await self.gate.wait()
         self.then(message)
 
     def consumer(self, *queues: str | Queue, **options: Any) -> type[AMQPConsumer]:
-        """The class for it."""
+        """Return the class for it."""
 
         async def handle(consumer: AMQPConsumer, message: AMQPMessage[bytes]) -> None:
             await self.handle(message)
@@ -54,7 +54,7 @@ class Held:
 async def losing(
     rabbit: PrivateRabbit, url: str, consumer: type[AMQPConsumer], recorder: Recorder
 ) -> AsyncIterator[tuple[Proxy, Runner]]:
-    """*consumer* inside the block, behind a proxy."""
+    """Run *consumer* inside the block, behind a proxy."""
     async with (
         Proxy("127.0.0.1", rabbit.port) as proxy,
         running(proxy.url(url), consumer, recorder=recorder) as runner,
@@ -63,7 +63,7 @@ async def losing(
 
 
 async def lose(proxy: Proxy, runner: Runner) -> None:
-    """Reset all connections, and return when that has been noticed and nobody can come back."""
+    """Reset and refuse all connections, and return when the worker has detected it."""
     proxy.refuse()
     proxy.drop()
     await eventually(lambda: not runner.ready)
@@ -71,10 +71,10 @@ async def lose(proxy: Proxy, runner: Runner) -> None:
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
 @pytest.mark.parametrize("then", ["returns", "accepts, then raises"])
-async def test_b2_a_success_after_the_loss_is_acknowledged_when_it_comes_again(
+async def test_b2_a_success_after_the_loss_is_acknowledged_when_redelivered(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, kind: Any, then: str
 ) -> None:
-    """It runs once, is no failure, and nothing is left of it."""
+    """The handler is called once, no failure is counted, and the queue is empty."""
 
     def accept(message: AMQPMessage[bytes]) -> None:
         message.accept()
@@ -101,7 +101,7 @@ async def test_b2_a_success_after_the_loss_is_acknowledged_when_it_comes_again(
 async def test_b2_messages_that_look_the_same_are_counted(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """Of three, two were handled: one runs again."""
+    """Two of three were handled: the handler is called once more."""
     held = Held()
     consumer = held.consumer(concurrency=2, prefetch=3)
     recorder = Recorder()
@@ -123,7 +123,7 @@ async def test_b2_messages_that_look_the_same_are_counted(
 async def test_b2_a_failure_after_the_loss_runs_again_and_is_not_counted(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """Its attempt is the same as before, and it has all its tries."""
+    """Its attempt is the same as before, so it gets all attempts of the policy."""
 
     def fail(message: AMQPMessage[bytes]) -> None:
         raise KeyError("no")
@@ -145,18 +145,17 @@ async def test_b2_a_failure_after_the_loss_runs_again_and_is_not_counted(
     assert recorder.actions == ["lost", "retry", "retry", "dead_letter"]
 
 
-async def test_b2_a_message_that_was_not_delivered_before_is_never_taken_for_one_that_was(
+async def test_b2_a_new_message_is_not_mistaken_for_a_handled_one(
     rabbit: PrivateRabbit, url: str, client: Client
 ) -> None:
-    """One more of the same, published meanwhile, runs; and if it fails, it runs again.
+    """An equal message that is published later is handled, again if it fails.
 
-    The one that was handled may have gone to another process, and then nobody takes it off the
-    memory.
+    The handled one may be redelivered to another process; then this process still remembers it.
     """
     held = Held()
     recorder = Recorder()
     async with losing(rabbit, url, held.consumer(), recorder) as (proxy, runner):
-        # Without an id: aiormq gives one to what has none.
+        # Without an id, which aiormq would add.
         nameless = RawProperties(properties(0))
         await client.send("orders", b"tick", properties=nameless)
         await eventually(lambda: held.runs[b"tick"])
@@ -196,10 +195,10 @@ async def test_b2_a_message_that_was_not_delivered_before_is_never_taken_for_one
     ],
     ids=["long ids", "requests", "headers"],
 )
-async def test_b2_messages_that_differ_are_not_taken_for_one_another(
+async def test_b2_messages_that_differ_are_not_mistaken_for_each_other(
     rabbit: PrivateRabbit, url: str, client: Client, one: bytes, other: bytes
 ) -> None:
-    """One was handled and went to another process; the other one, of the same body, still runs."""
+    """One was handled; the other one has the same body and is handled, too."""
     seen: list[str] = []
 
     def told(message: AMQPMessage[bytes]) -> str:
@@ -265,10 +264,10 @@ async def test_b2_a_batch_that_ends_after_the_loss(
     assert {each.action for each in recorder.settled[3:]} == {Action.ACK}
 
 
-async def test_b2_a_success_in_the_turn_in_which_the_channel_goes_is_remembered(
+async def test_b2_a_success_at_the_moment_of_the_loss_is_remembered(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """Acks that were collected and could not be sent any more are fenced like all others."""
+    """Acks that were collected but not sent are treated like all others."""
     dropped: list[Proxy] = []
 
     class Orders(AMQPConsumer):

@@ -1,6 +1,6 @@
 """D3, D6, E. Processes that are killed: attempts are counted, nothing is lost.
 
-Real processes and SIGKILL. What handlers did stands in files: a pipe may be lost with its process.
+Real processes and SIGKILL. Handlers write to files: a pipe could be lost with its process.
 """
 
 import asyncio
@@ -55,12 +55,12 @@ CONSUMERS = """
 
 
 def lines(path: Path) -> list[str]:
-    """What handlers have noted in a file so far."""
+    """Return the lines that handlers have written to a file so far."""
     return path.read_text().splitlines() if path.exists() else []
 
 
 def start(tmp_path: Path, url: str, queue: str = '"orders"') -> dict[str, Any]:
-    """Write the package; the variables for its processes."""
+    """Write the package, and return the variables for its processes."""
     if not (tmp_path / "app").exists():
         write_package(tmp_path, consumers=CONSUMERS.format(queue=queue))
     return {"WORKERKIT_AMQP__DEFAULT__URL": url, "WORKERKIT_LOG__LEVEL": "INFO"}
@@ -69,13 +69,13 @@ def start(tmp_path: Path, url: str, queue: str = '"orders"') -> dict[str, Any]:
 async def test_d3_attempts_survive_a_crash_and_are_shared_by_replicas(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, tmp_path: Path
 ) -> None:
-    """A message has its tries once, wherever they are made; a killed process adds none."""
+    """The attempts of all processes are counted together; a killed process adds none."""
     variables = start(tmp_path, url)
     async with running("app", cwd=tmp_path, **variables) as first:
         await first.says("consuming")
         await client.send("orders", b"never:0")
         await eventually(lambda: lines(tmp_path / "calls"))
-        # It waits at the broker now, or soon.
+        # It waits in the broker now, or soon.
         await eventually(lambda: rabbit.queues(vhost)["orders"].unacked == 0)
         first.send(signal.SIGKILL)
         await first.ended()
@@ -89,7 +89,7 @@ async def test_d3_attempts_survive_a_crash_and_are_shared_by_replicas(
         bodies: set[str] = set()
         while len(bodies) < 20:
             bodies.add((await client.take("orders.dlq")).body.decode())
-        # One that is killed with a message that it has moved and not acknowledged hands it on.
+        # If a process is killed after it copied a message and before the ack, another handles both.
         await eventually(lambda: rabbit.queues(vhost)["orders"].unacked == 0)
 
     calls = [line.split() for line in lines(tmp_path / "calls")]
@@ -102,10 +102,10 @@ async def test_d3_attempts_survive_a_crash_and_are_shared_by_replicas(
         assert attempts == [1, 2, 3, 4] or body == "never:0"
 
 
-async def test_d3_a_quorum_queue_gives_up_a_message_that_kills_the_process(
+async def test_d3_a_message_in_a_quorum_queue_that_kills_the_process_is_dead_lettered(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, tmp_path: Path
 ) -> None:
-    """It is dead-lettered where the broker would drop it, and its neighbours are handled."""
+    """It is dead-lettered before the broker would drop it, and other messages are handled."""
     queue = 'Queue("orders", "quorum", delivery_limit=2)'
     variables = start(tmp_path, url, queue)
     async with running("app", cwd=tmp_path, **variables) as app:
@@ -128,7 +128,7 @@ async def test_d3_a_quorum_queue_gives_up_a_message_that_kills_the_process(
 async def test_d3_a_classic_queue_does_not_count_what_kills_the_process(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, tmp_path: Path
 ) -> None:
-    """The message comes back to whoever starts next, and is never lost."""
+    """The message is redelivered to the next process, and is never lost."""
     variables = start(tmp_path, url)
     await client.declare("orders")
     await client.send("orders", b"deadly:0")
@@ -145,7 +145,7 @@ async def test_d3_a_classic_queue_does_not_count_what_kills_the_process(
 async def test_d6_killed_at_any_moment_nothing_is_lost(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, tmp_path: Path, kind: str
 ) -> None:
-    """Every message ends handled or as a dead letter, and what a handler published is there."""
+    """Every message is handled or dead-lettered, and messages of handlers are published."""
     variables = start(tmp_path, url, f'Queue("orders", "{kind}")')
     kinds = ("ok", "twice", "never", "forward")
     sent = [f"{kinds[number % 4]}:{number}" for number in range(400)]
@@ -185,27 +185,27 @@ async def test_d6_killed_at_any_moment_nothing_is_lost(
     assert set(copies) == {body for body in sent if body.startswith("forward")}
     twice = {"handled": handled, "dead": dead, "copies": copies}
     extra = {name: sum(each.values()) - len(each) for name, each in twice.items()}
-    # A duplicate is allowed, a loss is not: so many handlers ran at most when they were killed.
+    # Duplicates are allowed: at most as many as handlers ran when processes were killed.
     assert max(extra.values()) <= 4 * PREFETCH, extra
 
 
 async def kill(app: Application, source: random.Random) -> None:
-    """Kill a process after some moments."""
+    """Kill a process after a random time."""
     await asyncio.sleep(source.uniform(0.02, 0.5))
     app.send(signal.SIGKILL)
     await app.ended()
 
 
 async def bodies(rabbit: PrivateRabbit, vhost: str, client: Client, queue: str) -> Counter[str]:
-    """Take everything out of a queue."""
+    """Take and return all messages of a queue."""
     count = rabbit.queues(vhost)[queue].ready
     return Counter([(await client.take(queue)).body.decode() for _ in range(count)])
 
 
-async def test_f5_a_process_leaves_at_once_while_messages_wait_for_their_next_try(
+async def test_f5_a_process_exits_at_once_while_messages_wait_for_a_retry(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, tmp_path: Path
 ) -> None:
-    """What waits at the broker waits there, and comes to the next process with its attempt."""
+    """Messages keep waiting in the broker; the next process gets them with their attempt."""
     variables = start(tmp_path, url)
     loop = asyncio.get_running_loop()
     async with running(
@@ -227,10 +227,10 @@ async def test_f5_a_process_leaves_at_once_while_messages_wait_for_their_next_tr
     assert seconds < 5.0
 
 
-async def test_d3_a_count_that_somebody_else_wrote_is_kept_within_reason(
+async def test_d3_an_attempt_that_a_sender_wrote_is_limited(
     url: str, client: Client, tmp_path: Path
 ) -> None:
-    """A sender who writes an attempt gets what it says: the last try is the last."""
+    """An attempt number of the sender counts: no attempt follows the last one."""
     variables = start(tmp_path, url)
     async with running("app", cwd=tmp_path, **variables) as app:
         await app.says("consuming")

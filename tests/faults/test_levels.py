@@ -1,4 +1,4 @@
-"""Which fate of a delivery is an ERROR, which a WARNING: what error trackers and people see."""
+"""The level of the log record for each result of a delivery, as error trackers use it."""
 
 import asyncio
 import logging
@@ -35,7 +35,7 @@ ONCE = RetryPolicy(delays=(0,), jitter=0)
 
 
 class Tracker(logging.Handler):
-    """As the logging integrations of error trackers work: each record at ERROR is an event."""
+    """A handler like those of error trackers: each record at ERROR is an event."""
 
     def __init__(self) -> None:
         super().__init__(logging.DEBUG)
@@ -45,7 +45,7 @@ class Tracker(logging.Handler):
         self.records.append(record)
 
     def levels(self, *messages: str) -> list[tuple[str, str]]:
-        """Level and error class of each record with one of these messages above DEBUG."""
+        """Return level and error class of each record above DEBUG with one of these messages."""
         return [
             (each.levelname, str(vars(each).get("error")).partition(":")[0])
             for each in self.records
@@ -54,13 +54,13 @@ class Tracker(logging.Handler):
 
     @property
     def events(self) -> list[str]:
-        """The class of the exception of each event; empty where it has no traceback."""
+        """Return the class of the exception of each event, or "" without a traceback."""
         found = []
         for each in self.records:
             if each.levelno < logging.ERROR or "event loop" in each.getMessage():
                 continue
             error = each.exc_info[1] if each.exc_info else None
-            # A timeout is raised by nobody; the place stands in its cause.
+            # A timeout is not raised by code of the user; its cause has the place.
             cause = error if error is None or error.__traceback__ else error.__cause__
             found.append("" if cause is None else type(error).__name__)
         return found
@@ -68,7 +68,7 @@ class Tracker(logging.Handler):
 
 @pytest.fixture
 def tracker(caplog: pytest.LogCaptureFixture) -> Iterator[Tracker]:
-    """What a tracker gets of everything that happens in a test."""
+    """A tracker that receives all events of a test."""
     tracker = Tracker()
     root = logging.getLogger()
     caplog.set_level(logging.DEBUG, "workerkit")
@@ -82,7 +82,7 @@ class Order(BaseModel):
 
 
 class Orders(AMQPConsumer):
-    """Fails in the way that its message says."""
+    """A consumer that fails in the way that its message requests."""
 
     queues = ["orders"]
     retry = ONCE
@@ -115,7 +115,7 @@ class Orders(AMQPConsumer):
         (b"no JSON", [("ERROR", "InvalidBody")], ["InvalidBody"]),
     ],
 )
-async def test_fp1_a_message_is_an_event_when_it_is_given_up(
+async def test_fp1_a_message_is_an_event_after_its_last_attempt(
     url: str,
     client: Client,
     tracker: Tracker,
@@ -141,7 +141,7 @@ async def test_fp1_a_message_is_an_event_when_it_is_given_up(
 async def test_fp1_a_failed_message_without_a_retry_policy(
     url: str, client: Client, tracker: Tracker, action: Action, level: str
 ) -> None:
-    """It is an ERROR unless the message goes back to its queue."""
+    """It is an ERROR unless the message is requeued."""
     recorder = Recorder()
 
     class Failing(AMQPConsumer):
@@ -161,7 +161,7 @@ async def test_fp1_a_failed_message_without_a_retry_policy(
 
 
 async def test_fp1_a_failed_batch_is_one_event(url: str, client: Client, tracker: Tracker) -> None:
-    """A call that fails for many messages is one WARNING per try and one ERROR, with the number."""
+    """A failed call is one WARNING per attempt and one ERROR, with the number of messages."""
     recorder = Recorder()
 
     class Audit(AMQPConsumer):
@@ -194,7 +194,7 @@ async def test_fp1_a_failed_batch_is_one_event(url: str, client: Client, tracker
 async def test_fp1_a_dead_letter_that_cannot_be_written(
     url: str, client: Client, tracker: Tracker
 ) -> None:
-    """It is an ERROR with the reason, and the message, which goes back, a WARNING."""
+    """It is an ERROR with the reason; the message is requeued with a WARNING."""
     recorder = Recorder()
 
     class Failing(AMQPConsumer):
@@ -224,7 +224,7 @@ async def test_fp1_a_dead_letter_that_cannot_be_written(
 async def test_fp1_a_message_that_is_too_large_is_one_event(
     url: str, client: Client, tracker: Tracker, action: Action, messages: list[str]
 ) -> None:
-    """Whatever becomes of it, and with the reason."""
+    """With the reason, for each value of `on_invalid`."""
     recorder = Recorder()
 
     class Strict(AMQPConsumer):
@@ -244,7 +244,7 @@ async def test_fp1_a_message_that_is_too_large_is_one_event(
 
 
 async def test_fp1_events_of_a_stream(tracker: Tracker) -> None:
-    """An event that is tried again is a WARNING, one that is given up an ERROR."""
+    """An event that is tried again is a WARNING; one that is skipped is an ERROR."""
     recorder = Recorder()
 
     class Failing(SSEConsumer):
@@ -264,7 +264,7 @@ async def test_fp1_events_of_a_stream(tracker: Tracker) -> None:
 
 
 class Failing(HTTPView):
-    """Fails in the way that its path says."""
+    """A view that fails in the way that its path requests."""
 
     routes = ["/do/{what}"]
     timeout = 0.2
@@ -304,7 +304,7 @@ class Failing(HTTPView):
 async def test_fp1_fp17_a_request_is_logged_in_words_of_http(
     tracker: Tracker, what: str, status: int, level: str, message: str
 ) -> None:
-    """Method, route and status; what the client did wrong is INFO, what failed here an ERROR."""
+    """Method, route and status; errors of clients are INFO, failures of the server ERROR."""
     async with serving(Failing) as client:
         answer = await client.get(f"/do/{what}", headers={"X-Request-ID": "r-1"})
 
@@ -350,8 +350,8 @@ class Cleanup(PeriodicTask):
         raise KeyError("no")
 
 
-async def test_fp1_fp17_a_run_is_logged_in_words_of_the_clock(tracker: Tracker) -> None:
-    """Schedule, scheduled time and attempt; the last try that fails is an ERROR."""
+async def test_fp1_fp17_a_run_is_logged_in_words_of_schedules(tracker: Tracker) -> None:
+    """Schedule, scheduled time and attempt; a failure of the last attempt is an ERROR."""
     recorder = Recorder()
     async with running("amqp://127.0.0.1:1", Cleanup, recorder=recorder, ready=False):
         await eventually(lambda: "reject" in recorder.actions)
@@ -367,7 +367,7 @@ async def test_fp1_fp17_a_run_is_logged_in_words_of_the_clock(tracker: Tracker) 
 
 
 async def test_fp17_a_run_is_named_by_its_scheduled_time(tracker: Tracker) -> None:
-    """Runs of a grid are scheduled on it, so that their times tell which one it was."""
+    """Scheduled times are multiples of the interval, so they identify a run."""
 
     class Often(PeriodicTask):
         every = 0.05
@@ -385,7 +385,7 @@ async def test_fp17_a_run_is_named_by_its_scheduled_time(tracker: Tracker) -> No
 
 
 async def test_fp1_an_attempt_to_connect_is_one_line(tracker: Tracker) -> None:
-    """What the network or a peer did is a text; a traceback would show insides, at each attempt."""
+    """A failure of the network or the peer is a text, without a traceback of the library."""
 
     class Stream(SSEConsumer):
         url = "http://127.0.0.1:1"

@@ -58,7 +58,7 @@ class Cash(BaseModel):
 
 
 class Order(BaseModel, extra="forbid"):
-    """What the shop publishes."""
+    """An order."""
 
     id: int
     note: str = ""
@@ -68,7 +68,7 @@ class Order(BaseModel, extra="forbid"):
 
 def _order_consumer(**options: Any) -> type[AMQPConsumer]:
     async def handle(self: AMQPConsumer, order: Order) -> None:
-        """Fine."""
+        """A valid order."""
 
     return type("Orders", (AMQPConsumer,), {"queues": ["orders"], "handle": handle, **options})
 
@@ -107,7 +107,7 @@ def _order_consumer(**options: Any) -> type[AMQPConsumer]:
         "deep",
     ],
 )
-async def test_d1_a_body_that_does_not_fit_is_dead_lettered_at_once(
+async def test_d1_an_invalid_body_is_dead_lettered_at_once(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
@@ -115,7 +115,7 @@ async def test_d1_a_body_that_does_not_fit_is_dead_lettered_at_once(
     caplog: pytest.LogCaptureFixture,
     body: bytes,
 ) -> None:
-    """No retry; the bytes and the evidence are in the dead letter, the payload is nowhere else."""
+    """No retry; the dead letter has body and evidence, and the body is not in the log."""
     caplog.set_level(logging.DEBUG, "workerkit")
     recorder = Recorder()
     sent = Basic.Properties(
@@ -140,7 +140,7 @@ async def test_d1_a_body_that_does_not_fit_is_dead_lettered_at_once(
     assert SECRET not in everything(caplog)
 
 
-async def test_d1_a_dead_letter_carries_the_evidence(url: str, client: Client) -> None:
+async def test_d1_a_dead_letter_has_the_evidence(url: str, client: Client) -> None:
     """Its headers have reason, consumer, origin, attempt, times and host."""
     async with running(url, _order_consumer()):
         before = datetime.now(UTC)
@@ -173,7 +173,7 @@ async def test_d1_a_dead_letter_carries_the_evidence(url: str, client: Client) -
 
 
 async def test_d1_text_that_is_not_utf_8_is_dead_lettered(url: str, client: Client) -> None:
-    """A handler of `str` is called with text only."""
+    """A `handle` that takes `str` is called with text only."""
     handled: list[str] = []
 
     class Text(AMQPConsumer):
@@ -194,7 +194,7 @@ async def test_d1_text_that_is_not_utf_8_is_dead_lettered(url: str, client: Clie
 async def test_d1_an_invalid_body_goes_to_the_queues_own_dead_letter_exchange(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """With `on_invalid = REJECT` the broker dead-letters it, and no queue of ours is made."""
+    """With `on_invalid = REJECT` the broker dead-letters it; no `.dlq` is declared."""
     await client.declare("dead")
     await client.declare("orders", x_dead_letter_exchange="", x_dead_letter_routing_key="dead")
     recorder = Recorder()
@@ -209,10 +209,10 @@ async def test_d1_an_invalid_body_goes_to_the_queues_own_dead_letter_exchange(
     assert queues == {"orders", "dead"}
 
 
-async def test_d1_a_thousand_bad_bodies_are_moved_and_nothing_spins(
+async def test_d1_a_thousand_invalid_bodies_are_dead_lettered_once(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """Each is looked at once, and the good ones between them are handled."""
+    """Each is decoded once, and the valid ones between them are handled."""
     recorder = Recorder()
     async with running(url, _order_consumer(), recorder=recorder):
         await client.send("orders", *[b"bad", b'{"id": 1}'] * 500)
@@ -256,13 +256,13 @@ async def test_d1_a_thousand_bad_bodies_are_moved_and_nothing_spins(
 async def test_d1_headers_of_every_type_survive(
     url: str, client: Client, value: bytes, expected: Any
 ) -> None:
-    """All types of AMQP are in the dead letter as the sender wrote them."""
+    """The dead letter has values of all types of AMQP, unchanged."""
     recorder = Recorder()
     sent = RawProperties(properties(HEADERS, table((b"h", value))))
     async with running(url, _order_consumer(), recorder=recorder):
         await client.send("orders", b"bad", properties=sent)
         letter = await client.take("orders.dlq")
-        await eventually(lambda: recorder.settled)  # a moment after the letter: with its confirm
+        await eventually(lambda: recorder.settled)  # when it is confirmed
         await client.send("orders", b'{"id": 1}')
         await eventually(lambda: recorder.actions == ["dead_letter", "ack"])
 
@@ -292,12 +292,12 @@ _HOSTILE = {
 
 
 @pytest.mark.parametrize("raw", _HOSTILE.values(), ids=list(_HOSTILE))
-async def test_d1_hostile_properties_stop_nobody(
+async def test_d1_hostile_properties_affect_no_other_message(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, raw: bytes
 ) -> None:
-    """The message is dead-lettered with its bytes, and the next one is handled."""
+    """The message is dead-lettered unchanged, and the next one is handled."""
     recorder = Recorder()
-    # No client of others could read these dead letters.
+    # Other clients could not decode these dead letters.
     undertaker, buried = collector("orders.dlq", name="Undertaker", on_invalid=Action.REJECT)
     async with running(url, _order_consumer(), undertaker, recorder=recorder):
         await client.send("orders", b"bad", properties=RawProperties(raw))
@@ -324,8 +324,8 @@ _PAST = properties(
 )
 
 
-async def test_d1_a_past_that_cannot_be_written_again(url: str, client: Client) -> None:
-    """A retry replaces headers of ours that a sender has written."""
+async def test_d1_headers_of_workerkit_from_a_sender(url: str, client: Client) -> None:
+    """A retry replaces headers of workerkit that the sender has set."""
     seen: list[int] = []
 
     class Failing(AMQPConsumer):
@@ -346,7 +346,7 @@ async def test_d1_a_past_that_cannot_be_written_again(url: str, client: Client) 
 
 
 async def test_d1_handlers_read_hostile_headers_without_an_error(url: str, client: Client) -> None:
-    """Asking for any property of any message never raises."""
+    """Reading a property of a message never raises."""
     seen: list[tuple[Any, ...]] = []
 
     class Reader(AMQPConsumer):
@@ -370,10 +370,10 @@ async def test_d1_handlers_read_hostile_headers_without_an_error(url: str, clien
     assert len(seen) == 3
 
 
-async def test_d1_what_would_make_the_broker_drop_or_refuse_the_copy_is_left_out(
+async def test_d1_properties_that_would_lose_the_copy_are_omitted(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """An expiration does not run out in the dead-letter queue, a user id closes no channel."""
+    """The expiration would drop the dead letter; the user id would close the channel."""
     rabbit.add_user(f"sender-{vhost}", "x", vhost)
     recorder = Recorder()
     sent = Basic.Properties(user_id="guest", expiration="60000", delivery_mode=1)
@@ -390,10 +390,10 @@ async def test_d1_what_would_make_the_broker_drop_or_refuse_the_copy_is_left_out
 
 
 @pytest.mark.parametrize("header", ["CC", "BCC"])
-async def test_d1_a_copy_does_not_go_where_the_original_went_besides(
+async def test_d1_a_dead_letter_is_not_sent_to_cc_and_bcc(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, header: str
 ) -> None:
-    """The sender-selected destinations of RabbitMQ do not get the dead letter as well."""
+    """The destinations in `CC` and `BCC` do not get the dead letter."""
     recorder = Recorder()
     sent = Basic.Properties(headers={header: ["orders", "audit"]})
     await client.declare("audit")
@@ -411,10 +411,10 @@ async def test_d1_a_copy_does_not_go_where_the_original_went_besides(
     assert queues["audit"].ready == 1
 
 
-async def test_d7_headers_that_leave_no_room_for_the_evidence(
+async def test_d7_headers_without_room_for_the_evidence(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """A message whose own headers nearly fill a frame is dead-lettered as well."""
+    """A message whose headers nearly fill a frame is dead-lettered as well."""
     recorder = Recorder()
     sent = Basic.Properties(headers={"large": "x" * 125_000})
 
@@ -437,7 +437,7 @@ async def test_d7_headers_that_leave_no_room_for_the_evidence(
 
 
 async def test_d1_a_reject_keeps_its_reason(url: str, client: Client) -> None:
-    """`raise Reject("why")` dead-letters with "why", and without a traceback."""
+    """`raise Reject("why")` dead-letters with the reason "why" and no traceback."""
 
     class Rejecting(AMQPConsumer):
         queues = ["orders"]
@@ -453,8 +453,10 @@ async def test_d1_a_reject_keeps_its_reason(url: str, client: Client) -> None:
     assert "traceback" not in letter.evidence
 
 
-async def test_d1_a_reject_is_dead_lettered_where_bodies_are_not(url: str, client: Client) -> None:
-    """With `on_invalid = REJECT` a handler may still say why it wants none of a message."""
+async def test_d1_a_reject_is_dead_lettered_even_if_invalid_bodies_are_not(
+    url: str, client: Client
+) -> None:
+    """With `on_invalid = REJECT` a handler can still dead-letter with a reason."""
 
     class Rejecting(AMQPConsumer):
         queues = ["orders"]
@@ -471,10 +473,10 @@ async def test_d1_a_reject_is_dead_lettered_where_bodies_are_not(url: str, clien
     assert recorder.actions == ["dead_letter"]
 
 
-async def test_d7_an_exception_text_of_a_megabyte_is_cut_in_the_headers(
+async def test_d7_an_exception_text_of_a_megabyte_is_truncated_in_the_headers(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """The headers hold both ends of it and fit into a frame; the log has all of it."""
+    """The headers have its beginning and end and fit into a frame; the log has all of it."""
 
     class Verbose(AMQPConsumer):
         queues = ["orders"]
@@ -532,10 +534,10 @@ async def test_d7_exceptions_whose_text_cannot_be_read(
 # E: publishing
 
 
-async def test_e1_what_cannot_be_routed_is_an_error_of_its_own(
+async def test_e1_an_unroutable_message_is_a_separate_error(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """No queue and no exchange are both `Unroutable`, and the next publish works."""
+    """Without a queue or without the exchange it is `Unroutable`; the next publish works."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         with pytest.raises(Unroutable, match="nobody"):
@@ -549,10 +551,10 @@ async def test_e1_what_cannot_be_routed_is_an_error_of_its_own(
     assert errors(caplog) == []
 
 
-async def test_e1_of_concurrent_publishes_only_those_fail_that_cannot_be_routed(
+async def test_e1_of_concurrent_publishes_only_unroutable_ones_fail(
     url: str, client: Client
 ) -> None:
-    """One event sent to several queues under one id: the error goes to the one without a queue."""
+    """Publishes with the same id to several queues: only the one without a queue fails."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         keys = ["orders", "nobody"] * 50
@@ -565,7 +567,7 @@ async def test_e1_of_concurrent_publishes_only_those_fail_that_cannot_be_routed(
 
 
 async def test_e1_an_exchange_that_was_deleted_is_missing_too(url: str, client: Client) -> None:
-    """The Publisher knew it, the broker says no: nothing was published, and the next one works."""
+    """The publisher has used it before: nothing was published, and the next publish works."""
     await client.declare("orders")
     await client.declare_exchange("shop", "orders")
     async with publishing(url) as publisher:
@@ -580,7 +582,7 @@ async def test_e1_an_exchange_that_was_deleted_is_missing_too(url: str, client: 
 
 
 async def test_e1_without_a_broker_a_publish_fails_at_its_deadline() -> None:
-    """Nothing was sent, and the error says why there is no connection."""
+    """Nothing was sent, and the error has the reason why there is no connection."""
     loop = asyncio.get_running_loop()
     async with publishing(f"amqp://127.0.0.1:{free_port()}/") as publisher:
         began = loop.time()
@@ -591,7 +593,7 @@ async def test_e1_without_a_broker_a_publish_fails_at_its_deadline() -> None:
 
 
 async def test_e1_a_message_is_persistent_and_has_an_id(url: str, client: Client) -> None:
-    """A model is written as JSON; the id is returned, or the one that was given is kept."""
+    """A model is sent as JSON; `publish` returns its id, which the caller may set."""
     await client.declare("orders")
     async with publishing(url) as publisher:
         made = await publisher.publish(
@@ -612,10 +614,10 @@ async def test_e1_a_message_is_persistent_and_has_an_id(url: str, client: Client
     assert second.properties.expiration == "60000"
 
 
-async def test_c2_a_handlers_publish_to_a_missing_exchange_leaves_consuming_alone(
+async def test_c2_a_publish_to_a_missing_exchange_does_not_affect_consuming(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """It is an error in the handler; its channel and its connection stay as they are."""
+    """It is an error in the handler; channel and connection of the consumer stay open."""
     recorder = Recorder()
     caught: list[str] = []
 
@@ -643,7 +645,7 @@ async def test_c2_a_handlers_publish_to_a_missing_exchange_leaves_consuming_alon
 
 
 async def test_e1_the_container_injects_the_publisher(url: str, client: Client) -> None:
-    """A parameter called `publisher` gets it, and what it publishes arrives."""
+    """A parameter named `publisher` gets it, and its messages arrive."""
     await client.declare("copies")
 
     class Copying(AMQPConsumer):
@@ -668,7 +670,7 @@ async def test_e1_the_container_injects_the_publisher(url: str, client: Client) 
 async def test_e1_several_virtual_hosts_and_connections_in_one_process(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """Consumers say which connection and which virtual host they read from."""
+    """Consumers select their connection and their virtual host."""
     other = f"{vhost}/other"
     rabbit.add_vhost(other)
     try:

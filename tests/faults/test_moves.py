@@ -1,4 +1,4 @@
-"""A4, A5, D5, D8. Queues of retries and dead letters: what may be missing, what copies keep."""
+"""A4, A5, D5, D8. Retry and dead-letter queues that are missing, and what copies keep."""
 
 import asyncio
 import re
@@ -26,7 +26,7 @@ RETRIES = {"x_message_ttl": 200, "x_dead_letter_exchange": ""}
 
 @pytest.fixture(scope="module")
 def node() -> Iterator[PrivateRabbit]:
-    """A node of our own, which may run out of memory."""
+    """A separate node, which may run out of memory."""
     assert missing() is None
     with PrivateRabbit() as node:
         yield node
@@ -35,7 +35,7 @@ def node() -> Iterator[PrivateRabbit]:
 def failing(
     calls: list[bytes], until: int, queue: str | Queue = "orders", **options: Any
 ) -> type[AMQPConsumer]:
-    """A consumer that fails until some attempt."""
+    """Return a consumer that fails until an attempt."""
 
     async def handle(self: AMQPConsumer, message: AMQPMessage[bytes]) -> None:
         calls.append(message.body)
@@ -51,7 +51,7 @@ def failing(
 
 @pytest.mark.parametrize("fault", ["deleted", "full"])
 @pytest.mark.parametrize("move", ["retry", "dead letter"])
-async def test_d5_what_cannot_be_moved_stays(
+async def test_d5_a_message_that_cannot_be_copied_stays(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
@@ -104,7 +104,7 @@ async def test_d5_what_cannot_be_moved_stays(
 
 
 @pytest.mark.parametrize("policy", [None, RetryPolicy((0.2,))], ids=["dead letter", "retry"])
-async def test_d5_a_delivery_limit_does_not_lose_what_cannot_be_moved(
+async def test_d5_a_delivery_limit_does_not_lose_a_message_that_cannot_be_copied(
     url: str,
     client: Client,
     monkeypatch: pytest.MonkeyPatch,
@@ -122,7 +122,7 @@ async def test_d5_a_delivery_limit_does_not_lose_what_cannot_be_moved(
         if policy is not None:
             await client.delete("orders.retry.200ms")
         await client.send("orders", b"bad")
-        # Pauses of 0.2, 0.4 and 0.8 s, and the third time that it goes back it is dropped.
+        # Pauses of 0.2, 0.4 and 0.8 s; the third requeue would drop it.
         until = loop.time() + 4.0
         await eventually(lambda: len(fields(caplog, STAYS)) > 4 or loop.time() > until)
         await client.declare("orders.dlq")
@@ -131,10 +131,10 @@ async def test_d5_a_delivery_limit_does_not_lose_what_cannot_be_moved(
     assert letter.body == b"bad"
 
 
-async def test_d5_pauses_begin_anew_once_a_move_has_succeeded(
+async def test_d5_a_successful_copy_resets_the_pauses(
     url: str, client: Client, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A second outage of the dead-letter queue is not paid for with the pauses of the first."""
+    """A second outage of the dead-letter queue starts with the shortest pause again."""
     monkeypatch.setattr("workerkit.amqp.requeue._FIRST_PAUSE", 0.2)
     loop = asyncio.get_running_loop()
     calls: list[bytes] = []
@@ -157,8 +157,8 @@ async def test_d5_pauses_begin_anew_once_a_move_has_succeeded(
     assert seconds < 3.2
 
 
-async def test_d5_a_memory_alarm_keeps_what_fails(node: PrivateRabbit) -> None:
-    """While the broker blocks publishers what fails waits, others are handled, nothing is lost."""
+async def test_d5_failed_messages_wait_during_a_memory_alarm(node: PrivateRabbit) -> None:
+    """While the broker blocks publishers, failed messages wait and others are handled."""
     gate = asyncio.Event()
     recorder = Recorder()
 
@@ -175,10 +175,10 @@ async def test_d5_a_memory_alarm_keeps_what_fails(node: PrivateRabbit) -> None:
                 raise KeyError("no")
 
     async with connected(node.url()) as client, running(node.url(), Orders, recorder=recorder):
-        # Who has never published is not told of the alarm.
+        # RabbitMQ reports the alarm only to connections that have published.
         await client.send("orders", b"first")
         await client.take("orders.dlq")
-        # A moment after the letter: with its confirm.
+        # A moment after the dead letter: when it is confirmed.
         await eventually(lambda: recorder.actions[-1:] == ["dead_letter"])
         recorder.settled.clear()
         await client.send("orders", b"bad", b"fine")
@@ -194,7 +194,7 @@ async def test_d5_a_memory_alarm_keeps_what_fails(node: PrivateRabbit) -> None:
     assert dead == 0
 
 
-async def test_d5_a_ladder_queue_that_may_not_be_declared(
+async def test_d5_a_retry_queue_that_may_not_be_declared(
     url: str, client: Client, caplog: pytest.LogCaptureFixture
 ) -> None:
     """`Retry` without a policy needs undeclared queues: the message is requeued after pauses."""
@@ -219,7 +219,7 @@ async def test_d5_a_ladder_queue_that_may_not_be_declared(
             x_dead_letter_exchange="",
             x_dead_letter_routing_key="orders",
         )
-        # It was moved in the end, and handled in its second try.
+        # It was copied in the end, and handled in its second attempt.
         await eventually(lambda: len(calls) == len(fields(caplog, STAYS)) + 2)
 
     assert calls[1] - calls[0] >= 0.9
@@ -250,7 +250,7 @@ _EVERY_TYPE = table(
 
 
 def entries(raw: bytes) -> dict[bytes, bytes]:
-    """The entries of a table as bytes, by their names."""
+    """Return the encoded entries of a table, by their names."""
     found = {}
     position = 4
     while position < len(raw):
@@ -272,10 +272,8 @@ def _end(raw: bytes, start: int) -> int:
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-async def test_d8_headers_of_every_type_stay_what_they_are(
-    url: str, client: Client, kind: Any
-) -> None:
-    """Byte for byte, over a retry and in the dead letter."""
+async def test_d8_headers_of_every_type_are_unchanged(url: str, client: Client, kind: Any) -> None:
+    """Byte for byte, after a retry and in the dead letter."""
     seen: list[bytes] = []
 
     class Orders(AMQPConsumer):
@@ -304,8 +302,8 @@ async def test_d8_headers_of_every_type_stay_what_they_are(
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-async def test_d8_properties_stay_what_they_are(url: str, client: Client, kind: Any) -> None:
-    """All but the expiration and the user id, and the handler sees where it was published to."""
+async def test_d8_properties_are_unchanged(url: str, client: Client, kind: Any) -> None:
+    """All except expiration and user id; exchange and routing key are the original ones."""
     seen: list[tuple[Any, ...]] = []
     when = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
@@ -354,10 +352,10 @@ async def test_d8_properties_stay_what_they_are(url: str, client: Client, kind: 
 
 
 @pytest.mark.parametrize("header", ["CC", "BCC"])
-async def test_d8_a_retry_does_not_go_where_the_original_went_besides(
+async def test_d8_a_retry_is_not_sent_to_cc_and_bcc(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, header: str
 ) -> None:
-    """The sender-selected destinations of RabbitMQ get the message once."""
+    """The destinations in `CC` and `BCC` get the message once."""
     calls: list[bytes] = []
     await client.declare("audit")
     async with running(url, failing(calls, 3, retry=RetryPolicy((0.2, 0.2)))):
@@ -370,12 +368,12 @@ async def test_d8_a_retry_does_not_go_where_the_original_went_besides(
     assert audit.ready == 1
 
 
-async def test_d8_a_message_with_a_past_is_no_cycle(
+async def test_d8_a_message_that_expired_before_is_retried(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """One that ran out in the very same queue is tried again, as often as the policy says.
+    """A message that expired in the same queue before gets all attempts of the policy.
 
-    RabbitMQ drops a message that comes by expiry to a queue in which it expired before.
+    RabbitMQ drops a message that expires into a queue in which it expired before.
     """
     attempts: list[int] = []
 
@@ -396,7 +394,7 @@ async def test_d8_a_message_with_a_past_is_no_cycle(
     await client.declare("parked")
     await client.send("orders", b"a", properties=Basic.Properties(expiration="1"))
     expired = await client.take("parked")
-    # Somebody puts it back, as it is.
+    # Another client publishes it again, unchanged.
     again = Basic.Properties(headers=expired.headers)
     await client.send("orders", b"a", properties=again)
     async with running(url, Orders):
@@ -410,10 +408,10 @@ async def test_d8_a_message_with_a_past_is_no_cycle(
 # A4, A5
 
 
-async def test_a4_a_retry_queue_with_other_arguments_is_left_alone(
+async def test_a4_a_retry_queue_with_other_arguments_is_not_changed(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """A start-up error that names queue and argument; the other consumer runs."""
+    """An error at the start names queue and argument; the other consumer runs."""
     calls: list[bytes] = []
     fine, bodies = collector("fine", name="Fine")
     await client.declare("orders.retry.200ms", x_message_ttl=999)
@@ -440,7 +438,7 @@ async def test_a4_a_retry_queue_with_other_arguments_is_left_alone(
 async def test_a5_no_permission_for_retries(
     rabbit: PrivateRabbit, vhost: str, client: Client, permissions: dict[str, str], grant: str
 ) -> None:
-    """Found before the first message fails, and the permission is named that is missing."""
+    """It is reported before the first message fails, with the missing permission."""
     calls: list[bytes] = []
     fine, bodies = collector("fine", name="Fine", on_invalid=Action.REJECT)
     limited = user(rabbit, vhost, **permissions)

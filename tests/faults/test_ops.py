@@ -1,4 +1,4 @@
-"""The ops server of a whole worker: what probes and Prometheus see while things go wrong."""
+"""The ops server of a worker during failures: responses to probes and Prometheus."""
 
 import asyncio
 import json
@@ -66,30 +66,30 @@ NOWHERE = "amqp://guest:guest@127.0.0.1:1/"
 
 
 class Ops:
-    """The ops server of a process, asked from outside."""
+    """A client of the ops server of a process."""
 
     def __init__(self, url: str, session: aiohttp.ClientSession) -> None:
         self.url = url
         self._session = session
 
     async def asks(self, page: str, timeout: float = 20.0) -> tuple[int, Any]:
-        """The status and the answer."""
+        """Return status and body of a response."""
         limit = aiohttp.ClientTimeout(timeout)
         async with self._session.get(f"{self.url}/health/{page}", timeout=limit) as answer:
             return answer.status, await answer.json()
 
     async def statuses(self) -> tuple[int, int, int]:
-        """Of liveness, readiness and startup."""
+        """Return the statuses of liveness, readiness and startup."""
         live, ready, startup = [await self.asks(each) for each in ("live", "ready", "startup")]
         return live[0], ready[0], startup[0]
 
     async def gets(self, path: str) -> int:
-        """The status of any page."""
+        """Return the status of a page."""
         async with self._session.get(f"{self.url}{path}") as answer:
             return answer.status
 
     async def samples(self, path: str = "/metrics") -> dict[tuple[str, str], float]:
-        """The whole page of metrics, by name and values of the labels, sorted by their names."""
+        """Return all metrics, by name and values of the labels, which are sorted by name."""
         async with self._session.get(f"{self.url}{path}") as answer:
             text = await answer.text()
         return {
@@ -99,7 +99,7 @@ class Ops:
         }
 
     async def counts(self, name: str, labels: str) -> dict[tuple[str, str], float]:
-        """Wait until something has been counted, and return everything."""
+        """Wait until a metric has been counted, and return all metrics."""
         samples: dict[tuple[str, str], float] = {}
 
         async def counted() -> float:
@@ -129,7 +129,7 @@ async def worker(
 
 
 async def is_ready(ops: Ops) -> None:
-    """Wait for it."""
+    """Wait for the gate."""
 
     async def ready() -> bool:
         return (await ops.asks("ready"))[0] == 200
@@ -138,7 +138,7 @@ async def is_ready(ops: Ops) -> None:
 
 
 async def test_a1_a_worker_whose_broker_is_down_is_alive_and_not_ready(tmp_path: Path) -> None:
-    """From the first attempt on: nobody restarts it, nobody counts on it, and it says why."""
+    """It is so from the first attempt on, and the page has the reason."""
     async with worker(tmp_path, NOWHERE) as (_, ops):
         statuses = await ops.statuses()
 
@@ -146,19 +146,19 @@ async def test_a1_a_worker_whose_broker_is_down_is_alive_and_not_ready(tmp_path:
             _, found = await ops.asks("ready")
             return found if "refused" in json.dumps(found) else None
 
-        told = await eventually(body)
+        shown = await eventually(body)
         samples = await ops.samples()
 
     assert statuses == (200, 503, 503)
-    assert told["status"] == "not ready"
-    assert told["consumers"]["OrderPlaced"]["state"] == "waiting"
-    assert "guest:guest" not in json.dumps(told)
+    assert shown["status"] == "not ready"
+    assert shown["consumers"]["OrderPlaced"]["state"] == "waiting"
+    assert "guest:guest" not in json.dumps(shown)
     assert samples["workerkit_connection_failures_total", "default,consumers"] >= 1
     assert samples["workerkit_ready", ""] == 0
 
 
 async def test_what_a_worker_has_done_is_counted(url: str, client: Client, tmp_path: Path) -> None:
-    """Ready, started, and each message under what became of it."""
+    """The worker is ready and started, and each message is counted with its action."""
     async with worker(tmp_path, url) as (application, ops):
         await is_ready(ops)
         await client.send("orders", b"1", b"2", b"bad")
@@ -176,10 +176,10 @@ async def test_what_a_worker_has_done_is_counted(url: str, client: Client, tmp_p
     assert samples["process_cpu_seconds_total", ""] > 0
 
 
-async def test_f2_a_worker_that_drains_is_not_ready(
+async def test_f2_a_worker_that_stops_is_not_ready(
     url: str, client: Client, tmp_path: Path
 ) -> None:
-    """At once on SIGTERM, alive until the handler has ended, and then it is gone."""
+    """Not ready immediately on SIGTERM, and alive until the handler has ended."""
     async with worker(tmp_path, url) as (application, ops):
         await is_ready(ops)
         await client.send("orders", b"slow")
@@ -190,14 +190,14 @@ async def test_f2_a_worker_that_drains_is_not_ready(
             status, body = await ops.asks("ready")
             return body if status == 503 else None
 
-        told = await eventually(draining)
+        shown = await eventually(draining)
         samples = await ops.samples()
         live, _ = await ops.asks("live")
         ended = any("handled slow" in line for line in application.out)
         (tmp_path / "gate").touch()
         code = await application.ended()
 
-    assert told["reasons"][0] == "stopping"
+    assert shown["reasons"][0] == "stopping"
     assert samples["workerkit_in_flight", "OrderPlaced"] == 1
     assert (live, ended, code) == (200, False, 0)
 
@@ -205,7 +205,7 @@ async def test_f2_a_worker_that_drains_is_not_ready(
 async def test_c6_probes_of_a_worker_whose_loop_is_blocked_time_out(
     url: str, client: Client, tmp_path: Path
 ) -> None:
-    """No answer is the answer; it is measured, and over when the handler is."""
+    """There is no response while the handler blocks; metrics have the duration."""
     async with worker(tmp_path, url) as (application, ops):
         await is_ready(ops)
         await client.send("orders", b"block")
@@ -233,10 +233,10 @@ async def test_c6_probes_of_a_worker_whose_loop_is_blocked_time_out(
     assert afterwards == 200
 
 
-async def test_a_consumer_that_lost_its_broker_has_started_all_the_same(
+async def test_a_consumer_that_lost_its_broker_has_still_started(
     rabbit: PrivateRabbit, url: str, tmp_path: Path
 ) -> None:
-    """Readiness goes and comes with the broker, startup stays; the connections are counted."""
+    """Readiness follows the broker, startup stays 200; the connections are counted."""
     async with (
         Proxy("127.0.0.1", rabbit.port) as proxy,
         worker(tmp_path, proxy.url(url)) as (_, ops),
@@ -258,7 +258,7 @@ async def test_a_consumer_that_lost_its_broker_has_started_all_the_same(
 async def test_e3_a_worker_whose_publishers_are_blocked_is_not_ready(
     rabbit: PrivateRabbit, url: str, tmp_path: Path
 ) -> None:
-    """As long as the alarm lasts; its consumers are well, and its publishes are counted."""
+    """As long as the alarm lasts. Its consumers are ready, and its publishes are counted."""
     async with worker(tmp_path, url, PUBLISHER) as (_, ops):
         await is_ready(ops)
         await ops.counts("workerkit_publishes_total", "default,unroutable")
@@ -269,38 +269,38 @@ async def test_e3_a_worker_whose_publishers_are_blocked_is_not_ready(
             return body if status == 503 else None
 
         try:
-            told = await eventually(blocked)
+            shown = await eventually(blocked)
             samples = await ops.counts("workerkit_publishes_total", "default,blocked")
         finally:
             rabbit.memory_alarm(on=False)
         await is_ready(ops)
 
-    assert told["reasons"] == ["connection default: the broker blocks publishers"]
-    assert told["consumers"] == {"Beat": {"state": "ready", "reason": ""}}
+    assert shown["reasons"] == ["connection default: the broker blocks publishers"]
+    assert shown["consumers"] == {"Beat": {"state": "ready", "reason": ""}}
     assert samples["workerkit_publishes_total", "default,unroutable"] >= 1
     assert samples["workerkit_connections_total", "default,publisher"] == 1
 
 
 class Trail(Recorder):
-    """An observer of the user's, who wants to know everything."""
+    """An observer that records connections and publishes."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.told: list[tuple[str, str]] = []
+        self.records: list[tuple[str, str]] = []
 
     def connected(self, record: ConnectionEvent) -> None:
-        """Note for what."""
-        self.told.append(("connected", record.role))
+        """Record the role of the connection."""
+        self.records.append(("connected", record.role))
 
     def published(self, record: Published) -> None:
-        """Note where to."""
-        self.told.append(("published", record.routing_key))
+        """Record the routing key."""
+        self.records.append(("published", record.routing_key))
 
 
-async def test_an_observer_of_the_container_is_told_of_connections_and_publishes(
+async def test_an_observer_of_the_container_is_notified_of_connections_and_publishes(
     url: str, client: Client
 ) -> None:
-    """Because it has methods of those names; the metrics count all the same."""
+    """It has methods with these names; the metrics count as well."""
 
     class Forward(AMQPConsumer):
         queues = ["incoming"]
@@ -322,7 +322,7 @@ async def test_an_observer_of_the_container_is_told_of_connections_and_publishes
             "workerkit_publishes_total", {"connection": "default", "outcome": "confirmed"}
         )
 
-    assert sorted(trail.told) == [
+    assert sorted(trail.records) == [
         ("connected", "consumers"),
         ("connected", "publisher"),
         ("published", "outgoing"),
@@ -331,34 +331,34 @@ async def test_an_observer_of_the_container_is_told_of_connections_and_publishes
 
 
 @contextmanager
-def port_of_nobody() -> Iterator[int]:
-    """A port on which nobody listens, and nobody can meanwhile: it is bound, and no more."""
+def unused_port() -> Iterator[int]:
+    """Reserve a port without listening on it: no other process can use it."""
     with socket.socket() as bound:
         bound.bind(("127.0.0.1", 0))
         yield bound.getsockname()[1]
 
 
 async def test_running_in_a_test_opens_no_port(url: str) -> None:
-    """Not even one that is set: many run in one process, and beside a worker."""
+    """Not even one that is set: several applications may run in the process of a test."""
     consumer, _ = collector("orders")
 
-    # To listen there would fail.
-    with port_of_nobody() as port:
+    # Listening there would fail.
+    with unused_port() as port:
         async with running_here(url, consumer, ops={"port": port}):
             with pytest.raises(OSError, match="Connect call failed"):
                 await asyncio.open_connection("127.0.0.1", port)
 
 
 async def test_a_busy_default_port_is_a_warning(tmp_path: Path) -> None:
-    """Two workers on one machine: the second one runs all the same, and says how to mend it."""
+    """Two workers on one machine: the second one runs, and logs how to set a port."""
     package = write_package(tmp_path, consumers=CONSUMERS)
     variables: dict[str, Any] = {
         "WORKERKIT_AMQP__DEFAULT__URL": NOWHERE,
         "WORKERKIT_OPS__ENABLED": "true",
     }
 
-    # Ours, and not a first worker's: tests beside this one have that port for a moment, too, and
-    # the first worker would be told so, and have none when the second one starts.
+    # A socket of this test instead of a first worker: other tests use that port for a moment, too,
+    # and then the first worker would run without it when the second one starts.
     def listener() -> socket.socket | None:
         with suppress(OSError):
             return socket.create_server(("127.0.0.1", OpsSettings().port))
@@ -377,7 +377,7 @@ async def test_a_busy_default_port_is_a_warning(tmp_path: Path) -> None:
 
 
 async def test_a_busy_port_that_was_set_ends_the_start(tmp_path: Path) -> None:
-    """Somebody counts on that port: exit 1, and the variable is named."""
+    """Probes need that port: exit 1, and the variable is named."""
     package = write_package(tmp_path, consumers=CONSUMERS)
 
     async with await asyncio.start_server(lambda reader, writer: None, "127.0.0.1", 0) as server:
@@ -393,8 +393,8 @@ async def test_a_busy_port_that_was_set_ends_the_start(tmp_path: Path) -> None:
     )
 
 
-async def test_a_host_that_is_not_here_ends_the_start(tmp_path: Path) -> None:
-    """The variable that is wrong is the other one."""
+async def test_a_host_of_another_machine_ends_the_start(tmp_path: Path) -> None:
+    """The error names the variable of the host."""
     package = write_package(tmp_path, consumers=CONSUMERS)
 
     done = await asyncio.to_thread(
@@ -405,16 +405,16 @@ async def test_a_host_that_is_not_here_ends_the_start(tmp_path: Path) -> None:
     assert done.stderr.splitlines()[-1].startswith("WORKERKIT_OPS__HOST: no ops server at")
 
 
-async def test_a_worker_may_do_without(tmp_path: Path) -> None:
-    """OPS__ENABLED=false opens no port, and does not mention any."""
+async def test_a_worker_without_an_ops_server(tmp_path: Path) -> None:
+    """With OPS__ENABLED=false no port is opened or logged."""
     package = write_package(tmp_path, consumers=CONSUMERS)
     variables: dict[str, Any] = {
         "WORKERKIT_AMQP__DEFAULT__URL": NOWHERE,
         "WORKERKIT_OPS__ENABLED": "false",
     }
 
-    # To listen there would fail, and so would the start.
-    with port_of_nobody() as port:
+    # Listening there would fail, and so would the start.
+    with unused_port() as port:
         variables["WORKERKIT_OPS__PORT"] = str(port)
         async with running(package, cwd=tmp_path, **variables) as application:
             await application.says("connection failed")
@@ -424,7 +424,7 @@ async def test_a_worker_may_do_without(tmp_path: Path) -> None:
 
 
 async def test_without_metrics_there_is_no_page(tmp_path: Path) -> None:
-    """The health pages stay."""
+    """The health pages are served."""
     async with worker(tmp_path, NOWHERE, WORKERKIT_METRICS__ENABLED="false") as (_, ops):
         live, _ = await ops.asks("live")
         page = await ops.gets("/metrics")
@@ -433,7 +433,7 @@ async def test_without_metrics_there_is_no_page(tmp_path: Path) -> None:
 
 
 async def test_the_path_and_the_prefix_of_metrics_are_settings(tmp_path: Path) -> None:
-    """As is what the names begin with."""
+    """The path, and the beginning of the names."""
     variables = {
         "WORKERKIT_METRICS__PATH": "/internal/metrics",
         "WORKERKIT_METRICS__PREFIX": "acme",

@@ -27,10 +27,10 @@ THE_BROKERS = 1.0
 
 @pytest.fixture(scope="module")
 def impatient() -> Iterator[PrivateRabbit]:
-    """A node that takes unacknowledged messages away after a second.
+    """A node that requeues unacknowledged messages after a second.
 
-    That is later than the workers are told, because they count from when a handler begins: one
-    that begins late would not be seen to be late.
+    The settings of the workers have a shorter time, because workers count from the start of a
+    handler: one that starts late would not be detected otherwise.
     """
     assert missing() is None
     with PrivateRabbit() as node:
@@ -48,7 +48,7 @@ def impatient() -> Iterator[PrivateRabbit]:
     ("timeout", "consumer_timeout", "warned"),
     [(1800.0, 1800.0, False), (1801.0, 1800.0, True), (None, 1800.0, True), (20.0, 10.0, True)],
 )
-async def test_c4_a_timeout_that_the_broker_does_not_wait_for_is_warned_about(
+async def test_c4_a_timeout_longer_than_that_of_the_broker_is_a_warning(
     url: str,
     caplog: pytest.LogCaptureFixture,
     timeout: float | None,
@@ -71,7 +71,7 @@ async def test_c4_a_timeout_that_the_broker_does_not_wait_for_is_warned_about(
     ]
 
 
-async def test_c4_a_message_that_takes_too_long_is_given_up_after_three_times(
+async def test_c4_a_message_that_takes_too_long_is_dead_lettered_after_three_times(
     impatient: PrivateRabbit, caplog: pytest.LogCaptureFixture
 ) -> None:
     """An ERROR each time, then it is dead-lettered; everything else is handled."""
@@ -148,7 +148,7 @@ async def test_c4_a_late_success_is_a_success(
 async def test_c4_a_handler_that_does_not_end_is_counted_as_well(
     impatient: PrivateRabbit,
 ) -> None:
-    """Its message is not begun with again and again while the first call still runs."""
+    """Its message is not handled again while the first call still runs."""
     runs = 0
     gate = asyncio.Event()
 
@@ -179,7 +179,7 @@ async def test_c4_a_handler_that_does_not_end_is_counted_as_well(
 async def test_c4_channels_that_are_lost_together_count_once(
     impatient: PrivateRabbit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A message is counted with the loss of its own channel, not with its neighbours'."""
+    """The loss of a channel counts for its own messages only."""
     names = [f"together {number}" for number in range(5)]
     runs: Counter[str] = Counter()
     gate = asyncio.Event()
@@ -243,10 +243,10 @@ async def test_c6_a_handler_that_blocks_the_loop_is_named(
     assert errors(caplog) == []
 
 
-async def test_c6_each_time_is_said_and_a_thread_is_none(
+async def test_c6_each_time_is_reported_and_threads_do_not_count(
     url: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A task that blocks is named each time; a handler in a thread does not block."""
+    """A task that blocks is reported each time; a handler in a thread does not block."""
     calls: list[int] = []
     threaded: list[bytes] = []
 
@@ -286,7 +286,7 @@ def _compute(enough: Callable[[], object], seconds: float = 20.0) -> None:
 
 
 @pytest.mark.parametrize("error", ["SystemExit(3)", "KeyboardInterrupt", "MemoryError"])
-async def test_c7_others_finish_before_the_process_leaves(
+async def test_c7_other_handlers_finish_before_the_process_exits(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, error: str
 ) -> None:
     """Running handlers finish, the message is requeued, and the exit code is not 0."""

@@ -1,4 +1,4 @@
-"""`workerkit publish`: one message from the command line, and what is said where it cannot be."""
+"""`workerkit publish`: one message from the command line, and its errors."""
 
 import gzip
 import subprocess
@@ -51,7 +51,7 @@ def vhost(vhost: str, rabbit: PrivateRabbit) -> str:
 
 
 def secret_url(rabbit: PrivateRabbit, vhost: str) -> str:
-    """The address, with a password that can be found again."""
+    """Return the address, with a password that can be found in outputs."""
     return rabbit.url(vhost, f"operator-{vhost}", PASSWORD)
 
 
@@ -68,7 +68,7 @@ async def test_to_a_url(rabbit: PrivateRabbit, vhost: str, tmp_path: Path, clien
 
 
 async def test_to_a_package(url: str, shop: Path, client: Client) -> None:
-    """The settings of the package say where to; named connections can be chosen."""
+    """The settings of the package have the address; an option selects a named connection."""
     await client.declare("orders")
     nowhere = f"amqp://127.0.0.1:{free_port()}/"
     first = workerkit("publish", "shop", "orders", "a", cwd=shop, SHOP_AMQP__DEFAULT__URL=url)
@@ -86,7 +86,7 @@ async def test_to_a_package(url: str, shop: Path, client: Client) -> None:
 async def test_from_standard_input(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, client: Client, arguments: list[str]
 ) -> None:
-    """Every byte of it is the body."""
+    """The body is read from standard input, unchanged."""
     await client.declare("orders")
     body = bytes(range(256)) * 2_000
     done = subprocess.run(
@@ -104,8 +104,8 @@ async def test_from_standard_input(
     assert letter.body == body
 
 
-async def test_fr16_what_a_message_says_of_itself(url: str, tmp_path: Path, client: Client) -> None:
-    """Options for its properties; a body is compressed where they say so."""
+async def test_fr16_properties_of_a_message(url: str, tmp_path: Path, client: Client) -> None:
+    """Options set its properties; `content_encoding` compresses the body."""
     await client.declare("orders")
     done = workerkit(
         "publish",
@@ -179,7 +179,7 @@ async def test_a_message_that_cannot_be_published(
 
 @pytest.mark.parametrize("header", ["trace", "=t-1", "", "="])
 def test_a_header_without_its_name(tmp_path: Path, header: str) -> None:
-    """Wrong usage has exit code 2, and says how a header is written; nothing is connected to."""
+    """A usage error with exit code 2 and the right syntax; no connection is opened."""
     done = workerkit(
         "publish", "amqp://127.0.0.1:1/", "orders", "x", "--header", header, cwd=tmp_path
     )
@@ -199,8 +199,8 @@ def test_a_header_without_its_name(tmp_path: Path, header: str) -> None:
         f"http://user:{PASSWORD}@host/",
     ],
 )
-def test_a_target_that_is_none(tmp_path: Path, target: str) -> None:
-    """One line and exit code 2, whatever is wrong with the address or the package."""
+def test_an_invalid_target(tmp_path: Path, target: str) -> None:
+    """One line and exit code 2, for any error in the address or the package."""
     done = workerkit("publish", target, "orders", "x", cwd=tmp_path)
 
     assert (done.returncode, done.stdout) == (2, "")
@@ -209,8 +209,8 @@ def test_a_target_that_is_none(tmp_path: Path, target: str) -> None:
     assert PASSWORD not in done.stderr
 
 
-def test_a_variable_that_is_wrong(shop: Path) -> None:
-    """Faults of the environment are lines, as with every other command."""
+def test_an_invalid_variable(shop: Path) -> None:
+    """Faults of the environment are one line each, as with every other command."""
     done = workerkit("publish", "shop", "orders", "x", cwd=shop, SHOP_SHUTDOWN_GRACE="soon")
 
     [line] = done.stderr.splitlines()
@@ -221,7 +221,7 @@ def test_a_variable_that_is_wrong(shop: Path) -> None:
 async def test_a_url_needs_no_environment(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, client: Client
 ) -> None:
-    """Whoever names a broker publishes there, whatever the variables of some application say."""
+    """With a URL, the variables of an application are ignored."""
     await client.declare("orders")
     wrong = {"WORKERKIT_SHUTDOWN_GRACE": "soon", "WORKERKIT_AMQP__DEFAULT__HOST": "elsewhere"}
 
@@ -230,8 +230,8 @@ async def test_a_url_needs_no_environment(
     assert (done.returncode, done.stderr) == (0, "")
 
 
-def test_a_connection_that_is_not_there(shop: Path) -> None:
-    """One line with those there are, exit code 2."""
+def test_an_unknown_connection(shop: Path) -> None:
+    """One line with the existing ones, exit code 2."""
     done = workerkit("publish", "shop", "orders", "x", "--connection", "other", cwd=shop)
 
     [line] = done.stderr.splitlines()
@@ -250,11 +250,11 @@ def test_a_broker_that_refuses_the_login(rabbit: PrivateRabbit, vhost: str, tmp_
     assert "ACCESS_REFUSED" in line
     assert f"operator-{vhost}@127.0.0.1:{rabbit.port}" in line
     assert "swordfish" not in done.stderr
-    assert "not sent within" not in line  # as of a publish that waits for its deadline
+    assert "not sent within" not in line  # the error after a wait
 
 
-def test_fp17_a_broker_that_does_not_run(shop: Path) -> None:
-    """It does not wait for one: the line says what was tried, and how to name another."""
+def test_fp17_a_broker_that_is_not_running(shop: Path) -> None:
+    """It does not wait: one line has the address that was tried, and how to set another."""
     address = f"amqp://user:{PASSWORD}@127.0.0.1:{free_port()}/"
     done = workerkit("publish", "shop", "orders", "x", cwd=shop, SHOP_AMQP__DEFAULT__URL=address)
     to_url = workerkit("publish", address, "orders", "x", cwd=shop)
@@ -266,11 +266,11 @@ def test_fp17_a_broker_that_does_not_run(shop: Path) -> None:
     assert "set SHOP_AMQP__DEFAULT__URL, or write an amqp:// URL in place of 'shop'" in line
     assert "check the URL; `workerkit run PACKAGE --embedded-broker` starts a broker" in other
     assert PASSWORD not in line + other
-    assert "not sent within" not in line + other  # as of a publish that waits for its deadline
+    assert "not sent within" not in line + other  # the error after a wait
 
 
 def test_fp17_each_host_is_named(tmp_path: Path) -> None:
-    """Of several hosts each was tried."""
+    """The line names each of several hosts."""
     ports = [free_port(), free_port()]
     hosts = ",".join(f"127.0.0.1:{port}" for port in ports)
     name = write_package(tmp_path)

@@ -77,7 +77,7 @@ async def turns(number: int = 5) -> None:
         await asyncio.sleep(0)
 
 
-# E1: the broker says no
+# E1: the broker refuses
 
 
 async def test_e1_a_full_queue_refuses_by_a_negative_confirm(url: str, client: Client) -> None:
@@ -222,7 +222,7 @@ async def test_e1_a_body_that_cannot_be_encoded_is_a_type_error(url: str) -> Non
             await publisher.publish(object(), "orders")
 
 
-# E2: nobody knows
+# E2: the outcome is unknown
 
 
 async def test_e2_a_connection_that_is_lost_before_the_confirm(
@@ -468,7 +468,7 @@ async def test_e3_a_process_that_starts_under_an_alarm_consumes(
         await eventually(lambda: bodies == [b"a"])
         seconds = loop.time() - began
 
-    assert seconds < 9.0  # what waits for the broker does so for ten
+    assert seconds < 9.0  # requests to the broker wait for up to ten
 
 
 @pytest.mark.parametrize("vhosts", [["/"], ["/", "second", "third"]], ids=["one", "several"])

@@ -30,7 +30,7 @@ Handle = Callable[[AMQPMessage[bytes]], Any]
 
 
 def consumer(handle: Handle, *queues: str | Queue, **options: Any) -> type[AMQPConsumer]:
-    """A consumer whose `handle` is *handle*."""
+    """Return a consumer whose `handle` is *handle*."""
 
     async def call(self: AMQPConsumer, message: AMQPMessage[bytes]) -> None:
         handle(message)
@@ -40,7 +40,7 @@ def consumer(handle: Handle, *queues: str | Queue, **options: Any) -> type[AMQPC
 
 
 def failing(seen: list[tuple[bytes, int, float]], *bodies: bytes) -> Handle:
-    """Notes each call with its attempt and time, and raises for *bodies*, without any for all."""
+    """Return a handler that records its calls, and raises for *bodies*, or for all bodies."""
 
     def handle(message: AMQPMessage[bytes]) -> None:
         now = asyncio.get_running_loop().time()
@@ -52,10 +52,10 @@ def failing(seen: list[tuple[bytes, int, float]], *bodies: bytes) -> Handle:
 
 
 @pytest.mark.parametrize("kind", ["classic", "quorum"])
-async def test_d2_a_message_that_always_fails_gets_its_tries_and_is_dead_lettered(
+async def test_d2_a_message_that_always_fails_gets_its_attempts_and_is_dead_lettered(
     url: str, client: Client, kind: Any
 ) -> None:
-    """Exactly the configured number of tries, spaced as configured; its neighbours flow."""
+    """Exactly the attempts and the delays of the policy; other messages are not delayed."""
     seen: list[tuple[bytes, int, float]] = []
     policy = RetryPolicy(delays=(0, 1.0, 2.0), jitter=0)
     orders = consumer(failing(seen, b"bad"), Queue("orders", kind), retry=policy, concurrency=1)
@@ -83,7 +83,7 @@ async def test_d2_a_message_that_always_fails_gets_its_tries_and_is_dead_lettere
 
 
 def arguments(rabbit: PrivateRabbit, vhost: str, queue: str) -> str:
-    """The arguments of a queue, as the broker tells them."""
+    """Return the arguments of a queue, as the broker reports them."""
     name = f'rabbit_misc:r(<<"{vhost}">>, queue, <<"{queue}">>)'
     return rabbit.eval(
         f"{{ok, Q}} = rabbit_amqqueue:lookup({name}),"
@@ -92,8 +92,8 @@ def arguments(rabbit: PrivateRabbit, vhost: str, queue: str) -> str:
     )
 
 
-async def test_d2_the_tries_of_a_sync_handler(url: str, client: Client) -> None:
-    """A handler that runs in a thread has as many tries as any other."""
+async def test_d2_the_attempts_of_a_sync_handler(url: str, client: Client) -> None:
+    """A handler that runs in a thread has as many attempts as any other."""
     attempts: list[int] = []
 
     class Orders(AMQPConsumer):
@@ -123,7 +123,7 @@ async def test_d2_the_tries_of_a_sync_handler(url: str, client: Client) -> None:
 async def test_d2_a_timeout_is_a_failure(
     url: str, client: Client, policy: RetryPolicy, tries: int
 ) -> None:
-    """A call that takes too long is tried again, unless the policy says otherwise."""
+    """A call that takes too long is repeated, unless the policy excludes it."""
     attempts: list[int] = []
 
     class Orders(AMQPConsumer):
@@ -155,10 +155,10 @@ async def test_d2_a_timeout_is_a_failure(
         (RetryPolicy((0, 0)), Reject("never"), 1),
     ],
 )
-async def test_d2_what_no_try_would_mend_gets_none(
+async def test_d2_permanent_failures_are_not_retried(
     url: str, client: Client, policy: RetryPolicy, error: Exception, tries: int
 ) -> None:
-    """Fatal exceptions, those that are not named where some are, and `Reject`."""
+    """Fatal exceptions, exceptions that are not among `only`, and `Reject`."""
     attempts: list[int] = []
 
     def handle(message: AMQPMessage[bytes]) -> None:
@@ -173,7 +173,7 @@ async def test_d2_what_no_try_would_mend_gets_none(
     assert letter.evidence["attempt"] == tries
 
 
-async def test_d2_an_invalid_body_is_never_tried_again(url: str, client: Client) -> None:
+async def test_d2_an_invalid_body_is_never_retried(url: str, client: Client) -> None:
     """It is dead-lettered at once, with any policy."""
     recorder = Recorder()
 
@@ -206,7 +206,7 @@ async def test_d2_an_invalid_body_is_never_tried_again(url: str, client: Client)
     ],
 )
 @pytest.mark.parametrize("how", ["raises", "asks", "asks, then raises"])
-async def test_d2_the_handler_says_when(
+async def test_d2_the_handler_sets_the_delay(
     rabbit: PrivateRabbit,
     vhost: str,
     url: str,
@@ -216,7 +216,7 @@ async def test_d2_the_handler_says_when(
     queue: str,
     how: str,
 ) -> None:
-    """`Retry` and `message.retry` round up to a step of the policy, else of the ladder."""
+    """`Retry` and `message.retry` round up to a delay of the policy, else to a default one."""
     if policy is not None:
         policy = RetryPolicy(policy.delays, fatal=(KeyError,), jitter=0)
 
@@ -240,10 +240,10 @@ async def test_d2_the_handler_says_when(
     assert f"x-message-ttl={round(delay * 1000)}" in used.split()
 
 
-async def test_d2_without_a_policy_there_is_no_end_to_retries(
+async def test_d2_without_a_policy_retries_are_not_limited(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """A message with a thousand tries is tried again on `retry`; one that raises is not."""
+    """After a thousand attempts `retry` still works; an exception is not retried."""
     recorder = Recorder()
     async with running(url, consumer(lambda message: message.retry(1)), recorder=recorder):
         sent = Basic.Properties(headers={"x-workerkit-attempt": 1000})
@@ -255,7 +255,7 @@ async def test_d2_without_a_policy_there_is_no_end_to_retries(
     assert dead.ready == 0
 
 
-async def test_d2_a_handler_may_do_what_it_likes_to_the_headers(url: str, client: Client) -> None:
+async def test_d2_a_handler_may_change_the_headers(url: str, client: Client) -> None:
     """A handler that removes headers before it forwards a message does not change the message."""
     attempts: list[int] = []
 
@@ -273,10 +273,10 @@ async def test_d2_a_handler_may_do_what_it_likes_to_the_headers(url: str, client
     assert letter.evidence["attempt"] == 3
 
 
-async def test_d3_the_limit_of_a_quorum_queue_counts_whatever_a_handler_does_to_the_headers(
+async def test_d3_the_delivery_limit_counts_even_if_a_handler_changes_the_headers(
     url: str, client: Client
 ) -> None:
-    """Its message is dead-lettered, with the exception, before the broker would drop it."""
+    """The message is dead-lettered, with the exception, before the broker would drop it."""
 
     def handle(message: AMQPMessage[bytes]) -> None:
         message.headers.clear()
@@ -289,8 +289,8 @@ async def test_d3_the_limit_of_a_quorum_queue_counts_whatever_a_handler_does_to_
     assert letter.evidence["error"] == "KeyError"
 
 
-async def test_d2_tries_are_those_of_one_queue(url: str, client: Client) -> None:
-    """Forwarded with all of its headers, or dead-lettered and read there, a message begins anew."""
+async def test_d2_attempts_are_those_of_one_queue(url: str, client: Client) -> None:
+    """A message that is forwarded with all headers, or read from a `.dlq`, is at attempt 1."""
     seen: list[tuple[str, int, str]] = []
     policy = RetryPolicy(delays=(0.1,), jitter=0)
 
@@ -329,7 +329,7 @@ WRONG_PLACE: Any = ("t.html", 1, "3", "{{ x")
 
 
 class Unspeakable(Exception):
-    """Raises when its cause is read."""
+    """An exception that raises when its cause is read."""
 
     @property
     def __cause__(self) -> BaseException:  # type: ignore[override]
@@ -337,10 +337,10 @@ class Unspeakable(Exception):
 
 
 @pytest.mark.parametrize("error", [SyntaxError("bad", WRONG_PLACE), Unspeakable("bad")], ids=type)
-async def test_d2_an_exception_that_cannot_be_written_down(
+async def test_d2_an_exception_that_cannot_be_formatted(
     url: str, client: Client, error: Exception
 ) -> None:
-    """It is tried as often as others, and its dead letter has the evidence that can be read."""
+    """It has as many attempts as others; the dead letter has the evidence that can be read."""
     calls: list[int] = []
 
     def handle(message: AMQPMessage[bytes]) -> None:
@@ -356,8 +356,8 @@ async def test_d2_an_exception_that_cannot_be_written_down(
     assert "in handle" in letter.evidence["traceback"]
 
 
-async def test_d2_the_last_try_may_not_ask_for_more(url: str, client: Client) -> None:
-    """With a policy, a `Retry` counts like any failure."""
+async def test_d2_the_last_attempt_cannot_request_another(url: str, client: Client) -> None:
+    """With a policy, `Retry` counts like any failure."""
     attempts: list[int] = []
 
     def handle(message: AMQPMessage[bytes]) -> None:
@@ -375,10 +375,10 @@ async def test_d2_the_last_try_may_not_ask_for_more(url: str, client: Client) ->
 
 
 @pytest.mark.parametrize("signal", [Reject, Retry])
-async def test_d2_the_cause_of_a_signal_is_not_lost(
+async def test_d2_the_cause_of_reject_and_retry_is_kept(
     url: str, client: Client, signal: type[Reject | Retry]
 ) -> None:
-    """A dead letter has class and traceback of what it was raised from, and its own reason."""
+    """The dead letter has class and traceback of the cause, and the reason of the signal."""
 
     def handle(message: AMQPMessage[bytes]) -> None:
         try:
@@ -396,7 +396,7 @@ async def test_d2_the_cause_of_a_signal_is_not_lost(
 
 
 async def test_d2_a_batch_of_messages_with_different_attempts(url: str, client: Client) -> None:
-    """Each has its own attempt and fate; tries in place are made with those that need one."""
+    """Each has its own attempt and result; only those that need one get an immediate retry."""
     recorder = Recorder()
     batches: list[list[tuple[bytes, int]]] = []
 
@@ -434,7 +434,9 @@ async def test_d2_a_batch_of_messages_with_different_attempts(url: str, client: 
     assert {each.body: each.evidence["attempt"] for each in letters} == {b"3": 4, b"invalid": 1}
 
 
-async def test_d2_a_batch_that_tries_in_place_holds_nobody_back(url: str, client: Client) -> None:
+async def test_d2_immediate_retries_of_a_batch_delay_no_other_message(
+    url: str, client: Client
+) -> None:
     """A message is settled before others of its batch are tried again."""
     again = asyncio.Event()
     gate = asyncio.Event()
@@ -465,10 +467,10 @@ async def test_d2_a_batch_that_tries_in_place_holds_nobody_back(url: str, client
     assert letter.body == b"last"
 
 
-async def test_f3_a_batch_that_is_cancelled_between_two_tries(
+async def test_f3_a_batch_that_is_cancelled_between_two_attempts(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """Decided messages are settled at a stop; those that are tried in place are requeued."""
+    """At a stop, settled messages stay settled; those with immediate retries are requeued."""
     again = asyncio.Event()
 
     class Orders(AMQPConsumer):
@@ -483,7 +485,7 @@ async def test_f3_a_batch_that_is_cancelled_between_two_tries(
                 await asyncio.sleep(60.0)
             raise KeyError("no")
 
-    gc.collect()  # what others have left behind
+    gc.collect()  # warnings of other tests
     with warnings.catch_warnings(record=True) as warned:
         warnings.simplefilter("always")
         async with running(url, Orders, shutdown_grace=0.5):
@@ -501,7 +503,7 @@ async def test_f3_a_batch_that_is_cancelled_between_two_tries(
 
 
 async def test_d2_pauses_in_place_of_a_batch_do_not_add_up(url: str, client: Client) -> None:
-    """The messages of a stream are tried again after their pause, also if many fail together."""
+    """The messages of a stream are retried after one pause, also if many fail together."""
     loop = asyncio.get_running_loop()
     calls: list[float] = []
 
@@ -522,7 +524,7 @@ async def test_d2_pauses_in_place_of_a_batch_do_not_add_up(url: str, client: Cli
     assert 0.3 <= calls[1] - calls[0] < 3.5
 
 
-async def test_d2_a_retry_comes_back_to_its_own_queue(
+async def test_d2_a_retry_returns_to_its_own_queue(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
     """A consumer of several queues has retries and dead letters for each of them."""
@@ -549,7 +551,7 @@ async def test_d2_a_retry_comes_back_to_its_own_queue(
 async def test_d2_names_and_arguments_of_the_queues(
     rabbit: PrivateRabbit, vhost: str, url: str
 ) -> None:
-    """One queue for each delay, which keeps what waits until its own queue has taken it over."""
+    """One queue for each delay, which keeps a message until its own queue has accepted it."""
     policy = RetryPolicy(delays=(0, 0.3, 1.5, 5, 60, 5))
     queues = (Queue("plain", retry_type="classic"), "safe")
     async with running(url, consumer(lambda message: None, *queues, retry=policy)):
@@ -581,7 +583,7 @@ async def test_d2_names_and_arguments_of_the_queues(
 async def test_d9_a_short_delay_does_not_wait_behind_a_long_one(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """300 ms are 300 ms, while others wait for a minute."""
+    """A delay of 300 ms is kept while other messages wait for a minute."""
     loop = asyncio.get_running_loop()
     calls: list[tuple[bytes, float]] = []
 
@@ -600,8 +602,10 @@ async def test_d9_a_short_delay_does_not_wait_behind_a_long_one(
     assert 0.25 <= second - first < 10.0
 
 
-async def test_d9_what_a_handler_asks_for_does_not_come_sooner(url: str, client: Client) -> None:
-    """Jitter is for the delays of the policy: a retry after 1 s is never made earlier."""
+async def test_d9_a_delay_that_a_handler_requests_is_not_shortened(
+    url: str, client: Client
+) -> None:
+    """Jitter applies to the delays of the policy only: `retry(after=1)` waits for at least 1 s."""
     loop = asyncio.get_running_loop()
     calls: list[float] = []
 
@@ -619,7 +623,7 @@ async def test_d9_what_a_handler_asks_for_does_not_come_sooner(url: str, client:
 
 
 async def test_d9_jitter_keeps_within_its_bounds(url: str, client: Client) -> None:
-    """No message is tried again too early, and none later than without jitter."""
+    """No message is retried too early, and none later than without jitter."""
     loop = asyncio.get_running_loop()
     calls: dict[bytes, list[float]] = {}
 
@@ -645,10 +649,10 @@ async def test_d9_jitter_keeps_within_its_bounds(url: str, client: Client) -> No
     ("delays", "tries"),
     [((0, 0, 5), None), ((0, 0, 0, 5), 4), ((5, 0, 0, 0), 4), ((5, 5, 5), None)],
 )
-async def test_c4_tries_in_place_add_up(
+async def test_c4_immediate_retries_add_up(
     url: str, caplog: pytest.LogCaptureFixture, delays: tuple[float, ...], tries: int | None
 ) -> None:
-    """They are a WARNING at the start if they take longer than the broker waits."""
+    """There is a WARNING at the start if they may take longer than the broker waits."""
     slow = consumer(lambda message: None, timeout=10.0, retry=RetryPolicy(delays))
     async with running(url, slow, consumer_timeout=35.0):
         warnings = fields(caplog, "timeout is longer than the broker waits for an acknowledgement")
@@ -664,7 +668,7 @@ async def test_c4_tries_in_place_add_up(
 async def test_f5_a_stop_does_not_wait_for_retries(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client
 ) -> None:
-    """Retries in the broker keep waiting there, and a pause in place ends."""
+    """Retries keep waiting in the broker, and a pause of the process ends."""
     loop = asyncio.get_running_loop()
     recorder = Recorder()
 

@@ -1,4 +1,4 @@
-"""D5. Retries whose queue cannot take them back when they are due: they wait until it can."""
+"""D5. Retries whose queue cannot accept them when they are due: they wait until it can."""
 
 import asyncio
 from collections.abc import Iterator
@@ -17,7 +17,7 @@ DELAY = 4.0
 
 @pytest.fixture(scope="module")
 def eager() -> Iterator[PrivateRabbit]:
-    """A node that tries a transfer again after half a second, and not after three minutes."""
+    """A node that repeats a transfer after half a second, instead of three minutes."""
     assert missing() is None
     with PrivateRabbit() as node:
         node.eval(
@@ -28,7 +28,7 @@ def eager() -> Iterator[PrivateRabbit]:
 
 
 async def test_d5_a_retry_waits_for_a_queue_that_is_full(eager: PrivateRabbit) -> None:
-    """A queue that refuses what it has no room for gets the retry once it has."""
+    """A queue that refuses messages while it is full gets the retry later."""
     loop = asyncio.get_running_loop()
     gate = asyncio.Event()
     seen: list[tuple[bytes, int]] = []
@@ -58,7 +58,7 @@ async def test_d5_a_retry_waits_for_a_queue_that_is_full(eager: PrivateRabbit) -
     assert sorted(seen) == [(b"first", 1), (b"first", 2), (b"second", 1), (b"third", 1)]
 
 
-async def test_d5_a_retry_waits_for_a_queue_that_is_gone(eager: PrivateRabbit) -> None:
+async def test_d5_a_retry_waits_for_a_deleted_queue(eager: PrivateRabbit) -> None:
     """The queue is deleted while a message waits for its retry, and is declared again."""
     loop = asyncio.get_running_loop()
     seen: list[int] = []

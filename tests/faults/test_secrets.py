@@ -26,7 +26,7 @@ from tests.command import Application, running, workerkit, write_package
 from tests.rabbit import PrivateRabbit
 from tests.waiting import eventually
 
-# Each in a place of its own, with signs that have to be encoded in a URL.
+# One for each place, with characters that have to be encoded in a URL.
 BROKER, OTHER, STREAM, QUERY, HEADER, TOKEN, PROXY, PLAIN, DSN, NESTED, KEY = (
     f"sec+{name}/%zz"
     for name in "broker other stream query header token proxy plain dsn nested key".split()
@@ -121,7 +121,7 @@ CONSUMERS = """
 
 
 def leaks(*outputs: object) -> list[str]:
-    """The secrets that are found in outputs, as they are, encoded for a URL, or in base64."""
+    """Return the secrets found in outputs, unchanged, encoded for a URL, or in base64."""
     text = "\n".join(map(str, outputs))
     forms = {
         secret: (
@@ -142,7 +142,7 @@ def leaks(*outputs: object) -> list[str]:
 
 @asynccontextmanager
 async def stream_server() -> AsyncIterator[int]:
-    """A server that fails in another way each time, and then sends an event and breaks off."""
+    """A server that fails in a different way each time, then sends an event and disconnects."""
     requests = 0
 
     async def answer(request: web.Request) -> web.StreamResponse:
@@ -173,7 +173,7 @@ async def stream_server() -> AsyncIterator[int]:
 
 
 def variables(broker: str, other: str, port: int, **more: str) -> dict[str, str]:
-    """The environment of the application, with a secret in every place."""
+    """Return the environment of the application, with a secret in every place."""
     at = f"127.0.0.1:{port}"
     return {
         "WORKERKIT_AMQP__DEFAULT__URL": broker,
@@ -203,7 +203,7 @@ def variables(broker: str, other: str, port: int, **more: str) -> dict[str, str]
 
 @pytest.fixture
 def broker(rabbit: PrivateRabbit, vhost: str) -> str:
-    """A login whose password is a secret."""
+    """Add a login whose password is a secret."""
     user = f"app-{vhost}"
     rabbit.add_user(user, BROKER, vhost)
     return rabbit.url(vhost, user, BROKER)
@@ -211,7 +211,7 @@ def broker(rabbit: PrivateRabbit, vhost: str) -> str:
 
 @pytest.fixture
 def package(tmp_path: Path) -> str:
-    """The application, and a client's certificate whose key has a password."""
+    """Write the application, and a client certificate whose key has a password."""
     client = trustme.CA().issue_cert("client.example")
     client.cert_chain_pems[0].write_to_path(tmp_path / "client.pem")
     key: Any = load_pem_private_key(client.private_key_pem.bytes(), None)
@@ -242,7 +242,7 @@ async def pages(app: Application) -> list[str]:
 async def test_no_secret_leaves_a_running_process(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, package: str, broker: str, form: str
 ) -> None:
-    """Not by its logs at DEBUG, its pages or its dead letters, whatever fails."""
+    """No secret is in logs at DEBUG, pages or dead letters, for any failure."""
     other = rabbit.url(vhost, "app", "wrong")
     async with stream_server() as port, connected(rabbit.url(vhost)) as client:
         await client.declare("orders", "orders.dlq")
@@ -276,7 +276,7 @@ COMMANDS: Mapping[str, tuple[str, ...]] = {
 async def test_no_secret_is_printed_by_a_command(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, package: str, broker: str, client: Client
 ) -> None:
-    """Whether it does what it should or fails, with a traceback too."""
+    """With and without a failure, also with a traceback."""
     await client.declare("orders.dlq")
     given = variables(broker, rabbit.url(vhost, "app", "wrong"), 1)
     given["WORKERKIT_AMQP__DEFAULT__CONNECT_TIMEOUT"] = "5"
@@ -329,7 +329,7 @@ FAULTS: Mapping[str, dict[str, str]] = {
 
 
 async def test_no_secret_is_printed_by_a_start_that_fails(tmp_path: Path, package: str) -> None:
-    """Each value that does not fit is named without being quoted, in the traceback too."""
+    """Each invalid value is named without a quote, also in the traceback."""
     given = variables(f"amqp://app:{quote(BROKER, safe='')}@127.0.0.1:1/", "amqp://127.0.0.1:1/", 1)
 
     def run(fault: dict[str, str]) -> Any:

@@ -1,4 +1,4 @@
-"""Rows C7, F1 to F8 and B7: a process stops when it is asked to, and loses nothing.
+"""Rows C7, F1 to F8 and B7: a process stops on request, and loses no message.
 
 Real processes, real signals, a real RabbitMQ.
 """
@@ -26,7 +26,7 @@ from workerkit import AMQPConsumer
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
-# Handlers that wait at a gate: a file that the test makes.
+# Handlers that wait at a gate: a file that the test creates.
 GATED = """
     import asyncio
     from pathlib import Path
@@ -52,7 +52,7 @@ GATED = """
 
 
 async def publish(rabbit: PrivateRabbit, vhost: str, bodies: Iterable[object]) -> None:
-    """Put messages into the queue `work`, confirmed; it is declared if it is not there."""
+    """Publish messages to the queue `work`, with confirms; it is declared if it is missing."""
     connection = await aio_pika.connect(rabbit.url(vhost))
     async with connection:
         channel = await connection.channel(publisher_confirms=True)
@@ -65,17 +65,17 @@ async def publish(rabbit: PrivateRabbit, vhost: str, bodies: Iterable[object]) -
 
 
 def work(rabbit: PrivateRabbit, vhost: str) -> QueueState:
-    """The state of the queue `work`."""
+    """Return the state of the queue `work`."""
     return rabbit.queues(vhost)["work"]
 
 
 def dead(rabbit: PrivateRabbit, vhost: str) -> int:
-    """How many dead letters there are."""
+    """Return the number of dead letters."""
     return rabbit.queues(vhost)["work.dlq"].ready
 
 
 def begun(app: Application) -> list[str]:
-    """The bodies that handlers have begun with, in order."""
+    """Return the bodies for which handlers were called, in order."""
     return [line.split()[0] for line in app.lines("begin ")]
 
 
@@ -106,7 +106,7 @@ async def test_f1_idle(
 
 
 async def test_f2_while_handling(rabbit: PrivateRabbit, vhost: str, tmp_path: Path) -> None:
-    """F2: what no handler began with goes back at once, what runs is finished and acked."""
+    """F2: messages not handled yet are requeued immediately; running handlers finish."""
     name = write_package(tmp_path, consumers=GATED)
     url = rabbit.url(vhost)
     await publish(rabbit, vhost, range(20))
@@ -115,7 +115,7 @@ async def test_f2_while_handling(rabbit: PrivateRabbit, vhost: str, tmp_path: Pa
         await eventually(lambda: len(begun(app)) == 2)
         await eventually(lambda: work(rabbit, vhost) == QueueState(10, 10, 1))
         app.send(signal.SIGTERM)
-        # The slow handlers still run; everything else is the broker's again.
+        # The slow handlers still run; all other messages are requeued.
         await eventually(lambda: work(rabbit, vhost) == QueueState(18, 2, 0))
         await publish(rabbit, vhost, range(20, 25))
         held = work(rabbit, vhost)
@@ -139,10 +139,10 @@ async def test_f2_while_handling(rabbit: PrivateRabbit, vhost: str, tmp_path: Pa
     assert (work(rabbit, vhost).ready, dead(rabbit, vhost)) == (0, 0)
 
 
-async def test_f3_a_handler_that_will_not_end(
+async def test_f3_a_handler_that_does_not_end(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path
 ) -> None:
-    """F3: after the grace a handler is cancelled and its message goes back; exit code 0."""
+    """F3: after the grace period a handler is cancelled, its message requeued; exit code 0."""
     name = write_package(tmp_path, consumers=GATED)
     await publish(rabbit, vhost, [7])
 
@@ -169,7 +169,7 @@ async def test_f3_a_handler_that_will_not_end(
 async def test_f3_a_cancelled_handler_that_raises_is_no_failure(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, on_exception: str
 ) -> None:
-    """F3: what a handler raises because it was cancelled is not held against its message."""
+    """F3: an exception that a handler raises because of the cancellation is not counted."""
     consumers = f"""
         import asyncio
         from workerkit import Action, AMQPConsumer
@@ -228,10 +228,10 @@ async def test_f3_a_cancelled_handler_that_raises_is_no_failure(
         ),
     ],
 )
-async def test_f3_a_handler_that_ends_late_is_not_waited_for_longer(
+async def test_f3_the_stop_ends_with_a_late_handler(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, handle: str
 ) -> None:
-    """F3: a handler that takes its time after the cancellation ends the stop when it ends."""
+    """F3: if a handler ends some time after the cancellation, the stop ends then."""
     consumers = f"""
         import asyncio, time
         from pathlib import Path
@@ -259,14 +259,14 @@ async def test_f3_a_handler_that_ends_late_is_not_waited_for_longer(
         seconds = time.monotonic() - before
 
     assert code == 0, app
-    assert seconds < 4.5  # it would be given five
+    assert seconds < 4.5  # the limit would be five
     assert work(rabbit, vhost).unacked == 0
 
 
 async def test_f4_handlers_that_cannot_be_cancelled(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path
 ) -> None:
-    """F4: five seconds after the cancellation connections are dropped, exit code 1, both named."""
+    """F4: five seconds after the cancellation connections are dropped; exit code 1 and both names."""
     consumers = """
         import asyncio, time
         from workerkit import AMQPConsumer
@@ -326,7 +326,7 @@ async def test_f4_handlers_that_cannot_be_cancelled(
 
 
 async def publish_to(rabbit: PrivateRabbit, vhost: str, queue: str, body: str) -> None:
-    """Put one message into a queue, which is declared if it is not there."""
+    """Publish one message to a queue, which is declared if it is missing."""
     connection = await aio_pika.connect(rabbit.url(vhost))
     async with connection:
         channel = await connection.channel()
@@ -334,10 +334,10 @@ async def publish_to(rabbit: PrivateRabbit, vhost: str, queue: str, body: str) -
         await channel.default_exchange.publish(aio_pika.Message(body.encode()), queue)
 
 
-async def test_f5_a_pause_is_not_waited_for(
+async def test_f5_a_stop_does_not_wait_for_a_pause(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path
 ) -> None:
-    """F5: a message that waits to go back goes back at once when the process stops."""
+    """F5: a message that waits for its requeue is requeued immediately at a stop."""
     consumers = """
         from workerkit import AMQPConsumer
 
@@ -368,7 +368,7 @@ async def test_f5_a_pause_is_not_waited_for(
 async def test_f6_second_signal(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, second: signal.Signals, uvloop: bool
 ) -> None:
-    """F6: a second signal ends the process at once, as the shell knows it; the message is back."""
+    """F6: a second signal ends the process immediately; the message is requeued."""
     name = write_package(tmp_path, consumers=GATED)
     await publish(rabbit, vhost, [7])
 
@@ -382,7 +382,7 @@ async def test_f6_second_signal(
         ended = asyncio.create_task(app.ended())
         while not ended.done():
             with suppress(ProcessLookupError):
-                app.send(second)  # The same one within half a second is no second signal.
+                app.send(second)  # The same signal within half a second does not count.
             await asyncio.wait([ended], timeout=0.1)
         code = ended.result()
         seconds = time.monotonic() - before
@@ -397,7 +397,7 @@ async def test_f6_second_signal(
 async def test_f6_while_the_event_loop_is_blocked(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, uvloop: bool
 ) -> None:
-    """F6: a handler that blocks the event loop cannot keep the second signal from ending it."""
+    """F6: the second signal ends the process even if a handler blocks the event loop."""
     consumers = """
         import time
         from workerkit import AMQPConsumer
@@ -427,7 +427,7 @@ async def test_f6_while_the_event_loop_is_blocked(
 
 
 async def test_f7_killed_while_handling(rabbit: PrivateRabbit, vhost: str, tmp_path: Path) -> None:
-    """F7: what a killed process was handling comes again, and nothing is lost."""
+    """F7: messages that a killed process was handling are redelivered; none is lost."""
     name = write_package(tmp_path, consumers=GATED)
     await publish(rabbit, vhost, range(30))
     variables: dict[str, Any] = {
@@ -456,10 +456,10 @@ async def test_f7_killed_while_handling(rabbit: PrivateRabbit, vhost: str, tmp_p
 
 @pytest.mark.parametrize("form", ["async def", "def"])
 @pytest.mark.parametrize("error", ["SystemExit(0)", "SystemExit(3)", "KeyboardInterrupt"])
-async def test_c7_a_handler_that_wants_to_leave(
+async def test_c7_a_handler_that_exits(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, form: str, error: str
 ) -> None:
-    """C7: `SystemExit` and the like stop the process with a code that is not 0; nothing is lost."""
+    """C7: `SystemExit` and others stop the process with an exit code other than 0."""
     consumers = f"""
         from workerkit import AMQPConsumer
 
@@ -496,7 +496,7 @@ async def test_c7_a_handler_that_wants_to_leave(
 
 
 async def test_c7_out_of_memory(rabbit: PrivateRabbit, vhost: str, tmp_path: Path) -> None:
-    """C7: a process that is out of memory stops, and says so; the message goes back."""
+    """C7: a process that is out of memory stops with a line; the message is requeued."""
     consumers = """
         from workerkit import AMQPConsumer
 
@@ -516,7 +516,7 @@ async def test_c7_out_of_memory(rabbit: PrivateRabbit, vhost: str, tmp_path: Pat
     await until_ready(rabbit, vhost, 1)
 
 
-# Resources of every kind, each of which needs the one before it, and says what happens to it.
+# Resources of every kind, each of which needs the previous one, and prints its life cycle.
 CHAIN = """
     from dependency_injector import providers
     from workerkit import WorkerContainer
@@ -573,8 +573,8 @@ TOTALLING = """
 """
 
 
-async def test_f8_the_order_of_things(rabbit: PrivateRabbit, vhost: str, tmp_path: Path) -> None:
-    """F8: resources open before consumers are made and close, in reverse, behind them."""
+async def test_f8_the_order_of_resources(rabbit: PrivateRabbit, vhost: str, tmp_path: Path) -> None:
+    """F8: resources open before consumers are created, and close after them, in reverse order."""
     name = write_package(tmp_path, consumers=TOTALLING, container=CHAIN)
     await publish(rabbit, vhost, [7])
 
@@ -647,7 +647,7 @@ async def test_f8_one_that_fails_to_open(tmp_path: Path, kind: str, yielded: str
 
 @pytest.mark.parametrize("number", SIGNALS)
 async def test_f8_a_signal_while_a_resource_opens(tmp_path: Path, number: signal.Signals) -> None:
-    """F8: a process that hangs in opening a resource stops, and closes what it had opened."""
+    """F8: a process stops while a resource opens, and closes the resources that are open."""
     hanging = "    import asyncio\n" + CHAIN.replace(
         "yield first + 1", "await asyncio.sleep(3600); yield"
     )
@@ -705,7 +705,7 @@ async def test_f8_a_constructor_fails(tmp_path: Path) -> None:
 
 
 async def test_f8_a_provider_of_a_constructor_fails(tmp_path: Path) -> None:
-    """F8: a provider that raises is named beside the class that wants it, with the place."""
+    """F8: a provider that raises is named with its place and the class that needs it."""
     consumers = """
         from workerkit import AMQPConsumer
 
@@ -741,7 +741,7 @@ async def test_f8_a_provider_of_a_constructor_fails(tmp_path: Path) -> None:
     )
 
 
-async def test_f8_leaving_while_starting(tmp_path: Path) -> None:
+async def test_f8_an_exit_during_the_start(tmp_path: Path) -> None:
     """F8: `sys.exit` in `on_start` fails the start as any error does; resources close."""
     consumers = TOTALLING.replace('print("on_start", flush=True)', "raise SystemExit(0)")
     name = write_package(tmp_path, consumers=consumers, container=CHAIN)
@@ -754,8 +754,8 @@ async def test_f8_leaving_while_starting(tmp_path: Path) -> None:
     assert "Totalling" in app.err[-1]
 
 
-async def test_f8_a_publisher_that_is_none(tmp_path: Path) -> None:
-    """F8: whatever is wrong with what the container has, the start fails and resources close."""
+async def test_f8_an_invalid_publisher(tmp_path: Path) -> None:
+    """F8: for any error in a provider, the start fails and resources close."""
     container = CHAIN + "        publisher = providers.Object(None)\n"
     name = write_package(tmp_path, consumers=TOTALLING, container=container)
 
@@ -805,7 +805,7 @@ async def test_start_timeout_of_a_resource(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", SIGNALS)
-async def test_b7_before_the_broker_ever_came(tmp_path: Path, number: signal.Signals) -> None:
+async def test_b7_before_the_first_connection(tmp_path: Path, number: signal.Signals) -> None:
     """B7: a process that waits for its broker ends within a second, exit code 0."""
     name = write_package(tmp_path, consumers=GATED)
     url = f"amqp://127.0.0.1:{free_port()}/"
@@ -826,7 +826,7 @@ async def test_b7_before_the_broker_ever_came(tmp_path: Path, number: signal.Sig
 async def test_b7_while_reconnecting(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path, how: str
 ) -> None:
-    """B7: a process that has lost its broker, handlers running, stops without waiting for it."""
+    """B7: a process that has lost its broker stops without waiting for it."""
     name = write_package(tmp_path, consumers=GATED)
     await publish(rabbit, vhost, [7])
 
@@ -855,7 +855,7 @@ async def test_b7_while_reconnecting(
 
 
 async def test_b7_no_attempt_afterwards() -> None:
-    """B7: once the application has stopped, nothing of it is left that could try again."""
+    """B7: after the application has stopped, no task is left that could connect."""
 
     class Waiting(AMQPConsumer):
         queues = ["work"]
@@ -875,8 +875,8 @@ async def test_b7_no_attempt_afterwards() -> None:
     assert Waiting.failed == 2
 
 
-async def test_a_run_leaves_json_lines(rabbit: PrivateRabbit, vhost: str, tmp_path: Path) -> None:
-    """Where nobody asks for text and stderr is no terminal, every line of a run is JSON."""
+async def test_logs_are_json_lines(rabbit: PrivateRabbit, vhost: str, tmp_path: Path) -> None:
+    """If stderr is not a terminal and no format is set, every line is JSON."""
     name = write_package(tmp_path, consumers=GATED)
     variables: dict[str, Any] = {
         "WORKERKIT_AMQP__DEFAULT__URL": rabbit.url(vhost),

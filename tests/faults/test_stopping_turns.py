@@ -1,4 +1,4 @@
-"""FR6. A process that stops in the same moment in which a connection is lost still stops."""
+"""FR6. A process stops even if a connection is lost at the same moment."""
 
 import asyncio
 import gc
@@ -24,16 +24,16 @@ TURNS = 60
 
 
 class Watcher:
-    """An observer that says when a connection was made."""
+    """An observer that reports the first connection."""
 
     def __init__(self) -> None:
         self.made = asyncio.Event()
 
     def __call__(self, record: object) -> None:
-        """Nothing is delivered here."""
+        """Do nothing: nothing is delivered."""
 
     def connected(self, record: ConnectionEvent) -> None:
-        """Note it."""
+        """Record the connection."""
         self.made.set()
 
 
@@ -45,8 +45,8 @@ async def live(url: str, consumer: Any, watcher: Any) -> None:
 
 @pytest.mark.parametrize("loop", sorted(LOOPS))
 @pytest.mark.parametrize("end", [Do.CLOSE, Do.RESET], ids=["closes", "resets"])
-def test_fr6_a_stop_beside_a_lost_connection_ends(loop: str, end: Do) -> None:
-    """Whichever turn of the event loop it falls into: cancelling is never mistaken for a loss."""
+def test_fr6_a_stop_during_the_loss_of_a_connection(loop: str, end: Do) -> None:
+    """In any iteration of the event loop, a cancellation is not mistaken for a loss."""
     script: Script = [*login(), end]
 
     async def main() -> None:
@@ -65,8 +65,8 @@ def test_fr6_a_stop_beside_a_lost_connection_ends(loop: str, end: Do) -> None:
     run(loop, main, {})
 
 
-async def test_fr6_a_connection_whose_close_was_cut_off_is_not_closed_later() -> None:
-    """aio-pika would begin to when it is collected, in a task that the end of the loop cuts off."""
+async def test_fr6_a_connection_whose_close_was_cancelled_is_not_closed_later() -> None:
+    """aio-pika would close it when it is collected, in a task that the loop cannot finish."""
     nothing: Any = None
     connection = [TapConnection(nothing, "/", URL("amqp://127.0.0.1:1/"))]
     before = asyncio.all_tasks()
@@ -78,7 +78,7 @@ async def test_fr6_a_connection_whose_close_was_cut_off_is_not_closed_later() ->
 
 
 async def test_fr6_a_library_that_turns_a_cancellation_into_an_error_is_cancelled() -> None:
-    """As aiormq does when the connection is lost in the same turn: the task ends all the same."""
+    """aiormq does this if the connection is lost in the same iteration: the task still ends."""
     begun = asyncio.Event()
 
     async def converts() -> None:
@@ -97,10 +97,10 @@ async def test_fr6_a_library_that_turns_a_cancellation_into_an_error_is_cancelle
 
 
 @pytest.mark.parametrize("lost", [DECLARE_OK, QOS_OK], ids=["declare", "qos"])
-async def test_fr6_a_stop_does_not_wait_for_an_answer_that_is_lost(
+async def test_fr6_a_stop_does_not_wait_for_a_lost_reply(
     rabbit: PrivateRabbit, url: str, lost: tuple[int, int]
 ) -> None:
-    """A consumer that is just being set up is given up at once, and its connection closed."""
+    """The setup of a consumer is cancelled immediately, and its connection closed."""
     consumer, _ = collector("orders", name="Orders")
     async with Proxy("127.0.0.1", rabbit.port, amqp=True) as proxy:
         proxy.swallow(lost)
@@ -108,14 +108,14 @@ async def test_fr6_a_stop_does_not_wait_for_an_answer_that_is_lost(
             await eventually(lambda: proxy.swallowed == [lost])
             for _ in range(TURNS):
                 await asyncio.sleep(0)
-            # From now on nothing is answered, and nobody is told that the connection is lost.
+            # From now on no request gets a reply, and the loss of the connection is not detected.
             proxy.freeze()
 
 
-async def test_fp12_a_connection_that_is_lost_at_once_holds_no_start(
+async def test_fp12_a_connection_that_is_lost_at_once_delays_no_start(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """As one that cannot be made: the start does not wait for the next one, only publishes do."""
+    """The start does not wait for the next connection, only publishes do."""
     monkeypatch.setattr("workerkit.amqp.transport.START_DEADLINE", 600.0)
     consumer, _ = collector("bad", name="Bad")
     async with (
@@ -127,5 +127,5 @@ async def test_fp12_a_connection_that_is_lost_at_once_holds_no_start(
 
 
 def patient(url: str) -> dict[str, Any]:
-    """Settings of a connection that never gives an attempt up."""
+    """Return settings of a connection whose attempts have no timeout."""
     return {"default": {"url": url, "connect_timeout": 600.0}}

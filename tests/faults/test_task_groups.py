@@ -1,4 +1,4 @@
-"""D2, H2, S5: a handler whose `asyncio.TaskGroup` fails has failed, and its worker goes on.
+"""D2, H2, S5: a failed `asyncio.TaskGroup` is a failed call, and the worker continues.
 
 Up to Python 3.12 such a group leaves a cancellation of the handler's own task behind, which looks
 like that of a process that stops.
@@ -21,7 +21,7 @@ from workerkit.testing import sse_server
 
 
 async def group(error: Exception) -> None:
-    """Raise what a group raises, one of whose children fails."""
+    """Raise the exception of a group in which one task fails."""
 
     async def fail() -> None:
         await asyncio.sleep(0.001)
@@ -33,7 +33,7 @@ async def group(error: Exception) -> None:
 
 
 async def caught(error: Exception) -> None:
-    """The same, and go on."""
+    """Do the same, and continue."""
     try:
         await group(error)
     except* ValueError:
@@ -41,7 +41,7 @@ async def caught(error: Exception) -> None:
 
 
 async def by_itself(error: Exception) -> None:
-    """Cancel the own task."""
+    """Cancel the current task."""
     task = asyncio.current_task()
     assert task is not None
     task.cancel()
@@ -49,10 +49,10 @@ async def by_itself(error: Exception) -> None:
 
 
 @pytest.mark.parametrize("fail", [group, by_itself])
-async def test_d2_a_group_that_fails_has_its_tries(
+async def test_d2_a_group_that_fails_has_its_attempts(
     rabbit: PrivateRabbit, vhost: str, url: str, client: Client, fail: Callable[..., Any]
 ) -> None:
-    """D2: it is tried again and dead-lettered as any failure is, and its neighbours are handled."""
+    """D2: it is retried and dead-lettered like any failure, and other messages are handled."""
     attempts: list[int] = []
     handled: list[bytes] = []
 
@@ -79,7 +79,7 @@ async def test_d2_a_group_that_fails_has_its_tries(
 
 
 async def test_d2_a_group_whose_failure_is_caught(url: str, client: Client) -> None:
-    """Each message is handled, and none of them ends the worker."""
+    """Each message is handled, and the worker continues."""
     recorder = Recorder()
 
     class Tolerant(AMQPConsumer):
@@ -90,7 +90,7 @@ async def test_d2_a_group_whose_failure_is_caught(url: str, client: Client) -> N
             await caught(ValueError("child"))
             task = asyncio.current_task()
             assert task is not None
-            # What it leaves behind is gone before the next one comes.
+            # The cancellation is removed before the next message.
             assert task.cancelling() <= 1
 
     async with running(url, Tolerant, recorder=recorder):
@@ -99,7 +99,7 @@ async def test_d2_a_group_whose_failure_is_caught(url: str, client: Client) -> N
 
 
 async def test_d2_a_batch_whose_group_fails(url: str, client: Client) -> None:
-    """The worker takes the next one."""
+    """The worker handles the next batch."""
     recorder = Recorder()
 
     class Batcher(AMQPConsumer):
@@ -119,7 +119,7 @@ async def test_d2_a_batch_whose_group_fails(url: str, client: Client) -> None:
 
 
 async def test_s5_an_event_whose_group_fails() -> None:
-    """S5: tried again, and the stream goes on."""
+    """S5: the event is retried, and the stream continues."""
     recorder = Recorder()
 
     async def fail(event: SSEEvent[str]) -> None:
@@ -137,7 +137,7 @@ async def test_s5_an_event_whose_group_fails() -> None:
 
 
 async def test_h2_a_view_whose_group_fails() -> None:
-    """H2: 500, and the connection serves on."""
+    """H2: 500, and the connection stays usable."""
 
     class Gathering(HTTPView):
         routes = ["/"]

@@ -40,7 +40,7 @@ class Encrypted:
     """A node with a TLS port, and the files that belong to it.
 
     Attributes:
-        other_ca: Of somebody else.
+        other_ca: A certificate authority that did not sign the server's certificate.
     """
 
     node: PrivateRabbit
@@ -166,7 +166,7 @@ async def test_an_unverified_certificate_is_warned_about(
     assert f"127.0.0.1:{encrypted.port}" in warning["broker"]
 
 
-# What is wrong is said, after three tries
+# Errors, after three attempts
 
 
 CONSUMERS = """

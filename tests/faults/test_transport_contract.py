@@ -11,7 +11,7 @@ from workerkit.testing.transport_contract import ContractSource, TransportContra
 
 
 class TestAMQPTransport(TransportContract):
-    """RabbitMQ can do everything that the contract knows."""
+    """The tests of the contract, all of which apply to RabbitMQ."""
 
     @pytest.fixture(autouse=True)
     def _node(self, rabbit: PrivateRabbit, vhost: str) -> None:
@@ -20,7 +20,7 @@ class TestAMQPTransport(TransportContract):
 
     @asynccontextmanager
     async def source(self) -> AsyncIterator[ContractSource]:
-        """A queue in a virtual host of its own."""
+        """Yield a queue in a separate virtual host."""
 
         def remaining() -> int:
             queue = self.rabbit.queues(self.vhost)[QUEUE]
