@@ -102,7 +102,7 @@ def test_deliveries_are_counted_by_outcome(action: Action) -> None:
     assert value(metrics, "workerkit_deliveries_total", **ORDERS, outcome=action.value) == 2
 
 
-def test_however_many_are_put_aside_all_are_counted() -> None:
+def test_all_collected_values_are_counted() -> None:
     """Reading at any moment gives what was observed until then, also from another thread."""
     metrics = made(buckets=(0.1, 1.0))
     name = "workerkit_handler_seconds"
