@@ -458,7 +458,7 @@ def test_a_parameter_of_handle() -> None:
 
     assert isinstance(source.provide(), Repository)
     assert source.provide() is not source.provide()
-    assert source.anew
+    assert source.per_call
 
 
 def test_a_parameter_of_handle_with_a_default() -> None:
