@@ -1,4 +1,4 @@
-"""Class-based consumers for RabbitMQ queues, wired by a container, kept alive by a Runner."""
+"""Class-based consumers for RabbitMQ queues, event streams, HTTP requests and periodic tasks."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -106,8 +106,8 @@ __all__ = [
     "__version__",
 ]
 
-# Each name is imported when it is first asked for, so that `workerkit probe`, which runs every few
-# seconds, does not import everything. The modules are those of the imports above.
+# Each name is imported at its first use, so that `workerkit probe`, which runs every few seconds,
+# does not import everything. The modules are those of the imports above.
 _NAMES = {
     "amqp.consumer": "AMQPConsumer",
     "amqp.message": "AMQPMessage",
@@ -140,7 +140,7 @@ _NAMES = {
 _MODULES = {name: module for module, names in _NAMES.items() for name in names.split()}
 
 
-if not TYPE_CHECKING:  # To a type checker it would mean that there is any name.
+if not TYPE_CHECKING:  # A type checker would then accept any name.
 
     def __getattr__(name: str) -> Any:
         if name not in _MODULES:

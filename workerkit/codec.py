@@ -1,4 +1,4 @@
-"""Bodies: bytes to the type that `handle` declares, and values to bytes."""
+"""Decode bodies to the type that `handle` declares, and encode values."""
 
 import codecs
 import dataclasses
@@ -44,8 +44,8 @@ _COLLECTIONS = frozenset({"list", "tuple", "set", "frozenset"})
 # Parts of a schema that hold objects of the user's.
 _NO_SCHEMAS = frozenset({"cls", "config", "default", "expected", "members", "metadata"})
 _BOM = "\ufeff"
-# Texts of pydantic that contain what the sender wrote, and what stands in their place.
-_SENDERS = {
+# Replacements for texts of pydantic that contain input of the sender.
+_SAFE_TEXTS = {
     "union_tag_invalid": "Input tag is none of the expected ones",
     "extra_forbidden": "There is no such field",
     "uuid_parsing": "Input should be a valid UUID",
@@ -55,11 +55,11 @@ _QUOTED = re.compile(r"'[^']*'|(?<=unknown field )`[^`]*`")
 
 
 class UnknownType(TypeError):
-    """No codec knows how to read a body as this type."""
+    """No codec can read a body as this type."""
 
 
 def decoder(type_: Any) -> Decode:
-    """Make the function that reads a body as *type_*.
+    """Create the function that reads a body as *type_*.
 
     `bytes` is the body as it is, `str` its UTF-8 text, also under another name, with constraints or
     with None beside it; everything else is read as JSON: JSON values (`dict`, `list`, `int`,
@@ -83,23 +83,23 @@ def decoder(type_: Any) -> Decode:
 
 
 def adapter(type_: Any) -> TypeAdapter[Any]:
-    """Make what validates and describes *type_*.
+    """Create the adapter that validates and describes *type_*.
 
     Raises:
-        UnknownType: Pydantic knows nothing of it.
+        UnknownType: Pydantic does not support it.
     """
     try:
-        made = TypeAdapter(_rebuilt(type_))
-        if not made.pydantic_complete:
-            # Else its first use says which name is not defined.
-            made.rebuild()
-        return made
+        found = TypeAdapter(_rebuilt(type_))
+        if not found.pydantic_complete:
+            # A rebuild raises an error that names what is not defined.
+            found.rebuild()
+        return found
     except (PydanticSchemaGenerationError, PydanticUserError, NameError, TypeError) as error:
         raise UnknownType(str(error).split("\n", 1)[0]) from error
 
 
 def is_verbatim(type_: Any) -> bool:
-    """Whether *type_* is text or bytes, taken as they come, not out of JSON.
+    """Return whether *type_* is text or bytes, used unchanged, not decoded from JSON.
 
     It may have another name, constraints, or None as an alternative.
     """
@@ -108,12 +108,12 @@ def is_verbatim(type_: Any) -> bool:
 
 
 def is_bytes(type_: Any) -> bool:
-    """Whether *type_* is bytes, taken as they come, under whatever name."""
+    """Return whether *type_* is bytes, used unchanged, also under another name."""
     return is_verbatim(type_) and bytes in members(type_)
 
 
 def is_struct(type_: Any) -> bool:
-    """Whether *type_* is a `msgspec.Struct`, which pydantic knows nothing of."""
+    """Return whether *type_* is a `msgspec.Struct`, which pydantic does not support."""
     if not isinstance(type_, type) or importlib.util.find_spec("msgspec") is None:
         return False
     import msgspec
@@ -122,7 +122,7 @@ def is_struct(type_: Any) -> bool:
 
 
 def holds_struct(type_: Any) -> bool:
-    """Whether *type_* is a `msgspec.Struct`, or one of its parts is: `list[Struct]`."""
+    """Return whether *type_* is or contains a `msgspec.Struct`, as `list[Struct]` does."""
     if is_struct(type_) or is_struct(typing.get_origin(type_)):
         return True
     return any(map(holds_struct, typing.get_args(type_)))
@@ -131,8 +131,8 @@ def holds_struct(type_: Any) -> bool:
 def encode(body: object) -> tuple[bytes, str]:
     """Turn a value into bytes and their content type.
 
-    `bytes` go as they are, `str` as UTF-8 text, models, dataclasses, `msgspec.Struct`s and JSON
-    values as JSON.
+    `bytes` stay unchanged, `str` becomes UTF-8 text; models, dataclasses, `msgspec.Struct`s and
+    JSON values become JSON.
 
     Raises:
         TypeError: The value cannot be written as JSON.
@@ -159,7 +159,7 @@ def encode(body: object) -> tuple[bytes, str]:
 
 
 def _plain(value: object) -> object:
-    """A `msgspec.Struct` among other values as what pydantic can write."""
+    """Convert a `msgspec.Struct` among other values to something that pydantic can write."""
     if not is_struct(type(value)):
         raise TypeError(f"{type(value).__qualname__} is no type of JSON values")
     import msgspec
@@ -169,7 +169,7 @@ def _plain(value: object) -> object:
 
 @functools.cache
 def _adapter(type_: Any) -> TypeAdapter[Any] | None:
-    """What writes a dataclass by its fields; None where pydantic does not know their types."""
+    """Return what writes a dataclass by its fields; None if pydantic does not support a type."""
     try:
         return TypeAdapter(type_)
     except PydanticSchemaGenerationError:
@@ -237,7 +237,7 @@ def _validating(
 
 
 def _fields(schema: Any) -> Iterator[str]:
-    """The names of all fields in a schema of pydantic's; other keys of a body are the sender's."""
+    """Yield the names of all fields in a schema; all other keys come from the sender."""
     children = schema.values() if isinstance(schema, dict) else schema
     if isinstance(schema, dict) and isinstance(schema.get("fields"), dict):
         yield from schema["fields"]
@@ -249,7 +249,7 @@ def _fields(schema: Any) -> Iterator[str]:
 
 
 def _choices(schema: Any) -> Iterator[str]:
-    """What pydantic calls the members of the unions in a schema, which are no part of a body."""
+    """Yield the names of pydantic for members of unions, which are no part of a body."""
     children = schema.values() if isinstance(schema, dict) else schema
     if isinstance(schema, dict):
         if "cls" in schema:
@@ -265,9 +265,9 @@ def _choices(schema: Any) -> Iterator[str]:
 
 
 def _rebuilt(type_: Any) -> Any:
-    """*type_* with every `typing.TypedDict` in it made anew by typing_extensions.
+    """Return *type_* with each `typing.TypedDict` replaced by one of typing_extensions.
 
-    Pydantic refuses those of the standard library before Python 3.12.
+    Pydantic rejects those of the standard library before Python 3.12.
     """
     if sys.version_info >= (3, 12):
         return type_
@@ -289,7 +289,7 @@ def _rebuilt(type_: Any) -> Any:
 
 
 def _details(error: ValidationError) -> list[ErrorDetails]:
-    """Pydantic's first findings, without the input."""
+    """Return the first findings of pydantic, without the input."""
     found = error.errors(include_url=False, include_context=False, include_input=False)
     return found[:MOST_FINDINGS]
 
@@ -329,8 +329,8 @@ def _first_error(validate: Callable[[Any], Any] | None, raw: Any) -> ValidationE
 
 
 def worded(finding: ErrorDetails) -> str:
-    """What pydantic says of a value, without anything of the value."""
-    return excerpt(_SENDERS.get(finding["type"], finding["msg"]), _LONGEST_FINDING)
+    """Return the text of pydantic about a value, without any part of the value."""
+    return excerpt(_SAFE_TEXTS.get(finding["type"], finding["msg"]), _LONGEST_FINDING)
 
 
 def _explain(findings: Sequence[tuple[str, str]], count: int) -> str:
@@ -355,7 +355,7 @@ def _struct_decoder(type_: Any) -> Decode:
     import msgspec
 
     try:
-        # The decoder takes any class, and then finds nothing in JSON that is one.
+        # The decoder accepts any class, but no JSON value would match it.
         msgspec.json.schema(type_, schema_hook=_refuse)
         decode_json = msgspec.json.Decoder(type_).decode
     except TypeError as error:
@@ -377,7 +377,7 @@ def _struct_decoder(type_: Any) -> Decode:
 
 
 def _finding(text: str) -> tuple[str, str]:
-    """The place that a text of msgspec's ends with, as pydantic writes it, and the rest."""
+    """Split a text of msgspec into the place, written as pydantic does, and the rest."""
     found = _AT.fullmatch(text)
     if found is None:
         return "the body", text

@@ -54,7 +54,7 @@ class Consumer:
         """Read the methods that the transport of this kind of consumer calls, by name.
 
         Args:
-            options: Its options; None where they are wrong.
+            options: Its options; None if they are invalid.
             delivery: The type that the transport hands over.
             resolve: Gives the container's provider for a parameter and its type.
 
@@ -69,7 +69,7 @@ class Consumer:
 
     @classmethod
     def claims(cls, options: Options) -> Iterable[str]:
-        """Return what only one consumer may have, in words; by default nothing."""
+        """Return what only one consumer may have, such as a route; by default nothing."""
         return ()
 
     async def on_start(self) -> None:

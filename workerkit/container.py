@@ -1,4 +1,4 @@
-"""The container of an application: its own providers beside those of the framework."""
+"""The container of an application: its providers, and those of the framework."""
 
 import inspect
 from typing import Any
@@ -35,7 +35,7 @@ class WorkerContainer(containers.DeclarativeContainer):
         publisher: Publishes to RabbitMQ.
         observers: Called with a `Settled` record for each delivery.
         cursors: Keeps the cursors of event streams: in memory, or in files where the settings name
-            a directory; a `CursorStore` of your own replaces both.
+            a directory; your own `CursorStore` replaces both.
         transports: The built-in transports, each with the base class of its consumers, in the
             order in which they start. Replace it to run without some of them.
         extra_transports: Transports of your own, added to the built-in ones:
@@ -43,8 +43,8 @@ class WorkerContainer(containers.DeclarativeContainer):
             class of a built-in transport replaces that.
         middlewares: aiohttp's, around every request, the outermost first.
         redact: A function that is called with the text and the traceback of an exception before
-            they become headers of a dead letter, and with each text of a log record of ours; it
-            returns what may be written. `providers.Object(hide_cards)` sets it.
+            they become headers of a dead letter, and with each text of our log records; it
+            returns the text to write. `providers.Object(hide_cards)` sets it.
     """
 
     settings = providers.Singleton(WorkerSettings)
@@ -121,11 +121,11 @@ class Resources:
         Returns:
             The failures by name, as `workerkit.tasks.run_all` returns them.
         """
-        wrong: dict[str, str] = {}
+        failures: dict[str, str] = {}
         while self._opened:
             name, resource = self._opened.pop()
-            wrong |= await run_all({f"resource {name!r}": _closed(resource)}, seconds)
-        return wrong
+            failures |= await run_all({f"resource {name!r}": _closed(resource)}, seconds)
+        return failures
 
 
 async def _closed(resource: "providers.Resource[Any]") -> None:

@@ -1,4 +1,4 @@
-"""Where a class or a function is written, as it stands in messages."""
+"""Describe classes, functions and exceptions in messages."""
 
 import inspect
 import traceback
@@ -18,7 +18,7 @@ _PACKAGE = __name__.partition(".")[0]
 def describe_class(declared: type | Callable[..., Any]) -> str:
     """Name *declared* with its file and line: `shop.orders.OrderPlaced.handle (orders.py:12)`.
 
-    An object without a name of its own, such as a `functools.partial`, is named by its class.
+    An object without a name, such as a `functools.partial`, is named by its class.
     """
     if not hasattr(declared, "__qualname__"):
         declared = type(declared)
@@ -27,13 +27,13 @@ def describe_class(declared: type | Callable[..., Any]) -> str:
         file = inspect.getsourcefile(declared) or ""
         line = inspect.getsourcelines(declared)[1]
     except (OSError, TypeError, SyntaxError, TokenError):
-        # Written at a prompt, or generated, or the file is no longer what was imported.
+        # Entered at a prompt, or generated, or the file has changed since the import.
         return name
     return f"{name} ({Path(file).name}:{line})"
 
 
 def describe_raised(error: BaseException, package: str) -> str:
-    """Say what was raised, and the last line of *package* that led to it, if any did."""
+    """Describe an exception, with the last line of *package* in its traceback, if any."""
     top = package.partition(".")[0]
     lines = [
         f" ({frame.f_code.co_filename}:{line})"
@@ -44,9 +44,9 @@ def describe_raised(error: BaseException, package: str) -> str:
 
 
 def error_location(error: BaseException) -> str:
-    """Name the class of an exception and its place, without its text: `KeyError (orders.py:7)`.
+    """Return class and place of an exception, without its text: `KeyError (orders.py:7)`.
 
-    The place is the innermost one outside of workerkit; there is none for an error of its own.
+    The place is the innermost frame outside of workerkit; if there is none, only the class.
     """
     kind = type(error).__qualname__
     places = [
@@ -58,7 +58,7 @@ def error_location(error: BaseException) -> str:
 
 
 def error_text(error: BaseException) -> str:
-    """What an exception says of itself; empty where its class fails to say it."""
+    """Return the text of an exception; empty if its `__str__` raises."""
     try:
         return str(error)
     except Exception:
@@ -66,10 +66,10 @@ def error_text(error: BaseException) -> str:
 
 
 def format_traceback(error: BaseException, limit: int | None = None) -> str:
-    """An exception with its traceback; without its chain and text where its class fails at those.
+    """Return an exception with its traceback; without text if its class cannot format it.
 
     Args:
-        limit: Of frames, the innermost where it is negative.
+        limit: The number of frames; if negative, of the innermost ones.
     """
     try:
         return "".join(traceback.format_exception(error, limit=limit))
@@ -79,17 +79,17 @@ def format_traceback(error: BaseException, limit: int | None = None) -> str:
 
 
 def describe_error(error: BaseException) -> str:
-    """What was raised, in a few words."""
+    """Return class and text of an exception."""
     text = error_text(error)
     return f"{type(error).__qualname__}: {text}" if text else type(error).__qualname__
 
 
 def without_needless_traceback(error: Exception, *expected: type[BaseException]) -> Exception:
-    """The exception for a log record: without its traceback where its text says everything.
+    """Return the exception for a log record, without a traceback that adds nothing to its text.
 
-    That is where it and its causes are errors of ours, of the operating system or *expected* ones:
-    their tracebacks show nothing but the insides of libraries, once for each attempt to connect.
-    An error tracker gets its class and text all the same.
+    That is the case if it and its causes are errors of workerkit, of the operating system or
+    *expected* ones: each attempt to connect would log the same frames of libraries. An error
+    tracker still gets class and text.
     """
     cause: BaseException | None = error
     while cause is not None:
@@ -105,9 +105,10 @@ def without_needless_traceback(error: Exception, *expected: type[BaseException])
 
 
 def summarize_error(error: Exception) -> str:
-    """The reason for a field of a log record: the text of an error of ours, else what was raised.
+    """Return the reason for a field of a log record.
 
-    Only the first line of it; the rest stands in the traceback.
+    It is the first line of the text, with the class if it is not an error of workerkit. The rest
+    is in the traceback.
     """
-    own = error_text(error) if isinstance(error, WorkerkitError) else ""
-    return (own or describe_error(error)).partition("\n")[0]
+    text = error_text(error) if isinstance(error, WorkerkitError) else ""
+    return (text or describe_error(error)).partition("\n")[0]

@@ -1,9 +1,9 @@
-"""Separate a child process that user code forks from the process it was forked from.
+"""Separate a forked child process from its parent.
 
-`os.fork` copies everything: our signal handlers, so that the child ignores SIGTERM; the descriptor
-that wakes the event loop; every socket. `multiprocessing` with its start method "fork" and
-`subprocess` with a `preexec_fn` do the same. A child gets the default reaction to signals back, and
-nothing that it writes to one of our sockets leaves it.
+User code may fork. `os.fork` copies our signal handlers, so that the child ignores SIGTERM, the
+descriptor that wakes the event loop, and every socket. `multiprocessing` with its start method
+"fork" and `subprocess` with a `preexec_fn` do the same. This module restores the original signal
+handlers in the child, and redirects its copies of our sockets to the null device.
 """
 
 import asyncio
@@ -19,13 +19,13 @@ from weakref import WeakSet
 Handlers = Mapping[signal.Signals, Any]
 
 _RETURNED = (
-    "a forked child returned to the event loop of its parent, and ends: call os._exit in it, or"
+    "a forked child returned to the event loop of its parent and exits: call os._exit in it, or"
     " use subprocess, or multiprocessing\n"
 )
 
 
 class _Parent:
-    """What a child has to undo.
+    """The state that a child has to undo.
 
     Attributes:
         sockets: Transports, and servers with their listening sockets.
@@ -42,7 +42,7 @@ class _Parent:
         self.registered = False
 
     def register(self) -> None:
-        """Have the interpreter call us in each child, from now on."""
+        """Register the callback that runs in each child."""
         if not self.registered:
             self.registered = True
             os.register_at_fork(after_in_child=_separate)
@@ -52,9 +52,9 @@ _parent = _Parent()
 
 
 def keep_from_children(sockets: object) -> None:
-    """Have no child use a transport, or the listening sockets of a server.
+    """Disconnect each child from a transport, or from the listening sockets of a server.
 
-    A child that kept them would keep a port, or a connection, after this process has closed it.
+    Otherwise a port or connection would stay open in the child after this process has closed it.
     """
     _parent.register()
     _parent.sockets.add(sockets)
@@ -62,10 +62,10 @@ def keep_from_children(sockets: object) -> None:
 
 @contextmanager
 def separate_children(handlers: Handlers) -> Iterator[None]:
-    """Let children that are forked inside of the block have the signal handlers from before it.
+    """Restore the original signal handlers in children that are forked inside the block.
 
     Args:
-        handlers: As `signal.getsignal` has returned them.
+        handlers: The original ones, from `signal.getsignal`.
     """
     _parent.register()
     before = _parent.handlers, _parent.loop, _parent.thread
@@ -78,11 +78,11 @@ def separate_children(handlers: Handlers) -> Iterator[None]:
 
 
 def _separate() -> None:
-    """Undo, in a child, what is the business of its parent alone."""
+    """Undo in a child what only its parent needs."""
     if _parent.handlers:
         signal.set_wakeup_fd(-1)
         for number, handler in _parent.handlers.items():
-            # None: somebody has installed it from C.
+            # None: it was installed from C.
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
     descriptors = [each for sockets in list(_parent.sockets) for each in _descriptors(sockets)]
     if descriptors:
@@ -99,8 +99,8 @@ def _separate() -> None:
 
 
 def _descriptors(sockets: Any) -> Iterator[int]:
-    """The descriptors that are open of a transport or of a server."""
-    with suppress(Exception):  # In a child there is nobody to tell, and no loop to ask.
+    """Yield the open descriptors of a transport or server."""
+    with suppress(Exception):  # A child has no log and no running loop.
         if hasattr(sockets, "sockets"):
             found = sockets.sockets
         else:
@@ -109,7 +109,7 @@ def _descriptors(sockets: Any) -> Iterator[int]:
 
 
 def _leave() -> NoReturn:
-    """End a child that would go on as a second copy of its parent."""
+    """Exit a child that would continue as a second copy of its parent."""
     with suppress(OSError):
         os.write(sys.stderr.fileno(), _RETURNED.encode())
     os._exit(1)

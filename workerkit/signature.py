@@ -25,9 +25,9 @@ from workerkit.type_variables import hints, variables
 
 Read = Callable[[Any], Any]
 
-# What pydantic says of a class that it knows nothing of, and of which class.
+# The text of pydantic about a class that it cannot validate, with the name of the class.
 _UNKNOWN_CLASS = re.compile(r"schema for (?:<class ')?(?P<name>[^'>]+?)(?:'>)?\. Set ")
-# What a method may be annotated to return whose value nothing reads; Any says nothing.
+# Allowed return annotations of a method whose value is not used; Any promises no value.
 _NO_VALUE = (None, type(None), Never, NoReturn, Any)
 _GENERATORS = (types.GeneratorType, types.AsyncGeneratorType)
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -35,15 +35,15 @@ _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_O
 
 @dataclass(frozen=True, slots=True)
 class ArgumentSource:
-    """Where an argument comes from that is no part of the delivery.
+    """The source of an argument that does not come from the delivery.
 
     Attributes:
-        anew: What it gives was made for the one call.
+        per_call: It gives a new object for each call.
         iterated: The parameter is annotated as an iterator, and takes a generator as it is.
     """
 
     provide: Callable[[], Any]
-    anew: bool = False
+    per_call: bool = False
     iterated: bool = False
 
 
@@ -51,7 +51,7 @@ Resolve = Callable[[inspect.Parameter, Any], ArgumentSource]
 
 
 class Arguments(Protocol):
-    """Where the arguments of one method come from: what an endpoint needs of a signature.
+    """The arguments of one method: what an endpoint needs from a signature.
 
     Attributes:
         batch: Whether one call takes many deliveries.
@@ -63,11 +63,11 @@ class Arguments(Protocol):
 
     @property
     def read(self) -> Read:
-        """Makes the first argument of one delivery, or an item of it."""
+        """Return the function that reads the first argument, or an item of it, from a delivery."""
 
     @property
     def provides(self) -> bool:
-        """Whether a call needs anything of the container."""
+        """Return whether a call needs arguments from the container."""
 
     def bind(self, delivery: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """Read the arguments that come from the delivery.
@@ -77,26 +77,26 @@ class Arguments(Protocol):
         """
 
     def provided(self) -> AbstractAsyncContextManager[dict[str, Any]]:
-        """The arguments of one call that come from the container."""
+        """Return a context with the arguments of one call that come from the container."""
 
 
 class Unresolved(LookupError):
-    """A resolver has nothing for a parameter; its text says what there is."""
+    """A resolver finds nothing for a parameter; the text lists what is available."""
 
 
 class Signature:
-    """The plan of one `handle`.
+    """The parameters of one `handle`, and where their arguments come from.
 
     The first parameter takes the body, or the delivery with its body in it, or a list of either;
     a further one that is annotated with the delivery's type takes the delivery; the others come
-    from the container, anew for each call.
+    from the container, once per call.
 
     Args:
         handle: The function as the class has it, `self` first.
         delivery: The type of its deliveries, such as `AMQPMessage`; None where the transport has no
             body, so that all parameters come from the container.
         resolve: Gives the container's provider for a parameter and its type.
-        of: The class that it is for, which may have inherited it from a generic one.
+        of: The class that is used; it may have inherited the method from a generic base class.
         answers: Whether the transport uses the returned value; else an annotation of one is a
             fault.
 
@@ -104,7 +104,7 @@ class Signature:
         batch: Whether the first parameter is a list.
         body: The type that bodies are read as.
         whole: Whether `handle` takes deliveries with their bodies, not the bodies alone.
-        read: Makes the first argument of one delivery, or an item of it.
+        read: Reads the first argument, or an item of it, from a delivery.
 
     Raises:
         DeclarationError: With every fault of the signature.
@@ -146,7 +146,7 @@ class Signature:
 
     @property
     def provides(self) -> bool:
-        """Whether a call needs anything of the container."""
+        """Return whether a call needs arguments from the container."""
         return bool(self._provide)
 
     def bind(self, delivery: Any) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -154,13 +154,13 @@ class Signature:
 
         Raises:
             InvalidBody: The body does not fit.
-            Exception: Whatever a validator of the user's raises.
+            Exception: A validator of the user raised it.
         """
         arguments = () if self._delivery is None else (self.read(delivery),)
         return arguments, dict.fromkeys(self._deliver, delivery) if self._deliver else {}
 
     def provided(self) -> AbstractAsyncContextManager[dict[str, Any]]:
-        """The arguments of one call that come from the container."""
+        """Return a context with the arguments of one call that come from the container."""
         return provided(self._provide)
 
     def _first(self, parameter: inspect.Parameter, type_: Any) -> Read:
@@ -191,7 +191,7 @@ class Signature:
             try:
                 self._provide[parameter.name] = self._resolve(parameter, type_)
             except Unresolved as error:
-                self._fault(parameter, f"{error}{self._meant_as_body(type_)}")
+                self._fault(parameter, f"{error}{self._body_hint(type_)}")
 
     def _returns(self, handle: Callable[..., Any], of: type | None) -> None:
         """Refuse the annotation of a value, which would be lost."""
@@ -206,8 +206,8 @@ class Signature:
         found = f"returns {_shown(type_)}, and nothing reads what handle returns"
         self._faults.append(f"{self._where}: {found}: {right}")
 
-    def _meant_as_body(self, type_: Any) -> str:
-        """The hint for a body beside the bare delivery; nothing where it can hardly be one."""
+    def _body_hint(self, type_: Any) -> str:
+        """Return a hint if the parameter is probably meant as the body, else an empty text."""
         if not self.whole or self.body is not Any or not _is_record(type_):
             return ""
         assert self._delivery is not None
@@ -225,14 +225,14 @@ class Signature:
 def annotated(
     handle: Callable[..., Any], faults: list[str], of: type | None = None
 ) -> list[tuple[inspect.Parameter, Any]]:
-    """The parameters of a method behind `self`, each with its type.
+    """Return the parameters of a method after `self`, each with its type.
 
     Args:
-        faults: What is wrong with the others, or with the method, is added here.
-        of: The class that it is for, which says what type variables of the method's own class are.
+        faults: Faults of the other parameters and of the method are added here.
+        of: The class that is used, which sets the type variables of its generic base classes.
 
     Raises:
-        DeclarationError: It is no method, or the annotations cannot be read.
+        DeclarationError: It is not a method, or the annotations cannot be read.
     """
     # Python would call it without `self`; up to 3.13 a partial as well.
     if not hasattr(type(handle), "__get__") or isinstance(handle, partial):
@@ -266,11 +266,11 @@ async def provided(sources: Mapping[str, ArgumentSource]) -> AsyncIterator[dict[
     """The arguments of one call that come from the container.
 
     An asynchronous provider gives a future, which is awaited. An asynchronous context manager
-    made for this call, such as a database session, is entered, and left behind the call, with
-    its exception if there is one.
+    that was created for this call, such as a database session, is entered, and exited after the
+    call, with its exception if there is one.
 
     Raises:
-        TypeError: A provider gave a generator, which only its call could show.
+        TypeError: A provider returned a generator; only the call could show that.
     """
     async with AsyncExitStack() as stack:
         values = {}
@@ -278,7 +278,7 @@ async def provided(sources: Mapping[str, ArgumentSource]) -> AsyncIterator[dict[
             value = source.provide()
             if inspect.isawaitable(value):
                 value = await value
-            if source.anew and hasattr(type(value), "__aenter__"):
+            if source.per_call and hasattr(type(value), "__aenter__"):
                 value = await stack.enter_async_context(value)
             elif type(value) in _GENERATORS and not source.iterated:
                 raise TypeError(f"{name!r} is a generator: its provider has to give what it yields")
@@ -287,17 +287,17 @@ async def provided(sources: Mapping[str, ArgumentSource]) -> AsyncIterator[dict[
 
 
 def _unfilled(open_: Sequence[Any], of: type | None) -> str:
-    """What is wrong with a type whose type variables nobody has filled."""
+    """Describe the fault of a type whose type variables have no value."""
     names = " and ".join(repr(each.__name__) for each in open_)
     right = "" if of is None else f"; write class {of.__qualname__}(...[...])"
     return f"the type variable {names} in its type, and nothing says what it stands for{right}"
 
 
 def _unreadable(body: Any, error: UnknownType, delivery: type[Delivery] | None) -> str:
-    """Why no body can be read as that, and what would do."""
-    own = f"{delivery.__name__}[...]" if delivery is not None else "Any"
+    """Explain why a body cannot be read as this type, and what to write instead."""
+    ours = f"{delivery.__name__}[...]" if delivery is not None else "Any"
     right = (
-        f"write bytes, str, a pydantic model, a dataclass, a TypedDict, a msgspec.Struct or {own}"
+        f"write bytes, str, a pydantic model, a dataclass, a TypedDict, a msgspec.Struct or {ours}"
     )
     unknown = _UNKNOWN_CLASS.search(str(error))
     if unknown is None:
@@ -310,12 +310,12 @@ def _unreadable(body: Any, error: UnknownType, delivery: type[Delivery] | None) 
 
 
 def _unannotated(type_: Any) -> Any:
-    """A type without what `Annotated` says of it."""
+    """Return a type without its `Annotated`."""
     return get_args(type_)[0] if get_origin(type_) is Annotated else type_
 
 
 def _is_record(type_: Any) -> bool:
-    """Whether it is a class with fields, as a body usually is."""
+    """Return whether a type is a class with fields, as most bodies are."""
     fields = ("__pydantic_fields__", "__dataclass_fields__", "__struct_fields__", "__total__")
     return isinstance(type_, type) and any(hasattr(type_, each) for each in fields)
 
@@ -327,7 +327,7 @@ def _named(type_: Any) -> str:
 
 
 def _shown(type_: Any) -> str:
-    """A type as somebody would write it, without modules."""
+    """Return a type as text, as in source code, without module names."""
     named = isinstance(type_, type) and get_origin(type_) is None
     text = type_.__qualname__ if named else str(type_)
     return re.sub(r"(?:\w+\.)+(?=\w)", "", text.rpartition("<locals>.")[2])
@@ -338,7 +338,7 @@ def _is_asynchronous(handle: Callable[..., Any]) -> bool:
 
 
 def _nothing(delivery: object) -> None:
-    """Stands in for the reader of a signature that has faults."""
+    """Read nothing: the reader of a signature that has faults."""
 
 
 def _reader(decode: Callable[[Any], Any], whole: bool) -> Read:

@@ -80,7 +80,7 @@ Options_contra = TypeVar("Options_contra", bound=SimpleOptions, contravariant=Tr
 
 
 class TwoFunctions(Protocol[Options_contra, DeliveryType]):
-    """What a receiver needs from its transport."""
+    """The part of a transport that a receiver uses."""
 
     @property
     def actions(self) -> Collection[Action]:
@@ -246,7 +246,7 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
             return
         if self._backoff.attempt:
             log.info("receiving again", extra={"consumer": self.name, "source": self._source})
-        self._tell("connected", self._backoff.attempt + 1)
+        self._notify_connection("connected", self._backoff.attempt + 1)
         self._backoff.reset()
         self._part.ready()
 
@@ -269,11 +269,11 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
             self._part.refused(reason)
         else:
             self._part.waiting(reason)
-        self._tell(event, attempt, reason)
+        self._notify_connection(event, attempt, reason)
         self._hook.connection_failed(error, attempt)
         await sleep_unless_stopping(seconds, self._stopping)
 
-    def _tell(self, event: Event, attempt: int, reason: str = "") -> None:
+    def _notify_connection(self, event: Event, attempt: int, reason: str = "") -> None:
         record = ConnectionEvent(self.name, "consumers", "", attempt, reason)
         notify_event(self._context.observers, event, record)
 

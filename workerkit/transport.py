@@ -91,7 +91,7 @@ class Declared:
     """A consumer class and everything known about it before an instance exists.
 
     Attributes:
-        signatures: The plan of each method that its transport calls, by the method's name.
+        signatures: The signature of each method that its transport calls, by the method's name.
         factory: Creates the instance from the container; returns a future where a resource is
             asynchronous.
     """
@@ -103,7 +103,7 @@ class Declared:
 
     @property
     def signature(self) -> Signature:
-        """The plan of `handle`, for kinds of consumers that have no other method."""
+        """Return the signature of `handle`, for kinds of consumers that have no other method."""
         signature = self.signatures["handle"]
         assert isinstance(signature, Signature)
         return signature

@@ -49,7 +49,7 @@ def assembled(*classes: type[Consumer], only: Sequence[str] = (), **settings: An
 
 
 def faults(*classes: type[Consumer], **settings: Any) -> list[str]:
-    """What is said of these classes, which a good one accompanies."""
+    """Return the faults of these classes, beside a valid one."""
     with pytest.raises(StartError) as raised:
         assembled(Good, *classes, **settings)
     return list(raised.value.faults)
@@ -79,7 +79,7 @@ def test_no_handle() -> None:
 
 
 def test_no_queues() -> None:
-    """A class without `queues` is named with its place, and told to set them."""
+    """The fault of a class without `queues` has its place, and says to set them."""
 
     class Without(AMQPConsumer):
         async def handle(self, body: bytes) -> None: ...

@@ -59,7 +59,7 @@ async def test_what_remains_has_its_own_interval() -> None:
 
 
 async def test_a_batch_that_nobody_takes_grows() -> None:
-    """While all workers are busy a ripe batch goes on filling, up to its size."""
+    """While all workers are busy, a batch whose interval is over keeps filling up to its size."""
     ripe, batching = counted()
     batching.add(1)
     await eventually(lambda: ripe)
@@ -70,7 +70,7 @@ async def test_a_batch_that_nobody_takes_grows() -> None:
 
 
 async def test_flushing_makes_everything_ripe() -> None:
-    """At a stop nobody waits for more."""
+    """At a stop, batches do not wait for more deliveries."""
     ripe, batching = counted()
     batching.add(1)
 
@@ -102,7 +102,7 @@ async def test_what_comes_after_a_lost_batch_is_ripe_after_its_own_interval() ->
 
 
 async def test_what_comes_after_a_lost_batch_makes_a_batch_ripe() -> None:
-    """Whoever takes batches is told, though the first timer finds nothing that is ripe."""
+    """The worker is woken, even if the first timer finds no complete batch."""
     taken: list[list[int]] = []
     batching: Batching[int] = Batching(3, 0.05, lambda: taken.append(batching.take()))
     batching.add(1)

@@ -112,7 +112,7 @@ def test_containers_do_not_share_instances() -> None:
 
 
 async def test_what_is_needed_is_opened_first(journal: Journal) -> None:
-    """Resources open behind those they depend on, whatever their names, and close in reverse."""
+    """Resources open after those they depend on, for any names, and close in reverse order."""
     first = providers.Resource(journal.resource("first"))
     second = providers.Resource(journal.later("second"), needs=first)
     third = providers.Resource(journal.resource("third"), needs=second)
@@ -217,7 +217,7 @@ async def test_an_overridden_resource(journal: Journal, overriding: str) -> None
 
 
 async def test_closing_twice(journal: Journal) -> None:
-    """What is closed is not closed again, and can be opened anew."""
+    """A closed resource is not closed again, and can be opened again."""
     resources = Resources(container(first=providers.Resource(journal.resource("first"))))
 
     await resources.open()

@@ -41,7 +41,7 @@ def found(*packages: str) -> list[str]:
 
 
 def faults(*packages: str) -> tuple[str, ...]:
-    """What is said where packages cannot be searched."""
+    """Return the faults of packages that cannot be searched."""
     with pytest.raises(DeclarationError) as raised:
         discover(packages)
     return raised.value.faults
@@ -154,7 +154,7 @@ def test_all_import_errors_at_once(tmp_path: Path) -> None:
 def test_a_path_instead_of_a_name(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, path: str, meant: str
 ) -> None:
-    """Who writes the path of a package is told its name."""
+    """If the path of a package is given, the error says its name."""
     monkeypatch.chdir(tmp_path)
     write_package(tmp_path, consumers=consumer("A"))
     write_package(tmp_path / "app", "inner", more="")

@@ -44,7 +44,7 @@ def endpoint(
     signature = Signature(
         handle,
         AMQPMessage,
-        lambda parameter, type_: ArgumentSource(provide or (lambda: None), anew=True),
+        lambda parameter, type_: ArgumentSource(provide or (lambda: None), per_call=True),
     )
     return Endpoint(
         consumer(),

@@ -248,5 +248,5 @@ async def test_fp13_a_generator_that_only_the_call_shows_fails_the_call(
 ) -> None:
     """A Selector or a function that returns one is found when it is called: `handle` is not."""
     with pytest.raises(TypeError, match="'session' is a generator"):
-        async with provided({"session": ArgumentSource(given, anew=True)}):
+        async with provided({"session": ArgumentSource(given, per_call=True)}):
             pytest.fail("entered")

@@ -17,7 +17,7 @@ def refused(times: int) -> Part:
 
 
 def test_three_refusals_of_all_that_there_is_are_the_end() -> None:
-    """Two are not yet; the reason is said once, however many parts have it."""
+    """Two are not yet; a reason that several parts have is reported once."""
     assert abort_reasons([health(refused(2))]) == []
     assert abort_reasons([health(refused(3)), health(refused(4), refused(3))]) == ["no such user"]
 
@@ -45,7 +45,7 @@ def test_what_needs_nothing_from_outside_gives_no_hope() -> None:
 
 
 def test_only_refusals_in_a_row_count() -> None:
-    """An accident between two of them, such as a broker that restarts, begins the count anew."""
+    """Another failure between two of them, such as a restart of the broker, resets the count."""
     part = refused(2)
     part.waiting("connection refused")
     part.refused("no such user")

@@ -58,7 +58,7 @@ def made(class_: type, container: Any = None) -> Any:
 
 
 def faults(class_: type, container: Any = None) -> list[str]:
-    """What is said of a class that cannot be made, behind its place."""
+    """Return the fault of a class that cannot be created, without its place."""
     with pytest.raises(DeclarationError) as raised:
         Injector(container or Container()).factory(class_)
     start = f"{__name__}.{class_.__qualname__}.__init__ (test_injection.py:"
@@ -281,7 +281,7 @@ def test_nothing_fits() -> None:
 
 
 def test_nothing_fits_but_one_has_nearly_that_name() -> None:
-    """A name that is written wrongly is told the nearest one."""
+    """For a misspelt name the error suggests the nearest one."""
 
     class Wants:
         def __init__(self, ordrs: object) -> None: ...
@@ -311,7 +311,7 @@ def test_annotations_that_cannot_be_read() -> None:
 
 @pytest.mark.parametrize("annotation", ["not a type", "inspect.Nothing", "1 / 0"])
 def test_annotations_that_cannot_be_evaluated(annotation: str) -> None:
-    """... whatever it is that evaluating it raises."""
+    """... whatever exception its evaluation raises."""
 
     class Wants:
         def __init__(self, orders: Any) -> None: ...
@@ -324,7 +324,7 @@ def test_annotations_that_cannot_be_evaluated(annotation: str) -> None:
 
 @pytest.mark.parametrize("annotation", ["Nowhere", "not a type", "inspect.Nothing", "1 / 0"])
 def test_a_function_whose_annotations_cannot_be_evaluated(annotation: str) -> None:
-    """A provider whose type nobody can tell is found by its name alone."""
+    """A provider of unknown type is found only by its name."""
 
     def make() -> Any:
         return "made"
@@ -458,7 +458,7 @@ def test_a_parameter_of_handle() -> None:
 
     assert isinstance(source.provide(), Repository)
     assert source.provide() is not source.provide()
-    assert source.anew
+    assert source.per_call
 
 
 def test_a_parameter_of_handle_with_a_default() -> None:

@@ -80,7 +80,7 @@ def settled(
     delivery: Delivery | None = None,
     source: str = "orders",
 ) -> Settled:
-    """What an observer is told of one delivery."""
+    """Return the record of one delivery for an observer."""
     outcome = Outcome(action, error)
     told = delivery or fake_message(b"x")
     return Settled("OrderPlaced", source, told, outcome, action, seconds, lost)
@@ -102,7 +102,7 @@ def test_deliveries_are_counted_by_outcome(action: Action) -> None:
     assert value(metrics, "workerkit_deliveries_total", **ORDERS, outcome=action.value) == 2
 
 
-def test_however_many_are_put_aside_all_are_counted() -> None:
+def test_all_collected_values_are_counted() -> None:
     """Reading at any moment gives what was observed until then, also from another thread."""
     metrics = made(buckets=(0.1, 1.0))
     name = "workerkit_handler_seconds"
@@ -147,7 +147,7 @@ def test_requests_that_no_view_has_got_are_counted() -> None:
 
 
 def test_consumers_of_one_source_are_told_apart() -> None:
-    """In whatever order their deliveries come."""
+    """For any order of their deliveries."""
     metrics = made()
     record = settled()
 
@@ -363,7 +363,7 @@ def test_requests_are_counted_by_route_method_and_status() -> None:
 
 
 def test_a_stream_has_no_size() -> None:
-    """An answer whose bytes nobody counted is a request like any other, but for its size."""
+    """A response of unknown size is counted, but its size is not."""
     metrics = made()
 
     metrics(settled(delivery=Request(request_size=None, response_size=None), source="/live"))
@@ -582,7 +582,7 @@ def test_an_observer_is_told_what_it_has_a_method_for() -> None:
 
 
 def test_an_observer_that_raises_is_told_again(caplog: pytest.LogCaptureFixture) -> None:
-    """It is logged each time, and the others are told as well."""
+    """It is logged each time, and the other observers are called."""
     failing, sound = Listener(ValueError("full")), Listener()
     published = Published("default", "", "orders", "id", 10, 0.25)
 

@@ -29,7 +29,7 @@ def test_handled(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_handled_while_the_connection_was_lost(caplog: pytest.LogCaptureFixture) -> None:
-    """It was handled, and that is said: only the acknowledgement has not arrived."""
+    """The record says that it was handled: only the acknowledgement has not arrived."""
     assert logged(caplog, Outcome(Action.ACK), lost=True) == (
         "WARNING",
         "handled, but not acknowledged: the connection was lost",
@@ -39,7 +39,7 @@ def test_handled_while_the_connection_was_lost(caplog: pytest.LogCaptureFixture)
 
 @pytest.mark.parametrize("lost", [True, False])
 def test_not_handled(caplog: pytest.LogCaptureFixture, lost: bool) -> None:
-    """A handler that raised has not handled it, whatever became of the connection."""
+    """A handler that raised has not handled it, even if the connection was lost."""
     outcome = Outcome(Action.REQUEUE, KeyError("x"))
 
     level, message, _ = logged(caplog, outcome, lost=lost)

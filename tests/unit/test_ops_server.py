@@ -31,7 +31,7 @@ def test_a_process_whose_consumers_are_ready_is_ready() -> None:
 
 
 def test_a_consumer_that_waits_is_named_with_its_reason() -> None:
-    """One is enough; the others are told of as well."""
+    """One is enough; the page lists the others as well."""
     readiness, [part, _] = running("Orders", "Audit")
 
     part.waiting("queue 'orders' is missing")
@@ -79,7 +79,7 @@ def test_a_broker_that_blocks_publishers_is_named_by_its_connection() -> None:
 
 
 def test_startup_looks_back() -> None:
-    """Once every consumer was ready, the start is over, whatever comes later."""
+    """Once every consumer was ready, startup is complete, whatever happens later."""
     readiness, [part] = running("Orders")
 
     part.waiting("the connection is lost")

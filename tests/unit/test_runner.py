@@ -34,7 +34,7 @@ async def test_fp9_in_a_running_event_loop() -> None:
 
 
 async def test_fp9_before_anything_else_is_checked() -> None:
-    """The loop is the first thing to tell, whatever else is wrong."""
+    """A running loop is reported first, before all other faults."""
     consumer, _ = collector("orders", connection="nowhere")
     runner = Runner(container_of("amqp://127.0.0.1:1/"), packages=[package_of(consumer)])
     with pytest.raises(RuntimeError, match="event loop"):

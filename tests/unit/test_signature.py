@@ -75,7 +75,7 @@ def body(handle: Callable[..., Any], raw: bytes) -> Any:
 
 
 def faults(handle: Callable[..., Any]) -> list[str]:
-    """What is said of a `handle`, behind its place."""
+    """Return the faults of a `handle`, without its place."""
     with pytest.raises(DeclarationError) as raised:
         signature(handle)
     start = f"{__name__}.{handle.__qualname__} (test_signature.py:"
@@ -147,7 +147,7 @@ def test_a_body_of_every_form(type_: Any, raw: bytes, expected: Any) -> None:
     ],
 )
 def test_a_body_that_does_not_fit(type_: Any, raw: bytes) -> None:
-    """A body of another form is an `InvalidBody`, whatever is wrong with it."""
+    """A body of another form raises `InvalidBody`, for every kind of fault."""
     with pytest.raises(InvalidBody):
         body(handling(type_), raw)
 
@@ -216,7 +216,7 @@ def test_postponed_annotations() -> None:
 
 
 async def test_the_others_come_from_the_container() -> None:
-    """Every further parameter is asked of the container, anew for each call."""
+    """The container fills every further parameter, once per call."""
 
     async def handle(self: Any, body: bytes, session: Point, *, other: int = 3) -> None: ...
 
@@ -296,7 +296,7 @@ def test_an_unknown_type_in_another_one(type_: Any) -> None:
 
 @pytest.mark.parametrize("type_", [Order, Point, Row, Frame])
 def test_the_body_beside_the_message(type_: Any) -> None:
-    """Who takes the bare message and the body is told that the first parameter takes both."""
+    """If the message and the body are separate parameters, the error says how to combine them."""
 
     async def handle(self: Any, message: AMQPMessage[Any], order: Any) -> None: ...
 
@@ -341,7 +341,7 @@ def test_a_name_that_is_not_there() -> None:
 
 @pytest.mark.parametrize("annotation", ["not a type", "inspect.Nothing", "list[", "1 / 0"])
 def test_an_annotation_that_cannot_be_evaluated(annotation: str) -> None:
-    """... and so is one that is no Python, or raises whatever it likes."""
+    """... and so is one that is not valid Python, or raises any exception."""
     [fault] = faults(handling(annotation))
 
     assert fault.startswith("its annotations cannot be read: ")

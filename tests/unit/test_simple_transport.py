@@ -235,7 +235,7 @@ async def test_receive_is_called_again_after_an_error(caplog: pytest.LogCaptureF
 async def test_a_delivery_that_cannot_be_settled_is_lost(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    """It is logged and reported, and the consumer goes on."""
+    """It is logged and reported, and the consumer continues."""
 
     class Listed(ListConsumer):
         items = "orders"

@@ -231,7 +231,7 @@ def test_a_fake_event() -> None:
 
 
 async def test_a_fake_publisher() -> None:
-    """It remembers what was published, and raises what it is told to."""
+    """It records what was published, and raises the error that is set."""
     publisher = FakePublisher()
 
     await publisher.publish({"a": 1}, "q", exchange="x", headers={"h": 1}, priority=3)
@@ -314,7 +314,7 @@ async def test_what_is_no_list() -> None:
 
 
 async def test_a_message_that_fails_again_and_again() -> None:
-    """A pause before a message goes back is not waited for, and each try is told."""
+    """Pauses before a requeue are skipped, and each attempt has a record."""
 
     class Third(AMQPConsumer):
         queues = ["orders"]
@@ -392,7 +392,7 @@ async def test_what_is_pending_is_told() -> None:
 
 @pytest.mark.parametrize("vhost", ["/", "logs"])
 async def test_idle_waits_for_a_consumer_that_reconnects(vhost: str) -> None:
-    """A message is pending while nobody is attached to the queue that a consumer reads."""
+    """A message is pending while the consumer of its queue is not connected."""
 
     class Booked(AMQPConsumer):
         queues = ["orders"]

@@ -144,7 +144,7 @@ def batches() -> Any:
     ("handle", "why"),
     [
         (raises(Retry(after=60)), "the handler raised Retry"),
-        (rejects(), "the handler asked for it"),
+        (rejects(), "the handler requested it"),
         (batches(), "the handler raised Broken"),
     ],
     ids=["retry without a policy", "reject", "batch"],

@@ -196,7 +196,7 @@ def application(
 
 
 async def test_another_transport_delivers_and_settles() -> None:
-    """Bodies are read as `handle` says, failures follow the options, observers are told."""
+    """Bodies are read as `handle` declares, failures follow the options, observers are called."""
     seen: list[dict[str, int]] = []
 
     class Piped(PipeConsumer):

@@ -116,7 +116,7 @@ def test_a_body_that_nobody_has_named_is_no_body() -> None:
 
 
 def test_attributes_that_compare_in_their_own_way() -> None:
-    """Columns and arrays among the attributes of a class are nobody's method."""
+    """Columns and arrays among the attributes of a class are not methods."""
 
     class Column:
         def __eq__(self, other: object) -> bool:

@@ -57,7 +57,7 @@ async def test_all_of_them_work_when_there_is_enough_to_do() -> None:
 
 
 async def test_one_that_was_woken_counts_as_working() -> None:
-    """Between being woken and running, nobody may think that all is quiet."""
+    """A worker that was woken and does not run yet counts as busy."""
     pool = Pool(2)
     pool.gate.set()
     pool.put(0)
@@ -73,7 +73,7 @@ async def test_one_that_was_woken_counts_as_working() -> None:
 
 
 async def test_cancelled_ones_do_not_work() -> None:
-    """After a cancellation nothing is busy, whatever each of them was doing."""
+    """After a cancellation nothing is busy, whatever each worker was doing."""
     pool = Pool(3)
     await eventually(lambda: not pool.workers.busy)
     pool.put(1)

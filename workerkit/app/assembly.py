@@ -9,7 +9,7 @@ from typing import Any
 
 from dependency_injector import containers
 
-from workerkit.app.discovery import look_through
+from workerkit.app.discovery import find_consumers
 from workerkit.app.injection import Injector
 from workerkit.app.sections import extended_type, sections_of, with_sections
 from workerkit.attributes import (
@@ -85,7 +85,7 @@ def assemble(
             or a `ConfigurationError` where all faults are of one kind.
     """
     faults = FaultCollector()
-    classes, not_found = look_through(packages)
+    classes, not_found = find_consumers(packages)
     faults.declaration += not_found
     transports: Transports = transports_of(container)
     settings, settings_type = _read_settings(container, transports, faults)
@@ -94,8 +94,8 @@ def assemble(
     readable = settings or valid_part(settings_type)
     overrides: dict[str, dict[str, Override]] = {}
     if readable is not None:
-        overrides, wrong = load_options(readable, kinds, complete=not not_found)
-        faults.configuration += wrong
+        overrides, faulty = load_options(readable, kinds, complete=not not_found)
+        faults.configuration += faulty
     # An unknown name may be that of a class in a module that cannot be imported.
     chosen = _chosen(named, only, FaultCollector() if not_found else faults)
     injector = Injector(container)
@@ -106,7 +106,7 @@ def assemble(
         if transport is None:
             continue
         declared = _declared(name, class_, transport, overrides.get(name, {}), injector, faults)
-        faults.declaration += _unread(class_, kinds_by_option)
+        faults.declaration += _ineffective_attributes(class_, kinds_by_option)
         if declared is None:
             continue
         consumers.setdefault(transport, []).append(declared)
@@ -128,11 +128,11 @@ def _read_settings(
 ) -> tuple[WorkerSettings | None, type[WorkerSettings]]:
     """Return the settings with the sections of the transports, and their class."""
     make, settings_type = settings_source(container)
-    settings, wrong = load_settings(make, settings_type)
-    faults.configuration += wrong
+    settings, faulty = load_settings(make, settings_type)
+    faults.configuration += faulty
     if settings is not None:
-        settings, wrong = with_sections(settings, sections_of(transports.values()))
-        faults.configuration += wrong
+        settings, faulty = with_sections(settings, sections_of(transports.values()))
+        faults.configuration += faulty
     return settings, settings_type
 
 
@@ -181,10 +181,10 @@ def settings_source(container: containers.Container) -> tuple[Any, type[WorkerSe
     The class has the sections that transports add; what the provider creates does not.
     """
     provider = container.providers["settings"]
-    made = getattr(provider, "cls", None)
-    if not (isinstance(made, type) and issubclass(made, WorkerSettings)):
-        made = WorkerSettings
-    return provider, extended_type(made, sections_of(transports_of(container).values()))
+    settings_type = getattr(provider, "cls", None)
+    if not (isinstance(settings_type, type) and issubclass(settings_type, WorkerSettings)):
+        settings_type = WorkerSettings
+    return provider, extended_type(settings_type, sections_of(transports_of(container).values()))
 
 
 def _named(classes: Sequence[type[Consumer]], faults: FaultCollector) -> dict[str, type[Consumer]]:
@@ -251,7 +251,7 @@ def _declared(
 ) -> Declared | None:
     factory = faults.collect(injector.factory, class_)
     options = faults.collect(_options, name, class_, overrides)
-    hooks = list(_wrong_hooks(class_))
+    hooks = list(_faulty_hooks(class_))
     faults.declaration += hooks
     signatures = faults.collect(class_.signatures, options, transport.delivery, injector.resolve)
     batch = any(each.batch for each in (signatures or {}).values())
@@ -266,7 +266,7 @@ def _declared(
     return Declared(class_, options, signatures, factory)
 
 
-def _wrong_hooks(class_: type[Consumer]) -> Iterator[str]:
+def _faulty_hooks(class_: type[Consumer]) -> Iterator[str]:
     """Yield the faults of the hooks."""
     for name in _HOOKS:
         hook = getattr(class_, name)
@@ -285,9 +285,11 @@ def _kinds_by_option(transports: Transports) -> Mapping[str, list[str]]:
     return found
 
 
-def _unread(class_: type[Consumer], kinds: Mapping[str, list[str]]) -> Iterator[str]:
+def _ineffective_attributes(
+    class_: type[Consumer], kinds: Mapping[str, list[str]]
+) -> Iterator[str]:
     """Yield the faults of attributes and methods that have no effect."""
-    own = adapters(class_.options_type())
+    known_options = adapters(class_.options_type())
     # A kind may have an option that cannot be set; then its transport reports it.
     known = {each.name for each in dataclasses.fields(class_.options_type())}
     for owner, name, meant in misspelt_hooks(class_):
@@ -295,9 +297,9 @@ def _unread(class_: type[Consumer], kinds: Mapping[str, list[str]]) -> Iterator[
             yield f"{describe_class(owner)}: nothing calls {name!r}; did you mean {meant!r}?"
     for owner in users_classes(class_):
         at = describe_class(owner)
-        unset = [option for option in own if not hasattr(class_, option)]
-        looks_like = misspelt(class_, owner, own, unset)
-        if owner is not class_:  # Those of its own are found with its options.
+        unset = [option for option in known_options if not hasattr(class_, option)]
+        looks_like = misspelt(class_, owner, known_options, unset)
+        if owner is not class_:  # Those of the class itself are found with its options.
             yield from (f"{at}: {unknown_option(*each)}" for each in looks_like.items())
         for name in of_other_kinds(class_, owner, known, kinds):
             if name not in looks_like:

@@ -1,4 +1,4 @@
-"""Find the consumer classes of a package. Importing it is all that happens to it."""
+"""Find the consumer classes of a package by importing its modules."""
 
 import pkgutil
 import sys
@@ -17,21 +17,21 @@ _SKIPPED = frozenset({"__main__", "conftest", "tests"})
 def discover(packages: Iterable[str]) -> list[type[Consumer]]:
     """Import every module of *packages* and return the consumer classes they define, in order.
 
-    Modules and packages named `__main__`, `conftest` or `tests` are left alone.
+    Modules and packages named `__main__`, `conftest` or `tests` are not imported.
 
     Raises:
         DeclarationError: Modules that cannot be imported, or no consumer at all; one fault each.
     """
-    found, faults = look_through(packages)
+    found, faults = find_consumers(packages)
     if faults:
         raise DeclarationError(*faults)
     return found
 
 
-def look_through(packages: Iterable[str]) -> tuple[list[type[Consumer]], list[str]]:
-    """As `discover`, but return the classes together with the faults.
+def find_consumers(packages: Iterable[str]) -> tuple[list[type[Consumer]], list[str]]:
+    """Do the same as `discover`, but return the classes together with the faults.
 
-    With faults there may be classes that were not found.
+    If there are faults, some classes may be missing.
     """
     names = list(packages)
     faults: list[str] = []
@@ -47,7 +47,7 @@ def look_through(packages: Iterable[str]) -> tuple[list[type[Consumer]], list[st
 
 
 def _modules(name: str, faults: list[str]) -> Iterator[ModuleType]:
-    module = _imported(name, faults)
+    module = _import(name, faults)
     if module is None:
         return
     yield module
@@ -56,19 +56,19 @@ def _modules(name: str, faults: list[str]) -> Iterator[ModuleType]:
             yield from _modules(f"{name}.{info.name}", faults)
 
 
-def _imported(name: str, faults: list[str]) -> ModuleType | None:
+def _import(name: str, faults: list[str]) -> ModuleType | None:
     try:
         return import_module(name)
     except (Exception, SystemExit) as error:
-        # A module runs any code of the user's; every fault is wanted, not only the first.
-        faults.append(not_imported(name, error))
+        # Importing a module runs user code; all faults are reported, not only the first.
+        faults.append(describe_import_failure(name, error))
         return None
 
 
-def not_imported(name: str, error: BaseException) -> str:
-    """What is said of a package or module that cannot be imported."""
+def describe_import_failure(name: str, error: BaseException) -> str:
+    """Return the sentence about a package or module that cannot be imported."""
     if "/" in name or "\\" in name or name.endswith(".py"):
-        return f"{name} is a path: write the name of the package: {_meant(name)}"
+        return f"{name} is a path: write the name of the package: {_package_of(name)}"
     text = f"cannot import {name}: {describe_raised(error, name)}"
     here = Path.cwd()
     if isinstance(error, ModuleNotFoundError) and error.name == name.partition(".")[0]:
@@ -77,8 +77,8 @@ def not_imported(name: str, error: BaseException) -> str:
     return text
 
 
-def _meant(path: str) -> str:
-    """The package that somebody means who writes its path."""
+def _package_of(path: str) -> str:
+    """Return the package to write instead of a path."""
     found = Path(path).absolute()
     here = Path.cwd()
     if found.suffix == ".py":

@@ -1,7 +1,7 @@
-"""Decide which of the container's providers fills which parameter, once, before anything is made.
+"""Decide once, before any object is created, which provider fills which parameter.
 
-No wiring: `@inject` silently injects nothing into annotations that are strings, and wiring a
-package runs through all of its members.
+dependency-injector's wiring is not used: `@inject` silently injects nothing where annotations are
+strings, and wiring a package inspects all of its members.
 """
 
 import contextlib
@@ -28,113 +28,112 @@ from workerkit.errors import DeclarationError
 from workerkit.signature import ArgumentSource, Unresolved
 
 PER_CALL = (providers.Factory, providers.Callable, providers.Coroutine)
-"""Providers of what is made for one call; an asynchronous context manager of theirs is entered."""
+"""Providers that create a new object per call; an asynchronous context manager is entered."""
 
 _ITERATED = (AsyncGenerator, AsyncIterable, AsyncIterator, Generator, Iterable, Iterator)
 _MANAGERS = (contextlib.AbstractContextManager, contextlib.AbstractAsyncContextManager)
-# Locks and the like are shared, and entered by whoever takes them.
+# Locks and the like are shared, and user code enters them.
 _SHARED = frozenset({"asyncio", "threading", "_thread", "multiprocessing"})
 
 
 def not_entered(provider: "providers.Provider[Any]", wanted: Any) -> str | None:
-    """Return why a parameter of a call would get something raw, and what to write; else None.
+    """Return why a call parameter would get an unentered manager or a raw generator; else None.
 
-    Whatever only shows when the provider is called is not found here.
+    The text says what to write instead. Faults that only a call of the provider shows are not
+    found here.
 
     Args:
         wanted: The class that the parameter is annotated with. A parameter that is annotated as an
             iterator or a context manager gets it as it is.
     """
     provider = _effective(provider)
-    made = _made_by(provider)
-    if made is None or wanted in _MANAGERS or is_iterated(wanted):
+    target = _target_of(provider)
+    if target is None or wanted in _MANAGERS or is_iterated(wanted):
         return None
     if reason := not_iterated(provider, wanted):
         return reason
-    if isinstance(made, type):
-        return _class_not_entered(made, isinstance(provider, PER_CALL))
-    decorated = inspect.unwrap(made)
+    if isinstance(target, type):
+        return _class_not_entered(target, per_call=isinstance(provider, PER_CALL))
+    decorated = inspect.unwrap(target)
     if inspect.isgeneratorfunction(decorated):
         return _not_asynchronous(decorated, "decorate an `async def` with asynccontextmanager")
     if inspect.isasyncgenfunction(decorated) and not isinstance(provider, PER_CALL):
-        return _not_made_anew(decorated)
+        return _not_per_call(decorated)
     return None
 
 
-def _class_not_entered(made: type, anew: bool) -> str | None:
-    if made.__module__.partition(".")[0] in _SHARED:
+def _class_not_entered(target: type, *, per_call: bool) -> str | None:
+    if target.__module__.partition(".")[0] in _SHARED:
         return None
-    if hasattr(made, "__aenter__"):
-        return None if anew else _not_made_anew(made)
-    # One that is shared is an executor or a connection, which nobody enters for each call.
-    if hasattr(made, "__enter__") and anew:
+    if hasattr(target, "__aenter__"):
+        return None if per_call else _not_per_call(target)
+    # A shared one is an executor or a connection, which is not entered for each call.
+    if hasattr(target, "__enter__") and per_call:
         right = "provide an `async def` decorated with asynccontextmanager that enters it"
-        return _not_asynchronous(made, right)
+        return _not_asynchronous(target, right)
     return None
 
 
-def _not_asynchronous(made: Any, right: str) -> str:
-    found = (
-        f"whose context manager {describe_class(made)} is not asynchronous and would not be entered"
-    )
-    return f"{found}: {right}"
+def _not_asynchronous(target: Any, right: str) -> str:
+    name = describe_class(target)
+    return f"whose context manager {name} is not asynchronous and would not be entered: {right}"
 
 
-def _not_made_anew(made: Any) -> str:
+def _not_per_call(target: Any) -> str:
     return (
-        f"whose context manager {describe_class(made)} would not be entered because it is shared:"
-        f" write providers.Factory({made.__name__}) to enter one for each call, or take it in"
+        f"whose context manager {describe_class(target)} would not be entered because it is shared:"
+        f" write providers.Factory({target.__name__}) to enter one for each call, or take it in"
         " __init__, from a providers.Resource"
     )
 
 
 def not_iterated(provider: "providers.Provider[Any]", wanted: Any) -> str | None:
     """Return why a parameter would get a raw generator, and what to write; else None."""
-    made = _made_by(_effective(provider))
+    target = _target_of(_effective(provider))
     if is_iterated(wanted):
         return None
-    kind = "asynchronous " if inspect.isasyncgenfunction(made) else ""
-    if not kind and not inspect.isgeneratorfunction(made):
+    kind = "asynchronous " if inspect.isasyncgenfunction(target) else ""
+    if not kind and not inspect.isgeneratorfunction(target):
         return None
     right = "decorate it" if kind else "make it an `async def` and decorate it"
     right += " with asynccontextmanager to enter it for each call of `handle`"
     shared = "or write providers.Resource to open it once per process"
-    return (
-        f"whose {kind}generator {describe_class(made)} would be passed as it is: {right}, {shared}"
-    )
+    name = describe_class(target)
+    return f"whose {kind}generator {name} would be passed as it is: {right}, {shared}"
 
 
 def is_iterated(wanted: Any) -> bool:
-    """Whether a parameter is annotated as what a generator is."""
+    """Return whether a parameter is annotated as an iterable or a generator."""
     return wanted in _ITERATED
 
 
 def _effective(provider: "providers.Provider[Any]") -> "providers.Provider[Any]":
-    """The provider that is called: the last one that overrides it, if any does."""
+    """Return the provider that is called: the last override, or the provider itself."""
     while provider.last_overriding is not None:
         provider = provider.last_overriding
     return provider
 
 
-def _made_by(provider: "providers.Provider[Any]") -> Any:
-    """The class or the function that a provider calls; None where it calls nothing of the kind."""
+def _target_of(provider: "providers.Provider[Any]") -> Any:
+    """Return the class or function that a provider calls, or None if it calls neither."""
     if not isinstance(provider, (*PER_CALL, providers.BaseSingleton)):
         return None
-    made = provider.provides
-    return made if isinstance(made, type) or inspect.isroutine(made) else None
+    target = provider.provides
+    return target if isinstance(target, type) or inspect.isroutine(target) else None
 
 
-_NEARLY = 0.75  # As difflib measures how alike two names are.
+_MIN_SIMILARITY = 0.75  # As difflib measures it.
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _YIELDING = ("Iterator", "Generator", "AsyncIterator", "AsyncGenerator", "Iterable")
 
 
 class Injector:
-    """What a container has for the parameters of the user's classes.
+    """Finds the providers for the parameters of the user's classes.
 
-    A parameter gets, in this order: what its marker names (`Annotated[T, Provide["a.b"]]` or
-    `= Provide["a.b"]`), the provider of its own name, the only provider of its type, its default.
+    A parameter is filled by the first of these: the provider that its marker names
+    (`Annotated[T, Provide["a.b"]]` or `= Provide["a.b"]`), the provider of its own name, the only
+    provider of its type, its default.
     """
 
     def __init__(self, container: containers.Container) -> None:
@@ -142,7 +141,7 @@ class Injector:
         self._types = {name: _type_of(provider) for name, provider in container.providers.items()}
 
     def factory(self, class_: type) -> "providers.Factory[Any]":
-        """A provider that makes instances of *class_*.
+        """Create a provider of instances of *class_*.
 
         Raises:
             DeclarationError: Parameters of its constructor that nothing fills, one fault each.
@@ -172,11 +171,11 @@ class Injector:
         return providers.Factory(class_, **filled)
 
     def resolve(self, parameter: inspect.Parameter, type_: Any) -> ArgumentSource:
-        """What fills a parameter of `handle`, asked once per call of it.
+        """Return what fills a parameter of `handle`; it is called once per call of `handle`.
 
         Raises:
-            Unresolved: Nothing fills it, and the text says what there is; or what fills it would
-                have to be entered, and is not.
+            Unresolved: Nothing fills it, and the text lists what is available; or its provider
+                gives a context manager or generator that would not be entered.
         """
         provider = self._provider(parameter, type_)
         if provider is None:
@@ -191,7 +190,7 @@ class Injector:
     def _provider(
         self, parameter: inspect.Parameter, type_: Any
     ) -> "providers.Provider[Any] | None":
-        """The provider for a parameter; None where its default has to do."""
+        """Return the provider for a parameter; None if its default is used."""
         for marker in _markers(parameter, type_):
             return _marked(self._container, marker)
         named = self._container.providers.get(parameter.name)
@@ -203,7 +202,7 @@ class Injector:
             return self._container.providers[fitting[0]]
         if parameter.default is not parameter.empty:
             return None
-        raise Unresolved(self._why_not(parameter.name, wanted, fitting))
+        raise Unresolved(self._explain_missing(parameter.name, wanted, fitting))
 
     def _named(self, provider: "providers.Provider[Any]") -> str:
         kind = type(provider).__name__
@@ -212,7 +211,7 @@ class Injector:
                 return f"provider {name!r}, a {kind}"
         return f"a {kind}"
 
-    def _why_not(self, name: str, wanted: Any, fitting: list[str]) -> str:
+    def _explain_missing(self, name: str, wanted: Any, fitting: list[str]) -> str:
         type_name = getattr(wanted, "__qualname__", str(wanted))
         if fitting:
             return (
@@ -228,7 +227,7 @@ class Injector:
                 "of your package, or choose another one with --container"
             )
         if nearest := difflib.get_close_matches(
-            name, self._container.providers, n=1, cutoff=_NEARLY
+            name, self._container.providers, n=1, cutoff=_MIN_SIMILARITY
         ):
             missing += f"; did you mean {nearest[0]!r}?"
             return f"{missing} The container has {known}"
@@ -257,7 +256,7 @@ def _markers(parameter: inspect.Parameter, type_: Any) -> Iterator[Any]:
 
 
 def _marked(container: containers.Container, marker: Any) -> "providers.Provider[Any]":
-    """The provider that a `Provide[...]` names; this is dependency-injector's own, undocumented."""
+    """Return the provider that a `Provide[...]` names, by an undocumented API of the library."""
     # Imported here because importing it also imports FastAPI, where that is installed.
     from dependency_injector.wiring import ProvidersMap
 
@@ -271,16 +270,16 @@ def _marked(container: containers.Container, marker: Any) -> "providers.Provider
 
 
 def _type_of(provider: "providers.Provider[Any]") -> type | None:
-    """The type of what a provider gives, as far as its declaration tells."""
+    """Return the type of what a provider gives, or None if its declaration does not state it."""
     if isinstance(provider, providers.Object):
         return type(provider())
-    made = getattr(provider, "cls", None) or getattr(provider, "provides", None)
-    if isinstance(made, type):
-        return made
-    if not callable(made):
+    target = getattr(provider, "cls", None) or getattr(provider, "provides", None)
+    if isinstance(target, type):
+        return target
+    if not callable(target):
         return None
     try:
-        returned = get_type_hints(made).get("return")
+        returned = get_type_hints(target).get("return")
     except Exception:
         return None
     if getattr(get_origin(returned), "__name__", "") in _YIELDING:
@@ -289,7 +288,7 @@ def _type_of(provider: "providers.Provider[Any]") -> type | None:
 
 
 def _plain(type_: Any) -> Any:
-    """The class behind `Annotated` and `| None`."""
+    """Return the class inside `Annotated` and `| None`."""
     if get_origin(type_) is Annotated:
         return _plain(get_args(type_)[0])
     if get_origin(type_) in (Union, types.UnionType):
@@ -304,5 +303,5 @@ def _fits(provided: type | None, wanted: Any) -> bool:
     try:
         return issubclass(provided, wanted)
     except TypeError:
-        # A Protocol that is not runtime_checkable: its name has to do.
+        # A Protocol that is not runtime_checkable: only the parameter name can match.
         return False

@@ -52,13 +52,13 @@ def extended_type(settings_type: type[WorkerSettings], sections: Sections) -> ty
             )
     if not missing:
         return settings_type
-    made: type[WorkerSettings] = create_model(
+    extended: type[WorkerSettings] = create_model(
         settings_type.__name__,
         __base__=settings_type,
         __module__=settings_type.__module__,
         **missing,
     )
-    return made
+    return extended
 
 
 def with_sections(

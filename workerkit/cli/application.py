@@ -11,7 +11,7 @@ from dependency_injector import containers
 from pydantic import SecretStr, ValidationError
 
 from workerkit.app.assembly import settings_source
-from workerkit.app.discovery import not_imported
+from workerkit.app.discovery import describe_import_failure
 from workerkit.config.broker_url import DEFAULT_PORTS
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.load import load_settings
@@ -65,7 +65,7 @@ def import_package(package: str) -> None:
     try:
         import_module(package)
     except (Exception, SystemExit) as error:
-        raise DeclarationError(not_imported(package, error)) from error
+        raise DeclarationError(describe_import_failure(package, error)) from error
 
 
 def is_url(target: str) -> bool:

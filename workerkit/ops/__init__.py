@@ -1,1 +1,1 @@
-"""What operators ask a process: is it alive, is it ready, what has it counted."""
+"""Health and metrics pages of a process, for operators."""

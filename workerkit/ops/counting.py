@@ -10,18 +10,18 @@ Labels = tuple[str, ...]
 
 _folding = Lock()
 
-AT_ONCE = 256
-"""So many values of a distribution are put aside before they are sorted into its buckets."""
+FOLD_AFTER = 256
+"""Number of values that a distribution collects before it sorts them into its buckets."""
 
 
 @dataclass(frozen=True, slots=True)
 class Metric:
-    """What is counted or measured.
+    """Name, labels and description of one metric.
 
     Attributes:
-        name: Without the prefix; with the unit at its end, and `_total` behind that of a counter.
-        labels: Names of what tells its series apart; few values each.
-        text: What it says, for people.
+        name: Without the prefix; with the unit at its end, and `_total` after that of a counter.
+        labels: Names of the labels; each has few values.
+        text: The description.
     """
 
     name: str
@@ -31,7 +31,7 @@ class Metric:
 
 
 class Count:
-    """How often something happened, under one set of labels."""
+    """The count of one set of labels."""
 
     __slots__ = ("value",)
 
@@ -40,46 +40,45 @@ class Count:
 
 
 class Distribution:
-    """The values of something, under one set of labels.
+    """The distribution of the values of one set of labels.
 
-    Values are put aside and looked at many at once: sorted, they need one look for each bucket, and
-    to put one aside costs 0.05 µs where `observe` of prometheus_client costs more than one.
+    Values are collected, and then sorted into the buckets many at a time, with one search for each
+    bucket. Collecting one costs 0.05 µs; `observe` of prometheus_client costs more than 1 µs.
 
     Attributes:
-        put_aside: Adds one value, without any look at how many there are: `fold` is up to the
-            caller then.
+        collect: Adds one value without checking their number: the caller has to call `fold`.
     """
 
-    __slots__ = ("_aside", "_bounds", "_counts", "_total", "put_aside")
+    __slots__ = ("_bounds", "_collected", "_counts", "_total", "collect")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
         self._counts = [0] * (len(bounds) + 1)
         self._total = 0.0
-        self._aside: list[float] = []
-        self.put_aside: Callable[[float], None] = self._aside.append
+        self._collected: list[float] = []
+        self.collect: Callable[[float], None] = self._collected.append
 
     def observe(self, value: float) -> None:
         """Add one value."""
-        self._aside.append(value)
-        if len(self._aside) >= AT_ONCE:
+        self._collected.append(value)
+        if len(self._collected) >= FOLD_AFTER:
             self.fold()
 
     def fold(self) -> None:
-        """Sort what was put aside into the buckets."""
-        # Whoever reads may do so in another thread, while more is put aside.
+        """Sort the collected values into the buckets."""
+        # A reader may run in another thread while values are added.
         with _folding:
-            values = sorted(self._aside)
-            del self._aside[: len(values)]
+            values = sorted(self._collected)
+            del self._collected[: len(values)]
             for index, bound in enumerate(self._bounds):
                 self._counts[index] += bisect_right(values, bound)
             self._counts[-1] += len(values)
             self._total += sum(values)
 
     def read(self) -> tuple[Sequence[int], float]:
-        """For each bucket, how many values are in it or below, and the sum of all.
+        """Return the cumulative count of each bucket, and the sum of all values.
 
-        A value on a bound is below it.
+        A value on a bound belongs to the bucket below it.
         """
         self.fold()
         with _folding:
@@ -87,28 +86,28 @@ class Distribution:
 
 
 class Counter:
-    """How often something happened."""
+    """A counter with labels."""
 
     def __init__(self, metric: Metric) -> None:
         self.metric = metric
         self.series: dict[Labels, Count] = {}
 
     def of(self, *labels: str) -> Count:
-        """The count of these labels, for those who keep it."""
+        """Return the count of these labels; callers may keep it."""
         if labels not in self.series:
             self.series[labels] = Count()
         return self.series[labels]
 
     def add(self, *labels: str) -> None:
-        """It happened once more."""
+        """Add 1."""
         self.of(*labels).value += 1
 
 
 class Histogram:
-    """How large the values of something were.
+    """A histogram with labels.
 
     Args:
-        bounds: Upper ones of the buckets, ascending; one more bucket takes what is above them.
+        bounds: Upper bounds of the buckets, ascending; one more bucket has the values above them.
     """
 
     def __init__(self, metric: Metric, bounds: Sequence[float]) -> None:
@@ -117,7 +116,7 @@ class Histogram:
         self.series: dict[Labels, Distribution] = {}
 
     def of(self, *labels: str) -> Distribution:
-        """The distribution of these labels, for those who keep it."""
+        """Return the distribution of these labels; callers may keep it."""
         if labels not in self.series:
             self.series[labels] = Distribution(self.bounds)
         return self.series[labels]
@@ -131,8 +130,8 @@ DELIVERIES = Metric(
     "deliveries_total",
     "counter",
     ("consumer", "source", "outcome"),
-    "Deliveries settled; outcome is ack, requeue, reject, dead_letter, retry, or lost where the"
-    " connection was gone before",
+    "Settled deliveries; outcome is ack, requeue, reject, dead_letter, retry, or lost if the"
+    " connection was lost first",
 )
 HANDLER_SECONDS = Metric(
     "handler_seconds",
@@ -147,12 +146,12 @@ DELIVERY_AGE = Metric(
     "From the timestamp of a delivery, whole seconds on AMQP, to its settlement; only with"
     " METRICS__AGE",
 )
-IN_FLIGHT = Metric("in_flight", "gauge", ("consumer",), "Calls of handle that run")
+IN_FLIGHT = Metric("in_flight", "gauge", ("consumer",), "Running calls of handle")
 RETRIES = Metric(
     "retries_total",
     "counter",
     ("consumer", "source", "error"),
-    "Deliveries to be tried again; error is the class raised, empty where the handler decided",
+    "Deliveries to be retried; error is the exception class, empty if the handler decided",
 )
 DEAD_LETTERS = Metric(
     "dead_letters_total",
@@ -170,7 +169,7 @@ LEADER = Metric(
     "periodic_leader",
     "gauge",
     ("consumer",),
-    "1 where this process runs a task with singleton, 0 where another one does or none",
+    "1 if this process holds the lease of a task with singleton, else 0",
 )
 LAST_EVENT_AGE = Metric(
     "last_event_age_seconds",
@@ -178,7 +177,7 @@ LAST_EVENT_AGE = Metric(
     ("consumer", "source"),
     "Since the last event of a stream; absent before the first",
 )
-READY = Metric("ready", "gauge", (), "1 where /health/ready says 200, else 0")
+READY = Metric("ready", "gauge", (), "1 if /health/ready responds with 200, else 0")
 PUBLISHES = Metric(
     "publishes_total",
     "counter",
@@ -193,7 +192,7 @@ CONNECTIONS = Metric(
     "connections_total",
     "counter",
     ("connection", "role"),
-    "Connections made, to brokers and to servers of event streams; all after the first are "
+    "Connections opened, to brokers and to servers of event streams; all after the first are "
     "reconnections",
 )
 CONNECTION_FAILURES = Metric(
@@ -209,26 +208,26 @@ HTTP_SECONDS = Metric(
     "http_request_seconds",
     "histogram",
     ("route", "method", "status"),
-    "From a request to the answer; route is the template, such as /orders/{order_id}, and empty "
+    "From a request to its response; route is the template, such as /orders/{order_id}, and empty "
     "where there is no view",
 )
 HTTP_REQUEST_SIZE = Metric(
     "http_request_size_bytes",
     "histogram",
     ("route", "method", "status"),
-    "Bodies of requests; without those that nobody counted",
+    "Sizes of request bodies; without those of unknown size",
 )
 HTTP_RESPONSE_SIZE = Metric(
     "http_response_size_bytes",
     "histogram",
     ("route", "method", "status"),
-    "Bodies of answers; without streams",
+    "Sizes of response bodies; without streams",
 )
 LOOP_LAG = Metric(
     "loop_lag_seconds",
     "histogram",
     (),
-    "How much too late the event loop came to a timer, looked at twice a second",
+    "Delay of a timer of the event loop, measured twice a second",
 )
 
 METRICS = (

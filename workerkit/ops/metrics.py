@@ -1,4 +1,4 @@
-"""What a process counts, as Prometheus reads it.
+"""The metrics of a process, as Prometheus reads them.
 
 Observing costs half a microsecond per message, which is why nothing here is one of
 prometheus_client's own metrics: a labelled `Histogram.observe` of theirs takes several.
@@ -31,7 +31,6 @@ from workerkit.errors import (
 from workerkit.health import Readiness, State
 from workerkit.observe import ConnectionEvent, Published, Settled, Unhandled
 from workerkit.ops.counting import (
-    AT_ONCE,
     CONNECTION_FAILURES,
     CONNECTION_LOSSES,
     CONNECTIONS,
@@ -39,6 +38,7 @@ from workerkit.ops.counting import (
     DEAD_LETTERS,
     DELIVERIES,
     DELIVERY_AGE,
+    FOLD_AFTER,
     HANDLER_SECONDS,
     HTTP_REQUEST_SIZE,
     HTTP_RESPONSE_SIZE,
@@ -59,7 +59,7 @@ from workerkit.ops.counting import (
     Metric,
 )
 
-# A child stands before its parent.
+# Subclasses come before their base classes.
 _PUBLISH_OUTCOMES: dict[type[PublishError], str] = {
     Unroutable: "unroutable",
     PublishRefused: "refused",
@@ -117,11 +117,11 @@ class _Source:
         self.acks = acks
         self.seconds = seconds
         self.requests: dict[tuple[str, int], _Requests] | None = {} if answered else None
-        self.left = AT_ONCE
+        self.left = FOLD_AFTER
 
     def fold(self) -> None:
-        """See to it that what is put aside does not pile up."""
-        self.left = AT_ONCE
+        """Sort the collected values, so that they do not accumulate."""
+        self.left = FOLD_AFTER
         self.seconds.fold()
         for measured in (self.requests or {}).values():
             for each in measured:
@@ -129,13 +129,13 @@ class _Source:
 
 
 class Metrics:
-    """An observer that counts, and a collector that hands out what it has counted.
+    """An observer that counts, and a Prometheus collector of the counts.
 
     Args:
-        readiness: Asked for what is measured at the moment of reading.
+        readiness: Has the values of the gauges.
 
     Attributes:
-        registry: Of this process alone, so that two in one interpreter do not clash.
+        registry: One for each instance, so that two in one interpreter do not clash.
     """
 
     def __init__(self, settings: MetricsSettings, readiness: Readiness) -> None:
@@ -159,7 +159,7 @@ class Metrics:
         self._response_sizes = self._histogram(HTTP_RESPONSE_SIZE, _SIZES)
         self._lags = self._histogram(LOOP_LAG, _LAGS)
         self._known: dict[tuple[str, str], _Source] = {}
-        # By the source alone, which mostly has one consumer; else the one that was last.
+        # By source alone, for speed: most have one consumer; else the one of the last record.
         self._sources: dict[str, _Source] = {}
         self.registry = CollectorRegistry()
         self.registry.register(self)
@@ -174,17 +174,17 @@ class Metrics:
             its.acks.value += 1
         else:
             self._not_acknowledged(record)
-        its.seconds.put_aside(seconds)
+        its.seconds.collect(seconds)
         if its.requests is not None:
-            self._answered(its.requests, source, delivery)
+            self._observe_request(its.requests, source, delivery)
         its.left -= 1
         if not its.left:
             its.fold()
         if self._measures_age:
-            self._aged(consumer, source, delivery)
+            self._observe_age(consumer, source, delivery)
 
     def unhandled(self, record: Unhandled) -> None:
-        """Count a request that no view has got."""
+        """Count a request that reached no view."""
         measured = self._measures(record.route, record.method, record.status)
         measured.seconds.observe(record.seconds)
         measured.request_sizes.observe(record.request_size)
@@ -205,44 +205,44 @@ class Metrics:
         self._connections.add(record.name, record.role)
 
     def connection_failed(self, record: ConnectionEvent) -> None:
-        """Count an attempt in vain."""
+        """Count a failed attempt to connect."""
         self._failures.add(record.name, record.role)
 
     def connection_lost(self, record: ConnectionEvent) -> None:
-        """Count a loss."""
+        """Count a lost connection."""
         self._losses.add(record.name, record.role)
 
     def lagged(self, seconds: float) -> None:
-        """The event loop came so much too late to a timer."""
+        """Observe how late a timer of the event loop ran."""
         self._lags.observe(max(seconds, 0.0))
 
     def collect(self) -> Iterator[Family]:
-        """What Prometheus reads."""
+        """Yield all metrics for Prometheus."""
         for counter in self._counters:
             counts = {labels: count.value for labels, count in counter.series.items()}
-            yield self._gathered(CounterMetricFamily, counter.metric, counts)
+            yield self._family(CounterMetricFamily, counter.metric, counts)
         for histogram in self._histograms:
-            yield self._measured(histogram)
+            yield self._histogram_family(histogram)
         health, now = self._readiness.health, monotonic()
-        yield self._gathered(
+        yield self._family(
             GaugeMetricFamily, IN_FLIGHT, {(each.consumer,): each.in_flight() for each in health}
         )
         states: dict[Labels, float] = {
             (each.consumer, state): float(each.state is state) for each in health for state in State
         }
-        yield self._gathered(GaugeMetricFamily, CONSUMER_STATE, states)
+        yield self._family(GaugeMetricFamily, CONSUMER_STATE, states)
         leaders: dict[Labels, float] = {
             (each.consumer,): float(role == "leader") for each in health if (role := each.role())
         }
-        yield self._gathered(GaugeMetricFamily, LEADER, leaders)
+        yield self._family(GaugeMetricFamily, LEADER, leaders)
         ages: dict[Labels, float] = {
             (each.consumer, part.source): now - part.last_event
             for each in health
             for part in each.parts
             if part.last_event is not None
         }
-        yield self._gathered(GaugeMetricFamily, LAST_EVENT_AGE, ages)
-        yield self._gathered(GaugeMetricFamily, READY, {(): float(self._readiness.ready)})
+        yield self._family(GaugeMetricFamily, LAST_EVENT_AGE, ages)
+        yield self._family(GaugeMetricFamily, READY, {(): float(self._readiness.ready)})
 
     def _counter(self, metric: Metric) -> Counter:
         self._counters.append(Counter(metric))
@@ -253,7 +253,7 @@ class Metrics:
         return self._histograms[-1]
 
     def _source(self, record: Settled) -> _Source:
-        """That of a record which is none of the consumer that was last."""
+        """Return the counters of the consumer and source of a record."""
         labels = record.consumer, record.source
         if labels not in self._known:
             self._known[labels] = _Source(
@@ -278,18 +278,20 @@ class Metrics:
         elif record.action is Action.DEAD_LETTER:
             self._dead_letters.add(*labels, name)
 
-    def _answered(self, known: dict[tuple[str, int], _Requests], route: str, request: Any) -> None:
+    def _observe_request(
+        self, known: dict[tuple[str, int], _Requests], route: str, request: Any
+    ) -> None:
         answered: Answered = request
         key = answered.method, answered.status
         measured = known.get(key)
         if measured is None:
             measured = self._measures(route, *key)
             known[_known(answered.method), answered.status] = measured
-        measured[0].put_aside(answered.seconds)
+        measured[0].collect(answered.seconds)
         if (size := answered.request_size) is not None:
-            measured[1].put_aside(size)
+            measured[1].collect(size)
         if (size := answered.response_size) is not None:
-            measured[2].put_aside(size)
+            measured[2].collect(size)
 
     def _measures(self, route: str, method: str, status: int) -> _Requests:
         labels = route, _known(method), str(status)
@@ -299,13 +301,13 @@ class Metrics:
             self._response_sizes.of(*labels),
         )
 
-    def _aged(self, consumer: str, source: str, delivery: Delivery) -> None:
+    def _observe_age(self, consumer: str, source: str, delivery: Delivery) -> None:
         sent = getattr(delivery, "timestamp", None)
         if isinstance(sent, datetime):
             # The sender's clock may be ahead of ours.
             self._ages.observe(max(time() - sent.timestamp(), 0.0), consumer, source)
 
-    def _gathered(
+    def _family(
         self,
         family: type[CounterMetricFamily] | type[GaugeMetricFamily],
         metric: Metric,
@@ -316,7 +318,7 @@ class Metrics:
             gathered.add_metric([str(each) for each in labels], value)
         return gathered
 
-    def _measured(self, histogram: Histogram) -> Family:
+    def _histogram_family(self, histogram: Histogram) -> Family:
         metric = histogram.metric
         name = f"{self._prefix}_{metric.name}"
         measured = HistogramMetricFamily(name, metric.text, labels=metric.labels)
@@ -331,5 +333,5 @@ class Metrics:
 
 
 def _known(method: str) -> str:
-    """A client may send any word as method, and labels have to stay few."""
+    """Return the method, or "other": clients may send any word, and labels need few values."""
     return method if method in _METHODS else "other"

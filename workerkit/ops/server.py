@@ -1,4 +1,4 @@
-"""The ops server: health and metrics pages on a port of their own."""
+"""The ops server: health and metrics pages on a separate port."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,12 +21,12 @@ UNAVAILABLE = 503
 
 
 def live() -> tuple[int, dict[str, Any]]:
-    """That anybody answers is what it says: the event loop turns. It knows no broker."""
+    """Respond that the event loop runs, whatever the state of any broker."""
     return OK, {"status": "alive"}
 
 
 def ready(readiness: Readiness) -> tuple[int, dict[str, Any]]:
-    """Whether the process should be given work."""
+    """Respond whether the process is ready for work."""
     obstacles = readiness.obstacles()
     status = "not ready" if obstacles else "ready"
     body = {"status": status, "reasons": obstacles, "consumers": _consumers(readiness)}
@@ -34,7 +34,7 @@ def ready(readiness: Readiness) -> tuple[int, dict[str, Any]]:
 
 
 def startup(readiness: Readiness) -> tuple[int, dict[str, Any]]:
-    """Whether every consumer was ready once, whatever has become of it since."""
+    """Respond whether every consumer has been ready at least once."""
     started = readiness.was_ready
     reasons = [] if started else readiness.obstacles()
     status = "started" if started else "starting"
@@ -42,17 +42,17 @@ def startup(readiness: Readiness) -> tuple[int, dict[str, Any]]:
     return OK if started else UNAVAILABLE, body
 
 
-def metrics(own: Collector, accept: str) -> tuple[bytes, str]:
-    """What was counted here, and what users count with prometheus_client's own metrics.
+def metrics(ours: Collector, accept: str) -> tuple[bytes, str]:
+    """Return the metrics page: ours, and those of prometheus_client's default registry.
 
     Args:
-        accept: The header that says which of Prometheus' formats the reader knows.
+        accept: The Accept header, which selects one of Prometheus' formats.
 
     Returns:
         The page, and its content type.
     """
     encode, content_type = choose_encoder(accept)
-    return encode(_Together([own, REGISTRY])), content_type
+    return encode(_CombinedCollector([ours, REGISTRY])), content_type
 
 
 def _consumers(readiness: Readiness) -> dict[str, dict[str, Any]]:
@@ -60,15 +60,15 @@ def _consumers(readiness: Readiness) -> dict[str, dict[str, Any]]:
 
 
 def _consumer(health: Health) -> dict[str, Any]:
-    said: dict[str, Any] = {"state": health.state.value, "reason": health.reason}
+    fields: dict[str, Any] = {"state": health.state.value, "reason": health.reason}
     if role := health.role():
-        said["role"] = role
+        fields["role"] = role
     if streams := {part.source: told for part in health.parts if (told := part.told())}:
-        said["streams"] = streams
-    return said
+        fields["streams"] = streams
+    return fields
 
 
-class _Together(Collector):
+class _CombinedCollector(Collector):
     """Several registries on one page."""
 
     def __init__(self, collectors: Sequence[Collector]) -> None:
@@ -79,11 +79,11 @@ class _Together(Collector):
             yield from collector.collect()
 
 
-_MAX_BODY = 1024  # Nobody has to send one.
+_MAX_BODY = 1024  # No page reads one.
 
 
 class OpsServer:
-    """Answers from before the first connection is tried until the last one is closed.
+    """Serves the pages from before the first attempt to connect until the last connection closed.
 
     Args:
         metrics: None for no page of metrics.
@@ -102,7 +102,7 @@ class OpsServer:
 
     @property
     def url(self) -> str:
-        """Where it listens; before `open`, where it is to."""
+        """Return where it listens, or before `open`, where it will."""
         port = URL(self._server.url).port if self._server is not None else self._port
         return str(URL.build(scheme="http", host=self._host, port=port))
 
@@ -110,7 +110,7 @@ class OpsServer:
         """Listen.
 
         Raises:
-            OSError: It cannot.
+            OSError: The port cannot be opened.
         """
         limit = max_connections(self._settings.max_connections, "ops")
         server = HTTPServer(
@@ -121,12 +121,12 @@ class OpsServer:
         router.add_get("/health/ready", self._ready)
         router.add_get("/health/startup", self._startup)
         if self._metrics is not None:
-            router.add_get(self._path, self._counted)
+            router.add_get(self._path, self._metrics_page)
         await server.listen()
         self._server = server
 
     async def close(self) -> None:
-        """Close the port, and the connections of those who read."""
+        """Close the port and all connections to it."""
         if self._server is not None:
             self._server.stop_accepting()
             await self._server.close()
@@ -140,7 +140,7 @@ class OpsServer:
     async def _startup(self, _: web.Request) -> web.Response:
         return _json(*startup(self._readiness))
 
-    async def _counted(self, request: web.Request) -> web.Response:
+    async def _metrics_page(self, request: web.Request) -> web.Response:
         assert self._metrics is not None
         accept = ", ".join(request.headers.getall("Accept", []))
         body, content_type = metrics(self._metrics.registry, accept)
@@ -148,5 +148,5 @@ class OpsServer:
 
 
 def _json(status: int, body: dict[str, object]) -> web.Response:
-    # A probe wants today's answer, whoever stands between.
+    # Proxies must not cache the response to a probe.
     return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})

@@ -1,4 +1,4 @@
-"""Consumers out of a container, and containers with some of their providers replaced."""
+"""Create consumers from a container, and replace providers of a container."""
 
 import asyncio
 from collections.abc import Iterator
@@ -15,7 +15,7 @@ T = TypeVar("T")
 
 
 def build(class_: type[T], container: containers.Container) -> T:
-    """Make a consumer with what a container has for its constructor, as the Runner does.
+    """Create a consumer from a container, as the Runner does.
 
     Raises:
         DeclarationError: Nothing fills a parameter; or what fills it is asynchronous and not
@@ -25,7 +25,7 @@ def build(class_: type[T], container: containers.Container) -> T:
     waiting = []
     for name, provider in Injector(container).factory(class_).kwargs.items():
         value = provider() if isinstance(provider, providers.Provider) else provider
-        # Once anything is asynchronous, even a value that is ready comes in a future.
+        # If anything is asynchronous, even a value that is ready comes in a future.
         if not asyncio.isfuture(value):
             values[name] = value
         elif value.done():
@@ -44,8 +44,8 @@ def build(class_: type[T], container: containers.Container) -> T:
 def override(container: containers.Container, **replacements: Any) -> Iterator[None]:
     """Replace providers of *container* inside the block, by values or by other providers.
 
-    Singletons are forgotten on both sides, so nothing made with a replacement outlives the block,
-    and nothing made before it is used inside. Blocks nest.
+    Singletons are reset at both ends of the block, so nothing created with a replacement outlives
+    it, and nothing created before it is used inside. Blocks nest.
 
     Raises:
         DeclarationError: The container has no such provider.

@@ -1,4 +1,4 @@
-"""What a handler is called with, and publishes to, when there is no broker."""
+"""Fake messages, events and publisher, for tests without a broker."""
 
 import inspect
 from collections.abc import Iterable, Mapping
@@ -44,7 +44,7 @@ def fake_message(
     redelivered: bool = False,
     attempt: int = 1,
 ) -> AMQPMessage[Any]:
-    """Make a message that came from nowhere.
+    """Create a message without a broker.
 
     `accept()` and `reject()` are recorded in its `fate`, as in a real one: None while the handler
     has not decided.
@@ -83,7 +83,7 @@ def fake_event(
     route: str = "/",
     attempt: int = 1,
 ) -> SSEEvent[Any]:
-    """Make a Server-Sent Event that came from nowhere; its `fate` records what was decided."""
+    """Create a Server-Sent Event without a server; its `fate` records the decision."""
     event: SSEEvent[Any] = SSEEvent(
         encode(body)[0].decode(), name=name, id=id, route=route, attempt=attempt
     )
@@ -108,11 +108,11 @@ class Published:
 
 
 class FakePublisher(Publisher):
-    """Takes the place of the container's `publisher` and remembers what was published.
+    """A replacement of the container's `publisher` that records what was published.
 
     Attributes:
-        published: In order.
-        error: Raised by each publish, where it is set.
+        published: The messages, in order.
+        error: If set, each publish raises it.
     """
 
     connects = False
@@ -123,10 +123,10 @@ class FakePublisher(Publisher):
         self.error: Exception | None = None
 
     def open(self, settings: WorkerSettings) -> None:
-        """There is nothing to open."""
+        """Do nothing."""
 
     async def close(self) -> None:
-        """There is nothing to close."""
+        """Do nothing."""
 
     async def publish(
         self,
@@ -151,29 +151,29 @@ class FakePublisher(Publisher):
         mandatory: bool = True,
         timeout: float = 10.0,
     ) -> str:
-        """Remember a message.
+        """Record a message.
 
         Raises:
             TypeError, ValueError: A real publisher would not accept it either.
         """
         given = {name: value for name, value in locals().items() if name != "self"}
-        return self._remember(**given)
+        return self._record(**given)
 
     async def publish_many(
         self, bodies: Iterable[object], routing_key: str, *, window: int = 100, **more: Any
     ) -> list[str]:
-        """Remember many messages."""
+        """Record many messages."""
         return [await self.publish(body, routing_key, **more) for body in bodies]
 
     def publish_threadsafe(self, body: object, routing_key: str, **more: Any) -> str:
-        """Remember a message."""
-        return self._remember(body, routing_key, **more)
+        """Record a message."""
+        return self._record(body, routing_key, **more)
 
     async def declare(self, queue: Queue, connection: str, vhost: str | None) -> bool:
         """Declare nothing: no queue is missing."""
         return False
 
-    def _remember(self, body: object, routing_key: str, **given: Any) -> str:
+    def _record(self, body: object, routing_key: str, **given: Any) -> str:
         _PUBLISH.bind(self, body, routing_key, **given)
         outgoing.check_types({**given, "routing_key": routing_key})
         of_message = {

@@ -1,4 +1,4 @@
-"""What became of one delivery, as a test wants to read it."""
+"""The outcome of one delivery, for assertions of tests."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -13,10 +13,10 @@ class Record:
 
     Attributes:
         action: `ack`, `requeue`, `reject` or `dead_letter`; `lost` where the connection was gone.
-        body: As the handler got it; the raw bytes where they did not fit; None where there were
-            more than `max_message_size` allows.
-        attempt: Which try it was, from 1.
-        reason: What the handler raised, or why the body did not fit; empty when all went well.
+        body: As passed to the handler; the raw bytes if they are invalid; None if they exceed
+            `max_message_size`.
+        attempt: The number of the attempt, from 1.
+        reason: What the handler raised, or why the body is invalid; empty if neither.
     """
 
     consumer: str
@@ -28,7 +28,7 @@ class Record:
 
     @classmethod
     def of(cls, settled: Settled) -> "Record":
-        """Read it off what observers get."""
+        """Create it from the record that observers get."""
         error = settled.outcome.error
         delivery = settled.delivery
         return cls(

@@ -1,4 +1,4 @@
-"""Notice in a test that a delivery fails again and again, and would do so for ever."""
+"""Detect in a test a delivery that is requeued without end."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +12,7 @@ from workerkit.observe import Settled
 
 @dataclass(slots=True)
 class _Count:
-    """How often one delivery was tried again, and why the last time."""
+    """The number of requeues of one delivery, and the last error."""
 
     delivery: Delivery
     consumer: str
@@ -21,9 +21,9 @@ class _Count:
 
 
 class Requeues:
-    """Counts for each delivery how often it was requeued.
+    """Counts the requeues of each delivery.
 
-    A retry counts where nothing limits their number: without a policy.
+    A retry counts only without a policy, because then nothing limits the number.
 
     Attributes:
         last: The last record with an error; None before.
@@ -36,7 +36,7 @@ class Requeues:
         self.last: Settled | None = None
 
     def note(self, record: Settled) -> None:
-        """Count what was settled."""
+        """Count a settled delivery."""
         if record.outcome.error is not None:
             self.last = record
         if record.lost:
@@ -66,8 +66,8 @@ class Requeues:
 
 
 def _identity(delivery: Delivery) -> object:
-    """What a delivery has in common with itself when it is redelivered."""
-    # Others stay the same object; it is kept as long as it is counted.
+    """Return what stays the same when a delivery is redelivered."""
+    # Other deliveries stay the same object, which is kept while it is counted.
     return delivery.fingerprint if isinstance(delivery, AMQPMessage) else id(delivery)
 
 
@@ -80,7 +80,7 @@ def _text(count: _Count, limit: int) -> str:
     why = (
         f"the handler raised {describe_error(count.error)}"
         if count.error
-        else "the handler asked for it"
+        else "the handler requested it"
     )
     return (
         f"{count.consumer}: {what} was requeued more than {limit} times, and nothing ends "

@@ -1,4 +1,4 @@
-"""A whole application in the test's own process: real sockets, real protocol, no RabbitMQ."""
+"""Run a whole application in the process of a test: real sockets and protocol, no RabbitMQ."""
 
 import asyncio
 import socket
@@ -34,7 +34,7 @@ from workerkit.testing.used_transports import UsedTransports
 
 _LOOPBACK = "127.0.0.1"
 _HERE = {_LOOPBACK, "localhost", "::1", "0.0.0.0", "::"}
-_LOOK_EVERY = 0.005
+_POLL_INTERVAL = 0.005
 _TURNS = 40
 _START_DEADLINE = 10.0
 _IDLE_DEADLINE = 10.0
@@ -101,7 +101,7 @@ class Application:
             waiting = self._waiting()
             if pending == list(waiting):
                 self.broker.advance(min(waiting.values()))
-            await asyncio.sleep(_LOOK_EVERY)
+            await asyncio.sleep(_POLL_INTERVAL)
 
     async def tick(self, name: str, *, max_requeues: int | None = _MAX_REQUEUES) -> None:
         """Let a periodic task run once, and wait for it; by itself none runs in a test.
@@ -118,14 +118,14 @@ class Application:
         call = asyncio.create_task(self._transports.periodic.tick(name))
         try:
             while not call.done():
-                await asyncio.wait([call], timeout=_LOOK_EVERY)
+                await asyncio.wait([call], timeout=_POLL_INTERVAL)
                 self._requeues.check(max_requeues)
             await call
         finally:
             await cancel_and_wait([call])
 
     def settled(self, name: str) -> list[Record]:
-        """Return what became of the deliveries of one consumer, in order.
+        """Return the records of the deliveries of one consumer, in order.
 
         Raises:
             KeyError: No consumer of that name runs.
@@ -198,7 +198,7 @@ class Application:
         }
 
     def _names(self, vhost: str) -> list[str]:
-        """The names of the queues of a virtual host."""
+        """Return the names of the queues of a virtual host."""
         if vhost not in self._vhosts:
             raise KeyError(f"no vhost {vhost!r}{_others(sorted(self._vhosts))}")
         return self.broker.queues(vhost)
@@ -225,18 +225,18 @@ async def running(
     only: Sequence[str | type[Consumer]] = (),
     behaves_as: str = LATEST,
 ) -> AsyncIterator[Application]:
-    """Run the consumers of *packages* on a broker of their own inside the block.
+    """Run the consumers of *packages* on an embedded broker inside the block.
 
-    Every AMQP connection of the settings leads to that broker, and so do all virtual hosts. Views
+    Every AMQP connection of the settings leads to that broker, with all virtual hosts. Views
     are served on a free port, `app.http.url`; a connection of `settings.sse` that leads to host and
-    port of `settings.http` leads there, too. Everything else is the container's.
+    port of `settings.http` leads there, too. Everything else comes from the container.
 
     Args:
         only: Names of the consumers to run, or their classes; none means all.
         behaves_as: The version of RabbitMQ that the broker behaves as: "3.10", "4.0" or "4.3".
 
     Raises:
-        TypeError: *packages* or *only* is no list.
+        TypeError: *packages* or *only* is not a list.
         StartError: The application cannot start, or did not stop cleanly.
     """
     runner = Runner(container, packages=packages, only=only)
@@ -249,8 +249,8 @@ async def running(
                 stack.enter_context(provider.override(providers.Object(value)))
 
             settings: WorkerSettings = container.providers["settings"]()
-            pointed = _pointed(settings, broker, port)
-            put("settings", pointed)
+            redirected = _redirected(settings, broker, port)
+            put("settings", redirected)
             stack.enter_context(transports.put_into(container))
             if getattr(container.providers["publisher"](), "connects", False):
                 put("publisher", Publisher())
@@ -260,7 +260,7 @@ async def running(
             put("observers", [*container.providers["observers"](), application._observe])
             async with runner.running():
                 await _ready(runner)
-                application._publisher.open(pointed)
+                application._publisher.open(redirected)
                 if transports.http is not None and transports.http.url:
                     application.http.open(transports.http.url)
                 try:
@@ -279,22 +279,22 @@ def _free_port() -> Iterator[int]:
         yield reserved.getsockname()[1]
 
 
-def _pointed(settings: WorkerSettings, broker: EmbeddedBroker, port: int) -> WorkerSettings:
-    """The settings with what leads to RabbitMQ and to the views leading to those of the test."""
+def _redirected(settings: WorkerSettings, broker: EmbeddedBroker, port: int) -> WorkerSettings:
+    """Return the settings with all connections to RabbitMQ and the views redirected to the test."""
     http = {"host": _LOOPBACK, "port": port, "reuse_port": True}
     return settings.with_amqp(_connections(settings, broker)).model_copy(
         update={
             "http": settings.http.model_copy(update=http),
             "sse": {
-                name: _followed(connection, settings.http, port)
+                name: _redirected_stream(connection, settings.http, port)
                 for name, connection in settings.sse.items()
             },
         }
     )
 
 
-def _followed(connection: SSESettings, http: HTTPSettings, port: int) -> SSESettings:
-    """The connection, to *port* if it leads to the application's own views."""
+def _redirected_stream(connection: SSESettings, http: HTTPSettings, port: int) -> SSESettings:
+    """Return the connection, to *port* if it leads to the views of this application."""
     url = URL(connection.url.get_secret_value())
     here = url.host == http.host or {url.host, http.host} <= _HERE
     if not here or (url.scheme, url.port) != ("http", http.port):
@@ -332,7 +332,7 @@ def _connections(settings: WorkerSettings, broker: EmbeddedBroker) -> dict[str, 
 
 
 def _queues_read(assembly: Assembly) -> set[tuple[str, str]]:
-    """The queues that consumers read from, each with its virtual host."""
+    """Return the queues that consumers read from, each with its virtual host."""
     return {
         (assembly.settings.amqp[each.connection.casefold()].vhost_name(each.vhost), queue.name)
         for each in (declared.options for declared in assembly.declared)
@@ -348,4 +348,4 @@ async def _ready(runner: Runner) -> None:
         if loop.time() > until:
             waiting = [each for each in runner.health if each.reason]
             raise RunError(*(f"{each.consumer} is not ready: {each.reason}" for each in waiting))
-        await asyncio.sleep(_LOOK_EVERY)
+        await asyncio.sleep(_POLL_INTERVAL)

@@ -1,4 +1,4 @@
-"""The transports of a test, and what is not settled in them."""
+"""The transports of a test, and their unsettled deliveries."""
 
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -40,7 +40,7 @@ class UsedTransports:
         return found
 
     def skip_waits(self) -> None:
-        """Have every transport handle now what it would handle later."""
+        """Skip the waits of every transport."""
         for transport in self._used:
             if isinstance(transport, Idles):
                 transport.skip_waits()
