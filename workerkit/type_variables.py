@@ -26,7 +26,7 @@ def hints(method: Callable[..., Any], of: type | None) -> dict[str, Any]:
 
 
 def variables(type_: Any) -> tuple[Any, ...]:
-    """The type variables in a type that nobody has filled."""
+    """Return the type variables in a type that have no value."""
     if isinstance(type_, TypeVar):
         return (type_,)
     if isinstance(type_, type) and get_origin(type_) is None:
