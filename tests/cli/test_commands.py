@@ -70,7 +70,7 @@ def test_list_for_people(tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert first == "OrderPlaced  amqp  orders, orders/priority  (app.consumers.OrderPlaced)"
     assert "    concurrency = 64  [environment]" in options
-    assert "    timeout = 300.0  [framework]" in options
+    assert "    timeout = 300.0  [default]" in options
 
 
 @pytest.mark.parametrize("arguments", [["--version"], ["--help"], ["run", "--help"]])
@@ -163,8 +163,8 @@ def test_settings_of_another_class(tmp_path: Path, field: str, command: str) -> 
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "provider 'settings' makes app.container.Own (container.py:6), which is no WorkerSettings: "
-        "derive its class from workerkit.WorkerSettings\n"
+        "provider 'settings' makes app.container.Own (container.py:6), which is not a "
+        "WorkerSettings: derive its class from workerkit.WorkerSettings\n"
     )
 
 
