@@ -26,7 +26,7 @@ class ChaoticStream:
 
     Attributes:
         ids: The `Last-Event-ID` of each request.
-        fates: How often each thing went wrong.
+        fates: The number of failures of each kind.
     """
 
     def __init__(self, last: int, *, dice: random.Random, calm: bool = False) -> None:

@@ -1,6 +1,6 @@
 """A simple AMQP client, with which tests declare, publish and take messages.
 
-It stands on aiormq alone and shares no code with workerkit. What it sends is confirmed, so a test
+It uses aiormq only and shares no code with workerkit. What it sends is confirmed, so a test
 that continues knows that the broker has it.
 """
 

@@ -80,7 +80,7 @@ class Application:
 
     @property
     def running(self) -> bool:
-        """Whether it has not ended."""
+        """Return whether it has not ended."""
         return self._process.returncode is None
 
     def lines(self, start: str) -> Iterator[str]:

@@ -82,7 +82,7 @@ async def any_broker() -> AsyncIterator[EmbeddedBroker]:
 
 
 async def trade(url: str, stopping: asyncio.Event) -> None:
-    """Run worker and customer until asked to stop."""
+    """Run worker and customer until a signal arrives."""
     port = free_port()
     print(f"The HTTP views of the worker are at http://127.0.0.1:{port}/docs", flush=True)
     async with worker(url, port) as process, customer(url):

@@ -14,7 +14,7 @@ class ForwardProxy:
     Attributes:
         user: With `password`, that it asks for; none where it is empty.
         refusal: Status with which it answers instead; 0 for none.
-        targets: What it was asked for: an URL, or `host:port` of a tunnel.
+        targets: The requested URLs, or `host:port` of tunnels.
         heads: The head of each request.
     """
 

@@ -133,7 +133,7 @@ def foreign() -> st.SearchStrategy[bytes]:
         ),
         st.just(Heartbeat().marshal()),
         st.builds(raw_frame, st.integers(0, 255), channel, st.binary(max_size=40)),
-        # Heads that announce more than comes, and less.
+        # Heads that announce a wrong size.
         st.builds(
             raw_frame,
             st.sampled_from([1, 2, 3, 8]),

@@ -211,12 +211,12 @@ class PrivateRabbit:
 
     @property
     def running(self) -> bool:
-        """Whether the node's process has not ended; it may be frozen."""
+        """Return whether the node's process has not ended; it may be frozen."""
         return self._node is not None and self._node.poll() is None
 
     @property
     def serving(self) -> bool:
-        """Whether the node's process runs and is not frozen."""
+        """Return whether the node's process runs and is not frozen."""
         return self.running and not self._frozen
 
     def close(self) -> None:
@@ -266,7 +266,7 @@ class PrivateRabbit:
     def close_all_connections(self, reason: str) -> None:
         """Close every client connection from the broker's side, as an operator does."""
         text = _string(reason)
-        # One may end by itself meanwhile, and one that has just begun is listed a moment later.
+        # A connection may end at the same time, and a new one is listed a moment later.
         self.eval(
             "pg_local:sync(), [catch rabbit_networking:close_connection(Pid, "
             f"{text}) || Pid <- rabbit_networking:connections()]"
@@ -316,7 +316,7 @@ class PrivateRabbit:
 
         What a quorum queue has dead-lettered, and no other queue has confirmed, is unacknowledged.
         """
-        # What info has of a quorum queue is as old as its last tick: such a queue is asked itself.
+        # The info of a quorum queue is as old as its last tick: query the queue itself.
         rows = self._rows(
             "begin Info = fun(Queue) -> [Number || {_, Number} <- rabbit_amqqueue:info("
             "Queue, [messages_ready, messages_unacknowledged, consumers])] end,"
@@ -326,7 +326,7 @@ class PrivateRabbit:
             " num_discarded := Left, num_discard_checked_out := Leaving,"
             " num_consumers := Consumers}}, _} -> [Ready, Held + Left + Leaving, Consumers];"
             " _ -> Info(Queue) end end,"
-            # One that ends meanwhile is no queue any more.
+            # The queue was deleted at the same time.
             " [[element(4, amqqueue:get_name(Queue)) | Numbers]"
             f" || Queue <- rabbit_amqqueue:list({_binary(vhost)}),"
             " Numbers <- [catch case amqqueue:get_type(Queue) of"
@@ -554,7 +554,7 @@ def _environment(installed: Installation, root: Path, name: str, port: int) -> d
 
 
 def _read(connection: socket.socket, size: int) -> bytes:
-    """Read exactly so many bytes."""
+    """Read exactly this number of bytes."""
     data = b""
     while len(data) < size:
         part = connection.recv(size - len(data))

@@ -99,4 +99,4 @@ def _version_in(places: list[str]) -> tuple[int, ...]:
     for place in places:
         if found := _DIRECTORY.search(place):
             return tuple(map(int, found[1].split(".")))
-    raise NotInstalled(f"the version of RabbitMQ cannot be told from {', '.join(places)}")
+    raise NotInstalled(f"the version of RabbitMQ is not found in {', '.join(places)}")

@@ -15,7 +15,7 @@ def errors(caplog: pytest.LogCaptureFixture) -> list[str]:
     """Return the messages at ERROR or above, without those of deliveries that finally failed.
 
     Left out as well is what a busy machine can cause: if it gives this process no time, its event
-    loop stands still as if a handler had blocked it.
+    loop stops as if a handler had blocked it.
     """
     found = [record.message for record in caplog.records if record.levelno >= logging.ERROR]
     return [

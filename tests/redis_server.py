@@ -1,4 +1,4 @@
-"""A private Redis server for tests: real, on a free loopback port, gone afterwards."""
+"""A private Redis server for tests: real, on a free loopback port, and removed afterwards."""
 
 import shutil
 import socket
@@ -23,7 +23,7 @@ def missing() -> str | None:
 
 
 class PrivateRedis:
-    """One Redis server with a directory of its own; it stores nothing on disk.
+    """A Redis server with a separate directory; it stores nothing on disk.
 
     Raises:
         RuntimeError: It is not installed, or does not start.

@@ -59,7 +59,7 @@ async def first_answer(client: HTTPClient, request: bytes) -> bytes:
 
 
 async def everything(client: HTTPClient, request: bytes) -> bytes:
-    """Return all that comes in answer to these bytes, until the server closes."""
+    """Send these bytes, and return the response until the server closes."""
     async with _connected(client) as (reader, writer):
         writer.write(request)
         return await reader.read()

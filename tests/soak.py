@@ -54,27 +54,29 @@ class Ledger:
     expected: set[bytes] = field(default_factory=set)
     doomed: set[bytes] = field(default_factory=set)
     handled: Counter[bytes] = field(default_factory=Counter)
-    buried: Counter[bytes] = field(default_factory=Counter)
+    dead_lettered: Counter[bytes] = field(default_factory=Counter)
     failures: int = 0
 
     @property
     def settled(self) -> bool:
-        """Whether every message has a result."""
-        return len(self.handled) >= len(self.expected) and len(self.buried) >= len(self.doomed)
+        """Return whether every message has a result."""
+        return len(self.handled) >= len(self.expected) and len(self.dead_lettered) >= len(
+            self.doomed
+        )
 
     @property
     def lost(self) -> set[bytes]:
         """Messages without a result, or with a wrong one."""
-        return (self.expected - set(self.handled)) | (self.doomed - set(self.buried))
+        return (self.expected - set(self.handled)) | (self.doomed - set(self.dead_lettered))
 
     @property
     def duplicates(self) -> int:
         """Calls and dead letters beyond the first one."""
-        return sum(count - 1 for count in (*self.handled.values(), *self.buried.values()))
+        return sum(count - 1 for count in (*self.handled.values(), *self.dead_lettered.values()))
 
     def clear(self) -> None:
         """Start the next round."""
-        for each in (self.expected, self.doomed, self.handled, self.buried):
+        for each in (self.expected, self.doomed, self.handled, self.dead_lettered):
             each.clear()
         self.failures = 0
 
@@ -108,7 +110,7 @@ class Size:
 
     @property
     def tasks(self) -> int:
-        """How many tasks there are."""
+        """Return the number of tasks."""
         return self.running.total()
 
     def grown(self, before: "Size") -> list[str]:
@@ -177,7 +179,7 @@ class Soak:
         self._recovery = 0.0
 
     async def round(self, messages: int, failing: int, resets: int) -> Figures:
-        """Publish so many messages, some of which fail, while connections are reset."""
+        """Publish a number of messages, some of which fail, while connections are reset."""
         began = time.monotonic()
         self._recovery = 0.0
         self._ledger.clear()
@@ -315,7 +317,7 @@ def consumers(ledger: Ledger) -> list[type[Consumer]]:
 
         async def handle(self, body: bytes) -> None:
             ledger.failures += 1
-            ledger.buried[body] += 1
+            ledger.dead_lettered[body] += 1
 
     return [Steady, Flaky, Batches, Relay, Forwarded, Undertaker]
 

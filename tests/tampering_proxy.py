@@ -3,7 +3,7 @@
 async with Tampering(rabbit.port) as proxy:
     ...connect to proxy.url(url)...
     proxy.inject(b"noise")              # behind the frame that was sent last
-    proxy.change = lambda frame: b""    # asked for every frame from now on
+    proxy.change = lambda frame: b""    # called for every frame from now on
     proxy.deaf = True                   # what clients send does not arrive
 """
 

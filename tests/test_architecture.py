@@ -30,7 +30,7 @@ FLOORS = {
     "F7 doors": "cli testing __main__",
 }
 
-# The modules of a package, in the same order. The package's own __init__ stands last.
+# The modules of a package, in the same order. The package's own __init__ is last.
 ORDER = {
     "amqp": "checks queue table properties frames acks content message consumer addresses"
     " frame_reader tap handshake replies channel_numbers basic_get incoming"
@@ -62,7 +62,7 @@ ORDER = {
 # The in-process broker could live alone.
 ONLY_OWN = {"embedded": ["errors"]}
 
-# What starts quickly because it imports the rest only when asked for it; downwards as all others.
+# Modules that import others lazily, so that they start quickly; also downwards.
 LAZY = ["cli.__init__"]
 
 # Who may import these at all: path patterns inside the package.
@@ -81,8 +81,8 @@ class Import:
 
     Attributes:
         module: Dotted name of what is imported; the longest part of it that is a module.
-        line: Where it stands.
-        lazy: It stands inside a function.
+        line: Its line number.
+        lazy: It is inside a function.
     """
 
     module: str
@@ -108,7 +108,7 @@ class Source:
         return self.path.removesuffix(".py").replace("/", ".")
 
 
-def test_the_package_keeps_to_its_floors() -> None:
+def test_imports_and_sizes() -> None:
     """Every import goes down, and no file or function is too long."""
     root = Path(__file__).parents[1] / PACKAGE
     sources = {str(path.relative_to(root)): path.read_text() for path in root.rglob("*.py")}

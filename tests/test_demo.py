@@ -19,7 +19,7 @@ def processes() -> dict[int, int]:
     """Return the parent of every running process."""
     found = {}
     for status in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # ended meanwhile
+        with suppress(OSError):  # it has ended already
             state, parent = status.read_text().rpartition(")")[2].split()[:2]
             if state != "Z":
                 found[int(status.parent.name)] = int(parent)

@@ -65,7 +65,7 @@ class Block:
     """One block of a page.
 
     Attributes:
-        module: What it becomes for the check.
+        module: The module that is checked.
         line: Of the page, where it begins.
     """
 

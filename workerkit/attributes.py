@@ -1,6 +1,6 @@
 """Find class attributes and methods without effect: misspelt, or named as in another library.
 
-An attribute that any code of the user reads is no fault, whatever its name is. That code may be the
+An attribute with any name is valid if code of the user reads it. That code may be the
 class, a class that inherits from it, or a function of the same module.
 """
 

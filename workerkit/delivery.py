@@ -12,14 +12,14 @@ log = logging.getLogger(__name__)
 class Action(StrEnum):
     """What a transport does with a delivery once it has been handled.
 
-    On AMQP: `ACK` takes the message off the queue; `REQUEUE` puts it back, with a pause for one
-    that keeps failing; `REJECT` hands it to the queue's dead-letter exchange, or drops it where
-    there is none; `DEAD_LETTER` moves it, with the evidence of what went wrong in its headers,
+    On AMQP: `ACK` removes the message from the queue; `REQUEUE` requeues it, with a pause if it
+    keeps failing; `REJECT` sends it to the queue's dead-letter exchange, or drops it if
+    there is none; `DEAD_LETTER` moves it, with evidence of the failure in its headers,
     to `<queue>.dlq`. On an event stream: `ACK` and `REJECT` move the cursor past the event,
     `REQUEUE` handles it again, with growing pauses; `DEAD_LETTER` is `REJECT`.
 
-    `RETRY` tries it again later; a handler asks for it by raising `Retry` or by `retry()` of the
-    delivery, a class by its `retry`, so it cannot be set for `on_success` and similar options.
+    `RETRY` repeats the call later; a handler requests it with `raise Retry` or `retry()` of the
+    delivery, a class with `retry`, so it cannot be set for `on_success` and similar options.
     """
 
     ACK = "ack"
@@ -57,15 +57,15 @@ class FailedCall:
 class Outcome(NamedTuple):
     """The decision about one delivery, still to be carried out by its transport.
 
-    There is one for each delivery, and a frozen dataclass takes four times as long to make.
+    There is one for each delivery, and creating a frozen dataclass takes four times as long.
 
     Attributes:
         action: What to do.
-        error: What the handler raised, or why the body could not be read.
-        value: What the handler returned.
-        delay: Seconds until the next try of a `RETRY`; 0 is again in place.
+        error: The exception of the handler, or the reason why the body is invalid.
+        value: The return value of the handler.
+        delay: Seconds until the next attempt of a `RETRY`; 0 is an immediate retry.
         exact: The handler gave the delay, so jitter must not shorten it.
-        call: What failed, where it failed for several deliveries at once.
+        call: The failed call, if it was for several deliveries.
     """
 
     action: Action
@@ -77,15 +77,15 @@ class Outcome(NamedTuple):
 
 
 class Delivery:
-    """One message or event, and the fate that its handler chose for it.
+    """A message or event, and the action that its handler chose for it.
 
     Attributes:
-        raw: The undecoded payload: bytes, or text where the transport has no other.
-        attempt: Which try this is, from 1.
-        fate: None until the handler decides by itself or has been called.
-        after: Seconds until the next try, where the handler has asked for one and said when.
-        log_success: The message of the log record when it was handled.
-        moved: Whether a copy of it has arrived elsewhere, and it is acknowledged for that reason.
+        raw: The undecoded payload: bytes, or text if the transport has no bytes.
+        attempt: The number of this attempt, from 1.
+        fate: The chosen action; None until the handler has chosen one or has returned.
+        after: Seconds until the next attempt, if the handler requested one with a delay.
+        log_success: The message of its log record after success.
+        moved: It is acknowledged because a copy of it was confirmed.
     """
 
     __slots__ = ("after", "attempt", "fate", "raw")
@@ -93,7 +93,7 @@ class Delivery:
     log_success: ClassVar[str] = "handled"
     moved: bool = False
 
-    raw: Any  # bytes or str; each transport's own type says which.
+    raw: Any  # bytes or str, depending on the transport.
 
     def __init__(self, raw: bytes | str, attempt: int = 1) -> None:
         self.raw = raw
@@ -130,7 +130,7 @@ class Delivery:
         return {"source": source, "delivery": str(self), "action": action}
 
     def decide(self, action: Action) -> None:
-        """Choose what becomes of this delivery, whatever the handler does afterwards.
+        """Choose the action for this delivery; it applies even if the handler raises afterwards.
 
         Only the first choice counts. A later one, or one made after the delivery was settled, is
         logged and ignored: it never reaches the transport.
@@ -144,10 +144,10 @@ class Delivery:
         )
 
     def retry(self, after: float | None = None) -> None:
-        """Have this delivery tried again later, whatever the handler does afterwards.
+        """Request another attempt later, even if the handler raises afterwards.
 
         Args:
-            after: Seconds, as for `Retry`, which says how they are rounded.
+            after: Seconds, rounded as those of `Retry`.
 
         Raises:
             ValueError: *after* is negative, no number, or longer than `Retry` allows.

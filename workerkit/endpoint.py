@@ -120,11 +120,11 @@ class Endpoint:
         consumer: The instance whose method is called.
         options: Its resolved options.
         signature: The plan of the method.
-        on_success: What becomes of a delivery that `handle` returned from.
-        on_exception: ... that `handle` raised for, ran late for, or was cancelled from inside.
-        on_invalid: ... whose body does not fit; `handle` is not called then.
-        retry: Decides about failures instead of *on_exception*, where there is one.
-        method: The name of the method; the texts here call it `handle`, whatever it is called.
+        on_success: The action if `handle` returned.
+        on_exception: The action if `handle` raised, timed out, or was cancelled by its own code.
+        on_invalid: The action for an invalid body; `handle` is not called.
+        retry: If given, decides about failures instead of *on_exception*.
+        method: The name of the method, which these texts call `handle`.
     """
 
     def __init__(

@@ -281,4 +281,4 @@ class Retry(Signal):
         self.after = after
 
     def __str__(self) -> str:
-        return self.reason or "the handler asked for another try"
+        return self.reason or "the handler requested another attempt"

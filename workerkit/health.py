@@ -29,9 +29,9 @@ class Part:
         was_ready: It was ready at least once in this process.
         refusals: The number of deliberate refusals by the other side in a row.
         changed: Called after every change.
-        source: The queue or route, where its transport has events whose age matters.
-        last_event: `time.monotonic()` when the last one came; None before, and where nobody notes
-            it.
+        source: The queue or route, if the transport has events whose age matters.
+        last_event: `time.monotonic()` when the last one arrived; None before, and if the transport
+            does not record it.
     """
 
     changed: Callable[[], None] = field(default=lambda: None, repr=False)

@@ -71,7 +71,7 @@ def configure(settings: LogSettings, redact: Redact | None = None) -> None:
 def quiet_libraries() -> None:
     """Silence the loggers of the client libraries: workerkit logs the same events itself, once.
 
-    Their records below CRITICAL do not appear, whatever the level of the root logger is. A level
+    Their records below CRITICAL do not appear, with any level of the root logger. A level
     that the user has set for one of these loggers stays.
     """
     for library in LIBRARIES:

@@ -58,10 +58,10 @@ class ConnectionEvent(NamedTuple):
     """A connection that was opened, could not be opened, or was lost.
 
     Attributes:
-        name: In the settings; of the consumer, where its class has a URL of its own.
-        role: What it is for: `consumers` or `publisher` of a broker, or `stream`.
-        vhost: Of the broker; empty for a stream.
-        attempt: Which one it was in a row, from 1.
+        name: Its name in the settings, or that of the consumer if the class has the URL.
+        role: `consumers` or `publisher` of a broker, or `stream`.
+        vhost: The virtual host of the broker; empty for a stream.
+        attempt: The number of attempts in a row, from 1.
         reason: Why it failed or was lost; empty when it was opened.
     """
 
@@ -73,15 +73,15 @@ class ConnectionEvent(NamedTuple):
 
 
 class Unhandled(NamedTuple):
-    """A request that was answered without a view: there is none for it, or a middleware did.
+    """A request that was answered by a middleware, or for which there is no view.
 
     Attributes:
-        route: That it was meant for, as it is declared; empty where there is none for its path
+        route: The declared route that matches it; empty if there is none for its path
             and method.
-        seconds: From the first middleware to the answer; where a request did not come in time, how
-            long it was waited for.
-        request_size: Bytes of the body that have come.
-        response_size: Bytes of the answer's body; None for a stream.
+        seconds: From the first middleware to the response; if the request did not arrive in time,
+            the time of waiting for it.
+        request_size: Bytes of the body that have arrived.
+        response_size: Bytes of the response body; None for a stream.
     """
 
     route: str

@@ -1,4 +1,4 @@
-"""When to try again, and when to stop trying. Pure: no clock, no I/O."""
+"""Delays and limits of retries. Pure: no clock, no I/O."""
 
 import math
 import random
@@ -18,16 +18,16 @@ SHORTEST_DELAY = 0.001
 
 @dataclass(frozen=True, slots=True)
 class RetryPolicy:
-    """How often, and after how long, a delivery is tried again whose handler failed.
+    """The number and the delays of retries after the handler failed.
 
-    Tries in all are one more than delays. After the last one, and at once for an exception that
-    is not worth a second try, the delivery is dead-lettered.
+    There is one attempt more than delays. After the last one, and at once after an exception
+    that another attempt cannot fix, the delivery is dead-lettered.
 
     Attributes:
-        delays: Seconds before the second try, the third one...; 0 is again in place, without
-            letting go of the delivery.
+        delays: Seconds before the second attempt, the third one...; 0 is an immediate retry, in
+            which the delivery stays unsettled.
         fatal: Exceptions that another attempt cannot fix.
-        only: Where given, all other exceptions are fatal.
+        only: If given, all other exceptions are fatal.
         jitter: Share of a delay that is random: it is drawn from `[(1 - jitter) d, d]`.
 
     Raises:
@@ -53,7 +53,7 @@ class RetryPolicy:
 
     @property
     def tries(self) -> int:
-        """Calls of `handle` at most, the first one included."""
+        """The maximum number of calls of `handle`, the first one included."""
         return len(self.delays) + 1
 
     @property
@@ -83,9 +83,9 @@ def next_delay(
     """Return the seconds until the next attempt; None if there is none.
 
     Args:
-        policy: Without one there is no end to the tries, and the ladder has the steps.
-        attempt: Which try has failed, from 1.
-        asked: Seconds that the handler asked for, which are rounded up to a step; 49 days at most.
+        policy: Without one the number of attempts is unlimited, with the default delays.
+        attempt: The number of the failed attempt, from 1.
+        asked: Seconds that the handler requested; they are rounded up to a delay, 49 days at most.
     """
     if policy is not None and attempt >= policy.tries:
         return None
@@ -117,17 +117,17 @@ def check_delay(name: str, seconds: Any) -> None:
 
 @dataclass(frozen=True, slots=True)
 class RetryTuning:
-    """What an operator can set of a policy; exceptions are the author's.
+    """The parts of a policy that an operator can set; the class sets the exceptions.
 
     Attributes:
-        delays, jitter: As in `RetryPolicy`; None leaves what the class says.
+        delays, jitter: As in `RetryPolicy`; None keeps the value of the class.
     """
 
     delays: tuple[Annotated[float, Field(ge=0, le=LONGEST_DELAY)], ...] | None = None
     jitter: Annotated[float, Field(ge=0, le=1)] | None = None
 
     def over(self, policy: RetryPolicy | None) -> RetryPolicy:
-        """The policy of the class with these values in place of its own.
+        """Return the policy of the class with these values.
 
         Raises:
             ValueError: The class has no policy, and without delays there is none.

@@ -196,7 +196,7 @@ def _check_place() -> None:
     """Refuse to run where neither an event loop can be started nor signals handled.
 
     Raises:
-        RuntimeError: The text says what to write instead.
+        RuntimeError: The text shows what to write instead.
     """
     instead = (
         "write `async with runner.running():` in a coroutine, and the Runner runs inside of that"

@@ -47,9 +47,9 @@ class Backoff:
 
 
 def protect(task: "asyncio.Task[Any]") -> None:
-    """Protect a task: until `unprotect`, no cancellation is meant to end it.
+    """Protect a task: until `unprotect`, no cancellation ends it.
 
-    Handlers may cancel the task they run in without meaning to: up to Python 3.12 a `TaskGroup`
+    Handlers may cancel their own task by mistake: up to Python 3.12 a `TaskGroup`
     with a child that fails leaves one cancellation behind.
     """
     _protected[task] = True

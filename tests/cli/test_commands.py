@@ -163,8 +163,8 @@ def test_settings_of_another_class(tmp_path: Path, field: str, command: str) -> 
 
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr == (
-        "provider 'settings' makes app.container.Own (container.py:6), which is no WorkerSettings: "
-        "derive its class from workerkit.WorkerSettings\n"
+        "provider 'settings' makes app.container.Own (container.py:6), which is not a "
+        "WorkerSettings: derive its class from workerkit.WorkerSettings\n"
     )
 
 

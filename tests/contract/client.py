@@ -84,7 +84,7 @@ class Client:
         return channel
 
     async def event(self, deadline: float = DEADLINE) -> Frame:
-        """Wait for what the broker says of the connection itself."""
+        """Wait for a frame of the broker on channel 0."""
         event = await _take(self.zero.events, deadline)
         assert isinstance(event, Frame)
         return event
@@ -158,12 +158,12 @@ class Client:
             (inbox.replies if got else inbox.events).put_nowait(message)
 
     def _refusal(self, scope: str, close: ChannelClass.Close | Connection.Close) -> Refused:
-        """Return how it was closed; V stands for the name of the virtual host."""
+        """Return how it was closed; V replaces the name of the virtual host."""
         text = close.reply_text.replace(f"'{self.login.vhost}'", "'V'")
         return Refused(scope, close.reply_code or 0, text)
 
     def forget(self, number: int) -> None:
-        """Pass over what comes in on a channel that was closed."""
+        """Skip frames that arrive on a closed channel."""
         self._inboxes.pop(number, None)
 
 
@@ -204,7 +204,7 @@ class Channel:
         return event
 
     async def confirms(self, count: int) -> list[tuple[str, int]]:
-        """Wait until so many publishes are confirmed: how, and which, each on its own."""
+        """Wait until this number of publishes is confirmed; return each confirm separately."""
         confirmed: list[tuple[str, int]] = []
         while len(confirmed) < count:
             event = await self.event()
@@ -216,7 +216,7 @@ class Channel:
         return confirmed
 
     async def bodies(self, count: int) -> list[bytes]:
-        """Wait for so many messages; their bodies."""
+        """Wait for this number of messages, and return their bodies."""
         return [(await self.message()).body for _ in range(count)]
 
     def delivered(self) -> list[Message]:
@@ -371,21 +371,21 @@ class _Declare(Queue.Declare):
     """A declaration whose name is checked by the broker only."""
 
     def validate(self) -> None:
-        """Anything goes."""
+        """Do not check the name."""
 
 
 class _Consume(Basic.Consume):
     """The same for a consumer."""
 
     def validate(self) -> None:
-        """Anything goes."""
+        """Do not check the name."""
 
 
 class _Get(Basic.Get):
     """The same for a single message."""
 
     def validate(self) -> None:
-        """Anything goes."""
+        """Do not check the name."""
 
 
 async def opened(host: str, port: int, login: Login) -> Client:

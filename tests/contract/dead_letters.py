@@ -159,7 +159,7 @@ async def deaths_of_one_kind_are_counted(env: Environment) -> object:
 
 
 async def a_cycle_without_a_reject_ends(env: Environment) -> object:
-    """A message that expired in a queue and would come back to it by expiry alone is dropped."""
+    """A message is dropped if it would return to a queue only because it expires again."""
     channel = await env.channel()
     await channel.declare("alarm")
     await channel.declare(

@@ -105,7 +105,7 @@ async def a_close_of_a_closed_channel_ends_the_connection(env: Environment) -> o
 
 
 async def _end(env: Environment, data: bytes) -> str:
-    """How the broker takes bytes after the handshake and the opening of channel 1."""
+    """Return the broker's response to bytes after the handshake and the opening of channel 1."""
     client = await env.client()
     await client.channel()
     client.raw.write(data)

@@ -17,7 +17,7 @@ async def _dying(channel: Channel, queue: str = "q", **arguments: Any) -> None:
 
 
 async def a_queues_ttl_ends_its_messages(env: Environment) -> object:
-    """x-message-ttl drops a message after so many milliseconds, and not before."""
+    """x-message-ttl drops a message after this number of milliseconds, and not before."""
     channel = await env.channel()
     await _dying(channel, x_message_ttl=50)
     began = time.monotonic()
@@ -37,7 +37,7 @@ async def a_message_may_have_its_own_ttl(env: Environment) -> object:
 
 
 async def the_shorter_ttl_counts(env: Environment) -> object:
-    """Of queue and message, whichever is less."""
+    """The shorter TTL of queue and message applies."""
     channel = await env.channel()
     await _dying(channel, "long", x_message_ttl=60000)
     channel.publish("long", b"by message", expiration="20")
@@ -66,7 +66,7 @@ async def messages_expire_only_at_the_head(env: Environment) -> object:
 
 
 async def an_expired_message_is_not_delivered(env: Environment) -> object:
-    """Neither to a get nor to a consumer that comes late."""
+    """An expired message is delivered neither to a get nor to a later consumer."""
     channel = await env.channel(confirms=True)
     await channel.declare("q")
     channel.publish("q", b"first")

@@ -51,7 +51,7 @@ async def the_smallest_frame(env: Environment) -> object:
 
 
 async def a_wrong_password_is_403(env: Environment) -> object:
-    """A wrong password or user is refused with a close, to clients who know about it."""
+    """A wrong password or user is refused with a close, if the client supports that."""
     return [
         await refused(env.client(password="wrong")),
         await refused(env.client(user="nobody")),
@@ -163,7 +163,7 @@ async def a_client_without_heartbeats_is_closed(env: Environment) -> object:
         ended = time.monotonic()
         if max(longest, ended - pulse) < 1.5:
             break
-        # This process stood still, so the pulse was not what it should be: once more.
+        # This process was paused, so the interval was too long: repeat.
     alive.send(1, Channel.Open())
     in_time = 1.0 < ended - began < 8.0
     return ending.result().scope, in_time, (await alive.expect(Frame)).name

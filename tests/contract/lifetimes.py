@@ -20,7 +20,7 @@ async def _exists(channel: Channel, queue: str) -> bool:
 
 
 async def _vanishes(channel: Channel, queue: str) -> bool:
-    """Wait until a queue is gone, which is more than locked by its owner."""
+    """Wait until a queue is deleted, and not only locked by its owner."""
 
     async def gone() -> bool:
         other = await _fresh(channel)
@@ -71,7 +71,7 @@ async def _returned(channel: Channel, queue: str) -> bool:
 
 
 async def an_unused_queue_expires(env: Environment) -> object:
-    """x-expires deletes a queue, with its messages, after so many milliseconds without use."""
+    """x-expires deletes a queue, with its messages, after this number of ms without use."""
     channel = await env.channel(confirms=True)
     await channel.declare("q", x_expires=50)
     await eventually(lambda: _returned(channel, "q"), DEADLINE, what="'q' expires")

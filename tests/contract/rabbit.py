@@ -25,7 +25,7 @@ class Rabbit:
         if default_queue_type is not None:
             metadata = f'#{{default_queue_type => <<"{default_queue_type}">>}}'
             self._node.eval(f'ok = rabbit_vhost:add(<<"{name}">>, {metadata}, <<"tests">>)')
-        self._node.add_vhost(name)  # One that is there stays as it is.
+        self._node.add_vhost(name)  # An existing one is not changed.
 
     def delete_vhost(self, name: str) -> None:
         """Delete a virtual host when the node has registered its connections.

@@ -21,7 +21,7 @@ async def _holding(env: Environment, count: int) -> Channel:
 async def _left(channel: Channel, count: int) -> list[tuple[bytes, bool]]:
     """What a closed channel gives back: bodies and redelivered flags of *count* messages, or more.
 
-    RabbitMQ gives back what no consumer holds after it has said that the channel is closed.
+    RabbitMQ requeues messages of a get after it has confirmed the close of the channel.
     """
     await channel.close()
     other = await channel.client.channel()
@@ -32,7 +32,7 @@ async def _left(channel: Channel, count: int) -> list[tuple[bytes, bool]]:
 
 
 async def an_ack_settles_one(env: Environment) -> object:
-    """Only the message with that tag is gone."""
+    """Only the message with that tag is removed."""
     channel = await _holding(env, 3)
     channel.ack(2)
     return await _left(channel, 2)
@@ -47,7 +47,7 @@ async def an_ack_with_multiple_settles_all_before(env: Environment) -> object:
 
 
 async def tag_zero_with_multiple_is_everything(env: Environment) -> object:
-    """Tag 0 stands for all deliveries of the channel, even when there are none."""
+    """Tag 0 means all deliveries of the channel, even if there are none."""
     channel = await _holding(env, 3)
     channel.ack(0, multiple=True)
     channel.ack(0, multiple=True)
@@ -181,7 +181,7 @@ async def recover_async_has_no_reply(env: Environment) -> object:
 
 
 async def prefetch_limits_a_consumer(env: Environment) -> object:
-    """A consumer holds at most so many, and gets one for each that it settles."""
+    """A consumer holds at most its prefetch count, and gets one more for each settled one."""
     channel = await env.channel()
     await channel.declare("q")
     await channel.qos(2)
@@ -237,7 +237,7 @@ async def _consumed(channel: Channel) -> list[Message]:
 
 
 async def global_prefetch_is_shared(env: Environment) -> object:
-    """With global, all consumers of the channel together hold at most so many; in 4.3 each does."""
+    """With global, the limit is for all consumers of the channel; in 4.3, for each."""
     channel = await _two_queues(env)
     await channel.qos(2, shared=True)
     held = await _consumed(channel)

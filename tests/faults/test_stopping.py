@@ -266,7 +266,7 @@ async def test_f3_the_stop_ends_with_a_late_handler(
 async def test_f4_handlers_that_cannot_be_cancelled(
     rabbit: PrivateRabbit, vhost: str, tmp_path: Path
 ) -> None:
-    """F4: five seconds after the cancellation connections are dropped; exit code 1 and both names."""
+    """F4: connections are dropped 5 s after the cancellation; exit code 1 and both names."""
     consumers = """
         import asyncio, time
         from workerkit import AMQPConsumer

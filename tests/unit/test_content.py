@@ -86,7 +86,9 @@ def test_fr15_a_damaged_body_is_invalid(encoding: str) -> None:
     """Truncated at any byte, followed by other bytes, or not compressed at all."""
     whole = COMPRESS[encoding](b"grey, green, grey, green")
     for wrong in [*(whole[:end] for end in range(len(whole))), whole + b"more", b"{}", b"\0" * 9]:
-        with pytest.raises(InvalidBody, match="the body does not fit its content_encoding") as info:
+        with pytest.raises(
+            InvalidBody, match="the body does not match its content_encoding"
+        ) as info:
             decoded(encoding, wrong)
         assert info.type is InvalidBody  # Its name stands in the evidence.
 

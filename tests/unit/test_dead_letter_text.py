@@ -135,7 +135,7 @@ def test_evidence_of_a_cause(
         (Reject("bad"), "Reject", "bad"),
         (Reject(), "Reject", "Reject"),
         (Retry("busy"), "Retry", "busy"),
-        (Retry(after=1), "Retry", "the handler asked for another try"),
+        (Retry(after=1), "Retry", "the handler requested another attempt"),
         (NoSuchOrder(), "NoSuchOrder", "NoSuchOrder"),
         (None, "Reject", "dead-lettered by the handler"),
     ],

@@ -318,7 +318,7 @@ class Point(NamedTuple):
         (tuple[Order], "returns tuple[Order]: write tuple[body, int], or a list"),
         (tuple[Order, bool], "returns tuple[Order, bool]: write"),
         (tuple[Order, Literal[True]], "returns tuple[Order, Literal[True]]: write"),
-        (tuple[Order, Literal[42]], "returns tuple[Order, Literal[42]]: 42 is no status"),
+        (tuple[Order, Literal[42]], "returns tuple[Order, Literal[42]]: 42 is not a status"),
         (Order | tuple[Order, str], "returns tuple[Order, str]: write tuple[body, int]"),
         (Annotated[tuple[Order, str], 1], "returns tuple[Order, str]: write tuple[body, int]"),
     ],

@@ -366,7 +366,7 @@ async def test_time_passes_for_retries() -> None:
     assert [each.headers["x-workerkit-reason"] for each in letters] == [
         "9",
         "ZeroDivisionError",
-        "the handler asked for another try",
+        "the handler requested another attempt",
     ]
 
 

@@ -187,10 +187,10 @@ def _decode_one(name: str, raw: bytes, largest: int) -> bytes:
     except _Malformed as error:
         text = str(error)
         if not _has_signature(name, raw):
-            raise _WrongLabel(f"the body does not fit its content_encoding {name!r}") from None
+            raise _WrongLabel(f"the body does not match its content_encoding {name!r}") from None
     except ImportError as error:
         raise InvalidBody(f"content_encoding {name!r} needs the package {error.name}") from None
-    raise InvalidBody(f"the body does not fit its content_encoding {name!r}: {text}")
+    raise InvalidBody(f"the body does not match its content_encoding {name!r}: {text}")
 
 
 def _has_signature(name: str, raw: bytes) -> bool:

@@ -71,7 +71,7 @@ class CopyPublisher:
     Args:
         connection: The name of the connection that the consumers read from.
         vhost: The virtual host; None for that of the connection.
-        declare: Whether a queue may be declared that is missing when the first copy goes there.
+        declare: Whether a missing queue may be declared before the first copy is published to it.
 
     Attributes:
         seen: Names of the queues that existed. If one of them is deleted, it is not declared again.
@@ -197,7 +197,7 @@ class Copies:
         key = message.queue, outcome.delay
         queue = self._retries.get(key)
         if queue is None:
-            # Delays are steps of a policy or of the ladder, so there are few.
+            # There are few delays: those of a policy, or the default ones.
             queue = self._retries[key] = self._queues[message.queue].retry_queue(outcome.delay)
         headers = {
             ATTEMPT: message.attempt + 1,

@@ -21,7 +21,7 @@ class Evidence:
         queue: The queue that it was in, and is replayed to.
         error: The class of the exception; `Reject` if the handler rejected the message without
             raising, which leaves no class in its headers; None if the broker dead-lettered it.
-        attempt: The number of the last try.
+        attempt: The number of the last attempt.
         replays: How often it was replayed before.
         failed_at: The time of the last failure; in whole seconds if the broker wrote it.
     """

@@ -218,12 +218,12 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def attempt(self) -> int:
-        """The number of this try, from 1, according to the header `x-workerkit-attempt`."""
+        """The number of this attempt, from 1, according to the header `x-workerkit-attempt`."""
         return self.__dict__.get("attempt") or sent_attempt(self)
 
     @attempt.setter
     def attempt(self, attempt: int) -> None:
-        # The number of a try in place, which no header counts.
+        # The number of an immediate retry, which no header counts.
         self.__dict__["attempt"] = attempt
 
     def count_failure_in_place(self) -> None:
@@ -288,7 +288,7 @@ class AMQPMessage(Delivery, Generic[T]):
 
 
 def sent_attempt(message: AMQPMessage[Any]) -> int:
-    """Return the number of the try according to the header; 1 without a valid header."""
+    """Return the number of the attempt according to the header; 1 without a valid header."""
     return _count(message.past(ATTEMPT), otherwise=1)
 
 

@@ -267,7 +267,7 @@ class Receiver:
     async def _try_again(
         self, failed: Sequence[tuple[AMQPMessage[Any], Outcome]], seconds: float
     ) -> list[AMQPMessage[Any]]:
-        """Pause once before tries in place; return no message if the process stops."""
+        """Pause once before immediate retries; return no message if the process stops."""
         for message, outcome in failed:
             self._notify(message, outcome, Action.RETRY, seconds)
         pause = max((outcome.delay for _, outcome in failed), default=0.0)

@@ -158,7 +158,7 @@ class AMQPSettlement:
         self.parts: Mapping[str, Part] = {}
 
     def is_in_place(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
-        """Return whether the next try is made while the message stays unsettled."""
+        """Return whether the next attempt is made while the message stays unsettled."""
         if outcome.action is not Action.RETRY or message.acks.lost:
             return False
         return not outcome.delay or self._step(TABLE[Action.RETRY], message) is Step.IN_PLACE

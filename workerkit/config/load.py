@@ -22,7 +22,7 @@ from workerkit.config.variables import CONSUMERS, Variable, Variables, VariableS
 from workerkit.describe import describe_class
 from workerkit.options import Options, Override, Source, adapters, folded, snake_case
 
-_NO_SETTINGS = "which is no WorkerSettings: derive its class from workerkit.WorkerSettings"
+_NO_SETTINGS = "which is not a WorkerSettings: derive its class from workerkit.WorkerSettings"
 _INVALID = object()
 
 

@@ -83,7 +83,7 @@ def return_faults(annotation: Any) -> Iterator[str]:
         if len(arguments) != 2 or not _is_status_type(arguments[1]):
             yield f"returns {_name(type_)}: write tuple[body, int], or a list for a JSON array"
         elif wrong := [each for each in get_args(arguments[1]) if each not in STATUSES]:
-            yield f"returns {_name(type_)}: {wrong[0]!r} is no status; write 200 to 599"
+            yield f"returns {_name(type_)}: {wrong[0]!r} is not a status; write 200 to 599"
 
 
 def _unwrapped(type_: Any) -> Any:

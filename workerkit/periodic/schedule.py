@@ -54,10 +54,10 @@ def check_time_zone(name: str) -> str:
     """Check the name of a time zone, and return it unchanged.
 
     Raises:
-        ValueError: There is no time zone of that name.
+        ValueError: The time zone is unknown.
     """
     if name not in available_timezones():
-        raise ValueError("there is no time zone of that name; write one such as 'Europe/Berlin'")
+        raise ValueError("unknown time zone; write a name such as 'Europe/Berlin'")
     return name
 
 
