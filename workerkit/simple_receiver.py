@@ -10,12 +10,20 @@ from typing import Any, Generic, cast
 from workerkit.delivery import Action, Outcome
 from workerkit.describe import summarize_error, without_needless_traceback
 from workerkit.endpoint import Endpoint
-from workerkit.errors import BrokerRefused
+from workerkit.errors import BrokerRefused, HandlerExit
 from workerkit.health import Health, Part, State
 from workerkit.observe import ConnectionEvent, Event, Settled, notify, notify_event
 from workerkit.retry import pause
 from workerkit.simple_options import DeliveryType, OptionsType, TwoFunctions, possible_outcome
-from workerkit.tasks import Backoff, cancel, cancel_and_wait, sleep_unless_stopping
+from workerkit.tasks import (
+    Backoff,
+    Interrupted,
+    cancel,
+    cancel_and_wait,
+    discard_cancellations,
+    is_meant_to_end,
+    sleep_unless_stopping,
+)
 from workerkit.transport import Context, Hook
 from workerkit.workers import Batching, Workers
 
@@ -107,6 +115,8 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
                 await self._receive()
             except Exception as error:
                 await self._failed(error)
+            except BaseException as error:
+                await self._failed(_interrupted(f"{self.name}: receive", error))
             else:
                 self._part.ended(f"{self._source} has ended")
                 return
@@ -228,14 +238,20 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         try:
             await self._transport.settle(delivery, done)
         except Exception as error:
-            lost = True
-            log.error(
-                "cannot settle: the source has to redeliver",
-                exc_info=without_needless_traceback(error),
-                extra={"consumer": self.name, "source": self._source, "action": done.action},
-            )
+            lost = self._not_settled(error, done)
+        except BaseException as error:
+            lost = self._not_settled(_interrupted(f"{self.name}: settle", error), done)
         self._release()
         self._notify(delivery, decided, done.action, seconds, lost)
+
+    def _not_settled(self, error: Exception, done: Outcome) -> bool:
+        """Report a delivery that could not be settled; return that it is lost."""
+        log.error(
+            "cannot settle: the source has to redeliver",
+            exc_info=without_needless_traceback(error),
+            extra={"consumer": self.name, "source": self._source, "action": done.action},
+        )
+        return True
 
     async def _again(
         self, failed: Sequence[tuple[DeliveryType, Outcome]], seconds: float
@@ -285,6 +301,25 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         """Return 0 for first failures, and longer pauses for what was requeued before."""
         failures = max(self._requeues, *(delivery.attempt for delivery in deliveries))
         return _growing_pause(failures - 1) if failures > 1 else 0.0
+
+
+def _interrupted(what: str, error: BaseException) -> Exception:
+    """Return the failure of *what*, which was cancelled from inside.
+
+    Raises:
+        asyncio.CancelledError: The task is to end.
+        HandlerExit: *what* raised `SystemExit` or `KeyboardInterrupt`: the process has to end.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        raise HandlerExit(f"{what} raised {type(error).__name__}: {error}") from error
+    if is_meant_to_end(task, error) or not isinstance(error, asyncio.CancelledError):
+        raise error
+    discard_cancellations(task)
+    failure = Interrupted(f"{what} was cancelled from inside")
+    failure.__cause__ = error
+    return failure
 
 
 def _growing_pause(failures: int) -> float:
