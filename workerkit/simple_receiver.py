@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from time import perf_counter
 from typing import Any, Generic, cast
 
-from workerkit.delivery import Action, Outcome
+from workerkit.delivery import Action, Delivery, Outcome
 from workerkit.describe import summarize_error, without_needless_traceback
 from workerkit.endpoint import Endpoint
 from workerkit.errors import BrokerRefused, HandlerExit
@@ -28,6 +28,9 @@ from workerkit.transport import Context, Hook
 from workerkit.workers import Batching, Workers
 
 log = logging.getLogger(__name__)
+
+STABLE_AFTER = 10.0
+"""Seconds for which a connection has to last, so that the pauses begin again with the first."""
 
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
@@ -74,6 +77,9 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         self._hook = Hook(endpoint)
         self._part = Part(context.changed, source=source)
         self._backoff = Backoff()
+        self._connected_since = 0.0
+        self._settle_backoff = Backoff()
+        self._paused_until = 0.0
         self._stopping = asyncio.Event()
         self._skip = asyncio.Event()
         self._requeues = 0
@@ -118,7 +124,8 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
             except BaseException as error:
                 await self._failed(_interrupted(f"{self.name}: receive", error))
             else:
-                self._part.ended(f"{self._source} has ended")
+                if not self._stopping.is_set():
+                    self._part.ended(f"{self._source} has ended")
                 return
 
     async def _receive(self) -> None:
@@ -135,8 +142,14 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
                 finally:
                     if delivery is None:
                         self._room.release()
+                if self._stopping.is_set():
+                    # `receive` has swallowed the cancellation; the source keeps the delivery.
+                    return
                 self._connected()
-                if delivery is not None:
+                if delivery is None:
+                    # `receive` may never wait for anything.
+                    await asyncio.sleep(0)
+                else:
                     self._take(delivery)
         except StopAsyncIteration:
             return
@@ -146,7 +159,18 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
             if hasattr(deliveries, "aclose"):
                 await deliveries.aclose()
 
-    def _take(self, delivery: DeliveryType) -> None:
+    def _take(self, yielded: object) -> None:
+        if not isinstance(yielded, Delivery):
+            self._room.release()
+            raise TypeError(
+                f"{type(self._transport).__qualname__}.receive yielded an object of"
+                f" {type(yielded).__qualname__}: it has to yield a Delivery, such as"
+                " SimpleDelivery, or None"
+            )
+        delivery = cast(DeliveryType, yielded)
+        if delivery.fate is not None:
+            # It was handled before, and the transport has not called `again`.
+            delivery.again()
         self.unsettled += 1
         if self._options.batch:
             self._batching.add(delivery)
@@ -158,25 +182,24 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         if self._part.state is State.READY or self._stopping.is_set():
             return
         if self._backoff.attempt:
-            log.info("receiving again", extra={"consumer": self.name, "source": self._source})
+            log.info("receiving again", extra=self._fields())
         self._tell("connected", self._backoff.attempt + 1)
-        self._backoff.reset()
+        self._connected_since = perf_counter()
         self._part.ready()
 
     async def _failed(self, error: Exception) -> None:
         """Report a failed attempt, and wait until the next one."""
-        event: Event = "connection_lost" if self._part.state is State.READY else "connection_failed"
+        event: Event = "connection_failed"
+        if self._part.state is State.READY:
+            event = "connection_lost"
+            if perf_counter() - self._connected_since > STABLE_AFTER:
+                self._backoff.reset()
         seconds = self._backoff.next()
         attempt, reason = self._backoff.attempt, f"{self._source}: {summarize_error(error)}"
         log.error(
             "cannot receive",
             exc_info=without_needless_traceback(error),
-            extra={
-                "consumer": self.name,
-                "source": self._source,
-                "attempt": attempt,
-                "next_attempt_in": round(seconds, 2),
-            },
+            extra=self._fields(attempt=attempt, next_attempt_in=round(seconds, 2)),
         )
         if isinstance(error, BrokerRefused):
             self._part.refused(reason)
@@ -212,6 +235,7 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         self, batch: Sequence[DeliveryType], outcomes: Sequence[Outcome], seconds: float
     ) -> list[DeliveryType]:
         """Settle what was handled; return what is to be handled again, after its pause."""
+        lost = False
         requeued: list[tuple[DeliveryType, Outcome]] = []
         again: list[tuple[DeliveryType, Outcome]] = []
         for delivery, outcome in zip(batch, outcomes, strict=True):
@@ -221,37 +245,68 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
             elif done.action is Action.REQUEUE:
                 requeued.append((delivery, outcome))
             else:
-                await self._settle(delivery, outcome, done, seconds)
+                lost |= await self._settle(delivery, outcome, done, seconds)
         self._requeues = self._requeues + 1 if requeued else 0
         if requeued:
             await self._pause(self._requeue_pause([delivery for delivery, _ in requeued]))
         for delivery, outcome in requeued:
-            await self._settle(delivery, outcome, outcome, seconds)
+            lost |= await self._settle(delivery, outcome, outcome, seconds)
+        if lost:
+            # The source may redeliver at once.
+            await self._pause(max(self._paused_until - perf_counter(), 0.0))
         return await self._again(again, seconds) if again else []
 
     async def _settle(
         self, delivery: DeliveryType, decided: Outcome, done: Outcome, seconds: float
-    ) -> None:
+    ) -> bool:
+        """Settle one delivery; return whether it is lost."""
         if done.action is Action.RETRY:
             done = done._replace(delay=pause(done, self._options.retry))
         lost = False
+        timer = self._complain_later(done)
         try:
             await self._transport.settle(delivery, done)
         except Exception as error:
             lost = self._not_settled(error, done)
         except BaseException as error:
             lost = self._not_settled(_interrupted(f"{self.name}: settle", error), done)
+        else:
+            self._settle_backoff.reset()
+        finally:
+            if timer is not None:
+                timer.cancel()
         self._release()
         self._notify(delivery, decided, done.action, seconds, lost)
+        return lost
 
     def _not_settled(self, error: Exception, done: Outcome) -> bool:
         """Report a delivery that could not be settled; return that it is lost."""
         log.error(
             "cannot settle: the source has to redeliver",
             exc_info=without_needless_traceback(error),
-            extra={"consumer": self.name, "source": self._source, "action": done.action},
+            extra=self._fields(action=done.action),
         )
+        now = perf_counter()
+        if now >= self._paused_until:
+            # Others that fail during the same pause wait for the end of it.
+            self._paused_until = now + self._settle_backoff.next()
         return True
+
+    def _complain_later(self, done: Outcome) -> asyncio.TimerHandle | None:
+        """Log a warning if `settle` takes longer than a call of `handle` may."""
+        seconds = self._options.timeout
+        if seconds is None:
+            return None
+        return asyncio.get_running_loop().call_later(
+            seconds,
+            lambda: log.warning(
+                "settle takes longer than the timeout of the consumer",
+                extra=self._fields(action=done.action, timeout=seconds),
+            ),
+        )
+
+    def _fields(self, **others: object) -> dict[str, object]:
+        return {"consumer": self.name, "source": self._source, **others}
 
     async def _again(
         self, failed: Sequence[tuple[DeliveryType, Outcome]], seconds: float
