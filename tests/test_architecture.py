@@ -23,7 +23,8 @@ FLOORS = {
     "F0 words": "version safe_text errors delivery config",
     "F1 pure": "describe type_variables codec signature retry health observe logs",
     "F2 declared": "attributes options consumer",
-    "F3 spine": "forking tasks threads workers endpoint transport simple_receiver simple_transport",
+    "F3 spine": "forking tasks threads workers endpoint transport simple_options"
+    " simple_receiver simple_transport",
     "F4 transports": "amqp|sse|http|embedded ops.counting ops.metrics periodic ops",
     "F5 assembly": "container config.load app",
     "F6 runner": "app.watchdog app.process runner",

@@ -133,6 +133,8 @@ class HandlerCancelled(WorkerkitError):
 class HandlerExit(WorkerkitError):
     """A handler raised `SystemExit`, `KeyboardInterrupt` or `MemoryError`: the process stops.
 
+    So it does where `receive` or `settle` of a `SimpleTransport` raised one of the first two.
+
     The delivery is not settled, so it is redelivered. Other handlers finish first.
     """
 

@@ -3,124 +3,38 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import AsyncIterator, Collection, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
 from time import perf_counter
-from typing import Annotated, Any, Generic, Protocol, cast
-
-from pydantic import Field
-from typing_extensions import TypeVar
+from typing import Any, Generic, cast
 
 from workerkit.delivery import Action, Delivery, Outcome
 from workerkit.describe import summarize_error, without_needless_traceback
 from workerkit.endpoint import Endpoint
-from workerkit.errors import BrokerRefused
+from workerkit.errors import BrokerRefused, HandlerExit
 from workerkit.health import Health, Part, State
 from workerkit.observe import ConnectionEvent, Event, Settled, notify, notify_event
-from workerkit.options import (
-    OF_BATCHES,
-    Concurrency,
-    Options,
-    Seconds,
-    Settlement,
-    unless_retried,
+from workerkit.retry import pause
+from workerkit.simple_options import DeliveryType, OptionsType, TwoFunctions, possible_outcome
+from workerkit.tasks import (
+    Backoff,
+    Interrupted,
+    cancel,
+    cancel_and_wait,
+    discard_cancellations,
+    is_meant_to_end,
+    sleep_unless_stopping,
 )
-from workerkit.retry import Retries, pause
-from workerkit.tasks import Backoff, cancel, cancel_and_wait, sleep_unless_stopping
 from workerkit.transport import Context, Hook
 from workerkit.workers import Batching, Workers
 
 log = logging.getLogger(__name__)
 
+STABLE_AFTER = 10.0
+"""Seconds for which a connection has to last, so that the pauses begin again with the first."""
+
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 _CANCEL_INTERVAL = 0.5
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SimpleOptions(Options):
-    """The options of a `SimpleConsumer`. Subclass it to add what selects a source.
-
-    Attributes:
-        batch_size: Deliveries of a full batch, where `handle` takes a list.
-        batch_interval: Seconds that the first delivery of a batch waits for others.
-        on_exception: What becomes of a delivery that `handle` raised for; `retry` comes first.
-        retry: Tries such a delivery again, and dead-letters it in the end.
-    """
-
-    concurrency: Concurrency = 16
-    batch_size: Annotated[int, Field(ge=1)] = field(default=100, metadata=OF_BATCHES)
-    batch_interval: Seconds = field(default=1.0, metadata=OF_BATCHES)
-    on_success: Settlement = Action.ACK
-    on_exception: Settlement = field(
-        default=Action.REQUEUE, metadata=unless_retried(Action.DEAD_LETTER)
-    )
-    on_invalid: Settlement = Action.DEAD_LETTER
-    retry: Retries = None
-
-
-Body = TypeVar("Body", default=Any)
-
-
-class SimpleDelivery(Delivery, Generic[Body]):
-    """A delivery with a body. Subclass it to add what identifies it at its source.
-
-    Attributes:
-        body: The decoded body.
-    """
-
-    __slots__ = ("body",)
-
-    body: Body
-
-
-OptionsType = TypeVar("OptionsType", bound=SimpleOptions, default=SimpleOptions)
-DeliveryType = TypeVar("DeliveryType", bound=Delivery, default=SimpleDelivery[Any])
-Options_contra = TypeVar("Options_contra", bound=SimpleOptions, contravariant=True)
-
-
-class TwoFunctions(Protocol[Options_contra, DeliveryType]):
-    """The part of a transport that a receiver uses."""
-
-    @property
-    def actions(self) -> Collection[Action]:
-        """What `settle` can carry out beside `ACK`."""
-
-    @property
-    def ready_after(self) -> float | None:
-        """Seconds after which a `receive` that waits counts as connected."""
-
-    def receive(self, options: Options_contra) -> AsyncIterator[DeliveryType | None]:
-        """Yield the deliveries of one consumer."""
-
-    async def settle(self, delivery: DeliveryType, outcome: Outcome) -> None:
-        """Carry out an outcome."""
-
-
-def possible_outcome(outcome: Outcome, actions: Collection[Action]) -> Outcome | None:
-    """Return the outcome as a transport can carry it out, or None for another attempt in place.
-
-    | decided     | if the transport cannot do that                                    |
-    |-------------|--------------------------------------------------------------------|
-    | ack         | (it always can)                                                    |
-    | reject      | ack                                                                |
-    | dead_letter | as reject                                                          |
-    | requeue     | in place, after a growing pause                                    |
-    | retry       | in place, after its delay; so is a delay of zero                   |
-
-    Args:
-        actions: What the transport can do.
-    """
-    action = outcome.action
-    if action is Action.DEAD_LETTER and action not in actions:
-        action = Action.REJECT
-    if action is Action.REJECT and action not in actions:
-        action = Action.ACK
-    if action is Action.REQUEUE and action not in actions:
-        return None
-    if action is Action.RETRY and (action not in actions or not outcome.delay):
-        return None
-    return outcome if action is outcome.action else outcome._replace(action=action)
 
 
 class SimpleReceiver(Generic[OptionsType, DeliveryType]):
@@ -163,6 +77,9 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         self._hook = Hook(endpoint)
         self._part = Part(context.changed, source=source)
         self._backoff = Backoff()
+        self._connected_since = 0.0
+        self._settle_backoff = Backoff()
+        self._paused_until = 0.0
         self._stopping = asyncio.Event()
         self._skip = asyncio.Event()
         self._requeues = 0
@@ -204,8 +121,11 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
                 await self._receive()
             except Exception as error:
                 await self._failed(error)
+            except BaseException as error:
+                await self._failed(_interrupted(f"{self.name}: receive", error))
             else:
-                self._part.ended(f"{self._source} has ended")
+                if not self._stopping.is_set():
+                    self._part.ended(f"{self._source} has ended")
                 return
 
     async def _receive(self) -> None:
@@ -222,8 +142,14 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
                 finally:
                     if delivery is None:
                         self._room.release()
+                if self._stopping.is_set():
+                    # `receive` has swallowed the cancellation; the source keeps the delivery.
+                    return
                 self._connected()
-                if delivery is not None:
+                if delivery is None:
+                    # `receive` may never wait for anything.
+                    await asyncio.sleep(0)
+                else:
                     self._take(delivery)
         except StopAsyncIteration:
             return
@@ -233,7 +159,18 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
             if hasattr(deliveries, "aclose"):
                 await deliveries.aclose()
 
-    def _take(self, delivery: DeliveryType) -> None:
+    def _take(self, yielded: object) -> None:
+        if not isinstance(yielded, Delivery):
+            self._room.release()
+            raise TypeError(
+                f"{type(self._transport).__qualname__}.receive yielded an object of"
+                f" {type(yielded).__qualname__}: it has to yield a Delivery, such as"
+                " SimpleDelivery, or None"
+            )
+        delivery = cast(DeliveryType, yielded)
+        if delivery.fate is not None:
+            # It was handled before, and the transport has not called `again`.
+            delivery.again()
         self.unsettled += 1
         if self._options.batch:
             self._batching.add(delivery)
@@ -245,25 +182,24 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         if self._part.state is State.READY or self._stopping.is_set():
             return
         if self._backoff.attempt:
-            log.info("receiving again", extra={"consumer": self.name, "source": self._source})
+            log.info("receiving again", extra=self._fields())
         self._notify_connection("connected", self._backoff.attempt + 1)
-        self._backoff.reset()
+        self._connected_since = perf_counter()
         self._part.ready()
 
     async def _failed(self, error: Exception) -> None:
         """Report a failed attempt, and wait until the next one."""
-        event: Event = "connection_lost" if self._part.state is State.READY else "connection_failed"
+        event: Event = "connection_failed"
+        if self._part.state is State.READY:
+            event = "connection_lost"
+            if perf_counter() - self._connected_since > STABLE_AFTER:
+                self._backoff.reset()
         seconds = self._backoff.next()
         attempt, reason = self._backoff.attempt, f"{self._source}: {summarize_error(error)}"
         log.error(
             "cannot receive",
             exc_info=without_needless_traceback(error),
-            extra={
-                "consumer": self.name,
-                "source": self._source,
-                "attempt": attempt,
-                "next_attempt_in": round(seconds, 2),
-            },
+            extra=self._fields(attempt=attempt, next_attempt_in=round(seconds, 2)),
         )
         if isinstance(error, BrokerRefused):
             self._part.refused(reason)
@@ -299,6 +235,7 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         self, batch: Sequence[DeliveryType], outcomes: Sequence[Outcome], seconds: float
     ) -> list[DeliveryType]:
         """Settle what was handled; return what is to be handled again, after its pause."""
+        lost = False
         requeued: list[tuple[DeliveryType, Outcome]] = []
         again: list[tuple[DeliveryType, Outcome]] = []
         for delivery, outcome in zip(batch, outcomes, strict=True):
@@ -308,31 +245,68 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
             elif done.action is Action.REQUEUE:
                 requeued.append((delivery, outcome))
             else:
-                await self._settle(delivery, outcome, done, seconds)
+                lost |= await self._settle(delivery, outcome, done, seconds)
         self._requeues = self._requeues + 1 if requeued else 0
         if requeued:
             await self._pause(self._requeue_pause([delivery for delivery, _ in requeued]))
         for delivery, outcome in requeued:
-            await self._settle(delivery, outcome, outcome, seconds)
+            lost |= await self._settle(delivery, outcome, outcome, seconds)
+        if lost:
+            # The source may redeliver at once.
+            await self._pause(max(self._paused_until - perf_counter(), 0.0))
         return await self._again(again, seconds) if again else []
 
     async def _settle(
         self, delivery: DeliveryType, decided: Outcome, done: Outcome, seconds: float
-    ) -> None:
+    ) -> bool:
+        """Settle one delivery; return whether it is lost."""
         if done.action is Action.RETRY:
             done = done._replace(delay=pause(done, self._options.retry))
         lost = False
+        timer = self._complain_later(done)
         try:
             await self._transport.settle(delivery, done)
         except Exception as error:
-            lost = True
-            log.error(
-                "cannot settle: the source has to redeliver",
-                exc_info=without_needless_traceback(error),
-                extra={"consumer": self.name, "source": self._source, "action": done.action},
-            )
+            lost = self._not_settled(error, done)
+        except BaseException as error:
+            lost = self._not_settled(_interrupted(f"{self.name}: settle", error), done)
+        else:
+            self._settle_backoff.reset()
+        finally:
+            if timer is not None:
+                timer.cancel()
         self._release()
         self._notify(delivery, decided, done.action, seconds, lost)
+        return lost
+
+    def _not_settled(self, error: Exception, done: Outcome) -> bool:
+        """Report a delivery that could not be settled; return that it is lost."""
+        log.error(
+            "cannot settle: the source has to redeliver",
+            exc_info=without_needless_traceback(error),
+            extra=self._fields(action=done.action),
+        )
+        now = perf_counter()
+        if now >= self._paused_until:
+            # Others that fail during the same pause wait for the end of it.
+            self._paused_until = now + self._settle_backoff.next()
+        return True
+
+    def _complain_later(self, done: Outcome) -> asyncio.TimerHandle | None:
+        """Log a warning if `settle` takes longer than a call of `handle` may."""
+        seconds = self._options.timeout
+        if seconds is None:
+            return None
+        return asyncio.get_running_loop().call_later(
+            seconds,
+            lambda: log.warning(
+                "settle takes longer than the timeout of the consumer",
+                extra=self._fields(action=done.action, timeout=seconds),
+            ),
+        )
+
+    def _fields(self, **others: object) -> dict[str, object]:
+        return {"consumer": self.name, "source": self._source, **others}
 
     async def _again(
         self, failed: Sequence[tuple[DeliveryType, Outcome]], seconds: float
@@ -382,6 +356,25 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         """Return 0 for first failures, and longer pauses for what was requeued before."""
         failures = max(self._requeues, *(delivery.attempt for delivery in deliveries))
         return _growing_pause(failures - 1) if failures > 1 else 0.0
+
+
+def _interrupted(what: str, error: BaseException) -> Exception:
+    """Return the failure of *what*, which was cancelled from inside.
+
+    Raises:
+        asyncio.CancelledError: The task is to end.
+        HandlerExit: *what* raised `SystemExit` or `KeyboardInterrupt`: the process has to end.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        raise HandlerExit(f"{what} raised {type(error).__name__}: {error}") from error
+    if is_meant_to_end(task, error) or not isinstance(error, asyncio.CancelledError):
+        raise error
+    discard_cancellations(task)
+    failure = Interrupted(f"{what} was cancelled from inside")
+    failure.__cause__ = error
+    return failure
 
 
 def _growing_pause(failures: int) -> float:

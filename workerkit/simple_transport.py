@@ -16,13 +16,8 @@ from workerkit.endpoint import Endpoint
 from workerkit.health import Health
 from workerkit.options import Options
 from workerkit.retry import RetryPolicy
-from workerkit.simple_receiver import (
-    DeliveryType,
-    OptionsType,
-    SimpleDelivery,
-    SimpleOptions,
-    SimpleReceiver,
-)
+from workerkit.simple_options import DeliveryType, OptionsType, SimpleDelivery, SimpleOptions
+from workerkit.simple_receiver import SimpleReceiver
 from workerkit.tasks import cancel_and_wait
 from workerkit.transport import Context, Declared
 

@@ -119,7 +119,8 @@ class Context:
         middlewares: The container's, for requests.
         redact: The container's; called with texts of exceptions before they leave the process.
         changed: For each `Part` of a `Health`: called after every change of it.
-        keep: Runs a coroutine as a task of the process: one that raises stops the process.
+        keep: Runs a coroutine as a task of the process: one that raises stops the process, and so
+            does one that was cancelled otherwise than by `cancel` or `cancel_and_wait`.
     """
 
     settings: WorkerSettings

@@ -24,7 +24,7 @@ from workerkit import (
     WorkerContainer,
 )
 from workerkit.health import State
-from workerkit.simple_receiver import possible_outcome
+from workerkit.simple_options import possible_outcome
 from workerkit.transport import Outcome
 
 

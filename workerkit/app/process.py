@@ -20,7 +20,16 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Readiness
 from workerkit.ops.metrics import Metrics
-from workerkit.tasks import LATE, cancel, guard, protect, run_all, unprotect
+from workerkit.tasks import (
+    LATE,
+    Interrupted,
+    cancel,
+    guard,
+    is_meant_to_end,
+    protect,
+    run_all,
+    unprotect,
+)
 from workerkit.transport import Context, Declared, Prepares, Publishes, Transport
 
 log = logging.getLogger(__name__)
@@ -226,7 +235,14 @@ class Process:
 
     def _ended(self, task: "asyncio.Task[None]") -> None:
         self._kept.discard(task)
-        if task.cancelled() or (error := task.exception()) is None:
+        error: BaseException | None
+        if not task.cancelled():
+            error = task.exception()
+        elif self.readiness.draining or is_meant_to_end(task):
+            error = None
+        else:
+            error = Interrupted(f"{task.get_name()} was cancelled from inside")
+        if error is None:
             return
         log.critical("stopping: a task failed", exc_info=error, extra={"task": task.get_name()})
         self.crash = self.crash or error
