@@ -77,6 +77,17 @@ class RetryPolicy:
         return not self.only or isinstance(error, self.only)
 
 
+def growing_pause(failures: int, first: float = 1.0, longest: float = 30.0) -> float:
+    """Return the seconds to wait after this number of failures in a row; they double each time.
+
+    Args:
+        failures: At least 1.
+        first: The pause after one failure.
+        longest: No pause is longer.
+    """
+    return min(longest, first * 2.0 ** min(failures - 1, 30))
+
+
 def next_delay(
     policy: RetryPolicy | None, attempt: int, asked: float | None = None
 ) -> float | None:

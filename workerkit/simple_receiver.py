@@ -13,7 +13,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import BrokerRefused, HandlerExit
 from workerkit.health import Health, Part, State
 from workerkit.observe import ConnectionEvent, Event, Settled, notify, notify_event
-from workerkit.retry import pause
+from workerkit.retry import growing_pause, pause
 from workerkit.simple_options import DeliveryType, OptionsType, TwoFunctions, possible_outcome
 from workerkit.tasks import (
     Backoff,
@@ -32,8 +32,6 @@ log = logging.getLogger(__name__)
 STABLE_AFTER = 10.0
 """Seconds for which a connection has to last, so that the pauses begin again with the first."""
 
-_FIRST_PAUSE = 1.0
-_LONGEST_PAUSE = 30.0
 _CANCEL_INTERVAL = 0.5
 
 
@@ -350,12 +348,12 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
     def _attempt_pause(self, delivery: DeliveryType, outcome: Outcome) -> float:
         if outcome.action is Action.RETRY:
             return pause(outcome, self._options.retry)
-        return _growing_pause(delivery.attempt)
+        return growing_pause(delivery.attempt)
 
     def _requeue_pause(self, deliveries: Sequence[DeliveryType]) -> float:
         """Return 0 for first failures, and longer pauses for what was requeued before."""
         failures = max(self._requeues, *(delivery.attempt for delivery in deliveries))
-        return _growing_pause(failures - 1) if failures > 1 else 0.0
+        return growing_pause(failures - 1) if failures > 1 else 0.0
 
 
 def _interrupted(what: str, error: BaseException) -> Exception:
@@ -375,7 +373,3 @@ def _interrupted(what: str, error: BaseException) -> Exception:
     failure = Interrupted(f"{what} was cancelled from inside")
     failure.__cause__ = error
     return failure
-
-
-def _growing_pause(failures: int) -> float:
-    return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(failures - 1, 10))

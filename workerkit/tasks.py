@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from workerkit.describe import describe_error
+from workerkit.retry import growing_pause
 
 log = logging.getLogger(__name__)
 
@@ -37,8 +38,8 @@ class Backoff:
 
     def next(self) -> float:
         """Count a failed attempt, and return the seconds to wait before the next one."""
-        bound = min(self._cap, self._first * 2.0 ** min(self.attempt, 30))
         self.attempt += 1
+        bound = growing_pause(self.attempt, self._first, self._cap)
         return bound * random.uniform(0.5, 1.0)
 
     def reset(self) -> None:

@@ -36,6 +36,7 @@ from workerkit.amqp.message import ATTEMPT, QUEUE, RETURNS, AMQPMessage, sent_at
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.errors import PublishRefused
+from workerkit.retry import growing_pause
 from workerkit.tasks import sleep_unless_stopping
 
 log = logging.getLogger(__name__)
@@ -299,7 +300,7 @@ class _Pauses:
         if not self.failures or now - self._last > _SAME_FAILURE:
             self.failures += 1
         self._last = now
-        return min(_LONGEST_PAUSE, _FIRST_PAUSE * 2.0 ** min(self.failures - 1, 10))
+        return growing_pause(self.failures, _FIRST_PAUSE, _LONGEST_PAUSE)
 
     async def _wait_for_room(self) -> None:
         loop = asyncio.get_running_loop()

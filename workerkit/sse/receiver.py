@@ -10,7 +10,7 @@ from typing import Any
 from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.observe import Observer, Settled, notify
-from workerkit.retry import pause
+from workerkit.retry import growing_pause, pause
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.event import SSEEvent
 from workerkit.sse.stored_cursor import StoredCursor
@@ -82,8 +82,6 @@ class CursorTracker:
 _MAX_TURN = 0.001
 _MAX_WAITING_TEXT = 1024 * 1024
 _MAX_UNSETTLED = 10_000
-_FIRST_PAUSE = 1.0
-_MAX_PAUSE = 30.0
 
 Events = Sequence[SSEEvent[Any]]
 
@@ -280,7 +278,7 @@ class StreamReceiver:
         """Return the seconds until the next attempt, by the policy or growing with each failure."""
         if outcome.action is Action.RETRY:
             return pause(outcome, self._options.retry)
-        return min(_MAX_PAUSE, _FIRST_PAUSE * 2.0 ** min(event.attempt - 1, 10))
+        return growing_pause(event.attempt)
 
     async def _pause(self, seconds: float) -> bool:
         """Wait before the next attempt; return False if the process stops."""
