@@ -94,8 +94,8 @@ def possible_outcome(outcome: Outcome, actions: Collection[Action]) -> Outcome |
         actions: What the transport can do.
     """
     action = outcome.action
-    if action is Action.DEAD_LETTER and action not in actions:
-        action = Action.REJECT
+    if action not in actions:
+        action = action.without_broker
     if action is Action.REJECT and action not in actions:
         action = Action.ACK
     if action is Action.REQUEUE and action not in actions:

@@ -117,10 +117,8 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         while not self._stopping.is_set():
             try:
                 await self._receive()
-            except Exception as error:
-                await self._failed(error)
             except BaseException as error:
-                await self._failed(_interrupted(f"{self.name}: receive", error))
+                await self._failed(_failure_of(f"{self.name}: receive", error))
             else:
                 if not self._stopping.is_set():
                     self._part.ended(f"{self._source} has ended")
@@ -264,10 +262,9 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         timer = self._complain_later(done)
         try:
             await self._transport.settle(delivery, done)
-        except Exception as error:
-            lost = self._not_settled(error, done)
         except BaseException as error:
-            lost = self._not_settled(_interrupted(f"{self.name}: settle", error), done)
+            self._not_settled(_failure_of(f"{self.name}: settle", error), done)
+            lost = True
         else:
             self._settle_backoff.reset()
         finally:
@@ -277,8 +274,8 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         self._notify(delivery, decided, done.action, seconds, lost)
         return lost
 
-    def _not_settled(self, error: Exception, done: Outcome) -> bool:
-        """Report a delivery that could not be settled; return that it is lost."""
+    def _not_settled(self, error: Exception, done: Outcome) -> None:
+        """Report a delivery that could not be settled, and lengthen the pause of its worker."""
         log.error(
             "cannot settle: the source has to redeliver",
             exc_info=without_needless_traceback(error),
@@ -288,7 +285,6 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         if now >= self._paused_until:
             # Others that fail during the same pause wait for the end of it.
             self._paused_until = now + self._settle_backoff.next()
-        return True
 
     def _complain_later(self, done: Outcome) -> asyncio.TimerHandle | None:
         """Log a warning if `settle` takes longer than a call of `handle` may."""
@@ -356,13 +352,15 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         return growing_pause(failures - 1) if failures > 1 else 0.0
 
 
-def _interrupted(what: str, error: BaseException) -> Exception:
-    """Return the failure of *what*, which was cancelled from inside.
+def _failure_of(what: str, error: BaseException) -> Exception:
+    """Return the failure of *what* that *error* is, also if it was cancelled from inside.
 
     Raises:
         asyncio.CancelledError: The task is to end.
         HandlerExit: *what* raised `SystemExit` or `KeyboardInterrupt`: the process has to end.
     """
+    if isinstance(error, Exception):
+        return error
     task = asyncio.current_task()
     assert task is not None
     if isinstance(error, SystemExit | KeyboardInterrupt):

@@ -122,7 +122,9 @@ class Process:
         grace_ends = loop.time() + self._assembly.settings.shutdown_grace
         transports = {f"{transport.kind} transport": transport for transport in self._transports}
         faults = await self._finish(
-            "stopped", {n: w.stop() for n, w in transports.items()}, STOP_DEADLINE
+            "stopped",
+            {name: transport.stop() for name, transport in transports.items()},
+            STOP_DEADLINE,
         )
         # Where no handler runs, messages may still have to be requeued.
         left = max(grace_ends - loop.time(), 0.0)
