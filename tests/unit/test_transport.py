@@ -398,3 +398,41 @@ async def test_a_transport_that_fails_to_close_does_not_keep_the_others() -> Non
             pass
 
     assert closed == ["on_stop"]
+
+
+class Outbox:
+    """A publisher of the user's own, which takes no attributes."""
+
+    __slots__ = ("calls",)
+
+    def __init__(self) -> None:
+        self.calls: list[str] = []
+
+    def open(self, settings: WorkerSettings) -> None:
+        """Record the call."""
+        self.calls.append(type(settings).__name__)
+
+    async def close(self) -> None:
+        """Record the call."""
+        self.calls.append("close")
+
+
+async def test_a_publisher_without_observers() -> None:
+    """Only a `Publisher` gets the observers; any other object is opened and closed."""
+
+    class Piped(PipeConsumer):
+        pipe = "orders"
+
+        async def handle(self, body: bytes) -> None: ...
+
+    outbox = Outbox()
+    container = container_of("amqp://127.0.0.1:1/")
+    container.extra_transports.add_kwargs({PipeConsumer: providers.Object(PipeTransport())})
+    container.publisher.override(providers.Object(outbox))
+    runner = Runner(container, packages=[package_of(Piped)])
+
+    async with runner.running():
+        opened = list(outbox.calls)
+
+    assert opened == ["_Settings"]
+    assert outbox.calls == ["_Settings", "close"]

@@ -235,7 +235,8 @@ class AMQPTransport:
         publisher: Any = context.publisher
         self._container_publisher = publisher
         publisher.open(context.settings)
-        publisher.observers = context.observers
+        if isinstance(publisher, Publisher):
+            publisher.observers = context.observers
 
     def blocked(self) -> list[str]:
         """Return the connections whose broker blocks publishers, out of memory or disk."""
