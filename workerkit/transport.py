@@ -271,6 +271,11 @@ class Configured(Protocol):
     section: ClassVar[tuple[str, type[BaseModel]]]
 
 
+def running_handlers(names: Sequence[str]) -> list[str]:
+    """Return for `pending` that handlers of these consumers run, in words."""
+    return [f"a handler of {name} runs" for name in names]
+
+
 class Hook:
     """Calls a consumer's `on_connection_error` for each failed attempt."""
 

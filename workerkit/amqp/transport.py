@@ -30,7 +30,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
 from workerkit.options import Options
 from workerkit.tasks import cancel, cancel_and_wait
-from workerkit.transport import Context, Declared, Hook
+from workerkit.transport import Context, Declared, Hook, running_handlers
 
 log = logging.getLogger(__name__)
 
@@ -250,7 +250,7 @@ class AMQPTransport:
 
     def pending(self) -> list[str]:
         """Return which handlers run; the broker shows what else is not settled."""
-        return [f"a handler of {name} runs" for name in self.busy()]
+        return running_handlers(self.busy())
 
     def skip_waits(self) -> None:
         """Handle partly filled batches, and requeue what waits to be requeued: for tests."""

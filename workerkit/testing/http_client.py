@@ -14,7 +14,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.health import Health
 from workerkit.http.response import is_event_stream
 from workerkit.http.transport import HTTPTransport
-from workerkit.transport import Context
+from workerkit.transport import Context, running_handlers
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,8 +159,7 @@ class TrackedHTTPTransport:
     def pending(self) -> list[str]:
         """Return the views that answer requests, unless all answers are open event streams."""
         waiting = [each for each in self._open.values() if not is_event_stream(each)]
-        busy = self._transport.busy() if waiting else []
-        return [f"a handler of {name} runs" for name in busy]
+        return running_handlers(self._transport.busy()) if waiting else []
 
     def skip_waits(self) -> None:
         """There is nothing to skip."""

@@ -13,7 +13,7 @@ from workerkit.http.transport import HTTPTransport
 from workerkit.periodic.transport import PeriodicTransport
 from workerkit.sse.transport import SSETransport
 from workerkit.testing.http_client import TrackedHTTPTransport
-from workerkit.transport import Idles, Transport
+from workerkit.transport import Idles, Transport, running_handlers
 
 
 class UsedTransports:
@@ -36,7 +36,7 @@ class UsedTransports:
             if isinstance(transport, Idles):
                 found += transport.pending()
             else:
-                found += [f"a handler of {name} runs" for name in transport.busy()]
+                found += running_handlers(transport.busy())
         return found
 
     def skip_waits(self) -> None:
