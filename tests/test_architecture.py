@@ -21,9 +21,9 @@ LONGEST_FUNCTION = 50
 # height, which know nothing of each other.
 FLOORS = {
     "F0 words": "version safe_text errors delivery config",
-    "F1 pure": "describe type_variables codec signature retry health observe logs",
-    "F2 declared": "attributes options consumer",
-    "F3 spine": "forking tasks threads workers endpoint transport simple_options"
+    "F1 pure": "describe current_call type_variables codec signature retry health observe logs",
+    "F2 declared": "attributes options consumer interceptor",
+    "F3 spine": "forking tasks deadlines threads workers endpoint transport simple_options"
     " simple_receiver simple_transport",
     "F4 transports": "amqp|sse|http|embedded ops.counting ops.metrics periodic ops",
     "F5 assembly": "container config.load app",
@@ -56,7 +56,7 @@ ORDER = {
     " contract_source transport_contract plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
     " variables explain load",
-    "app": "discovery injection sections assembly watchdog process",
+    "app": "discovery injection interceptors sections assembly watchdog process",
     "periodic": "schedule singleton consumer transport",
 }
 

@@ -38,6 +38,7 @@ if TYPE_CHECKING:
     )
     from workerkit.http.parameters import Cookie, Header
     from workerkit.http.view import HTTPView
+    from workerkit.interceptor import Call, Interceptor
     from workerkit.observe import Settled
     from workerkit.periodic.consumer import PeriodicTask
     from workerkit.periodic.singleton import Run
@@ -62,6 +63,7 @@ __all__ = [
     "Binding",
     "BrokerBlocked",
     "BrokerRefused",
+    "Call",
     "ConfigurationError",
     "ConnectionLost",
     "Consumer",
@@ -73,6 +75,7 @@ __all__ = [
     "HandlerCancelled",
     "HandlerTimeout",
     "Header",
+    "Interceptor",
     "InvalidBody",
     "InvalidRequest",
     "MessageTooLarge",
@@ -125,6 +128,7 @@ _NAMES = {
     ),
     "http.parameters": "Cookie Header",
     "http.view": "HTTPView",
+    "interceptor": "Call Interceptor",
     "observe": "Settled",
     "periodic.consumer": "PeriodicTask",
     "retry": "RetryPolicy",

@@ -44,6 +44,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = MappingProxyType(
     | dict.fromkeys(("interval", "period", "seconds", "run_every"), ("every", "batch_interval"))
     | dict.fromkeys(("schedule", "crontab", "cron_expression"), ("cron",))
     | dict.fromkeys(("tz", "time_zone"), ("timezone",))
+    | dict.fromkeys(("interceptor", "middleware", "middlewares"), ("interceptors",))
     # Options of one kind of consumer that have another name in another kind.
     | {"queues": ("routes",), "routes": ("queues",), "prefetch": _POOL}
 )
@@ -89,10 +90,11 @@ def misspelt(
         unset: Those options that are not set.
     """
     found: dict[str, str] = {}
+    known = {*options, "interceptors"}
     for name in _own_attributes(declared, owner):
-        if name in options:
+        if name in known:
             continue
-        option = next((each for each in FOREIGN.get(name, ()) if each in options), None)
+        option = next((each for each in FOREIGN.get(name, ()) if each in known), None)
         if option is None:
             nearest = difflib.get_close_matches(name, unset, n=1, cutoff=_SIMILAR)
             option = nearest[0] if nearest else None

@@ -1,6 +1,6 @@
 """The base class of all consumers. Nothing here opens a socket."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from workerkit.attributes import misspelt_hooks
@@ -21,12 +21,16 @@ class Consumer:
         name: In logs, metrics and environment variables; the class name by default.
         concurrency: Calls of `handle` at the same time.
         timeout: Seconds for one call of `handle`; None for no limit.
+        interceptors: Around each call of `handle`, inside those of the container, the outermost
+            first: functions that take a `Call` and return an asynchronous context manager, classes
+            with such a `__call__`, or providers of either.
         options: The options that this kind of consumer takes, with the framework's defaults.
     """
 
     name: ClassVar[str]
     concurrency: ClassVar[int]
     timeout: ClassVar[float | None]
+    interceptors: ClassVar[Sequence[Any]] = ()
     options: ClassVar[Any] = Options  # A view may have a method of that name.
     handle: Callable[..., Any]
     _abstract: ClassVar[bool] = True

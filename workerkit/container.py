@@ -42,6 +42,8 @@ class WorkerContainer(containers.DeclarativeContainer):
             `providers.Dict({QueueConsumer: providers.Singleton(QueueTransport)})`. One for the base
             class of a built-in transport replaces that.
         middlewares: aiohttp's, around every request, the outermost first.
+        interceptors: Around every call of `handle` of all consumers, the outermost first; see
+            `Interceptor`. `providers.List(providers.Singleton(Audit, ...))` sets them.
         redact: A function that is called with the text and the traceback of an exception before
             they become headers of a dead letter, and with each text of our log records; it
             returns the text to write. `providers.Object(hide_cards)` sets it.
@@ -61,6 +63,7 @@ class WorkerContainer(containers.DeclarativeContainer):
     )
     extra_transports: "providers.Dict" = providers.Dict()
     middlewares = providers.List()
+    interceptors = providers.List()
     redact: "providers.Object[Redact | None]" = providers.Object(None)
 
 

@@ -1,6 +1,7 @@
 """What a transport hands over (Delivery) and what becomes of it (Action, Outcome)."""
 
 import logging
+from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple
 
@@ -84,16 +85,18 @@ class Delivery:
         attempt: The number of this attempt, from 1.
         fate: The chosen action; None until the handler has chosen one or has returned.
         after: Seconds until the next attempt, if the handler requested one with a delay.
+        trace: The fields `trace_id` and `span_id` of its call; absent unless it was traced.
         log_success: The message of its log record after success.
         moved: It is acknowledged because a copy of it was confirmed.
     """
 
-    __slots__ = ("after", "attempt", "fate", "raw")
+    __slots__ = ("after", "attempt", "fate", "raw", "trace")
 
     log_success: ClassVar[str] = "handled"
     moved: bool = False
 
     raw: Any  # bytes or str, depending on the transport.
+    trace: Mapping[str, str]
 
     def __init__(self, raw: bytes | str, attempt: int = 1) -> None:
         self.raw = raw
@@ -128,6 +131,14 @@ class Delivery:
     def log_fields(self, source: str, action: str) -> dict[str, object]:
         """Return the fields of its log record, in the terms of its transport."""
         return {"source": source, "delivery": str(self), "action": action}
+
+    def log_context(self) -> dict[str, object]:
+        """Return the fields of each log record of its call, in the terms of its transport."""
+        return {}
+
+    def handed_on_id(self) -> str | None:
+        """Return the correlation id of messages that its handler publishes; None for none."""
+        return None
 
     def decide(self, action: Action) -> None:
         """Choose the action for this delivery; it applies even if the handler raises afterwards.

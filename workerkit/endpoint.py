@@ -5,108 +5,22 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
+from contextvars import copy_context
 from functools import partial
 from types import CoroutineType
 from typing import Any
 
 from workerkit.consumer import Consumer
+from workerkit.current_call import current_call, run_in_context
+from workerkit.deadlines import Deadlines
 from workerkit.delivery import Action, Delivery, FailedCall, Outcome
 from workerkit.errors import HandlerCancelled, HandlerExit, HandlerTimeout, Reject, Retry
+from workerkit.interceptor import Call, Intercepted
 from workerkit.options import Options
 from workerkit.retry import RetryPolicy, next_delay
 from workerkit.signature import Arguments
-from workerkit.tasks import discard_cancellations, guard, is_meant_to_end
+from workerkit.tasks import guard, is_meant_to_end
 from workerkit.threads import Threads
-
-_PATIENCE = 5.0
-_LATE = 0.1
-_READ_TIME = 0.1
-
-
-class Deadlines:
-    """The running calls of one consumer, each with its deadline.
-
-    Args:
-        name: Of the consumer.
-        seconds: For one call; None for no limit.
-    """
-
-    def __init__(self, name: str, seconds: float | None) -> None:
-        self._loop = asyncio.get_running_loop()
-        self._name = name
-        self._seconds = seconds
-        self._running: dict[asyncio.Task[object], float] = {}
-        self._overdue: dict[asyncio.Task[object], asyncio.TimerHandle] = {}
-        self._timer: asyncio.TimerHandle | None = None
-        self._due = 0.0
-        self._looked = False
-
-    def begin(self, task: asyncio.Task[object] | None = None) -> asyncio.Task[object]:
-        """Start the clock for a call.
-
-        Args:
-            task: The current one, where the caller knows it; finding it costs time.
-
-        Returns:
-            The current task, which makes the call.
-        """
-        if task is None:
-            task = asyncio.current_task(self._loop)
-            assert task is not None
-        if self._seconds is not None:
-            self._running[task] = deadline = self._loop.time() + self._seconds
-            if self._timer is None:
-                self._due = deadline
-                self._timer = self._loop.call_at(deadline, self._expire)
-        return task
-
-    def end(self, task: asyncio.Task[object]) -> bool:
-        """Stop the clock for a call.
-
-        Returns:
-            Whether it was cancelled because it was late. That cancellation is then undone, as is
-            any by the call itself, so that the task continues; one from elsewhere stays.
-        """
-        self._running.pop(task, None)
-        complaint = self._overdue.pop(task, None) if self._overdue else None
-        if complaint is not None:
-            complaint.cancel()
-            task.uncancel()
-        if task.cancelling():
-            discard_cancellations(task)
-        return complaint is not None
-
-    def close(self) -> None:
-        """Stop the timer."""
-        if self._timer is not None:
-            self._timer.cancel()
-
-    def _expire(self) -> None:
-        self._timer = None
-        now = self._loop.time()
-        if now - self._due > _LATE and not self._looked:
-            # The event loop was blocked, or the process stopped: what the calls wait for may have
-            # arrived in time, and is read first. Once only: an overloaded loop has deadlines, too.
-            self._looked, self._due = True, now + _READ_TIME
-            self._timer = self._loop.call_at(self._due, self._expire)
-            return
-        self._looked = False
-        while self._running:
-            task, deadline = next(iter(self._running.items()))
-            if deadline > now:
-                self._due = deadline
-                self._timer = self._loop.call_at(deadline, self._expire)
-                return
-            del self._running[task]
-            self._overdue[task] = self._loop.call_later(_PATIENCE, self._complain)
-            task.cancel()
-
-    def _complain(self) -> None:
-        log.error(
-            "handler timed out and still runs after cancellation: waiting for it",
-            extra={"consumer": self._name, "timeout": self._seconds},
-        )
-
 
 log = logging.getLogger(__name__)
 
@@ -114,17 +28,21 @@ log = logging.getLogger(__name__)
 class Endpoint:
     """One method of a consumer, ready to be called by its transport.
 
-    All code of the user's class is called from here only.
+    All code of the user's class is called from here only. Context variables that a call sets are
+    gone when it ends: once a handler has set one, and always with interceptors, each call runs in a
+    context of its own.
 
     Args:
         consumer: The instance whose method is called.
-        options: Its resolved options.
+        options: Its resolved options, with the interceptors.
         signature: The plan of the method.
         on_success: The action if `handle` returned.
         on_exception: The action if `handle` raised, timed out, or was cancelled by its own code.
         on_invalid: The action for an invalid body; `handle` is not called.
         retry: If given, decides about failures instead of *on_exception*.
         method: The name of the method, which these texts call `handle`.
+        inherits: Calls see the context variables of their caller, such as those that a middleware
+            has set; otherwise those at the creation of the endpoint.
     """
 
     def __init__(
@@ -138,6 +56,7 @@ class Endpoint:
         on_invalid: Action,
         retry: RetryPolicy | None = None,
         method: str = "handle",
+        inherits: bool = False,
     ) -> None:
         self.consumer = consumer
         self.options = options
@@ -161,6 +80,16 @@ class Endpoint:
         if signature.provides:
             self._handle = partial(_injected, self._handle, signature.provided)
         self._deadlines = Deadlines(options.name, timeout)
+        self._method = method
+        self._intercepted: Intercepted | None = None
+        if options.interceptors:
+            # Deadlines do not apply to threads.
+            limit = options.timeout if timeout is None else None
+            self._intercepted = Intercepted(
+                self._handle, options.interceptors, self._preview, limit
+            )
+        self._context = None if inherits else copy_context()
+        self._isolates = inherits or self._intercepted is not None
 
     async def process(self, delivery: Delivery, task: "asyncio.Task[Any] | None" = None) -> Outcome:
         """Call `handle` and decide what becomes of *delivery*; settle nothing.
@@ -180,7 +109,17 @@ class Endpoint:
         # As _attempt, inlined: each coroutine in between costs time for every delivery.
         task = self._deadlines.begin(task)
         try:
-            outcome = self._returned(task, await self._handle(*args, **kwargs))
+            if self._isolates:
+                value = await self._isolated(delivery, args, kwargs)
+            else:
+                token, context = current_call.set((self.name, delivery)), copy_context()
+                try:
+                    value = await self._handle(*args, **kwargs)
+                finally:
+                    if copy_context() != context:
+                        self._isolates = True
+                    current_call.reset(token)
+            outcome = self._returned(task, value)
         except BaseException as error:
             outcome = self._failed(task, error)
         return self._decided(delivery, outcome)
@@ -192,14 +131,15 @@ class Endpoint:
         by itself; the others follow what it does.
         """
         outcomes: list[Outcome | None] = []
-        items = []
+        items, handled = [], []
         for delivery in deliveries:
             try:
                 items.append(self._read(delivery))
+                handled.append(delivery)
                 outcomes.append(None)
             except Exception as error:
                 outcomes.append(Outcome(self._on_invalid, error))
-        common = await self._attempt(items) if items else self._handled
+        common = await self._attempt(handled, items) if items else self._handled
         if common.error is not None:
             common = common._replace(call=FailedCall(len(items)))
         return [
@@ -226,13 +166,54 @@ class Endpoint:
         """Call the consumer's `on_connection_error`; what it raises is logged."""
         await self._hook("on_connection_error", self.consumer.on_connection_error(error, attempt))
 
-    async def _attempt(self, items: list[Any]) -> Outcome:
+    async def _attempt(self, deliveries: Sequence[Delivery], items: list[Any]) -> Outcome:
         """Call the method with a batch."""
         task = self._deadlines.begin()
         try:
-            return self._returned(task, await self._handle(items))
+            return self._returned(task, await self._isolated(deliveries, (items,), {}))
         except BaseException as error:
             return self._failed(task, error)
+
+    def _isolated(
+        self,
+        handled: Delivery | Sequence[Delivery],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Awaitable[Any]:
+        """Call the method in a context of its own."""
+        context = copy_context() if self._context is None else self._context.copy()
+        return run_in_context(context, self._called(handled, args, kwargs))
+
+    async def _called(
+        self,
+        handled: Delivery | Sequence[Delivery],
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+    ) -> Any:
+        """Call the method, with its interceptors."""
+        current_call.set((self.name, handled))
+        if self._intercepted is None:
+            return await self._handle(*args, **kwargs)
+        call = Call(self.consumer, self.name, self._method, handled)
+        return await self._intercepted(call, args, kwargs)
+
+    def _preview(self, call: Call, error: BaseException | None, value: object) -> Outcome | None:
+        """Return the outcome that a call has at this point; None if there will be none."""
+        task = asyncio.current_task()
+        assert task is not None
+        late = self._deadlines.is_late(task)
+        if error is None and not late:
+            outcome = self._handled if value is None else Outcome(self._handled.action, None, value)
+        elif late or isinstance(error, asyncio.CancelledError):
+            if not late and is_meant_to_end(task, error):
+                return None
+            failure = self._interrupted(late)
+            outcome = Outcome(self._action_for(failure), failure)
+        elif isinstance(error, Exception) and not isinstance(error, MemoryError):
+            outcome = Outcome(self._action_for(error), error)
+        else:
+            return None
+        return outcome if call.is_batch else self._with_choice(call.delivery, outcome)
 
     def _returned(self, task: "asyncio.Task[Any]", value: object) -> Outcome:
         """Return the outcome of a call that returned *value*; a late one is a failure."""
@@ -298,16 +279,17 @@ class Endpoint:
         return Action.RETRY if self._retry.covers(error) else Action.DEAD_LETTER
 
     def _decided(self, delivery: Delivery, outcome: Outcome) -> Outcome:
+        """Return the final outcome for *delivery*, which notes its action."""
+        if delivery.fate is not None or outcome.error is not None:
+            outcome = self._with_choice(delivery, outcome)
+        delivery.fate = outcome.action
+        return outcome
+
+    def _with_choice(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         """Return the outcome with the handler's own choice for *delivery*, if it made one."""
         if delivery.fate is not None:
             outcome = Outcome(delivery.fate, outcome.error, outcome.value, call=outcome.call)
-        elif outcome.error is None:
-            delivery.fate = outcome.action
-            return outcome
-        if outcome.action is Action.RETRY:
-            outcome = self._retried(delivery, outcome)
-        delivery.fate = outcome.action
-        return outcome
+        return self._retried(delivery, outcome) if outcome.action is Action.RETRY else outcome
 
     def _retried(self, delivery: Delivery, outcome: Outcome) -> Outcome:
         """Return the outcome with the delay of the next attempt; dead-letter after the last one."""

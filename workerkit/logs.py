@@ -16,6 +16,7 @@ from pythonjsonlogger.defaults import unknown_default
 from pythonjsonlogger.json import JsonFormatter
 
 from workerkit.config.sections import LogSettings
+from workerkit.current_call import call_fields
 from workerkit.describe import format_traceback
 from workerkit.safe_text import (
     INDENT,
@@ -156,11 +157,34 @@ def _timestamp(record: logging.LogRecord) -> str:
     return moment.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
-def _fields(record: logging.LogRecord) -> dict[str, Any]:
-    """Return the `extra` fields of the caller, and the id of the request."""
-    fields = {name: value for name, value in vars(record).items() if name not in _RESERVED}
+def context_fields() -> dict[str, object]:
+    """Return the fields of the call of `handle` and of the request that this code belongs to."""
+    fields = call_fields()
     if current := request_id.get():
-        fields.setdefault("request_id", current)
+        fields["request_id"] = current
+    return fields
+
+
+class ContextFilter(logging.Filter):
+    """Adds the fields of the current call of `handle` to each record.
+
+    The records of workerkit's own handler have them. Add this filter to a handler of your own, or
+    to the handler that feeds a queue.
+    """
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Add the fields that the record does not have; let every record pass."""
+        for name, value in context_fields().items():
+            if not hasattr(record, name):
+                setattr(record, name, value)
+        return True
+
+
+def _fields(record: logging.LogRecord) -> dict[str, Any]:
+    """Return the `extra` fields of the caller, then those of the context."""
+    fields = {name: value for name, value in vars(record).items() if name not in _RESERVED}
+    for name, value in context_fields().items():
+        fields.setdefault(name, value)
     return fields
 
 

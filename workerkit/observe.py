@@ -152,6 +152,7 @@ def log_settled(record: Settled) -> None:
         extra={
             "consumer": record.consumer,
             **fields,
+            **getattr(delivery, "trace", {}),
             "seconds": round(record.seconds, 6),
             **({} if error is None else {"error": describe_error(error)}),
         },

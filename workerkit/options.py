@@ -127,6 +127,8 @@ class Options:
         concurrency: Calls of `handle` at the same time.
         timeout: Seconds for one call of `handle`; None for no limit.
         batch: Whether `handle` takes a list. Its annotation decides; it cannot be set.
+        interceptors: Around each call of `handle`, the outermost first: those of the container and
+            of the class. The Runner sets them.
         sources: The source of each value, by option.
         origins: The variables or fields of the settings that set values, by option, for faults.
     """
@@ -135,6 +137,7 @@ class Options:
     concurrency: Concurrency = 1
     timeout: Seconds | None = 300.0
     batch: bool = field(default=False, repr=False, metadata=NOT_SET)
+    interceptors: tuple[Any, ...] = field(default=(), repr=False, compare=False, metadata=NOT_SET)
     sources: Mapping[str, Source] = field(
         default_factory=dict, repr=False, compare=False, metadata=NOT_SET
     )

@@ -94,12 +94,14 @@ class Declared:
         signatures: The signature of each method that its transport calls, by the method's name.
         factory: Creates the instance from the container; returns a future where a resource is
             asynchronous.
+        interceptors: Create its interceptors likewise, the outermost first.
     """
 
     consumer: type[Consumer]
     options: Options
     signatures: Mapping[str, Arguments]
     factory: Callable[[], Any]
+    interceptors: Sequence[Callable[[], Any]] = ()
 
     @property
     def signature(self) -> Signature:

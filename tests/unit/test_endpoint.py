@@ -180,7 +180,7 @@ async def test_a_handler_that_takes_its_timeout_back(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It was late all the same, and nobody is told that it goes on."""
-    monkeypatch.setattr("workerkit.endpoint._PATIENCE", 0.05)
+    monkeypatch.setattr("workerkit.deadlines._PATIENCE", 0.05)
 
     async def handle(self: object, body: int) -> None:
         try:
@@ -201,7 +201,7 @@ async def test_a_handler_that_goes_on_after_its_timeout(
     caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Nobody can end it, so somebody has to know."""
-    monkeypatch.setattr("workerkit.endpoint._PATIENCE", 0.05)
+    monkeypatch.setattr("workerkit.deadlines._PATIENCE", 0.05)
     go = asyncio.Event()
 
     async def handle(self: object, body: int) -> None:

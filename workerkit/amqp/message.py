@@ -104,6 +104,16 @@ class AMQPMessage(Delivery, Generic[T]):
         """
         self.decide(Action.REQUEUE if requeue else Action.REJECT)
 
+    def log_context(self) -> dict[str, object]:
+        """Return its ids."""
+        ids = {"message_id": self.message_id, "correlation_id": self.correlation_id}
+        return {name: value for name, value in ids.items() if value is not None}
+
+    def handed_on_id(self) -> str | None:
+        """Return its correlation id, or its message id if it begins a conversation."""
+        properties = self.properties
+        return properties.correlation_id or properties.message_id
+
     @cached_property
     def properties(self) -> Properties:
         """All properties, decoded."""

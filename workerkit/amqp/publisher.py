@@ -26,6 +26,7 @@ from workerkit.amqp.properties import encode as encode_properties
 from workerkit.amqp.publisher_connection import PublisherConnection
 from workerkit.amqp.queue import Exchange, Queue
 from workerkit.config.settings import WorkerSettings
+from workerkit.current_call import current_correlation_id
 from workerkit.errors import (
     BrokerRefused,
     ConfigurationError,
@@ -68,8 +69,9 @@ class Publisher:
     * `body`: `bytes` and `str` are sent unchanged, models and all other values as JSON.
     * `exchange`: A name, or an `Exchange` that is declared if it is missing. The default exchange
       routes to the queue that has the routing key as its name.
-    * `headers`, `correlation_id`, `reply_to`, `type`, `app_id`: As defined by AMQP; texts of 255
-      bytes at most.
+    * `headers`, `reply_to`, `type`, `app_id`: As defined by AMQP; texts of 255 bytes at most.
+    * `correlation_id`: By default that of the message that the calling handler handles, or the
+      message's id if it has none; for a view the request id.
     * `message_id`: A new one by default.
     * `content_type`: That of the body by default. Text and JSON are encoded in its `charset`.
     * `content_encoding`: `gzip` and `deflate` compress the body, except for `bytes` that are
@@ -151,6 +153,8 @@ class Publisher:
             TypeError, ValueError: The body cannot be encoded, a parameter has the wrong type, or a
                 number is out of range.
         """
+        if correlation_id is None:
+            correlation_id = current_correlation_id()
         try:
             raw, properties = outgoing.encode_message(
                 body, headers, message_id, correlation_id, priority, expiration,

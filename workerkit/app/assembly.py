@@ -11,6 +11,7 @@ from dependency_injector import containers
 
 from workerkit.app.discovery import find_consumers
 from workerkit.app.injection import Injector
+from workerkit.app.interceptors import Interceptors
 from workerkit.app.sections import extended_type, sections_of, with_sections
 from workerkit.attributes import (
     kind_of,
@@ -98,14 +99,15 @@ def assemble(
         faults.configuration += faulty
     # An unknown name may be that of a class in a module that cannot be imported.
     chosen = _chosen(named, only, FaultCollector() if not_found else faults)
-    injector = Injector(container)
+    interceptors = Interceptors(container, Injector(container))
     kinds_by_option = _kinds_by_option(transports)
     consumers: dict[Transport, list[Declared]] = {}
     for name, class_ in chosen.items():
         transport = _transport(class_, transports, faults)
         if transport is None:
             continue
-        declared = _declared(name, class_, transport, overrides.get(name, {}), injector, faults)
+        own = overrides.get(name, {})
+        declared = _declared(name, class_, transport, own, interceptors, faults)
         faults.declaration += _ineffective_attributes(class_, kinds_by_option)
         if declared is None:
             continue
@@ -246,10 +248,12 @@ def _declared(
     class_: type[Consumer],
     transport: Transport,
     overrides: Mapping[str, Override],
-    injector: Injector,
+    around: Interceptors,
     faults: FaultCollector,
 ) -> Declared | None:
+    injector = around.injector
     factory = faults.collect(injector.factory, class_)
+    interceptors = faults.collect(around.of, class_)
     options = faults.collect(_options, name, class_, overrides)
     hooks = list(_faulty_hooks(class_))
     faults.declaration += hooks
@@ -261,9 +265,9 @@ def _declared(
         unknown = ("batch",) if signatures is None else ()
         for variable, text in without_effect(options, class_, unknown):
             faults.declaration.append(f"{variable or describe_class(class_)}: {text}")
-    if hooks or options is None or factory is None or signatures is None:
+    if hooks or None in (options, factory, interceptors, signatures):
         return None
-    return Declared(class_, options, signatures, factory)
+    return Declared(class_, options, signatures, factory, interceptors)
 
 
 def _faulty_hooks(class_: type[Consumer]) -> Iterator[str]:

@@ -192,7 +192,7 @@ class Injector:
     ) -> "providers.Provider[Any] | None":
         """Return the provider for a parameter; None if its default is used."""
         for marker in _markers(parameter, type_):
-            return _marked(self._container, marker)
+            return marked(self._container, marker)
         named = self._container.providers.get(parameter.name)
         if named is not None:
             return named
@@ -251,11 +251,16 @@ def _hints(function: Callable[..., Any]) -> dict[str, Any]:
 def _markers(parameter: inspect.Parameter, type_: Any) -> Iterator[Any]:
     extras = get_args(type_)[1:] if get_origin(type_) is Annotated else ()
     for found in (*extras, parameter.default):
-        if getattr(type(found), "__IS_MARKER__", False) is True:
+        if is_marker(found):
             yield found
 
 
-def _marked(container: containers.Container, marker: Any) -> "providers.Provider[Any]":
+def is_marker(found: object) -> bool:
+    """Return whether this is a `Provide[...]`."""
+    return getattr(type(found), "__IS_MARKER__", False) is True
+
+
+def marked(container: containers.Container, marker: Any) -> "providers.Provider[Any]":
     """Return the provider that a `Provide[...]` names, by an undocumented API of the library."""
     # Imported here because importing it also imports FastAPI, where that is installed.
     from dependency_injector.wiring import ProvidersMap

@@ -4,6 +4,7 @@ import asyncio
 import inspect
 import logging
 from collections.abc import Callable, Coroutine, Mapping
+from dataclasses import replace
 from pathlib import Path
 from traceback import walk_tb
 from types import CodeType
@@ -217,7 +218,12 @@ class Process:
 
     async def _endpoint(self, transport: Transport, declared: Declared) -> Endpoint:
         consumer = await self._created(describe_class(declared.consumer), declared.factory)
-        return transport.endpoint(declared, consumer)
+        interceptors = [
+            await self._created(f"interceptor {number} of {declared.options.name}", make)
+            for number, make in enumerate(declared.interceptors, 1)
+        ]
+        options = replace(declared.options, interceptors=tuple(interceptors))
+        return transport.endpoint(replace(declared, options=options), consumer)
 
     async def _begin(self, endpoint: Endpoint) -> None:
         """Call `on_start` of a consumer; from then on it has to be stopped."""

@@ -80,6 +80,10 @@ class HTTPRequest(Delivery):
         self.body: object = None
         self.answer: web.StreamResponse | None = None
 
+    def handed_on_id(self) -> str | None:
+        """Return the request id, as the correlation id of what the view publishes."""
+        return self.id
+
     def set_response(self, response: web.StreamResponse) -> None:
         """Set the response that the client gets."""
         self.answer = response

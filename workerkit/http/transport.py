@@ -113,6 +113,7 @@ class HTTPTransport:
                 on_exception=Action.REJECT,
                 on_invalid=Action.REJECT,
                 method=name,
+                inherits=True,
             )
             for name, signature in declared.signatures.items()
         }

@@ -51,6 +51,10 @@ class SSEEvent(Delivery, Generic[T]):
     def _summary(self) -> str:
         return f"{self.name} {self.id!r} of {self.route!r}, {len(self.raw)} characters"
 
+    def log_context(self) -> dict[str, object]:
+        """Return its id, if the server sent one."""
+        return {"event_id": self.id} if self.id else {}
+
     def accept(self) -> None:
         """Settle this event as handled, even if the handler raises afterwards."""
         self.decide(Action.ACK)

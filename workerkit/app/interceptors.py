@@ -1,0 +1,130 @@
+"""Find the interceptors of each consumer: those of the container, then those of its class."""
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+from dependency_injector import containers, providers
+
+from workerkit.app.injection import Injector, is_marker, marked
+from workerkit.consumer import Consumer
+from workerkit.describe import describe_class
+from workerkit.errors import DeclarationError
+from workerkit.signature import Unresolved
+
+Create = Callable[[], Any]
+
+_WRITE = (
+    "write a function that takes a Call, decorated with asynccontextmanager, a class with such a "
+    "__call__, or a provider of either"
+)
+
+
+class Interceptors:
+    """The interceptors of an application, each created once, at the start.
+
+    Attributes:
+        injector: Fills the constructors of classes.
+    """
+
+    def __init__(self, container: containers.Container, injector: Injector) -> None:
+        self.injector = injector
+        self._container = container
+        self._created: dict[int, Create] = {}
+
+    def of(self, class_: type[Consumer]) -> tuple[Create, ...]:
+        """Return what creates the interceptors of a class, the outermost first.
+
+        Raises:
+            DeclarationError: With every fault of those that the container or the class names.
+        """
+        where, found = describe_class(class_), class_.interceptors
+        if not isinstance(found, list | tuple):
+            raise DeclarationError(f"{where}: interceptors is {found!r}: write a list")
+        return self._all("the container", _listed(self._container)) + self._all(where, found)
+
+    def _all(self, where: str, found: Iterable[Any]) -> tuple[Create, ...]:
+        created, faults = [], []
+        for number, each in enumerate(found, 1):
+            try:
+                created.append(self._one(each))
+            except DeclarationError as error:
+                faults += [f"{where}: interceptor {number}: {fault}" for fault in error.faults]
+        if faults:
+            raise DeclarationError(*faults)
+        return tuple(created)
+
+    def _one(self, found: Any) -> Create:
+        """Return what creates an interceptor: the same for each consumer that names it."""
+        if id(found) not in self._created:
+            self._created[id(found)] = functools.cache(self._creator(found))
+        return self._created[id(found)]
+
+    def _creator(self, found: Any) -> Create:
+        if isinstance(found, providers.Provider) or is_marker(found):
+            provider: Create = self._provider(found)
+            target = getattr(provider, "cls", None)
+            if isinstance(target, type):
+                _check(target)
+            return provider
+        _check(found)
+        if isinstance(found, type) and not hasattr(found, "__aenter__"):
+            return self.injector.factory(found)
+        return lambda: found
+
+    def _provider(self, found: Any) -> Any:
+        """Return the provider of this container for a provider of its class, or for a marker."""
+        if not is_marker(found):
+            if any(found is each for each in _listed(self._container)):
+                return found
+            from dependency_injector.wiring import Provide
+
+            found = Provide[found]
+        try:
+            return marked(self._container, found)
+        except Unresolved as error:
+            raise DeclarationError(str(error)) from error
+
+
+def _listed(container: containers.Container) -> Sequence[Any]:
+    """Return the entries of the container's list: providers, classes or functions.
+
+    Raises:
+        DeclarationError: It is no list.
+    """
+    provider = container.providers.get("interceptors")
+    while provider is not None and provider.last_overriding is not None:
+        provider = provider.last_overriding
+    if provider is None:
+        return ()
+    if isinstance(provider, providers.List):
+        return tuple(provider.args)
+    if isinstance(provider, providers.Object) and isinstance(found := provider(), list | tuple):
+        return found
+    raise DeclarationError(
+        f"the container's interceptors is a {type(provider).__name__}: write providers.List(...)"
+    )
+
+
+def _check(found: Any) -> None:
+    """Check that something has the form of an interceptor.
+
+    Raises:
+        DeclarationError: It has not.
+    """
+    if isinstance(found, type) and hasattr(found, "__aenter__"):
+        return
+    named = describe_class(found)
+    call: Any = found
+    if not inspect.isroutine(found):
+        owners = found.__mro__ if isinstance(found, type) else type(found).__mro__
+        call = next((vars(each)["__call__"] for each in owners if "__call__" in vars(each)), None)
+    if call is None:
+        raise DeclarationError(f"{named} is no interceptor: {_WRITE}")
+    if inspect.isasyncgenfunction(call) or inspect.iscoroutinefunction(call):
+        right = "decorate it with asynccontextmanager, and yield once"
+        raise DeclarationError(f"{named} returns no context manager: {right}")
+    if inspect.isgeneratorfunction(inspect.unwrap(call)):
+        right = "make it an `async def` decorated with asynccontextmanager"
+        raise DeclarationError(f"{named} is not asynchronous: {right}")
