@@ -267,7 +267,7 @@ def marked(container: containers.Container, marker: Any) -> "providers.Provider[
 
     found = ProvidersMap(container).resolve_provider(marker.provider, marker.modifier)
     if found is None:
-        known = ", ".join(sorted(container.providers))
+        known = ", ".join(sorted(each for each in container.providers if each != "__self__"))
         raise Unresolved(
             f"is marked {marker.provider!r}, which the container does not have: {known}"
         )

@@ -74,17 +74,18 @@ class Interceptors:
         return lambda: found
 
     def _provider(self, found: Any) -> Any:
-        """Return the provider of this container for a provider of its class, or for a marker."""
-        if not is_marker(found):
-            if any(found is each for each in _listed(self._container)):
-                return found
-            from dependency_injector.wiring import Provide
-
-            found = Provide[found]
-        try:
-            return marked(self._container, found)
-        except Unresolved as error:
-            raise DeclarationError(str(error)) from error
+        """Return the provider that a marker names, or that this one is in this container."""
+        if is_marker(found):
+            try:
+                return marked(self._container, found)
+            except Unresolved as error:
+                raise DeclarationError(str(error)) from error
+        # A class names the provider of the class of the container, Container.audit.
+        names = [name for name, each in self._container.providers.items() if each is found]
+        parent = getattr(self._container, "declarative_parent", None)
+        declared = {} if parent is None else parent.providers
+        names += [name for name, each in declared.items() if each is found]
+        return self._container.providers[names[0]] if names else found
 
 
 def _listed(container: containers.Container) -> Sequence[Any]:
