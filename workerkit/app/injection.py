@@ -18,6 +18,7 @@ from collections.abc import (
     Iterable,
     Iterator,
 )
+from contextvars import ContextVar
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from dependency_injector import containers, providers
@@ -122,6 +123,16 @@ def _target_of(provider: "providers.Provider[Any]") -> Any:
     return target if isinstance(target, type) or inspect.isroutine(target) else None
 
 
+def _creates(provider: "providers.Provider[Any]") -> bool:
+    """Return whether a provider creates an object for each call, which is entered.
+
+    The value of a context variable was created, and entered, by the code that has set it.
+    """
+    provides = getattr(_effective(provider), "provides", None)
+    reads_context = isinstance(getattr(provides, "__self__", None), ContextVar)
+    return isinstance(provider, PER_CALL) and not reads_context
+
+
 _MIN_SIMILARITY = 0.75  # As difflib measures it.
 
 _VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -183,9 +194,7 @@ class Injector:
             return ArgumentSource(lambda: default)
         if reason := not_entered(provider, _plain(type_)):
             raise Unresolved(f"is filled by {self._named(provider)}, {reason}")
-        return ArgumentSource(
-            provider, isinstance(provider, PER_CALL), iterated=is_iterated(_plain(type_))
-        )
+        return ArgumentSource(provider, _creates(provider), iterated=is_iterated(_plain(type_)))
 
     def _provider(
         self, parameter: inspect.Parameter, type_: Any
