@@ -108,7 +108,8 @@ def test_the_python_of_a_page_runs(
     for consumer in _consumers(namespace):
         container = namespace.get("Container", WorkerContainer)()
         if "session" not in container.providers:
-            container.set_providers(session=container.observers, orders=container.observers)
+            for name in ("session", "sessions", "orders"):
+                container.set_provider(name, container.observers)
         assembly = Runner(container, packages=[package_of(consumer)]).assemble()
         assert [each.consumer for each in assembly.declared] == [consumer]
 
