@@ -408,7 +408,7 @@ class NeedsMore:
         (NeedsMore, r"parameter 'unknown_thing' has no provider of its name"),
         (providers.Singleton(NotCallable), r"NotCallable .* is no interceptor"),
     ],
-    ids=lambda each: str(each)[:30],
+    ids="coroutine generator synchronous class instance text marker constructor provider".split(),
 )
 @pytest.mark.parametrize("by", ["class", "container"])
 def test_what_is_no_interceptor(found: Any, fault: str, by: str) -> None:
