@@ -76,6 +76,15 @@ class Deadlines:
             discard_cancellations(task)
         return complaint is not None
 
+    def seconds_in_call(self, task: asyncio.Task[Any]) -> float | None:
+        """Return how long a call has been running; None if it has no deadline, or has ended."""
+        deadline = self._running.get(task)
+        if deadline is None and (complaint := self._overdue.get(task)) is not None:
+            deadline = complaint.when() - _PATIENCE
+        if deadline is None or self._seconds is None:
+            return None
+        return self._loop.time() - deadline + self._seconds
+
     def close(self) -> None:
         """Stop the timer."""
         if self._timer is not None:
@@ -221,6 +230,10 @@ class Endpoint:
         self._deadlines.close()
         if self._threads is not None:
             self._threads.close()
+
+    def seconds_in_call(self, task: "asyncio.Task[Any]") -> float | None:
+        """Return how long a task has been in its call of `handle`; None if that is not known."""
+        return self._deadlines.seconds_in_call(task)
 
     async def connection_failed(self, error: Exception, attempt: int) -> None:
         """Call the consumer's `on_connection_error`; what it raises is logged."""
