@@ -34,7 +34,7 @@ LARGEST = 256 * 1024
 TASK_SECONDS = 5.0
 """Seconds after which the tasks that were not examined yet are only counted."""
 
-_TASKS_AT_ONCE = 100
+_TURN = 0.005  # Seconds without a pause.
 _MOST_NAMES = 8
 _MOST_HANDLED = 10
 _MOST_AWAITS = 3
@@ -210,15 +210,17 @@ def examine(groups: Groups, loop: asyncio.AbstractEventLoop, loop_thread: int) -
     tasks = list(asyncio.all_tasks(loop))
     groups.number = len(tasks)
     latest = time.monotonic() + TASK_SECONDS
-    while tasks and time.monotonic() < latest:
-        current = asyncio.current_task(loop)
-        for task in tasks[-_TASKS_AT_ONCE:]:
-            frame = sys._current_frames().get(loop_thread) if task is current else None
-            if not task.done():
-                groups.add_task(task_state(task, outermost_first(frame)))
-            groups.examined += 1
-        del tasks[-_TASKS_AT_ONCE:]
-        yield
+    pause = time.monotonic() + _TURN
+    while tasks and (now := time.monotonic()) < latest:
+        if now >= pause:
+            yield
+            pause = time.monotonic() + _TURN
+        task = tasks.pop()
+        groups.examined += 1
+        if not task.done():
+            is_current = task is asyncio.current_task(loop)
+            frame = sys._current_frames().get(loop_thread) if is_current else None
+            groups.add_task(task_state(task, outermost_first(frame)))
 
 
 def all_tasks(loop: asyncio.AbstractEventLoop, loop_thread: int) -> Groups:
