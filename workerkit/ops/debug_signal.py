@@ -1,23 +1,29 @@
 """SIGUSR1: log where all tasks and threads are, even while a handler blocks the event loop.
 
-Python runs its own signal handlers in the main thread, between two instructions. They do not run
-while the main thread is inside of a C function, such as a query of a database driver. So the
-handler of `faulthandler` is used, which is written in C and runs immediately, whatever the main
-thread does. It would write a traceback to stderr, unescaped and with no task in it. Here it writes
-to a pipe instead, which wakes a thread; that thread logs the report.
+The handler is one of `signal.signal`, because one of the event loop does not run while the loop is
+blocked. It only wakes a thread, which writes the report: the main thread may be interrupted while
+it holds the lock of a log handler.
 
-Not seen even so: a C function that holds the GIL. The report is written when it returns.
+Python runs the handler in the main thread, between two instructions, and in each of its own
+functions that wait. So a loop of Python and `time.sleep` are reported at once; a C function that
+does not return when a signal arrives, as of a database driver, when it returns. The `Watchdog` logs
+its stack anyway.
+
+Rejected: `faulthandler.register` works in C functions, too, but crashed the process after a few
+hundred signals, because the main thread's calls change while its handler reads them; and its text
+has no tasks and is not redacted. `sigwait` in a thread needs the signal to be blocked in all other
+threads, and processes that handlers start would inherit that. `signal.set_wakeup_fd` belongs to the
+event loop.
 """
 
 import asyncio
-import faulthandler
 import logging
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from workerkit import logs
@@ -54,7 +60,7 @@ class DebugSignal:
         if self.left_alone:
             return
         read_end, write_end = os.pipe()
-        # A full pipe must not block the handler of the signal.
+        # A full pipe must not block the main thread.
         os.set_blocking(write_end, False)
         _register(write_end)
         threading.Thread(
@@ -78,17 +84,14 @@ class DebugSignal:
         if _Process.write_end < 0:
             return
         if not _was_replaced():
-            faulthandler.unregister(SIGNAL)
+            signal.signal(SIGNAL, signal.SIG_IGN)
         _close_pipe()
 
     def _serve(self, read_end: int) -> None:
         with open(read_end, "rb", buffering=0) as pipe:
-            rest = b""
-            while data := pipe.read(65_536):
-                *lines, rest = (rest + data).split(b"\n")
-                # Lines of calls are indented. One signal writes many lines, in many pieces.
-                if any(line and not line.startswith(b" ") for line in lines):
-                    self._report()
+            # All signals that have arrived in the meantime are one request.
+            while pipe.read(65_536):
+                self._report()
 
     def _report(self) -> None:
         try:
@@ -128,22 +131,29 @@ class _Process:
     """What this module has changed in the process.
 
     Attributes:
-        ignores: The signal is ignored while `faulthandler` does not handle it. That was done here,
-            so a second run may handle it again.
+        handles: The signal is handled here, or ignored after `close`; a second run may handle it.
         write_end: Of the pipe; -1 for none.
         has_hook: A function is registered that runs in forked children.
     """
 
-    ignores = False
+    handles = False
     write_end = -1
     has_hook = False
 
 
+def _wake(number: int, frame: object) -> None:
+    """Handle the signal."""
+    if _Process.write_end >= 0:
+        with suppress(BlockingIOError):  # It is full of requests.
+            os.write(_Process.write_end, b"x")
+
+
 def _is_handled() -> bool:
     """Return whether somebody else handles the signal, or has it ignored on purpose."""
-    if signal.getsignal(SIGNAL) is not signal.SIG_DFL:
-        return not (_Process.ignores and signal.getsignal(SIGNAL) is signal.SIG_IGN)
-    return _is_caught()
+    found = signal.getsignal(SIGNAL)
+    if found is signal.SIG_IGN:
+        return not _Process.handles
+    return found is not signal.SIG_DFL or _is_caught()
 
 
 def _is_caught() -> bool:
@@ -157,32 +167,28 @@ def _is_caught() -> bool:
 
 
 def _register(write_end: int) -> None:
-    # In this order there is no moment in which the signal ends the process, neither now nor when
-    # `unregister` restores what was before.
-    signal.signal(SIGNAL, signal.SIG_IGN)
-    _Process.ignores = True
     _Process.write_end = write_end
-    faulthandler.register(SIGNAL, file=write_end, all_threads=False)
+    _Process.handles = True
+    signal.signal(SIGNAL, _wake)
     if not _Process.has_hook:
         _Process.has_hook = True
         os.register_at_fork(after_in_child=_restore_in_child)
 
 
 def _was_replaced() -> bool:
-    """Return whether a handler was installed after ours; `unregister` would remove it."""
-    return signal.getsignal(SIGNAL) is not signal.SIG_IGN
+    """Return whether another handler was installed after ours."""
+    return signal.getsignal(SIGNAL) is not _wake
 
 
 def _restore_in_child() -> None:
     """Handle the signal in a forked child as any other process does."""
-    if _Process.ignores and not _was_replaced():
-        faulthandler.unregister(SIGNAL)
+    if not _was_replaced():
         signal.signal(SIGNAL, signal.SIG_DFL)
-        _Process.ignores = False
+    _Process.handles = False
     _close_pipe()
 
 
 def _close_pipe() -> None:
-    if _Process.write_end >= 0:
-        os.close(_Process.write_end)
-        _Process.write_end = -1
+    write_end, _Process.write_end = _Process.write_end, -1
+    if write_end >= 0:
+        os.close(write_end)
