@@ -160,6 +160,14 @@ def test_alerts_have_names_of_their_own() -> None:
     assert len(names) == len(set(names))
 
 
+def test_the_documentation_lists_the_alerts() -> None:
+    """In the same order, each with its severity."""
+    page = (MONITORING.parents[1] / "docs" / "metrics.md").read_text()
+    rows = re.findall(r"^\| `(Worker\w+)` \| (\w+) \|", page, re.MULTILINE)
+
+    assert rows == [(rule["alert"], rule["labels"]["severity"]) for rule in RULES]
+
+
 def test_each_alert_is_shown_to_fire() -> None:
     """`promtool test rules` runs them; it is not installed everywhere, so this is all we check."""
     text = (MONITORING / "alerts_test.yml").read_text()
