@@ -1,6 +1,7 @@
 """Reports of where tasks and threads are."""
 
 import asyncio
+import re
 import threading
 import types
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Generator
@@ -9,10 +10,14 @@ from typing import Any
 
 import pytest
 
+from tests.application import package_of
 from tests.waiting import eventually
+from workerkit import AMQPConsumer, WorkerContainer
+from workerkit.endpoint import Deadlines
 from workerkit.ops import debug
 from workerkit.ops.call_stacks import TaskState, task_state
 from workerkit.ops.debug import Groups, all_tasks, examine, threads
+from workerkit.testing import running as on_embedded
 
 Gate = asyncio.Future[None]
 
@@ -348,3 +353,64 @@ async def test_the_thread_of_the_event_loop_comes_first() -> None:
 
     assert text.split("\n\n")[1].startswith("1 thread: MainThread (runs the event loop)")
     assert found["groups"][0]["event_loop"] is True
+
+
+async def test_a_task_that_handles_a_delivery_names_it() -> None:
+    """With the consumer and the time since the call began; of a batch, the first one."""
+    gate: Gate = asyncio.get_running_loop().create_future()
+    started: list[str] = []
+
+    class One(AMQPConsumer):
+        queues = ["one"]
+
+        async def handle(self, body: bytes) -> None:
+            started.append("one")
+            await innermost(gate)
+
+    class Many(AMQPConsumer):
+        queues = ["many"]
+        batch_size = 2
+
+        async def handle(self, bodies: list[bytes]) -> None:
+            started.append("many")
+            await innermost(gate)
+
+    async with on_embedded(WorkerContainer(), packages=[package_of(One, Many)]) as app:
+        await app.publish(b"secret", "one")
+        await app.publish(b"secret", "many")
+        await app.publish(b"secret", "many")
+        await eventually(lambda: len(started) == 2)
+        report = all_tasks(asyncio.get_running_loop(), threading.get_ident())
+        text = report.as_text()
+        handling = [
+            each for group in report.as_json()["groups"] for each in group.get("handling", [])
+        ]
+        gate.set_result(None)
+        await app.idle()
+
+    one, many = sorted(handling, key=lambda each: str(each["consumer"]), reverse=True)
+    assert (one["task"], one["consumer"]) == ("One worker 1", "One")
+    assert (many["task"], many["consumer"]) == ("Many worker 1", "Many")
+    assert re.fullmatch(r"message \S+ of 'one', 6 bytes", one["delivery"])
+    assert re.fullmatch(r"message \S+ of 'many', 6 bytes and 1 more", many["delivery"])
+    assert 0.0 <= one["seconds"] < 60.0
+    assert re.search(r"One worker 1 handles message .* for One, since \d\.\d s\n", text)
+    assert "innermost" in text
+    assert "secret" not in text
+
+
+async def test_a_call_that_ignores_its_cancellation_has_its_whole_time() -> None:
+    """The time goes on after the timeout; a call without a timeout has none."""
+    task = asyncio.current_task()
+    assert task is not None
+    deadlines, endless = Deadlines("Slow", 0.01), Deadlines("Endless", None)
+    deadlines.begin(task)
+    endless.begin(task)
+    with pytest.raises(asyncio.CancelledError):
+        await asyncio.get_running_loop().create_future()
+    await eventually(lambda: (deadlines.seconds_in_call(task) or 0.0) > 0.02)
+    unknown = endless.seconds_in_call(task)
+
+    assert deadlines.end(task)
+    assert deadlines.seconds_in_call(task) is None
+    assert unknown is None
