@@ -404,8 +404,7 @@ async def test_a_call_that_ignores_its_cancellation_has_its_whole_time() -> None
     task = asyncio.current_task()
     assert task is not None
     deadlines, endless = Deadlines("Slow", 0.01), Deadlines("Endless", None)
-    deadlines.begin(task)
-    endless.begin(task)
+    assert deadlines.begin(task) is endless.begin(task) is task
     with pytest.raises(asyncio.CancelledError):
         await asyncio.get_running_loop().create_future()
     await eventually(lambda: (deadlines.seconds_in_call(task) or 0.0) > 0.02)
