@@ -6,9 +6,11 @@ from typing import Any
 
 import aiohttp
 import pytest
+from aiohttp.test_utils import make_mocked_request
 
 from workerkit import WorkerSettings
 from workerkit.health import Readiness
+from workerkit.ops.debug_pages import is_local
 from workerkit.ops.server import OpsServer
 from workerkit.safe_text import Redact
 
@@ -103,6 +105,39 @@ async def test_there_are_no_pages(host: str, ops: dict[str, Any]) -> None:
         live = await status(session, f"{url}/health/live")
 
     assert (found, live) == ([404, 404], 200)
+
+
+class Ends:
+    """A transport with the addresses of its two ends."""
+
+    def __init__(self, peer: object, own: object) -> None:
+        self._ends = {"peername": peer, "sockname": own}
+
+    def get_extra_info(self, name: str) -> object:
+        """Return an address."""
+        return self._ends[name]
+
+
+@pytest.mark.parametrize(
+    ("peer", "own", "local"),
+    [
+        (("127.0.0.1", 1), ("127.0.0.1", 8081), True),
+        (("::1", 1, 0, 0), ("::1", 8081, 0, 0), True),
+        (("::ffff:127.0.0.1", 1, 0, 0), ("::ffff:127.0.0.1", 8081, 0, 0), True),
+        (("10.0.0.7", 1), ("127.0.0.1", 8081), False),
+        (("127.0.0.1", 1), ("10.0.0.7", 8081), False),
+        (("fe80::1%eth0", 1, 0, 2), ("fe80::1%eth0", 8081, 0, 2), False),
+        (None, None, False),
+    ],
+)
+async def test_both_ends_of_a_connection_are_on_this_machine(
+    peer: object, own: object, local: bool
+) -> None:
+    """A packet from another machine may have been routed to a loopback address."""
+    headers = {"Host": "127.0.0.1:8081"}
+    request = make_mocked_request("GET", "/debug/tasks", headers, transport=Ends(peer, own))
+
+    assert is_local(request) is local
 
 
 async def test_the_name_localhost_is_a_loopback_address() -> None:
