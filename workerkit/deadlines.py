@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from typing import Any
 
 from workerkit.tasks import discard_cancellations
 
@@ -64,6 +65,15 @@ class Deadlines:
         if task.cancelling():
             discard_cancellations(task)
         return complaint is not None
+
+    def seconds_in_call(self, task: asyncio.Task[Any]) -> float | None:
+        """Return how long a call has been running; None if it has no deadline, or has ended."""
+        deadline = self._running.get(task)
+        if deadline is None and (complaint := self._overdue.get(task)) is not None:
+            deadline = complaint.when() - _PATIENCE
+        if deadline is None or self._seconds is None:
+            return None
+        return self._loop.time() - deadline + self._seconds
 
     def is_late(self, task: asyncio.Task[object]) -> bool:
         """Return whether a call was cancelled because it is late."""

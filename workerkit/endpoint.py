@@ -162,6 +162,10 @@ class Endpoint:
         if self._threads is not None:
             self._threads.close()
 
+    def seconds_in_call(self, task: "asyncio.Task[Any]") -> float | None:
+        """Return how long a task has been in its call of `handle`; None if that is not known."""
+        return self._deadlines.seconds_in_call(task)
+
     async def connection_failed(self, error: Exception, attempt: int) -> None:
         """Call the consumer's `on_connection_error`; what it raises is logged."""
         await self._hook("on_connection_error", self.consumer.on_connection_error(error, attempt))

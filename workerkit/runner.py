@@ -28,6 +28,7 @@ from workerkit.describe import describe_error
 from workerkit.errors import RunError, StartError
 from workerkit.forking import Handlers, separate_children
 from workerkit.health import Health, abort_reasons
+from workerkit.ops.debug_signal import DebugSignal
 from workerkit.ops.metrics import Metrics
 from workerkit.ops.server import OpsServer
 from workerkit.safe_text import Redact, cleaner, escape
@@ -74,6 +75,7 @@ class Runner:
         self._only = [_name(each) for each in only]
         self._redact: Redact | None = None
         self._process: Process | None = None
+        self._debug = DebugSignal()
 
     @property
     def health(self) -> Sequence[Health]:
@@ -106,7 +108,8 @@ class Runner:
     def run(self, *, log_level: str | None = None, traceback: bool = False) -> None:
         """Run until SIGTERM or SIGINT, then stop without losing anything; return when all is well.
 
-        A second signal ends the process immediately. Faults are written to stderr, one per line.
+        A second signal ends the process immediately. SIGUSR1 logs where all tasks and threads are.
+        Faults are written to stderr, one per line.
 
         Args:
             log_level: Instead of the setting's.
@@ -118,6 +121,7 @@ class Runner:
             RuntimeError: An event loop runs already, or this is not the main thread.
         """
         _check_place()
+        self._debug.install()
         try:
             assembly = self.assemble()
             self._redact = redact_of(self._container)
@@ -135,6 +139,8 @@ class Runner:
                 raise
             report_faults(error.faults, self._redact)
             raise SystemExit(error.exit_code) from None
+        finally:
+            self._debug.close()
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator["Runner"]:
@@ -159,9 +165,13 @@ class Runner:
     async def _live(self, assembly: Assembly, handlers: Handlers) -> None:
         process = self._process = Process(assembly, self._container)
         faults: list[str] = []
-        with separate_children(handlers), _signals(process.changed.set) as stop_requested:
+        with (
+            separate_children(handlers),
+            _signals(process.changed.set) as stop_requested,
+            self._debug.reports_on(asyncio.get_running_loop()),
+        ):
             log.info(banner(assembly))
-            ops = OpsServer(assembly.settings, process.readiness, process.metrics)
+            ops = OpsServer(assembly.settings, process.readiness, process.metrics, self._redact)
             try:
                 await _listen(ops, assembly.settings)
                 await _until_stopped(process, assembly.settings.start_timeout, stop_requested)

@@ -32,6 +32,9 @@ PRIVATE = {
     "amqp/handshake.py: _on_connection_close": "aio-pika",
     "amqp/handshake.py: _reader_task": "aiormq",
     "amqp/tap.py: _closed": "python",  # asyncio.StreamReaderProtocol
+    "ops/call_stacks.py: _children": "python",  # Of the future of asyncio.gather.
+    "ops/call_stacks.py: _fut_waiter": "python",  # asyncio.Task
+    "ops/call_stacks.py: _tasks": "python",  # asyncio.TaskGroup
     "http/connection.py: _task_handler": "aiohttp",
     "http/connection.py: _waiter": "aiohttp",
     "http/raw_request.py: _make_request": "aiohttp",

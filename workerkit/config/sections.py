@@ -30,9 +30,11 @@ def _upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
-def _no_health_page(path: str) -> str:
+def _no_other_page(path: str) -> str:
     if path.startswith("/health/"):
         raise PydanticCustomError("path", "should not be that of a health page")
+    if path in ("/debug/tasks", "/debug/stacks"):
+        raise PydanticCustomError("path", "should not be that of a debug page")
     return path
 
 
@@ -61,7 +63,7 @@ Level = Annotated[
     Literal["CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET"],
     BeforeValidator(_upper),
 ]
-MetricsPath = Annotated[str, Field(pattern=r"^/[\w./-]+$"), AfterValidator(_no_health_page)]
+MetricsPath = Annotated[str, Field(pattern=r"^/[\w./-]+$"), AfterValidator(_no_other_page)]
 Bound = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Buckets = Annotated[tuple[Bound, ...], Field(min_length=1), AfterValidator(_ascending)]
 
@@ -142,10 +144,16 @@ class HTTPSettings(ListenSettings):
 
 
 class OpsSettings(ListenSettings):
-    """The port of health and metrics."""
+    """The port of health and metrics.
+
+    Attributes:
+        debug: Serve `/debug/tasks` and `/debug/stacks` to clients on this machine, if the port is
+            bound to a loopback address.
+    """
 
     enabled: bool = True
     port: ListenPort = 8081
+    debug: bool = True
 
 
 class MetricsSettings(BaseModel):

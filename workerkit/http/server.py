@@ -86,6 +86,11 @@ class HTTPServer:
         """Whether the server has stopped accepting and still has open connections."""
         return self._refused and bool(self._open)
 
+    @property
+    def addresses(self) -> list[Any]:
+        """The addresses of the listening sockets, as `getsockname` returns them."""
+        return [] if self._listener is None else [s.getsockname() for s in self._listener.sockets]
+
     async def listen(self) -> None:
         """Begin to accept connections.
 

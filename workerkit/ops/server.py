@@ -1,4 +1,4 @@
-"""The ops server: health and metrics pages on a separate port."""
+"""The ops server: health, metrics and debug pages on a separate port."""
 
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -14,7 +14,9 @@ from workerkit.config.settings import WorkerSettings
 from workerkit.health import Health, Readiness
 from workerkit.http.listener import max_connections
 from workerkit.http.server import HTTPServer
+from workerkit.ops.debug_pages import STACKS, TASKS, DebugPages
 from workerkit.ops.metrics import Metrics
+from workerkit.safe_text import Redact
 
 OK = 200
 UNAVAILABLE = 503
@@ -87,10 +89,15 @@ class OpsServer:
 
     Args:
         metrics: None for no page of metrics.
+        redact: The container's, for the debug pages.
     """
 
     def __init__(
-        self, settings: WorkerSettings, readiness: Readiness, metrics: Metrics | None
+        self,
+        settings: WorkerSettings,
+        readiness: Readiness,
+        metrics: Metrics | None,
+        redact: Redact | None = None,
     ) -> None:
         self._host = settings.ops.host
         self._port = settings.ops.port
@@ -98,6 +105,7 @@ class OpsServer:
         self._metrics = metrics
         self._path = settings.metrics.path
         self._settings = settings.ops
+        self._debug = DebugPages(redact) if settings.ops.debug else None
         self._server: HTTPServer | None = None
 
     @property
@@ -122,7 +130,12 @@ class OpsServer:
         router.add_get("/health/startup", self._startup)
         if self._metrics is not None:
             router.add_get(self._path, self._metrics_page)
+        if self._debug is not None:
+            router.add_get(TASKS, self._debug.tasks)
+            router.add_get(STACKS, self._debug.stacks)
         await server.listen()
+        if self._debug is not None:
+            self._debug.enable(server.addresses)
         self._server = server
 
     async def close(self) -> None:
