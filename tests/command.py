@@ -248,13 +248,21 @@ async def running(
     """
     given = {"WORKERKIT_LOG__FORMAT": "text", "WORKERKIT_OPS__ENABLED": "false"}
     variables = {**given, **variables}
+    async with started("run", package, *arguments, cwd=cwd, uvloop=uvloop, **variables) as run:
+        yield run
+
+
+@asynccontextmanager
+async def started(
+    *arguments: str, cwd: Path, uvloop: bool = True, **variables: str
+) -> AsyncIterator[Application]:
+    """Run `python -m workerkit` inside the block, and kill it at the end."""
     if any(name.startswith(_AT_START) for name in variables):
         start = ["-m", "workerkit"] if uvloop else ["-c", _WITHOUT_UVLOOP]
-        started = process(sys.executable, *start, "run", package, *arguments, cwd=cwd, **variables)
+        running = process(sys.executable, *start, *arguments, cwd=cwd, **variables)
     else:
-        command = ["run", package, *arguments]
-        started = _forked(Command(command, cwd, environment(variables), uvloop))
-    async with started as application:
+        running = _forked(Command(arguments, cwd, environment(variables), uvloop))
+    async with running as application:
         yield application
 
 
