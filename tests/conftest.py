@@ -7,6 +7,7 @@
 Nothing is skipped: without RabbitMQ these tests fail, and say what to install.
 """
 
+import gc
 import logging
 from collections.abc import Iterator
 from secrets import token_hex
@@ -38,6 +39,12 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Sort the files: the longest first."""
     places = {name: place for place, name in enumerate(_LONGEST)}
     items.sort(key=lambda item: places.get(item.path.stem, len(places)))
+
+
+def pytest_collection_finish() -> None:
+    """Take what exists now out of garbage collections: many tests collect, which costs 0.1 s."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
