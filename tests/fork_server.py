@@ -21,6 +21,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -141,7 +142,6 @@ def _serve(path: str) -> dict[str, Any]:
         listener.bind(path)
         listener.listen()
         print("listening", flush=True)
-        signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # Nobody waits for those that wait.
         while True:
             readable, _, _ = select.select([listener, sys.stdin], [], [])
             if sys.stdin in readable:
@@ -150,7 +150,7 @@ def _serve(path: str) -> dict[str, Any]:
             if not os.fork():
                 break
             connection.close()
-        signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            _collect()
         _, files, _, _ = socket.recv_fds(connection, 1, 3)
         request: dict[str, Any] = json.loads(_all(connection))
         if pid := os.fork():
@@ -162,6 +162,13 @@ def _serve(path: str) -> dict[str, Any]:
         os.dup2(file, number)
         os.close(file)
     return request
+
+
+def _collect() -> None:
+    """Collect the processes that have waited for a command, and with them their times."""
+    with suppress(ChildProcessError):
+        while os.waitpid(-1, os.WNOHANG)[0]:
+            pass
 
 
 def _all(connection: socket.socket) -> bytes:
