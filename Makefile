@@ -45,7 +45,7 @@ unit: $(INSTALLED)
 # The figures are printed even if a test fails. Without ARGS, the tests need RabbitMQ.
 coverage: $(if $(ARGS),$(INSTALLED),rabbitmq redis)
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile $(ARGS); \
+	@$(BIN)/coverage run -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS); \
 		code=$$?; $(BIN)/coverage combine --quiet && $(BIN)/coverage html --quiet \
 		&& $(BIN)/coverage report && echo "Line by line: htmlcov/index.html" && exit $$code
 
