@@ -15,7 +15,8 @@ SOAK_SECONDS ?= 600
 BIN := .venv/bin
 INSTALLED := .venv/.installed
 
-.PHONY: help test unit coverage lint types test-rabbitmq test-cluster test-oldest test-pythons demo soak install rabbitmq redis clean
+.PHONY: help test unit coverage lint types test-rabbitmq test-cluster test-clients test-oldest \
+	test-pythons demo soak install rabbitmq redis clean
 
 help:
 	@echo "make test    all that CI runs: style, types and all tests, with a real RabbitMQ"
@@ -23,6 +24,7 @@ help:
 	@echo "make coverage       coverage of lines and branches by all tests; ARGS=tests/unit for some"
 	@echo "make test-rabbitmq  contract and fault tests with RabbitMQ 3.10, 4.0 and 4.3"
 	@echo "make test-cluster   tests with clusters of three nodes, of RabbitMQ 4.3 and 3.10"
+	@echo "make test-clients   pika, AMQPStorm, Celery, dramatiq, taskiq, FastStream on our broker"
 	@echo "make test-oldest    unit tests with the lowest versions of dependencies that setup.cfg allows"
 	@echo "make test-pythons   all tests on each installed Python of $(PYTHONS)"
 	@echo "make lint    style only"
@@ -43,7 +45,7 @@ unit: $(INSTALLED)
 # The figures are printed even if a test fails. Without ARGS, the tests need RabbitMQ.
 coverage: $(if $(ARGS),$(INSTALLED),rabbitmq redis)
 	@$(BIN)/coverage erase
-	@$(BIN)/coverage run -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile $(ARGS); \
+	@$(BIN)/coverage run -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS); \
 		code=$$?; $(BIN)/coverage combine --quiet && $(BIN)/coverage html --quiet \
 		&& $(BIN)/coverage report && echo "Line by line: htmlcov/index.html" && exit $$code
 
@@ -67,6 +69,21 @@ test-rabbitmq: $(INSTALLED)
 test-cluster: $(INSTALLED)
 	@for version in 4.3 3.10; do echo "RabbitMQ $$version" && TEST_RABBITMQ=$$version \
 		$(BIN)/pytest --quiet tests/cluster $(ARGS) || exit 1; done
+
+# Other clients on the embedded broker. They are no dependencies: an environment of their own.
+test-clients: .venv-clients/.installed rabbitmq
+	.venv-clients/bin/pytest --quiet --numprocesses $(WORKERS) --dist loadfile \
+		-o cache_dir=.venv-clients/.cache $(or $(ARGS),tests/clients)
+
+.venv-clients/.installed: .ci/clients.txt setup.cfg setup.py
+	[ -x .venv-clients/bin/python ] || $(PYTHON) -m venv .venv-clients
+	@.venv-clients/bin/python -m pip install --quiet --disable-pip-version-check --retries 5 \
+		--requirement .ci/clients.txt -e . || { \
+		echo "make test-clients needs the packages of .ci/clients.txt, and pip could not install" \
+			"them: PyPI, or the index that pip is configured for, cannot be reached or does not" \
+			"have one of them; see above." >&2; exit 1; }
+	.venv-clients/bin/python -m pip check --disable-pip-version-check
+	@touch $@
 
 # On the oldest Python, because some of the lowest versions have no wheels for newer ones.
 test-oldest: .venv-oldest/.installed

@@ -7,13 +7,20 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from pathlib import Path
 from textwrap import dedent
+from typing import Protocol
 
+from tests import fork_server
+from tests.fork_server import Command, Fork
 from tests.waiting import eventually
 
 _ROOT = Path(__file__).parents[1]
+_LIMIT = 2**24  # Of a line.
 _PREFIXES = ("WORKERKIT_", "SHOP_")
+# Read when Python or a library starts: a fork would not notice.
+_AT_START = ("PYTHON", "LANG", "LC_", "TERM", "FORCE_COLOR", "NO_COLOR", "PY_COLORS")
 # As where uvloop is not installed.
 _WITHOUT_UVLOOP = "import sys; sys.modules['uvloop'] = None; from workerkit.cli import main; main()"
 
@@ -36,15 +43,17 @@ def write_package(directory: Path, name: str = "app", **modules: str) -> str:
 
 def workerkit(*arguments: str, cwd: Path, **variables: str) -> "subprocess.CompletedProcess[str]":
     """Run `python -m workerkit` to its end, in a directory and with variables."""
-    return subprocess.run(
-        [sys.executable, "-m", "workerkit", *arguments],
-        cwd=cwd,
-        env=environment(variables),
-        capture_output=True,
-        text=True,
-        timeout=90.0,
-        check=False,
-    )
+    if any(name.startswith(_AT_START) for name in variables):
+        return subprocess.run(
+            [sys.executable, "-m", "workerkit", *arguments],
+            cwd=cwd,
+            env=environment(variables),
+            capture_output=True,
+            text=True,
+            timeout=90.0,
+            check=False,
+        )
+    return fork_server.run(Command(arguments, cwd, environment(variables)), timeout=90.0)
 
 
 def environment(variables: Mapping[str, str]) -> dict[str, str]:
@@ -56,6 +65,58 @@ def environment(variables: Mapping[str, str]) -> dict[str, str]:
     return {**inherited, "PYTHONPATH": str(_ROOT), "COLUMNS": "200", **variables}
 
 
+class _Process(Protocol):
+    """What `Application` needs of a process, as asyncio has it."""
+
+    @property
+    def pid(self) -> int: ...
+
+    @property
+    def returncode(self) -> int | None: ...
+
+    @property
+    def stdout(self) -> asyncio.StreamReader | None: ...
+
+    @property
+    def stderr(self) -> asyncio.StreamReader | None: ...
+
+    def send_signal(self, signal: int, /) -> None: ...
+
+    async def wait(self) -> int: ...
+
+
+class _ForkedProcess:
+    """A process of the fork server, with the methods of `asyncio.subprocess.Process`."""
+
+    def __init__(
+        self, fork: Fork, stdout: asyncio.StreamReader, stderr: asyncio.StreamReader
+    ) -> None:
+        self.pid = fork.pid
+        self.returncode: int | None = None
+        self.stdout, self.stderr = stdout, stderr
+        self._fork = fork
+        self._ended = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        self._loop.add_reader(fork.fileno(), self._end)
+
+    def send_signal(self, number: int) -> None:
+        """Send a signal, unless it is known to have ended."""
+        if self.returncode is None:
+            os.kill(self.pid, number)
+
+    async def wait(self) -> int:
+        """Wait until it has ended; return the exit code."""
+        await self._ended.wait()
+        assert self.returncode is not None
+        return self.returncode
+
+    def _end(self) -> None:
+        self._loop.remove_reader(self._fork.fileno())
+        self.returncode = self._fork.wait()
+        self._fork.close()
+        self._ended.set()
+
+
 class Application:
     """A running process, and what it has written so far.
 
@@ -64,7 +125,7 @@ class Application:
         err: Lines of stderr.
     """
 
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, process: _Process) -> None:
         self.out: list[str] = []
         self.err: list[str] = []
         self._process = process
@@ -139,9 +200,36 @@ async def process(*command: str, cwd: Path, **variables: str) -> AsyncIterator[A
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
         start_new_session=True,
-        limit=2**24,
+        limit=_LIMIT,
     )
-    application = Application(started)
+    async with _reaped(Application(started)) as application:
+        yield application
+
+
+@asynccontextmanager
+async def _forked(command: Command) -> AsyncIterator[Application]:
+    """Run a command of workerkit inside the block, and kill it at the end."""
+    loop = asyncio.get_running_loop()
+    pipes = [os.pipe(), os.pipe()]
+    files = [os.open(os.devnull, os.O_RDONLY), *(write for _, write in pipes)]
+    try:
+        fork = await asyncio.to_thread(Fork, command, *files)
+    finally:
+        for file in files:
+            os.close(file)
+    readers: list[asyncio.StreamReader] = []
+    for read, _ in pipes:
+        reader = asyncio.StreamReader(limit=_LIMIT)
+        await loop.connect_read_pipe(
+            partial(asyncio.StreamReaderProtocol, reader), os.fdopen(read, "rb")
+        )
+        readers.append(reader)
+    async with _reaped(Application(_ForkedProcess(fork, *readers))) as application:
+        yield application
+
+
+@asynccontextmanager
+async def _reaped(application: Application) -> AsyncIterator[Application]:
     try:
         yield application
     finally:
@@ -158,11 +246,23 @@ async def running(
         uvloop: Whether uvloop may be found.
         variables: Of the environment, instead of those and beside them.
     """
-    start = ["-m", "workerkit"] if uvloop else ["-c", _WITHOUT_UVLOOP]
     given = {"WORKERKIT_LOG__FORMAT": "text", "WORKERKIT_OPS__ENABLED": "false"}
     variables = {**given, **variables}
-    command = (sys.executable, *start, "run", package, *arguments)
-    async with process(*command, cwd=cwd, **variables) as application:
+    async with started("run", package, *arguments, cwd=cwd, uvloop=uvloop, **variables) as run:
+        yield run
+
+
+@asynccontextmanager
+async def started(
+    *arguments: str, cwd: Path, uvloop: bool = True, **variables: str
+) -> AsyncIterator[Application]:
+    """Run `python -m workerkit` inside the block, and kill it at the end."""
+    if any(name.startswith(_AT_START) for name in variables):
+        start = ["-m", "workerkit"] if uvloop else ["-c", _WITHOUT_UVLOOP]
+        running = process(sys.executable, *start, *arguments, cwd=cwd, **variables)
+    else:
+        running = _forked(Command(arguments, cwd, environment(variables), uvloop))
+    async with running as application:
         yield application
 
 

@@ -1,4 +1,4 @@
-"""Run the test suites one after another, and summarize their results.
+"""Run the test suites at the same time, and summarize their results.
 
     python -m tests.suites              what `make test` runs
     python -m tests.suites --retry      what continuous integration runs
@@ -15,8 +15,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryFile
+from typing import IO
 from xml.etree import ElementTree as ET
 
 from tests.rabbit_versions import CHOSEN, NotInstalled, installation
@@ -66,24 +70,32 @@ def suites(workers: int, arguments: Sequence[str] = ()) -> Iterator[Suite]:
         workers: Processes that run tests at the same time.
         arguments: Instead of everything, run what these choose, on the machine's own RabbitMQ.
     """
-    parallel = ["--numprocesses", str(workers), "--dist", "loadfile"]
-    yield Suite("all", [*parallel, *arguments])
+    yield Suite("all", [*_parallel(workers), *arguments])
     if arguments:
         return
     if not installation().is_of(NEWEST):
         differing = ["tests/contract", "tests/faults"]
         differing += ["-k", "(test_both_brokers and rabbitmq) or test_field or test_fr"]
         differing += ["-m", "not any_broker"]
+        parallel = _parallel(max(2, workers // 2))
         yield Suite(f"RabbitMQ {NEWEST}", [*parallel, *differing], environment={CHOSEN: NEWEST})
     yield Suite("template", [], ROOT / "app_template")
 
 
-def run(suite: Suite, results: Path, *, again: bool = False) -> Result:
+def _parallel(workers: int) -> list[str]:
+    # tests/conftest.py has an order, in which the longest files are not the last.
+    return ["--numprocesses", str(workers), "--dist", "loadfile", "--no-loadscope-reorder"]
+
+
+def run(
+    suite: Suite, results: Path, *, again: bool = False, output: IO[str] | None = None
+) -> Result:
     """Run a suite, or its failed tests.
 
     Args:
         results: A directory for what pytest notes about it.
         again: Run only the tests that failed the last time, one after another.
+        output: Where pytest writes to; here by default.
     """
     cache, report = results / "cache", results / "report.xml"
     report.unlink(missing_ok=True)
@@ -93,12 +105,14 @@ def run(suite: Suite, results: Path, *, again: bool = False) -> Result:
         chosen += ["--numprocesses", "0"] if "--numprocesses" in chosen else []
     else:
         shutil.rmtree(results, ignore_errors=True)
-    print(f"pytest: {suite.name}{', what failed' if again else ''}", flush=True)
+    print(f"pytest: {suite.name}{', what failed' if again else ''}", file=output, flush=True)
     kept = ["-o", f"cache_dir={cache}", f"--junitxml={report}"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "--quiet", *kept, *chosen],
         cwd=suite.directory,
         env={**os.environ, **suite.environment},
+        stdout=output,
+        stderr=output,
         check=False,
     )
     failed, code = _failed(cache), done.returncode
@@ -110,9 +124,9 @@ def run(suite: Suite, results: Path, *, again: bool = False) -> Result:
 def main(suites: Sequence[Suite], results: Path, *, retry: bool) -> int:
     """Run all suites and print a summary; return the exit code."""
     passed, failed, flaky, broken = 0, 0, [], []
-    for suite in suites:
-        directory = results / suite.name.replace(" ", "-")
-        result = run(suite, directory)
+    directories = {suite.name: results / suite.name.replace(" ", "-") for suite in suites}
+    for suite, result in zip(suites, _run_all(suites, directories), strict=True):
+        directory = directories[suite.name]
         passed += result.passed
         if result.failed and retry:
             second = run(suite, directory, again=True)
@@ -129,6 +143,27 @@ def main(suites: Sequence[Suite], results: Path, *, retry: bool) -> int:
         print(f"FLAKY {name}")
     print(f"{passed} passed, {failed + len(broken)} failed", flush=True)
     return 1 if failed or broken else 0
+
+
+def _run_all(suites: Sequence[Suite], directories: Mapping[str, Path]) -> Sequence[Result]:
+    """Run all suites at the same time: they mostly wait, and each has a last test.
+
+    The first one writes its progress, the others are printed after it.
+    """
+    with ExitStack() as stack:
+        outputs = [None, *(stack.enter_context(TemporaryFile("w+")) for _ in suites[1:])]
+        pool = stack.enter_context(ThreadPoolExecutor(max(1, len(suites))))
+        futures = [
+            pool.submit(run, suite, directories[suite.name], output=output)
+            for suite, output in zip(suites, outputs, strict=True)
+        ]
+        results = []
+        for future, output in zip(futures, outputs, strict=True):
+            results.append(future.result())
+            if output is not None:
+                output.seek(0)
+                print(output.read(), end="", flush=True)
+        return results
 
 
 def _failed(cache: Path) -> set[str]:

@@ -21,7 +21,7 @@ from pamqp.commands import Basic
 
 from tests.application import Recorder, running
 from tests.client import Client, Letter, RawProperties, connected
-from tests.command import Application, environment, process, workerkit, write_package
+from tests.command import Application, environment, started, workerkit, write_package
 from tests.consumers import collector
 from tests.ports import free_port
 from tests.proxy import Proxy
@@ -91,8 +91,7 @@ def at(terminal: int, *arguments: str) -> "subprocess.CompletedProcess[bytes]":
 
 def replaying(url: str, *arguments: str) -> AbstractAsyncContextManager[Application]:
     """Run a replay inside the block."""
-    command = (sys.executable, "-m", "workerkit", "dead-letters", "replay", url, "orders")
-    return process(*command, "--yes", *arguments, cwd=Path("/"))
+    return started("dead-letters", "replay", url, "orders", "--yes", *arguments, cwd=Path("/"))
 
 
 async def emptied(client: Client, rabbit: PrivateRabbit, vhost: str, queue: str) -> list[Letter]:

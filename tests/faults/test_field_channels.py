@@ -21,11 +21,19 @@ ROOM = 14  # The others are reserved for declarations.
 NO_CHANNEL = "no channel is left for a queue"
 
 
-@pytest.fixture
-def narrow() -> Iterator[PrivateRabbit]:
+@pytest.fixture(scope="module")
+def node() -> Iterator[PrivateRabbit]:
     """A node that allows few channels."""
     with PrivateRabbit(f"channel_max = {CHANNEL_MAX}\n") as node:
         yield node
+
+
+@pytest.fixture
+def narrow(node: PrivateRabbit) -> Iterator[PrivateRabbit]:
+    """The same, without queues at the beginning."""
+    yield node
+    node.delete_vhost("/")
+    node.add_vhost("/")
 
 
 def consumers() -> tuple[list[type[AMQPConsumer]], list[list[bytes]]]:

@@ -53,13 +53,15 @@ loops = pytest.mark.parametrize("loop", sorted(LOOPS))
 TLS_ALERT = b"\x15\x03\x01\x00\x02\x02\x46"
 HTTP = b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n"
 
+SILENT = "no answer within"
+
 NO_LOGIN: Mapping[str, tuple[Script, str]] = {
     # What comes before the first frame.
     "accepts and closes": ([Do.CLOSE], "closed"),
     "accepts and resets": ([Do.RESET], ""),
     "closes after the header": ([Do.READ, Do.CLOSE], "closed"),
     "resets after the header": ([Do.READ, Do.RESET], ""),
-    "never answers": ([Do.HANG], "no answer within"),
+    "never answers": ([Do.HANG], SILENT),
     "an HTTP answer": ([Do.READ, HTTP, Do.CLOSE], "not AMQP 0-9-1"),
     "a TLS alert": ([Do.READ, TLS_ALERT, Do.CLOSE], ""),
     "the header of AMQP 1.0": ([Do.READ, b"AMQP\x03\x01\x00\x00", Do.CLOSE], "AMQP"),
@@ -68,7 +70,7 @@ NO_LOGIN: Mapping[str, tuple[Script, str]] = {
     "zeros": ([Do.READ, bytes(4096), Do.CLOSE], ""),
     "half a frame": ([Do.READ, start()[:20], Do.CLOSE], "closed"),
     "half a head": ([Do.READ, start()[:3], Do.CLOSE], "closed"),
-    "half a frame and silence": ([Do.READ, start()[:20], Do.HANG], "no answer within"),
+    "half a frame and silence": ([Do.READ, start()[:20], Do.HANG], SILENT),
     "a frame without its end": ([Do.READ, start()[:-1] + b"\x00", Do.HANG], "not AMQP 0-9-1"),
     # connection.start
     "a close in place of start": ([Do.READ, closing(320, "draining"), Do.HANG], "draining"),
@@ -103,7 +105,7 @@ NO_LOGIN: Mapping[str, tuple[Script, str]] = {
     "closes after open": ([*login()[:-1], Do.CLOSE], "closed"),
     "a close after open": (login(opened=closing(530, "no such vhost")), "no such vhost"),
     "a close with an unknown code": (login(opened=closing(65_535, "odd")), "odd"),
-    "no open-ok": ([*login()[:-1], Do.HANG], "no answer within"),
+    "no open-ok": ([*login()[:-1], Do.HANG], SILENT),
     "a heartbeat in place of open-ok": (login(opened=Heartbeat().marshal()), ""),
     "close-ok in place of open-ok": (login(opened=method(Connection.CloseOk())), "OpenOk"),
 }
@@ -161,15 +163,20 @@ def _soon_again(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixtur
     monkeypatch.setattr("workerkit.amqp.replies.RPC_DEADLINE", 2.0)
 
 
-async def beside(url: str, odd: Scripted, until: Coroutine[Any, Any, Any]) -> None:
+async def beside(
+    url: str, odd: Scripted, until: Coroutine[Any, Any, Any], timeout: float = 5.0
+) -> None:
     """Consume from a good broker and the scripted one until something has happened.
 
     The good one must not be affected.
+
+    Args:
+        timeout: For a connection to the scripted one; short only where nothing is to come.
     """
     around = Surroundings()
     good, bodies = collector("good", name="Good")
     bad, _ = collector("bad", name="Bad", connection="odd")
-    amqp = {"odd": {"url": odd.url, "connect_timeout": 0.5}}
+    amqp = {"odd": {"url": odd.url, "connect_timeout": timeout}}
     async with connected(url) as client:
         around.expected = asyncio.all_tasks()
         async with running(url, good, bad, ready=False, amqp=amqp) as runner:
@@ -194,7 +201,7 @@ def test_fr6_a_failed_handshake_fails_one_attempt(
     async def main() -> None:
         async with Scripted(lambda number: script) as odd:
             until = eventually(lambda: len(failures(caplog)) >= 3, 15.0, what="three attempts")
-            await beside(url, odd, until)
+            await beside(url, odd, until, 0.2 if reason == SILENT else 5.0)
             assert odd.accepted - 1 <= len(failures(caplog)) <= odd.accepted
 
     run(loop, main, {})

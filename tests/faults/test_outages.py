@@ -309,6 +309,7 @@ async def test_b7_a_stop_while_reconnecting(
 # B8: secrets that change
 
 
+@pytest.mark.usefixtures("soon")
 @pytest.mark.parametrize("name", ["amqp__default__password", "workerkit_amqp__default__password"])
 async def test_b8_a_password_that_changes_while_the_broker_is_down(
     rabbit: PrivateRabbit,

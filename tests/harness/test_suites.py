@@ -2,6 +2,7 @@
 
 import re
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
 
@@ -13,6 +14,7 @@ FAILS = "def test_fails(): assert False\n"
 # Fails the first time, and passes then.
 FLAKY = """
 from pathlib import Path
+from textwrap import dedent
 def test_flaky():
     seen = Path(__file__).with_name("seen")
     before = seen.exists()
@@ -26,9 +28,11 @@ def outcome(
 ) -> tuple[int, list[str]]:
     """Run a suite of *files*; return its exit code and the lines of its summary."""
     (directory / "pytest.ini").write_text("[pytest]\n")
+    # Most of the time of these runs would be that of plugins which they do not use.
+    bare = {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}
     for number, text in enumerate(files):
         (directory / f"test_{number}.py").write_text(text)
-    suite = Suite("few", [], directory)
+    suite = Suite("few", [], directory, bare)
 
     code = suites.main([suite], directory / "results", retry=retry)
 
@@ -80,3 +84,33 @@ def test_a_run_that_breaks_is_not_tried_again(
         1,
         [f"BROKEN few: pytest ended with {code}", "0 passed, 1 failed"],
     )
+
+
+def test_suites_run_at_the_same_time(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """Each waits here for the other; what the second one prints follows the first."""
+    meets = """
+        import time
+        from pathlib import Path
+
+        def test_meets():
+            here = Path(__file__).parent
+            (here / "there").touch()
+            other = here.parent / ({"one": "two", "two": "one"}[here.name]) / "there"
+            until = time.monotonic() + 60.0
+            while not other.exists():
+                assert time.monotonic() < until
+                time.sleep(0.01)
+    """
+    both = []
+    for name in ("one", "two"):
+        directory = tmp_path / name
+        directory.mkdir()
+        (directory / "pytest.ini").write_text("[pytest]\n")
+        (directory / "test_meets.py").write_text(dedent(meets))
+        both.append(Suite(name, [], directory, {"PYTEST_DISABLE_PLUGIN_AUTOLOAD": "1"}))
+
+    code = suites.main(both, tmp_path / "results", retry=False)
+
+    lines = capfd.readouterr().out.splitlines()
+    assert (code, lines[-1]) == (0, "2 passed, 0 failed")
+    assert lines.index("pytest: one") < lines.index("pytest: two")

@@ -13,7 +13,7 @@ import pytest
 from tests.application import package_of
 from tests.waiting import eventually
 from workerkit import AMQPConsumer, WorkerContainer
-from workerkit.endpoint import Deadlines
+from workerkit.deadlines import Deadlines
 from workerkit.ops import debug
 from workerkit.ops.call_stacks import TaskState, task_state
 from workerkit.ops.debug import Groups, all_tasks, examine, threads
