@@ -11,18 +11,17 @@ from time import time
 from typing import Any
 
 from workerkit.amqp import table
-from workerkit.amqp.content import encode_body
+from workerkit.amqp.content import Content
 from workerkit.amqp.frames import BASIC_PUBLISH
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.queue import Exchange
-from workerkit.codec import encode
+from workerkit.codec import BUILT_IN, CloudEvent, Codecs, Encoded, write_event
 
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 DELAY_HEADER = "x-delay"
 _LONGEST_EXPIRATION = 4_294_967.0  # 2**32 milliseconds
 _LATEST = 2**64
 _RESERVED = b"\x00\x00"
-_BYTES = bytes | bytearray | memoryview
 
 _SECONDS = "seconds, such as 2.5"
 # The type of each parameter of `publish`, and its name in errors.
@@ -100,16 +99,22 @@ def encode_message(
     app_id: str | None = None,
     timestamp: datetime | float | None = None,
     user_id: str | None = None,
+    codecs: Codecs = BUILT_IN,
 ) -> tuple[bytes, Properties]:
     """Encode a body, and create its properties.
 
     Raises:
         TypeError, ValueError: As for `Publisher.publish`.
     """
-    raw, kind = encode(body)
+    if isinstance(body, CloudEvent):
+        encoded, attributes = write_event(body, content_type, codecs)
+        headers = {**(headers or {}), **attributes}
+        content_type = encoded.content_type
+    else:
+        encoded = codecs.encode(body, content_type)
+    raw = encoded.raw
     if content_type is not None or content_encoding is not None:
-        raw = encode_body(raw, not isinstance(body, _BYTES), content_type, content_encoding)
-        kind = kind if content_type is None else content_type
+        raw = _with_encoding(encoded, content_type, content_encoding)
     if priority is not None and not 0 <= priority <= 255:
         raise ValueError(f"priority is {priority}: it must be 0 to 255")
     if reply_to == DIRECT_REPLY_TO:
@@ -118,7 +123,7 @@ def encode_message(
             " consumes from it, and a Publisher consumes nothing; name a queue"
         )
     return raw, Properties(
-        content_type=kind,
+        content_type=encoded.content_type or None,
         content_encoding=content_encoding,
         table=_encode_headers(headers) if headers else None,
         delivery_mode=PERSISTENT,
@@ -132,6 +137,14 @@ def encode_message(
         user_id=user_id,
         app_id=app_id,
     )
+
+
+def _with_encoding(
+    encoded: Encoded, content_type: str | None, content_encoding: str | None
+) -> bytes:
+    """Return the body in the charset of its type, and compressed."""
+    content = Content(content_encoding, content_type)
+    return content.encode(encoded.raw, is_text=encoded.is_text, is_own=encoded.is_own)
 
 
 def _publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:

@@ -19,10 +19,11 @@ from workerkit.attributes import (
     of_other_kinds,
     users_classes,
 )
+from workerkit.codec import BUILT_IN, Codecs
 from workerkit.config.load import load_options, load_settings, valid_part
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.container import transports_of
+from workerkit.container import codecs_of, transports_of
 from workerkit.describe import describe_class
 from workerkit.errors import ConfigurationError, DeclarationError, StartError
 from workerkit.options import (
@@ -49,11 +50,13 @@ class Assembly:
     Attributes:
         transports: Those with at least one consumer, each with its consumers.
         publishing: Those that can publish, with consumers or without.
+        codecs: Those of the container, and the built-in ones.
     """
 
     settings: WorkerSettings
     transports: list[tuple[Transport, list[Declared]]]
     publishing: list[Publishes]
+    codecs: Codecs
 
     @property
     def declared(self) -> list[Declared]:
@@ -99,13 +102,15 @@ def assemble(
     # An unknown name may be that of a class in a module that cannot be imported.
     chosen = _chosen(named, only, FaultCollector() if not_found else faults)
     injector = Injector(container)
+    codecs: Codecs = faults.collect(codecs_of, container) or BUILT_IN
     kinds_by_option = _kinds_by_option(transports)
     consumers: dict[Transport, list[Declared]] = {}
     for name, class_ in chosen.items():
         transport = _transport(class_, transports, faults)
         if transport is None:
             continue
-        declared = _declared(name, class_, transport, overrides.get(name, {}), injector, faults)
+        own = overrides.get(name, {})
+        declared = _declared(name, class_, transport, own, injector, codecs, faults)
         faults.declaration += _ineffective_attributes(class_, kinds_by_option)
         if declared is None:
             continue
@@ -118,9 +123,11 @@ def assemble(
     faults.throw()
     assert settings is not None
     used = [(each, consumers[each]) for each in transports.values() if each in consumers]
-    return Assembly(
-        settings, used, [each for each in transports.values() if isinstance(each, Publishes)]
-    )
+    return Assembly(settings, used, _publishing(transports), codecs)
+
+
+def _publishing(transports: Transports) -> list[Publishes]:
+    return [each for each in transports.values() if isinstance(each, Publishes)]
 
 
 def _read_settings(
@@ -247,13 +254,16 @@ def _declared(
     transport: Transport,
     overrides: Mapping[str, Override],
     injector: Injector,
+    codecs: Codecs,
     faults: FaultCollector,
 ) -> Declared | None:
     factory = faults.collect(injector.factory, class_)
     options = faults.collect(_options, name, class_, overrides)
     hooks = list(_faulty_hooks(class_))
     faults.declaration += hooks
-    signatures = faults.collect(class_.signatures, options, transport.delivery, injector.resolve)
+    signatures = faults.collect(
+        class_.signatures, options, transport.delivery, injector.resolve, codecs
+    )
     batch = any(each.batch for each in (signatures or {}).values())
     if batch and options is not None:
         options = _options(name, class_, overrides, batch=True)
