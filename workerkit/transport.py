@@ -45,6 +45,7 @@ __all__ = [
     "Backoff",
     "Batching",
     "BrokerRefused",
+    "Codecs",
     "Concurrency",
     "Configured",
     "ConnectionEvent",

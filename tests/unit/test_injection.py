@@ -271,8 +271,8 @@ def test_nothing_fits() -> None:
 
     clock, size = faults(Wants)
     known = (
-        "codecs, cursors, extra_transports, middlewares, name, nested, observers, orders, pool, publisher,"
-        " redact, settings, transports"
+        "codecs, cursors, extra_transports, middlewares, name, nested, observers, orders, pool,"
+        " publisher, redact, settings, transports"
     )
     assert clock == (
         "parameter 'clock' has no provider of its name or of type Clock; the container has " + known
@@ -472,6 +472,6 @@ def test_a_parameter_of_handle_that_nothing_fills() -> None:
 
     with pytest.raises(
         Unresolved,
-        match="of type Clock; the container has codecs, cursors, extra_transports, middlewares, name",
+        match="of type Clock; the container has codecs, cursors, extra_transports, middlewares",
     ):
         Injector(Container()).resolve(clock, Clock)

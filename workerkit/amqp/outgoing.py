@@ -15,10 +15,14 @@ from workerkit.amqp.content import Content
 from workerkit.amqp.frames import BASIC_PUBLISH
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.queue import Exchange
-from workerkit.codec import BUILT_IN, CloudEvent, Codecs, Encoded, write_event
+from workerkit.codec import BUILT_IN, CloudEvent, Codecs, encode, write_event
 
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 DELAY_HEADER = "x-delay"
+_NO_DIRECT_REPLY = (
+    "RabbitMQ accepts that only on a channel that consumes from it, and a Publisher consumes"
+    " nothing; name a queue"
+)
 _LONGEST_EXPIRATION = 4_294_967.0  # 2**32 milliseconds
 _LATEST = 2**64
 _RESERVED = b"\x00\x00"
@@ -106,24 +110,18 @@ def encode_message(
     Raises:
         TypeError, ValueError: As for `Publisher.publish`.
     """
-    if isinstance(body, CloudEvent):
-        encoded, attributes = write_event(body, content_type, codecs)
-        headers = {**(headers or {}), **attributes}
-        content_type = encoded.content_type
+    kind: str | None
+    if content_type is content_encoding is None and not isinstance(body, CloudEvent):
+        raw, kind = encode(body)
     else:
-        encoded = codecs.encode(body, content_type)
-    raw = encoded.raw
-    if content_type is not None or content_encoding is not None:
-        raw = _with_encoding(encoded, content_type, content_encoding)
+        raw, kind, more = _encode_body(body, content_type, content_encoding, codecs)
+        headers = {**(headers or {}), **more}
     if priority is not None and not 0 <= priority <= 255:
         raise ValueError(f"priority is {priority}: it must be 0 to 255")
     if reply_to == DIRECT_REPLY_TO:
-        raise ValueError(
-            f"reply_to is {DIRECT_REPLY_TO!r}: RabbitMQ accepts that only on a channel that"
-            " consumes from it, and a Publisher consumes nothing; name a queue"
-        )
+        raise ValueError(f"reply_to is {DIRECT_REPLY_TO!r}: {_NO_DIRECT_REPLY}")
     return raw, Properties(
-        content_type=encoded.content_type or None,
+        content_type=kind,
         content_encoding=content_encoding,
         table=_encode_headers(headers) if headers else None,
         delivery_mode=PERSISTENT,
@@ -139,12 +137,21 @@ def encode_message(
     )
 
 
-def _with_encoding(
-    encoded: Encoded, content_type: str | None, content_encoding: str | None
-) -> bytes:
-    """Return the body in the charset of its type, and compressed."""
-    content = Content(content_encoding, content_type)
-    return content.encode(encoded.raw, is_text=encoded.is_text, is_own=encoded.is_own)
+def _encode_body(
+    body: object, content_type: str | None, content_encoding: str | None, codecs: Codecs
+) -> tuple[bytes, str | None, Mapping[str, Any]]:
+    """Return the body in the charset of its type, and compressed; the type; further headers."""
+    headers: Mapping[str, Any] = {}
+    if isinstance(body, CloudEvent):
+        encoded, headers = write_event(body, content_type, codecs)
+        content_type = encoded.content_type
+    else:
+        encoded = codecs.encode(body, content_type)
+    raw = encoded.raw
+    if content_encoding is not None or (content_type is not None and ";" in content_type):
+        content = Content(content_encoding, content_type)
+        raw = content.encode(raw, is_text=encoded.is_text, is_own=encoded.is_own)
+    return raw, encoded.content_type or None, headers
 
 
 def _publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:

@@ -1,6 +1,5 @@
 """What kind of type `handle` declares for a body, and who can read it."""
 
-import importlib.util
 import sys
 import types
 import typing
@@ -48,11 +47,9 @@ def is_bytes(type_: Any) -> bool:
 
 def is_struct(type_: Any) -> bool:
     """Return whether *type_* is a `msgspec.Struct`, which pydantic does not support."""
-    if not isinstance(type_, type) or importlib.util.find_spec("msgspec") is None:
-        return False
-    import msgspec
-
-    return issubclass(type_, msgspec.Struct)
+    # Whoever has such a class has imported msgspec.
+    found = sys.modules.get("msgspec")
+    return found is not None and isinstance(type_, type) and issubclass(type_, found.Struct)
 
 
 def holds_struct(type_: Any) -> bool:

@@ -14,6 +14,7 @@ from workerkit.codec.body_types import (
     holds_struct,
     is_bytes,
     is_protobuf,
+    is_struct,
 )
 from workerkit.codec.decoding import by_annotation, text
 from workerkit.codec.encoding import BYTES, encode, python_values
@@ -338,7 +339,7 @@ class _MsgpackCodec:
         msgpack = _msgspec().msgpack
         if is_protobuf(type(body)):
             raise TypeError(f"a {type(body).__qualname__} cannot be written as {_MSGPACK}")
-        values = body if holds_struct(type(body)) else python_values(body)
+        values = body if is_struct(type(body)) else python_values(body)
         # What msgpack has no type for, such as a URL, is written as in JSON.
         return bytes(msgpack.encode(values, enc_hook=to_jsonable_python))
 
