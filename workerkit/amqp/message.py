@@ -31,6 +31,7 @@ _MOST_ATTEMPTS = 1_000_000
 # In the first byte of the property flags.
 _HAS_ENCODING, _IS_LABELLED = 0x40, 0xC0
 _STRUCTURED_IN_ANY = "application/cloudevents"
+_SHORT = 64  # Bytes; nothing is shorter, also compressed.
 _JSON_LABEL = b"\x10application/json"
 
 
@@ -176,7 +177,8 @@ class AMQPMessage(Delivery, Generic[T]):
             return reader.structured(self.content(text=True))
         if labels.label.startswith(_STRUCTURED_IN_ANY):
             raise InvalidBody(f"content type {labels.label!r} is not supported: send {STRUCTURED}")
-        data = partial(self.decoded, reader.body) if self.raw else None
+        is_empty = len(self.raw) < _SHORT and not self.content(text=False)
+        data = None if is_empty else partial(self.decoded, reader.body)
         return reader.binary(self.sent, self.content_type, data)
 
     @property

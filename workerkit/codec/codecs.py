@@ -41,7 +41,8 @@ class Codec(Protocol):
             stands for any text: `*+yaml`.
     """
 
-    content_types: Sequence[str]
+    @property
+    def content_types(self) -> Sequence[str]: ...
 
     def decode(self, raw: bytes, type_: Any) -> Any:
         """Return the values in a body: dicts, lists, texts..., or an instance of *type_*.
