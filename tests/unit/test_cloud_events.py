@@ -472,9 +472,8 @@ def test_a_type_of_data_that_cannot_be_read_fails_the_start() -> None:
 
         async def handle(self, event: CloudEvent[Opaque]) -> None: ...
 
-    with pytest.raises(
-        DeclarationError, match=r"parameter 'event' has tests\S*\.Opaque in its type, which"
-    ):
+    right = r"parameter 'event' has tests\S*\.Opaque in its type, which"
+    with pytest.raises(DeclarationError, match=right):
         Runner(WorkerContainer(), packages=[package_of(Reader)]).assemble()
 
 
