@@ -20,6 +20,7 @@ from workerkit import (
     AMQPMessage,
     CloudEvent,
     DeclarationError,
+    HTTPView,
     InvalidBody,
     Runner,
     SSEEvent,
@@ -27,7 +28,7 @@ from workerkit import (
 )
 from workerkit.amqp.outgoing import encode_message
 from workerkit.amqp.properties import encode as encode_properties
-from workerkit.codec import BUILT_IN, STRUCTURED, decoder
+from workerkit.codec import BUILT_IN, STRUCTURED, decoder, encode
 from workerkit.reading import body_reader
 from workerkit.testing import FakePublisher, fake_event, fake_message, running
 
@@ -75,6 +76,10 @@ def sent(event: CloudEvent[Any], content_type: str | None = None, **more: Any) -
     made = fake_message(raw)
     made._raw_properties = encode_properties(properties)
     return made
+
+
+def sent_value(body: object, content_type: str) -> AMQPMessage:
+    return message(encode_message(body, content_type=content_type)[0], {}, content_type)
 
 
 def binary(more: dict[str, Any] | None = None, prefix: str = "cloudEvents:") -> dict[str, Any]:
@@ -462,6 +467,42 @@ def test_an_event_stream_and_a_plain_decoder_read_structured_events() -> None:
 
     assert decoder(CloudEvent[Order])(raw.encode()).data == Order(id=7)
     assert body_reader(CloudEvent[Order], SSEEvent, BUILT_IN)(fake_event(raw)).data == Order(id=7)
+
+
+def test_events_among_other_values_are_written_in_structured_mode() -> None:
+    """By each codec, and in any depth."""
+    event = CloudEvent(id="1", source="/s", type="t", time=None, data=Order(id=1))
+    whole = {"specversion": "1.0", "id": "1", "source": "/s", "type": "t"}
+    whole["data"] = {"id": 1, "name": "tea"}  # type: ignore[assignment]
+
+    assert json.loads(encode([event])[0]) == [whole]
+    assert read(Any, sent_value({"events": [event]}, MSGPACK)) == {"events": [whole]}
+    assert json.loads(encode(event)[0]) == whole
+
+
+async def test_a_view_reads_and_writes_structured_mode() -> None:
+    """Its faults are those of a body, and its description is that of an event."""
+
+    class Events(HTTPView):
+        routes = ["/events"]
+
+        async def post(self, event: CloudEvent[Order]) -> CloudEvent[Order]:
+            return event
+
+    headers = {"Content-Type": STRUCTURED}
+    sent_event = {**REQUIRED, "time": "2026-01-02T03:04:05Z", "shard": 3, "data": {"id": 7}}
+    async with running(WorkerContainer(), packages=[package_of(Events)]) as app:
+        good = await app.http.post("/events", json=sent_event, headers=headers)
+        bad = await app.http.post("/events", json={**REQUIRED, "id": 7}, headers=headers)
+        page = await app.http.get("/openapi.json")
+    schemas = page.json()["components"]["schemas"]
+    (schema,) = (each for name, each in schemas.items() if name.startswith("CloudEvent"))
+
+    assert good.json() == {**sent_event, "data": {"id": 7, "name": "tea"}}
+    assert bad.status == 422
+    assert [each["name"] for each in bad.json()["errors"]] == ["id"]
+    assert schema["required"] == ["specversion", "id", "source", "type"]
+    assert schema["properties"]["data"] == {"$ref": "#/components/schemas/Order"}
 
 
 def test_a_type_of_data_that_cannot_be_read_fails_the_start() -> None:

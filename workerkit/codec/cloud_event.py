@@ -7,14 +7,16 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from types import NoneType
-from typing import Any, Generic, get_args, get_origin
+from typing import Any, ClassVar, Generic, cast, get_args, get_origin
 from uuid import uuid4
 
-from pydantic_core import from_json, to_json
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
+from pydantic_core import CoreSchema, SchemaSerializer, from_json, to_json
+from pydantic_core.core_schema import any_schema, plain_serializer_function_ser_schema
 from typing_extensions import TypeVar
 
 from workerkit.codec.body_types import is_protobuf, is_verbatim
-from workerkit.codec.codecs import BodyReader, Codecs, Encoded, is_json, label_of
+from workerkit.codec.codecs import BUILT_IN, BodyReader, Codecs, Encoded, is_json, label_of
 from workerkit.codec.encoding import JSON
 from workerkit.codec.findings import MOST_FINDINGS, Decode, explain, without_bom
 from workerkit.config.annotations import members
@@ -38,6 +40,13 @@ _NO_HEADERS: Mapping[str, Any] = {}
 _NOTHING: Any = None
 
 T = TypeVar("T", default=Any)
+
+
+def _structured_values(event: Any) -> Any:
+    return from_json(write_event(event, STRUCTURED, BUILT_IN)[0].raw)
+
+
+_SERIALIZATION = plain_serializer_function_ser_schema(_structured_values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,6 +77,39 @@ class CloudEvent(Generic[T]):
     datacontenttype: str | None = None
     dataschema: str | None = None
     extensions: Mapping[str, Any] = field(default_factory=dict)
+
+    # Pydantic writes structured mode with it, also where an event is one of many values.
+    __pydantic_serializer__: ClassVar[Any] = SchemaSerializer(
+        any_schema(serialization=_SERIALIZATION)
+    )
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        """Write structured mode, such as in the response of an HTTP view."""
+        schema: Any = handler(source)
+        inner = schema
+        while "schema" in inner and inner["type"] == "definitions":
+            inner = inner["schema"]
+        inner["serialization"] = _SERIALIZATION
+        return cast(CoreSchema, schema)
+
+    @classmethod
+    def __get_pydantic_json_schema__(
+        cls, schema: CoreSchema, handler: GetJsonSchemaHandler
+    ) -> dict[str, Any]:
+        """Describe structured mode, which the body of an HTTP request has."""
+        described = handler.resolve_ref_schema(handler(schema))
+        found = described.get("properties", {})
+        properties = {name: {"type": "string"} for name in _TEXTS if name in found}
+        properties["specversion"] = {"const": _SPECVERSION}
+        properties["time"] = {"type": "string", "format": "date-time"}
+        properties["data"] = found.get("data", {})
+        properties["data"].pop("default", None)
+        properties["data_base64"] = {"type": "string", "contentEncoding": "base64"}
+        described["properties"] = properties
+        described["description"] = "An event of CloudEvents 1.0."
+        described["required"] = ["specversion", *_REQUIRED]
+        return described
 
 
 def is_cloud_event(type_: Any) -> bool:
