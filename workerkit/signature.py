@@ -165,6 +165,17 @@ class Signature:
         """Return a context with the arguments of one call that come from the container."""
         return provided(self._provide)
 
+    def reader(self, body: Any) -> Read:
+        """Create the function that reads the first argument, or an item of it, from a delivery.
+
+        Args:
+            body: The type of the body.
+
+        Raises:
+            UnknownType: No codec can read a body as this type.
+        """
+        return body_reader(body, self._delivery, self._codecs, whole=self.whole)
+
     def _first(self, parameter: inspect.Parameter, type_: Any) -> Read:
         if parameter.kind not in _POSITIONAL:
             self._fault(parameter, "takes the body and must not be keyword-only")
@@ -174,7 +185,7 @@ class Signature:
         self.whole = self._is_delivery(type_)
         self.body = (get_args(_unannotated(type_)) or (Any,))[0] if self.whole else type_
         try:
-            return body_reader(self.body, self._delivery, self._codecs, whole=self.whole)
+            return self.reader(self.body)
         except UnknownType as error:
             self._fault(parameter, _unreadable(self.body, error, self._delivery))
             return _nothing
