@@ -80,10 +80,14 @@ def codecs_of(container: containers.Container) -> Codecs:
     """Return the codecs that the container's `codecs` provides, and the built-in ones.
 
     Raises:
-        DeclarationError: With a fault for each one that is no codec.
+        DeclarationError: With a fault for each one that is no codec, or cannot be created.
     """
     provider = container.providers.get("codecs")
-    found = () if provider is None else provider()
+    try:
+        found = () if provider is None else provider()
+    except Exception as error:
+        text = f"the container's codecs could not be created: {describe_error(error)}"
+        raise DeclarationError(text) from error
     if not isinstance(found, list | tuple):
         kind = type(found).__qualname__
         raise DeclarationError(

@@ -4,7 +4,7 @@ import logging
 from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple
 
-from workerkit.errors import Retry
+from workerkit.errors import InvalidBody, Retry
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,10 @@ class Delivery:
         Raises:
             InvalidBody: The payload does not match its properties, or the type.
         """
-        return reader.default(self.content(text=reader.text))
+        try:
+            return reader.default(self.content(text=reader.text))
+        except InvalidBody as error:
+            raise error.after(self.unknown_content) from None
 
     def cloud_event(self, reader: Any) -> Any:
         """Return the payload as a CloudEvent.

@@ -36,6 +36,7 @@ from workerkit import (
 from workerkit.amqp.outgoing import encode_message
 from workerkit.amqp.properties import encode as encode_properties
 from workerkit.codec import BUILT_IN, Codecs, UnknownType, decoder
+from workerkit.delivery import Delivery
 from workerkit.reading import body_reader
 from workerkit.testing import FakePublisher, fake_message, running
 
@@ -583,8 +584,12 @@ class _Nameless:
         ),
         (providers.List(providers.Object(Form)), ["Form is a class: write providers.Singleton(F"]),
         (providers.Object(Form()), ["the container's codecs provides a Form: it should be a list"]),
+        (
+            providers.List(providers.Singleton(_Fixed)),
+            ["the container's codecs could not be created: TypeError"],
+        ),
     ],
-    ids=["incomplete", "a class", "no list"],
+    ids=["incomplete", "a class", "no list", "not created"],
 )
 def test_a_codec_that_is_none_fails_the_start(provider: Any, faults: list[str]) -> None:
     """All faults at once, together with those of the classes."""
@@ -668,6 +673,27 @@ def test_any_content_type(content_type: str) -> None:
         assert read(Order, made) == Order(id=1)
     except InvalidBody:
         assert made.content_type is not None
+
+
+def test_a_transport_of_the_application_decodes_its_own_content() -> None:
+    """Its deliveries override `content`; an error begins with what is not known."""
+
+    class Mail(Delivery):
+        __slots__ = ("body",)
+
+        def content(self, *, text: bool) -> Any:
+            return self.raw[::-1] if text else self.raw
+
+        @property
+        def unknown_content(self) -> str:
+            return "encoding 'rot13' is not known"
+
+    made = Mail(b'}1 :"di"{')
+
+    assert body_reader(Order, Mail, BUILT_IN)(made) == Order(id=1)
+    assert body_reader(bytes, Mail, BUILT_IN)(made) == made.raw
+    with pytest.raises(InvalidBody, match=r"^encoding 'rot13' is not known; the body: "):
+        body_reader(list[int], Mail, BUILT_IN)(made)
 
 
 def test_the_decoders_of_many_labels_do_not_accumulate() -> None:
