@@ -8,6 +8,7 @@ if TYPE_CHECKING:
     from workerkit.amqp.message import AMQPMessage
     from workerkit.amqp.publisher import Publisher
     from workerkit.amqp.queue import Binding, Exchange, Queue
+    from workerkit.codec import CloudEvent, Codec
     from workerkit.config.connections import AMQPSettings, SSESettings
     from workerkit.config.settings import WorkerSettings
     from workerkit.consumer import Consumer
@@ -64,6 +65,8 @@ __all__ = [
     "BrokerBlocked",
     "BrokerRefused",
     "Call",
+    "CloudEvent",
+    "Codec",
     "ConfigurationError",
     "ConnectionLost",
     "Consumer",
@@ -116,6 +119,7 @@ _NAMES = {
     "amqp.message": "AMQPMessage",
     "amqp.publisher": "Publisher",
     "amqp.queue": "Binding Exchange Queue",
+    "codec": "CloudEvent Codec",
     "config.connections": "AMQPSettings SSESettings",
     "consumer": "Consumer",
     "container": "WorkerContainer",

@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, ClassVar
 
 from workerkit.attributes import misspelt_hooks
+from workerkit.codec import BUILT_IN, Codecs
 from workerkit.delivery import Delivery
 from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError
@@ -53,7 +54,11 @@ class Consumer:
 
     @classmethod
     def signatures(
-        cls, options: Options | None, delivery: type[Delivery] | None, resolve: Resolve
+        cls,
+        options: Options | None,
+        delivery: type[Delivery] | None,
+        resolve: Resolve,
+        codecs: Codecs = BUILT_IN,
     ) -> Mapping[str, Arguments]:
         """Read the methods that the transport of this kind of consumer calls, by name.
 
@@ -61,6 +66,7 @@ class Consumer:
             options: Its options; None if they are invalid.
             delivery: The type that the transport hands over.
             resolve: Gives the container's provider for a parameter and its type.
+            codecs: Those of the container.
 
         Raises:
             DeclarationError: With every fault of the methods.
@@ -69,7 +75,7 @@ class Consumer:
             text = f"{describe_class(cls)}: needs a method `handle`"
             found = [name for _, name, meant in misspelt_hooks(cls) if meant == "handle"]
             raise DeclarationError(f"{text}; it has {found[0]!r}" if found else text)
-        return {"handle": Signature(cls.handle, delivery, resolve, cls)}
+        return {"handle": Signature(cls.handle, delivery, resolve, cls, codecs=codecs)}
 
     @classmethod
     def claims(cls, options: Options) -> Iterable[str]:

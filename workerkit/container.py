@@ -8,6 +8,7 @@ from dependency_injector import containers, providers
 from workerkit.amqp.consumer import AMQPConsumer
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.transport import AMQPTransport
+from workerkit.codec import Codecs, codec_faults
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.describe import describe_error
@@ -41,6 +42,9 @@ class WorkerContainer(containers.DeclarativeContainer):
         extra_transports: Transports of your own, added to the built-in ones:
             `providers.Dict({QueueConsumer: providers.Singleton(QueueTransport)})`. One for the base
             class of a built-in transport replaces that.
+        codecs: Your own codecs for further content types of messages, each a `Codec`:
+            `providers.List(providers.Singleton(YAMLCodec))`. One for a content type of a built-in
+            codec replaces that.
         middlewares: aiohttp's, around every request, the outermost first.
         interceptors: Around every call of `handle` of all consumers, the outermost first; see
             `Interceptor`. `providers.List(providers.Singleton(Audit, ...))` sets them.
@@ -62,6 +66,7 @@ class WorkerContainer(containers.DeclarativeContainer):
         }
     )
     extra_transports: "providers.Dict" = providers.Dict()
+    codecs: "providers.List" = providers.List()
     middlewares = providers.List()
     interceptors = providers.List()
     redact: "providers.Object[Redact | None]" = providers.Object(None)
@@ -72,6 +77,29 @@ def transports_of(container: containers.Container) -> dict[type[Consumer], Trans
     transports: dict[type[Consumer], Transport] = dict(container.providers["transports"]())
     extra = container.providers.get("extra_transports")
     return transports if extra is None else {**transports, **extra()}
+
+
+def codecs_of(container: containers.Container) -> Codecs:
+    """Return the codecs that the container's `codecs` provides, and the built-in ones.
+
+    Raises:
+        DeclarationError: With a fault for each one that is no codec, or cannot be created.
+    """
+    provider = container.providers.get("codecs")
+    try:
+        found = () if provider is None else provider()
+    except Exception as error:
+        text = f"the container's codecs could not be created: {describe_error(error)}"
+        raise DeclarationError(text) from error
+    if not isinstance(found, list | tuple):
+        kind = type(found).__qualname__
+        raise DeclarationError(
+            f"the container's codecs provides a {kind}: it should be a list, such as"
+            " providers.List(providers.Singleton(YAMLCodec))"
+        )
+    if faults := [text for each in found for text in codec_faults(each)]:
+        raise DeclarationError(*(f"the container's codecs: {each}" for each in faults))
+    return Codecs(found)
 
 
 def redact_of(container: containers.Container) -> Redact | None:

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple
 
-from workerkit.errors import Retry
+from workerkit.errors import InvalidBody, Retry
 
 log = logging.getLogger(__name__)
 
@@ -119,6 +119,31 @@ class Delivery:
     def unknown_content(self) -> str:
         """The encoding or charset that is not known, for errors; empty for most deliveries."""
         return ""
+
+    def decoded(self, reader: Any) -> Any:
+        """Return the payload as the type of *reader*, by the properties of its transport.
+
+        Args:
+            reader: A `workerkit.codec.BodyReader`.
+
+        Raises:
+            InvalidBody: The payload does not match its properties, or the type.
+        """
+        try:
+            return reader.default(self.content(text=reader.text))
+        except InvalidBody as error:
+            raise error.after(self.unknown_content) from None
+
+    def cloud_event(self, reader: Any) -> Any:
+        """Return the payload as a CloudEvent.
+
+        Args:
+            reader: A `workerkit.codec.CloudEventReader`.
+
+        Raises:
+            InvalidBody: It is none, or its data does not match the type.
+        """
+        return reader.structured(self.content(text=True))
 
     def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
         """Return level and message of the log record when it was not handled.

@@ -92,6 +92,10 @@ class InvalidBody(WorkerkitError):
         self.findings = tuple(findings)
         self.more = more
 
+    def after(self, text: str) -> "InvalidBody":
+        """Return this error with another text before its own; itself if that is empty."""
+        return InvalidBody(f"{text}; {self}", self.findings, self.more) if text else self
+
 
 class InvalidRequest(InvalidBody):
     """An HTTP request does not match the view.

@@ -17,13 +17,12 @@ from typing import (
     get_origin,
 )
 
-from workerkit.codec import UnknownType, decoder, is_bytes
+from workerkit.codec import BUILT_IN, Codecs, UnknownType
 from workerkit.delivery import Delivery
 from workerkit.describe import describe_class
-from workerkit.errors import DeclarationError, InvalidBody
+from workerkit.errors import DeclarationError
+from workerkit.reading import Read, body_reader
 from workerkit.type_variables import hints, variables
-
-Read = Callable[[Any], Any]
 
 # The text of pydantic about a class that it cannot validate, with the name of the class.
 _UNKNOWN_CLASS = re.compile(r"schema for (?:<class ')?(?P<name>[^'>]+?)(?:'>)?\. Set ")
@@ -99,6 +98,7 @@ class Signature:
         of: The class that is used; it may have inherited the method from a generic base class.
         answers: Whether the transport uses the returned value; else an annotation of one is a
             fault.
+        codecs: Those of the application, where the transport states content types.
 
     Attributes:
         batch: Whether the first parameter is a list.
@@ -118,8 +118,10 @@ class Signature:
         of: type | None = None,
         *,
         answers: bool = False,
+        codecs: Codecs = BUILT_IN,
     ) -> None:
         self._where = describe_class(handle)
+        self._codecs = codecs
         self.answers = answers
         self._delivery = delivery
         self._resolve = resolve
@@ -163,6 +165,17 @@ class Signature:
         """Return a context with the arguments of one call that come from the container."""
         return provided(self._provide)
 
+    def reader(self, body: Any) -> Read:
+        """Create the function that reads the first argument, or an item of it, from a delivery.
+
+        Args:
+            body: The type of the body.
+
+        Raises:
+            UnknownType: No codec can read a body as this type.
+        """
+        return body_reader(body, self._delivery, self._codecs, whole=self.whole)
+
     def _first(self, parameter: inspect.Parameter, type_: Any) -> Read:
         if parameter.kind not in _POSITIONAL:
             self._fault(parameter, "takes the body and must not be keyword-only")
@@ -172,13 +185,10 @@ class Signature:
         self.whole = self._is_delivery(type_)
         self.body = (get_args(_unannotated(type_)) or (Any,))[0] if self.whole else type_
         try:
-            decode = decoder(self.body)
+            return self.reader(self.body)
         except UnknownType as error:
             self._fault(parameter, _unreadable(self.body, error, self._delivery))
             return _nothing
-        if getattr(self._delivery, "content", Delivery.content) is Delivery.content:
-            return _reader(decode, self.whole)
-        return _content_reader(decode, self.whole, text=not is_bytes(self.body))
 
     def _further(self, parameter: inspect.Parameter, type_: Any) -> None:
         if parameter.kind is parameter.POSITIONAL_ONLY:
@@ -339,26 +349,3 @@ def _is_asynchronous(handle: Callable[..., Any]) -> bool:
 
 def _nothing(delivery: object) -> None:
     """Read nothing: the reader of a signature that has faults."""
-
-
-def _reader(decode: Callable[[Any], Any], whole: bool) -> Read:
-    def read(delivery: Any) -> Any:
-        body = delivery.body = decode(delivery.raw)
-        return delivery if whole else body
-
-    return read
-
-
-def _content_reader(decode: Callable[[Any], Any], whole: bool, *, text: bool) -> Read:
-    """Create the reader for deliveries whose properties state how the payload is encoded."""
-
-    def read(delivery: Any) -> Any:
-        try:
-            body = delivery.body = decode(delivery.content(text=text))
-        except InvalidBody as error:
-            if unknown := delivery.unknown_content:
-                raise InvalidBody(f"{unknown}; {error}", error.findings, error.more) from None
-            raise
-        return delivery if whole else body
-
-    return read

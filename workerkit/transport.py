@@ -16,6 +16,7 @@ from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel
 
+from workerkit.codec import Codecs
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action, Delivery, Outcome
@@ -44,6 +45,7 @@ __all__ = [
     "Backoff",
     "Batching",
     "BrokerRefused",
+    "Codecs",
     "Concurrency",
     "Configured",
     "ConnectionEvent",
@@ -120,6 +122,7 @@ class Context:
         cursors: The container's store of the cursors of streams.
         middlewares: The container's, for requests.
         redact: The container's; called with texts of exceptions before they leave the process.
+        codecs: The container's, and the built-in ones.
         changed: For each `Part` of a `Health`: called after every change of it.
         keep: Runs a coroutine as a task of the process: one that raises stops the process, and so
             does one that was cancelled otherwise than by `cancel` or `cancel_and_wait`.
@@ -131,6 +134,7 @@ class Context:
     cursors: object
     middlewares: Sequence[Any]
     redact: Redact | None
+    codecs: Codecs
     changed: Callable[[], None]
     keep: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
 

@@ -4,8 +4,10 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import pytest
+from google.protobuf.timestamp_pb2 import Timestamp
 from pydantic import BaseModel, Field, PositiveInt
 
+from workerkit import CloudEvent
 from workerkit.cli.broker import example
 from workerkit.codec import decoder
 
@@ -51,6 +53,11 @@ class Endless(BaseModel):
         list[int],
         Any,
         Order | Point,
+        Timestamp,
+        CloudEvent,
+        CloudEvent[Order],
+        CloudEvent[bytes],
+        CloudEvent[Timestamp],
     ],
 )
 def test_fp17_an_example_can_be_read(body: Any) -> None:

@@ -271,8 +271,8 @@ def test_nothing_fits() -> None:
 
     clock, size = faults(Wants)
     known = (
-        "cursors, extra_transports, interceptors, middlewares, name, nested, observers, orders,"
-        " pool, publisher, redact, settings, transports"
+        "codecs, cursors, extra_transports, interceptors, middlewares, name, nested, observers,"
+        " orders, pool, publisher, redact, settings, transports"
     )
     assert clock == (
         "parameter 'clock' has no provider of its name or of type Clock; the container has " + known
@@ -287,7 +287,7 @@ def test_nothing_fits_but_one_has_nearly_that_name() -> None:
         def __init__(self, ordrs: object) -> None: ...
 
     [fault] = faults(Wants)
-    assert "of type object; did you mean 'orders'? The container has cursors, " in fault
+    assert "of type object; did you mean 'orders'? The container has codecs, cursors, " in fault
 
 
 def test_any_type_fits_nothing() -> None:
@@ -472,6 +472,6 @@ def test_a_parameter_of_handle_that_nothing_fills() -> None:
 
     with pytest.raises(
         Unresolved,
-        match="of type Clock; the container has cursors, extra_transports, interceptors, mi",
+        match="of type Clock; the container has codecs, cursors, extra_transports, interceptors",
     ):
         Injector(Container()).resolve(clock, Clock)

@@ -404,7 +404,7 @@ class NeedsMore:
         (NotCallable, r"NotCallable .* is no interceptor: write a function that takes a Call"),
         (NotCallable(), r"NotCallable .* is no interceptor"),
         ("audit", r"builtins.str is no interceptor"),
-        (Provide["audit"], r"is marked 'audit', which the container does not have: cursors, ext"),
+        (Provide["audit"], r"is marked 'audit', which the container does not have: codecs"),
         (NeedsMore, r"parameter 'unknown_thing' has no provider of its name"),
         (providers.Singleton(NotCallable), r"NotCallable .* is no interceptor"),
     ],

@@ -12,6 +12,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 from workerkit.amqp.properties import content_labels, readable
+from workerkit.codec import label_of
 from workerkit.errors import InvalidBody
 
 MAX_DECODED = 128 * 1024 * 1024
@@ -42,12 +43,14 @@ class Content:
     """The encoding of one body, according to its properties.
 
     Attributes:
+        label: The content type in lower case and without parameters; empty if there is none.
         unknown: The beginning of an error that names the encoding or charset that is not known;
             empty for most bodies. Such a body is not decoded: the property may be wrong.
     """
 
     def __init__(self, content_encoding: str | None, content_type: str | None) -> None:
         self._encodings: list[str] = []
+        self.label = label_of(content_type or "")
         self._charset = charset = _charset_of(content_type or "")
         self.unknown = ""
         self._is_decodable = True
@@ -96,26 +99,27 @@ class Content:
             return original
         return self._to_utf_8(raw, self._codec) if text and self._codec else raw
 
-    def encode(self, raw: bytes, *, own_text: bool) -> bytes:
+    def encode(self, raw: bytes, *, is_text: bool, is_own: bool) -> bytes:
         """Encode a body according to its properties.
 
         Args:
-            own_text: The body is UTF-8 text that workerkit encoded. Other bytes are not changed
-                if they are encoded already, or if their encoding is not known.
+            is_text: The body is UTF-8 text that workerkit encoded.
+            is_own: workerkit or a codec encoded the body. Other bytes are not changed if they are
+                encoded already, or if their encoding is not known.
 
         Raises:
             ValueError: The body cannot be encoded according to its properties.
         """
-        if own_text:
-            if self.unknown:
+        if is_own:
+            if self.unknown and (is_text or not self._is_decodable):
                 raise ValueError(f"{self.unknown}; publish bytes that are encoded already")
-            raw = self._from_utf_8(raw, self._codec) if self._codec else raw
+            raw = self._from_utf_8(raw, self._codec) if is_text and self._codec else raw
         elif self.unknown or (self._encodings and _is_encoded(self._encodings[-1], raw)):
             return raw
         for name in self._encodings:
             if (write := _ENCODERS.get(name)) is not None:
                 raw = write(raw)
-            elif own_text:
+            elif is_own:
                 raise ValueError(
                     f"content_encoding is {name!r}: workerkit writes gzip and deflate only;"
                     " publish bytes that are encoded already"
@@ -157,13 +161,6 @@ def content(properties: bytes) -> Content:
 def _content(head: bytes) -> Content:
     content_type, content_encoding = content_labels(head)
     return Content(readable(content_encoding), readable(content_type))
-
-
-def encode_body(
-    raw: bytes, own_text: bool, content_type: str | None, content_encoding: str | None
-) -> bytes:
-    """Encode a body according to these properties; see `Content.encode`."""
-    return Content(content_encoding, content_type).encode(raw, own_text=own_text)
 
 
 def _charset_of(content_type: str) -> str:

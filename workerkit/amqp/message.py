@@ -2,7 +2,7 @@
 
 import dataclasses
 from datetime import datetime
-from functools import cached_property
+from functools import cached_property, partial
 from hashlib import blake2b
 from typing import Any, Generic
 
@@ -13,7 +13,9 @@ from workerkit.amqp.acks import Acks
 from workerkit.amqp.content import content
 from workerkit.amqp.properties import Properties, decode, readable
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX
+from workerkit.codec import STRUCTURED, BodyReader, CloudEventReader
 from workerkit.delivery import Action, Delivery
+from workerkit.errors import InvalidBody
 
 T = TypeVar("T", default=Any)
 
@@ -26,7 +28,11 @@ RETURNS = f"{OURS}returns"
 DELIVERY_COUNT, ACQUIRED_COUNT = "x-delivery-count", "x-acquired-count"
 _COUNTS = frozenset({DELIVERY_COUNT, ACQUIRED_COUNT})
 _MOST_ATTEMPTS = 1_000_000
-_HAS_ENCODING = 0x40  # In the first byte of the property flags.
+# In the first byte of the property flags.
+_HAS_ENCODING, _IS_LABELLED = 0x40, 0xC0
+_STRUCTURED_IN_ANY = "application/cloudevents"
+_SHORT = 64  # Bytes; nothing is shorter, also compressed.
+_JSON_LABEL = b"\x10application/json"
 
 
 class AMQPMessage(Delivery, Generic[T]):
@@ -148,6 +154,42 @@ class AMQPMessage(Delivery, Generic[T]):
             return self.raw
         largest = self.acks.max_decoded
         return content(properties).decode(self.raw, text=text, largest=largest)
+
+    def decoded(self, reader: BodyReader) -> Any:
+        """Return the body as the type of *reader*, decoded by the codec of its content type.
+
+        Raises:
+            InvalidBody: The body does not match its properties, or the type.
+        """
+        properties = self._raw_properties
+        # This check runs for each message: it is JSON without parameters, or nothing is stated.
+        if properties[2:19] == _JSON_LABEL and not properties[0] & _HAS_ENCODING:
+            return reader.json(self.raw)
+        if not (properties and properties[0] & _IS_LABELLED):
+            return reader.default(self.raw)
+        labels = content(properties)
+        decode, text = (
+            reader.for_label(labels.label) if labels.label else (reader.default, reader.text)
+        )
+        try:
+            return decode(labels.decode(self.raw, text=text, largest=self.acks.max_decoded))
+        except InvalidBody as error:
+            raise error.after(labels.unknown) from None
+
+    def cloud_event(self, reader: CloudEventReader) -> Any:
+        """Return the CloudEvent in binary mode, or in structured mode by the content type.
+
+        Raises:
+            InvalidBody: It is none, or its data does not match the type.
+        """
+        labels = content(self._raw_properties)
+        if labels.label == STRUCTURED:
+            return reader.structured(self.content(text=True))
+        if labels.label.startswith(_STRUCTURED_IN_ANY):
+            raise InvalidBody(f"content type {labels.label!r} is not supported: send {STRUCTURED}")
+        is_empty = len(self.raw) < _SHORT and not self.content(text=False)
+        data = None if is_empty else partial(self.decoded, reader.body)
+        return reader.binary(self.sent, self.content_type, data)
 
     @property
     def unknown_content(self) -> str:

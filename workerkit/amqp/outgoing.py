@@ -11,18 +11,21 @@ from time import time
 from typing import Any
 
 from workerkit.amqp import table
-from workerkit.amqp.content import encode_body
+from workerkit.amqp.content import Content
 from workerkit.amqp.frames import BASIC_PUBLISH
 from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.queue import Exchange
-from workerkit.codec import encode
+from workerkit.codec import BUILT_IN, CloudEvent, Codecs, encode, write_event
 
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 DELAY_HEADER = "x-delay"
+_NO_DIRECT_REPLY = (
+    "RabbitMQ accepts that only on a channel that consumes from it, and a Publisher consumes"
+    " nothing; name a queue"
+)
 _LONGEST_EXPIRATION = 4_294_967.0  # 2**32 milliseconds
 _LATEST = 2**64
 _RESERVED = b"\x00\x00"
-_BYTES = bytes | bytearray | memoryview
 
 _SECONDS = "seconds, such as 2.5"
 # The type of each parameter of `publish`, and its name in errors.
@@ -100,23 +103,23 @@ def encode_message(
     app_id: str | None = None,
     timestamp: datetime | float | None = None,
     user_id: str | None = None,
+    codecs: Codecs = BUILT_IN,
 ) -> tuple[bytes, Properties]:
     """Encode a body, and create its properties.
 
     Raises:
         TypeError, ValueError: As for `Publisher.publish`.
     """
-    raw, kind = encode(body)
-    if content_type is not None or content_encoding is not None:
-        raw = encode_body(raw, not isinstance(body, _BYTES), content_type, content_encoding)
-        kind = kind if content_type is None else content_type
+    kind: str | None
+    if content_type is content_encoding is None and not isinstance(body, CloudEvent):
+        raw, kind = encode(body)
+    else:
+        raw, kind, more = _encode_body(body, content_type, content_encoding, codecs)
+        headers = {**(headers or {}), **more}
     if priority is not None and not 0 <= priority <= 255:
         raise ValueError(f"priority is {priority}: it must be 0 to 255")
     if reply_to == DIRECT_REPLY_TO:
-        raise ValueError(
-            f"reply_to is {DIRECT_REPLY_TO!r}: RabbitMQ accepts that only on a channel that"
-            " consumes from it, and a Publisher consumes nothing; name a queue"
-        )
+        raise ValueError(f"reply_to is {DIRECT_REPLY_TO!r}: {_NO_DIRECT_REPLY}")
     return raw, Properties(
         content_type=kind,
         content_encoding=content_encoding,
@@ -132,6 +135,23 @@ def encode_message(
         user_id=user_id,
         app_id=app_id,
     )
+
+
+def _encode_body(
+    body: object, content_type: str | None, content_encoding: str | None, codecs: Codecs
+) -> tuple[bytes, str | None, Mapping[str, Any]]:
+    """Return the body in the charset of its type, and compressed; the type; further headers."""
+    headers: Mapping[str, Any] = {}
+    if isinstance(body, CloudEvent):
+        encoded, headers = write_event(body, content_type, codecs)
+        content_type = encoded.content_type
+    else:
+        encoded = codecs.encode(body, content_type)
+    raw = encoded.raw
+    if content_encoding is not None or (content_type is not None and ";" in content_type):
+        content = Content(content_encoding, content_type)
+        raw = content.encode(raw, is_text=encoded.is_text, is_own=encoded.is_own)
+    return raw, encoded.content_type or None, headers
 
 
 def _publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:

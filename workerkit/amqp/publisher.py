@@ -25,6 +25,7 @@ from workerkit.amqp.properties import Properties
 from workerkit.amqp.properties import encode as encode_properties
 from workerkit.amqp.publisher_connection import PublisherConnection
 from workerkit.amqp.queue import Exchange, Queue
+from workerkit.codec import BUILT_IN, Codecs
 from workerkit.config.settings import WorkerSettings
 from workerkit.current_call import current_correlation_id
 from workerkit.errors import (
@@ -66,14 +67,17 @@ class Publisher:
 
     The arguments of `publish`, and of `publish_many` and `publish_threadsafe` as well:
 
-    * `body`: `bytes` and `str` are sent unchanged, models and all other values as JSON.
+    * `body`: `bytes` are sent unchanged, all others in the format of `content_type`. Without one,
+      `str` is text, a protobuf message binary, models and all other values JSON; a `CloudEvent` is
+      written in binary mode.
     * `exchange`: A name, or an `Exchange` that is declared if it is missing. The default exchange
       routes to the queue that has the routing key as its name.
     * `headers`, `reply_to`, `type`, `app_id`: As defined by AMQP; texts of 255 bytes at most.
     * `correlation_id`: By default that of the message that the calling handler handles, or the
       message's id if it has none; for a view the request id.
     * `message_id`: A new one by default.
-    * `content_type`: That of the body by default. Text and JSON are encoded in its `charset`.
+    * `content_type`: That of the body by default. A codec of the container's `codecs` or a built-in
+      one encodes the body. Text and JSON are encoded in its `charset`.
     * `content_encoding`: `gzip` and `deflate` compress the body, except for `bytes` that are
       compressed already. With any other value, `bytes` are sent unchanged.
     * `user_id`: The broker accepts only the user that the connection has logged in with.
@@ -88,10 +92,12 @@ class Publisher:
 
     Attributes:
         observers: Called for each publish and for changes of the connections; the Runner sets it.
+        codecs: Those of the container; the Runner sets it.
         connects: Whether it publishes to a broker. The fake publisher of tests does not.
     """
 
     observers: Sequence[Observer] = ()
+    codecs: Codecs = BUILT_IN
     connects: ClassVar[bool] = True
 
     def __init__(self) -> None:
@@ -159,6 +165,7 @@ class Publisher:
             raw, properties = outgoing.encode_message(
                 body, headers, message_id, correlation_id, priority, expiration,
                 content_type, content_encoding, type, reply_to, app_id, timestamp, user_id,
+                self.codecs,
             )  # fmt: skip
             if headers and exchange and outgoing.DELAY_HEADER in headers:
                 mandatory = False

@@ -237,6 +237,7 @@ class AMQPTransport:
         publisher.open(context.settings)
         if isinstance(publisher, Publisher):
             publisher.observers = context.observers
+            publisher.codecs = context.codecs
 
     def blocked(self) -> list[str]:
         """Return the connections whose broker blocks publishers, out of memory or disk."""

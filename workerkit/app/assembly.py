@@ -20,10 +20,11 @@ from workerkit.attributes import (
     of_other_kinds,
     users_classes,
 )
+from workerkit.codec import BUILT_IN, Codecs
 from workerkit.config.load import load_options, load_settings, valid_part
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.container import transports_of
+from workerkit.container import codecs_of, transports_of
 from workerkit.describe import describe_class
 from workerkit.errors import ConfigurationError, DeclarationError, StartError
 from workerkit.options import (
@@ -50,11 +51,13 @@ class Assembly:
     Attributes:
         transports: Those with at least one consumer, each with its consumers.
         publishing: Those that can publish, with consumers or without.
+        codecs: Those of the container, and the built-in ones.
     """
 
     settings: WorkerSettings
     transports: list[tuple[Transport, list[Declared]]]
     publishing: list[Publishes]
+    codecs: Codecs
 
     @property
     def declared(self) -> list[Declared]:
@@ -100,6 +103,7 @@ def assemble(
     # An unknown name may be that of a class in a module that cannot be imported.
     chosen = _chosen(named, only, FaultCollector() if not_found else faults)
     interceptors = Interceptors(container, Injector(container))
+    codecs: Codecs = faults.collect(codecs_of, container) or BUILT_IN
     kinds_by_option = _kinds_by_option(transports)
     consumers: dict[Transport, list[Declared]] = {}
     for name, class_ in chosen.items():
@@ -107,7 +111,7 @@ def assemble(
         if transport is None:
             continue
         own = overrides.get(name, {})
-        declared = _declared(name, class_, transport, own, interceptors, faults)
+        declared = _declared(name, class_, transport, own, interceptors, codecs, faults)
         faults.declaration += _ineffective_attributes(class_, kinds_by_option)
         if declared is None:
             continue
@@ -120,9 +124,11 @@ def assemble(
     faults.throw()
     assert settings is not None
     used = [(each, consumers[each]) for each in transports.values() if each in consumers]
-    return Assembly(
-        settings, used, [each for each in transports.values() if isinstance(each, Publishes)]
-    )
+    return Assembly(settings, used, _publishing(transports), codecs)
+
+
+def _publishing(transports: Transports) -> list[Publishes]:
+    return [each for each in transports.values() if isinstance(each, Publishes)]
 
 
 def _read_settings(
@@ -249,6 +255,7 @@ def _declared(
     transport: Transport,
     overrides: Mapping[str, Override],
     around: Interceptors,
+    codecs: Codecs,
     faults: FaultCollector,
 ) -> Declared | None:
     injector = around.injector
@@ -257,7 +264,9 @@ def _declared(
     options = faults.collect(_options, name, class_, overrides)
     hooks = list(_faulty_hooks(class_))
     faults.declaration += hooks
-    signatures = faults.collect(class_.signatures, options, transport.delivery, injector.resolve)
+    signatures = faults.collect(
+        class_.signatures, options, transport.delivery, injector.resolve, codecs
+    )
     batch = any(each.batch for each in (signatures or {}).values())
     if batch and options is not None:
         options = _options(name, class_, overrides, batch=True)

@@ -188,6 +188,7 @@ class Process:
             await self._from_container("cursors"),
             await self._from_container("middlewares"),
             redact_of(self._container),
+            self._assembly.codecs,
             self.changed.set,
             self._keep,
         )

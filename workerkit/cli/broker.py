@@ -6,7 +6,7 @@ import shlex
 import signal
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from typing import Any
+from typing import Any, get_args
 
 from dependency_injector import containers, providers
 from pydantic import SecretStr, TypeAdapter
@@ -14,6 +14,7 @@ from pydantic.errors import PydanticUserError
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.cli.application import read_settings
+from workerkit.codec import STRUCTURED, is_cloud_event, is_protobuf
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.settings import DEFAULT_CONNECTION
 from workerkit.embedded import EmbeddedBroker
@@ -68,13 +69,16 @@ def embedded_broker(
         if queues:
             vhost, name, body = queues[0]
             url = broker.url if vhost == "/" else broker.url_of(vhost)
-            print(f"to publish: {publish_command(url, name, example(body))}", flush=True)
+            content_type = STRUCTURED if is_cloud_event(body) else ""
+            command = publish_command(url, name, example(body), content_type)
+            print(f"to publish: {command}", flush=True)
         yield
 
 
-def publish_command(url: str, queue: str, body: str) -> str:
+def publish_command(url: str, queue: str, body: str, content_type: str = "") -> str:
     """Return a command line that publishes a message to a queue."""
-    return shlex.join(("workerkit", "publish", url, queue, body))
+    more = ("--content-type", content_type) if content_type else ()
+    return shlex.join(("workerkit", "publish", url, queue, body, *more))
 
 
 def example(body: Any) -> str:
@@ -84,11 +88,25 @@ def example(body: Any) -> str:
     """
     if body in (bytes, str):
         return "text"
+    if is_protobuf(body):
+        return ""  # The message without any field.
+    if is_cloud_event(body):
+        return _event(*get_args(body))
     try:
         schema = TypeAdapter(body).json_schema()
     except PydanticUserError:
         return "{}"
     return json.dumps(_value(schema, schema.get("$defs", {}), _MOST_LEVELS))
+
+
+def _event(type_: Any = Any) -> str:
+    """Return a CloudEvent in structured mode with data of this type."""
+    attributes = {"specversion": "1.0", "id": "1", "source": "/example", "type": "example"}
+    if is_protobuf(type_):
+        return json.dumps(attributes)
+    is_text = type_ in (bytes, str)
+    data = example(type_) if is_text else json.loads(example(type_))
+    return json.dumps({**attributes, "data": data})
 
 
 def _value(schema: Mapping[str, Any], definitions: Mapping[str, Any], levels: int) -> Any:

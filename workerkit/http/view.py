@@ -8,6 +8,7 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
+from workerkit.codec import BUILT_IN, Codecs
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.describe import describe_class
@@ -105,7 +106,11 @@ class HTTPView(Consumer, abstract=True):
 
     @classmethod
     def signatures(
-        cls, options: Options | None, delivery: type[Delivery] | None, resolve: Resolve
+        cls,
+        options: Options | None,
+        delivery: type[Delivery] | None,
+        resolve: Resolve,
+        codecs: Codecs = BUILT_IN,
     ) -> Mapping[str, Arguments]:
         """Return the signature of `handle`, or of the method for each verb."""
         own = options if isinstance(options, HTTPOptions) else None

@@ -6,6 +6,7 @@ from typing import Annotated, ClassVar
 
 from pydantic import AfterValidator, Field
 
+from workerkit.codec import BUILT_IN, Codecs
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.options import Concurrency, Options, Seconds, only_with
@@ -82,11 +83,15 @@ class PeriodicTask(Consumer, abstract=True):
 
     @classmethod
     def signatures(
-        cls, options: Options | None, delivery: type[Delivery] | None, resolve: Resolve
+        cls,
+        options: Options | None,
+        delivery: type[Delivery] | None,
+        resolve: Resolve,
+        codecs: Codecs = BUILT_IN,
     ) -> Mapping[str, Arguments]:
         """Read the parameters of `handle`; one of type `Run` receives the run."""
         is_singleton = options is None or bool(periodic_options(options).singleton)
-        return super().signatures(options, delivery, with_run(resolve, is_singleton))
+        return super().signatures(options, delivery, with_run(resolve, is_singleton), codecs)
 
 
 def periodic_options(options: Options) -> PeriodicOptions:

@@ -6,7 +6,7 @@ from typing import Any, Union, get_args, get_origin
 
 from workerkit.codec import UnknownType, decoder, is_verbatim
 from workerkit.errors import InvalidBody
-from workerkit.signature import Read
+from workerkit.reading import Read
 from workerkit.sse.consumer import Types
 from workerkit.sse.event import SSEEvent
 

@@ -179,7 +179,7 @@ class FakePublisher(Publisher):
         of_message = {
             name: value for name, value in given.items() if name not in _DELIVERY_PARAMETERS
         }
-        encode_properties(outgoing.encode_message(body, **of_message)[1])
+        encode_properties(outgoing.encode_message(body, **of_message, codecs=self.codecs)[1])
         if self.error is not None:
             raise self.error
         options = {

@@ -65,6 +65,7 @@ class Application:
         self._transports = transports
         self._settled: list[Record] = []
         self._publisher = Publisher()
+        self._publisher.codecs = assembly.codecs
 
     async def publish(self, body: object, routing_key: str, **more: Any) -> str:
         """Publish a message from outside the application; as `Publisher.publish`."""
