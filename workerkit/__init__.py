@@ -33,6 +33,7 @@ if TYPE_CHECKING:
         RunError,
         StartError,
         StreamRefused,
+        UnknownMessageType,
         Unroutable,
         WorkerkitError,
     )
@@ -99,6 +100,7 @@ __all__ = [
     "SimpleTransport",
     "StartError",
     "StreamRefused",
+    "UnknownMessageType",
     "Unroutable",
     "WorkerContainer",
     "WorkerSettings",
@@ -121,7 +123,7 @@ _NAMES = {
         "BrokerBlocked BrokerRefused ConfigurationError ConnectionLost DeclarationError"
         " HandlerCancelled HandlerTimeout InvalidBody InvalidRequest MessageTooLarge PublishError"
         " PublishOutcomeUnknown PublishRefused PublishTimeout Reject Retry RunError"
-        " StartError StreamRefused Unroutable WorkerkitError"
+        " StartError StreamRefused UnknownMessageType Unroutable WorkerkitError"
     ),
     "http.parameters": "Cookie Header",
     "http.view": "HTTPView",

@@ -65,7 +65,13 @@ class Consumer:
             text = f"{describe_class(cls)}: needs a method `handle`"
             found = [name for _, name, meant in misspelt_hooks(cls) if meant == "handle"]
             raise DeclarationError(f"{text}; it has {found[0]!r}" if found else text)
-        return {"handle": Signature(cls.handle, delivery, resolve, cls)}
+        by_name = bool(cls.body_types())
+        return {"handle": Signature(cls.handle, delivery, resolve, cls, by_name=by_name)}
+
+    @classmethod
+    def body_types(cls) -> Mapping[str, Any]:
+        """Return the types of bodies by the name that a delivery has; none where it has no name."""
+        return {}
 
     @classmethod
     def claims(cls, options: Options) -> Iterable[str]:

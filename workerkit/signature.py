@@ -99,6 +99,8 @@ class Signature:
         of: The class that is used; it may have inherited the method from a generic base class.
         answers: Whether the transport uses the returned value; else an annotation of one is a
             fault.
+        by_name: Whether each delivery names the type of its body. Then the transport sets `read`,
+            and the annotation may be a union that cannot be read as a whole.
 
     Attributes:
         batch: Whether the first parameter is a list.
@@ -118,11 +120,13 @@ class Signature:
         of: type | None = None,
         *,
         answers: bool = False,
+        by_name: bool = False,
     ) -> None:
         self._where = describe_class(handle)
         self.answers = answers
         self._delivery = delivery
         self._resolve = resolve
+        self._by_name = by_name
         self._faults: list[str] = []
         self._provide: dict[str, ArgumentSource] = {}
         self._deliver: list[str] = []
@@ -163,6 +167,20 @@ class Signature:
         """Return a context with the arguments of one call that come from the container."""
         return provided(self._provide)
 
+    def reader(self, body: Any) -> Read:
+        """Create the function that reads the first argument, or an item of it, from a delivery.
+
+        Args:
+            body: The type of the body.
+
+        Raises:
+            UnknownType: No codec can read a body as this type.
+        """
+        decode = decoder(body)
+        if getattr(self._delivery, "content", Delivery.content) is Delivery.content:
+            return _reader(decode, self.whole)
+        return _content_reader(decode, self.whole, text=not is_bytes(body))
+
     def _first(self, parameter: inspect.Parameter, type_: Any) -> Read:
         if parameter.kind not in _POSITIONAL:
             self._fault(parameter, "takes the body and must not be keyword-only")
@@ -171,14 +189,13 @@ class Signature:
             type_ = (get_args(type_) or (Any,))[0]
         self.whole = self._is_delivery(type_)
         self.body = (get_args(_unannotated(type_)) or (Any,))[0] if self.whole else type_
+        if self._by_name:
+            return _nothing
         try:
-            decode = decoder(self.body)
+            return self.reader(self.body)
         except UnknownType as error:
             self._fault(parameter, _unreadable(self.body, error, self._delivery))
             return _nothing
-        if getattr(self._delivery, "content", Delivery.content) is Delivery.content:
-            return _reader(decode, self.whole)
-        return _content_reader(decode, self.whole, text=not is_bytes(self.body))
 
     def _further(self, parameter: inspect.Parameter, type_: Any) -> None:
         if parameter.kind is parameter.POSITIONAL_ONLY:
@@ -203,7 +220,7 @@ class Signature:
         right = "write -> None"
         if hasattr(self._delivery, "reply_to"):
             right += "; publish a reply to message.reply_to"
-        found = f"returns {_shown(type_)}, and nothing reads what handle returns"
+        found = f"returns {shown_type(type_)}, and nothing reads what handle returns"
         self._faults.append(f"{self._where}: {found}: {right}")
 
     def _body_hint(self, type_: Any) -> str:
@@ -326,7 +343,7 @@ def _named(type_: Any) -> str:
     ]
 
 
-def _shown(type_: Any) -> str:
+def shown_type(type_: Any) -> str:
     """Return a type as text, as in source code, without module names."""
     named = isinstance(type_, type) and get_origin(type_) is None
     text = type_.__qualname__ if named else str(type_)

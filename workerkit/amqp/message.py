@@ -1,6 +1,7 @@
 """One RabbitMQ message: what a handler gets."""
 
 import dataclasses
+import logging
 from datetime import datetime
 from functools import cached_property
 from hashlib import blake2b
@@ -14,6 +15,7 @@ from workerkit.amqp.content import content
 from workerkit.amqp.properties import Properties, decode, readable
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX
 from workerkit.delivery import Action, Delivery
+from workerkit.errors import UnknownMessageType
 
 T = TypeVar("T", default=Any)
 
@@ -124,6 +126,12 @@ class AMQPMessage(Delivery, Generic[T]):
             return table.decode(self.properties.table or b"\0\0\0\0")
         except table.MalformedTable:
             return {}
+
+    def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
+        """Return level and message of the log record; DEBUG if the class skips its type."""
+        if action is Action.ACK and isinstance(error, UnknownMessageType) and error.skipped:
+            return logging.DEBUG, "skipped: its type is unknown"
+        return super().log_failure(action, error)
 
     def content(self, *, text: bool) -> bytes:
         """Return the body without its `content_encoding`; text also as UTF-8, by its charset.

@@ -10,6 +10,7 @@ from typing import Any
 
 from yarl import URL
 
+from workerkit.body_types import type_faults
 from workerkit.config.connections import SSESettings
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
@@ -22,7 +23,7 @@ from workerkit.options import Options, Source
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.cursor import CursorStore, FileCursors, MemoryCursors
 from workerkit.sse.event import SSEEvent
-from workerkit.sse.event_types import reader, type_faults, types_of
+from workerkit.sse.event_types import reader
 from workerkit.sse.receiver import StreamReceiver
 from workerkit.sse.stored_cursor import StoredCursor
 from workerkit.sse.subscription import StreamHealth, StreamSubscription
@@ -58,7 +59,7 @@ class SSETransport:
                 "headers has to be an `async def headers(self)`; set constant headers in a "
                 "connection of the settings"
             )
-        faults += type_faults(declared.signature.body, types_of(getattr(class_, "events", None)))
+        faults += type_faults("events", class_.body_types(), declared.signature.body)
         set_by = options.origins.get("url") or options.origins.get("connection")
         at = describe_class(class_)
         return [f"{set_by or at}: {each}" for each in server] + [f"{at}: {each}" for each in faults]
@@ -90,7 +91,7 @@ class SSETransport:
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
         """Return the endpoint of one consumer."""
         options, signature = _sse(declared.options), declared.signature
-        types = types_of(getattr(declared.consumer, "events", None))
+        types = declared.consumer.body_types()
         signature.read = reader(signature.body, signature.whole, types)
         return Endpoint(
             consumer,
