@@ -21,7 +21,7 @@ LONGEST_FUNCTION = 50
 # height, which know nothing of each other.
 FLOORS = {
     "F0 words": "version safe_text errors delivery config",
-    "F1 pure": "describe type_variables codec signature body_types retry health observe logs",
+    "F1 pure": "describe type_variables codec signature named_types retry health observe logs",
     "F2 declared": "attributes options consumer",
     "F3 spine": "forking tasks threads workers endpoint transport simple_options"
     " simple_receiver simple_transport",

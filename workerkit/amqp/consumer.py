@@ -7,9 +7,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import BeforeValidator, Field
 
 from workerkit.amqp.queue import Queue
-from workerkit.body_types import Types
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action
+from workerkit.named_types import Types
 from workerkit.options import (
     CLASS_ONLY,
     OF_BATCHES,

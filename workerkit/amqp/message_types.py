@@ -11,10 +11,10 @@ from typing_extensions import TypedDict
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.message import AMQPMessage
-from workerkit.body_types import unused_types
 from workerkit.codec import decoder
 from workerkit.delivery import Action
 from workerkit.errors import UnknownMessageType
+from workerkit.named_types import unused_types
 from workerkit.safe_text import excerpt, one_line
 from workerkit.signature import Read
 

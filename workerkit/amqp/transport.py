@@ -23,13 +23,13 @@ from workerkit.amqp.redelivery import Handled, Place, Redelivery
 from workerkit.amqp.settlement import AMQPSettlement
 from workerkit.amqp.subscription import Subscription
 from workerkit.amqp.topology import Topology
-from workerkit.body_types import type_faults
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
+from workerkit.named_types import type_faults
 from workerkit.options import Options
 from workerkit.tasks import cancel, cancel_and_wait
 from workerkit.transport import Context, Declared, Hook, running_handlers
@@ -111,7 +111,7 @@ class AMQPTransport:
             for suffix in _suffixes(options)
             if len((queue.name + suffix).encode()) > _LONGEST_NAME
         ][:1]
-        types = type_faults("types", declared.consumer.body_types(), declared.signature.body)
+        types = type_faults("types", declared.consumer.body_types(), declared.signature)
         errors += [f"{where}: {each}" for each in types]
         return [*errors, *self._contradictions(declared.consumer, options, settings)]
 

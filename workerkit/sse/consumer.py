@@ -9,12 +9,12 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import AfterValidator, BaseModel, BeforeValidator, Field, SecretStr
 from pydantic_core import from_json
 
-from workerkit.body_types import Types
 from workerkit.codec import encode, is_struct
 from workerkit.config.connections import check_stream_url
 from workerkit.config.sections import Grace
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action
+from workerkit.named_types import Types
 from workerkit.options import (
     OF_BATCHES,
     Concurrency,

@@ -3,9 +3,9 @@
 from collections.abc import Callable
 from typing import Any
 
-from workerkit.body_types import Types
 from workerkit.codec import UnknownType, decoder, is_verbatim
 from workerkit.errors import InvalidBody
+from workerkit.named_types import Types
 from workerkit.signature import Read
 from workerkit.sse.event import SSEEvent
 

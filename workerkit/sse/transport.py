@@ -10,7 +10,6 @@ from typing import Any
 
 from yarl import URL
 
-from workerkit.body_types import type_faults
 from workerkit.config.connections import SSESettings
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
@@ -19,6 +18,7 @@ from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health, Part
+from workerkit.named_types import type_faults
 from workerkit.options import Options, Source
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.cursor import CursorStore, FileCursors, MemoryCursors
@@ -59,7 +59,7 @@ class SSETransport:
                 "headers has to be an `async def headers(self)`; set constant headers in a "
                 "connection of the settings"
             )
-        faults += type_faults("events", class_.body_types(), declared.signature.body)
+        faults += type_faults("events", class_.body_types(), declared.signature)
         set_by = options.origins.get("url") or options.origins.get("connection")
         at = describe_class(class_)
         return [f"{set_by or at}: {each}" for each in server] + [f"{at}: {each}" for each in faults]

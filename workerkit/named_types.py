@@ -3,18 +3,19 @@
 from collections.abc import Mapping
 from typing import Any, get_origin
 
-from workerkit.codec import UnknownType, decoder
+from workerkit.codec import UnknownType
 from workerkit.config.annotations import members
-from workerkit.signature import shown_type
+from workerkit.signature import Signature, shown_type
 
 Types = Mapping[str, Any]
 
 
-def type_faults(attribute: str, types: Types, body: Any) -> list[str]:
-    """Return the faults of *types* if `handle` takes a *body*, one phrase each.
+def type_faults(attribute: str, types: Types, signature: Signature) -> list[str]:
+    """Return the faults of *types*, one phrase each.
 
     Args:
         attribute: The class attribute that has the types.
+        signature: That of `handle`.
     """
     found = []
     for name, type_ in types.items():
@@ -23,11 +24,11 @@ def type_faults(attribute: str, types: Types, body: Any) -> list[str]:
             found.append(f"{start} is {type_!r}: write the type itself, not its name")
             continue
         try:
-            decoder(type_)
+            signature.reader(type_)
         except UnknownType as error:
             found.append(f"{start} cannot be decoded: {error}")
             continue
-        if not _takes(body, type_):
+        if not _takes(signature.body, type_):
             shown = shown_type(type_)
             found.append(
                 f"{start} is {shown}, which handle does not take: add it to the annotation"
