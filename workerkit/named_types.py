@@ -1,6 +1,6 @@
 """Types of bodies by a name in each delivery: `types` of AMQP consumers, `events` of streams."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, get_origin
 
 from workerkit.codec import UnknownType
@@ -36,13 +36,12 @@ def type_faults(attribute: str, types: Types, signature: Signature) -> list[str]
     return found
 
 
-def unused_types(types: Types, body: Any) -> list[str]:
-    """Return the alternatives of a *body* that are no value of *types*, as in source code."""
-    return [
-        shown_type(each)
-        for each in members(body)
-        if not any(_takes(each, type_) or _takes(type_, each) for type_ in types.values())
-    ]
+def unused_types(attribute: str, types: Types, body: Any) -> Iterator[str]:
+    """Yield a phrase for each alternative of a *body* that is no value of *types*."""
+    for each in members(body) if types else ():
+        if not any(_takes(each, type_) or _takes(type_, each) for type_ in types.values()):
+            shown = shown_type(each)
+            yield f"handle takes {shown}, which is not in {attribute}: nothing is read as it"
 
 
 def _takes(taken: Any, type_: Any) -> bool:

@@ -246,7 +246,7 @@ def test_a_parameter_without_an_annotation() -> None:
     [
         (
             {"takes": Placed | Cancelled | Row},
-            "handle takes Row, which is not in types: no message is read as it",
+            "handle takes Row, which is not in types: nothing is read as it",
         ),
         (
             {"types": {"order.*": Placed | Cancelled}},
@@ -271,7 +271,7 @@ def test_the_commands() -> None:
     checked, listed, settings = run("check"), run("list", "--json"), run("settings")
 
     assert checked.stdout == f"{package}: 1 consumer, no problems\n"
-    text = f"{package}.Orders: handle takes str, which is not in types: no message is read as it"
+    text = f"{package}.Orders: handle takes str, which is not in types: nothing is read as it"
     assert checked.stderr == f"warning: {text}\n"
     options = json.loads(listed.stdout)[0]["options"]
     assert options["types"] == {"a": "int", "b": "dict[str, list[int]]"}

@@ -235,6 +235,17 @@ def test_types_by_name_have_to_be_types_that_handle_takes() -> None:
     assert options(consumer(handle, url="https://h/", events={"a": int})).events == ("a",)
 
 
+def test_a_type_of_no_event_is_a_warning() -> None:
+    """It may be a mistake, or left over."""
+
+    async def handle(self: Any, event: int | str | None) -> None: ...
+
+    package = package_of(consumer(handle, url="https://h/", events={"a": int, "b": None}))
+    (warning,) = Runner(container(), packages=[package]).assemble().warnings
+
+    assert warning.endswith(": handle takes str, which is not in events: nothing is read as it")
+
+
 def test_structs_by_name() -> None:
     """msgspec cannot decode their union, and no event is decoded as the union."""
 

@@ -65,9 +65,7 @@ def type_warnings(options: AMQPOptions, body: Any) -> Iterator[str]:
         body: The type of the body that `handle` takes.
     """
     types = options.types or {}
-    if types:
-        for each in unused_types(types, body):
-            yield f"handle takes {each}, which is not in types: no message is read as it"
+    yield from unused_types("types", types, body)
     if options.type_from != "routing_key":
         for name in filter(is_pattern, types):
             yield f"types[{name!r}] is a pattern only with type_from = 'routing_key'"

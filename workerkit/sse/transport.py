@@ -18,7 +18,7 @@ from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health, Part
-from workerkit.named_types import type_faults
+from workerkit.named_types import type_faults, unused_types
 from workerkit.options import Options, Source
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.cursor import CursorStore, FileCursors, MemoryCursors
@@ -65,16 +65,17 @@ class SSETransport:
         return [f"{set_by or at}: {each}" for each in server] + [f"{at}: {each}" for each in faults]
 
     def warnings(self, declared: Declared) -> list[str]:
-        """Return a warning if a stream is opened once and the class sets neither option for it."""
+        """Return warnings about a stream that is opened once, and about types of no event."""
+        class_, body = declared.consumer, declared.signature.body
+        found = list(unused_types("events", class_.body_types(), body))
         options = _sse(declared.options)
-        if options.reopens or options.reopen is not None or options.done is not None:
-            return []
-        text = (
-            f"{describe_class(declared.consumer)}: the stream is opened by {options.verb}, so it is"
-            " not reopened after its end or its loss; set done to the data that ends it, such as"
-            " '[DONE]', or reopen to True or False"
-        )
-        return [text]
+        if not options.reopens and options.reopen is None and options.done is None:
+            found.append(
+                f"the stream is opened by {options.verb}, so it is not reopened after its end or"
+                " its loss; set done to the data that ends it, such as '[DONE]', or reopen to True"
+                " or False"
+            )
+        return [f"{describe_class(class_)}: {each}" for each in found]
 
     def source(self, options: Options) -> str:
         """Return the routes, or the server if there is no route."""
