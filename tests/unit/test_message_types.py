@@ -4,6 +4,7 @@ import gzip
 import json
 import logging
 import re
+import shlex
 from collections.abc import Mapping
 from typing import Annotated, Any, TypedDict
 
@@ -30,6 +31,7 @@ from workerkit.amqp.acks import Acks
 from workerkit.amqp.message_types import is_pattern, matches, type_reader
 from workerkit.amqp.properties import Properties, encode
 from workerkit.amqp.table import encode as encode_table
+from workerkit.cli.broker import embedded_broker
 from workerkit.cli.commands import app
 from workerkit.signature import Read, Signature
 from workerkit.testing import fake_message, running
@@ -708,3 +710,25 @@ def test_a_consumer_without_types_reads_as_before() -> None:
         async def handle(self, order: Placed) -> None: ...
 
     assert read.__code__ is Signature(Plain.handle, AMQPMessage, lambda *_: None).read.__code__  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("type_from", "labels"),
+    [
+        ("type", ["--type", "order.placed"]),
+        ("header:kind", ["--header", "kind=order.placed"]),
+        ("cloudevents", ["--header", "cloudEvents:type=order.placed"]),
+        ("routing_key", []),
+    ],
+)
+def test_the_printed_command_has_the_type(
+    capsys: pytest.CaptureFixture[str], type_from: str, labels: list[str]
+) -> None:
+    """`workerkit run --embedded-broker` prints a command whose message is handled."""
+    package = package_of(consumer(type_from=type_from))
+
+    with embedded_broker(WorkerContainer(), package, []):
+        printed = capsys.readouterr().out.splitlines()[-1]
+
+    _, _, _, _, _, queue, body, *more = shlex.split(printed)
+    assert (queue, json.loads(body), more) == ("orders", {"id": 1}, labels)
