@@ -61,7 +61,7 @@ def embedded_broker(
             and each.options.connection.casefold() == DEFAULT_CONNECTION
             for queue in each.options.queues
         ]
-        for vhost in {vhost for vhost, _, _ in queues} - {"/"}:
+        for vhost in {vhost for vhost, *_ in queues} - {"/"}:
             broker.add_vhost(vhost)
         print(f"embedded broker at {broker.url}", flush=True)
         print("for demos and tests only; all messages are lost when it stops")
