@@ -312,6 +312,7 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("header:__TypeId__", {"headers": {"__TypeId__": "order.placed"}}),
         ("cloudevents", {"headers": {"cloudEvents:type": "order.placed"}}),
         ("cloudevents", {"headers": {"cloudEvents_type": "order.placed"}}),
+        ("cloudevents", {"headers": {"ce-type": "order.placed"}}),
     ],
 )
 def test_the_property_selects_the_type(type_from: str, given: dict[str, Any]) -> None:

@@ -23,8 +23,9 @@ Find = Callable[[AMQPMessage[Any]], object]
 
 _LONGEST = 200
 _MOST_NAMES = 10
-# CloudEvents AMQP binding, section 3.1.3.1: senders use either; JMS allows no colon.
-_CLOUDEVENTS = ("cloudEvents:type", "cloudEvents_type")
+# CloudEvents AMQP binding, section 3.1.3.1: senders use one of the first two, because JMS allows no
+# colon. The last one is that of Knative's binding for RabbitMQ.
+_CLOUDEVENTS = ("cloudEvents_type", "cloudEvents:type", "ce-type")
 _STRUCTURED = "application/cloudevents"
 
 
