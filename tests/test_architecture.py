@@ -21,8 +21,8 @@ LONGEST_FUNCTION = 50
 # height, which know nothing of each other.
 FLOORS = {
     "F0 words": "version safe_text errors delivery config",
-    "F1 pure": "describe current_call type_variables codec reading signature retry health observe"
-    " logs",
+    "F1 pure": "describe current_call type_variables codec reading signature named_types retry"
+    " health observe logs",
     "F2 declared": "attributes options consumer interceptor",
     "F3 spine": "forking tasks deadlines threads workers endpoint transport simple_options"
     " simple_receiver simple_transport",
@@ -35,8 +35,8 @@ FLOORS = {
 # The modules of a package, in the same order. The package's own __init__ is last.
 ORDER = {
     "codec": "body_types findings structs protobuf decoding encoding codecs cloud_event",
-    "amqp": "checks queue table properties frames acks content message consumer addresses"
-    " frame_reader tap handshake replies channel_numbers basic_get incoming"
+    "amqp": "checks queue table properties frames acks content message consumer message_types"
+    " addresses frame_reader tap handshake replies channel_numbers basic_get incoming"
     " scratch_channels channel session connection declare stream_position binding outgoing"
     " confirms lease_term publishing_channels publisher_connection publisher copies"
     " dead_letters queue_types requeue redelivery replay topology preparation settlement"
@@ -53,7 +53,7 @@ ORDER = {
     "ops": "counting metrics call_stacks debug debug_pages debug_signal server",
     "cli": "probe application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read"
-    " dead_letters.clear dead_letters.commands settings commands",
+    " dead_letters.clear dead_letters.commands settings listing commands",
     "testing": "fakes containers records requeues broker http_client sse used_transports running"
     " contract_source transport_contract plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"

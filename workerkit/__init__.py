@@ -34,6 +34,7 @@ if TYPE_CHECKING:
         RunError,
         StartError,
         StreamRefused,
+        UnknownMessageType,
         Unroutable,
         WorkerkitError,
     )
@@ -105,6 +106,7 @@ __all__ = [
     "SimpleTransport",
     "StartError",
     "StreamRefused",
+    "UnknownMessageType",
     "Unroutable",
     "WorkerContainer",
     "WorkerSettings",
@@ -128,7 +130,7 @@ _NAMES = {
         "BrokerBlocked BrokerRefused ConfigurationError ConnectionLost DeclarationError"
         " HandlerCancelled HandlerTimeout InvalidBody InvalidRequest MessageTooLarge PublishError"
         " PublishOutcomeUnknown PublishRefused PublishTimeout Reject Retry RunError"
-        " StartError StreamRefused Unroutable WorkerkitError"
+        " StartError StreamRefused UnknownMessageType Unroutable WorkerkitError"
     ),
     "http.parameters": "Cookie Header",
     "http.view": "HTTPView",

@@ -40,13 +40,17 @@ FOREIGN: Mapping[str, tuple[str, ...]] = MappingProxyType(
     # aiohttp, Django, Flask; cron libraries.
     | dict.fromkeys(("route", "path", "paths", "endpoint", "urls"), ("routes",))
     | dict.fromkeys(("http_method_names", "allowed_methods", "verbs"), ("methods",))
-    | dict.fromkeys(("event", "event_types", "event_names"), ("events",))
+    | dict.fromkeys(("event", "event_types", "event_names"), ("events", "types"))
+    | dict.fromkeys(("message_types", "type_map", "type_mapping", "id_class_mapping"), ("types",))
+    | dict.fromkeys(("type_header", "type_key", "type_id", "class_id_field_name"), ("type_from",))
+    | dict.fromkeys(("on_unknown_type", "on_unhandled", "on_missing_type"), ("on_unknown",))
     | dict.fromkeys(("interval", "period", "seconds", "run_every"), ("every", "batch_interval"))
     | dict.fromkeys(("schedule", "crontab", "cron_expression"), ("cron",))
     | dict.fromkeys(("tz", "time_zone"), ("timezone",))
     | dict.fromkeys(("interceptor", "middleware", "middlewares"), ("interceptors",))
     # Options of one kind of consumer that have another name in another kind.
     | {"queues": ("routes",), "routes": ("queues",), "prefetch": _POOL}
+    | {"events": ("types",), "types": ("events",)}
 )
 """Names of options in other libraries, each with the names here.
 

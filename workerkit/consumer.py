@@ -75,7 +75,14 @@ class Consumer:
             text = f"{describe_class(cls)}: needs a method `handle`"
             found = [name for _, name, meant in misspelt_hooks(cls) if meant == "handle"]
             raise DeclarationError(f"{text}; it has {found[0]!r}" if found else text)
-        return {"handle": Signature(cls.handle, delivery, resolve, cls, codecs=codecs)}
+        by_name = bool(cls.body_types())
+        signature = Signature(cls.handle, delivery, resolve, cls, codecs=codecs, by_name=by_name)
+        return {"handle": signature}
+
+    @classmethod
+    def body_types(cls) -> Mapping[str, Any]:
+        """Return the types of bodies by the name that a delivery has; none where it has no name."""
+        return {}
 
     @classmethod
     def claims(cls, options: Options) -> Iterable[str]:

@@ -7,6 +7,7 @@
     - RunError               the process started, then failed or did not stop cleanly
   - InvalidBody            for the sender: a body does not match the type in `handle`
     - InvalidRequest         for the client: a part of an HTTP request does not match
+    - UnknownMessageType     for the sender: `types` of the class does not have its type
   - HandlerTimeout         a call of `handle` took longer than the consumer's `timeout`
   - HandlerCancelled       a call of `handle` was cancelled, but not by workerkit
   - HandlerExit            a handler ends the process; its delivery will be redelivered
@@ -118,6 +119,18 @@ class InvalidRequest(InvalidBody):
         self.status = status
         self.parts = tuple(parts)
         self.headers = headers
+
+
+class UnknownMessageType(InvalidBody):
+    """A message has a type that `types` of its consumer does not have, or has none.
+
+    Attributes:
+        skipped: The class skips such messages: its `on_unknown` is `Action.ACK`.
+    """
+
+    def __init__(self, text: str, *, skipped: bool = False) -> None:
+        super().__init__(text)
+        self.skipped = skipped
 
 
 class HandlerTimeout(WorkerkitError, TimeoutError):

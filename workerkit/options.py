@@ -46,6 +46,10 @@ NOT_SET: Mapping[str, bool] = MappingProxyType({"set": False})
 """Metadata of a field that is no option: neither a class nor an operator can set it."""
 
 
+CLASS_ONLY: Mapping[str, bool] = MappingProxyType({"variable": False})
+"""Metadata of an option that only a class can set, and no operator."""
+
+
 @dataclass(frozen=True, slots=True)
 class Condition:
     """A condition for an option to have an effect.
@@ -133,7 +137,8 @@ class Options:
         origins: The variables or fields of the settings that set values, by option, for faults.
     """
 
-    name: str
+    # A variable that sets it would contain the name that it changes.
+    name: str = field(metadata=CLASS_ONLY)
     concurrency: Concurrency = 1
     timeout: Seconds | None = 300.0
     batch: bool = field(default=False, repr=False, metadata=NOT_SET)
@@ -178,6 +183,12 @@ def adapters(kind: type[Options]) -> Mapping[str, TypeAdapter[Any]]:
     """Return one validator per option of *kind*, by name."""
     hashable: Any = kind  # mypy takes a frozen dataclass for unhashable.
     return _adapters(hashable)
+
+
+def variable_options(kind: type[Options]) -> list[str]:
+    """Return the names of the options that the settings and the environment can set."""
+    fields_ = dataclasses.fields(kind)
+    return [each.name for each in fields_ if not {"set", "variable"}.intersection(each.metadata)]
 
 
 @cache

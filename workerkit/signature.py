@@ -99,6 +99,8 @@ class Signature:
         answers: Whether the transport uses the returned value; else an annotation of one is a
             fault.
         codecs: Those of the application, where the transport states content types.
+        by_name: Whether each delivery names the type of its body. Then the transport sets `read`,
+            and the annotation may be a union that cannot be read as a whole.
 
     Attributes:
         batch: Whether the first parameter is a list.
@@ -119,12 +121,14 @@ class Signature:
         *,
         answers: bool = False,
         codecs: Codecs = BUILT_IN,
+        by_name: bool = False,
     ) -> None:
         self._where = describe_class(handle)
         self._codecs = codecs
         self.answers = answers
         self._delivery = delivery
         self._resolve = resolve
+        self._by_name = by_name
         self._faults: list[str] = []
         self._provide: dict[str, ArgumentSource] = {}
         self._deliver: list[str] = []
@@ -184,6 +188,8 @@ class Signature:
             type_ = (get_args(type_) or (Any,))[0]
         self.whole = self._is_delivery(type_)
         self.body = (get_args(_unannotated(type_)) or (Any,))[0] if self.whole else type_
+        if self._by_name:
+            return _nothing
         try:
             return self.reader(self.body)
         except UnknownType as error:
@@ -213,7 +219,7 @@ class Signature:
         right = "write -> None"
         if hasattr(self._delivery, "reply_to"):
             right += "; publish a reply to message.reply_to"
-        found = f"returns {_shown(type_)}, and nothing reads what handle returns"
+        found = f"returns {shown_type(type_)}, and nothing reads what handle returns"
         self._faults.append(f"{self._where}: {found}: {right}")
 
     def _body_hint(self, type_: Any) -> str:
@@ -336,7 +342,7 @@ def _named(type_: Any) -> str:
     ]
 
 
-def _shown(type_: Any) -> str:
+def shown_type(type_: Any) -> str:
     """Return a type as text, as in source code, without module names."""
     named = isinstance(type_, type) and get_origin(type_) is None
     text = type_.__qualname__ if named else str(type_)

@@ -128,6 +128,9 @@ def test_fr15_a_missing_package_is_named(
         Content(encoding, None).decode(b"x", text=text)
 
 
+PICKLED = "the body is pickled, which is not read because it could run any code"
+
+
 @pytest.mark.parametrize(
     ("content_encoding", "content_type", "unknown"),
     [
@@ -138,6 +141,8 @@ def test_fr15_a_missing_package_is_named(
         (None, "text/plain; charset=idna", "charset 'idna' is not known"),
         (None, "text/plain; charset=unicode_escape", "charset 'unicode_escape' is not known"),
         (None, "text/plain; charset=../x", "charset '../x' is not known"),
+        (None, "application/x-python-serialize", PICKLED),
+        ("binary", "Application/x-pickle; v=4", PICKLED),
         ("UTF-8", "text/plain; Charset='Latin 1'", ""),
         ("8bit", 'text/plain; q=1; CHARSET = "utf-8"', ""),
         ("", "", ""),

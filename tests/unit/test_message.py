@@ -1,6 +1,7 @@
 """Reading a message is total: no bytes that a sender can choose raise."""
 
 import logging
+from dataclasses import fields
 from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
@@ -12,7 +13,7 @@ from hypothesis import strategies as st
 from workerkit import Action, AMQPMessage
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
-from workerkit.amqp.properties import Properties, decode, encode
+from workerkit.amqp.properties import Properties, decode, encode, find
 from workerkit.amqp.requeue import same_queue_copies
 
 ATTRIBUTES = (
@@ -28,6 +29,16 @@ def message(
     return AMQPMessage(
         raw, queue="orders", tag=1, envelope=envelope, properties=properties, acks=acks
     )
+
+
+@given(st.binary(max_size=300), st.sampled_from([each.name for each in fields(Properties)]))
+@example(b"\xff\xfc" + b"\x01a" * 2 + b"\0\0\0\0" + b"\x01" * 40, "type")
+@example(b"\x00\x60\0\0\0\0\0\0\0\x09\x02ab", "type")
+@example(b"\x20\x00\xff\xff\xff\xff", "table")
+@example(b"\x30\x20\xff\xff\xff\xff\x01\x01a", "type")
+def test_one_property_is_as_decoded(raw: bytes, name: str) -> None:
+    """No matter which bytes there are."""
+    assert find(raw, name) == getattr(decode(raw), name)
 
 
 texts = st.text(max_size=40).filter(lambda text: len(text.encode()) < 256)

@@ -7,6 +7,7 @@ from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 from dependency_injector import providers
 from pydantic import BaseModel, Field, SecretStr, ValidationError
@@ -18,6 +19,7 @@ from workerkit import (
     Action,
     ConfigurationError,
     DeclarationError,
+    InvalidBody,
     Runner,
     SSEConsumer,
     SSEEvent,
@@ -28,6 +30,7 @@ from workerkit.cli.settings import inventory
 from workerkit.config.connections import SSESettings
 from workerkit.runner import banner
 from workerkit.sse.consumer import SSEOptions
+from workerkit.sse.event_types import reader
 
 
 class Settings(WorkerSettings):
@@ -152,7 +155,7 @@ def test_the_defaults() -> None:
         ),
         (
             {"url": "https://h/", "events": {"a": int}},
-            "events['a'] is not a type that handle takes",
+            "events['a'] is int, which handle does not take: add it to the annotation",
         ),
         (
             {"url": "https://h/", "rutes": ["/a"]},
@@ -224,12 +227,43 @@ def test_types_by_name_have_to_be_types_that_handle_takes() -> None:
     async def handle(self: Any, event: SSEEvent[int | str]) -> None: ...
 
     assert fault(consumer(handle, url="https://h/", events={"a": int, "b": float})) == (
-        "events['b'] is not a type that handle takes"
+        "events['b'] is float, which handle does not take: add it to the annotation"
     )
     assert fault(consumer(handle, url="https://h/", events={"a": Other})).startswith(
-        "events['a'] cannot be decoded from data: "
+        "events['a'] cannot be decoded: "
     )
     assert options(consumer(handle, url="https://h/", events={"a": int})).events == ("a",)
+
+
+def test_a_type_of_no_event_is_a_warning() -> None:
+    """It may be a mistake, or left over."""
+
+    async def handle(self: Any, event: int | str | None) -> None: ...
+
+    package = package_of(consumer(handle, url="https://h/", events={"a": int, "b": None}))
+    (warning,) = Runner(container(), packages=[package]).assemble().warnings
+
+    assert warning.endswith(": handle takes str, which is not in events: nothing is read as it")
+
+
+def test_structs_by_name() -> None:
+    """msgspec cannot decode their union, and no event is decoded as the union."""
+
+    class Created(msgspec.Struct):
+        id: int
+
+    class Deleted(msgspec.Struct):
+        id: int
+
+    async def handle(self: Any, event: SSEEvent[Created | Deleted]) -> None: ...
+
+    events = {"created": Created, "deleted": Deleted}
+    assert options(consumer(handle, url="https://h/", events=events)).events == tuple(events)
+    read = reader(Created | Deleted, False, events)
+
+    assert read(SSEEvent('{"id": 1}', name="deleted")) == Deleted(1)
+    with pytest.raises(InvalidBody, match="events of the class has no type for this event"):
+        read(SSEEvent('{"id": 1}', name="added by an operator"))
 
 
 def test_a_name_of_a_type_is_a_fault() -> None:

@@ -1,20 +1,23 @@
 """The base class of consumers of RabbitMQ, and its options."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
 from workerkit.amqp.queue import Queue
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action
+from workerkit.named_types import Types
 from workerkit.options import (
+    CLASS_ONLY,
     OF_BATCHES,
     Concurrency,
     Options,
     Seconds,
     Settlement,
+    only_with,
     unless_retried,
 )
 from workerkit.retry import Retries, RetryPolicy
@@ -32,6 +35,29 @@ def _as_queues(found: object) -> object:
     return found
 
 
+def _as_types(found: object) -> object:
+    if not isinstance(found, Mapping | None):
+        raise ValueError("write a dict of types by name, such as {'order.placed': OrderPlaced}")
+    if found is not None and not found:
+        raise ValueError("no message would be handled: write types by name")
+    for name in found or ():
+        if not isinstance(name, str):
+            raise ValueError(f"a name is a str, unlike {name!r}")
+    return found
+
+
+def _as_type_source(found: object) -> object:
+    kind, _, name = found.partition(":") if isinstance(found, str) else ("", "", "")
+    if found not in _TYPE_SOURCES and not (kind in ("header", "body") and name.strip()):
+        named = ", ".join(map(repr, _TYPE_SOURCES))
+        raise ValueError(f"should be {named}, 'header:NAME' or 'body:FIELD'")
+    return found
+
+
+_TYPE_SOURCES = ("type", "routing_key", "cloudevents")
+_BY_TYPE = only_with("types", "the class has no types")
+TypesByName = Annotated[Any, BeforeValidator(_as_types)]
+TypeSource = Annotated[str, BeforeValidator(_as_type_source)]
 Queues = Annotated[tuple[Queue, ...], BeforeValidator(_as_queues), Field(min_length=1)]
 
 
@@ -49,6 +75,12 @@ class AMQPOptions(Options):
         batch_interval: Seconds that the first message of a batch waits for others.
         on_exception: The action after `handle` raised an exception and `retry` is exhausted.
         retry: The retry policy after an exception; after its last retry a message is dead-lettered.
+        types: The types of bodies by the name of the type, of which `handle` takes a union.
+        type_from: Where a message has the name of its type: `type` is the property, `routing_key`,
+            `header:NAME`, `cloudevents`, or `body:FIELD` of a JSON object. Names of types may be
+            patterns of a topic exchange if it is `routing_key`.
+        on_unknown: The action for a message whose type is not in `types`, or missing; None for
+            `on_invalid`.
         evidence: The headers of dead letters about the failure: `full` has the text of the
             exception and its traceback, `brief` its class and place without any text; None for the
             connection's setting.
@@ -74,6 +106,9 @@ class AMQPOptions(Options):
     )
     on_invalid: Settlement = Action.DEAD_LETTER
     retry: Retries = None
+    types: TypesByName = field(default=None, metadata=CLASS_ONLY)
+    type_from: TypeSource = field(default="type", metadata=_BY_TYPE)
+    on_unknown: Settlement | None = field(default=None, metadata=_BY_TYPE)
 
     @property
     def prefetch_count(self) -> int:
@@ -121,3 +156,12 @@ class AMQPConsumer(Consumer, abstract=True):
     on_exception: ClassVar[Action]
     on_invalid: ClassVar[Action]
     retry: ClassVar[RetryPolicy | None]
+    types: ClassVar[Types | None]
+    type_from: ClassVar[str]
+    on_unknown: ClassVar[Action | None]
+
+    @classmethod
+    def body_types(cls) -> Types:
+        """Return `types`; none if the class has none."""
+        types: Any = getattr(cls, "types", None)
+        return types if isinstance(types, Mapping) else {}

@@ -28,6 +28,10 @@ _SIGNATURES = {"gzip": _GZIP, "x-gzip": _GZIP, "zstd": b"\x28\xb5\x2f\xfd"}
 _UTF_8 = "utf_8"
 # Names that mean "not encoded", used in messages and in e-mail.
 _NO_ENCODING = frozenset({"", "identity", "none", "binary", "7bit", "8bit"})
+# Content types of pickled objects, as Celery and others write them.
+_PICKLED = frozenset(
+    {"application/x-python-serialize", "application/x-pickle", "application/python-pickle"}
+)
 # Codecs of Python that are not charsets, or with which a sender could slow the process down.
 _NO_CHARSETS = {"base64_codec", "bz2_codec", "hex_codec", "quopri_codec", "rot_13", "uu_codec"}
 _NO_CHARSETS |= {"zlib_codec", "utf_7", "mbcs", "oem"}
@@ -44,8 +48,9 @@ class Content:
 
     Attributes:
         label: The content type in lower case and without parameters; empty if there is none.
-        unknown: The beginning of an error that names the encoding or charset that is not known;
-            empty for most bodies. Such a body is not decoded: the property may be wrong.
+        unknown: The beginning of an error that names the encoding or charset that is not known, or
+            the content type of pickled objects; empty for most bodies. Such a body is not decoded:
+            the property may be wrong.
     """
 
     def __init__(self, content_encoding: str | None, content_type: str | None) -> None:
@@ -54,6 +59,8 @@ class Content:
         self._charset = charset = _charset_of(content_type or "")
         self.unknown = ""
         self._is_decodable = True
+        if (content_type or "").partition(";")[0].strip().lower() in _PICKLED:
+            self.unknown = "the body is pickled, which is not read because it could run any code"
         if charset and _codec(charset) is None:
             self.unknown = f"charset {charset!r} is not known"
         for each in (content_encoding or "").split(","):

@@ -1,6 +1,7 @@
 """One RabbitMQ message: what a handler gets."""
 
 import dataclasses
+import logging
 from datetime import datetime
 from functools import cached_property, partial
 from hashlib import blake2b
@@ -11,15 +12,16 @@ from typing_extensions import TypeVar
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.content import content
-from workerkit.amqp.properties import Properties, decode, readable
+from workerkit.amqp.properties import Properties, decode, find, readable
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX
 from workerkit.codec import STRUCTURED, BodyReader, CloudEventReader
 from workerkit.delivery import Action, Delivery
-from workerkit.errors import InvalidBody
+from workerkit.errors import InvalidBody, UnknownMessageType
 
 T = TypeVar("T", default=Any)
 
 OURS = "x-workerkit-"
+_OURS = OURS.encode()
 ATTEMPT = f"{OURS}attempt"
 QUEUE = f"{OURS}queue"
 EXCHANGE, ROUTING_KEY = f"{OURS}exchange", f"{OURS}routing-key"
@@ -137,9 +139,15 @@ class AMQPMessage(Delivery, Generic[T]):
     def sent(self) -> dict[str, Any]:
         """The headers as they were received."""
         try:
-            return table.decode(self.properties.table or b"\0\0\0\0")
+            return table.decode(find(self._raw_properties, "table") or b"\0\0\0\0")
         except table.MalformedTable:
             return {}
+
+    def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
+        """Return level and message of the log record; DEBUG if the class skips its type."""
+        if action is Action.ACK and isinstance(error, UnknownMessageType) and error.skipped:
+            return logging.DEBUG, "skipped: its type is unknown"
+        return super().log_failure(action, error)
 
     def content(self, *, text: bool) -> bytes:
         """Return the body without its `content_encoding`; text also as UTF-8, by its charset.
@@ -210,7 +218,7 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def content_type(self) -> str | None:
-        return readable(self.properties.content_type)
+        return readable(find(self._raw_properties, "content_type"))
 
     @property
     def content_encoding(self) -> str | None:
@@ -219,7 +227,7 @@ class AMQPMessage(Delivery, Generic[T]):
 
     @property
     def type(self) -> str | None:
-        return readable(self.properties.type)
+        return readable(find(self._raw_properties, "type"))
 
     @property
     def priority(self) -> int | None:
@@ -330,6 +338,8 @@ class AMQPMessage(Delivery, Generic[T]):
 
     def _first(self, header: str) -> Any:
         """Return the same as `past`, also for a dead letter of the other queue."""
+        if _OURS not in self._raw_properties:  # To decode the headers takes ten times as long.
+            return None
         before = self.sent.get(QUEUE, self.queue)
         applies = self.queue in (before, f"{before}{DEAD_LETTER_SUFFIX}")
         return self.sent.get(header) if applies else None

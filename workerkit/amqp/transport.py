@@ -13,6 +13,7 @@ from workerkit.amqp.connection import Connection
 from workerkit.amqp.consumer import AMQPOptions, DeclareMode
 from workerkit.amqp.copies import CopyPublisher
 from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.message_types import type_reader, type_warnings
 from workerkit.amqp.preparation import START_DEADLINE, Preparation
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue, retry_suffix
@@ -28,6 +29,7 @@ from workerkit.delivery import Delivery
 from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
+from workerkit.named_types import type_faults
 from workerkit.options import Options
 from workerkit.tasks import cancel, cancel_and_wait
 from workerkit.transport import Context, Declared, Hook, running_handlers
@@ -109,7 +111,14 @@ class AMQPTransport:
             for suffix in _suffixes(options)
             if len((queue.name + suffix).encode()) > _LONGEST_NAME
         ][:1]
+        types = type_faults("types", declared.consumer.body_types(), declared.signature)
+        errors += [f"{where}: {each}" for each in types]
         return [*errors, *self._contradictions(declared.consumer, options, settings)]
+
+    def warnings(self, declared: Declared) -> list[str]:
+        """Return what is allowed in `types` but probably not intended."""
+        found = type_warnings(_amqp_options(declared.options), declared.signature.body)
+        return [f"{describe_class(declared.consumer)}: {each}" for each in found]
 
     def _contradictions(
         self, class_: type[Consumer], options: AMQPOptions, settings: WorkerSettings
@@ -144,11 +153,13 @@ class AMQPTransport:
 
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
         """Return the endpoint of one consumer."""
-        options = _amqp_options(declared.options)
+        options, signature = _amqp_options(declared.options), declared.signature
+        if options.types is not None:
+            signature.read = type_reader(options, signature.reader)
         return Endpoint(
             consumer,
             options,
-            declared.signature,
+            signature,
             on_success=options.on_success,
             on_exception=options.on_exception,
             on_invalid=options.on_invalid,

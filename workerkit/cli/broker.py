@@ -56,29 +56,42 @@ def embedded_broker(
         stack.enter_context(container.providers["settings"].override(providers.Object(changed)))
         declared = Runner(container, packages=[package], only=only).assemble().declared
         queues = [
-            (each.options.vhost or "/", queue.name, each.signature.body)
+            (each.options.vhost or "/", queue.name, *_typed(each.options, each.signature.body))
             for each in declared
             if isinstance(each.options, AMQPOptions)
             and each.options.connection.casefold() == DEFAULT_CONNECTION
             for queue in each.options.queues
         ]
-        for vhost in {vhost for vhost, _, _ in queues} - {"/"}:
+        for vhost in {vhost for vhost, *_ in queues} - {"/"}:
             broker.add_vhost(vhost)
         print(f"embedded broker at {broker.url}", flush=True)
         print("for demos and tests only; all messages are lost when it stops")
         if queues:
-            vhost, name, body = queues[0]
+            vhost, name, body, *labels = queues[0]
             url = broker.url if vhost == "/" else broker.url_of(vhost)
-            content_type = STRUCTURED if is_cloud_event(body) else ""
-            command = publish_command(url, name, example(body), content_type)
+            if is_cloud_event(body):
+                labels += ["--content-type", STRUCTURED]
+            command = publish_command(url, name, example(body), *labels)
             print(f"to publish: {command}", flush=True)
         yield
 
 
-def publish_command(url: str, queue: str, body: str, content_type: str = "") -> str:
+def publish_command(url: str, queue: str, body: str, *more: str) -> str:
     """Return a command line that publishes a message to a queue."""
-    more = ("--content-type", content_type) if content_type else ()
     return shlex.join(("workerkit", "publish", url, queue, body, *more))
+
+
+def _typed(options: AMQPOptions, body: Any) -> tuple[Any, ...]:
+    """Return the type of a body, and the arguments of `workerkit publish` that name it."""
+    if options.types is None:
+        return (body,)
+    name, body = next(iter(options.types.items()))
+    kind, _, header = options.type_from.partition(":")
+    if kind == "type":
+        return body, "--type", name
+    if kind in ("header", "cloudevents"):
+        return body, "--header", f"{header or 'cloudEvents:type'}={name}"
+    return (body,)
 
 
 def example(body: Any) -> str:

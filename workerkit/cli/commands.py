@@ -10,24 +10,22 @@ from enum import StrEnum
 from typing import Annotated, Any
 
 import typer
-from pydantic import SecretStr
 
 from workerkit.amqp.outgoing import DELAY_HEADER, encode_message
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.publisher import Destination, Publisher
-from workerkit.amqp.queue import Queue
 from workerkit.amqp.session import connect
 from workerkit.app.assembly import Assembly
 from workerkit.cli.application import is_url, load_container, settings_of
 from workerkit.cli.broker import embedded_broker, serve
 from workerkit.cli.dead_letters import commands as dead_letters
+from workerkit.cli.listing import rows_of
 from workerkit.cli.parameters import Container, Group, Traceback, faults, quiet
 from workerkit.cli.probe import probe
 from workerkit.cli.settings import inventory
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Variables
 from workerkit.container import WorkerContainer
-from workerkit.describe import describe_class
 from workerkit.embedded import LATEST
 from workerkit.errors import (
     BrokerRefused,
@@ -42,9 +40,8 @@ from workerkit.errors import (
 from workerkit.http.openapi import document
 from workerkit.http.view import HTTPView
 from workerkit.observe import ConnectionEvent, Settled
-from workerkit.retry import RetryPolicy
 from workerkit.runner import Runner
-from workerkit.safe_text import HIDDEN, one_line
+from workerkit.safe_text import one_line
 from workerkit.version import __version__
 
 
@@ -215,7 +212,7 @@ def list_(
 ) -> None:
     """List the consumers of PACKAGE with their options, and the source of each value."""
     with faults(traceback):
-        rows = list(_rows(_assembled(package, container)))
+        rows = list(rows_of(_assembled(package, container)))
     if as_json:
         print(json.dumps(rows, indent=2))
         return
@@ -364,37 +361,3 @@ def _loaded(package: str, container: str | None) -> Any:
             ]
             raise DeclarationError(*error.faults, *imports) from error
         raise
-
-
-def _rows(assembly: Assembly) -> Iterator[dict[str, Any]]:
-    for transport, consumers in assembly.transports:
-        for each in consumers:
-            options = each.options
-            values = {
-                field.name: _plain(getattr(options, field.name))
-                for field in dataclasses.fields(options)
-                if field.name != "name" and field.name in options.sources
-            }
-            yield {
-                "name": options.name,
-                "kind": transport.kind,
-                "class": f"{each.consumer.__module__}.{each.consumer.__qualname__}",
-                "source": transport.source(options),
-                "connection": getattr(options, "connection", None),
-                "options": values,
-                "sources": {name: str(options.sources[name]) for name in values},
-                "place": describe_class(each.consumer),
-            }
-
-
-def _plain(value: Any) -> Any:
-    """Return the value of an option for JSON."""
-    if isinstance(value, tuple):
-        return [_plain(each) for each in value]
-    if isinstance(value, SecretStr):
-        return HIDDEN
-    if isinstance(value, Queue):
-        return value.name
-    if isinstance(value, RetryPolicy):
-        return {name: _plain(each) for name, each in dataclasses.asdict(value).items()}
-    return value.__name__ if isinstance(value, type) else value

@@ -15,7 +15,7 @@ from workerkit.config.annotations import Location, leaves, members, types_at
 from workerkit.config.explain import is_secret
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Variables
-from workerkit.options import adapters, snake_case
+from workerkit.options import snake_case, variable_options
 from workerkit.safe_text import HIDDEN, without_credentials
 from workerkit.transport import Declared
 
@@ -86,9 +86,7 @@ def _options(variables: Variables, declared: Declared) -> Iterator[Row]:
     hints = get_type_hints(type(options), include_extras=True)
     defaults = {each.name: each.default for each in dataclasses.fields(options)}
     key = snake_case(options.name)
-    for option in adapters(type(options)):
-        if option == "name":
-            continue
+    for option in variable_options(type(options)):
         default = None if defaults[option] is dataclasses.MISSING else defaults[option]
         for leaf in leaves(hints[option], ()):
             location = ("consumers", key, option, *leaf)

@@ -20,7 +20,7 @@ from workerkit.config.explain import Faults, in_code
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import CONSUMERS, Variable, Variables, VariableSource
 from workerkit.describe import describe_class
-from workerkit.options import Options, Override, Source, adapters, folded, snake_case
+from workerkit.options import Options, Override, Source, folded, snake_case, variable_options
 
 _NO_SETTINGS = "which is not a WorkerSettings: derive its class from workerkit.WorkerSettings"
 _INVALID = object()
@@ -143,8 +143,7 @@ def valid_part(settings_type: type[WorkerSettings]) -> WorkerSettings | None:
 
 def _option_types(kind: type[Options]) -> dict[str, Any]:
     hints = get_type_hints(kind, include_extras=True)
-    # A variable that sets the name would contain the name that it changes.
-    return {option: hints[option] for option in adapters(kind) if option != "name"}
+    return {option: hints[option] for option in variable_options(kind)}
 
 
 def _validate(

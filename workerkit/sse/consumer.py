@@ -14,6 +14,7 @@ from workerkit.config.connections import check_stream_url
 from workerkit.config.sections import Grace
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action
+from workerkit.named_types import Types
 from workerkit.options import (
     OF_BATCHES,
     Concurrency,
@@ -26,7 +27,6 @@ from workerkit.retry import Retries, RetryPolicy
 from workerkit.sse.parser import MAX_EVENT_SIZE
 
 Method = Literal["GET", "POST", "PUT"]
-Types = Mapping[str, Any]
 
 _LARGEST_BATCH = 65_535
 
@@ -191,6 +191,12 @@ class SSEConsumer(Consumer, abstract=True):
     on_exception: ClassVar[Action]
     on_invalid: ClassVar[Action]
     retry: ClassVar[RetryPolicy | None]
+
+    @classmethod
+    def body_types(cls) -> Types:
+        """Return the types in `events`; none if it only has names."""
+        events: Any = getattr(cls, "events", None)
+        return events if isinstance(events, Mapping) else {}
 
     async def headers(self) -> Mapping[str, str]:
         """Return headers of the next request, which replace those of the connection.

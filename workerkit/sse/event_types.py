@@ -1,13 +1,12 @@
 """Decoding of an event's data to the type that `handle` takes, or to a type for each event name."""
 
-from collections.abc import Callable, Mapping
-from types import UnionType
-from typing import Any, Union, get_args, get_origin
+from collections.abc import Callable
+from typing import Any
 
 from workerkit.codec import UnknownType, decoder, is_verbatim
 from workerkit.errors import InvalidBody
+from workerkit.named_types import Types
 from workerkit.reading import Read
-from workerkit.sse.consumer import Types
 from workerkit.sse.event import SSEEvent
 
 Decode = Callable[[str], Any]
@@ -24,7 +23,7 @@ def reader(body: Any, whole: bool, types: Types) -> Read:
     Raises:
         UnknownType: Data cannot be decoded to one of the types.
     """
-    default = _decoder(body)
+    default = _default(body, types)
     decoders = {name: _decoder(type_) for name, type_ in types.items()}
 
     def read(event: SSEEvent[Any]) -> Any:
@@ -37,34 +36,18 @@ def reader(body: Any, whole: bool, types: Types) -> Read:
     return read
 
 
-def types_of(events: object) -> Types:
-    """Return the types in the attribute `events` of a class; none if it only has names."""
-    return events if isinstance(events, Mapping) else {}
+def _default(body: Any, types: Types) -> Decode:
+    """Return what decodes the events that are not in *types*: names that an operator has added."""
+    try:
+        return _decoder(body)
+    except UnknownType:
+        if not types:
+            raise
+        return _refuse
 
 
-def type_faults(body: Any, types: Types) -> list[str]:
-    """Return the faults of *types* if `handle` takes a *body*, one phrase each."""
-    union = get_origin(body) in (Union, UnionType)
-    taken = get_args(body) if union else (body,)
-    found = []
-    for name, type_ in types.items():
-        if isinstance(type_, str):
-            found.append(f"events[{name!r}] is {type_!r}: write the type itself, not its name")
-            continue
-        try:
-            decoder(type_)
-        except UnknownType as error:
-            found.append(f"events[{name!r}] cannot be decoded from data: {error}")
-            continue
-        if not any(_is_part(type_, each) for each in taken):
-            found.append(f"events[{name!r}] is not a type that handle takes")
-    return found
-
-
-def _is_part(type_: Any, of: Any) -> bool:
-    if type_ == of or of in (Any, object):
-        return True
-    return isinstance(type_, type) and isinstance(of, type) and issubclass(type_, of)
+def _refuse(raw: str) -> Any:
+    raise InvalidBody("events of the class has no type for this event")
 
 
 def _decoder(type_: Any) -> Decode:

@@ -18,11 +18,12 @@ from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health, Part
+from workerkit.named_types import type_faults, unused_types
 from workerkit.options import Options, Source
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.cursor import CursorStore, FileCursors, MemoryCursors
 from workerkit.sse.event import SSEEvent
-from workerkit.sse.event_types import reader, type_faults, types_of
+from workerkit.sse.event_types import reader
 from workerkit.sse.receiver import StreamReceiver
 from workerkit.sse.stored_cursor import StoredCursor
 from workerkit.sse.subscription import StreamHealth, StreamSubscription
@@ -58,22 +59,23 @@ class SSETransport:
                 "headers has to be an `async def headers(self)`; set constant headers in a "
                 "connection of the settings"
             )
-        faults += type_faults(declared.signature.body, types_of(getattr(class_, "events", None)))
+        faults += type_faults("events", class_.body_types(), declared.signature)
         set_by = options.origins.get("url") or options.origins.get("connection")
         at = describe_class(class_)
         return [f"{set_by or at}: {each}" for each in server] + [f"{at}: {each}" for each in faults]
 
     def warnings(self, declared: Declared) -> list[str]:
-        """Return a warning if a stream is opened once and the class sets neither option for it."""
+        """Return warnings about a stream that is opened once, and about types of no event."""
+        class_, body = declared.consumer, declared.signature.body
+        found = list(unused_types("events", class_.body_types(), body))
         options = _sse(declared.options)
-        if options.reopens or options.reopen is not None or options.done is not None:
-            return []
-        text = (
-            f"{describe_class(declared.consumer)}: the stream is opened by {options.verb}, so it is"
-            " not reopened after its end or its loss; set done to the data that ends it, such as"
-            " '[DONE]', or reopen to True or False"
-        )
-        return [text]
+        if not options.reopens and options.reopen is None and options.done is None:
+            found.append(
+                f"the stream is opened by {options.verb}, so it is not reopened after its end or"
+                " its loss; set done to the data that ends it, such as '[DONE]', or reopen to True"
+                " or False"
+            )
+        return [f"{describe_class(class_)}: {each}" for each in found]
 
     def source(self, options: Options) -> str:
         """Return the routes, or the server if there is no route."""
@@ -90,7 +92,7 @@ class SSETransport:
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
         """Return the endpoint of one consumer."""
         options, signature = _sse(declared.options), declared.signature
-        types = types_of(getattr(declared.consumer, "events", None))
+        types = declared.consumer.body_types()
         signature.read = reader(signature.body, signature.whole, types)
         return Endpoint(
             consumer,
