@@ -21,7 +21,7 @@ LONGEST_FUNCTION = 50
 # height, which know nothing of each other.
 FLOORS = {
     "F0 words": "version safe_text errors delivery config",
-    "F1 pure": "describe type_variables codec signature retry health observe logs",
+    "F1 pure": "describe type_variables problem_details codec signature retry health observe logs",
     "F2 declared": "attributes options consumer",
     "F3 spine": "forking tasks threads workers endpoint transport simple_options"
     " simple_receiver simple_transport",
@@ -36,8 +36,8 @@ ORDER = {
     "amqp": "checks queue table properties frames acks content message consumer addresses"
     " frame_reader tap handshake replies channel_numbers basic_get incoming"
     " scratch_channels channel session connection declare stream_position binding outgoing"
-    " confirms lease_term publishing_channels publisher_connection publisher copies"
-    " dead_letters queue_types requeue redelivery replay topology preparation settlement"
+    " confirms destination lease_term requests publishing_channels publisher_connection"
+    " publisher copies dead_letters queue_types requeue redelivery answers replay topology preparation settlement"
     " receiver subscription transport lease",
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
     " event_types cursor stored_cursor receiver subscription transport",

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
         HandlerCancelled,
         HandlerTimeout,
         InvalidBody,
+        InvalidReply,
         InvalidRequest,
         MessageTooLarge,
         PublishError,
@@ -29,6 +30,11 @@ if TYPE_CHECKING:
         PublishRefused,
         PublishTimeout,
         Reject,
+        ReplyLost,
+        RequestError,
+        RequestExpired,
+        RequestFailed,
+        RequestTimeout,
         Retry,
         RunError,
         StartError,
@@ -74,6 +80,7 @@ __all__ = [
     "HandlerTimeout",
     "Header",
     "InvalidBody",
+    "InvalidReply",
     "InvalidRequest",
     "MessageTooLarge",
     "PeriodicTask",
@@ -84,6 +91,11 @@ __all__ = [
     "Publisher",
     "Queue",
     "Reject",
+    "ReplyLost",
+    "RequestError",
+    "RequestExpired",
+    "RequestFailed",
+    "RequestTimeout",
     "Retry",
     "RetryPolicy",
     "Run",
@@ -119,9 +131,10 @@ _NAMES = {
     "delivery": "Action",
     "errors": (
         "BrokerBlocked BrokerRefused ConfigurationError ConnectionLost DeclarationError"
-        " HandlerCancelled HandlerTimeout InvalidBody InvalidRequest MessageTooLarge PublishError"
-        " PublishOutcomeUnknown PublishRefused PublishTimeout Reject Retry RunError"
-        " StartError StreamRefused Unroutable WorkerkitError"
+        " HandlerCancelled HandlerTimeout InvalidBody InvalidReply InvalidRequest MessageTooLarge"
+        " PublishError PublishOutcomeUnknown PublishRefused PublishTimeout Reject ReplyLost"
+        " RequestError RequestExpired RequestFailed RequestTimeout Retry RunError StartError"
+        " StreamRefused Unroutable WorkerkitError"
     ),
     "http.parameters": "Cookie Header",
     "http.view": "HTTPView",

@@ -16,6 +16,7 @@ from uuid import uuid4
 from workerkit.amqp import table
 from workerkit.amqp.consumer import AMQPOptions, DeclareMode
 from workerkit.amqp.declare import log_declared
+from workerkit.amqp.destination import Destination
 from workerkit.amqp.message import (
     ACQUIRED_COUNT,
     ATTEMPT,
@@ -29,7 +30,7 @@ from workerkit.amqp.message import (
 )
 from workerkit.amqp.outgoing import DIRECT_REPLY_TO
 from workerkit.amqp.properties import PERSISTENT, Properties
-from workerkit.amqp.publisher import Destination, Publisher
+from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import Queue
 from workerkit.delivery import Outcome
 from workerkit.describe import error_location, error_text, format_traceback

@@ -3,24 +3,17 @@
 import asyncio
 import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
 from itertools import count
 from time import perf_counter
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 from uuid import uuid4
 
 from workerkit.amqp import outgoing
-from workerkit.amqp.confirms import (
-    DEFAULT_EXCHANGE,
-    TOO_LARGE,
-    MessageRefused,
-    MessageReturned,
-    NotProcessed,
-)
+from workerkit.amqp.confirms import MessageRefused, MessageReturned, NotProcessed
 from workerkit.amqp.connection import Connection
-from workerkit.amqp.frames import NO_PERMISSION, NOT_FOUND, PRECONDITION_FAILED
+from workerkit.amqp.destination import Declarations, Destination, public_error
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.properties import encode as encode_properties
 from workerkit.amqp.publisher_connection import PublisherConnection
@@ -35,7 +28,6 @@ from workerkit.errors import (
     PublishOutcomeUnknown,
     PublishRefused,
     PublishTimeout,
-    Unroutable,
 )
 from workerkit.observe import Observer, Published, notify_event
 from workerkit.tasks import Deadline
@@ -43,17 +35,6 @@ from workerkit.tasks import Deadline
 _NOT_OPEN = "the publisher is used before the Runner has started, or after it has stopped"
 _DECLARE_DEADLINE = 30.0  # For several requests, each of which has its own deadline.
 _DIRECT_REPLY = f"{outgoing.DIRECT_REPLY_TO}."
-
-
-class Declarations(Protocol):
-    """The first declarations on one connection."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Return whether no publish has to wait for them any more."""
-
-    async def wait_for_destination(self, exchange: str, routing_key: str) -> None:
-        """Wait until the queues that a message may reach are declared."""
 
 
 class Publisher:
@@ -221,7 +202,7 @@ class Publisher:
         return asyncio.run_coroutine_threadsafe(publishing, loop).result()
 
     async def send(
-        self, raw: bytes, properties: Properties, to: "Destination", timeout: float = 10.0
+        self, raw: bytes, properties: Properties, to: Destination, timeout: float = 10.0
     ) -> str:
         """Publish an encoded body with complete properties, as `publish` does."""
         message_id = properties.message_id = properties.message_id or uuid4().hex
@@ -248,16 +229,16 @@ class Publisher:
         except MessageTooLarge as error:
             raise MessageTooLarge(f"{where}: {error}") from None
         except (MessageReturned, MessageRefused) as error:
-            raise _public_error(where, error, exchange) from None
+            raise public_error(where, error, exchange) from None
         except ConnectionLost as error:
             if sent:
                 raise PublishOutcomeUnknown(f"{where}: {error}", message_id) from error
             code = error.code if isinstance(error, BrokerRefused) else 0
-            raise _public_error(where, MessageRefused(str(error), code), exchange) from error
+            raise public_error(where, MessageRefused(str(error), code), exchange) from error
         return message_id
 
     async def _observed(
-        self, raw: bytes, properties: Properties, to: "Destination", timeout: float
+        self, raw: bytes, properties: Properties, to: Destination, timeout: float
     ) -> str:
         """Publish as `send` does, and report the outcome to the observers."""
         began = perf_counter()
@@ -279,7 +260,7 @@ class Publisher:
         return message_id
 
     async def _wait_for_queues(
-        self, properties: Properties, to: "Destination", timeout: float
+        self, properties: Properties, to: Destination, timeout: float
     ) -> float:
         """Wait until the queues that the process itself consumes are declared.
 
@@ -328,7 +309,7 @@ class Publisher:
         self._preparations.clear()
         await asyncio.gather(*(each.close() for each in connections.values()))
 
-    def _place(self, to: "Destination") -> tuple[str, str]:
+    def _place(self, to: Destination) -> tuple[str, str]:
         """Return the connection and the virtual host of a destination.
 
         Raises:
@@ -345,7 +326,7 @@ class Publisher:
             )
         return name, settings.vhost_name(to.vhost)
 
-    def _connection_to(self, to: "Destination") -> PublisherConnection:
+    def _connection_to(self, to: Destination) -> PublisherConnection:
         if (found := self._resolved.get((to.connection, to.vhost))) is not None:
             return found
         name, _ = key = self._place(to)
@@ -357,36 +338,3 @@ class Publisher:
             )
         self._resolved[to.connection, to.vhost] = self._connections[key]
         return self._connections[key]
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """The destination of a message.
-
-    Attributes:
-        mandatory: Whether the broker returns the message if no queue receives it.
-    """
-
-    routing_key: str
-    exchange: Exchange | str = ""
-    connection: str = "default"
-    vhost: str | None = None
-    mandatory: bool = True
-
-    def __str__(self) -> str:
-        exchange = f"exchange {str(self.exchange)!r}" if self.exchange else "the default exchange"
-        return f"{exchange} with routing key {self.routing_key!r}"
-
-
-def _public_error(
-    where: str, error: MessageReturned | MessageRefused, exchange: str
-) -> PublishError:
-    """Return the public error for a message that the broker returned or refused."""
-    if isinstance(error, MessageRefused) and error.code == NO_PERMISSION:
-        grant = f"grant write on {exchange or DEFAULT_EXCHANGE!r}"
-        return PublishRefused(f"{where}: {error}; {grant}")
-    if isinstance(error, MessageReturned):
-        return Unroutable(f"{where}: no queue receives it ({error})")
-    if error.code == PRECONDITION_FAILED and TOO_LARGE in str(error):
-        return MessageTooLarge(f"{where}: {error}")
-    return (Unroutable if error.code == NOT_FOUND else PublishRefused)(f"{where}: {error}")

@@ -12,9 +12,10 @@ from typing import Annotated, Any
 import typer
 from pydantic import SecretStr
 
+from workerkit.amqp.destination import Destination
 from workerkit.amqp.outgoing import DELAY_HEADER, encode_message
 from workerkit.amqp.properties import Properties
-from workerkit.amqp.publisher import Destination, Publisher
+from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.session import connect
 from workerkit.app.assembly import Assembly
