@@ -1,7 +1,6 @@
 """The destination of a message, and the errors for messages that do not arrive there."""
 
 from dataclasses import dataclass
-from typing import Protocol
 
 from workerkit.amqp.confirms import (
     DEFAULT_EXCHANGE,
@@ -12,17 +11,6 @@ from workerkit.amqp.confirms import (
 from workerkit.amqp.frames import NO_PERMISSION, NOT_FOUND, PRECONDITION_FAILED
 from workerkit.amqp.queue import Exchange
 from workerkit.errors import MessageTooLarge, PublishError, PublishRefused, Unroutable
-
-
-class Declarations(Protocol):
-    """The first declarations on one connection."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Return whether no publish has to wait for them any more."""
-
-    async def wait_for_destination(self, exchange: str, routing_key: str) -> None:
-        """Wait until the queues that a message may reach are declared."""
 
 
 @dataclass(frozen=True, slots=True)

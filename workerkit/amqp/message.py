@@ -22,6 +22,8 @@ ATTEMPT = f"{OURS}attempt"
 QUEUE = f"{OURS}queue"
 EXCHANGE, ROUTING_KEY = f"{OURS}exchange", f"{OURS}routing-key"
 RETURNS = f"{OURS}returns"
+DEADLINE = f"{OURS}deadline"
+"""The time until which the sender of a request waits for its reply, in milliseconds since 1970."""
 # Headers that a broker writes when it delivers a message again.
 DELIVERY_COUNT, ACQUIRED_COUNT = "x-delivery-count", "x-acquired-count"
 _COUNTS = frozenset({DELIVERY_COUNT, ACQUIRED_COUNT})

@@ -292,9 +292,8 @@ def publish(
     headers = dict(_pairs(header or []))
     with faults(traceback):
         chosen = settings_of(target, container)
-        to = Destination(
-            routing_key, exchange, connection, mandatory=not (exchange and DELAY_HEADER in headers)
-        )
+        mandatory = not (exchange and DELAY_HEADER in headers)
+        to = Destination(routing_key, exchange, connection, mandatory=mandatory)
         try:
             raw, properties = encode_message(
                 raw,
