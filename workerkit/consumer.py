@@ -30,6 +30,7 @@ class Consumer:
     options: ClassVar[Any] = Options  # A view may have a method of that name.
     handle: Callable[..., Any]
     _abstract: ClassVar[bool] = True
+    _may_answer: ClassVar[bool] = False  # Whether its transport uses what `handle` returns.
 
     def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         """Note whether the class is a shared base: `class Base(AMQPConsumer, abstract=True)`."""
@@ -65,7 +66,7 @@ class Consumer:
             text = f"{describe_class(cls)}: needs a method `handle`"
             found = [name for _, name, meant in misspelt_hooks(cls) if meant == "handle"]
             raise DeclarationError(f"{text}; it has {found[0]!r}" if found else text)
-        return {"handle": Signature(cls.handle, delivery, resolve, cls)}
+        return {"handle": Signature(cls.handle, delivery, resolve, cls, answers=cls._may_answer)}
 
     @classmethod
     def claims(cls, options: Options) -> Iterable[str]:

@@ -21,6 +21,7 @@ from workerkit.retry import Retries, RetryPolicy
 
 DeclareMode = Literal["missing", "always", "never"]
 EvidenceMode = Literal["full", "brief"]
+ReplyMode = Literal["any", "direct", "off"]
 MAX_PREFETCH = 65_535
 
 
@@ -52,6 +53,8 @@ class AMQPOptions(Options):
         evidence: The headers of dead letters about the failure: `full` has the text of the
             exception and its traceback, `brief` its class and place without any text; None for the
             connection's setting.
+        replies: Where replies may go: `any` is each `reply_to`, `direct` only the addresses of
+            direct replies, which name no queue, `off` is nowhere.
         declare: `missing` declares queues that do not exist, `always` also those that are deleted
             later, `never` none; None for the connection's setting.
     """
@@ -74,6 +77,7 @@ class AMQPOptions(Options):
     )
     on_invalid: Settlement = Action.DEAD_LETTER
     retry: Retries = None
+    replies: ReplyMode = "any"
 
     @property
     def prefetch_count(self) -> int:
@@ -102,7 +106,7 @@ class AMQPConsumer(Consumer, abstract=True):
     The first parameter of `handle` receives the body, decoded to the type of its annotation, or the
     `AMQPMessage` that contains the body. A class attribute with the name of an option sets it; see
     `AMQPOptions` for all options. A message is acknowledged when `handle` returns, and requeued
-    when it raises.
+    when it raises. A value that `handle` returns is the reply to a message with `reply_to`.
 
     Attributes:
         queues: Names, or `Queue` declarations.
@@ -121,3 +125,5 @@ class AMQPConsumer(Consumer, abstract=True):
     on_exception: ClassVar[Action]
     on_invalid: ClassVar[Action]
     retry: ClassVar[RetryPolicy | None]
+    replies: ClassVar[ReplyMode]
+    _may_answer: ClassVar[bool] = True

@@ -1,6 +1,7 @@
 """One RabbitMQ message: what a handler gets."""
 
 import dataclasses
+import logging
 from datetime import datetime
 from functools import cached_property
 from hashlib import blake2b
@@ -14,6 +15,7 @@ from workerkit.amqp.content import content
 from workerkit.amqp.properties import Properties, decode, readable
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX
 from workerkit.delivery import Action, Delivery
+from workerkit.errors import RequestExpired
 
 T = TypeVar("T", default=Any)
 
@@ -24,6 +26,7 @@ EXCHANGE, ROUTING_KEY = f"{OURS}exchange", f"{OURS}routing-key"
 RETURNS = f"{OURS}returns"
 DEADLINE = f"{OURS}deadline"
 """The time until which the sender of a request waits for its reply, in milliseconds since 1970."""
+_DEADLINE = DEADLINE.encode()
 # Headers that a broker writes when it delivers a message again.
 DELIVERY_COUNT, ACQUIRED_COUNT = "x-delivery-count", "x-acquired-count"
 _COUNTS = frozenset({DELIVERY_COUNT, ACQUIRED_COUNT})
@@ -126,6 +129,17 @@ class AMQPMessage(Delivery, Generic[T]):
             return table.decode(self.properties.table or b"\0\0\0\0")
         except table.MalformedTable:
             return {}
+
+    @property
+    def has_deadline(self) -> bool:
+        """Whether a header states until when its sender waits; this decodes no header."""
+        return _DEADLINE in self._raw_properties
+
+    def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
+        """Return level and message of the log record; a WARNING for a request that is too late."""
+        if isinstance(error, RequestExpired):
+            return logging.WARNING, "request has expired: not handled"
+        return super().log_failure(action, error)
 
     def content(self, *, text: bool) -> bytes:
         """Return the body without its `content_encoding`; text also as UTF-8, by its charset.

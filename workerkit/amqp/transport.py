@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from workerkit.amqp.answers import Answers
 from workerkit.amqp.connection import Connection
 from workerkit.amqp.consumer import AMQPOptions, DeclareMode
 from workerkit.amqp.copies import CopyPublisher
@@ -75,6 +76,8 @@ class AMQPTransport:
         self._preparations: dict[tuple[str, str], Preparation] = {}
         self._prepared: dict[str, _Prepared] = {}
         self._subscriptions: list[Subscription] = []
+        # The return types of the consumers that may reply, by name.
+        self._returns: dict[str, Any] = {}
         self._hooks: list[Hook] = []
         self._receivers: list[Receiver] = []
         self._workers: list[asyncio.Task[None]] = []
@@ -145,6 +148,7 @@ class AMQPTransport:
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
         """Return the endpoint of one consumer."""
         options = _amqp_options(declared.options)
+        self._note_replies(declared)
         return Endpoint(
             consumer,
             options,
@@ -162,6 +166,8 @@ class AMQPTransport:
         Publishes with the container's publisher wait within their own deadline until each queue of
         their connection was tried.
         """
+        for each in declared:
+            self._note_replies(each)
         self._open([_amqp_options(each.options) for each in declared], context)
         waiting = (each.wait_for_start() for each in self._preparations.values())
         with suppress(TimeoutError):
@@ -196,6 +202,12 @@ class AMQPTransport:
                 context.keep(connection.run(), f"connection to {connection}")
             )
             self._tasks.append(context.keep(preparation.run(), f"queues of {connection}"))
+
+    def _note_replies(self, declared: Declared) -> None:
+        """Note whether a consumer may reply, and what."""
+        options, signature = _amqp_options(declared.options), declared.signature
+        if signature.answers and options.replies != "off":
+            self._returns[options.name] = signature.returns
 
     async def stop(self) -> None:
         """Stop consuming, and requeue the messages that no handler has started with."""
@@ -314,7 +326,8 @@ class AMQPTransport:
             (key, declare), CopyPublisher(publisher, name, options.vhost, declare)
         )
         types = QueueTypes()
-        topology = Topology(options, as_written, declare, copies, types)
+        replies = self._returns.get(options.name, Any) is not Any
+        topology = Topology(options, as_written, declare, copies, types, replies=replies)
         self._preparations[key].add(topology, options.queues)
         return _Prepared(options, key, self._preparations[key], topology, copies, types)
 
@@ -324,9 +337,13 @@ class AMQPTransport:
         self._hooks.append(Hook(endpoint))
         preparation.add_listener(self._hooks[-1])
         types, consumer_timeout = prepared.types, context.settings.consumer_timeout
-        settlement = AMQPSettlement(options, prepared.copies, types, context.redact)
+        answers = None
+        if (returns := self._returns.get(options.name)) is not None:
+            always = returns is not Any
+            answers = Answers(options, prepared.copies, endpoint.process, always=always)
+        settlement = AMQPSettlement(options, prepared.copies, types, context.redact, answers)
         redelivery = Redelivery(options, types, self._handled, key, consumer_timeout)
-        receiver = Receiver(endpoint, options, context.observers, settlement, redelivery)
+        receiver = Receiver(endpoint, options, context.observers, settlement, redelivery, answers)
         self._receivers.append(receiver)
         self._workers += [context.keep(work, name) for name, work in receiver.workers.tasks()]
         parts = [Part(context.changed) for _ in options.queues]
