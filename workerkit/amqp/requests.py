@@ -216,6 +216,9 @@ def encode_request(
         if name not in RequestOptions.__annotations__:
             raise TypeError(f"request() got an unexpected keyword argument {name!r}")
     outgoing.check_types({**more, "routing_key": routing_key, "timeout": timeout})
+    found: Any = timeout
+    if found is None:
+        raise TypeError("timeout is None: write seconds, such as 2.5")
     if not 0 < timeout <= LONGEST_TIMEOUT:
         raise ValueError(f"timeout is {timeout}: it must be above 0, to {LONGEST_TIMEOUT:.0f} s")
     of_message = {name: value for name, value in more.items() if name not in _OF_DESTINATION}
@@ -231,7 +234,7 @@ def encode_request(
     properties.correlation_id = uuid4().hex
     properties.message_id = properties.message_id or properties.correlation_id
     properties.reply_to = outgoing.DIRECT_REPLY_TO
-    if properties.expiration == "0" and not expiration:
+    if properties.expiration == "0" and expiration is None:
         properties.expiration = "1"  # A queue drops messages with 0 unless a consumer is free.
     to = Destination(routing_key, **{name: more[name] for name in _OF_DESTINATION if name in more})
     return raw, properties, to
