@@ -48,6 +48,9 @@ from workerkit.tasks import Backoff, sleep_unless_stopping
 
 log = logging.getLogger(__name__)
 
+REPLY_DEADLINE = 10.0
+"""Seconds to wait for the confirm of a reply, before it is published again."""
+
 _MAX_SENT = 3
 _MAX_KEPT = 1_000
 _MAX_KEPT_BYTES = 16 * 1024 * 1024
@@ -229,7 +232,7 @@ class Answers:
         )
         assert request.reply_to
         try:
-            await self._publisher.reply(reply.body, properties, request.reply_to)
+            await self._publisher.reply(reply.body, properties, request.reply_to, REPLY_DEADLINE)
         except MessageTooLarge as error:
             if reply.content_type == PROBLEM:
                 return error

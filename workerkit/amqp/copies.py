@@ -130,9 +130,9 @@ class CopyPublisher:
                 too_large = error
         raise too_large
 
-    async def reply(self, body: bytes, properties: Properties, reply_to: str) -> None:
+    async def reply(self, body: bytes, properties: Properties, to: str, timeout: float) -> None:
         """Publish a reply. Raises as `Publisher.send` does."""
-        await self._publisher.send_observed(body, properties, self._to(reply_to))
+        await self._publisher.send_observed(body, properties, self._to(to), timeout)
 
     async def _publish(self, message: AMQPMessage[Any], properties: Properties, to: Queue) -> None:
         destination = self._to(to.name)
