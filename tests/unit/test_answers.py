@@ -91,7 +91,7 @@ def problem_of(letter: Letter) -> dict[str, Any]:
     return found
 
 
-async def test_a_value_is_the_reply() -> None:
+async def test_r8_a_value_is_the_reply() -> None:
     """The caller gets it with the type that it asks for, and the request is acknowledged."""
     async with answering(Echo) as (publisher, recorder):
         reply = await publisher.request(Order(id=7), "prices", returns=Order)
@@ -102,7 +102,7 @@ async def test_a_value_is_the_reply() -> None:
         await eventually(lambda: recorder.actions == ["ack", "ack"])
 
 
-async def test_another_client_gets_the_reply_in_a_queue() -> None:
+async def test_r8_another_client_gets_the_reply_in_a_queue() -> None:
     """With its correlation id, as a persistent message without reply_to."""
     async with foreign(Echo) as (client, _):
         await client.send("prices", b'{"id": 1}', properties=asked())
@@ -125,7 +125,7 @@ async def test_the_message_id_is_used_where_there_is_no_correlation_id() -> None
         assert (await client.take("answers")).properties.correlation_id == "m-1"
 
 
-async def test_the_reply_is_confirmed_before_the_request_is_acknowledged() -> None:
+async def test_r2_the_reply_is_confirmed_before_the_request_is_acknowledged() -> None:
     """As long as the confirm has not arrived, the request stays unacknowledged."""
     recorder = Recorder()
     async with embedded_broker() as broker, connected(broker.url) as client:
@@ -178,7 +178,7 @@ async def test_a_value_without_an_annotation_is_a_reply() -> None:
         assert await publisher.request(Order(id=3), "prices", returns=Order) == Order(id=3)
 
 
-async def test_a_value_without_reply_to_is_one_error(caplog: pytest.LogCaptureFixture) -> None:
+async def test_r7_a_value_without_reply_to_is_one_error(caplog: pytest.LogCaptureFixture) -> None:
     """At DEBUG afterwards; the message is acknowledged, and the value is never logged."""
     caplog.set_level(logging.DEBUG, "workerkit")
     async with answering(Echo) as (publisher, recorder):
@@ -245,7 +245,7 @@ class Returns(Prices):
         (Returns, "reject", 422, "Unprocessable Entity", ""),
     ],
 )
-async def test_a_final_failure_is_a_problem(
+async def test_r6_a_final_failure_is_a_problem(
     consumer: Any, action: str, status: int, title: str, detail: str
 ) -> None:
     """Without any text of an exception that is not meant for the sender; settled as ever."""
@@ -264,7 +264,7 @@ async def test_a_final_failure_is_a_problem(
 @pytest.mark.parametrize(
     ("body", "status", "place"), [(b'{"id": "x"}', 422, "id"), (b"no json", 400, None)]
 )
-async def test_an_invalid_body_is_a_problem(body: bytes, status: int, place: str | None) -> None:
+async def test_r6_an_invalid_body_is_a_problem(body: bytes, status: int, place: str | None) -> None:
     """422 with the places, or 400 if it cannot be parsed; the body is never repeated."""
     async with foreign(Echo) as (client, recorder):
         await client.send("prices", body, properties=asked())
@@ -278,7 +278,7 @@ async def test_an_invalid_body_is_a_problem(body: bytes, status: int, place: str
     assert body.decode() not in str(found)
 
 
-async def test_a_body_that_is_too_large_is_a_problem() -> None:
+async def test_r6_a_body_that_is_too_large_is_a_problem() -> None:
     """413, although the message has no body here."""
     recorder = Recorder()
     async with embedded_broker() as broker, connected(broker.url) as client:
@@ -297,7 +297,7 @@ async def test_a_body_that_is_too_large_is_a_problem() -> None:
             await eventually(lambda: recorder.actions == ["reject"])
 
 
-async def test_a_retry_is_answered_once_at_the_end() -> None:
+async def test_r6_a_retry_is_answered_once_at_the_end() -> None:
     """With the value of the attempt that succeeds."""
     calls: list[int] = []
 
@@ -331,7 +331,7 @@ async def test_a_consumer_without_a_value_never_replies() -> None:
         assert (await client.take("answers")).body == b"last"
 
 
-async def test_a_value_that_cannot_be_encoded_is_a_problem(
+async def test_r7_a_value_that_cannot_be_encoded_is_a_problem(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     """The work is done, so the request is acknowledged; the log has the reason."""
@@ -362,7 +362,7 @@ async def test_a_value_that_cannot_be_encoded_is_a_problem(
     ],
 )
 @pytest.mark.parametrize("behaves_as", ["3.10", "4.3"])
-async def test_a_hostile_address_does_no_harm(
+async def test_r3_a_hostile_address_does_no_harm(
     address: str, behaves_as: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The request is done: acknowledged, with at most one WARNING, and others are answered."""
@@ -442,7 +442,7 @@ async def test_the_option_replies(
     assert len(fields(caplog, NOT_SENT)) == int(direct)
 
 
-async def test_an_expired_request_is_not_begun(caplog: pytest.LogCaptureFixture) -> None:
+async def test_r5_an_expired_request_is_not_begun(caplog: pytest.LogCaptureFixture) -> None:
     """It is acknowledged and not answered, with one WARNING, and counted as expired."""
     calls: list[int] = []
 
@@ -470,7 +470,7 @@ async def test_an_expired_request_is_not_begun(caplog: pytest.LogCaptureFixture)
     assert errors(caplog) == []
 
 
-async def test_a_request_expires_between_two_attempts() -> None:
+async def test_r5_a_request_expires_between_two_attempts() -> None:
     """The next attempt is not made."""
     calls: list[int] = []
 
@@ -539,7 +539,7 @@ async def test_a_request_from_a_thread() -> None:
             publisher.request_threadsafe(Order(id=4), "prices", returns=Order)
 
 
-async def test_a_reply_waits_for_the_end_of_an_alarm() -> None:
+async def test_r2_a_reply_waits_for_the_end_of_an_alarm() -> None:
     """And the request waits for the reply; the handler is not called again."""
     recorder, calls = Recorder(), []
     async with embedded_broker() as broker, connected(broker.url) as client:
