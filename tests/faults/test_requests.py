@@ -246,35 +246,56 @@ CONSUMERS = """
     import os
     from pathlib import Path
 
-    from workerkit import AMQPConsumer
+    from dependency_injector import providers
+
+    from workerkit import AMQPConsumer, WorkerContainer
+    from workerkit.observe import log_settled
+
+
+    def kill_once(place):
+        if Path("kill").read_text() == place and not Path("killed").exists():
+            Path("killed").touch()
+            os.kill(os.getpid(), 9)
 
 
     class Prices(AMQPConsumer):
         queues = ["prices"]
 
         async def handle(self, body: str) -> str:
-            if not Path("killed").exists():
-                Path("killed").touch()
-                os.kill(os.getpid(), 9)
+            with open("calls", "a") as file:
+                file.write(body)
+            kill_once("before the reply")
             return "re: " + body
+
+
+    class Container(WorkerContainer):
+        # It is called before the acknowledgement is written to the socket.
+        observers = providers.Object([log_settled, lambda _: kill_once("after the reply")])
 """
 
 
-async def test_r1_the_callee_is_killed(url: str, tmp_path: Path) -> None:
-    """Another process answers the same request."""
-    write_package(tmp_path, consumers=CONSUMERS)
+@pytest.mark.parametrize("place", ["before the reply", "after the reply"])
+async def test_r1_the_callee_is_killed(
+    url: str, client: Client, tmp_path: Path, place: str
+) -> None:
+    """Another process answers the same request; there are two replies if the first one did."""
+    write_package(tmp_path, consumers=CONSUMERS, container="from app.consumers import Container")
+    (tmp_path / "kill").write_text(place)
     variables: dict[str, Any] = {"WORKERKIT_AMQP__DEFAULT__URL": url}
-    async with (
-        publishing(url) as publisher,
-        processes("app", cwd=tmp_path, **variables) as first,
-    ):
+    await client.declare("answers")
+    async with processes("app", cwd=tmp_path, **variables) as first:
         await first.says("consuming")
-        request = asyncio.create_task(publisher.request(b"x", "prices"))
+        await client.send("prices", b"x", properties=asked())
         await eventually((tmp_path / "killed").exists)
         async with processes("app", cwd=tmp_path, **variables) as second:
-            assert await request == b"re: x"
+            answers = [await client.take("answers", 60.0)]
+            if place == "after the reply":
+                answers.append(await client.take("answers", 60.0))
             second.send(signal.SIGTERM)
             assert await second.ended() == 0
+
+    assert {(each.body, each.properties.correlation_id) for each in answers} == {(b"re: x", "c")}
+    assert (tmp_path / "calls").read_text() == "xx"
 
 
 async def test_r1_a_second_reply_is_ignored(
