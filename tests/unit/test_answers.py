@@ -10,10 +10,11 @@ from typing import Any
 
 import aiormq
 import pytest
+from dependency_injector import providers
 from pamqp.commands import Basic
 from pydantic import BaseModel
 
-from tests.application import Recorder, running
+from tests.application import Recorder, container_of, package_of, running
 from tests.client import Client, Letter, RawProperties, connected
 from tests.publishing import publishing
 from tests.records import errors, everything, fields
@@ -30,6 +31,7 @@ from workerkit import (
     RequestTimeout,
     Retry,
     RetryPolicy,
+    Runner,
 )
 from workerkit.testing import embedded_broker
 
@@ -228,6 +230,13 @@ class GivesUp(Prices):
         raise Retry("the warehouse is closed")
 
 
+class Strange(Prices):
+    async def handle(self, order: Order) -> Order:
+        refusal = Reject()
+        refusal.reason = object()  # type: ignore[assignment]
+        raise refusal
+
+
 class Returns(Prices):
     async def handle(self, order: Order, message: AMQPMessage) -> Order | None:
         message.reject(requeue=False)
@@ -243,6 +252,7 @@ class Returns(Prices):
         (Slow, "reject", 504, "Gateway Timeout", ""),
         (GivesUp, "dead_letter", 503, "Service Unavailable", "the warehouse is closed"),
         (Returns, "reject", 422, "Unprocessable Entity", ""),
+        (Strange, "dead_letter", 422, "Unprocessable Entity", ""),
     ],
 )
 async def test_r6_a_final_failure_is_a_problem(
@@ -498,6 +508,31 @@ async def test_a_reply_of_another_type() -> None:
             await publisher.request(Order(id=424242), "prices", returns=list[int])
 
     assert "424242" not in str(raised.value)
+
+
+async def test_an_error_of_the_publisher_ends_no_worker(caplog: pytest.LogCaptureFixture) -> None:
+    """One ERROR with its traceback; the request is settled, and the next one answered."""
+    recorder, failing = Recorder(), [ValueError("a fault in the publisher")]
+
+    class Faulty(Publisher):
+        async def send(self, *args: Any, **more: Any) -> str:
+            if failing and args[2].routing_key == "answers":
+                raise failing.pop()
+            return await super().send(*args, **more)
+
+    async with embedded_broker() as broker, connected(broker.url) as client:
+        await client.declare("answers")
+        container = container_of(broker.url, recorder)
+        container.publisher.override(providers.Object(Faulty()))
+        async with Runner(container, packages=[package_of(Echo)]).running() as runner:
+            await eventually(lambda: runner.ready)
+            await client.send("prices", b'{"id": 1}', properties=asked())
+            await eventually(lambda: recorder.actions == ["ack"])
+            await client.send("prices", b'{"id": 2}', properties=asked())
+            assert (await client.take("answers")).body == b'{"id":2}'
+
+    [record] = fields(caplog, NOT_SENT)
+    assert (record["levelname"], bool(record["exc_info"])) == ("ERROR", True)
 
 
 async def test_a_request_in_a_handler() -> None:

@@ -18,8 +18,10 @@ import asyncio
 import logging
 from collections import OrderedDict
 from collections.abc import Awaitable
+from dataclasses import dataclass, field
 from time import time
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
+from uuid import uuid4
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.copies import CopyPublisher
@@ -37,7 +39,7 @@ from workerkit.errors import (
     MessageTooLarge,
     PublishError,
     PublishOutcomeUnknown,
-    PublishRefused,
+    PublishTimeout,
     Reject,
     RequestExpired,
     Retry,
@@ -55,15 +57,21 @@ _MAX_SENT = 3
 _MAX_KEPT = 1_000
 _MAX_KEPT_BYTES = 16 * 1024 * 1024
 _MAX_MILLISECONDS = 2**53
-_FINAL = (Unroutable, PublishRefused, MessageTooLarge)
+_REPEATED = (PublishTimeout, PublishOutcomeUnknown)
 _NOT_SENT = "reply cannot be sent: the request is settled without it"
 
 
-class _Reply(NamedTuple):
-    """A reply before it is published."""
+@dataclass(frozen=True, slots=True)
+class _Reply:
+    """A reply before it is published.
+
+    Attributes:
+        message_id: The same, however often it is published.
+    """
 
     body: bytes
     content_type: str
+    message_id: str = field(default_factory=lambda: uuid4().hex)
 
 
 class Process(Protocol):
@@ -145,14 +153,14 @@ class Answers:
             False if the message must not be settled, so that it is redelivered.
         """
         reply = self._reply(message, outcome)
-        if reply is None or not self._may_send(message, outcome):
+        if reply is None or not self._may_send(message):
             return True
         backoff, sent = Backoff(first=1.0), 0
         while (error := await self._failure(message, reply)) is not None:
             sent += isinstance(error, PublishOutcomeUnknown)
             if isinstance(error, BrokerBlocked):
                 sent = 0  # Nothing is confirmed to anybody.
-            if isinstance(error, _FINAL) or sent >= _MAX_SENT or is_expired(message):
+            if not isinstance(error, _REPEATED) or sent >= _MAX_SENT or is_expired(message):
                 self._log(message, _NOT_SENT, error)
                 return True
             if message.acks.lost:
@@ -206,7 +214,7 @@ class Answers:
             },
         )
 
-    def _may_send(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
+    def _may_send(self, message: AMQPMessage[Any]) -> bool:
         """Return whether the address of a reply is allowed and valid; log it if not."""
         address = message.properties.reply_to or ""
         if self._only_direct and not address.startswith(f"{DIRECT_REPLY_TO}."):
@@ -221,13 +229,14 @@ class Answers:
         )
         return False
 
-    async def _failure(self, message: AMQPMessage[Any], reply: _Reply) -> PublishError | None:
+    async def _failure(self, message: AMQPMessage[Any], reply: _Reply) -> Exception | None:
         """Publish a reply; return the error if it was not confirmed."""
         request = message.properties
         properties = Properties(
             content_type=reply.content_type,
             delivery_mode=PERSISTENT,
             correlation_id=request.correlation_id or request.message_id,
+            message_id=reply.message_id,
             timestamp=int(time()),
         )
         assert request.reply_to
@@ -239,11 +248,12 @@ class Answers:
             self._log(message, "reply is too large: the sender gets a failure", error)
             text = "the reply is too large"
             return await self._failure(message, _Reply(problem_details(500, text), PROBLEM))
-        except PublishError as error:
+        except Exception as error:
+            # No error may end the worker.
             return error
         return None
 
-    def _log(self, message: AMQPMessage[Any], text: str, error: PublishError) -> None:
+    def _log(self, message: AMQPMessage[Any], text: str, error: Exception) -> None:
         """Log that a reply was not confirmed: a WARNING if its queue is gone, or it is repeated."""
         level = logging.ERROR
         if isinstance(error, Unroutable) or text != _NOT_SENT:
@@ -251,6 +261,7 @@ class Answers:
         log.log(
             level,
             text,
+            exc_info=None if isinstance(error, PublishError) else error,
             extra={
                 "consumer": self._name,
                 "delivery": str(message),
@@ -296,8 +307,10 @@ def _problem(message: AMQPMessage[Any], error: Exception | None) -> bytes:
     if isinstance(error, InvalidBody):
         parts = [{"in": "body", "name": name, "detail": text} for name, text in error.findings]
         return problem_details(422 if parts else 400, str(error), parts=parts)
-    if error is None or isinstance(error, Reject):
-        return problem_details(422, error.reason if error is not None else "")
-    if isinstance(error, Retry):
-        return problem_details(503, error.reason)
+    if error is None:
+        return problem_details(422)
+    if isinstance(error, Reject | Retry):
+        reason: Any = error.reason  # A subclass may set anything.
+        status = 422 if isinstance(error, Reject) else 503
+        return problem_details(status, reason if isinstance(reason, str) else "")
     return problem_details(504 if isinstance(error, HandlerTimeout) else 500)
