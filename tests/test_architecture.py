@@ -21,8 +21,8 @@ LONGEST_FUNCTION = 50
 # height, which know nothing of each other.
 FLOORS = {
     "F0 words": "version safe_text errors delivery config",
-    "F1 pure": "describe current_call type_variables codec reading signature named_types retry"
-    " health observe logs",
+    "F1 pure": "describe current_call type_variables problem_details codec reading signature"
+    " named_types retry health observe logs",
     "F2 declared": "attributes options consumer interceptor",
     "F3 spine": "forking tasks deadlines threads workers endpoint transport simple_options"
     " simple_receiver simple_transport",
@@ -38,9 +38,9 @@ ORDER = {
     "amqp": "checks queue table properties frames acks content message consumer message_types"
     " addresses frame_reader tap handshake replies channel_numbers basic_get incoming"
     " scratch_channels channel session connection declare stream_position binding outgoing"
-    " confirms lease_term publishing_channels publisher_connection publisher copies"
-    " dead_letters queue_types requeue redelivery replay topology preparation settlement"
-    " receiver subscription transport lease",
+    " confirms destination lease_term requests publishing_channels publisher_connection"
+    " publisher_connections publisher copies dead_letters declared_queues queue_types requeue redelivery answers"
+    " replay topology preparation settlement receiver subscription transport lease",
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
     " event_types cursor stored_cursor receiver subscription transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         HandlerCancelled,
         HandlerTimeout,
         InvalidBody,
+        InvalidReply,
         InvalidRequest,
         MessageTooLarge,
         PublishError,
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
         PublishRefused,
         PublishTimeout,
         Reject,
+        ReplyLost,
+        RequestError,
+        RequestExpired,
+        RequestFailed,
+        RequestTimeout,
         Retry,
         RunError,
         StartError,
@@ -81,6 +87,7 @@ __all__ = [
     "Header",
     "Interceptor",
     "InvalidBody",
+    "InvalidReply",
     "InvalidRequest",
     "MessageTooLarge",
     "PeriodicTask",
@@ -91,6 +98,11 @@ __all__ = [
     "Publisher",
     "Queue",
     "Reject",
+    "ReplyLost",
+    "RequestError",
+    "RequestExpired",
+    "RequestFailed",
+    "RequestTimeout",
     "Retry",
     "RetryPolicy",
     "Run",
@@ -128,9 +140,10 @@ _NAMES = {
     "delivery": "Action",
     "errors": (
         "BrokerBlocked BrokerRefused ConfigurationError ConnectionLost DeclarationError"
-        " HandlerCancelled HandlerTimeout InvalidBody InvalidRequest MessageTooLarge PublishError"
-        " PublishOutcomeUnknown PublishRefused PublishTimeout Reject Retry RunError"
-        " StartError StreamRefused UnknownMessageType Unroutable WorkerkitError"
+        " HandlerCancelled HandlerTimeout InvalidBody InvalidReply InvalidRequest MessageTooLarge"
+        " PublishError PublishOutcomeUnknown PublishRefused PublishTimeout Reject ReplyLost"
+        " RequestError RequestExpired RequestFailed RequestTimeout Retry RunError StartError"
+        " StreamRefused UnknownMessageType Unroutable WorkerkitError"
     ),
     "http.parameters": "Cookie Header",
     "http.view": "HTTPView",

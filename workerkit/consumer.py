@@ -35,6 +35,7 @@ class Consumer:
     options: ClassVar[Any] = Options  # A view may have a method of that name.
     handle: Callable[..., Any]
     _abstract: ClassVar[bool] = True
+    _may_answer: ClassVar[bool] = False  # Whether its transport uses what `handle` returns.
 
     def __init_subclass__(cls, *, abstract: bool = False, **kwargs: Any) -> None:
         """Note whether the class is a shared base: `class Base(AMQPConsumer, abstract=True)`."""
@@ -75,8 +76,15 @@ class Consumer:
             text = f"{describe_class(cls)}: needs a method `handle`"
             found = [name for _, name, meant in misspelt_hooks(cls) if meant == "handle"]
             raise DeclarationError(f"{text}; it has {found[0]!r}" if found else text)
-        by_name = bool(cls.body_types())
-        signature = Signature(cls.handle, delivery, resolve, cls, codecs=codecs, by_name=by_name)
+        signature = Signature(
+            cls.handle,
+            delivery,
+            resolve,
+            cls,
+            answers=cls._may_answer,
+            codecs=codecs,
+            by_name=bool(cls.body_types()),
+        )
         return {"handle": signature}
 
     @classmethod

@@ -23,12 +23,19 @@
     - PublishTimeout         not sent within the timeout
     - PublishOutcomeUnknown  sent, but not confirmed: it may be published or not
       - BrokerBlocked          because the broker is out of memory or disk space
+  - RequestError           a request has no valid reply
+    - RequestTimeout         no reply within the timeout
+    - RequestFailed          the reply is a problem: the other side failed, or refused the request
+    - ReplyLost              the connection was lost, and the reply with it
+    - InvalidReply           the reply does not match the type that the caller expects
+  - RequestExpired         nobody waits for the reply any more; the handler was not called
 * Signal                   raised by a handler on purpose; not an error
   - Reject                   do not deliver it again
   - Retry                    deliver it again later
 """
 
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from workerkit.safe_text import mask_passwords, without_credentials
 
@@ -249,6 +256,67 @@ class BrokerBlocked(PublishOutcomeUnknown):
     """Not confirmed within the timeout: the broker is out of memory or disk space.
 
     A message that was sent before the alarm may still be published after it.
+    """
+
+
+class RequestError(WorkerkitError):
+    """A request was published, and there is no valid reply to it."""
+
+
+class RequestTimeout(RequestError, TimeoutError):
+    """There was no reply within the timeout. The request may have been handled, or may still be."""
+
+
+class RequestFailed(RequestError):
+    """The reply is a problem (RFC 9457): the other side failed, or refused the request.
+
+    Attributes:
+        problem: The members of the problem, as the other side sent them.
+    """
+
+    def __init__(self, text: str, problem: Mapping[str, Any]) -> None:
+        super().__init__(text)
+        self.problem = problem
+
+    @property
+    def status(self) -> int:
+        """The status, as in HTTP: 422 if the request was refused, 500 for other failures.
+
+        0 if the problem has no valid status.
+        """
+        found = self.problem.get("status")
+        return found if type(found) is int else 0
+
+    @property
+    def title(self) -> str:
+        """The name of the status; empty if the problem has none."""
+        return self._text("title")
+
+    @property
+    def detail(self) -> str:
+        """The reason; empty if the problem has none."""
+        return self._text("detail")
+
+    def _text(self, member: str) -> str:
+        found = self.problem.get(member)
+        return found if isinstance(found, str) else ""
+
+
+class ReplyLost(RequestError):
+    """The connection was lost while the request waited for its reply, which is lost as well.
+
+    The request may have been handled or not. The next request uses a new connection.
+    """
+
+
+class InvalidReply(RequestError):
+    """The reply does not match the type that the caller expects, or is too large."""
+
+
+class RequestExpired(WorkerkitError):
+    """The deadline of a request had passed before it was handled: `handle` was not called.
+
+    The message is acknowledged. Observers find this as the error of its outcome.
     """
 
 

@@ -96,13 +96,16 @@ class Signature:
             body, so that all parameters come from the container.
         resolve: Gives the container's provider for a parameter and its type.
         of: The class that is used; it may have inherited the method from a generic base class.
-        answers: Whether the transport uses the returned value; else an annotation of one is a
+        answers: Whether the transport can use a returned value; else an annotation of one is a
             fault.
         codecs: Those of the application, where the transport states content types.
         by_name: Whether each delivery names the type of its body. Then the transport sets `read`,
             and the annotation may be a union that cannot be read as a whole.
 
     Attributes:
+        answers: Whether a value that `handle` returns is used: not where it is annotated with None.
+        returns: The type that `handle` is annotated to return; None for no value, `Any` if it is
+            not annotated.
         batch: Whether the first parameter is a list.
         body: The type that bodies are read as.
         whole: Whether `handle` takes deliveries with their bodies, not the bodies alone.
@@ -125,7 +128,8 @@ class Signature:
     ) -> None:
         self._where = describe_class(handle)
         self._codecs = codecs
-        self.answers = answers
+        self.answers = False
+        self.returns: Any = Any
         self._delivery = delivery
         self._resolve = resolve
         self._by_name = by_name
@@ -145,8 +149,8 @@ class Signature:
             self.read = self._first(*parameters.pop(0))
         for parameter, type_ in parameters:
             self._further(parameter, type_)
-        if not answers and not self._faults:
-            self._returns(handle, of)
+        if not self._faults:
+            self._returns(handle, of, answers)
         if self._faults:
             raise DeclarationError(*self._faults)
 
@@ -209,18 +213,28 @@ class Signature:
             except Unresolved as error:
                 self._fault(parameter, f"{error}{self._body_hint(type_)}")
 
-    def _returns(self, handle: Callable[..., Any], of: type | None) -> None:
-        """Refuse the annotation of a value, which would be lost."""
-        type_ = hints(handle, of).get("return")
+    def _returns(self, handle: Callable[..., Any], of: type | None, answers: bool) -> None:
+        """Read the annotation of the value. Refuse one that would be lost, or cannot be sent."""
+        type_ = hints(handle, of).get("return", Any)
         if get_origin(type_) in (Awaitable, Coroutine) and not _is_asynchronous(handle):
             type_ = get_args(type_)[-1]
-        if type_ in _NO_VALUE:
+        if type_ is not Any and type_ in _NO_VALUE:
+            self.returns = None
             return
-        right = "write -> None"
-        if hasattr(self._delivery, "reply_to"):
-            right += "; publish a reply to message.reply_to"
-        found = f"returns {shown_type(type_)}, and nothing reads what handle returns"
-        self._faults.append(f"{self._where}: {found}: {right}")
+        self.returns = type_
+        self.answers = answers and not self.batch
+        if type_ is Any:
+            return
+        if not self.answers:
+            many = "; a batch has no single sender to reply to" if answers else ""
+            found = f"returns {shown_type(type_)}, and nothing reads what handle returns"
+            self._faults.append(f"{self._where}: {found}: write -> None{many}")
+            return
+        try:
+            self.reader(type_)
+        except UnknownType as error:
+            text = _unreadable(type_, error, None)
+            self._faults.append(f"{self._where}: returns {shown_type(type_)}, which {text}")
 
     def _body_hint(self, type_: Any) -> str:
         """Return a hint if the parameter is probably meant as the body, else an empty text."""

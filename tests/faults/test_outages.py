@@ -29,6 +29,8 @@ from workerkit import (
     ConnectionLost,
     Publisher,
     PublishError,
+    PublishOutcomeUnknown,
+    ReplyLost,
     Runner,
     WorkerSettings,
 )
@@ -263,6 +265,32 @@ async def test_b5_restarts_and_kills_under_load_lose_nothing(
     # A message may come twice only because it was delivered again, or its confirm was lost.
     assert set(twice) <= again
     assert set(errors(caplog)) <= {"connection failed"}
+
+
+@pytest.mark.usefixtures("soon")
+async def test_r4_the_broker_restarts_while_requests_wait(node: PrivateRabbit) -> None:
+    """None hangs; afterwards requests are answered again."""
+    started: list[bytes] = []
+    allowed = asyncio.Event()
+
+    class Held(AMQPConsumer):
+        queues = ["held"]
+        concurrency = 20
+
+        async def handle(self, body: bytes) -> bytes:
+            started.append(body)
+            await allowed.wait()
+            return body
+
+    async with running(node.url(), Held), publishing(node.url()) as publisher:
+        requests = [asyncio.create_task(publisher.request(b"x", "held")) for _ in range(20)]
+        await eventually(lambda: len(started) == 20)
+        await asyncio.to_thread(node.restart)
+        failed = await asyncio.gather(*requests, return_exceptions=True)
+        allowed.set()
+
+        assert {type(each) for each in failed} <= {ReplyLost, PublishOutcomeUnknown}
+        assert await publisher.request(b"y", "held", timeout=60.0) == b"y"
 
 
 # B7: stopped while reconnecting

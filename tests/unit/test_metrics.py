@@ -27,6 +27,7 @@ from workerkit import (
     PublishRefused,
     PublishTimeout,
     Reject,
+    RequestExpired,
     Runner,
     Settled,
     SSEConsumer,
@@ -100,6 +101,18 @@ def test_deliveries_are_counted_by_outcome(action: Action) -> None:
     metrics(settled(action))
 
     assert value(metrics, "workerkit_deliveries_total", **ORDERS, outcome=action.value) == 2
+
+
+def test_expired_requests_are_counted_as_such() -> None:
+    """They are acknowledged, but not as what was handled; other failures that are dropped are."""
+    metrics = made()
+
+    metrics(settled(error=RequestExpired("late")))
+    metrics(settled(error=KeyError("dropped")))
+    metrics(settled())
+
+    assert value(metrics, "workerkit_deliveries_total", **ORDERS, outcome="expired") == 1
+    assert value(metrics, "workerkit_deliveries_total", **ORDERS, outcome="ack") == 2
 
 
 def test_all_collected_values_are_counted() -> None:

@@ -1,4 +1,4 @@
-"""Return values of `handle`: views send them; for other consumers they are a mistake."""
+"""Return values of `handle`: views and AMQP consumers send them; elsewhere they are a mistake."""
 
 import asyncio
 import logging
@@ -43,6 +43,10 @@ async def _amqp(self: Any, body: bytes) -> int:
     return 1
 
 
+async def _batch(self: Any, bodies: list[bytes]) -> list[int]:
+    return [1]
+
+
 class Answer(BaseModel):
     text: str
 
@@ -60,9 +64,9 @@ async def _tick(self: Any) -> str | None:
     [
         (
             AMQPConsumer,
-            {"queues": ["q"], "handle": _amqp},
-            "int",
-            "write -> None; publish a reply to message.reply_to",
+            {"queues": ["q"], "handle": _batch},
+            "list[int]",
+            "write -> None; a batch has no single sender to reply to",
         ),
         (SSEConsumer, {"url": "https://h/", "handle": _amqp}, "int", "write -> None"),
         (SSEConsumer, {"url": "https://h/", "handle": _model}, "Answer", "write -> None"),
@@ -72,7 +76,7 @@ async def _tick(self: Any) -> str | None:
 def test_fp3_a_return_annotation_is_a_fault_at_start(
     kind: Any, attributes: dict[str, Any], returned: str, advice: str
 ) -> None:
-    """Other kinds than views refuse it, with file, line and what is expected."""
+    """Where nothing reads it; with file, line and what is expected."""
     [fault] = checked(type("Each", (kind,), attributes))
 
     assert "(test_return_values.py:" in fault
@@ -139,23 +143,56 @@ async def _text(self: Any, body: bytes) -> "int | None": ...
 )
 def test_fp3_something_is_returned(handle: Callable[..., Any], returned: str) -> None:
     """The awaited type is checked, also for annotations in quotes."""
-    [fault] = checked(type("Each", (AMQPConsumer,), {"queues": ["q"], "handle": handle}))
+    [fault] = checked(type("Each", (SSEConsumer,), {"url": "https://h/", "handle": handle}))
 
     assert f": returns {returned}, and nothing reads" in fault
+
+
+class _Opaque:
+    """A class that nobody can write as JSON."""
+
+
+async def _opaque(self: Any, body: bytes) -> _Opaque:
+    raise KeyError
+
+
+async def _opaque_or_none(self: Any, body: bytes) -> list[_Opaque] | None: ...
+
+
+def test_fp3_an_amqp_consumer_returns_replies() -> None:
+    """Any type that a body can have is allowed."""
+    handles = [_amqp, _model, _sync_awaitable_int, _text]
+    classes = [
+        type(f"Each{place}", (AMQPConsumer,), {"queues": [f"q{place}"], "handle": handle})
+        for place, handle in enumerate(handles)
+    ]
+
+    assert checked(*classes) == []
+
+
+@pytest.mark.parametrize("handle", [_opaque, _opaque_or_none, _async_awaitable])
+def test_fp3_a_reply_that_cannot_be_encoded_is_a_fault_at_start(handle: Any) -> None:
+    """The fault names the method, the type and what would be right."""
+    [fault] = checked(type("Each", (AMQPConsumer,), {"queues": ["q"], "handle": handle}))
+
+    assert "test_return_values." in fault
+    assert "(test_return_values.py:" in fault
+    assert ": returns " in fault
+    assert "no type of a body: write bytes, str, a pydantic model" in fault
 
 
 def test_fp3_a_type_variable() -> None:
     """The type argument of a subclass is checked."""
 
-    class Base(AMQPConsumer, Generic[T], abstract=True):
+    class Base(SSEConsumer, Generic[T], abstract=True):
         async def handle(self, body: bytes) -> T:
             raise KeyError
 
     class Right(Base[None]):
-        queues = ["a"]
+        url = "https://a/"
 
     class Wrong(Base[int]):
-        queues = ["b"]
+        url = "https://b/"
 
     [fault] = checked(Right, Wrong)
     assert ": returns int, and" in fault

@@ -94,12 +94,20 @@ class Channel:
         self.acks.prefetch = count
         await self._request("basic.qos", self._channel.basic_qos(prefetch_count=count))
 
-    async def consume(self, queue: str, tag: str, arguments: dict[str, Any]) -> None:
-        """Start a consumer. Its messages may arrive before this returns."""
+    async def consume(
+        self, queue: str, tag: str, arguments: dict[str, Any], *, no_ack: bool = False
+    ) -> None:
+        """Start a consumer. Its messages may arrive before this returns.
+
+        Args:
+            no_ack: Its messages are not acknowledged.
+        """
         self._channel.consumers[tag] = self._on_bypassed_delivery
         await self._request(
             f"basic.consume of {queue!r}",
-            self._channel.rpc(Consume(queue=queue, consumer_tag=tag, arguments=arguments)),
+            self._channel.rpc(
+                Consume(queue=queue, consumer_tag=tag, no_ack=no_ack, arguments=arguments)
+            ),
             needs=f"read on {queue!r}",
         )
 

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
 from struct import Struct
-from typing import Any
+from typing import Any, Protocol
 
 from workerkit.amqp.channel import Channel
 from workerkit.amqp.frames import (
@@ -55,6 +55,19 @@ class NotProcessed(ConnectionLost):
     """The broker closed the channel because of a message that was sent before this one."""
 
 
+class Inbox(Protocol):
+    """Receives the replies to the requests that are published on a channel."""
+
+    def sent(self, correlation_id: str, confirms: "Confirms") -> None:
+        """Note that a request was published on a channel."""
+
+    def delivered(self, properties: bytes, body: bytes | None, size: int) -> None:
+        """Handle a reply; its body is None if it was too large, and was discarded."""
+
+    def lost(self, confirms: "Confirms", reason: ConnectionLost) -> None:
+        """Handle the loss of a channel, after the publishes without a confirm have failed."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Pending:
     """A publish that waits for its confirm.
@@ -77,13 +90,17 @@ class Confirms:
 
     All messages of one iteration of the event loop are sent with one `send`.
 
+    Args:
+        inbox: Receives the replies, if the channel consumes them.
+
     Attributes:
         last_confirm: When the broker last confirmed anything, in seconds of the loop's clock.
     """
 
-    def __init__(self, session: Session, channel: Channel) -> None:
+    def __init__(self, session: Session, channel: Channel, inbox: Inbox | None = None) -> None:
         self.session = session
         self.channel = channel
+        self._inbox = inbox
         self._published = 0
         self._pending: dict[int, _Pending] = {}
         self._returned: dict[int, str] = {}
@@ -169,6 +186,8 @@ class Confirms:
         )
         self._published += 1
         self._pending[self._published] = pending
+        if self._inbox is not None and message.request_id is not None:
+            self._inbox.sent(message.request_id, self)
         return confirm
 
     @property
@@ -178,10 +197,14 @@ class Confirms:
         return math.inf if oldest is None else oldest.since
 
     def delivered(self, method: bytes, properties: bytes, body: bytes) -> None:
-        """Do nothing: this channel has no consumer."""
+        """Pass on a reply. Other channels that publish have no consumer."""
+        if self._inbox is not None:
+            self._inbox.delivered(properties, body, len(body))
 
     def oversized(self, method: bytes, properties: bytes, size: int) -> None:
-        """Do nothing: this channel has no consumer."""
+        """Pass on a reply whose body was discarded."""
+        if self._inbox is not None:
+            self._inbox.delivered(properties, None, size)
 
     def empty(self) -> None:
         """Do nothing: no basic.get is sent on this channel."""
@@ -240,16 +263,22 @@ class Confirms:
         """
         reason, waiting = lost.result(), list(self._pending.values())
         self._pending.clear()
-        if not isinstance(reason, BrokerRefused):
-            _fail(waiting, lambda: ConnectionLost(f"lost before the confirm: {reason}"))
-            return
-        causes = [place for place, each in enumerate(waiting) if _is_cause(reason, each)]
-        if len(waiting) == 1:
-            causes = [0]
-        after = causes[-1] + 1 if causes else len(waiting)
-        _fail([waiting[each] for each in causes], lambda: MessageRefused(str(reason), reason.code))
-        _fail(waiting[:after], lambda: InDoubt(f"lost before the confirm: {reason}"))
-        _fail(waiting[after:], lambda: NotProcessed(f"not processed by the broker: {reason}"))
+        _fail_all(waiting, reason)
+        if self._inbox is not None:
+            self._inbox.lost(self, reason)
+
+
+def _fail_all(waiting: list[_Pending], reason: ConnectionLost) -> None:
+    if not isinstance(reason, BrokerRefused):
+        _fail(waiting, lambda: ConnectionLost(f"lost before the confirm: {reason}"))
+        return
+    causes = [place for place, each in enumerate(waiting) if _is_cause(reason, each)]
+    if len(waiting) == 1:
+        causes = [0]
+    after = causes[-1] + 1 if causes else len(waiting)
+    _fail([waiting[each] for each in causes], lambda: MessageRefused(str(reason), reason.code))
+    _fail(waiting[:after], lambda: InDoubt(f"lost before the confirm: {reason}"))
+    _fail(waiting[after:], lambda: NotProcessed(f"not processed by the broker: {reason}"))
 
 
 def _fail(waiting: list[_Pending], error: Callable[[], Exception]) -> None:

@@ -24,6 +24,7 @@ from workerkit.retry import Retries, RetryPolicy
 
 DeclareMode = Literal["missing", "always", "never"]
 EvidenceMode = Literal["full", "brief"]
+ReplyMode = Literal["any", "direct", "off"]
 MAX_PREFETCH = 65_535
 
 
@@ -84,6 +85,8 @@ class AMQPOptions(Options):
         evidence: The headers of dead letters about the failure: `full` has the text of the
             exception and its traceback, `brief` its class and place without any text; None for the
             connection's setting.
+        replies: Where replies may go: `any` is each `reply_to`, `direct` only the addresses of
+            direct replies, which name no queue, `off` is nowhere.
         declare: `missing` declares queues that do not exist, `always` also those that are deleted
             later, `never` none; None for the connection's setting.
     """
@@ -109,6 +112,7 @@ class AMQPOptions(Options):
     types: TypesByName = field(default=None, metadata=CLASS_ONLY)
     type_from: TypeSource = field(default="type", metadata=_BY_TYPE)
     on_unknown: Settlement | None = field(default=None, metadata=_BY_TYPE)
+    replies: ReplyMode = "any"
 
     @property
     def prefetch_count(self) -> int:
@@ -137,7 +141,7 @@ class AMQPConsumer(Consumer, abstract=True):
     The first parameter of `handle` receives the body, decoded to the type of its annotation, or the
     `AMQPMessage` that contains the body. A class attribute with the name of an option sets it; see
     `AMQPOptions` for all options. A message is acknowledged when `handle` returns, and requeued
-    when it raises.
+    when it raises. A value that `handle` returns is the reply to a message with `reply_to`.
 
     Attributes:
         queues: Names, or `Queue` declarations.
@@ -159,6 +163,8 @@ class AMQPConsumer(Consumer, abstract=True):
     types: ClassVar[Types | None]
     type_from: ClassVar[str]
     on_unknown: ClassVar[Action | None]
+    replies: ClassVar[ReplyMode]
+    _may_answer: ClassVar[bool] = True
 
     @classmethod
     def body_types(cls) -> Types:

@@ -16,6 +16,7 @@ from uuid import uuid4
 from workerkit.amqp import table
 from workerkit.amqp.consumer import AMQPOptions, DeclareMode
 from workerkit.amqp.declare import log_declared
+from workerkit.amqp.destination import Destination
 from workerkit.amqp.message import (
     ACQUIRED_COUNT,
     ATTEMPT,
@@ -29,7 +30,7 @@ from workerkit.amqp.message import (
 )
 from workerkit.amqp.outgoing import DIRECT_REPLY_TO
 from workerkit.amqp.properties import PERSISTENT, Properties
-from workerkit.amqp.publisher import Destination, Publisher
+from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import Queue
 from workerkit.delivery import Outcome
 from workerkit.describe import error_location, error_text, format_traceback
@@ -128,6 +129,10 @@ class CopyPublisher:
             except MessageTooLarge as error:
                 too_large = error
         raise too_large
+
+    async def reply(self, body: bytes, properties: Properties, to: str, timeout: float) -> None:
+        """Publish a reply. Raises as `Publisher.send` does."""
+        await self._publisher.send_observed(body, properties, self._to(to), timeout)
 
     async def _publish(self, message: AMQPMessage[Any], properties: Properties, to: Queue) -> None:
         destination = self._to(to.name)

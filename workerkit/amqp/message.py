@@ -16,7 +16,7 @@ from workerkit.amqp.properties import Properties, decode, find, readable
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX
 from workerkit.codec import STRUCTURED, BodyReader, CloudEventReader
 from workerkit.delivery import Action, Delivery
-from workerkit.errors import InvalidBody, UnknownMessageType
+from workerkit.errors import InvalidBody, RequestExpired, UnknownMessageType
 
 T = TypeVar("T", default=Any)
 
@@ -26,6 +26,9 @@ ATTEMPT = f"{OURS}attempt"
 QUEUE = f"{OURS}queue"
 EXCHANGE, ROUTING_KEY = f"{OURS}exchange", f"{OURS}routing-key"
 RETURNS = f"{OURS}returns"
+DEADLINE = f"{OURS}deadline"
+"""The time until which the sender of a request waits for its reply, in milliseconds since 1970."""
+_DEADLINE = DEADLINE.encode()
 # Headers that a broker writes when it delivers a message again.
 DELIVERY_COUNT, ACQUIRED_COUNT = "x-delivery-count", "x-acquired-count"
 _COUNTS = frozenset({DELIVERY_COUNT, ACQUIRED_COUNT})
@@ -143,10 +146,20 @@ class AMQPMessage(Delivery, Generic[T]):
         except table.MalformedTable:
             return {}
 
+    @property
+    def has_deadline(self) -> bool:
+        """Whether a header states until when its sender waits; this decodes no header."""
+        return _DEADLINE in self._raw_properties
+
     def log_failure(self, action: Action, error: Exception | None) -> tuple[int, str]:
-        """Return level and message of the log record; DEBUG if the class skips its type."""
+        """Return level and message of the log record.
+
+        It is DEBUG if the class skips its type, and a WARNING for a request that is too late.
+        """
         if action is Action.ACK and isinstance(error, UnknownMessageType) and error.skipped:
             return logging.DEBUG, "skipped: its type is unknown"
+        if isinstance(error, RequestExpired):
+            return logging.WARNING, "request has expired: not handled"
         return super().log_failure(action, error)
 
     def content(self, *, text: bool) -> bytes:

@@ -4,6 +4,8 @@ RabbitMQ closes the channel because of some invalid messages, and the connection
 Other messages are published on them at the same time.
 """
 
+import re
+from base64 import b64decode
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -19,10 +21,8 @@ from workerkit.codec import BUILT_IN, CloudEvent, Codecs, encode, write_event
 
 DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 DELAY_HEADER = "x-delay"
-_NO_DIRECT_REPLY = (
-    "RabbitMQ accepts that only on a channel that consumes from it, and a Publisher consumes"
-    " nothing; name a queue"
-)
+# Erlang's external term format: a process (NEW_PID_EXT) of a node `reply@` and a number.
+_ERLANG_PROCESS = re.compile(rb"\x83X(?:w.|[vd]\x00.)reply@[0-9]+.{12}", re.DOTALL)
 _LONGEST_EXPIRATION = 4_294_967.0  # 2**32 milliseconds
 _LATEST = 2**64
 _RESERVED = b"\x00\x00"
@@ -57,6 +57,7 @@ class OutgoingMessage:
     Attributes:
         properties: Flags and values, see `workerkit.amqp.properties`.
         user_id: The one in the properties.
+        request_id: The correlation id, if the reply is expected on the channel that publishes it.
     """
 
     message_id: str
@@ -66,6 +67,7 @@ class OutgoingMessage:
     properties: bytes
     body: bytes
     user_id: str | None = None
+    request_id: str | None = None
 
     @property
     def method(self) -> bytes:
@@ -114,12 +116,15 @@ def encode_message(
     if content_type is content_encoding is None and not isinstance(body, CloudEvent):
         raw, kind = encode(body)
     else:
-        raw, kind, more = _encode_body(body, content_type, content_encoding, codecs)
+        raw, kind, more = encode_body(body, content_type, content_encoding, codecs)
         headers = {**(headers or {}), **more}
     if priority is not None and not 0 <= priority <= 255:
         raise ValueError(f"priority is {priority}: it must be 0 to 255")
     if reply_to == DIRECT_REPLY_TO:
-        raise ValueError(f"reply_to is {DIRECT_REPLY_TO!r}: {_NO_DIRECT_REPLY}")
+        raise ValueError(
+            f"reply_to is {DIRECT_REPLY_TO!r}: RabbitMQ accepts that only on a channel that"
+            " consumes from it; write publisher.request(...), or name a queue"
+        )
     return raw, Properties(
         content_type=kind,
         content_encoding=content_encoding,
@@ -137,7 +142,7 @@ def encode_message(
     )
 
 
-def _encode_body(
+def encode_body(
     body: object, content_type: str | None, content_encoding: str | None, codecs: Codecs
 ) -> tuple[bytes, str | None, Mapping[str, Any]]:
     """Return the body in the charset of its type, and compressed; the type; further headers."""
@@ -152,6 +157,23 @@ def _encode_body(
         content = Content(content_encoding, content_type)
         raw = content.encode(raw, is_text=encoded.is_text, is_own=encoded.is_own)
     return raw, encoded.content_type or None, headers
+
+
+def is_reply_address(address: str) -> bool:
+    """Return whether every version of RabbitMQ can decode the address of a direct reply.
+
+    Such an address is the encoded id of an Erlang process and a key. RabbitMQ 3.10 to 4.0 crash,
+    and close the connection, if the first of two parts is anything else. A sender could write that.
+    Version 3.10 also closes it for a process of a node that it does not know.
+    """
+    parts = [each for each in address.removeprefix(f"{DIRECT_REPLY_TO}.").split(".") if each]
+    if len(parts) != 2:
+        return True  # It is not decoded, and nobody gets the reply.
+    try:
+        process = b64decode(parts[0], validate=True)
+    except ValueError:
+        return False
+    return _ERLANG_PROCESS.fullmatch(process) is not None
 
 
 def _publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:

@@ -2,29 +2,29 @@
 
 import asyncio
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Coroutine, Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from functools import partial
 from itertools import count
 from time import perf_counter
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar, TypeVar, overload
 from uuid import uuid4
 
+from typing_extensions import Unpack
+
 from workerkit.amqp import outgoing
-from workerkit.amqp.confirms import (
-    DEFAULT_EXCHANGE,
-    TOO_LARGE,
-    MessageRefused,
-    MessageReturned,
-    NotProcessed,
-)
-from workerkit.amqp.connection import Connection
-from workerkit.amqp.frames import NO_PERMISSION, NOT_FOUND, PRECONDITION_FAILED
+from workerkit.amqp.confirms import MessageRefused, MessageReturned, NotProcessed
+from workerkit.amqp.destination import Destination, public_error
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.properties import encode as encode_properties
-from workerkit.amqp.publisher_connection import PublisherConnection
+from workerkit.amqp.publisher_connections import (
+    NOT_OPEN,
+    Declarations,
+    Preparations,
+    PublisherConnections,
+)
 from workerkit.amqp.queue import Exchange, Queue
+from workerkit.amqp.requests import RequestOptions, encode_request, reply_reader
 from workerkit.codec import BUILT_IN, Codecs
 from workerkit.config.settings import WorkerSettings
 from workerkit.current_call import current_correlation_id
@@ -42,20 +42,10 @@ from workerkit.errors import (
 from workerkit.observe import Observer, Published, notify_event
 from workerkit.tasks import Deadline
 
-_NOT_OPEN = "the publisher is used before the Runner has started, or after it has stopped"
+T = TypeVar("T")
+
 _DECLARE_DEADLINE = 30.0  # For several requests, each of which has its own deadline.
 _DIRECT_REPLY = f"{outgoing.DIRECT_REPLY_TO}."
-
-
-class Declarations(Protocol):
-    """The first declarations on one connection."""
-
-    @property
-    def is_complete(self) -> bool:
-        """Return whether no publish has to wait for them any more."""
-
-    async def wait_for_destination(self, exchange: str, routing_key: str) -> None:
-        """Wait until the queues that a message may reach are declared."""
 
 
 class Publisher:
@@ -101,17 +91,14 @@ class Publisher:
     connects: ClassVar[bool] = True
 
     def __init__(self) -> None:
-        self._settings: WorkerSettings | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread = 0
-        self._connections: dict[tuple[str, str], PublisherConnection] = {}
-        # By connection and vhost as they are passed: to resolve the settings takes longer.
-        self._resolved: dict[tuple[str, str | None], PublisherConnection] = {}
-        self._preparations: dict[tuple[str, str], Declarations] = {}
+        self._connections = PublisherConnections(lambda: self.observers)
+        self._preparations = Preparations()
 
     def open(self, settings: WorkerSettings) -> None:
         """Set the settings, which have the connections. The Runner does this before the start."""
-        self._settings = settings
+        self._connections.settings = settings
         self._loop = asyncio.get_running_loop()
         self._thread = threading.get_ident()
 
@@ -122,11 +109,11 @@ class Publisher:
             place: A connection of the settings, in lower case, and a virtual host.
             preparation: Declares the queues.
         """
-        self._preparations[place] = preparation
+        self._preparations.add(place, preparation)
 
     def blocked(self) -> list[str]:
         """Return the names of the connections whose broker blocks publishers."""
-        return [name for (name, _), each in self._connections.items() if each.blocked]
+        return self._connections.blocked()
 
     async def publish(
         self,
@@ -170,11 +157,86 @@ class Publisher:
             if headers and exchange and outgoing.DELAY_HEADER in headers:
                 mandatory = False
             to = Destination(routing_key, exchange, connection, vhost, mandatory)
-            return await self._observed(raw, properties, to, timeout)
+            return await self.send_observed(raw, properties, to, timeout)
         except (AttributeError, TypeError):
             # Only after a failure: these checks would slow down every publish.
             outgoing.check_types(locals())
             raise
+
+    @overload
+    async def request(
+        self,
+        body: object,
+        routing_key: str,
+        *,
+        timeout: float = 30.0,
+        **more: Unpack[RequestOptions],
+    ) -> bytes: ...
+
+    @overload
+    async def request(
+        self,
+        body: object,
+        routing_key: str,
+        *,
+        returns: type[T],
+        timeout: float = 30.0,
+        **more: Unpack[RequestOptions],
+    ) -> T: ...
+
+    @overload
+    async def request(
+        self,
+        body: object,
+        routing_key: str,
+        *,
+        returns: Any,
+        timeout: float = 30.0,
+        **more: Unpack[RequestOptions],
+    ) -> Any: ...
+
+    async def request(
+        self,
+        body: object,
+        routing_key: str,
+        *,
+        returns: Any = bytes,
+        timeout: float = 30.0,
+        **more: Unpack[RequestOptions],
+    ) -> Any:
+        """Publish a request, and return the reply to it.
+
+        Any number of requests wait at the same time. A request that is cancelled or late is
+        forgotten, and its reply ignored.
+
+        Args:
+            returns: The type of the reply, with the same meaning as that of the body in `handle`;
+                `Any` reads any JSON value.
+            timeout: Seconds for the whole call. A queue drops the request after them, and a
+                consumer of workerkit does not begin with it.
+            **more: As for `publish`, except `correlation_id` and `reply_to`.
+
+        Raises:
+            PublishError: The request was not published, as for `publish`.
+            RequestFailed: The reply is a problem.
+            RequestTimeout, ReplyLost: There was no reply. The request may have been handled.
+            InvalidReply: The reply does not match *returns*.
+            TypeError, ValueError: As for `publish`, or *returns* is no type of a body.
+        """
+        began = perf_counter()
+        read = reply_reader(returns, self.codecs)
+        raw, properties, to = encode_request(body, routing_key, timeout, more, self.codecs)
+        assert properties.correlation_id is not None
+        where = f"request {properties.message_id!r} to {to}"
+        with self._connections.to(to).requests.waiting(properties.correlation_id) as waiter:
+            try:
+                await self.send_observed(raw, properties, to, timeout)
+            except PublishOutcomeUnknown:
+                if waiter.reply is None:
+                    raise
+            left = timeout - (perf_counter() - began)
+            reply = await waiter.wait(where, timeout, left)
+        return read(reply, where)
 
     async def publish_many(
         self, bodies: Iterable[object], routing_key: str, *, window: int = 100, **more: Any
@@ -223,27 +285,48 @@ class Publisher:
         Raises:
             RuntimeError: It was called in the event loop's own thread, which it would block.
         """
+        call = partial(self.publish, body, routing_key, **more)
+        return str(self._from_thread("publish", call))
+
+    def request_threadsafe(
+        self, body: object, routing_key: str, *, returns: type[T], **more: Any
+    ) -> T:
+        """Request from the thread of a handler that is not `async`; block until there is a reply.
+
+        Raises:
+            RuntimeError: It was called in the event loop's own thread, which it would block.
+        """
+        call = partial(self.request, body, routing_key, returns=returns, **more)
+        found: T = self._from_thread("request", call)
+        return found
+
+    def _from_thread(self, name: str, call: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         loop = self._loop
         if loop is None:
-            raise ConfigurationError(_NOT_OPEN)
+            raise ConfigurationError(NOT_OPEN)
         if threading.get_ident() == self._thread:
-            raise RuntimeError("publish_threadsafe is for other threads: await publish instead")
-        publishing = self.publish(body, routing_key, **more)
-        return asyncio.run_coroutine_threadsafe(publishing, loop).result()
+            raise RuntimeError(f"{name}_threadsafe is for other threads: await {name} instead")
+        return asyncio.run_coroutine_threadsafe(call(), loop).result()
 
     async def send(
-        self, raw: bytes, properties: Properties, to: "Destination", timeout: float = 10.0
+        self, raw: bytes, properties: Properties, to: Destination, timeout: float = 10.0
     ) -> str:
         """Publish an encoded body with complete properties, as `publish` does."""
         message_id = properties.message_id = properties.message_id or uuid4().hex
         exchange = to.exchange.name if isinstance(to.exchange, Exchange) else to.exchange
         key, mandatory = to.routing_key, to.mandatory
+        where = f"message {message_id!r} to {to}"
+        publisher = self._connections.to(to)
         if not exchange and key.startswith(_DIRECT_REPLY):
             mandatory = False
+            if not publisher.decodes_reply_address(key):
+                raise Unroutable(f"{where}: this is not the address of a direct reply")
         encoded, user = encode_properties(properties), properties.user_id
-        message = outgoing.OutgoingMessage(message_id, exchange, key, mandatory, encoded, raw, user)
-        where = f"message {message_id!r} to {to}"
-        publisher = self._connection_to(to)
+        is_request = properties.reply_to == outgoing.DIRECT_REPLY_TO
+        message = outgoing.OutgoingMessage(
+            message_id, exchange, key, mandatory, encoded, raw, user,
+            properties.correlation_id if is_request else None,
+        )  # fmt: skip
         sent = False
         try:
             async with Deadline(timeout):
@@ -259,16 +342,16 @@ class Publisher:
         except MessageTooLarge as error:
             raise MessageTooLarge(f"{where}: {error}") from None
         except (MessageReturned, MessageRefused) as error:
-            raise _public_error(where, error, exchange) from None
+            raise public_error(where, error, exchange) from None
         except ConnectionLost as error:
             if sent:
                 raise PublishOutcomeUnknown(f"{where}: {error}", message_id) from error
             code = error.code if isinstance(error, BrokerRefused) else 0
-            raise _public_error(where, MessageRefused(str(error), code), exchange) from error
+            raise public_error(where, MessageRefused(str(error), code), exchange) from error
         return message_id
 
-    async def _observed(
-        self, raw: bytes, properties: Properties, to: "Destination", timeout: float
+    async def send_observed(
+        self, raw: bytes, properties: Properties, to: Destination, timeout: float = 10.0
     ) -> str:
         """Publish as `send` does, and report the outcome to the observers."""
         began = perf_counter()
@@ -281,36 +364,15 @@ class Publisher:
 
         try:
             if self._preparations:
-                timeout = await self._wait_for_queues(properties, to, timeout)
+                message_id = properties.message_id = properties.message_id or uuid4().hex
+                connection, place = self._connections.to(to), self._connections.place(to)
+                timeout = await self._preparations.wait(connection, place, to, message_id, timeout)
             message_id = await self.send(raw, properties, to, timeout)
         except PublishError as error:
             notify_event(self.observers, "published", ended(error))
             raise
         notify_event(self.observers, "published", ended())
         return message_id
-
-    async def _wait_for_queues(
-        self, properties: Properties, to: "Destination", timeout: float
-    ) -> float:
-        """Wait until the queues that the process itself consumes are declared.
-
-        Returns:
-            The seconds that are left of *timeout*.
-        """
-        publisher, began = self._connection_to(to), perf_counter()
-        place = self._place(to)
-        if (preparation := self._preparations.get(place)) is None:
-            return timeout
-        try:
-            async with Deadline(timeout):
-                await preparation.wait_for_destination(str(to.exchange), to.routing_key)
-        except TimeoutError as error:
-            message_id = properties.message_id = properties.message_id or uuid4().hex
-            where = f"message {message_id!r} to {to}"
-            raise publisher.timeout_error(where, message_id, timeout, sent=False) from error
-        if preparation.is_complete:
-            self._preparations.pop(place, None)
-        return max(timeout - (perf_counter() - began), 0.0)
 
     async def declare(self, queue: Queue, connection: str, vhost: str | None) -> bool:
         """Declare a queue if it is missing.
@@ -322,7 +384,7 @@ class Publisher:
             PublishRefused: A permission is missing, or the queue exists with other arguments.
             PublishTimeout: There is no connection.
         """
-        publisher = self._connection_to(Destination(queue.name, "", connection, vhost))
+        publisher = self._connections.to(Destination(queue.name, "", connection, vhost))
         try:
             async with Deadline(_DECLARE_DEADLINE):
                 return await publisher.declare(queue)
@@ -334,70 +396,5 @@ class Publisher:
 
     async def close(self) -> None:
         """Close the connections. Publishes that are not confirmed yet fail."""
-        connections, self._connections, self._settings = self._connections, {}, None
-        self._resolved.clear()
         self._preparations.clear()
-        await asyncio.gather(*(each.close() for each in connections.values()))
-
-    def _place(self, to: "Destination") -> tuple[str, str]:
-        """Return the connection and the virtual host of a destination.
-
-        Raises:
-            ConfigurationError: There is no such connection, or the publisher is not open.
-        """
-        if self._settings is None:
-            raise ConfigurationError(_NOT_OPEN)
-        name = to.connection.casefold()
-        settings = self._settings.amqp.get(name)
-        if settings is None:
-            known = ", ".join(sorted(self._settings.amqp))
-            raise ConfigurationError(
-                f"{to}: the settings have no connection {to.connection!r}, only {known}"
-            )
-        return name, settings.vhost_name(to.vhost)
-
-    def _connection_to(self, to: "Destination") -> PublisherConnection:
-        if (found := self._resolved.get((to.connection, to.vhost))) is not None:
-            return found
-        name, _ = key = self._place(to)
-        if key not in self._connections:
-            assert self._settings is not None
-            read = partial(self._settings.connection, name)
-            self._connections[key] = PublisherConnection(
-                Connection(name, read, to.vhost, "publisher", self.observers)
-            )
-        self._resolved[to.connection, to.vhost] = self._connections[key]
-        return self._connections[key]
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """The destination of a message.
-
-    Attributes:
-        mandatory: Whether the broker returns the message if no queue receives it.
-    """
-
-    routing_key: str
-    exchange: Exchange | str = ""
-    connection: str = "default"
-    vhost: str | None = None
-    mandatory: bool = True
-
-    def __str__(self) -> str:
-        exchange = f"exchange {str(self.exchange)!r}" if self.exchange else "the default exchange"
-        return f"{exchange} with routing key {self.routing_key!r}"
-
-
-def _public_error(
-    where: str, error: MessageReturned | MessageRefused, exchange: str
-) -> PublishError:
-    """Return the public error for a message that the broker returned or refused."""
-    if isinstance(error, MessageRefused) and error.code == NO_PERMISSION:
-        grant = f"grant write on {exchange or DEFAULT_EXCHANGE!r}"
-        return PublishRefused(f"{where}: {error}; {grant}")
-    if isinstance(error, MessageReturned):
-        return Unroutable(f"{where}: no queue receives it ({error})")
-    if error.code == PRECONDITION_FAILED and TOO_LARGE in str(error):
-        return MessageTooLarge(f"{where}: {error}")
-    return (Unroutable if error.code == NOT_FOUND else PublishRefused)(f"{where}: {error}")
+        await self._connections.close()

@@ -6,9 +6,10 @@ from typing import Any
 from workerkit.amqp.binding import bind
 from workerkit.amqp.connection import Connection
 from workerkit.amqp.declare import Created, ensure_queue
-from workerkit.amqp.outgoing import OutgoingMessage
+from workerkit.amqp.outgoing import OutgoingMessage, is_reply_address
 from workerkit.amqp.publishing_channels import CLOSED, PublishingChannels
 from workerkit.amqp.queue import Exchange, Queue
+from workerkit.amqp.requests import Requests
 from workerkit.amqp.session import Session
 from workerkit.errors import (
     BrokerBlocked,
@@ -23,7 +24,11 @@ _LOST_PAUSE = 0.05
 
 
 class PublisherConnection:
-    """One connection, with channels in confirm mode."""
+    """One connection, with channels in confirm mode.
+
+    Attributes:
+        requests: The requests that wait for replies.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
@@ -31,6 +36,8 @@ class PublisherConnection:
         self._closed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._failure: Exception | None = None
         self._channels: PublishingChannels | None = None
+        self._request_channels: PublishingChannels | None = None
+        self.requests = Requests()
         connection.listeners.append(self)
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
@@ -52,11 +59,12 @@ class PublisherConnection:
             MessageTooLarge: The body exceeds the broker's limit, or the properties do not fit into
                 a frame.
         """
+        is_request = message.request_id is not None
         while True:
             try:
-                channels = self._channels
+                channels = self._request_channels if is_request else self._channels
                 if channels is None or channels.session.gone:
-                    channels = await self._open_channels()
+                    channels = await self._open_channels(is_request)
                 if (confirm := channels.publish_now(message, exchange)) is not None:
                     return confirm
                 return await channels.publish(message, exchange)
@@ -85,7 +93,15 @@ class PublisherConnection:
     @property
     def blocked(self) -> bool:
         """Return whether the broker blocks publishers of this connection."""
-        return self._channels is not None and self._channels.blocked
+        return any(each.blocked for each in self._opened)
+
+    def decodes_reply_address(self, address: str) -> bool:
+        """Return whether the broker can decode the address of a direct reply.
+
+        RabbitMQ before 4.3 closes the connection because of an address that it cannot decode.
+        """
+        versions = [each.session.version for each in self._opened]
+        return any(each >= (4, 3) for each in versions) or is_reply_address(address)
 
     def timeout_error(
         self, where: str, message_id: str, timeout: float, *, sent: bool
@@ -102,8 +118,8 @@ class PublisherConnection:
                 f"{where}: the broker blocks publishers, out of memory or disk{also}", message_id
             )
         if sent:
-            if self._channels is not None:
-                self._channels.drop_if_silent()
+            for channels in self._opened:
+                channels.drop_if_silent()
             return PublishOutcomeUnknown(f"{where}: no confirm within {seconds}", message_id)
         why = f": {self._failure}" if self._failure else ""
         return PublishTimeout(f"{where}: not sent within {seconds}{why}")
@@ -131,9 +147,19 @@ class PublisherConnection:
         finally:
             waiting.cancel()
 
-    async def _open_channels(self) -> PublishingChannels:
+    @property
+    def _opened(self) -> list[PublishingChannels]:
+        both = (self._channels, self._request_channels)
+        return [each for each in both if each is not None]
+
+    async def _open_channels(self, is_request: bool) -> PublishingChannels:
         session = await self._session()
-        if self._channels is None or self._channels.session is not session:
-            self._channels = PublishingChannels(session, self._closed)
+        channels = self._request_channels if is_request else self._channels
+        if channels is None or channels.session is not session:
             self._failure = None
-        return self._channels
+            if is_request:
+                channels = PublishingChannels(session, self._closed, self.requests)
+                self._request_channels = channels
+            else:
+                channels = self._channels = PublishingChannels(session, self._closed)
+        return channels

@@ -17,11 +17,13 @@ from typing import Any
 from workerkit.amqp.confirms import Confirms, MessageRefused, MessageReturned
 from workerkit.amqp.declare import ensure_exchange
 from workerkit.amqp.frames import PRECONDITION_FAILED
-from workerkit.amqp.outgoing import OutgoingMessage
+from workerkit.amqp.outgoing import DIRECT_REPLY_TO, OutgoingMessage
 from workerkit.amqp.queue import Exchange
+from workerkit.amqp.requests import Requests
 from workerkit.amqp.session import Session
 from workerkit.errors import ConnectionLost, MessageTooLarge, PublishTimeout
 
+_REPLIES = "replies"
 _MAX_TRIALS = 16
 _TRIAL_WAIT = 1.0  # Seconds to wait for another trial of the same exchange, user id or size.
 _ASSUMED_SIZE = 131_072
@@ -51,13 +53,18 @@ class PublishingChannels:
 
     Args:
         closed: Done when the publisher is closed.
+        requests: Receives replies: each of the channels consumes them. None if nothing waits for
+            replies.
 
     Attributes:
         session: The session of the channels.
     """
 
-    def __init__(self, session: Session, closed: "asyncio.Future[None]") -> None:
+    def __init__(
+        self, session: Session, closed: "asyncio.Future[None]", requests: Requests | None = None
+    ) -> None:
         self.session = session
+        self._requests = requests
         self._closed = closed
         self._shared: Confirms | None = None
         self._open: set[Confirms] = set()
@@ -129,10 +136,22 @@ class PublishingChannels:
             self.session.abort(f"no publish was confirmed within {CONFIRM_DEADLINE:g} s")
 
     async def _open_channel(self) -> Confirms:
-        confirms = Confirms(self.session, await self.session.channel(confirms=True))
+        channel = await self.session.channel(confirms=True)
+        confirms = Confirms(self.session, channel, self._requests)
+        if self._requests is not None:
+            channel.on_cancel = lambda _: self._on_consumer_cancelled(confirms)
+            await channel.consume(DIRECT_REPLY_TO, _REPLIES, {}, no_ack=True)
         self._open.add(confirms)
         confirms.channel.lost.add_done_callback(lambda _: self._on_channel_closed(confirms))
         return confirms
+
+    def _on_consumer_cancelled(self, confirms: Confirms) -> None:
+        """Close a channel on which no reply can arrive any more."""
+        assert self._requests is not None
+        self._requests.lost(confirms, ConnectionLost("the broker cancelled the consumer"))
+        if self._shared is confirms:
+            self._reset()
+        self._start_to_retire(confirms)
 
     def _on_channel_closed(self, confirms: Confirms) -> None:
         self._open.discard(confirms)
@@ -212,9 +231,12 @@ class PublishingChannels:
         self._free.release()
         self._remove_trial(new, trial)
         if confirms is not None and confirms is not self._shared and not confirms.lost:
-            task = asyncio.create_task(self._retire(confirms))
-            self._retiring.add(task)
-            task.add_done_callback(self._retiring.discard)
+            self._start_to_retire(confirms)
+
+    def _start_to_retire(self, confirms: Confirms) -> None:
+        task = asyncio.create_task(self._retire(confirms))
+        self._retiring.add(task)
+        task.add_done_callback(self._retiring.discard)
 
     def _remove_trial(self, new: object, trial: "_Trial") -> None:
         """Send the messages that waited for the result, before any message published later."""
@@ -227,7 +249,12 @@ class PublishingChannels:
                 sent.set_exception(error)
 
     async def _retire(self, confirms: Confirms) -> None:
-        """Close a channel once the broker does not block: a late reply would close the session."""
+        """Close a channel once the broker does not block: a late reply would close the session.
+
+        If it consumes replies, wait for those to its requests.
+        """
+        if self._requests is not None:
+            await self._requests.idle(confirms)
         with suppress(OSError):
             await confirms.writable(self._closed)
         if not self._closed.done():

@@ -8,6 +8,7 @@ from time import perf_counter
 from typing import Any
 
 from workerkit.amqp.acks import Acks
+from workerkit.amqp.answers import Answers
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.incoming import Inlet
 from workerkit.amqp.message import AMQPMessage
@@ -38,11 +39,14 @@ class Receiver:
         observers: Sequence[Observer],
         settlement: AMQPSettlement,
         redelivery: Redelivery,
+        answers: Answers | None = None,
     ) -> None:
         self.name = endpoint.name
         work = self._work_batches if options.batch else self._work
         self.workers = Workers(endpoint.name, options.concurrency, work)
-        self._process = endpoint.process
+        self._process = endpoint.process if answers is None else answers.process
+        # What is acknowledged without a further check: nothing if None is a reply, too.
+        self._done = None if answers is not None and answers.always else Action.ACK
         self._process_batch = endpoint.process_batch
         self._observers = observers
         self._settlement = settlement
@@ -156,7 +160,12 @@ class Receiver:
                     continue
             outcome = known or await self._process(message, task)
             seconds = perf_counter() - began
-            if outcome.action is Action.ACK and not self._requeue.failing:
+            if (
+                outcome.action is self._done
+                and outcome.value is None
+                and known is None
+                and not self._requeue.failing
+            ):
                 self._acknowledge(message, outcome, seconds)
             else:
                 await self._settle(message, outcome, seconds)

@@ -33,6 +33,9 @@ _SLACK, _SLACK_SHARE, _SUSPECT_SHARE = 1.0, 0.1, 0.5
 Place = tuple[str, str]
 """A named connection and a virtual host."""
 
+HANDLED_BEFORE = Outcome(Action.ACK)
+"""The outcome of a redelivered message that was handled; no other outcome is this object."""
+
 _Key = tuple[Place, tuple[str, bytes]]
 
 
@@ -195,7 +198,7 @@ class Redelivery:
                 "redelivered message was handled before: acknowledged",
                 extra={"consumer": self._name, "delivery": str(message)},
             )
-            return Outcome(Action.ACK)
+            return HANDLED_BEFORE
         if (outcome := self.overdue.outcome(message)) is not None:
             return outcome
         if count := self._excessive_redeliveries(message):

@@ -20,7 +20,8 @@ The rules, and why the protocol requires them:
 4. A retry is made in place, without a copy, if a copy could not return or would reach others. All
    consumers of a stream would get the copy. The queue of one process is deleted with its
    connection; so there is nothing that its dead letters could be replayed to either.
-5. A message that exceeds the size limit has no body here, so it cannot be copied. The broker can
+5. A reply is confirmed before its request is settled; see `amqp.answers`.
+6. A message that exceeds the size limit has no body here, so it cannot be copied. The broker can
    move it to the dead-letter exchange of its queue, and a stream keeps it anyway.
 
 `TABLE` has the first step for each action and kind of queue, `COPY_FAILED` the step after a copy
@@ -35,6 +36,7 @@ from collections.abc import Awaitable, Mapping
 from enum import IntEnum, StrEnum
 from typing import Any
 
+from workerkit.amqp.answers import Answers
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.copies import Copies, CopyPublisher, acknowledge_original, log_failure
 from workerkit.amqp.incoming import Oversized
@@ -128,6 +130,7 @@ _OVERSIZED_RESULTS = {
     Step.REJECT: "rejected to the queue's dead_letter_exchange",
     Step.HOLD: "left unacknowledged: the queue has no dead_letter_exchange",
 }
+_ANSWERED = (Step.ACK, Step.REJECT)
 _ACTIONS = {
     **{Step(action.value): action for action in Action},
     Step.IN_PLACE: Action.RETRY,
@@ -137,6 +140,9 @@ _ACTIONS = {
 
 class AMQPSettlement:
     """Settles the messages of one consumer.
+
+    Args:
+        answers: Replies to requests; None if the consumer does not reply.
 
     Attributes:
         requeue: Requeues messages.
@@ -149,7 +155,9 @@ class AMQPSettlement:
         publisher: CopyPublisher,
         types: QueueTypes,
         redact: Redact | None = None,
+        answers: Answers | None = None,
     ) -> None:
+        self._answers = answers
         self._name = options.name
         self._queues = {queue.name: queue for queue in options.queues}
         self._kinds = {queue.name: _kind(queue) for queue in options.queues}
@@ -172,9 +180,11 @@ class AMQPSettlement:
         """
         step = self._step(TABLE[outcome.action], message)
         if message.acks.lost:
+            if step is Step.ACK:
+                await self._answer(message, outcome)
             return _ACTIONS[step], False
         if isinstance(message, Oversized) and step is Step.DEAD_LETTER:
-            return self._settle_oversized(message, outcome.error)
+            return await self._settle_oversized(message, outcome)
         if step is Step.RETRY:
             error = await self._failure(message, self._copies.retry(message, outcome))
             if error is None:
@@ -184,8 +194,17 @@ class AMQPSettlement:
                 step = Step.DEAD_LETTER  # It may leave headers out.
         if step is Step.DEAD_LETTER:
             if await self._dead_letter(message, outcome):
-                return Action.DEAD_LETTER, self._acknowledge_original(message)
+                settled = await self._answer(message, outcome)
+                return Action.DEAD_LETTER, settled and self._acknowledge_original(message)
             step = self._step(COPY_FAILED[step], message)
+        return await self._settle_original(message, outcome, step)
+
+    async def _settle_original(
+        self, message: AMQPMessage[Any], outcome: Outcome, step: Step
+    ) -> tuple[Action, bool]:
+        """Carry out a step without a copy."""
+        if step in _ANSWERED and not await self._answer(message, outcome):
+            return _ACTIONS[step], False
         if step is Step.ACK:
             self._note_success(message)
             return Action.ACK, message.acks.ack(message.tag, message)
@@ -196,6 +215,12 @@ class AMQPSettlement:
             requeued = await self.requeue.after_pause(message, pause_first=copy_failed)
             return Action.REQUEUE, requeued
         return _ACTIONS[step], False
+
+    async def _answer(self, message: AMQPMessage[Any], outcome: Outcome) -> bool:
+        """Reply to a request that is settled next; return False if it has to stay unsettled."""
+        if self._answers is None:
+            return True
+        return await self._answers.send(message, outcome, self.requeue.stopping)
 
     def _step(self, row: Steps, message: AMQPMessage[Any]) -> Step:
         """Return the step of a row for a message."""
@@ -213,7 +238,7 @@ class AMQPSettlement:
         if self.requeue.failing:
             self.requeue.succeeded(message)
 
-    def _settle_oversized(self, message: Oversized, error: Exception | None) -> tuple[Action, bool]:
+    async def _settle_oversized(self, message: Oversized, outcome: Outcome) -> tuple[Action, bool]:
         """Settle a dead letter that cannot be copied, because its body was discarded.
 
         A message that is held is not lost, and other messages are handled.
@@ -221,6 +246,8 @@ class AMQPSettlement:
         has_exchange = _DEAD_LETTER_EXCHANGE in self._queues[message.queue].declared_arguments
         step = self._step(OVERSIZED[has_exchange], message)
         settled = False
+        if step in _ANSWERED and not await self._answer(message, outcome):
+            return _ACTIONS[step], False
         if step is Step.ACK:
             settled = message.acks.ack(message.tag)
         elif step is Step.REJECT:
@@ -229,7 +256,7 @@ class AMQPSettlement:
             self.parts[message.queue].waiting(_HELD_OVERSIZED.format(message))
         log.error(
             "message is too large to be read",
-            exc_info=error,
+            exc_info=outcome.error,
             extra={
                 "consumer": self._name,
                 "delivery": str(message),

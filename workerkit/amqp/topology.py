@@ -75,6 +75,7 @@ class Topology:
         written: The queues of *options* as their class has them, without a default type.
         declare: The consumer's own option, or the connection's setting.
         types: Learns the types of the queues.
+        replies: Whether the consumer replies, which needs a permission to publish.
 
     Attributes:
         tried: For each queue, set once the broker has answered whether messages can reach it.
@@ -87,7 +88,10 @@ class Topology:
         declare: DeclareMode,
         copies: CopyPublisher,
         types: QueueTypes,
+        *,
+        replies: bool = False,
     ) -> None:
+        self._replies = replies
         self.tried = {queue.name: asyncio.Event() for queue in written}
         self._consumer = options.name
         self._types = types
@@ -157,7 +161,7 @@ class Topology:
     async def _find_missing(self, session: Session, queue: Queue) -> Missing | None:
         if queue.per_process:
             await self._declare_own(session, queue)
-            return None
+            return await self._first_missing_within(RPC_DEADLINE, session, [])
         written = self._written[queue.name]
         try:
             if not await self._available(session, queue, written):
@@ -204,7 +208,7 @@ class Topology:
             return checking.result()
         self._late_checks.add(checking)
         checking.add_done_callback(self._on_late_answers)
-        names = ", ".join(each.queue.name for each in needed)
+        names = ", ".join(each.queue.name for each in needed) or "replies"
         text = f"no answer for {names} within {seconds:g} s"
         log.warning(_CONSUMING_WITHOUT, extra={"consumer": self._consumer, "reason": text})
         return None
@@ -251,6 +255,12 @@ class Topology:
                 await self._copies.check()
             except PublishRefused as error:
                 raise _not_permitted(each, error) from error
+        if self._replies:
+            try:
+                await self._copies.check()
+            except PublishRefused as error:
+                text = f"replies cannot be published: {error}; or set replies = 'off'"
+                raise BrokerRefused(text, NO_PERMISSION) from error
         return None
 
     async def _learn(self, session: Session, queue: Queue) -> None:

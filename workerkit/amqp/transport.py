@@ -9,14 +9,16 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from workerkit.amqp.answers import Answers
 from workerkit.amqp.connection import Connection
 from workerkit.amqp.consumer import AMQPOptions, DeclareMode
 from workerkit.amqp.copies import CopyPublisher
+from workerkit.amqp.declared_queues import DeclaredQueues
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.message_types import type_reader, type_warnings
 from workerkit.amqp.preparation import START_DEADLINE, Preparation
 from workerkit.amqp.publisher import Publisher
-from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, Queue, retry_suffix
+from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, retry_suffix
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.redelivery import Handled, Place, Redelivery
@@ -41,12 +43,6 @@ _CANCEL_DEADLINE = 3.0
 # A message that is not copied by then is requeued when its channel closes, which counts as a
 # delivery. With the close of the connections this is shorter than the time that a process has.
 _COPY_DEADLINE = 0.5
-# Two classes may differ in the others, which are not arguments of the queue at the broker.
-_COMPARED = [
-    each.name
-    for each in dataclasses.fields(Queue)
-    if each.name not in ("stream_offset", "bindings", "expected_delivery_limit")
-]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +73,8 @@ class AMQPTransport:
         self._preparations: dict[tuple[str, str], Preparation] = {}
         self._prepared: dict[str, _Prepared] = {}
         self._subscriptions: list[Subscription] = []
+        # The return types of the consumers that may reply, by name.
+        self._returns: dict[str, Any] = {}
         self._hooks: list[Hook] = []
         self._receivers: list[Receiver] = []
         self._workers: list[asyncio.Task[None]] = []
@@ -86,7 +84,7 @@ class AMQPTransport:
         self._container_publisher: Any = None
         self._handled = Handled()
         self._copies: dict[tuple[Place, DeclareMode], CopyPublisher] = {}
-        self._declared: dict[tuple[str, str, str], tuple[type[Consumer], Queue]] = {}
+        self._declared = DeclaredQueues()
 
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
         """Return the errors that depend on the settings or on RabbitMQ's limits."""
@@ -113,34 +111,12 @@ class AMQPTransport:
         ][:1]
         types = type_faults("types", declared.consumer.body_types(), declared.signature)
         errors += [f"{where}: {each}" for each in types]
-        return [*errors, *self._contradictions(declared.consumer, options, settings)]
+        return [*errors, *self._declared.contradictions(declared.consumer, options, settings)]
 
     def warnings(self, declared: Declared) -> list[str]:
         """Return what is allowed in `types` but probably not intended."""
         found = type_warnings(_amqp_options(declared.options), declared.signature.body)
         return [f"{describe_class(declared.consumer)}: {each}" for each in found]
-
-    def _contradictions(
-        self, class_: type[Consumer], options: AMQPOptions, settings: WorkerSettings
-    ) -> Iterator[str]:
-        """Yield an error for each queue that another consumer declares differently."""
-        name = options.connection.casefold()
-        connection = settings.amqp.get(name)
-        if connection is None or (options.declare or connection.declare) == "never":
-            return
-        for queue in options.queues:
-            key = (name, connection.vhost_name(options.vhost), queue.name)
-            other, declared = self._declared.setdefault(key, (class_, queue))
-            found = [
-                f"{each} is {getattr(queue, each)!r} and {getattr(declared, each)!r}"
-                for each in _COMPARED
-                if getattr(queue, each) != getattr(declared, each)
-            ]
-            if other is not class_ and found:
-                yield (
-                    f"{describe_class(class_)} and {describe_class(other)} declare queue"
-                    f" {queue.name!r} differently: {', '.join(found)}; write the same Queue in both"
-                )
 
     def source(self, options: Options) -> str:
         """Return the names of the queues."""
@@ -156,6 +132,7 @@ class AMQPTransport:
         options, signature = _amqp_options(declared.options), declared.signature
         if options.types is not None:
             signature.read = type_reader(options, signature.reader)
+        self._note_replies(declared)
         return Endpoint(
             consumer,
             options,
@@ -173,6 +150,8 @@ class AMQPTransport:
         Publishes with the container's publisher wait within their own deadline until each queue of
         their connection was tried.
         """
+        for each in declared:
+            self._note_replies(each)
         self._open([_amqp_options(each.options) for each in declared], context)
         waiting = (each.wait_for_start() for each in self._preparations.values())
         with suppress(TimeoutError):
@@ -207,6 +186,12 @@ class AMQPTransport:
                 context.keep(connection.run(), f"connection to {connection}")
             )
             self._tasks.append(context.keep(preparation.run(), f"queues of {connection}"))
+
+    def _note_replies(self, declared: Declared) -> None:
+        """Note whether a consumer may reply, and what."""
+        options, signature = _amqp_options(declared.options), declared.signature
+        if signature.answers and options.replies != "off":
+            self._returns[options.name] = signature.returns
 
     async def stop(self) -> None:
         """Stop consuming, and requeue the messages that no handler has started with."""
@@ -326,7 +311,8 @@ class AMQPTransport:
             (key, declare), CopyPublisher(publisher, name, options.vhost, declare)
         )
         types = QueueTypes()
-        topology = Topology(options, as_written, declare, copies, types)
+        replies = self._returns.get(options.name, Any) is not Any
+        topology = Topology(options, as_written, declare, copies, types, replies=replies)
         self._preparations[key].add(topology, options.queues)
         return _Prepared(options, key, self._preparations[key], topology, copies, types)
 
@@ -336,9 +322,13 @@ class AMQPTransport:
         self._hooks.append(Hook(endpoint))
         preparation.add_listener(self._hooks[-1])
         types, consumer_timeout = prepared.types, context.settings.consumer_timeout
-        settlement = AMQPSettlement(options, prepared.copies, types, context.redact)
+        answers = None
+        if (returns := self._returns.get(options.name)) is not None:
+            always = returns is not Any
+            answers = Answers(options, prepared.copies, endpoint.process, always=always)
+        settlement = AMQPSettlement(options, prepared.copies, types, context.redact, answers)
         redelivery = Redelivery(options, types, self._handled, key, consumer_timeout)
-        receiver = Receiver(endpoint, options, context.observers, settlement, redelivery)
+        receiver = Receiver(endpoint, options, context.observers, settlement, redelivery, answers)
         self._receivers.append(receiver)
         self._workers += [context.keep(work, name) for name, work in receiver.workers.tasks()]
         parts = [Part(context.changed) for _ in options.queues]

@@ -11,9 +11,10 @@ from typing import Annotated, Any
 
 import typer
 
+from workerkit.amqp.destination import Destination
 from workerkit.amqp.outgoing import DELAY_HEADER, encode_message
 from workerkit.amqp.properties import Properties
-from workerkit.amqp.publisher import Destination, Publisher
+from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.session import connect
 from workerkit.app.assembly import Assembly
 from workerkit.cli.application import is_url, load_container, settings_of
@@ -288,9 +289,8 @@ def publish(
     headers = dict(_pairs(header or []))
     with faults(traceback):
         chosen = settings_of(target, container)
-        to = Destination(
-            routing_key, exchange, connection, mandatory=not (exchange and DELAY_HEADER in headers)
-        )
+        mandatory = not (exchange and DELAY_HEADER in headers)
+        to = Destination(routing_key, exchange, connection, mandatory=mandatory)
         try:
             raw, properties = encode_message(
                 raw,

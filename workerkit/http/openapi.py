@@ -12,7 +12,6 @@ from pydantic_core import PydanticSerializationError, to_jsonable_python
 from workerkit.codec import JSON
 from workerkit.config.sections import OpenAPISettings
 from workerkit.http.parameters import ParameterLocation, RequestParameter
-from workerkit.http.problem import PROBLEM
 from workerkit.http.return_type import ReturnType
 from workerkit.http.signature import RequestSignature
 from workerkit.http.view import (
@@ -23,6 +22,7 @@ from workerkit.http.view import (
     verbs_of,
     without_names,
 )
+from workerkit.problem_details import PROBLEM
 from workerkit.transport import Declared
 
 Mode = Literal["validation", "serialization"]

@@ -1,18 +1,14 @@
 """Error responses according to RFC 9457: `application/problem+json`."""
 
-import json
 from collections.abc import Iterable, Mapping
-from http import HTTPStatus
-from typing import Any
 from uuid import uuid4
 
 from aiohttp import web
 
 from workerkit.http.request import REQUEST_ID
 from workerkit.logs import request_id
-from workerkit.safe_text import escape_json
+from workerkit.problem_details import PROBLEM, problem_details, title_of
 
-PROBLEM = "application/problem+json"
 # Headers that describe aiohttp's own body of an error.
 _BODY_HEADERS = frozenset({"content-type", "content-length"})
 
@@ -38,17 +34,9 @@ def problem(
         parts: As in `InvalidRequest`.
         headers: Of the response, in addition to the content type.
     """
-    body: dict[str, Any] = {"type": "about:blank", "title": _title(status), "status": status}
-    if detail:
-        body["detail"] = detail
-    if errors := [dict(each) for each in parts]:
-        body["errors"] = errors
-    if current := request_id.get():
-        body["request_id"] = current
+    body = problem_details(status, detail, parts=parts, request_id=request_id.get())
     all_headers = {**(headers or {}), "Content-Type": PROBLEM}
-    # Unlike `to_json` it accepts lone surrogates, and its output is safe to print on a terminal.
-    text = escape_json(json.dumps(body, separators=(",", ":")))
-    response = web.Response(body=text.encode(), status=status, headers=all_headers)
+    response = web.Response(body=body, status=status, headers=all_headers)
     if status == 408:
         # The rest may still arrive, and would be read as the next request.
         response.force_close()
@@ -76,7 +64,7 @@ def exception_response(error: web.HTTPException, method: str) -> web.Response:
     headers = {
         name: value for name, value in error.headers.items() if name.lower() not in _BODY_HEADERS
     }
-    detail = "" if error.reason == _title(error.status) else error.reason
+    detail = "" if error.reason == title_of(error.status) else error.reason
     return _with_cookies(problem(error.status, detail, headers=headers), error)
 
 
@@ -102,7 +90,7 @@ def last_response(
         request_id.reset(token)
     assert isinstance(response.body, bytes)
     lines = (
-        f"HTTP/1.1 {status} {_title(status)}",
+        f"HTTP/1.1 {status} {title_of(status)}",
         f"Content-Type: {PROBLEM}",
         f"Content-Length: {len(response.body)}",
         *(f"{name}: {value}" for name, value in (headers or {}).items()),
@@ -125,10 +113,3 @@ def _with_cookies(response: web.Response, error: web.HTTPException) -> web.Respo
     if error.cookies:
         response.cookies.update(error.cookies)
     return response
-
-
-def _title(status: int) -> str:
-    try:
-        return HTTPStatus(status).phrase
-    except ValueError:
-        return "Error"

@@ -130,8 +130,8 @@ DELIVERIES = Metric(
     "deliveries_total",
     "counter",
     ("consumer", "source", "outcome"),
-    "Settled deliveries; outcome is ack, requeue, reject, dead_letter, retry, or lost if the"
-    " connection was lost first",
+    "Settled deliveries; outcome is ack, requeue, reject, dead_letter, retry, expired if nobody"
+    " waited for the reply any more, or lost if the connection was lost first",
 )
 HANDLER_SECONDS = Metric(
     "handler_seconds",

@@ -26,6 +26,7 @@ from workerkit.errors import (
     PublishOutcomeUnknown,
     PublishRefused,
     PublishTimeout,
+    RequestExpired,
     Unroutable,
 )
 from workerkit.health import Readiness, State
@@ -166,11 +167,11 @@ class Metrics:
 
     def __call__(self, record: Settled) -> None:
         """Count a delivery."""
-        consumer, source, delivery, _, action, seconds, lost = record
+        consumer, source, delivery, outcome, action, seconds, lost = record
         its = self._sources.get(source)
         if its is None or its.consumer != consumer:
             its = self._source(record)
-        if action is _ACK and not lost:
+        if action is _ACK and not lost and outcome.error is None:
             its.acks.value += 1
         else:
             self._not_acknowledged(record)
@@ -270,8 +271,9 @@ class Metrics:
         if record.lost:
             self._deliveries.add(*labels, "lost")
             return
-        self._deliveries.add(*labels, record.action)
         error = record.outcome.error
+        expired = isinstance(error, RequestExpired)
+        self._deliveries.add(*labels, "expired" if expired else record.action)
         name = "" if error is None else type(error).__name__
         if record.action is Action.RETRY:
             self._retries.add(*labels, name)

@@ -7,12 +7,16 @@ from datetime import datetime
 from typing import Any
 from uuid import uuid4
 
+from typing_extensions import Unpack
+
 from workerkit.amqp import outgoing
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.message import ATTEMPT, AMQPMessage
+from workerkit.amqp.properties import Properties
 from workerkit.amqp.properties import encode as encode_properties
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import Exchange, Queue
+from workerkit.amqp.requests import Reply, RequestOptions, encode_request, reply_reader
 from workerkit.codec import encode
 from workerkit.config.settings import WorkerSettings
 from workerkit.sse.event import SSEEvent
@@ -111,8 +115,10 @@ class FakePublisher(Publisher):
     """A replacement of the container's `publisher` that records what was published.
 
     Attributes:
-        published: The messages, in order.
-        error: If set, each publish raises it.
+        published: The messages and requests, in order.
+        error: If set, each publish and each request raises it.
+        replies: The replies to requests, by routing key: a value, an exception to raise, or a
+            function that gets the body of the request and returns either.
     """
 
     connects = False
@@ -121,6 +127,7 @@ class FakePublisher(Publisher):
         super().__init__()
         self.published: list[Published] = []
         self.error: Exception | None = None
+        self.replies: dict[str, Any] = {}
 
     def open(self, settings: WorkerSettings) -> None:
         """Do nothing."""
@@ -169,6 +176,31 @@ class FakePublisher(Publisher):
         """Record a message."""
         return self._record(body, routing_key, **more)
 
+    async def request(
+        self,
+        body: object,
+        routing_key: str,
+        *,
+        returns: Any = bytes,
+        timeout: float = 30.0,
+        **more: Unpack[RequestOptions],
+    ) -> Any:
+        """Record a request, and return the reply to it from `replies`, read as *returns*.
+
+        Raises:
+            LookupError: `replies` has none for this routing key.
+            InvalidReply: The reply does not match *returns*.
+            TypeError, ValueError: A real publisher would not accept the request, or nobody could
+                send the reply.
+        """
+        return self._reply(body, routing_key, returns, timeout, more)
+
+    def request_threadsafe(
+        self, body: object, routing_key: str, *, returns: Any, timeout: float = 30.0, **more: Any
+    ) -> Any:
+        """Record a request, and return the reply to it, as `request` does."""
+        return self._reply(body, routing_key, returns, timeout, more)
+
     async def declare(self, queue: Queue, connection: str, vhost: str | None) -> bool:
         """Declare nothing: no queue is missing."""
         return False
@@ -199,3 +231,28 @@ class FakePublisher(Publisher):
             )
         )
         return message_id
+
+    def _reply(
+        self, body: object, routing_key: str, returns: Any, timeout: float, more: Mapping[str, Any]
+    ) -> Any:
+        read = reply_reader(returns)
+        _, properties, to = encode_request(body, routing_key, timeout, more)
+        encode_properties(properties)
+        if self.error is not None:
+            raise self.error
+        if routing_key not in self.replies:
+            text = f"there is no reply to requests to {routing_key!r}"
+            raise LookupError(f"{text}: set FakePublisher.replies[{routing_key!r}]")
+        options = {name: value for name, value in more.items() if name not in _NAMED}
+        message_id, headers = properties.message_id or "", more.get("headers")
+        self.published.append(
+            Published(body, routing_key, str(to.exchange), headers, message_id, options)
+        )
+        reply = self.replies[routing_key]
+        if callable(reply):
+            reply = reply(body)
+        if isinstance(reply, BaseException):
+            raise reply
+        raw, content_type = encode(reply)
+        sent = Reply(encode_properties(Properties(content_type=content_type)), raw, len(raw))
+        return read(sent, f"request {message_id!r} to {to}")

@@ -71,6 +71,12 @@ class Application:
         """Publish a message from outside the application; as `Publisher.publish`."""
         return await self._publisher.publish(body, routing_key, **more)
 
+    async def request(
+        self, body: object, routing_key: str, *, returns: Any = bytes, **more: Any
+    ) -> Any:
+        """Send a request from outside the application; as `Publisher.request`."""
+        return await self._publisher.request(body, routing_key, returns=returns, **more)
+
     async def idle(
         self, deadline: float = _IDLE_DEADLINE, *, max_requeues: int | None = _MAX_REQUEUES
     ) -> None:

@@ -9,8 +9,9 @@ from datetime import datetime
 from typing import Any
 
 from workerkit.amqp.dead_letters import Evidence
+from workerkit.amqp.destination import Destination
 from workerkit.amqp.message import AMQPMessage
-from workerkit.amqp.publisher import Destination, Publisher
+from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.replay import ProcessMessage, QueueCleaner, replay_properties
 from workerkit.cli.dead_letters.read import opened, progress
 from workerkit.cli.dead_letters.selection import Selection

@@ -7,9 +7,10 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from workerkit.amqp.destination import Destination
 from workerkit.amqp.frames import NOT_FOUND
 from workerkit.amqp.message import AMQPMessage
-from workerkit.amqp.publisher import Destination, Publisher
+from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.replay import Browser, browse_queue, properties_without_counts
 from workerkit.cli.dead_letters.selection import Selection
 from workerkit.cli.dead_letters.target import DeadLetterQueue
