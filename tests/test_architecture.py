@@ -39,8 +39,9 @@ ORDER = {
     " addresses frame_reader tap handshake replies channel_numbers basic_get incoming"
     " scratch_channels channel session connection declare stream_position binding outgoing"
     " confirms destination lease_term requests publishing_channels publisher_connection"
-    " publisher_connections publisher copies dead_letters declared_queues queue_types requeue redelivery answers"
-    " replay topology preparation settlement receiver subscription transport lease",
+    " publisher_connections publisher copies dead_letters declared_queues queue_types requeue"
+    " redelivery answers replay topology preparation settlement receiver subscription transport"
+    " lease",
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
     " event_types cursor stored_cursor receiver subscription transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
