@@ -141,7 +141,8 @@ async def test_a_subscriber_recovers_after_the_broker_closed_the_connection(
 
     await broker.start()
     await asyncio.to_thread(own_broker.restart)
-    async with RabbitBroker(own_broker.url) as producer:
+    returning = Channel(on_return_raises=True)
+    async with RabbitBroker(own_broker.url, default_channel=returning) as producer:
 
         async def routed() -> bool:
             try:
