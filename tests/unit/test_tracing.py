@@ -25,13 +25,23 @@ from opentelemetry.sdk.trace.sampling import (
     TraceIdRatioBased,
 )
 from opentelemetry.semconv import schemas
-from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider, Status
+from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider, Status, StatusCode
 
 from tests.tracing import Spans, configured, ids, parent_of, recorded
-from workerkit import Action, AMQPConsumer, AMQPMessage, InvalidBody, WorkerSettings
+from workerkit import (
+    Action,
+    AMQPConsumer,
+    AMQPMessage,
+    InvalidBody,
+    Retry,
+    RetryPolicy,
+    WorkerSettings,
+)
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
+from workerkit.amqp.incoming import Oversized
 from workerkit.amqp.properties import Properties, RawHeaders, encode
+from workerkit.amqp.traced_copies import traced_copies
 from workerkit.delivery import TraceDetails
 from workerkit.endpoint import Endpoint
 from workerkit.options import Options
@@ -58,7 +68,7 @@ def message(
 async def returns(self: object, body: int) -> None: ...
 
 
-def endpoint(handle: Callable[..., Any] = returns) -> Endpoint:
+def endpoint(handle: Callable[..., Any] = returns, retry: RetryPolicy | None = None) -> Endpoint:
     consumer = type("Each", (AMQPConsumer,), {"handle": handle, "queues": ["q"]})
     signature = Signature(handle, AMQPMessage, lambda name, type_: ArgumentSource(lambda: None))
     return Endpoint(
@@ -68,6 +78,7 @@ def endpoint(handle: Callable[..., Any] = returns) -> Endpoint:
         on_success=Action.ACK,
         on_exception=Action.REQUEUE,
         on_invalid=Action.DEAD_LETTER,
+        retry=retry,
     )
 
 
@@ -78,10 +89,13 @@ def tracing_of(provider: trace.TracerProvider, redact: Any = None) -> RunningTra
 
 
 def traced(
-    provider: trace.TracerProvider, handle: Callable[..., Any] = returns, redact: Any = None
+    provider: trace.TracerProvider,
+    handle: Callable[..., Any] = returns,
+    redact: Any = None,
+    retry: RetryPolicy | None = None,
 ) -> Endpoint:
     """Return an endpoint with traced calls."""
-    each = endpoint(handle)
+    each = endpoint(handle, retry)
     tracing_of(provider, redact).trace_calls(each, "amqp", "q")
     return each
 
@@ -678,3 +692,90 @@ def test_a_provider_that_the_environment_names(tmp_path: Path) -> None:
     )
 
     assert done.stdout == "True\n", done.stderr
+
+
+def test_a_provider_that_fails_turns_tracing_off(caplog: pytest.LogCaptureFixture) -> None:
+    """The process starts nevertheless, and the reason is logged."""
+
+    class Failing(TracerProvider):
+        def get_tracer(self, *args: Any, **more: Any) -> trace.Tracer:
+            raise RuntimeError("no exporter")
+
+    with configured(Failing()):
+        assert start_tracing(WorkerSettings(), None) is None
+
+    assert "tracing could not be started" in caplog.text
+    assert "no exporter" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [(Action.RETRY, StatusCode.UNSET), (Action.DEAD_LETTER, StatusCode.ERROR)],
+)
+async def test_a_retry_is_an_error_only_after_the_last_attempt(
+    action: Action, status: StatusCode
+) -> None:
+    """A handler raises it on purpose; without another attempt, the message has failed."""
+    spans = Spans()
+
+    async def handle(self: object, body: int) -> None:
+        raise Retry
+
+    policy = RetryPolicy(delays=(1.0,) if action is Action.RETRY else ())
+    outcome = await traced(spans.provider, handle, retry=policy).process(message())
+
+    (span,) = spans.all
+    assert outcome.action is action
+    assert span.status.status_code is status
+    assert len(span.events) == (status is StatusCode.ERROR)
+
+
+def test_a_dead_letter_without_a_call_continues_its_producers_trace() -> None:
+    """Nothing was called for a message that is dead-lettered when it is redelivered."""
+    spans = Spans()
+    tracing = tracing_of(spans.provider)
+    with tracing.settle(message({"traceparent": TRACEPARENT}), "dead_letter") as carrier:
+        pass
+
+    span = spans.one("dead_letter q")
+    assert parent_of(span) == PARENT
+    assert carrier["traceparent"] == f"00-{TRACE}-{ids(span)[1]:016x}-01"
+
+
+async def test_a_message_that_is_too_large() -> None:
+    """Its span has the size; the body was discarded."""
+    spans = Spans()
+    acks = Acks(1, lambda data: True, lambda flush: None)
+    oversized = Oversized(
+        999, "LIMIT", queue="q", tag=1, envelope=b"\0\0\0", properties=b"\0\0", acks=acks
+    )
+
+    await traced(spans.provider).process(oversized)
+
+    span = spans.one("process q")
+    assert span.attributes is not None
+    assert span.attributes["messaging.message.body.size"] == 999
+    assert span.attributes["error.type"] == "workerkit.errors.InvalidBody"
+
+
+def test_stale_contexts_are_removed_from_copies() -> None:
+    """A copy has the new context only; baggage stays, and so does everything without a new one."""
+    old = {"traceparent": "old", "tracestate": "old", "baggage": "a=b", "x": 1}
+    fields = frozenset({"traceparent", "tracestate", "baggage"})
+    invalid = Properties(table=b"\0\0\0\5x")
+
+    def copied(properties: Properties, carrier: dict[str, str]) -> Properties:
+        (copy,) = traced_copies(iter([properties]), carrier, fields)
+        return copy
+
+    given = Properties(table=table.encode(old))
+    assert table.decode(copied(given, {"traceparent": "new"}).table or b"") == {
+        "baggage": "a=b",
+        "x": 1,
+        "traceparent": "new",
+    }
+    assert copied(given, {}) == given
+    assert copied(invalid, {"traceparent": "new"}) == invalid
+    assert table.decode(copied(Properties(), {"traceparent": "new"}).table or b"") == {
+        "traceparent": "new"
+    }
