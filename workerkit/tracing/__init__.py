@@ -67,7 +67,7 @@ def _servers(settings: WorkerSettings) -> dict[str, tuple[str, int]]:
 
 def _is_installed() -> bool:
     try:
-        return _API in sys.modules or find_spec(_API) is not None
+        return sys.modules.get(_API) is not None or find_spec(_API) is not None
     except (ImportError, ValueError):
         return False
 
