@@ -19,7 +19,7 @@ from pydantic import BaseModel
 from workerkit.codec import Codecs
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.delivery import Action, Delivery, Outcome
+from workerkit.delivery import Action, Delivery, Outcome, TraceDetails
 from workerkit.endpoint import Endpoint
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.health import Health, Part, State
@@ -36,6 +36,7 @@ from workerkit.retry import Retries, RetryPolicy, pause
 from workerkit.safe_text import Redact
 from workerkit.signature import Arguments, Signature
 from workerkit.tasks import Backoff, cancel, cancel_and_wait
+from workerkit.trace import Tracing
 from workerkit.workers import Batching, Workers
 
 __all__ = [
@@ -73,6 +74,8 @@ __all__ = [
     "Settlement",
     "Signature",
     "State",
+    "TraceDetails",
+    "Tracing",
     "Transport",
     "Warns",
     "WorkerSettings",
@@ -124,6 +127,7 @@ class Context:
         redact: The container's; called with texts of exceptions before they leave the process.
         codecs: The container's, and the built-in ones.
         changed: For each `Part` of a `Health`: called after every change of it.
+        tracing: Creates spans; None if tracing is off. The calls of `handle` are traced without it.
         keep: Runs a coroutine as a task of the process: one that raises stops the process, and so
             does one that was cancelled otherwise than by `cancel` or `cancel_and_wait`.
     """
@@ -137,6 +141,7 @@ class Context:
     codecs: Codecs
     changed: Callable[[], None]
     keep: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+    tracing: Tracing | None = None
 
     def section(self, model: type[Section]) -> Section:
         """Return the section of the settings that has this class; see `Configured`.

@@ -244,9 +244,8 @@ class Answers:
             message_id=reply.message_id,
             timestamp=int(time()),
         )
-        assert request.reply_to
         try:
-            await self._publisher.reply(reply.body, properties, request.reply_to, REPLY_DEADLINE)
+            await self._publisher.reply(message, reply.body, properties, REPLY_DEADLINE)
         except MessageTooLarge as error:
             if reply.content_type == PROBLEM:
                 return error

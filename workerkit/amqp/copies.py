@@ -130,8 +130,11 @@ class CopyPublisher:
                 too_large = error
         raise too_large
 
-    async def reply(self, body: bytes, properties: Properties, to: str, timeout: float) -> None:
-        """Publish a reply. Raises as `Publisher.send` does."""
+    async def reply(
+        self, message: AMQPMessage[Any], body: bytes, properties: Properties, timeout: float
+    ) -> None:
+        """Publish a reply to *message*. Raises as `Publisher.send` does."""
+        to = message.properties.reply_to or ""
         await self._publisher.send_observed(body, properties, self._to(to), timeout)
 
     async def _publish(self, message: AMQPMessage[Any], properties: Properties, to: Queue) -> None:

@@ -25,6 +25,7 @@ from workerkit.amqp.publisher_connections import (
 )
 from workerkit.amqp.queue import Exchange, Queue
 from workerkit.amqp.requests import RequestOptions, encode_request, reply_reader
+from workerkit.amqp.traced_publish import traced_publish
 from workerkit.codec import BUILT_IN, Codecs
 from workerkit.config.settings import WorkerSettings
 from workerkit.current_call import current_correlation_id
@@ -35,16 +36,14 @@ from workerkit.errors import (
     MessageTooLarge,
     PublishError,
     PublishOutcomeUnknown,
-    PublishRefused,
-    PublishTimeout,
     Unroutable,
 )
 from workerkit.observe import Observer, Published, notify_event
 from workerkit.tasks import Deadline
+from workerkit.trace import Tracing
 
 T = TypeVar("T")
 
-_DECLARE_DEADLINE = 30.0  # For several requests, each of which has its own deadline.
 _DIRECT_REPLY = f"{outgoing.DIRECT_REPLY_TO}."
 
 
@@ -81,13 +80,14 @@ class Publisher:
     * `timeout`: Seconds for the whole call, including a new connection.
 
     Attributes:
-        observers: Called for each publish and for changes of the connections; the Runner sets it.
-        codecs: Those of the container; the Runner sets it.
+        observers, tracing: Called for each publish, observers for connections too. Set at start.
+        codecs: Those of the container, set at start.
         connects: Whether it publishes to a broker. The fake publisher of tests does not.
     """
 
     observers: Sequence[Observer] = ()
     codecs: Codecs = BUILT_IN
+    tracing: Tracing | None = None
     connects: ClassVar[bool] = True
 
     def __init__(self) -> None:
@@ -107,7 +107,6 @@ class Publisher:
 
         Args:
             place: A connection of the settings, in lower case, and a virtual host.
-            preparation: Declares the queues.
         """
         self._preparations.add(place, preparation)
 
@@ -157,7 +156,8 @@ class Publisher:
             if headers and exchange and outgoing.DELAY_HEADER in headers:
                 mandatory = False
             to = Destination(routing_key, exchange, connection, vhost, mandatory)
-            return await self.send_observed(raw, properties, to, timeout)
+            send = self.send_observed if self.tracing is None else self._send_traced
+            return await send(raw, properties, to, timeout)
         except (AttributeError, TypeError):
             # Only after a failure: these checks would slow down every publish.
             outgoing.check_types(locals())
@@ -230,7 +230,7 @@ class Publisher:
         where = f"request {properties.message_id!r} to {to}"
         with self._connections.to(to).requests.waiting(properties.correlation_id) as waiter:
             try:
-                await self.send_observed(raw, properties, to, timeout)
+                await self._send_traced(raw, properties, to, timeout)
             except PublishOutcomeUnknown:
                 if waiter.reply is None:
                     raise
@@ -358,8 +358,7 @@ class Publisher:
 
         def ended(error: PublishError | None = None) -> Published:
             name, message_id = to.connection.casefold(), properties.message_id or ""
-            seconds = perf_counter() - began
-            exchange, key = str(to.exchange), to.routing_key
+            exchange, key, seconds = str(to.exchange), to.routing_key, perf_counter() - began
             return Published(name, exchange, key, message_id, len(raw), seconds, error)
 
         try:
@@ -374,6 +373,14 @@ class Publisher:
         notify_event(self.observers, "published", ended())
         return message_id
 
+    async def _send_traced(
+        self, raw: bytes, properties: Properties, to: Destination, timeout: float
+    ) -> str:
+        if self.tracing is None:
+            return await self.send_observed(raw, properties, to, timeout)
+        with traced_publish(self.tracing, properties, to, len(raw)):
+            return await self.send_observed(raw, properties, to, timeout)
+
     async def declare(self, queue: Queue, connection: str, vhost: str | None) -> bool:
         """Declare a queue if it is missing.
 
@@ -384,15 +391,7 @@ class Publisher:
             PublishRefused: A permission is missing, or the queue exists with other arguments.
             PublishTimeout: There is no connection.
         """
-        publisher = self._connections.to(Destination(queue.name, "", connection, vhost))
-        try:
-            async with Deadline(_DECLARE_DEADLINE):
-                return await publisher.declare(queue)
-        except TimeoutError as error:
-            text = f"queue {queue.name!r}: not declared within {_DECLARE_DEADLINE:g} s"
-            raise PublishTimeout(text) from error
-        except ConnectionLost as error:
-            raise PublishRefused(f"queue {queue.name!r} cannot be declared: {error}") from error
+        return await self._connections.declare(queue, connection, vhost)
 
     async def close(self) -> None:
         """Close the connections. Publishes that are not confirmed yet fail."""

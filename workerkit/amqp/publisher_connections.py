@@ -9,11 +9,18 @@ from typing import Protocol
 from workerkit.amqp.connection import Connection
 from workerkit.amqp.destination import Destination
 from workerkit.amqp.publisher_connection import PublisherConnection
+from workerkit.amqp.queue import Queue
 from workerkit.config.settings import WorkerSettings
-from workerkit.errors import ConfigurationError
+from workerkit.errors import (
+    ConfigurationError,
+    ConnectionLost,
+    PublishRefused,
+    PublishTimeout,
+)
 from workerkit.observe import Observer
 from workerkit.tasks import Deadline
 
+_DECLARE_DEADLINE = 30.0  # For several requests, each of which has its own deadline.
 NOT_OPEN = "the publisher is used before the Runner has started, or after it has stopped"
 
 
@@ -127,6 +134,18 @@ class PublisherConnections:
                 f"{to}: the settings have no connection {to.connection!r}, only {known}"
             )
         return name, settings.vhost_name(to.vhost)
+
+    async def declare(self, queue: Queue, connection: str, vhost: str | None) -> bool:
+        """Declare a queue if it is missing, as `Publisher.declare` does."""
+        publisher = self.to(Destination(queue.name, "", connection, vhost))
+        try:
+            async with Deadline(_DECLARE_DEADLINE):
+                return await publisher.declare(queue)
+        except TimeoutError as error:
+            text = f"queue {queue.name!r}: not declared within {_DECLARE_DEADLINE:g} s"
+            raise PublishTimeout(text) from error
+        except ConnectionLost as error:
+            raise PublishRefused(f"queue {queue.name!r} cannot be declared: {error}") from error
 
     def blocked(self) -> list[str]:
         """Return the names of the connections whose broker blocks publishers."""

@@ -25,6 +25,7 @@ from workerkit.amqp.redelivery import Handled, Place, Redelivery
 from workerkit.amqp.settlement import AMQPSettlement
 from workerkit.amqp.subscription import Subscription
 from workerkit.amqp.topology import Topology
+from workerkit.amqp.traced_copies import copy_publisher
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
@@ -232,7 +233,7 @@ class AMQPTransport:
         self._container_publisher = publisher
         publisher.open(context.settings)
         if isinstance(publisher, Publisher):
-            publisher.observers = context.observers
+            publisher.observers, publisher.tracing = context.observers, context.tracing
             publisher.codecs = context.codecs
 
     def blocked(self) -> list[str]:
@@ -308,7 +309,8 @@ class AMQPTransport:
             log.warning(text, extra={"consumer": options.name, **fields})
         declare = options.declare or settings.declare
         copies = self._copies.setdefault(
-            (key, declare), CopyPublisher(publisher, name, options.vhost, declare)
+            (key, declare),
+            copy_publisher(publisher, name, options.vhost, declare, context.tracing),
         )
         types = QueueTypes()
         replies = self._returns.get(options.name, Any) is not Any
