@@ -80,6 +80,10 @@ class HTTPRequest(Delivery):
         self.body: object = None
         self.answer: web.StreamResponse | None = None
 
+    def log_context(self) -> dict[str, object]:
+        """Return its id."""
+        return {"request_id": self.id}
+
     def handed_on_id(self) -> str | None:
         """Return the request id, as the correlation id of what the view publishes."""
         return self.id
