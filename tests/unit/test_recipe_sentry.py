@@ -243,7 +243,7 @@ async def test_a_batch_is_one_event(events: list[Event], recipe: ModuleType) -> 
 
     class Orders(AMQPConsumer):
         queues = ["orders"]
-        batch = 3
+        batch_size = 3
         on_exception = Action.DEAD_LETTER
 
         async def handle(self, orders: list[Order]) -> None:

@@ -61,6 +61,7 @@ class HTTPRequest(Delivery):
     )
 
     log_success: ClassVar[str] = "request handled"
+    trace_operation: ClassVar[str] = ""
 
     raw: bytes
     seconds: float
