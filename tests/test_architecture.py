@@ -20,13 +20,13 @@ LONGEST_FUNCTION = 50
 # From the ground up. Within a floor the order counts; names joined by | are neighbours at the same
 # height, which know nothing of each other.
 FLOORS = {
-    "F0 words": "version safe_text errors delivery config",
+    "F0 words": "version safe_text errors delivery trace config",
     "F1 pure": "describe current_call type_variables codec signature retry health observe logs",
     "F2 declared": "attributes options consumer interceptor",
     "F3 spine": "forking tasks deadlines threads workers endpoint transport simple_options"
     " simple_receiver simple_transport",
     "F4 transports": "amqp|sse|http|embedded ops.counting ops.metrics periodic ops",
-    "F5 assembly": "container config.load app",
+    "F5 assembly": "container config.load tracing app",
     "F6 runner": "app.watchdog app.process runner",
     "F7 doors": "cli testing __main__",
 }
@@ -56,6 +56,7 @@ ORDER = {
     " contract_source transport_contract plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
     " variables explain load",
+    "tracing": "names sampling contexts recorder calls spans running",
     "app": "discovery injection interceptors sections assembly watchdog process",
     "periodic": "schedule singleton consumer transport",
 }
@@ -64,7 +65,7 @@ ORDER = {
 ONLY_OWN = {"embedded": ["errors"]}
 
 # Modules that import others lazily, so that they start quickly; also downwards.
-LAZY = ["cli.__init__"]
+LAZY = ["cli.__init__", "tracing.__init__"]
 
 # Who may import these at all: path patterns inside the package.
 KEEPERS = {
@@ -72,6 +73,7 @@ KEEPERS = {
     "aiormq": [f"amqp/{each}.py" for each in ("tap", "handshake", "replies", "channel", "session")],
     "aiohttp": ["http/*", "sse/*", "ops/*", "testing/http_client.py", "testing/sse.py"],
     "aiohttp_sse_client": ["sse/*"],
+    "opentelemetry": ["tracing/*"],
     "prometheus_client": ["ops/*"],
 }
 

@@ -1,7 +1,7 @@
 """What a transport hands over (Delivery) and what becomes of it (Action, Outcome)."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from enum import StrEnum
 from typing import Any, ClassVar, NamedTuple
 
@@ -77,6 +77,29 @@ class Outcome(NamedTuple):
     call: FailedCall | None = None
 
 
+class TraceDetails(NamedTuple):
+    """What a span says about a message, event or run.
+
+    Attributes:
+        source: Where it comes from or goes to, with few different values: the name of a queue,
+            a route. Empty if every message has its own, such as a queue for replies.
+        exchange: The exchange that it was published to.
+        routing_key: The routing key that it was published with.
+        message_id: Its id.
+        conversation_id: Its correlation id.
+        size: Bytes of its body.
+        scheduled: When a run was due, in ISO 8601.
+    """
+
+    source: str = ""
+    exchange: str = ""
+    routing_key: str = ""
+    message_id: str | None = None
+    conversation_id: str | None = None
+    size: int | None = None
+    scheduled: str | None = None
+
+
 class Delivery:
     """A message or event, and the action that its handler chose for it.
 
@@ -86,6 +109,8 @@ class Delivery:
         fate: The chosen action; None until the handler has chosen one or has returned.
         after: Seconds until the next attempt, if the handler requested one with a delay.
         trace: The fields `trace_id` and `span_id` of its call; absent unless it was traced.
+        trace_operation: The first word of the name of its spans; empty if its transport traces it.
+        trace_system: The messaging system in its spans; by default the kind of its transport.
         log_success: The message of its log record after success.
         moved: It is acknowledged because a copy of it was confirmed.
     """
@@ -93,6 +118,8 @@ class Delivery:
     __slots__ = ("__weakref__", "after", "attempt", "fate", "raw", "trace")
 
     log_success: ClassVar[str] = "handled"
+    trace_operation: ClassVar[str] = "process"
+    trace_system: ClassVar[str] = ""
     moved: bool = False
 
     raw: Any  # bytes or str, depending on the transport.
@@ -139,6 +166,28 @@ class Delivery:
     def handed_on_id(self) -> str | None:
         """Return the correlation id of messages that its handler publishes; None for none."""
         return None
+
+    def trace_carrier(self) -> Mapping[str, Any]:
+        """Return the headers in which its sender may have written a trace context.
+
+        The names are in lower case. Values of any type and size are allowed.
+        """
+        return {}
+
+    def trace_source(self) -> str:
+        """Return the second word of the name of its spans; by default the consumer's source.
+
+        It must not have a new value for each delivery.
+        """
+        return ""
+
+    def trace_details(self) -> TraceDetails:
+        """Return what its span says about it; called only if that is recorded."""
+        return TraceDetails(self.trace_source())
+
+    def trace_links(self) -> Sequence[Mapping[str, Any]]:
+        """Return the headers with the trace contexts that its span links to, beside its parent."""
+        return ()
 
     def decide(self, action: Action) -> None:
         """Choose the action for this delivery; it applies even if the handler raises afterwards.

@@ -5,7 +5,7 @@ import inspect
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
-from contextvars import copy_context
+from contextvars import Context, copy_context
 from functools import partial
 from types import CoroutineType
 from typing import Any
@@ -88,6 +88,7 @@ class Endpoint:
             self._intercepted = Intercepted(
                 self._handle, options.interceptors, self._preview, limit
             )
+        self._carry: Callable[[Context], None] | None = None
         self._context = None if inherits else copy_context()
         self._isolates = inherits or self._intercepted is not None
 
@@ -147,6 +148,22 @@ class Endpoint:
             for delivery, outcome in zip(deliveries, outcomes, strict=True)
         ]
 
+    def wrap(
+        self,
+        process: Callable[..., Awaitable[Outcome]],
+        process_batch: Callable[[Sequence[Delivery]], Awaitable[list[Outcome]]],
+        carry: Callable[[Context], None],
+    ) -> None:
+        """Make transports call other functions instead of `process` and `process_batch`.
+
+        A transport that is not wrapped pays nothing, not even for a check.
+
+        Args:
+            carry: Called with the context of each call that runs in one of its own.
+        """
+        vars(self).update(process=process, process_batch=process_batch)
+        self._carry = carry
+
     async def start(self) -> None:
         """Call the consumer's `on_start`; what it raises fails the start."""
         await self.consumer.on_start()
@@ -182,6 +199,8 @@ class Endpoint:
     ) -> Awaitable[Any]:
         """Call the method in a context of its own."""
         context = copy_context() if self._context is None else self._context.copy()
+        if self._carry is not None:
+            self._carry(context)
         return run_in_context(context, self._called(handled, args, kwargs))
 
     async def _called(

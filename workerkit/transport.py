@@ -18,7 +18,7 @@ from pydantic import BaseModel
 
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.delivery import Action, Delivery, Outcome
+from workerkit.delivery import Action, Delivery, Outcome, TraceDetails
 from workerkit.endpoint import Endpoint
 from workerkit.errors import BrokerRefused, ConnectionLost
 from workerkit.health import Health, Part, State
@@ -35,6 +35,7 @@ from workerkit.retry import Retries, RetryPolicy, pause
 from workerkit.safe_text import Redact
 from workerkit.signature import Arguments, Signature
 from workerkit.tasks import Backoff, cancel, cancel_and_wait
+from workerkit.trace import Tracing
 from workerkit.workers import Batching, Workers
 
 __all__ = [
@@ -71,6 +72,8 @@ __all__ = [
     "Settlement",
     "Signature",
     "State",
+    "TraceDetails",
+    "Tracing",
     "Transport",
     "Warns",
     "WorkerSettings",
@@ -121,6 +124,7 @@ class Context:
         middlewares: The container's, for requests.
         redact: The container's; called with texts of exceptions before they leave the process.
         changed: For each `Part` of a `Health`: called after every change of it.
+        tracing: Creates spans; None if tracing is off. The calls of `handle` are traced without it.
         keep: Runs a coroutine as a task of the process: one that raises stops the process, and so
             does one that was cancelled otherwise than by `cancel` or `cancel_and_wait`.
     """
@@ -133,6 +137,7 @@ class Context:
     redact: Redact | None
     changed: Callable[[], None]
     keep: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
+    tracing: Tracing | None = None
 
     def section(self, model: type[Section]) -> Section:
         """Return the section of the settings that has this class; see `Configured`.

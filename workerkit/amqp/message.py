@@ -11,9 +11,9 @@ from typing_extensions import TypeVar
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.content import content
-from workerkit.amqp.properties import Properties, decode, readable
+from workerkit.amqp.properties import Properties, RawHeaders, decode, readable
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX
-from workerkit.delivery import Action, Delivery
+from workerkit.delivery import Action, Delivery, TraceDetails
 
 T = TypeVar("T", default=Any)
 
@@ -56,6 +56,8 @@ class AMQPMessage(Delivery, Generic[T]):
         "redelivered_flag",
         "tag",
     )
+
+    trace_system = "rabbitmq"
 
     body: T
     raw: bytes
@@ -113,6 +115,26 @@ class AMQPMessage(Delivery, Generic[T]):
         """Return its correlation id, or its message id if it begins a conversation."""
         properties = self.properties
         return properties.correlation_id or properties.message_id
+
+    def trace_carrier(self) -> RawHeaders:
+        """Return its headers."""
+        return RawHeaders(self._raw_properties)
+
+    def trace_source(self) -> str:
+        """Return the name of its queue, as the class declares it."""
+        return self.queue
+
+    def trace_details(self) -> TraceDetails:
+        """Return its destination, its ids and its size."""
+        size = getattr(self, "size", None)  # That of an oversized message, which has no body.
+        return TraceDetails(
+            self.queue,
+            self.exchange,
+            self.routing_key,
+            self.message_id,
+            self.correlation_id,
+            len(self.raw) if size is None else size,
+        )
 
     @cached_property
     def properties(self) -> Properties:

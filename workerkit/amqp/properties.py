@@ -4,10 +4,14 @@ Decoding never raises, because the sender determines these bytes. Encoding decod
 returns the same bytes, so a copy of a message has the properties of the original.
 """
 
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields
 from struct import Struct
 from struct import error as StructError  # noqa: N812
 from typing import Any
+
+from workerkit.amqp.table import MalformedTable
+from workerkit.amqp.table import decode as decode_table
 
 _U16 = Struct(">H")
 _U32 = Struct(">I")
@@ -95,6 +99,60 @@ def encode(properties: Properties) -> bytes:
             parts.append(_encode_value(name, value))
     parts[0] = _U16.pack(flags)
     return b"".join(parts)
+
+
+class RawHeaders(Mapping[str, Any]):
+    """The headers in encoded properties; a text is found without decoding the others.
+
+    To decode all of them takes 10 µs and more. A search finds the bytes of an entry, wherever they
+    are, so a sender can hide a text in the value of another header. Trust the result no more than
+    any header.
+    """
+
+    __slots__ = ("_raw",)
+
+    def __init__(self, raw: bytes) -> None:
+        self._raw = raw
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """Return the text of a header; *default* if it is absent or no text."""
+        entry = _TEXT_ENTRIES.get(key) or _text_entry(key)
+        raw = self._raw
+        start = raw.find(entry)
+        if start < 0:
+            return default
+        start += len(entry) + 4
+        end = start + int.from_bytes(raw[start - 4 : start])
+        return raw[start:end].decode(errors="replace") if end <= len(raw) else default
+
+    def __getitem__(self, key: str) -> Any:
+        found = self.get(key)
+        if found is None:
+            raise KeyError(key)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        try:
+            return iter(decode_table(decode(self._raw).table or _NO_TABLE))
+        except MalformedTable:
+            return iter(())
+
+    def __len__(self) -> int:
+        return len(list(iter(self)))
+
+
+_NO_TABLE = b"\0\0\0\0"
+# The bytes before the size of a text, by the name of the header. Few names are ever asked for.
+_TEXT_ENTRIES: dict[str, bytes] = {}
+_MOST_ENTRIES = 100
+
+
+def _text_entry(name: str) -> bytes:
+    encoded = name.encode()[:255]
+    entry = bytes((len(encoded),)) + encoded + b"S"
+    if len(_TEXT_ENTRIES) < _MOST_ENTRIES:
+        _TEXT_ENTRIES[name] = entry
+    return entry
 
 
 def readable(text: str | None) -> str | None:

@@ -36,6 +36,7 @@ from workerkit.options import (
     unknown_option,
     without_effect,
 )
+from workerkit.tracing import tracing_faults
 from workerkit.transport import Declared, Publishes, Transport, Warns
 
 _HOOKS = ("on_start", "on_stop", "on_connection_error")
@@ -133,6 +134,7 @@ def _read_settings(
     settings, faulty = load_settings(make, settings_type)
     faults.configuration += faulty
     if settings is not None:
+        faults.configuration += tracing_faults(settings)
         settings, faulty = with_sections(settings, sections_of(transports.values()))
         faults.configuration += faulty
     return settings, settings_type

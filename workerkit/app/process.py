@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from traceback import walk_tb
 from types import CodeType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from dependency_injector import containers, providers
 
@@ -31,7 +31,11 @@ from workerkit.tasks import (
     run_all,
     unprotect,
 )
+from workerkit.tracing import start_tracing
 from workerkit.transport import Context, Declared, Prepares, Publishes, Transport
+
+if TYPE_CHECKING:
+    from workerkit.tracing.running import RunningTracing
 
 log = logging.getLogger(__name__)
 
@@ -71,6 +75,7 @@ class Process:
         self._endpoints: list[Endpoint] = []
         self._transports: list[Transport] = []
         self._watchdog: Watchdog | None = None
+        self._tracing: RunningTracing | None = None
 
     async def start(self) -> None:
         """Open resources, create the consumers, start the transports.
@@ -84,6 +89,10 @@ class Process:
         )
         self._watchdog.start()
         await self._resources.open()
+        # A resource may have configured the SDK.
+        self._tracing = start_tracing(self._assembly.settings, redact_of(self._container))
+        if self._tracing is not None:
+            self._tracing.start()
         context = await self._context()
         await self._open_publishers(context)
         endpoints_of = [
@@ -158,6 +167,8 @@ class Process:
             CLOSE_DEADLINE,
         )
         faults += self._faults("closed", await self._resources.close(CLOSE_DEADLINE))
+        if self._tracing is not None:
+            self._tracing.stop()
         if self._watchdog is not None:
             self._watchdog.stop()
         return faults
@@ -190,6 +201,7 @@ class Process:
             redact_of(self._container),
             self.changed.set,
             self._keep,
+            self._tracing,
         )
 
     async def _open_publishers(self, context: Context) -> None:
@@ -223,7 +235,10 @@ class Process:
             for number, make in enumerate(declared.interceptors, 1)
         ]
         options = replace(declared.options, interceptors=tuple(interceptors))
-        return transport.endpoint(replace(declared, options=options), consumer)
+        endpoint = transport.endpoint(replace(declared, options=options), consumer)
+        if self._tracing is not None and getattr(transport.delivery, "trace_operation", True):
+            self._tracing.trace_calls(endpoint, transport.kind, transport.source(options))
+        return endpoint
 
     async def _begin(self, endpoint: Endpoint) -> None:
         """Call `on_start` of a consumer; from then on it has to be stopped."""

@@ -56,6 +56,7 @@ def _json_object(given: Any) -> Any:
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Grace = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ListenPort = Annotated[int, Field(ge=0, le=65_535)]
+TracingMode = Annotated[Literal["auto", "on", "off"], BeforeValidator(lower)]
 LogFormat = Annotated[Literal["text", "json"], BeforeValidator(lower)]
 Level = Annotated[
     Literal["CRITICAL", "FATAL", "ERROR", "WARN", "WARNING", "INFO", "DEBUG", "NOTSET"],

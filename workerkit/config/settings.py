@@ -16,6 +16,7 @@ from workerkit.config.sections import (
     MetricsSettings,
     OpsSettings,
     Seconds,
+    TracingMode,
 )
 from workerkit.config.sources import EnvFile, Environment, SecretFiles
 
@@ -37,6 +38,8 @@ class WorkerSettings(BaseSettings):
         cursors_fsync: Write each cursor to the disk, so that it survives a loss of power.
         cursors_corrupt: With a cursor file that is invalid, `set-aside` renames it and starts the
             stream without a cursor; `wait` does not start the stream until the file is repaired.
+        tracing: Whether to create OpenTelemetry spans: `auto` does if the application has
+            configured an SDK.
         shutdown_grace: Seconds that running handlers get before they are cancelled.
         start_timeout: Seconds for the consumers to become ready; None for no limit.
         consumer_timeout: The broker's `consumer_timeout` in seconds: after that time without an
@@ -68,6 +71,7 @@ class WorkerSettings(BaseSettings):
     ops: OpsSettings = OpsSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
+    tracing: TracingMode = "auto"
     shutdown_grace: Grace = 20.0
     start_timeout: Seconds | None = None
     consumer_timeout: Seconds = 1800.0

@@ -60,6 +60,8 @@ class HTTPRequest(Delivery):
         "status",
     )
 
+    trace_operation: ClassVar[str] = ""
+
     log_success: ClassVar[str] = "request handled"
     trace_operation: ClassVar[str] = ""
 

@@ -12,7 +12,7 @@ from zoneinfo import ZoneInfo
 
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.delivery import Action, Delivery, Outcome
+from workerkit.delivery import Action, Delivery, Outcome, TraceDetails
 from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
@@ -49,6 +49,7 @@ class Tick(Delivery):
     __slots__ = ("name", "scheduled")
 
     log_success: ClassVar[str] = "run finished"
+    trace_operation: ClassVar[str] = "run"
 
     def __init__(self, name: str, scheduled: datetime) -> None:
         super().__init__(b"")
@@ -68,6 +69,14 @@ class Tick(Delivery):
             "attempt": self.attempt,
             **retried,
         }
+
+    def trace_source(self) -> str:
+        """Return the name of the task."""
+        return self.name
+
+    def trace_details(self) -> TraceDetails:
+        """Return when it was due."""
+        return TraceDetails(self.name, scheduled=format_utc(self.scheduled))
 
     def __repr__(self) -> str:
         return f"<run of {self.name}, scheduled for {format_utc(self.scheduled)}>"

@@ -1,12 +1,18 @@
 """One Server-Sent Event, as a handler gets it."""
 
+import re
+from collections.abc import Mapping, Sequence
 from typing import Any, Generic
 
 from typing_extensions import TypeVar
 
-from workerkit.delivery import Action, Delivery
+from workerkit.delivery import Action, Delivery, TraceDetails
 
 T = TypeVar("T", default=Any)
+
+_TRACEPARENT = re.compile(
+    r'"traceparent"\s{0,8}:\s{0,8}"(00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f]{2})"'
+)
 
 
 class SSEEvent(Delivery, Generic[T]):
@@ -22,9 +28,14 @@ class SSEEvent(Delivery, Generic[T]):
         attempt: The number of the attempt, from 1.
         sequence: The number of the event in the stream; each process counts from 0.
         oversized: The data was longer than `max_event_size`, and was discarded.
+        connection_trace: The trace context of its connection; absent unless that was traced.
     """
 
-    __slots__ = ("body", "id", "name", "oversized", "route", "sequence")
+    __slots__ = ("body", "connection_trace", "id", "name", "oversized", "route", "sequence")
+
+    trace_system = "sse"
+
+    connection_trace: Mapping[str, str]
 
     body: T
     raw: str
@@ -54,6 +65,25 @@ class SSEEvent(Delivery, Generic[T]):
     def log_context(self) -> dict[str, object]:
         """Return its id, if the server sent one."""
         return {"event_id": self.id} if self.id else {}
+
+    def trace_carrier(self) -> Mapping[str, str]:
+        """Return the attribute `traceparent` of JSON data, as a CloudEvent has it."""
+        # Valid JSON of any other shape costs one search.
+        found = _TRACEPARENT.search(self.raw) if '"traceparent"' in self.raw else None
+        return {} if found is None else {"traceparent": found[1]}
+
+    def trace_source(self) -> str:
+        """Return the route of the stream."""
+        return self.route
+
+    def trace_details(self) -> TraceDetails:
+        """Return its id, and the size of its data."""
+        return TraceDetails(self.route, message_id=self.id or None, size=len(self.raw))
+
+    def trace_links(self) -> Sequence[Mapping[str, str]]:
+        """Return the trace context of its connection."""
+        found = getattr(self, "connection_trace", None)
+        return () if found is None else (found,)
 
     def accept(self) -> None:
         """Settle this event as handled, even if the handler raises afterwards."""

@@ -1,0 +1,60 @@
+"""OpenTelemetry: spans for calls of `handle`, publishes, moves of messages, and connections.
+
+Nothing else in the package imports `opentelemetry`, and this package only when tracing is on.
+"""
+
+import logging
+import os
+import sys
+from importlib.util import find_spec
+from typing import TYPE_CHECKING
+
+from workerkit.config.settings import WorkerSettings
+from workerkit.safe_text import Redact
+
+if TYPE_CHECKING:
+    from workerkit.tracing.running import RunningTracing
+
+log = logging.getLogger(__name__)
+
+_API = "opentelemetry.trace"
+_PROVIDER_VARIABLE = "OTEL_PYTHON_TRACER_PROVIDER"
+_MISSING = "tracing is on, but opentelemetry-api is not installed: pip install 'workerkit[otel]'"
+
+
+def tracing_faults(settings: WorkerSettings) -> list[str]:
+    """Return the reason why tracing cannot be on, for the operator; none if it can."""
+    if settings.tracing != "on" or _is_installed():
+        return []
+    prefix = settings.model_config.get("env_prefix", "")
+    return [f"{prefix}TRACING: {_MISSING}"]
+
+
+def start_tracing(settings: WorkerSettings, redact: Redact | None) -> "RunningTracing | None":
+    """Return the tracing of a process; None if it is off.
+
+    With `auto` it is on if the application has configured an SDK. This never configures one.
+    """
+    if settings.tracing == "off" or not _is_installed():
+        return None
+    if settings.tracing == "auto" and not _may_be_configured():
+        # The API is not even imported.
+        return None
+    from workerkit.tracing.running import running_tracing
+
+    tracing = running_tracing(redact)
+    if tracing is None and settings.tracing == "on":
+        log.warning(
+            "tracing is on, but no OpenTelemetry SDK is configured: nothing is recorded",
+        )
+    return tracing
+
+
+def _is_installed() -> bool:
+    if "opentelemetry" in sys.modules:
+        return True
+    return find_spec("opentelemetry") is not None and find_spec(_API) is not None
+
+
+def _may_be_configured() -> bool:
+    return _API in sys.modules or bool(os.environ.get(_PROVIDER_VARIABLE))

@@ -1,0 +1,59 @@
+"""The tracing of a running process."""
+
+from opentelemetry.trace import (
+    NoOpTracer,
+    NoOpTracerProvider,
+    ProxyTracerProvider,
+    TracerProvider,
+    get_current_span,
+    get_tracer_provider,
+)
+
+from workerkit import current_call
+from workerkit.endpoint import Endpoint
+from workerkit.safe_text import Redact
+from workerkit.tracing import names
+from workerkit.tracing.calls import TracedCalls
+from workerkit.tracing.contexts import fields_of
+from workerkit.tracing.recorder import Recorder
+from workerkit.tracing.spans import OpenTelemetryTracing
+from workerkit.version import __version__
+
+
+class RunningTracing(OpenTelemetryTracing):
+    """Traces one process, from its start to its stop."""
+
+    def start(self) -> None:
+        """Add the trace and the span to each log record of a span."""
+        current_call.trace_fields = _log_fields
+
+    def stop(self) -> None:
+        """Add them no more."""
+        if current_call.trace_fields is _log_fields:
+            current_call.trace_fields = None
+
+    def trace_calls(self, endpoint: Endpoint, system: str, source: str) -> None:
+        """Trace the calls of an endpoint; see `TracedCalls`."""
+        TracedCalls(self.recorder, endpoint, system, source)
+
+
+def running_tracing(
+    redact: Redact | None, provider: TracerProvider | None = None
+) -> RunningTracing | None:
+    """Return tracing with the configured SDK; None if there is none.
+
+    Args:
+        provider: The global one by default.
+    """
+    provider = get_tracer_provider() if provider is None else provider
+    if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
+        return None
+    tracer = provider.get_tracer("workerkit", __version__, names.SCHEMA)
+    if isinstance(tracer, NoOpTracer):
+        # OTEL_SDK_DISABLED is set.
+        return None
+    return RunningTracing(Recorder(tracer, redact))
+
+
+def _log_fields() -> dict[str, str]:
+    return fields_of(get_current_span())
