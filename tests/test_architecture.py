@@ -42,13 +42,13 @@ ORDER = {
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
     " event_types cursor stored_cursor receiver subscription transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
-    " signature slow_clients view return_type openapi response connection middleware"
+    " signature slow_clients view return_type openapi response connection traced middleware"
     " listener server receiver transport",
     "embedded": "table clock memory errors heartbeat injected_faults methods properties message"
     " counting order behaviour arguments queue exchange x_death vhost outbox channel"
     " declaring publishing consuming dispatch frames broker handshake connection"
     " listener snapshot server",
-    "ops": "counting metrics server",
+    "ops": "counting metrics exemplars server",
     "cli": "probe application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read"
     " dead_letters.clear dead_letters.commands settings commands",
@@ -56,7 +56,7 @@ ORDER = {
     " contract_source transport_contract plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
     " variables explain load",
-    "tracing": "names sampling contexts recorder calls spans running",
+    "tracing": "names sampling contexts recorder calls spans served running",
     "app": "discovery injection interceptors sections assembly watchdog process",
     "periodic": "schedule singleton consumer transport",
 }

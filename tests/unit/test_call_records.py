@@ -6,6 +6,7 @@ import json
 import logging
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
@@ -17,6 +18,7 @@ from pydantic import BaseModel
 from tests.application import package_of
 from tests.spans import Spans, sdk
 from workerkit import (
+    Action,
     AMQPConsumer,
     Consumer,
     HTTPView,
@@ -78,20 +80,15 @@ def spans() -> Iterator[Spans]:
         yield found
 
 
-class added:
+@contextmanager
+def added(handler: logging.Handler) -> Iterator[None]:
     """Add a handler to the root logger inside the block."""
-
-    def __init__(self, handler: logging.Handler) -> None:
-        self.handler = handler
-        self.level = own.level
-
-    def __enter__(self) -> None:
-        own.setLevel(logging.INFO)
-        logging.getLogger().addHandler(self.handler)
-
-    def __exit__(self, *_: object) -> None:
-        logging.getLogger().removeHandler(self.handler)
-        own.setLevel(self.level)
+    root, level = logging.getLogger(), own.level
+    own.setLevel(logging.INFO)
+    root.addHandler(handler)
+    yield
+    root.removeHandler(handler)
+    own.setLevel(level)
 
 
 def run(*consumers: type[Consumer], **settings: Any) -> Any:
@@ -198,16 +195,18 @@ async def test_a_failure(output: Output, spans: Spans) -> None:
 
     class Orders(AMQPConsumer):
         queues = ["orders"]
+        on_exception = Action.DEAD_LETTER
 
         async def handle(self, order: Order) -> None:
             raise KeyError("customer")
 
     async with run(Orders) as app:
         await app.publish(Order(id=1), "orders", message_id="m", correlation_id="c")
-        await app.idle(max_requeues=None)
+        await app.idle()
 
     [line] = output.lines("not handled")
-    assert fields(line) == {"consumer": "Orders", **ids(spans, "process orders")}
+    expected = {"consumer": "Orders", "message_id": "m", "correlation_id": "c"}
+    assert fields(line) == {**expected, **ids(spans, "process orders")}
 
 
 async def test_a_batch(output: Output, spans: Spans) -> None:

@@ -60,8 +60,6 @@ class HTTPRequest(Delivery):
         "status",
     )
 
-    trace_operation: ClassVar[str] = ""
-
     log_success: ClassVar[str] = "request handled"
     trace_operation: ClassVar[str] = ""
 

@@ -1,10 +1,11 @@
 """Exemplars: for each bucket of a histogram, the trace of the last value that was sampled."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from workerkit.observe import Published, Settled, Unhandled
 from workerkit.ops.metrics import Metrics, known_method
+from workerkit.trace import Tracing
 
 Trace = Mapping[str, str]
 
@@ -16,19 +17,13 @@ class Exemplars:
 
     Args:
         metrics: An observer that is notified before this one.
-        current: Returns `trace_id` and `span_id` of the current span; None if it is not sampled.
-        sampled: Returns the same of the span of a delivery.
+        tracing: Knows the spans.
     """
 
-    def __init__(
-        self,
-        metrics: Metrics,
-        current: Callable[[], Trace | None],
-        sampled: Callable[[Any], Trace | None],
-    ) -> None:
+    def __init__(self, metrics: Metrics, tracing: Tracing) -> None:
         self._metrics = metrics
-        self._current = current
-        self._sampled = sampled
+        self._current = tracing.current
+        self._sampled = tracing.sampled
 
     def __call__(self, record: Settled) -> None:
         """Add the exemplars of a delivery, or of a request."""
