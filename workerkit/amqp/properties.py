@@ -121,9 +121,12 @@ class RawHeaders(Mapping[str, Any]):
         start = raw.find(entry)
         if start < 0:
             return default
-        start += len(entry) + 4
-        end = start + int.from_bytes(raw[start - 4 : start])
-        return raw[start:end].decode(errors="replace") if end <= len(raw) else default
+        start += len(entry)
+        try:
+            (size,) = _U32.unpack_from(raw, start)
+            return raw[start + 4 : start + 4 + size].decode()
+        except (StructError, UnicodeDecodeError):
+            return default
 
     def __getitem__(self, key: str) -> Any:
         found = self.get(key)

@@ -25,6 +25,7 @@ from workerkit.amqp.properties import Properties
 from workerkit.amqp.properties import encode as encode_properties
 from workerkit.amqp.publisher_connection import PublisherConnection
 from workerkit.amqp.queue import Exchange, Queue
+from workerkit.amqp.traced_publish import traced_publish
 from workerkit.config.settings import WorkerSettings
 from workerkit.current_call import current_correlation_id
 from workerkit.errors import (
@@ -40,6 +41,7 @@ from workerkit.errors import (
 )
 from workerkit.observe import Observer, Published, notify_event
 from workerkit.tasks import Deadline
+from workerkit.trace import Tracing
 
 _NOT_OPEN = "the publisher is used before the Runner has started, or after it has stopped"
 _DECLARE_DEADLINE = 30.0  # For several requests, each of which has its own deadline.
@@ -87,11 +89,12 @@ class Publisher:
     * `timeout`: Seconds for the whole call, including a new connection.
 
     Attributes:
-        observers: Called for each publish and for changes of the connections; the Runner sets it.
+        observers, tracing: Called for each publish, observers for connections too. Set at start.
         connects: Whether it publishes to a broker. The fake publisher of tests does not.
     """
 
     observers: Sequence[Observer] = ()
+    tracing: Tracing | None = None
     connects: ClassVar[bool] = True
 
     def __init__(self) -> None:
@@ -163,7 +166,10 @@ class Publisher:
             if headers and exchange and outgoing.DELAY_HEADER in headers:
                 mandatory = False
             to = Destination(routing_key, exchange, connection, vhost, mandatory)
-            return await self._observed(raw, properties, to, timeout)
+            if self.tracing is None:
+                return await self._observed(raw, properties, to, timeout)
+            with traced_publish(self.tracing, str(exchange), routing_key, len(raw), properties):
+                return await self._observed(raw, properties, to, timeout)
         except (AttributeError, TypeError):
             # Only after a failure: these checks would slow down every publish.
             outgoing.check_types(locals())
@@ -268,8 +274,7 @@ class Publisher:
 
         def ended(error: PublishError | None = None) -> Published:
             name, message_id = to.connection.casefold(), properties.message_id or ""
-            seconds = perf_counter() - began
-            exchange, key = str(to.exchange), to.routing_key
+            exchange, key, seconds = str(to.exchange), to.routing_key, perf_counter() - began
             return Published(name, exchange, key, message_id, len(raw), seconds, error)
 
         try:
@@ -290,8 +295,7 @@ class Publisher:
         Returns:
             The seconds that are left of *timeout*.
         """
-        publisher, began = self._connection_to(to), perf_counter()
-        place = self._place(to)
+        publisher, place, began = self._connection_to(to), self._place(to), perf_counter()
         if (preparation := self._preparations.get(place)) is None:
             return timeout
         try:

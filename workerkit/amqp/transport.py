@@ -22,6 +22,7 @@ from workerkit.amqp.redelivery import Handled, Place, Redelivery
 from workerkit.amqp.settlement import AMQPSettlement
 from workerkit.amqp.subscription import Subscription
 from workerkit.amqp.topology import Topology
+from workerkit.amqp.traced_copies import copy_publisher
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
@@ -236,7 +237,7 @@ class AMQPTransport:
         self._container_publisher = publisher
         publisher.open(context.settings)
         if isinstance(publisher, Publisher):
-            publisher.observers = context.observers
+            publisher.observers, publisher.tracing = context.observers, context.tracing
 
     def blocked(self) -> list[str]:
         """Return the connections whose broker blocks publishers, out of memory or disk."""
@@ -311,7 +312,8 @@ class AMQPTransport:
             log.warning(text, extra={"consumer": options.name, **fields})
         declare = options.declare or settings.declare
         copies = self._copies.setdefault(
-            (key, declare), CopyPublisher(publisher, name, options.vhost, declare)
+            (key, declare),
+            copy_publisher(publisher, name, options.vhost, declare, context.tracing),
         )
         types = QueueTypes()
         topology = Topology(options, as_written, declare, copies, types)

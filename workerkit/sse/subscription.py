@@ -26,7 +26,9 @@ from workerkit.sse.receiver import StreamReceiver
 from workerkit.sse.redirects import Redirect
 from workerkit.sse.request import StreamRequest
 from workerkit.sse.stored_cursor import StoredCursor
+from workerkit.sse.traced_connection import TracedStreamConnection
 from workerkit.tasks import Backoff, guard, with_deadline
+from workerkit.trace import Tracing
 from workerkit.transport import Hook
 
 log = logging.getLogger(__name__)
@@ -93,6 +95,7 @@ class StreamSubscription:
         settings: Called before each attempt to connect, as tokens and certificates may change.
         stream: The health, which it keeps up to date.
         observers: They are notified of connections.
+        tracing: Traces each attempt to connect.
     """
 
     def __init__(
@@ -104,6 +107,7 @@ class StreamSubscription:
         stored_cursor: StoredCursor,
         stream: StreamHealth,
         observers: Sequence[Observer],
+        tracing: Tracing | None = None,
     ) -> None:
         self._endpoint = endpoint
         self._options = options
@@ -112,6 +116,7 @@ class StreamSubscription:
         self._stored_cursor = stored_cursor
         self.stream = stream
         self._observers = observers
+        self._tracing = tracing
         self._backoff = Backoff(cap=_MAX_PAUSE)
         self._first_pause = 0.0
         self._refusals = Backoff(cap=_MAX_PAUSE_REFUSED)
@@ -162,7 +167,10 @@ class StreamSubscription:
 
     def _connection(self, request: StreamRequest) -> StreamConnection:
         parser = Parser(self.stream.route, self._last_event_id, self._options.max_event_size)
-        return StreamConnection(request, parser, self._cookies, self._redirected)
+        more = parser, self._cookies, self._redirected
+        if self._tracing is None:
+            return StreamConnection(request, *more)
+        return TracedStreamConnection(self._tracing, self.stream.route, request, *more)
 
     async def _request(self) -> StreamRequest:
         """Return the request of the next attempt.

@@ -174,7 +174,14 @@ class SSETransport:
             stream.cursor = receiver.cursor
             server = _server(options, context.settings)
             subscription = StreamSubscription(
-                endpoint, options, server, receiver, stored_cursor, stream, context.observers
+                endpoint,
+                options,
+                server,
+                receiver,
+                stored_cursor,
+                stream,
+                context.observers,
+                context.tracing,
             )
             self._stored_cursors.append(stored_cursor)
             self._receivers.append(receiver)

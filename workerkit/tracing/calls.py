@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextvars import Context as Variables
+from random import getrandbits
 from typing import Any
 
 from opentelemetry.context import Context, attach, detach, get_current
@@ -19,6 +20,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.tracing import names
 from workerkit.tracing.contexts import TRACEPARENT, TraceIds, UnsampledContext, is_unsampled
 from workerkit.tracing.recorder import Recorder, text_attribute
+from workerkit.tracing.sampling import TWO_64
 
 _MOST_NAMES = 1000
 _ROOT = Context()
@@ -38,7 +40,8 @@ class TracedCalls:
     def __init__(self, recorder: Recorder, endpoint: Endpoint, system: str, source: str) -> None:
         self._recorder = recorder
         self._propagation = recorder.propagation
-        self._known = recorder.known
+        bound = recorder.known.bound
+        self._root_bound = TWO_64 if bound is None else bound
         self._follows = recorder.known.follows_unsampled and recorder.propagation.is_w3c
         self._consumer = endpoint.name
         self._system = system
@@ -89,26 +92,23 @@ class TracedCalls:
     def _begin(self, delivery: Delivery) -> Context:
         """Return the context of a call; start its span if that may be recorded."""
         carrier = delivery.trace_carrier()
-        parent = carrier.get(TRACEPARENT) if self._follows else None
-        trace_id = None
-        context: Context
-        if parent is None:
-            trace_id = self._recorder.root_id()
-        if (parent is not None and is_unsampled(parent)) or (
-            trace_id is not None and self._follows and self._known.drops_root(trace_id)
-        ):
-            context = UnsampledContext(self._propagation, carrier, trace_id or 0)
-        else:
+        trace_id = 0
+        context: Context | None = None
+        if self._follows:
+            parent = carrier.get(TRACEPARENT)
+            if parent is None:
+                trace_id = getrandbits(128)
+                if trace_id % TWO_64 >= self._root_bound:
+                    context = UnsampledContext(self._propagation, carrier, trace_id)
+            elif type(parent) is str and is_unsampled(parent):
+                context = UnsampledContext(self._propagation, carrier, 0)
+        if context is None:
             context = self._start(delivery, carrier, trace_id)
         delivery.trace = TraceIds(context)
         return context
 
-    def _start(
-        self, delivery: Delivery, carrier: Mapping[str, Any], trace_id: int | None
-    ) -> Context:
+    def _start(self, delivery: Delivery, carrier: Mapping[str, Any], trace_id: int) -> Context:
         parent = self._propagation.extract(carrier)
-        if trace_id is not None and get_current_span(parent).get_span_context().is_valid:
-            trace_id = None
         name, attributes = self._name(delivery)
         links = [Link(each) for each in self._propagation.span_contexts(delivery.trace_links())]
         previous = getattr(delivery, "trace", None)

@@ -24,7 +24,9 @@ _W3C = frozenset({TRACEPARENT, "tracestate", "baggage"})
 _LONGEST = 8192
 """Bytes of one header: W3C Baggage, section 3.3.2, allows no more."""
 
-_UNSAMPLED = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][02468ace]")
+is_unsampled = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][02468ace]").fullmatch
+"""Whether a text is a valid `traceparent` without the flag `sampled`."""
+
 _ROOT = Context()
 
 
@@ -75,11 +77,6 @@ class Propagation:
         return [each for each in found if each.is_valid]
 
 
-def is_unsampled(traceparent: object) -> bool:
-    """Return whether this is a valid `traceparent` without the flag `sampled`."""
-    return isinstance(traceparent, str) and _UNSAMPLED.fullmatch(traceparent) is not None
-
-
 class UnsampledContext(Context):
     """The context of a call that is not recorded; its span is created when it is first needed.
 
@@ -105,7 +102,7 @@ class UnsampledContext(Context):
         if self._full is None:
             parent = self._propagation.extract(self._carrier)
             found = get_current_span(parent).get_span_context()
-            trace_id = found.trace_id if found.is_valid else self._trace_id
+            trace_id = found.trace_id if found.is_valid else self._trace_id or 1
             state = found.trace_state if found.is_valid else None
             flags = TraceFlags(found.trace_flags & ~TraceFlags.SAMPLED)
             span = SpanContext(trace_id, getrandbits(64) or 1, False, flags, state)

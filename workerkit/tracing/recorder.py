@@ -3,7 +3,6 @@
 import logging
 import threading
 from collections.abc import Mapping, Sequence
-from random import getrandbits
 from typing import Any
 
 from opentelemetry.context import Context
@@ -48,10 +47,6 @@ class Recorder:
         self._clean = cleaner(redact)
         self._reported: set[str] = set()
 
-    def root_id(self) -> int:
-        """Return the trace id of a new root."""
-        return getrandbits(128) or 1
-
     def start(
         self,
         name: str,
@@ -60,16 +55,16 @@ class Recorder:
         attributes: Mapping[str, Any],
         *,
         links: Sequence[Link] = (),
-        trace_id: int | None = None,
+        trace_id: int = 0,
     ) -> Span:
         """Start a span.
 
         Args:
             context: That of its parent.
             attributes: Those that a sampler may use.
-            trace_id: For a root, for which `known` has not decided.
+            trace_id: That of a root, if it was compared with the bound of the sampler.
         """
-        if trace_id is not None and self._ids is not None:
+        if trace_id and self._ids is not None:
             self._ids.choose(trace_id)
         return self._tracer.start_span(
             name, context, kind, attributes=dict(attributes), links=links[-_MOST_LINKS:]

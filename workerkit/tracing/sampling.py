@@ -20,7 +20,7 @@ _PARENT_BASED = re.compile(
 )
 _RATIO = re.compile(r"TraceIdRatioBased\{([0-9.e+-]+)\}")
 _NEVER = "AlwaysOffSampler"
-_LIMIT = 2**64
+TWO_64 = 2**64
 _PROBES = 64
 
 
@@ -39,7 +39,7 @@ class KnownDecisions:
 
     def drops_root(self, trace_id: int) -> bool:
         """Return whether a root with this trace id is not recorded."""
-        return self.bound is not None and trace_id % _LIMIT >= self.bound
+        return self.bound is not None and trace_id % TWO_64 >= self.bound
 
 
 UNKNOWN = KnownDecisions()
@@ -78,4 +78,4 @@ def _bound(text: str) -> int | None:
     if text == _NEVER:
         return 0
     found = _RATIO.fullmatch(text)
-    return None if found is None else round(float(found[1]) * _LIMIT)
+    return None if found is None else round(float(found[1]) * TWO_64)
