@@ -37,8 +37,8 @@ ORDER = {
     " frame_reader tap handshake replies channel_numbers basic_get incoming"
     " scratch_channels channel session connection declare stream_position binding outgoing"
     " confirms lease_term publishing_channels publisher_connection traced_publish publisher copies"
-    " traced_copies dead_letters queue_types requeue redelivery replay topology preparation settlement"
-    " receiver subscription transport lease",
+    " traced_copies dead_letters queue_types requeue redelivery replay topology preparation"
+    " settlement receiver subscription transport lease",
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
     " traced_connection event_types cursor stored_cursor receiver subscription transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"

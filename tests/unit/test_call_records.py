@@ -16,7 +16,7 @@ from opentelemetry.trace import format_span_id, format_trace_id
 from pydantic import BaseModel
 
 from tests.application import package_of
-from tests.spans import Spans, sdk
+from tests.tracing import Spans, recorded
 from workerkit import (
     Action,
     AMQPConsumer,
@@ -76,7 +76,7 @@ def foreign() -> Iterator[io.StringIO]:
 @pytest.fixture
 def spans() -> Iterator[Spans]:
     """The spans of the test."""
-    with sdk() as found:
+    with recorded() as found:
         yield found
 
 

@@ -13,7 +13,7 @@ from prometheus_client.samples import Exemplar
 from pydantic import BaseModel
 
 from tests.application import package_of
-from tests.spans import Spans, sdk
+from tests.tracing import Spans, recorded
 from workerkit import AMQPConsumer, HTTPView, Publisher, WorkerContainer, WorkerSettings
 from workerkit.config.sections import OpsSettings
 from workerkit.health import Readiness
@@ -64,7 +64,7 @@ class All(HTTPView):
 @pytest.fixture
 def spans() -> Iterator[Spans]:
     """The spans of the test."""
-    with sdk() as found:
+    with recorded() as found:
         yield found
 
 
@@ -130,7 +130,7 @@ async def test_each_kind_of_histogram(spans: Spans) -> None:
 
 async def test_what_is_not_sampled_has_none() -> None:
     """A trace that nobody can open is no help."""
-    with sdk(ALWAYS_OFF):
+    with recorded(ALWAYS_OFF):
         async with running(WorkerContainer(), packages=[package_of(Orders, Paid, All)]) as app:
             await work(app)
             page = page_of(app.runner)
@@ -144,7 +144,7 @@ async def test_without_tracing() -> None:
     container = WorkerContainer()
     settings = WorkerSettings(tracing="off")
     container.settings.override(providers.Object(settings))
-    with sdk():
+    with recorded():
         async with running(container, packages=[package_of(Orders, Paid, All)]) as app:
             await work(app)
             page = page_of(app.runner)

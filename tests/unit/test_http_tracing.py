@@ -1,7 +1,7 @@
 """The spans of requests: one for each, from the first middleware to the last byte."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from yarl import URL
 
 from tests.serving import everything, first_answer, serving
-from tests.spans import Spans, sdk
+from tests.tracing import Spans, recorded
 from tests.waiting import eventually
 from workerkit import HTTPView, Reject
 
@@ -59,15 +59,15 @@ class All(HTTPView):
 @pytest.fixture
 def spans() -> Iterator[Spans]:
     """The spans of the test."""
-    with sdk() as found:
+    with recorded() as found:
         yield found
 
 
-async def ended(spans: Spans, number: int = 1) -> list[ReadableSpan]:
+async def ended(spans: Spans, number: int = 1) -> Sequence[ReadableSpan]:
     """Return the spans, when that number has ended."""
-    await eventually(lambda: len(spans.ended) >= number)
-    assert len(spans.ended) == number
-    return spans.ended
+    await eventually(lambda: len(spans.all) >= number)
+    assert len(spans.all) == number
+    return spans.all
 
 
 def attributes(span: ReadableSpan) -> dict[str, Any]:
@@ -307,7 +307,7 @@ async def test_a_web_socket(spans: Spans) -> None:
             await socket.send_str("a")
             assert (await socket.receive()).type is WSMsgType.TEXT
             before = spans.names
-        await eventually(lambda: spans.ended)
+        await eventually(lambda: spans.all)
 
     assert before == []
     [span] = await ended(spans)
@@ -363,7 +363,7 @@ async def test_hostile_headers(spans: Spans, lines: bytes) -> None:
 async def test_an_unsampled_request(sampled: bool) -> None:
     """Its trace goes on in what the view publishes; only a client that samples gets a span."""
     flags = "01" if sampled else "00"
-    with sdk(ParentBased(ALWAYS_OFF)) as spans:
+    with recorded(ParentBased(ALWAYS_OFF)) as spans:
         async with serving(All) as client:
             headers = {"traceparent": TRACEPARENT[:-2] + flags}
             found = (await client.get("/orders", headers=headers)).json()["traceparent"]

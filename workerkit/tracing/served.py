@@ -1,6 +1,7 @@
 """The span of a request to our HTTP server."""
 
 from collections.abc import Mapping
+from random import getrandbits
 from types import TracebackType
 from typing import Any, Self
 
@@ -91,16 +92,17 @@ class ServedRequest:
         """Return the context of the request; start its span if that may be recorded."""
         recorder = self._recorder
         known, propagation = recorder.known, recorder.propagation
-        follows = known.follows_unsampled and propagation.is_w3c
-        parent_header = self._headers.get(TRACEPARENT)
-        trace_id = recorder.root_id() if parent_header is None else None
-        if follows and (
-            is_unsampled(parent_header) or (trace_id is not None and known.drops_root(trace_id))
-        ):
-            return UnsampledContext(propagation, self._headers, trace_id or 0)
+        trace_id = 0
+        if known.follows_unsampled and propagation.is_w3c:
+            parent_header = self._headers.get(TRACEPARENT)
+            if parent_header is None:
+                trace_id = getrandbits(128)
+                drops = known.drops_root(trace_id)
+            else:
+                drops = is_unsampled(parent_header) is not None
+            if drops:
+                return UnsampledContext(propagation, self._headers, trace_id)
         parent = propagation.extract(self._headers)
-        if get_current_span(parent).get_span_context().is_valid:
-            trace_id = None
         attributes = self._attributes()
         span = recorder.start(self._method, parent, SpanKind.SERVER, attributes, trace_id=trace_id)
         return set_span_in_context(span, parent)
