@@ -127,10 +127,11 @@ class AMQPMessage(Delivery, Generic[T]):
     def trace_details(self) -> TraceDetails:
         """Return its destination, its ids and its size."""
         size = getattr(self, "size", None)  # That of an oversized message, which has no body.
+        exchange, routing_key = self.destination
         return TraceDetails(
             self.queue,
-            self.exchange,
-            self.routing_key,
+            exchange,
+            routing_key,
             self.message_id,
             self.correlation_id,
             len(self.raw) if size is None else size,
@@ -247,6 +248,14 @@ class AMQPMessage(Delivery, Generic[T]):
         if isinstance(first, str):
             return first
         return self._short_string(2 + self._envelope[1] if len(self._envelope) > 1 else 1)
+
+    @property
+    def destination(self) -> tuple[str, str]:
+        """`exchange` and `routing_key`, without decoding the headers of a message without ours."""
+        if OURS.encode() in self._raw_properties:
+            return self.exchange, self.routing_key
+        exchange = self._short_string(1)
+        return exchange, self._short_string(2 + self._envelope[1] if len(self._envelope) > 1 else 1)
 
     @property
     def attempt(self) -> int:

@@ -35,10 +35,10 @@ def start_tracing(settings: WorkerSettings, redact: Redact | None) -> "RunningTr
 
     With `auto` it is on if the application has configured an SDK. This never configures one.
     """
-    if settings.tracing == "off" or not _is_installed():
-        return None
-    if settings.tracing == "auto" and not _may_be_configured():
+    if settings.tracing == "off" or (settings.tracing == "auto" and not _may_be_configured()):
         # The API is not even imported.
+        return None
+    if not _is_installed():
         return None
     from workerkit.tracing.running import running_tracing
 
@@ -51,9 +51,10 @@ def start_tracing(settings: WorkerSettings, redact: Redact | None) -> "RunningTr
 
 
 def _is_installed() -> bool:
-    if "opentelemetry" in sys.modules:
-        return True
-    return find_spec("opentelemetry") is not None and find_spec(_API) is not None
+    try:
+        return _API in sys.modules or find_spec(_API) is not None
+    except (ImportError, ValueError):
+        return False
 
 
 def _may_be_configured() -> bool:

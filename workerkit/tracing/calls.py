@@ -13,7 +13,6 @@ from opentelemetry.trace import (
     get_current_span,
     set_span_in_context,
 )
-from opentelemetry.trace.span import Span
 
 from workerkit.delivery import Delivery, Outcome, TraceDetails
 from workerkit.endpoint import Endpoint
@@ -175,25 +174,24 @@ class TracedCalls:
         try:
             span = get_current_span(context)
             if span.is_recording():
-                self._describe(span, deliveries, outcomes)
+                span.set_attributes(_attributes(deliveries, outcomes))
                 if error is not None:
                     self._recorder.describe_failure(span, error)
             span.end()
         except Exception as failure:
             self._recorder.report(failure)
 
-    def _describe(
-        self, span: Span, deliveries: Sequence[Delivery], outcomes: Sequence[Outcome]
-    ) -> None:
-        span.set_attribute(names.ATTEMPT, max(each.attempt for each in deliveries))
-        if len(deliveries) == 1:
-            span.set_attributes(detail_attributes(deliveries[0].trace_details()))
-        actions = {each.action.value for each in outcomes}
-        if actions:
-            span.set_attribute(names.OUTCOME, actions.pop() if len(actions) == 1 else "mixed")
-        delays = [each.delay for each in outcomes if each.delay]
-        if delays:
-            span.set_attribute(names.DELAY, max(delays))
+
+def _attributes(deliveries: Sequence[Delivery], outcomes: Sequence[Outcome]) -> dict[str, Any]:
+    """Return the attributes that are known when a call has ended."""
+    is_batch = len(deliveries) != 1
+    found = {} if is_batch else detail_attributes(deliveries[0].trace_details())
+    found[names.ATTEMPT] = max(each.attempt for each in deliveries)
+    actions = {each.action.value for each in outcomes}
+    if actions:
+        found[names.OUTCOME] = actions.pop() if len(actions) == 1 else "mixed"
+    delay = max((each.delay for each in outcomes), default=0.0)
+    return found | {names.DELAY: delay} if delay else found
 
 
 def detail_attributes(details: TraceDetails) -> dict[str, Any]:

@@ -1,7 +1,7 @@
 """Trace contexts: from headers, into headers, and those of calls that are not recorded."""
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from random import getrandbits
 from typing import Any
 
@@ -29,6 +29,40 @@ is_unsampled = re.compile("00-[0-9a-f]{32}-[0-9a-f]{16}-[0-9a-f][02468ace]").ful
 
 _ROOT = Context()
 
+_KEY = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
+_VALUE = r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*"
+# The form of one member of a list, the most members, and the most bytes of one. The API logs each
+# invalid member, with its text: one message could cause 180 log records.
+_LISTS: dict[str, tuple[re.Pattern[str], int, int]] = {
+    "baggage": (
+        re.compile(rf"({_KEY})[ \t]*=[ \t]*{_VALUE}(?:[ \t]*;[ \t]*{_KEY}(?:={_VALUE})?)*"),
+        180,
+        4096,
+    ),
+    "tracestate": (
+        re.compile(
+            r"([a-z][_0-9a-z*/\-]{0,255}|[a-z0-9][_0-9a-z*/\-]{0,240}@[a-z][_0-9a-z*/\-]{0,13})"
+            r"=[\x20-\x2b\x2d-\x3c\x3e-\x7e]{0,255}[\x21-\x2b\x2d-\x3c\x3e-\x7e]"
+        ),
+        32,
+        513,
+    ),
+}
+_LONGEST_TRACEPARENT = 512
+
+
+def _is_list(name: str, text: str) -> bool:
+    """Return whether a header is a valid list, if it has to be one; an invalid one is ignored."""
+    if name not in _LISTS:
+        return name != TRACEPARENT or len(text) <= _LONGEST_TRACEPARENT
+    form, most, longest = _LISTS[name]
+    members = [each.strip(" \t") for each in text.split(",")]
+    if len(members) > most or max(map(len, members)) > longest:
+        return False
+    found = [form.fullmatch(each) for each in members if each]
+    keys = {each[1] for each in found if each is not None}
+    return len(keys) == len(found)
+
 
 class _Headers(Getter[Mapping[str, Any]]):
     """Reads headers whose values may be of any type and size."""
@@ -39,7 +73,7 @@ class _Headers(Getter[Mapping[str, Any]]):
             value = value.decode("ascii", "replace")
         if not isinstance(value, str) or not 0 < len(value) <= _LONGEST or not value.isascii():
             return None
-        return [value]
+        return [value] if _is_list(key, value) else None
 
     def keys(self, carrier: Mapping[str, Any]) -> list[str]:
         return list(carrier)
@@ -51,24 +85,36 @@ _HEADERS = _Headers()
 class Propagation:
     """Reads and writes headers with the propagator that the application has configured.
 
+    Args:
+        report: Called with each exception of the propagator, which goes no further.
+
     Attributes:
         fields: The names of the headers that it writes.
         is_w3c: It knows no other headers than those of W3C.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, report: Callable[[Exception], None]) -> None:
+        self._report = report
         self._propagator = get_global_textmap()
         self.fields = frozenset(self._propagator.fields)
         self.is_w3c = TRACEPARENT in self.fields <= _W3C
 
     def extract(self, carrier: Mapping[str, Any]) -> Context:
         """Return the context in some headers; that of a root without a valid one."""
-        return self._propagator.extract(carrier, _ROOT, _HEADERS)
+        try:
+            return self._propagator.extract(carrier, _ROOT, _HEADERS)
+        except Exception as error:
+            self._report(error)
+            return _ROOT
 
     def inject(self, context: Context) -> dict[str, str]:
         """Return the headers for a context."""
         carrier: dict[str, str] = {}
-        self._propagator.inject(carrier, context)
+        try:
+            self._propagator.inject(carrier, context)
+        except Exception as error:
+            self._report(error)
+            return {}
         return {name: text for name, text in carrier.items() if len(text) <= _LONGEST}
 
     def span_contexts(self, carriers: Iterable[Mapping[str, Any]]) -> list[SpanContext]:

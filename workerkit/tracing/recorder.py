@@ -40,7 +40,7 @@ class Recorder:
     """
 
     def __init__(self, tracer: Tracer, redact: Redact | None = None) -> None:
-        self.propagation = Propagation()
+        self.propagation = Propagation(self.report)
         self.known = known_decisions(tracer)
         self._tracer = tracer
         self._ids = _ChosenIds(tracer) if self.known.bound else None

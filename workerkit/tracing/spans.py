@@ -208,7 +208,8 @@ def _publish_name(details: TraceDetails) -> tuple[str, dict[str, Any]]:
     }
     if not details.exchange and _ONE_OF_MANY.search(details.routing_key):
         return names.PUBLISH, attributes | {names.TEMPORARY: True}
-    template = details.exchange or details.routing_key or names.DEFAULT_EXCHANGE
+    place = text_attribute(details.exchange or details.routing_key)
+    template = place or names.DEFAULT_EXCHANGE
     return f"{names.PUBLISH} {template}", attributes | {names.TEMPLATE: template}
 
 
