@@ -16,7 +16,7 @@ from yarl import URL
 from tests.serving import everything, first_answer, serving
 from tests.tracing import Spans, recorded
 from tests.waiting import eventually
-from workerkit import HTTPView, Reject
+from workerkit import HTTPView, Reject, Retry
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 TRACEPARENT = f"00-{TRACE}-{PARENT}-01"
@@ -38,6 +38,10 @@ class ByNumber(HTTPView):
             raise web.HTTPBadGateway
         if number == 3:
             raise Reject("sold out")
+        if number == 4:
+            raise Retry(after=1)
+        if number == 5:
+            return object()  # type: ignore[return-value]  # It cannot be serialized.
         return Order(id=number)
 
 
@@ -124,6 +128,8 @@ async def test_a_request_without_a_parent(spans: Spans) -> None:
         ("/orders/1", 500, "KeyError"),
         ("/orders/2", 502, "aiohttp.web_exceptions.HTTPBadGateway"),
         ("/orders/3", 422, None),
+        ("/orders/4", 503, "503"),
+        ("/orders/5", 500, "TypeError"),
         ("/orders/x", 422, None),
     ],
 )
@@ -140,7 +146,8 @@ async def test_only_a_failure_of_the_server_is_an_error(
     assert (found["http.response.status_code"], found.get("error.type")) == (status, error)
     expected = StatusCode.UNSET if error is None else StatusCode.ERROR
     assert span.status.status_code is expected
-    assert [each.name for each in span.events] == ([] if error is None else ["exception"])
+    described = error is not None and error != "503"
+    assert [each.name for each in span.events] == ["exception"] * described
 
 
 HEAD = b"POST /orders HTTP/1.1\r\nHost: shop:80\r\nContent-Type: application/json\r\n"
@@ -347,14 +354,17 @@ async def test_a_request_that_is_cancelled(spans: Spans) -> None:
     ],
     ids=range(5),
 )
-async def test_hostile_headers(spans: Spans, lines: bytes) -> None:
-    """They are no parent, and every exporter can encode the span."""
+async def test_hostile_headers(
+    spans: Spans, lines: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They are no parent, every exporter can encode the span, and no log has them."""
     head = b"GET /orders/7\xff HTTP/1.1\r\nHost: \xff\xfe:99999999\r\n"
     async with serving(All, ByNumber) as client:
         await first_answer(client, head + lines + b"\r\n")
 
     [span] = await ended(spans)
     assert span.parent is None
+    assert [each for each in caplog.records if each.name.startswith("opentelemetry")] == []
     for value in (span.attributes or {}).values():
         str(value).encode()
 

@@ -83,10 +83,9 @@ class ServedRequest:
                 span.set_attribute(names.ERROR_TYPE, type(error).__qualname__)
         elif status >= _SERVER_ERROR:
             span.set_attribute(names.ERROR_TYPE, str(status))
+            span.set_status(Status(StatusCode.ERROR))
             if error is not None:
                 self._recorder.describe_failure(span, error)
-            else:
-                span.set_status(Status(StatusCode.ERROR))
 
     def _begin(self) -> Context:
         """Return the context of the request; start its span if that may be recorded."""
