@@ -89,6 +89,7 @@ class TraceDetails(NamedTuple):
         conversation_id: Its correlation id.
         size: Bytes of its body.
         scheduled: When a run was due, in ISO 8601.
+        connection: The name of the connection in the settings.
     """
 
     source: str = ""
@@ -98,6 +99,7 @@ class TraceDetails(NamedTuple):
     conversation_id: str | None = None
     size: int | None = None
     scheduled: str | None = None
+    connection: str = ""
 
 
 class Delivery:

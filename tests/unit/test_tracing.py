@@ -658,3 +658,23 @@ async def test_invalid_bodies_show_no_input() -> None:
     events: Sequence[Any] = span.events
     assert isinstance(outcome.error, InvalidBody)
     assert "hunter2" not in str(events[0].attributes)
+
+
+def test_a_provider_that_the_environment_names(tmp_path: Path) -> None:
+    """OTEL_PYTHON_TRACER_PROVIDER configures the SDK when the API is first used."""
+    code = (
+        "from workerkit import WorkerSettings\n"
+        "from workerkit.tracing import start_tracing\n"
+        "print(start_tracing(WorkerSettings(), None) is not None)"
+    )
+    environment = {**os.environ, "OTEL_PYTHON_TRACER_PROVIDER": "sdk_tracer_provider"}
+    done = subprocess.run(
+        [sys.executable, "-c", code],
+        check=False,
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+
+    assert done.stdout == "True\n", done.stderr

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
@@ -22,12 +23,17 @@ from workerkit import (
     Reject,
     Retry,
     RetryPolicy,
+    SimpleConsumer,
+    SimpleDelivery,
+    SimpleOptions,
+    SimpleTransport,
     SSEConsumer,
     WorkerContainer,
     WorkerSettings,
     current_call,
 )
 from workerkit.logs import ContextFilter
+from workerkit.options import Options
 from workerkit.testing import override, running, sse_server
 
 TRACE, PRODUCER = "a1" * 16, "b2" * 8
@@ -112,7 +118,13 @@ async def test_the_attributes_follow_the_conventions() -> None:
     """Names and values are those of OpenTelemetry's conventions for messaging."""
     spans = await trace_of("ok")
 
-    assert attributes(spans.one("process orders")) == {
+    processed, published = (
+        attributes(spans.one(name)) for name in ("process orders", "publish billing")
+    )
+    for found in (processed, published):
+        assert found.pop("server.address") == "127.0.0.1"
+        assert found.pop("server.port")
+    assert processed == {
         "messaging.system": "rabbitmq",
         "messaging.operation.type": "process",
         "messaging.operation.name": "process",
@@ -125,7 +137,6 @@ async def test_the_attributes_follow_the_conventions() -> None:
         "workerkit.attempt": 1,
         "workerkit.outcome": "ack",
     }
-    published = attributes(spans.one("publish billing"))
     assert published.pop("messaging.message.id")
     assert published == {
         "messaging.system": "rabbitmq",
@@ -419,3 +430,73 @@ async def test_a_stream() -> None:
     assert links_of(plain) == [ids(connection)]
     assert attributes(plain)["messaging.message.id"] == "e1"
     assert parent_of(traced) == PARENT
+
+
+class Record(SimpleDelivery):
+    """A delivery with headers."""
+
+    __slots__ = ("headers",)
+
+    def __init__(self, raw: bytes, headers: dict[str, Any]) -> None:
+        super().__init__(raw)
+        self.headers = headers
+
+    def trace_carrier(self) -> dict[str, Any]:
+        return self.headers
+
+
+class Log(SimpleConsumer, abstract=True):
+    """Consumes a log."""
+
+
+class LogTransport(SimpleTransport[SimpleOptions, Record]):
+    """Reads two records."""
+
+    kind = "log"
+    delivery = Record
+
+    async def receive(self, options: SimpleOptions) -> AsyncIterator[Record]:
+        yield Record(b"1", SAMPLED)
+        yield Record(b"x", {})
+
+    async def settle(self, delivery: Record, outcome: Any) -> None: ...
+
+    def source(self, options: Options) -> str:
+        return "topic"
+
+
+async def test_a_transport_of_ones_own() -> None:
+    """Its deliveries hand over their headers; the span has its kind and its source."""
+
+    class Read(Log):
+        async def handle(self, body: int) -> None: ...
+
+    class Container(WorkerContainer):
+        extra_transports = providers.Dict({Log: providers.Singleton(LogTransport)})
+
+    with recorded() as spans:
+        async with running(Container(), packages=[package_of(Read)]) as app:
+            await app.idle()
+
+    first, second = spans.named("process topic")
+    assert parent_of(first) == PARENT
+    assert first.kind is SpanKind.CONSUMER
+    assert attributes(first)["messaging.system"] == "log"
+    assert second.parent is None
+    assert attributes(second)["workerkit.outcome"] == "dead_letter"
+
+
+async def test_the_setting_of_a_process_that_stops_leaves_nothing_behind() -> None:
+    """The publisher of a later run without tracing has none."""
+    container = WorkerContainer()
+    with recorded():
+        async with running(container, packages=[SHOP]):
+            while_running = current_call.trace_fields
+
+    async with running(container, packages=[SHOP]) as app:
+        await app.publish("ok", "orders", headers=SAMPLED)
+        await app.idle()
+
+    assert while_running is not None
+    assert current_call.trace_fields is None
+    assert "traceparent" not in Billing.seen[0]

@@ -117,7 +117,6 @@ class Publisher:
 
         Args:
             place: A connection of the settings, in lower case, and a virtual host.
-            preparation: Declares the queues.
         """
         self._preparations[place] = preparation
 
@@ -168,7 +167,8 @@ class Publisher:
             to = Destination(routing_key, exchange, connection, vhost, mandatory)
             if self.tracing is None:
                 return await self._observed(raw, properties, to, timeout)
-            with traced_publish(self.tracing, str(exchange), routing_key, len(raw), properties):
+            more = str(exchange), routing_key, connection, len(raw), properties
+            with traced_publish(self.tracing, *more):
                 return await self._observed(raw, properties, to, timeout)
         except (AttributeError, TypeError):
             # Only after a failure: these checks would slow down every publish.

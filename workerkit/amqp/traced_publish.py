@@ -14,7 +14,12 @@ _EMPTY = table.encode({})
 
 @contextmanager
 def traced_publish(
-    tracing: Tracing, exchange: str, routing_key: str, size: int, properties: Properties
+    tracing: Tracing,
+    exchange: str,
+    routing_key: str,
+    connection: str,
+    size: int,
+    properties: Properties,
 ) -> Iterator[None]:
     """Trace the publish in this block, and add the trace context to its properties.
 
@@ -24,7 +29,14 @@ def traced_publish(
         size: Bytes of the body.
     """
     message_id = properties.message_id = properties.message_id or uuid4().hex
-    details = TraceDetails("", exchange, routing_key, message_id, properties.correlation_id, size)
+    details = TraceDetails(
+        exchange=exchange,
+        routing_key=routing_key,
+        message_id=message_id,
+        conversation_id=properties.correlation_id,
+        size=size,
+        connection=connection.casefold(),
+    )
     given = RawHeaders(properties.table or _EMPTY)
     with tracing.publish(details, given) as carrier:
         if carrier:

@@ -42,12 +42,22 @@ def start_tracing(settings: WorkerSettings, redact: Redact | None) -> "RunningTr
         return None
     from workerkit.tracing.running import running_tracing
 
-    tracing = running_tracing(redact)
+    tracing = running_tracing(redact, servers=_servers(settings))
     if tracing is None and settings.tracing == "on":
         log.warning(
             "tracing is on, but no OpenTelemetry SDK is configured: nothing is recorded",
         )
     return tracing
+
+
+def _servers(settings: WorkerSettings) -> dict[str, tuple[str, int]]:
+    """Return host and port of each connection to a broker that has only one."""
+    each_has = {name.casefold(): each.servers for name, each in settings.amqp.items()}
+    return {
+        name: (servers[0].name, servers[0].port)
+        for name, servers in each_has.items()
+        if len(servers) == 1 and servers[0].port is not None
+    }
 
 
 def _is_installed() -> bool:

@@ -34,9 +34,17 @@ class TracedCalls:
     Args:
         system: The messaging system, unless the delivery has one.
         source: What the consumer reads from, unless the delivery has a source.
+        server: Host and port of the broker, if there is only one.
     """
 
-    def __init__(self, recorder: Recorder, endpoint: Endpoint, system: str, source: str) -> None:
+    def __init__(
+        self,
+        recorder: Recorder,
+        endpoint: Endpoint,
+        system: str,
+        source: str,
+        server: tuple[str, int] | None = None,
+    ) -> None:
         self._recorder = recorder
         self._propagation = recorder.propagation
         bound = recorder.known.bound
@@ -45,6 +53,7 @@ class TracedCalls:
         self._consumer = endpoint.name
         self._system = system
         self._source = source
+        self._server = server_attributes(server)
         self._process = endpoint.process
         self._process_batch = endpoint.process_batch
         self._names: dict[tuple[str, str], tuple[str, Mapping[str, Any]]] = {}
@@ -158,6 +167,7 @@ class TracedCalls:
                 names.OPERATION_TYPE: names.PROCESS,
                 names.OPERATION_NAME: operation,
                 names.TEMPLATE: source,
+                **self._server,
             }
         return f"{operation} {source}".strip(), attributes
 
@@ -209,6 +219,13 @@ def detail_attributes(details: TraceDetails) -> dict[str, Any]:
     if details.scheduled is not None:
         return {names.SCHEDULED: details.scheduled}
     return {name: value for name, value in found.items() if value is not None}
+
+
+def server_attributes(server: tuple[str, int] | None) -> dict[str, Any]:
+    """Return the attributes of a server, by its host and port."""
+    if server is None:
+        return {}
+    return {names.SERVER_ADDRESS: server[0], names.SERVER_PORT: server[1]}
 
 
 def _kind(delivery: Delivery) -> SpanKind:

@@ -26,6 +26,8 @@ from workerkit.tracing.served import ServedRequest
 from workerkit.tracing.spans import OpenTelemetryTracing
 from workerkit.version import __version__
 
+_AMQP = "amqp"
+
 
 class RunningTracing(OpenTelemetryTracing):
     """Traces one process, from its start to its stop."""
@@ -41,7 +43,9 @@ class RunningTracing(OpenTelemetryTracing):
 
     def trace_calls(self, endpoint: Endpoint, system: str, source: str) -> None:
         """Trace the calls of an endpoint; see `TracedCalls`."""
-        TracedCalls(self.recorder, endpoint, system, source)
+        connection = getattr(endpoint.options, "connection", "") if system == _AMQP else ""
+        server = self.servers.get(connection.casefold())
+        TracedCalls(self.recorder, endpoint, system, source, server)
 
     def serve(self, headers: Mapping[str, str], details: RequestDetails | None) -> ServedRequest:
         """Trace one request of a client."""
@@ -62,12 +66,15 @@ class RunningTracing(OpenTelemetryTracing):
 
 
 def running_tracing(
-    redact: Redact | None, provider: TracerProvider | None = None
+    redact: Redact | None,
+    provider: TracerProvider | None = None,
+    servers: Mapping[str, tuple[str, int]] | None = None,
 ) -> RunningTracing | None:
     """Return tracing with the configured SDK; None if there is none.
 
     Args:
         provider: The global one by default.
+        servers: Host and port of each connection to a broker that has only one.
     """
     provider = get_tracer_provider() if provider is None else provider
     if isinstance(provider, ProxyTracerProvider | NoOpTracerProvider):
@@ -76,7 +83,7 @@ def running_tracing(
     if isinstance(tracer, NoOpTracer):
         # OTEL_SDK_DISABLED is set.
         return None
-    return RunningTracing(Recorder(tracer, redact))
+    return RunningTracing(Recorder(tracer, redact), servers)
 
 
 def _log_fields() -> dict[str, str]:

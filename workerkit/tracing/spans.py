@@ -12,7 +12,7 @@ from opentelemetry.trace.span import Span
 from workerkit.delivery import Delivery, TraceDetails
 from workerkit.trace import Carrier
 from workerkit.tracing import names
-from workerkit.tracing.calls import detail_attributes
+from workerkit.tracing.calls import detail_attributes, server_attributes
 from workerkit.tracing.contexts import TraceIds
 from workerkit.tracing.recorder import Recorder, text_attribute
 
@@ -121,11 +121,15 @@ class OpenTelemetryTracing:
     """Implements `workerkit.trace.Tracing`.
 
     Attributes:
+        servers: Host and port of each connection to a broker that has only one.
         fields: The names of the headers that hold the trace context.
     """
 
-    def __init__(self, recorder: Recorder) -> None:
+    def __init__(
+        self, recorder: Recorder, servers: Mapping[str, tuple[str, int]] | None = None
+    ) -> None:
         self.recorder = recorder
+        self.servers = servers or {}
         self.fields = recorder.propagation.fields
 
     def publish(self, details: TraceDetails, given: Mapping[str, Any]) -> MessageSpan:
@@ -141,6 +145,7 @@ class OpenTelemetryTracing:
                 return current, {} if has_own else propagation.inject(current)
             links = [Link(each) for each in propagation.span_contexts([given] if has_own else [])]
             name, attributes = _publish_name(details)
+            attributes |= server_attributes(self.servers.get(details.connection))
             span = self.recorder.start(name, current, SpanKind.PRODUCER, attributes, links=links)
             context = set_span_in_context(span, current)
             return context, {} if has_own else propagation.inject(context)
@@ -188,8 +193,7 @@ class OpenTelemetryTracing:
 
         def start() -> tuple[Context, Carrier]:
             attributes: dict[str, Any] = {names.HTTP_METHOD: method, names.URL: url}
-            if server is not None:
-                attributes |= {names.SERVER_ADDRESS: server[0], names.SERVER_PORT: server[1]}
+            attributes |= server_attributes(server)
             name = f"{method} {source}".strip()
             span = self.recorder.start(name, _ROOT, SpanKind.CLIENT, attributes)
             context = set_span_in_context(span, _ROOT)
