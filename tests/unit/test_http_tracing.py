@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from yarl import URL
 
 from tests.serving import everything, first_answer, serving
-from tests.tracing import Spans, recorded
+from tests.tracing import Spans, configured, recorded
 from tests.waiting import eventually
 from workerkit import HTTPView, Reject, Retry
 
@@ -175,6 +175,7 @@ async def test_a_request_that_reaches_no_view(
         answer = await first_answer(client, request_)
 
     assert answer.split()[1] == str(status).encode()
+    assert b'"request_id":' in answer
     [span] = await ended(spans)
     found = attributes(span)
     assert (span.name, found["http.response.status_code"]) == (name, status)
@@ -423,7 +424,8 @@ async def test_without_tracing() -> None:
         response: web.StreamResponse = await handler(request)
         return response
 
-    async with serving(All, middlewares=[look]) as client:
-        assert (await client.get("/orders")).json() == {}
+    with configured(None):
+        async with serving(All, middlewares=[look]) as client:
+            assert (await client.get("/orders")).json() == {}
 
     assert classes == {"ClientConnection"}

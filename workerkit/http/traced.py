@@ -12,8 +12,9 @@ from workerkit.http.connection import ClientConnection
 from workerkit.http.fast_response import Sending, is_used
 from workerkit.http.fast_routes import route_of
 from workerkit.http.problem import problem
-from workerkit.http.request import HTTPRequest
+from workerkit.http.request import HTTPRequest, assign_id
 from workerkit.http.response import middleware_response
+from workerkit.logs import request_id
 from workerkit.observe import Settled
 from workerkit.trace import RequestDetails, Served, Tracing
 
@@ -71,6 +72,8 @@ class TracedConnection(ClientConnection):
     ) -> Sending:
         """Note the response, and send it."""
         if type(resp) is not web.Response:
+            # A problem contains the id.
+            request_id.get() or assign_id(request)
             resp = middleware_response(resp, request)
         self._final = problem(500) if resp.prepared and is_used(request, resp) else resp
         return super().finish_response(request, resp, start_time)
