@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dependency_injector import providers
 from opentelemetry import trace
 from opentelemetry.context import Context, get_current, get_value, set_value
 from opentelemetry.propagate import get_global_textmap, set_global_textmap
@@ -25,15 +27,29 @@ from opentelemetry.sdk.trace.sampling import (
     TraceIdRatioBased,
 )
 from opentelemetry.semconv import schemas
-from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider, Status
+from opentelemetry.trace import NonRecordingSpan, NoOpTracerProvider, Status, StatusCode
 
+from tests.application import package_of
 from tests.tracing import Spans, configured, ids, parent_of, recorded
-from workerkit import Action, AMQPConsumer, AMQPMessage, InvalidBody, WorkerSettings
+from workerkit import (
+    Action,
+    AMQPConsumer,
+    AMQPMessage,
+    InvalidBody,
+    Retry,
+    RetryPolicy,
+    Runner,
+    WorkerContainer,
+    WorkerSettings,
+)
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
+from workerkit.amqp.incoming import Oversized
 from workerkit.amqp.properties import Properties, RawHeaders, encode
+from workerkit.amqp.traced_copies import traced_copies
 from workerkit.delivery import TraceDetails
 from workerkit.endpoint import Endpoint
+from workerkit.errors import ConfigurationError
 from workerkit.options import Options
 from workerkit.signature import ArgumentSource, Signature
 from workerkit.tracing import names, start_tracing, tracing_faults
@@ -58,7 +74,7 @@ def message(
 async def returns(self: object, body: int) -> None: ...
 
 
-def endpoint(handle: Callable[..., Any] = returns) -> Endpoint:
+def endpoint(handle: Callable[..., Any] = returns, retry: RetryPolicy | None = None) -> Endpoint:
     consumer = type("Each", (AMQPConsumer,), {"handle": handle, "queues": ["q"]})
     signature = Signature(handle, AMQPMessage, lambda name, type_: ArgumentSource(lambda: None))
     return Endpoint(
@@ -68,6 +84,7 @@ def endpoint(handle: Callable[..., Any] = returns) -> Endpoint:
         on_success=Action.ACK,
         on_exception=Action.REQUEUE,
         on_invalid=Action.DEAD_LETTER,
+        retry=retry,
     )
 
 
@@ -78,10 +95,13 @@ def tracing_of(provider: trace.TracerProvider, redact: Any = None) -> RunningTra
 
 
 def traced(
-    provider: trace.TracerProvider, handle: Callable[..., Any] = returns, redact: Any = None
+    provider: trace.TracerProvider,
+    handle: Callable[..., Any] = returns,
+    redact: Any = None,
+    retry: RetryPolicy | None = None,
 ) -> Endpoint:
     """Return an endpoint with traced calls."""
-    each = endpoint(handle)
+    each = endpoint(handle, retry)
     tracing_of(provider, redact).trace_calls(each, "amqp", "q")
     return each
 
@@ -120,30 +140,34 @@ def test_on_without_an_sdk_is_a_warning(caplog: pytest.LogCaptureFixture) -> Non
     assert "no OpenTelemetry SDK is configured" in caplog.text
 
 
-def test_on_without_the_api_is_a_fault_that_says_what_to_install(tmp_path: Path) -> None:
-    """`workerkit check` reports it; `auto` and `off` need no API, and do not import it."""
-    (tmp_path / "app").mkdir()
-    (tmp_path / "app" / "__init__.py").write_text("")
-    hidden = tmp_path / "sitecustomize.py"
-    hidden.write_text("import sys\nsys.modules['opentelemetry'] = None\n")
-    command = (sys.executable, "-m", "workerkit", "check", "app")
-    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    found = {
-        mode: subprocess.run(
-            command,
-            check=False,
-            cwd=tmp_path,
-            env={**environment, "WORKERKIT_TRACING": mode},
-            capture_output=True,
-            text=True,
-        )
-        for mode in ("on", "auto")
-    }
+def test_on_without_the_api_is_a_fault_that_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The start and `workerkit check` report it; `auto` and `off` need no API."""
+    for module in ("opentelemetry", "opentelemetry.trace"):
+        monkeypatch.setitem(sys.modules, module, None)
 
-    assert found["on"].returncode == 2
-    assert "WORKERKIT_TRACING: tracing is on, but opentelemetry-api is not" in found["on"].stderr
-    assert "pip install 'workerkit[otel]'" in found["on"].stderr
-    assert "opentelemetry" not in found["auto"].stderr
+    class Orders(AMQPConsumer):
+        queues = ["orders"]
+        handle = returns
+
+    package = package_of(Orders)
+
+    def assemble(mode: Any) -> None:
+        container = WorkerContainer()
+        container.settings.override(providers.Object(WorkerSettings(tracing=mode)))
+        Runner(container, packages=[package]).assemble()
+
+    with pytest.raises(ConfigurationError) as raised:
+        assemble("on")
+    for mode in ("auto", "off"):
+        assemble(mode)
+        assert start_tracing(WorkerSettings(tracing=mode), None) is None
+
+    assert str(raised.value) == (
+        "WORKERKIT_TRACING: tracing is on, but opentelemetry-api is not installed:"
+        " pip install 'workerkit[otel]'"
+    )
 
 
 def test_nothing_to_report_with_the_api() -> None:
@@ -170,29 +194,25 @@ def test_without_an_sdk_the_api_is_not_imported() -> None:
 def test_the_names_are_those_of_the_conventions() -> None:
     """Each name is in the package of the stated version, and is not deprecated there."""
     folder = Path(schemas.__file__).parent
-    known = "".join(
-        path.read_text()
-        for path in [
-            *folder.glob("attributes/*.py"),
-            *folder.glob("_incubating/attributes/*.py"),
-        ]
-    )
-    ours = {
-        name: value
-        for name, value in vars(names).items()
-        if isinstance(value, str) and name.isupper() and "." in value
-    }
+    paths = [*folder.glob("attributes/*.py"), *folder.glob("_incubating/attributes/*.py")]
+    known = "".join(path.read_text() for path in paths)
     attributes = {
         name: value
-        for name, value in ours.items()
-        if not value.startswith((names.OWN, "http")) and name not in ("VERSION", "DEFAULT_EXCHANGE")
-    } | {"HTTP_METHOD": names.HTTP_METHOD, "HTTP_STATUS": names.HTTP_STATUS}
+        for name, value in vars(names).items()
+        if isinstance(value, str)
+        and name.isupper()
+        and "." in value
+        and not value.startswith(names.OWN)
+        and name not in ("VERSION", "SCHEMA", "DEFAULT_EXCHANGE")
+    }
 
     for name, value in attributes.items():
-        assert f'Final = "{value}"' in known, name
-        documented = known.partition(f'Final = "{value}"')[2].lstrip()[:40]
-        assert "Deprecated" not in documented, name
-    assert names.SCHEMA in {each.value for each in schemas.Schemas}
+        found = re.search(rf'Final = \(?\s*"{re.escape(value)}"\s*\)?\s*"""\s*(.{{20}})', known)
+        assert found, name
+        assert not found[1].startswith("Deprecated:"), name
+    versions = {tuple(map(int, each.value.split("/")[-1].split("."))) for each in schemas.Schemas}
+    ours = tuple(map(int, names.VERSION.split(".")))
+    assert ours in versions or ours > max(versions)  # An older package is installed.
 
 
 @pytest.mark.parametrize(
@@ -678,3 +698,90 @@ def test_a_provider_that_the_environment_names(tmp_path: Path) -> None:
     )
 
     assert done.stdout == "True\n", done.stderr
+
+
+def test_a_provider_that_fails_turns_tracing_off(caplog: pytest.LogCaptureFixture) -> None:
+    """The process starts nevertheless, and the reason is logged."""
+
+    class Failing(TracerProvider):
+        def get_tracer(self, *args: Any, **more: Any) -> trace.Tracer:
+            raise RuntimeError("no exporter")
+
+    with configured(Failing()):
+        assert start_tracing(WorkerSettings(), None) is None
+
+    assert "tracing could not be started" in caplog.text
+    assert "no exporter" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("action", "status"),
+    [(Action.RETRY, StatusCode.UNSET), (Action.DEAD_LETTER, StatusCode.ERROR)],
+)
+async def test_a_retry_is_an_error_only_after_the_last_attempt(
+    action: Action, status: StatusCode
+) -> None:
+    """A handler raises it on purpose; without another attempt, the message has failed."""
+    spans = Spans()
+
+    async def handle(self: object, body: int) -> None:
+        raise Retry
+
+    policy = RetryPolicy(delays=(1.0,) if action is Action.RETRY else ())
+    outcome = await traced(spans.provider, handle, retry=policy).process(message())
+
+    (span,) = spans.all
+    assert outcome.action is action
+    assert span.status.status_code is status
+    assert len(span.events) == (status is StatusCode.ERROR)
+
+
+def test_a_dead_letter_without_a_call_continues_its_producers_trace() -> None:
+    """Nothing was called for a message that is dead-lettered when it is redelivered."""
+    spans = Spans()
+    tracing = tracing_of(spans.provider)
+    with tracing.settle(message({"traceparent": TRACEPARENT}), "dead_letter") as carrier:
+        pass
+
+    span = spans.one("dead_letter q")
+    assert parent_of(span) == PARENT
+    assert carrier["traceparent"] == f"00-{TRACE}-{ids(span)[1]:016x}-01"
+
+
+async def test_a_message_that_is_too_large() -> None:
+    """Its span has the size; the body was discarded."""
+    spans = Spans()
+    acks = Acks(1, lambda data: True, lambda flush: None)
+    oversized = Oversized(
+        999, "LIMIT", queue="q", tag=1, envelope=b"\0\0\0", properties=b"\0\0", acks=acks
+    )
+
+    await traced(spans.provider).process(oversized)
+
+    span = spans.one("process q")
+    assert span.attributes is not None
+    assert span.attributes["messaging.message.body.size"] == 999
+    assert span.attributes["error.type"] == "workerkit.errors.InvalidBody"
+
+
+def test_stale_contexts_are_removed_from_copies() -> None:
+    """A copy has the new context only; baggage stays, and so does everything without a new one."""
+    old = {"traceparent": "old", "tracestate": "old", "baggage": "a=b", "x": 1}
+    fields = frozenset({"traceparent", "tracestate", "baggage"})
+    invalid = Properties(table=b"\0\0\0\5x")
+
+    def copied(properties: Properties, carrier: dict[str, str]) -> Properties:
+        (copy,) = traced_copies(iter([properties]), carrier, fields)
+        return copy
+
+    given = Properties(table=table.encode(old))
+    assert table.decode(copied(given, {"traceparent": "new"}).table or b"") == {
+        "baggage": "a=b",
+        "x": 1,
+        "traceparent": "new",
+    }
+    assert copied(given, {}) == given
+    assert copied(invalid, {"traceparent": "new"}) == invalid
+    assert table.decode(copied(Properties(), {"traceparent": "new"}).table or b"") == {
+        "traceparent": "new"
+    }

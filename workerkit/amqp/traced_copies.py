@@ -48,7 +48,7 @@ class TracedCopyPublisher(CopyPublisher):
     ) -> None:
         """Publish a copy of *message*, inside a span."""
         with self._tracing.settle(message, _operation(message, to)) as carrier:
-            traced = _traced_copies(copies, carrier, self._tracing.fields)
+            traced = traced_copies(copies, carrier, self._tracing.fields)
             await super().publish(message, to, traced)
 
 
@@ -58,7 +58,7 @@ def _operation(message: AMQPMessage[Any], to: Queue) -> str:
     return "dead_letter" if to.name.endswith(DEAD_LETTER_SUFFIX) else "retry"
 
 
-def _traced_copies(
+def traced_copies(
     copies: Iterator[Properties], carrier: Mapping[str, str], fields: frozenset[str]
 ) -> Iterator[Properties]:
     """Yield the properties of copies, with another trace context than that of the original.

@@ -42,7 +42,12 @@ def start_tracing(settings: WorkerSettings, redact: Redact | None) -> "RunningTr
         return None
     from workerkit.tracing.running import running_tracing
 
-    tracing = running_tracing(redact, servers=_servers(settings))
+    try:
+        tracing = running_tracing(redact, servers=_servers(settings))
+    except Exception:
+        # Whatever is wrong with the SDK or its exporters, the work has to be done.
+        log.exception("tracing could not be started: it is off")
+        return None
     if tracing is None and settings.tracing == "on":
         log.warning(
             "tracing is on, but no OpenTelemetry SDK is configured: nothing is recorded",
@@ -62,7 +67,7 @@ def _servers(settings: WorkerSettings) -> dict[str, tuple[str, int]]:
 
 def _is_installed() -> bool:
     try:
-        return _API in sys.modules or find_spec(_API) is not None
+        return sys.modules.get(_API) is not None or find_spec(_API) is not None
     except (ImportError, ValueError):
         return False
 

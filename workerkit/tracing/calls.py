@@ -14,8 +14,9 @@ from opentelemetry.trace import (
     set_span_in_context,
 )
 
-from workerkit.delivery import Delivery, Outcome, TraceDetails
+from workerkit.delivery import Action, Delivery, Outcome, TraceDetails
 from workerkit.endpoint import Endpoint
+from workerkit.errors import Retry
 from workerkit.tracing import names
 from workerkit.tracing.contexts import TRACEPARENT, TraceIds, UnsampledContext, is_unsampled
 from workerkit.tracing.recorder import Recorder, text_attribute
@@ -75,7 +76,7 @@ class TracedCalls:
         finally:
             detach(token)
         if type(context) is not UnsampledContext:
-            self._end(context, [delivery], [outcome], outcome.error)
+            self._end(context, [delivery], [outcome], _failure([outcome]))
         return outcome
 
     async def process_batch(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
@@ -93,8 +94,7 @@ class TracedCalls:
             raise
         finally:
             detach(token)
-        failed = next((each.error for each in outcomes if each.error is not None), None)
-        self._end(context, deliveries, outcomes, failed)
+        self._end(context, deliveries, outcomes, _failure(outcomes))
         return outcomes
 
     def _begin(self, delivery: Delivery) -> Context:
@@ -190,6 +190,15 @@ class TracedCalls:
             span.end()
         except Exception as failure:
             self._recorder.report(failure)
+
+
+def _failure(outcomes: Sequence[Outcome]) -> Exception | None:
+    """Return the first error; a `Retry` is none if there is another attempt, as it requests."""
+    for each in outcomes:
+        asked = isinstance(each.error, Retry) and each.action is Action.RETRY
+        if each.error is not None and not asked:
+            return each.error
+    return None
 
 
 def _attributes(deliveries: Sequence[Delivery], outcomes: Sequence[Outcome]) -> dict[str, Any]:

@@ -73,7 +73,10 @@ class _Headers(Getter[Mapping[str, Any]]):
             value = value.decode("ascii", "replace")
         if not isinstance(value, str) or not 0 < len(value) <= _LONGEST or not value.isascii():
             return None
-        return [value] if _is_list(key, value) else None
+        if not _is_list(key, value):
+            return None
+        # Older versions of the API log spaces in baggage, which no key or value contains.
+        return [re.sub("[ \t]", "", value) if key == "baggage" else value]
 
     def keys(self, carrier: Mapping[str, Any]) -> list[str]:
         return list(carrier)

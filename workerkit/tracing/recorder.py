@@ -10,7 +10,7 @@ from opentelemetry.trace import Link, SpanKind, Status, StatusCode, Tracer
 from opentelemetry.trace.span import Span
 
 from workerkit.describe import error_text, format_traceback
-from workerkit.errors import Retry, Signal
+from workerkit.errors import Signal
 from workerkit.safe_text import Redact, cleaner, excerpt
 from workerkit.tracing import names
 from workerkit.tracing.contexts import Propagation
@@ -71,12 +71,7 @@ class Recorder:
         )
 
     def describe_failure(self, span: Span, error: BaseException) -> None:
-        """Set error type and status of a span, and record the exception.
-
-        A `Retry` is no error: a handler raises it on purpose.
-        """
-        if isinstance(error, Retry):
-            return
+        """Set error type and status of a span, and record the exception."""
         kind = _kind(error)
         text = excerpt(self._clean(error_text(error)), _LONGEST_MESSAGE)
         event = {names.EXCEPTION_TYPE: kind, names.EXCEPTION_MESSAGE: text}
