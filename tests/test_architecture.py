@@ -39,19 +39,19 @@ ORDER = {
     " addresses frame_reader tap handshake replies channel_numbers basic_get incoming"
     " scratch_channels channel session connection declare stream_position binding outgoing"
     " confirms destination lease_term requests publishing_channels publisher_connection"
-    " publisher_connections traced_publish publisher copies traced_copies dead_letters"
+    " publisher_connections traced_publish publisher dead_letters copies traced_copies"
     " declared_queues queue_types requeue redelivery answers replay topology preparation"
     " settlement receiver subscription transport lease",
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
     " traced_connection event_types cursor stored_cursor receiver subscription transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
-    " signature slow_clients view return_type openapi response connection middleware"
+    " signature slow_clients view return_type openapi response connection traced middleware"
     " listener server receiver transport",
     "embedded": "table clock memory errors heartbeat injected_faults methods properties message"
     " counting order behaviour arguments queue exchange x_death vhost outbox channel"
     " declaring publishing consuming dispatch frames broker handshake connection"
     " listener snapshot server",
-    "ops": "counting metrics call_stacks debug debug_pages debug_signal server",
+    "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal server",
     "cli": "probe application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read"
     " dead_letters.clear dead_letters.commands settings listing commands",
@@ -59,7 +59,7 @@ ORDER = {
     " contract_source transport_contract plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
     " variables explain load",
-    "tracing": "names sampling contexts recorder calls spans running",
+    "tracing": "names sampling contexts recorder calls spans served running",
     "app": "discovery injection interceptors sections assembly watchdog process",
     "periodic": "schedule singleton consumer transport",
 }

@@ -117,7 +117,7 @@ class Delivery:
         moved: It is acknowledged because a copy of it was confirmed.
     """
 
-    __slots__ = ("after", "attempt", "fate", "raw", "trace")
+    __slots__ = ("__weakref__", "after", "attempt", "fate", "raw", "trace")
 
     log_success: ClassVar[str] = "handled"
     trace_operation: ClassVar[str] = "process"

@@ -173,10 +173,13 @@ class ContextFilter(logging.Filter):
     """
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Add the fields that the record does not have; let every record pass."""
+        """Add the fields that the record does not have; let every record pass.
+
+        Characters of ids that are not printable are escaped: not every formatter does that.
+        """
         for name, value in context_fields().items():
             if not hasattr(record, name):
-                setattr(record, name, value)
+                setattr(record, name, escape(value) if isinstance(value, str) else value)
         return True
 
 

@@ -151,6 +151,7 @@ def log_settled(record: Settled) -> None:
         exc_info=error if _is_traced(error, level) else None,
         extra={
             "consumer": record.consumer,
+            **delivery.log_context(),
             **fields,
             **getattr(delivery, "trace", {}),
             "seconds": round(record.seconds, 6),

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 from workerkit.delivery import Delivery, TraceDetails
 
@@ -21,6 +21,43 @@ class Exchanged(Protocol):
 
     def responded(self, status: int) -> None:
         """Note the status of the response."""
+
+
+class RequestDetails(NamedTuple):
+    """What the span of a request says about it, as the client has sent it.
+
+    Attributes:
+        method: Empty if the head of the request is malformed.
+        path: Without the query, which may contain secrets.
+        host: The header `Host`.
+        client: The address of the other end of the connection.
+        user_agent: The header `User-Agent`.
+    """
+
+    method: str = ""
+    path: str = ""
+    host: str = ""
+    client: str = ""
+    user_agent: str = ""
+
+
+class Served(Protocol):
+    """A request that is answered inside a span.
+
+    Attributes:
+        trace: The fields `trace_id` and `span_id`; None if it is not traced.
+    """
+
+    trace: Mapping[str, str] | None
+
+    def end(self, route: str, status: int | None, error: BaseException | None) -> None:
+        """End the span; a second call has no effect.
+
+        Args:
+            route: As the view declares it; empty if no view has the path.
+            status: Of the response; None if there was none.
+            error: Why the request failed, or was not answered.
+        """
 
 
 class Tracing(Protocol):
@@ -60,3 +97,19 @@ class Tracing(Protocol):
             url: Without credentials.
             server: Host and port.
         """
+
+    def serve(
+        self, headers: Mapping[str, str], details: RequestDetails | None
+    ) -> AbstractContextManager[Served]:
+        """Trace one request of a client, and what is done for it, as a child of its trace context.
+
+        Args:
+            headers: Those of the request, with the names in lower case.
+            details: None if the head of the request did not arrive.
+        """
+
+    def sampled(self, delivery: Delivery) -> Mapping[str, str] | None:
+        """Return `trace_id` and `span_id` of the call for a delivery; None if it is not sampled."""
+
+    def current(self) -> Mapping[str, str] | None:
+        """Return the same of the current span."""

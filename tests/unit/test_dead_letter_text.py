@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from workerkit import Action, AMQPMessage, Reject, Retry
 from workerkit.amqp import table
 from workerkit.amqp.acks import Acks
-from workerkit.amqp.copies import evidence
-from workerkit.amqp.dead_letters import Evidence
+from workerkit.amqp.dead_letters import Evidence, evidence
 from workerkit.amqp.properties import Properties, encode
 from workerkit.amqp.replay import replay_properties
 from workerkit.cli.dead_letters.text import as_json, body_as_json, in_full, lines, row

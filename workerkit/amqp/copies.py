@@ -7,25 +7,22 @@ ends in between, there are two messages, but never none.
 import asyncio
 import dataclasses
 import logging
-import socket
 from collections.abc import Iterator, Mapping
-from datetime import UTC, datetime
 from typing import Any
 from uuid import uuid4
 
 from workerkit.amqp import table
 from workerkit.amqp.consumer import AMQPOptions, DeclareMode
+from workerkit.amqp.dead_letters import TRACEBACK, evidence, history, now
 from workerkit.amqp.declare import log_declared
 from workerkit.amqp.destination import Destination
 from workerkit.amqp.message import (
     ACQUIRED_COUNT,
     ATTEMPT,
     DELIVERY_COUNT,
-    EXCHANGE,
     OURS,
     QUEUE,
     RETURNS,
-    ROUTING_KEY,
     AMQPMessage,
 )
 from workerkit.amqp.outgoing import DIRECT_REPLY_TO
@@ -33,31 +30,22 @@ from workerkit.amqp.properties import PERSISTENT, Properties
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import Queue
 from workerkit.delivery import Outcome
-from workerkit.describe import error_location, error_text, format_traceback
 from workerkit.errors import (
     ConnectionLost,
     MessageTooLarge,
     PublishError,
     PublishOutcomeUnknown,
     PublishRefused,
-    Signal,
     Unroutable,
 )
 from workerkit.retry import pause
-from workerkit.safe_text import Redact, excerpt, redacted
-from workerkit.version import __version__
+from workerkit.safe_text import Redact, excerpt
 
 log = logging.getLogger(__name__)
 
-FIRST_FAILED_AT = f"{OURS}first-failed-at"
-_TRACEBACK = f"{OURS}traceback"
-
 # All headers of a message have to fit into one frame of 128 KiB, with those of the sender.
-_MAX_REASON = 2_000
-_MAX_TRACEBACK = 16_000
 _BRIEF = 200
 _SMALL = 1_000
-_MAX_TIME = 40
 _MAX_NAMES = 50
 _EMPTY = table.encode({})
 # CC and BCC would route the copy back to where it came from. RabbitMQ takes a count of deliveries,
@@ -258,26 +246,6 @@ def acknowledge_original(message: AMQPMessage[Any]) -> bool:
     return False
 
 
-def history(message: AMQPMessage[Any], failed_at: str) -> dict[str, Any]:
-    """Return the headers with a message's past: its first exchange, and its first failure."""
-    first = message.past(FIRST_FAILED_AT)
-    # Senders may write any value, also one that cannot be encoded again.
-    valid = isinstance(first, str) and 0 < len(first) <= _MAX_TIME
-    headers = {
-        FIRST_FAILED_AT: first if valid else failed_at,
-        EXCHANGE: message.exchange,
-        ROUTING_KEY: message.routing_key,
-    }
-    if "CC" in message.sent:
-        headers[f"{OURS}cc"] = message.sent["CC"]
-    return headers
-
-
-def now() -> str:
-    """Return the time in the format of our headers."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds")
-
-
 def copied(
     message: AMQPMessage[Any],
     headers: Mapping[str, Any],
@@ -331,73 +299,7 @@ def _dead_letter_copies(message: AMQPMessage[Any], headers: dict[str, Any]) -> I
     brief = {
         name: excerpt(value, _BRIEF) if isinstance(value, str) else value
         for name, value in headers.items()
-        if name != _TRACEBACK
+        if name != TRACEBACK
     }
     for ours, largest in ((headers, None), (brief, None), (brief, _SMALL), (brief, 0), ({}, 0)):
         yield copied(message, ours, largest=largest)
-
-
-def evidence(
-    message: AMQPMessage[Any],
-    outcome: Outcome,
-    consumer: str,
-    *,
-    brief: bool = False,
-    redact: Redact | None = None,
-) -> dict[str, Any]:
-    """Return the headers that describe where a dead letter came from, and why it failed.
-
-    Passwords in URLs are masked.
-
-    Args:
-        brief: Without the text of the exception and its traceback.
-        redact: Called with both; if it raises, they are left out as well.
-    """
-    failed_at = now()
-    headers: dict[str, Any] = {
-        **_texts(outcome.error, consumer, brief, redact),
-        "consumer": consumer,
-        "queue": message.queue,
-        "failed-at": failed_at,
-        "host": socket.gethostname(),
-        "version": __version__,
-    }
-    ours = {OURS + name: value for name, value in headers.items()}
-    return {**history(message, failed_at), ATTEMPT: message.attempt, **ours}
-
-
-def _texts(
-    error: Exception | None, consumer: str, brief: bool, redact: Redact | None
-) -> dict[str, str]:
-    """Return the headers about the failure: `reason`, `error` and `traceback`."""
-    if error is None:
-        return {"reason": "dead-lettered by the handler"}
-    origin = _origin(error)
-    kind = type(origin).__qualname__
-    if not brief:
-        try:
-            texts = {"reason": excerpt(redacted(_reason(error), redact), _MAX_REASON)}
-            if not isinstance(origin, Signal):
-                # The innermost frames are the most useful, and long chains repeat themselves.
-                trace = redacted(format_traceback(origin, limit=-20), redact)
-                texts["traceback"] = excerpt(trace, _MAX_TRACEBACK)
-            return {**texts, "error": kind}
-        except Exception as failure:
-            # Its text may contain what it is meant to hide.
-            log.warning(
-                "redact failed: the dead letter gets brief evidence",
-                extra={"consumer": consumer, "reason": error_location(failure)},
-            )
-    return {"reason": error_location(origin), "error": kind}
-
-
-def _origin(error: Exception) -> BaseException:
-    """Return the exception itself, or the one that a signal was raised from."""
-    if isinstance(error, Signal) and error.__cause__ is not None:
-        return error.__cause__
-    return error
-
-
-def _reason(error: Exception) -> str:
-    described = error if not isinstance(error, Signal) or error.reason else _origin(error)
-    return error_text(described) or type(described).__qualname__

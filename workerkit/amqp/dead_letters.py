@@ -1,15 +1,28 @@
-"""Read why a message is a dead letter: the headers of `amqp.copies`, or those of the broker."""
+"""Why a message is a dead letter: write the headers that say so, and read them or the broker's."""
 
+import logging
+import socket
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Self
 
 from workerkit.amqp.checks import check_name
-from workerkit.amqp.message import ATTEMPT, OURS, AMQPMessage
-from workerkit.errors import Reject
+from workerkit.amqp.message import ATTEMPT, EXCHANGE, OURS, ROUTING_KEY, AMQPMessage
+from workerkit.delivery import Outcome
+from workerkit.describe import error_location, error_text, format_traceback
+from workerkit.errors import Reject, Signal
+from workerkit.safe_text import Redact, excerpt, redacted
+from workerkit.version import __version__
+
+log = logging.getLogger(__name__)
 
 REPLAYS = f"{OURS}replays"
+FIRST_FAILED_AT = f"{OURS}first-failed-at"
+TRACEBACK = f"{OURS}traceback"
 _DEATHS = "x-death"
+_MAX_REASON = 2_000
+_MAX_TRACEBACK = 16_000
+_MAX_TIME = 40
 _MOST_REPLAYS = 1_000_000
 
 
@@ -100,3 +113,89 @@ def _reason_of(death: dict[str, Any]) -> str | None:
 def _time(death: dict[str, Any]) -> datetime | None:
     time = death.get("time")
     return time if isinstance(time, datetime) else None
+
+
+def evidence(
+    message: AMQPMessage[Any],
+    outcome: Outcome,
+    consumer: str,
+    *,
+    brief: bool = False,
+    redact: Redact | None = None,
+) -> dict[str, Any]:
+    """Return the headers that describe where a dead letter came from, and why it failed.
+
+    Passwords in URLs are masked.
+
+    Args:
+        brief: Without the text of the exception and its traceback.
+        redact: Called with both; if it raises, they are left out as well.
+    """
+    failed_at = now()
+    headers: dict[str, Any] = {
+        **_texts(outcome.error, consumer, brief, redact),
+        "consumer": consumer,
+        "queue": message.queue,
+        "failed-at": failed_at,
+        "host": socket.gethostname(),
+        "version": __version__,
+    }
+    ours = {OURS + name: value for name, value in headers.items()}
+    return {**history(message, failed_at), ATTEMPT: message.attempt, **ours}
+
+
+def _texts(
+    error: Exception | None, consumer: str, brief: bool, redact: Redact | None
+) -> dict[str, str]:
+    """Return the headers about the failure: `reason`, `error` and `traceback`."""
+    if error is None:
+        return {"reason": "dead-lettered by the handler"}
+    origin = _origin(error)
+    kind = type(origin).__qualname__
+    if not brief:
+        try:
+            texts = {"reason": excerpt(redacted(_reason(error), redact), _MAX_REASON)}
+            if not isinstance(origin, Signal):
+                # The innermost frames are the most useful, and long chains repeat themselves.
+                trace = redacted(format_traceback(origin, limit=-20), redact)
+                texts["traceback"] = excerpt(trace, _MAX_TRACEBACK)
+            return {**texts, "error": kind}
+        except Exception as failure:
+            # Its text may contain what it is meant to hide.
+            log.warning(
+                "redact failed: the dead letter gets brief evidence",
+                extra={"consumer": consumer, "reason": error_location(failure)},
+            )
+    return {"reason": error_location(origin), "error": kind}
+
+
+def _origin(error: Exception) -> BaseException:
+    """Return the exception itself, or the one that a signal was raised from."""
+    if isinstance(error, Signal) and error.__cause__ is not None:
+        return error.__cause__
+    return error
+
+
+def _reason(error: Exception) -> str:
+    described = error if not isinstance(error, Signal) or error.reason else _origin(error)
+    return error_text(described) or type(described).__qualname__
+
+
+def history(message: AMQPMessage[Any], failed_at: str) -> dict[str, Any]:
+    """Return the headers with a message's past: its first exchange, and its first failure."""
+    first = message.past(FIRST_FAILED_AT)
+    # Senders may write any value, also one that cannot be encoded again.
+    valid = isinstance(first, str) and 0 < len(first) <= _MAX_TIME
+    headers = {
+        FIRST_FAILED_AT: first if valid else failed_at,
+        EXCHANGE: message.exchange,
+        ROUTING_KEY: message.routing_key,
+    }
+    if "CC" in message.sent:
+        headers[f"{OURS}cc"] = message.sent["CC"]
+    return headers
+
+
+def now() -> str:
+    """Return the time in the format of our headers."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds")

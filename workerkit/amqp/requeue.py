@@ -23,15 +23,8 @@ from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 from workerkit.amqp.consumer import AMQPOptions
-from workerkit.amqp.copies import (
-    FIRST_FAILED_AT,
-    CopyPublisher,
-    acknowledge_original,
-    copied,
-    history,
-    log_failure,
-    now,
-)
+from workerkit.amqp.copies import CopyPublisher, acknowledge_original, copied, log_failure
+from workerkit.amqp.dead_letters import FIRST_FAILED_AT, history, now
 from workerkit.amqp.message import ATTEMPT, QUEUE, RETURNS, AMQPMessage, sent_attempt
 from workerkit.amqp.properties import Properties
 from workerkit.amqp.queue_types import QueueTypes

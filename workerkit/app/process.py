@@ -20,6 +20,7 @@ from workerkit.describe import describe_class, describe_error
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Readiness
+from workerkit.ops.exemplars import Exemplars
 from workerkit.ops.metrics import Metrics
 from workerkit.tasks import (
     LATE,
@@ -192,6 +193,8 @@ class Process:
         observers = await self._from_container("observers")
         if self.metrics is not None:
             observers = [*observers, self.metrics]
+            if self._tracing is not None:
+                observers.append(Exemplars(self.metrics, self._tracing))
         return Context(
             settings,
             observers,

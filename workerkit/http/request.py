@@ -60,9 +60,8 @@ class HTTPRequest(Delivery):
         "status",
     )
 
-    trace_operation: ClassVar[str] = ""
-
     log_success: ClassVar[str] = "request handled"
+    trace_operation: ClassVar[str] = ""
 
     raw: bytes
     seconds: float
@@ -81,6 +80,10 @@ class HTTPRequest(Delivery):
         self.id = id
         self.body: object = None
         self.answer: web.StreamResponse | None = None
+
+    def log_context(self) -> dict[str, object]:
+        """Return its id."""
+        return {"request_id": self.id}
 
     def handed_on_id(self) -> str | None:
         """Return the request id, as the correlation id of what the view publishes."""

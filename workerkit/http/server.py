@@ -5,6 +5,7 @@ import logging
 import socket
 import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
@@ -19,8 +20,10 @@ from workerkit.http.middleware import prepare_request
 from workerkit.http.problem import last_response
 from workerkit.http.raw_request import request_factory
 from workerkit.http.response import is_event_stream
+from workerkit.http.traced import TracedConnection
 from workerkit.observe import Unhandled
 from workerkit.tasks import cancel
+from workerkit.trace import Tracing
 
 log = logging.getLogger(__name__)
 
@@ -41,6 +44,7 @@ class HTTPServer:
         has_other_routes: Whether the application has routes without a view.
         on_unhandled: Called for each response that no view returned; None where there are no
             views.
+        tracing: Creates a span for each request; None for none.
 
     Attributes:
         application: Routes can be added to it until the server listens.
@@ -56,10 +60,14 @@ class HTTPServer:
         *,
         has_other_routes: bool = False,
         on_unhandled: Callable[[Unhandled], None] | None,
+        tracing: Tracing | None = None,
     ) -> None:
         self._settings = settings
         self._max_connections = max_connections
         self._on_unhandled = on_unhandled
+        self._create: Callable[..., ClientConnection] = (
+            ClientConnection if tracing is None else partial(TracedConnection, tracing=tracing)
+        )
         self._loop = asyncio.get_running_loop()
         self._changed = asyncio.Event()
         self.application = web.Application(
@@ -196,7 +204,7 @@ class HTTPServer:
     def _connection(self) -> ClientConnection:
         server = self._runner.server
         assert server is not None
-        return ClientConnection(
+        return self._create(
             server,
             has_signals=bool(self.application.on_response_prepare),
             on_closed=self._forget,

@@ -3,7 +3,7 @@
 import logging
 import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 
 from aiohttp import web
@@ -22,6 +22,7 @@ from workerkit.http.request import HTTPRequest
 from workerkit.http.return_type import return_faults
 from workerkit.http.server import HTTPServer
 from workerkit.http.signature import RequestSignature
+from workerkit.http.traced import note_settled
 from workerkit.http.view import (
     HTTPOptions,
     security_requirements,
@@ -135,7 +136,10 @@ class HTTPTransport:
             context.middlewares,
             has_other_routes=self._setup is not None,
             on_unhandled=partial(notify_event, context.observers, "unhandled"),
+            tracing=context.tracing,
         )
+        if context.tracing is not None:
+            context = replace(context, observers=[note_settled, *context.observers])
         self._part = Part(context.changed)
         self._receivers = list(self._add_routes(self._server.application, context))
         if http.openapi.enabled:

@@ -1,10 +1,11 @@
 """Counters and histograms in plain Python, and the table of every metric that workerkit has."""
 
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
+from bisect import bisect_left, bisect_right
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from threading import Lock
-from typing import Literal
+from time import time
+from typing import Literal, NamedTuple
 
 Labels = tuple[str, ...]
 
@@ -30,6 +31,19 @@ class Metric:
     text: str
 
 
+class Measured(NamedTuple):
+    """One measured value and the trace that it was measured in: an exemplar of its bucket.
+
+    Attributes:
+        trace: `trace_id` and `span_id`.
+        time: In seconds since 1970.
+    """
+
+    trace: Mapping[str, str]
+    value: float
+    time: float
+
+
 class Count:
     """The count of one set of labels."""
 
@@ -47,9 +61,10 @@ class Distribution:
 
     Attributes:
         collect: Adds one value without checking their number: the caller has to call `fold`.
+        exemplars: The last one of each bucket; empty before the first.
     """
 
-    __slots__ = ("_bounds", "_collected", "_counts", "_total", "collect")
+    __slots__ = ("_bounds", "_collected", "_counts", "_total", "collect", "exemplars")
 
     def __init__(self, bounds: Sequence[float]) -> None:
         self._bounds = bounds
@@ -57,12 +72,19 @@ class Distribution:
         self._total = 0.0
         self._collected: list[float] = []
         self.collect: Callable[[float], None] = self._collected.append
+        self.exemplars: list[Measured | None] = []
 
     def observe(self, value: float) -> None:
         """Add one value."""
         self._collected.append(value)
         if len(self._collected) >= FOLD_AFTER:
             self.fold()
+
+    def exemplify(self, value: float, trace: Mapping[str, str]) -> None:
+        """Make a value that was added the exemplar of its bucket."""
+        if not self.exemplars:
+            self.exemplars = [None] * len(self._counts)
+        self.exemplars[bisect_left(self._bounds, value)] = Measured(trace, value, time())
 
     def fold(self) -> None:
         """Sort the collected values into the buckets."""

@@ -16,6 +16,7 @@ from prometheus_client.core import (
     HistogramMetricFamily,
 )
 from prometheus_client.core import Metric as Family
+from prometheus_client.samples import Exemplar
 
 from workerkit.config.sections import MetricsSettings
 from workerkit.delivery import Action, Delivery
@@ -57,6 +58,7 @@ from workerkit.ops.counting import (
     Distribution,
     Histogram,
     Labels,
+    Measured,
     Metric,
 )
 
@@ -137,6 +139,9 @@ class Metrics:
 
     Attributes:
         registry: One for each instance, so that two in one interpreter do not clash.
+        handler_seconds: By consumer and source.
+        publish_seconds: By connection.
+        request_seconds: By route, method and status.
     """
 
     def __init__(self, settings: MetricsSettings, readiness: Readiness) -> None:
@@ -146,16 +151,16 @@ class Metrics:
         self._counters: list[Counter] = []
         self._histograms: list[Histogram] = []
         self._deliveries = self._counter(DELIVERIES)
-        self._handling = self._histogram(HANDLER_SECONDS, settings.buckets)
+        self.handler_seconds = self._histogram(HANDLER_SECONDS, settings.buckets)
         self._ages = self._histogram(DELIVERY_AGE, _AGES)
         self._retries = self._counter(RETRIES)
         self._dead_letters = self._counter(DEAD_LETTERS)
         self._publishes = self._counter(PUBLISHES)
-        self._publishing = self._histogram(PUBLISH_SECONDS, settings.buckets)
+        self.publish_seconds = self._histogram(PUBLISH_SECONDS, settings.buckets)
         self._connections = self._counter(CONNECTIONS)
         self._failures = self._counter(CONNECTION_FAILURES)
         self._losses = self._counter(CONNECTION_LOSSES)
-        self._requests = self._histogram(HTTP_SECONDS, settings.buckets)
+        self.request_seconds = self._histogram(HTTP_SECONDS, settings.buckets)
         self._request_sizes = self._histogram(HTTP_REQUEST_SIZE, _SIZES)
         self._response_sizes = self._histogram(HTTP_RESPONSE_SIZE, _SIZES)
         self._lags = self._histogram(LOOP_LAG, _LAGS)
@@ -199,7 +204,7 @@ class Metrics:
             (name for kind, name in kinds if isinstance(record.error, kind)), "confirmed"
         )
         self._publishes.add(record.connection, outcome)
-        self._publishing.observe(record.seconds, record.connection)
+        self.publish_seconds.observe(record.seconds, record.connection)
 
     def connected(self, record: ConnectionEvent) -> None:
         """Count a connection."""
@@ -260,7 +265,7 @@ class Metrics:
             self._known[labels] = _Source(
                 record.consumer,
                 self._deliveries.of(*labels, Action.ACK),
-                self._handling.of(*labels),
+                self.handler_seconds.of(*labels),
                 hasattr(record.delivery, "status"),
             )
         found = self._sources[record.source] = self._known[labels]
@@ -288,7 +293,7 @@ class Metrics:
         measured = known.get(key)
         if measured is None:
             measured = self._measures(route, *key)
-            known[_known(answered.method), answered.status] = measured
+            known[known_method(answered.method), answered.status] = measured
         measured[0].collect(answered.seconds)
         if (size := answered.request_size) is not None:
             measured[1].collect(size)
@@ -296,9 +301,9 @@ class Metrics:
             measured[2].collect(size)
 
     def _measures(self, route: str, method: str, status: int) -> _Requests:
-        labels = route, _known(method), str(status)
+        labels = route, known_method(method), str(status)
         return _Requests(
-            self._requests.of(*labels),
+            self.request_seconds.of(*labels),
             self._request_sizes.of(*labels),
             self._response_sizes.of(*labels),
         )
@@ -329,11 +334,20 @@ class Metrics:
             counts, total = values.read()
             if not counts[-1]:
                 continue
-            buckets = list(zip(bounds, counts, strict=True))
+            buckets: Sequence[Any] = list(zip(bounds, counts, strict=True))
+            if values.exemplars:
+                exemplars = map(_exemplar, values.exemplars)
+                buckets = list(zip(bounds, counts, exemplars, strict=True))
             measured.add_metric([str(each) for each in labels], buckets, total)
         return measured
 
 
-def _known(method: str) -> str:
+def known_method(method: str) -> str:
     """Return the method, or "other": clients may send any word, and labels need few values."""
     return method if method in _METHODS else "other"
+
+
+def _exemplar(measured: Measured | None) -> Exemplar | None:
+    if measured is None:
+        return None
+    return Exemplar(dict(measured.trace), measured.value, measured.time)

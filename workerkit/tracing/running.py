@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from opentelemetry.context import get_current
 from opentelemetry.trace import (
     NoOpTracer,
     NoOpTracerProvider,
@@ -10,14 +11,18 @@ from opentelemetry.trace import (
     get_current_span,
     get_tracer_provider,
 )
+from opentelemetry.trace.span import Span
 
 from workerkit import current_call
+from workerkit.delivery import Delivery
 from workerkit.endpoint import Endpoint
 from workerkit.safe_text import Redact
+from workerkit.trace import RequestDetails
 from workerkit.tracing import names
 from workerkit.tracing.calls import TracedCalls
-from workerkit.tracing.contexts import fields_of
+from workerkit.tracing.contexts import TraceIds, UnsampledContext, fields_of
 from workerkit.tracing.recorder import Recorder
+from workerkit.tracing.served import ServedRequest
 from workerkit.tracing.spans import OpenTelemetryTracing
 from workerkit.version import __version__
 
@@ -41,6 +46,23 @@ class RunningTracing(OpenTelemetryTracing):
         connection = getattr(endpoint.options, "connection", "") if system == _AMQP else ""
         server = self.servers.get(connection.casefold())
         TracedCalls(self.recorder, endpoint, system, source, server)
+
+    def serve(self, headers: Mapping[str, str], details: RequestDetails | None) -> ServedRequest:
+        """Trace one request of a client."""
+        return ServedRequest(self.recorder, headers, details)
+
+    def sampled(self, delivery: Delivery) -> Mapping[str, str] | None:
+        """Return `trace_id` and `span_id` of the call for a delivery; None if it is not sampled."""
+        ids = getattr(delivery, "trace", None)
+        if not isinstance(ids, TraceIds) or type(ids.context) is UnsampledContext:
+            return None
+        return _fields_if_sampled(ids.span)
+
+    def current(self) -> Mapping[str, str] | None:
+        """Return the same of the current span."""
+        if type(get_current()) is UnsampledContext:
+            return None
+        return _fields_if_sampled(get_current_span())
 
 
 def running_tracing(
@@ -66,3 +88,7 @@ def running_tracing(
 
 def _log_fields() -> dict[str, str]:
     return fields_of(get_current_span())
+
+
+def _fields_if_sampled(span: Span) -> dict[str, str] | None:
+    return fields_of(span) if span.get_span_context().trace_flags.sampled else None
