@@ -2,7 +2,7 @@
 
 import json
 from time import time
-from typing import Any
+from typing import Any, assert_type
 
 import pytest
 from pydantic import BaseModel
@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from workerkit import (
     Exchange,
     InvalidReply,
+    Publisher,
     RequestError,
     RequestFailed,
     RequestTimeout,
@@ -211,6 +212,19 @@ async def test_scripted_replies() -> None:
     assert keys == ["prices", "stock", "stock", "slow", "prices"]
     assert publisher.published[0].body == b"a"
     assert publisher.published[0].options == {"priority": 3}
+
+
+async def test_the_types_of_replies() -> None:
+    """A type checker knows them: bytes by default, else what the caller asks for."""
+    fake = FakePublisher()
+    fake.replies["prices"] = b'{"id": 1}'
+    publisher: Publisher = fake
+
+    assert_type(await publisher.request(b"", "prices"), bytes)
+    assert_type(await publisher.request(b"", "prices", returns=Order, timeout=1.0), Order)
+    assert_type(await publisher.request(b"", "prices", returns=dict[str, int]), dict[str, int])
+    assert_type(await publisher.request(b"", "prices", returns=Order | None), Any)
+    assert_type(publisher.request_threadsafe(b"", "prices", returns=Order), Order)
 
 
 async def test_the_error_of_the_fake() -> None:
