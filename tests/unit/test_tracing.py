@@ -17,6 +17,7 @@ from opentelemetry.context import Context, get_current, get_value, set_value
 from opentelemetry.propagate import get_global_textmap, set_global_textmap
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     ALWAYS_ON,
@@ -295,6 +296,30 @@ async def test_a_ratio_samples_as_many_roots_as_it_says() -> None:
 
     assert 130 < len(spans.all) < 270
     assert all(ids(span)[0] % 2**64 < 2**63 for span in spans.all)
+
+
+@pytest.mark.parametrize(
+    "sampler", [ALWAYS_ON, ParentBased(ALWAYS_OFF), ParentBasedTraceIdRatio(0.5)]
+)
+async def test_trace_ids_are_those_of_the_id_generator(sampler: Sampler) -> None:
+    """Some systems require a time in them, also of traces that are not recorded."""
+
+    class Numbers(RandomIdGenerator):
+        def generate_trace_id(self) -> int:
+            return super().generate_trace_id() % 2**64 + (7 << 64)
+
+    spans = Spans(sampler, Numbers())
+    found: list[int] = []
+
+    async def handle(self: object, body: int) -> None:
+        found.append(trace.get_current_span().get_span_context().trace_id)
+
+    each = traced(spans.provider, handle)
+    for _ in range(20):
+        await each.process(message())
+
+    assert [each >> 64 for each in found] == [7] * 20
+    assert {ids(span)[0] for span in spans.all} <= set(found)
 
 
 # Hostile headers.

@@ -2,7 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from random import getrandbits
 from typing import Any
 
 from opentelemetry.context import Context
@@ -37,12 +39,17 @@ class Recorder:
     Attributes:
         propagation: Reads and writes headers.
         known: What the sampler decides without being asked.
+        new_trace_id: Returns a trace id for a root, in the form of the SDK's id generator.
     """
+
+    new_trace_id: Callable[[], int]
 
     def __init__(self, tracer: Tracer, redact: Redact | None = None) -> None:
         self.propagation = Propagation(self.report)
         self.known = known_decisions(tracer)
         self._tracer = tracer
+        ids: Any = getattr(tracer, "id_generator", None)
+        self.new_trace_id = partial(getrandbits, 128) if ids is None else ids.generate_trace_id
         self._ids = _ChosenIds(tracer) if self.known.bound else None
         self._clean = cleaner(redact)
         self._reported: set[str] = set()
