@@ -502,6 +502,30 @@ async def test_an_error_of_tracing_never_breaks_a_call(
     assert record.levelno == logging.WARNING
 
 
+async def test_an_error_of_a_delivery_never_breaks_its_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The methods of a transport's own deliveries may raise: the span lacks what they return."""
+
+    class Faulty(AMQPMessage[Any]):
+        def trace_details(self) -> TraceDetails:
+            raise RuntimeError
+
+        def trace_links(self) -> Any:
+            return [{"traceparent": TRACEPARENT}, 7] if self.tag == 2 else []
+
+    spans = Spans()
+    acks = Acks(1, lambda data: True, lambda flush: None)
+    for tag in (1, 2):
+        outcome = await traced(spans.provider).process(
+            Faulty(b"1", queue="q", tag=tag, envelope=b"\0\0\0", properties=b"\0\0", acks=acks)
+        )
+        assert outcome.action is Action.ACK
+
+    assert spans.names == ["process q"] * 2
+    assert "tracing failed" in caplog.text
+
+
 async def test_an_error_of_a_propagator_never_breaks_a_call() -> None:
     """Nothing is read or written then."""
 

@@ -181,15 +181,8 @@ class TracedCalls:
         """End the span, with what became of the deliveries."""
         if type(context) is UnsampledContext:
             return
-        try:
-            span = get_current_span(context)
-            if span.is_recording():
-                span.set_attributes(_attributes(deliveries, outcomes))
-                if error is not None:
-                    self._recorder.describe_failure(span, error)
-            span.end()
-        except Exception as failure:
-            self._recorder.report(failure)
+        span = get_current_span(context)
+        self._recorder.end(span, lambda: _attributes(deliveries, outcomes), error)
 
 
 def _failure(outcomes: Sequence[Outcome]) -> Exception | None:

@@ -77,6 +77,30 @@ class Recorder:
             name, context, kind, attributes=dict(attributes), links=links[-_MOST_LINKS:]
         )
 
+    def end(
+        self,
+        span: Span,
+        attributes: Callable[[], Mapping[str, Any]],
+        error: BaseException | None,
+    ) -> None:
+        """End a span.
+
+        Args:
+            attributes: Called if the span is recorded, for those that are known only now.
+            error: Why what it stands for has failed.
+        """
+        try:
+            if span.is_recording():
+                if error is not None:
+                    self.describe_failure(span, error)
+                span.set_attributes(dict(attributes()))
+        except Exception as failure:
+            self.report(failure)
+        try:
+            span.end()
+        except Exception as failure:
+            self.report(failure)
+
     def describe_failure(self, span: Span, error: BaseException) -> None:
         """Set error type and status of a span, and record the exception."""
         kind = _kind(error)
