@@ -8,6 +8,7 @@ from typing import Any, Self
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import SpanKind, Status, StatusCode, get_current_span, set_span_in_context
 
+from workerkit.errors import Retry
 from workerkit.trace import RequestDetails
 from workerkit.tracing import names
 from workerkit.tracing.contexts import TRACEPARENT, TraceIds, UnsampledContext, is_unsampled
@@ -84,7 +85,7 @@ class ServedRequest:
         elif status >= _SERVER_ERROR:
             span.set_attribute(names.ERROR_TYPE, str(status))
             span.set_status(Status(StatusCode.ERROR))
-            if error is not None:
+            if error is not None and not isinstance(error, Retry):
                 self._recorder.describe_failure(span, error)
 
     def _begin(self) -> Context:
