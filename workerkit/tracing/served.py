@@ -110,9 +110,9 @@ class ServedRequest:
     def _attributes(self) -> dict[str, Any]:
         """Return the attributes that a sampler may use. The query may have secrets."""
         details = self._details
-        if details is None:
-            return {}
         found: dict[str, Any] = {names.HTTP_METHOD: "_OTHER"}
+        if details is None:
+            return found
         if details.method in _METHODS:
             found[names.HTTP_METHOD] = self._method = details.method
         elif details.method:
