@@ -316,3 +316,26 @@ async def test_hostile_ids(output: Output, foreign: io.StringIO, spans: Spans) -
     [line] = foreign.getvalue().split("\n")[:-1]
     assert line.isprintable()
     assert line.startswith(r"in the handler|Orders|x\n2026-01-01 ERROR forged\r\x1b[31m\u202e")
+
+
+async def test_a_hostile_event(output: Output, foreign: io.StringIO, spans: Spans) -> None:
+    """The id of an event has no control characters, but what changes the order of text."""
+
+    class Moves(SSEConsumer):
+        connection = "bus"
+        routes = ["/moves"]
+
+        async def handle(self, order: Order) -> None:
+            own.info("in the handler", extra={"message_id": "-", "correlation_id": "-"})
+
+    hostile = '\u202edegrof\u2028"\\'
+    async with (
+        sse_server() as server,
+        run(Moves, sse={"bus": {"url": server.url}}) as app,
+    ):
+        await server.send(Order(id=1), id=hostile)
+        await app.idle()
+
+    raw = next(each for each in output.getvalue().split("\n") if "in the handler" in each)
+    assert raw.isprintable()
+    assert json.loads(raw)["event_id"] == hostile

@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 from aiohttp import ClientSession, WSMsgType, web
+from opentelemetry.baggage import get_baggage
+from opentelemetry.propagate import inject
 from opentelemetry.sdk.trace import ReadableSpan
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
@@ -120,6 +122,25 @@ async def test_a_request_without_a_parent(spans: Spans) -> None:
     assert two.parent is None
     assert TRACE not in second["traceparent"]
     assert one.name == two.name == "GET /orders"
+
+
+async def test_baggage(spans: Spans) -> None:
+    """It reaches the view, and what the view publishes."""
+
+    class Tenant(HTTPView):
+        routes = ["/tenant"]
+
+        async def get(self) -> list[str]:
+            carrier: dict[str, str] = {}
+            inject(carrier)
+            return [str(get_baggage("tenant")), carrier["baggage"]]
+
+    async with serving(Tenant) as client:
+        answer = await client.get("/tenant", headers={"baggage": "tenant=acme"})
+        other = await client.get("/tenant", headers={"baggage": "tenant=umbrella"})
+
+    assert answer.json() == ["acme", "tenant=acme"]
+    assert other.json() == ["umbrella", "tenant=umbrella"]
 
 
 @pytest.mark.parametrize(

@@ -139,6 +139,32 @@ async def test_a_dead_letter_is_one_event(events: list[Event], recipe: ModuleTyp
     assert sentry_sdk.get_isolation_scope()._tags == {}
 
 
+async def test_calls_at_the_same_time(events: list[Event], recipe: ModuleType) -> None:
+    """Each event has what its own call has added, although all of them run at once."""
+
+    class Orders(AMQPConsumer):
+        queues = ["orders"]
+        concurrency = 5
+        all_in = asyncio.Barrier(5)
+
+        async def handle(self, order: Order) -> None:
+            sentry_sdk.set_tag(f"order-{order.id}", "yes")
+            await self.all_in.wait()
+            sentry_sdk.add_breadcrumb(category="here", message=f"order {order.id}")
+            raise Reject("sold out")
+
+    async with run(recipe, Orders) as app:
+        for number in range(5):
+            await app.publish(Order(id=number), "orders", message_id=str(number))
+        await app.idle()
+
+    found = {each["tags"]["message_id"]: each for each in events}
+    assert sorted(found) == list("01234")
+    for number, event in found.items():
+        assert [each for each in event["tags"] if each.startswith("order-")] == [f"order-{number}"]
+        assert crumbs(event) == [f"order {number}"]
+
+
 async def test_a_retry_is_no_event(events: list[Event], recipe: ModuleType) -> None:
     """Only the dead letter after the last attempt is, whether `retry` or `Retry` asked."""
 

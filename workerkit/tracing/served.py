@@ -8,6 +8,7 @@ from typing import Any, Self
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import SpanKind, Status, StatusCode, get_current_span, set_span_in_context
 
+from workerkit.errors import Retry
 from workerkit.trace import RequestDetails
 from workerkit.tracing import names
 from workerkit.tracing.contexts import TRACEPARENT, TraceIds, UnsampledContext, is_unsampled
@@ -84,7 +85,7 @@ class ServedRequest:
         elif status >= _SERVER_ERROR:
             span.set_attribute(names.ERROR_TYPE, str(status))
             span.set_status(Status(StatusCode.ERROR))
-            if error is not None:
+            if error is not None and not isinstance(error, Retry):
                 self._recorder.describe_failure(span, error)
 
     def _begin(self) -> Context:
@@ -109,9 +110,9 @@ class ServedRequest:
     def _attributes(self) -> dict[str, Any]:
         """Return the attributes that a sampler may use. The query may have secrets."""
         details = self._details
-        if details is None:
-            return {}
         found: dict[str, Any] = {names.HTTP_METHOD: "_OTHER"}
+        if details is None:
+            return found
         if details.method in _METHODS:
             found[names.HTTP_METHOD] = self._method = details.method
         elif details.method:
