@@ -1,6 +1,7 @@
 """One RabbitMQ message: what a handler gets."""
 
 import dataclasses
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property
 from hashlib import blake2b
@@ -26,7 +27,9 @@ RETURNS = f"{OURS}returns"
 DELIVERY_COUNT, ACQUIRED_COUNT = "x-delivery-count", "x-acquired-count"
 _COUNTS = frozenset({DELIVERY_COUNT, ACQUIRED_COUNT})
 _MOST_ATTEMPTS = 1_000_000
-_HAS_ENCODING = 0x40  # In the first byte of the property flags.
+# In the first byte of the property flags.
+_HAS_ENCODING, _HAS_HEADERS = 0x40, 0x20
+_NONE: Mapping[str, Any] = {}
 
 
 class AMQPMessage(Delivery, Generic[T]):
@@ -116,9 +119,10 @@ class AMQPMessage(Delivery, Generic[T]):
         properties = self.properties
         return properties.correlation_id or properties.message_id
 
-    def trace_carrier(self) -> RawHeaders:
+    def trace_carrier(self) -> Mapping[str, Any]:
         """Return its headers."""
-        return RawHeaders(self._raw_properties)
+        properties = self._raw_properties
+        return RawHeaders(properties) if properties and properties[0] & _HAS_HEADERS else _NONE
 
     def trace_source(self) -> str:
         """Return the name of its queue, as the class declares it."""
