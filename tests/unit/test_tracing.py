@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     ALWAYS_ON,
+    Decision,
     ParentBased,
     ParentBasedTraceIdRatio,
     Sampler,
@@ -320,6 +321,34 @@ async def test_trace_ids_are_those_of_the_id_generator(sampler: Sampler) -> None
 
     assert [each >> 64 for each in found] == [7] * 20
     assert {ids(span)[0] for span in spans.all} <= set(found)
+
+
+class RecordOnly(Sampler):
+    """Records roots for a processor, and does not sample them."""
+
+    def should_sample(self, *args: Any, **more: Any) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_ONLY)
+
+    def get_description(self) -> str:
+        return "RecordOnly"
+
+
+async def test_a_publish_never_ends_the_span_of_its_caller() -> None:
+    """A span that is recorded and not sampled goes on after the publish."""
+    spans = Spans(ParentBased(RecordOnly()))
+    tracing = tracing_of(spans.provider)
+    recording: list[bool] = []
+
+    async def handle(self: object, body: int) -> None:
+        with tracing.publish(TraceDetails("", "", "q"), {}) as carrier:
+            assert carrier["traceparent"][-1] in "02"
+        recording.append(trace.get_current_span().is_recording())
+
+    each = endpoint(handle)
+    tracing.trace_calls(each, "amqp", "q")
+    await each.process(message())
+
+    assert recording == [True]
 
 
 # Hostile headers.

@@ -2,6 +2,7 @@
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from datetime import datetime
 from functools import cached_property, partial
 from hashlib import blake2b
@@ -34,7 +35,8 @@ DELIVERY_COUNT, ACQUIRED_COUNT = "x-delivery-count", "x-acquired-count"
 _COUNTS = frozenset({DELIVERY_COUNT, ACQUIRED_COUNT})
 _MOST_ATTEMPTS = 1_000_000
 # In the first byte of the property flags.
-_HAS_ENCODING, _IS_LABELLED = 0x40, 0xC0
+_HAS_ENCODING, _IS_LABELLED, _HAS_HEADERS = 0x40, 0xC0, 0x20
+_NONE: Mapping[str, Any] = {}
 _STRUCTURED_IN_ANY = "application/cloudevents"
 _SHORT = 64  # Bytes; nothing is shorter, also compressed.
 _JSON_LABEL = b"\x10application/json"
@@ -127,9 +129,10 @@ class AMQPMessage(Delivery, Generic[T]):
         properties = self.properties
         return properties.correlation_id or properties.message_id
 
-    def trace_carrier(self) -> RawHeaders:
+    def trace_carrier(self) -> Mapping[str, Any]:
         """Return its headers."""
-        return RawHeaders(self._raw_properties)
+        properties = self._raw_properties
+        return RawHeaders(properties) if properties and properties[0] & _HAS_HEADERS else _NONE
 
     def trace_source(self) -> str:
         """Return the name of its queue, as the class declares it."""

@@ -1,8 +1,10 @@
 """A span around each call of `handle`."""
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from contextvars import Context as Variables
+from functools import partial
 from typing import Any
 
 from opentelemetry.context import Context, attach, detach, get_current
@@ -22,6 +24,7 @@ from workerkit.tracing.recorder import Recorder, text_attribute
 from workerkit.tracing.sampling import TWO_64
 
 _MOST_NAMES = 1000
+_logs_all = partial(logging.getLogger("workerkit.observe").isEnabledFor, logging.DEBUG)
 _ROOT = Context()
 
 
@@ -77,6 +80,9 @@ class TracedCalls:
             detach(token)
         if type(context) is not UnsampledContext:
             self._end(context, [delivery], [outcome], _failure([outcome]))
+        elif outcome.action is not Action.ACK or outcome.error is not None or _logs_all():
+            # Copies and log records need it; most messages have neither.
+            delivery.trace = TraceIds(context)
         return outcome
 
     async def process_batch(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
@@ -112,7 +118,7 @@ class TracedCalls:
                 context = UnsampledContext(self._propagation, carrier, 0)
         if context is None:
             context = self._start(delivery, carrier, trace_id)
-        delivery.trace = TraceIds(context)
+            delivery.trace = TraceIds(context)
         return context
 
     def _start(self, delivery: Delivery, carrier: Mapping[str, Any], trace_id: int) -> Context:

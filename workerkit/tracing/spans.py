@@ -132,9 +132,10 @@ class OpenTelemetryTracing:
         def start() -> tuple[Context, Carrier]:
             current = get_current()
             has_own = any(name in given for name in self.fields if name != "baggage")
-            found = get_current_span(current).get_span_context()
+            caller = get_current_span(current)
+            found = caller.get_span_context()
             drops = self.recorder.known.follows_unsampled and not found.trace_flags.sampled
-            if found.is_valid and drops:
+            if found.is_valid and drops and not caller.is_recording():
                 return current, {} if has_own else propagation.inject(current)
             links = [Link(each) for each in propagation.span_contexts([given] if has_own else [])]
             name, attributes = _publish_name(details)
