@@ -8,6 +8,7 @@ from opentelemetry import trace
 from opentelemetry.sdk.trace import ReadableSpan, TracerProvider
 from opentelemetry.sdk.trace.export import SimpleSpanProcessor
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
+from opentelemetry.sdk.trace.id_generator import IdGenerator
 from opentelemetry.sdk.trace.sampling import Sampler
 from opentelemetry.util._once import Once
 
@@ -19,9 +20,11 @@ class Spans:
         provider: The provider that records them.
     """
 
-    def __init__(self, sampler: Sampler | None = None) -> None:
+    def __init__(
+        self, sampler: Sampler | None = None, id_generator: IdGenerator | None = None
+    ) -> None:
         self._exporter = InMemorySpanExporter()
-        self.provider = TracerProvider(sampler=sampler, shutdown_on_exit=False)
+        self.provider = TracerProvider(sampler, id_generator=id_generator, shutdown_on_exit=False)
         self.provider.add_span_processor(SimpleSpanProcessor(self._exporter))
 
     @property

@@ -178,7 +178,11 @@ def test_fp6_every_requirement_states_its_lowest_version() -> None:
 
 def test_fp6_every_library_that_is_imported_is_required() -> None:
     """None of them is there only because another library requires it."""
-    names = {"python-dotenv": "dotenv", "python-json-logger": "pythonjsonlogger"}
+    names = {
+        "opentelemetry-api": "opentelemetry",
+        "python-dotenv": "dotenv",
+        "python-json-logger": "pythonjsonlogger",
+    }
     required = {names.get(each.name, each.name.replace("-", "_")) for each in requirements()}
     # pydantic requires exactly one version of its core.
     known = {"workerkit", "pydantic_core", *required, *sys.stdlib_module_names}

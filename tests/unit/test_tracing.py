@@ -17,9 +17,11 @@ from opentelemetry.context import Context, get_current, get_value, set_value
 from opentelemetry.propagate import get_global_textmap, set_global_textmap
 from opentelemetry.propagators.textmap import TextMapPropagator
 from opentelemetry.sdk.trace import ReadableSpan, SpanProcessor, TracerProvider
+from opentelemetry.sdk.trace.id_generator import RandomIdGenerator
 from opentelemetry.sdk.trace.sampling import (
     ALWAYS_OFF,
     ALWAYS_ON,
+    Decision,
     ParentBased,
     ParentBasedTraceIdRatio,
     Sampler,
@@ -297,6 +299,58 @@ async def test_a_ratio_samples_as_many_roots_as_it_says() -> None:
     assert all(ids(span)[0] % 2**64 < 2**63 for span in spans.all)
 
 
+@pytest.mark.parametrize(
+    "sampler", [ALWAYS_ON, ParentBased(ALWAYS_OFF), ParentBasedTraceIdRatio(0.5)]
+)
+async def test_trace_ids_are_those_of_the_id_generator(sampler: Sampler) -> None:
+    """Some systems require a time in them, also of traces that are not recorded."""
+
+    class Numbers(RandomIdGenerator):
+        def generate_trace_id(self) -> int:
+            return super().generate_trace_id() % 2**64 + (7 << 64)
+
+    spans = Spans(sampler, Numbers())
+    found: list[int] = []
+
+    async def handle(self: object, body: int) -> None:
+        found.append(trace.get_current_span().get_span_context().trace_id)
+
+    each = traced(spans.provider, handle)
+    for _ in range(20):
+        await each.process(message())
+
+    assert [each >> 64 for each in found] == [7] * 20
+    assert {ids(span)[0] for span in spans.all} <= set(found)
+
+
+class RecordOnly(Sampler):
+    """Records roots for a processor, and does not sample them."""
+
+    def should_sample(self, *args: Any, **more: Any) -> SamplingResult:
+        return SamplingResult(Decision.RECORD_ONLY)
+
+    def get_description(self) -> str:
+        return "RecordOnly"
+
+
+async def test_a_publish_never_ends_the_span_of_its_caller() -> None:
+    """A span that is recorded and not sampled goes on after the publish."""
+    spans = Spans(ParentBased(RecordOnly()))
+    tracing = tracing_of(spans.provider)
+    recording: list[bool] = []
+
+    async def handle(self: object, body: int) -> None:
+        with tracing.publish(TraceDetails("", "", "q"), {}) as carrier:
+            assert carrier["traceparent"][-1] in "02"
+        recording.append(trace.get_current_span().is_recording())
+
+    each = endpoint(handle)
+    tracing.trace_calls(each, "amqp", "q")
+    await each.process(message())
+
+    assert recording == [True]
+
+
 # Hostile headers.
 
 HOSTILE: list[Any] = [
@@ -475,6 +529,30 @@ async def test_an_error_of_tracing_never_breaks_a_call(
 
     (record,) = [each for each in caplog.records if "tracing failed" in each.getMessage()]
     assert record.levelno == logging.WARNING
+
+
+async def test_an_error_of_a_delivery_never_breaks_its_call(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The methods of a transport's own deliveries may raise: the span lacks what they return."""
+
+    class Faulty(AMQPMessage[Any]):
+        def trace_details(self) -> TraceDetails:
+            raise RuntimeError
+
+        def trace_links(self) -> Any:
+            return [{"traceparent": TRACEPARENT}, 7] if self.tag == 2 else []
+
+    spans = Spans()
+    acks = Acks(1, lambda data: True, lambda flush: None)
+    for tag in (1, 2):
+        outcome = await traced(spans.provider).process(
+            Faulty(b"1", queue="q", tag=tag, envelope=b"\0\0\0", properties=b"\0\0", acks=acks)
+        )
+        assert outcome.action is Action.ACK
+
+    assert spans.names == ["process q"] * 2
+    assert "tracing failed" in caplog.text
 
 
 async def test_an_error_of_a_propagator_never_breaks_a_call() -> None:

@@ -432,6 +432,35 @@ async def test_a_stream() -> None:
     assert parent_of(traced) == PARENT
 
 
+async def test_a_stream_that_is_refused() -> None:
+    """Each attempt to connect has a span, with the status of the response."""
+
+    class Prices(SSEConsumer):
+        connection = "prices"
+        routes = ["/prices"]
+
+        async def handle(self, body: dict[str, Any]) -> None: ...
+
+    with recorded() as spans:
+        async with sse_server() as server:
+            server.refuse(503, times=1)
+            settings = WorkerSettings(sse={"prices": {"url": f"{server.url}?token=secret"}})
+            container = WorkerContainer()
+            with override(container, settings=settings):
+                async with running(container, packages=[package_of(Prices)]):
+                    await server.client()
+
+    refused, opened = spans.named("GET /prices")
+    assert attributes(refused)["http.response.status_code"] == 503
+    assert attributes(refused)["error.type"] == "workerkit.errors.StreamRefused"
+    assert attributes(opened)["url.full"] == f"{server_url(attributes(opened))}/prices"
+    assert opened.parent is None
+
+
+def server_url(found: dict[str, Any]) -> str:
+    return f"http://{found['server.address']}:{found['server.port']}"
+
+
 class Record(SimpleDelivery):
     """A delivery with headers."""
 

@@ -3,7 +3,6 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from contextvars import Context as Variables
-from random import getrandbits
 from typing import Any
 
 from opentelemetry.context import Context, attach, detach, get_current
@@ -48,6 +47,7 @@ class TracedCalls:
     ) -> None:
         self._recorder = recorder
         self._propagation = recorder.propagation
+        self._new_trace_id = recorder.new_trace_id
         bound = recorder.known.bound
         self._root_bound = TWO_64 if bound is None else bound
         self._follows = recorder.known.follows_unsampled and recorder.propagation.is_w3c
@@ -105,7 +105,7 @@ class TracedCalls:
         if self._follows:
             parent = carrier.get(TRACEPARENT)
             if parent is None:
-                trace_id = getrandbits(128)
+                trace_id = self._new_trace_id()
                 if trace_id % TWO_64 >= self._root_bound:
                     context = UnsampledContext(self._propagation, carrier, trace_id)
             elif type(parent) is str and is_unsampled(parent):
@@ -181,15 +181,8 @@ class TracedCalls:
         """End the span, with what became of the deliveries."""
         if type(context) is UnsampledContext:
             return
-        try:
-            span = get_current_span(context)
-            if span.is_recording():
-                span.set_attributes(_attributes(deliveries, outcomes))
-                if error is not None:
-                    self._recorder.describe_failure(span, error)
-            span.end()
-        except Exception as failure:
-            self._recorder.report(failure)
+        span = get_current_span(context)
+        self._recorder.end(span, lambda: _attributes(deliveries, outcomes), error)
 
 
 def _failure(outcomes: Sequence[Outcome]) -> Exception | None:

@@ -2,7 +2,9 @@
 
 import logging
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from random import getrandbits
 from typing import Any
 
 from opentelemetry.context import Context
@@ -37,12 +39,17 @@ class Recorder:
     Attributes:
         propagation: Reads and writes headers.
         known: What the sampler decides without being asked.
+        new_trace_id: Returns a trace id for a root, in the form of the SDK's id generator.
     """
+
+    new_trace_id: Callable[[], int]
 
     def __init__(self, tracer: Tracer, redact: Redact | None = None) -> None:
         self.propagation = Propagation(self.report)
         self.known = known_decisions(tracer)
         self._tracer = tracer
+        ids: Any = getattr(tracer, "id_generator", None)
+        self.new_trace_id = partial(getrandbits, 128) if ids is None else ids.generate_trace_id
         self._ids = _ChosenIds(tracer) if self.known.bound else None
         self._clean = cleaner(redact)
         self._reported: set[str] = set()
@@ -69,6 +76,30 @@ class Recorder:
         return self._tracer.start_span(
             name, context, kind, attributes=dict(attributes), links=links[-_MOST_LINKS:]
         )
+
+    def end(
+        self,
+        span: Span,
+        attributes: Callable[[], Mapping[str, Any]],
+        error: BaseException | None,
+    ) -> None:
+        """End a span.
+
+        Args:
+            attributes: Called if the span is recorded, for those that are known only now.
+            error: Why what it stands for has failed.
+        """
+        try:
+            if span.is_recording():
+                if error is not None:
+                    self.describe_failure(span, error)
+                span.set_attributes(dict(attributes()))
+        except Exception as failure:
+            self.report(failure)
+        try:
+            span.end()
+        except Exception as failure:
+            self.report(failure)
 
     def describe_failure(self, span: Span, error: BaseException) -> None:
         """Set error type and status of a span, and record the exception."""

@@ -66,19 +66,12 @@ class SpanBlock:
         """End the span."""
         if self._token is not None:
             detach(self._token)
-        span = self._span
-        if span is None:
-            return
-        try:
-            if span.is_recording():
-                span.set_attributes(dict(self._attributes()))
-                if self._status:
-                    span.set_attribute(names.HTTP_STATUS, self._status)
-                if error is not None:
-                    self._recorder.describe_failure(span, error)
-            span.end()
-        except Exception as failure:
-            self._recorder.report(failure)
+        if self._span is not None:
+            self._recorder.end(self._span, self._known, error)
+
+    def _known(self) -> dict[str, Any]:
+        status = {names.HTTP_STATUS: self._status} if self._status else {}
+        return {**self._attributes(), **status}
 
     def responded(self, status: int) -> None:
         """Note the status of the response."""
@@ -139,9 +132,10 @@ class OpenTelemetryTracing:
         def start() -> tuple[Context, Carrier]:
             current = get_current()
             has_own = any(name in given for name in self.fields if name != "baggage")
-            found = get_current_span(current).get_span_context()
+            caller = get_current_span(current)
+            found = caller.get_span_context()
             drops = self.recorder.known.follows_unsampled and not found.trace_flags.sampled
-            if found.is_valid and drops:
+            if found.is_valid and drops and not caller.is_recording():
                 return current, {} if has_own else propagation.inject(current)
             links = [Link(each) for each in propagation.span_contexts([given] if has_own else [])]
             name, attributes = _publish_name(details)
