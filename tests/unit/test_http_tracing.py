@@ -7,8 +7,9 @@ from typing import Any
 import pytest
 from aiohttp import ClientSession, WSMsgType, web
 from opentelemetry.baggage import get_baggage
+from opentelemetry.context import Context
 from opentelemetry.propagate import inject
-from opentelemetry.sdk.trace import ReadableSpan
+from opentelemetry.sdk.trace import ReadableSpan, Span, SpanProcessor
 from opentelemetry.sdk.trace.sampling import ALWAYS_OFF, ParentBased
 from opentelemetry.trace import SpanKind, StatusCode, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
@@ -433,6 +434,36 @@ async def test_requests_at_the_same_time(spans: Spans) -> None:
 
     found = {f"{each.context.span_id:016x}" for each in await ended(spans, 5) if each.context}
     assert {each.json() for each in answers} == found
+
+
+class BrokenProcessor(SpanProcessor):
+    """A processor of a user that raises."""
+
+    def __init__(self, method: str) -> None:
+        self.method = method
+
+    def on_start(self, span: Span, parent_context: Context | None = None) -> None:
+        """Raise."""
+        if self.method == "on_start":
+            raise RuntimeError("broken")
+
+    def on_end(self, span: ReadableSpan) -> None:
+        """Raise."""
+        if self.method == "on_end":
+            raise RuntimeError("broken")
+
+
+@pytest.mark.parametrize("method", ["on_start", "on_end"])
+async def test_a_tracer_that_fails(caplog: pytest.LogCaptureFixture, method: str) -> None:
+    """Requests are answered, and it is logged once."""
+    with recorded() as spans:
+        spans.provider.add_span_processor(BrokenProcessor(method))
+        async with serving(All) as client:
+            statuses = [(await client.get("/orders")).status for _ in range(3)]
+
+    assert statuses == [200] * 3
+    ours = [each for each in caplog.records if each.name == "workerkit.tracing.recorder"]
+    assert [each.getMessage().partition(":")[0] for each in ours] == ["tracing failed"]
 
 
 async def test_without_tracing() -> None:

@@ -1,12 +1,12 @@
 """The span of a request to our HTTP server."""
 
 from collections.abc import Mapping
-from random import getrandbits
 from types import TracebackType
 from typing import Any, Self
 
 from opentelemetry.context import Context, attach, detach
 from opentelemetry.trace import SpanKind, Status, StatusCode, get_current_span, set_span_in_context
+from opentelemetry.trace.span import Span
 
 from workerkit.errors import Retry
 from workerkit.trace import RequestDetails
@@ -64,25 +64,32 @@ class ServedRequest:
         context, self._context = self._context, None
         if context is None or type(context) is UnsampledContext:
             return
+        span = get_current_span(context)
         try:
-            span = get_current_span(context)
             if span.is_recording():
-                if route:
-                    span.set_attribute(names.HTTP_ROUTE, route)
-                    span.update_name(f"{self._method} {route}")
-                if status is not None:
-                    span.set_attribute(names.HTTP_STATUS, status)
-                self._note_failure(span, status, error)
+                self._describe(span, route, status, error)
+        except Exception as failure:
+            self._recorder.report(failure)
+        try:
             span.end()
         except Exception as failure:
             self._recorder.report(failure)
 
-    def _note_failure(self, span: Any, status: int | None, error: BaseException | None) -> None:
-        """Set error type and status of the span; a status below 500 is no failure of the server."""
-        if status is None:
-            if error is not None:
-                span.set_attribute(names.ERROR_TYPE, type(error).__qualname__)
-        elif status >= _SERVER_ERROR:
+    def _describe(
+        self, span: Span, route: str, status: int | None, error: BaseException | None
+    ) -> None:
+        """Set the name and attributes that are known at the end.
+
+        A status below 500 is no failure of the server.
+        """
+        if route:
+            span.set_attribute(names.HTTP_ROUTE, route)
+            span.update_name(f"{self._method} {route}")
+        if status is not None:
+            span.set_attribute(names.HTTP_STATUS, status)
+        elif error is not None:
+            span.set_attribute(names.ERROR_TYPE, type(error).__qualname__)
+        if status is not None and status >= _SERVER_ERROR:
             span.set_attribute(names.ERROR_TYPE, str(status))
             span.set_status(Status(StatusCode.ERROR))
             if error is not None and not isinstance(error, Retry):
@@ -96,7 +103,7 @@ class ServedRequest:
         if known.follows_unsampled and propagation.is_w3c:
             parent_header = self._headers.get(TRACEPARENT)
             if parent_header is None:
-                trace_id = getrandbits(128)
+                trace_id = recorder.new_trace_id()
                 drops = known.drops_root(trace_id)
             else:
                 drops = is_unsampled(parent_header) is not None
