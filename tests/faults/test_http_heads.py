@@ -137,15 +137,23 @@ async def test_h1_a_header_that_is_not_text(name: str) -> None:
 
 
 async def test_h1_an_id_cannot_add_a_header() -> None:
-    """Whatever value a view sets."""
+    """Whatever value a middleware sets; what a view sets ends with its call."""
 
     class Own(Heads):
         async def get(self, request: web.Request) -> web.Response:
-            request_id.set("a\r\nX-Evil: 1")
+            request_id.set("b\r\nX-Evil: 2")
             return web.Response(body=b"hello")
 
+    @web.middleware
+    async def set_id(request: web.Request, handler: Any) -> web.StreamResponse:
+        request_id.set("a\r\nX-Evil: 1")
+        response: web.StreamResponse = await handler(request)
+        return response
+
     async with serving(Own) as client:
-        assert b"\nX-Evil" not in await everything(client, GET)
+        assert b"\nX-Evil" not in await everything(client, GET + LAST)
+    async with serving(Own, middlewares=[set_id]) as client:
+        assert b"\nX-Evil" not in await everything(client, GET + LAST)
 
 
 @pytest.mark.parametrize("raised", [False, True])

@@ -126,8 +126,13 @@ class Recorder:
 
 
 def text_attribute(text: str | None) -> str | None:
-    """Return a text from outside for an attribute: None stays None, a long one is truncated."""
-    return text if text is None else text[:_LONGEST_TEXT]
+    """Return a text from outside for an attribute: None stays None, a long one is truncated.
+
+    A lone surrogate, which would make an exporter refuse the whole batch of spans, is replaced.
+    """
+    if text is None:
+        return None
+    return text[:_LONGEST_TEXT].encode(errors="replace").decode()
 
 
 def _kind(error: BaseException) -> str:
