@@ -1,6 +1,7 @@
 """What docs/patterns.md says about two processes, on the embedded broker and on RabbitMQ."""
 
 from collections import Counter
+from contextlib import suppress
 from functools import wraps
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from tests.application import running
 from tests.publishing import publishing
 from tests.test_docs import ROOT, blocks
 from tests.waiting import eventually
-from workerkit import AMQPConsumer, Unroutable
+from workerkit import AMQPConsumer, PublishRefused, Unroutable
 from workerkit.testing import embedded_broker
 
 PAGE: Path = ROOT / "docs" / "patterns.md"
@@ -82,8 +83,12 @@ async def who_gets_a_copy(url: str, page: dict[str, Any]) -> None:
                 )
                 await eventually(lambda: one.received + other.received == expected)
                 assert [each.received["Prices", 9.5] for each in (one, other)] == [1, 1]
-            await publisher.publish(8.5, "", exchange="prices")
-            await eventually(lambda: one.received["Prices", 8.5] == 1)
+            while True:
+                # The queue of the other process is being deleted: its copy may be refused.
+                with suppress(PublishRefused):
+                    await publisher.publish(8.5, "", exchange="prices")
+                    break
+            await eventually(lambda: one.received["Prices", 8.5] >= 1)
         assert other.received["Prices", 8.5] == 0
         with pytest.raises(Unroutable):
             await publisher.publish(7.5, "", exchange="prices")
