@@ -117,6 +117,11 @@ class Group:
         waits = [_name(each) for each in self._awaits]
         return waits if len(waits) <= _MOST_AWAITS else [*waits[:_MOST_AWAITS], "others"]
 
+    @property
+    def handles(self) -> bool:
+        """Whether a task of the group makes a call of `handle`."""
+        return bool(self._longest)
+
     def _handled(self) -> list[tuple[str, Handled]]:
         """Return calls of `handle` with the names of their tasks, those that take longest first."""
         return [(name, each) for _, _, name, each in sorted(self._longest, reverse=True)]
@@ -170,7 +175,8 @@ class Groups:
             most: The largest size in bytes.
         """
         groups, left_out = self._fitting(most)
-        head = f"{self.number} {self.noun}s, those in the same place together, the rarest first"
+        order = "running calls, then the rarest" if self.noun == "task" else "the rarest first"
+        head = f"{self.number} {self.noun}s, those in the same place together: {order}"
         parts = [head, *(each.as_text(self.noun) for each in groups)]
         if left_out:
             rest = sum(each.number for each in self._sorted()[len(groups) :])
@@ -188,7 +194,10 @@ class Groups:
 
     def _sorted(self) -> list[Group]:
         groups = self._found.values()
-        return sorted(groups, key=lambda each: (not each.runs_loop, each.number, each.name))
+        return sorted(
+            groups,
+            key=lambda each: (not each.runs_loop, not each.handles, each.number, each.name),
+        )
 
     def _fitting(self, most: int) -> tuple[list[Group], int]:
         """Return the groups that fit, and the number of the others."""
