@@ -31,7 +31,7 @@ from workerkit.amqp.message import DEADLINE, AMQPMessage
 from workerkit.amqp.outgoing import DIRECT_REPLY_TO, encode_body
 from workerkit.amqp.properties import PERSISTENT, Properties, readable
 from workerkit.amqp.redelivery import HANDLED_BEFORE
-from workerkit.codec import BUILT_IN
+from workerkit.codec import Codecs
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import (
     BrokerBlocked,
@@ -119,18 +119,26 @@ class Answers:
     Args:
         always: Whether `handle` is annotated with a value. Then None and failures are replied to.
         process: Calls the handler.
+        codecs: Encode the data of a CloudEvent; all other values have no content type of their own.
 
     Attributes:
         always: As above.
     """
 
     def __init__(
-        self, options: AMQPOptions, publisher: CopyPublisher, process: Process, *, always: bool
+        self,
+        options: AMQPOptions,
+        publisher: CopyPublisher,
+        process: Process,
+        codecs: Codecs,
+        *,
+        always: bool,
     ) -> None:
         self._name = options.name
         self._only_direct = options.replies == "direct"
         self._publisher = publisher
         self._process = process
+        self._codecs = codecs
         self.always = always
         self._unsent = _UnsentReplies()
         self._reported = False
@@ -193,7 +201,7 @@ class Answers:
                 self._report_value(message, value)
             return None
         try:
-            raw, content_type, headers = encode_body(value, None, None, BUILT_IN)
+            raw, content_type, headers = encode_body(value, None, None, self._codecs)
             return _Reply(raw, content_type, table.encode(headers) if headers else None)
         except Exception as error:
             # The value's own code may raise anything: serializers, computed fields.

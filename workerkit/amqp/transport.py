@@ -327,7 +327,9 @@ class AMQPTransport:
         answers = None
         if (returns := self._returns.get(options.name)) is not None:
             always = returns is not Any
-            answers = Answers(options, prepared.copies, endpoint.process, always=always)
+            answers = Answers(
+                options, prepared.copies, endpoint.process, context.codecs, always=always
+            )
         settlement = AMQPSettlement(options, prepared.copies, types, context.redact, answers)
         redelivery = Redelivery(options, types, self._handled, key, consumer_timeout)
         receiver = Receiver(endpoint, options, context.observers, settlement, redelivery, answers)
