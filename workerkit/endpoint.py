@@ -117,7 +117,11 @@ class Endpoint:
                 try:
                     value = await self._handle(*args, **kwargs)
                 finally:
-                    if copy_context() != context:
+                    try:
+                        if copy_context() != context:
+                            self._isolates = True
+                    except Exception:
+                        # A value that cannot be compared, such as an array: it is another one.
                         self._isolates = True
                     current_call.reset(token)
             outcome = self._returned(task, value)
