@@ -154,3 +154,20 @@ async def test_a_type_that_is_skipped_is_no_error(queue: str) -> None:
     for each in spans.all:
         assert each.status.status_code is StatusCode.UNSET
         assert not each.events
+
+
+async def test_an_expired_request_explains_itself(caplog: pytest.LogCaptureFixture) -> None:
+    """Its span is in the trace of its sender, and so is its log record."""
+    Prices.returned = []
+    headers = {"traceparent": f"00-{'a1' * 16}-{'b2' * 8}-01", "x-workerkit-deadline": 1}
+    with recorded() as spans:
+        async with running(WorkerContainer(), packages=[MARKET], only=["Prices"]) as app:
+            await app.publish("pen", "prices", headers=headers, reply_to="nowhere")
+            await app.idle()
+
+    (span,) = spans.all
+    assert Prices.returned == []
+    assert parent_of(span) == (int("a1" * 16, 16), int("b2" * 8, 16))
+    assert (span.attributes or {})["error.type"] == "workerkit.errors.RequestExpired"
+    (record,) = [each for each in caplog.records if "expired" in each.getMessage()]
+    assert vars(record)["trace_id"] == "a1" * 16
