@@ -39,9 +39,6 @@ from workerkit.tasks import Deadline
 
 log = logging.getLogger(__name__)
 
-LONGEST_TIMEOUT = 4_294_967.0
-"""The longest expiration of a message in seconds: 2**32 milliseconds."""
-
 _LONGEST_TEXT = 1_000
 _SET_BY_REQUEST = {
     "correlation_id": "it is a new one for each request, by which its reply is recognized",
@@ -225,8 +222,9 @@ def encode_request(
     found: Any = timeout
     if found is None:
         raise TypeError("timeout is None: write seconds, such as 2.5")
-    if not 0 < timeout <= LONGEST_TIMEOUT:
-        raise ValueError(f"timeout is {timeout}: it must be above 0, to {LONGEST_TIMEOUT:.0f} s")
+    longest = outgoing.LONGEST_EXPIRATION
+    if not 0 < timeout <= longest:
+        raise ValueError(f"timeout is {timeout}: it must be above 0, to {longest:.0f} s")
     of_message = {name: value for name, value in more.items() if name not in _OF_DESTINATION}
     headers = of_message.pop("headers", None) or {}
     deadline = {DEADLINE: int((time() + timeout) * 1000)}
