@@ -117,7 +117,11 @@ class Endpoint:
                 try:
                     value = await self._handle(*args, **kwargs)
                 finally:
-                    if copy_context() != context:
+                    try:
+                        if copy_context() != context:
+                            self._isolates = True
+                    except Exception:
+                        # A value that cannot be compared, such as an array: it is another one.
                         self._isolates = True
                     current_call.reset(token)
             outcome = self._returned(task, value)
@@ -151,8 +155,8 @@ class Endpoint:
     def wrap(
         self,
         process: Callable[..., Awaitable[Outcome]],
-        process_batch: Callable[[Sequence[Delivery]], Awaitable[list[Outcome]]],
-        carry: Callable[[Context], None],
+        process_batch: Callable[[Sequence[Delivery]], Awaitable[list[Outcome]]] | None = None,
+        carry: Callable[[Context], None] | None = None,
     ) -> None:
         """Make transports call other functions instead of `process` and `process_batch`.
 
@@ -161,8 +165,8 @@ class Endpoint:
         Args:
             carry: Called with the context of each call that runs in one of its own.
         """
-        vars(self).update(process=process, process_batch=process_batch)
-        self._carry = carry
+        vars(self).update(process=process, process_batch=process_batch or self.process_batch)
+        self._carry = carry or self._carry
 
     async def start(self) -> None:
         """Call the consumer's `on_start`; what it raises fails the start."""

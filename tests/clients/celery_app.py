@@ -1,4 +1,7 @@
-"""An application of Celery, whose address and journal are variables of the environment."""
+"""An application of Celery, whose address and journal are variables of the environment.
+
+Each test imports this module anew. Shared tasks would be added to the applications of other tests.
+"""
 
 import os
 from typing import Any
@@ -39,13 +42,13 @@ app.conf.update(
 )
 
 
-@app.task
+@app.task(shared=False)
 def add(a: int, b: int) -> int:
     """Return a result through the reply queue."""
     return a + b
 
 
-@app.task(bind=True, max_retries=3)
+@app.task(bind=True, max_retries=3, shared=False)
 def flaky(self: "Task[Any, Any]", number: int, countdown: float) -> int:
     """Fail once."""
     note(f"flaky {number} {self.request.retries}")
@@ -54,13 +57,13 @@ def flaky(self: "Task[Any, Any]", number: int, countdown: float) -> int:
     return number
 
 
-@app.task
+@app.task(shared=False)
 def refuse() -> None:
     """Go to the dead letters."""
     raise Reject("refused", requeue=False)
 
 
-@app.task(bind=True)
+@app.task(bind=True, shared=False)
 def requeued(self: "Task[Any, Any]") -> None:
     """Return to the queue once."""
     redelivered = self.request.delivery_info["redelivered"]
@@ -69,7 +72,7 @@ def requeued(self: "Task[Any, Any]") -> None:
         raise Reject("once more", requeue=True)
 
 
-@app.task
+@app.task(shared=False)
 def everywhere() -> None:
     """Run in every worker."""
     note("everywhere")

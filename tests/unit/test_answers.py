@@ -288,6 +288,26 @@ async def test_r6_an_invalid_body_is_a_problem(body: bytes, status: int, place: 
     assert body.decode() not in str(found)
 
 
+@pytest.mark.parametrize("on_unknown", [None, Action.ACK, Action.REJECT])
+async def test_r6_a_type_that_is_unknown_is_a_problem(on_unknown: Action | None) -> None:
+    """Its sender waits for a reply, also if the class skips it."""
+
+    class Typed(Prices):
+        types = {"order": Order}
+
+        async def handle(self, order: Order) -> Order:
+            return order
+
+    Typed.on_unknown = on_unknown
+    async with answering(Typed) as (publisher, recorder):
+        with pytest.raises(RequestFailed) as raised:
+            await publisher.request(Order(id=1), "prices", type="other")
+        await eventually(lambda: recorder.actions == [on_unknown or "dead_letter"])
+
+    assert raised.value.status == 400
+    assert "'other'" in raised.value.detail
+
+
 async def test_r6_a_body_that_is_too_large_is_a_problem() -> None:
     """413, although the message has no body here."""
     recorder = Recorder()

@@ -497,6 +497,24 @@ def test_context_variables_of_a_call_are_gone(calls: list[list[tuple[int, Any]]]
     assert seen == []
 
 
+async def test_a_variable_that_cannot_be_compared() -> None:
+    """One that was set before the start, such as an array, and that a handler sets again."""
+    array: contextvars.ContextVar[object] = contextvars.ContextVar("array")
+    array.set(first := Odd())
+    found: list[object] = []
+
+    class Each(AMQPConsumer):
+        queues = ["q"]
+        concurrency = 1
+
+        async def handle(self, body: int) -> None:
+            found.append(array.get())
+            array.set(Odd())
+
+    assert await settled(Each, 1, 2, container=Quiet()) == ["ack", "ack"]
+    assert [each is first for each in found] == [True, True]
+
+
 async def test_context_variables_of_interceptors() -> None:
     """What an interceptor sets is there in `handle`, in its tasks and threads, and nowhere else."""
     tenant: contextvars.ContextVar[str] = contextvars.ContextVar("tenant", default="none")

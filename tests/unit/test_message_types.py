@@ -314,6 +314,7 @@ def test_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         ("cloudevents", {"headers": {"cloudEvents:type": "order.placed"}}),
         ("cloudevents", {"headers": {"cloudEvents_type": "order.placed"}}),
         ("cloudevents", {"headers": {"ce-type": "order.placed"}}),
+        ("cloudevents", {"headers": {"cloudEvents_type": None, "ce-type": "order.placed"}}),
     ],
 )
 def test_the_property_selects_the_type(type_from: str, given: dict[str, Any]) -> None:
@@ -330,6 +331,7 @@ def test_the_property_selects_the_type(type_from: str, given: dict[str, Any]) ->
         ("body:kind", {"kind": ["IOrder", "order.placed"], "id": 1}, None),
         ("cloudevents", {"type": "order.placed", "id": 1}, "application/cloudevents+json"),
         ("cloudevents", {"type": "order.placed", "id": 1}, "application/CloudEvents; charset=utf8"),
+        ("cloudevents", {"type": "order.placed", "id": 1}, " application/cloudevents+json"),
     ],
 )
 def test_the_body_selects_the_type(type_from: str, body: Any, content_type: str | None) -> None:

@@ -30,7 +30,7 @@ TARGET = {"job", "instance"}  # Prometheus adds these.
 ON_COUNTERS = {"rate", "irate", "increase", "resets"}
 # `outcome` and `state` have fixed values; so a matcher can be checked, too.
 VALUES = {
-    "deliveries_total": {"outcome": {*(each.value for each in Action), "lost"}},
+    "deliveries_total": {"outcome": {*(each.value for each in Action), "lost", "expired"}},
     "publishes_total": {"outcome": {"confirmed", *_PUBLISH_OUTCOMES.values()}},
     "consumer_state": {"state": {each.value for each in State}},
 }

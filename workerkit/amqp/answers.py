@@ -20,7 +20,7 @@ from collections import OrderedDict
 from collections.abc import Awaitable
 from dataclasses import dataclass, field
 from time import time
-from typing import Any, Protocol
+from typing import Any
 from uuid import uuid4
 
 from workerkit.amqp import table
@@ -31,8 +31,9 @@ from workerkit.amqp.message import DEADLINE, AMQPMessage
 from workerkit.amqp.outgoing import DIRECT_REPLY_TO, encode_body
 from workerkit.amqp.properties import PERSISTENT, Properties, readable
 from workerkit.amqp.redelivery import HANDLED_BEFORE
-from workerkit.codec import BUILT_IN
+from workerkit.codec import Codecs
 from workerkit.delivery import Action, Outcome
+from workerkit.endpoint import Endpoint
 from workerkit.errors import (
     BrokerBlocked,
     HandlerTimeout,
@@ -77,15 +78,6 @@ class _Reply:
     message_id: str = field(default_factory=lambda: uuid4().hex)
 
 
-class Process(Protocol):
-    """Calls the handler of an endpoint."""
-
-    def __call__(
-        self, delivery: AMQPMessage[Any], task: "asyncio.Task[Any] | None" = None
-    ) -> Awaitable[Outcome]:
-        """Return the outcome of the call."""
-
-
 class _UnsentReplies:
     """Replies to requests that will be redelivered: the last ones, of a limited size together."""
 
@@ -118,30 +110,27 @@ class Answers:
 
     Args:
         always: Whether `handle` is annotated with a value. Then None and failures are replied to.
-        process: Calls the handler.
+        codecs: Encode the data of a CloudEvent; all other values have no content type of their own.
 
     Attributes:
         always: As above.
     """
 
     def __init__(
-        self, options: AMQPOptions, publisher: CopyPublisher, process: Process, *, always: bool
+        self,
+        options: AMQPOptions,
+        publisher: CopyPublisher,
+        codecs: Codecs,
+        *,
+        always: bool,
     ) -> None:
         self._name = options.name
         self._only_direct = options.replies == "direct"
         self._publisher = publisher
-        self._process = process
+        self._codecs = codecs
         self.always = always
         self._unsent = _UnsentReplies()
         self._reported = False
-
-    def process(
-        self, message: AMQPMessage[Any], task: "asyncio.Task[Any] | None" = None
-    ) -> Awaitable[Outcome]:
-        """Call the handler, unless the sender does not wait for a reply any more."""
-        if message.has_deadline and is_expired(message):
-            return _expired(self._name)
-        return self._process(message, task)
 
     async def send(
         self, message: AMQPMessage[Any], outcome: Outcome, stopping: asyncio.Event
@@ -193,7 +182,7 @@ class Answers:
                 self._report_value(message, value)
             return None
         try:
-            raw, content_type, headers = encode_body(value, None, None, BUILT_IN)
+            raw, content_type, headers = encode_body(value, None, None, self._codecs)
             return _Reply(raw, content_type, table.encode(headers) if headers else None)
         except Exception as error:
             # The value's own code may raise anything: serializers, computed fields.
@@ -273,6 +262,20 @@ class Answers:
                 "error": str(error),
             },
         )
+
+
+def refuse_expired(endpoint: Endpoint) -> None:
+    """Make an endpoint begin no request whose sender does not wait for a reply any more."""
+    process, name = endpoint.process, endpoint.name
+
+    def unless_expired(
+        message: AMQPMessage[Any], task: "asyncio.Task[Any] | None" = None
+    ) -> Awaitable[Outcome]:
+        if message.has_deadline and is_expired(message):
+            return _expired(name)
+        return process(message, task)
+
+    endpoint.wrap(unless_expired)
 
 
 def is_expired(message: AMQPMessage[Any]) -> bool:

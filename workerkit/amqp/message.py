@@ -15,7 +15,7 @@ from workerkit.amqp.acks import Acks
 from workerkit.amqp.content import content
 from workerkit.amqp.properties import Properties, RawHeaders, decode, find, readable
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX
-from workerkit.codec import STRUCTURED, BodyReader, CloudEventReader
+from workerkit.codec import STRUCTURED, STRUCTURED_IN_ANY, BodyReader, CloudEventReader
 from workerkit.delivery import Action, Delivery, TraceDetails
 from workerkit.errors import InvalidBody, RequestExpired, UnknownMessageType
 
@@ -37,7 +37,6 @@ _MOST_ATTEMPTS = 1_000_000
 # In the first byte of the property flags.
 _HAS_ENCODING, _IS_LABELLED, _HAS_HEADERS = 0x40, 0xC0, 0x20
 _NONE: Mapping[str, Any] = {}
-_STRUCTURED_IN_ANY = "application/cloudevents"
 _SHORT = 64  # Bytes; nothing is shorter, also compressed.
 _JSON_LABEL = b"\x10application/json"
 
@@ -231,7 +230,7 @@ class AMQPMessage(Delivery, Generic[T]):
         labels = content(self._raw_properties)
         if labels.label == STRUCTURED:
             return reader.structured(self.content(text=True))
-        if labels.label.startswith(_STRUCTURED_IN_ANY):
+        if labels.label.startswith(STRUCTURED_IN_ANY):
             raise InvalidBody(f"content type {labels.label!r} is not supported: send {STRUCTURED}")
         is_empty = len(self.raw) < _SHORT and not self.content(text=False)
         data = None if is_empty else partial(self.decoded, reader.body)

@@ -11,7 +11,7 @@ from typing_extensions import TypedDict
 
 from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.message import AMQPMessage
-from workerkit.codec import decoder
+from workerkit.codec import STRUCTURED_IN_ANY, decoder, event_attribute, label_of
 from workerkit.delivery import Action
 from workerkit.errors import UnknownMessageType
 from workerkit.named_types import unused_types
@@ -23,10 +23,6 @@ Find = Callable[[AMQPMessage[Any]], object]
 
 _LONGEST = 200
 _MOST_NAMES = 10
-# CloudEvents AMQP binding, section 3.1.3.1: senders use one of the first two, because JMS allows no
-# colon. The last one is that of Knative's binding for RabbitMQ.
-_CLOUDEVENTS = ("cloudEvents_type", "cloudEvents:type", "ce-type")
-_STRUCTURED = "application/cloudevents"
 
 
 def type_reader(options: AMQPOptions, read_as: Callable[[Any], Read]) -> Read:
@@ -139,10 +135,9 @@ def _cloudevents(known: Mapping[str, Read]) -> Find:
     of_body = _field("type", known)
 
     def find(message: AMQPMessage[Any]) -> object:
-        if (message.content_type or "").lower().startswith(_STRUCTURED):
+        if label_of(message.content_type or "").startswith(STRUCTURED_IN_ANY):
             return of_body(message)
-        headers = message.sent
-        return next((headers[each] for each in _CLOUDEVENTS if each in headers), None)
+        return event_attribute(message.sent, "type")
 
     return find
 

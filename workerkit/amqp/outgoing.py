@@ -23,7 +23,8 @@ DIRECT_REPLY_TO = "amq.rabbitmq.reply-to"
 DELAY_HEADER = "x-delay"
 # Erlang's external term format: a process (NEW_PID_EXT) of a node `reply@` and a number.
 _ERLANG_PROCESS = re.compile(rb"\x83X(?:w.|[vd]\x00.)reply@[0-9]+.{12}", re.DOTALL)
-_LONGEST_EXPIRATION = 4_294_967.0  # 2**32 milliseconds
+LONGEST_EXPIRATION = 4_294_967.0
+"""Of a message, in seconds: 2**32 milliseconds."""
 _LATEST = 2**64
 _RESERVED = b"\x00\x00"
 
@@ -187,8 +188,8 @@ def _publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> byte
 
 
 def _milliseconds(expiration: float) -> str:
-    if not 0 <= expiration <= _LONGEST_EXPIRATION:
-        raise ValueError(f"expiration is {expiration}: it must be 0 to {_LONGEST_EXPIRATION:.0f} s")
+    if not 0 <= expiration <= LONGEST_EXPIRATION:
+        raise ValueError(f"expiration is {expiration}: it must be 0 to {LONGEST_EXPIRATION:.0f} s")
     return str(round(expiration * 1000))
 
 

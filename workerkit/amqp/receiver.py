@@ -44,7 +44,7 @@ class Receiver:
         self.name = endpoint.name
         work = self._work_batches if options.batch else self._work
         self.workers = Workers(endpoint.name, options.concurrency, work)
-        self._process = endpoint.process if answers is None else answers.process
+        self._process = endpoint.process
         # What is acknowledged without a further check: nothing if None is a reply, too.
         self._done = None if answers is not None and answers.always else Action.ACK
         self._process_batch = endpoint.process_batch

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple, TypedDict
 from uuid import uuid4
 
 from workerkit.amqp import outgoing
+from workerkit.amqp.acks import Acks
 from workerkit.amqp.confirms import Confirms
 from workerkit.amqp.content import content
 from workerkit.amqp.destination import Destination
-from workerkit.amqp.message import DEADLINE
+from workerkit.amqp.message import DEADLINE, AMQPMessage
 from workerkit.amqp.properties import Properties, decode, readable
 from workerkit.amqp.queue import Exchange
 from workerkit.codec import BUILT_IN, Codecs, decoder
@@ -32,13 +33,11 @@ from workerkit.errors import (
     RequestTimeout,
 )
 from workerkit.problem_details import PROBLEM
+from workerkit.reading import body_reader
 from workerkit.safe_text import escape, excerpt
 from workerkit.tasks import Deadline
 
 log = logging.getLogger(__name__)
-
-LONGEST_TIMEOUT = 4_294_967.0
-"""The longest expiration of a message in seconds: 2**32 milliseconds."""
 
 _LONGEST_TEXT = 1_000
 _SET_BY_REQUEST = {
@@ -223,8 +222,9 @@ def encode_request(
     found: Any = timeout
     if found is None:
         raise TypeError("timeout is None: write seconds, such as 2.5")
-    if not 0 < timeout <= LONGEST_TIMEOUT:
-        raise ValueError(f"timeout is {timeout}: it must be above 0, to {LONGEST_TIMEOUT:.0f} s")
+    longest = outgoing.LONGEST_EXPIRATION
+    if not 0 < timeout <= longest:
+        raise ValueError(f"timeout is {timeout}: it must be above 0, to {longest:.0f} s")
     of_message = {name: value for name, value in more.items() if name not in _OF_DESTINATION}
     headers = of_message.pop("headers", None) or {}
     deadline = {DEADLINE: int((time() + timeout) * 1000)}
@@ -262,20 +262,18 @@ def reply_reader(type_: Any, codecs: Codecs = BUILT_IN) -> Callable[[Reply, str]
 
 
 def _reader(type_: Any, codecs: Codecs) -> Callable[[Reply, str], Any]:
-    reader = codecs.reader(type_)
+    read_body = body_reader(type_, AMQPMessage, codecs)
 
     def read(reply: Reply, where: str) -> Any:
-        labels = content(reply.properties)
         if reply.body is None:
             raise InvalidReply(f"{where}: the reply has {reply.size} bytes, which is too large")
+        message: AMQPMessage[Any] = AMQPMessage(
+            reply.body, queue="", tag=0, envelope=b"", properties=reply.properties, acks=_NO_ACKS
+        )
         try:
-            if labels.label != PROBLEM:
-                known = bool(labels.label)
-                decode_body, text = (
-                    reader.for_label(labels.label) if known else (reader.default, reader.text)
-                )
-                return decode_body(labels.decode(reply.body, text=text))
-            problem = _problem_decoder(labels.decode(reply.body, text=True))
+            if content(reply.properties).label != PROBLEM:
+                return read_body(message)
+            problem = _problem_decoder(message.content(text=True))
         except InvalidBody as error:
             raise InvalidReply(f"{where}: the reply is invalid: {error}") from None
         raise _failed(where, problem)
@@ -285,6 +283,8 @@ def _reader(type_: Any, codecs: Codecs) -> Callable[[Reply, str], Any]:
 
 _cached_reader = lru_cache(maxsize=256)(_reader)
 _problem_decoder = decoder(dict[str, Any])
+# The consumer of replies has no_ack.
+_NO_ACKS = Acks(1, lambda frames: True, lambda flush: None)
 
 
 def _failed(where: str, problem: Mapping[str, Any]) -> RequestFailed:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from workerkit.amqp.answers import Answers
+from workerkit.amqp.answers import Answers, refuse_expired
 from workerkit.amqp.connection import Connection
 from workerkit.amqp.consumer import AMQPOptions, DeclareMode
 from workerkit.amqp.copies import CopyPublisher
@@ -134,7 +134,7 @@ class AMQPTransport:
         if options.types is not None:
             signature.read = type_reader(options, signature.reader)
         self._note_replies(declared)
-        return Endpoint(
+        endpoint = Endpoint(
             consumer,
             options,
             signature,
@@ -143,6 +143,9 @@ class AMQPTransport:
             on_invalid=options.on_invalid,
             retry=options.retry,
         )
+        if options.name in self._returns:
+            refuse_expired(endpoint)
+        return endpoint
 
     async def prepare(self, declared: Sequence[Declared], context: Context) -> None:
         """Connect, and declare the queues of all consumers.
@@ -327,7 +330,7 @@ class AMQPTransport:
         answers = None
         if (returns := self._returns.get(options.name)) is not None:
             always = returns is not Any
-            answers = Answers(options, prepared.copies, endpoint.process, always=always)
+            answers = Answers(options, prepared.copies, context.codecs, always=always)
         settlement = AMQPSettlement(options, prepared.copies, types, context.redact, answers)
         redelivery = Redelivery(options, types, self._handled, key, consumer_timeout)
         receiver = Receiver(endpoint, options, context.observers, settlement, redelivery, answers)

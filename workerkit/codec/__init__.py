@@ -13,8 +13,10 @@ from workerkit.codec.body_types import (
 )
 from workerkit.codec.cloud_event import (
     STRUCTURED,
+    STRUCTURED_IN_ANY,
     CloudEvent,
     CloudEventReader,
+    event_attribute,
     is_cloud_event,
     write_event,
 )
@@ -36,6 +38,7 @@ __all__ = [
     "JSON",
     "MOST_FINDINGS",
     "STRUCTURED",
+    "STRUCTURED_IN_ANY",
     "BodyReader",
     "CloudEvent",
     "CloudEventReader",
@@ -48,6 +51,7 @@ __all__ = [
     "codec_faults",
     "decoder",
     "encode",
+    "event_attribute",
     "holds_struct",
     "is_bytes",
     "is_cloud_event",

@@ -23,6 +23,8 @@ from workerkit.config.annotations import members
 from workerkit.errors import InvalidBody
 
 STRUCTURED = "application/cloudevents+json"
+STRUCTURED_IN_ANY = "application/cloudevents"
+"""The start of the content types of structured mode, in any format."""
 PREFIX = "cloudEvents_"
 """Of the headers that are written. JMS does not allow the colon of `cloudEvents:`."""
 
@@ -293,6 +295,12 @@ def _extension(name: str, value: object) -> object:
 
 def _rfc_3339(moment: datetime) -> str:
     return moment.isoformat().replace("+00:00", "Z")
+
+
+def event_attribute(headers: Mapping[str, Any], name: str) -> Any:
+    """Return an attribute among the headers, the first prefix wins; None if it is missing."""
+    found = (headers.get(f"{prefix}{name}") for prefix in _PREFIXES)
+    return next((each for each in found if each is not None), None)
 
 
 def _attributes(headers: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:

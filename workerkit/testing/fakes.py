@@ -9,7 +9,7 @@ from uuid import uuid4
 
 from typing_extensions import Unpack
 
-from workerkit.amqp import outgoing
+from workerkit.amqp import outgoing, table
 from workerkit.amqp.acks import Acks
 from workerkit.amqp.message import ATTEMPT, AMQPMessage
 from workerkit.amqp.properties import Properties
@@ -235,8 +235,8 @@ class FakePublisher(Publisher):
     def _reply(
         self, body: object, routing_key: str, returns: Any, timeout: float, more: Mapping[str, Any]
     ) -> Any:
-        read = reply_reader(returns)
-        _, properties, to = encode_request(body, routing_key, timeout, more)
+        read = reply_reader(returns, self.codecs)
+        _, properties, to = encode_request(body, routing_key, timeout, more, self.codecs)
         encode_properties(properties)
         if self.error is not None:
             raise self.error
@@ -253,6 +253,7 @@ class FakePublisher(Publisher):
             reply = reply(body)
         if isinstance(reply, BaseException):
             raise reply
-        raw, content_type = encode(reply)
-        sent = Reply(encode_properties(Properties(content_type=content_type)), raw, len(raw))
+        raw, content_type, event = outgoing.encode_body(reply, None, None, self.codecs)
+        labels = Properties(content_type=content_type, table=table.encode(event) if event else None)
+        sent = Reply(encode_properties(labels), raw, len(raw))
         return read(sent, f"request {message_id!r} to {to}")

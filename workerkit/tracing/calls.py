@@ -17,7 +17,7 @@ from opentelemetry.trace import (
 
 from workerkit.delivery import Action, Delivery, Outcome, TraceDetails
 from workerkit.endpoint import Endpoint
-from workerkit.errors import Retry
+from workerkit.errors import Retry, UnknownMessageType
 from workerkit.tracing import names
 from workerkit.tracing.contexts import TRACEPARENT, TraceIds, UnsampledContext, is_unsampled
 from workerkit.tracing.recorder import Recorder, text_attribute
@@ -80,8 +80,13 @@ class TracedCalls:
             detach(token)
         if type(context) is not UnsampledContext:
             self._end(context, [delivery], [outcome], _failure([outcome]))
-        elif outcome.action is not Action.ACK or outcome.error is not None or _logs_all():
-            # Copies and log records need it; most messages have neither.
+        elif (
+            outcome.action is not Action.ACK
+            or outcome.error is not None
+            or outcome.value is not None
+            or _logs_all()
+        ):
+            # Copies, replies and log records need it; most messages have none of them.
             delivery.trace = TraceIds(context)
         return outcome
 
@@ -192,10 +197,14 @@ class TracedCalls:
 
 
 def _failure(outcomes: Sequence[Outcome]) -> Exception | None:
-    """Return the first error; a `Retry` is none if there is another attempt, as it requests."""
+    """Return the first error.
+
+    A `Retry` is none if there is another attempt, as it requests; nor is a type that is skipped.
+    """
     for each in outcomes:
         asked = isinstance(each.error, Retry) and each.action is Action.RETRY
-        if each.error is not None and not asked:
+        skipped = isinstance(each.error, UnknownMessageType) and each.error.skipped
+        if each.error is not None and not asked and not skipped:
             return each.error
     return None
 

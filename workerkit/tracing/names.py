@@ -47,6 +47,7 @@ SETTLE = "settle"
 
 # The names of operations.
 PUBLISH = "publish"
+REPLY = "reply"
 
 EXCEPTION = "exception"
 """The name of the event that records an exception."""

@@ -6,7 +6,13 @@ from types import TracebackType
 from typing import Any, Self
 
 from opentelemetry.context import Context, attach, detach, get_current
-from opentelemetry.trace import Link, SpanKind, get_current_span, set_span_in_context
+from opentelemetry.trace import (
+    INVALID_SPAN,
+    Link,
+    SpanKind,
+    get_current_span,
+    set_span_in_context,
+)
 from opentelemetry.trace.span import Span
 
 from workerkit.delivery import Delivery, TraceDetails
@@ -162,6 +168,9 @@ class OpenTelemetryTracing:
                     links.append(Link(ids.span.get_span_context()))
                 else:
                     parent = set_span_in_context(ids.span, parent)
+            elif operation == names.REPLY and get_current_span(parent) is INVALID_SPAN:
+                # The call was a root that is not sampled.
+                return parent, {}
             source = delivery.trace_source()
             attributes = {
                 names.SYSTEM: delivery.trace_system,
