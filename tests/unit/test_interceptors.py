@@ -628,6 +628,62 @@ async def test_log_records_and_correlation() -> None:
     assert "message_id" not in third
 
 
+async def test_the_correlation_id_goes_through_a_request() -> None:
+    """A request has an id of its own; its handler logs and hands on that of the conversation."""
+    log = logging.getLogger("tests.interceptors")
+    found: list[str | None] = []
+
+    class Asking(AMQPConsumer):
+        queues = ["q"]
+
+        async def handle(self, body: int, publisher: Any) -> None:
+            await publisher.request(1, "q2", returns=int)
+
+    class Answering(AMQPConsumer):
+        queues = ["q2"]
+
+        async def handle(self, message: AMQPMessage[int], publisher: Any) -> int:
+            assert message.correlation_id != "order-7"
+            log.warning("answering")
+            await publisher.publish(1, "q3")
+            return 1
+
+    class Last(AMQPConsumer):
+        queues = ["q3"]
+
+        async def handle(self, message: AMQPMessage[int]) -> None:
+            found.append(message.correlation_id)
+
+    handler = Fields()
+    log.addHandler(handler)
+    try:
+        async with running(Quiet(), packages=[package_of(Asking, Answering, Last)]) as app:
+            await app.publish(1, "q", correlation_id="order-7")
+            await app.idle()
+    finally:
+        log.removeHandler(handler)
+    assert vars(handler.records[0])["correlation_id"] == "order-7"
+    assert found == ["order-7"]
+
+
+@pytest.mark.parametrize("header", [7, "", "x" * 256, b"\xff" * 9, None, ["a"], {"a": 1}], ids=repr)
+async def test_a_header_that_is_no_correlation_id(header: Any) -> None:
+    """A sender may write anything: then the property counts."""
+    found: list[object] = []
+
+    class Each(AMQPConsumer):
+        queues = ["q"]
+
+        async def handle(self, message: AMQPMessage[int]) -> None:
+            found.extend((message.handed_on_id(), message.log_context()["correlation_id"]))
+
+    async with running(Quiet(), packages=[package_of(Each)]) as app:
+        headers = {"x-workerkit-correlation-id": header}
+        await app.publish(1, "q", correlation_id="own", headers=headers)
+        await app.idle()
+    assert found == ["own", "own"]
+
+
 async def test_a_correlation_id_that_is_no_text() -> None:
     """The longest junk from outside is handed on as it is, and fails no publish."""
     junk = (b"\xff" * 255).decode(errors="surrogateescape")

@@ -1,6 +1,5 @@
 """One RabbitMQ message: what a handler gets."""
 
-import dataclasses
 import logging
 from collections.abc import Mapping
 from datetime import datetime
@@ -26,13 +25,12 @@ _OURS = OURS.encode()
 ATTEMPT = f"{OURS}attempt"
 QUEUE = f"{OURS}queue"
 EXCHANGE, ROUTING_KEY = f"{OURS}exchange", f"{OURS}routing-key"
-RETURNS = f"{OURS}returns"
+RETURNS, CONVERSATION = f"{OURS}returns", f"{OURS}correlation-id"
 DEADLINE = f"{OURS}deadline"
 """The time until which the sender of a request waits for its reply, in milliseconds since 1970."""
 _DEADLINE = DEADLINE.encode()
 # Headers that a broker writes when it delivers a message again.
 DELIVERY_COUNT, ACQUIRED_COUNT = "x-delivery-count", "x-acquired-count"
-_COUNTS = frozenset({DELIVERY_COUNT, ACQUIRED_COUNT})
 _MOST_ATTEMPTS = 1_000_000
 # In the first byte of the property flags.
 _HAS_ENCODING, _IS_LABELLED, _HAS_HEADERS = 0x40, 0xC0, 0x20
@@ -120,13 +118,19 @@ class AMQPMessage(Delivery, Generic[T]):
 
     def log_context(self) -> dict[str, object]:
         """Return its ids."""
-        ids = {"message_id": self.message_id, "correlation_id": self.correlation_id}
+        ids = {"message_id": self.message_id, "correlation_id": readable(self._conversation)}
         return {name: value for name, value in ids.items() if value is not None}
 
     def handed_on_id(self) -> str | None:
         """Return its correlation id, or its message id if it begins a conversation."""
-        properties = self.properties
-        return properties.correlation_id or properties.message_id
+        return self._conversation or self.properties.message_id
+
+    @property
+    def _conversation(self) -> str | None:
+        """Its correlation id; of a request, that of the message that its sender handles."""
+        found = self.past(CONVERSATION)
+        valid = isinstance(found, str) and 0 < len(found.encode(errors="surrogateescape")) < 256
+        return found if valid else self.properties.correlation_id
 
     def trace_carrier(self) -> Mapping[str, Any]:
         """Return its headers."""
@@ -333,14 +337,6 @@ class AMQPMessage(Delivery, Generic[T]):
         """A digest of queue, id and body: the same for each redelivery."""
         name = blake2b((self.message_id or "").encode()).digest()
         return self.queue, blake2b(self.raw, digest_size=16, key=name).digest()
-
-    @property
-    def metadata_digest(self) -> bytes:
-        """A digest of everything but the body and counts; the same for each redelivery."""
-        headers = sorted((name, each) for name, each in self.sent.items() if name not in _COUNTS)
-        properties = dataclasses.replace(self.properties, table=None)
-        metadata = repr((self.exchange, self.routing_key, properties, headers))
-        return blake2b(metadata.encode(), digest_size=16).digest()
 
     @property
     def delivery_count(self) -> int:

@@ -11,13 +11,15 @@ RabbitMQ redelivers a message whose acknowledgement it has not received. That is
 None of these may be handled without end, or twice at the same time.
 """
 
+import dataclasses
 import logging
 from collections import OrderedDict
+from hashlib import blake2b
 from time import monotonic
 from typing import Any
 
 from workerkit.amqp.consumer import AMQPOptions
-from workerkit.amqp.message import AMQPMessage
+from workerkit.amqp.message import ACQUIRED_COUNT, DELIVERY_COUNT, AMQPMessage
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.delivery import Action, Outcome
 from workerkit.errors import HandlerTimeout, Reject
@@ -25,6 +27,7 @@ from workerkit.errors import HandlerTimeout, Reject
 log = logging.getLogger(__name__)
 
 TRIES = 3
+_COUNTS = frozenset({DELIVERY_COUNT, ACQUIRED_COUNT})
 _TOO_MANY_REDELIVERIES = 20
 _REMEMBERED = 1_000
 _IN_DOUBT = 600.0
@@ -75,7 +78,7 @@ class Handled:
         """
         if not message.message_id:
             return
-        key = (place, message.fingerprint), message.metadata_digest
+        key = (place, message.fingerprint), _metadata_digest(message)
         times, _ = self._in_doubt.pop(key, (0, 0.0))
         self._in_doubt[key] = times + 1, monotonic()
         while len(self._in_doubt) > _REMEMBERED:
@@ -92,7 +95,7 @@ class Handled:
         return times > 0 or (bool(self._in_doubt) and self._was_in_doubt(key, message))
 
     def _was_in_doubt(self, key: _Key, message: AMQPMessage[Any]) -> bool:
-        whole = key, message.metadata_digest
+        whole = key, _metadata_digest(message)
         times, since = self._in_doubt.pop(whole, (0, 0.0))
         if times > 1:
             self._in_doubt[whole] = times - 1, since
@@ -234,3 +237,11 @@ class Redelivery:
             count = 1  # On a classic queue the header has the value that the sender wrote.
         returns = message.returns + count
         return returns if returns >= _TOO_MANY_REDELIVERIES else 0
+
+
+def _metadata_digest(message: AMQPMessage[Any]) -> bytes:
+    """Return a digest of everything but the body and counts; the same for each redelivery."""
+    headers = sorted((name, each) for name, each in message.sent.items() if name not in _COUNTS)
+    properties = dataclasses.replace(message.properties, table=None)
+    metadata = repr((message.exchange, message.routing_key, properties, headers))
+    return blake2b(metadata.encode(), digest_size=16).digest()

@@ -20,10 +20,11 @@ from workerkit.amqp.acks import Acks
 from workerkit.amqp.confirms import Confirms
 from workerkit.amqp.content import content
 from workerkit.amqp.destination import Destination
-from workerkit.amqp.message import DEADLINE, AMQPMessage
+from workerkit.amqp.message import CONVERSATION, DEADLINE, AMQPMessage
 from workerkit.amqp.properties import Properties, decode, readable
 from workerkit.amqp.queue import Exchange
 from workerkit.codec import BUILT_IN, Codecs, decoder
+from workerkit.current_call import current_correlation_id
 from workerkit.errors import (
     ConnectionLost,
     InvalidBody,
@@ -227,11 +228,13 @@ def encode_request(
         raise ValueError(f"timeout is {timeout}: it must be above 0, to {longest:.0f} s")
     of_message = {name: value for name, value in more.items() if name not in _OF_DESTINATION}
     headers = of_message.pop("headers", None) or {}
-    deadline = {DEADLINE: int((time() + timeout) * 1000)}
+    ours: dict[str, Any] = {DEADLINE: int((time() + timeout) * 1000)}
+    if (current := readable(current_correlation_id())) is not None:
+        ours[CONVERSATION] = current
     expiration = of_message.pop("expiration", None)
     raw, properties = outgoing.encode_message(
         body,
-        {**headers, **deadline},
+        {**headers, **ours},
         expiration=min(timeout, timeout if expiration is None else expiration),
         **of_message,
         codecs=codecs,
