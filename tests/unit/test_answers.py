@@ -621,3 +621,21 @@ async def test_r2_a_reply_waits_for_the_end_of_an_alarm() -> None:
 
     assert unsettled == 1
     assert (second.body, calls) == (b'{"id":2}', [1, 2])
+
+
+def test_replies_that_are_off() -> None:
+    """`workerkit check` warns about a value that nothing reads; not about a handler without one."""
+
+    class Off(Echo):
+        replies = "off"
+
+    class Quiet(Prices):
+        replies = "off"
+
+        async def handle(self, order: Order) -> None: ...
+
+    assembly = Runner(container_of("amqp://h"), packages=[package_of(Off, Quiet)]).assemble()
+
+    (warning,) = assembly.warnings
+    assert warning.endswith(": replies is 'off': nothing reads what handle returns")
+    assert "Off" in warning

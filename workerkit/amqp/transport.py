@@ -115,8 +115,11 @@ class AMQPTransport:
         return [*errors, *self._declared.contradictions(declared.consumer, options, settings)]
 
     def warnings(self, declared: Declared) -> list[str]:
-        """Return what is allowed in `types` but probably not intended."""
-        found = type_warnings(_amqp_options(declared.options), declared.signature.body)
+        """Return what is allowed in `types` and `replies` but probably not intended."""
+        options, signature = _amqp_options(declared.options), declared.signature
+        found = list(type_warnings(options, signature.body))
+        if options.replies == "off" and signature.answers and signature.returns is not Any:
+            found.append("replies is 'off': nothing reads what handle returns")
         return [f"{describe_class(declared.consumer)}: {each}" for each in found]
 
     def source(self, options: Options) -> str:
