@@ -22,7 +22,7 @@ from workerkit.amqp.destination import Destination
 from workerkit.amqp.message import DEADLINE
 from workerkit.amqp.properties import Properties, decode, readable
 from workerkit.amqp.queue import Exchange
-from workerkit.codec import BUILT_IN, Codecs, decoder
+from workerkit.codec import BUILT_IN, Codecs, UnknownType, decoder
 from workerkit.errors import (
     ConnectionLost,
     InvalidBody,
@@ -262,7 +262,14 @@ def reply_reader(type_: Any, codecs: Codecs = BUILT_IN) -> Callable[[Reply, str]
 
 
 def _reader(type_: Any, codecs: Codecs) -> Callable[[Reply, str], Any]:
-    reader = codecs.reader(type_)
+    try:
+        reader = codecs.reader(type_)
+    except UnknownType as error:
+        shown = type_.__qualname__ if isinstance(type_, type) else repr(type_)
+        text = (
+            f"returns is {shown}, which is no type of a reply: write bytes, str, a pydantic model"
+        )
+        raise UnknownType(f"{text}, a dataclass, a TypedDict, a msgspec.Struct or Any") from error
 
     def read(reply: Reply, where: str) -> Any:
         labels = content(reply.properties)
