@@ -27,6 +27,7 @@ from workerkit import (
     Reject,
     Retry,
     RetryPolicy,
+    RunError,
     Runner,
     WorkerContainer,
     WorkerSettings,
@@ -460,6 +461,30 @@ def test_what_is_no_interceptor(found: Any, fault: str, by: str) -> None:
     where = r"Each: interceptor 1: " if by == "class" else "the container: interceptor 1: "
     with pytest.raises(DeclarationError, match=f"{where}.*{fault}"):
         Runner(container, packages=[package_of(Each)]).assemble()
+
+
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        (providers.Object(3), r"builtins.int is no interceptor"),
+        (providers.List(Sees), r"builtins.list is no interceptor"),
+        (providers.Callable(lambda: without_call), r"without_call .* takes \(\)"),
+        (providers.Object(Sees), r"Sees .* is a class: write it in the list, or a Singleton of it"),
+    ],
+    ids=["value", "list", "parameters", "class"],
+)
+async def test_a_provider_that_gives_no_interceptor(entry: Any, fault: str) -> None:
+    """It ends the start, and does not fail at each message."""
+
+    class Each(AMQPConsumer):
+        queues = ["q"]
+        interceptors = [entry]
+
+        async def handle(self, body: int) -> None: ...
+
+    with pytest.raises(RunError, match=f"^interceptor 1 of Each: .*{fault}"):
+        async with running(Quiet(), packages=[package_of(Each)]):
+            pass
 
 
 def test_what_is_no_list() -> None:

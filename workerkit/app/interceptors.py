@@ -112,6 +112,18 @@ def _listed(container: containers.Container) -> Sequence[Any]:
     )
 
 
+def check_created(found: Any) -> None:
+    """Check that what a provider gives, or a class creates, has the form of an interceptor.
+
+    Raises:
+        DeclarationError: It has not.
+    """
+    if isinstance(found, type) and not hasattr(found, "__aenter__"):
+        named = describe_class(found)
+        raise DeclarationError(f"{named} is a class: write it in the list, or a Singleton of it")
+    _check(found)
+
+
 def _check(found: Any) -> None:
     """Check that something has the form of an interceptor.
 
