@@ -11,7 +11,7 @@ from workerkit.amqp.transport import AMQPTransport
 from workerkit.codec import Codecs, codec_faults
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.describe import describe_error
+from workerkit.describe import describe_class, describe_error
 from workerkit.errors import DeclarationError, RunError
 from workerkit.http.transport import HTTPTransport
 from workerkit.http.view import HTTPView
@@ -77,6 +77,24 @@ def transports_of(container: containers.Container) -> dict[type[Consumer], Trans
     transports: dict[type[Consumer], Transport] = dict(container.providers["transports"]())
     extra = container.providers.get("extra_transports")
     return transports if extra is None else {**transports, **extra()}
+
+
+def unprovided(container: containers.Container) -> list[str]:
+    """Return a fault for each provider of the framework that was replaced by a plain value.
+
+    dependency_injector ignores such a value, and goes on with the provider of the base class.
+    """
+    faults = {}
+    for found in (container, getattr(container, "declarative_parent", None)):
+        for name, provider in WorkerContainer.providers.items():
+            value = getattr(found, name, provider)
+            if not isinstance(value, providers.Provider):
+                where = describe_class(found if isinstance(found, type) else type(found))
+                faults[name] = (
+                    f"{where}: {name} is of type {type(value).__qualname__}, not a provider, and "
+                    f"would be ignored: write {name} = providers.{type(provider).__name__}(...)"
+                )
+    return list(faults.values())
 
 
 def codecs_of(container: containers.Container) -> Codecs:

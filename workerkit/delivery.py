@@ -184,7 +184,12 @@ class Delivery:
 
     def log_fields(self, source: str, action: str) -> dict[str, object]:
         """Return the fields of its log record, in the terms of its transport."""
-        return {"source": source, "delivery": str(self), "action": action}
+        return {
+            "source": source,
+            "delivery": str(self),
+            "attempt": self.attempt,
+            "action": action,
+        }
 
     def log_context(self) -> dict[str, object]:
         """Return the fields of each log record of its call, in the terms of its transport."""

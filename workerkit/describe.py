@@ -24,7 +24,7 @@ def describe_class(declared: type | Callable[..., Any]) -> str:
         declared = type(declared)
     name = f"{declared.__module__}.{declared.__qualname__}"
     try:
-        file = inspect.getsourcefile(declared) or ""
+        file = inspect.getsourcefile(inspect.unwrap(declared)) or ""
         line = inspect.getsourcelines(declared)[1]
     except (OSError, TypeError, SyntaxError, TokenError):
         # Entered at a prompt, or generated, or the file has changed since the import.

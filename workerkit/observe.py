@@ -141,6 +141,8 @@ def log_settled(record: Settled) -> None:
         level, message = logging.WARNING, _HANDLED_AND_LOST if well else "not handled"
     else:
         level, message = delivery.log_failure(record.action, error)
+    if record.action is Action.RETRY and not record.lost:
+        fields["delay"] = round(outcome.delay, 3)
     if outcome.call is not None:
         fields["batch"] = outcome.call.size
         if not outcome.call.first(level):

@@ -185,6 +185,12 @@ def adapters(kind: type[Options]) -> Mapping[str, TypeAdapter[Any]]:
     return _adapters(hashable)
 
 
+def class_only_options(kind: type[Options]) -> list[str]:
+    """Return the names of the options that only the class can set."""
+    fields_ = dataclasses.fields(kind)
+    return ["interceptors", *(each.name for each in fields_ if "variable" in each.metadata)]
+
+
 def variable_options(kind: type[Options]) -> list[str]:
     """Return the names of the options that the settings and the environment can set."""
     fields_ = dataclasses.fields(kind)

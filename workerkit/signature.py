@@ -204,7 +204,11 @@ class Signature:
         if parameter.kind is parameter.POSITIONAL_ONLY:
             self._fault(parameter, "must not be positional-only")
         elif self._is_delivery(type_) and self.batch:
-            self._fault(parameter, "is one of many: make the first one a list of them instead")
+            self._fault(
+                parameter,
+                f"is a single delivery, and a batch has many: annotate the first parameter with "
+                f"list[{getattr(self._delivery, '__name__', 'Delivery')}[...]] instead",
+            )
         elif self._is_delivery(type_):
             self._deliver.append(parameter.name)
         else:
@@ -234,6 +238,7 @@ class Signature:
             self.reader(type_)
         except UnknownType as error:
             text = _unreadable(type_, error, None)
+            text = text.removeprefix(f"is of type {_named(type_)}, which ")
             self._faults.append(f"{self._where}: returns {shown_type(type_)}, which {text}")
 
     def _body_hint(self, type_: Any) -> str:

@@ -80,11 +80,14 @@ class Tracing(Protocol):
             given: The headers of the caller. If they have a trace context, none is added.
         """
 
-    def settle(self, delivery: Delivery, operation: str) -> AbstractContextManager[Carrier]:
+    def settle(
+        self, delivery: Delivery, operation: str, connection: str = ""
+    ) -> AbstractContextManager[Carrier]:
         """Trace the publishing of a copy; the block gets the headers to add to the copy.
 
         Args:
             operation: `retry`, `dead_letter`, `requeue` or `reply`.
+            connection: The name of the connection in the settings.
         """
 
     def connect(

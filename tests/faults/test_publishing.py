@@ -163,7 +163,7 @@ async def test_e1_headers_that_do_not_fit_a_frame_affect_no_other_publish(
         ({"priority": 1.5}, "priority is of type float: write an int"),
         ({"connection": None}, "connection is None: write a str"),
         ({"timeout": "1"}, "timeout is of type str: write seconds, such as 2.5"),
-        ({"body": object()}, "a object cannot be written as JSON"),
+        ({"body": object()}, "a value of type object cannot be written as JSON"),
     ],
     ids=lambda given: ", ".join(given) if isinstance(given, dict) else "",
 )

@@ -208,7 +208,7 @@ def test_a_value_is_written(body: object, raw: bytes, content_type: str) -> None
 
 def test_a_value_that_cannot_be_written() -> None:
     """Its type is named."""
-    with pytest.raises(TypeError, match="a object cannot be written as JSON"):
+    with pytest.raises(TypeError, match="a value of type object cannot be written as JSON"):
         encode(object())
-    with pytest.raises(TypeError, match=r"a list cannot be written as JSON: .*object is no t"):
+    with pytest.raises(TypeError, match=r"type list cannot be written as JSON: .*object is no t"):
         encode([object()])

@@ -13,10 +13,12 @@ from tests.waiting import eventually
 from workerkit import (
     AMQPConsumer,
     CursorStore,
+    DeclarationError,
     HTTPView,
     PeriodicTask,
     Publisher,
     RunError,
+    Runner,
     SSEConsumer,
     WorkerContainer,
     WorkerSettings,
@@ -250,3 +252,32 @@ async def test_cancelled_while_opening(journal: Journal) -> None:
 
     assert journal.lines == ["open first", "hanging", "close first"]
     assert faults == {}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "right"),
+    [
+        ("interceptors", [print], "List"),
+        ("codecs", [print], "List"),
+        ("observers", (print,), "List"),
+        ("redact", str.upper, "Object"),
+        ("settings", 3, "Singleton"),
+        ("extra_transports", {}, "Dict"),
+    ],
+)
+@pytest.mark.parametrize("of", ["class", "instance"])
+def test_a_plain_value_in_place_of_a_provider(
+    name: str, value: object, right: str, of: str
+) -> None:
+    """It is a fault at the start, because dependency_injector would ignore it."""
+    if of == "class":
+        container = type("Plain", (WorkerContainer,), {name: value})()
+    else:
+        container = WorkerContainer()
+        setattr(container, name, value)
+    kind = type(value).__qualname__
+    with pytest.raises(DeclarationError) as raised:
+        Runner(container, packages=[]).assemble()
+    fault = f"{name} is of type {kind}, not a provider, and would be ignored: write {name} = "
+    [found] = [each for each in raised.value.faults if name in each]
+    assert found.endswith(f": {fault}providers.{right}(...)")

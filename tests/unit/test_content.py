@@ -124,7 +124,7 @@ def test_fr15_a_missing_package_is_named(
     monkeypatch.setitem(sys.modules, module, None)
     monkeypatch.setitem(sys.modules, "compression.zstd", None)
 
-    with pytest.raises(InvalidBody, match=f"'{encoding}' needs the package {package}$"):
+    with pytest.raises(InvalidBody, match=f"'{encoding}' needs the package {package}: pip install"):
         Content(encoding, None).decode(b"x", text=text)
 
 

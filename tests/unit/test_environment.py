@@ -561,7 +561,7 @@ def test_the_name_of_a_consumer_is_no_option(monkeypatch: pytest.MonkeyPatch) ->
     found, faults = load_options(Settings(), CONSUMERS)
 
     assert found.get("Cleanup", {}) == {}
-    assert faults[0].startswith("SHOP_CONSUMERS__CLEANUP__NAME: no option of that name")
+    assert faults[0] == "SHOP_CONSUMERS__CLEANUP__NAME: only the class sets 'name'"
 
 
 def test_two_spellings_of_one_option_are_a_fault(monkeypatch: pytest.MonkeyPatch) -> None:

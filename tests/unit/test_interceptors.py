@@ -5,7 +5,7 @@ import contextvars
 import logging
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from dependency_injector import containers, providers
@@ -27,6 +27,7 @@ from workerkit import (
     Reject,
     Retry,
     RetryPolicy,
+    RunError,
     Runner,
     WorkerContainer,
     WorkerSettings,
@@ -389,6 +390,27 @@ def synchronous(call: Call) -> Iterator[None]:
 class NotCallable: ...
 
 
+@asynccontextmanager
+async def without_call() -> AsyncIterator[None]:
+    yield
+
+
+@asynccontextmanager
+async def with_more(call: Call, more: int) -> AsyncIterator[None]:
+    yield
+
+
+class WithMore:
+    @asynccontextmanager
+    async def __call__(self, call: Call, more: int) -> AsyncIterator[None]:
+        yield
+
+
+@asynccontextmanager
+async def entered(call: Call) -> AsyncIterator[None]:
+    yield
+
+
 class NeedsMore:
     def __init__(self, unknown_thing: int) -> None: ...
 
@@ -400,7 +422,17 @@ class NeedsMore:
     [
         (plain, r"plain \(test_interceptors.py:\d+\) returns no context manager: decorate it"),
         (undecorated, r"undecorated .* returns no context manager: decorate it with async"),
-        (synchronous, r"synchronous .* is not asynchronous: make it an `async def`"),
+        (
+            synchronous,
+            r"synchronous \(test_interceptors.py:\d+\) is not asynchronous: make it an `as",
+        ),
+        (without_call, r"without_call .* takes \(\).*: it is called with one argument, the Call"),
+        (with_more, r"with_more .* takes \(call: .*more: int\) .*: it is called with one argument"),
+        (WithMore, r"WithMore .* takes \(self, call: .*more: int\) .*: it is called with one arg"),
+        (
+            entered(cast("Call", None)),
+            r"entered \(test_interceptors.py:\d+\) was called: write it without calling it",
+        ),
         (NotCallable, r"NotCallable .* is no interceptor: write a function that takes a Call"),
         (NotCallable(), r"NotCallable .* is no interceptor"),
         ("audit", r"builtins.str is no interceptor"),
@@ -408,7 +440,10 @@ class NeedsMore:
         (NeedsMore, r"parameter 'unknown_thing' has no provider of its name"),
         (providers.Singleton(NotCallable), r"NotCallable .* is no interceptor"),
     ],
-    ids="coroutine generator synchronous class instance text marker constructor provider".split(),
+    ids=(
+        "coroutine generator synchronous none more method entered "
+        "class instance text marker constructor provider"
+    ).split(),
 )
 @pytest.mark.parametrize("by", ["class", "container"])
 def test_what_is_no_interceptor(found: Any, fault: str, by: str) -> None:
@@ -428,6 +463,30 @@ def test_what_is_no_interceptor(found: Any, fault: str, by: str) -> None:
         Runner(container, packages=[package_of(Each)]).assemble()
 
 
+@pytest.mark.parametrize(
+    ("entry", "fault"),
+    [
+        (providers.Object(3), r"builtins.int is no interceptor"),
+        (providers.List(Sees), r"builtins.list is no interceptor"),
+        (providers.Callable(lambda: without_call), r"without_call .* takes \(\)"),
+        (providers.Object(Sees), r"Sees .* is a class: write it in the list, or a Singleton of it"),
+    ],
+    ids=["value", "list", "parameters", "class"],
+)
+async def test_a_provider_that_gives_no_interceptor(entry: Any, fault: str) -> None:
+    """It ends the start, and does not fail at each message."""
+
+    class Each(AMQPConsumer):
+        queues = ["q"]
+        interceptors = [entry]
+
+        async def handle(self, body: int) -> None: ...
+
+    with pytest.raises(RunError, match=f"^interceptor 1 of Each: .*{fault}"):
+        async with running(Quiet(), packages=[package_of(Each)]):
+            pass
+
+
 def test_what_is_no_list() -> None:
     """A single interceptor, and another provider than a list, are faults."""
 
@@ -443,13 +502,17 @@ def test_what_is_no_list() -> None:
 
         async def handle(self, body: int) -> None: ...
 
-    with pytest.raises(DeclarationError, match=r"Each: interceptors is <class .*>: write a list"):
+    with pytest.raises(
+        DeclarationError, match=r"Each: interceptors is Sees: write a list, such as \[Sees\]$"
+    ):
         Runner(Quiet(), packages=[package_of(Each)]).assemble()
     with pytest.raises(DeclarationError, match="'interceptor'; did you mean 'interceptors'"):
         Runner(Quiet(), packages=[package_of(Misspelt)]).assemble()
     container = Quiet()
     container.interceptors.override(providers.Singleton(Sees))
-    with pytest.raises(DeclarationError, match=r"interceptors is a Singleton: write providers.Li"):
+    with pytest.raises(
+        DeclarationError, match=r"interceptors is a provider of type Singleton: write pr"
+    ):
         Runner(container, packages=[package_of(Misspelt)]).assemble()
 
 

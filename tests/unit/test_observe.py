@@ -128,3 +128,25 @@ def test_fp1_a_traceback_is_for_what_nobody_foresaw() -> None:
         assert (type(brief), str(brief), vars(brief)) == (BrokerRefused, "refused", vars(error))
         assert (brief.__cause__, brief.__traceback__) == (None, None)
         assert brief is not error
+
+
+@pytest.mark.parametrize(
+    ("outcome", "fields"),
+    [
+        (Outcome(Action.RETRY, KeyError("x"), delay=5.0), {"attempt": 2, "delay": 5.0}),
+        (Outcome(Action.RETRY, KeyError("x"), delay=0), {"attempt": 2, "delay": 0}),
+        (Outcome(Action.REQUEUE, KeyError("x")), {"attempt": 2}),
+        (Outcome(Action.DEAD_LETTER, KeyError("x")), {"attempt": 2}),
+    ],
+)
+def test_the_attempt_that_failed(
+    caplog: pytest.LogCaptureFixture, outcome: Outcome, fields: dict[str, object]
+) -> None:
+    """The record has its number, and when the next one begins."""
+    delivery = fake_message(b"", attempt=2)
+
+    log_settled(Settled("Orders", "orders", delivery, outcome, outcome.action, 0.1))
+
+    [record] = caplog.records
+    found = {name: vars(record)[name] for name in ("attempt", "delay") if name in vars(record)}
+    assert found == fields

@@ -95,7 +95,9 @@ def test_replies_are_read_like_bodies() -> None:
     assert reply_reader(str)(reply("é".encode("latin-1"), "text/plain; charset=latin-1"), "") == "é"
     assert reply_reader(Any)(reply(b"[1]"), "") == [1]
     assert reply_reader(Order | None)(reply(b"null"), "") is None
-    with pytest.raises(UnknownType):
+    with pytest.raises(UnknownType, match=r"^returns is 'Order', which is no type of a reply: "):
+        reply_reader("Order")
+    with pytest.raises(UnknownType, match=r"^returns is <object .*>, which is no type of a reply"):
         reply_reader(object())
 
 

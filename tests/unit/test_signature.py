@@ -384,7 +384,10 @@ def test_a_message_beside_a_batch() -> None:
     async def handle(self: Any, bodies: list[bytes], message: AMQPMessage[Any]) -> None: ...
 
     assert faults(handle) == [
-        "parameter 'message' is one of many: make the first one a list of them instead"
+        (
+            "parameter 'message' is a single delivery, and a batch has many: annotate the first "
+            "parameter with list[AMQPMessage[...]] instead"
+        )
     ]
 
 

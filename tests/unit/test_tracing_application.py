@@ -162,6 +162,8 @@ async def test_attempts_are_one_trace_across_their_wait() -> None:
     assert attributes(first)["workerkit.outcome"] == "retry"
     assert attributes(second)["workerkit.attempt"] == 2
     assert attributes(retry)["messaging.operation.type"] == "settle"
+    assert attributes(retry)["server.address"] == "127.0.0.1"
+    assert attributes(retry)["server.port"] == attributes(first)["server.port"]
     assert first.status.status_code is StatusCode.UNSET
     assert second.context is not None
     assert second.context.trace_state.get("vendor") == "1"

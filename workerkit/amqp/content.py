@@ -193,7 +193,8 @@ def _decode_one(name: str, raw: bytes, largest: int) -> bytes:
         if not _has_signature(name, raw):
             raise _WrongLabel(f"the body does not match its content_encoding {name!r}") from None
     except ImportError as error:
-        raise InvalidBody(f"content_encoding {name!r} needs the package {error.name}") from None
+        text = f"needs the package {error.name}: pip install 'workerkit[compression]'"
+        raise InvalidBody(f"content_encoding {name!r} {text}") from None
     raise InvalidBody(f"the body does not match its content_encoding {name!r}: {text}")
 
 

@@ -23,7 +23,7 @@ from workerkit.amqp.destination import Destination
 from workerkit.amqp.message import CONVERSATION, DEADLINE, AMQPMessage
 from workerkit.amqp.properties import Properties, decode, readable
 from workerkit.amqp.queue import Exchange
-from workerkit.codec import BUILT_IN, Codecs, decoder
+from workerkit.codec import BUILT_IN, Codecs, UnknownType, decoder
 from workerkit.current_call import current_correlation_id
 from workerkit.errors import (
     ConnectionLost,
@@ -265,7 +265,14 @@ def reply_reader(type_: Any, codecs: Codecs = BUILT_IN) -> Callable[[Reply, str]
 
 
 def _reader(type_: Any, codecs: Codecs) -> Callable[[Reply, str], Any]:
-    read_body = body_reader(type_, AMQPMessage, codecs)
+    try:
+        read_body = body_reader(type_, AMQPMessage, codecs)
+    except UnknownType as error:
+        shown = type_.__qualname__ if isinstance(type_, type) else repr(type_)
+        text = (
+            f"returns is {shown}, which is no type of a reply: write bytes, str, a pydantic model"
+        )
+        raise UnknownType(f"{text}, a dataclass, a TypedDict, a msgspec.Struct or Any") from error
 
     def read(reply: Reply, where: str) -> Any:
         if reply.body is None:

@@ -47,7 +47,7 @@ class TracedCopyPublisher(CopyPublisher):
         self, message: AMQPMessage[Any], to: Queue, copies: Iterator[Properties]
     ) -> None:
         """Publish a copy of *message*, inside a span."""
-        with self._tracing.settle(message, _operation(message, to)) as carrier:
+        with self._tracing.settle(message, _operation(message, to), self._connection) as carrier:
             traced = traced_copies(copies, carrier, self._tracing.fields)
             await super().publish(message, to, traced)
 
@@ -55,7 +55,7 @@ class TracedCopyPublisher(CopyPublisher):
         self, message: AMQPMessage[Any], body: bytes, properties: Properties, timeout: float
     ) -> None:
         """Publish a reply to *message*, inside a span."""
-        with self._tracing.settle(message, "reply") as carrier:
+        with self._tracing.settle(message, "reply", self._connection) as carrier:
             if carrier:
                 properties.table = table.merge(properties.table or _EMPTY, carrier)
             await super().reply(message, body, properties, timeout)

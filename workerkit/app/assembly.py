@@ -24,7 +24,7 @@ from workerkit.codec import BUILT_IN, Codecs
 from workerkit.config.load import load_options, load_settings, valid_part
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.container import codecs_of, transports_of
+from workerkit.container import codecs_of, transports_of, unprovided
 from workerkit.describe import describe_class
 from workerkit.errors import ConfigurationError, DeclarationError, StartError
 from workerkit.options import (
@@ -92,6 +92,7 @@ def assemble(
     faults = FaultCollector()
     classes, not_found = find_consumers(packages)
     faults.declaration += not_found
+    faults.declaration += unprovided(container)
     transports: Transports = transports_of(container)
     settings, settings_type = _read_settings(container, transports, faults)
     named = _named(classes, faults)

@@ -3,6 +3,7 @@
 import functools
 import inspect
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import AsyncContextDecorator
 from typing import Any
 
 from dependency_injector import containers, providers
@@ -41,7 +42,9 @@ class Interceptors:
         """
         where, found = describe_class(class_), class_.interceptors
         if not isinstance(found, list | tuple):
-            raise DeclarationError(f"{where}: interceptors is {found!r}: write a list")
+            one = getattr(found, "__name__", None)
+            what, such = (repr(found), "") if one is None else (one, f", such as [{one}]")
+            raise DeclarationError(f"{where}: interceptors is {what}: write a list{such}")
         return self._all("the container", _listed(self._container)) + self._all(where, found)
 
     def _all(self, where: str, found: Iterable[Any]) -> tuple[Create, ...]:
@@ -104,8 +107,21 @@ def _listed(container: containers.Container) -> Sequence[Any]:
     if isinstance(provider, providers.Object) and isinstance(found := provider(), list | tuple):
         return found
     raise DeclarationError(
-        f"the container's interceptors is a {type(provider).__name__}: write providers.List(...)"
+        f"the container's interceptors is a provider of type {type(provider).__name__}: "
+        "write providers.List(...)"
     )
+
+
+def check_created(found: Any) -> None:
+    """Check that what a provider gives, or a class creates, has the form of an interceptor.
+
+    Raises:
+        DeclarationError: It has not.
+    """
+    if isinstance(found, type) and not hasattr(found, "__aenter__"):
+        named = describe_class(found)
+        raise DeclarationError(f"{named} is a class: write it in the list, or a Singleton of it")
+    _check(found)
 
 
 def _check(found: Any) -> None:
@@ -117,6 +133,9 @@ def _check(found: Any) -> None:
     if isinstance(found, type) and hasattr(found, "__aenter__"):
         return
     named = describe_class(found)
+    if isinstance(found, AsyncContextDecorator) and not isinstance(found, type):
+        named = describe_class(getattr(found, "func", found))
+        raise DeclarationError(f"{named} was called: write it without calling it")
     call: Any = found
     if not inspect.isroutine(found):
         owners = found.__mro__ if isinstance(found, type) else type(found).__mro__
@@ -129,3 +148,21 @@ def _check(found: Any) -> None:
     if inspect.isgeneratorfunction(inspect.unwrap(call)):
         right = "make it an `async def` decorated with asynccontextmanager"
         raise DeclarationError(f"{named} is not asynchronous: {right}")
+    _check_parameters(named, call, () if call is found else (found,))
+
+
+def _check_parameters(named: str, call: Any, first: tuple[Any, ...]) -> None:
+    """Check that a function can be called with a `Call`, after *first*.
+
+    Raises:
+        DeclarationError: It takes no argument, or needs more of them.
+    """
+    if not inspect.isfunction(call) and not inspect.ismethod(call):
+        return  # A partial, a static method, a function in C: their parameters are not known here.
+    signature = inspect.signature(call)
+    try:
+        signature.bind(*first, None)
+    except TypeError:
+        raise DeclarationError(
+            f"{named} takes {signature}: it is called with one argument, the Call"
+        ) from None

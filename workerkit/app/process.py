@@ -14,11 +14,12 @@ from dependency_injector import containers, providers
 
 from workerkit import logs
 from workerkit.app.assembly import Assembly
+from workerkit.app.interceptors import check_created
 from workerkit.app.watchdog import Watchdog
 from workerkit.container import Resources, redact_of
 from workerkit.describe import describe_class, describe_error
 from workerkit.endpoint import Endpoint
-from workerkit.errors import RunError
+from workerkit.errors import DeclarationError, RunError
 from workerkit.health import Readiness
 from workerkit.ops.exemplars import Exemplars
 from workerkit.ops.metrics import Metrics
@@ -232,10 +233,18 @@ class Process:
                 f"{what} could not be created: {describe_error(error)}{where}"
             ) from error
 
+    async def _interceptor(self, what: str, make: Callable[[], Any]) -> Any:
+        created = await self._created(what, make)
+        try:
+            check_created(created)
+        except DeclarationError as error:
+            raise RunError(*(f"{what}: {fault}" for fault in error.faults)) from error
+        return created
+
     async def _endpoint(self, transport: Transport, declared: Declared) -> Endpoint:
         consumer = await self._created(describe_class(declared.consumer), declared.factory)
         interceptors = [
-            await self._created(f"interceptor {number} of {declared.options.name}", make)
+            await self._interceptor(f"interceptor {number} of {declared.options.name}", make)
             for number, make in enumerate(declared.interceptors, 1)
         ]
         options = replace(declared.options, interceptors=tuple(interceptors))

@@ -54,7 +54,7 @@ def encode(body: object) -> tuple[bytes, str]:
         return to_json(body, inf_nan_mode="null", fallback=_plain), JSON
     except PydanticSerializationError as error:
         raise TypeError(
-            f"a {type(body).__qualname__} cannot be written as JSON: {error}"
+            f"a value of type {type(body).__qualname__} cannot be written as JSON: {error}"
         ) from error
 
 

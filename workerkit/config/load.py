@@ -20,7 +20,15 @@ from workerkit.config.explain import Faults, in_code
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import CONSUMERS, Variable, Variables, VariableSource
 from workerkit.describe import describe_class
-from workerkit.options import Options, Override, Source, folded, snake_case, variable_options
+from workerkit.options import (
+    Options,
+    Override,
+    Source,
+    class_only_options,
+    folded,
+    snake_case,
+    variable_options,
+)
 
 _NO_SETTINGS = "which is not a WorkerSettings: derive its class from workerkit.WorkerSettings"
 _INVALID = object()
@@ -101,7 +109,11 @@ def load_options(
             if not holders:
                 variables.set_in_code(at)
             if option.lower() not in known.get(key, ()):
-                found += faults.of_option_names(at, value)
+                kind = consumers.get(written.get(key, ""))
+                if kind is not None and option.lower() in class_only_options(kind):
+                    found.append(f"{faults.label(at)}: only the class sets {option.lower()!r}")
+                else:
+                    found += faults.of_option_names(at, value)
                 continue
             valid, wrong = _validate(variables, faults, at, value)
             found += wrong

@@ -152,7 +152,7 @@ class OpenTelemetryTracing:
 
         return MessageSpan(self.recorder, start, lambda: _publish_attributes(details))
 
-    def settle(self, delivery: Delivery, operation: str) -> MessageSpan:
+    def settle(self, delivery: Delivery, operation: str, connection: str = "") -> MessageSpan:
         """Trace the publishing of a copy.
 
         It is a child of the call that failed, so that the next attempt is a part of the same trace.
@@ -177,6 +177,7 @@ class OpenTelemetryTracing:
                 names.OPERATION_TYPE: names.SETTLE,
                 names.OPERATION_NAME: operation,
                 names.TEMPLATE: source,
+                **server_attributes(self.servers.get(connection.casefold())),
             }
             name = f"{operation} {source}".strip()
             span = self.recorder.start(name, parent, SpanKind.PRODUCER, attributes, links=links)
