@@ -623,6 +623,23 @@ async def test_r2_a_reply_waits_for_the_end_of_an_alarm() -> None:
     assert (second.body, calls) == (b'{"id":2}', [1, 2])
 
 
+def test_failures_that_nobody_gets_as_a_reply() -> None:
+    """`workerkit check` warns about a consumer that replies, and requeues what fails."""
+
+    class Retried(Echo):
+        retry = RetryPolicy(delays=(1.0,))
+
+    class Final(Echo):
+        on_exception = Action.REJECT
+
+    container = container_of("amqp://h")
+    assembly = Runner(container, packages=[package_of(Echo, Retried, Final)]).assemble()
+
+    (warning,) = assembly.warnings
+    assert "Echo" in warning
+    assert warning.endswith("set retry, or on_exception = 'dead_letter'")
+
+
 def test_replies_that_are_off() -> None:
     """`workerkit check` warns about a value that nothing reads; not about a handler without one."""
 

@@ -28,7 +28,7 @@ from workerkit.amqp.topology import Topology
 from workerkit.amqp.traced_copies import copy_publisher
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.delivery import Delivery
+from workerkit.delivery import Action, Delivery
 from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
@@ -118,8 +118,14 @@ class AMQPTransport:
         """Return what is allowed in `types` and `replies` but probably not intended."""
         options, signature = _amqp_options(declared.options), declared.signature
         found = list(type_warnings(options, signature.body))
-        if options.replies == "off" and signature.answers and signature.returns is not Any:
-            found.append("replies is 'off': nothing reads what handle returns")
+        if signature.answers and signature.returns is not Any:
+            if options.replies == "off":
+                found.append("replies is 'off': nothing reads what handle returns")
+            elif options.retry is None and options.on_exception is Action.REQUEUE:
+                found.append(
+                    "a request whose handle raises is requeued again and again, and its sender gets"
+                    " no reply: set retry, or on_exception = 'dead_letter'"
+                )
         return [f"{describe_class(declared.consumer)}: {each}" for each in found]
 
     def source(self, options: Options) -> str:
