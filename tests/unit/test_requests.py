@@ -1,7 +1,7 @@
 """Requests: what is sent, how replies are read, and the fake publisher."""
 
 import json
-from time import time
+from time import process_time, time
 from typing import Any, assert_type
 
 import pytest
@@ -163,6 +163,19 @@ def test_a_long_problem_is_shortened() -> None:
 
     assert len(str(raised.value)) < 2_000
     assert len(raised.value.detail) == 1_000_000
+
+
+def test_a_problem_of_megabytes_costs_no_time() -> None:
+    """Only what is shown of it is escaped: otherwise 60 MB occupy the event loop for a minute."""
+    body = json.dumps({"detail": "\n" * 20_000_000}).encode()
+    began = process_time()
+    with pytest.raises(RequestFailed) as raised:
+        reply_reader(str)(reply(body, "application/problem+json"), "request '1'")
+
+    assert process_time() - began < 5.0
+    assert str(raised.value).startswith("request '1': a problem: \\n\\n")
+    assert len(str(raised.value)) < 1_200
+    assert len(raised.value.detail) == 20_000_000
 
 
 def test_the_tree_of_errors() -> None:

@@ -293,5 +293,7 @@ def _failed(where: str, problem: Mapping[str, Any]) -> RequestFailed:
     words = (str(failed.status or ""), failed.title)
     summary = " ".join(each for each in words if each) or "a problem"
     detail = f": {failed.detail}" if failed.detail else ""
-    text = f"{where}: {excerpt(escape(summary + detail), _LONGEST_TEXT)}"
+    # Truncated before, too: to escape megabytes takes seconds, and doubles what is left.
+    text = escape(excerpt(summary + detail, _LONGEST_TEXT))
+    text = f"{where}: {excerpt(text, _LONGEST_TEXT)}"
     return RequestFailed(text, problem)
