@@ -123,6 +123,8 @@ class Endpoint:
             outcome = self._returned(task, value)
         except BaseException as error:
             outcome = self._failed(task, error)
+        if self._deadlines.has_discarded:
+            await self._deadlines.receive_discarded(task)
         return self._decided(delivery, outcome)
 
     async def process_batch(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
@@ -191,9 +193,12 @@ class Endpoint:
         """Call the method with a batch."""
         task = self._deadlines.begin()
         try:
-            return self._returned(task, await self._isolated(deliveries, (items,), {}))
+            outcome = self._returned(task, await self._isolated(deliveries, (items,), {}))
         except BaseException as error:
-            return self._failed(task, error)
+            outcome = self._failed(task, error)
+        if self._deadlines.has_discarded:
+            await self._deadlines.receive_discarded(task)
+        return outcome
 
     def _isolated(
         self,
