@@ -283,8 +283,8 @@ class Endpoint:
             failure = self._interrupted(late)
             failure.__cause__ = error
             return Outcome(self._action_for(failure), failure)
-        if isinstance(error, GeneratorExit):
-            raise error
+        if isinstance(error, GeneratorExit) and asyncio.current_task(self._loop) is not task:
+            raise error  # The coroutine of a task that never ended is closed.
         if isinstance(error, MemoryError) or not isinstance(error, Exception):
             text = f"{self.name}: handle raised {type(error).__name__}: {error}"
             raise HandlerExit(text) from error

@@ -25,6 +25,7 @@ from workerkit import (
 from workerkit.amqp.acks import Acks
 from workerkit.delivery import Outcome
 from workerkit.endpoint import Endpoint
+from workerkit.errors import HandlerExit
 from workerkit.options import Options
 from workerkit.signature import ArgumentSource, Signature
 from workerkit.tasks import protect
@@ -285,6 +286,34 @@ async def test_a_handler_that_cancels_its_own_task_at_its_end(
 
     assert outcome.error is error
     assert outcome.action is (Action.ACK if error is None else Action.REQUEUE)
+
+
+async def test_a_generator_exit_names_the_consumer() -> None:
+    """Raised by a handler, it ends the process like other exceptions that are no `Exception`."""
+
+    async def handle(self: object, body: int) -> None:
+        raise GeneratorExit("odd")
+
+    with pytest.raises(HandlerExit, match="Each: handle raised GeneratorExit: odd"):
+        await endpoint(handle).process(message())
+
+
+async def test_a_call_that_is_closed() -> None:
+    """A call whose loop ended before it passes the `GeneratorExit` of its coroutine on."""
+    seen: list[type[BaseException]] = []
+
+    async def handle(self: object, body: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    call = endpoint(handle).process(message(), asyncio.create_task(asyncio.sleep(0)))
+    call.send(None)
+    call.close()
+
+    assert seen == [GeneratorExit]
 
 
 async def test_parameters_of_the_container() -> None:
