@@ -232,7 +232,7 @@ def encode_request(
     raw, properties = outgoing.encode_message(
         body,
         {**headers, **deadline},
-        expiration=min(timeout, timeout if expiration is None else expiration),
+        expiration=timeout if expiration is None else min(expiration, timeout),
         **of_message,
         codecs=codecs,
     )
