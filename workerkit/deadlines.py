@@ -4,7 +4,7 @@ import asyncio
 import logging
 from typing import Any
 
-from workerkit.tasks import discard_cancellations
+from workerkit.tasks import discard_cancellations, receive_discarded
 
 log = logging.getLogger(__name__)
 
@@ -19,6 +19,9 @@ class Deadlines:
     Args:
         name: Of the consumer.
         seconds: For one call; None for no limit.
+
+    Attributes:
+        has_discarded: The last `end` has undone a cancellation by the call itself.
     """
 
     def __init__(self, name: str, seconds: float | None) -> None:
@@ -30,6 +33,7 @@ class Deadlines:
         self._timer: asyncio.TimerHandle | None = None
         self._due = 0.0
         self._looked = False
+        self.has_discarded = False
 
     def begin(self, task: asyncio.Task[object] | None = None) -> asyncio.Task[object]:
         """Start the clock for a call.
@@ -63,8 +67,17 @@ class Deadlines:
             complaint.cancel()
             task.uncancel()
         if task.cancelling():
-            discard_cancellations(task)
+            self.has_discarded = discard_cancellations(task)
         return complaint is not None
+
+    async def receive_discarded(self, task: asyncio.Task[object]) -> None:
+        """Let the cancellation arrive that `end` has undone, before anything else is awaited.
+
+        Raises:
+            asyncio.CancelledError: The task is to end.
+        """
+        self.has_discarded = False
+        await receive_discarded(task)
 
     def seconds_in_call(self, task: asyncio.Task[Any]) -> float | None:
         """Return how long a call has been running; None if it has no deadline, or has ended."""

@@ -127,6 +127,8 @@ class Endpoint:
             outcome = self._returned(task, value)
         except BaseException as error:
             outcome = self._failed(task, error)
+        if self._deadlines.has_discarded:
+            await self._deadlines.receive_discarded(task)
         return self._decided(delivery, outcome)
 
     async def process_batch(self, deliveries: Sequence[Delivery]) -> list[Outcome]:
@@ -195,9 +197,12 @@ class Endpoint:
         """Call the method with a batch."""
         task = self._deadlines.begin()
         try:
-            return self._returned(task, await self._isolated(deliveries, (items,), {}))
+            outcome = self._returned(task, await self._isolated(deliveries, (items,), {}))
         except BaseException as error:
-            return self._failed(task, error)
+            outcome = self._failed(task, error)
+        if self._deadlines.has_discarded:
+            await self._deadlines.receive_discarded(task)
+        return outcome
 
     def _isolated(
         self,
@@ -282,8 +287,8 @@ class Endpoint:
             failure = self._interrupted(late)
             failure.__cause__ = error
             return Outcome(self._action_for(failure), failure)
-        if isinstance(error, GeneratorExit):
-            raise error
+        if isinstance(error, GeneratorExit) and asyncio.current_task(self._loop) is not task:
+            raise error  # The coroutine of a task that never ended is closed.
         if isinstance(error, MemoryError) or not isinstance(error, Exception):
             text = f"{self.name}: handle raised {type(error).__name__}: {error}"
             raise HandlerExit(text) from error

@@ -285,7 +285,7 @@ class RequestFailed(RequestError):
         0 if the problem has no valid status.
         """
         found = self.problem.get("status")
-        return found if type(found) is int else 0
+        return found if type(found) is int and 100 <= found <= 599 else 0
 
     @property
     def title(self) -> str:

@@ -81,11 +81,36 @@ def is_meant_to_end(task: "asyncio.Task[Any]", error: BaseException | None = Non
     return not ours
 
 
-def discard_cancellations(task: "asyncio.Task[Any]") -> None:
-    """Undo the cancellations by code inside a task, unless the task is to end."""
-    if _protected.get(task):
-        while task.uncancel():
-            pass
+def discard_cancellations(task: "asyncio.Task[Any]") -> bool:
+    """Undo the cancellations by code inside a task, unless the task is to end.
+
+    Returns:
+        Whether it has undone them. One that has not arrived yet will: see `receive_discarded`.
+    """
+    if not _protected.get(task):
+        return False
+    while task.uncancel():
+        pass
+    return True
+
+
+async def receive_discarded(task: "asyncio.Task[Any]") -> None:
+    """Let a cancellation arrive that was discarded before its task received it.
+
+    Code that cancels its own task, and then awaits nothing, has not received it. Up to Python 3.12,
+    `uncancel` does not prevent that it arrives at the next await, whatever that waits for.
+
+    Args:
+        task: The current one.
+
+    Raises:
+        asyncio.CancelledError: The task is to end.
+    """
+    try:
+        await asyncio.sleep(0)
+    except asyncio.CancelledError:
+        if is_meant_to_end(task):
+            raise
 
 
 class Deadline:

@@ -23,9 +23,12 @@ from workerkit import (
     Reject,
 )
 from workerkit.amqp.acks import Acks
+from workerkit.delivery import Outcome
 from workerkit.endpoint import Endpoint
+from workerkit.errors import HandlerExit
 from workerkit.options import Options
 from workerkit.signature import ArgumentSource, Signature
+from workerkit.tasks import protect
 
 
 def message(raw: bytes = b"1") -> AMQPMessage[Any]:
@@ -245,6 +248,72 @@ async def test_cancelled_from_inside() -> None:
 
     assert isinstance(outcome.error, HandlerCancelled)
     assert outcome.action is Action.REQUEUE
+
+
+@pytest.mark.parametrize("error", [None, ValueError("sold out")])
+@pytest.mark.parametrize("batch", [False, True])
+async def test_a_handler_that_cancels_its_own_task_at_its_end(
+    error: Exception | None, batch: bool
+) -> None:
+    """The cancellation ends with the call: it does not interrupt what its worker does next."""
+
+    async def cancel_itself() -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        if error is not None:
+            raise error
+
+    async def handle(self: object, body: int) -> None:
+        await cancel_itself()
+
+    async def handle_batch(self: object, bodies: list[int]) -> None:
+        await cancel_itself()
+
+    async def work() -> Outcome:
+        task = asyncio.current_task()
+        assert task is not None
+        protect(task)
+        if batch:
+            [outcome] = await endpoint(handle_batch).process_batch([message()])
+        else:
+            outcome = await endpoint(handle).process(message())
+        await asyncio.sleep(0)
+        assert task.cancelling() == 0
+        return outcome
+
+    outcome = await asyncio.create_task(work())
+
+    assert outcome.error is error
+    assert outcome.action is (Action.ACK if error is None else Action.REQUEUE)
+
+
+async def test_a_generator_exit_names_the_consumer() -> None:
+    """Raised by a handler, it ends the process like other exceptions that are no `Exception`."""
+
+    async def handle(self: object, body: int) -> None:
+        raise GeneratorExit("odd")
+
+    with pytest.raises(HandlerExit, match="Each: handle raised GeneratorExit: odd"):
+        await endpoint(handle).process(message())
+
+
+async def test_a_call_that_is_closed() -> None:
+    """A call whose loop ended before it passes the `GeneratorExit` of its coroutine on."""
+    seen: list[type[BaseException]] = []
+
+    async def handle(self: object, body: int) -> None:
+        try:
+            await asyncio.Event().wait()
+        except BaseException as error:
+            seen.append(type(error))
+            raise
+
+    call = endpoint(handle).process(message(), asyncio.create_task(asyncio.sleep(0)))
+    call.send(None)
+    call.close()
+
+    assert seen == [GeneratorExit]
 
 
 async def test_parameters_of_the_container() -> None:

@@ -35,7 +35,7 @@ from workerkit.errors import (
 )
 from workerkit.problem_details import PROBLEM
 from workerkit.reading import body_reader
-from workerkit.safe_text import escape, excerpt
+from workerkit.safe_text import excerpt, one_line
 from workerkit.tasks import Deadline
 
 log = logging.getLogger(__name__)
@@ -235,7 +235,7 @@ def encode_request(
     raw, properties = outgoing.encode_message(
         body,
         {**headers, **ours},
-        expiration=min(timeout, timeout if expiration is None else expiration),
+        expiration=timeout if expiration is None else min(expiration, timeout),
         **of_message,
         codecs=codecs,
     )
@@ -303,5 +303,7 @@ def _failed(where: str, problem: Mapping[str, Any]) -> RequestFailed:
     words = (str(failed.status or ""), failed.title)
     summary = " ".join(each for each in words if each) or "a problem"
     detail = f": {failed.detail}" if failed.detail else ""
-    text = f"{where}: {excerpt(escape(summary + detail), _LONGEST_TEXT)}"
+    # Truncated before, too: to escape megabytes takes seconds, and doubles what is left.
+    text = one_line(excerpt(summary + detail, _LONGEST_TEXT))
+    text = f"{where}: {excerpt(text, _LONGEST_TEXT)}"
     return RequestFailed(text, problem)
