@@ -41,8 +41,9 @@ class Endpoint:
         on_invalid: The action for an invalid body; `handle` is not called.
         retry: If given, decides about failures instead of *on_exception*.
         method: The name of the method, which these texts call `handle`.
-        inherits: Calls see the context variables of their caller, such as those that a middleware
-            has set; otherwise those at the creation of the endpoint.
+        inherits: Each call is made in a task of its own, and sees the context variables of that
+            task, such as those that a middleware has set; otherwise those at the creation of the
+            endpoint.
     """
 
     def __init__(
@@ -90,7 +91,7 @@ class Endpoint:
             )
         self._carry: Callable[[Context], None] | None = None
         self._context = None if inherits else copy_context()
-        self._isolates = inherits or self._intercepted is not None
+        self._isolates = self._intercepted is not None
 
     async def process(self, delivery: Delivery, task: "asyncio.Task[Any] | None" = None) -> Outcome:
         """Call `handle` and decide what becomes of *delivery*; settle nothing.
@@ -112,6 +113,9 @@ class Endpoint:
         try:
             if self._isolates:
                 value = await self._isolated(delivery, args, kwargs)
+            elif self._context is None:
+                current_call.set((self.name, delivery))
+                value = await self._handle(*args, **kwargs)
             else:
                 token, context = current_call.set((self.name, delivery)), copy_context()
                 try:

@@ -137,7 +137,7 @@ async def test_h1_a_header_that_is_not_text(name: str) -> None:
 
 
 async def test_h1_an_id_cannot_add_a_header() -> None:
-    """Whatever value a middleware sets; what a view sets ends with its call."""
+    """Whatever value a view or a middleware sets."""
 
     class Own(Heads):
         async def get(self, request: web.Request) -> web.Response:
