@@ -402,9 +402,12 @@ async def test_r5_a_cancelled_request_is_forgotten(
 ) -> None:
     """Its late reply is ignored, at DEBUG, and others are answered."""
     caplog.set_level(logging.DEBUG, "workerkit.amqp.requests")
+    confirms = Confirmed()
     async with running(url, Held), publishing(url) as publisher:
+        publisher.observers = [confirms]
         cancelled = asyncio.create_task(publisher.request(b"x", "prices"))
-        await eventually(lambda: Held.running == 1)
+        # Before the confirm, it would close the channel of a first publish, and its reply be lost.
+        await eventually(lambda: (Held.running, confirms.count) == (1, 1))
         cancelled.cancel()
         with pytest.raises(asyncio.CancelledError):
             await cancelled

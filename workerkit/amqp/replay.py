@@ -32,6 +32,7 @@ from workerkit.errors import ConnectionLost
 ProcessMessage = Callable[[AMQPMessage[Any]], Awaitable[None]]
 
 _NO_LIMIT = -1
+_REQUEUE_POLL = 0.1
 
 
 class Browser:
@@ -102,8 +103,22 @@ async def browse_queue(
             yield Browser(channel, queue, count, await _max_returns(session, queue), copy)
             # From RabbitMQ 4.3 on this does not increase the counts; closing the channel would.
             channel.acks.nack_all()
+            with suppress(ConnectionLost):
+                await _wait_for_requeue(channel, queue, count)
     finally:
         await session.close()
+
+
+async def _wait_for_requeue(channel: Channel, queue: str, count: int) -> None:
+    """Wait until a queue has its messages again, so that what reads it next finds all of them.
+
+    RabbitMQ requeues some thousand messages in a second. Others may consume them meanwhile: then
+    the number of messages does not grow any more.
+    """
+    before, ready = -1, await channel.count(queue)
+    while before < ready < count:
+        await asyncio.sleep(_REQUEUE_POLL)
+        before, ready = ready, await channel.count(queue)
 
 
 async def _max_returns(session: Session, queue: str) -> int:
