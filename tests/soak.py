@@ -228,8 +228,13 @@ class Soak:
         return True
 
     def _at_rest(self) -> bool:
-        """Return whether no message is anywhere, and every consumer is there once."""
+        """Return whether no message is anywhere, and every consumer is there once.
+
+        No channel is being opened or closed either.
+        """
         assert self._runner.ready
+        running = [getattr(task.get_coro(), "__qualname__", "") for task in asyncio.all_tasks()]
+        assert "Channel.rpc" not in running, running
         for name, queue in self._rabbit.queues(self._vhost).items():
             assert queue == QueueState(0, 0, int(name in QUEUES)), name
         return True
