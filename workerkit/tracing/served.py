@@ -134,7 +134,7 @@ class ServedRequest:
             names.USER_AGENT: details.user_agent,
         }
         return {
-            name: _valid(value) if isinstance(value, str) else value
+            name: text_attribute(value) if isinstance(value, str) else value
             for name, value in found.items()
             if value
         }
@@ -147,8 +147,3 @@ def _host(header: str) -> tuple[str, int | None]:
         return header.strip("[]"), None
     number = int(port) if port.isascii() and port.isdigit() and len(port) <= 5 else None
     return host.strip("[]"), number
-
-
-def _valid(text: str) -> str:
-    """Return a text that exporters can encode, not too long."""
-    return (text_attribute(text) or "").encode(errors="replace").decode()

@@ -68,8 +68,12 @@ class SpanBlock:
         except Exception as error:
             self._recorder.report(error)
 
-    def end(self, error: BaseException | None) -> None:
-        """End the span."""
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
         if self._token is not None:
             detach(self._token)
         if self._span is not None:
@@ -91,14 +95,6 @@ class MessageSpan(SpanBlock):
         self.begin()
         return self.carrier
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.end(error)
-
 
 class RequestSpan(SpanBlock):
     """A block that gets the span itself, to note the response."""
@@ -106,14 +102,6 @@ class RequestSpan(SpanBlock):
     def __enter__(self) -> Self:
         self.begin()
         return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.end(error)
 
 
 class OpenTelemetryTracing:
