@@ -47,7 +47,7 @@ def not_entered(provider: "providers.Provider[Any]", wanted: Any) -> str | None:
         wanted: The class that the parameter is annotated with. A parameter that is annotated as an
             iterator or a context manager gets it as it is.
     """
-    provider = _effective(provider)
+    provider = effective(provider)
     target = _target_of(provider)
     if target is None or wanted in _MANAGERS or is_iterated(wanted):
         return None
@@ -90,7 +90,7 @@ def _not_per_call(target: Any) -> str:
 
 def not_iterated(provider: "providers.Provider[Any]", wanted: Any) -> str | None:
     """Return why a parameter would get a raw generator, and what to write; else None."""
-    target = _target_of(_effective(provider))
+    target = _target_of(effective(provider))
     if is_iterated(wanted):
         return None
     kind = "asynchronous " if inspect.isasyncgenfunction(target) else ""
@@ -108,7 +108,7 @@ def is_iterated(wanted: Any) -> bool:
     return wanted in _ITERATED
 
 
-def _effective(provider: "providers.Provider[Any]") -> "providers.Provider[Any]":
+def effective(provider: "providers.Provider[Any]") -> "providers.Provider[Any]":
     """Return the provider that is called: the last override, or the provider itself."""
     while provider.last_overriding is not None:
         provider = provider.last_overriding
@@ -128,7 +128,7 @@ def _creates(provider: "providers.Provider[Any]") -> bool:
 
     The value of a context variable was created, and entered, by the code that has set it.
     """
-    provides = getattr(_effective(provider), "provides", None)
+    provides = getattr(effective(provider), "provides", None)
     reads_context = isinstance(getattr(provides, "__self__", None), ContextVar)
     return isinstance(provider, PER_CALL) and not reads_context
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from dependency_injector import containers, providers
 
-from workerkit.app.injection import Injector, is_marker, marked
+from workerkit.app.injection import Injector, effective, is_marker, marked
 from workerkit.consumer import Consumer
 from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError
@@ -97,11 +97,10 @@ def _listed(container: containers.Container) -> Sequence[Any]:
     Raises:
         DeclarationError: It is no list.
     """
-    provider = container.providers.get("interceptors")
-    while provider is not None and provider.last_overriding is not None:
-        provider = provider.last_overriding
-    if provider is None:
+    declared = container.providers.get("interceptors")
+    if declared is None:
         return ()
+    provider = effective(declared)
     if isinstance(provider, providers.List):
         return tuple(provider.args)
     if isinstance(provider, providers.Object) and isinstance(found := provider(), list | tuple):
