@@ -163,8 +163,6 @@ class AMQPTransport:
         Publishes with the container's publisher wait within their own deadline until each queue of
         their connection was tried.
         """
-        for each in declared:
-            self._note_replies(each)
         self._open([_amqp_options(each.options) for each in declared], context)
         waiting = (each.wait_for_start() for each in self._preparations.values())
         with suppress(TimeoutError):
