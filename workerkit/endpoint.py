@@ -166,7 +166,7 @@ class Endpoint:
     ) -> None:
         """Make transports call other functions instead of `process` and `process_batch`.
 
-        A transport that is not wrapped pays nothing, not even for a check.
+        An endpoint that is not wrapped pays nothing, not even for a check.
 
         Args:
             carry: Called with the context of each call that runs in one of its own.
