@@ -651,9 +651,20 @@ class Fields(logging.Handler):
         self.records.append(record)
 
 
-async def test_log_records_and_correlation() -> None:
+log = logging.getLogger("tests.interceptors")
+
+
+@pytest.fixture
+def logged() -> Iterator[Fields]:
+    """A handler that has the records of `log`."""
+    handler = Fields()
+    log.addHandler(handler)
+    yield handler
+    log.removeHandler(handler)
+
+
+async def test_log_records_and_correlation(logged: Fields) -> None:
     """Each record of a call names its message, and what it publishes carries the correlation id."""
-    log = logging.getLogger("tests.interceptors")
 
     class First(AMQPConsumer):
         queues = ["q"]
@@ -675,15 +686,10 @@ async def test_log_records_and_correlation() -> None:
         async def handle(self, messages: list[int]) -> None:
             log.warning("third")
 
-    handler = Fields()
-    log.addHandler(handler)
-    try:
-        async with running(Quiet(), packages=[package_of(First, Second, Third)]) as app:
-            await app.publish(1, "q", message_id="m1")
-            await app.idle()
-    finally:
-        log.removeHandler(handler)
-    first, second, third = (vars(each) for each in handler.records)
+    async with running(Quiet(), packages=[package_of(First, Second, Third)]) as app:
+        await app.publish(1, "q", message_id="m1")
+        await app.idle()
+    first, second, third = (vars(each) for each in logged.records)
     assert (first["consumer"], first["message_id"]) == ("First", "m1")
     assert "correlation_id" not in first
     assert (second["consumer"], second["correlation_id"]) == ("Second", "m1")
@@ -691,9 +697,8 @@ async def test_log_records_and_correlation() -> None:
     assert "message_id" not in third
 
 
-async def test_the_correlation_id_goes_through_a_request() -> None:
+async def test_the_correlation_id_goes_through_a_request(logged: Fields) -> None:
     """A request has an id of its own; its handler logs and hands on that of the conversation."""
-    log = logging.getLogger("tests.interceptors")
     found: list[str | None] = []
 
     class Asking(AMQPConsumer):
@@ -717,15 +722,10 @@ async def test_the_correlation_id_goes_through_a_request() -> None:
         async def handle(self, message: AMQPMessage[int]) -> None:
             found.append(message.correlation_id)
 
-    handler = Fields()
-    log.addHandler(handler)
-    try:
-        async with running(Quiet(), packages=[package_of(Asking, Answering, Last)]) as app:
-            await app.publish(1, "q", correlation_id="order-7")
-            await app.idle()
-    finally:
-        log.removeHandler(handler)
-    assert vars(handler.records[0])["correlation_id"] == "order-7"
+    async with running(Quiet(), packages=[package_of(Asking, Answering, Last)]) as app:
+        await app.publish(1, "q", correlation_id="order-7")
+        await app.idle()
+    assert vars(logged.records[0])["correlation_id"] == "order-7"
     assert found == ["order-7"]
 
 
