@@ -16,7 +16,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .PHONY: help test unit coverage lint types test-rabbitmq test-cluster test-clients test-oldest \
-	test-pythons demo soak install rabbitmq redis clean
+	test-pythons demo docs soak install rabbitmq redis postgresql chromium node clean
 
 help:
 	@echo "make test    all that CI runs: style, types and all tests, with a real RabbitMQ"
@@ -36,14 +36,14 @@ help:
 	@echo "PYTHON=$(PYTHON) chooses the interpreter (3.11 or newer) of a new .venv;"
 	@echo "ARGS=... are arguments for pytest; WORKERS=$(WORKERS) processes run the tests."
 
-test: lint types rabbitmq redis
+test: lint types rabbitmq redis postgresql chromium node
 	@$(BIN)/python -m tests.suites $(RETRY) --workers $(WORKERS) -- $(ARGS)
 
 unit: $(INSTALLED)
 	@$(BIN)/pytest --quiet --numprocesses auto --dist worksteal tests/unit $(ARGS)
 
 # The figures are printed even if a test fails. Without ARGS, the tests need RabbitMQ.
-coverage: $(if $(ARGS),$(INSTALLED),rabbitmq redis)
+coverage: $(if $(ARGS),$(INSTALLED),rabbitmq redis postgresql chromium node)
 	@$(BIN)/coverage erase
 	@$(BIN)/coverage run -m pytest --quiet --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder $(ARGS); \
 		code=$$?; $(BIN)/coverage combine --quiet && $(BIN)/coverage html --quiet \
@@ -103,7 +103,7 @@ test-oldest: .venv-oldest/.installed
 # pyenv runs only the versions that this variable selects: all.
 test-pythons: export PYENV_VERSION := $(shell pyenv versions --bare 2>/dev/null | paste -sd: -)
 # One after another; a failure on one does not stop the others.
-test-pythons: rabbitmq redis
+test-pythons: rabbitmq redis postgresql chromium node
 	@failed=; for version in $(PYTHONS); do \
 		if ! python$$version -c '' 2>/dev/null; then \
 			echo "Python $$version: not found"; continue; fi; \
@@ -135,6 +135,21 @@ rabbitmq: $(INSTALLED)
 redis: $(INSTALLED)
 	@.ci/need redis-server $(BIN)/python -c \
 		'import sys; from tests.redis_server import missing; sys.exit(missing())'
+
+postgresql: $(INSTALLED)
+	@.ci/need postgresql $(BIN)/python -c \
+		'import sys; from tests.postgresql_server import missing; sys.exit(missing())'
+
+chromium:
+	@.ci/need chromium which chromium
+
+# The parsers of OpenAPI and AsyncAPI that check our documents are written in JavaScript.
+node: .ci/node/node_modules/.installed
+
+.ci/node/node_modules/.installed: .ci/node/package-lock.json
+	@.ci/need npm which npm
+	@npm ci --ignore-scripts --prefix .ci/node --no-audit --no-fund --loglevel error
+	@touch $@
 
 $(INSTALLED): setup.cfg setup.py | $(BIN)/python
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --retries 10 \

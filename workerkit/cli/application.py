@@ -10,7 +10,7 @@ from typing import Any
 from dependency_injector import containers
 from pydantic import SecretStr, ValidationError
 
-from workerkit.app.assembly import settings_source
+from workerkit.app.assembly import Assembly, settings_source
 from workerkit.app.discovery import describe_import_failure
 from workerkit.config.broker_url import DEFAULT_PORTS
 from workerkit.config.connections import AMQPSettings
@@ -18,7 +18,8 @@ from workerkit.config.load import load_settings
 from workerkit.config.settings import DEFAULT_CONNECTION, WorkerSettings
 from workerkit.container import WorkerContainer
 from workerkit.describe import describe_raised
-from workerkit.errors import ConfigurationError, DeclarationError
+from workerkit.errors import ConfigurationError, DeclarationError, StartError
+from workerkit.runner import Runner
 
 
 def load_container(package: str, container: str | None) -> containers.Container:
@@ -161,3 +162,30 @@ def _checked(name: str, instance: Any) -> containers.Container:
         raise DeclarationError(f"{name} is not a WorkerContainer: it has no {', '.join(missing)}")
     container: containers.Container = instance
     return container
+
+
+def assembled(package: str, container: str | None) -> Assembly:
+    """Return what the package declares, checked without opening a connection.
+
+    Raises:
+        StartError: With every fault.
+    """
+    return Runner(loaded(package, container), packages=[package]).assemble()
+
+
+def loaded(package: str, container: str | None) -> Any:
+    """Return the container; if it cannot be created, report modules that fail to import as well."""
+    try:
+        return load_container(package, container)
+    except StartError as error:
+        try:
+            Runner(WorkerContainer(), packages=[package]).assemble()
+        except StartError as more:
+            own = f"cannot import {(container or f'{package}.container').partition(':')[0]}:"
+            imports = [
+                each
+                for each in more.faults
+                if each.startswith("cannot import") and not each.startswith(own)
+            ]
+            raise DeclarationError(*error.faults, *imports) from error
+        raise

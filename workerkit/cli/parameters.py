@@ -21,6 +21,7 @@ from workerkit.safe_text import escape_lines, mask_passwords, without_credential
 # Newer versions of typer have a copy of click, older ones import it.
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
+Package = Annotated[str, typer.Argument(help="The package with the consumers.")]
 Container = Annotated[
     str | None,
     typer.Option(
