@@ -1,34 +1,55 @@
-"""Fixtures: the container with an empty repository and an event stream that the test controls."""
+"""Fixtures: an empty database, and the container of the shop that uses it."""
 
+import os
 from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
 
 import pytest
 from pydantic import SecretStr
+from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
 
 from shop.container import Container
+from shop.database import Sessions, open_engine
+from shop.models import Base
 from shop.orders import OrderRepository
 from shop.settings import Settings
-from workerkit import SSESettings
-from workerkit.testing import SSEServer, override, sse_server
+from workerkit.testing import override
 
 
 @pytest.fixture
-async def stream() -> AsyncIterator[SSEServer]:
-    """A server that replaces the shop's stream of booked orders."""
-    async with sse_server() as server:
-        yield server
+def settings(tmp_path: Path) -> Settings:
+    """Settings with a database of SQLite, or the one that TEST_DATABASE_URL names."""
+    url = os.environ.get("TEST_DATABASE_URL", f"sqlite:///{tmp_path / 'shop.db'}")
+    return Settings(database_url=SecretStr(url), largest_quantity=10)
 
 
 @pytest.fixture
-def orders() -> OrderRepository:
-    """An empty repository."""
-    return OrderRepository({})
+async def sessions(settings: Settings) -> AsyncIterator[Sessions]:
+    """Sessions with that database; its tables are emptied afterwards."""
+    async with asynccontextmanager(open_engine)(settings) as engine:
+        yield async_sessionmaker(engine)
+        async with engine.begin() as connection:
+            for table in Base.metadata.sorted_tables:
+                await connection.execute(table.delete())
 
 
 @pytest.fixture
-def container(stream: SSEServer, orders: OrderRepository) -> Iterator[Container]:
-    """The shop's container with both of them instead of its own."""
+async def session(sessions: Sessions) -> AsyncIterator[AsyncSession]:
+    """One of these sessions."""
+    async with sessions() as session:
+        yield session
+
+
+@pytest.fixture
+def orders(session: AsyncSession) -> OrderRepository:
+    """The repository in that session."""
+    return OrderRepository(session)
+
+
+@pytest.fixture
+def container(settings: Settings, sessions: Sessions) -> Iterator[Container]:
+    """The container of the shop, with that database."""
     container = Container()
-    settings = Settings(sse={"shop": SSESettings(url=SecretStr(stream.url))})
-    with override(container, settings=settings, orders=orders):
+    with override(container, settings=settings):
         yield container

@@ -1,53 +1,65 @@
-"""Tests of the HTTP views: real requests, and an in-process broker."""
+"""Tests of the HTTP views, without the framework and with real requests."""
 
 import pytest
 from aiohttp import web
 
-from shop.consumers.views import OrderView, PlaceOrder
+from shop.consumers.views import OrderView
 from shop.container import Container
 from shop.orders import Order, OrderRepository
-from workerkit import PublishTimeout, Retry
-from workerkit.testing import FakePublisher, build, override, running
+from shop.settings import Settings
+from workerkit.testing import running
+
+TEA = Order(id=1, item="tea", quantity=3)
+VIEWS = ["OrderList", "OrderView", "Page"]
 
 
-async def test_an_order_over_http(container: Container) -> None:
-    """An order is accepted, published and booked, and can be read."""
-    async with running(container, packages=["shop"]) as app:
-        placed = await app.http.post("/orders", json=Order(id=1, item="tea"))
-        await app.idle()
-        shown = await app.http.get("/orders/1")
-        missing = await app.http.get("/orders/2")
-
-    assert placed.status == 202
-    assert (shown.status, shown.json()) == (200, {"id": 1, "item": "tea", "quantity": 1})
-    assert missing.status == 404
-
-
-async def test_an_invalid_order(container: Container) -> None:
-    """The response names the wrong field, and nothing is published."""
-    publisher = FakePublisher()
-
-    with override(container, publisher=publisher):
-        async with running(container, packages=["shop"], only=["PlaceOrder"]) as app:
-            response = await app.http.post("/orders", json={"id": 1, "item": "tea", "quantity": 0})
-
-    assert response.status == 422
-    assert [each["name"] for each in response.json()["errors"]] == ["quantity"]
-    assert publisher.published == []
-
-
-async def test_an_order_while_publishing_fails(container: Container) -> None:
-    """The client is asked to retry later."""
-    publisher = FakePublisher()
-    publisher.error = PublishTimeout("the broker does not respond")
-
-    with override(container, publisher=publisher), pytest.raises(Retry) as raised:
-        await build(PlaceOrder, container).post(Order(id=1, item="tea"))
-
-    assert raised.value.after == 5
-
-
-async def test_a_missing_order() -> None:
+async def test_a_missing_order(settings: Settings, orders: OrderRepository) -> None:
     """A view is a class, and a test can call its methods."""
     with pytest.raises(web.HTTPNotFound):
-        await OrderView(OrderRepository({})).get(1)
+        await OrderView(settings).get(1, orders)
+
+
+async def test_an_order_that_is_booked_at_once(container: Container) -> None:
+    """It can be read; a repeated request changes nothing."""
+    async with running(container, packages=["shop"], only=VIEWS) as app:
+        booked = await app.http.put("/orders/1", json=TEA)
+        again = await app.http.put("/orders/1", json={**TEA.model_dump(), "quantity": 4})
+        shown = (await app.http.get("/orders/1")).json()
+        missing = await app.http.get("/orders/2")
+
+    assert (booked.status, again.status, missing.status) == (201, 201, 404)
+    assert Order.model_validate(shown) == TEA
+    assert set(shown) == {"id", "item", "quantity", "number", "booked_at"}
+
+
+async def test_the_latest_orders(container: Container) -> None:
+    """The newest comes first."""
+    async with running(container, packages=["shop"], only=VIEWS) as app:
+        for number in (3, 1, 2):
+            await app.http.put(f"/orders/{number}", json=Order(id=number, item="tea"))
+        shown = await app.http.get("/orders?limit=2")
+
+    assert [each["id"] for each in shown.json()] == [2, 1]
+
+
+@pytest.mark.parametrize(
+    "change", [{"quantity": 0}, {"quantity": 11}, {"item": "a\u0000b"}, {"id": 2}, {"id": 2**60}]
+)
+async def test_an_order_that_is_refused(container: Container, change: dict[str, object]) -> None:
+    """A wrong value, a quantity above the limit, and another id than in the path."""
+    async with running(container, packages=["shop"], only=VIEWS) as app:
+        response = await app.http.put("/orders/1", json={**TEA.model_dump(), **change})
+        shown = await app.http.get("/orders")
+
+    assert response.status == 422
+    assert shown.json() == []
+
+
+async def test_the_page(container: Container) -> None:
+    """The page is served, and loads nothing from elsewhere."""
+    async with running(container, packages=["shop"], only=VIEWS) as app:
+        page = await app.http.get("/")
+
+    assert page.headers["Content-Type"] == "text/html; charset=utf-8"
+    assert "http://" not in page.text
+    assert "https://" not in page.text

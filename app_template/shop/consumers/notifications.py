@@ -1,7 +1,11 @@
 """Handle the events of booked orders."""
 
-from shop.orders import Notifier, Order
+import logging
+
+from shop.orders import Order, OrderRepository
 from workerkit import RetryPolicy, SSEConsumer, SSEEvent
+
+log = logging.getLogger(__name__)
 
 
 class OrderBooked(SSEConsumer):
@@ -16,8 +20,8 @@ class OrderBooked(SSEConsumer):
     events = ["booked"]
     retry = RetryPolicy(delays=(0, 5, 60))
 
-    def __init__(self, notifier: Notifier) -> None:
-        self.notifier = notifier
-
-    async def handle(self, event: SSEEvent[Order]) -> None:
-        await self.notifier.notify(event.body)
+    async def handle(self, event: SSEEvent[Order], orders: OrderRepository) -> None:
+        # The note is committed after the e-mail was sent. If the process dies in between, the
+        # customer gets a second one; if the commit came first, the customer might get none.
+        if await orders.note_notification(event.body.id):
+            log.info("customer notified", extra={"order": event.body.id})  # Send an e-mail here.

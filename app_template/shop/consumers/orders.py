@@ -2,28 +2,27 @@
 
 from shop.orders import Order, OrderRepository
 from shop.settings import Settings
-from workerkit import AMQPConsumer, Reject, RetryPolicy
+from workerkit import AMQPConsumer, RetryPolicy
 
 
 class OrderPlaced(AMQPConsumer):
     """Books every order that the shop publishes.
 
-    If `handle` returns, the message is acknowledged. If it raises, the message is retried as
-    `retry` states, and then moved to the dead-letter queue `orders.dlq`. `Reject` and a body that
-    is not an `Order` move it there immediately. A parameter `message: AMQPMessage[Order]` would get
-    the headers, the queue, and whether the message was redelivered.
+    If `handle` returns, the order is committed and announced, and then the message is
+    acknowledged. If it raises, the message is retried as `retry` states, and then moved to the
+    dead-letter queue `orders.dlq`. `Reject` and a body that is not an `Order` move it there
+    immediately. A parameter `message: AMQPMessage[Order]` would get the headers, the queue, and
+    whether the message was redelivered.
     """
 
     queues = ["orders", "orders/priority"]
-    concurrency = 16
+    concurrency = 8  # A call uses one of the 15 connections of the database's pool.
     timeout = 30.0
     retry = RetryPolicy(delays=(0, 5, 60))
 
-    def __init__(self, orders: OrderRepository, settings: Settings) -> None:
-        self.orders = orders
+    def __init__(self, settings: Settings) -> None:
         self.largest = settings.largest_quantity
 
-    async def handle(self, order: Order) -> None:
-        if order.quantity > self.largest:
-            raise Reject(f"the quantity {order.quantity} is too large")
-        await self.orders.add(order)
+    async def handle(self, order: Order, orders: OrderRepository) -> None:
+        order.check(self.largest)
+        await orders.book(order)

@@ -1,85 +1,58 @@
-"""Handle HTTP requests."""
+"""Show and book orders over HTTP, and serve the page of the shop."""
 
-import asyncio
+from pathlib import Path
 from typing import Annotated
 
 from aiohttp import web
-from pydantic import BaseModel
+from pydantic import Field
 
-from shop.orders import Order, OrderRepository
-from workerkit import Header, HTTPView, Publisher, PublishError, Retry
-
-
-class Accepted(BaseModel):
-    """The response to an order that was published."""
-
-    message_id: str
+from shop.orders import BookedOrder, Number, Order, OrderRepository
+from shop.settings import Settings
+from workerkit import HTTPView, Reject
 
 
-class PlaceOrder(HTTPView):
-    """Accepts orders."""
+class OrderList(HTTPView):
+    """The booked orders."""
 
     routes = ["/orders"]
-    status = 202
 
-    def __init__(self, publisher: Publisher) -> None:
-        self.publisher = publisher
-
-    async def post(self, order: Order) -> Accepted:
-        """Place an order.
-
-        The response is sent when RabbitMQ has confirmed the message; `OrderPlaced` books the order.
-        If RabbitMQ does not confirm it, the response is a 503 with `Retry-After`.
-        """
-        try:
-            message_id = await self.publisher.publish(order, "orders")
-        except PublishError as error:
-            raise Retry("orders cannot be accepted at the moment", after=5) from error
-        return Accepted(message_id=message_id)
+    async def get(
+        self, orders: OrderRepository, limit: Annotated[int, Field(ge=1, le=100)] = 20
+    ) -> list[BookedOrder]:
+        """Show the latest orders, the newest first."""
+        return await orders.latest(limit)
 
 
 class OrderView(HTTPView):
-    """Shows booked orders."""
+    """Single orders."""
 
     routes = ["/orders/{order_id}"]
+    status = {"put": 201}
 
-    def __init__(self, orders: OrderRepository) -> None:
-        self.orders = orders
+    def __init__(self, settings: Settings) -> None:
+        self.largest = settings.largest_quantity
 
-    async def get(self, order_id: int) -> Order:
-        """Show one order."""
-        order = await self.orders.find(order_id)
+    async def get(self, order_id: Number, orders: OrderRepository) -> BookedOrder:
+        """Show an order."""
+        order = await orders.find(order_id)
         if order is None:
             raise web.HTTPNotFound
         return order
 
+    async def put(self, order_id: Number, order: Order, orders: OrderRepository) -> None:
+        """Book an order at once; a client that got no response may repeat the request."""
+        if order.id != order_id:
+            raise Reject(f"the order has the id {order.id}, the path {order_id}")
+        order.check(self.largest)
+        await orders.book(order)
 
-class BookedOrders(HTTPView):
-    """Streams booked orders as Server-Sent Events."""
 
-    routes = ["/booked"]
-    timeout = None
+class Page(HTTPView):
+    """The page of the shop, which shows orders as they are booked."""
 
-    def __init__(self, orders: OrderRepository) -> None:
-        self.orders = orders
+    routes = ["/"]
+    html = Path(__file__).with_name("page.html").read_text()
 
-    async def get(
-        self, request: web.Request, last_event_id: Annotated[str, Header] = ""
-    ) -> web.StreamResponse:
-        """Stream all orders, or those after the last event that the client received."""
-        response = web.StreamResponse(headers={"Content-Type": "text/event-stream"})
-        await response.prepare(request)
-        number = self.orders.position(last_event_id)
-        while True:
-            try:
-                async with asyncio.timeout(15.0):
-                    orders = await self.orders.after(number)
-            except TimeoutError:
-                # A comment, so that clients do not take silence for a lost connection.
-                await response.write(b": nothing new\n\n")
-                continue
-            for order in orders:
-                number += 1
-                data = order.model_dump_json()
-                lines = f"id: {self.orders.id}-{number}\nevent: booked\ndata: {data}\n\n"
-                await response.write(lines.encode())
+    async def get(self) -> web.Response:
+        """Show the page."""
+        return web.Response(text=self.html, content_type="text/html")
