@@ -73,7 +73,7 @@ def test_a_directory_of_ones_own(tmp_path: Path) -> None:
         ("json", "json is a module of Python's standard library"),
         ("test", "test is a module of Python's standard library"),
         ("tests", "the project has another tests"),
-        ("dependency-injector", "the package dependency_injector of dependency-injector is inst"),
+        ("dependency-injector", "a package dependency_injector is installed"),
         ("workerkit", "the project depends on workerkit"),
         ("sqlalchemy", "the project depends on sqlalchemy"),
         ("My Orders", "such as my-orders"),

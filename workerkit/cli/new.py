@@ -7,7 +7,7 @@ import shutil
 import sys
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from importlib.metadata import packages_distributions
+from importlib.machinery import PathFinder
 from itertools import chain
 from pathlib import Path
 from secrets import token_hex
@@ -174,25 +174,31 @@ def _refused(name: str, template: Path) -> str:
         return (
             f"the name {name!r} has {len(name)} characters; at most {MAX_NAME_LENGTH} are possible"
         )
-    package = package_of(name)
-    reason = next((text for taken, text in _taken(template) if package == taken), "")
+    reason = _conflict(package_of(name), template)
     return f"the name {name!r} is not possible: {reason}; choose another one" if reason else ""
 
 
-def _taken(template: Path) -> Iterator[tuple[str, str]]:
-    """Return names that no package can have in a project, each with the reason."""
-    for each in keyword.kwlist:
-        yield each, f"{each} is a keyword of Python"
-    for each in (*sys.stdlib_module_names, "test"):
-        yield each, f"{each} is a module of Python's standard library"
-    for path in kept(template):
-        each, _, _ = path.parts[0].partition(".")
-        if each != TEMPLATE_PACKAGE:
-            yield each, f"the project has another {path.parts[0]}"
-    for each in _requirements(template):
-        yield each, f"the project depends on {each}"
-    for each, distributions in packages_distributions().items():
-        yield each, f"the package {each} of {distributions[0]} is installed"
+def _conflict(package: str, template: Path) -> str:
+    """Return what else has the name of a package; empty if nothing has."""
+    entries = {path.parts[0].partition(".")[0]: path.parts[0] for path in kept(template)}
+    if keyword.iskeyword(package):
+        return f"{package} is a keyword of Python"
+    # The module `test` is missing in the list.
+    if package in sys.stdlib_module_names or package == "test":
+        return f"{package} is a module of Python's standard library"
+    if package in _requirements(template):
+        return f"the project depends on {package}"
+    if package != TEMPLATE_PACKAGE and package in entries:
+        return f"the project has another {entries[package]}"
+    if _is_installed(package):
+        return f"a package {package} is installed"
+    return ""
+
+
+def _is_installed(package: str) -> bool:
+    """Return whether a package could be imported from elsewhere than the current directory."""
+    elsewhere = [each for each in sys.path if Path(each).resolve() != Path.cwd()]
+    return PathFinder.find_spec(package, elsewhere) is not None
 
 
 def _requirements(template: Path) -> Iterator[str]:
