@@ -11,6 +11,7 @@ from workerkit.cli.application import assembled
 from workerkit.cli.broker import serve
 from workerkit.cli.dead_letters import commands as dead_letters
 from workerkit.cli.listing import rows_of
+from workerkit.cli.new import new
 from workerkit.cli.parameters import Container, Group, Package, Traceback, faults
 from workerkit.cli.probe import probe
 from workerkit.cli.publish import publish
@@ -32,6 +33,7 @@ app = typer.Typer(
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(run)
 app.command()(publish)
+app.command()(new)
 
 
 @app.callback(invoke_without_command=True)
