@@ -45,8 +45,9 @@ ORDER = {
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
     " traced_connection event_types cursor stored_cursor receiver subscription transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
-    " signature slow_clients view return_type openapi response connection traced middleware"
-    " listener server receiver transport",
+    " upload form json_body auth verifier signature slow_clients view return_type schemas openapi"
+    " response etag cors connection form_reader traced middleware listener server receiver"
+    " transport",
     "embedded": "table clock memory errors heartbeat injected_faults methods properties message"
     " counting order behaviour arguments queue exchange x_death vhost outbox channel"
     " declaring publishing consuming dispatch frames broker handshake connection"

@@ -44,7 +44,10 @@ if TYPE_CHECKING:
         Unroutable,
         WorkerkitError,
     )
+    from workerkit.http.auth import APIKey, Basic, Bearer, Principal
+    from workerkit.http.form import Form
     from workerkit.http.parameters import Cookie, Header
+    from workerkit.http.upload import UploadFile
     from workerkit.http.view import HTTPView
     from workerkit.interceptor import Call, Interceptor
     from workerkit.observe import Settled
@@ -67,7 +70,10 @@ __all__ = [
     "AMQPConsumer",
     "AMQPMessage",
     "AMQPSettings",
+    "APIKey",
     "Action",
+    "Basic",
+    "Bearer",
     "Binding",
     "BrokerBlocked",
     "BrokerRefused",
@@ -81,6 +87,7 @@ __all__ = [
     "CursorStore",
     "DeclarationError",
     "Exchange",
+    "Form",
     "HTTPView",
     "HandlerCancelled",
     "HandlerTimeout",
@@ -91,6 +98,7 @@ __all__ = [
     "InvalidRequest",
     "MessageTooLarge",
     "PeriodicTask",
+    "Principal",
     "PublishError",
     "PublishOutcomeUnknown",
     "PublishRefused",
@@ -120,6 +128,7 @@ __all__ = [
     "StreamRefused",
     "UnknownMessageType",
     "Unroutable",
+    "UploadFile",
     "WorkerContainer",
     "WorkerSettings",
     "WorkerkitError",
@@ -145,7 +154,10 @@ _NAMES = {
         " RequestError RequestExpired RequestFailed RequestTimeout Retry RunError StartError"
         " StreamRefused UnknownMessageType Unroutable WorkerkitError"
     ),
+    "http.auth": "APIKey Basic Bearer Principal",
+    "http.form": "Form",
     "http.parameters": "Cookie Header",
+    "http.upload": "UploadFile",
     "http.view": "HTTPView",
     "interceptor": "Call Interceptor",
     "observe": "Settled",

@@ -65,7 +65,7 @@ def responses_of(returns: Any, **attributes: Any) -> dict[str, Any]:
     return {
         status: each
         for status, each in found.items()
-        if "application/problem+json" not in each.get("content", {})
+        if "application/problem+json" not in each.get("content", {}) and status != "4XX"
     }
 
 

@@ -2,9 +2,10 @@
 
 import json
 import logging
+import re
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
     AfterValidator,
@@ -44,6 +45,16 @@ def _ascending(bounds: Sequence[float]) -> Sequence[float]:
     return bounds
 
 
+def _origin(given: str) -> str:
+    """Return an origin in the form in which browsers send it."""
+    found = given.lower().removesuffix("/")
+    if found != "*" and not _ORIGIN.fullmatch(found):
+        text = "should be an origin, such as https://shop.example or https://*.shop.example"
+        raise PydanticCustomError("origin", text)
+    # Browsers omit the default port.
+    return found.removesuffix(":443" if found.startswith("https:") else ":80")
+
+
 def _json_object(given: Any) -> Any:
     try:
         found = json.loads(given) if isinstance(given, str) else given
@@ -55,6 +66,15 @@ def _json_object(given: Any) -> Any:
     return found
 
 
+# A wildcard stands for whole labels before at least two others: `https://*.com` would be anybody.
+_LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
+_ORIGIN = re.compile(
+    rf"https?://(?:\*\.{_LABEL}\.{_LABEL}(?:\.{_LABEL})*|{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])"
+    r"(?::[0-9]{1,5})?"
+)
+
+Origin = Annotated[str, AfterValidator(_origin)]
+Token = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Grace = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ListenPort = Annotated[int, Field(ge=0, le=65_535)]
@@ -100,8 +120,11 @@ class OpenAPISettings(BaseModel):
     Attributes:
         enabled: Whether `/openapi.json` and `/docs` are served.
         title: None uses the name of the package of the views.
-        version: Version of the application; None uses `__version__` of that package.
+        version: Version of the application; None uses `__version__` of that package, or the version
+            of the installed distribution of that name.
         description: Markdown.
+        license: An SPDX expression, such as `MIT`; `LicenseRef-Proprietary` for your own. None uses
+            that of the installed distribution.
         servers: URLs at which clients reach the views, if they differ from the document's URL.
         security_schemes: A Security Scheme Object for each name.
         security: Names of the schemes for every view that does not state its own.
@@ -113,6 +136,7 @@ class OpenAPISettings(BaseModel):
     title: str | None = None
     version: str | None = None
     description: str = ""
+    license: str | None = None
     servers: tuple[str, ...] = ()
     security_schemes: dict[str, Any] = Field(default_factory=dict)
     security: tuple[str, ...] = ()
@@ -131,16 +155,48 @@ class OpenAPISettings(BaseModel):
         return {"enabled": given} if is_switch else given
 
 
+class CORSSettings(BaseModel):
+    """Which other sites may use the views from a browser (Cross-Origin Resource Sharing).
+
+    Attributes:
+        origins: Such as `https://shop.example`, or `https://*.shop.example` for all subdomains;
+            `*` for every site. None allows no other site.
+        methods: That other sites may use.
+        headers: Of requests that other sites may set; `*` for any.
+        expose: Headers of responses that other sites may read.
+        credentials: Whether browsers send cookies; not with the origin `*`.
+        max_age: Seconds for which a browser may keep the answer of a preflight request.
+    """
+
+    model_config = SECTION
+
+    origins: tuple[Origin, ...] = ()
+    methods: tuple[Token, ...] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
+    headers: tuple[Token, ...] = ("*",)
+    expose: tuple[Token, ...] = ("ETag", "Location", "Retry-After", "X-Request-ID")
+    credentials: bool = False
+    max_age: Annotated[int, Field(ge=0)] = 600
+
+    @model_validator(mode="after")
+    def _not_everybody_with_credentials(self) -> Self:
+        if self.credentials and "*" in self.origins:
+            text = "should not be true with the origin *: name the sites that may send cookies"
+            raise PydanticCustomError("credentials", text)
+        return self
+
+
 class HTTPSettings(ListenSettings):
     """The port of the views; bound only if there are views.
 
     Attributes:
         max_body: Largest body of a request in bytes; a larger one gets 413.
+        cors: The other sites whose pages may use the views.
         openapi: The document at `/openapi.json`; False for none.
     """
 
     port: ListenPort = 8080
     max_body: Annotated[int, Field(gt=0)] = 1024 * 1024
+    cors: CORSSettings = CORSSettings()
     openapi: OpenAPISettings = OpenAPISettings()
 
 

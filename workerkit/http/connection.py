@@ -16,6 +16,7 @@ from aiohttp import StreamReader, WSCloseCode, hdrs, web
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from workerkit.forking import keep_from_children
+from workerkit.http.cors import CORS
 from workerkit.http.fast_response import (
     SENT,
     Sending,
@@ -51,8 +52,10 @@ class ClientConnection(web.RequestHandler):
         on_closed: Called with the connection when it is closed and no request of it is handled.
         on_unhandled: Called for each response that no view returned; None where there are no
             views.
+        cors: Adds headers to each response; None if pages of other sites have no access.
 
     Attributes:
+        cors: The same.
         middleware_request: The request that was passed to the middlewares, until the response is
             sent.
         view_request: The request that a view handles, until the response is sent.
@@ -80,6 +83,7 @@ class ClientConnection(web.RequestHandler):
         "body_error",
         "body_timeout",
         "close_after_response",
+        "cors",
         "middleware_request",
         "unreported",
         "view_request",
@@ -94,12 +98,14 @@ class ClientConnection(web.RequestHandler):
         has_signals: bool,
         on_closed: Callable[["ClientConnection"], None],
         on_unhandled: Callable[[Unhandled], None] | None,
+        cors: CORS | None = None,
         **options: Any,
     ) -> None:
         super().__init__(server, **options)
         self._has_signals = has_signals
         self._on_closed = on_closed
         self._on_unhandled = on_unhandled
+        self.cors = cors
         self._started_at: float | None = None
         self._is_lost = False
         self._request_arriving = False
@@ -199,6 +205,8 @@ class ClientConnection(web.RequestHandler):
             resp = problem(500)
         if self.close_after_response:
             resp.force_close()
+        if self.cors is not None:
+            self.cors.add_headers(request, resp)
         if self.view_request is None and self._on_unhandled is not None:
             self._on_unhandled(self._unhandled(request, resp))
         if not self._has_signals and (ready := fast_response(request, resp, id_)) is not None:

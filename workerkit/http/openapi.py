@@ -3,19 +3,26 @@
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution
 from inspect import cleandoc
-from typing import Any, Literal
+from itertools import count
+from typing import Any
 
-from pydantic import TypeAdapter
 from pydantic_core import PydanticSerializationError, to_jsonable_python
 
 from workerkit.codec import JSON
 from workerkit.config.sections import OpenAPISettings
+from workerkit.http.auth import Auth, auth_by_verb
+from workerkit.http.form import RequestForm
+from workerkit.http.json_body import RequestBody
 from workerkit.http.parameters import ParameterLocation, RequestParameter
 from workerkit.http.return_type import ReturnType
+from workerkit.http.schemas import Schemas
 from workerkit.http.signature import RequestSignature
+from workerkit.http.upload import BINARY
 from workerkit.http.view import (
     HTTPOptions,
+    has_etag,
     path_patterns,
     security_requirements,
     statuses,
@@ -24,54 +31,6 @@ from workerkit.http.view import (
 )
 from workerkit.problem_details import PROBLEM
 from workerkit.transport import Declared
-
-Mode = Literal["validation", "serialization"]
-
-_REF = "#/components/schemas/{model}"
-
-
-class Schemas:
-    """The schemas of all types, built at once so that each name is unique.
-
-    Attributes:
-        definitions: The schemas of named types.
-    """
-
-    def __init__(self) -> None:
-        self.definitions: dict[str, Any] = {}
-        self._types: dict[tuple[int, Mode], Any] = {}
-        self._schemas: dict[tuple[int, Mode], dict[str, Any]] = {}
-
-    def add(self, type_: Any, mode: Mode) -> None:
-        """Add a `TypeAdapter`, or a type that contains a `msgspec.Struct`."""
-        self._types[id(type_), mode] = type_
-
-    def build(self) -> None:
-        """Build the schemas of all types that were added."""
-        adapters: list[tuple[int, Mode, TypeAdapter[Any]]] = []
-        structs = {}
-        for (key, mode), type_ in self._types.items():
-            if isinstance(type_, TypeAdapter):
-                adapters.append((key, mode, type_))
-            else:
-                structs[key, mode] = type_
-        if adapters:
-            schemas, common = TypeAdapter.json_schemas(adapters, ref_template=_REF)
-            self._schemas.update(schemas)
-            self.definitions.update(common.get("$defs", {}))
-        if structs:
-            import msgspec
-
-            found, named = msgspec.json.schema_components(
-                structs.values(), ref_template=_REF.replace("model", "name")
-            )
-            self._schemas.update(zip(structs, found, strict=True))
-            self.definitions.update(named)
-
-    def get(self, type_: Any, mode: Mode) -> dict[str, Any]:
-        """Return the schema of a type that was added."""
-        return dict(self._schemas[id(type_), mode])
-
 
 VERSION = "3.1.0"
 
@@ -107,6 +66,17 @@ _BODY_PROBLEMS = {
     "413": "The body is too large",
     "415": "The body has another content type",
 }
+_FORM_PROBLEMS = {
+    **_BODY_PROBLEMS,
+    "400": "The form is malformed, or missing",
+    "413": "The form, or a field of it, is too large",
+}
+_AUTH_PROBLEMS = {
+    "400": "The credentials are malformed",
+    "401": "The client is not authenticated",
+    "403": "The client may not do this",
+}
+_TEXT = {"type": "string"}
 _ANY_PROBLEM = "Any other error"
 
 
@@ -122,6 +92,8 @@ class _Operation:
     returned: ReturnType
     doc: str
     security: list[dict[str, list[str]]] | None
+    auth: Auth | None
+    has_etag: bool
 
 
 def document(views: Sequence[Declared], settings: OpenAPISettings | None = None) -> dict[str, Any]:
@@ -137,6 +109,7 @@ def document(views: Sequence[Declared], settings: OpenAPISettings | None = None)
         for described in each.returned.described:
             schemas.add(described, "serialization")
     schemas.build()
+    schemes, names = _security_schemes(operations, settings)
     return {
         "openapi": VERSION,
         "info": _info(views, settings),
@@ -145,10 +118,10 @@ def document(views: Sequence[Declared], settings: OpenAPISettings | None = None)
         # An empty list: views require nothing unless they declare `security` themselves.
         "security": [{name: []} for name in settings.security],
         "tags": [_tag(view) for view in views],
-        "paths": _paths(operations, schemas),
+        "paths": _paths(operations, schemas, names),
         "components": {
             "schemas": {**schemas.definitions, _PROBLEM: _PROBLEM_SCHEMA},
-            **({"securitySchemes": schemes} if (schemes := settings.security_schemes) else {}),
+            **({"securitySchemes": schemes} if schemes else {}),
         },
     }
 
@@ -157,7 +130,11 @@ def _operations(view: Declared) -> Iterator[_Operation]:
     options = view.options
     assert isinstance(options, HTTPOptions)
     status = statuses(view.consumer, view.signatures)
-    required = security_requirements(view.consumer, verbs_of(view.signatures))
+    verbs = verbs_of(view.signatures)
+    required = security_requirements(view.consumer, verbs)
+    auth = auth_by_verb(view.consumer, verbs)
+    # A verb that needs nothing is an exception from the security of the settings.
+    required = {**{verb: [] for verb, each in auth.items() if each is None}, **required}
     for signature in view.signatures.values():
         assert isinstance(signature, RequestSignature)
         for verb in signature.verbs:
@@ -173,10 +150,32 @@ def _operations(view: Declared) -> Iterator[_Operation]:
                     returned,
                     signature.doc or _doc(view),
                     required.get(verb),
+                    auth.get(verb),
+                    has_etag(view.consumer, verb),
                 )
 
 
-def _paths(operations: Sequence[_Operation], schemas: Schemas) -> dict[str, dict[str, Any]]:
+def _security_schemes(
+    operations: Sequence[_Operation], settings: OpenAPISettings
+) -> tuple[dict[str, Any], dict[Auth, str]]:
+    """Return the security schemes by name, and the name for the `auth` of each view.
+
+    A scheme of the settings replaces the one of that name, for instance to describe its flows.
+    """
+    schemes: dict[str, Any] = {}
+    names: dict[Auth, str] = {}
+    for auth in dict.fromkeys(each.auth for each in operations if each.auth is not None):
+        free = (f"{auth.name}-{number}" for number in count(2))
+        name = auth.name
+        while schemes.setdefault(name, auth.scheme) != auth.scheme:
+            name = next(free)
+        names[auth] = name
+    return {**schemes, **settings.security_schemes}, names
+
+
+def _paths(
+    operations: Sequence[_Operation], schemas: Schemas, names_of: Mapping[Auth, str]
+) -> dict[str, dict[str, Any]]:
     """Return the operations by path and verb.
 
     For OpenAPI, paths that differ only in the names or patterns of their parameters are the same
@@ -192,7 +191,7 @@ def _paths(operations: Sequence[_Operation], schemas: Schemas) -> dict[str, dict
         if verb in item:
             _add_mention(each, item[verb])
         else:
-            item[verb] = _operation_object(each, names, schemas)
+            item[verb] = _operation_object(each, names, schemas, names_of)
     return paths
 
 
@@ -205,26 +204,40 @@ def _add_mention(operation: _Operation, described: dict[str, Any]) -> None:
 
 
 def _operation_object(
-    operation: _Operation, names: Mapping[str, str], schemas: Schemas
+    operation: _Operation,
+    names: Mapping[str, str],
+    schemas: Schemas,
+    names_of: Mapping[Auth, str],
 ) -> dict[str, Any]:
     summary, _, description = operation.doc.partition("\n")
     described: dict[str, Any] = {"operationId": operation.id, "tags": [operation.tag]}
-    if summary:
-        described["summary"] = summary
+    # Pages list operations by their summaries.
+    described["summary"] = summary or f"{operation.verb} {_template(operation.route)}"
     if description.strip():
         described["description"] = description.strip()
     if parameters := list(_parameters(operation, names, schemas)):
         described["parameters"] = parameters
     if (body := operation.signature.body) is not None:
-        schema = schemas.get(body.adapter or body.type, "validation")
         described["requestBody"] = {
             "required": body.required,
-            "content": {JSON: {"schema": schema}},
+            "content": _content(body, schemas.get(body.adapter or body.type, "validation")),
         }
     if operation.security is not None:
         described["security"] = operation.security
+    elif (auth := operation.auth) is not None:
+        described["security"] = [{names_of[auth]: list(auth.scopes)}]
     described["responses"] = dict(_responses(operation, schemas))
     return described
+
+
+def _content(body: RequestBody | RequestForm, schema: dict[str, Any]) -> dict[str, Any]:
+    """Return the media types of a body."""
+    if isinstance(body, RequestBody):
+        return {JSON: {"schema": schema}}
+    media: dict[str, Any] = {"schema": schema}
+    if body.files:
+        media["encoding"] = {name: {"contentType": BINARY} for name in sorted(body.files)}
+    return dict.fromkeys(body.content_types, media)
 
 
 def _parameters(
@@ -248,6 +261,8 @@ def _parameters(
     for name, pattern in patterns.items():
         schema = _with_pattern({"type": "string"}, pattern)
         yield {"name": names[name], "in": "path", "required": True, "schema": schema}
+    if operation.has_etag:
+        yield {"name": "If-None-Match", "in": "header", "required": False, "schema": _TEXT}
 
 
 def _without_null(schema: dict[str, Any]) -> dict[str, Any]:
@@ -279,17 +294,32 @@ def _default(value: RequestParameter) -> dict[str, Any]:
 
 def _responses(operation: _Operation, schemas: Schemas) -> Iterator[tuple[str, Any]]:
     signature = operation.signature
+    tag = {"headers": {"ETag": {"schema": _TEXT}}} if operation.has_etag else {}
     for status, body in operation.returned.responses.items():
         content = {
             type_: {} if each is None else {"schema": schemas.get(each, "serialization")}
             for type_, each in body.items()
         }
-        yield status, {"description": "Done", **({"content": content} if content else {})}
-    if signature.body is not None:
-        for status, text in _BODY_PROBLEMS.items():
-            yield status, _problem(text)
+        more = {**({"content": content} if content else {}), **(tag if status == "200" else {})}
+        yield status, {"description": "Done", **more}
+    if operation.has_etag:
+        yield "304", {"description": "The client has the current representation", **tag}
+    problems: dict[str, str] = {}
+    if operation.auth is not None:
+        problems |= _AUTH_PROBLEMS
+    if isinstance(signature.body, RequestForm):
+        problems |= _FORM_PROBLEMS
+    elif signature.body is not None:
+        problems |= _BODY_PROBLEMS
     if signature.parameters or signature.body is not None:
-        yield "422", _problem("A part of the request is invalid")
+        problems["422"] = "A part of the request is invalid"
+    for status, text in sorted(problems.items()):
+        headers = {"headers": {"WWW-Authenticate": {"schema": _TEXT}}} if status == "401" else {}
+        yield status, {**_problem(text), **headers}
+    if not problems:
+        # Every operation documents what its clients may do wrong.
+        refused = "The request is refused"
+        yield "4XX", {"description": refused} if operation.returned.is_open else _problem(refused)
     if operation.returned.is_open:
         yield "default", {"description": "Any other response of the view"}
     else:
@@ -308,14 +338,30 @@ def _template(route: str) -> str:
     return route
 
 
-def _info(views: Sequence[Declared], settings: OpenAPISettings) -> dict[str, str]:
+def _info(views: Sequence[Declared], settings: OpenAPISettings) -> dict[str, Any]:
     package = views[0].consumer.__module__.partition(".")[0] if views else "workerkit"
-    version = getattr(sys.modules.get(package), "__version__", "0")
-    info = {
+    info: dict[str, Any] = {
         "title": settings.title or package,
-        "version": str(version) if settings.version is None else settings.version,
+        "version": _version(package) if settings.version is None else settings.version,
     }
-    return {**info, **({"description": text} if (text := settings.description) else {})}
+    if settings.description:
+        info["description"] = settings.description
+    if expression := settings.license or _metadata(package, "License-Expression"):
+        info["license"] = {"name": expression, "identifier": expression}
+    return info
+
+
+def _version(package: str) -> str:
+    found = getattr(sys.modules.get(package), "__version__", None)
+    return str(found or _metadata(package, "Version") or "0")
+
+
+def _metadata(package: str, field: str) -> str:
+    """Return a field of the distribution with the name of a package; empty if there is none."""
+    try:
+        return next(iter(distribution(package).metadata.get_all(field, ())), "")
+    except (PackageNotFoundError, ValueError):
+        return ""
 
 
 def _tag(view: Declared) -> dict[str, str]:

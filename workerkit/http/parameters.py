@@ -24,11 +24,16 @@ def text_validator(adapter: TypeAdapter[Any]) -> SchemaValidator:
     is read as the member that has this text in JSON, and each element like a single value. A float
     is a number as in JSON: `nan` and `inf` are invalid.
     """
-    return SchemaValidator(_text_schema(adapter.core_schema, {}))
+    return SchemaValidator(text_schema(adapter.core_schema))
+
+
+def text_schema(schema: CoreSchema) -> Any:
+    """Return a schema of pydantic with the parts replaced that read texts differently."""
+    return _text_schema(schema, {})
 
 
 def _text_schema(schema: Any, known: Mapping[str, CoreSchema]) -> Any:
-    """Return a schema of pydantic with the parts replaced that read texts differently.
+    """Replace the parts of a schema.
 
     Args:
         known: The schemas that it may refer to. No type that is read from a text is recursive.
@@ -44,7 +49,7 @@ def _text_schema(schema: Any, known: Mapping[str, CoreSchema]) -> Any:
         return _text_schema(known[schema["schema_ref"]], known)
     if kind in ("literal", "enum"):
         members = schema["expected"] if kind == "literal" else schema["members"]
-        return _read_with(_member_of(members, SchemaValidator(schema)))
+        return read_with(_member_of(members, SchemaValidator(schema)))
     copy = {
         key: _text_schema(each, known) for key, each in schema.items() if key not in _SKIPPED_KEYS
     }
@@ -77,10 +82,11 @@ def _json_text(member: Any) -> str:
 
 
 def _element_schema(schema: CoreSchema) -> CoreSchema:
-    return _read_with(SchemaValidator(schema).validate_strings)
+    return read_with(SchemaValidator(schema).validate_strings)
 
 
-def _read_with(read: Callable[[Any], Any]) -> CoreSchema:
+def read_with(read: Callable[[Any], Any]) -> CoreSchema:
+    """Return a schema that calls a function with the value."""
     return core_schema.no_info_plain_validator_function(read)
 
 

@@ -90,6 +90,10 @@ class RawRequest(web.Request):
             UnsendableHeader: A header cannot be sent.
         """
         await super()._prepare_hook(response)
+        connection: Any = self.protocol
+        if connection.cors is not None:
+            # For streams, which views begin themselves.
+            connection.cors.add_headers(self, response)
         keep_first_content_type(response)
         if (header := unsendable_header(response)) is not None:
             # Another response will use the same writer.
@@ -97,7 +101,6 @@ class RawRequest(web.Request):
             writer.chunked, writer.length = False, None
             raise UnsendableHeader(header)
         if isinstance(response, web.WebSocketResponse):
-            connection: Any = self.protocol
             connection.upgraded(response)
 
     @contextmanager

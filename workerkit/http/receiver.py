@@ -1,6 +1,7 @@
 """Receive the requests for one method of a view, and answer them."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from functools import partial
 from time import perf_counter
 from typing import Any
@@ -12,15 +13,21 @@ from workerkit.delivery import Action, Outcome
 from workerkit.endpoint import Endpoint
 from workerkit.errors import HandlerExit, InvalidRequest
 from workerkit.http.connection import ClientConnection
+from workerkit.http.etag import response_with_etag
+from workerkit.http.form import RequestForm
+from workerkit.http.form_reader import SPOOL, read_form
 from workerkit.http.middleware import with_body_limit
 from workerkit.http.problem import exception_response
 from workerkit.http.raw_request import ACCEPTED, UNSUPPORTED, is_supported
 from workerkit.http.request import HTTPRequest, assign_id
 from workerkit.http.response import is_event_stream, outcome_response
 from workerkit.http.signature import RequestSignature
+from workerkit.http.verifier import Authenticator
 from workerkit.observe import Settled, notify
 from workerkit.tasks import is_meant_to_end
 from workerkit.transport import Context
+
+_Read = Callable[[ClientConnection, HTTPRequest], Awaitable[None]]
 
 
 class RequestReceiver:
@@ -29,9 +36,12 @@ class RequestReceiver:
     Args:
         status: Of a response that does not set one.
         max_body: Bytes of a request's body; None for the limit of the server.
+        authenticator: Verifies clients; None if any may send requests.
+        etag: Whether values that the method returns get an `ETag`.
 
     Attributes:
         max_body: The same.
+        takes_form: Whether `respond_to_form` has to answer.
         running: Number of requests that are being handled.
     """
 
@@ -42,12 +52,25 @@ class RequestReceiver:
         status: int,
         max_body: int | None,
         context: Context,
+        authenticator: Authenticator | None = None,
+        *,
+        etag: bool = False,
     ) -> None:
         self.name = endpoint.name
         self.running = 0
         self._process = endpoint.process
-        self._body = signature.body
+        self._form = signature.body if isinstance(signature.body, RequestForm) else None
+        self.takes_form = self._form is not None
+        self._required = signature.body is not None and signature.body.required
         self._takes_request = signature.takes_request
+        # Chosen once: a request whose view needs nothing before the call pays for one check.
+        self._read: _Read | None = None
+        if signature.body is not None:
+            self._read = self._read_body if self._form is None else self._read_form
+        self._read_next, self._authenticator = self._read, authenticator
+        if authenticator is not None:
+            self._read = self._authenticate
+        self._response_of = response_with_etag if etag else outcome_response
         self._status = status
         self.max_body = max_body
         self._context = context
@@ -74,17 +97,18 @@ class RequestReceiver:
         arrived = started = perf_counter()
         self.running += 1
         try:
-            if self._body is not None:
-                delivery.raw = await self._read_body(connection, request, self._body.required)
+            if self._read is not None:
+                await self._read(connection, delivery)
                 started = perf_counter()
             outcome = await self._process(delivery)
             if outcome.error is not None and is_meant_to_end(request.task):
                 # Drivers raise errors of their own when they are cancelled: that is no failure.
                 raise asyncio.CancelledError from outcome.error
-        except InvalidRequest as error:
-            outcome = Outcome(Action.REJECT, error)
         except HandlerExit as error:
             outcome = await self._exit(error)
+        except Exception as error:
+            # The request is invalid, or could not be verified or read.
+            outcome = Outcome(Action.REJECT, error)
         except BaseException as error:
             stops = isinstance(error, asyncio.CancelledError) and connection.close_after_response
             if stops and is_event_stream(request):
@@ -110,7 +134,7 @@ class RequestReceiver:
         if type(outcome.value) is web.Response and outcome.error is None:
             response: web.StreamResponse = outcome.value
         else:
-            response, outcome = outcome_response(outcome, self._status, request)
+            response, outcome = self._response_of(outcome, self._status, request)
             if isinstance(response, web.HTTPException):
                 # The text of the exception is not sent.
                 raised, response = response, exception_response(response, request.method)
@@ -136,14 +160,38 @@ class RequestReceiver:
         await asyncio.wait([self._context.keep(_raise_exit(error), f"{self.name} exit")])
         return Outcome(Action.REJECT, error)
 
-    async def _read_body(
-        self, connection: ClientConnection, request: web.Request, required: bool
-    ) -> bytes:
-        """Return the body of a request, after a check of its content type.
+    async def respond_to_form(self, route: str, request: web.Request) -> web.StreamResponse:
+        """Answer a request with a form, and remove its files; as `respond`."""
+        if self.max_body is not None:
+            request = with_body_limit(request, self.max_body)
+        try:
+            return await self.respond(route, request)
+        finally:
+            if (spool := request.get(SPOOL)) is not None:
+                spool.close()
+
+    async def _authenticate(self, connection: ClientConnection, delivery: HTTPRequest) -> None:
+        """Verify the client before anything of the body is read."""
+        assert self._authenticator is not None
+        await self._authenticator.check(delivery.request)
+        if self._read_next is not None:
+            await self._read_next(connection, delivery)
+
+    async def _read_form(self, connection: ClientConnection, delivery: HTTPRequest) -> None:
+        assert self._form is not None
+        request = delivery.request
+        if hdrs.CONTENT_ENCODING in request.headers:
+            _check_coding(request.headers[hdrs.CONTENT_ENCODING])
+        limit = self.max_body or request.client_max_size
+        await read_form(connection, request, self._form, limit)
+
+    async def _read_body(self, connection: ClientConnection, delivery: HTTPRequest) -> None:
+        """Read the body of a request, after a check of its content type.
 
         Raises:
             InvalidRequest: The body is too large, too slow, malformed, or of another type.
         """
+        request = delivery.request
         if hdrs.CONTENT_ENCODING in request.headers:
             _check_coding(request.headers[hdrs.CONTENT_ENCODING])
         try:
@@ -163,9 +211,9 @@ class RequestReceiver:
             raise InvalidRequest(408, "the body did not arrive in time") from error
         except (web.RequestPayloadError, ConnectionError) as error:
             raise InvalidRequest(400, "the body is truncated, or encoded wrongly") from error
-        if raw or required:
+        if raw or self._required:
             _check_type(request, raw)
-        return raw
+        delivery.raw = raw
 
 
 def _is_sendable(response: web.Response) -> bool:

@@ -13,6 +13,7 @@ from aiohttp import BadContentDispositionHeader, BadContentDispositionParam, web
 from workerkit.config.sections import ListenSettings
 from workerkit.forking import keep_from_children
 from workerkit.http.connection import ClientConnection
+from workerkit.http.cors import CORS
 from workerkit.http.fast_response import LINGERING
 from workerkit.http.fast_routes import FastRoutes
 from workerkit.http.listener import ListeningSockets, ThrottledCounter
@@ -45,6 +46,7 @@ class HTTPServer:
         on_unhandled: Called for each response that no view returned; None where there are no
             views.
         tracing: Creates a span for each request; None for none.
+        cors: Gives pages of other sites access; None for none.
 
     Attributes:
         application: Routes can be added to it until the server listens.
@@ -61,10 +63,12 @@ class HTTPServer:
         has_other_routes: bool = False,
         on_unhandled: Callable[[Unhandled], None] | None,
         tracing: Tracing | None = None,
+        cors: CORS | None = None,
     ) -> None:
         self._settings = settings
         self._max_connections = max_connections
         self._on_unhandled = on_unhandled
+        self._cors = cors
         self._create: Callable[..., ClientConnection] = (
             ClientConnection if tracing is None else partial(TracedConnection, tracing=tracing)
         )
@@ -116,6 +120,9 @@ class HTTPServer:
             fast_routes: Any = FastRoutes(self.application, server.request_handler)
             await fast_routes.load()
             server.request_handler = fast_routes.respond
+        if self._cors is not None:
+            handler: Any = self._cors.answering(server.request_handler)
+            server.request_handler = handler
         self._listener = ListeningSockets(
             self._may_accept, self._on_accepted, self._free_descriptors
         )
@@ -209,6 +216,7 @@ class HTTPServer:
             has_signals=bool(self.application.on_response_prepare),
             on_closed=self._forget,
             on_unhandled=self._on_unhandled,
+            cors=self._cors,
             loop=self._loop,
             # `_check_time_limits` closes idle connections: aiohttp's timer may expire while the
             # event loop is blocked and the next request is not read yet.

@@ -38,6 +38,10 @@ class BodyTimeout:
         if timeout is not None:
             await timeout.__aexit__(kind, error, traceback)
 
+    def restart(self) -> None:
+        """Begin the time anew, because a part of the body has arrived."""
+        self._since = None
+
     def check(self, now: float, limit: float) -> None:
         """End the reading if it has taken longer than *limit* seconds."""
         if self._timeout is None:

@@ -16,6 +16,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
 from workerkit.health import Health, Part
 from workerkit.http import openapi, page
+from workerkit.http.cors import CORS
 from workerkit.http.listener import max_connections
 from workerkit.http.receiver import RequestReceiver
 from workerkit.http.request import HTTPRequest
@@ -23,8 +24,10 @@ from workerkit.http.return_type import return_faults
 from workerkit.http.server import HTTPServer
 from workerkit.http.signature import RequestSignature
 from workerkit.http.traced import note_settled
+from workerkit.http.verifier import Authenticator
 from workerkit.http.view import (
     HTTPOptions,
+    has_etag,
     security_requirements,
     statuses,
     verbs_of,
@@ -66,6 +69,7 @@ class HTTPTransport:
         self._created: list[_View] = []
         self._views: list[_View] = []
         self._receivers: list[RequestReceiver] = []
+        self._authenticators: list[Authenticator] = []
         self._server: HTTPServer | None = None
         self._part = Part()
 
@@ -89,8 +93,12 @@ class HTTPTransport:
         except ValueError as error:
             faults.append(f"{where}: {error}")
         faults += [f"{where}: {fault}" for fault in _security_faults(declared, settings)]
+        if not isinstance(declared.consumer.__dict__.get("etag", False), bool):
+            faults.append(f"{where}: etag has to be True or False")
         for name, signature in declared.signatures.items():
             assert isinstance(signature, RequestSignature)
+            required = dict.fromkeys(signature.required.values())
+            faults += [f"{where}: {fault}" for each in required for fault in each.faults(settings)]
             method = describe_class(getattr(declared.consumer, name))
             faults += [f"{method}: {fault}" for fault in return_faults(signature.returns)]
         return faults
@@ -137,6 +145,7 @@ class HTTPTransport:
             has_other_routes=self._setup is not None,
             on_unhandled=partial(notify_event, context.observers, "unhandled"),
             tracing=context.tracing,
+            cors=CORS(http.cors) if http.cors.origins else None,
         )
         if context.tracing is not None:
             context = replace(context, observers=[note_settled, *context.observers])
@@ -188,7 +197,9 @@ class HTTPTransport:
         for view in self._created:
             for endpoint in view.endpoints.values():
                 endpoint.close()
-        self._server, self._created, self._receivers = None, [], []
+        for authenticator in self._authenticators:
+            authenticator.close()
+        self._server, self._created, self._receivers, self._authenticators = None, [], [], []
 
     def _running(self, name: str) -> int:
         return sum(each.running for each in self._receivers if each.name == name)
@@ -199,25 +210,47 @@ class HTTPTransport:
         taken = {claim for view in self._views for claim in _claims(view)}
         for view in self._views:
             options = _http(view.declared.options)
-            status = statuses(view.declared.consumer, view.declared.signatures)
             for name, endpoint in view.endpoints.items():
                 signature = view.declared.signatures[name]
                 assert isinstance(signature, RequestSignature)
-                receivers = {
-                    verb: RequestReceiver(
-                        endpoint, signature, status[verb], options.max_body, context
-                    )
-                    for verb in signature.verbs
-                }
+                receivers = self._create_receivers(view, endpoint, signature, context)
                 yield from receivers.values()
                 for route in options.routes:
                     resource = application.router.add_resource(route)
                     for verb, receiver in receivers.items():
-                        respond = partial(receiver.respond, resource.canonical)
+                        call = receiver.respond_to_form if receiver.takes_form else receiver.respond
+                        respond = partial(call, resource.canonical)
                         resource.add_route(verb, respond)
                         # GET handles HEAD as well, unless a view has a method for HEAD.
                         if verb == "GET" and ("HEAD", without_names(route)) not in taken:
                             resource.add_route("HEAD", respond)
+
+    def _create_receivers(
+        self, view: _View, endpoint: Endpoint, signature: RequestSignature, context: Context
+    ) -> dict[str, RequestReceiver]:
+        """Return the receiver of each verb of a method."""
+        declared, settings = view.declared, context.settings
+        options = _http(declared.options)
+        status = statuses(declared.consumer, declared.signatures)
+        package = declared.consumer.__module__.partition(".")[0]
+        found = {}
+        for verb in signature.verbs:
+            authenticator = None
+            if (required := signature.required.get(verb)) is not None:
+                authenticator = Authenticator(
+                    required, options.name, package, options.timeout, settings
+                )
+                self._authenticators.append(authenticator)
+            found[verb] = RequestReceiver(
+                endpoint,
+                signature,
+                status[verb],
+                options.max_body,
+                context,
+                authenticator,
+                etag=has_etag(declared.consumer, verb),
+            )
+        return found
 
 
 def _claims(view: _View) -> Iterator[tuple[str, str]]:

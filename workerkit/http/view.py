@@ -13,7 +13,9 @@ from workerkit.consumer import Consumer
 from workerkit.delivery import Delivery
 from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError
+from workerkit.http.auth import Auth, auth_by_verb
 from workerkit.http.signature import RequestSignature
+from workerkit.http.verifier import Requirement, requirement
 from workerkit.options import NOT_SET, Concurrency, Options, Seconds
 from workerkit.signature import Arguments, Resolve
 
@@ -94,7 +96,10 @@ class HTTPView(Consumer, abstract=True):
         security: Names of security schemes in the settings, one of which a client needs, for the
             OpenAPI document: `["api_key"]`, with scopes `[{"oauth": ["orders:read"]}]`, a dict if
             it depends on the verb `{"post": ["api_key"]}`; `[]` for none. It has to be enforced by
-            a middleware.
+            a middleware; `auth` enforces and describes at once.
+        auth: What a client needs, verified before the body is read: `Bearer(...)`, `APIKey(...)` or
+            `Basic(...)`; None for nothing; a dict if it depends on the verb: `{"post": ...}`.
+        etag: Whether a returned value gets an `ETag`, and a client that has it a 304.
     """
 
     options: ClassVar[Any] = HTTPOptions
@@ -103,6 +108,8 @@ class HTTPView(Consumer, abstract=True):
     status: ClassVar[int | Mapping[str, int]] = 200
     max_body: ClassVar[int | None]
     security: ClassVar[Requirements | Mapping[str, Requirements] | None] = None
+    auth: ClassVar[Auth | Mapping[str, Auth | None] | None] = None
+    etag: ClassVar[bool] = False
 
     @classmethod
     def signatures(
@@ -118,9 +125,11 @@ class HTTPView(Consumer, abstract=True):
         verbs = _methods(cls, own)
         found: dict[str, Arguments] = {}
         faults: list[str] = []
+        required = _requirements(cls, verbs, resolve)
         for name, answers in verbs.items():
+            own_required = {verb: required[verb] for verb in answers if verb in required}
             try:
-                found[name] = RequestSignature(cls, name, answers, names, resolve)
+                found[name] = RequestSignature(cls, name, answers, names, resolve, own_required)
             except DeclarationError as error:
                 faults += error.faults
         if faults:
@@ -155,6 +164,11 @@ def statuses(view: type, signatures: Mapping[str, Arguments]) -> dict[str, int]:
     return {verb: _check_status(status) for verb, status in by_verb.items()}
 
 
+def has_etag(view: type, verb: str) -> bool:
+    """Return whether values that a view returns for a verb get an `ETag`."""
+    return bool(getattr(view, "etag", False)) and verb in ("GET", "HEAD")
+
+
 def verbs_of(signatures: Mapping[str, Arguments]) -> list[str]:
     """Return the verbs that the methods of a view handle."""
     methods = [each for each in signatures.values() if isinstance(each, RequestSignature)]
@@ -187,6 +201,23 @@ def _as_requirements(found: object) -> list[dict[str, list[str]]]:
         if all(isinstance(each, Mapping) for each in mappings):
             return [{name: list(scopes) for name, scopes in each.items()} for each in mappings]
     raise ValueError(f"security is {found!r}: write a list of names, such as ['api_key']")
+
+
+def _requirements(
+    view: type, methods: Mapping[str, Sequence[str]], resolve: Resolve
+) -> dict[str, Requirement]:
+    """Return what each verb of a view requires of its clients; nothing for most.
+
+    Raises:
+        DeclarationError: The class attribute `auth` or its verifier is invalid.
+    """
+    verbs = [verb for answers in methods.values() for verb in answers]
+    try:
+        found = auth_by_verb(view, verbs)
+    except ValueError as error:
+        raise DeclarationError(f"{describe_class(view)}: {error}") from error
+    made = {auth: requirement(auth, resolve) for auth in found.values() if auth is not None}
+    return {verb: made[auth] for verb, auth in found.items() if auth is not None}
 
 
 def path_names(routes: Sequence[str]) -> dict[str, bool]:
