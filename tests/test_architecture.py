@@ -51,7 +51,7 @@ ORDER = {
     " counting order behaviour arguments queue exchange x_death vhost outbox channel"
     " declaring publishing consuming dispatch frames broker handshake connection"
     " listener snapshot server",
-    "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal server",
+    "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal index server",
     "cli": "probe application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read"
     " dead_letters.clear dead_letters.commands settings listing publish run commands",

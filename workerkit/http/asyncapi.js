@@ -42,7 +42,7 @@ const drawMessages = () => {
     for (const [id, operation] of chosen) {
       const channel = follow(operation.channel);
       const names = list(operation.messages).map(follow).map((each) => each.name).join(" ");
-      card(within, { id, verb: action, title: addressOf(channel), text: [operation.title, operation.summary].filter(Boolean).join(": "),
+      card(within, { id, verb: action, title: addressOf(channel), label: addressOf(channel), text: [operation.title, operation.summary].filter(Boolean).join(": "),
         words: `${names} ${operation.description || ""}` }, () => operationView(operation, channel));
     }
   }

@@ -43,8 +43,8 @@ const authorizeDialog = () => {
     return make("div", { class: "field" }, make("label", { for: id }, name, make("span", { class: "limits" }, where)), prose(scheme.description), input);
   });
   const dialog = make("dialog", { "aria-label": "Authorize" }, make("h2", {}, "Authorize"),
-    make("p", { class: "soft" }, "Kept in the memory of this page only, and sent with the requests that require it."), rows,
-    make("form", { method: "dialog", class: "row" }, make("button", { class: "main" }, "Done")));
+    make("p", { class: "soft" }, "Kept in the memory of this page only, and sent with the requests that require it."),
+    make("form", { method: "dialog" }, rows, make("button", { class: "main" }, "Done")));
   document.body.append(dialog);
   find("authorize").hidden = rows.length === 0;
   find("authorize").addEventListener("click", () => dialog.showModal());
@@ -110,9 +110,10 @@ const bodyInputs = (content) => {
       area.replaceChildren(labelled("body", type, control));
       read = () => ({ type, file: control.files[0] });
     } else {
-      const control = make("textarea", { rows: "8", spellcheck: "false" });
+      const control = make("textarea", { spellcheck: "false" });
       const given = own(media, "example") ?? own(Object.values(media.examples || {})[0], "value") ?? example(schema);
       control.value = JSON_TYPE.test(type) || typeof given !== "string" ? JSON.stringify(given, null, 2) : given;
+      control.rows = Math.min(control.value.split("\n").length + 1, 20);
       area.replaceChildren(labelled("body", type, control));
       read = () => ({ type, text: control.value });
     }

@@ -11,7 +11,7 @@ const make = (tag, options, ...children) => {
     else if (typeof value === "boolean") element[name] = value;
     else if (value !== undefined) element.setAttribute(name, value);
   }
-  element.append(...children.flat().filter((child) => child || child === 0));
+  element.append(...children.flat(Infinity).filter((child) => child || child === 0));
   return element;
 };
 const find = (id) => document.getElementById(id);
@@ -21,10 +21,10 @@ const entries = (object) => Object.entries(isObject(object) ? object : {});
 const list = (value) => (Array.isArray(value) ? value : []);
 const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value));
 
-// Paragraphs of a description; what stands in backticks is code.
+// Paragraphs of a description, with `code` and **bold** of Markdown.
 const prose = (text) => !text ? [] : String(text).trim().split(/\n\s*\n/).map((part) =>
-  make("p", {}, part.split(/(`[^`]+`)/).map((piece) =>
-    /^`.+`$/s.test(piece) ? make("code", {}, piece.slice(1, -1)) : piece)));
+  make("p", {}, part.split(/(`[^`]+`|\*\*[^*]+\*\*)/).map((piece) => piece.startsWith("`") && piece.length > 1
+    ? make("code", {}, piece.slice(1, -1)) : piece.startsWith("**") ? make("b", {}, piece.slice(2, -2)) : piece)));
 
 const copyButton = (label, text) => {
   const button = make("button", { type: "button", class: "small", onclick: async () => {
@@ -134,7 +134,7 @@ const fields = (rows) => make("dl", { class: "fields" }, rows.map(field));
 // A part that is filled when it is opened, so that recursive and huge schemas cost nothing before.
 const lazy = (classes, summary, fill) => {
   const element = make("details", { class: classes, ontoggle: () => {
-    if (element.open && element.childElementCount === 1) element.append(...[fill()].flat().filter(Boolean));
+    if (element.open && element.childElementCount === 1) element.append(...[fill()].flat(Infinity).filter(Boolean));
   } }, make("summary", {}, summary));
   return element;
 };
@@ -261,7 +261,7 @@ const group = (title, description) => {
   groups.push(added);
   return added;
 };
-const card = (within, { id, verb, title, text, words, marks }, fill) => {
+const card = (within, { id, verb, title, text, words, marks, label }, fill) => {
   const name = uniqueId(id);
   const badge = () => verb && make("span", { class: `verb ${verb.toLowerCase()}` }, verb.toUpperCase());
   const element = lazy("card", "", fill);
@@ -270,7 +270,7 @@ const card = (within, { id, verb, title, text, words, marks }, fill) => {
   element.addEventListener("toggle", () => {
     if (element.open && location.hash !== "#" + encodeURIComponent(name)) history.replaceState(null, "", "#" + encodeURIComponent(name));
   });
-  const link = make("a", { href: "#" + encodeURIComponent(name) }, badge(), make("span", {}, text || title));
+  const link = make("a", { href: "#" + encodeURIComponent(name) }, !label && badge(), make("span", {}, label || text || title));
   link.addEventListener("click", () => show(name));
   within.heading.append(element);
   find("nav").append(link);

@@ -56,10 +56,20 @@ def docs_page(script: str, origins: Sequence[str] = ()) -> tuple[bytes, Mapping[
         script: The file that draws one kind of document.
         origins: Other servers that the page may send requests to.
     """
-    return rendered(_text("page.html"), _text("page.js") + _text(script), origins)
+    return _rendered(_text("page.html"), _text("page.js") + _text(script), origins)
 
 
-def rendered(
+def index_page(status: str, links: str) -> tuple[bytes, Mapping[str, str]]:
+    """Return a page of links, and the headers of its response.
+
+    Args:
+        status, links: HTML.
+    """
+    html = _text("index.html").replace("<!-- status -->", status).replace("<!-- links -->", links)
+    return _rendered(html)
+
+
+def _rendered(
     html: str, script: str = "", origins: Sequence[str] = ()
 ) -> tuple[bytes, Mapping[str, str]]:
     """Return a page with our style and a script in their places, and the headers of its response.
