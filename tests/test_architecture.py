@@ -24,8 +24,8 @@ FLOORS = {
     "F1 pure": "describe current_call type_variables problem_details codec reading signature"
     " named_types retry health observe logs",
     "F2 declared": "attributes options consumer interceptor",
-    "F3 spine": "forking tasks deadlines threads workers endpoint transport simple_options"
-    " simple_receiver simple_transport",
+    "F3 spine": "forking tasks deadlines threads workers endpoint transport asyncapi"
+    " simple_options simple_receiver simple_transport",
     "F4 transports": "amqp|sse|http|embedded ops.counting ops.metrics periodic ops",
     "F5 assembly": "container config.load tracing app",
     "F6 runner": "app.watchdog app.process runner",
@@ -40,10 +40,10 @@ ORDER = {
     " scratch_channels channel session connection declare stream_position binding outgoing"
     " confirms destination lease_term requests publishing_channels publisher_connection"
     " publisher_connections traced_publish publisher dead_letters copies traced_copies"
-    " declared_queues queue_types requeue redelivery answers replay topology preparation"
+    " declared_queues described queue_types requeue redelivery answers replay topology preparation"
     " settlement receiver subscription transport lease",
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
-    " traced_connection event_types cursor stored_cursor receiver subscription transport",
+    " described traced_connection event_types cursor stored_cursor receiver subscription transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
     " upload form json_body auth verifier signature slow_clients view return_type schemas openapi"
     " response etag cors connection form_reader traced middleware listener server receiver"
@@ -52,7 +52,7 @@ ORDER = {
     " counting order behaviour arguments queue exchange x_death vhost outbox channel"
     " declaring publishing consuming dispatch frames broker handshake connection"
     " listener snapshot server",
-    "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal server",
+    "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal index server",
     "cli": "probe application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read"
     " dead_letters.clear dead_letters.commands settings listing publish run scaffold new"
@@ -62,7 +62,7 @@ ORDER = {
     "config": "broker_url hosts sections connections sources settings annotations certificates"
     " variables explain load",
     "tracing": "names sampling contexts recorder calls spans served running",
-    "app": "discovery injection interceptors sections assembly watchdog process",
+    "app": "discovery injection interceptors sections assembly asyncapi watchdog process",
     "periodic": "schedule singleton consumer transport",
 }
 

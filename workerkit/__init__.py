@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from workerkit.amqp.consumer import AMQPConsumer
+    from workerkit.amqp.destination import Destination
     from workerkit.amqp.message import AMQPMessage
     from workerkit.amqp.publisher import Publisher
     from workerkit.amqp.queue import Binding, Exchange, Queue
@@ -86,6 +87,7 @@ __all__ = [
     "Cookie",
     "CursorStore",
     "DeclarationError",
+    "Destination",
     "Exchange",
     "Form",
     "HTTPView",
@@ -139,6 +141,7 @@ __all__ = [
 # does not import everything. The modules are those of the imports above.
 _NAMES = {
     "amqp.consumer": "AMQPConsumer",
+    "amqp.destination": "Destination",
     "amqp.message": "AMQPMessage",
     "amqp.publisher": "Publisher",
     "amqp.queue": "Binding Exchange Queue",

@@ -48,6 +48,7 @@ FOREIGN: Mapping[str, tuple[str, ...]] = MappingProxyType(
     | dict.fromkeys(("schedule", "crontab", "cron_expression"), ("cron",))
     | dict.fromkeys(("tz", "time_zone"), ("timezone",))
     | dict.fromkeys(("interceptor", "middleware", "middlewares"), ("interceptors",))
+    | dict.fromkeys(("publish", "produces", "emits"), ("publishes",))
     # Options of one kind of consumer that have another name in another kind.
     | {"queues": ("routes",), "routes": ("queues",), "prefetch": _POOL}
     | {"events": ("types",), "types": ("events",)}

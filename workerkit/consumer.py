@@ -25,6 +25,8 @@ class Consumer:
         interceptors: Around each call of `handle`, inside those of the container, the outermost
             first: functions that take a `Call` and return an asynchronous context manager, classes
             with such a `__call__`, or providers of either.
+        publishes: What it publishes, for the AsyncAPI document: types of bodies by the name of a
+            queue, or by a `Destination`; a union where there are several. It has no other effect.
         options: The options that this kind of consumer takes, with the framework's defaults.
     """
 
@@ -32,6 +34,7 @@ class Consumer:
     concurrency: ClassVar[int]
     timeout: ClassVar[float | None]
     interceptors: ClassVar[Sequence[Any]] = ()
+    publishes: ClassVar[Mapping[Any, Any]]
     options: ClassVar[Any] = Options  # A view may have a method of that name.
     handle: Callable[..., Any]
     _abstract: ClassVar[bool] = True

@@ -33,6 +33,18 @@ def _settles(found: object) -> object:
     return found
 
 
+def _as_published(found: object) -> object:
+    if not isinstance(found, Mapping):
+        raise ValueError("write a dict of types by destination, such as {'booked': OrderBooked}")
+    for type_ in found.values():
+        if isinstance(type_, str):
+            raise ValueError(f"write the type itself, not its name {type_!r}")
+    return found
+
+
+Published = Annotated[Any, BeforeValidator(_as_published)]
+"""Types of bodies by their destination."""
+
 Settlement = Annotated[
     Literal[Action.ACK, Action.REQUEUE, Action.REJECT, Action.DEAD_LETTER],
     BeforeValidator(_settles),
@@ -130,6 +142,8 @@ class Options:
         name: In logs, metrics and environment variables.
         concurrency: Calls of `handle` at the same time.
         timeout: Seconds for one call of `handle`; None for no limit.
+        publishes: What the class publishes, for the AsyncAPI document: types of bodies by the name
+            of a queue, or by a `Destination`. It has no other effect.
         batch: Whether `handle` takes a list. Its annotation decides; it cannot be set.
         interceptors: Around each call of `handle`, the outermost first: those of the container and
             of the class. The Runner sets them.
@@ -141,6 +155,7 @@ class Options:
     name: str = field(metadata=CLASS_ONLY)
     concurrency: Concurrency = 1
     timeout: Seconds | None = 300.0
+    publishes: Published = field(default_factory=dict, metadata=CLASS_ONLY)
     batch: bool = field(default=False, repr=False, metadata=NOT_SET)
     interceptors: tuple[Any, ...] = field(default=(), repr=False, compare=False, metadata=NOT_SET)
     sources: Mapping[str, Source] = field(

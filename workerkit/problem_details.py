@@ -3,11 +3,23 @@
 import json
 from collections.abc import Iterable, Mapping
 from http import HTTPStatus
-from typing import Any
+from typing import Any, NotRequired
+
+from typing_extensions import TypedDict
 
 from workerkit.safe_text import escape_json
 
 PROBLEM = "application/problem+json"
+
+
+class Problem(TypedDict):
+    """An error according to RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: NotRequired[str]
+    errors: NotRequired[list[dict[str, str]]]
 
 
 def problem_details(

@@ -171,7 +171,7 @@ class Runner:
             self._debug.reports_on(asyncio.get_running_loop()),
         ):
             log.info(banner(assembly))
-            ops = OpsServer(assembly.settings, process.readiness, process.metrics, self._redact)
+            ops = process.ops_server()
             try:
                 await _listen(ops, assembly.settings)
                 await _until_stopped(process, assembly.settings.start_timeout, stop_requested)

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from workerkit.amqp import described
 from workerkit.amqp.answers import Answers, refuse_expired
 from workerkit.amqp.connection import Connection
 from workerkit.amqp.consumer import AMQPOptions, DeclareMode
@@ -68,6 +69,9 @@ class AMQPTransport:
 
     kind = "amqp"
     delivery: type[Delivery] | None = AMQPMessage
+    receives = staticmethod(described.receives)
+    sends = staticmethod(described.sends)
+    publish_faults = staticmethod(described.publish_faults)
 
     def __init__(self) -> None:
         self._connections: dict[tuple[str, str], Connection] = {}

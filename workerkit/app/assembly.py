@@ -3,7 +3,7 @@
 import dataclasses
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +13,7 @@ from workerkit.app.discovery import find_consumers
 from workerkit.app.injection import Injector
 from workerkit.app.interceptors import Interceptors
 from workerkit.app.sections import extended_type, sections_of, with_sections
+from workerkit.asyncapi import DescribesPublishing
 from workerkit.attributes import (
     kind_of,
     misspelt,
@@ -52,12 +53,14 @@ class Assembly:
     Attributes:
         transports: Those with at least one consumer, each with its consumers.
         publishing: Those that can publish, with consumers or without.
+        describing: Those that describe what classes publish, with consumers or without.
         codecs: Those of the container, and the built-in ones.
     """
 
     settings: WorkerSettings
     transports: list[tuple[Transport, list[Declared]]]
-    publishing: list[Publishes]
+    publishing: Sequence[Publishes]
+    describing: Sequence[DescribesPublishing]
     codecs: Codecs
 
     @property
@@ -108,6 +111,7 @@ def assemble(
     codecs: Codecs = faults.collect(codecs_of, container) or BUILT_IN
     kinds_by_option = _kinds_by_option(transports)
     consumers: dict[Transport, list[Declared]] = {}
+    describing = [each for each in transports.values() if isinstance(each, DescribesPublishing)]
     for name, class_ in chosen.items():
         transport = _transport(class_, transports, faults)
         if transport is None:
@@ -119,17 +123,16 @@ def assemble(
             continue
         consumers.setdefault(transport, []).append(declared)
         if readable is not None:
-            faults.declaration += _checked(
-                transport, declared, readable, valid=settings is not None
-            )
+            checks = [transport.check, *(each.publish_faults for each in describing)]
+            faults.declaration += _checked(checks, declared, readable, valid=settings is not None)
     faults.declaration += _claimed_twice(each for every in consumers.values() for each in every)
     faults.throw()
     assert settings is not None
     used = [(each, consumers[each]) for each in transports.values() if each in consumers]
-    return Assembly(settings, used, _publishing(transports), codecs)
+    return Assembly(settings, used, _publishing(transports), describing, codecs)
 
 
-def _publishing(transports: Transports) -> list[Publishes]:
+def _publishing(transports: Transports) -> Sequence[Publishes]:
     return [each for each in transports.values() if isinstance(each, Publishes)]
 
 
@@ -148,10 +151,14 @@ def _read_settings(
 
 
 def _checked(
-    transport: Transport, declared: Declared, settings: WorkerSettings, *, valid: bool
+    checks: Sequence[Callable[[Declared, WorkerSettings], Iterable[str]]],
+    declared: Declared,
+    settings: WorkerSettings,
+    *,
+    valid: bool,
 ) -> Sequence[str]:
     try:
-        return transport.check(declared, settings)
+        return [fault for check in checks for fault in check(declared, settings)]
     except Exception:
         # A transport may need the part of the settings that is invalid: its faults are found once
         # those of the settings are corrected.

@@ -5,6 +5,7 @@ import inspect
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from traceback import walk_tb
 from types import CodeType
@@ -14,6 +15,7 @@ from dependency_injector import containers, providers
 
 from workerkit import logs
 from workerkit.app.assembly import Assembly
+from workerkit.app.asyncapi import document
 from workerkit.app.interceptors import check_created
 from workerkit.app.watchdog import Watchdog
 from workerkit.container import Resources, redact_of
@@ -23,6 +25,7 @@ from workerkit.errors import DeclarationError, RunError
 from workerkit.health import Readiness
 from workerkit.ops.exemplars import Exemplars
 from workerkit.ops.metrics import Metrics
+from workerkit.ops.server import OpsServer
 from workerkit.tasks import (
     LATE,
     Interrupted,
@@ -78,6 +81,17 @@ class Process:
         self._transports: list[Transport] = []
         self._watchdog: Watchdog | None = None
         self._tracing: RunningTracing | None = None
+
+    def ops_server(self) -> OpsServer:
+        """Create the server of health, metrics and documents; the caller opens and closes it."""
+        return OpsServer(
+            self._assembly.settings,
+            self.readiness,
+            self.metrics,
+            redact_of(self._container),
+            partial(document, self._assembly),
+            serves_views=any(each.kind == "http" for each, _ in self._assembly.transports),
+        )
 
     async def start(self) -> None:
         """Open resources, create the consumers, start the transports.

@@ -7,6 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
+from workerkit.app.asyncapi import document as asyncapi_document
 from workerkit.cli.application import assembled
 from workerkit.cli.broker import serve
 from workerkit.cli.dead_letters import commands as dead_letters
@@ -117,6 +118,14 @@ def openapi(package: Package, container: Container = None, traceback: Traceback 
         assembly = assembled(package, container)
     views = [each for each in assembly.declared if issubclass(each.consumer, HTTPView)]
     print(json.dumps(document(views, assembly.settings.http.openapi), indent=2))
+
+
+@app.command()
+def asyncapi(package: Package, container: Container = None, traceback: Traceback = False) -> None:
+    """Print the AsyncAPI document of what the consumers of PACKAGE receive and publish."""
+    with faults(traceback):
+        assembly = assembled(package, container)
+    print(json.dumps(asyncapi_document(assembly), indent=2))
 
 
 @app.command(

@@ -47,7 +47,7 @@ def _plain(value: Any) -> Any:
     if isinstance(value, RetryPolicy):
         value = dataclasses.asdict(value)
     if isinstance(value, Mapping):
-        return {name: _plain(each) for name, each in value.items()}
+        return {str(name): _plain(each) for name, each in value.items()}
     if value is None or isinstance(value, str | int | float | list):
         return value
     return shown_type(value)

@@ -114,6 +114,16 @@ class CloudEvent(Generic[T]):
         return described
 
 
+def cloud_event_headers() -> dict[str, Any]:
+    """Return the JSON schema of the headers of an event in binary mode."""
+    names = ("specversion", *_REQUIRED, "subject", "time", "dataschema")
+    return {
+        "type": "object",
+        "required": [PREFIX + name for name in names[:4]],
+        "properties": {PREFIX + name: {"type": "string"} for name in names},
+    }
+
+
 def is_cloud_event(type_: Any) -> bool:
     """Return whether *type_* is `CloudEvent`, with the type of its data or without."""
     return (get_origin(type_) or type_) is CloudEvent

@@ -206,11 +206,13 @@ class OpsSettings(ListenSettings):
     Attributes:
         debug: Serve `/debug/tasks` and `/debug/stacks` to clients on this machine, if the port is
             bound to a loopback address.
+        docs: Serve the AsyncAPI document at `/asyncapi.json`, and `/docs` which displays it.
     """
 
     enabled: bool = True
     port: ListenPort = 8081
     debug: bool = True
+    docs: bool = True
 
 
 class MetricsSettings(BaseModel):

@@ -42,6 +42,10 @@ class DebugPages:
         """
         self._enabled = bool(addresses) and all(_is_loopback(each[0]) for each in addresses)
 
+    def may_see(self, request: web.Request) -> bool:
+        """Return whether the client of a request may see the pages."""
+        return self._enabled and is_local(request)
+
     async def tasks(self, request: web.Request) -> web.Response:
         """Respond with the tasks."""
         as_json = self._as_json(request)
@@ -64,7 +68,7 @@ class DebugPages:
             web.HTTPNotFound: It may not see the page.
             web.HTTPBadRequest: It wants a format that does not exist.
         """
-        if not self._enabled or not is_local(request):
+        if not self.may_see(request):
             raise web.HTTPNotFound
         wanted = request.query.get("format")
         if wanted is None:

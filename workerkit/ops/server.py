@@ -1,6 +1,7 @@
 """The ops server: health, metrics and debug pages on a separate port."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -12,9 +13,11 @@ from yarl import URL
 
 from workerkit.config.settings import WorkerSettings
 from workerkit.health import Health, Readiness
+from workerkit.http import page
 from workerkit.http.listener import max_connections
 from workerkit.http.server import HTTPServer
 from workerkit.ops.debug_pages import STACKS, TASKS, DebugPages
+from workerkit.ops.index import Link, index
 from workerkit.ops.metrics import Metrics
 from workerkit.safe_text import Redact
 
@@ -90,6 +93,8 @@ class OpsServer:
     Args:
         metrics: None for no page of metrics.
         redact: The container's, for the debug pages.
+        describe: Creates the AsyncAPI document; None for no page of it.
+        serves_views: Whether the process has HTTP views.
     """
 
     def __init__(
@@ -98,6 +103,9 @@ class OpsServer:
         readiness: Readiness,
         metrics: Metrics | None,
         redact: Redact | None = None,
+        describe: Callable[[], Mapping[str, Any]] | None = None,
+        *,
+        serves_views: bool = False,
     ) -> None:
         self._host = settings.ops.host
         self._port = settings.ops.port
@@ -105,6 +113,8 @@ class OpsServer:
         self._metrics = metrics
         self._path = settings.metrics.path
         self._settings = settings.ops
+        self._describe = describe if settings.ops.docs else None
+        self._http = settings.http if serves_views and settings.http.openapi.enabled else None
         self._debug = DebugPages(redact) if settings.ops.debug else None
         self._server: HTTPServer | None = None
 
@@ -125,6 +135,7 @@ class OpsServer:
             self._settings, limit, _MAX_BODY, has_other_routes=True, on_unhandled=None
         )
         router = server.application.router
+        router.add_get("/", self._index)
         router.add_get("/health/live", self._live)
         router.add_get("/health/ready", self._ready)
         router.add_get("/health/startup", self._startup)
@@ -133,6 +144,8 @@ class OpsServer:
         if self._debug is not None:
             router.add_get(TASKS, self._debug.tasks)
             router.add_get(STACKS, self._debug.stacks)
+        if self._describe is not None:
+            page.add_message_routes(server.application, self._describe)
         await server.listen()
         if self._debug is not None:
             self._debug.enable(server.addresses)
@@ -143,6 +156,27 @@ class OpsServer:
         if self._server is not None:
             self._server.stop_accepting()
             await self._server.close()
+
+    async def _index(self, request: web.Request) -> web.Response:
+        _, status = ready(self._readiness)
+        return index(request, status, list(self._links(request)))
+
+    def _links(self, request: web.Request) -> Iterator[Link]:
+        yield Link("/health/live", "whether the event loop runs")
+        yield Link("/health/ready", "whether the process is ready for work, and each consumer")
+        yield Link("/health/startup", "whether every consumer has been ready once")
+        if self._metrics is not None:
+            yield Link(self._path, "metrics for Prometheus")
+        if self._debug is not None and self._debug.may_see(request):
+            yield Link(TASKS, "where each task is")
+            yield Link(STACKS, "where each thread is")
+        if self._describe is not None:
+            yield Link(page.PAGE, "the messages that the process receives and publishes")
+            yield Link(page.ASYNCAPI, "the same as an AsyncAPI document")
+        if self._http is not None and self._http.port:
+            with suppress(ValueError):  # The client may send any host.
+                views = URL(f"http://{request.host}").with_port(self._http.port)
+                yield Link(str(views.with_path(page.PAGE)), "the HTTP API")
 
     async def _live(self, _: web.Request) -> web.Response:
         return _json(*live())

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -10,6 +10,7 @@ from typing import Any
 
 from yarl import URL
 
+from workerkit.asyncapi import Operation
 from workerkit.config.connections import SSESettings
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
@@ -22,6 +23,7 @@ from workerkit.named_types import type_faults, unused_types
 from workerkit.options import Options, Source
 from workerkit.sse.consumer import SSEOptions
 from workerkit.sse.cursor import CursorStore, FileCursors, MemoryCursors
+from workerkit.sse.described import stream_operations
 from workerkit.sse.event import SSEEvent
 from workerkit.sse.event_types import reader
 from workerkit.sse.receiver import StreamReceiver
@@ -88,6 +90,10 @@ class SSETransport:
     def via(self, options: Options, settings: WorkerSettings) -> str:
         """Return the server, without credentials."""
         return f"server {_server(_sse(options), settings)().display()}"
+
+    def receives(self, declared: Declared, settings: WorkerSettings) -> Iterator[Operation]:
+        """Describe the events of a consumer."""
+        return stream_operations(declared, _server(_sse(declared.options), settings)())
 
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
         """Return the endpoint of one consumer."""
