@@ -52,9 +52,9 @@ ORDER = {
     " declaring publishing consuming dispatch frames broker handshake connection"
     " listener snapshot server",
     "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal server",
-    "cli": "probe application broker dead_letters.__init__ dead_letters.text"
+    "cli": "probe terminal application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read"
-    " dead_letters.clear dead_letters.commands settings listing publish run commands",
+    " dead_letters.clear dead_letters.commands listing settings publish run commands",
     "testing": "fakes containers records requeues broker http_client sse used_transports running"
     " contract_source transport_contract plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
