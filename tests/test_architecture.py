@@ -28,7 +28,7 @@ FLOORS = {
     " simple_receiver simple_transport",
     "F4 transports": "amqp|sse|http|embedded ops.counting ops.metrics periodic ops",
     "F5 assembly": "container config.load tracing app",
-    "F6 runner": "app.watchdog app.process runner",
+    "F6 runner": "app.burst app.main_thread app.watchdog app.process runner",
     "F7 doors": "cli testing __main__",
 }
 
@@ -41,7 +41,7 @@ ORDER = {
     " confirms destination lease_term requests publishing_channels publisher_connection"
     " publisher_connections traced_publish publisher dead_letters copies traced_copies"
     " declared_queues queue_types requeue redelivery answers replay topology preparation"
-    " settlement receiver subscription transport lease",
+    " settlement receiver subscription side_effects transport lease",
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
     " traced_connection event_types cursor stored_cursor receiver subscription transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
@@ -60,7 +60,7 @@ ORDER = {
     "config": "broker_url hosts sections connections sources settings annotations certificates"
     " variables explain load",
     "tracing": "names sampling contexts recorder calls spans served running",
-    "app": "discovery injection interceptors sections assembly watchdog process",
+    "app": "discovery injection interceptors sections assembly burst main_thread watchdog process",
     "periodic": "schedule singleton consumer transport",
 }
 
