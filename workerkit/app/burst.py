@@ -35,7 +35,7 @@ def without_endless(assembly: Assembly) -> Assembly:
         if kept:
             transports.append((transport, kept))
     if not transports:
-        names = "; ".join(f"{name} has no end: {reason}" for name, reason in left_out.items())
+        names = "; ".join(f"{name}: {reason}" for name, reason in left_out.items())
         raise ConfigurationError(f"nothing to run in a burst: {names}")
     for name, reason in left_out.items():
         log.warning("left out of the burst", extra={"consumer": name, "reason": reason})
@@ -54,4 +54,4 @@ async def until_handled(transports: Sequence[Bursts]) -> None:
 def _endless(transport: Transport, declared: Declared) -> str:
     if isinstance(transport, Bursts):
         return transport.endless(declared.options)
-    return f"{transport.kind} has no end"
+    return f"{transport.kind} never runs out of work"
