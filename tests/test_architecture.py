@@ -54,7 +54,7 @@ ORDER = {
     "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal server",
     "cli": "probe terminal application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read"
-    " dead_letters.clear dead_letters.commands listing settings publish run commands",
+    " dead_letters.clear dead_letters.commands listing settings publish shell run commands",
     "testing": "fakes containers records requeues broker http_client sse used_transports running"
     " contract_source transport_contract plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"

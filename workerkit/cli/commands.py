@@ -16,6 +16,7 @@ from workerkit.cli.probe import probe
 from workerkit.cli.publish import publish
 from workerkit.cli.run import run
 from workerkit.cli.settings import inventory, line_of, print_variables
+from workerkit.cli.shell import shell
 from workerkit.cli.terminal import is_for_people
 from workerkit.embedded import LATEST
 from workerkit.errors import StartError
@@ -33,6 +34,7 @@ app = typer.Typer(
 app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(run)
 app.command()(publish)
+app.command()(shell)
 
 
 @app.callback(invoke_without_command=True)
