@@ -112,6 +112,12 @@ class Client:
         assert letter is not None
         return letter
 
+    async def count(self, queue: str) -> int:
+        """Return the number of ready messages in a queue that exists."""
+        declared = await self._channel.queue_declare(queue, passive=True)
+        assert declared.message_count is not None
+        return declared.message_count
+
     async def give_back(self, queue: str) -> None:
         """Take the first message of a queue and return it."""
         message = await self._channel.basic_get(queue)

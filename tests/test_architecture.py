@@ -28,7 +28,7 @@ FLOORS = {
     " simple_options simple_receiver simple_transport",
     "F4 transports": "amqp|sse|http|embedded ops.counting ops.metrics periodic ops",
     "F5 assembly": "container config.load tracing app",
-    "F6 runner": "app.watchdog app.process runner",
+    "F6 runner": "app.burst app.main_thread app.watchdog app.process runner",
     "F7 doors": "cli testing __main__",
 }
 
@@ -40,8 +40,8 @@ ORDER = {
     " scratch_channels channel session connection declare stream_position binding outgoing"
     " confirms destination lease_term requests publishing_channels publisher_connection"
     " publisher_connections traced_publish publisher dead_letters copies traced_copies"
-    " declared_queues described queue_types requeue redelivery answers replay topology preparation"
-    " settlement receiver subscription transport lease",
+    " declared_queues described queue_types requeue redelivery answers replay topology"
+    " preparation settlement receiver subscription side_effects transport lease",
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
     " described traced_connection event_types cursor stored_cursor receiver subscription transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
@@ -53,16 +53,16 @@ ORDER = {
     " declaring publishing consuming dispatch frames broker handshake connection"
     " listener snapshot server",
     "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal index server",
-    "cli": "probe application broker dead_letters.__init__ dead_letters.text"
-    " dead_letters.selection parameters dead_letters.target dead_letters.read"
-    " dead_letters.clear dead_letters.commands settings listing publish run scaffold new"
-    " commands",
+    "cli": "probe terminal application broker dead_letters.__init__ dead_letters.text"
+    " dead_letters.selection parameters dead_letters.target dead_letters.read dead_letters.clear"
+    " dead_letters.commands listing settings publish shell run scaffold new commands",
     "testing": "fakes containers records requeues broker http_client sse used_transports running"
     " contract_source transport_contract plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
     " variables explain load",
     "tracing": "names sampling contexts recorder calls spans served running",
-    "app": "discovery injection interceptors sections assembly asyncapi watchdog process",
+    "app": "discovery injection interceptors sections assembly burst main_thread asyncapi watchdog"
+    " process",
     "periodic": "schedule singleton consumer transport",
 }
 

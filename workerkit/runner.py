@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import sys
-import threading
 import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -17,6 +16,8 @@ from dependency_injector import containers
 
 from workerkit import logs
 from workerkit.app.assembly import Assembly, assemble
+from workerkit.app.burst import without_endless
+from workerkit.app.main_thread import check_main_thread
 from workerkit.app.process import Process
 from workerkit.config.explain import Faults
 from workerkit.config.sections import LogSettings, OpsSettings
@@ -105,7 +106,9 @@ class Runner:
         """
         return assemble(self._container, self._packages, self._only)
 
-    def run(self, *, log_level: str | None = None, traceback: bool = False) -> None:
+    def run(
+        self, *, log_level: str | None = None, traceback: bool = False, burst: bool = False
+    ) -> None:
         """Run until SIGTERM or SIGINT, then stop without losing anything; return when all is well.
 
         A second signal ends the process immediately. SIGUSR1 logs where all tasks and threads are.
@@ -114,13 +117,15 @@ class Runner:
         Args:
             log_level: Instead of the setting's.
             traceback: Raise start errors as they are, instead of writing lines.
+            burst: Handle what there is, run each periodic task once, then stop in the same way.
+                Consumers that have no end are left out.
 
         Raises:
             SystemExit: 2 for faults of classes and configuration, 1 where it could not start, go
-                on, or stop cleanly.
+                on, or stop cleanly, or where a burst could not handle everything.
             RuntimeError: An event loop runs already, or this is not the main thread.
         """
-        _check_place()
+        check_main_thread()
         self._debug.install()
         try:
             assembly = self.assemble()
@@ -130,10 +135,12 @@ class Runner:
                 logs.configure(log_settings, self._redact)
             elif log_level is not None:
                 logging.getLogger().setLevel(log_settings.threshold)
+            if burst:
+                assembly = without_endless(assembly)
             # asyncio handles SIGINT as soon as it runs: that is not for children, either.
             handlers = {number: signal.getsignal(number) for number in _SIGNALS}
             with asyncio.Runner(loop_factory=_loop_factory()) as loop:
-                loop.run(self._live(assembly, handlers))
+                loop.run(self._live(assembly, handlers, burst))
         except StartError as error:
             if traceback:
                 raise
@@ -162,8 +169,8 @@ class Runner:
         if faults:
             raise RunError(*faults)
 
-    async def _live(self, assembly: Assembly, handlers: Handlers) -> None:
-        process = self._process = Process(assembly, self._container)
+    async def _live(self, assembly: Assembly, handlers: Handlers, burst: bool) -> None:
+        process = self._process = Process(assembly, self._container, burst=burst)
         faults: list[str] = []
         with (
             separate_children(handlers),
@@ -175,6 +182,7 @@ class Runner:
             try:
                 await _listen(ops, assembly.settings)
                 await _until_stopped(process, assembly.settings.start_timeout, stop_requested)
+                faults += process.failures
             except RunError as error:
                 faults += error.faults
             except Exception as error:
@@ -200,36 +208,6 @@ def _name(consumer: str | type[Consumer]) -> str:
     if isinstance(consumer, str):
         return consumer
     return str(getattr(consumer, "name", consumer.__name__))
-
-
-def _check_place() -> None:
-    """Refuse to run where neither an event loop can be started nor signals handled.
-
-    Raises:
-        RuntimeError: The text shows what to write instead.
-    """
-    instead = (
-        "write `async with runner.running():` in a coroutine, and the Runner runs inside of that"
-        " block, without signal handlers"
-    )
-    if _has_running_loop():
-        raise RuntimeError(
-            "Runner.run() starts an event loop, and this thread has one that is running already"
-            f" (pytest-asyncio and notebooks start one): {instead}"
-        )
-    if threading.current_thread() is not threading.main_thread():
-        raise RuntimeError(
-            "Runner.run() handles signals, which is possible in the main thread only: call it"
-            f" there, or {instead}"
-        )
-
-
-def _has_running_loop() -> bool:
-    try:
-        asyncio.get_running_loop()
-    except RuntimeError:
-        return False
-    return True
 
 
 def _log_settings(settings: LogSettings, level: str | None) -> LogSettings:
@@ -284,7 +262,7 @@ async def _listen(ops: OpsServer, settings: WorkerSettings) -> None:
 async def _until_stopped(
     process: Process, start_timeout: float | None, stop_requested: Callable[[], bool]
 ) -> None:
-    """Start, and return when a stop is requested.
+    """Start, and return when a stop is requested, or when a burst has ended.
 
     Raises:
         RunError: It could not start, or cannot continue.
@@ -294,7 +272,7 @@ async def _until_stopped(
     starting = asyncio.create_task(process.start(), name="start")
     starting.add_done_callback(lambda _: process.changed.set())
     try:
-        while not stop_requested():
+        while not (process.done or stop_requested()):
             process.changed.clear()
             if starting.done():
                 starting.result()

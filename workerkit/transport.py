@@ -6,7 +6,7 @@ here, whichever module defines them.
 
 Most transports subclass `SimpleTransport` of `workerkit.simple_transport`, which needs two
 functions. `Transport` is the protocol behind it, for those that need full control. Optional
-abilities have a protocol each: `Configured`, `Idles`, `Prepares`, `Publishes`, `Warns`.
+abilities have a protocol each: `Bursts`, `Configured`, `Idles`, `Prepares`, `Publishes`, `Warns`.
 """
 
 import asyncio
@@ -46,6 +46,7 @@ __all__ = [
     "Backoff",
     "Batching",
     "BrokerRefused",
+    "Bursts",
     "Codecs",
     "Concurrency",
     "Configured",
@@ -128,6 +129,7 @@ class Context:
         codecs: The container's, and the built-in ones.
         changed: For each `Part` of a `Health`: called after every change of it.
         tracing: Creates spans; None if tracing is off. The calls of `handle` are traced without it.
+        burst: The process ends when there is nothing left to handle; see `Bursts`.
         keep: Runs a coroutine as a task of the process: one that raises stops the process, and so
             does one that was cancelled otherwise than by `cancel` or `cancel_and_wait`.
     """
@@ -142,6 +144,7 @@ class Context:
     changed: Callable[[], None]
     keep: Callable[[Coroutine[Any, Any, None], str], asyncio.Task[None]]
     tracing: Tracing | None = None
+    burst: bool = False
 
     def section(self, model: type[Section]) -> Section:
         """Return the section of the settings that has this class; see `Configured`.
@@ -266,6 +269,32 @@ class Idles(Protocol):
 
     def skip_waits(self) -> None:
         """Handle partly filled batches, and end pauses before other attempts, now."""
+
+
+@runtime_checkable
+class Bursts(Protocol):
+    """A transport that can handle what there is, and then end: for `workerkit run --burst`.
+
+    Consumers of other transports do not run in a burst. In one, `Context.burst` is true at `start`:
+    a delivery that fails again and again must not keep the process running. Try it a bounded number
+    of times, then keep it until `stop`, which returns it to its source.
+    """
+
+    def endless(self, options: Options) -> str:
+        """Return why a consumer has no end, such as "it serves requests"; empty if it has one."""
+
+    async def remaining(self) -> list[str]:
+        """Return what is left to be handled, in words: what is received, and what the source has.
+
+        It is called again and again, until there is nothing. Return a text as well while that is
+        unknown, because the connection is lost. What is due later is not included.
+        """
+
+    def failures(self) -> list[str]:
+        """Return what was tried and could not be handled, one sentence each; for the end.
+
+        A dead letter was handled. With a failure the process exits with 1.
+        """
 
 
 @runtime_checkable

@@ -85,6 +85,16 @@ class Acks:
         """The lowest tag that is not settled; None if there is none."""
         return next(iter(self._outstanding), None)
 
+    @property
+    def received(self) -> int:
+        """The number of deliveries so far."""
+        return self._last
+
+    @property
+    def unsettled(self) -> int:
+        """The number of deliveries that are not settled."""
+        return len(self._outstanding)
+
     def expect(self, tag: int) -> None:
         """Add a delivery that has to be settled.
 

@@ -109,6 +109,16 @@ class Receiver:
                 self._held.pop(message, None)
         self._requeue.forget_lost()
 
+    @property
+    def in_progress(self) -> bool:
+        """Whether messages wait for a worker, are handled, or are being requeued."""
+        received = self._waiting or self._batching or self._running or self._held
+        return bool(received) or self.workers.busy or self._requeue.copying > 0
+
+    def keep_failed(self) -> None:
+        """Keep messages that fail again until the process stops: for bursts."""
+        self._requeue.keep_failed()
+
     def stop(self) -> None:
         """Start with no further message, except those of a partial batch."""
         self._stopping.set()

@@ -65,10 +65,24 @@ class Requeue:
         self._publisher = publisher
         self._types = types
         self._copying: set[asyncio.Task[None]] = set()
-        self.failing = False
+        self.failing = self._keeps = False
         self.stopping = asyncio.Event()
         most = max(options.prefetch_count // 2, 1)
         self._pauses = {name: _Pauses(most, self.at_once, self.stopping) for name in self._queues}
+
+    def keep_failed(self) -> None:
+        """From now on, keep a message that fails again until `stop`: for bursts.
+
+        If it were requeued, it would be delivered and fail again, and the burst would never end.
+        """
+        self._keeps = True
+        for pauses in self._pauses.values():
+            pauses.keeps = True
+
+    @property
+    def copying(self) -> int:
+        """The number of messages whose copies are not confirmed yet."""
+        return len(self._copying)
 
     async def after_pause(self, message: AMQPMessage[Any], *, pause_first: bool = False) -> bool:
         """Requeue *message*, now or later; return when it needs no worker any more.
@@ -202,7 +216,9 @@ class Requeue:
                 message.acks.nack(message.tag)
                 return
             log_failure(self._name, message, error)
-            if (
+            if self._keeps:
+                self._pauses[message.queue].keep(message)
+            elif (
                 await sleep_unless_stopping(_COPY_FAILED_PAUSE, self.stopping)
                 and not message.acks.lost
             ):
@@ -229,11 +245,11 @@ class _Held(NamedTuple):
 
     Attributes:
         since: The loop's time.
-        timer: Requeues it.
+        timer: Requeues it; None if it is kept until the process stops.
     """
 
     since: float
-    timer: asyncio.TimerHandle
+    timer: asyncio.TimerHandle | None
 
 
 class _Pauses:
@@ -249,6 +265,7 @@ class _Pauses:
 
     Attributes:
         failures: Failures in a row of messages that were delivered before.
+        keeps: Messages are held until the process stops, any number of them.
         room: Set when a message is released.
     """
 
@@ -261,11 +278,15 @@ class _Pauses:
         self._held: dict[AMQPMessage[Any], _Held] = {}
         self._last = 0.0
         self.failures = 0
+        self.keeps = False
         self.room = asyncio.Event()
 
     async def put(self, message: AMQPMessage[Any], failed_again: bool) -> bool:
         """Requeue a message that failed, or hold it; False if its channel is lost."""
         loop = asyncio.get_running_loop()
+        if failed_again and self.keeps:
+            self.keep(message)
+            return not message.acks.lost
         if failed_again:
             pause = self._next(loop.time())
             await self._wait_for_room()
@@ -274,6 +295,13 @@ class _Pauses:
         timer = loop.call_later(pause, self._release, message)
         self._held[message] = _Held(loop.time(), timer)
         return True
+
+    def keep(self, message: AMQPMessage[Any]) -> None:
+        """Hold a message until the process stops, or at once if it is stopping or lost."""
+        if self._stopping.is_set() or message.acks.lost:
+            self._requeue(message)
+        else:
+            self._held[message] = _Held(asyncio.get_running_loop().time(), None)
 
     def forget_lost(self) -> None:
         """Release the messages of lost channels."""
@@ -308,7 +336,9 @@ class _Pauses:
                     self._release(oldest)
 
     def _release(self, message: AMQPMessage[Any]) -> None:
-        self._held.pop(message).timer.cancel()
+        timer = self._held.pop(message).timer
+        if timer is not None:
+            timer.cancel()
         self.room.set()
         self._requeue(message)
 

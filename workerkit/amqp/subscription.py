@@ -12,7 +12,7 @@ from workerkit.amqp.handshake import SELF_EXPLANATORY
 from workerkit.amqp.preparation import Preparation
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.receiver import Receiver
-from workerkit.amqp.session import Session
+from workerkit.amqp.session import Session, scratch
 from workerkit.amqp.stream_position import StreamPosition
 from workerkit.amqp.topology import Topology
 from workerkit.describe import summarize_error, without_needless_traceback
@@ -38,6 +38,9 @@ class Subscription:
         prefetch: The prefetch count.
         preparation: The first declarations. No consumer of the connection starts before them.
         part: Notified of changes of its readiness.
+
+    Attributes:
+        ready: The messages that the queue had at the last call of `remaining`.
     """
 
     def __init__(
@@ -66,6 +69,9 @@ class Subscription:
         self._consuming_since = 0.0
         self._position = StreamPosition(queue.stream_offset) if queue.is_stream else None
         self._cancelled = asyncio.Event()
+        # Of the last check for a burst: the channel with the number of its messages.
+        self._received: tuple[Channel, int] | None = None
+        self.ready = 0
         preparation.add_listener(self)
 
     async def run(self) -> None:
@@ -100,6 +106,40 @@ class Subscription:
             else:
                 # A new session may have a free channel: do not wait any longer.
                 await asyncio.wait([session.lost], timeout=pause)
+
+    async def remaining(self) -> str:
+        """Return what its queue has for this process, in words; empty if there is nothing.
+
+        If messages that failed fill the prefetch, the queue has nothing more for this process.
+        """
+        channel, received = self._channel, self._received
+        if channel is None or not self._consuming:
+            return f"queue {self._queue.name!r}: {self._part.reason or 'not consumed yet'}"
+        session = await self._connection.session()
+        try:
+            async with session.scratch.turn(), scratch(session) as requests:
+                self.ready = await requests.count(self._name)
+            # The reply comes after the messages that the queue had sent before it was counted.
+            await channel.prefetch(self._prefetch)
+        except ConnectionLost as error:
+            return f"queue {self._queue.name!r}: {error}"
+        self._received = (channel, channel.acks.received)
+        if self._received != received:
+            return f"queue {self._queue.name!r}: a message was received since the last check"
+        if not self.ready or channel.acks.unsettled >= self._prefetch:
+            return ""
+        return f"queue {self._queue.name!r} has {self.ready} messages"
+
+    def failure(self) -> str:
+        """Return how many messages failed and are kept for the end of a burst; empty if none."""
+        kept = self._channel.acks.unsettled if self._channel is not None else 0
+        if not kept:
+            return ""
+        others = f", and {self.ready} after them were not tried" if self.ready else ""
+        return (
+            f"{self._receiver.name}: {kept} messages of queue {self._queue.name!r} failed, and are"
+            f" still there{others}"
+        )
 
     async def stop(self) -> None:
         """Cancel the consumer at the broker, which then sends no more messages."""

@@ -24,6 +24,7 @@ from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.redelivery import Handled, Place, Redelivery
 from workerkit.amqp.settlement import AMQPSettlement
+from workerkit.amqp.side_effects import side_effects
 from workerkit.amqp.subscription import Subscription
 from workerkit.amqp.topology import Topology
 from workerkit.amqp.traced_copies import copy_publisher
@@ -269,6 +270,22 @@ class AMQPTransport:
         for receiver in self._receivers:
             receiver.skip_waits()
 
+    def endless(self, options: Options) -> str:
+        """Return why a consumer has no end: a stream keeps its messages."""
+        streams = [each.name for each in _amqp_options(options).queues if each.is_stream]
+        return f"queue {streams[0]!r} is a stream" if streams else ""
+
+    async def remaining(self) -> list[str]:
+        """Return which messages are received and not settled, else what the queues have."""
+        if found := [f"messages of {each.name}" for each in self._receivers if each.in_progress]:
+            return found
+        texts = await asyncio.gather(*(each.remaining() for each in self._subscriptions))
+        return [text for text in texts if text]
+
+    def failures(self) -> list[str]:
+        """Return how many messages of each queue failed and were not dead-lettered."""
+        return [text for each in self._subscriptions if (text := each.failure())]
+
     async def drain(self) -> None:
         """Wait until no handler is running and all messages to requeue were requeued."""
         await asyncio.gather(*(each.workers.quiet() for each in self._receivers))
@@ -319,7 +336,7 @@ class AMQPTransport:
             connection = Connection(name, read, options.vhost, "consumers", context.observers)
             self._connections[key] = connection
             self._preparations[key] = Preparation(connection, len(settings.servers))
-        for text, fields in _warnings(options, context.settings.consumer_timeout):
+        for text, fields in side_effects(options, context.settings.consumer_timeout):
             log.warning(text, extra={"consumer": options.name, **fields})
         declare = options.declare or settings.declare
         copies = self._copies.setdefault(
@@ -346,6 +363,8 @@ class AMQPTransport:
         redelivery = Redelivery(options, types, self._handled, key, consumer_timeout)
         receiver = Receiver(endpoint, options, context.observers, settlement, redelivery, answers)
         self._receivers.append(receiver)
+        if context.burst:
+            receiver.keep_failed()
         self._workers += [context.keep(work, name) for name, work in receiver.workers.tasks()]
         parts = [Part(context.changed) for _ in options.queues]
         settlement.parts = dict(zip((queue.name for queue in options.queues), parts, strict=True))
@@ -362,27 +381,6 @@ class AMQPTransport:
             self._subscriptions.append(subscription)
             self._tasks.append(context.keep(subscription.run(), f"{options.name} of {queue}"))
         return Health(options.name, parts, in_flight=lambda: receiver.workers.working)
-
-
-def _warnings(
-    options: AMQPOptions, consumer_timeout: float
-) -> Iterator[tuple[str, dict[str, object]]]:
-    """Yield the message and the fields of a log record for each option that has a side effect."""
-    if options.batch and options.full_batch < options.batch_size:
-        yield (
-            "batch size is limited to the prefetch",
-            {"batch_size": options.batch_size, "prefetch": options.full_batch},
-        )
-    tries = 1 if options.retry is None else options.retry.most_in_place
-    if options.timeout is None or options.timeout * tries > consumer_timeout:
-        yield (
-            "timeout is longer than the broker waits for an acknowledgement",
-            {
-                "timeout": options.timeout,
-                "tries_in_place": tries,
-                "consumer_timeout": consumer_timeout,
-            },
-        )
 
 
 def _suffixes(options: AMQPOptions) -> Iterator[str]:

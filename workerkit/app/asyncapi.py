@@ -20,7 +20,7 @@ from workerkit.codec import (
     is_verbatim,
 )
 from workerkit.config.sections import OpenAPISettings
-from workerkit.http.openapi import Mode, Schemas
+from workerkit.http.schemas import Mode, Schemas
 from workerkit.transport import Declared
 
 VERSION = "3.0.0"

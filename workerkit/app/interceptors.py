@@ -14,7 +14,26 @@ from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError
 from workerkit.signature import Unresolved
 
-Create = Callable[[], Any]
+
+class Creator:
+    """Creates one interceptor, once; as text it is the name of what the container or class lists.
+
+    Args:
+        create: Creates it.
+        name: Of the class or function, or of the provider.
+    """
+
+    def __init__(self, create: Callable[[], Any], name: str) -> None:
+        self._create = functools.cache(create)
+        self._name = name
+
+    def __call__(self) -> Any:
+        """Return the interceptor."""
+        return self._create()
+
+    def __str__(self) -> str:
+        return self._name
+
 
 _WRITE = (
     "write a function that takes a Call, decorated with asynccontextmanager, a class with such a "
@@ -32,9 +51,9 @@ class Interceptors:
     def __init__(self, container: containers.Container, injector: Injector) -> None:
         self.injector = injector
         self._container = container
-        self._created: dict[int, Create] = {}
+        self._created: dict[int, Creator] = {}
 
-    def of(self, class_: type[Consumer]) -> tuple[Create, ...]:
+    def of(self, class_: type[Consumer]) -> tuple[Creator, ...]:
         """Return what creates the interceptors of a class, the outermost first.
 
         Raises:
@@ -47,7 +66,7 @@ class Interceptors:
             raise DeclarationError(f"{where}: interceptors is {what}: write a list{such}")
         return self._all("the container", _listed(self._container)) + self._all(where, found)
 
-    def _all(self, where: str, found: Iterable[Any]) -> tuple[Create, ...]:
+    def _all(self, where: str, found: Iterable[Any]) -> tuple[Creator, ...]:
         created, faults = [], []
         for number, each in enumerate(found, 1):
             try:
@@ -58,15 +77,15 @@ class Interceptors:
             raise DeclarationError(*faults)
         return tuple(created)
 
-    def _one(self, found: Any) -> Create:
+    def _one(self, found: Any) -> Creator:
         """Return what creates an interceptor: the same for each consumer that names it."""
         if id(found) not in self._created:
-            self._created[id(found)] = functools.cache(self._creator(found))
+            self._created[id(found)] = Creator(self._create(found), self._name(found))
         return self._created[id(found)]
 
-    def _creator(self, found: Any) -> Create:
+    def _create(self, found: Any) -> Callable[[], Any]:
         if isinstance(found, providers.Provider) or is_marker(found):
-            provider: Create = self._provider(found)
+            provider: Callable[[], Any] = self._provider(found)
             target = getattr(provider, "cls", None)
             if isinstance(target, type):
                 _check(target)
@@ -83,12 +102,27 @@ class Interceptors:
                 return marked(self._container, found)
             except Unresolved as error:
                 raise DeclarationError(str(error)) from error
+        names = self._names(found)
+        return self._container.providers[names[0]] if names else found
+
+    def _names(self, provider: Any) -> list[str]:
+        """Return the names that a provider has in the container."""
+        names = [name for name, each in self._container.providers.items() if each is provider]
         # A class names the provider of the class of the container, Container.audit.
-        names = [name for name, each in self._container.providers.items() if each is found]
         parent = getattr(self._container, "declarative_parent", None)
         declared = {} if parent is None else parent.providers
-        names += [name for name, each in declared.items() if each is found]
-        return self._container.providers[names[0]] if names else found
+        return names + [name for name, each in declared.items() if each is provider]
+
+    def _name(self, found: Any) -> str:
+        """Return the name of a provider, or that of the class or function."""
+        if is_marker(found):
+            return str(found.provider)
+        if isinstance(found, providers.Provider):
+            if names := self._names(found):
+                return names[0]
+            found = getattr(found, "provides", None) or found
+        named = found if hasattr(found, "__qualname__") else type(found)
+        return f"{named.__module__}.{named.__qualname__}"
 
 
 def _listed(container: containers.Container) -> Sequence[Any]:

@@ -16,6 +16,7 @@ from dependency_injector import containers, providers
 from workerkit import logs
 from workerkit.app.assembly import Assembly
 from workerkit.app.asyncapi import document
+from workerkit.app.burst import until_handled
 from workerkit.app.interceptors import check_created
 from workerkit.app.watchdog import Watchdog
 from workerkit.container import Resources, redact_of
@@ -30,6 +31,7 @@ from workerkit.tasks import (
     LATE,
     Interrupted,
     cancel,
+    cancel_and_wait,
     guard,
     is_meant_to_end,
     protect,
@@ -37,7 +39,7 @@ from workerkit.tasks import (
     unprotect,
 )
 from workerkit.tracing import start_tracing
-from workerkit.transport import Context, Declared, Prepares, Publishes, Transport
+from workerkit.transport import Bursts, Context, Declared, Prepares, Publishes, Transport
 
 if TYPE_CHECKING:
     from workerkit.tracing.running import RunningTracing
@@ -63,15 +65,23 @@ class Process:
         changed: Set when health has changed, or something failed.
         crash: What one of our own tasks raised; the process must stop then.
         abandoned: Names of consumers and of others that did not end.
+        done: A burst has ended: nothing is left to be handled.
+        failures: What a burst could not handle, one sentence each.
     """
 
-    def __init__(self, assembly: Assembly, container: containers.Container) -> None:
+    def __init__(
+        self, assembly: Assembly, container: containers.Container, *, burst: bool = False
+    ) -> None:
         self.readiness = Readiness()
         wanted = assembly.settings.metrics
         self.metrics = Metrics(wanted, self.readiness) if wanted.enabled else None
         self.changed = asyncio.Event()
         self.crash: BaseException | None = None
         self.abandoned: list[str] = []
+        self.done = False
+        self.failures: list[str] = []
+        self._burst = burst
+        self._waiting: asyncio.Task[None] | None = None
         self._assembly = assembly
         self._container = container
         self._resources = Resources(container)
@@ -128,6 +138,8 @@ class Process:
                 self._transports.append(transport)
             self.readiness.health += await transport.start(endpoints, context)
         self.readiness.started = True
+        if self._burst:
+            self._waiting = self._keep(self._end_burst(), "burst")
 
     async def stop(self) -> list[str]:
         """Receive nothing new, let handlers finish, close everything in reverse order.
@@ -144,6 +156,8 @@ class Process:
 
     async def _stop(self) -> list[str]:
         self.readiness.draining = True
+        if self._waiting is not None:
+            await cancel_and_wait([self._waiting])
         loop = asyncio.get_running_loop()
         grace_ends = loop.time() + self._assembly.settings.shutdown_grace
         transports = {f"{transport.kind} transport": transport for transport in self._transports}
@@ -199,6 +213,14 @@ class Process:
         self.abandoned += [name for name, text in wrong.items() if text is LATE]
         return [f"{name} could not be {what}: {text}" for name, text in wrong.items()]
 
+    async def _end_burst(self) -> None:
+        transports = [each for each in self._transports if isinstance(each, Bursts)]
+        await until_handled(transports)
+        self.failures = [text for each in transports for text in each.failures()]
+        log.info("nothing is left to handle")
+        self.done = True
+        self.changed.set()
+
     def _busy(self) -> list[str]:
         return [name for transport in self._transports for name in transport.busy()]
 
@@ -221,6 +243,7 @@ class Process:
             self.changed.set,
             self._keep,
             self._tracing,
+            self._burst,
         )
 
     async def _open_publishers(self, context: Context) -> None:

@@ -11,17 +11,19 @@ from workerkit.app.asyncapi import document as asyncapi_document
 from workerkit.cli.application import assembled
 from workerkit.cli.broker import serve
 from workerkit.cli.dead_letters import commands as dead_letters
-from workerkit.cli.listing import rows_of
+from workerkit.cli.listing import lines_of, print_tables, rows_of
 from workerkit.cli.new import new
-from workerkit.cli.parameters import Container, Group, Package, Traceback, faults
+from workerkit.cli.parameters import All, Container, Group, Json, Package, Traceback, faults
 from workerkit.cli.probe import probe
 from workerkit.cli.publish import publish
 from workerkit.cli.run import run
-from workerkit.cli.settings import inventory
+from workerkit.cli.settings import inventory, line_of, print_variables
+from workerkit.cli.shell import shell
+from workerkit.cli.terminal import is_for_people
 from workerkit.embedded import LATEST
+from workerkit.errors import StartError
 from workerkit.http.openapi import document
 from workerkit.http.view import HTTPView
-from workerkit.safe_text import one_line
 from workerkit.version import __version__
 
 app = typer.Typer(
@@ -35,6 +37,7 @@ app.add_typer(dead_letters.app, name="dead-letters")
 app.command()(run)
 app.command()(publish)
 app.command()(new)
+app.command()(shell)
 
 
 @app.callback(invoke_without_command=True)
@@ -67,7 +70,8 @@ def broker(
 def list_(
     package: Package,
     container: Container = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+    all_values: All = False,
+    as_json: Json = False,
     traceback: Traceback = False,
 ) -> None:
     """List the consumers of PACKAGE with their options, and the source of each value."""
@@ -75,22 +79,37 @@ def list_(
         rows = list(rows_of(assembled(package, container)))
     if as_json:
         print(json.dumps(rows, indent=2))
-        return
-    for row in rows:
-        print(one_line(f"{row['name']}  {row['kind']}  {row['source']}  ({row['class']})"))
-        for option, value in row["options"].items():
-            text = ", ".join(map(str, value)) if isinstance(value, list) else value
-            print(one_line(f"    {option} = {text}  [{row['sources'][option]}]"))
+    elif is_for_people():
+        print_tables(rows, all_values=all_values)
+    else:
+        for row in rows:
+            print(*lines_of(row), sep="\n")
 
 
 @app.command()
-def check(package: Package, container: Container = None, traceback: Traceback = False) -> None:
+def check(
+    package: Package,
+    container: Container = None,
+    as_json: Json = False,
+    traceback: Traceback = False,
+) -> None:
     """Report every problem in PACKAGE, without opening a connection."""
+    result: dict[str, Any] = {"package": package, "consumers": [], "problems": [], "warnings": []}
     with faults(traceback):
-        assembly = assembled(package, container)
+        try:
+            assembly = assembled(package, container)
+        except StartError as error:
+            if as_json:
+                print(json.dumps({**result, "problems": list(error.faults)}, indent=2))
+            raise
     for warning in assembly.warnings:
         print(f"warning: {warning}", file=sys.stderr)
     declared = assembly.declared
+    if as_json:
+        names = [each.options.name for each in declared]
+        found = {**result, "consumers": names, "warnings": assembly.warnings}
+        print(json.dumps(found, indent=2))
+        return
     print(f"{package}: {len(declared)} consumer{'s' if len(declared) > 1 else ''}, no problems")
 
 
@@ -98,7 +117,8 @@ def check(package: Package, container: Container = None, traceback: Traceback = 
 def settings(
     package: Package,
     container: Container = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print a JSON array.")] = False,
+    all_values: All = False,
+    as_json: Json = False,
     traceback: Traceback = False,
 ) -> None:
     """List every environment variable that PACKAGE reads, with its value and source."""
@@ -106,9 +126,10 @@ def settings(
         rows = inventory(assembled(package, container))
     if as_json:
         print(json.dumps([dataclasses.asdict(row) for row in rows], indent=2))
-        return
-    for row in rows:
-        print(one_line(f"{row.variable}={_text(row.value)}  ({row.type}, {row.source})"))
+    elif is_for_people():
+        print_variables(rows, all_values=all_values)
+    else:
+        print(*map(line_of, rows), sep="\n")
 
 
 @app.command()
@@ -136,16 +157,3 @@ def asyncapi(package: Package, container: Container = None, traceback: Traceback
 def probe_(context: typer.Context) -> None:
     """Check whether a running worker is live, ready or started; exit code 0, or 69 if not."""
     raise typer.Exit(probe(context.args))
-
-
-def _text(value: Any) -> str:
-    """Return a value as text for an environment variable."""
-    if isinstance(value, dict) or (isinstance(value, list) and not all(map(_is_plain, value))):
-        return json.dumps(value, ensure_ascii=False)
-    if isinstance(value, list):
-        return ",".join(map(str, value))
-    return "" if value is None else str(value)
-
-
-def _is_plain(value: Any) -> bool:
-    return not isinstance(value, dict | list)

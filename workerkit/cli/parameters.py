@@ -32,6 +32,10 @@ Traceback = Annotated[
     bool, typer.Option("--traceback", help="Print a traceback with an error, for debugging.")
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+All = Annotated[
+    bool,
+    typer.Option("--all", help="Also values that are the default; a pipe gets them in any case."),
+]
 
 
 class Group(TyperGroup):

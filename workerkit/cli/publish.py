@@ -1,6 +1,7 @@
 """The command `workerkit publish`."""
 
 import asyncio
+import json
 import sys
 from collections.abc import Iterator
 from typing import Annotated
@@ -13,7 +14,8 @@ from workerkit.amqp.properties import Properties
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.session import connect
 from workerkit.cli.application import is_url, settings_of
-from workerkit.cli.parameters import Container, Traceback, faults, quiet
+from workerkit.cli.parameters import Container, Json, Traceback, faults, quiet
+from workerkit.cli.terminal import progress
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Variables
 from workerkit.errors import (
@@ -47,6 +49,7 @@ def publish(
     correlation_id: Annotated[str | None, typer.Option(help="Copied into replies.")] = None,
     connection: Annotated[str, typer.Option(help="A named connection.")] = "default",
     container: Container = None,
+    as_json: Json = False,
     traceback: Traceback = False,
 ) -> None:
     """Publish one message, wait for the broker to confirm it, and print its message id."""
@@ -71,7 +74,7 @@ def publish(
             message_id = asyncio.run(publish_once(chosen, raw, properties, to, advice))
         except (PublishError, TypeError, ValueError) as error:
             raise RunError(str(error)) from error
-    print(message_id)
+    print(json.dumps({"message_id": message_id}) if as_json else message_id)
 
 
 async def publish_once(
@@ -95,7 +98,8 @@ async def publish_once(
     publishing = asyncio.create_task(publisher.send(raw, properties, to))
     refusal = asyncio.create_task(_refusal(settings, to, attempts))
     try:
-        await asyncio.wait([publishing, refusal], return_when=asyncio.FIRST_COMPLETED)
+        async with progress(lambda: f"waiting for the broker to accept the message to {to}"):
+            await asyncio.wait([publishing, refusal], return_when=asyncio.FIRST_COMPLETED)
         if not publishing.done() and (error := refusal.result()) is not None:
             text = f"message to {to}: {error}"
             if isinstance(error, BrokerRefused):

@@ -42,6 +42,9 @@ def run(
         bool,
         typer.Option("--embedded-broker", help="Use an in-process broker, for demos."),
     ] = False,
+    burst: Annotated[
+        bool, typer.Option("--burst", help="Handle what there is, then exit: for jobs.")
+    ] = False,
     traceback: Traceback = False,
 ) -> None:
     """Run the consumers of PACKAGE until SIGTERM or SIGINT."""
@@ -50,4 +53,4 @@ def run(
         if with_broker:
             stack.enter_context(embedded_broker(application, package, only or ()))
         runner = Runner(application, packages=[package], only=only or ())
-        runner.run(traceback=traceback, log_level=log_level)
+        runner.run(traceback=traceback, log_level=log_level, burst=burst)

@@ -1,7 +1,8 @@
 """List all environment variables of an application with their current values."""
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+import json
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -11,14 +12,18 @@ from pydantic import BaseModel, SecretStr
 
 from workerkit.amqp.queue import Queue
 from workerkit.app.assembly import Assembly
+from workerkit.cli.listing import DEFAULT, value_cells
+from workerkit.cli.terminal import Cell, Column, print_line, print_table
 from workerkit.config.annotations import Location, leaves, members, types_at
 from workerkit.config.explain import is_secret
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Variables
 from workerkit.options import snake_case, variable_options
-from workerkit.safe_text import HIDDEN, without_credentials
+from workerkit.safe_text import HIDDEN, one_line, without_credentials
 from workerkit.transport import Declared
 
+_WIDEST = 24  # Of a value: those of lists are long.
+_WIDE = 110
 _NAMES = {SecretStr: "str", Queue: "str", Path: "path"}
 
 
@@ -56,6 +61,52 @@ def inventory(assembly: Assembly) -> list[Row]:
     for declared in assembly.declared:
         rows += _options(variables, declared)
     return rows
+
+
+def line_of(row: Row) -> str:
+    """Return the line that a pipe gets for one variable."""
+    return one_line(f"{row.variable}={_text(row.value)}  ({row.type}, {row.source})")
+
+
+def print_variables(rows: Sequence[Row], *, all_values: bool) -> None:
+    """Print a table of the variables, for people.
+
+    Args:
+        all_values: Also variables with their default.
+    """
+    columns = [
+        Column("VARIABLE"),
+        Column("VALUE", most=_WIDEST),
+        Column("SOURCE", whole=True),
+        Column("DEFAULT", most=_WIDEST, wide=_WIDE),
+        Column("TYPE", most=_WIDEST, wide=_WIDE),
+    ]
+    shown = [row for row in rows if all_values or row.source != DEFAULT]
+    cells = [
+        (
+            *value_cells(row.variable, _text(row.value), row.source),
+            Cell("" if row.source == DEFAULT else _text(row.default), "dim"),
+            Cell(row.type, "dim"),
+        )
+        for row in shown
+    ]
+    if cells:
+        print_table(columns, cells)
+    if hidden := len(rows) - len(shown):
+        print_line(Cell(f"{hidden} variables are not set; --all shows them", "dim"))
+
+
+def _text(value: Any) -> str:
+    """Return a value as text for an environment variable."""
+    if isinstance(value, dict) or (isinstance(value, list) and not all(map(_is_plain, value))):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, list):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
+
+
+def _is_plain(value: Any) -> bool:
+    return not isinstance(value, dict | list)
 
 
 def _locations(settings: WorkerSettings, name: str, annotation: Any) -> Iterator[Location]:

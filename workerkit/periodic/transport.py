@@ -10,12 +10,13 @@ from time import perf_counter
 from typing import ClassVar
 from zoneinfo import ZoneInfo
 
+from workerkit.amqp.lease_term import NotHeld
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
 from workerkit.delivery import Action, Delivery, Outcome, TraceDetails
-from workerkit.describe import describe_class
+from workerkit.describe import describe_class, describe_error
 from workerkit.endpoint import Endpoint
-from workerkit.health import Health, Part
+from workerkit.health import Health, Part, State
 from workerkit.observe import Settled, notify
 from workerkit.options import Options, folded
 from workerkit.periodic.consumer import PeriodicOptions, periodic_options
@@ -34,7 +35,7 @@ from workerkit.periodic.singleton import (
 )
 from workerkit.retry import pause
 from workerkit.tasks import cancel, cancel_and_wait, sleep_unless_stopping
-from workerkit.transport import Context, Declared
+from workerkit.transport import Context, Declared, running_handlers
 
 log = logging.getLogger(__name__)
 
@@ -141,15 +142,17 @@ class PeriodicTransport:
         """Start the timers."""
         health = []
         for endpoint in endpoints:
-            timer = _Timer(endpoint, periodic_options(endpoint.options), context, self._pause)
-            self._timers.append(timer)
             part = Part(context.changed)
+            options = periodic_options(endpoint.options)
+            timer = _Timer(endpoint, options, context, part, self._pause)
+            self._timers.append(timer)
             self._parts.append(part)
-            singleton = timer.compete(self._singletons, part)
+            singleton = timer.compete(self._singletons)
             if singleton is None:
                 part.ready()
             if not self._by_hand:
-                self._loops.append(context.keep(timer.run(), f"{endpoint.name} timer"))
+                work = timer.run_once() if context.burst else timer.run()
+                self._loops.append(context.keep(work, f"{endpoint.name} timer"))
             task_health = Health(endpoint.name, [part], outside=False, in_flight=timer.in_flight)
             if singleton is not None:
                 task_health.outside, task_health.role = True, singleton.role
@@ -168,6 +171,19 @@ class PeriodicTransport:
             others = f", only {known}" if known else "; there is none"
             raise KeyError(f"no periodic task {name!r} runs{others}")
         await timers[folded(name)].tick()
+
+    def endless(self, options: Options) -> str:
+        """Return nothing: in a burst, each task runs once."""
+        return ""
+
+    async def remaining(self) -> list[str]:
+        """Return the tasks that have not run yet, or still run."""
+        waiting = [each.get_name() for each in self._loops if not each.done()]
+        return waiting + running_handlers(self.busy())
+
+    def failures(self) -> list[str]:
+        """Return the runs that failed."""
+        return [each.failure for each in self._timers if each.failure]
 
     async def stop(self) -> None:
         """Stop the timers. Runs that wait for a retry are not retried."""
@@ -199,27 +215,34 @@ class PeriodicTransport:
 
 
 class _Timer:
-    """The timer of one task, and its runs in progress."""
+    """The timer of one task, and its runs in progress.
+
+    Attributes:
+        failure: Why the last run failed, or could not begin; empty if it did not.
+    """
 
     def __init__(
         self,
         endpoint: Endpoint,
         options: PeriodicOptions,
         context: Context,
+        part: Part,
         pause: Callable[[float], Awaitable[bool]],
     ) -> None:
         self.endpoint = endpoint
         self.runs: set[asyncio.Task[None]] = set()
+        self.failure = ""
         self._options = options
         self._context = context
+        self._part = part
         self._pause = pause
         self._singleton: Singleton | None = None
 
-    def compete(self, singletons: Singletons, part: Part) -> Singleton | None:
+    def compete(self, singletons: Singletons) -> Singleton | None:
         """Compete for the lease of the task, if it has one."""
         if self._options.singleton:
             self._singleton = singletons.add(
-                self.endpoint, self._options, self._context, part, self._on_lost
+                self.endpoint, self._options, self._context, self._part, self._on_lost
             )
         return self._singleton
 
@@ -231,6 +254,22 @@ class _Timer:
             await self._run_by_cron(self._options.cron)
         elif self._options.every is not None:
             await self._run_by_interval(self._options.every)
+
+    async def run_once(self) -> None:
+        """Start one run now, without jitter: for bursts.
+
+        Another process that has the lease runs the task, so that is no failure.
+        """
+        run = None
+        if self._singleton is not None:
+            try:
+                run = await self._singleton.run_now()
+            except NotHeld as error:
+                fields = {"consumer": self.endpoint.name, "reason": str(error)}
+                log.warning("run not started", extra=fields)
+                self.failure = "" if self._part.state is State.READY else str(error)
+                return
+        self._begin(datetime.now(UTC), run)
 
     def in_flight(self) -> int:
         """Return the number of runs in progress."""
@@ -319,6 +358,10 @@ class _Timer:
                 return
             tick.again()
             outcome = await self._try(tick, run)
+        self.failure = ""
+        if outcome.action is not Action.ACK:
+            reason = "" if outcome.error is None else f": {describe_error(outcome.error)}"
+            self.failure = f"{self.endpoint.name}: the run failed{reason}"
 
     async def _try(self, tick: Tick, run: Run | None) -> Outcome:
         began = perf_counter()

@@ -13,9 +13,10 @@ from workerkit.amqp.destination import Destination
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.replay import ProcessMessage, QueueCleaner, replay_properties
-from workerkit.cli.dead_letters.read import opened, progress
+from workerkit.cli.dead_letters.read import opened
 from workerkit.cli.dead_letters.selection import Selection
 from workerkit.cli.dead_letters.target import DeadLetterQueue
+from workerkit.cli.terminal import progress
 from workerkit.errors import ConnectionLost, PublishError, RunError
 
 
@@ -122,7 +123,7 @@ async def clear(
 
         with _signals(stopping.set):
             try:
-                async with progress(report):
+                async with progress(report, lambda: (browser.read, browser.count)):
                     await clearing.run(treat)
             except (PublishError, ConnectionLost, ValueError) as error:
                 raise RunError(f"stopped: {report()}: {error}") from error

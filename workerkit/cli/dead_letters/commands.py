@@ -17,6 +17,7 @@ from workerkit.cli.dead_letters.read import NoDeadLetterQueue, collect, count, f
 from workerkit.cli.dead_letters.selection import Selection
 from workerkit.cli.dead_letters.target import DeadLetterQueue, Target, find
 from workerkit.cli.parameters import Json, Traceback, faults, spread
+from workerkit.cli.terminal import is_for_people
 from workerkit.errors import ConfigurationError, RunError
 from workerkit.safe_text import escape
 
@@ -65,8 +66,12 @@ def list_(
                 _print_more(page.more, sys.stderr)
             else:
                 rows = asyncio.run(collect(queue, selection, limit, letters.row))
-                lines = letters.lines(rows.letters) if rows.letters else [_none(queue, selection)]
-                print(*lines, sep="\n")
+                if not rows.letters:
+                    print(_none(queue, selection))
+                elif is_for_people():
+                    letters.print_letters(rows.letters)
+                else:
+                    print(*letters.lines(rows.letters), sep="\n")
                 _print_more(rows.more, sys.stdout)
 
 

@@ -1,6 +1,5 @@
 """Read dead letters, and leave them in their queue."""
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -15,12 +14,11 @@ from workerkit.amqp.replay import Browser, browse_queue, properties_without_coun
 from workerkit.cli.dead_letters.selection import Selection
 from workerkit.cli.dead_letters.target import DeadLetterQueue
 from workerkit.cli.parameters import quiet
+from workerkit.cli.terminal import progress
 from workerkit.errors import BrokerRefused, ConnectionLost, PublishError, RunError
 from workerkit.safe_text import escape
 
 T = TypeVar("T")
-
-_PROGRESS_EVERY = 2.0
 
 
 class NoDeadLetterQueue(Exception):
@@ -97,22 +95,6 @@ def _report_copied(browser: Browser) -> None:
         )
 
 
-@asynccontextmanager
-async def progress(report: Callable[[], str]) -> AsyncIterator[None]:
-    """Print *report* to stderr every few seconds while the block runs."""
-
-    async def print_reports() -> None:
-        while True:
-            await asyncio.sleep(_PROGRESS_EVERY)
-            print(report(), file=sys.stderr, flush=True)
-
-    printing = asyncio.create_task(print_reports())
-    try:
-        yield
-    finally:
-        printing.cancel()
-
-
 async def collect(
     queue: DeadLetterQueue, selection: Selection, limit: int, keep: Callable[[AMQPMessage[Any]], T]
 ) -> Page[T]:
@@ -160,5 +142,8 @@ async def count(queue: DeadLetterQueue, selection: Selection) -> tuple[int, int]
 
 @asynccontextmanager
 async def _reading(browser: Browser) -> AsyncIterator[None]:
-    async with progress(lambda: f"read {browser.read} of {browser.count}"):
+    def report() -> str:
+        return f"read {browser.read} of {browser.count}"
+
+    async with progress(report, lambda: (browser.read, browser.count)):
         yield

@@ -1,4 +1,4 @@
-"""Format dead letters as text and as JSON. Pure."""
+"""Format dead letters as text, as a table and as JSON."""
 
 import base64
 import json
@@ -11,6 +11,7 @@ from typing import Any
 from workerkit.amqp.dead_letters import Evidence
 from workerkit.amqp.message import OURS, AMQPMessage
 from workerkit.amqp.properties import readable
+from workerkit.cli.terminal import Cell, Column, print_table
 from workerkit.safe_text import escape
 
 _COLUMNS = (
@@ -43,6 +44,30 @@ def lines(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
     for cells in table:
         padded = (cell.ljust(width) for cell, width in zip(cells, widths, strict=True))
         yield "  ".join(padded).rstrip()
+
+
+def print_letters(rows: Sequence[tuple[str, ...]]) -> None:
+    """Print a table for people; error, reason and message id are lines of one cell."""
+    columns = [
+        Column("FAILED AT (UTC)"),
+        Column("CONSUMER"),
+        Column("ERROR, REASON, ID"),
+        Column("ATTEMPT", whole=True, right=True),
+        Column("REPLAYS", whole=True, right=True),
+        Column("BYTES", whole=True, right=True),
+    ]
+    cells = [
+        (
+            [Cell(each) for each in failed_at.split()],
+            Cell(consumer),
+            [Cell(error, "bold red"), Cell(reason), Cell(message_id, "dim")],
+            Cell(attempt),
+            Cell(replays),
+            Cell(size),
+        )
+        for failed_at, consumer, error, attempt, replays, message_id, size, reason in rows
+    ]
+    print_table(columns, cells)
 
 
 def as_json(message: AMQPMessage[Any]) -> dict[str, Any]:

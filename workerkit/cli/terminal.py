@@ -1,0 +1,179 @@
+"""Tables and progress for people at a terminal. No other module uses rich.
+
+rich is imported when something is printed to a terminal, because that takes longer than most
+commands need: what a pipe reads is printed without it.
+"""
+
+import asyncio
+import os
+import sys
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, TextIO
+
+from workerkit.safe_text import one_line
+from workerkit.tasks import cancel_and_wait
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
+
+_PATIENCE = 1.0
+_REFRESH = 0.1
+_LINE_EVERY = 2.0
+_GAP = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Cell:
+    """A text with a style.
+
+    Attributes:
+        text: From anywhere: it is printed escaped, on one line, and never read as markup.
+        style: A style of rich, such as `bold`. It needs to be legible on dark and light terminals.
+    """
+
+    text: str
+    style: str = ""
+
+
+Lines = list[Cell]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A column of a table.
+
+    Attributes:
+        header: Its title; none of the columns has one, or each of them.
+        width: The smallest width, for tables that are printed one below the other; ignored if the
+            terminal is too narrow for those of all columns.
+        most: The largest width; 0 for no limit.
+        wide: The column is only for terminals of this width or more.
+        whole: It is never wrapped: for numbers and short words.
+        right: Its cells are aligned on the right.
+    """
+
+    header: str = ""
+    width: int = 0
+    most: int = 0
+    wide: int = 0
+    whole: bool = False
+    right: bool = False
+
+
+def is_for_people(file: TextIO | None = None) -> bool:
+    """Return whether *file*, standard output by default, is a terminal.
+
+    `FORCE_COLOR` makes it one, as for other tools; `0` and the empty text do not.
+    """
+    forced = os.environ.get("FORCE_COLOR", "")
+    return forced not in ("", "0") or (file or sys.stdout).isatty()
+
+
+def print_line(*cells: Cell) -> None:
+    """Print texts in one line, with a gap between them; the terminal's width wraps it."""
+    from rich.text import Text
+
+    _console(sys.stdout).print(Text(" " * _GAP).join(map(_text, cells)))
+
+
+def print_table(
+    columns: Sequence[Column], rows: Iterable[Sequence[Cell | Lines]], *, indent: int = 0
+) -> None:
+    """Print a table that fits into the terminal: long cells are folded, and nothing is cut off.
+
+    If a cell is a list of lines, an empty line separates the rows.
+    """
+    from rich.padding import Padding
+    from rich.table import Table
+
+    table = Table(
+        box=None,
+        pad_edge=False,
+        padding=(0, _GAP, 0, 0),
+        header_style="bold",
+        show_header=any(each.header for each in columns),
+    )
+    console = _console(sys.stdout)
+    fits = indent + sum(each.width + _GAP for each in columns) <= console.width
+    shown = [number for number, each in enumerate(columns) if each.wide <= console.width]
+    for each in (columns[number] for number in shown):
+        table.add_column(
+            each.header,
+            min_width=each.width if fits else None,
+            max_width=each.most or None,
+            no_wrap=each.whole,
+            justify="right" if each.right else "left",
+            overflow="fold",
+        )
+    for row in rows:
+        if table.row_count and any(isinstance(cell, list) for cell in row):
+            table.add_row()
+        table.add_row(*(_text(row[number]) for number in shown))
+    console.print(Padding(table, (0, 0, 0, indent)))
+
+
+@asynccontextmanager
+async def progress(
+    report: Callable[[], str], share: Callable[[], tuple[int, int]] | None = None
+) -> AsyncIterator[None]:
+    """Show on stderr how far the block is, once it has taken a second.
+
+    On a terminal that is one line, which disappears at the end. Elsewhere it is a line every few
+    seconds, and nothing without *share*.
+
+    Args:
+        report: Returns the state in words.
+        share: Returns what is done, and the total; None if there is no total.
+    """
+    if is_for_people(sys.stderr):
+        showing = asyncio.create_task(_show(report, share))
+    elif share is not None:
+        showing = asyncio.create_task(_print_lines(report))
+    else:
+        yield
+        return
+    try:
+        yield
+    finally:
+        await cancel_and_wait([showing])
+
+
+async def _show(report: Callable[[], str], share: Callable[[], tuple[int, int]] | None) -> None:
+    await asyncio.sleep(_PATIENCE)
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
+
+    column = SpinnerColumn() if share is None else BarColumn()
+    text = TextColumn("{task.description}", markup=False)
+    console = _console(sys.stderr)
+    # Without a thread of rich, which would print while the commands do.
+    with Progress(column, text, console=console, transient=True, auto_refresh=False) as shown:
+        task = shown.add_task("", total=None)
+        while True:
+            done, total = share() if share is not None else (0, None)
+            shown.update(task, description=one_line(report()), completed=done, total=total)
+            shown.refresh()
+            await asyncio.sleep(_REFRESH)
+
+
+async def _print_lines(report: Callable[[], str]) -> None:
+    while True:
+        await asyncio.sleep(_LINE_EVERY)
+        print(one_line(report()), file=sys.stderr, flush=True)
+
+
+def _console(file: TextIO) -> "Console":
+    """Return a console; it has no colours with `NO_COLOR` and no styles with `TERM=dumb`."""
+    from rich.console import Console
+
+    return Console(file=file, force_terminal=True, highlight=False, markup=False, emoji=False)
+
+
+def _text(cell: Cell | Lines) -> "Text":
+    from rich.text import Text
+
+    if isinstance(cell, list):
+        return Text("\n", overflow="fold").join(map(_text, cell))
+    return Text(one_line(cell.text), cell.style, overflow="fold")
