@@ -16,6 +16,7 @@ from workerkit.cli.probe import probe
 from workerkit.cli.publish import publish
 from workerkit.cli.run import run
 from workerkit.cli.settings import inventory
+from workerkit.cli.topology import commands as topology
 from workerkit.embedded import LATEST
 from workerkit.http.openapi import document
 from workerkit.http.view import HTTPView
@@ -30,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(topology.app, name="topology")
 app.command()(run)
 app.command()(publish)
 
