@@ -37,11 +37,12 @@ ORDER = {
     "codec": "body_types findings structs protobuf decoding encoding codecs cloud_event",
     "amqp": "checks queue table properties frames acks content message consumer message_types"
     " addresses frame_reader tap handshake replies channel_numbers basic_get incoming"
-    " scratch_channels channel session connection declare stream_position binding outgoing"
-    " confirms destination lease_term requests publishing_channels publisher_connection"
+    " scratch_channels channel session connection declare needs comparison stream_position binding"
+    " outgoing confirms destination lease_term requests publishing_channels publisher_connection"
     " publisher_connections traced_publish publisher dead_letters copies traced_copies"
     " declared_queues described queue_types requeue redelivery answers replay topology"
-    " preparation settlement receiver subscription side_effects transport lease",
+    " permissions definitions preparation settlement receiver subscription side_effects transport"
+    " lease",
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
     " described traced_connection event_types cursor stored_cursor receiver subscription transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
@@ -55,7 +56,9 @@ ORDER = {
     "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal index server",
     "cli": "probe terminal application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read dead_letters.clear"
-    " dead_letters.commands listing settings publish shell run scaffold new commands",
+    " dead_letters.commands topology.__init__ topology.needs topology.plan topology.management"
+    " topology.broker topology.text topology.grants topology.commands listing settings publish"
+    " shell run scaffold new commands",
     "testing": "fakes containers records requeues broker http_client sse used_transports running"
     " contract_source transport_contract plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"

@@ -33,7 +33,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "app_template/README.md")),
     *(ROOT / "docs").glob("*.md"),
 ]
-GROUPS = ["dead-letters"]  # Commands of commands.
+GROUPS = ["dead-letters", "topology"]  # Commands of commands.
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 

@@ -99,7 +99,7 @@ async def ensure_queue(
         Unreachable: The queue exists, but its node is down.
         ConnectionLost: The session was lost.
     """
-    if await _exists(session, queue):
+    if await queue_exists(session, queue):
         if declare == "always" and existing in (None, queue):
             await declare_queue(session, queue, created)
         elif declare != "never":
@@ -144,10 +144,8 @@ async def ensure_exchange(session: Session, exchange: Exchange | str) -> bool:
     Raises:
         BrokerRefused: There is no exchange of that name, or a permission is missing.
     """
-    _check_name(session, "exchange", str(exchange))
     try:
-        async with scratch(session) as channel:
-            await channel.declare_exchange(str(exchange), passive=True)
+        await check_exchange(session, str(exchange))
     except BrokerRefused as error:
         if error.code != NOT_FOUND or isinstance(exchange, str):
             raise
@@ -156,7 +154,23 @@ async def ensure_exchange(session: Session, exchange: Exchange | str) -> bool:
     return False
 
 
-async def _exists(session: Session, queue: Queue) -> bool:
+async def check_exchange(session: Session, name: str) -> None:
+    """Check that an exchange exists.
+
+    Raises:
+        BrokerRefused: It does not, with code 404, or a permission is missing.
+    """
+    _check_name(session, "exchange", name)
+    async with scratch(session) as channel:
+        await channel.declare_exchange(name, passive=True)
+
+
+async def queue_exists(session: Session, queue: Queue) -> bool:
+    """Return whether a queue of that name exists.
+
+    Raises:
+        BrokerRefused, QueueInUse, Unreachable, ConnectionLost: As for `ensure_queue`.
+    """
     _check_name(session, "queue", queue.name)
     try:
         async with scratch(session) as channel:
@@ -252,7 +266,7 @@ async def _declare_with(session: Session, queue: Queue, arguments: dict[str, Any
     except BrokerRefused as error:
         if error.code == NOT_FOUND and is_unreachable(str(error)):
             raise _unreachable(queue, error) from error
-        if error.code == RESOURCE_LOCKED and await _exists(session, queue):
+        if error.code == RESOURCE_LOCKED and await queue_exists(session, queue):
             text = "exists, and is not exclusive; change the class, or delete the queue"
             raise BrokerRefused(f"queue {queue.name!r} {text}: {error}", RESOURCE_LOCKED) from error
         if (found := _DIFFERS.search(str(error))) is None:

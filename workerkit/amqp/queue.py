@@ -62,6 +62,11 @@ class Exchange:
         alternate = {"alternate-exchange": self.alternate} if self.alternate else {}
         return {**alternate, **self.arguments}
 
+    @property
+    def is_built_in(self) -> bool:
+        """Return whether each virtual host has it: no client can declare one of these names."""
+        return self.name.startswith("amq.")
+
     def __str__(self) -> str:
         return self.name
 

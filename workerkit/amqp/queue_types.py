@@ -5,25 +5,24 @@ again with other arguments, and names the first one that differs and its current
 queue of that name exists, the broker refuses these declarations as well: they create nothing.
 """
 
-import re
 from typing import Any, NamedTuple
 
+from workerkit.amqp.comparison import (
+    MAX_DECLARATIONS,
+    NOT_CREATED,
+    ONLY_STREAMS,
+    TYPE,
+    difference_in,
+    with_argument,
+)
 from workerkit.amqp.frames import PRECONDITION_FAILED, RESOURCE_LOCKED
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.session import Session, scratch
 from workerkit.errors import BrokerRefused
 
-_TYPE = "x-queue-type"
 _FLAGS = ("durable", "exclusive", "auto_delete")
 _QUORUM_FLAGS = {"durable": True, "exclusive": False, "auto_delete": False}
-# Only streams have it, and none has this value. RabbitMQ does not compare it for others, and
-# creates no queue with it.
-_ONLY_STREAMS = "x-max-age"
-_IMPOSSIBLE = {_ONLY_STREAMS: "impossible"}
-_MAX_DECLARATIONS = 20
-_DIFFERS = re.compile(r"inequivalent arg '([^']+)' for queue .*?: received .*? but current is (.*)")
-_VALUE = re.compile(r"(?:the value )?'(.*?)'(?: of type '(\w+)')?$")
 _UNCOUNTED_SINCE = (4, 3)
 
 
@@ -106,43 +105,31 @@ async def look_up(session: Session, queue: Queue) -> FoundQueue | None:
     flags: dict[str, Any] = {name: getattr(queue, name) for name in _FLAGS}
     declared = queue.declared_arguments
     # Never a stream: RabbitMQ closes the connection if a stream has such arguments.
-    assumed = "quorum" if declared.get(_TYPE) == "quorum" else "classic"
-    arguments: dict[str, Any] = {**declared, _TYPE: assumed, **_IMPOSSIBLE}
-    for _ in range(_MAX_DECLARATIONS):
+    assumed = "quorum" if declared.get(TYPE) == "quorum" else "classic"
+    arguments: dict[str, Any] = {**declared, TYPE: assumed, **NOT_CREATED}
+    for _ in range(MAX_DECLARATIONS):
         try:
             async with scratch(session) as channel:
                 await channel.declare_queue(queue.name, **flags, arguments=arguments)
             return FoundQueue(assumed, arguments)
         except BrokerRefused as error:
             refused = error
-        differs = _DIFFERS.search(str(refused)) if refused.code == PRECONDITION_FAILED else None
+        differs = difference_in(str(refused)) if refused.code == PRECONDITION_FAILED else None
         if refused.code == RESOURCE_LOCKED:
             return FoundQueue("classic", {})  # Only those are exclusive.
         if differs is None:
             return None
-        name, value = differs[1], _value(differs[2])
+        name, value = differs
         if (flag := name.replace("-", "_")) in flags:
             flags[flag] = not flags[flag]
             if flags[flag] != _QUORUM_FLAGS[flag]:
                 return FoundQueue("classic", arguments)
-        elif name == _ONLY_STREAMS:
+        elif name == ONLY_STREAMS:
             return FoundQueue("stream", arguments)
-        elif name == _TYPE:
+        elif name == TYPE:
             return FoundQueue("classic" if value is None else str(value), arguments)
         elif arguments.get(name) == value:
             return None
         else:
-            arguments = {each: kept for each, kept in arguments.items() if each != name}
-            arguments |= {} if value is None else {name: value}
+            arguments = with_argument(arguments, name, value)
     return None
-
-
-def _value(text: str) -> str | int | bool | None:
-    """Parse the value of an argument: `none`, `'5'`, `the value '5' of type 'byte'`."""
-    found = _VALUE.match(text)
-    if found is None:
-        return None
-    value, kind = found.groups()
-    if kind == "bool":
-        return bool(value == "true")
-    return int(value) if kind != "longstr" and re.fullmatch(r"-?\d+", value) else str(value)

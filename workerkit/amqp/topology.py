@@ -4,7 +4,7 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict
 from secrets import token_hex
 from typing import Literal, NamedTuple
@@ -14,11 +14,11 @@ from workerkit.amqp.consumer import AMQPOptions, DeclareMode
 from workerkit.amqp.copies import CopyPublisher
 from workerkit.amqp.declare import Created, Unreachable, declare_queue, ensure_queue, log_declared
 from workerkit.amqp.frames import NO_PERMISSION
+from workerkit.amqp.needs import NeededQueue, needed_queues
 from workerkit.amqp.queue import Queue
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.replies import RPC_DEADLINE
 from workerkit.amqp.session import Session
-from workerkit.delivery import Action
 from workerkit.errors import BrokerRefused, ConnectionLost, PublishRefused
 from workerkit.tasks import cancel
 
@@ -26,6 +26,9 @@ log = logging.getLogger(__name__)
 
 # Seconds to wait for queues that existed before.
 _KNOWN_QUEUES_DEADLINE = 1.0
+PROCESS_SUFFIX = r"\..+\.[0-9]+\.[0-9a-f]{8}"
+"""A regular expression for what each process adds to the name of a queue per process."""
+
 _CONSUMING_WITHOUT = "consuming without a queue for dead letters or retries"
 
 
@@ -51,21 +54,6 @@ class _Checked(NamedTuple):
 
     session: Session
     outcome: Missing | Exception | None
-
-
-class _NeededQueue(NamedTuple):
-    """A queue that a consumer needs for retries or dead letters.
-
-    Attributes:
-        existing: The declaration that is accepted if it exists.
-        what: The messages that are published to it.
-        instead: The option with which it is not needed.
-    """
-
-    queue: Queue
-    existing: Queue
-    what: str
-    instead: str
 
 
 class Topology:
@@ -94,14 +82,12 @@ class Topology:
         self._replies = replies
         self.tried = {queue.name: asyncio.Event() for queue in written}
         self._consumer = options.name
+        self._options = options
         self._types = types
         self._written = {queue.name: queue for queue in written}
         self._bindings = Bindings(options.name)
         self._declare = declare
         self._copies = copies
-        self._retry = options.retry
-        actions = (options.on_success, options.on_exception, options.on_invalid)
-        self._dead_letters = Action.DEAD_LETTER in actions or options.retry is not None
         self._late_checks: set[asyncio.Task[Missing | None]] = set()
         self._seen = copies.seen
         self._made = Created()
@@ -162,9 +148,9 @@ class Topology:
         if queue.per_process:
             await self._declare_own(session, queue)
             return await self._first_missing_within(RPC_DEADLINE, session, [])
-        written = self._written[queue.name]
+        own, *needed = needed_queues(self._options, queue, self._written[queue.name])
         try:
-            if not await self._available(session, queue, written):
+            if not await self._available(session, queue, own.existing):
                 self._types.forget(queue.name)
                 return Missing(queue.name, f"queue {queue.name!r} is missing")
         except Unreachable as error:
@@ -173,7 +159,6 @@ class Topology:
         if self._declare != "never":
             await self._bindings.create(session, queue, self._made)
         self.tried[queue.name].set()
-        needed = list(self._needed(queue))
         seen = all(each.queue.name in self._seen for each in needed)
         return await self._first_missing_within(
             _KNOWN_QUEUES_DEADLINE if seen else RPC_DEADLINE, session, needed
@@ -191,7 +176,7 @@ class Topology:
         await self._bindings.create(session, own, self._made)
 
     async def _first_missing_within(
-        self, seconds: float, session: Session, needed: Sequence["_NeededQueue"]
+        self, seconds: float, session: Session, needed: Sequence[NeededQueue]
     ) -> Missing | None:
         """Find the first queue that is missing; None also if the answers take too long.
 
@@ -225,14 +210,14 @@ class Topology:
             log.warning(_CONSUMING_WITHOUT, extra={"consumer": self._consumer, "reason": reason})
 
     async def _first_missing(
-        self, session: Session, needed: Sequence["_NeededQueue"]
+        self, session: Session, needed: Sequence[NeededQueue]
     ) -> Missing | None:
         for each in needed:
-            queue, what, instead = each.queue, each.what, each.instead
+            queue = each.queue
             try:
                 if not await self._available(session, queue, each.existing):
-                    text = f"queue {queue.name!r} is missing, for {what}"
-                    return Missing(queue.name, f"{text}: declare it, or set {instead}")
+                    text = f"queue {queue.name!r} is missing, for {each.purpose}"
+                    return Missing(queue.name, f"{text}: declare it, or set {each.instead}")
             except Unreachable as error:
                 # It exists. Messages that should go there stay in their own queue.
                 log.warning(
@@ -281,16 +266,6 @@ class Topology:
                 extra={**fields, "delivery_limit": queue.known_delivery_limit},
             )
 
-    def _needed(self, queue: Queue) -> Iterator["_NeededQueue"]:
-        """Yield the queues that retries and dead letters go to."""
-        if self._retry is not None and not queue.is_stream:
-            for step in self._retry.steps:
-                retries = queue.retry_queue(step)
-                yield _NeededQueue(retries, retries, "retries", "retry = None")
-        if self._dead_letters:
-            letters, instead = queue.dead_letter_queue, "on_invalid = Action.REJECT"
-            yield _NeededQueue(letters, Queue(letters.name), "dead letters", instead)
-
     async def _available(self, session: Session, queue: Queue, existing: Queue) -> bool:
         made, again = Created(), queue.is_permanent and queue.name in self._seen
         there = await ensure_queue(session, queue, self._mode(queue), made, existing)
@@ -314,8 +289,8 @@ class Topology:
         return self._declare
 
 
-def _not_permitted(needed: _NeededQueue, error: Exception) -> BrokerRefused:
-    text = f"{needed.what} cannot go to {needed.queue.name!r}: {error}; or set {needed.instead}"
+def _not_permitted(needed: NeededQueue, error: Exception) -> BrokerRefused:
+    text = f"{needed.purpose} cannot go to {needed.queue.name!r}: {error}; or set {needed.instead}"
     return BrokerRefused(text, NO_PERMISSION)
 
 

@@ -17,6 +17,7 @@ from workerkit.amqp.copies import CopyPublisher
 from workerkit.amqp.declared_queues import DeclaredQueues
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.message_types import type_reader, type_warnings
+from workerkit.amqp.needs import with_default_types
 from workerkit.amqp.preparation import START_DEADLINE, Preparation
 from workerkit.amqp.publisher import Publisher
 from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, retry_suffix
@@ -327,9 +328,8 @@ class AMQPTransport:
         name = options.connection.casefold()
         settings = context.settings.amqp[name]
         as_written = options.queues
-        typed = tuple(queue.with_default_type(settings.queue_type) for queue in as_written)
-        evidence = options.evidence or settings.evidence
-        options = dataclasses.replace(options, queues=typed, evidence=evidence)
+        options = with_default_types(options, settings)
+        options = dataclasses.replace(options, evidence=options.evidence or settings.evidence)
         key = (name, settings.vhost_name(options.vhost))
         if key not in self._connections:
             read = partial(context.settings.connection, name)

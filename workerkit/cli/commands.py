@@ -20,6 +20,7 @@ from workerkit.cli.run import run
 from workerkit.cli.settings import inventory, line_of, print_variables
 from workerkit.cli.shell import shell
 from workerkit.cli.terminal import is_for_people
+from workerkit.cli.topology import commands as topology
 from workerkit.embedded import LATEST
 from workerkit.errors import StartError
 from workerkit.http.openapi import document
@@ -34,6 +35,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(dead_letters.app, name="dead-letters")
+app.add_typer(topology.app, name="topology")
 app.command()(run)
 app.command()(publish)
 app.command()(new)

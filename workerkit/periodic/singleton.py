@@ -20,6 +20,7 @@ from pydantic import BeforeValidator, Field
 from workerkit.amqp.connection import Connection
 from workerkit.amqp.lease import SILENCE, Lease, lease_queue
 from workerkit.amqp.lease_term import NotHeld
+from workerkit.amqp.queue import Queue
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
@@ -116,6 +117,11 @@ def lease_name(consumer: type, options: SingletonOptions) -> str:
     if isinstance(options.singleton, str):
         return options.singleton
     return f"{consumer.__module__.partition('.')[0]}.{options.name}"
+
+
+def queue_of_lease(consumer: type, options: SingletonOptions, settings: AMQPSettings) -> Queue:
+    """Return the queue of a task's lease."""
+    return lease_queue(lease_name(consumer, options), settings.queue_type)
 
 
 def check_singleton(
@@ -241,7 +247,7 @@ class Singletons:
         lease_connection = self._connections[key]
         self._hooks.append(Hook(endpoint))
         lease_connection.listeners.append(self._hooks[-1])
-        queue = lease_queue(lease_name(type(endpoint.consumer), options), settings.queue_type)
+        queue = queue_of_lease(type(endpoint.consumer), options, settings)
         lease = Lease(
             endpoint.name,
             queue,

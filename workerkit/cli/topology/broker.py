@@ -1,0 +1,300 @@
+"""Compare what consumers need with what the broker has, and create what is missing."""
+
+import asyncio
+import dataclasses
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from contextlib import ExitStack, asynccontextmanager
+from typing import Any
+
+from workerkit.amqp.binding import bind
+from workerkit.amqp.comparison import (
+    TYPE,
+    Difference,
+    Vanished,
+    exchange_differences,
+    queue_differences,
+)
+from workerkit.amqp.declare import (
+    Created,
+    Unreachable,
+    check_exchange,
+    ensure_exchange,
+    ensure_queue,
+    queue_exists,
+)
+from workerkit.amqp.frames import NO_PERMISSION, NOT_FOUND
+from workerkit.amqp.needs import ConsumerQueue, Needs
+from workerkit.amqp.queue import Binding, Exchange, Queue
+from workerkit.amqp.session import Session, connect
+from workerkit.cli.topology.management import Management, NoManagement, management
+from workerkit.cli.topology.plan import Item, Plan, State
+from workerkit.config.connections import AMQPSettings
+from workerkit.errors import BrokerRefused, ConnectionLost, QueueInUse, RunError
+
+_NOT_SEEN = "the management API is needed to see bindings"
+_NOT_PERMITTED = "arguments not compared: grant configure, or use the management API"
+
+
+@asynccontextmanager
+async def opened(needs: Needs, settings: AMQPSettings, url: str | None) -> AsyncIterator["Broker"]:
+    """Connect to the broker of *needs*, and to its management API if that is reachable.
+
+    Raises:
+        ConfigurationError: The URL is wrong.
+        RunError: The broker cannot be reached, or the connection was lost.
+    """
+    with ExitStack() as stack:
+        try:
+            opening = stack.enter_context
+            api = await asyncio.to_thread(opening, management(settings, needs.vhost, url))
+            without = ""
+        except NoManagement as error:
+            api, without = None, str(error)
+        try:
+            session = await connect(settings, needs.vhost, "topology")
+            try:
+                yield Broker(session, needs, settings.display(needs.vhost), api, without)
+            finally:
+                await session.close()
+        except ConnectionLost as error:
+            raise RunError(f"connection {needs.connection!r}: {error}") from error
+
+
+class Broker:
+    """One virtual host of a broker, with what is needed there."""
+
+    def __init__(
+        self, session: Session, needs: Needs, address: str, api: Management | None, without: str
+    ) -> None:
+        self._session = session
+        self._needs = needs
+        self._api = api
+        self._plan = Plan(needs, address, session.version, api.address if api else "", without)
+        self._api_in_use = asyncio.Lock()
+        self._bound: dict[str, list[dict[str, Any]]] = {}
+
+    async def compare(self) -> Plan:
+        """Compare everything, and change nothing.
+
+        Raises:
+            ConnectionLost: The session was lost.
+        """
+        exchanges = await _each(self._turn(self._exchange, self._needs.exchanges.values()))
+        queues = await _each(self._turn(self._queue, self._needs.queues))
+        missing: set[tuple[str, str]] = {
+            (each.kind, each.name)
+            for each in (*exchanges, *queues)
+            if each.state in (State.MISSING, State.AT_RUN_TIME)
+        }
+        bindings = [
+            await self._binding(queue, binding, missing) for queue, binding in self._needs.bindings
+        ]
+        return dataclasses.replace(self._plan, items=[*exchanges, *queues, *bindings])
+
+    async def apply(self, plan: Plan) -> Plan:
+        """Create what *plan* shows as missing, as a worker does at its start.
+
+        Bindings that are unknown are created as well: that changes nothing if they exist.
+
+        Raises:
+            ConnectionLost: The session was lost.
+            RunError: The broker refused something; what was created before stays.
+        """
+        uses = {each.queue.name: each for each in self._needs.queues}
+        bindings = iter(self._needs.bindings)
+        done: list[Item] = []
+        for item in plan.items:
+            pair = next(bindings) if item.kind == "binding" else None
+            if item.state is State.MISSING or (pair and item.state is State.UNKNOWN):
+                try:
+                    await self._create(item, uses.get(item.name), pair)
+                except BrokerRefused as error:
+                    raise RunError(_not_created(item, error, done)) from error
+                item = dataclasses.replace(item, state=State.CREATED)
+            done.append(item)
+        return dataclasses.replace(plan, items=done)
+
+    async def _create(
+        self, item: Item, use: ConsumerQueue | None, pair: tuple[Queue, Binding] | None
+    ) -> None:
+        created = Created()
+        if pair is not None:
+            for _, error in await bind(self._session, pair[0].name, [pair[1]], created):
+                raise error
+        elif item.kind == "exchange":
+            await ensure_exchange(self._session, self._needs.exchanges[item.name])
+        elif use is not None:
+            existing = use.needed.existing
+            await ensure_queue(self._session, use.queue, "missing", created, existing)
+
+    async def _exchange(self, exchange: Exchange | str) -> Item:
+        declared = {}
+        if isinstance(exchange, Exchange):
+            declared = {
+                "type": str(exchange.type),
+                "durable": exchange.durable,
+                "auto_delete": exchange.auto_delete,
+                "internal": exchange.internal,
+                "arguments": exchange.declared_arguments,
+            }
+        item = Item("exchange", str(exchange), declared, "bindings")
+        try:
+            await check_exchange(self._session, str(exchange))
+        except BrokerRefused as error:
+            if error.code == NOT_FOUND and isinstance(exchange, Exchange):
+                return dataclasses.replace(item, state=State.MISSING)
+            if error.code == NOT_FOUND:
+                reason = "does not exist, and no class declares it: write an Exchange"
+                return dataclasses.replace(item, state=State.DIFFERS, reason=reason)
+            return _refused(item, error)
+        if isinstance(exchange, str):
+            return item
+        return await _compared(item, exchange_differences(self._session, exchange))
+
+    async def _queue(self, use: ConsumerQueue) -> Item:
+        queue, existing = use.queue, use.needed.existing
+        item = Item("queue", queue.name, _declared(queue, self._session.version), _purpose(use))
+        if use.at_run_time:
+            return dataclasses.replace(item, state=State.AT_RUN_TIME, reason=_run_time(queue))
+        try:
+            if not await queue_exists(self._session, queue):
+                return dataclasses.replace(item, state=State.MISSING)
+        except (BrokerRefused, QueueInUse) as error:
+            return _refused(item, error)
+        if not existing.is_plain:
+            item = await _compared(item, self._differences(queue, existing))
+        if self._api is None:
+            return item
+        return self._with_management(item, existing, await self._ask(self._api.queue, queue.name))
+
+    async def _differences(self, queue: Queue, existing: Queue) -> list[Difference] | None:
+        """Compare as `ensure_queue` does: a type that the class does not have may differ."""
+        found = await queue_differences(self._session, queue)
+        if found and existing != queue and any(each.name == TYPE for each in found):
+            return await queue_differences(self._session, existing)
+        return found
+
+    def _with_management(self, item: Item, existing: Queue, found: dict[str, Any] | None) -> Item:
+        if found is None:
+            return item
+        if item.state is State.UNKNOWN and item.reason == _NOT_PERMITTED:
+            differences = tuple(_reported_differences(existing, self._session.version, found))
+            state = State.DIFFERS if differences else State.PRESENT
+            item = dataclasses.replace(item, state=state, reason="", differences=differences)
+        return dataclasses.replace(item, notes=tuple(_policies(found)))
+
+    async def _binding(self, queue: Queue, binding: Binding, missing: set[tuple[str, str]]) -> Item:
+        exchange, arguments = str(binding.exchange), dict(binding.arguments)
+        declared = {
+            "exchange": exchange,
+            "routing_key": binding.routing_key,
+            "arguments": arguments,
+        }
+        item = Item("binding", queue.name, declared, "")
+        if not queue.is_permanent:
+            return dataclasses.replace(item, state=State.AT_RUN_TIME, reason=_run_time(queue))
+        if ("queue", queue.name) in missing or ("exchange", exchange) in missing:
+            return dataclasses.replace(item, state=State.MISSING)
+        if self._api is None:
+            return dataclasses.replace(item, state=State.UNKNOWN, reason=_NOT_SEEN)
+        if queue.name not in self._bound:
+            self._bound[queue.name] = await self._ask(self._api.bindings, queue.name)
+        there = any(
+            (each.get("source"), each.get("routing_key")) == (exchange, binding.routing_key)
+            and each.get("arguments", {}) == arguments
+            for each in self._bound[queue.name]
+        )
+        return item if there else dataclasses.replace(item, state=State.MISSING)
+
+    async def _ask(self, question: Callable[[str], Any], name: str) -> Any:
+        async with self._api_in_use:
+            try:
+                return await asyncio.to_thread(question, name)
+            except NoManagement as error:
+                raise RunError(f"the management API does not answer any more: {error}") from error
+
+    def _turn(
+        self, check: Callable[[Any], Awaitable[Item]], every: Iterable[Any]
+    ) -> list[Awaitable[Item]]:
+        async def turn(each: Any) -> Item:
+            async with self._session.scratch.turn():
+                return await check(each)
+
+        return [turn(each) for each in every]
+
+
+async def _each(checks: Iterable[Awaitable[Item]]) -> list[Item]:
+    return list(await asyncio.gather(*checks))
+
+
+async def _compared(item: Item, comparing: Awaitable[list[Difference] | None]) -> Item:
+    try:
+        found = await comparing
+    except Vanished:
+        return dataclasses.replace(item, state=State.MISSING)
+    except BrokerRefused as error:
+        return _refused(item, error)
+    if found is None:
+        return dataclasses.replace(item, state=State.UNKNOWN, reason=_NOT_PERMITTED)
+    if not found:
+        return item
+    return dataclasses.replace(item, state=State.DIFFERS, differences=tuple(found))
+
+
+def _refused(item: Item, error: Exception) -> Item:
+    """Return an item that the broker did not show: without permission, or not available."""
+    unknown = isinstance(error, Unreachable) or getattr(error, "code", 0) == NO_PERMISSION
+    state = State.UNKNOWN if unknown else State.DIFFERS
+    return dataclasses.replace(item, state=state, reason=str(error))
+
+
+def _not_created(item: Item, error: BrokerRefused, done: Iterable[Item]) -> str:
+    created = [f"{each.kind} {each.name!r}" for each in done if each.state is State.CREATED]
+    before = f"; created before: {', '.join(created)}" if created else ""
+    return f"{item.kind} {item.name!r} was not created: {error}{before}"
+
+
+def _declared(queue: Queue, version: tuple[int, ...]) -> dict[str, Any]:
+    return {
+        "durable": queue.durable,
+        "exclusive": queue.exclusive,
+        "auto_delete": queue.auto_delete,
+        "arguments": queue.arguments_for(version),
+    }
+
+
+def _purpose(use: ConsumerQueue) -> str:
+    return f"{use.needed.purpose} of {use.consumer}"
+
+
+def _run_time(queue: Queue) -> str:
+    if queue.per_process:
+        return "each process declares its own"
+    return "the broker deletes it, so a worker declares it"
+
+
+def _reported_differences(
+    queue: Queue, version: tuple[int, ...], found: dict[str, Any]
+) -> Iterable[Difference]:
+    """Yield the differences to what the management API reports."""
+    wanted, have = queue.arguments_for(version), dict(found.get("arguments") or {})
+    have[TYPE] = found.get("type") or have.get(TYPE)
+    wanted.setdefault(TYPE, have[TYPE])
+    for name in ("durable", "auto_delete"):
+        if found.get(name) != getattr(queue, name):
+            yield Difference(name, found.get(name), getattr(queue, name))
+    for name in sorted({*wanted, *have}):
+        if wanted.get(name) != have.get(name):
+            yield Difference(name, have.get(name), wanted.get(name))
+
+
+def _policies(found: dict[str, Any]) -> Iterable[str]:
+    effective = found.get("effective_policy_definition")
+    names = [
+        f"{kind} {found[key]!r}"
+        for kind, key in (("policy", "policy"), ("operator policy", "operator_policy"))
+        if found.get(key)
+    ]
+    if names and isinstance(effective, dict):
+        values = ", ".join(f"{name} = {value}" for name, value in sorted(effective.items()))
+        yield f"{' and '.join(names)}: {values}"

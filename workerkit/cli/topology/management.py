@@ -1,0 +1,148 @@
+"""Look at queues and bindings by RabbitMQ's management API, where it can be reached."""
+
+import json
+import ssl
+from base64 import b64encode
+from collections.abc import Iterator
+from contextlib import contextmanager
+from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from typing import Any
+from urllib.parse import quote
+
+from yarl import URL
+
+from workerkit.config.connections import AMQPSettings
+from workerkit.errors import ConfigurationError
+from workerkit.safe_text import excerpt
+
+_PORT, _TLS_PORT = 15672, 15671
+_TIMEOUT = 5.0
+_LONGEST_ANSWER = 16 * 1024 * 1024
+_LONGEST_REASON = 200
+
+
+class NoManagement(Exception):
+    """The management API cannot be used; the text is the reason."""
+
+
+class Management:
+    """The management API of one broker. Its methods block.
+
+    Args:
+        url: Its address, with user and password if they are not those of *settings*.
+        settings: The connection of which it has the credentials and the certificates.
+    """
+
+    def __init__(self, url: URL, settings: AMQPSettings, vhost: str) -> None:
+        self.address = str(url.with_user(None).with_query(None).with_fragment(None))
+        login = url if url.user is not None else settings.address()
+        pair = f"{login.user or ''}:{login.password or ''}"
+        self._headers = {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
+        self._path = url.raw_path.rstrip("/")
+        self._vhost = quote(vhost, safe="")
+        host, port = str(url.host), url.port
+        if url.scheme == "https":
+            context: ssl.SSLContext = settings.tls.context()
+            self._connection: HTTPConnection = HTTPSConnection(
+                host, port, timeout=_TIMEOUT, context=context
+            )
+        else:
+            self._connection = HTTPConnection(host, port, timeout=_TIMEOUT)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def check(self) -> None:
+        """Check that the API answers for this virtual host.
+
+        Raises:
+            NoManagement: It does not.
+        """
+        if not isinstance(self._get(f"/api/vhosts/{self._vhost}"), dict):
+            raise NoManagement("it does not know the virtual host, or another server answers")
+
+    def queue(self, name: str) -> dict[str, Any] | None:
+        """Return the description of a queue; None if there is none."""
+        found = self._get(f"/api/queues/{self._vhost}/{quote(name, safe='')}")
+        return found if isinstance(found, dict) else None
+
+    def bindings(self, queue: str) -> list[dict[str, Any]]:
+        """Return the bindings of a queue."""
+        found = self._get(f"/api/queues/{self._vhost}/{quote(queue, safe='')}/bindings")
+        return found if isinstance(found, list) else []
+
+    def _get(self, path: str) -> Any:
+        """Return the JSON of a page; None if there is none.
+
+        Raises:
+            NoManagement: It does not answer, or not with JSON.
+        """
+        try:
+            self._connection.request("GET", self._path + path, headers=self._headers)
+            response = self._connection.getresponse()
+            body = response.read(_LONGEST_ANSWER)
+            if response.status == 404:
+                return None
+            if response.status != 200:
+                raise NoManagement(f"status {response.status}{_HINTS.get(response.status, '')}")
+            return json.loads(body)
+        except (OSError, HTTPException, ValueError) as error:
+            # A part of an answer may be left on the connection.
+            self._connection.close()
+            text = excerpt(str(error) or type(error).__name__, _LONGEST_REASON)
+            raise NoManagement(text) from error
+
+
+_HINTS = {
+    401: ": the user needs the tag `monitoring` or `management`, or the login is wrong",
+    403: ": the user may not use this virtual host",
+}
+
+
+@contextmanager
+def management(settings: AMQPSettings, vhost: str, url: str | None) -> Iterator[Management]:
+    """Provide the management API: at *url*, or of the first server of the connection that has it.
+
+    Without a URL the password is sent as the connection sends it: by TLS if that uses TLS.
+
+    Raises:
+        ConfigurationError: The URL is wrong.
+        NoManagement: No server has it.
+    """
+    reasons = []
+    for each in _urls(settings, url):
+        api = Management(each, settings, vhost)
+        try:
+            api.check()
+        except NoManagement as error:
+            api.close()
+            reasons.append(f"{api.address}: {error}")
+            continue
+        try:
+            yield api
+        finally:
+            api.close()
+        return
+    raise NoManagement("; ".join(reasons))
+
+
+def _urls(settings: AMQPSettings, url: str | None) -> list[URL]:
+    if url is not None:
+        return [_checked(url)]
+    scheme, port = ("https", _TLS_PORT) if settings.is_encrypted else ("http", _PORT)
+    hosts = dict.fromkeys(server.name for server in settings.servers)
+    return [URL.build(scheme=scheme, host=host, port=port) for host in hosts]
+
+
+def _checked(text: str) -> URL:
+    """Parse the option; its value is not quoted, because it may contain a password."""
+    try:
+        url = URL(text)
+    except ValueError:
+        raise ConfigurationError("--management-url is wrong: should be a valid URL") from None
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ConfigurationError(
+            "--management-url is wrong: should be http:// or https://, a host and a port"
+        )
+    return url
