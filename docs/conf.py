@@ -27,7 +27,7 @@ nitpick_ignore_regex = [("py:(class|obj|exc|data|attr|meth|func)", r"(?!workerki
 
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 4
-smartquotes = False  # They would change the messages of log records.
+smartquotes_action = "D"  # Only dashes: other quotes would change the messages of log records.
 default_role = "literal"  # Docstrings are written with the backticks of Markdown.
 napoleon_google_docstring = True
 napoleon_numpy_docstring = False
@@ -41,6 +41,8 @@ python_maximum_signature_line_length = 88
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
 
+pygments_style = "a11y-high-contrast-light"
+pygments_dark_style = "github-dark"
 html_theme = "furo"
 html_title = f"workerkit {release}"
 html_static_path = ["_static"]

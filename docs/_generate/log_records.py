@@ -1,8 +1,10 @@
 """The table of all log records: read from the source, without running it."""
 
 import ast
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 import workerkit
@@ -51,13 +53,16 @@ def log_records() -> str:
     return "\n\n".join(f"## {subject}\n\n{_table(found)}" for subject, found in subjects.items())
 
 
-def records() -> list[Record]:
+@cache
+def records() -> tuple[Record, ...]:
     """Return the records of all modules."""
-    return [
+    sources = {path: path.read_text() for path in sorted(PACKAGE.rglob("*.py"))}
+    return tuple(
         record
-        for path in sorted(PACKAGE.rglob("*.py"))
-        for record in Module(module_name(path), ast.parse(path.read_text())).records()
-    ]
+        for path, source in sources.items()
+        if re.search(r"\blog[._]", source)
+        for record in Module(module_name(path), ast.parse(source)).records()
+    )
 
 
 def module_name(path: Path) -> str:

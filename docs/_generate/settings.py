@@ -2,6 +2,7 @@
 
 import dataclasses
 from collections.abc import Iterator
+from functools import cache
 from typing import Any
 
 from pydantic import BaseModel
@@ -20,13 +21,14 @@ _CONNECTIONS: dict[str, type[BaseModel]] = {"amqp": AMQPSettings, "sse": SSESett
 _KINDS = (example.OrderPlaced, example.Deployments, example.OrderView, example.Cleanup)
 
 
-def rows() -> list[Row]:
+@cache
+def rows() -> tuple[Row, ...]:
     """Return a row for each variable of the settings and of the options of one consumer each."""
     given = {"sse": {"marathon": {"url": "https://marathon.example"}}}
     settings = WorkerSettings(_env_file=None, **given)
     container = WorkerContainer()
     container.settings.override(settings)
-    return inventory(Runner(container, packages=[example.__name__]).assemble())
+    return tuple(inventory(Runner(container, packages=[example.__name__]).assemble()))
 
 
 def settings() -> str:

@@ -8,6 +8,7 @@ from typing import Any
 from docutils import nodes
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
+from sphinx.domains.python import PyObject
 from sphinx.environment import BuildEnvironment
 
 import workerkit
@@ -20,6 +21,9 @@ _NO_LINKS = (nodes.title, nodes.reference, pending_xref)
 
 def setup(app: Sphinx) -> dict[str, bool]:
     """Connect the events of Sphinx."""
+    for field in PyObject.doc_field_types:
+        if field.name == "variable":
+            field.label = "Attributes"
     app.connect("source-read", _read)
     app.connect("env-get-outdated", _outdated)
     app.connect("autodoc-process-docstring", _docstring)
