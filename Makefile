@@ -30,6 +30,7 @@ help:
 	@echo "make lint    style only"
 	@echo "make types   types only"
 	@echo "make demo    run the template on an in-process broker; Ctrl-C stops it"
+	@echo "make docs    the documentation as a site in docs/_build/html"
 	@echo "make soak    ten minutes of failures with a real RabbitMQ; SOAK_SECONDS=... sets the time"
 	@echo "make clean   remove the virtual environment and caches"
 	@echo
@@ -120,6 +121,10 @@ test-pythons: rabbitmq redis postgresql chromium node
 		-e '.[dev,msgspec,uvloop]'
 	@touch $@
 
+docs: $(INSTALLED)
+	@$(BIN)/python -m sphinx -W --keep-going --quiet docs docs/_build/html
+	@echo "docs/_build/html/index.html"
+
 demo: $(INSTALLED)
 	@$(BIN)/python tests/demo.py
 
@@ -165,4 +170,4 @@ $(BIN)/python:
 
 clean:
 	rm -rf .venv .venv-* .mypy_cache .pytest_cache .ruff_cache .hypothesis build dist *.egg-info \
-		htmlcov .coverage .coverage.*
+		htmlcov .coverage .coverage.* docs/_build

@@ -31,8 +31,9 @@ from workerkit.testing.transport_contract import TransportContract
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "app_template/README.md")),
-    *(ROOT / "docs").glob("*.md"),
+    *(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
 ]
+PROJECTS = [ROOT / "README.md", ROOT / "docs" / "tour.md"]
 GROUPS = ["dead-letters", "topology"]  # Commands of commands.
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
@@ -88,17 +89,14 @@ def test_the_python_of_a_page_runs(
     namespace |= {"__name__": "shop", "Session": FakeOrders}
 
     for block in blocks(page, "python"):
-        if page.name == "README.md" and block.startswith("# shop/"):
+        if block.startswith("# shop/"):
             block = re.sub(r"^from shop\..*\n", "", block, flags=re.MULTILINE)
         exec(compile(block, str(page), "exec"), namespace)
     # The page is the package `shop`, for tests that run it as a whole.
     shop = ModuleType("shop")
     vars(shop).update(namespace)
     monkeypatch.setitem(sys.modules, "shop", shop)
-    tests = [each for name, each in namespace.items() if name.startswith("test_")]
-    for test in tests:
-        if not inspect.signature(test).parameters:
-            asyncio.run(test())
+    _run_tests(namespace)
 
     for contract in _contracts(namespace):
         for name in dir(contract):
@@ -114,9 +112,20 @@ def test_the_python_of_a_page_runs(
         assert [each.consumer for each in assembly.declared] == [consumer]
 
 
-def test_the_files_of_the_readme_are_a_project(tmp_path: Path) -> None:
+def _run_tests(namespace: dict[str, Any]) -> None:
+    """Run the tests of a page, except those that get fixtures of pytest."""
+    for name, test in namespace.items():
+        if name.startswith("test_") and not inspect.signature(test).parameters:
+            if inspect.iscoroutinefunction(test):
+                asyncio.run(test())
+            else:
+                test()
+
+
+@pytest.mark.parametrize("page", PROJECTS, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_files_of_a_page_are_a_project(page: Path, tmp_path: Path) -> None:
     """Copied into an empty directory, the files pass `workerkit check`."""
-    for block in blocks(ROOT / "README.md", "python"):
+    for block in blocks(page, "python"):
         first, _, _ = block.partition("\n")
         if first.startswith("# shop/"):
             path = tmp_path / first.removeprefix("# ")

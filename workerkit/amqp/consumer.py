@@ -74,6 +74,8 @@ class AMQPOptions(Options):
             `concurrency`, or for the number that batches need.
         batch_size: The number of messages in a full batch, if `handle` takes a list.
         batch_interval: Seconds that the first message of a batch waits for others.
+        on_success: The action after `handle` has returned.
+        on_invalid: The action for a body that does not match the type in `handle`.
         on_exception: The action after `handle` raised an exception and `retry` is exhausted.
         retry: The retry policy after an exception; after its last retry a message is dead-lettered.
         types: The types of bodies by the name of the type, of which `handle` takes a union.

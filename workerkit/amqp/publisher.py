@@ -252,7 +252,7 @@ class Publisher:
             The message ids, in the order of *bodies*.
 
         Raises:
-            ExceptionGroup: The `PublishError`s. After the first one no other message was sent, and
+            ExceptionGroup: Each `PublishError`. After the first one no other message was sent, and
                 this call waited for those that had been sent.
         """
         if window < 1:

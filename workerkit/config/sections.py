@@ -96,6 +96,7 @@ class ListenSettings(BaseModel):
     """The settings that every port of the process has.
 
     Attributes:
+        host: The address to listen on; `0.0.0.0` for all of them.
         port: 0 for any free one.
         read_timeout: Seconds to receive the head of a request, and again to receive its body.
         keep_alive: Seconds that a connection may be idle between two requests: longer than proxies
@@ -204,6 +205,7 @@ class OpsSettings(ListenSettings):
     """The port of health and metrics.
 
     Attributes:
+        enabled: Whether the port is opened.
         debug: Serve `/debug/tasks` and `/debug/stacks` to clients on this machine, if the port is
             bound to a loopback address.
         docs: Serve the AsyncAPI document at `/asyncapi.json`, and `/docs` which displays it.

@@ -110,6 +110,8 @@ class SSEOptions(Options):
             for the value of the connection.
         max_event_size: Characters of an event's data, line feeds included, and its name; a longer
             event is invalid.
+        on_success: The action after `handle` has returned.
+        on_invalid: The action for an event whose data does not match the type in `handle`.
         on_exception: The action for an event whose `handle` raised; `retry` takes precedence.
         retry: The policy for such an event; after its last attempt the stream continues.
     """

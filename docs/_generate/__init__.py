@@ -1,0 +1,1 @@
+"""What the docs site generates from the code: tables of the reference, and `llms.txt`."""
