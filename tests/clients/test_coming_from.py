@@ -135,12 +135,14 @@ async def test_both_programs_do_the_same(
 
     before, ours = _ours(case)
     package = write_package(tmp_path, consumers=before + ours)
-    variables = {
-        "WORKERKIT_AMQP__DEFAULT__URL": own_broker.url,
-        "WORKERKIT_HTTP__PORT": str(port),
-        "PYTHONUNBUFFERED": "1",
-    }
-    async with running(package, *_options(ours), cwd=tmp_path, **variables) as application:
+    async with running(
+        package,
+        *_options(ours),
+        cwd=tmp_path,
+        WORKERKIT_AMQP__DEFAULT__URL=own_broker.url,
+        WORKERKIT_HTTP__PORT=str(port),
+        PYTHONUNBUFFERED="1",
+    ) as application:
         await _serve(case, application, own_broker.url, port, theirs=False, directory=tmp_path)
 
 
@@ -173,7 +175,7 @@ def _other(
 
 def _ours(case: Case) -> tuple[str, str]:
     """Return the blocks before the section, and its own."""
-    before = []
+    before: list[str] = []
     for section, texts in blocks(case.page, "python").items():
         if section == case.section:
             return "".join(before), "".join(texts)
