@@ -31,7 +31,7 @@ from workerkit.testing.transport_contract import TransportContract
 ROOT = Path(__file__).parents[1]
 PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "app_template/README.md")),
-    *sorted(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
+    *(ROOT / "docs").glob("*.md"),
 ]
 GROUPS = ["dead-letters"]  # Commands of commands.
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
