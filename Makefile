@@ -24,7 +24,7 @@ help:
 	@echo "make coverage       coverage of lines and branches by all tests; ARGS=tests/unit for some"
 	@echo "make test-rabbitmq  contract and fault tests with RabbitMQ 3.10, 4.0 and 4.3"
 	@echo "make test-cluster   tests with clusters of three nodes, of RabbitMQ 4.3 and 3.10"
-	@echo "make test-clients   pika, AMQPStorm, Celery, dramatiq, taskiq, FastStream on our broker"
+	@echo "make test-clients   other clients on our broker: Celery, FastStream, asyncworker, pika, ..."
 	@echo "make test-oldest    unit tests with the lowest versions of dependencies that setup.cfg allows"
 	@echo "make test-pythons   all tests on each installed Python of $(PYTHONS)"
 	@echo "make lint    style only"
@@ -71,8 +71,8 @@ test-cluster: $(INSTALLED)
 	@for version in 4.3 3.10; do echo "RabbitMQ $$version" && TEST_RABBITMQ=$$version \
 		$(BIN)/pytest --quiet tests/cluster $(ARGS) || exit 1; done
 
-# Other clients on the embedded broker. They are no dependencies: an environment of their own.
-test-clients: .venv-clients/.installed rabbitmq
+# Other clients on the embedded broker. They are no dependencies: environments of their own.
+test-clients: .venv-clients/.installed .venv-asyncworker/.installed rabbitmq
 	.venv-clients/bin/pytest --quiet --numprocesses $(WORKERS) --dist loadfile \
 		-o cache_dir=.venv-clients/.cache $(or $(ARGS),tests/clients)
 
@@ -84,6 +84,16 @@ test-clients: .venv-clients/.installed rabbitmq
 			"them: PyPI, or the index that pip is configured for, cannot be reached or does not" \
 			"have one of them; see above." >&2; exit 1; }
 	.venv-clients/bin/python -m pip check --disable-pip-version-check
+	@touch $@
+
+# asyncworker needs libraries that have no wheels for newer versions of Python.
+.venv-asyncworker/.installed: .ci/asyncworker.txt
+	@python3.11 -c '' 2>/dev/null || { \
+		echo "make test-clients runs asyncworker, which needs Python 3.11: no python3.11 found" >&2; \
+		exit 1; }
+	[ -x .venv-asyncworker/bin/python ] || python3.11 -m venv .venv-asyncworker
+	.venv-asyncworker/bin/python -m pip install --quiet --disable-pip-version-check --retries 5 \
+		--requirement .ci/asyncworker.txt
 	@touch $@
 
 # On the oldest Python, because some of the lowest versions have no wheels for newer ones.

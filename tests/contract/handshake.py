@@ -22,6 +22,14 @@ async def the_broker_offers_mechanisms_and_capabilities(env: Environment) -> obj
     return start.version_major, start.version_minor, start.locales, mechanisms, capabilities
 
 
+async def the_protocol_header_of_amqp_0_9_is_accepted(env: Environment) -> object:
+    """Old clients, such as aioamqp, send it, and get AMQP 0-9-1."""
+    raw = await env.raw_client()
+    raw.write(b"AMQP\x01\x01\x00\x09")
+    start = await raw.expect(Connection.Start)
+    return start.version_major, start.version_minor
+
+
 async def an_unsupported_protocol_header_gets_the_supported_one(env: Environment) -> object:
     """A client of another version gets the supported version, since 4.0 AMQP 1.0, and is closed."""
     answers = []
@@ -253,6 +261,7 @@ ROWS = [
         (0, 9, "en_US", ["AMQPLAIN", "PLAIN"], _ABILITIES),
         {"4.0": (0, 9, "en_US", ["AMQPLAIN", "ANONYMOUS", "PLAIN"], _ABILITIES)},
     ),
+    Row(the_protocol_header_of_amqp_0_9_is_accepted, (0, 9)),
     Row(
         an_unsupported_protocol_header_gets_the_supported_one,
         [(b"AMQP\0\0\x09\x01", "socket"), (b"AMQP\0\0\x09\x01", "socket")],

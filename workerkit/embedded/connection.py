@@ -12,7 +12,7 @@ from workerkit.embedded.broker import Broker
 from workerkit.embedded.channel import Channel, Session
 from workerkit.embedded.dispatch import Dispatcher
 from workerkit.embedded.errors import Refusal
-from workerkit.embedded.handshake import PROTOCOL, Handshake, SilentRejection
+from workerkit.embedded.handshake import PROTOCOL_SIZE, PROTOCOLS, Handshake, SilentRejection
 from workerkit.embedded.heartbeat import Heartbeat
 from workerkit.embedded.outbox import Outbox
 
@@ -164,9 +164,9 @@ class Connection(asyncio.Protocol):
             return self._read_after_framing_error(data)
         position = 0
         if self._state is _State.NEW:
-            if len(data) < len(PROTOCOL):
+            if len(data) < PROTOCOL_SIZE:
                 return data
-            position = len(PROTOCOL)
+            position = PROTOCOL_SIZE
             self._greet(data[:position])
         while len(data) - position > frames.HEAD_SIZE and not self._blocked:
             try:
@@ -244,7 +244,7 @@ class Connection(asyncio.Protocol):
     # The connection's own methods
 
     def _greet(self, protocol: bytes) -> None:
-        if protocol == PROTOCOL:
+        if protocol in PROTOCOLS:
             self._state = _State.LOGGING_IN
             self._outbox.reply(0, self._handshake.greet())
             return

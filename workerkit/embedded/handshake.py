@@ -14,7 +14,9 @@ from workerkit.embedded.methods import Reply
 from workerkit.embedded.outbox import Outbox
 from workerkit.embedded.table import Field, MalformedTable, Table, text
 
-PROTOCOL = b"AMQP\x00\x00\x09\x01"
+# AMQP 0-9-1, and 0-9: RabbitMQ does not tell them apart, and old clients send the second one.
+PROTOCOLS = (b"AMQP\x00\x00\x09\x01", b"AMQP\x01\x01\x00\x09")
+PROTOCOL_SIZE = 8  # bytes
 _ANONYMOUS, _ANONYMOUS_USER = "ANONYMOUS", "guest"
 _CHANNEL_MAX = 2047
 _CAPABILITIES = (
