@@ -33,6 +33,7 @@ PAGES = [
     *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "app_template/README.md")),
     *(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
 ]
+TUTORIAL = ROOT / "docs" / "tutorial.md"  # tests/cli/test_tutorial.py runs it, in a project.
 PROJECTS = [ROOT / "README.md", ROOT / "docs" / "tour.md"]
 GROUPS = ["dead-letters", "topology"]  # Commands of commands.
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
@@ -77,7 +78,11 @@ def redis_url() -> Iterator[str]:
         yield server.url
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+@pytest.mark.parametrize(
+    "page",
+    [page for page in PAGES if page != TUTORIAL],
+    ids=lambda page: str(page.relative_to(ROOT)),
+)
 def test_the_python_of_a_page_runs(
     page: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
 ) -> None:
