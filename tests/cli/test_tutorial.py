@@ -5,7 +5,6 @@ import re
 import shlex
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from signal import SIGTERM
 
@@ -27,7 +26,7 @@ def commands(section: str) -> list[list[str]]:
 
 
 @pytest.fixture
-def project(tmp_path: Path) -> Iterator[Path]:
+def project(tmp_path: Path) -> Path:
     """The project of the tutorial, with the files that it adds."""
     [new] = [each for each in commands("Create the project") if each[0] == "new"]
     created = workerkit(*new, cwd=tmp_path)
@@ -35,7 +34,7 @@ def project(tmp_path: Path) -> Iterator[Path]:
     directory = tmp_path / "bookshop"
     for name, text in re.findall(r"^```python\n# (\S+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
         (directory / name).write_text(text)
-    yield directory
+    return directory
 
 
 def test_the_consumer_of_the_tutorial_is_sound(project: Path) -> None:
