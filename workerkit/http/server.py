@@ -119,11 +119,8 @@ class HTTPServer:
         self._listener = ListeningSockets(
             self._may_accept, self._on_accepted, self._free_descriptors
         )
-        settings = self._settings
         try:
-            await self._listener.listen(
-                settings.host, settings.port, reuse_port=settings.reuse_port
-            )
+            await self._listener.listen(self._settings)
         except OSError:
             await self._runner.cleanup()
             raise

@@ -8,15 +8,16 @@ from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
-from yarl import URL
 
 from workerkit.config.settings import WorkerSettings
 from workerkit.health import Health, Readiness
-from workerkit.http.listener import max_connections
-from workerkit.http.server import HTTPServer
 from workerkit.ops.debug_pages import STACKS, TASKS, DebugPages
 from workerkit.ops.metrics import Metrics
+from workerkit.ops.port import OpsPort, Page
 from workerkit.safe_text import Redact
+
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
+"""The Accept header for OpenMetrics, which has exemplars."""
 
 OK = 200
 UNAVAILABLE = 503
@@ -81,9 +82,6 @@ class _CombinedCollector(Collector):
             yield from collector.collect()
 
 
-_MAX_BODY = 1024  # No page reads one.
-
-
 class OpsServer:
     """Serves the pages from before the first attempt to connect until the last connection closed.
 
@@ -99,20 +97,16 @@ class OpsServer:
         metrics: Metrics | None,
         redact: Redact | None = None,
     ) -> None:
-        self._host = settings.ops.host
-        self._port = settings.ops.port
+        self._port = OpsPort(settings.ops)
         self._readiness = readiness
         self._metrics = metrics
         self._path = settings.metrics.path
-        self._settings = settings.ops
         self._debug = DebugPages(redact) if settings.ops.debug else None
-        self._server: HTTPServer | None = None
 
     @property
     def url(self) -> str:
         """Return where it listens, or before `open`, where it will."""
-        port = URL(self._server.url).port if self._server is not None else self._port
-        return str(URL.build(scheme="http", host=self._host, port=port))
+        return self._port.url
 
     async def open(self) -> None:
         """Listen.
@@ -120,38 +114,31 @@ class OpsServer:
         Raises:
             OSError: The port cannot be opened.
         """
-        limit = max_connections(self._settings.max_connections, "ops")
-        server = HTTPServer(
-            self._settings, limit, _MAX_BODY, has_other_routes=True, on_unhandled=None
-        )
-        router = server.application.router
-        router.add_get("/health/live", self._live)
-        router.add_get("/health/ready", self._ready)
-        router.add_get("/health/startup", self._startup)
+        pages: dict[str, Page] = {
+            "/health/live": self._live,
+            "/health/ready": self._ready,
+            "/health/startup": self._startup,
+        }
         if self._metrics is not None:
-            router.add_get(self._path, self._metrics_page)
+            pages[self._path] = self._metrics_page
         if self._debug is not None:
-            router.add_get(TASKS, self._debug.tasks)
-            router.add_get(STACKS, self._debug.stacks)
-        await server.listen()
+            pages |= {TASKS: self._debug.tasks, STACKS: self._debug.stacks}
+        addresses = await self._port.open(pages)
         if self._debug is not None:
-            self._debug.enable(server.addresses)
-        self._server = server
+            self._debug.enable(addresses)
 
     async def close(self) -> None:
         """Close the port and all connections to it."""
-        if self._server is not None:
-            self._server.stop_accepting()
-            await self._server.close()
+        await self._port.close()
 
     async def _live(self, _: web.Request) -> web.Response:
-        return _json(*live())
+        return json_page(*live())
 
     async def _ready(self, _: web.Request) -> web.Response:
-        return _json(*ready(self._readiness))
+        return json_page(*ready(self._readiness))
 
     async def _startup(self, _: web.Request) -> web.Response:
-        return _json(*startup(self._readiness))
+        return json_page(*startup(self._readiness))
 
     async def _metrics_page(self, request: web.Request) -> web.Response:
         assert self._metrics is not None
@@ -160,6 +147,7 @@ class OpsServer:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
 
-def _json(status: int, body: dict[str, object]) -> web.Response:
+def json_page(status: int, body: dict[str, Any]) -> web.Response:
+    """Return a page of JSON."""
     # Proxies must not cache the response to a probe.
     return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})

@@ -1,0 +1,306 @@
+"""The parent of several processes: it starts, watches, replaces and stops them."""
+
+import asyncio
+import logging
+import os
+import signal
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+
+from workerkit import logs
+from workerkit.app.assembly import Assembly
+from workerkit.errors import ConfigurationError, RunError
+from workerkit.http.listener import bind
+from workerkit.http.transport import HTTPTransport
+from workerkit.ops.port import open_ops_server
+from workerkit.processes.child import Child, Slot, signal_name
+from workerkit.processes.link import RESERVE, in_each_process
+from workerkit.processes.pages import AllProcesses
+from workerkit.processes.sums import Sums
+from workerkit.runner import banner
+from workerkit.safe_text import Redact
+from workerkit.stop_signals import exit_now, stop_signals
+
+log = logging.getLogger(__name__)
+
+_MOST_FAILED_STARTS = 3
+_START_TIMEOUT = 60.0  # Seconds for a replacement, if the settings have no start_timeout.
+_STABLE = 60.0  # Seconds after which an end is no failed start.
+
+
+class Supervisor:
+    """Runs an application in several processes.
+
+    Args:
+        assembly: The application, which this process checks but does not run.
+        count: The number of processes.
+        redact: The container's, for logs.
+
+    Raises:
+        ConfigurationError: Only the first process would have a consumer.
+    """
+
+    def __init__(self, assembly: Assembly, count: int, redact: Redact | None) -> None:
+        every = {id(each) for _, declared in in_each_process(assembly) for each in declared}
+        self._once = [each.options.name for each in assembly.declared if id(each) not in every]
+        if not every:
+            raise ConfigurationError(
+                f"{count} processes would have nothing to do: {', '.join(self._once)} may run in"
+                " one process only, because each process would read the same events, or run at the"
+                " same times"
+            )
+        self._assembly = assembly
+        self._settings = assembly.settings
+        self._redact = redact
+        self._slots = [Slot(number) for number in range(1, count + 1)]
+        self._children: dict[int, Child] = {}
+        self._codes: list[int] = []
+        wanted = self._settings.metrics
+        self._sums = Sums(wanted.prefix) if wanted.enabled else None
+        self._listening: list[socket.socket] = []
+        self._stopping = False
+        self._gave_up: int | None = None
+        self._rolling: asyncio.Task[None] | None = None
+        self._roll_again = False
+
+    def run(self, log_level: str | None = None) -> int:
+        """Run until SIGTERM or SIGINT; return the exit code.
+
+        Raises:
+            RunError: A port cannot be opened.
+        """
+        logs.configure_unless_done(self._settings.log, log_level, self._redact)
+        return asyncio.run(self._run())
+
+    async def _run(self) -> int:
+        self._changed = asyncio.Event()
+        count = len(self._slots)
+        once = f"; only the first one runs {', '.join(self._once)}" if self._once else ""
+        log.info("%s\n  in %d processes%s", banner(self._assembly), count, once)
+        ops = AllProcesses(
+            self._settings, self._slots, self._children.values, lambda: self._stopping, self._sums
+        )
+        with ExitStack() as stack:
+            await self._bind()
+            await open_ops_server(ops, self._settings)
+            requested = stack.enter_context(stop_signals(self._changed.set, self._exit))
+            stack.enter_context(self._other_signals())
+            # The others wait until it has checked the application: faults are reported once.
+            self._start(self._slots[0])
+            while not requested() and self._gave_up is None:
+                self._changed.clear()
+                await self._changed.wait()
+            await self._stop()
+            await ops.close()
+        code = self._gave_up or next(filter(None, self._codes), 0)
+        log.info("stopped", extra={"exit_code": code})
+        return code
+
+    async def _bind(self) -> None:
+        """Bind the port of the views.
+
+        Raises:
+            RunError: It is in use, or its host is not one of this machine.
+        """
+        if not any(isinstance(each, HTTPTransport) for each, _ in self._assembly.transports):
+            return
+        try:
+            self._listening = await bind(self._settings.http)
+        except OSError as error:
+            http = self._settings.http
+            raise RunError(f"cannot listen on {http.host}:{http.port}: {error.strerror}") from error
+
+    @contextmanager
+    def _other_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        handlers: dict[signal.Signals, Callable[[], None]] = {
+            signal.SIGCHLD: self._collect,
+            signal.SIGHUP: self._roll,
+            signal.SIGUSR1: self._report_tasks,
+        }
+        for number, handler in handlers.items():
+            loop.add_signal_handler(number, handler)
+        try:
+            yield
+        finally:
+            for number in handlers:
+                loop.remove_signal_handler(number)
+
+    def _report_tasks(self) -> None:
+        for child in self._children.values():
+            child.send(signal.SIGUSR1)
+
+    def _start(self, slot: Slot) -> None:
+        """Start the process of a slot; later, if the system has no room for it."""
+        slot.cancel_restart()
+        try:
+            slot.child = self._spawn(slot)
+        except OSError as error:
+            pause = slot.backoff.next()
+            fields = {"process_number": slot.number, "retry_in": round(pause, 2)}
+            log.error("process not started", exc_info=error, extra=fields)
+            self._start_later(slot, pause)
+
+    def _start_later(self, slot: Slot, pause: float) -> None:
+        slot.restart = asyncio.get_running_loop().call_later(pause, self._start, slot)
+
+    def _spawn(self, slot: Slot) -> Child:
+        child = Child(slot.number, self._listening, on_change=lambda: self._note(slot, child))
+        self._children[child.pid] = child
+        log.info("process started", extra={"process_number": slot.number, "pid": child.pid})
+        return child
+
+    def _note(self, slot: Slot, child: Child) -> None:
+        """Note a change of a child."""
+        if child.was_started and not self._stopping:
+            for each in self._slots:
+                if each.child is None:
+                    self._start(each)
+        if child.ready and slot.last_ready is not child:
+            slot.last_ready = child
+            seconds = round(child.uptime, 2)
+            fields = {"process_number": slot.number, "pid": child.pid, "seconds": seconds}
+            log.info("process ready", extra=fields)
+
+    def _collect(self) -> None:
+        """Collect the processes that have ended."""
+        for child in [each for each in self._children.values() if each.collect() is not None]:
+            del self._children[child.pid]
+            self._ended(child)
+        if os.getpid() == 1:
+            # Processes whose parents have ended belong to process 1 of a container.
+            with suppress(ChildProcessError):
+                while os.waitpid(-1, os.WNOHANG)[0]:
+                    pass
+
+    def _ended(self, child: Child) -> None:
+        if self._sums is not None:
+            if child.metrics is not None:
+                self._sums.update(child.pid, child.number, child.metrics)
+            self._sums.retire(child.pid)
+        slot = self._slots[child.number - 1]
+        assert child.code is not None
+        fields = _fields(child)
+        if child.stop_requested:
+            clean = child.code == 0 or (child.code == -signal.SIGTERM and not child.was_started)
+            self._codes.append(0 if clean else _exit_code(child.code))
+            log.log(logging.INFO if clean else logging.ERROR, "process stopped", extra=fields)
+        elif slot.child is child:
+            self._restart(slot, child, fields)
+
+    def _restart(self, slot: Slot, child: Child, fields: dict[str, object]) -> None:
+        """Start a process again, after a pause, unless it can never succeed."""
+        assert child.code is not None
+        if child.was_ready and child.uptime >= _STABLE:
+            slot.backoff.reset()
+        if not any(each.last_ready for each in self._slots):
+            failed_starts = slot.backoff.attempt + 1
+            if child.code == ConfigurationError.exit_code or failed_starts >= _MOST_FAILED_STARTS:
+                log.critical("process ended: no process could start", extra=fields)
+                self._gave_up = _exit_code(child.code) or RunError.exit_code
+                self._changed.set()
+                return
+        pause = slot.backoff.next()
+        log.error("process ended", extra={**fields, "restart_in": round(pause, 2)})
+        if self._sums is not None:
+            self._sums.restarts[slot.number] = self._sums.restarts.get(slot.number, 0) + 1
+        self._start_later(slot, pause)
+
+    def _roll(self) -> None:
+        """Replace all processes, one after the other."""
+        if self._stopping:
+            return
+        if self._rolling is not None and not self._rolling.done():
+            self._roll_again = True
+            return
+        self._rolling = asyncio.create_task(self._replace_all(), name="replacing processes")
+
+    async def _replace_all(self) -> None:
+        log.info("replacing all processes")
+        again = True
+        while again:
+            self._roll_again = False
+            # The first one is last: what it runs alone may have to pause.
+            for slot in reversed(self._slots):
+                if not await self._replace(slot):
+                    extra = {"process_number": slot.number}
+                    log.error("processes not replaced: the new one did not start", extra=extra)
+                    return
+            again = self._roll_again
+        log.info("all processes replaced")
+
+    async def _replace(self, slot: Slot) -> bool:
+        """Replace a process; return whether the new one is ready."""
+        old = slot.running
+        if old is not None and slot.number == 1 and self._once:
+            # Two of them would handle each event twice.
+            await self._stop_child(old)
+            old = None
+        if old is None:
+            self._start(slot)
+            return slot.child is not None and await self._is_ready(slot.child)
+        new = self._spawn(slot)
+        if not await self._is_ready(new):
+            log.error("new process is not ready", extra=_fields(new))
+            await self._stop_child(new)
+            return False
+        slot.cancel_restart()
+        slot.child = new
+        # It may have died in the meantime, and have been started again.
+        for child in [each for each in self._children.values() if each.number == slot.number]:
+            if child is not new:
+                await self._stop_child(child)
+        return True
+
+    async def _is_ready(self, child: Child) -> bool:
+        """Wait until a new process is ready; return False if it ended or takes too long."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(self._settings.start_timeout or _START_TIMEOUT):
+                await child.until(lambda: child.ready or child.code is not None)
+        return child.ready
+
+    async def _stop_child(self, child: Child) -> None:
+        """Stop a child, and kill it if that takes too long."""
+        child.stop()
+        try:
+            async with asyncio.timeout(self._settings.shutdown_grace + RESERVE):
+                await child.ended()
+        except TimeoutError:
+            log.error("process did not stop: killing it", extra=_fields(child))
+            child.send(signal.SIGKILL)
+            await child.ended()
+
+    async def _stop(self) -> None:
+        """Stop all processes."""
+        self._stopping = True
+        log.info("stopping", extra={"processes": len(self._children)})
+        if self._rolling is not None:
+            self._rolling.cancel()
+        for slot in self._slots:
+            slot.cancel_restart()
+        # When the last process has closed its copy, clients are refused instead of waiting.
+        for each in self._listening:
+            each.close()
+        await asyncio.gather(*map(self._stop_child, list(self._children.values())))
+
+    def _exit(self, code: int) -> None:
+        """End this process and all others now."""
+        for child in list(self._children.values()):
+            child.send(signal.SIGKILL)
+        exit_now(code)
+
+
+def _exit_code(code: int) -> int:
+    """Return the exit code that a shell shows."""
+    return code if code >= 0 else 128 - code
+
+
+def _fields(child: Child) -> dict[str, object]:
+    """Return what is known of a process, for a log record."""
+    fields: dict[str, object] = {"process_number": child.number, "pid": child.pid}
+    if child.code is not None and child.code < 0:
+        fields["signal"] = signal_name(-child.code)
+    elif child.code is not None:
+        fields["exit_code"] = child.code
+    return {**fields, "uptime": round(child.uptime, 1)}
