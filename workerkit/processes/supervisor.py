@@ -157,7 +157,7 @@ class Supervisor:
             for each in self._slots:
                 if each.child is None:
                     self._start(each)
-        if child.ready and slot.last_ready is not child:
+        if child.ready and not child.stop_requested and slot.last_ready is not child:
             slot.last_ready = child
             seconds = round(child.uptime, 2)
             fields = {"process_number": slot.number, "pid": child.pid, "seconds": seconds}
