@@ -105,9 +105,12 @@ class AllProcesses:
             if status == OK and child.code is None:
                 self._sums.update(child.pid, child.number, page)
                 self._sums.up[child.number] = True
-        self._sums.ready = not self._stopping() and all(
-            each.running is not None and each.running.ready for each in self._slots
-        )
+        ready = [
+            self._sums.up[each.number] and each.running.ready
+            for each in self._slots
+            if each.running
+        ]
+        self._sums.ready = len(ready) == len(self._slots) and all(ready) and not self._stopping()
         body, content_type = self._sums.page(", ".join(request.headers.getall("Accept", [])))
         return web.Response(body=body, headers={"Content-Type": content_type})
 

@@ -26,6 +26,7 @@ log = logging.getLogger(__name__)
 
 _MOST_FAILED_STARTS = 3
 _START_TIMEOUT = 60.0  # Seconds for a replacement, if the settings have no start_timeout.
+_FIRST_ALONE = 5.0  # Seconds that the first process has to become ready before others start.
 _STABLE = 60.0  # Seconds after which an end is no failed start.
 
 
@@ -46,9 +47,9 @@ class Supervisor:
         self._once = [each.options.name for each in assembly.declared if id(each) not in every]
         if not every:
             raise ConfigurationError(
-                f"{count} processes would have nothing to do: {', '.join(self._once)} may run in"
-                " one process only, because each process would read the same events, or run at the"
-                " same times"
+                f"{count} processes have nothing to share: {', '.join(self._once)} can run in one"
+                " process only, because two would handle the same events, or run at the same times:"
+                " use --processes 1"
             )
         self._assembly = assembly
         self._settings = assembly.settings
@@ -86,7 +87,7 @@ class Supervisor:
             await open_ops_server(ops, self._settings)
             requested = stack.enter_context(stop_signals(self._changed.set, self._exit))
             stack.enter_context(self._other_signals())
-            # The others wait until it has checked the application: faults are reported once.
+            # The others wait for it: what prevents a start is reported by one process, not by all.
             self._start(self._slots[0])
             while not requested() and self._gave_up is None:
                 self._changed.clear()
@@ -153,15 +154,21 @@ class Supervisor:
 
     def _note(self, slot: Slot, child: Child) -> None:
         """Note a change of a child."""
-        if child.was_started and not self._stopping:
-            for each in self._slots:
-                if each.child is None:
-                    self._start(each)
+        if child.ready:
+            self._start_others(child)
+        elif child.was_started:
+            asyncio.get_running_loop().call_later(_FIRST_ALONE, self._start_others, child)
         if child.ready and not child.stop_requested and slot.last_ready is not child:
             slot.last_ready = child
             seconds = round(child.uptime, 2)
             fields = {"process_number": slot.number, "pid": child.pid, "seconds": seconds}
             log.info("process ready", extra=fields)
+
+    def _start_others(self, first: Child) -> None:
+        if first.code is None and not self._stopping:
+            for each in self._slots:
+                if each.child is None:
+                    self._start(each)
 
     def _collect(self) -> None:
         """Collect the processes that have ended."""
