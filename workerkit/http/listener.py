@@ -84,8 +84,11 @@ async def bind(settings: ListenSettings) -> list[socket.socket]:
     """Return sockets that are bound to the address, one for each IP address of a host name.
 
     Raises:
-        OSError: The address is in use, or is not one of this machine.
+        OSError: The address is in use, or is not one of this machine, or a descriptor that was
+            given is no socket.
     """
+    if settings.fds:
+        return [_socket(each) for each in settings.fds]
     # This server resolves the host and binds; it never accepts.
     server = await asyncio.get_running_loop().create_server(
         asyncio.Protocol,
@@ -95,12 +98,12 @@ async def bind(settings: ListenSettings) -> list[socket.socket]:
         start_serving=False,
     )
     try:
-        return [_inherited(os.dup(each.fileno())) for each in server.sockets]
+        return [_socket(os.dup(each.fileno())) for each in server.sockets]
     finally:
         server.close()
 
 
-def _inherited(descriptor: int) -> socket.socket:
+def _socket(descriptor: int) -> socket.socket:
     found = socket.socket(fileno=descriptor)
     found.setblocking(False)
     return found
@@ -137,10 +140,9 @@ class ListeningSockets:
         """Begin to accept connections.
 
         Raises:
-            OSError: The address is in use, or is not one of this machine, or a descriptor that was
-                given is no socket.
+            OSError: As for `bind`.
         """
-        self.sockets = [_inherited(fd) for fd in settings.fds] or await bind(settings)
+        self.sockets = await bind(settings)
         try:
             for each in self.sockets:
                 each.listen(_BACKLOG)

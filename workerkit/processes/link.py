@@ -65,7 +65,7 @@ class ParentLink:
         self._was_ready = False
         # Not SIG_IGN, which processes that handlers start would inherit.
         self.handlers: Handlers = {
-            number: signal.signal(number, lambda *_: None) for number in _FOR_PARENT
+            each: signal.signal(each, lambda *_: None) for each in _FOR_PARENT
         }
         threading.Thread(target=self._watch, name="workerkit-parent", daemon=True).start()
 

@@ -103,8 +103,8 @@ class AllProcesses:
         self._sums.up = {each.number: False for each in self._slots}
         for child, (status, page) in zip(children, pages, strict=True):
             if status == OK and child.code is None:
-                self._sums.update(child.pid, child.number, page)
-                self._sums.up[child.number] = True
+                read = self._sums.update(child.pid, child.number, page)
+                self._sums.up[child.number] = read
         ready = [
             self._sums.up[each.number] and each.running.ready
             for each in self._slots

@@ -10,6 +10,7 @@ process that there ever was, and has neither exemplars, collectors nor `process_
 metrics are no metrics of prometheus_client, because those are too slow.
 """
 
+import logging
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 from prometheus_client.exposition import choose_encoder
@@ -19,7 +20,10 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
+from workerkit.describe import describe_error
 from workerkit.ops.counting import IN_FLIGHT, LEADER, PROCESS_RESTARTS, PROCESS_UP, READY
+
+log = logging.getLogger(__name__)
 
 _SUMMED = ("counter", "histogram", "summary")
 _OF_PROCESS = "process_"
@@ -49,14 +53,17 @@ class Sums(Collector):
         self._ended = _Total()
         self._running: dict[int, tuple[int, Sequence[Family]]] = {}
 
-    def update(self, pid: int, number: int, page: str) -> None:
-        """Replace the last page of a process.
-
-        Raises:
-            ValueError: It is no page of OpenMetrics.
-        """
+    def update(self, pid: int, number: int, page: str) -> bool:
+        """Replace the last page of a process; return False if it is no page of OpenMetrics."""
         parse: Callable[[str], Iterator[Family]] = text_string_to_metric_families
-        self._running[pid] = number, list(parse(page))
+        try:
+            self._running[pid] = number, list(parse(page))
+        except Exception as error:
+            # The application may have metrics whose names or values OpenMetrics does not allow.
+            fields = {"process_number": number, "pid": pid, "error": describe_error(error)}
+            log.error("metrics of a process cannot be read: its last ones stay", extra=fields)
+            return False
+        return True
 
     def retire(self, pid: int) -> None:
         """Keep the counts of a process that has ended."""

@@ -12,7 +12,7 @@ from workerkit import logs
 from workerkit.app.assembly import Assembly
 from workerkit.errors import ConfigurationError, RunError
 from workerkit.http.listener import bind
-from workerkit.http.transport import HTTPTransport
+from workerkit.http.transport import HTTPTransport, listen_error
 from workerkit.ops.port import open_ops_server
 from workerkit.processes.child import Child, Slot, signal_name
 from workerkit.processes.link import RESERVE, in_each_process
@@ -94,7 +94,7 @@ class Supervisor:
                 await self._changed.wait()
             await self._stop()
             await ops.close()
-        code = self._gave_up or next(filter(None, self._codes), 0)
+        code = self._gave_up or next(iter(self._codes), 0)
         log.info("stopped", extra={"exit_code": code})
         return code
 
@@ -109,8 +109,7 @@ class Supervisor:
         try:
             self._listening = await bind(self._settings.http)
         except OSError as error:
-            http = self._settings.http
-            raise RunError(f"cannot listen on {http.host}:{http.port}: {error.strerror}") from error
+            raise RunError(listen_error(self._settings, error)) from error
 
     @contextmanager
     def _other_signals(self) -> Iterator[None]:
@@ -133,21 +132,22 @@ class Supervisor:
             child.send(signal.SIGUSR1)
 
     def _start(self, slot: Slot) -> None:
-        """Start the process of a slot; later, if the system has no room for it."""
+        """Start the process of a slot; later, if that is not possible now."""
         slot.cancel_restart()
-        try:
-            slot.child = self._spawn(slot)
-        except OSError as error:
-            pause = slot.backoff.next()
-            fields = {"process_number": slot.number, "retry_in": round(pause, 2)}
-            log.error("process not started", exc_info=error, extra=fields)
-            self._start_later(slot, pause)
+        slot.child = self._spawn(slot)
+        if slot.child is None:
+            self._start_later(slot, slot.backoff.next())
 
     def _start_later(self, slot: Slot, pause: float) -> None:
         slot.restart = asyncio.get_running_loop().call_later(pause, self._start, slot)
 
-    def _spawn(self, slot: Slot) -> Child:
-        child = Child(slot.number, self._listening, on_change=lambda: self._note(slot, child))
+    def _spawn(self, slot: Slot) -> Child | None:
+        """Start a process; return None if the system has no room for it."""
+        try:
+            child = Child(slot.number, self._listening, on_change=lambda: self._note(slot, child))
+        except OSError as error:
+            log.error("process not started", exc_info=error, extra={"process_number": slot.number})
+            return None
         self._children[child.pid] = child
         log.info("process started", extra={"process_number": slot.number, "pid": child.pid})
         return child
@@ -176,10 +176,17 @@ class Supervisor:
             del self._children[child.pid]
             self._ended(child)
         if os.getpid() == 1:
-            # Processes whose parents have ended belong to process 1 of a container.
-            with suppress(ChildProcessError):
-                while os.waitpid(-1, os.WNOHANG)[0]:
-                    pass
+            self._collect_orphans()
+
+    def _collect_orphans(self) -> None:
+        """Collect what process 1 of a container gets: processes whose parents have ended."""
+        peek = os.WEXITED | os.WNOHANG | os.WNOWAIT
+        with suppress(ChildProcessError):
+            while (ended := os.waitid(os.P_ALL, 0, peek)) is not None:
+                if ended.si_pid in self._children:
+                    asyncio.get_running_loop().call_soon(self._collect)
+                    return
+                os.waitpid(ended.si_pid, 0)
 
     def _ended(self, child: Child) -> None:
         if self._sums is not None:
@@ -191,7 +198,8 @@ class Supervisor:
         fields = _fields(child)
         if child.stop_requested:
             clean = child.code == 0 or (child.code == -signal.SIGTERM and not child.was_started)
-            self._codes.append(0 if clean else _exit_code(child.code))
+            if self._stopping and not clean:
+                self._codes.append(_exit_code(child.code))
             log.log(logging.INFO if clean else logging.ERROR, "process stopped", extra=fields)
         elif slot.child is child:
             self._restart(slot, child, fields)
@@ -248,6 +256,8 @@ class Supervisor:
             self._start(slot)
             return slot.child is not None and await self._is_ready(slot.child)
         new = self._spawn(slot)
+        if new is None:
+            return False
         if not await self._is_ready(new):
             log.error("new process is not ready", extra=_fields(new))
             await self._stop_child(new)
