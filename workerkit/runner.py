@@ -125,16 +125,17 @@ class Runner:
         _check_place()
         self._debug.install()
         try:
-            # asyncio handles SIGINT as soon as it runs: that is not for children, either.
-            handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
             if parent is not None:
-                handlers.update(parent.handlers)
                 parent.unblock_signals()
             assembly = self.assemble()
             if parent is not None:
                 assembly = parent.adapt(assembly)
             self._redact = redact_of(self._container)
             logs.configure_unless_done(assembly.settings.log, log_level, self._redact)
+            # asyncio handles SIGINT as soon as it runs: that is not for children, either.
+            handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+            if parent is not None:
+                handlers.update(parent.handlers)
             with asyncio.Runner(loop_factory=_loop_factory()) as loop:
                 loop.run(self._live(assembly, handlers, parent))
         except StartError as error:
@@ -190,7 +191,7 @@ class Runner:
             faults += await process.stop()
             await ops.close()
             if parent is not None and process.metrics is not None:
-                parent.counted(metrics(process.metrics.registry, OPEN_METRICS)[0])
+                parent.counted(partial(metrics, process.metrics.registry, OPEN_METRICS))
             log.info("stopped")
         if not process.abandoned and (late := await _cancel_leftovers()):
             process.abandoned += late

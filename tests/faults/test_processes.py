@@ -6,6 +6,7 @@ Real processes, signals, sockets, and RabbitMQ where messages matter.
 import asyncio
 import os
 import signal
+import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from functools import partial
@@ -17,7 +18,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.client import Client
-from tests.command import Application, running, started, workerkit, write_package
+from tests.command import Application, process, running, started, workerkit, write_package
 from tests.ports import free_port
 from tests.publishing import publishing
 from tests.rabbit import PrivateRabbit
@@ -121,8 +122,17 @@ class Processes:
 
     def pids(self) -> list[int]:
         """Return the processes that the parent has now, in the order of their start."""
-        children = Path(f"/proc/{self.parent.pid}/task/{self.parent.pid}/children")
-        return [int(pid) for pid in children.read_text().split()]
+        return children(self.parent.pid)
+
+
+def children(pid: int) -> list[int]:
+    """Return the child processes of a process."""
+    return [int(each) for each in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def exist(pids: list[int]) -> bool:
+    """Return whether any of these processes exists."""
+    return any(Path(f"/proc/{pid}").exists() for pid in pids)
 
 
 @asynccontextmanager
@@ -254,7 +264,7 @@ async def test_processes_whose_parent_is_killed_stop_without_losing_anything(
             )
         await eventually(lambda: lines(tmp_path / "handled"))
         app.parent.send(signal.SIGKILL)
-        await eventually(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+        await eventually(lambda: not exist(pids))
 
         handled = lines(tmp_path / "handled")
         left = await eventually(lambda: rabbit.queues(vhost)["orders"].ready)
@@ -328,6 +338,25 @@ async def test_a_replacement_that_does_not_start_changes_nothing(tmp_path: Path)
     assert len(replaced) == 2
     assert not {*before} & {*replaced}
     assert code == 0, app.parent
+
+
+async def test_a_terminal_that_is_closed_stops_all_processes(tmp_path: Path) -> None:
+    """It sends SIGHUP, as operators do."""
+    write_package(tmp_path, views=VIEW.partition("class Beat")[0])
+    in_terminal = "import pty, sys; pty.spawn(sys.argv[1:])"
+    command = [sys.executable, "-m", "workerkit", "run", "app", "--processes", "2"]
+    variables = {"WORKERKIT_HTTP__PORT": "0", "WORKERKIT_OPS__ENABLED": "false"}
+
+    async with process(
+        sys.executable, "-c", in_terminal, *command, cwd=tmp_path, **variables
+    ) as terminal:
+        await terminal.says("process ready")
+        [parent] = children(terminal.pid)
+        pids = [parent, *children(parent)]
+        terminal.send(signal.SIGKILL)
+        await eventually(lambda: not exist(pids))
+
+    assert len(pids) >= 2
 
 
 async def test_a_start_that_never_succeeds_is_given_up(tmp_path: Path) -> None:

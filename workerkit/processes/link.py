@@ -7,6 +7,7 @@ anything. `prctl(PR_SET_PDEATHSIG)` exists on Linux only, and refers to the thre
 """
 
 import json
+import logging
 import os
 import select
 import signal
@@ -23,6 +24,8 @@ from workerkit.app.assembly import Assembly
 from workerkit.config.settings import WorkerSettings
 from workerkit.forking import Handlers
 from workerkit.transport import Declared, RunsOnce, Transport
+
+log = logging.getLogger(__name__)
 
 VARIABLE = "_WORKERKIT_PARENT"
 """The environment variable that describes the link; the process removes it."""
@@ -122,9 +125,21 @@ class ParentLink:
             self._was_ready = ready
             self._send({"ready": ready})
 
-    def counted(self, page: bytes) -> None:
-        """Report the last page of metrics: nothing is counted after it."""
-        self._send({"metrics": page.decode()})
+    def counted(self, metrics: Callable[[], tuple[bytes, str]]) -> None:
+        """Report the last page of metrics: nothing is counted after it.
+
+        Args:
+            metrics: Returns the page, and its content type.
+        """
+        if not self.number:
+            return
+        try:
+            page, _ = metrics()
+        except Exception as error:
+            # A collector of the application has failed.
+            log.error("last metrics not reported", exc_info=error)
+        else:
+            self._send({"metrics": page.decode()})
 
     def _send(self, report: Mapping[str, Any]) -> None:
         # A parent that is dead, or does not read, needs no report.

@@ -61,7 +61,10 @@ class Supervisor:
         self._sums = Sums(wanted.prefix) if wanted.enabled else None
         self._listening: list[socket.socket] = []
         self._stopping = False
-        self._gave_up: int | None = None
+        self._gave_up = 0
+        # Terminals send SIGHUP when they are closed, and operators to replace processes.
+        self._had_terminal = _has_terminal()
+        self._hung_up = False
         self._rolling: asyncio.Task[None] | None = None
         self._roll_again = False
 
@@ -89,7 +92,7 @@ class Supervisor:
             stack.enter_context(self._other_signals())
             # The others wait for it: what prevents a start is reported by one process, not by all.
             self._start(self._slots[0])
-            while not requested() and self._gave_up is None:
+            while not (requested() or self._hung_up or self._gave_up):
                 self._changed.clear()
                 await self._changed.wait()
             await self._stop()
@@ -223,8 +226,13 @@ class Supervisor:
         self._start_later(slot, pause)
 
     def _roll(self) -> None:
-        """Replace all processes, one after the other."""
+        """Replace all processes, one after the other; stop if the terminal was closed."""
         if self._stopping:
+            return
+        if self._had_terminal and not _has_terminal():
+            log.info("the terminal was closed")
+            self._hung_up = True
+            self._changed.set()
             return
         if self._rolling is not None and not self._rolling.done():
             self._roll_again = True
@@ -306,6 +314,15 @@ class Supervisor:
         for child in list(self._children.values()):
             child.send(signal.SIGKILL)
         exit_now(code)
+
+
+def _has_terminal() -> bool:
+    """Return whether this process has a terminal that can stop it."""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _exit_code(code: int) -> int:
