@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
+import pytest
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Metric, Summary
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
@@ -96,6 +97,20 @@ def test_no_sum_falls_when_a_process_ends() -> None:
         assert found["booked_total country=de"] == 7
         assert found["price_count"] == 1
     assert "process_cpu_seconds_total process=1" not in ended
+
+
+def test_a_page_that_cannot_be_read_is_reported(caplog: pytest.LogCaptureFixture) -> None:
+    """The application may have metrics that OpenMetrics does not allow; the last ones stay."""
+    sums, one = Sums("workerkit"), OneProcess()
+    one.booked.labels("de").inc(7)
+    sums.update(101, 1, one.page())
+
+    read = sums.update(101, 1, "# TYPE booked counter\nbooked_total seven\n# EOF\n")
+
+    assert not read
+    assert samples(sums)["booked_total country=de"] == 7
+    [record] = caplog.records
+    assert record.message == "metrics of a process cannot be read: its last ones stay"
 
 
 def test_while_a_process_is_replaced_the_newer_one_is_measured() -> None:

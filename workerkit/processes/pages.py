@@ -59,7 +59,6 @@ class AllProcesses:
         Raises:
             OSError: The port cannot be opened.
         """
-        self._client = ClientSession(timeout=ClientTimeout(total=_DEADLINE))
         pages: dict[str, Page] = {
             "/health/live": self._live,
             "/health/ready": self._ready,
@@ -70,6 +69,7 @@ class AllProcesses:
         if self._access is not None:
             pages |= {TASKS: self._debug, STACKS: self._debug}
         addresses = await self._port.open(pages)
+        self._client = ClientSession(timeout=ClientTimeout(total=_DEADLINE))
         if self._access is not None:
             self._access.enable(addresses)
 
