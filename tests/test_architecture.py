@@ -24,11 +24,12 @@ FLOORS = {
     "F1 pure": "describe current_call type_variables problem_details codec reading signature"
     " named_types retry health observe logs",
     "F2 declared": "attributes options consumer interceptor",
-    "F3 spine": "forking tasks deadlines threads workers endpoint transport asyncapi"
+    "F3 spine": "forking stop_signals tasks deadlines threads workers endpoint transport asyncapi"
     " simple_options simple_receiver simple_transport",
     "F4 transports": "amqp|sse|http|embedded ops.counting ops.metrics periodic ops",
     "F5 assembly": "container config.load tracing app",
-    "F6 runner": "app.burst app.main_thread app.watchdog app.process runner",
+    "F6 runner": "app.burst app.main_thread app.watchdog app.process processes.link runner"
+    " processes",
     "F7 doors": "cli testing __main__",
 }
 
@@ -53,7 +54,8 @@ ORDER = {
     " counting order behaviour arguments queue exchange x_death vhost outbox channel"
     " declaring publishing consuming dispatch frames broker handshake connection"
     " listener snapshot server",
-    "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal index server",
+    "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal port index"
+    " server",
     "cli": "probe terminal application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read dead_letters.clear"
     " dead_letters.commands topology.__init__ topology.needs topology.plan topology.management"
@@ -64,6 +66,7 @@ ORDER = {
     "config": "broker_url hosts sections connections sources settings annotations certificates"
     " variables explain load",
     "tracing": "names sampling contexts recorder calls spans served running",
+    "processes": "cpus link child sums pages supervisor reload",
     "app": "discovery injection interceptors sections assembly burst main_thread asyncapi watchdog"
     " process",
     "periodic": "schedule singleton consumer transport",
@@ -79,10 +82,13 @@ LAZY = ["cli.__init__", "tracing.__init__"]
 KEEPERS = {
     "aio_pika": ["amqp/handshake.py"],
     "aiormq": [f"amqp/{each}.py" for each in ("tap", "handshake", "replies", "channel", "session")],
-    "aiohttp": ["http/*", "sse/*", "ops/*", "testing/http_client.py", "testing/sse.py"],
+    "aiohttp": [
+        *("http/*", "sse/*", "ops/*", "processes/pages.py"),
+        *("testing/http_client.py", "testing/sse.py"),
+    ],
     "aiohttp_sse_client": ["sse/*"],
     "opentelemetry": ["tracing/*"],
-    "prometheus_client": ["ops/*"],
+    "prometheus_client": ["ops/*", "processes/sums.py"],
 }
 
 
@@ -211,7 +217,7 @@ def test_what_is_allowed(sources: dict[str, str]) -> None:
         (
             "testing/fakes.py",
             "from aiohttp import web",
-            "only http/*, sse/*, ops/*, testing/http_client.py, testing/sse.py may import aiohttp",
+            "only http/*, sse/*, ops/*, processes/pages.py, testing/http_client.py, testing/sse.py",
         ),
         ("observe.py", "def f():\n    import prometheus_client", "may import prometheus_client"),
         ("news.py", "", "news.py:1: unknown module; add it to the table: FLOORS in test_architec"),

@@ -35,6 +35,9 @@ LIBRARIES = ("aio_pika", "aiormq", "aiohttp_sse_client")
 request_id: ContextVar[str] = ContextVar("request_id", default="")
 """The id of the HTTP request that is being handled; a field of each record of that request."""
 
+process_fields: dict[str, object] = {}
+"""Fields of each record of this process, where it is one of several."""
+
 # From Python 3.12 on, `taskName` is an attribute of every record. It is no field.
 _RESERVED = frozenset(RESERVED_ATTRS) | {"taskName"}
 _BARE = re.compile(r"[^\s\"=]+")
@@ -67,6 +70,20 @@ def configure(settings: LogSettings, redact: Redact | None = None) -> None:
     root.setLevel(settings.threshold)
     logging.captureWarnings(True)
     quiet_libraries()
+
+
+def configure_unless_done(settings: LogSettings, level: str | None, redact: Redact | None) -> None:
+    """Call `configure`, unless the application has configured the root logger itself.
+
+    Args:
+        level: Instead of the setting's, and of that of the application.
+    """
+    if level is not None:
+        settings = settings.model_copy(update={"level": level.upper()})
+    if not logging.getLogger().handlers:
+        configure(settings, redact)
+    elif level is not None:
+        logging.getLogger().setLevel(settings.threshold)
 
 
 def quiet_libraries() -> None:
@@ -158,11 +175,11 @@ def _timestamp(record: logging.LogRecord) -> str:
 
 
 def context_fields() -> dict[str, object]:
-    """Return the fields of the call of `handle` and of the request that this code belongs to."""
+    """Return the fields of the call of `handle`, the request and the process of this code."""
     fields = call_fields()
     if current := request_id.get():
         fields["request_id"] = current
-    return fields
+    return fields | process_fields
 
 
 class ContextFilter(logging.Filter):

@@ -1,16 +1,13 @@
 """The life of the process: find, build, start, wait, drain, stop."""
 
 import asyncio
-import errno
 import logging
-import os
 import signal
 import sys
-import time
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
+from functools import partial
 from importlib.util import find_spec
-from typing import NoReturn
 
 from dependency_injector import containers
 
@@ -19,10 +16,7 @@ from workerkit.app.assembly import Assembly, assemble
 from workerkit.app.burst import without_endless
 from workerkit.app.main_thread import check_main_thread
 from workerkit.app.process import Process
-from workerkit.config.explain import Faults
-from workerkit.config.sections import LogSettings, OpsSettings
 from workerkit.config.settings import WorkerSettings
-from workerkit.config.variables import Variables
 from workerkit.consumer import Consumer
 from workerkit.container import redact_of
 from workerkit.describe import describe_error
@@ -31,15 +25,16 @@ from workerkit.forking import Handlers, separate_children
 from workerkit.health import Health, abort_reasons
 from workerkit.ops.debug_signal import DebugSignal
 from workerkit.ops.metrics import Metrics
-from workerkit.ops.server import OpsServer
+from workerkit.ops.port import open_ops_server
+from workerkit.ops.server import OPEN_METRICS, OpsServer, metrics
+from workerkit.processes.link import ParentLink
 from workerkit.safe_text import Redact, cleaner, escape
+from workerkit.stop_signals import STOP_SIGNALS, exit_now, stop_signals
 from workerkit.tasks import cancel
 from workerkit.version import __version__
 
 log = logging.getLogger(__name__)
 
-_SIGNALS = (signal.SIGTERM, signal.SIGINT)
-_ONE_SIGNAL = 0.5  # Seconds within which the same signal again is no second one.
 _LEFTOVERS_DEADLINE = 2.0
 _LATE = 1.0
 
@@ -107,7 +102,12 @@ class Runner:
         return assemble(self._container, self._packages, self._only)
 
     def run(
-        self, *, log_level: str | None = None, traceback: bool = False, burst: bool = False
+        self,
+        *,
+        log_level: str | None = None,
+        traceback: bool = False,
+        burst: bool = False,
+        parent: ParentLink | None = None,
     ) -> None:
         """Run until SIGTERM or SIGINT, then stop without losing anything; return when all is well.
 
@@ -119,6 +119,7 @@ class Runner:
             traceback: Raise start errors as they are, instead of writing lines.
             burst: Handle what there is, run each periodic task once, then stop in the same way.
                 Consumers that have no end are left out.
+            parent: The link to the process that started this one, as with `--processes`.
 
         Raises:
             SystemExit: 2 for faults of classes and configuration, 1 where it could not start, go
@@ -128,19 +129,21 @@ class Runner:
         check_main_thread()
         self._debug.install()
         try:
+            if parent is not None:
+                parent.unblock_signals()
             assembly = self.assemble()
+            if parent is not None:
+                assembly = parent.adapt(assembly)
             self._redact = redact_of(self._container)
-            log_settings = _log_settings(assembly.settings.log, log_level)
-            if not logging.getLogger().handlers:
-                logs.configure(log_settings, self._redact)
-            elif log_level is not None:
-                logging.getLogger().setLevel(log_settings.threshold)
+            logs.configure_unless_done(assembly.settings.log, log_level, self._redact)
             if burst:
                 assembly = without_endless(assembly)
             # asyncio handles SIGINT as soon as it runs: that is not for children, either.
-            handlers = {number: signal.getsignal(number) for number in _SIGNALS}
+            handlers = {number: signal.getsignal(number) for number in STOP_SIGNALS}
+            if parent is not None:
+                handlers.update(parent.handlers)
             with asyncio.Runner(loop_factory=_loop_factory()) as loop:
-                loop.run(self._live(assembly, handlers, burst))
+                loop.run(self._live(assembly, handlers, burst, parent))
         except StartError as error:
             if traceback:
                 raise
@@ -169,19 +172,22 @@ class Runner:
         if faults:
             raise RunError(*faults)
 
-    async def _live(self, assembly: Assembly, handlers: Handlers, burst: bool) -> None:
+    async def _live(
+        self, assembly: Assembly, handlers: Handlers, burst: bool, parent: ParentLink | None
+    ) -> None:
         process = self._process = Process(assembly, self._container, burst=burst)
         faults: list[str] = []
         with (
             separate_children(handlers),
-            _signals(process.changed.set) as stop_requested,
+            _stop_requests(process.changed.set, parent) as stop_requested,
             self._debug.reports_on(asyncio.get_running_loop()),
         ):
-            log.info(banner(assembly))
+            if parent is None or not parent.number:
+                log.info(banner(assembly))
             ops = process.ops_server()
             try:
-                await _listen(ops, assembly.settings)
-                await _until_stopped(process, assembly.settings.start_timeout, stop_requested)
+                await _open(ops, assembly.settings, parent)
+                await _until_stopped(process, assembly.settings, stop_requested, parent)
                 faults += process.failures
             except RunError as error:
                 faults += error.faults
@@ -191,6 +197,8 @@ class Runner:
             log.info("stopping")
             faults += await process.stop()
             await ops.close()
+            if parent is not None and process.metrics is not None:
+                parent.counted(partial(metrics, process.metrics.registry, OPEN_METRICS))
             log.info("stopped")
         if not process.abandoned and (late := await _cancel_leftovers()):
             process.abandoned += late
@@ -198,7 +206,7 @@ class Runner:
         if process.abandoned:
             # Their tasks and threads would keep the event loop, and so the process, alive forever.
             report_faults(faults, self._redact)
-            _exit_now(RunError.exit_code)
+            exit_now(RunError.exit_code)
         if faults:
             raise RunError(*faults)
 
@@ -208,10 +216,6 @@ def _name(consumer: str | type[Consumer]) -> str:
     if isinstance(consumer, str):
         return consumer
     return str(getattr(consumer, "name", consumer.__name__))
-
-
-def _log_settings(settings: LogSettings, level: str | None) -> LogSettings:
-    return settings if level is None else settings.model_copy(update={"level": level.upper()})
 
 
 def banner(assembly: Assembly) -> str:
@@ -228,39 +232,42 @@ def banner(assembly: Assembly) -> str:
     return "\n".join(lines)
 
 
-async def _listen(ops: OpsServer, settings: WorkerSettings) -> None:
-    """Open the ops server, if it is enabled and its address is free.
+@contextmanager
+def _stop_requests(
+    wake: Callable[[], None], parent: ParentLink | None
+) -> Iterator[Callable[[], bool]]:
+    """Call *wake* when a stop is requested: by a signal, or by the parent."""
+    if parent is None:
+        with stop_signals(wake) as requested:
+            yield requested
+        return
+    loop = asyncio.get_running_loop()
+    with (
+        stop_signals(wake, signals=[signal.SIGTERM]) as requested,
+        parent.wakes(partial(loop.call_soon_threadsafe, wake)),
+    ):
+        yield lambda: requested() or parent.stop_requested
+
+
+async def _open(ops: OpsServer, settings: WorkerSettings, parent: ParentLink | None) -> None:
+    """Open the ops server, for everybody or for the parent alone.
 
     Raises:
-        RunError: The port that was set is taken, or the host that was set is not local. A default
-            that is taken is only a warning: two workers may run on one machine.
+        RunError: It cannot be opened.
     """
-    if not settings.ops.enabled:
-        return
-    try:
+    if parent is None or not parent.number:
+        await open_ops_server(ops, settings)
+    elif settings.ops.enabled:
         await ops.open()
-    except OSError as error:
-        field = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
-        # asyncio's own text repeats the address.
-        number = error.errno or 0
-        reason = os.strerror(number) if number > 0 else error.strerror
-        variables = Variables(type(settings))
-        default = OpsSettings.model_fields[field].default
-        if variables.locate(("ops", field)) or getattr(settings.ops, field) != default:
-            label = Faults(variables).label(("ops", field))
-            taken = f"{label}: no ops server at {ops.url}: {reason}; set another {field}"
-            raise RunError(taken) from error
-        variable = variables.name(("ops", field))
-        fields = {"url": ops.url, "reason": reason, "variable": variable}
-        log.warning("no ops server", extra=fields)
-        return
-    log.info("ops server", extra={"url": ops.url})
-    if settings.ops.port == 0:
-        print(f"ops server at {ops.url}", flush=True)
+    if parent is not None:
+        parent.started(ops.url)
 
 
 async def _until_stopped(
-    process: Process, start_timeout: float | None, stop_requested: Callable[[], bool]
+    process: Process,
+    settings: WorkerSettings,
+    stop_requested: Callable[[], bool],
+    parent: ParentLink | None,
 ) -> None:
     """Start, and return when a stop is requested, or when a burst has ended.
 
@@ -268,7 +275,8 @@ async def _until_stopped(
         RunError: It could not start, or cannot continue.
     """
     loop = asyncio.get_running_loop()
-    latest = None if start_timeout is None else loop.time() + start_timeout
+    timeout = settings.start_timeout
+    latest = None if timeout is None else loop.time() + timeout
     starting = asyncio.create_task(process.start(), name="start")
     starting.add_done_callback(lambda _: process.changed.set())
     try:
@@ -278,6 +286,8 @@ async def _until_stopped(
                 starting.result()
                 if process.readiness.was_ready:
                     latest = None
+                if parent is not None:
+                    parent.ready(process.readiness.ready)
             now = loop.time()
             if latest is not None and now - latest > _LATE:
                 # Consumers may be ready, and only this process was suspended.
@@ -322,51 +332,11 @@ def _check(process: Process, late: bool) -> None:
         )
 
 
-@contextmanager
-def _signals(wake: Callable[[], None]) -> Iterator[Callable[[], bool]]:
-    """Handle SIGTERM and SIGINT: the first requests a stop, the second ends the process.
-
-    `timeout` and shells send a signal to a process and to its group, so it may arrive twice.
-    """
-    loop = asyncio.get_running_loop()
-    received: list[int] = []
-    since = 0.0
-
-    def receive(number: int, frame: object) -> None:
-        nonlocal since
-        if number in received and time.monotonic() - since < _ONE_SIGNAL:
-            return
-        since = time.monotonic()
-        if received:
-            os.write(sys.stderr.fileno(), b"second signal: exiting immediately\n")
-            _exit_now(128 + number)
-        received.append(number)
-        loop.call_soon_threadsafe(wake)
-
-    # Not loop.add_signal_handler: that runs in the loop, and a handler may be blocking it.
-    before = {number: signal.signal(number, receive) for number in _SIGNALS}
-    try:
-        yield lambda: bool(received)
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
-
-
 def report_faults(faults: Sequence[str], redact: Redact | None = None) -> None:
     """Write each fault to stderr, one per line, without passwords of URLs."""
     for fault in faults:
         text = cleaner(redact)(" ".join(fault.splitlines()))
         print(escape(text), file=sys.stderr)
-
-
-def _exit_now(code: int) -> NoReturn:
-    """End the process now, even while tasks run."""
-    try:
-        for stream in (sys.stdout, sys.stderr):
-            stream.flush()
-    finally:
-        # A signal handler may have interrupted a write to the same stream.
-        os._exit(code)
 
 
 def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:

@@ -6,7 +6,8 @@ here, whichever module defines them.
 
 Most transports subclass `SimpleTransport` of `workerkit.simple_transport`, which needs two
 functions. `Transport` is the protocol behind it, for those that need full control. Optional
-abilities have a protocol each: `Bursts`, `Configured`, `Idles`, `Prepares`, `Publishes`, `Warns`.
+abilities have a protocol each: `Bursts`, `Configured`, `Idles`, `Prepares`, `Publishes`,
+`RunsOnce`, `Warns`.
 """
 
 import asyncio
@@ -70,6 +71,7 @@ __all__ = [
     "Redact",
     "Retries",
     "RetryPolicy",
+    "RunsOnce",
     "Seconds",
     "Settled",
     "Settlement",
@@ -255,6 +257,17 @@ class Warns(Protocol):
 
     def warnings(self, declared: Declared) -> list[str]:
         """Return the warnings of `workerkit check`, one sentence each."""
+
+
+@runtime_checkable
+class RunsOnce(Protocol):
+    """A transport with consumers that must not run in several processes at the same time.
+
+    `workerkit run --processes` runs them in its first process only.
+    """
+
+    def runs_once(self, options: Options) -> bool:
+        """Return whether a second process with this consumer would repeat its work."""
 
 
 @runtime_checkable

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from tests.client import connected
-from tests.command import Application, running, write_package
+from tests.command import Application, running, workerkit, write_package
 from tests.publishing import publishing
 from tests.rabbit import PrivateRabbit
 from workerkit.testing import embedded_broker
@@ -351,3 +351,15 @@ async def test_tasks_run_once(url: str, tmp_path: Path, raises: str, code: int) 
     assert found == code
     assert sorted(app.lines(HANDLED)) == ["cleanup", "nightly"]
     assert (app.err[-1] == "Cleanup: the run failed: ValueError: no") == bool(code)
+
+
+@pytest.mark.any_broker
+@pytest.mark.parametrize(
+    "options", [["--processes", "2"], ["--reload"]], ids=["processes", "reload"]
+)
+def test_a_burst_is_one_process(tmp_path: Path, options: list[str]) -> None:
+    """An option that runs several, or starts it again, is refused."""
+    done = workerkit("run", "app", "--burst", *options, cwd=tmp_path)
+
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"--burst is for one process that ends, not {options[0]}")

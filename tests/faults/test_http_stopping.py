@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 import re
 import signal
 import socket
@@ -208,6 +209,72 @@ async def test_h3_idle_connections() -> None:
             each.close()
 
     assert min(stops) < 1.9  # aiohttp itself would wait for two
+
+
+class _Hello(HTTPView):
+    routes = ["/"]
+
+    async def get(self) -> str:
+        return "hello"
+
+
+async def _requested(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """Send a request, and return the head of the response."""
+    writer.write(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n")
+    head = await reader.readuntil(b"\r\n\r\n")
+    await reader.readexactly(len('"hello"'))
+    return head
+
+
+async def test_h3_a_client_that_has_just_connected() -> None:
+    """H3: it does not know that the process stops; its request is answered."""
+
+    async def late(url: str) -> bytes:
+        reader, writer = await asyncio.open_connection("127.0.0.1", int(url.rpartition(":")[2]))
+        accepted.set()
+        await eventually(lambda: refused(url))
+        head = await _requested(reader, writer)
+        assert await reader.read() == b""
+        writer.close()
+        return head
+
+    accepted = asyncio.Event()
+    async with serving(_Hello) as client:
+        sending = asyncio.create_task(late(client.url))
+        await accepted.wait()
+        # Connections are accepted in their order.
+        await client.get("/")
+    head = await sending
+
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert b"Connection: close" in head
+
+
+async def test_h3_an_inherited_socket() -> None:
+    """H3: while another process keeps the port open, a client may use its connection once more."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+
+        async def send() -> list[bytes]:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            heads = [await _requested(reader, writer)]
+            begun.set()
+            while b"Connection: close" not in heads[-1]:
+                heads.append(await _requested(reader, writer))
+            writer.close()
+            return heads
+
+        begun = asyncio.Event()
+        async with serving(_Hello, fds=(os.dup(listening.fileno()),)) as client:
+            assert client.url == f"http://127.0.0.1:{port}"
+            sending = asyncio.create_task(send())
+            await begun.wait()
+        heads = await sending
+        # It waits for another process.
+        waiting = socket.create_connection(("127.0.0.1", port))
+        waiting.close()
+
+    assert {head.partition(b"\r\n")[0] for head in heads} == {b"HTTP/1.1 200 OK"}
 
 
 async def test_h3_a_client_that_reads_slowly() -> None:

@@ -10,7 +10,8 @@ import pytest
 
 from tests.application import container_of, package_of
 from tests.consumers import collector
-from workerkit import PeriodicTask, Runner, runner
+from workerkit import PeriodicTask, Runner
+from workerkit.stop_signals import stop_signals
 
 
 def make_runner() -> Runner:
@@ -84,7 +85,7 @@ async def test_a_signal_that_comes_twice_is_one(
     monkeypatch.setattr(os, "_exit", left.append)
     asked = asyncio.Event()
 
-    with runner._signals(asked.set) as received:
+    with stop_signals(asked.set) as received:
         monkeypatch.setattr(time, "monotonic", lambda: now)
         signal.raise_signal(signal.SIGTERM)
         monkeypatch.setattr(time, "monotonic", lambda: now + later)

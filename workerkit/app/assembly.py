@@ -69,6 +69,11 @@ class Assembly:
         return [each for _, declared in self.transports for each in declared]
 
     @property
+    def serves_views(self) -> bool:
+        """Whether there is an HTTP view."""
+        return any(transport.kind == "http" for transport, _ in self.transports)
+
+    @property
     def warnings(self) -> list[str]:
         """What is allowed but probably not intended, one sentence each."""
         return [

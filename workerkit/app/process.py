@@ -100,7 +100,7 @@ class Process:
             self.metrics,
             redact_of(self._container),
             partial(document, self._assembly),
-            serves_views=any(each.kind == "http" for each, _ in self._assembly.transports),
+            serves_views=self._assembly.serves_views,
         )
 
     async def start(self) -> None:

@@ -33,7 +33,7 @@ def load_container(package: str, container: str | None) -> containers.Container:
     Raises:
         DeclarationError: It cannot be imported or created, or is not a container.
     """
-    _add_current_directory()
+    add_current_directory()
     if container is None:
         if not _has_container(package):
             return WorkerContainer()
@@ -62,7 +62,7 @@ def import_package(package: str) -> None:
     Raises:
         DeclarationError: It cannot be imported.
     """
-    _add_current_directory()
+    add_current_directory()
     try:
         import_module(package)
     except (Exception, SystemExit) as error:
@@ -105,7 +105,7 @@ def read_settings(container: containers.Container) -> WorkerSettings:
     return settings
 
 
-def _add_current_directory() -> None:
+def add_current_directory() -> None:
     """Add the current directory, which usually holds the application, to `sys.path`."""
     here = str(Path.cwd())
     if here not in sys.path:

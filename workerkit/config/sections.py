@@ -78,6 +78,9 @@ Token = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Grace = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ListenPort = Annotated[int, Field(ge=0, le=65_535)]
+Processes = (
+    Annotated[int, Field(ge=1, le=1024)] | Annotated[Literal["auto"], BeforeValidator(lower)]
+)
 TracingMode = Annotated[Literal["auto", "on", "off"], BeforeValidator(lower)]
 LogFormat = Annotated[Literal["text", "json"], BeforeValidator(lower)]
 Level = Annotated[
@@ -103,6 +106,8 @@ class ListenSettings(BaseModel):
             usually keep it.
         max_connections: None derives it from the limit of file descriptors of the process.
         reuse_port: Share the port with other processes; the kernel distributes connections.
+        fds: File descriptors of sockets that are bound already, instead of host and port, as from
+            systemd.
     """
 
     model_config = SECTION
@@ -113,6 +118,7 @@ class ListenSettings(BaseModel):
     keep_alive: Seconds = 75.0
     max_connections: Annotated[int, Field(gt=0)] | None = None
     reuse_port: bool = False
+    fds: tuple[Annotated[int, Field(ge=0)], ...] = ()
 
 
 class OpenAPISettings(BaseModel):

@@ -15,6 +15,7 @@ from workerkit.config.sections import (
     LogSettings,
     MetricsSettings,
     OpsSettings,
+    Processes,
     Seconds,
     TracingMode,
 )
@@ -40,6 +41,8 @@ class WorkerSettings(BaseSettings):
             stream without a cursor; `wait` does not start the stream until the file is repaired.
         tracing: Whether to create OpenTelemetry spans: `auto` does if the application has
             configured an SDK.
+        processes: The number of processes that `workerkit run` starts; `auto` for the number of
+            CPUs.
         shutdown_grace: Seconds that running handlers get before they are cancelled.
         start_timeout: Seconds for the consumers to become ready; None for no limit.
         consumer_timeout: The broker's `consumer_timeout` in seconds: after that time without an
@@ -72,6 +75,7 @@ class WorkerSettings(BaseSettings):
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
     tracing: TracingMode = "auto"
+    processes: Processes = 1
     shutdown_grace: Grace = 20.0
     start_timeout: Seconds | None = None
     consumer_timeout: Seconds = 1800.0

@@ -146,6 +146,12 @@ class ClientConnection(web.RequestHandler):
             self._request_arriving or self.is_waiting or self.request
         )
 
+    def may_be_sending(self) -> bool:
+        """Return whether its first request has not arrived, or another one is arriving."""
+        if not self._has_responded or self._request_arriving:
+            return True
+        return self.is_waiting and not self.is_idle()
+
     def enter_middlewares(self, request: web.Request) -> None:
         """Note that the middlewares get a request."""
         self.middleware_request, self._started_at = request, perf_counter()

@@ -13,6 +13,8 @@ import socket
 from collections.abc import Callable
 from typing import Literal
 
+from workerkit.config.sections import ListenSettings
+
 _SECOND = 1.0
 
 
@@ -78,6 +80,35 @@ _PAUSE = 0.1
 _NO_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 
+async def bind(settings: ListenSettings) -> list[socket.socket]:
+    """Return sockets that are bound to the address, one for each IP address of a host name.
+
+    Raises:
+        OSError: The address is in use, or is not one of this machine, or a descriptor that was
+            given is no socket.
+    """
+    if settings.fds:
+        return [_socket(each) for each in settings.fds]
+    # This server resolves the host and binds; it never accepts.
+    server = await asyncio.get_running_loop().create_server(
+        asyncio.Protocol,
+        settings.host,
+        settings.port,
+        reuse_port=settings.reuse_port or None,
+        start_serving=False,
+    )
+    try:
+        return [_socket(os.dup(each.fileno())) for each in server.sockets]
+    finally:
+        server.close()
+
+
+def _socket(descriptor: int) -> socket.socket:
+    found = socket.socket(fileno=descriptor)
+    found.setblocking(False)
+    return found
+
+
 class ListeningSockets:
     """The listening sockets of one address, which accept connections.
 
@@ -105,26 +136,19 @@ class ListeningSockets:
         self._failed = ThrottledCounter(self._loop, self._report)
         self._last_error = ""
 
-    async def listen(self, host: str, port: int, *, reuse_port: bool = False) -> None:
+    async def listen(self, settings: ListenSettings) -> None:
         """Begin to accept connections.
 
         Raises:
-            OSError: The address is in use, or is not one of this machine.
+            OSError: As for `bind`.
         """
-        # This server resolves the host and binds; it never accepts.
-        bound = await self._loop.create_server(
-            asyncio.Protocol, host, port, reuse_port=reuse_port or None, start_serving=False
-        )
+        self.sockets = await bind(settings)
         try:
-            for each in bound.sockets:
-                self.sockets.append(socket.socket(fileno=os.dup(each.fileno())))
-                self.sockets[-1].setblocking(False)
-                self.sockets[-1].listen(_BACKLOG)
+            for each in self.sockets:
+                each.listen(_BACKLOG)
         except OSError:
             self.close()
             raise
-        finally:
-            bound.close()
         self._resume()
 
     def close(self) -> None:

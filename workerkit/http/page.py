@@ -32,10 +32,10 @@ def add_routes(application: web.Application, document: Mapping[str, Any]) -> Non
             application.router.add_get(route, handler)
 
 
-def add_message_routes(
-    application: web.Application, describe: Callable[[], Mapping[str, Any]]
-) -> None:
-    """Add the AsyncAPI document and its page.
+def message_pages(
+    describe: Callable[[], Mapping[str, Any]],
+) -> dict[str, Callable[[web.Request], Any]]:
+    """Return the AsyncAPI document and its page, by path.
 
     Args:
         describe: Creates the document. It is called for the first request: most processes get none.
@@ -45,8 +45,7 @@ def add_message_routes(
     async def respond(request: web.Request) -> web.Response:
         return web.Response(body=described(), headers=_JSON)
 
-    application.router.add_get(ASYNCAPI, respond)
-    application.router.add_get(PAGE, _constant(*docs_page("asyncapi.js")))
+    return {ASYNCAPI: respond, PAGE: _constant(*docs_page("asyncapi.js"))}
 
 
 def docs_page(script: str, origins: Sequence[str] = ()) -> tuple[bytes, Mapping[str, str]]:

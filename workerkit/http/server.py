@@ -30,6 +30,7 @@ log = logging.getLogger(__name__)
 
 _SEND_TIMEOUT = 2.0
 _CHECK_INTERVAL = 1.0
+_LAST_REQUESTS = 1.0  # Seconds for a client to send a request that it may have begun.
 _NEVER = 10 * 365 * 24 * 3600.0
 _CLOSED_AT_EXHAUSTION = 8
 
@@ -86,6 +87,7 @@ class HTTPServer:
         self._check_interval = min(_CHECK_INTERVAL, settings.read_timeout / 4)
         self._checked_at = self._clock = self._loop.time()
         self._refused = False
+        self._refusing: asyncio.TimerHandle | None = None
         # In the order in which they were accepted; a dict because a set has no order.
         self._open: dict[ClientConnection, None] = {}
         self._idle_longest: list[ClientConnection] = []
@@ -126,11 +128,8 @@ class HTTPServer:
         self._listener = ListeningSockets(
             self._may_accept, self._on_accepted, self._free_descriptors
         )
-        settings = self._settings
         try:
-            await self._listener.listen(
-                settings.host, settings.port, reuse_port=settings.reuse_port
-            )
+            await self._listener.listen(self._settings)
         except OSError:
             await self._runner.cleanup()
             raise
@@ -140,14 +139,21 @@ class HTTPServer:
         self._check_time_limits()
 
     def stop_accepting(self) -> None:
-        """Stop accepting connections and requests; requests in progress continue."""
+        """Stop accepting connections and requests; requests in progress continue.
+
+        A client that has just connected, or whose request is on its way, does not know of this: its
+        connection is closed after that request, or after a second. Where another process keeps the
+        port open, that is so for idle connections as well: clients go on using them.
+        """
         self._refused = True
+        self._refusing = self._loop.call_later(_LAST_REQUESTS, self._close_waiting)
         if self._listener is not None:
             self._listener.close()
         for connection in list(self._open):
             connection.close_after_response = True
             if (request := connection.request) is None:
-                connection.force_close()
+                if not (self._settings.fds or connection.may_be_sending()):
+                    connection.force_close()
             elif connection.web_socket is not None:
                 connection.close_web_socket()
             elif is_event_stream(request):
@@ -171,12 +177,18 @@ class HTTPServer:
 
     async def close(self) -> None:
         """Close every connection."""
-        if self._check_timer is not None:
-            self._check_timer.cancel()
+        for timer in (self._check_timer, self._refusing):
+            if timer is not None:
+                timer.cancel()
         if self._listener is not None:
             self._listener.close()
         self._limit_reports.close()
         await self._runner.cleanup()
+
+    def _close_waiting(self) -> None:
+        for connection in list(self._open):
+            if connection.request is None:
+                connection.force_close()
 
     def _may_accept(self) -> bool:
         """Return whether another connection can be accepted now.
@@ -204,9 +216,8 @@ class HTTPServer:
             log.debug("connection lost", extra={"error": str(error)})
             accepted.close()
             self._forget(connection)
-        if self._refused:
-            # It had no transport yet when the others were closed.
-            connection.force_close()
+        # It may have had no transport yet when the others were closed.
+        connection.close_after_response = self._refused
 
     def _connection(self) -> ClientConnection:
         server = self._runner.server

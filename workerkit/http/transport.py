@@ -159,7 +159,7 @@ class HTTPTransport:
         try:
             await self._server.listen()
         except OSError as error:
-            raise RunError(_listen_error(context.settings, error)) from error
+            raise RunError(listen_error(context.settings, error)) from error
         log.info("listening", extra={"url": self.url})
         self._part.ready()
         return [
@@ -290,7 +290,8 @@ def _security_faults(declared: Declared, settings: WorkerSettings) -> Iterator[s
         )
 
 
-def _listen_error(settings: WorkerSettings, error: OSError) -> str:
+def listen_error(settings: WorkerSettings, error: OSError) -> str:
+    """Return why the port of the views cannot be opened, and what to set."""
     http = settings.http
     prefix = str(settings.model_config.get("env_prefix", "")).upper()
     # The text of asyncio's error repeats the address.

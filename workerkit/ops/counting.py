@@ -251,6 +251,18 @@ LOOP_LAG = Metric(
     (),
     "Delay of a timer of the event loop, measured twice a second",
 )
+PROCESS_UP = Metric(
+    "process_up",
+    "gauge",
+    ("process",),
+    "1 if a process responds, else 0",
+)
+PROCESS_RESTARTS = Metric(
+    "process_restarts_total",
+    "counter",
+    ("process",),
+    "Restarts of a process that ended by itself",
+)
 
 METRICS = (
     DELIVERIES,
@@ -273,3 +285,6 @@ METRICS = (
     HTTP_RESPONSE_SIZE,
     LOOP_LAG,
 )
+
+METRICS_OF_PARENT = (PROCESS_UP, PROCESS_RESTARTS)
+"""What a page has beside these if there are several processes."""

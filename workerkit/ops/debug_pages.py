@@ -48,7 +48,7 @@ class DebugPages:
 
     async def tasks(self, request: web.Request) -> web.Response:
         """Respond with the tasks."""
-        as_json = self._as_json(request)
+        as_json = self.wants_json(request)
         # Other callbacks of the event loop run in between, and no second request examines tasks.
         async with self._examining:
             groups = Groups("task")
@@ -58,10 +58,10 @@ class DebugPages:
 
     async def stacks(self, request: web.Request) -> web.Response:
         """Respond with the threads."""
-        as_json = self._as_json(request)
+        as_json = self.wants_json(request)
         return self._response(threads(self._thread), as_json)
 
-    def _as_json(self, request: web.Request) -> bool:
+    def wants_json(self, request: web.Request) -> bool:
         """Return whether the client wants JSON.
 
         Raises:

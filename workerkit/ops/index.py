@@ -1,37 +1,78 @@
 """The page at the root of the ops server: what else there is."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+from contextlib import suppress
 from html import escape
 from typing import Any
 
 from aiohttp import web
+from yarl import URL
 
-from workerkit.http.page import index_page
+from workerkit.config.sections import HTTPSettings
+from workerkit.http.page import ASYNCAPI, PAGE, index_page
+from workerkit.ops.debug_pages import STACKS, TASKS, DebugPages
+
+_TEXTS = {
+    "/health/live": "whether the event loop runs",
+    "/health/ready": "whether the process is ready for work, and each consumer",
+    "/health/startup": "whether every consumer has been ready once",
+    TASKS: "where each task is",
+    STACKS: "where each thread is",
+    PAGE: "the messages that the process receives and publishes",
+    ASYNCAPI: "the same as an AsyncAPI document",
+}
+_METRICS = "metrics for Prometheus"
+
+Links = Mapping[str, str]
+"""What each page shows, by its address."""
 
 
-@dataclass(frozen=True, slots=True)
-class Link:
-    """A page, with what it shows."""
-
-    href: str
-    text: str
-
-
-def index(request: web.Request, status: Mapping[str, Any], links: Sequence[Link]) -> web.Response:
-    """Respond with the links: as a page for browsers, and as JSON for everybody else.
+class Index:
+    """The page of links.
 
     Args:
-        status: The body of the readiness page.
+        paths: The pages of the ops server.
+        debug: Decides who may see the debug pages.
+        views: The settings of the HTTP views, if there are views whose documentation is served.
+        status: Returns the body of the readiness page.
     """
+
+    def __init__(
+        self,
+        paths: Collection[str],
+        debug: DebugPages | None,
+        views: HTTPSettings | None,
+        status: Callable[[], Awaitable[Mapping[str, Any]]],
+    ) -> None:
+        self._paths = paths
+        self._debug = debug
+        self._views = views
+        self._status = status
+
+    async def respond(self, request: web.Request) -> web.Response:
+        """Respond with the links: as a page for browsers, and as JSON for everybody else."""
+        return _page(request, await self._status(), dict(self._links(request)))
+
+    def _links(self, request: web.Request) -> Iterator[tuple[str, str]]:
+        shows_debug = self._debug is not None and self._debug.may_see(request)
+        for path in self._paths:
+            if shows_debug or path not in (TASKS, STACKS):
+                yield path, _TEXTS.get(path, _METRICS)
+        if self._views is not None and self._views.port:
+            with suppress(ValueError):  # The client may send any host.
+                url = URL(f"http://{request.host}").with_port(self._views.port)
+                yield str(url.with_path(PAGE)), "the HTTP API"
+
+
+def _page(request: web.Request, status: Mapping[str, Any], links: Links) -> web.Response:
     headers = {"Cache-Control": "no-store", "Vary": "Accept"}
     if "text/html" not in ", ".join(request.headers.getall("Accept", [])):
-        body = {"status": status["status"], "links": {each.href: each.text for each in links}}
+        body = {"status": status["status"], "links": dict(links)}
         return web.json_response(body, headers=headers)
     rows = "".join(
-        f'<tr><th scope="row"><a href="{escape(each.href)}">{escape(each.href)}</a></th>'
-        f"<td>{escape(each.text)}</td></tr>\n"
-        for each in links
+        f'<tr><th scope="row"><a href="{escape(address)}">{escape(address)}</a></th>'
+        f"<td>{escape(text)}</td></tr>\n"
+        for address, text in links.items()
     )
     reasons = "".join(f"<p>{escape(str(each))}</p>\n" for each in status["reasons"])
     kind = "bad" if status["reasons"] else "good"

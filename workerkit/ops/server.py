@@ -1,7 +1,6 @@
 """The ops server: health, metrics and debug pages on a separate port."""
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
 from typing import Any
 
 from aiohttp import web
@@ -9,17 +8,18 @@ from prometheus_client import REGISTRY
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
-from yarl import URL
 
 from workerkit.config.settings import WorkerSettings
 from workerkit.health import Health, Readiness
-from workerkit.http import page
-from workerkit.http.listener import max_connections
-from workerkit.http.server import HTTPServer
+from workerkit.http.page import message_pages
 from workerkit.ops.debug_pages import STACKS, TASKS, DebugPages
-from workerkit.ops.index import Link, index
+from workerkit.ops.index import Index
 from workerkit.ops.metrics import Metrics
+from workerkit.ops.port import OpsPort, Page
 from workerkit.safe_text import Redact
+
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
+"""The Accept header for OpenMetrics, which has exemplars."""
 
 OK = 200
 UNAVAILABLE = 503
@@ -84,9 +84,6 @@ class _CombinedCollector(Collector):
             yield from collector.collect()
 
 
-_MAX_BODY = 1024  # No page reads one.
-
-
 class OpsServer:
     """Serves the pages from before the first attempt to connect until the last connection closed.
 
@@ -107,22 +104,18 @@ class OpsServer:
         *,
         serves_views: bool = False,
     ) -> None:
-        self._host = settings.ops.host
-        self._port = settings.ops.port
+        self._port = OpsPort(settings.ops)
         self._readiness = readiness
         self._metrics = metrics
         self._path = settings.metrics.path
-        self._settings = settings.ops
         self._describe = describe if settings.ops.docs else None
-        self._http = settings.http if serves_views and settings.http.openapi.enabled else None
+        self._views = settings.http if serves_views and settings.http.openapi.enabled else None
         self._debug = DebugPages(redact) if settings.ops.debug else None
-        self._server: HTTPServer | None = None
 
     @property
     def url(self) -> str:
         """Return where it listens, or before `open`, where it will."""
-        port = URL(self._server.url).port if self._server is not None else self._port
-        return str(URL.build(scheme="http", host=self._host, port=port))
+        return self._port.url
 
     async def open(self) -> None:
         """Listen.
@@ -130,62 +123,38 @@ class OpsServer:
         Raises:
             OSError: The port cannot be opened.
         """
-        limit = max_connections(self._settings.max_connections, "ops")
-        server = HTTPServer(
-            self._settings, limit, _MAX_BODY, has_other_routes=True, on_unhandled=None
-        )
-        router = server.application.router
-        router.add_get("/", self._index)
-        router.add_get("/health/live", self._live)
-        router.add_get("/health/ready", self._ready)
-        router.add_get("/health/startup", self._startup)
+        pages: dict[str, Page] = {
+            "/health/live": self._live,
+            "/health/ready": self._ready,
+            "/health/startup": self._startup,
+        }
         if self._metrics is not None:
-            router.add_get(self._path, self._metrics_page)
+            pages[self._path] = self._metrics_page
         if self._debug is not None:
-            router.add_get(TASKS, self._debug.tasks)
-            router.add_get(STACKS, self._debug.stacks)
+            pages |= {TASKS: self._debug.tasks, STACKS: self._debug.stacks}
         if self._describe is not None:
-            page.add_message_routes(server.application, self._describe)
-        await server.listen()
+            pages |= message_pages(self._describe)
+        pages["/"] = Index([*pages], self._debug, self._views, self._status).respond
+        addresses = await self._port.open(pages)
         if self._debug is not None:
-            self._debug.enable(server.addresses)
-        self._server = server
+            self._debug.enable(addresses)
 
     async def close(self) -> None:
         """Close the port and all connections to it."""
-        if self._server is not None:
-            self._server.stop_accepting()
-            await self._server.close()
+        await self._port.close()
 
-    async def _index(self, request: web.Request) -> web.Response:
+    async def _status(self) -> dict[str, Any]:
         _, status = ready(self._readiness)
-        return index(request, status, list(self._links(request)))
-
-    def _links(self, request: web.Request) -> Iterator[Link]:
-        yield Link("/health/live", "whether the event loop runs")
-        yield Link("/health/ready", "whether the process is ready for work, and each consumer")
-        yield Link("/health/startup", "whether every consumer has been ready once")
-        if self._metrics is not None:
-            yield Link(self._path, "metrics for Prometheus")
-        if self._debug is not None and self._debug.may_see(request):
-            yield Link(TASKS, "where each task is")
-            yield Link(STACKS, "where each thread is")
-        if self._describe is not None:
-            yield Link(page.PAGE, "the messages that the process receives and publishes")
-            yield Link(page.ASYNCAPI, "the same as an AsyncAPI document")
-        if self._http is not None and self._http.port:
-            with suppress(ValueError):  # The client may send any host.
-                views = URL(f"http://{request.host}").with_port(self._http.port)
-                yield Link(str(views.with_path(page.PAGE)), "the HTTP API")
+        return status
 
     async def _live(self, _: web.Request) -> web.Response:
-        return _json(*live())
+        return json_page(*live())
 
     async def _ready(self, _: web.Request) -> web.Response:
-        return _json(*ready(self._readiness))
+        return json_page(*ready(self._readiness))
 
     async def _startup(self, _: web.Request) -> web.Response:
-        return _json(*startup(self._readiness))
+        return json_page(*startup(self._readiness))
 
     async def _metrics_page(self, request: web.Request) -> web.Response:
         assert self._metrics is not None
@@ -194,6 +163,7 @@ class OpsServer:
         return web.Response(body=body, headers={"Content-Type": content_type})
 
 
-def _json(status: int, body: dict[str, object]) -> web.Response:
+def json_page(status: int, body: dict[str, Any]) -> web.Response:
+    """Return a page of JSON."""
     # Proxies must not cache the response to a probe.
     return web.json_response(body, status=status, headers={"Cache-Control": "no-store"})

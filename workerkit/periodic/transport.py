@@ -113,6 +113,10 @@ class PeriodicTransport:
             errors.append(f"{at}: set either every or cron; found {found}")
         return errors
 
+    def runs_once(self, options: Options) -> bool:
+        """Return whether no lease decides which process runs the task."""
+        return not periodic_options(options).singleton
+
     def source(self, options: Options) -> str:
         """Return the schedule."""
         return periodic_options(options).schedule

@@ -79,6 +79,10 @@ class SSETransport:
             )
         return [f"{describe_class(class_)}: {each}" for each in found]
 
+    def runs_once(self, options: Options) -> bool:
+        """Return True: a server sends all events to each process that reads the stream."""
+        return True
+
     def source(self, options: Options) -> str:
         """Return the routes, or the server if there is no route."""
         own = _sse(options)

@@ -1,0 +1,102 @@
+"""The port of the ops server."""
+
+import errno
+import logging
+import os
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any, Protocol
+
+from aiohttp import web
+from yarl import URL
+
+from workerkit.config.explain import Faults
+from workerkit.config.sections import OpsSettings
+from workerkit.config.settings import WorkerSettings
+from workerkit.config.variables import Variables
+from workerkit.errors import RunError
+from workerkit.http.listener import max_connections
+from workerkit.http.server import HTTPServer
+
+log = logging.getLogger(__name__)
+
+_MAX_BODY = 1024  # No page reads one.
+
+Page = Callable[[web.Request], Awaitable[web.Response]]
+
+
+class OpsPort:
+    """Serves pages on the port of the settings."""
+
+    def __init__(self, settings: OpsSettings) -> None:
+        self._settings = settings
+        self._server: HTTPServer | None = None
+
+    @property
+    def url(self) -> str:
+        """Return where it listens, or before `open`, where it will."""
+        settings = self._settings
+        port = URL(self._server.url).port if self._server is not None else settings.port
+        return str(URL.build(scheme="http", host=settings.host, port=port))
+
+    async def open(self, pages: Mapping[str, Page]) -> list[Any]:
+        """Serve *pages*, by path.
+
+        Returns:
+            The addresses of the listening sockets, as `getsockname` returns them.
+
+        Raises:
+            OSError: The port cannot be opened.
+        """
+        limit = max_connections(self._settings.max_connections, "ops")
+        server = HTTPServer(
+            self._settings, limit, _MAX_BODY, has_other_routes=True, on_unhandled=None
+        )
+        for path, page in pages.items():
+            server.application.router.add_get(path, page)
+        await server.listen()
+        self._server = server
+        return server.addresses
+
+    async def close(self) -> None:
+        """Close the port and all connections to it."""
+        if self._server is not None:
+            self._server.stop_accepting()
+            await self._server.close()
+
+
+class _Server(Protocol):
+    @property
+    def url(self) -> str: ...
+
+    async def open(self) -> None: ...
+
+
+async def open_ops_server(server: _Server, settings: WorkerSettings) -> None:
+    """Open an ops server, if it is enabled and its address is free.
+
+    Raises:
+        RunError: The port that was set is taken, or the host that was set is not local. A default
+            that is taken is only a warning: two workers may run on one machine.
+    """
+    if not settings.ops.enabled:
+        return
+    try:
+        await server.open()
+    except OSError as error:
+        field = "port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else "host"
+        # asyncio's own text repeats the address.
+        number = error.errno or 0
+        reason = os.strerror(number) if number > 0 else error.strerror
+        variables = Variables(type(settings))
+        default = OpsSettings.model_fields[field].default
+        if variables.locate(("ops", field)) or getattr(settings.ops, field) != default:
+            label = Faults(variables).label(("ops", field))
+            taken = f"{label}: no ops server at {server.url}: {reason}; set another {field}"
+            raise RunError(taken) from error
+        variable = variables.name(("ops", field))
+        fields = {"url": server.url, "reason": reason, "variable": variable}
+        log.warning("no ops server", extra=fields)
+        return
+    log.info("ops server", extra={"url": server.url})
+    if settings.ops.port == 0:
+        print(f"ops server at {server.url}", flush=True)
