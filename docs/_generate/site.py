@@ -13,6 +13,7 @@ from sphinx.environment import BuildEnvironment
 
 import workerkit
 from docs._generate import llms
+from docs._generate.api import NOT_CREATED
 from docs._generate.pages import DOCS, MARKER, expand
 
 _FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -27,6 +28,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", _read)
     app.connect("env-get-outdated", _outdated)
     app.connect("autodoc-process-docstring", _docstring)
+    app.connect("autodoc-process-signature", _signature)
     app.connect("doctree-read", _link_names)
     app.connect("build-finished", _finish)
     return {"parallel_read_safe": True}
@@ -53,6 +55,13 @@ def _docstring(
         return f"{indent}.. code-block:: {language}\n\n{inner}\n"
 
     lines[:] = _FENCE.sub(block, "\n".join(lines)).split("\n")
+
+
+def _signature(
+    app: Sphinx, what: str, name: str, found: Any, options: Any, given: str, returned: str
+) -> tuple[str, str] | None:
+    """Remove the constructors that no application calls."""
+    return ("", "") if name.rpartition(".")[2] in NOT_CREATED else None
 
 
 def _link_names(app: Sphinx, tree: nodes.document) -> None:
