@@ -1,5 +1,6 @@
 """The extension of Sphinx that connects the generators to the site."""
 
+import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
 from sphinx.environment import BuildEnvironment
+from sphinx.ext.napoleon import GoogleDocstring
 
 import workerkit
 from docs._generate import llms
@@ -54,6 +56,10 @@ def _docstring(
         inner = "\n".join(f"   {line}" for line in text.splitlines())
         return f"{indent}.. code-block:: {language}\n\n{inner}\n"
 
+    if what == "property":
+        # napoleon reads text before a colon as the type of a property; ours have sentences.
+        doc = inspect.getdoc(found) or ""
+        lines[:] = GoogleDocstring(doc, app.config, app, "method", name, found, options).lines()
     lines[:] = _FENCE.sub(block, "\n".join(lines)).split("\n")
 
 
