@@ -37,13 +37,13 @@ PAGES = [
     *(path for path in (ROOT / "docs").rglob("*.md") if "_build" not in path.parts),
 ]
 PROJECTS = [ROOT / "README.md", ROOT / "docs" / "tour.md"]
+GROUPS = ["dead-letters"]  # Commands of commands.
+BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 READERS: dict[str, Callable[[str], Iterable[Any]]] = {
     "yaml": yaml.safe_load_all,
     "json": json.loads,
     "toml": tomllib.loads,
 }
-GROUPS = ["dead-letters"]  # Commands of commands.
-BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 
 
 class OrderRepository:
