@@ -41,7 +41,6 @@ python_maximum_signature_line_length = 88
 copybutton_prompt_text = "$ "
 copybutton_only_copy_prompt_lines = True
 
-pygments_style = "a11y-high-contrast-light"
 pygments_dark_style = "github-dark"
 html_theme = "furo"
 html_title = f"workerkit {release}"

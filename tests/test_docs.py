@@ -2,15 +2,18 @@
 
 import asyncio
 import inspect
+import json
 import re
 import subprocess
 import sys
-from collections.abc import Iterator
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml  # type: ignore[import-untyped]
 from typer.testing import CliRunner
 
 from tests import rows
@@ -37,6 +40,11 @@ TUTORIAL = ROOT / "docs" / "tutorial.md"  # tests/cli/test_tutorial.py runs it, 
 PROJECTS = [ROOT / "README.md", ROOT / "docs" / "tour.md"]
 GROUPS = ["dead-letters", "topology"]  # Commands of commands.
 BLOCK = re.compile(r"^```(\w+)\n(.*?)^```", re.MULTILINE | re.DOTALL)
+READERS: dict[str, Callable[[str], Iterable[Any]]] = {
+    "yaml": yaml.safe_load_all,
+    "json": json.loads,
+    "toml": tomllib.loads,
+}
 
 
 class OrderRepository:
@@ -175,6 +183,14 @@ def test_the_commands_of_a_page_exist(page: Path) -> None:
             assert "usage" in text.lower(), line
         if words[:1] == ["make"]:
             assert f"\n{words[1]}:" in makefile, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))
+def test_the_data_of_a_page_is_valid(page: Path) -> None:
+    """Blocks of YAML, JSON and TOML can be read."""
+    for language, read in READERS.items():
+        for block in blocks(page, language):
+            list(read(block))
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(ROOT)))

@@ -3,12 +3,13 @@
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from playwright.sync_api import sync_playwright
+from playwright.sync_api import Browser, sync_playwright
 
 import workerkit
 from docs._generate import commands, llms, log_records, pages, settings
@@ -16,6 +17,7 @@ from workerkit import testing
 from workerkit.ops.counting import METRICS
 
 ROOT = Path(__file__).parents[1]
+pytestmark = pytest.mark.timeout(300)  # The first test waits for the build.
 CHROMIUM = "/usr/bin/chromium"
 CHROMIUM_OPTIONS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
@@ -159,16 +161,39 @@ def test_a_language_model_finds_every_page(site: Path) -> None:
         assert not pages.MARKER.search(text), link
 
 
-def test_the_search_works_offline(site: Path) -> None:
-    """Opened as a file, the page finds a term, and asks no server for anything."""
-    asked: list[str] = []
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    """Chromium."""
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
-        page = browser.new_page()
-        page.on("request", lambda request: asked.append(request.url))
-        page.goto(f"{(site / 'index.html').as_uri()}")
-        page.get_by_placeholder("Search").first.fill("prefetch")
-        page.keyboard.press("Enter")
-        page.locator("ul.search li a", has_text="Back-pressure").first.wait_for()
+        yield browser
         browser.close()
+
+
+def test_the_search_works_offline(site: Path, browser: Browser) -> None:
+    """Opened as a file, the page finds a term, and asks no server for anything."""
+    asked: list[str] = []
+    page = browser.new_page()
+    page.on("request", lambda request: asked.append(request.url))
+    page.goto((site / "index.html").as_uri())
+    page.get_by_placeholder("Search").first.fill("prefetch")
+    page.keyboard.press("Enter")
+    page.locator("ul.search li a", has_text="Back-pressure").first.wait_for()
+    page.close()
+
     assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+
+
+@pytest.mark.parametrize("name", ["index", "consumers", "reference/settings"])
+def test_a_page_fits_every_screen(site: Path, browser: Browser, name: str) -> None:
+    """From a telephone to a large screen, nothing but tables and code has to be scrolled."""
+    page = browser.new_page()
+    page.goto((site / f"{name}.html").as_uri())
+    widths = [375, 768, 1024, 1280, 1320, 1366, 1440, 1920]
+    shown = []
+    for width in widths:
+        page.set_viewport_size({"width": width, "height": 800})
+        shown.append(page.evaluate("document.documentElement.scrollWidth"))
+    page.close()
+
+    assert shown == widths

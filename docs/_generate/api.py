@@ -30,6 +30,8 @@ _INTERNAL = {
     "AMQPSettings": "address servers",
     "SSESettings": "address request_headers",
 }
+# workerkit creates them; tests use `fake_message` and `fake_event`.
+NOT_CREATED = frozenset({"AMQPMessage", "SSEEvent", "Call", "Settled", "Run"})
 # Those whose bases are not in the reference.
 _WITH_INHERITED = ("AMQPMessage", "SSEEvent")
 
@@ -81,6 +83,8 @@ def _plain(name: str) -> str:
 
 
 def _signature(name: str, found: Any) -> str:
+    if name in NOT_CREATED:
+        return ""
     try:
         return f"```python\n{name}{inspect.signature(found)}\n```"
     except (TypeError, ValueError):  # An alias of a type, or an exception without a constructor.

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import NamedTuple
 
 import workerkit
 from docs._generate.markdown import code, table
@@ -61,7 +62,7 @@ def records() -> tuple[Record, ...]:
         record
         for path, source in sources.items()
         if re.search(r"\blog[._]", source)
-        for record in Module(module_name(path), ast.parse(source)).records()
+        for record in module_named(module_name(path)).records()
     )
 
 
@@ -99,14 +100,21 @@ def _table(found: list[Record]) -> str:
 class Module:
     """The source of one module, and what its expressions can be.
 
-    It follows names to constants and to assignments of the same function, and parameters to the
-    calls of their function in the same module: all that our calls of `log` need.
+    It follows names to constants and to assignments of the same function, parameters to the calls
+    of their function in the same module, and calls to what the function returns: all that our calls
+    of `log` need.
     """
 
     def __init__(self, name: str, tree: ast.Module) -> None:
         self.name = name
         self._tree = tree
         self._functions = [each for each in ast.walk(tree) if isinstance(each, _Function)]
+        self._imported = {
+            alias.asname or alias.name: each.module
+            for each in ast.walk(tree)
+            if isinstance(each, ast.ImportFrom) and (each.module or "").startswith("workerkit.")
+            for alias in each.names
+        }
 
     def records(self) -> Iterator[Record]:
         """Yield the records of calls of `log`, and those that the methods of deliveries name."""
@@ -170,32 +178,40 @@ class Module:
             case ast.List(elts=[first, *_]) | ast.Call(ast.Attribute(attr="join"), [first]):
                 return self._values(first, function)
             case ast.Name(id=name):
-                scopes = self._assigned(name, function)
-                return [text for value, scope in scopes for text in self._values(value, scope)]
+                return [text for each in self._assigned(name, function) for text in each.values()]
             case ast.Call():
-                scopes = self._results(node)
-                return [text for value, scope in scopes for text in self._values(value, scope)]
+                return [text for each in self._results(node) for text in each.values()]
         return []
 
-    def _results(self, call: ast.expr) -> Iterator[tuple[ast.expr, _Function]]:
-        """Yield what a function of this module that is called returns or yields."""
-        for function in self._functions:
-            if isinstance(call, ast.Call) and function.name == _called(call):
+    def _results(self, call: ast.expr) -> Iterator["_Found"]:
+        """Yield what a function that is called returns or yields: of this module, or imported."""
+        if not isinstance(call, ast.Call):
+            return
+        name = _called(call)
+        module = self if name not in self._imported else module_named(self._imported[name])
+        for function in module._functions:
+            if function.name == name:
                 for node in ast.walk(function):
                     if isinstance(node, ast.Return | ast.Yield) and node.value:
-                        yield node.value, function
+                        yield _Found(module, function, node.value)
 
-    def _assigned(self, name: str, function: _Function) -> Iterator[tuple[ast.expr, _Function]]:
-        """Yield the expressions that a name of a function can be, and the functions they are in."""
+    def _assigned(self, name: str, function: _Function) -> Iterator["_Found"]:
+        """Yield the expressions that a name of a function can be."""
         own = [each for each in ast.walk(function) if isinstance(each, ast.Assign)]
         top = [each for each in self._tree.body if isinstance(each, ast.Assign)]
         for each in [*own, *top]:
             for target in each.targets:
-                yield from ((value, function) for value in _bound(target, each.value, name))
+                for value in _bound(target, each.value, name):
+                    yield _Found(self, function, value)
         for loop in ast.walk(function):
             if isinstance(loop, ast.For):
-                for item, scope in self._results(loop.iter):
-                    yield from ((value, scope) for value in _bound(loop.target, item, name))
+                for item in self._results(loop.iter):
+                    for value in _bound(loop.target, item.value, name):
+                        yield item._replace(value=value)
+        yield from self._given(name, function)
+
+    def _given(self, name: str, function: _Function) -> Iterator["_Found"]:
+        """Yield what the calls of a function give for one of its parameters."""
         parameters = [each.arg for each in function.args.args if each.arg != "self"]
         if name not in parameters:
             return
@@ -205,7 +221,7 @@ class Module:
                     given = dict(zip(parameters, node.args, strict=False))
                     given |= {each.arg: each.value for each in node.keywords if each.arg}
                     if name in given:
-                        yield given[name], caller
+                        yield _Found(self, caller, given[name])
 
     def _fields(self, node: ast.expr | None, function: _Function) -> Iterator[str]:
         """Yield the keys that an expression for a mapping can have."""
@@ -220,15 +236,39 @@ class Module:
                 yield from self._fields(one, function)
                 yield from self._fields(other, function)
             case ast.Name(id=name):
-                for value, scope in self._assigned(name, function):
-                    yield from self._fields(value, scope)
+                for found in self._assigned(name, function):
+                    yield from found.fields()
             case ast.DictComp(generators=[ast.comprehension(iter=ast.Call(ast.Attribute(value)))]):
                 yield from self._fields(value, function)
             case ast.Call(keywords=keywords):
-                for value, scope in self._results(node):
-                    yield from self._fields(value, scope)
+                for found in self._results(node):
+                    yield from found.fields()
                 for each in keywords:
                     yield from [each.arg] if each.arg else self._fields(each.value, function)
+
+
+class _Found(NamedTuple):
+    """An expression, and the module and function in which its names have a meaning."""
+
+    module: Module
+    function: _Function
+    value: ast.expr
+
+    def values(self) -> list[str]:
+        """Return the texts that it can be."""
+        return self.module._values(self.value, self.function)
+
+    def fields(self) -> Iterator[str]:
+        """Yield the keys that it can have."""
+        return self.module._fields(self.value, self.function)
+
+
+@cache
+def module_named(name: str) -> Module:
+    """Return a module of the package."""
+    path = PACKAGE.joinpath(*name.split(".")[1:])
+    file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+    return Module(name, ast.parse(file.read_text()))
 
 
 def _is_log(call: ast.Call) -> bool:

@@ -53,10 +53,7 @@ def options(kind: str) -> str:
     [consumer] = [each for each in _KINDS if kind in (base.__name__ for base in each.__mro__)]
     beginning = f"{PREFIX}CONSUMERS__{snake_case(consumer.__name__).upper()}__"
     texts = described(consumer) | described(consumer.options_type())
-    found = [
-        (code(option), "in the class only", "", texts[option])
-        for option in class_only_options(consumer.options_type())
-    ]
+    found = []
     for row in rows():
         if row.variable.startswith(beginning):
             name = row.variable.removeprefix(beginning).lower()
@@ -64,6 +61,10 @@ def options(kind: str) -> str:
             meaning = described(RetryPolicy)[part] if part else texts[option]
             label = f"{option}.{part}" if part else option
             found.append((code(label), row.type, code(_shown(row.default)), meaning))
+    found += [
+        (code(option), "in the class only", "", texts[option])
+        for option in class_only_options(consumer.options_type())
+    ]
     return table(("option", "type", "default", "meaning"), found)
 
 

@@ -1,5 +1,6 @@
 """The extension of Sphinx that connects the generators to the site."""
 
+import inspect
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,9 +11,11 @@ from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 from sphinx.domains.python import PyObject
 from sphinx.environment import BuildEnvironment
+from sphinx.ext.napoleon import GoogleDocstring
 
 import workerkit
 from docs._generate import llms
+from docs._generate.api import NOT_CREATED
 from docs._generate.pages import DOCS, MARKER, expand
 
 _FENCE = re.compile(r"^( *)```(\w+)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
@@ -27,6 +30,7 @@ def setup(app: Sphinx) -> dict[str, bool]:
     app.connect("source-read", _read)
     app.connect("env-get-outdated", _outdated)
     app.connect("autodoc-process-docstring", _docstring)
+    app.connect("autodoc-process-signature", _signature)
     app.connect("doctree-read", _link_names)
     app.connect("build-finished", _finish)
     return {"parallel_read_safe": True}
@@ -52,7 +56,18 @@ def _docstring(
         inner = "\n".join(f"   {line}" for line in text.splitlines())
         return f"{indent}.. code-block:: {language}\n\n{inner}\n"
 
+    if what == "property":
+        # napoleon reads text before a colon as the type of a property; ours have sentences.
+        doc = inspect.getdoc(found) or ""
+        lines[:] = GoogleDocstring(doc, app.config, app, "method", name, found, options).lines()
     lines[:] = _FENCE.sub(block, "\n".join(lines)).split("\n")
+
+
+def _signature(
+    app: Sphinx, what: str, name: str, found: Any, options: Any, given: str, returned: str
+) -> tuple[str, str] | None:
+    """Remove the constructors that no application calls."""
+    return ("", "") if name.rpartition(".")[2] in NOT_CREATED else None
 
 
 def _link_names(app: Sphinx, tree: nodes.document) -> None:

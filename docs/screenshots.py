@@ -1,0 +1,185 @@
+"""Take the pictures of the docs: `.venv/bin/python docs/screenshots.py`.
+
+It runs `make demo`, takes its pages with Chromium, and the output of commands on a terminal.
+"""
+
+import fcntl
+import io
+import os
+import pty
+import re
+import signal
+import struct
+import subprocess
+import sys
+import termios
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from playwright.sync_api import Browser, Error, Page, sync_playwright
+from rich.console import Console
+from rich.text import Text
+
+ROOT = Path(__file__).parents[1]
+PICTURES = ROOT / "docs" / "_static" / "screenshots"
+LARGEST = 150_000
+COLUMNS = 110
+CHROMIUM = "/usr/bin/chromium"
+OPTIONS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+    " --disable-sync --no-first-run"
+).split()
+WORKERKIT = (sys.executable, "-m", "workerkit")
+
+
+@dataclass(frozen=True, slots=True)
+class Demo:
+    """The addresses of a running demo."""
+
+    http: str
+    broker: str
+
+
+@dataclass(frozen=True, slots=True)
+class Picture:
+    """A page of the demo.
+
+    Attributes:
+        shown: A selector of what has to be visible first.
+    """
+
+    name: str
+    path: str
+    shown: str
+
+
+PAGES = (
+    Picture("http-docs", "/docs", "text=/orders/"),
+    Picture("orders-live", "/", "tr:nth-child(3)"),
+)
+COMMANDS = {
+    "list": ("list", "shop"),
+    "settings": ("settings", "shop"),
+    "check": ("check", "shop"),
+    "dead-letters": ("dead-letters", "list", "--url", "{broker}", "orders"),
+}
+
+
+def main() -> None:
+    """Take all pictures."""
+    PICTURES.mkdir(parents=True, exist_ok=True)
+    with demo() as running, sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
+        for picture in PAGES:
+            take(browser, running, picture)
+        browser.close()
+        publish_invalid_orders(running)
+        for name, command in COMMANDS.items():
+            words = [word.format(broker=running.broker) for word in command]
+            save(f"{name}.svg", svg(words))
+
+
+@contextmanager
+def demo() -> Iterator[Demo]:
+    """Run `make demo` inside the block, until it has printed its addresses."""
+    command = ["make", "--silent", "demo"]
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+    assert process.stdout is not None
+    try:
+        output = ""
+        http = broker = None
+        while not (http and broker):
+            line = process.stdout.readline()
+            if not line:
+                raise RuntimeError(f"make demo has ended; its output:\n{output}")
+            output += line
+            http = re.search(r"http://127\.0\.0\.1:\d+", output)
+            broker = re.search(r"amqp://\S+?/(?=\s)", output)
+        yield Demo(http[0], broker[0])
+    finally:
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGINT)
+        process.wait(30)
+
+
+def take(browser: Browser, running: Demo, picture: Picture) -> None:
+    """Take the picture of a page; say so if the demo does not have it."""
+    page = browser.new_page(viewport={"width": 1100, "height": 720})
+    if open_page(page, running.http + picture.path):
+        page.locator(picture.shown).first.wait_for()
+        save(f"{picture.name}.png", page.screenshot())
+    else:
+        print(f"{picture.name}: the demo has no page {picture.path}")
+    page.close()
+
+
+def open_page(page: Page, url: str, deadline: float = 30.0) -> bool:
+    """Open a page as soon as the demo listens; return whether it exists."""
+    until = time.monotonic() + deadline
+    while True:
+        try:
+            response = page.goto(url)
+        except Error:
+            if time.monotonic() > until:
+                raise
+            time.sleep(0.2)
+        else:
+            return response is not None and response.ok
+
+
+def publish_invalid_orders(running: Demo) -> None:
+    """Publish orders that become dead letters."""
+    for body in ('{"id": 1}', "no order", '{"id": "x", "item": "tea"}'):
+        command = [*WORKERKIT, "publish", running.broker, "orders", body]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+
+def svg(words: list[str]) -> bytes:
+    """Return a picture of a terminal in which a command of workerkit has run."""
+    console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
+    shown = [re.sub(r":\d+/$", ":5672/", word) for word in words]
+    console.print(Text.from_ansi(f"$ workerkit {' '.join(shown)}\n{on_a_terminal(words)}"))
+    picture = console.export_svg(title="workerkit")
+    # rich loads a font from the internet.
+    return re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL).encode()
+
+
+def on_a_terminal(words: list[str]) -> str:
+    """Return what a command prints on a terminal, with its colours."""
+    ours, its = pty.openpty()
+    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
+    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
+    process = subprocess.Popen(
+        [*WORKERKIT, *words], cwd=ROOT / "app_template", stdout=its, stderr=its, env=environment
+    )
+    os.close(its)
+    output = b""
+    # The end of a terminal is an error on Linux.
+    with suppress(OSError):
+        while part := os.read(ours, 65_536):
+            output += part
+    os.close(ours)
+    process.wait(30)
+    return output.decode().replace("\r\n", "\n").rstrip()
+
+
+def save(name: str, content: bytes) -> None:
+    """Write a picture, which has to be small."""
+    if len(content) > LARGEST:
+        raise RuntimeError(f"{name} has {len(content)} bytes: take less of the page")
+    (PICTURES / name).write_bytes(content)
+    print(f"{name}: {len(content)} bytes")
+
+
+if __name__ == "__main__":
+    main()
