@@ -8,6 +8,7 @@ from typing import Any
 
 from workerkit.amqp.binding import bind
 from workerkit.amqp.comparison import (
+    ALTERNATE,
     TYPE,
     Difference,
     Vanished,
@@ -32,7 +33,7 @@ from workerkit.config.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost, QueueInUse, RunError
 
 _NOT_SEEN = "the management API is needed to see bindings"
-_NOT_PERMITTED = "arguments not compared: grant configure, or use the management API"
+_NOT_PERMITTED = "not compared: that needs the permission configure, or the management API"
 
 
 @asynccontextmanager
@@ -149,11 +150,20 @@ class Broker:
             return _refused(item, error)
         if isinstance(exchange, str):
             return item
-        return await _compared(item, exchange_differences(self._session, exchange))
+        item = await _compared(item, exchange_differences(self._session, exchange))
+        if self._api is None or item.reason != _NOT_PERMITTED:
+            return item
+        return _with_reported(item, await self._ask(self._api.exchange, exchange.name))
 
     async def _queue(self, use: ConsumerQueue) -> Item:
         queue, existing = use.queue, use.needed.existing
-        item = Item("queue", queue.name, _declared(queue, self._session.version), _purpose(use))
+        item = Item(
+            "queue",
+            queue.name,
+            _declared(queue, self._session.version),
+            f"{use.needed.purpose} of {use.consumer}",
+            is_for_copies=bool(use.needed.instead),
+        )
         if use.at_run_time:
             return dataclasses.replace(item, state=State.AT_RUN_TIME, reason=_run_time(queue))
         try:
@@ -165,7 +175,10 @@ class Broker:
             item = await _compared(item, self._differences(queue, existing))
         if self._api is None:
             return item
-        return self._with_management(item, existing, await self._ask(self._api.queue, queue.name))
+        found = await self._ask(self._api.queue, queue.name)
+        if item.reason == _NOT_PERMITTED:
+            item = _with_reported(item, found, any_type=TYPE not in existing.declared_arguments)
+        return dataclasses.replace(item, notes=tuple(_policies(found)))
 
     async def _differences(self, queue: Queue, existing: Queue) -> list[Difference] | None:
         """Compare as `ensure_queue` does: a type that the class does not have may differ."""
@@ -173,15 +186,6 @@ class Broker:
         if found and existing != queue and any(each.name == TYPE for each in found):
             return await queue_differences(self._session, existing)
         return found
-
-    def _with_management(self, item: Item, existing: Queue, found: dict[str, Any] | None) -> Item:
-        if found is None:
-            return item
-        if item.state is State.UNKNOWN and item.reason == _NOT_PERMITTED:
-            differences = tuple(_reported_differences(existing, self._session.version, found))
-            state = State.DIFFERS if differences else State.PRESENT
-            item = dataclasses.replace(item, state=state, reason="", differences=differences)
-        return dataclasses.replace(item, notes=tuple(_policies(found)))
 
     async def _binding(self, queue: Queue, binding: Binding, missing: set[tuple[str, str]]) -> Item:
         exchange, arguments = str(binding.exchange), dict(binding.arguments)
@@ -263,29 +267,33 @@ def _declared(queue: Queue, version: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def _purpose(use: ConsumerQueue) -> str:
-    return f"{use.needed.purpose} of {use.consumer}"
-
-
 def _run_time(queue: Queue) -> str:
     if queue.per_process:
         return "each process declares its own"
     return "the broker deletes it, so a worker declares it"
 
 
-def _reported_differences(
-    queue: Queue, version: tuple[int, ...], found: dict[str, Any]
-) -> Iterable[Difference]:
-    """Yield the differences to what the management API reports."""
-    wanted, have = queue.arguments_for(version), dict(found.get("arguments") or {})
-    have[TYPE] = found.get("type") or have.get(TYPE)
-    wanted.setdefault(TYPE, have[TYPE])
-    for name in ("durable", "auto_delete"):
-        if found.get(name) != getattr(queue, name):
-            yield Difference(name, found.get(name), getattr(queue, name))
-    for name in sorted({*wanted, *have}):
-        if wanted.get(name) != have.get(name):
-            yield Difference(name, have.get(name), wanted.get(name))
+def _with_reported(item: Item, found: dict[str, Any], *, any_type: bool = False) -> Item:
+    """Return an item, compared with the description that the management API has of it.
+
+    Args:
+        any_type: Whether a queue may have any type.
+    """
+    wanted, have = dict(item.declared), dict(found)
+    wanted |= wanted.pop("arguments")
+    have |= have.pop("arguments", None) or {}
+    if item.kind == "queue":
+        have[TYPE] = found.get("type")
+        if any_type:
+            wanted[TYPE] = have[TYPE]
+    names = {*wanted, *(name for name in have if name.startswith("x-") or name == ALTERNATE)}
+    differences = tuple(
+        Difference(name, have.get(name), wanted.get(name))
+        for name in sorted(names)
+        if have.get(name) != wanted.get(name)
+    )
+    state = State.DIFFERS if differences else State.PRESENT
+    return dataclasses.replace(item, state=state, reason="", differences=differences)
 
 
 def _policies(found: dict[str, Any]) -> Iterable[str]:

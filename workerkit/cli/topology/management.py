@@ -62,15 +62,22 @@ class Management:
         if not isinstance(self._get(f"/api/vhosts/{self._vhost}"), dict):
             raise NoManagement("it does not know the virtual host, or another server answers")
 
-    def queue(self, name: str) -> dict[str, Any] | None:
-        """Return the description of a queue; None if there is none."""
-        found = self._get(f"/api/queues/{self._vhost}/{quote(name, safe='')}")
-        return found if isinstance(found, dict) else None
+    def queue(self, name: str) -> dict[str, Any]:
+        """Return the description of a queue; empty if there is none."""
+        return self._description("queues", name)
+
+    def exchange(self, name: str) -> dict[str, Any]:
+        """Return the description of an exchange; empty if there is none."""
+        return self._description("exchanges", name)
 
     def bindings(self, queue: str) -> list[dict[str, Any]]:
         """Return the bindings of a queue."""
         found = self._get(f"/api/queues/{self._vhost}/{quote(queue, safe='')}/bindings")
         return found if isinstance(found, list) else []
+
+    def _description(self, kind: str, name: str) -> dict[str, Any]:
+        found = self._get(f"/api/{kind}/{self._vhost}/{quote(name, safe='')}")
+        return found if isinstance(found, dict) else {}
 
     def _get(self, path: str) -> Any:
         """Return the JSON of a page; None if there is none.

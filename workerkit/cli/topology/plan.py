@@ -35,6 +35,7 @@ class Item:
         reason: What is wrong with it, or why it is unknown.
         differences: The arguments that differ.
         notes: Policies that change its arguments.
+        is_for_copies: Whether it is a queue for retries or dead letters.
     """
 
     kind: Literal["exchange", "queue", "binding"]
@@ -45,6 +46,7 @@ class Item:
     reason: str = ""
     differences: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
+    is_for_copies: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -112,12 +112,14 @@ def _detail(item: Item) -> str:
         parts = [f"routing key {key!r}"] if key or not arguments else []
         return ", ".join([*parts, *_pairs(arguments)])
     kind = item.declared.get("type") or arguments.get(TYPE)
-    others = {name: value for name, value in arguments.items() if name != TYPE}
+    # The arguments of queues for copies are not written by anybody.
+    written = {} if item.is_for_copies else arguments
+    others = {name: value for name, value in written.items() if name != TYPE}
     return ", ".join(each for each in (kind, item.purpose, *_pairs(others)) if each)
 
 
 def _pairs(arguments: dict[str, Any]) -> list[str]:
-    return [f"{name} = {value}" for name, value in arguments.items()]
+    return [f"{name} = {value!r}" for name, value in arguments.items()]
 
 
 def quoted(word: str) -> str:
