@@ -275,6 +275,8 @@ async def test_differences(server: Server) -> None:
         {"pattern": "^plain$", "definition": {"max-length": 3}, "apply-to": "queues"},
     )
     before = server.definitions(vhost)
+    # The management API knows a policy when the queue has sent its statistics.
+    await eventually(lambda: server.api("GET", f"queues/{path}/plain").get("policy"))
 
     plan = server.topology("plan", vhost, "--json")
     check = server.topology("check", vhost)
@@ -413,8 +415,10 @@ async def test_the_permissions_are_the_least(server: Server, variant: str) -> No
         less = [list(each) for each in names]
         less[kind][place] = less[kind][place][:-1]
         patterns = [f"^({'|'.join(each)})$" for each in less]
-        vhost = await prepared(server, variant)
-        assert await refuses(server, vhost, server.user(vhost, *patterns), consumers, declare), (
+        # What is applied before can be used again.
+        own = vhost if variant == "applied" else server.vhost()
+        limited = server.user(own, *patterns)
+        assert await refuses(server, own, limited, consumers, declare), (
             f"{names[kind][place]!r} is not needed: {patterns}"
         )
 
@@ -452,7 +456,7 @@ async def refuses(
             )
             for exchange in ("shop.events", "shop.changes")
         ]
-        return not runner.ready or bound != ["1", "1"]
+        return not runner.ready or "0" in bound
 
 
 def test_names_are_quoted(tmp_path: Path) -> None:
@@ -473,7 +477,7 @@ def test_names_are_quoted(tmp_path: Path) -> None:
     variables = {
         URL: f"amqp://guest:{PASSWORD}@127.0.0.1/",
         "WORKERKIT_AMQP__DEFAULT__USER": user,
-        "WORKERKIT_AMQP__DEFAULT__VHOST": "v h'\u2028z",
+        "WORKERKIT_AMQP__DEFAULT__VHOST": "v h'\u202ez",
     }
 
     printed = workerkit("topology", "permissions", "shop", cwd=tmp_path, **variables)
@@ -487,7 +491,7 @@ def test_names_are_quoted(tmp_path: Path) -> None:
         ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True
     ).stdout.split(b"\0")
     words = [each.decode() for each in echoed]
-    assert words[2:5] == ["-p", "v h'\u2028z", user]
+    assert words[2:5] == ["-p", "v h'\u202ez", user]
     configure = words[5].encode()
     for name in (queue, f"{queue}.dlq", exchange):
         assert re.fullmatch(configure, name.encode())
