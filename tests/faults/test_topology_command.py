@@ -18,6 +18,7 @@ from urllib.request import Request, urlopen
 
 import pytest
 from pamqp.commands import Basic
+from pydantic import SecretStr
 
 from tests.application import running
 from tests.client import connected
@@ -25,7 +26,10 @@ from tests.command import workerkit, write_package
 from tests.ports import free_port
 from tests.rabbit import PrivateRabbit
 from tests.waiting import eventually
-from workerkit import Consumer
+from workerkit import Consumer, Exchange, Queue
+from workerkit.amqp.comparison import Vanished, exchange_differences, queue_differences
+from workerkit.amqp.session import connect
+from workerkit.config.connections import AMQPSettings
 from workerkit.embedded import EmbeddedBroker
 
 PASSWORD = "hunter22"
@@ -307,6 +311,30 @@ async def test_differences(server: Server) -> None:
     assert server.definitions(vhost) == before
 
 
+async def test_a_comparison_creates_nothing(server: Server) -> None:
+    """It is refused where nothing exists, for each type of queue and for exchanges."""
+    vhost = server.vhost()
+    before = server.definitions(vhost)
+    url = SecretStr(server.rabbit.url(vhost))
+    session = await connect(AMQPSettings(url=url), None, "tests")
+    queues = [
+        *(Queue("missing", kind) for kind in ("classic", "quorum", "stream", None)),
+        Queue("missing", "quorum", delivery_limit=-1, max_length=3),
+        Queue("missing", durable=False, arguments={"x-max-priority": 3}),
+    ]
+
+    for queue in queues:
+        with pytest.raises(Vanished):
+            await queue_differences(session, queue)
+    for kind in ("direct", "topic", "fanout", "headers"):
+        exchange = Exchange("missing", kind, alternate="amq.fanout")
+        with pytest.raises(Vanished):
+            await exchange_differences(session, exchange)
+    await session.close()
+
+    assert server.definitions(vhost) == before
+
+
 async def test_without_the_management_api(server: Server) -> None:
     """Bindings cannot be seen, and the output says so; `apply` creates them."""
     vhost = server.vhost()
@@ -503,7 +531,10 @@ def test_names_are_quoted(tmp_path: Path) -> None:
 
 
 def test_an_embedded_broker(tmp_path: Path) -> None:
-    """The embedded broker, which has no management API, gets what is missing."""
+    """The embedded broker, which has no management API, gets what is missing.
+
+    An exchange that no class declares is not created, and nothing else is.
+    """
     write_package(tmp_path, "shop", consumers=SHOP)
     with EmbeddedBroker.in_thread() as broker:
         variables = {URL: broker.url, TYPE: "quorum"}
@@ -512,8 +543,25 @@ def test_an_embedded_broker(tmp_path: Path) -> None:
             return workerkit("topology", command, "shop", *NOWHERE, cwd=tmp_path, **variables)
 
         codes = [topology(each).returncode for each in ("plan", "apply", "check")]
+        nowhere = """
+            from workerkit import *
+
+            class Lost(AMQPConsumer):
+                queues = [Queue("lost", bindings=[Binding("nowhere", "key")])]
+
+                async def handle(self, body: bytes) -> None: ...
+        """
+        write_package(tmp_path, "lost", consumers=nowhere)
+        lost = [
+            workerkit("topology", each, "lost", *NOWHERE, cwd=tmp_path, **variables)
+            for each in ("apply", "plan")
+        ]
 
     assert codes == [3, 0, 5]
+    assert [each.returncode for each in lost] == [4, 4]
+    for each in lost:
+        assert "! exchange  nowhere" in each.stdout
+        assert "+ queue     lost" in each.stdout
 
 
 def test_faults_of_a_command_line(tmp_path: Path) -> None:

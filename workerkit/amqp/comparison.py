@@ -176,4 +176,4 @@ def _value(text: str) -> str | int | bool | None:
 def _shown(value: Any) -> str:
     if value is None:
         return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -27,6 +27,7 @@ from workerkit.amqp.frames import NO_PERMISSION, NOT_FOUND
 from workerkit.amqp.needs import ConsumerQueue, Needs
 from workerkit.amqp.queue import Binding, Exchange, Queue
 from workerkit.amqp.session import Session, connect
+from workerkit.cli.dead_letters.read import progress
 from workerkit.cli.topology.management import Management, NoManagement, management
 from workerkit.cli.topology.plan import Item, Plan, State
 from workerkit.config.connections import AMQPSettings
@@ -46,19 +47,28 @@ async def opened(needs: Needs, settings: AMQPSettings, url: str | None) -> Async
     """
     with ExitStack() as stack:
         try:
-            opening = stack.enter_context
-            api = await asyncio.to_thread(opening, management(settings, needs.vhost, url))
-            without = ""
-        except NoManagement as error:
-            api, without = None, str(error)
-        try:
-            session = await connect(settings, needs.vhost, "topology")
+            async with progress(lambda: f"connection {needs.connection}: connecting"):
+                api, without = await _management(stack, needs, settings, url)
+                session = await connect(settings, needs.vhost, "topology")
             try:
-                yield Broker(session, needs, settings.display(needs.vhost), api, without)
+                broker = Broker(session, needs, settings.display(needs.vhost), api, without)
+                async with progress(broker.progress):
+                    yield broker
             finally:
                 await session.close()
         except ConnectionLost as error:
             raise RunError(f"connection {needs.connection!r}: {error}") from error
+
+
+async def _management(
+    stack: ExitStack, needs: Needs, settings: AMQPSettings, url: str | None
+) -> tuple[Management | None, str]:
+    """Return the management API, or why it cannot be used."""
+    opening = management(settings, needs.vhost, url)
+    try:
+        return await asyncio.to_thread(stack.enter_context, opening), ""
+    except NoManagement as error:
+        return None, str(error)
 
 
 class Broker:
@@ -73,6 +83,13 @@ class Broker:
         self._plan = Plan(needs, address, session.version, api.address if api else "", without)
         self._api_in_use = asyncio.Lock()
         self._bound: dict[str, list[dict[str, Any]]] = {}
+        self._done, self._doing = 0, "compared"
+
+    def progress(self) -> str:
+        """Return how much is done."""
+        needs = self._needs
+        total = len(needs.exchanges) + len(needs.queues) + len(needs.bindings)
+        return f"connection {needs.connection}: {self._done} of {total} {self._doing}"
 
     async def compare(self) -> Plan:
         """Compare everything, and change nothing.
@@ -87,9 +104,10 @@ class Broker:
             for each in (*exchanges, *queues)
             if each.state in (State.MISSING, State.AT_RUN_TIME)
         }
-        bindings = [
-            await self._binding(queue, binding, missing) for queue, binding in self._needs.bindings
-        ]
+        bindings = []
+        for queue, binding in self._needs.bindings:
+            bindings.append(await self._binding(queue, binding, missing))
+            self._done += 1
         return dataclasses.replace(self._plan, items=[*exchanges, *queues, *bindings])
 
     async def apply(self, plan: Plan) -> Plan:
@@ -103,8 +121,10 @@ class Broker:
         """
         uses = {each.queue.name: each for each in self._needs.queues}
         bindings = iter(self._needs.bindings)
+        self._done, self._doing = 0, "applied"
         done: list[Item] = []
         for item in plan.items:
+            self._done += 1
             pair = next(bindings) if item.kind == "binding" else None
             if item.state is State.MISSING or (pair and item.state is State.UNKNOWN):
                 try:
@@ -138,7 +158,7 @@ class Broker:
                 "internal": exchange.internal,
                 "arguments": exchange.declared_arguments,
             }
-        item = Item("exchange", str(exchange), declared, "bindings")
+        item = Item("exchange", str(exchange), declared)
         try:
             await check_exchange(self._session, str(exchange))
         except BrokerRefused as error:
@@ -153,7 +173,8 @@ class Broker:
         item = await _compared(item, exchange_differences(self._session, exchange))
         if self._api is None or item.reason != _NOT_PERMITTED:
             return item
-        return _with_reported(item, await self._ask(self._api.exchange, exchange.name))
+        found = await self._ask(self._api.exchange, exchange.name)
+        return _with_reported(item, found) if found else item
 
     async def _queue(self, use: ConsumerQueue) -> Item:
         queue, existing = use.queue, use.needed.existing
@@ -176,7 +197,7 @@ class Broker:
         if self._api is None:
             return item
         found = await self._ask(self._api.queue, queue.name)
-        if item.reason == _NOT_PERMITTED:
+        if found and item.reason == _NOT_PERMITTED:
             item = _with_reported(item, found, any_type=TYPE not in existing.declared_arguments)
         return dataclasses.replace(item, notes=tuple(_policies(found)))
 
@@ -194,7 +215,7 @@ class Broker:
             "routing_key": binding.routing_key,
             "arguments": arguments,
         }
-        item = Item("binding", queue.name, declared, "")
+        item = Item("binding", queue.name, declared)
         if not queue.is_permanent:
             return dataclasses.replace(item, state=State.AT_RUN_TIME, reason=_run_time(queue))
         if ("queue", queue.name) in missing or ("exchange", exchange) in missing:
@@ -222,7 +243,9 @@ class Broker:
     ) -> list[Awaitable[Item]]:
         async def turn(each: Any) -> Item:
             async with self._session.scratch.turn():
-                return await check(each)
+                item = await check(each)
+            self._done += 1
+            return item
 
         return [turn(each) for each in every]
 

@@ -15,9 +15,9 @@ from workerkit.safe_text import one_line
 _OF_CERTIFICATE = "USER"
 _PUBLISHES = "exchanges that the code publishes to, except the default exchange: add them to write"
 _ON_DEMAND = (
-    "queues for `raise Retry` with a delay that `retry` of the class does not have, and for"
-    " `raise Reject` in a class that dead-letters nothing else: they are declared on demand,"
-    " so add <queue>.retry.<delay> and <queue>.dlq to configure, write and read"
+    "<queue>.retry.<delay> for `raise Retry` with a delay that `retry` of the class does not have,"
+    " and <queue>.dlq for `raise Reject` in a class that dead-letters nothing else: a worker"
+    " declares them on demand, or with `never` they have to exist"
 )
 
 

@@ -1,10 +1,9 @@
 """Look at queues and bindings by RabbitMQ's management API, where it can be reached."""
 
 import json
-import ssl
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import quote
@@ -40,14 +39,7 @@ class Management:
         self._headers = {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
         self._path = url.raw_path.rstrip("/")
         self._vhost = quote(vhost, safe="")
-        host, port = str(url.host), url.port
-        if url.scheme == "https":
-            context: ssl.SSLContext = settings.tls.context()
-            self._connection: HTTPConnection = HTTPSConnection(
-                host, port, timeout=_TIMEOUT, context=context
-            )
-        else:
-            self._connection = HTTPConnection(host, port, timeout=_TIMEOUT)
+        self._connection = _connection(url, settings)
 
     def close(self) -> None:
         """Close the connection."""
@@ -114,24 +106,32 @@ def management(settings: AMQPSettings, vhost: str, url: str | None) -> Iterator[
     Without a URL the password is sent as the connection sends it: by TLS if that uses TLS.
 
     Raises:
-        ConfigurationError: The URL is wrong.
+        ConfigurationError: The URL is wrong, or a certificate cannot be read.
         NoManagement: No server has it.
     """
     reasons = []
     for each in _urls(settings, url):
         api = Management(each, settings, vhost)
-        try:
-            api.check()
-        except NoManagement as error:
-            api.close()
-            reasons.append(f"{api.address}: {error}")
-            continue
-        try:
+        with closing(api):
+            try:
+                api.check()
+            except NoManagement as error:
+                reasons.append(f"{api.address}: {error}")
+                continue
             yield api
-        finally:
-            api.close()
-        return
+            return
     raise NoManagement("; ".join(reasons))
+
+
+def _connection(url: URL, settings: AMQPSettings) -> HTTPConnection:
+    host, port = str(url.host), url.port
+    if url.scheme == "http":
+        return HTTPConnection(host, port, timeout=_TIMEOUT)
+    try:
+        context = settings.tls.context()
+    except OSError as error:
+        raise ConfigurationError(f"the certificates cannot be read: {error}") from error
+    return HTTPSConnection(host, port, timeout=_TIMEOUT, context=context)
 
 
 def _urls(settings: AMQPSettings, url: str | None) -> list[URL]:

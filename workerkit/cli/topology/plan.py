@@ -31,7 +31,7 @@ class Item:
     Attributes:
         name: Of the queue or exchange; of a binding that of its queue.
         declared: Its type and arguments; of a binding its exchange, routing key and arguments.
-        purpose: Which consumer needs it, and for what.
+        purpose: What a queue is for: `retries of OrderPlaced`.
         reason: What is wrong with it, or why it is unknown.
         differences: The arguments that differ.
         notes: Policies that change its arguments.
@@ -41,7 +41,7 @@ class Item:
     kind: Literal["exchange", "queue", "binding"]
     name: str
     declared: dict[str, Any]
-    purpose: str
+    purpose: str = ""
     state: State = State.PRESENT
     reason: str = ""
     differences: tuple[Difference, ...] = ()

@@ -22,7 +22,7 @@ _MARKS = {
 _WORDS = {
     State.CREATED: "created",
     State.MISSING: "to create",
-    State.DIFFERS: "differ",
+    State.DIFFERS: "different",
     State.UNKNOWN: "unknown",
     State.AT_RUN_TIME: "at run time",
     State.PRESENT: "present",
