@@ -30,7 +30,6 @@ from workerkit import Consumer, Exchange, Queue
 from workerkit.amqp.comparison import Vanished, exchange_differences, queue_differences
 from workerkit.amqp.session import connect
 from workerkit.config.connections import AMQPSettings
-from workerkit.embedded import EmbeddedBroker
 
 PASSWORD = "hunter22"
 URL, TYPE = "WORKERKIT_AMQP__DEFAULT__URL", "WORKERKIT_AMQP__DEFAULT__QUEUE_TYPE"
@@ -485,97 +484,3 @@ async def refuses(
             for exchange in ("shop.events", "shop.changes")
         ]
         return not runner.ready or "0" in bound
-
-
-def test_names_are_quoted(tmp_path: Path) -> None:
-    """Names may have any character: the shell gets them back, and the terminal is safe."""
-    queue, exchange, user = 'it\'s $(x) `a`|b "c"\t\x1b[31m\u202e é', "e'x|(.*)", "o'ne\u202e x"
-    write_package(
-        tmp_path,
-        "shop",
-        consumers=f"""
-        from workerkit import *
-
-        class Any(AMQPConsumer):
-            queues = [Queue({queue!r}, bindings=[Binding(Exchange({exchange!r}), "k\\n")])]
-
-            async def handle(self, body: bytes) -> None: ...
-        """,
-    )
-    variables = {
-        URL: f"amqp://guest:{PASSWORD}@127.0.0.1/",
-        "WORKERKIT_AMQP__DEFAULT__USER": user,
-        "WORKERKIT_AMQP__DEFAULT__VHOST": "v h'\u202ez",
-    }
-
-    printed = workerkit("topology", "permissions", "shop", cwd=tmp_path, **variables)
-    exported = workerkit("topology", "export", "shop", cwd=tmp_path, **variables)
-
-    assert (printed.returncode, exported.returncode) == (0, 0)
-    lines = printed.stdout.splitlines()
-    assert all(line.isprintable() for line in lines)
-    [line] = [each for each in lines if each.startswith("rabbitmqctl ")][:1]
-    echoed = subprocess.run(
-        ["bash", "-c", f"printf '%s\\0' {line}"], capture_output=True, check=True
-    ).stdout.split(b"\0")
-    words = [each.decode() for each in echoed]
-    assert words[2:5] == ["-p", "v h'\u202ez", user]
-    configure = words[5].encode()
-    for name in (queue, f"{queue}.dlq", exchange):
-        assert re.fullmatch(configure, name.encode())
-    assert not re.fullmatch(configure, b"e'x")
-    definitions = json.loads(exported.stdout)
-    assert definitions["queues"][0]["name"] == queue
-    assert definitions["bindings"][0]["routing_key"] == "k\n"
-    assert PASSWORD not in printed.stdout + exported.stdout
-
-
-def test_an_embedded_broker(tmp_path: Path) -> None:
-    """The embedded broker, which has no management API, gets what is missing.
-
-    An exchange that no class declares is not created, and nothing else is.
-    """
-    write_package(tmp_path, "shop", consumers=SHOP)
-    with EmbeddedBroker.in_thread() as broker:
-        variables = {URL: broker.url, TYPE: "quorum"}
-
-        def topology(command: str) -> Done:
-            return workerkit("topology", command, "shop", *NOWHERE, cwd=tmp_path, **variables)
-
-        codes = [topology(each).returncode for each in ("plan", "apply", "check")]
-        nowhere = """
-            from workerkit import *
-
-            class Lost(AMQPConsumer):
-                queues = [Queue("lost", bindings=[Binding("nowhere", "key")])]
-
-                async def handle(self, body: bytes) -> None: ...
-        """
-        write_package(tmp_path, "lost", consumers=nowhere)
-        lost = [
-            workerkit("topology", each, "lost", *NOWHERE, cwd=tmp_path, **variables)
-            for each in ("apply", "plan")
-        ]
-
-    assert codes == [3, 0, 5]
-    assert [each.returncode for each in lost] == [4, 4]
-    for each in lost:
-        assert "! exchange  nowhere" in each.stdout
-        assert "+ queue     lost" in each.stdout
-
-
-def test_faults_of_a_command_line(tmp_path: Path) -> None:
-    """They are one line with exit code 2, without credentials."""
-    write_package(tmp_path, "shop", consumers=SHOP)
-
-    def fault(*arguments: str) -> str:
-        done = workerkit("topology", *arguments, cwd=tmp_path)
-        assert (done.returncode, done.stdout) == (2, "")
-        return done.stderr
-
-    assert "no connection 'other', only default" in fault("plan", "shop", "--connection", "other")
-    wrong = fault("plan", "shop", "--management-url", f"amqp://u:{PASSWORD}@host")
-    assert "--management-url is wrong" in wrong
-    assert PASSWORD not in wrong
-    assert "write a version" in fault("export", "shop", "--rabbitmq", "latest")
-    assert "nothing" in fault("check", "nothing")

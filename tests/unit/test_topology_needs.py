@@ -94,12 +94,12 @@ def test_dead_letter_and_alternate_exchanges() -> None:
     assert granted.patterns() == ("^(e|q)$", "^(dead|q|spare)$", "^(e|q)$")
 
 
-def test_a_passive_declaration_needs_a_permission_from_4_3_on() -> None:
-    """Before it needs none; what is granted already is enough."""
+def test_a_passive_declaration_needs_a_permission_of_rabbitmq_4() -> None:
+    """In 4.0 it needs none; what is granted already is enough."""
     found = needs("q")
 
     assert permissions(found, applied=True, version=(4, 3)).write == {r"amq\.default", r"q\.dlq"}
-    assert permissions(found, applied=True, version=(4, 2)).write == {r"amq\.default"}
+    assert permissions(found, applied=True, version=(4, 0)).write == {r"amq\.default"}
     assert permissions(found, applied=True, version=(4, 3)).patterns()[0] == "^$"
 
 
