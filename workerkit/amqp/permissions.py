@@ -7,8 +7,8 @@ RabbitMQ checks (https://www.rabbitmq.com/docs/access-control):
 * `write` on the queue and `read` on the exchange of a binding.
 * `read` on a queue that is consumed, and `write` on the exchange that is published to. The name of
   the default exchange is `amq.default` here.
-* In 4.3, not in 4.0, one of the three on what a passive declaration asks for. `write` on a queue permits
-  least: bindings, and these need `read` on the exchange as well.
+* In 4.3, not in 4.0, one of the three on what a passive declaration asks for. `write` on a queue
+  permits least: bindings, and these need `read` on the exchange as well.
 """
 
 import re
