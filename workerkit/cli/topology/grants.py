@@ -18,8 +18,8 @@ _PUBLISHES = (
     " write"
 )
 _ON_DEMAND = (
-    "not included: <queue>.retry.<delay> for `raise Retry` with a delay that `retry` of the class does not have,"
-    " and <queue>.dlq for `raise Reject` in a class that dead-letters nothing else: a worker"
+    "not included: <queue>.retry.<delay> for `raise Retry` with a delay that `retry` of the class"
+    " does not have, and <queue>.dlq for `raise Reject` in a class that dead-letters nothing else: a worker"
     " declares them on demand, or with `never` they have to exist"
 )
 
@@ -102,8 +102,8 @@ def _user(settings: AMQPSettings) -> str:
 def _notes(needs: Needs) -> Iterator[str]:
     for each in undeclared_at_run_time(needs):
         yield (
-            f"queue {each.queue.name!r} of {each.consumer} exists only at run time, and with `never`"
-            " no worker declares it: set declare = 'missing' in the class"
+            f"queue {each.queue.name!r} of {each.consumer} exists only at run time, and no worker"
+            " declares it with `never`: set declare = 'missing' in the class"
         )
     yield _PUBLISHES
     if any(each.needed.purpose == "messages" for each in needs.uses):
