@@ -19,8 +19,8 @@ _PUBLISHES = (
 )
 _ON_DEMAND = (
     "not included: <queue>.retry.<delay> for `raise Retry` with a delay that `retry` of the class"
-    " does not have, and <queue>.dlq for `raise Reject` in a class that dead-letters nothing else: a worker"
-    " declares them on demand, or with `never` they have to exist"
+    " does not have, and <queue>.dlq for `raise Reject` in a class that dead-letters nothing else:"
+    " a worker declares them on demand, or with `never` they have to exist"
 )
 
 
