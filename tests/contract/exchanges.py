@@ -49,6 +49,8 @@ async def declaring_an_exchange_differently_is_406(env: Environment) -> object:
         "argument more": await again("e", alternate_exchange="x"),
         "argument less": await again("a"),
         "argument other": await again("a", alternate_exchange="y"),
+        "argument of another type": await again("e", alternate_exchange=1),
+        "argument of another type, new": await again("new", alternate_exchange=1),
         "argument of no meaning": await again("e", colour="red"),
     }
 
@@ -206,6 +208,13 @@ ROWS = [
                 "alternate-exchange", "a", "none but current is the value 'x' of type 'longstr'"
             ),
             "argument other": _differs("alternate-exchange", "a", "'y' but current is 'x'"),
+            "argument of another type": _differs(
+                "alternate-exchange", "e", "the value '1' of type 'byte' but current is none"
+            ),
+            "argument of another type, new": (
+                "channel 406: PRECONDITION_FAILED - invalid type 'byte' for arg"
+                " 'alternate-exchange' in exchange 'new' in vhost 'V'"
+            ),
             "argument of no meaning": None,
         },
     ),

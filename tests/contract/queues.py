@@ -163,6 +163,24 @@ async def arguments_of_quorum_queues_are_406_for_classic_ones(env: Environment) 
     return [await refused((await client.channel()).declare("q", **arguments)) for arguments in only]
 
 
+async def arguments_of_another_type_are_not_compared(env: Environment) -> object:
+    """Where the queue exists, only arguments that queues of its type have are compared."""
+    client = await env.client()
+    channel = await client.channel()
+    await channel.declare("c", durable=True)
+    await channel.declare("q", durable=True, x_queue_type="quorum")
+
+    async def again(name: str, **arguments: Any) -> str | None:
+        return await refused((await client.channel()).declare(name, durable=True, **arguments))
+
+    return {
+        "limit": await again("c", x_delivery_limit=-1),
+        "age": await again("c", x_max_age="impossible"),
+        "priority": await again("q", x_queue_type="quorum", x_max_priority=3),
+        "priority of classic": await again("c", x_max_priority=3),
+    }
+
+
 async def an_exclusive_queue_is_405_for_others(env: Environment) -> object:
     """No other connection may use an exclusive queue; other channels of the same one may."""
     owner, other = await env.channel(), await env.client()
@@ -327,6 +345,18 @@ ROWS = [
                 "max-in-memory-length",
             )
         ],
+    ),
+    Row(
+        arguments_of_another_type_are_not_compared,
+        {
+            "limit": None,
+            "age": None,
+            "priority": None,
+            "priority of classic": (
+                "channel 406: PRECONDITION_FAILED - inequivalent arg 'x-max-priority' for queue 'c'"
+                " in vhost 'V': received the value '3' of type 'byte' but current is none"
+            ),
+        },
     ),
     Row(
         an_exclusive_queue_is_405_for_others,

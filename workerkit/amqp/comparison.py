@@ -24,8 +24,8 @@ ONLY_STREAMS = "x-max-age"
 NOT_CREATED: dict[str, Any] = {ONLY_STREAMS: "impossible"}
 # RabbitMQ closes the connection if a stream has the argument above; it ignores this one.
 _STREAM_NOT_CREATED: dict[str, Any] = {"x-max-priority": 1}
-_ALTERNATE = "alternate-exchange"
-_EXCHANGE_NOT_CREATED: dict[str, Any] = {_ALTERNATE: 1}
+ALTERNATE = "alternate-exchange"
+_EXCHANGE_NOT_CREATED: dict[str, Any] = {ALTERNATE: 1}
 
 MAX_DECLARATIONS = 20
 """Arguments that are compared at most, for each takes a request."""
@@ -123,8 +123,8 @@ async def exchange_differences(session: Session, exchange: Exchange) -> list[Dif
             name, value = _reported(error)
         else:
             break
-        if name == _ALTERNATE:
-            wanted = exchange.declared_arguments.get(_ALTERNATE)
+        if name == ALTERNATE:
+            wanted = exchange.declared_arguments.get(ALTERNATE)
             return [*found, Difference(name, value, wanted)] if value != wanted else found
         key = "exchange_type" if name == "type" else name
         if key not in declared:
@@ -176,4 +176,4 @@ def _value(text: str) -> str | int | bool | None:
 def _shown(value: Any) -> str:
     if value is None:
         return "none"
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return str(value).lower() if isinstance(value, bool) else repr(value)

@@ -124,18 +124,19 @@ class Needs:
     @property
     def bindings(self) -> list[tuple[Queue, Binding]]:
         """The bindings of all queues, each once: classes may bind the same queue differently."""
-        found: list[tuple[Queue, Binding]] = []
+        found: dict[tuple[str, str, str, str], tuple[Queue, Binding]] = {}
         for each in self.uses:
             for binding in each.queue.bindings:
-                if not any((q.name, b) == (each.queue.name, binding) for q, b in found):
-                    found.append((each.queue, binding))
-        return found
+                arguments = repr(sorted(binding.arguments.items()))
+                key = each.queue.name, str(binding.exchange), binding.routing_key, arguments
+                found.setdefault(key, (each.queue, binding))
+        return list(found.values())
 
     @property
     def exchanges(self) -> dict[str, Exchange | str]:
         """The exchanges of all bindings by name; a name alone if no class declares it."""
         found: dict[str, Exchange | str] = {}
-        for _, binding in self.bindings:
+        for binding in (binding for each in self.uses for binding in each.queue.bindings):
             name = str(binding.exchange)
             if isinstance(found.get(name, name), str):
                 found[name] = binding.exchange

@@ -7,8 +7,8 @@ RabbitMQ checks (https://www.rabbitmq.com/docs/access-control):
 * `write` on the queue and `read` on the exchange of a binding.
 * `read` on a queue that is consumed, and `write` on the exchange that is published to. The name of
   the default exchange is `amq.default` here.
-* From 4.3 on, one of the three on what a passive declaration asks for. `write` on a queue permits
-  least: bindings, and these need `read` on the exchange as well.
+* In 4.3, not in 4.0, one of the three on what a passive declaration asks for. `write` on a queue
+  permits least: bindings, and these need `read` on the exchange as well.
 """
 
 import re
@@ -20,7 +20,7 @@ from workerkit.amqp.queue import Binding, Exchange, Queue
 from workerkit.amqp.topology import PROCESS_SUFFIX
 
 _DEFAULT_EXCHANGE = "amq.default"
-_PASSIVE_CHECKED_SINCE = (4, 3)
+_PASSIVE_CHECKED_SINCE = (4, 1)  # Seen on 4.3.6, and not on 4.0.5.
 _NOT_LITERAL = re.compile(r"[^\w@%:;,=<>/~!'\"&` -]", re.ASCII)
 
 

@@ -236,10 +236,16 @@ _CHECKS: dict[str, Callable[[Field], str | None]] = {
 def compare(declared: Table, current: Table, place: str) -> None:
     """Raise PRECONDITION_FAILED unless a queue was declared with the same arguments.
 
+    Arguments that queues of its type do not have are not compared.
+
     Args:
         place: The queue as error texts name it.
     """
+    kind = current.get("x-queue-type")
+    ignored = _CLASSIC_ONLY if kind is not None and kind.value == "quorum" else _QUORUM_ONLY
     for argument in _COMPARED:
+        if argument in ignored:
+            continue
         compare_argument(argument, declared.get(argument), current.get(argument), place)
 
 

@@ -53,12 +53,13 @@ def declare_exchange(channel: Channel, method: ExchangeMethods.Declare) -> Reply
     if method.passive:
         vhost.exchange(name)
     elif name in vhost.exchanges:
-        _check_exchange(method, vhost)
+        _check_type(method, vhost)
         _compare_exchange(vhost.exchanges[name], method)
     else:
         if name.startswith(_RESERVED):
             raise reserved("exchange", name)
-        _check_exchange(method, vhost)
+        _check_type(method, vhost)
+        _check_alternate(method, vhost)
         vhost.exchanges[name] = Exchange(
             name,
             vhost.name,
@@ -110,10 +111,14 @@ def unbind_exchange(channel: Channel, method: ExchangeMethods.Unbind) -> Reply:
     return methods.EXCHANGE_UNBIND_OK
 
 
-def _check_exchange(method: ExchangeMethods.Declare, vhost: VirtualHost) -> None:
+def _check_type(method: ExchangeMethods.Declare, vhost: VirtualHost) -> None:
     if method.exchange_type not in TYPES:
         code = vhost.behaviour.unknown_exchange_type
         raise Refusal(code, f"unknown exchange type '{method.exchange_type}'")
+
+
+def _check_alternate(method: ExchangeMethods.Declare, vhost: VirtualHost) -> None:
+    """Check the alternate exchange of a new exchange. That of an existing one is compared."""
     alternate = arguments(method).get("alternate-exchange")
     if alternate is not None and alternate.type != "longstr":
         place = label("exchange", method.exchange, vhost.name)

@@ -8,6 +8,7 @@ from typing import Any
 
 from workerkit.amqp.binding import bind
 from workerkit.amqp.comparison import (
+    ALTERNATE,
     TYPE,
     Difference,
     Vanished,
@@ -26,13 +27,14 @@ from workerkit.amqp.frames import NO_PERMISSION, NOT_FOUND
 from workerkit.amqp.needs import ConsumerQueue, Needs
 from workerkit.amqp.queue import Binding, Exchange, Queue
 from workerkit.amqp.session import Session, connect
+from workerkit.cli.dead_letters.read import progress
 from workerkit.cli.topology.management import Management, NoManagement, management
 from workerkit.cli.topology.plan import Item, Plan, State
 from workerkit.config.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost, QueueInUse, RunError
 
 _NOT_SEEN = "the management API is needed to see bindings"
-_NOT_PERMITTED = "arguments not compared: grant configure, or use the management API"
+_NOT_PERMITTED = "not compared: that needs the permission configure, or the management API"
 
 
 @asynccontextmanager
@@ -45,19 +47,28 @@ async def opened(needs: Needs, settings: AMQPSettings, url: str | None) -> Async
     """
     with ExitStack() as stack:
         try:
-            opening = stack.enter_context
-            api = await asyncio.to_thread(opening, management(settings, needs.vhost, url))
-            without = ""
-        except NoManagement as error:
-            api, without = None, str(error)
-        try:
-            session = await connect(settings, needs.vhost, "topology")
+            async with progress(lambda: f"connection {needs.connection}: connecting"):
+                api, without = await _management(stack, needs, settings, url)
+                session = await connect(settings, needs.vhost, "topology")
             try:
-                yield Broker(session, needs, settings.display(needs.vhost), api, without)
+                broker = Broker(session, needs, settings.display(needs.vhost), api, without)
+                async with progress(broker.progress):
+                    yield broker
             finally:
                 await session.close()
         except ConnectionLost as error:
             raise RunError(f"connection {needs.connection!r}: {error}") from error
+
+
+async def _management(
+    stack: ExitStack, needs: Needs, settings: AMQPSettings, url: str | None
+) -> tuple[Management | None, str]:
+    """Return the management API, or why it cannot be used."""
+    opening = management(settings, needs.vhost, url)
+    try:
+        return await asyncio.to_thread(stack.enter_context, opening), ""
+    except NoManagement as error:
+        return None, str(error)
 
 
 class Broker:
@@ -72,6 +83,13 @@ class Broker:
         self._plan = Plan(needs, address, session.version, api.address if api else "", without)
         self._api_in_use = asyncio.Lock()
         self._bound: dict[str, list[dict[str, Any]]] = {}
+        self._done, self._doing = 0, "compared"
+
+    def progress(self) -> str:
+        """Return how much is done."""
+        needs = self._needs
+        total = len(needs.exchanges) + len(needs.queues) + len(needs.bindings)
+        return f"connection {needs.connection}: {self._done} of {total} {self._doing}"
 
     async def compare(self) -> Plan:
         """Compare everything, and change nothing.
@@ -86,9 +104,10 @@ class Broker:
             for each in (*exchanges, *queues)
             if each.state in (State.MISSING, State.AT_RUN_TIME)
         }
-        bindings = [
-            await self._binding(queue, binding, missing) for queue, binding in self._needs.bindings
-        ]
+        bindings = []
+        for queue, binding in self._needs.bindings:
+            bindings.append(await self._binding(queue, binding, missing))
+            self._done += 1
         return dataclasses.replace(self._plan, items=[*exchanges, *queues, *bindings])
 
     async def apply(self, plan: Plan) -> Plan:
@@ -102,8 +121,10 @@ class Broker:
         """
         uses = {each.queue.name: each for each in self._needs.queues}
         bindings = iter(self._needs.bindings)
+        self._done, self._doing = 0, "applied"
         done: list[Item] = []
         for item in plan.items:
+            self._done += 1
             pair = next(bindings) if item.kind == "binding" else None
             if item.state is State.MISSING or (pair and item.state is State.UNKNOWN):
                 try:
@@ -137,7 +158,7 @@ class Broker:
                 "internal": exchange.internal,
                 "arguments": exchange.declared_arguments,
             }
-        item = Item("exchange", str(exchange), declared, "bindings")
+        item = Item("exchange", str(exchange), declared)
         try:
             await check_exchange(self._session, str(exchange))
         except BrokerRefused as error:
@@ -149,11 +170,21 @@ class Broker:
             return _refused(item, error)
         if isinstance(exchange, str):
             return item
-        return await _compared(item, exchange_differences(self._session, exchange))
+        item = await _compared(item, exchange_differences(self._session, exchange))
+        if self._api is None or item.reason != _NOT_PERMITTED:
+            return item
+        found = await self._ask(self._api.exchange, exchange.name)
+        return _with_reported(item, found) if found else item
 
     async def _queue(self, use: ConsumerQueue) -> Item:
         queue, existing = use.queue, use.needed.existing
-        item = Item("queue", queue.name, _declared(queue, self._session.version), _purpose(use))
+        item = Item(
+            "queue",
+            queue.name,
+            _declared(queue, self._session.version),
+            f"{use.needed.purpose} of {use.consumer}",
+            is_for_copies=bool(use.needed.instead),
+        )
         if use.at_run_time:
             return dataclasses.replace(item, state=State.AT_RUN_TIME, reason=_run_time(queue))
         try:
@@ -165,7 +196,10 @@ class Broker:
             item = await _compared(item, self._differences(queue, existing))
         if self._api is None:
             return item
-        return self._with_management(item, existing, await self._ask(self._api.queue, queue.name))
+        found = await self._ask(self._api.queue, queue.name)
+        if found and item.reason == _NOT_PERMITTED:
+            item = _with_reported(item, found, any_type=TYPE not in existing.declared_arguments)
+        return dataclasses.replace(item, notes=tuple(_policies(found)))
 
     async def _differences(self, queue: Queue, existing: Queue) -> list[Difference] | None:
         """Compare as `ensure_queue` does: a type that the class does not have may differ."""
@@ -174,15 +208,6 @@ class Broker:
             return await queue_differences(self._session, existing)
         return found
 
-    def _with_management(self, item: Item, existing: Queue, found: dict[str, Any] | None) -> Item:
-        if found is None:
-            return item
-        if item.state is State.UNKNOWN and item.reason == _NOT_PERMITTED:
-            differences = tuple(_reported_differences(existing, self._session.version, found))
-            state = State.DIFFERS if differences else State.PRESENT
-            item = dataclasses.replace(item, state=state, reason="", differences=differences)
-        return dataclasses.replace(item, notes=tuple(_policies(found)))
-
     async def _binding(self, queue: Queue, binding: Binding, missing: set[tuple[str, str]]) -> Item:
         exchange, arguments = str(binding.exchange), dict(binding.arguments)
         declared = {
@@ -190,7 +215,7 @@ class Broker:
             "routing_key": binding.routing_key,
             "arguments": arguments,
         }
-        item = Item("binding", queue.name, declared, "")
+        item = Item("binding", queue.name, declared)
         if not queue.is_permanent:
             return dataclasses.replace(item, state=State.AT_RUN_TIME, reason=_run_time(queue))
         if ("queue", queue.name) in missing or ("exchange", exchange) in missing:
@@ -218,7 +243,9 @@ class Broker:
     ) -> list[Awaitable[Item]]:
         async def turn(each: Any) -> Item:
             async with self._session.scratch.turn():
-                return await check(each)
+                item = await check(each)
+            self._done += 1
+            return item
 
         return [turn(each) for each in every]
 
@@ -263,29 +290,33 @@ def _declared(queue: Queue, version: tuple[int, ...]) -> dict[str, Any]:
     }
 
 
-def _purpose(use: ConsumerQueue) -> str:
-    return f"{use.needed.purpose} of {use.consumer}"
-
-
 def _run_time(queue: Queue) -> str:
     if queue.per_process:
         return "each process declares its own"
     return "the broker deletes it, so a worker declares it"
 
 
-def _reported_differences(
-    queue: Queue, version: tuple[int, ...], found: dict[str, Any]
-) -> Iterable[Difference]:
-    """Yield the differences to what the management API reports."""
-    wanted, have = queue.arguments_for(version), dict(found.get("arguments") or {})
-    have[TYPE] = found.get("type") or have.get(TYPE)
-    wanted.setdefault(TYPE, have[TYPE])
-    for name in ("durable", "auto_delete"):
-        if found.get(name) != getattr(queue, name):
-            yield Difference(name, found.get(name), getattr(queue, name))
-    for name in sorted({*wanted, *have}):
-        if wanted.get(name) != have.get(name):
-            yield Difference(name, have.get(name), wanted.get(name))
+def _with_reported(item: Item, found: dict[str, Any], *, any_type: bool = False) -> Item:
+    """Return an item, compared with the description that the management API has of it.
+
+    Args:
+        any_type: Whether a queue may have any type.
+    """
+    wanted, have = dict(item.declared), dict(found)
+    wanted |= wanted.pop("arguments")
+    have |= have.pop("arguments", None) or {}
+    if item.kind == "queue":
+        have[TYPE] = found.get("type")
+        if any_type:
+            wanted[TYPE] = have[TYPE]
+    names = {*wanted, *(name for name in have if name.startswith("x-") or name == ALTERNATE)}
+    differences = tuple(
+        Difference(name, have.get(name), wanted.get(name))
+        for name in sorted(names)
+        if have.get(name) != wanted.get(name)
+    )
+    state = State.DIFFERS if differences else State.PRESENT
+    return dataclasses.replace(item, state=state, reason="", differences=differences)
 
 
 def _policies(found: dict[str, Any]) -> Iterable[str]:

@@ -155,8 +155,9 @@ def permissions(
         found = grants(needs_of(source), _version(rabbitmq))
     if as_json:
         print(json.dumps([each.as_json() for each in found], indent=2))
-    else:
-        print(*grants_lines(found, rabbitmq), sep="\n")
+        return
+    for line in grants_lines(found, rabbitmq):
+        print(line)
 
 
 def _version(given: str) -> tuple[int, ...]:

@@ -13,11 +13,14 @@ from workerkit.config.variables import Variables
 from workerkit.safe_text import one_line
 
 _OF_CERTIFICATE = "USER"
-_PUBLISHES = "exchanges that the code publishes to, except the default exchange: add them to write"
+_PUBLISHES = (
+    "not included: exchanges that the code publishes to, except the default exchange: add them to"
+    " write"
+)
 _ON_DEMAND = (
-    "queues for `raise Retry` with a delay that `retry` of the class does not have, and for"
-    " `raise Reject` in a class that dead-letters nothing else: they are declared on demand,"
-    " so add <queue>.retry.<delay> and <queue>.dlq to configure, write and read"
+    "not included: <queue>.retry.<delay> for `raise Retry` with a delay that `retry` of the class"
+    " does not have, and <queue>.dlq for `raise Reject` in a class that dead-letters nothing else:"
+    " a worker declares them on demand, or with `never` they have to exist"
 )
 
 
@@ -82,7 +85,7 @@ def grants_lines(every: list[Grant], version: str) -> Iterator[str]:
         )
         yield _command(grant, grant.applied)
         for note in grant.notes:
-            yield one_line(f"# not included: {note}")
+            yield one_line(f"# {note}")
 
 
 def _command(grant: Grant, granted: Permissions) -> str:
@@ -99,8 +102,8 @@ def _user(settings: AMQPSettings) -> str:
 def _notes(needs: Needs) -> Iterator[str]:
     for each in undeclared_at_run_time(needs):
         yield (
-            f"queue {each.queue.name!r} of {each.consumer} exists only at run time, so no"
-            " `never` declares it: set declare = 'missing' in the class"
+            f"queue {each.queue.name!r} of {each.consumer} exists only at run time, and no worker"
+            " declares it with `never`: set declare = 'missing' in the class"
         )
     yield _PUBLISHES
     if any(each.needed.purpose == "messages" for each in needs.uses):

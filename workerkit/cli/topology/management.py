@@ -1,10 +1,9 @@
 """Look at queues and bindings by RabbitMQ's management API, where it can be reached."""
 
 import json
-import ssl
 from base64 import b64encode
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPSConnection
 from typing import Any
 from urllib.parse import quote
@@ -40,14 +39,7 @@ class Management:
         self._headers = {"Authorization": f"Basic {b64encode(pair.encode()).decode()}"}
         self._path = url.raw_path.rstrip("/")
         self._vhost = quote(vhost, safe="")
-        host, port = str(url.host), url.port
-        if url.scheme == "https":
-            context: ssl.SSLContext = settings.tls.context()
-            self._connection: HTTPConnection = HTTPSConnection(
-                host, port, timeout=_TIMEOUT, context=context
-            )
-        else:
-            self._connection = HTTPConnection(host, port, timeout=_TIMEOUT)
+        self._connection = _connection(url, settings)
 
     def close(self) -> None:
         """Close the connection."""
@@ -62,15 +54,22 @@ class Management:
         if not isinstance(self._get(f"/api/vhosts/{self._vhost}"), dict):
             raise NoManagement("it does not know the virtual host, or another server answers")
 
-    def queue(self, name: str) -> dict[str, Any] | None:
-        """Return the description of a queue; None if there is none."""
-        found = self._get(f"/api/queues/{self._vhost}/{quote(name, safe='')}")
-        return found if isinstance(found, dict) else None
+    def queue(self, name: str) -> dict[str, Any]:
+        """Return the description of a queue; empty if there is none."""
+        return self._description("queues", name)
+
+    def exchange(self, name: str) -> dict[str, Any]:
+        """Return the description of an exchange; empty if there is none."""
+        return self._description("exchanges", name)
 
     def bindings(self, queue: str) -> list[dict[str, Any]]:
         """Return the bindings of a queue."""
         found = self._get(f"/api/queues/{self._vhost}/{quote(queue, safe='')}/bindings")
         return found if isinstance(found, list) else []
+
+    def _description(self, kind: str, name: str) -> dict[str, Any]:
+        found = self._get(f"/api/{kind}/{self._vhost}/{quote(name, safe='')}")
+        return found if isinstance(found, dict) else {}
 
     def _get(self, path: str) -> Any:
         """Return the JSON of a page; None if there is none.
@@ -107,24 +106,32 @@ def management(settings: AMQPSettings, vhost: str, url: str | None) -> Iterator[
     Without a URL the password is sent as the connection sends it: by TLS if that uses TLS.
 
     Raises:
-        ConfigurationError: The URL is wrong.
+        ConfigurationError: The URL is wrong, or a certificate cannot be read.
         NoManagement: No server has it.
     """
     reasons = []
     for each in _urls(settings, url):
         api = Management(each, settings, vhost)
-        try:
-            api.check()
-        except NoManagement as error:
-            api.close()
-            reasons.append(f"{api.address}: {error}")
-            continue
-        try:
+        with closing(api):
+            try:
+                api.check()
+            except NoManagement as error:
+                reasons.append(f"{api.address}: {error}")
+                continue
             yield api
-        finally:
-            api.close()
-        return
+            return
     raise NoManagement("; ".join(reasons))
+
+
+def _connection(url: URL, settings: AMQPSettings) -> HTTPConnection:
+    host, port = str(url.host), url.port
+    if url.scheme == "http":
+        return HTTPConnection(host, port, timeout=_TIMEOUT)
+    try:
+        context = settings.tls.context()
+    except OSError as error:
+        raise ConfigurationError(f"the certificates cannot be read: {error}") from error
+    return HTTPSConnection(host, port, timeout=_TIMEOUT, context=context)
 
 
 def _urls(settings: AMQPSettings, url: str | None) -> list[URL]:

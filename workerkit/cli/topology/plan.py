@@ -31,20 +31,22 @@ class Item:
     Attributes:
         name: Of the queue or exchange; of a binding that of its queue.
         declared: Its type and arguments; of a binding its exchange, routing key and arguments.
-        purpose: Which consumer needs it, and for what.
+        purpose: What a queue is for: `retries of OrderPlaced`.
         reason: What is wrong with it, or why it is unknown.
         differences: The arguments that differ.
         notes: Policies that change its arguments.
+        is_for_copies: Whether it is a queue for retries or dead letters.
     """
 
     kind: Literal["exchange", "queue", "binding"]
     name: str
     declared: dict[str, Any]
-    purpose: str
+    purpose: str = ""
     state: State = State.PRESENT
     reason: str = ""
     differences: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
+    is_for_copies: bool = False
 
 
 @dataclass(frozen=True, slots=True)

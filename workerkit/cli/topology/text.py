@@ -22,7 +22,7 @@ _MARKS = {
 _WORDS = {
     State.CREATED: "created",
     State.MISSING: "to create",
-    State.DIFFERS: "differ",
+    State.DIFFERS: "different",
     State.UNKNOWN: "unknown",
     State.AT_RUN_TIME: "at run time",
     State.PRESENT: "present",
@@ -62,9 +62,8 @@ def lines(plans: Iterable[Plan], *, all_items: bool = True) -> Iterator[str]:
 def summary(plans: Iterable[Plan]) -> str:
     """Return the numbers of all states on one line."""
     counted = Counter(item.state for plan in plans for item in plan.items)
-    return ", ".join(
-        f"{counted[state]} {word}" for state, word in _WORDS.items() if counted[state]
-    ) or ("nothing is needed")
+    numbers = [f"{counted[state]} {word}" for state, word in _WORDS.items() if counted[state]]
+    return ", ".join(numbers) or "nothing is needed"
 
 
 def as_json(plan: Plan) -> dict[str, Any]:
@@ -112,12 +111,14 @@ def _detail(item: Item) -> str:
         parts = [f"routing key {key!r}"] if key or not arguments else []
         return ", ".join([*parts, *_pairs(arguments)])
     kind = item.declared.get("type") or arguments.get(TYPE)
-    others = {name: value for name, value in arguments.items() if name != TYPE}
+    # No class writes the arguments of queues for copies.
+    written = {} if item.is_for_copies else arguments
+    others = {name: value for name, value in written.items() if name != TYPE}
     return ", ".join(each for each in (kind, item.purpose, *_pairs(others)) if each)
 
 
 def _pairs(arguments: dict[str, Any]) -> list[str]:
-    return [f"{name} = {value}" for name, value in arguments.items()]
+    return [f"{name} = {value!r}" for name, value in arguments.items()]
 
 
 def quoted(word: str) -> str:
