@@ -370,7 +370,8 @@ BARRIERS = """() => {
   }
   for (const each of document.querySelectorAll("input, select, textarea, button")) {
     const text = each.tagName === "BUTTON" && each.textContent.trim();
-    if (!text && !each.labels?.length && !each.getAttribute("aria-label")) found.push(each.outerHTML);
+    const named = text || each.labels?.length || each.getAttribute("aria-label");
+    if (!named) found.push(each.outerHTML);
   }
   const ids = [...document.querySelectorAll("[id]")].map((each) => each.id);
   if (new Set(ids).size !== ids.length) found.push("an id exists twice");

@@ -153,7 +153,7 @@ const schemaView = (schema) => [
 
 const FORMATS = {
   "date-time": "2026-01-31T12:00:00Z", date: "2026-01-31", time: "12:00:00", duration: "PT1H",
-  uuid: "3fa85f64-5717-4562-b3fc-2c963f66afa6", email: "user@example.com", uri: "https://example.com",
+  uuid: "3fa85f64-5717-4562-b3fc-2c963f66afa6", email: "user@example.com", uri: "urn:example",
 };
 // An example of a schema. A reference inside itself and a huge schema end the recursion.
 const example = (schema, inside = [], budget = { left: 400 }) => {
