@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 from workerkit.amqp.checks import check_name
@@ -109,15 +110,7 @@ def _received(options: AMQPOptions, signature: Signature, *, correlated: bool) -
     for name, type_ in options.types.items():
         headers, bindings, extensions = _type_place(options.type_from, name)
         for each in _formats(name, type_, correlated=correlated, headers=headers):
-            yield Message(
-                name=each.name,
-                type=each.type,
-                content_type=each.content_type,
-                headers=each.headers,
-                correlated=correlated,
-                bindings=bindings,
-                extensions=extensions,
-            )
+            yield replace(each, bindings=bindings, extensions=extensions)
 
 
 def _formats(

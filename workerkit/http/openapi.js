@@ -2,7 +2,7 @@
 const VERBS = ["get", "put", "post", "delete", "options", "head", "patch"];
 const MOST_SHOWN = 500000;
 const JSON_TYPE = /[/+]json\b/;
-// Kept in memory only: what the user has entered for each security scheme.
+// Kept in memory only: what the user enters for each security scheme.
 const credentials = new Map();
 
 const schemes = () => own(api.components, "securitySchemes") || {};
@@ -108,13 +108,13 @@ const bodyInputs = (content) => {
       control.value = JSON_TYPE.test(type) || typeof given !== "string" ? JSON.stringify(given, null, 2) : given;
       control.rows = Math.min(control.value.split("\n").length + 1, 20);
       area.replaceChildren(labelled("body", type, control));
-      read = () => ({ type, text: control.value });
+      read = () => control.value && { type, text: control.value };
     }
   };
   choose(types[0]);
   const select = make("select", { "aria-label": "Content type of the body" }, types.map((each) => make("option", {}, each)));
   select.addEventListener("change", () => choose(select.value));
-  return { element: make("div", {}, types.length > 1 && select, area), read: () => read() };
+  return { element: [types.length > 1 && select, area], read: () => read() };
 };
 
 // ---- Requests ----
@@ -130,7 +130,7 @@ const requestOf = (verb, path, operation, server, inputs, body) => {
     else request.headers.push(...given);
   }
   authorize(operation, request);
-  if (body && body.type && !(body.form && /^multipart/.test(body.type))) request.headers.push(["Content-Type", body.type]);
+  if (body && !(body.form && /^multipart/.test(body.type))) request.headers.push(["Content-Type", body.type]);
   const query = new URLSearchParams(request.query).toString();
   request.url = server + route + (query ? "?" + query : "");
   return request;
@@ -162,7 +162,8 @@ const curlOf = ({ method, url, headers, cookies, body }) => {
 // The body is displayed while it arrives: a stream of events has no end.
 const receive = async (response, output) => {
   const type = response.headers.get("content-type") || "";
-  const isText = type === "" || /text|json|xml|yaml|javascript|urlencoded/i.test(type);
+  const isText = type === "" || /text|json|xml|yaml|script|urlencoded/i.test(type);
+  const isStream = /event-stream/.test(type);
   const chunks = [], decoder = new TextDecoder();
   let size = 0, text = "";
   if (response.body) {
@@ -170,9 +171,9 @@ const receive = async (response, output) => {
     for (let step = await reader.read(); !step.done; step = await reader.read()) {
       size += step.value.length;
       if (!isText) { chunks.push(step.value); continue; }
-      if (text.length > MOST_SHOWN) continue;
+      if (text.length > MOST_SHOWN && !isStream) continue;
       text += decoder.decode(step.value, { stream: true });
-      if (/event-stream/.test(type)) output.textContent = text.slice(-MOST_SHOWN);
+      if (isStream) output.textContent = text = text.slice(-MOST_SHOWN);
     }
   }
   if (!isText) {
