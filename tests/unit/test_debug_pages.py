@@ -168,7 +168,10 @@ async def test_the_containers_redact_applies() -> None:
         assert await response.text() == "<not shown: redact raised ValueError>"
 
 
-def test_metrics_cannot_have_the_path_of_a_page() -> None:
-    """The error names the variable."""
-    with pytest.raises(ValueError, match="debug page"):
-        WorkerSettings(metrics={"path": "/debug/tasks"}, _env_file=None)
+@pytest.mark.parametrize(
+    ("path", "page"), [("/debug/tasks", "a debug page"), ("/docs", "the documentation")]
+)
+def test_metrics_cannot_have_the_path_of_a_page(path: str, page: str) -> None:
+    """The error names the page."""
+    with pytest.raises(ValueError, match=page):
+        WorkerSettings(metrics={"path": path}, _env_file=None)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from typing import Any, get_args
 
 from workerkit.amqp.checks import check_name
@@ -77,8 +78,8 @@ def publish_faults(declared: Declared, settings: WorkerSettings) -> Iterator[str
         for each in members(type_):
             try:
                 decoder(each)
-            except UnknownType as error:
-                yield f"{start} cannot be described: {shown_type(each)}: {error}"
+            except UnknownType:
+                yield f"{start} is {shown_type(each)}, which is no type of a body"
 
 
 def _destination_faults(to: Any, settings: WorkerSettings) -> Iterator[str]:
@@ -109,15 +110,7 @@ def _received(options: AMQPOptions, signature: Signature, *, correlated: bool) -
     for name, type_ in options.types.items():
         headers, bindings, extensions = _type_place(options.type_from, name)
         for each in _formats(name, type_, correlated=correlated, headers=headers):
-            yield Message(
-                name=each.name,
-                type=each.type,
-                content_type=each.content_type,
-                headers=each.headers,
-                correlated=correlated,
-                bindings=bindings,
-                extensions=extensions,
-            )
+            yield replace(each, bindings=bindings, extensions=extensions)
 
 
 def _formats(
@@ -267,7 +260,7 @@ def _type_name(type_: Any, other: str) -> str:
     """Return the name of a type for a message; *other* for a type that says nothing."""
     if is_cloud_event(type_):
         return _type_name((get_args(type_) or (Any,))[0], other)
-    named = isinstance(type_, type) and type_.__module__ not in ("builtins", "types")
+    named = isinstance(type_, type) and type_.__module__ not in ("builtins", "types", "typing")
     return type_.__name__ if named else other
 
 

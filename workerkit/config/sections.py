@@ -36,6 +36,8 @@ def _no_other_page(path: str) -> str:
         raise PydanticCustomError("path", "should not be that of a health page")
     if path in ("/debug/tasks", "/debug/stacks"):
         raise PydanticCustomError("path", "should not be that of a debug page")
+    if path in ("/docs", "/asyncapi.json"):
+        raise PydanticCustomError("path", "should not be that of the documentation")
     return path
 
 

@@ -12,7 +12,7 @@ const messageView = (reference) => {
     make("span", { class: "limits mono" }, String(message.contentType || api.defaultContentType || ""))),
   prose(message.description), rows([["type", type], ...about]),
   message.headers && lazy("nested", "Headers", () => schemaView(message.headers)),
-  message.payload && [schemaView(message.payload), Object.keys(resolved(message.payload)).length > 0 && exampleView(message.payload)]);
+  message.payload && [schemaView(message.payload), Object.keys(resolved(message.payload)).length > 0 && exampleView(message.payload, true)]);
 };
 const failureRows = (failures) => failures ? [
   ["invalid message", failures.onInvalid], ["exception", failures.onException],
@@ -47,9 +47,6 @@ const drawMessages = () => {
     }
   }
   if (!operations.length) find("main").append(make("p", {}, "No class receives messages, and none declares what it publishes."));
-  const named = entries(own(api.components, "schemas"));
-  const within = named.length && group("Types");
-  for (const [name, schema] of named)
-    card(within, { id: `type-${name}`, title: name, words: schema.description }, () => make("div", { class: "inside" }, make("div", {}, schemaView(schema), exampleView(schema))));
+  drawTypes();
 };
 load("asyncapi.json", drawMessages);

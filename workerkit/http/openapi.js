@@ -1,15 +1,13 @@
 // `/docs`: the operations of an OpenAPI document, each with a form that sends requests.
-const VERBS = ["get", "put", "post", "delete", "options", "head", "patch", "trace"];
+const VERBS = ["get", "put", "post", "delete", "options", "head", "patch"];
 const MOST_SHOWN = 500000;
 const JSON_TYPE = /[/+]json\b/;
-// Kept in memory only: what the user has entered for each security scheme.
+// Kept in memory only: what the user enters for each security scheme.
 const credentials = new Map();
 
 const schemes = () => own(api.components, "securitySchemes") || {};
 const servers = () => (list(api.servers).length ? api.servers : [{ url: "/" }]).map((each) => {
-  const url = entries(each.variables).reduce(
-    (text, [name, variable]) => text.replaceAll(`{${name}}`, variable.default), String(each.url || "/"));
-  try { return new URL(url, location.href).href.replace(/\/$/, ""); } catch { return location.origin; }
+  try { return new URL(each.url, location.href).href.replace(/\/$/, ""); } catch { return location.origin; }
 });
 
 // ---- Authorization ----
@@ -36,10 +34,10 @@ const authorizeDialog = () => {
   const rows = Object.keys(schemes()).map((name) => {
     const scheme = resolved(schemes()[name]);
     const id = uniqueId(`credential-${name}`);
-    const input = make("input", { id, type: "password", autocomplete: "off", placeholder: kindOf(name) === "basic" ? "user:password" : "" });
+    const input = make("input", { id, type: "password", autocomplete: "off" });
     input.value = credentials.get(name) || "";
     input.addEventListener("input", () => credentials.set(name, input.value));
-    const where = kindOf(name) === "key" ? `${scheme.in} ${scheme.name}` : `${kindOf(name)} token`.replace("basic token", "user and password");
+    const where = { key: `${scheme.in} ${scheme.name}`, basic: "user:password", bearer: "bearer token" }[kindOf(name)];
     return make("div", { class: "field" }, make("label", { for: id }, name, make("span", { class: "limits" }, where)), prose(scheme.description), input);
   });
   const dialog = make("dialog", { "aria-label": "Authorize" }, make("h2", {}, "Authorize"),
@@ -71,7 +69,7 @@ const inputFor = (schema, required, value) => {
   const choices = full.type === "boolean" ? [true, false] : list(full.enum);
   const text = value === undefined || value === null ? "" : shown(value);
   if (choices.length && choices.length <= 200) {
-    const control = make("select", {}, [!required && make("option", { value: "" }, ""), choices.map((each) => make("option", {}, shown(each)))].flat().filter(Boolean));
+    const control = make("select", {}, !required && make("option", { value: "" }), choices.map((each) => make("option", {}, shown(each))));
     control.value = text;
     return [control, () => (control.value ? [control.value] : [])];
   }
@@ -84,18 +82,13 @@ const inputFor = (schema, required, value) => {
   control.value = text;
   return [control, () => (control.value ? [control.value] : [])];
 };
-const parametersOf = (item, operation) => {
-  const found = new Map();
-  for (const each of [...list(item.parameters), ...list(operation.parameters)].map(resolved)) found.set(`${each.in} ${each.name}`, each);
-  return [...found.values()];
-};
+const parametersOf = (operation) => list(operation.parameters).map(resolved);
 const bodyInputs = (content) => {
   const types = Object.keys(content);
   const area = make("div", {});
   let read = () => null;
   const choose = (type) => {
-    const schema = own(content[type], "schema") || {};
-    const media = content[type];
+    const media = content[type], schema = media.schema || {};
     if (/^(multipart\/form-data|application\/x-www-form-urlencoded)/.test(type)) {
       const inputs = entries(resolved(schema).properties).map(([name, each]) => {
         const required = list(resolved(schema).required).includes(name);
@@ -111,17 +104,17 @@ const bodyInputs = (content) => {
       read = () => ({ type, file: control.files[0] });
     } else {
       const control = make("textarea", { spellcheck: "false" });
-      const given = own(media, "example") ?? own(Object.values(media.examples || {})[0], "value") ?? example(schema);
+      const given = media.example ?? example(schema);
       control.value = JSON_TYPE.test(type) || typeof given !== "string" ? JSON.stringify(given, null, 2) : given;
       control.rows = Math.min(control.value.split("\n").length + 1, 20);
       area.replaceChildren(labelled("body", type, control));
-      read = () => ({ type, text: control.value });
+      read = () => control.value && { type, text: control.value };
     }
   };
   choose(types[0]);
   const select = make("select", { "aria-label": "Content type of the body" }, types.map((each) => make("option", {}, each)));
   select.addEventListener("change", () => choose(select.value));
-  return { element: make("div", {}, types.length > 1 && select, area), read: () => read() };
+  return { element: [types.length > 1 && select, area], read: () => read() };
 };
 
 // ---- Requests ----
@@ -137,7 +130,7 @@ const requestOf = (verb, path, operation, server, inputs, body) => {
     else request.headers.push(...given);
   }
   authorize(operation, request);
-  if (body && body.type && !(body.form && /^multipart/.test(body.type))) request.headers.push(["Content-Type", body.type]);
+  if (body && !(body.form && /^multipart/.test(body.type))) request.headers.push(["Content-Type", body.type]);
   const query = new URLSearchParams(request.query).toString();
   request.url = server + route + (query ? "?" + query : "");
   return request;
@@ -169,7 +162,8 @@ const curlOf = ({ method, url, headers, cookies, body }) => {
 // The body is displayed while it arrives: a stream of events has no end.
 const receive = async (response, output) => {
   const type = response.headers.get("content-type") || "";
-  const isText = type === "" || /text|json|xml|yaml|javascript|urlencoded/i.test(type);
+  const isText = type === "" || /text|json|xml|yaml|script|urlencoded/i.test(type);
+  const isStream = /event-stream/.test(type);
   const chunks = [], decoder = new TextDecoder();
   let size = 0, text = "";
   if (response.body) {
@@ -177,9 +171,9 @@ const receive = async (response, output) => {
     for (let step = await reader.read(); !step.done; step = await reader.read()) {
       size += step.value.length;
       if (!isText) { chunks.push(step.value); continue; }
-      if (text.length > MOST_SHOWN) continue;
+      if (text.length > MOST_SHOWN && !isStream) continue;
       text += decoder.decode(step.value, { stream: true });
-      if (/event-stream/.test(type)) output.textContent = text.slice(-MOST_SHOWN);
+      if (isStream) output.textContent = text = text.slice(-MOST_SHOWN);
     }
   }
   if (!isText) {
@@ -188,8 +182,8 @@ const receive = async (response, output) => {
   } else output.replaceChildren(...(JSON_TYPE.test(type) ? jsonView(text) : [text.slice(0, MOST_SHOWN)]));
   return size;
 };
-const tryIt = (verb, path, item, operation) => {
-  const inputs = parametersOf(item, operation).map((parameter) => {
+const tryIt = (verb, path, operation) => {
+  const inputs = parametersOf(operation).map((parameter) => {
     const schema = parameter.schema || {}, full = resolved(schema);
     const value = parameter.example ?? (parameter.required ? example(schema) : full.default);
     const [control, values] = inputFor(schema, parameter.required && parameter.in !== "cookie", value);
@@ -234,10 +228,10 @@ const tryIt = (verb, path, item, operation) => {
       send.disabled = false;
     }
   };
-  const hasCookies = inputs.some(({ parameter }) => parameter.in === "cookie");
   return make("form", { class: "try", onsubmit: (event) => { event.preventDefault(); perform(); } },
     make("h3", {}, "Try it out"), servers().length > 1 && server, inputs.map((each) => each.row), body && body.element,
-    hasCookies && make("p", { class: "soft" }, "A browser sends its own cookies; those above are for curl."),
+    inputs.some(({ parameter }) => parameter.in === "cookie") &&
+      make("p", { class: "soft" }, "A browser sends its own cookies; those above are for curl."),
     make("div", { class: "row" }, send, stop, copyButton("Copy as curl", () => curlOf(request()))), status, result);
 };
 
@@ -249,8 +243,8 @@ const responseView = ([status, found]) => {
   const text = [make("b", { class: /^[123]/.test(status) ? "good" : /^[45]/.test(status) ? "bad" : "" }, status), " ", String(response.description || "")];
   return entries(response.content).length ? lazy("response", text, () => contentView(response.content)) : make("p", { class: "response" }, text);
 };
-const operationView = (verb, path, item, operation) => {
-  const found = parametersOf(item, operation);
+const operationView = (verb, path, operation) => {
+  const found = parametersOf(operation);
   const body = resolved(operation.requestBody);
   const needed = alternativesOf(operation).filter((names) => names.length);
   return make("div", { class: "inside two" }, make("div", {}, prose(operation.description),
@@ -259,30 +253,24 @@ const operationView = (verb, path, item, operation) => {
       ({ label: each.name, schema: { ...each.schema, description: each.description }, required: each.required, code: true, note: each.in })))],
     body.content && [make("h3", {}, "Body"), contentView(body.content)],
     make("h3", {}, "Responses"), entries(operation.responses).map(responseView)),
-  tryIt(verb, path, item, operation));
+  tryIt(verb, path, operation));
 };
 const drawOperations = () => {
   head([make("a", { href: "openapi.json" }, "openapi.json"), " · OpenAPI ", String(api.openapi || "")]);
-  const operations = entries(api.paths).flatMap(([path, item]) => VERBS.filter((verb) => own(item, verb)).map((verb) => [path, item, verb, item[verb]]));
+  const operations = entries(api.paths).flatMap(([path, item]) => VERBS.filter((verb) => own(item, verb)).map((verb) => [path, verb, item[verb]]));
   const tagged = new Set(list(api.tags).map((tag) => tag.name));
-  const others = operations.some(([, , , each]) => !list(each.tags).some((tag) => tagged.has(tag)));
+  const others = operations.some(([, , each]) => !list(each.tags).some((tag) => tagged.has(tag)));
   for (const tag of [...list(api.tags), ...(others ? [{ name: "Other" }] : [])]) {
     const within = group(String(tag.name), tag.description);
-    for (const [path, item, verb, operation] of operations) {
+    for (const [path, verb, operation] of operations) {
       const [first] = [...list(operation.tags).filter((each) => tagged.has(each)), "Other"];
       if (first !== tag.name) continue;
-      const marks = [operation.deprecated && make("span", { class: "tag" }, "deprecated"),
-        alternativesOf(operation).some((names) => names.length) && make("span", { class: "tag" }, "authorization")].filter(Boolean);
+      const marks = [operation.deprecated && "deprecated", alternativesOf(operation).some((names) => names.length) && "authorization"];
       card(within, { id: operation.operationId || `${verb}-${path}`, verb, title: path, text: operation.summary, words: operation.description,
-        marks: marks.length ? make("span", {}, marks) : "" }, () => operationView(verb, path, item, operation));
+        marks }, () => operationView(verb, path, operation));
     }
   }
-  const named = entries(own(api.components, "schemas"));
-  if (named.length) {
-    const within = group("Types");
-    for (const [name, schema] of named)
-      card(within, { id: `type-${name}`, title: name, words: schema.description }, () => make("div", { class: "inside" }, make("div", {}, schemaView(schema), exampleView(schema))));
-  }
+  drawTypes();
   authorizeDialog();
 };
 load("openapi.json", drawOperations);

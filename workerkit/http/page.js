@@ -26,14 +26,19 @@ const prose = (text) => !text ? [] : String(text).trim().split(/\n\s*\n/).map((p
   make("p", {}, part.split(/(`[^`]+`|\*\*[^*]+\*\*)/).map((piece) => piece.startsWith("`") && piece.length > 1
     ? make("code", {}, piece.slice(1, -1)) : piece.startsWith("**") ? make("b", {}, piece.slice(2, -2)) : piece)));
 
+const copy = (text) => {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  // Without TLS, browsers have that for localhost only.
+  const area = make("textarea", {}, text);
+  document.body.append(area);
+  area.select();
+  document.execCommand("copy");
+  area.remove();
+};
 const copyButton = (label, text) => {
   const button = make("button", { type: "button", class: "small", onclick: async () => {
-    try {
-      await navigator.clipboard.writeText(text());
-      button.textContent = "Copied";
-    } catch {
-      button.textContent = "Not allowed by the browser";
-    }
+    await copy(text());
+    button.textContent = "Copied";
     setTimeout(() => { button.textContent = label; }, 1500);
   } }, label);
   return button;
@@ -95,7 +100,7 @@ const limits = (schema) => {
 };
 
 // The schemas below one, each with a label: of properties, of items, of alternatives.
-const below = (schema) => {
+const below = (schema, depth = 0) => {
   const full = resolved(schema);
   const required = list(full.required);
   const found = entries(full.properties).map(([name, each]) =>
@@ -104,19 +109,18 @@ const below = (schema) => {
     found.push({ label: "any other name", schema: full.additionalProperties });
   const items = Array.isArray(full.items) ? full.items : list(full.prefixItems);
   if (items.length) found.push(...items.map((each, at) => ({ label: `item ${at + 1}`, schema: each })));
-  else if (isObject(full.items) && below(full.items).length) return below(full.items);
+  else if (isObject(full.items) && depth < 5) found.push(...below(full.items, depth + 1));
   const choices = [...alternatives(full), ...(list(full.allOf).length > 1 ? full.allOf : [])];
   const complex = choices.filter((each) => hasParts(each));
-  if (complex.length === 1 && choices.length <= 2 && !found.length) return below(complex[0]);
+  if (complex.length === 1 && choices.length <= 2 && depth < 5) return [...found, ...below(complex[0], depth + 1)];
   found.push(...complex.map((each) => ({ label: typeText(each), schema: each })));
   return found;
 };
 const hasParts = (schema, depth = 0) => {
   const full = resolved(schema);
-  return depth < 5 && (entries(full.properties).length > 0 || isObject(full.additionalProperties)
-    || Array.isArray(full.items) || list(full.prefixItems).length > 0
-    || (isObject(full.items) && hasParts(full.items, depth + 1))
-    || alternatives(full).some((each) => hasParts(each, depth + 1)) || list(full.allOf).length > 1);
+  const inner = [full.additionalProperties, full.items, full.prefixItems, alternatives(full)].flat();
+  return depth < 5 && (entries(full.properties).length > 0 || list(full.allOf).length > 1
+    || inner.some((each) => isObject(each) && hasParts(each, depth + 1)));
 };
 
 const field = ({ label, schema, required, code, note }) => {
@@ -149,8 +153,7 @@ const schemaView = (schema) => [
 
 const FORMATS = {
   "date-time": "2026-01-31T12:00:00Z", date: "2026-01-31", time: "12:00:00", duration: "PT1H",
-  uuid: "3fa85f64-5717-4562-b3fc-2c963f66afa6", email: "user@example.com", uri: "https://example.com",
-  ipv4: "192.0.2.1", ipv6: "2001:db8::1",
+  uuid: "3fa85f64-5717-4562-b3fc-2c963f66afa6", email: "user@example.com", uri: "urn:example",
 };
 // An example of a schema. A reference inside itself and a huge schema end the recursion.
 const example = (schema, inside = [], budget = { left: 400 }) => {
@@ -221,9 +224,13 @@ const jsonView = (text) => {
   return found;
 };
 const codeBlock = (label, ...content) => make("pre", { tabindex: "0", "aria-label": label }, content);
-const exampleView = (schema) => {
-  const text = JSON.stringify(example(schema), null, 2);
-  return lazy("nested", "Example", () => [codeBlock("Example", jsonView(text)), make("div", { class: "row" }, copyButton("Copy", () => text))]);
+const exampleView = (schema, open = false) => {
+  const view = lazy("nested", "Example", () => {
+    const text = JSON.stringify(example(schema), null, 2);
+    return [codeBlock("Example", jsonView(text)), make("div", { class: "row" }, copyButton("Copy", () => text))];
+  });
+  view.open = open;
+  return view;
 };
 
 // ---- The page ----
@@ -266,7 +273,8 @@ const card = (within, { id, verb, title, text, words, marks, label }, fill) => {
   const badge = () => verb && make("span", { class: `verb ${verb.toLowerCase()}` }, verb.toUpperCase());
   const element = lazy("card", "", fill);
   element.id = name;
-  element.firstChild.append(...[badge(), make("code", {}, title), text && make("span", { class: "text soft" }, text), marks].filter(Boolean));
+  element.firstChild.append(...[badge(), make("code", {}, title), text && make("span", { class: "text soft" }, text),
+    ...list(marks).map((mark) => mark && make("span", { class: "tag" }, mark))].filter(Boolean));
   element.addEventListener("toggle", () => {
     if (element.open && location.hash !== "#" + encodeURIComponent(name)) history.replaceState(null, "", "#" + encodeURIComponent(name));
   });
@@ -284,9 +292,7 @@ const show = (id) => {
   element.firstChild.focus({ preventScroll: true });
 };
 const showHash = () => {
-  let id = location.hash.slice(1);
-  try { id = decodeURIComponent(id); } catch { /* It is no id of this page then. */ }
-  show(id);
+  try { show(decodeURIComponent(location.hash.slice(1))); } catch { /* It is no id of this page. */ }
 };
 const search = () => {
   const words = find("search").value.toLowerCase().split(/\s+/).filter(Boolean);
@@ -317,6 +323,13 @@ const head = (links) => {
   document.title = find("name").textContent = String(title || "API");
   find("main").prepend(make("h1", {}, String(title || "API"), " ", make("small", { class: "tag" }, String(version ?? ""))),
     ...prose(description), make("p", { class: "soft" }, links));
+};
+const drawTypes = () => {
+  const named = entries(own(api.components, "schemas"));
+  const within = named.length && group("Types");
+  for (const [name, schema] of named)
+    card(within, { id: `type-${name}`, title: name, words: schema.description }, () =>
+      make("div", { class: "inside two" }, make("div", {}, schemaView(schema)), make("div", {}, exampleView(schema, true))));
 };
 const load = async (url, draw) => {
   try {

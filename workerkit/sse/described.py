@@ -24,8 +24,9 @@ def stream_operations(declared: Declared, server: SSESettings) -> Iterator[Opera
     messages = tuple(_messages(declared, options))
     for route in options.routes:
         url = server.address(route)
-        name = options.name if len(options.routes) == 1 else f"{options.name}.{route}"
+        name = options.name if len(options.routes) == 1 else f"{options.name}.{url.path}"
         host = f"{url.host_subcomponent}:{url.port}"
+        server_name = options.connection if options.url is None else host
         yield Operation(
             name=name,
             action="receive",
@@ -34,7 +35,7 @@ def stream_operations(declared: Declared, server: SSESettings) -> Iterator[Opera
                 key=("stream", host, route),
                 name=url.path,
                 address=url.raw_path,
-                servers=(Server(options.connection, host, url.scheme),),
+                servers=(Server(server_name, host, url.scheme),),
                 bindings={"http": {}},
             ),
             messages=messages,
