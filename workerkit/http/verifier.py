@@ -4,8 +4,8 @@ import hmac
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from types import NoneType
+from typing import Any, get_type_hints
 
 from aiohttp import hdrs, web
 from pydantic import SecretStr
@@ -14,6 +14,7 @@ from workerkit.config.settings import WorkerSettings
 from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError, HandlerTimeout, InvalidRequest
 from workerkit.http.auth import Auth, Credentials
+from workerkit.http.json_shape import bare_type
 from workerkit.signature import ArgumentSource, Resolve, Unresolved, provided, shown_type
 from workerkit.tasks import guard, with_deadline
 from workerkit.threads import Threads
@@ -24,7 +25,7 @@ PRINCIPAL: "web.RequestKey[object]" = web.RequestKey("principal", object)
 THREADS = 32
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Verifier:
     """The function that verifies credentials.
 
@@ -43,7 +44,7 @@ class Verifier:
         return inspect.iscoroutinefunction(_routine(self.function))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Requirement:
     """What a client has to send to a verb of a view.
 
@@ -113,7 +114,7 @@ def requirement(auth: Auth, resolve: Resolve) -> Requirement:
             sources[parameter.name] = resolve(parameter, types_.get(parameter.name, Any))
         except Unresolved as error:
             faults.append(f"{where}: parameter {parameter.name!r} {error}")
-    returns = without_none(types_.get("return", Any))
+    returns = bare_type(types_.get("return", Any))
     if returns is NoneType:
         faults.append(f"{where}: returns None, which refuses every request: return the principal")
     elif auth.scopes and not _may_have_scopes(returns):
@@ -136,7 +137,7 @@ def principal_fault(wanted: Any, found: Requirement | None) -> str:
         return f"takes the principal, and nothing verifies the client: {right}"
     if found.verifier is None:
         return "takes the principal, and a secret in the settings has none; verify with a function"
-    given, wanted = found.verifier.returns, without_none(wanted)
+    given, wanted = found.verifier.returns, bare_type(wanted)
     if Any in (given, wanted) or given == wanted:
         return ""
     if isinstance(given, type) and isinstance(wanted, type) and issubclass(given, wanted):
@@ -232,14 +233,6 @@ class Authenticator:
     def _refusal(self, status: int, text: str, error: str) -> InvalidRequest:
         headers = {str(hdrs.WWW_AUTHENTICATE): self._auth.challenge(self._realm, error)}
         return InvalidRequest(status, text, headers=headers)
-
-
-def without_none(type_: Any) -> Any:
-    """Return a type without the alternative None."""
-    if get_origin(type_) not in (Union, UnionType):
-        return type_
-    left = [each for each in get_args(type_) if each is not NoneType]
-    return Union[tuple(left)]  # noqa: UP007 - of any number of types
 
 
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
