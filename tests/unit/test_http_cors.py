@@ -47,7 +47,7 @@ class Options(HTTPView):
 
     async def get(self) -> None: ...
 
-    async def options(self) -> str:  # type: ignore[override]
+    async def options(self) -> str:
         return "mine"
 
 
