@@ -1,6 +1,7 @@
 """`auth` of a view: who gets in, with which answer, and what the document says about it."""
 
 import asyncio
+import functools
 import logging
 import threading
 from base64 import b64encode
@@ -172,6 +173,39 @@ async def test_a_verifier_in_a_thread() -> None:
         answers = [await client.get("/", headers=bearer(each)) for each in (TOKEN, "other")]
 
     assert [each.status for each in answers] == [200, 401]
+
+
+class Verifies:
+    """A verifier that is an object."""
+
+    async def __call__(self, token: str) -> User | None:
+        return User("Ada") if token == TOKEN else None
+
+
+async def with_prefix(prefix: str, token: str) -> User | None:
+    """Return the user with a prefix in its name."""
+    return User(f"{prefix}Ada") if token == TOKEN else None
+
+
+@pytest.mark.parametrize(
+    ("verify", "name"),
+    [(Verifies(), "Ada"), (functools.partial(with_prefix, "Dr. "), "Dr. Ada")],
+)
+async def test_other_callables(verify: Any, name: str) -> None:
+    """Objects and partial functions verify as well."""
+
+    class View(HTTPView):
+        routes = ["/"]
+        auth = Bearer(verify)
+
+        async def get(self, user: Annotated[User, Principal]) -> str:
+            return user.name
+
+    async with serving(View) as client:
+        answers = [await client.get("/", headers=bearer(each)) for each in (TOKEN, "other")]
+
+    assert [each.status for each in answers] == [200, 401]
+    assert answers[0].json() == name
 
 
 async def test_the_body_is_not_read_before() -> None:
@@ -379,6 +413,9 @@ async def without_annotation(token):  # type: ignore[no-untyped-def]
     ...
 
 
+def of_claims(token: str) -> dict[str, Any]: ...  # type: ignore[empty-body]
+
+
 def without_token() -> User: ...  # type: ignore[empty-body]
 
 
@@ -391,6 +428,7 @@ def of_nobody(token: str) -> None: ...
         (Bearer(user_of), None, "parameter 'session' has no provider of its name or of type Users"),
         (Bearer(in_thread), Closed, "'user' is of type Closed, and tests.unit.test_http_auth.in_t"),
         (Bearer(without_scopes, scopes=["a"]), Closed, "returns Closed, and the view requires sco"),
+        (Bearer(of_claims, scopes=["a"]), None, "returns dict[str, Any], and the view requires"),
         (Bearer(without_token), User, "verifies a bearer token: its first parameter takes it"),
         (Basic(in_thread), User, "verifies a user and a password: its first two parameters takes"),
         (Bearer(of_nobody), None, "returns None, which refuses every request"),

@@ -351,6 +351,36 @@ async def test_a_client_that_leaves(temporary_files: Callable[[], int]) -> None:
         await eventually(lambda: not temporary_files(), what="the file is removed")
 
 
+async def test_the_memory_of_an_upload() -> None:
+    """A file of 64 MiB is never in memory as a whole."""
+
+    class Sizes(HTTPView):
+        routes = ["/photos"]
+        max_body = 65 * MIB
+
+        async def post(self, file: Annotated[UploadFile, Form]) -> int:
+            return sum([len(chunk) async for chunk in file.chunks()])
+
+    start = b"--b\r\n" + part("file", b"", "a")
+    length = b"Content-Length: %d\r\n\r\n" % (len(start) + 64 * MIB + len(b"\r\n--b--\r\n"))
+    async with serving(Sizes) as client:
+        port = int(client.url.rpartition(":")[2])
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        Path("/proc/self/clear_refs").write_text("5")  # The peak begins anew.
+        before = peak_memory()
+        writer.write(HEAD + length + start)
+        for _ in range(64 * 16):
+            writer.write(b"x" * (MIB // 16))
+            await writer.drain()
+        writer.write(b"\r\n--b--\r\n")
+        answer = await reader.readuntil(b"\r\n\r\n") + await reader.readexactly(8)
+        grown = peak_memory() - before
+        writer.close()
+
+    assert answer.endswith(b"\r\n\r\n%d" % (64 * MIB))
+    assert grown < 24 * MIB
+
+
 async def test_a_slow_upload(temporary_files: Callable[[], int]) -> None:
     """A client that stops sending gets a 408, and the files are removed."""
     start = HEAD + b"Content-Length: 3000000\r\n\r\n--b\r\n" + part("photo", LARGE, "a")
@@ -547,6 +577,12 @@ def test_fuzzed_forms(temporary_files: Callable[[], int]) -> None:
             assert temporary_files() == 0
         finally:
             runner.run(served.__aexit__(None, None, None))
+
+
+def peak_memory() -> int:
+    """Return the largest number of bytes of memory that this process has used."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return 1024 * int(next(each for each in lines if each.startswith("VmHWM")).split()[1])
 
 
 @pytest.fixture

@@ -4,8 +4,9 @@ import hmac
 import inspect
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from types import NoneType
-from typing import Any, get_type_hints
+from typing import Any, get_origin, get_type_hints
 
 from aiohttp import hdrs, web
 from pydantic import SecretStr
@@ -241,12 +242,15 @@ _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONL
 
 def _routine(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function that a call runs, which has the annotations."""
+    while isinstance(function, partial):
+        function = function.func
     function = inspect.unwrap(function)
     is_routine = inspect.isroutine(function)
     return function if is_routine else inspect.unwrap(type(function).__call__)
 
 
 def _may_have_scopes(type_: Any) -> bool:
+    type_ = get_origin(type_) or type_
     if not isinstance(type_, type) or hasattr(type_, "scopes"):
         return True
     records = ("__dataclass_fields__", "__pydantic_fields__", "__struct_fields__")
