@@ -142,8 +142,7 @@ async def test_other_tokens(
 
     assert answer.status == status
     assert answer.headers["Content-Type"] == "application/problem+json"
-    realm = Orders.__module__.replace("_", "")
-    expected = None if challenge is None else challenge.format(realm)
+    expected = None if challenge is None else challenge.format(Orders.__module__)
     assert answer.headers.get("WWW-Authenticate") == expected
     assert answer.json()["status"] == status
 

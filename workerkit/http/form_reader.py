@@ -44,10 +44,10 @@ async def read_form(
     Raises:
         InvalidRequest: The body is malformed, too large, too slow, or not a form.
     """
-    if not request.body_exists and not form.required:
-        return
     if not request.body_exists:
-        raise InvalidRequest(400, "the body is missing")
+        if form.required:
+            raise InvalidRequest(400, "the body is missing")
+        return
     if (kind := request.content_type) not in form.content_types:
         raise InvalidRequest(415, f"the body has to be {' or '.join(form.content_types)}")
     content = _LimitedContent(connection, request, limit)
@@ -63,9 +63,9 @@ async def read_form(
     except (InvalidRequest, OSError):
         # An OSError is one of the disk: the client has left if it is one of the connection.
         raise
-    except Exception as error:
-        # Whatever the parser of aiohttp raises; its text contains parts of the body.
-        raise InvalidRequest(400, _MALFORMED) from error
+    except Exception:
+        # Whatever the parser of aiohttp raises. Not chained: its text contains parts of the body.
+        raise InvalidRequest(400, _MALFORMED) from None
 
 
 class _LimitedContent:

@@ -50,10 +50,10 @@ _UNREADABLE = (
     "TypedDict or a msgspec.Struct for the body, without mixing Structs with models, or str, int "
     "and the like, or a list of them, for the query"
 )
-Marker = Header | Cookie | Form | type[Principal]
-
 _UNMARKED_FILE = "is a file, which comes from a form: write Annotated[UploadFile, Form]"
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+
+Marker = Header | Cookie | Form | type[Principal]
 
 
 class RequestSignature:

@@ -2,6 +2,7 @@
 
 import hmac
 import inspect
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -24,6 +25,7 @@ PRINCIPAL: "web.RequestKey[object]" = web.RequestKey("principal", object)
 """Where a request keeps what the verifier returned."""
 
 THREADS = 32
+_REALM = re.compile(r"[A-Za-z0-9._-]")
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -167,7 +169,7 @@ class Authenticator:
         self._auth = required.auth
         self._verifier = required.verifier
         self._name = view
-        self._realm = "".join(each for each in realm if each.isascii() and each.isalnum())
+        self._realm = "".join(_REALM.findall(realm))
         self._timeout = timeout
         setting = required.auth.setting
         found = () if setting is None else _secrets(getattr(settings, setting))
