@@ -1,11 +1,13 @@
 """CORS by settings: who gets in, preflight requests, and headers on every kind of response."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from pydantic import ValidationError
 
+from tests.command import workerkit, write_package
 from tests.serving import first_answer, serving
 from workerkit import HTTPView, Reject, WorkerSettings
 from workerkit.config.sections import CORSSettings
@@ -97,7 +99,7 @@ async def test_every_response(method: str, path: str, status: int, has_middlewar
         return await handler(request)
 
     used = [passing] if has_middleware else []
-    settings = {"origins": [SITE], "credentials": True}
+    settings = {"origins": [SITE], "cookies": True}
     async with serving(Items, Stream, Options, middlewares=used, cors=settings) as client:
         url, _, how = path.partition("?how=")
         query = {"how": how} if how else None
@@ -210,7 +212,7 @@ async def test_without_settings() -> None:
 @pytest.mark.parametrize(
     "settings",
     [
-        {"origins": ["*"], "credentials": True},
+        {"origins": ["*"], "cookies": True},
         {"origins": ["shop.example"]},
         {"origins": ["https://shop.example/path"]},
         {"origins": ["https://*.com"]},
@@ -227,6 +229,17 @@ def test_invalid_settings(settings: dict[str, Any]) -> None:
     """They stop the start."""
     with pytest.raises(ValidationError):
         CORSSettings(**settings)
+
+
+def test_cookies_of_any_site(tmp_path: Path) -> None:
+    """`workerkit check` names both variables."""
+    package = write_package(tmp_path, consumers="")
+    allowed = {"WORKERKIT_HTTP__CORS__ORIGINS": "*", "WORKERKIT_HTTP__CORS__COOKIES": "true"}
+
+    done = workerkit("check", package, cwd=tmp_path, **allowed)
+
+    names = "WORKERKIT_HTTP__CORS__ORIGINS, WORKERKIT_HTTP__CORS__COOKIES"
+    assert f"{names}: should not be true with the origin *: name the sites" in done.stderr
 
 
 def test_variables(monkeypatch: pytest.MonkeyPatch) -> None:
