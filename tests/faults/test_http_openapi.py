@@ -6,7 +6,7 @@ None is answered with a 500, and every response is as documented.
 import asyncio
 import importlib
 import sys
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import date
 from decimal import Decimal
@@ -26,7 +26,18 @@ from schemathesis.core.result import Ok
 from schemathesis.specs.openapi import checks
 
 from tests.serving import serving
-from workerkit import Cookie, Header, HTTPView, Reject, Retry, SSESettings
+from workerkit import (
+    Bearer,
+    Cookie,
+    Form,
+    Header,
+    HTTPView,
+    Principal,
+    Reject,
+    Retry,
+    SSESettings,
+    UploadFile,
+)
 from workerkit.testing import override, running, sse_server
 
 TEMPLATE = Path(__file__).parents[2] / "app_template"
@@ -105,11 +116,13 @@ def fuzz(
     endless: Container[str] = (),
     modes: Sequence[schemathesis.GenerationMode] = MODES,
     not_promised: Sequence[Any] = NOT_PROMISED,
+    headers: Mapping[str, str] | None = None,
 ) -> list[str]:
     """Send requests as the document describes them, and others; return a summary of them.
 
     Args:
         endless: Paths whose responses do not end, which are omitted.
+        headers: Of each request.
     """
     document = requests.get(f"{url}/openapi.json", timeout=60.0).json()
     validate(document)
@@ -121,7 +134,7 @@ def fuzz(
             if result.ok().path in endless:
                 continue
             for mode in modes:
-                asked += _ask(result.ok(), mode, url, session, not_promised)
+                asked += _ask(result.ok(), mode, url, session, not_promised, headers)
     return asked
 
 
@@ -131,6 +144,7 @@ def _ask(
     url: str,
     session: requests.Session,
     not_promised: Sequence[Any],
+    headers: Mapping[str, str] | None,
 ) -> Iterator[str]:
     @seed(1)
     @settings(
@@ -142,7 +156,11 @@ def _ask(
     @given(case=operation.as_strategy(mode))
     def ask(case: Any) -> None:
         answer = case.call_and_validate(
-            base_url=url, session=session, excluded_checks=list(not_promised), timeout=60.0
+            base_url=url,
+            session=session,
+            headers=headers,
+            excluded_checks=list(not_promised),
+            timeout=60.0,
         )
         assert answer.status_code not in (500, 504)
         asked.append(f"{operation.method} {operation.path} {answer.status_code}")
@@ -152,6 +170,42 @@ def _ask(
     with suppress(Unsatisfiable):
         ask()
     yield from asked
+
+
+def user_of(token: str) -> str | None:
+    """Return the user with a token."""
+    return "ada" if token == "token-of-ada" else None
+
+
+class Upload(BaseModel):
+    name: Annotated[str, Field(min_length=1, max_length=10)]
+    size: int = 0
+    colours: list[Colour] = []
+
+
+class Photos(HTTPView):
+    """Takes forms of clients with a token."""
+
+    routes = ["/photos"]
+    auth = Bearer(user_of)
+    etag = True
+
+    async def get(self, user: Annotated[str, Principal], limit: int = 1) -> list[int]:
+        """List them."""
+        return list(range(min(max(limit, 0), 10)))
+
+    async def post(
+        self,
+        title: Annotated[str, Form],
+        photo: Annotated[UploadFile, Form],
+        rating: Annotated[int | None, Form] = None,
+    ) -> int:
+        """Add one."""
+        return photo.size
+
+    async def put(self, form: Annotated[Upload, Form]) -> Upload:
+        """Add one without a file."""
+        return form
 
 
 class Optional(HTTPView):
@@ -202,6 +256,16 @@ async def test_h4_all_kinds_of_values() -> None:
 
     assert {each.rpartition(" ")[2] for each in asked} >= {"200", "201", "202", "204", "422"}
     assert len(asked) > 10 * EXAMPLES
+
+
+async def test_h4_forms_and_authentication() -> None:
+    """H4: forms of a client with a token; no request without one is accepted."""
+    async with serving(Photos) as client:
+        headers = {"Authorization": "Bearer token-of-ada"}
+        asked = await asyncio.to_thread(fuzz, client.url, headers=headers)
+
+    assert {each.rpartition(" ")[2] for each in asked} >= {"200", "422"}
+    assert len(asked) > 3 * EXAMPLES
 
 
 async def test_fh6_documented_values_are_accepted() -> None:

@@ -173,7 +173,8 @@ class CORSSettings(BaseModel):
         methods: That other sites may use.
         headers: Of requests that other sites may set; `*` for any.
         expose: Headers of responses that other sites may read.
-        credentials: Whether browsers send cookies; not with the origin `*`.
+        cookies: Whether browsers send cookies, which the standard calls credentials; not with the
+            origin `*`.
         max_age: Seconds for which a browser may keep the answer of a preflight request.
     """
 
@@ -183,14 +184,14 @@ class CORSSettings(BaseModel):
     methods: tuple[Token, ...] = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
     headers: tuple[Token, ...] = ("*",)
     expose: tuple[Token, ...] = ("ETag", "Location", "Retry-After", "X-Request-ID")
-    credentials: bool = False
+    cookies: bool = False
     max_age: Annotated[int, Field(ge=0)] = 600
 
     @model_validator(mode="after")
-    def _not_everybody_with_credentials(self) -> Self:
-        if self.credentials and "*" in self.origins:
+    def _no_cookies_of_any_site(self) -> Self:
+        if self.cookies and "*" in self.origins:
             text = "should not be true with the origin *: name the sites that may send cookies"
-            raise PydanticCustomError("credentials", text)
+            raise PydanticCustomError("cookies", text)
         return self
 
 

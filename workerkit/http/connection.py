@@ -41,6 +41,9 @@ log = logging.getLogger(__name__)
 # Seconds for the client of a WebSocket to confirm that it is closed.
 _WEB_SOCKET_CLOSE_TIMEOUT = 2.0
 
+# aiohttp's error for reading from a client that has disconnected.
+_CLIENT_LEFT = "Connection closed."
+
 _parse = web.RequestHandler.data_received
 
 
@@ -309,10 +312,12 @@ class ClientConnection(web.RequestHandler):
     def log_exception(self, *_: Any, **options: Any) -> None:
         """Log an error of aiohttp itself.
 
-        The rest of a body that cannot be decoded is no such error: its request is answered already.
+        The rest of a body that cannot be decoded, or that its client never sends, is no such error:
+        its request is answered already.
         """
         error = options.get("exc_info")
-        if not isinstance(error, web.RequestPayloadError):
+        has_left = isinstance(error, RuntimeError) and str(error) == _CLIENT_LEFT
+        if not has_left and not isinstance(error, web.RequestPayloadError):
             log.error("internal error: connection closed", exc_info=error)
 
     def check_time_limits(self, now: float, read_timeout: float, keep_alive: float) -> None:

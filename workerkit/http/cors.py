@@ -43,7 +43,7 @@ class CORS:
         if (origin := self._allowed_origin(request)) is None:
             return
         headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = origin
-        if self._settings.credentials:
+        if self._settings.cookies:
             headers[hdrs.ACCESS_CONTROL_ALLOW_CREDENTIALS] = "true"
         if self._exposed and hdrs.ACCESS_CONTROL_EXPOSE_HEADERS not in headers:
             headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = self._exposed

@@ -3,12 +3,9 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter
-from types import NoneType, UnionType
 from typing import (
-    Annotated,
     Any,
     NotRequired,  # Pydantic needs this one up to 3.11.
-    Union,
     cast,
     get_args,
     get_origin,
@@ -20,7 +17,7 @@ from pydantic_core import CoreSchema, SchemaValidator
 from typing_extensions import TypedDict
 
 from workerkit.codec.findings import Decode, validating
-from workerkit.http.json_shape import JSONShape, json_shape
+from workerkit.http.json_shape import JSONShape, bare_type, json_shape
 from workerkit.http.parameters import read_with, text_schema
 from workerkit.http.request import HTTPRequest
 from workerkit.http.upload import UploadFile
@@ -186,10 +183,10 @@ def _form(
 
 def _shape(name: str, type_: Any) -> tuple[bool, bool]:
     """Return whether a field takes several values, and whether they are files."""
-    plain = _plain(type_)
+    plain = bare_type(type_)
     if plain is UploadFile:
         return False, True
-    if get_origin(plain) in (list, tuple, Sequence) and _plain(get_args(plain)[0]) is UploadFile:
+    if get_origin(plain) in (list, tuple, Sequence) and bare_type(get_args(plain)[0]) is UploadFile:
         return True, True
     found = json_shape(type_)
     if found is None or found[0] is JSONShape.BODY or found[1] is None:
@@ -198,16 +195,6 @@ def _shape(name: str, type_: Any) -> tuple[bool, bool]:
             "like, or a list of them"
         )
     return found[0] is JSONShape.LIST, False
-
-
-def _plain(type_: Any) -> Any:
-    """Return a type without `Annotated` and the alternative None."""
-    if get_origin(type_) is Annotated:
-        return _plain(get_args(type_)[0])
-    if get_origin(type_) in (Union, UnionType):
-        members = [each for each in get_args(type_) if each is not NoneType]
-        return _plain(members[0]) if len(members) == 1 else type_
-    return type_
 
 
 def _with_texts(schema: Any, texts: set[str]) -> Any:

@@ -2,8 +2,8 @@
 
 from collections.abc import Collection, Iterator, Mapping
 from enum import Enum
-from types import NoneType
-from typing import Annotated, Any, get_args, get_origin
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 
 from pydantic import BaseModel, TypeAdapter
 from pydantic.errors import PydanticInvalidForJsonSchema
@@ -53,6 +53,16 @@ def is_optional(type_: Any) -> bool:
     return NoneType in get_args(type_)
 
 
+def bare_type(type_: Any) -> Any:
+    """Return a type without `Annotated` and without the alternative None."""
+    if get_origin(type_) is Annotated:
+        return bare_type(get_args(type_)[0])
+    if get_origin(type_) not in (Union, UnionType):
+        return type_
+    left = tuple(each for each in get_args(type_) if each is not NoneType)
+    return bare_type(left[0]) if len(left) == 1 else Union[left]  # noqa: UP007 - a tuple of types
+
+
 def is_client_data(type_: Any) -> bool:
     """Return whether values of the type are data of a client: no part of it is any other class."""
     kinds = [kind for kind in members(type_) if kind is not NoneType]
@@ -97,6 +107,8 @@ def _shapes(schema: Mapping[str, Any], known: Mapping[str, Any]) -> Iterator[JSO
     elif alternatives := schema.get("anyOf") or schema.get("oneOf"):
         for each in alternatives:
             yield from _shapes(each, known)
+    elif schema.get("format") == "binary":
+        yield None  # A file, which only a form can contain.
     elif schema.get("type") in _SCALARS or "enum" in schema or "const" in schema:
         yield JSONShape.SCALAR
     elif schema.get("type") == "object":

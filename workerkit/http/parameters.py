@@ -82,6 +82,8 @@ def _json_text(member: Any) -> str:
 
 
 def _element_schema(schema: CoreSchema) -> CoreSchema:
+    if schema["type"] == "function-plain":
+        return schema  # A function reads it, such as that of a file in a form.
     return read_with(SchemaValidator(schema).validate_strings)
 
 

@@ -27,6 +27,7 @@ from workerkit.http.json_body import RequestBody
 from workerkit.http.json_shape import (
     JSONShape,
     accepts_any_text,
+    bare_type,
     is_client_data,
     is_optional,
     json_shape,
@@ -39,6 +40,7 @@ from workerkit.http.parameters import (
     RequestParameter,
 )
 from workerkit.http.request import HTTPRequest
+from workerkit.http.upload import UploadFile
 from workerkit.http.verifier import PrincipalParameter, Requirement, principal_fault
 from workerkit.signature import ArgumentSource, Resolve, Unresolved, annotated, provided
 from workerkit.type_variables import hints
@@ -48,9 +50,10 @@ _UNREADABLE = (
     "TypedDict or a msgspec.Struct for the body, without mixing Structs with models, or str, int "
     "and the like, or a list of them, for the query"
 )
-Marker = Header | Cookie | Form | type[Principal]
-
+_UNMARKED_FILE = "is a file, which comes from a form: write Annotated[UploadFile, Form]"
 _WITHOUT_BODY = frozenset({"GET", "HEAD", "OPTIONS"})
+
+Marker = Header | Cookie | Form | type[Principal]
 
 
 class RequestSignature:
@@ -287,7 +290,8 @@ class RequestSignature:
         try:
             self._provide[parameter.name] = self._resolve(parameter, type_)
         except Unresolved as error:
-            self._fault(parameter, str(error))
+            is_file = bare_type(type_) is UploadFile
+            self._fault(parameter, _UNMARKED_FILE if is_file else str(error))
 
     def _from_container_or_query(self, parameter: Parameter, type_: Any) -> None:
         try:

@@ -93,7 +93,7 @@ class HTTPTransport:
         except ValueError as error:
             faults.append(f"{where}: {error}")
         faults += [f"{where}: {fault}" for fault in _security_faults(declared, settings)]
-        if not isinstance(declared.consumer.__dict__.get("etag", False), bool):
+        if not isinstance(getattr(declared.consumer, "etag", False), bool):
             faults.append(f"{where}: etag has to be True or False")
         for name, signature in declared.signatures.items():
             assert isinstance(signature, RequestSignature)

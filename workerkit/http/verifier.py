@@ -2,10 +2,12 @@
 
 import hmac
 import inspect
+import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from types import NoneType, UnionType
-from typing import Any, Union, get_args, get_origin, get_type_hints
+from functools import partial
+from types import NoneType
+from typing import Any, get_origin, get_type_hints
 
 from aiohttp import hdrs, web
 from pydantic import SecretStr
@@ -14,6 +16,7 @@ from workerkit.config.settings import WorkerSettings
 from workerkit.describe import describe_class
 from workerkit.errors import DeclarationError, HandlerTimeout, InvalidRequest
 from workerkit.http.auth import Auth, Credentials
+from workerkit.http.json_shape import bare_type
 from workerkit.signature import ArgumentSource, Resolve, Unresolved, provided, shown_type
 from workerkit.tasks import guard, with_deadline
 from workerkit.threads import Threads
@@ -22,9 +25,10 @@ PRINCIPAL: "web.RequestKey[object]" = web.RequestKey("principal", object)
 """Where a request keeps what the verifier returned."""
 
 THREADS = 32
+_REALM = re.compile(r"[A-Za-z0-9._-]")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Verifier:
     """The function that verifies credentials.
 
@@ -43,7 +47,7 @@ class Verifier:
         return inspect.iscoroutinefunction(_routine(self.function))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Requirement:
     """What a client has to send to a verb of a view.
 
@@ -113,7 +117,7 @@ def requirement(auth: Auth, resolve: Resolve) -> Requirement:
             sources[parameter.name] = resolve(parameter, types_.get(parameter.name, Any))
         except Unresolved as error:
             faults.append(f"{where}: parameter {parameter.name!r} {error}")
-    returns = without_none(types_.get("return", Any))
+    returns = bare_type(types_.get("return", Any))
     if returns is NoneType:
         faults.append(f"{where}: returns None, which refuses every request: return the principal")
     elif auth.scopes and not _may_have_scopes(returns):
@@ -136,7 +140,7 @@ def principal_fault(wanted: Any, found: Requirement | None) -> str:
         return f"takes the principal, and nothing verifies the client: {right}"
     if found.verifier is None:
         return "takes the principal, and a secret in the settings has none; verify with a function"
-    given, wanted = found.verifier.returns, without_none(wanted)
+    given, wanted = found.verifier.returns, bare_type(wanted)
     if Any in (given, wanted) or given == wanted:
         return ""
     if isinstance(given, type) and isinstance(wanted, type) and issubclass(given, wanted):
@@ -165,7 +169,7 @@ class Authenticator:
         self._auth = required.auth
         self._verifier = required.verifier
         self._name = view
-        self._realm = "".join(each for each in realm if each.isascii() and each.isalnum())
+        self._realm = "".join(_REALM.findall(realm))
         self._timeout = timeout
         setting = required.auth.setting
         found = () if setting is None else _secrets(getattr(settings, setting))
@@ -234,26 +238,21 @@ class Authenticator:
         return InvalidRequest(status, text, headers=headers)
 
 
-def without_none(type_: Any) -> Any:
-    """Return a type without the alternative None."""
-    if get_origin(type_) not in (Union, UnionType):
-        return type_
-    left = [each for each in get_args(type_) if each is not NoneType]
-    return Union[tuple(left)]  # noqa: UP007 - of any number of types
-
-
 _POSITIONAL = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
 def _routine(function: Callable[..., Any]) -> Callable[..., Any]:
     """Return the function that a call runs, which has the annotations."""
+    while isinstance(function, partial):
+        function = function.func
     function = inspect.unwrap(function)
     is_routine = inspect.isroutine(function)
     return function if is_routine else inspect.unwrap(type(function).__call__)
 
 
 def _may_have_scopes(type_: Any) -> bool:
+    type_ = get_origin(type_) or type_
     if not isinstance(type_, type) or hasattr(type_, "scopes"):
         return True
     records = ("__dataclass_fields__", "__pydantic_fields__", "__struct_fields__")

@@ -1,5 +1,6 @@
 """A small HTTP client, for tests of views."""
 
+import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -14,6 +15,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.health import Health
 from workerkit.http.response import is_event_stream
 from workerkit.http.transport import HTTPTransport
+from workerkit.http.upload import UploadFile
 from workerkit.transport import Context, running_handlers
 
 
@@ -66,6 +68,7 @@ class HTTPClient:
         path: str,
         *,
         json: object = None,
+        form: Mapping[str, Any] | None = None,
         body: bytes | None = None,
         query: Mapping[str, Any] | None = None,
         headers: Mapping[str, str] | None = None,
@@ -75,6 +78,8 @@ class HTTPClient:
 
         Args:
             json: A model, a dataclass or JSON values for the body.
+            form: The fields of a form instead: texts, `UploadFile` objects, and lists of them. With
+                a file it is sent as `multipart/form-data`, otherwise URL-encoded.
             body: The raw body, instead of *json*.
             query: A list becomes a repeated parameter.
 
@@ -90,7 +95,7 @@ class HTTPClient:
         async with self._session.request(
             method,
             path,
-            data=body,
+            data=body if form is None else await _form_data(form),
             params=query,
             headers=all_headers,
             cookies=cookies,
@@ -130,6 +135,19 @@ class HTTPClient:
         """Close the connections."""
         if self._session is not None:
             await self._session.close()
+
+
+async def _form_data(form: Mapping[str, Any]) -> aiohttp.FormData:
+    data = aiohttp.FormData()
+    for name, found in form.items():
+        for each in found if isinstance(found, list) else [found]:
+            if isinstance(each, UploadFile):
+                content = io.BytesIO(await each.read())
+                kind, filename = each.content_type, each.filename
+                data.add_field(name, content, content_type=kind, filename=filename)
+            else:
+                data.add_field(name, str(each))
+    return data
 
 
 class TrackedHTTPTransport:
