@@ -204,7 +204,7 @@ class Process:
         await until_handled(transports)
         self.failures = [text for each in transports for text in each.failures()]
         log.info("nothing is left to handle")
-        self.done = True
+        self.done = self.crash is None
         self.changed.set()
 
     def _busy(self) -> list[str]:

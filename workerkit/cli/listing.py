@@ -17,7 +17,7 @@ from workerkit.signature import shown_type
 DEFAULT = "default"
 """The source of a value that nothing has set."""
 
-_SOURCES = {DEFAULT: "dim", "class": "cyan", "settings": "blue"}
+_SOURCES = {DEFAULT: "dim", "class": "cyan", "settings": "magenta"}
 _WIDEST = 40
 
 
