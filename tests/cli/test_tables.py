@@ -86,10 +86,10 @@ async def test_list(app: Path) -> None:
     """A table shows what differs from the default, with class, interceptors and sources."""
     terminal = await shown(app, "list", "app")
 
-    heading, *rows = [line.split(maxsplit=1) for line in terminal.lines if line]
+    heading, place, *rows = [line.split(maxsplit=1) for line in terminal.lines if line]
     values = {row[0]: re.split("  +", row[1]) for row in rows}
     assert heading == ["OrderPlaced", "amqp  orders, orders/priority"]
-    assert values.pop("class") == ["app.consumers.OrderPlaced (consumers.py:4)"]
+    assert place == ["app.consumers.OrderPlaced", "(consumers.py:4)"]
     assert values.pop("interceptors") == ["app.container.timed, audit"]
     assert values.pop("concurrency") == ["64", "environment"]
     assert values.pop("queues") == ["orders, orders/priority", "class"]

@@ -26,7 +26,7 @@ class Endless(SimpleTransport[SimpleOptions]):
 
     def __init__(self) -> None:
         super().__init__()
-        self.items = deque(map(SimpleDelivery, (b"a", b"bad", b"c")))
+        self.items: deque[SimpleDelivery] = deque(map(SimpleDelivery, (b"a", b"bad", b"c")))
         self.refused: list[bytes] = []
 
     async def receive(self, options: SimpleOptions) -> AsyncIterator[SimpleDelivery | None]:
