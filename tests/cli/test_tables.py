@@ -144,6 +144,16 @@ async def test_colours(app: Path, variables: dict[str, str], colours: bool, styl
     assert ("\x1b" in terminal.output) == styles
 
 
+def test_a_pipe_gets_every_value(app: Path) -> None:
+    """What a pipe reads has one option per line, the interceptors last."""
+    done = workerkit("list", "app", cwd=app)
+
+    lines = done.stdout.splitlines()
+    assert lines[0] == "OrderPlaced  amqp  orders, orders/priority  (app.consumers.OrderPlaced)"
+    assert lines[-1] == "    interceptors = app.container.timed, audit"
+    assert "    timeout = 300.0  [default]" in lines
+
+
 def test_forced_colours(app: Path) -> None:
     """`FORCE_COLOR` makes a pipe a terminal."""
     done = workerkit("list", "app", cwd=app, FORCE_COLOR="1", TERM="xterm", COLUMNS="80")
