@@ -8,6 +8,7 @@ The server ends with the process that started it.
 """
 
 import atexit
+import fcntl
 import gc
 import importlib
 import json
@@ -19,6 +20,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -189,6 +191,9 @@ def _wait(pid: int, connection: socket.socket) -> NoReturn:
 def _become(request: Mapping[str, Any]) -> None:
     """Turn this process into what `python -m workerkit` is at its beginning."""
     os.setsid()
+    if os.isatty(0):
+        # Its Ctrl-C is a signal then, as at a person's terminal.
+        fcntl.ioctl(0, termios.TIOCSCTTY, 0)
     os.chdir(request["cwd"])
     os.environ.clear()
     os.environ.update(request["env"])

@@ -5,24 +5,18 @@ import fcntl
 import os
 import pty
 import re
+import signal
 import struct
-import sys
 import termios
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 from tests.command import environment
+from tests.fork_server import Command, Fork
 from tests.waiting import eventually
 
-# The terminal controls the process, so that Ctrl-C is a signal.
-_CONTROLLED = """
-import fcntl, sys, termios
-fcntl.ioctl(0, termios.TIOCSCTTY, 0)
-from workerkit.cli import main
-main()
-"""
-_STYLES = re.compile(r"\x1b\[[0-9;]*m")
+_STYLES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 CTRL_C, CTRL_D = "\x03", "\x04"
 
 
@@ -33,17 +27,18 @@ class Terminal:
         output: What it has printed so far, with its escape sequences.
     """
 
-    def __init__(self, keyboard: int, process: asyncio.subprocess.Process) -> None:
+    def __init__(self, keyboard: int, fork: Fork) -> None:
         self.output = ""
         self._keyboard = keyboard
-        self._process = process
+        self._fork = fork
+        self._code: int | None = None
         self._closed = asyncio.Event()
         asyncio.get_running_loop().add_reader(keyboard, self._read)
 
     @property
     def text(self) -> str:
-        """The output without colours, with the line ends of Unix."""
-        return _STYLES.sub("", self.output).replace("\r\n", "\n")
+        """The output without escape sequences, with the line ends of Unix."""
+        return _STYLES.sub("", self.output).replace("\r\n", "\n").replace("\r", "")
 
     @property
     def lines(self) -> list[str]:
@@ -62,16 +57,17 @@ class Terminal:
 
     async def ended(self) -> int:
         """Wait until the command has ended and all is read; return the exit code."""
+        self._code = await asyncio.to_thread(self._fork.wait, 60.0)
         async with asyncio.timeout(60.0):
-            code = await self._process.wait()
             await self._closed.wait()
-        return code
+        return self._code
 
     async def close(self) -> None:
         """Kill the command if it still runs."""
-        if self._process.returncode is None:
-            self._process.kill()
-            await self._process.wait()
+        if self._code is None:
+            os.killpg(self._fork.pid, signal.SIGKILL)
+            await asyncio.to_thread(self._fork.wait, 60.0)
+        self._fork.close()
         asyncio.get_running_loop().remove_reader(self._keyboard)
         os.close(self._keyboard)
 
@@ -97,20 +93,11 @@ async def at_terminal(
     for name in ("COLUMNS", "LINES", "COLORTERM", "NO_COLOR", "FORCE_COLOR"):
         if name not in variables:
             given.pop(name, None)
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-c",
-        _CONTROLLED,
-        *arguments,
-        cwd=cwd,
-        env=given,
-        stdin=terminal,
-        stdout=terminal,
-        stderr=terminal,
-        start_new_session=True,
-    )
-    os.close(terminal)
-    shown = Terminal(keyboard, process)
+    try:
+        fork = await asyncio.to_thread(Fork, Command(arguments, cwd, given), *[terminal] * 3)
+    finally:
+        os.close(terminal)
+    shown = Terminal(keyboard, fork)
     try:
         yield shown
     finally:

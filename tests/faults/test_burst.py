@@ -159,7 +159,7 @@ async def test_a_message_that_fails_again_stays(url: str, tmp_path: Path, kind: 
     assert (code, await left(url, "orders")) == (1, 2)
     assert {body for body in handled if not body.startswith("bad")} == set(map(str, range(50)))
     assert {handled["bad 1"], handled["bad 2"]} <= {2, 3}
-    assert app.err[-1] == ("OrderPlaced: 2 messages of queue 'orders' failed, and are still there")
+    assert app.err[-1] == ("OrderPlaced: messages that failed, and are still in queue 'orders': 2")
 
 
 async def test_more_messages_fail_than_the_prefetch(any_url: str, tmp_path: Path) -> None:
@@ -171,8 +171,8 @@ async def test_more_messages_fail_than_the_prefetch(any_url: str, tmp_path: Path
 
     assert (code, await left(any_url, "orders")) == (1, 10)
     assert app.err[-1] == (
-        "OrderPlaced: 4 messages of queue 'orders' failed, and are still there, "
-        "and 6 after them were not tried"
+        "OrderPlaced: messages that failed, and are still in queue 'orders': 4; "
+        "not tried, because these fill the prefetch: 6"
     )
 
 

@@ -38,9 +38,6 @@ class Subscription:
         prefetch: The prefetch count.
         preparation: The first declarations. No consumer of the connection starts before them.
         part: Notified of changes of its readiness.
-
-    Attributes:
-        ready: The messages that the queue had at the last call of `remaining`.
     """
 
     def __init__(
@@ -69,9 +66,10 @@ class Subscription:
         self._consuming_since = 0.0
         self._position = StreamPosition(queue.stream_offset) if queue.is_stream else None
         self._cancelled = asyncio.Event()
-        # Of the last check for a burst: the channel with the number of its messages.
+        # Of the last check for a burst: the channel with the number of its messages, and the number
+        # of messages in the queue.
         self._received: tuple[Channel, int] | None = None
-        self.ready = 0
+        self._ready = 0
         preparation.add_listener(self)
 
     async def run(self) -> None:
@@ -118,7 +116,7 @@ class Subscription:
         session = await self._connection.session()
         try:
             async with session.scratch.turn(), scratch(session) as requests:
-                self.ready = await requests.count(self._name)
+                self._ready = await requests.count(self._name)
             # The reply comes after the messages that the queue had sent before it was counted.
             await channel.prefetch(self._prefetch)
         except ConnectionLost as error:
@@ -126,19 +124,21 @@ class Subscription:
         self._received = (channel, channel.acks.received)
         if self._received != received:
             return f"queue {self._queue.name!r}: a message was received since the last check"
-        if not self.ready or channel.acks.unsettled >= self._prefetch:
+        if not self._ready or channel.acks.unsettled >= self._prefetch:
             return ""
-        return f"queue {self._queue.name!r} has {self.ready} messages"
+        return f"queue {self._queue.name!r} has {self._ready} messages"
 
     def failure(self) -> str:
         """Return how many messages failed and are kept for the end of a burst; empty if none."""
         kept = self._channel.acks.unsettled if self._channel is not None else 0
         if not kept:
             return ""
-        others = f", and {self.ready} after them were not tried" if self.ready else ""
+        others = (
+            f"; not tried, because these fill the prefetch: {self._ready}" if self._ready else ""
+        )
         return (
-            f"{self._receiver.name}: {kept} messages of queue {self._queue.name!r} failed, and are"
-            f" still there{others}"
+            f"{self._receiver.name}: messages that failed, and are still in queue"
+            f" {self._queue.name!r}: {kept}{others}"
         )
 
     async def stop(self) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from workerkit.app.assembly import Assembly
 from workerkit.errors import ConfigurationError
@@ -42,10 +42,14 @@ def without_endless(assembly: Assembly) -> Assembly:
     return dataclasses.replace(assembly, transports=transports)
 
 
-async def until_handled(transports: Sequence[Bursts]) -> None:
-    """Return once nothing is left to be handled."""
+async def until_handled(transports: Sequence[Bursts], stopping: Callable[[], bool]) -> None:
+    """Return once nothing is left to be handled, or the process stops.
+
+    It is not cancelled when the process stops: a request to a broker that is cancelled costs its
+    channel, and so the acknowledgements of the messages that are in progress.
+    """
     checks = 0
-    while checks < _CHECKS:
+    while checks < _CHECKS and not stopping():
         remaining = [text for each in transports for text in await each.remaining()]
         checks = 0 if remaining else checks + 1
         await asyncio.sleep(_INTERVAL)

@@ -31,7 +31,6 @@ from workerkit.tasks import (
     LATE,
     Interrupted,
     cancel,
-    cancel_and_wait,
     guard,
     is_meant_to_end,
     protect,
@@ -81,7 +80,6 @@ class Process:
         self.done = False
         self.failures: list[str] = []
         self._burst = burst
-        self._waiting: asyncio.Task[None] | None = None
         self._assembly = assembly
         self._container = container
         self._resources = Resources(container)
@@ -139,7 +137,7 @@ class Process:
             self.readiness.health += await transport.start(endpoints, context)
         self.readiness.started = True
         if self._burst:
-            self._waiting = self._keep(self._end_burst(), "burst")
+            _ = self._keep(self._end_burst(), "burst")
 
     async def stop(self) -> list[str]:
         """Receive nothing new, let handlers finish, close everything in reverse order.
@@ -156,8 +154,6 @@ class Process:
 
     async def _stop(self) -> list[str]:
         self.readiness.draining = True
-        if self._waiting is not None:
-            await cancel_and_wait([self._waiting])
         loop = asyncio.get_running_loop()
         grace_ends = loop.time() + self._assembly.settings.shutdown_grace
         transports = {f"{transport.kind} transport": transport for transport in self._transports}
@@ -215,10 +211,12 @@ class Process:
 
     async def _end_burst(self) -> None:
         transports = [each for each in self._transports if isinstance(each, Bursts)]
-        await until_handled(transports)
+        await until_handled(transports, lambda: self.readiness.draining)
+        if self.readiness.draining:
+            return
         self.failures = [text for each in transports for text in each.failures()]
         log.info("nothing is left to handle")
-        self.done = True
+        self.done = self.crash is None
         self.changed.set()
 
     def _busy(self) -> list[str]:

@@ -31,7 +31,6 @@ app = typer.Typer(
     cls=Group,
     help="Run class-based consumers of RabbitMQ, event streams, HTTP and schedules.",
     no_args_is_help=True,
-    add_completion=False,
     pretty_exceptions_enable=False,
 )
 app.add_typer(dead_letters.app, name="dead-letters")

@@ -17,7 +17,7 @@ from workerkit.signature import shown_type
 DEFAULT = "default"
 """The source of a value that nothing has set."""
 
-_SOURCES = {DEFAULT: "dim", "class": "cyan", "settings": "blue"}
+_SOURCES = {DEFAULT: "dim", "class": "cyan", "settings": "magenta"}
 _WIDEST = 40
 
 
@@ -62,7 +62,7 @@ def print_tables(rows: Sequence[Mapping[str, Any]], *, all_values: bool) -> None
     """
     tables = [_cells(row, all_values) for row in rows]
     widths = [
-        min(max(len(cells[column].text) for table in tables for cells in table), _WIDEST)
+        min(max((len(cells[column].text) for each in tables for cells in each), default=0), _WIDEST)
         for column in range(2)
     ]
     columns = [
@@ -71,6 +71,7 @@ def print_tables(rows: Sequence[Mapping[str, Any]], *, all_values: bool) -> None
     ]
     for row, table in zip(rows, tables, strict=True):
         print_line(Cell(row["name"], "bold"), Cell(row["kind"]), Cell(row["source"]))
+        print_line(Cell(""), Cell(row["place"], "dim"))
         print_table(columns, table, indent=2)
         print_line()
     hidden = sum(source == DEFAULT for row in rows for source in row["sources"].values())
@@ -90,7 +91,7 @@ def value_cells(name: str, value: str, source: str) -> tuple[Cell, Cell, Cell]:
 
 def _cells(row: Mapping[str, Any], all_values: bool) -> list[tuple[Cell, Cell, Cell]]:
     """Return the cells of the table of one consumer."""
-    cells = [(Cell("class", "dim"), Cell(row["place"], "dim"), Cell(""))]
+    cells = []
     if row["interceptors"]:
         cells.append((Cell("interceptors"), Cell(", ".join(row["interceptors"])), Cell("")))
     return cells + [

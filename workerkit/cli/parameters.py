@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
 from functools import wraps
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -21,7 +22,16 @@ from workerkit.safe_text import escape_lines, mask_passwords, without_credential
 # Newer versions of typer have a copy of click, older ones import it.
 _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
-Package = Annotated[str, typer.Argument(help="The package with the consumers.")]
+
+def packages(incomplete: str) -> list[str]:
+    """Return the packages in the current directory whose names begin so, for completion."""
+    found = (path.parent.name for path in Path().glob("*/__init__.py"))
+    return sorted(name for name in found if name.startswith(incomplete))
+
+
+Package = Annotated[
+    str, typer.Argument(help="The package with the consumers.", autocompletion=packages)
+]
 Container = Annotated[
     str | None,
     typer.Option(

@@ -112,7 +112,7 @@ def print_table(
         if table.row_count and any(isinstance(cell, list) for cell in row):
             table.add_row()
         table.add_row(*(_text(row[number]) for number in shown))
-    console.print(Padding(table, (0, 0, 0, indent)))
+    console.print(Padding(table, (0, 0, 0, indent), expand=False))
 
 
 @asynccontextmanager

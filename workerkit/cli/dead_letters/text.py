@@ -49,7 +49,7 @@ def lines(rows: Sequence[tuple[str, ...]]) -> Iterator[str]:
 def print_letters(rows: Sequence[tuple[str, ...]]) -> None:
     """Print a table for people; error, reason and message id are lines of one cell."""
     columns = [
-        Column("FAILED AT (UTC)"),
+        Column("FAILED AT (UTC)", most=len("2026-01-31")),
         Column("CONSUMER"),
         Column("ERROR, REASON, ID"),
         Column("ATTEMPT", whole=True, right=True),
