@@ -121,7 +121,7 @@ test-pythons: rabbitmq redis postgresql chromium node
 	@touch $@
 
 demo: $(INSTALLED)
-	@$(BIN)/python tests/demo.py
+	@cd app_template && ../$(BIN)/python demo.py
 
 soak: rabbitmq
 	@SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m tests.soak
