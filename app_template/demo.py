@@ -31,7 +31,7 @@ Customer = Callable[[Order], Awaitable[object]]
 
 def main() -> None:
     """Run until Ctrl-C."""
-    print("A line with `handled` is an order, or another event. Ctrl-C stops it.", flush=True)
+    print("Each line with `handled` is an order or a notification. Ctrl-C stops it.", flush=True)
     # INFO is enough for all others.
     logging.getLogger("workerkit.observe").setLevel(logging.DEBUG)
     with TemporaryDirectory() as directory, suppress(KeyboardInterrupt), surroundings():
