@@ -32,6 +32,7 @@ _LONGEST = (
     " test_contract test_field_channels test_field_seams test_overdue test_docs_types test_demo"
     " test_field_stream test_moves test_http_openapi test_field_ordering test_consumer"
     " test_replies test_tls test_ops test_blocked_loop test_embedded_command test_suites"
+    " test_template_database test_template_page"
 ).split()
 
 

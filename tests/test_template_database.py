@@ -22,7 +22,7 @@ from tests.publishing import publishing
 from tests.waiting import eventually
 from workerkit.testing import embedded_broker
 
-TEMPLATE = Path(__file__).parents[2] / "app_template"
+TEMPLATE = Path(__file__).parents[1] / "app_template"
 ORDERS = range(1, 31)
 QUERY = "SELECT id FROM orders JOIN notifications ON id = order_id"
 

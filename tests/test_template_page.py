@@ -10,7 +10,7 @@ from tests.command import Application, running
 from tests.ports import free_port
 from workerkit.testing import embedded_broker
 
-TEMPLATE = Path(__file__).parents[2] / "app_template"
+TEMPLATE = Path(__file__).parents[1] / "app_template"
 CHROMIUM = "/usr/bin/chromium"
 expect.set_options(timeout=30_000)
 ARGUMENTS = [
