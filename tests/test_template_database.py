@@ -15,15 +15,18 @@ import pytest
 from sqlalchemy import NullPool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from tests.client import connected
 from tests.command import Application, environment, running
 from tests.ports import free_port
 from tests.postgresql_server import PrivatePostgreSQL
 from tests.publishing import publishing
 from tests.waiting import eventually
+from workerkit import Exchange
 from workerkit.testing import embedded_broker
 
 TEMPLATE = Path(__file__).parents[1] / "app_template"
 ORDERS = range(1, 31)
+BOOKED = Exchange("booked", "fanout")
 QUERY = "SELECT id FROM orders JOIN notifications ON id = order_id"
 
 
@@ -80,7 +83,7 @@ async def booked(url: str) -> list[int]:
 
 
 async def test_two_processes_that_start_at_once(postgresql: PrivatePostgreSQL) -> None:
-    """Each order is booked once and streamed by both, although one of them is killed."""
+    """Each order is booked once, streamed by both and announced, although one of them is killed."""
     engine = create_async_engine(postgresql.url.replace("://", "+asyncpg://"), poolclass=NullPool)
     async with engine.begin() as connection:
         await connection.execute(text("DROP SCHEMA public CASCADE"))
@@ -91,6 +94,10 @@ async def test_two_processes_that_start_at_once(postgresql: PrivatePostgreSQL) -
         (first, url), (second, other) = [await stack.enter_async_context(each) for each in shops]
         await asyncio.gather(first.says("consuming"), second.says("consuming"))
         publisher = await stack.enter_async_context(publishing(broker.url))
+        await publisher.publish({"id": 0}, "", exchange=BOOKED, mandatory=False)
+        client = await stack.enter_async_context(connected(broker.url))
+        await client.declare("invoices")
+        await client.bind("invoices", BOOKED.name, "")
         streams = asyncio.gather(booked(url), booked(other))
         for number in ORDERS:
             await publisher.publish({"id": number, "item": "tea"}, "orders")
@@ -108,7 +115,9 @@ async def test_two_processes_that_start_at_once(postgresql: PrivatePostgreSQL) -
             return ids
 
         customers = await eventually(notified)
+        invoices = [json.loads(each.body)["id"] for each in broker.queue("invoices").messages]
 
     assert ids == same
     assert Counter(ids) == Counter(ORDERS)
     assert customers == Counter([*ORDERS, 99])
+    assert set(invoices) == {*ORDERS, 99}
