@@ -136,7 +136,7 @@ docs: $(INSTALLED)
 	@echo "docs/_build/html/index.html"
 
 demo: $(INSTALLED)
-	@$(BIN)/python tests/demo.py
+	@cd app_template && ../$(BIN)/python demo.py
 
 soak: rabbitmq
 	@SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m tests.soak

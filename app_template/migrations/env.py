@@ -1,4 +1,4 @@
-"""Run migrations: `alembic upgrade head`, or the start of the shop with its own connection."""
+"""Run migrations: `alembic upgrade head`, or the start of the service with its connection."""
 
 import asyncio
 

@@ -1,1 +1,1 @@
-"""A shop that books orders: an example application for workerkit."""
+"""A service that books orders."""

@@ -1,4 +1,4 @@
-"""Run the shop with `python -m shop`, as `workerkit run shop` does."""
+"""Run the service with `python -m shop`, as `workerkit run shop` does."""
 
 from shop.container import Container
 from workerkit import Runner

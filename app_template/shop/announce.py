@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from shop.database import current_session
 from workerkit import Call, Exchange, Publisher
 
-# Whoever wants to know binds a queue to it: Binding(Exchange("booked", "fanout")).
+# Other services bind their queues to it: Binding(Exchange("booked", "fanout")).
 BOOKED = Exchange("booked", "fanout")
 
 
@@ -15,8 +15,8 @@ class Announce:
 
     The other way around, others would hear of an order that a rollback takes back. If this process
     dies between the commit and the publish, the message of the order is not acknowledged yet. It is
-    redelivered, `book` changes nothing, and the order is published then. So an order may be
-    published twice, and those who read the exchange have to expect that.
+    redelivered, `book` changes nothing, and the order is published then; a client of HTTP, which
+    got no response, has to repeat its request. So an order may be published twice.
     """
 
     def __init__(self, publisher: Publisher) -> None:
@@ -26,5 +26,5 @@ class Announce:
     async def __call__(self, call: Call) -> AsyncIterator[None]:
         yield
         for order in current_session.get().info.get("booked", []):
-            # Not mandatory: nobody has to have a queue there.
+            # Not mandatory, because there may be no such queue.
             await self.publisher.publish(order, "", exchange=BOOKED, mandatory=False)

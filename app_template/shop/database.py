@@ -26,11 +26,13 @@ current_session: ContextVar[AsyncSession] = ContextVar("current_session")
 async def open_engine(settings: Settings) -> AsyncIterator[AsyncEngine]:
     """Open the database before the first consumer starts; close it after the last one stops."""
     engine = create_async_engine(settings.database_url.get_secret_value(), pool_pre_ping=True)
-    if settings.database_upgrade:
-        async with engine.begin() as connection:
-            await connection.run_sync(upgrade)
-    yield engine
-    await engine.dispose()
+    try:
+        if settings.database_upgrade:
+            async with engine.begin() as connection:
+                await connection.run_sync(upgrade)
+        yield engine
+    finally:
+        await engine.dispose()
 
 
 def upgrade(connection: Connection) -> None:

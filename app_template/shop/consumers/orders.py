@@ -6,7 +6,7 @@ from workerkit import AMQPConsumer, RetryPolicy
 
 
 class OrderPlaced(AMQPConsumer):
-    """Books every order that the shop publishes.
+    """Books the placed orders.
 
     If `handle` returns, the order is committed and announced, and then the message is
     acknowledged. If it raises, the message is retried as `retry` states, and then moved to the

@@ -1,4 +1,4 @@
-"""Show and book orders over HTTP, and serve the page of the shop."""
+"""Show and book orders over HTTP, and serve the page."""
 
 from pathlib import Path
 from typing import Annotated
@@ -48,7 +48,7 @@ class OrderView(HTTPView):
 
 
 class Page(HTTPView):
-    """The page of the shop, which shows orders as they are booked."""
+    """The page, which shows orders as they are booked."""
 
     routes = ["/"]
     html = Path(__file__).with_name("page.html").read_text()

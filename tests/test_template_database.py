@@ -15,15 +15,18 @@ import pytest
 from sqlalchemy import NullPool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from tests.client import connected
 from tests.command import Application, environment, running
 from tests.ports import free_port
 from tests.postgresql_server import PrivatePostgreSQL
 from tests.publishing import publishing
 from tests.waiting import eventually
+from workerkit import Exchange
 from workerkit.testing import embedded_broker
 
-TEMPLATE = Path(__file__).parents[2] / "app_template"
+TEMPLATE = Path(__file__).parents[1] / "app_template"
 ORDERS = range(1, 31)
+BOOKED = Exchange("booked", "fanout")
 QUERY = "SELECT id FROM orders JOIN notifications ON id = order_id"
 
 
@@ -35,9 +38,10 @@ def postgresql() -> Iterator[PrivatePostgreSQL]:
 
 
 def test_the_tests_of_the_template(postgresql: PrivatePostgreSQL) -> None:
-    """They pass with PostgreSQL as well."""
+    """Those that use the database pass with PostgreSQL as well."""
+    files = [f"tests/test_{name}.py" for name in ("database", "orders", "stream", "notifications")]
     run = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *files],
         cwd=TEMPLATE,
         env=environment({"TEST_DATABASE_URL": postgresql.url}),
         capture_output=True,
@@ -79,7 +83,7 @@ async def booked(url: str) -> list[int]:
 
 
 async def test_two_processes_that_start_at_once(postgresql: PrivatePostgreSQL) -> None:
-    """Each order is booked once and streamed by both, although one of them is killed."""
+    """Each order is booked once, streamed by both and announced, although one of them is killed."""
     engine = create_async_engine(postgresql.url.replace("://", "+asyncpg://"), poolclass=NullPool)
     async with engine.begin() as connection:
         await connection.execute(text("DROP SCHEMA public CASCADE"))
@@ -90,6 +94,10 @@ async def test_two_processes_that_start_at_once(postgresql: PrivatePostgreSQL) -
         (first, url), (second, other) = [await stack.enter_async_context(each) for each in shops]
         await asyncio.gather(first.says("consuming"), second.says("consuming"))
         publisher = await stack.enter_async_context(publishing(broker.url))
+        await publisher.publish({"id": 0}, "", exchange=BOOKED, mandatory=False)
+        client = await stack.enter_async_context(connected(broker.url))
+        await client.declare("invoices")
+        await client.bind("invoices", BOOKED.name, "")
         streams = asyncio.gather(booked(url), booked(other))
         for number in ORDERS:
             await publisher.publish({"id": number, "item": "tea"}, "orders")
@@ -107,7 +115,9 @@ async def test_two_processes_that_start_at_once(postgresql: PrivatePostgreSQL) -
             return ids
 
         customers = await eventually(notified)
+        invoices = [json.loads(each.body)["id"] for each in broker.queue("invoices").messages]
 
     assert ids == same
     assert Counter(ids) == Counter(ORDERS)
     assert customers == Counter([*ORDERS, 99])
+    assert set(invoices) == {*ORDERS, 99}
