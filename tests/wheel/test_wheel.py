@@ -134,22 +134,19 @@ def install(programs: Path, *what: str | Path) -> None:
 
 def in_projects(
     installed: Path, tool: str, jobs: int, directories: Sequence[Path], *arguments: str
-) -> dict[str, str]:
-    """Run a tool in projects; return the output of each in which it failed."""
+) -> str:
+    """Run a tool in projects; return the output of those in which it failed."""
     script = Path(__file__).with_name("in_projects.py")
     options = (tool, str(jobs), *map(str, directories), "--", *arguments)
     output = run(installed / "python", script, *options, cwd=installed)
     return failures(output.splitlines(), tool, directories)
 
 
-def failures(lines: Sequence[str], tool: str, directories: Sequence[Path]) -> dict[str, str]:
-    """Return the output of each project whose tool did not end with 0."""
+def failures(lines: Sequence[str], tool: str, directories: Sequence[Path]) -> str:
+    """Return the output of the projects whose tool did not end with 0."""
     ended = dict(line.split()[1:] for line in lines if line.startswith("end "))
-    return {
-        directory.name: (directory / f"{tool}.log").read_text()
-        for directory in directories
-        if ended.get(str(directory)) != "0"
-    }
+    failed = [each for each in directories if ended.get(str(each)) != "0"]
+    return "".join(f"{each.name}:\n{(each / f'{tool}.log').read_text()}" for each in failed)
 
 
 def test_the_wheel_is_complete(wheel: Path) -> None:
@@ -215,7 +212,9 @@ def test_style(installed: Path, projects: dict[str, Path]) -> None:
 
 def test_types(installed: Path, projects: dict[str, Path]) -> None:
     """The types of each project pass, with those of the installed package."""
-    assert in_projects(installed, "mypy", 1, list(projects.values())) == {}
+    failed = in_projects(installed, "mypy", 1, list(projects.values()))
+
+    assert not failed, failed
 
 
 def test_tests(installed: Path, projects: dict[str, Path]) -> None:
@@ -223,8 +222,10 @@ def test_tests(installed: Path, projects: dict[str, Path]) -> None:
     whole = projects[WHOLE]
     others = [each for each in projects.values() if each != whole]
 
-    assert in_projects(installed, "pytest", 1, [whole]) == {}
-    assert in_projects(installed, "pytest", 2, others, "-k", SLOW) == {}
+    failed = in_projects(installed, "pytest", 1, [whole])
+    failed += in_projects(installed, "pytest", 2, others, "-k", SLOW)
+
+    assert not failed, failed
 
 
 async def test_demos(installed: Path, projects: dict[str, Path]) -> None:
@@ -237,7 +238,8 @@ async def test_demos(installed: Path, projects: dict[str, Path]) -> None:
             await interrupt_working(demos, directory)
         await demos.ended(120.0)
 
-    assert failures(demos.out, "demo", directories) == {}
+    failed = failures(demos.out, "demo", directories)
+    assert not failed, failed
     for directory in directories:
         assert "Traceback" not in (directory / "demo.log").read_text(), directory.name
 
