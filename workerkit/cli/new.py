@@ -20,7 +20,7 @@ from workerkit.cli.scaffold import FEATURES, TEMPLATE_PACKAGE, Names, files, kep
 from workerkit.errors import ConfigurationError
 from workerkit.safe_text import one_line
 
-MAX_NAME_LENGTH = 20
+MAX_NAME_LENGTH = 18
 """Longest name in characters. With a longer one, some lines of a project would be too long."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
