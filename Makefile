@@ -16,7 +16,7 @@ BIN := .venv/bin
 INSTALLED := .venv/.installed
 
 .PHONY: help test unit coverage lint types test-rabbitmq test-cluster test-clients test-oldest \
-	test-pythons demo docs soak install rabbitmq redis postgresql chromium node clean
+	test-pythons demo docs soak build licenses install rabbitmq redis postgresql chromium node clean
 
 help:
 	@echo "make test    all that CI runs: style, types and all tests, with a real RabbitMQ"
@@ -32,6 +32,8 @@ help:
 	@echo "make demo    run the template on an in-process broker; Ctrl-C stops it"
 	@echo "make docs    the documentation as a site in docs/_build/html"
 	@echo "make soak    ten minutes of failures with a real RabbitMQ; SOAK_SECONDS=... sets the time"
+	@echo "make build   wheel and sdist, in dist/"
+	@echo "make licenses       the licenses of all dependencies"
 	@echo "make clean   remove the virtual environment and caches"
 	@echo
 	@echo "PYTHON=$(PYTHON) chooses the interpreter (3.11 or newer) of a new .venv;"
@@ -140,6 +142,16 @@ demo: $(INSTALLED)
 
 soak: rabbitmq
 	@SOAK_SECONDS=$(SOAK_SECONDS) $(BIN)/python -m tests.soak
+
+# With the time of the last commit, so that everyone who builds it gets the same wheel.
+build: export SOURCE_DATE_EPOCH ?= $(shell git log -1 --format=%ct)
+build: $(INSTALLED)
+	rm -rf build dist
+	$(BIN)/python -m build
+	$(BIN)/twine check --strict dist/*
+
+licenses: $(INSTALLED)
+	@$(BIN)/python -m tests.licenses
 
 install: $(INSTALLED)
 

@@ -27,7 +27,7 @@ settings.load_profile("tests")
 
 # Each worker of pytest-xdist takes the next file: one that takes a minute must not be the last.
 _LONGEST = (
-    "test_outages test_soak test_topology_command test_field_handshakes"
+    "test_wheel test_outages test_soak test_topology_command test_field_handshakes"
     " test_dead_letters_command test_rabbit test_stopping test_field_singleton"
     " test_field_first_publish test_field_many test_killed test_contract test_field_channels"
     " test_field_seams test_overdue test_docs_types test_demo test_docs_site test_field_stream"

@@ -114,6 +114,20 @@ def test_what_git_ignores_is_left_out(tmp_path: Path) -> None:
     assert made == [".gitignore", "deploy/my-orders.service", "my_orders/a.py"]
 
 
+def test_imports_of_a_feature(tmp_path: Path) -> None:
+    """The empty line that ruff wants before the comment after them is gone with the comment."""
+    text = "import a\n\n# with amqp\nfrom shop import b\n\n# end\nfrom shop.c import d\n"
+    template(tmp_path, **{"a.py": text})
+
+    made = {
+        features: dict(files(tmp_path, NAMES, [features]))[Path("a.py")]
+        for features in ("amqp", "http")
+    }
+
+    assert made["amqp"] == "import a\n\nfrom my_orders import b\nfrom my_orders.c import d\n"
+    assert made["http"] == "import a\n\nfrom my_orders.c import d\n"
+
+
 def test_imports_that_get_too_long(tmp_path: Path) -> None:
     """A longer name wraps them as ruff does; other lines stay as they are."""
     names = ", ".join(f"Name{number}" for number in range(10, 21))

@@ -20,8 +20,8 @@ from workerkit.cli.scaffold import FEATURES, TEMPLATE_PACKAGE, Names, files, kep
 from workerkit.errors import ConfigurationError
 from workerkit.safe_text import one_line
 
-MAX_NAME_LENGTH = 30
-"""Longest name in characters: Kubernetes allows 63, and names are parts of longer ones."""
+MAX_NAME_LENGTH = 18
+"""Longest name in characters. With a longer one, some lines of a project would be too long."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*([-_][a-z0-9]+)*")
 _DESCRIPTIONS = {

@@ -32,6 +32,8 @@ _SOME = rf"(?:{'|'.join(FEATURES)})(?: and (?:{'|'.join(FEATURES)}))*"
 _CONDITION = rf"with (?P<with>{_SOME}(?: without {_SOME})?)|(?P<without>without {_SOME})"
 _MARKER = re.compile(rf"\s*(?:#|<!--) (?:{_CONDITION}|end)(?: -->)?\s*")
 _NAMES = re.compile(r"\bshop-worker\b|\bshop\b|(?<![A-Za-z0-9])SHOP(?![A-Za-z0-9])")
+# The rules of ruff want an empty line between an import and a comment, but not between two imports.
+_END_OF_IMPORTS = re.compile(r"\n\n# end\n(?=from |import )")
 _IMPORT = re.compile(r"(from \S+ import )([^()\n]+)\n")
 
 
@@ -74,12 +76,14 @@ def files(template: Path, names: Names, features: Collection[str]) -> Iterator[t
         if name == TABLE or not all(_holds(each, features) for each in wanted):
             continue
         text = (template / path).read_text(encoding="utf-8")
+        is_code = path.suffix == ".py"
+        if is_code:
+            text = _END_OF_IMPORTS.sub("\n# end\n", text)
         try:
-            text = "".join(_selected(text, features))
+            text = names.replace("".join(_selected(text, features)))
         except ValueError as error:
             raise ValueError(f"{template / path}:{error}") from None
-        text = names.replace(text)
-        yield Path(names.replace(name)), _wrapped(text) if path.suffix == ".py" else text
+        yield Path(names.replace(name)), _wrapped(text) if is_code else text
 
 
 def kept(template: Path) -> Iterator[Path]:
