@@ -123,16 +123,17 @@ class Broker:
         bindings = iter(self._needs.bindings)
         self._done, self._doing = 0, "applied"
         done: list[Item] = []
-        for item in plan.items:
-            self._done += 1
-            pair = next(bindings) if item.kind == "binding" else None
-            if item.state is State.MISSING or (pair and item.state is State.UNKNOWN):
-                try:
-                    await self._create(item, uses.get(item.name), pair)
-                except BrokerRefused as error:
-                    raise RunError(_not_created(item, error, done)) from error
-                item = dataclasses.replace(item, state=State.CREATED)
-            done.append(item)
+        async with self._session.scratch.turn():
+            for item in plan.items:
+                pair = next(bindings) if item.kind == "binding" else None
+                if item.state is State.MISSING or (pair and item.state is State.UNKNOWN):
+                    try:
+                        await self._create(item, uses.get(item.name), pair)
+                    except BrokerRefused as error:
+                        raise RunError(_not_created(item, error, done)) from error
+                    item = dataclasses.replace(item, state=State.CREATED)
+                done.append(item)
+                self._done += 1
         return dataclasses.replace(plan, items=done)
 
     async def _create(
