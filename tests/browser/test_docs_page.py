@@ -6,14 +6,21 @@ import subprocess
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import date, datetime
+from decimal import Decimal
+from enum import Enum
+from ipaddress import IPv4Address
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urljoin
+from uuid import UUID
 
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
 from playwright.sync_api import Error, Locator, Page, expect
+from pydantic import BaseModel, Field
+from pydantic.json_schema import models_json_schema
 
 from tests.browsing import Visit, in_background
 from tests.command import running, write_package
@@ -418,6 +425,66 @@ def test_dark_mode(worker: Addresses, visit: Visits) -> None:
 
     assert of_system == "rgb(17, 22, 29)"
     assert (chosen, page.evaluate(background)) == ("rgb(255, 255, 255)", "rgb(255, 255, 255)")
+
+
+class Kind(Enum):
+    """A kind."""
+
+    ONE = "one"
+    TWO = 2
+
+
+class Cat(BaseModel):
+    kind: Literal["cat"]
+
+
+class Dog(BaseModel):
+    kind: Literal["dog"]
+    friends: "list[Cat | Dog]"
+
+
+class Anything(BaseModel):
+    """One field for each kind of schema."""
+
+    text: Annotated[str, Field(min_length=9, max_length=12)]
+    short: Annotated[str, Field(max_length=3)]
+    above: Annotated[int, Field(gt=10, multiple_of=7)]
+    below: Annotated[float, Field(lt=-5)]
+    between: Annotated[Decimal, Field(ge=2, le=3)]
+    kind: Kind
+    literal: Literal["a", 1]
+    nothing: None
+    maybe: int | None
+    pet: Annotated[Cat | Dog, Field(discriminator="kind")]
+    pair: tuple[int, Cat]
+    many: Annotated[list[Cat], Field(min_length=3)]
+    names: dict[str, Cat]
+    when: datetime
+    day: date
+    id: UUID
+    address: IPv4Address | bool
+    again: "Anything | None"
+    plain: Any
+    made: Annotated[str, Field(examples=["an example"])]
+
+
+def test_examples_fit_their_schemas(visit: Visits) -> None:
+    """What a form is filled with is valid."""
+    _, definitions = models_json_schema(
+        [(Anything, "validation"), (Dog, "validation")],
+        ref_template="#/components/schemas/{model}",
+    )
+    document = {**_document({}), "components": {"schemas": definitions["$defs"]}}
+
+    with in_background(_served(document)) as url:
+        page = visit(url).open("/docs")
+        anything, dog = (
+            page.evaluate("(name) => example({ $ref: '#/components/schemas/' + name })", name)
+            for name in ("Anything", "Dog")
+        )
+
+    assert Anything.model_validate(anything).made == "an example"
+    Dog.model_validate(dog)
 
 
 HOSTILE = "</script><img src=x onerror=alert(1)><svg onload=alert(2)>`<b>`javascript:alert(3)"

@@ -154,6 +154,7 @@ const schemaView = (schema) => [
 const FORMATS = {
   "date-time": "2026-01-31T12:00:00Z", date: "2026-01-31", time: "12:00:00", duration: "PT1H",
   uuid: "3fa85f64-5717-4562-b3fc-2c963f66afa6", email: "user@example.com", uri: "urn:example",
+  ipv4: "192.0.2.1", ipv6: "2001:db8::1",
 };
 // An example of a schema. A reference inside itself and a huge schema end the recursion.
 const example = (schema, inside = [], budget = { left: 400 }) => {

@@ -1,5 +1,6 @@
 """Pages that display the OpenAPI and the AsyncAPI document, without the internet."""
 
+import asyncio
 import re
 from base64 import b64encode
 from collections.abc import Callable, Mapping, Sequence
@@ -38,12 +39,13 @@ def message_pages(
     """Return the AsyncAPI document and its page, by path.
 
     Args:
-        describe: Creates the document. It is called for the first request: most processes get none.
+        describe: Creates the document, at the first request, because most processes get none; in a
+            thread, because 200 consumers take 0.4 s.
     """
     described = cache(lambda: to_json(describe()))
 
     async def respond(request: web.Request) -> web.Response:
-        return web.Response(body=described(), headers=_JSON)
+        return web.Response(body=await asyncio.to_thread(described), headers=_JSON)
 
     return {ASYNCAPI: respond, PAGE: _constant(*docs_page("asyncapi.js"))}
 
