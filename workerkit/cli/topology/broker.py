@@ -27,7 +27,7 @@ from workerkit.amqp.frames import NO_PERMISSION, NOT_FOUND
 from workerkit.amqp.needs import ConsumerQueue, Needs
 from workerkit.amqp.queue import Binding, Exchange, Queue
 from workerkit.amqp.session import Session, connect
-from workerkit.cli.dead_letters.read import progress
+from workerkit.cli.terminal import progress
 from workerkit.cli.topology.management import Management, NoManagement, management
 from workerkit.cli.topology.plan import Item, Plan, State
 from workerkit.config.connections import AMQPSettings
