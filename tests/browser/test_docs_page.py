@@ -497,6 +497,8 @@ def test_hostile_documents(visit: Visits) -> None:
         "Loop": recursive,
         "Itself": {"$ref": "#/components/schemas/Itself"},
         "Both": {"allOf": [{"$ref": "#/components/schemas/Both"}, {"$ref": "#/nowhere"}]},
+        "Wide": {"anyOf": [{"$ref": f"#/components/schemas/Wide{n % 2 or ''}"} for n in range(60)]},
+        "Wide1": {"anyOf": [{"$ref": "#/components/schemas/Wide"}, {"type": "null"}]},
         "Huge": {"type": "object", "properties": {f"p{n}": recursive for n in range(1_000)}},
         HOSTILE: {"type": "object", "description": HOSTILE, "properties": {HOSTILE: True}},
         "__proto__": {"enum": [HOSTILE, None, 1]},

@@ -252,7 +252,7 @@ def _named(queues: list[str], keys: list[str], events: list[str]) -> Any:
     return document(assembly)
 
 
-@settings(max_examples=4)
+@settings(max_examples=2)
 @given(st.lists(names, min_size=20, max_size=20, unique=True))
 def test_odd_names(odd: list[str]) -> None:
     """Queues, routing keys, events and routes may have any name."""

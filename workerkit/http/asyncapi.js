@@ -4,8 +4,7 @@ const addressOf = (channel) => String(channel.address ?? channel.title ?? "unkno
 const rows = (pairs) => make("table", {}, make("tbody", {}, pairs.filter(([, value]) => value !== undefined && value !== "")
   .map(([name, value]) => make("tr", {}, make("th", { scope: "row" }, name), make("td", {}, make("code", {}, shown(value)))))));
 
-const messageView = (reference) => {
-  const message = follow(reference);
+const messageView = (message) => {
   const about = entries(message).filter(([name]) => name.startsWith("x-")).map(([name, value]) => [name.slice(2), value]);
   const type = own(own(message.bindings, "amqp"), "messageType");
   return make("div", {}, make("p", {}, make("b", {}, String(message.title || message.name || "Message")),

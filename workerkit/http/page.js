@@ -116,11 +116,13 @@ const below = (schema, depth = 0) => {
   found.push(...complex.map((each) => ({ label: typeText(each), schema: each })));
   return found;
 };
-const hasParts = (schema, depth = 0) => {
-  const full = resolved(schema);
+const hasParts = (schema, seen = new Set()) => {
+  const full = resolved(schema), key = schema.$ref || schema;
+  if (seen.has(key)) return false;
+  seen.add(key);
   const inner = [full.additionalProperties, full.items, full.prefixItems, alternatives(full)].flat();
-  return depth < 5 && (entries(full.properties).length > 0 || list(full.allOf).length > 1
-    || inner.some((each) => isObject(each) && hasParts(each, depth + 1)));
+  return entries(full.properties).length > 0 || list(full.allOf).length > 1
+    || inner.some((each) => isObject(each) && hasParts(each, seen));
 };
 
 const field = ({ label, schema, required, code, note }) => {
