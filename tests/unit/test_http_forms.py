@@ -484,7 +484,8 @@ class Nested(BaseModel):
         ({"a": Annotated[str, Form], "b": Annotated[Upload, Form]}, "is a whole form, and other"),
         ({"a": Annotated[Nested, Form]}, "has a field 'inner' that a form cannot contain"),
         ({"a": Annotated[dict[str, int], Form]}, "has a field 'a' that a form cannot contain"),
-        ({"a": UploadFile}, "parameter 'a'"),
+        ({"a": Annotated[HTTPClient, Form]}, "has a field 'a' that a form cannot contain"),
+        ({"a": UploadFile}, "is a file, which comes from a form: write Annotated[Up"),
     ],
 )
 def test_faults(parameters: dict[str, Any], fault: str) -> None:
