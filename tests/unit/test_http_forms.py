@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from openapi_spec_validator import validate
 from pydantic import BaseModel, Field, model_validator
 
-from tests.application import Recorder, container_of, package_of
+from tests.application import container_of, package_of
 from tests.serving import NO_BROKER, everything, first_answer, serving
 from tests.waiting import eventually
 from workerkit import DeclarationError, Form, HTTPView, Runner, UploadFile
@@ -461,8 +461,6 @@ async def test_hidden_types() -> None:
 def faults_of(**parameters: Any) -> str:
     """Return the faults of a view whose method takes these parameters."""
 
-    async def post(self: Any, **_: Any) -> None: ...
-
     code = f"async def post(self, {', '.join(parameters)}): ..."
     namespace: dict[str, Any] = {}
     exec(code, namespace)
@@ -484,7 +482,8 @@ class Nested(BaseModel):
         ({"a": Annotated[str, Form], "b": Annotated[Upload, Form]}, "is a whole form, and other"),
         ({"a": Annotated[Nested, Form]}, "has a field 'inner' that a form cannot contain"),
         ({"a": Annotated[dict[str, int], Form]}, "has a field 'a' that a form cannot contain"),
-        ({"a": UploadFile}, "parameter 'a'"),
+        ({"a": Annotated[HTTPClient, Form]}, "has a field 'a' that a form cannot contain"),
+        ({"a": UploadFile}, "is a file, which comes from a form: write Annotated[Up"),
     ],
 )
 def test_faults(parameters: dict[str, Any], fault: str) -> None:
@@ -552,7 +551,6 @@ PIECES = st.sampled_from(
 
 def test_fuzzed_forms(temporary_files: Callable[[], int]) -> None:
     """Whatever the pieces of a form are, and in which chunks they come, there is an answer."""
-    recorder = Recorder()
 
     @settings(
         max_examples=150, deadline=None, database=None, suppress_health_check=list(HealthCheck)
@@ -570,7 +568,7 @@ def test_fuzzed_forms(temporary_files: Callable[[], int]) -> None:
 
     with asyncio.Runner() as runner:
         loop = runner.get_loop()
-        served = serving(Photos, recorder=recorder)
+        served = serving(Photos)
         client = runner.run(served.__aenter__())
         try:
             fuzz()

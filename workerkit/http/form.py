@@ -3,13 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from inspect import Parameter
-from typing import (
-    Any,
-    NotRequired,  # Pydantic needs this one up to 3.11.
-    cast,
-    get_args,
-    get_origin,
-)
+from typing import Any, NotRequired, cast, get_args, get_origin
 
 from aiohttp import web
 from pydantic import BaseModel, TypeAdapter
@@ -74,25 +68,20 @@ class RequestForm:
     """The form that a view takes, as its body.
 
     Attributes:
-        adapter: Of a type with all fields, which describes the form.
+        described: The adapter of a type with all fields.
         names: The names of the fields.
         files: The names of those that take files.
         lists: The names of those that take several values.
         required: Whether the client has to send a body.
     """
 
-    adapter: TypeAdapter[Any]
+    described: TypeAdapter[Any]
     names: frozenset[str]
     files: frozenset[str]
     lists: frozenset[str]
     required: bool
     _arguments: Callable[[Any], dict[str, Any]]
     _validate: Decode = field(repr=False)
-
-    @property
-    def type(self) -> Any:
-        """The type of the adapter, as of a JSON body."""
-        return self.adapter
 
     @property
     def content_types(self) -> Sequence[str]:
@@ -126,14 +115,15 @@ def form_of_fields(name: str, fields: Sequence[FormField]) -> RequestForm:
     for each in fields:
         optional = each.default is not Parameter.empty
         types_[each.name] = NotRequired[each.type] if optional else each.type
-    adapter: TypeAdapter[Any] = TypeAdapter(cast(Any, TypedDict)(name, types_))
+    # Up to Python 3.11, pydantic needs the `TypedDict` of typing_extensions.
+    whole = cast(Any, TypedDict)(name, types_)
     defaults = {e.argument: e.default for e in fields if e.default is not Parameter.empty}
 
     def arguments(read: Mapping[str, Any]) -> dict[str, Any]:
         return {**defaults, **{e.argument: read[e.name] for e in fields if e.name in read}}
 
     required = len(defaults) < len(fields)
-    return _form(adapter, {each.name: each.type for each in fields}, required, arguments)
+    return _form(whole, {each.name: each.type for each in fields}, required, arguments)
 
 
 def form_of_model(argument: str, model: type[BaseModel]) -> RequestForm:
@@ -147,7 +137,7 @@ def form_of_model(argument: str, model: type[BaseModel]) -> RequestForm:
         for name, each in model.model_fields.items()
     }
     required = any(each.is_required() for each in model.model_fields.values())
-    return _form(TypeAdapter(model), types_, required, lambda read: {argument: read})
+    return _form(model, types_, required, lambda read: {argument: read})
 
 
 def is_model(type_: Any) -> bool:
@@ -156,7 +146,7 @@ def is_model(type_: Any) -> bool:
 
 
 def _form(
-    adapter: TypeAdapter[Any],
+    whole: Any,
     types_: Mapping[str, Any],
     required: bool,
     arguments: Callable[[Any], dict[str, Any]],
@@ -168,6 +158,7 @@ def _form(
             lists.add(name)
         if is_file:
             files.add(name)
+    adapter: TypeAdapter[Any] = TypeAdapter(whole)
     texts = {name for name in types_ if name not in files}
     validator = SchemaValidator(_with_texts(text_schema(adapter.core_schema), texts - lists))
     return RequestForm(

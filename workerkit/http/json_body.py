@@ -36,6 +36,11 @@ class RequestBody:
         """Whether the client has to send a body."""
         return self.default is Parameter.empty
 
+    @property
+    def described(self) -> Any:
+        """What has the schema of the body: the adapter, or a type of msgspec."""
+        return self.adapter or self.type
+
     def read(self, delivery: HTTPRequest, arguments: dict[str, Any]) -> None:
         """Read the body of a request, and add it to the arguments.
 

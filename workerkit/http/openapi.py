@@ -105,7 +105,7 @@ def document(views: Sequence[Declared], settings: OpenAPISettings | None = None)
         for value in each.signature.parameters:
             schemas.add(value.adapter, "validation")
         if (body := each.signature.body) is not None:
-            schemas.add(body.adapter or body.type, "validation")
+            schemas.add(body.described, "validation")
         for described in each.returned.described:
             schemas.add(described, "serialization")
     schemas.build()
@@ -220,7 +220,7 @@ def _operation_object(
     if (body := operation.signature.body) is not None:
         described["requestBody"] = {
             "required": body.required,
-            "content": _content(body, schemas.get(body.adapter or body.type, "validation")),
+            "content": _content(body, schemas.get(body.described, "validation")),
         }
     if operation.security is not None:
         described["security"] = operation.security
