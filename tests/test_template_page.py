@@ -1,5 +1,6 @@
 """The page of the template, in a browser."""
 
+import shutil
 import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
@@ -11,7 +12,7 @@ from tests.ports import free_port
 from workerkit.testing import embedded_broker
 
 TEMPLATE = Path(__file__).parents[1] / "app_template"
-CHROMIUM = "/usr/bin/chromium"
+CHROMIUM = shutil.which("chromium")
 expect.set_options(timeout=30_000)
 ARGUMENTS = [
     *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
