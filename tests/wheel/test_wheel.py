@@ -229,7 +229,7 @@ def test_tests(installed: Path, projects: dict[str, Path]) -> None:
 
 
 async def test_demos(installed: Path, projects: dict[str, Path]) -> None:
-    """The demo of each project handles something, and ends by SIGINT without an error."""
+    """The demo of each project handles what it consumes, and ends by SIGINT without an error."""
     script = Path(__file__).with_name("in_projects.py")
     directories = list(projects.values())
     command = (str(installed / "python"), str(script), "demo", str(len(directories)))
@@ -245,16 +245,19 @@ async def test_demos(installed: Path, projects: dict[str, Path]) -> None:
 
 
 async def interrupt_working(demos: Application, directory: Path) -> None:
-    """Wait until a demo has handled something, and send it SIGINT."""
+    """Wait until all that a demo consumes has been handled, and send it SIGINT."""
     log = directory / "demo.log"
+    features = set(directory.name.split("-"))
+    wanted = [" handled "] if features - {"periodic"} else []
+    wanted += [" run finished "] if "periodic" in features else []
 
     def handled() -> bool:
-        return log.exists() and " handled " in log.read_text()
+        return log.exists() and all(each in log.read_text() for each in wanted)
 
     def pid() -> int:
         return int(next(demos.lines(f"start {directory} "), "0"))
 
-    await eventually(handled, 120.0, what=f"an order in {log}")
+    await eventually(handled, 120.0, what=f"{wanted} in {log}")
     os.kill(await eventually(pid), signal.SIGINT)
 
 
