@@ -225,7 +225,9 @@ def test_the_options_of_a_view() -> None:
     _, options = declared(view(fine))
 
     assert options.timeout == 60.0
-    assert sorted(options.sources) == ["max_body", "methods", "name", "routes", "timeout"]
+    assert sorted(options.sources) == [
+        *("max_body", "methods", "name", "publishes", "routes", "timeout")
+    ]
 
 
 def test_options_of_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -177,7 +177,7 @@ class _Document:
         return {**described, **channel.extensions}
 
     def _message(self, message: Message, mode: Mode) -> dict[str, Any]:
-        content_type, payload = self._payload(message.type, mode)
+        content_type, payload = self._encoded_schema(message.type, mode)
         described: dict[str, Any] = {
             "name": message.name,
             "title": message.name,
@@ -208,7 +208,7 @@ class _Document:
         self._types[id(type_), mode] = found
         self.schemas.add(found, mode)
 
-    def _payload(self, type_: Any, mode: Mode) -> tuple[str, dict[str, Any]]:
+    def _encoded_schema(self, type_: Any, mode: Mode) -> tuple[str, dict[str, Any]]:
         """Return the content type and the schema of a type."""
         if is_protobuf(type_):
             return "application/x-protobuf", {"x-protobuf": type_.DESCRIPTOR.full_name}
