@@ -18,6 +18,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import workerkit.testing
+
 from shop.container import Container
 from shop.orders import Order
 
@@ -35,7 +36,8 @@ def main() -> None:
     # INFO is enough for all others.
     logging.getLogger("workerkit.observe").setLevel(logging.DEBUG)
     with TemporaryDirectory() as directory, suppress(KeyboardInterrupt), surroundings():
-        os.environ.setdefault("SHOP_DATABASE_URL", f"sqlite:///{directory}/shop.db")
+        database = f"sqlite:///{directory}/orders.db"
+        os.environ.setdefault("SHOP_DATABASE_URL", database)
         workerkit.Runner(Container(), packages=["shop"]).run()
 
 

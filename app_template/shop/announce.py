@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from shop.database import current_session
 from workerkit import Call, Exchange, Publisher
+
+from shop.database import current_session
 
 # Other services bind their queues to it: Binding(Exchange("booked", "fanout")).
 BOOKED = Exchange("booked", "fanout")

@@ -2,6 +2,7 @@
 
 from dependency_injector import providers
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from workerkit import WorkerContainer
 
 # with amqp
 from shop.announce import Announce
@@ -10,7 +11,6 @@ from shop.announce import Announce
 from shop.database import Sessions, Transaction, current_session, open_engine
 from shop.orders import OrderRepository
 from shop.settings import Settings
-from workerkit import WorkerContainer
 
 
 class Container(WorkerContainer):

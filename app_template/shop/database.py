@@ -14,9 +14,9 @@ from sqlalchemy.ext.asyncio import (
     async_sessionmaker,
     create_async_engine,
 )
+from workerkit import Call
 
 from shop.settings import Settings
-from workerkit import Call
 
 Sessions = async_sessionmaker[AsyncSession]
 

@@ -8,9 +8,9 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 from sqlalchemy import func, select, text
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.ext.asyncio import AsyncSession
+from workerkit import Reject
 
 from shop.models import Base, NotificationRow, OrderRow
-from workerkit import Reject
 
 # What a column of 64 bits holds, and a number of JavaScript exactly.
 Number = Annotated[int, Field(ge=0, lt=2**53)]

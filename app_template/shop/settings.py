@@ -1,9 +1,8 @@
 """The settings: environment variables that begin with `SHOP_`, or lines of the file `.env`."""
 
+import workerkit
 from pydantic import SecretStr, field_validator
 from pydantic_settings import SettingsConfigDict
-
-import workerkit
 
 DRIVERS = {
     "sqlite": "sqlite+aiosqlite",

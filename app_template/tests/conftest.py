@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from pydantic import SecretStr
 from sqlalchemy.ext.asyncio import AsyncSession, async_sessionmaker
+from workerkit.testing import override
 
 from shop.container import Container
 from shop.database import Sessions, open_engine
 from shop.models import Base
 from shop.orders import OrderRepository
 from shop.settings import Settings
-from workerkit.testing import override
 
 
 @pytest.fixture

@@ -4,11 +4,11 @@ import asyncio
 
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
+from workerkit.testing import running
 
 from shop.container import Container
 from shop.models import NotificationRow
 from shop.orders import Order
-from workerkit.testing import running
 
 
 async def test_an_order_from_request_to_notification(

@@ -3,14 +3,14 @@
 from pydantic import SecretStr
 from sqlalchemy import select
 from sqlalchemy.ext.asyncio import AsyncSession
+from workerkit import SSESettings
+from workerkit.testing import fake_event, override, running, sse_server
 
 from shop.consumers.notifications import OrderBooked
 from shop.container import Container
 from shop.models import NotificationRow
 from shop.orders import Order, OrderRepository
 from shop.settings import Settings
-from workerkit import SSESettings
-from workerkit.testing import fake_event, override, running, sse_server
 
 TEA = Order(id=1, item="tea")
 
@@ -30,7 +30,8 @@ async def test_the_event_stream(
     async with sse_server() as stream:
         changed = {"sse": {"shop": SSESettings(url=SecretStr(stream.url))}}
         with override(container, settings=settings.model_copy(update=changed)):
-            async with running(container, packages=["shop"], only=["OrderBooked"]) as app:
+            only = ["OrderBooked"]
+            async with running(container, packages=["shop"], only=only) as app:
                 await stream.send(TEA, name="booked")
                 await stream.send("whatever", name="other")
                 stream.cut()

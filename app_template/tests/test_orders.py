@@ -2,14 +2,14 @@
 
 import pytest
 from dependency_injector import providers
+from workerkit import PublishTimeout, Reject
+from workerkit.testing import FakePublisher, build, override, running
 
 from shop.announce import BOOKED
 from shop.consumers.orders import OrderPlaced
 from shop.container import Container
 from shop.orders import Order, OrderRepository
 from shop.settings import Settings
-from workerkit import PublishTimeout, Reject
-from workerkit.testing import FakePublisher, build, override, running
 
 TEA = Order(id=1, item="tea", quantity=10)
 

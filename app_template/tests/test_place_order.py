@@ -1,12 +1,12 @@
 """Tests of orders over HTTP that wait in the queue until they are booked."""
 
 import pytest
+from workerkit import PublishTimeout, Retry
+from workerkit.testing import FakePublisher, override, running
 
 from shop.consumers.place_order import PlaceOrder
 from shop.container import Container
 from shop.orders import Order
-from workerkit import PublishTimeout, Retry
-from workerkit.testing import FakePublisher, override, running
 
 TEA = Order(id=1, item="tea", quantity=3)
 

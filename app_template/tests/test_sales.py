@@ -3,11 +3,11 @@
 import logging
 
 import pytest
+from workerkit.testing import running
 
 from shop.container import Container
 from shop.database import Sessions
 from shop.orders import Order, OrderRepository
-from workerkit.testing import running
 
 
 async def test_the_report(
@@ -21,5 +21,5 @@ async def test_the_report(
     async with running(container, packages=["shop"], only=["SalesReport"]) as app:
         await app.tick("SalesReport")
 
-    [record] = [each for each in caplog.records if each.name == "shop.consumers.sales"]
+    [record] = [each for each in caplog.records if each.module == "sales"]
     assert record.__dict__["sales"] == {"tea": 3}

@@ -4,10 +4,10 @@ import json
 from collections.abc import AsyncGenerator
 
 import aiohttp
+from workerkit.testing import running
 
 from shop.container import Container
 from shop.orders import Order
-from workerkit.testing import running
 
 VIEWS = ["BookedOrders", "OrderView"]
 

@@ -2,12 +2,12 @@
 
 import pytest
 from aiohttp import web
+from workerkit.testing import running
 
 from shop.consumers.views import OrderView
 from shop.container import Container
 from shop.orders import Order, OrderRepository
 from shop.settings import Settings
-from workerkit.testing import running
 
 TEA = Order(id=1, item="tea", quantity=3)
 VIEWS = ["OrderList", "OrderView", "Page"]

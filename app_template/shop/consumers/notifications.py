@@ -2,8 +2,9 @@
 
 import logging
 
-from shop.orders import Order, OrderRepository
 from workerkit import RetryPolicy, SSEConsumer, SSEEvent
+
+from shop.orders import Order, OrderRepository
 
 log = logging.getLogger(__name__)
 

@@ -1,8 +1,9 @@
 """Handle the messages of placed orders."""
 
+from workerkit import AMQPConsumer, RetryPolicy
+
 from shop.orders import Order, OrderRepository
 from shop.settings import Settings
-from workerkit import AMQPConsumer, RetryPolicy
 
 
 class OrderPlaced(AMQPConsumer):

@@ -1,9 +1,9 @@
 """Accept orders over HTTP, and let the queue keep them until they are booked."""
 
 from pydantic import BaseModel
+from workerkit import HTTPView, Publisher, PublishError, Retry
 
 from shop.orders import Order
-from workerkit import HTTPView, Publisher, PublishError, Retry
 
 
 class Accepted(BaseModel):

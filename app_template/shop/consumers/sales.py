@@ -3,8 +3,9 @@
 import logging
 from datetime import UTC, datetime, timedelta
 
-from shop.orders import OrderRepository
 from workerkit import PeriodicTask
+
+from shop.orders import OrderRepository
 
 log = logging.getLogger(__name__)
 

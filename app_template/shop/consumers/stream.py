@@ -4,10 +4,10 @@ import asyncio
 from typing import Annotated
 
 from aiohttp import web
+from workerkit import Header, HTTPView
 
 from shop.database import Sessions
 from shop.orders import Number, OrderRepository
-from workerkit import Header, HTTPView
 
 POLL = 0.5  # Seconds.
 

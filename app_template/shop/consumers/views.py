@@ -5,10 +5,10 @@ from typing import Annotated
 
 from aiohttp import web
 from pydantic import Field
+from workerkit import HTTPView, Reject
 
 from shop.orders import BookedOrder, Number, Order, OrderRepository
 from shop.settings import Settings
-from workerkit import HTTPView, Reject
 
 
 class OrderList(HTTPView):
