@@ -1,6 +1,5 @@
 """The container of an application: its providers, and those of the framework."""
 
-import inspect
 from typing import Any
 
 from dependency_injector import containers, providers
@@ -19,6 +18,7 @@ from workerkit.observe import log_settled
 from workerkit.periodic.consumer import PeriodicTask
 from workerkit.periodic.transport import PeriodicTransport
 from workerkit.safe_text import Redact
+from workerkit.signature import given
 from workerkit.sse.consumer import SSEConsumer
 from workerkit.sse.cursor import CursorStore, MemoryCursors
 from workerkit.sse.transport import SSETransport
@@ -153,9 +153,7 @@ class Resources:
         for name, resource in self._wanted:
             self._opened.append((name, resource))
             try:
-                opening = resource.init()
-                if inspect.isawaitable(opening):
-                    await guard(opening)
+                await guard(given(resource.init()))
             except (Exception, SystemExit, KeyboardInterrupt) as error:
                 raise RunError(
                     f"resource {name!r} could not be opened: {describe_error(error)}"
@@ -178,9 +176,7 @@ class Resources:
 
 
 async def _closed(resource: "providers.Resource[Any]") -> None:
-    closing = resource.shutdown()
-    if inspect.isawaitable(closing):
-        await closing
+    await given(resource.shutdown())
 
 
 def _in_order(container: containers.Container) -> list[tuple[str, providers.Resource[Any]]]:

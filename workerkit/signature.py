@@ -1,5 +1,6 @@
 """Read the signature of `handle` once, then turn deliveries into its arguments."""
 
+import asyncio
 import inspect
 import re
 import types
@@ -312,13 +313,26 @@ async def provided(sources: Mapping[str, ArgumentSource]) -> AsyncIterator[dict[
         for name, source in sources.items():
             value = source.provide()
             if inspect.isawaitable(value):
-                value = await value
+                value = await given(value)
             if source.per_call and hasattr(type(value), "__aenter__"):
                 value = await stack.enter_async_context(value)
             elif type(value) in _GENERATORS and not source.iterated:
                 raise TypeError(f"{name!r} is a generator: its provider has to give what it yields")
             values[name] = value
         yield values
+
+
+async def given(value: Any) -> Any:
+    """Return what a provider gives; await it where it is asynchronous.
+
+    dependency-injector sets the result of its futures in any case. One that was cancelled with the
+    task that waits for it would log an error then.
+    """
+    if not inspect.isawaitable(value):
+        return value
+    if isinstance(value, asyncio.Future) and not isinstance(value, asyncio.Task):
+        return await asyncio.shield(value)
+    return await value
 
 
 def _unfilled(open_: Sequence[Any], of: type | None) -> str:

@@ -78,9 +78,9 @@ HANGS = """
         async def get(self) -> str:
             pid = os.fork()
             if pid == 0:
+                print(f"child {os.getpid()}", flush=True)  # Its signals are set by now.
                 time.sleep(600)
                 os._exit(0)
-            print(f"child {pid}", flush=True)
             _, status = await asyncio.to_thread(os.waitpid, pid, 0)
             return str(os.waitstatus_to_exitcode(status))
 """

@@ -24,6 +24,7 @@ from workerkit import (
     WorkerSettings,
 )
 from workerkit.container import Resources
+from workerkit.signature import given
 
 
 class Settings(WorkerSettings):
@@ -252,6 +253,33 @@ async def test_cancelled_while_opening(journal: Journal) -> None:
 
     assert journal.lines == ["open first", "hanging", "close first"]
     assert faults == {}
+
+
+async def test_cancelled_while_a_provider_waits() -> None:
+    """What was waited for is created later, and nothing is logged about it."""
+    opened = asyncio.Event()
+
+    async def open_engine() -> AsyncIterator[str]:
+        await opened.wait()
+        yield "engine"
+
+    class Container(WorkerContainer):
+        engine = providers.Resource(open_engine)
+        sessions = providers.Singleton(list, engine)
+
+    reported: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
+    container = Container()
+    waiting = asyncio.create_task(given(container.sessions()))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.wait([waiting])
+
+    opened.set()
+
+    assert await given(container.sessions()) == [*"engine"]
+    assert (waiting.cancelled(), reported) == (True, [])
+
 
 
 @pytest.mark.parametrize(

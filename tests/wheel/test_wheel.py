@@ -28,7 +28,10 @@ ROOT = Path(__file__).parents[2]
 VERSION = ConfigParser()
 VERSION.read(ROOT / "setup.cfg")
 NUMBER = VERSION["metadata"]["version"]
-NOT_OURS = (".git", ".venv*", "*_cache", "__pycache__", "node_modules", "_build", "build", "dist")
+NOT_OURS = (
+    *(".git", ".venv*", "*_cache", ".hypothesis", ".coverage*", "htmlcov", "__pycache__"),
+    *("node_modules", "_build", "build", "dist", "*.egg-info"),
+)
 # What a working copy may have, and a release must not.
 LEFTOVERS = ("shop.db", "shop/__pycache__/x.pyc", ".mypy_cache/x", ".pytest_cache/x", ".env")
 EPOCH = "1700000000"
@@ -65,7 +68,7 @@ def run(*command: str | Path, cwd: Path, **variables: str) -> str:
 def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of this working copy, with leftovers."""
     copy = tmp_path_factory.mktemp("source") / "workerkit"
-    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_OURS, "*.egg-info"))
+    shutil.copytree(ROOT, copy, ignore=shutil.ignore_patterns(*NOT_OURS))
     for name in LEFTOVERS:
         path = copy / "app_template" / name
         path.parent.mkdir(exist_ok=True)

@@ -1,7 +1,6 @@
 """A running application: what it opens, and the order in which it is closed."""
 
 import asyncio
-import inspect
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import replace
@@ -27,6 +26,7 @@ from workerkit.health import Readiness
 from workerkit.ops.exemplars import Exemplars
 from workerkit.ops.metrics import Metrics
 from workerkit.ops.server import OpsServer
+from workerkit.signature import given
 from workerkit.tasks import (
     LATE,
     Interrupted,
@@ -260,8 +260,7 @@ class Process:
     async def _created(self, what: str, make: Callable[[], Any]) -> Any:
         """Return what a provider creates; await it where it is asynchronous."""
         try:
-            made = make()
-            return await guard(made) if inspect.isawaitable(made) else made
+            return await guard(given(make()))
         except (Exception, SystemExit, KeyboardInterrupt) as error:
             where = _code_that_raised(error, self._container)
             raise RunError(

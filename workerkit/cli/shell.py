@@ -32,6 +32,7 @@ from workerkit.describe import format_traceback
 from workerkit.errors import RunError, StartError
 from workerkit.runner import Runner
 from workerkit.safe_text import escape, mask_passwords
+from workerkit.signature import given
 from workerkit.version import __version__
 
 _FLAGS = ast.PyCF_ALLOW_TOP_LEVEL_AWAIT
@@ -118,7 +119,7 @@ async def _names(assembly: Assembly, container: Any) -> dict[str, Any]:
         **{each.consumer.__name__: each.consumer for each in assembly.declared},
         "asyncio": asyncio,
         "container": container,
-        "publisher": await publisher if inspect.isawaitable(publisher) else publisher,
+        "publisher": await given(publisher),
         "settings": assembly.settings,
     }
 

@@ -79,11 +79,13 @@ class Supervisor:
         logs.configure_unless_done(self._settings.log, log_level, self._redact)
         return asyncio.run(self._run())
 
+    def _banner(self) -> str:
+        once = f"; only the first one runs {', '.join(self._once)}" if self._once else ""
+        return f"{banner(self._assembly)}\n  in {len(self._slots)} processes{once}"
+
     async def _run(self) -> int:
         self._changed = asyncio.Event()
-        count = len(self._slots)
-        once = f"; only the first one runs {', '.join(self._once)}" if self._once else ""
-        log.info("%s\n  in %d processes%s", banner(self._assembly), count, once)
+        log.info(self._banner())
         ops = AllProcesses(
             self._settings,
             self._slots,
