@@ -65,7 +65,9 @@ async def test_messages_fail_and_are_replayed(project: Path) -> None:
         "BOOKSHOP_LOG__FORMAT": "text",
     }
     place, refund = commands("Run it while you work")[-2:]
-    unknown, invalid, table, letters, second, replay, purge = commands("Let a message fail")
+    unknown, invalid, table, letters, second, replay, purge, _, replay_all = commands(
+        "Let a message fail"
+    )
 
     def run(arguments: list[str], *more: str) -> str:
         done = workerkit(*arguments, *more, cwd=project, **variables)
