@@ -83,8 +83,10 @@ async def surround(stack: AsyncExitStack) -> None:
     customers.append(lambda order: publisher.publish(order, "orders"))
     # end
     # with http
-    port = free_port()
-    os.environ["SHOP_HTTP__PORT"] = str(port)
+    listener = listen()
+    port = listener.getsockname()[1]
+    # The worker takes the socket, so no other process can take the port.
+    os.environ |= {"SHOP_HTTP__PORT": str(port), "SHOP_HTTP__FDS": str(listener.detach())}
     print(f"The page is at http://127.0.0.1:{port}/", flush=True)
     customers.append(
         lambda order: asyncio.to_thread(
@@ -134,6 +136,16 @@ def request(port: int, method: str, path: str, body: str | None = None) -> int:
         connection.close()
 
 
+# with http
+def listen() -> socket.socket:
+    """Listen on port 8080, or on a free port if another process uses that one."""
+    try:
+        return socket.create_server(("127.0.0.1", 8080))
+    except OSError:
+        return socket.create_server(("127.0.0.1", 0))
+
+
+# end
 def free_port() -> int:
     """Return a port that no other process uses at the moment."""
     with socket.socket() as candidate:

@@ -9,7 +9,7 @@ _SELECTOR = re.compile(r"([a-zA-Z_:][\w:]*+)\s*(?:\{([^{}]*)\})?(\s*\[[^\]]*\])?
 _MATCHER = re.compile(r"(\w+)\s*(=~|!~|!=|=)\s*\"([^\"]*)\"")
 _CALL = re.compile(r"\b([a-z_]+)\s*\(")
 _WORDS = frozenset("and or unless offset bool inf nan".split())
-_NO_NAME = re.compile(r"\boffset\s+\w+|\b\d[\w.]*")
+_NO_NAME = re.compile(r"\boffset\s+\$?\w+|\b\d[\w.]*")
 
 
 @dataclass(frozen=True, slots=True)

@@ -33,12 +33,12 @@ def project(tmp_path: Path) -> Path:
     assert created.returncode == 0, created.stderr
     directory = tmp_path / "bookshop"
     for name, text in re.findall(r"^```python\n# (\S+)\n(.*?)^```", PAGE, re.MULTILINE | re.DOTALL):
-        (directory / name).write_text(text)
+        (directory / name).write_text(f"# {name}\n{text}")
     return directory
 
 
 def test_the_consumer_of_the_tutorial_is_sound(project: Path) -> None:
-    """`workerkit check` prints what the page shows, and the test of the page passes."""
+    """`check` prints what the page shows, its test passes, and its style is that of the project."""
     [check] = commands("Write a consumer")
     done = workerkit(*check, cwd=project)
     tested = subprocess.run(
@@ -49,9 +49,33 @@ def test_the_consumer_of_the_tutorial_is_sound(project: Path) -> None:
         text=True,
         check=False,
     )
+    linted = subprocess.run(
+        [sys.executable, "-m", "ruff", "check"],
+        cwd=project,
+        env=environment({}),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
 
     assert f"$ workerkit check bookshop\n{done.stdout}```" in PAGE, done
     assert "1 passed" in tested.stdout, tested.stdout
+    assert linted.returncode == 0, linted.stdout
+
+
+def test_the_faults_of_the_tutorial(project: Path) -> None:
+    """The misspelt option and the unknown parameter are reported as the page shows."""
+    consumer = project / "bookshop" / "consumers" / "refunds.py"
+    text = consumer.read_text().replace("queues =", "queus =")
+    consumer.write_text(text.replace("OrderRepository) ->", "OrderRepository, bank: str) ->"))
+    [check] = commands("Write a consumer")
+    done = workerkit(*check, cwd=project)
+
+    lines = done.stderr.splitlines()
+    assert len(lines) == 2, done
+    for line in lines:
+        shown, _, _ = line.partition("; the container has ")
+        assert f"\n{shown}" in PAGE
 
 
 async def test_messages_fail_and_are_replayed(project: Path) -> None:
@@ -65,7 +89,7 @@ async def test_messages_fail_and_are_replayed(project: Path) -> None:
         "BOOKSHOP_LOG__FORMAT": "text",
     }
     place, refund = commands("Run it while you work")[-2:]
-    unknown, invalid, table, letters, second, replay, purge = commands("Let a message fail")
+    unknown, invalid, table, letters, second, replay, purge = commands("Let a message fail")[:7]
 
     def run(arguments: list[str], *more: str) -> str:
         done = workerkit(*arguments, *more, cwd=project, **variables)

@@ -198,6 +198,21 @@ def test_a_panel(panel: dict[str, Any]) -> None:
             assert (("consumer", "=~", "$consumer") in each.matchers) == has_consumer
 
 
+@pytest.mark.parametrize("title", ["Failed", "Retried", "Dead letters"])
+def test_the_first_failure_of_a_kind_counts(title: str) -> None:
+    """Its series begins with 1, and `increase` counts from the first value: it would be 0."""
+    found = [
+        target["expr"]
+        for panel in panels()
+        if panel["title"] == title
+        for target in panel["targets"]
+    ]
+
+    assert found
+    for expression in found:
+        assert re.search(r"(workerkit_\w+\{.*\}) unless \1 offset ", expression), expression
+
+
 def test_every_metric_has_a_panel() -> None:
     """A new metric needs one."""
     shown = {
