@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
 from itertools import chain
@@ -203,6 +202,8 @@ def _is_installed(package: str) -> bool:
 
 def _requirements(template: Path) -> Iterator[str]:
     """Return the distributions that a project depends on, with the names that packages have."""
+    import tomllib
+
     project = tomllib.loads((template / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"].values()
     for requirement in chain(project["dependencies"], *extras):

@@ -9,7 +9,6 @@ features. A condition is `amqp`, `amqp and http`, `without amqp` or `sse without
 """
 
 import re
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -102,6 +101,8 @@ def _conditions(template: Path) -> Mapping[str, str]:
     table = template / TABLE
     if not table.exists():
         return {}
+    import tomllib
+
     conditions: Mapping[str, str] = tomllib.loads(table.read_text(encoding="utf-8"))["files"]
     return conditions
 

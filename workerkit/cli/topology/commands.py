@@ -1,4 +1,7 @@
-"""The commands `workerkit topology ...`."""
+"""The commands `workerkit topology ...`.
+
+They import what they need when they run, so that other commands start quickly.
+"""
 
 import asyncio
 import json
@@ -9,12 +12,8 @@ from typing import Annotated, Any
 
 import typer
 
-from workerkit.amqp.definitions import definitions, without_type
 from workerkit.cli.parameters import Json, Traceback, faults, quiet, spread
 from workerkit.cli.terminal import is_for_people
-from workerkit.cli.topology import text
-from workerkit.cli.topology.broker import opened
-from workerkit.cli.topology.grants import grants, grants_lines
 from workerkit.cli.topology.needs import PackageNeeds, PackageOptions, needs_of
 from workerkit.cli.topology.plan import DIFFERS, Plan, exit_code
 from workerkit.config.variables import Variables
@@ -123,6 +122,8 @@ def export(
     traceback: Traceback = False,
 ) -> None:
     """Print definitions for `rabbitmqctl import_definitions`; connect to nothing."""
+    from workerkit.amqp.definitions import definitions, without_type
+
     with faults(traceback):
         package, version = needs_of(options), _version(rabbitmq)
         found = definitions(package.every, version, vhosts=vhosts)
@@ -152,6 +153,8 @@ def permissions(
     traceback: Traceback = False,
 ) -> None:
     """Print the least permissions of each user as `rabbitmqctl set_permissions` lines."""
+    from workerkit.cli.topology.grants import grants, grants_lines
+
     with faults(traceback):
         found = grants(needs_of(options), _version(rabbitmq))
     if as_json:
@@ -180,6 +183,8 @@ def _compared(package: PackageNeeds, url: str | None) -> list[Plan]:
 
 
 async def _compare(package: PackageNeeds, url: str | None) -> list[Plan]:
+    from workerkit.cli.topology.broker import opened
+
     plans = []
     for needs in package.every:
         async with opened(needs, package.broker(needs), url) as broker:
@@ -188,6 +193,8 @@ async def _compare(package: PackageNeeds, url: str | None) -> list[Plan]:
 
 
 async def _apply(package: PackageNeeds, plans: Sequence[Plan], url: str | None) -> list[Plan]:
+    from workerkit.cli.topology.broker import opened
+
     done = []
     for each in plans:
         async with opened(each.needs, package.broker(each.needs), url) as broker:
@@ -196,6 +203,8 @@ async def _apply(package: PackageNeeds, plans: Sequence[Plan], url: str | None) 
 
 
 def _print(plans: Sequence[Plan], as_json: bool, *, all_items: bool) -> None:
+    from workerkit.cli.topology import text
+
     if as_json:
         found: list[dict[str, Any]] = [text.as_json(each) for each in plans]
         print(json.dumps(found, indent=2, default=str))
