@@ -165,17 +165,17 @@ def browser() -> Iterator[Browser]:
 
 
 def test_the_search_works_offline(site: Path, browser: Browser) -> None:
-    """Opened as a file, the page finds a term, and asks no server for anything."""
-    asked: list[str] = []
+    """Opened as a file, the page finds a term, and requests nothing from a server."""
+    requested: list[str] = []
     page = browser.new_page()
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requested.append(request.url))
     page.goto((site / "index.html").as_uri())
     page.get_by_placeholder("Search").first.fill("prefetch")
     page.keyboard.press("Enter")
     page.locator("ul.search li a", has_text="Back-pressure").first.wait_for()
     page.close()
 
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert [url for url in requested if not url.startswith(("file:", "data:"))] == []
 
 
 @pytest.mark.parametrize("name", ["index", "consumers", "reference/settings"])

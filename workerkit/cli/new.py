@@ -135,7 +135,7 @@ def create(name: str, features: Sequence[str], directory: Path, template: Path) 
 
 
 def _write(texts: Mapping[Path, str], directory: Path) -> list[Path]:
-    """Write everything beside its place, and then move it there."""
+    """Write everything into a temporary directory, and then move it to *directory*."""
     target = directory.absolute()
     # An empty directory is kept, because it may be the current one of a shell.
     parent = target if target.exists() else target.parent
