@@ -1,37 +1,32 @@
-"""Take the pictures of the docs: `.venv/bin/python docs/screenshots.py`.
+"""Take the pictures of the docs: `.venv/bin/python -m docs.screenshots`.
 
 It runs `make demo`, takes its pages with Chromium, and the output of commands on a terminal.
 """
 
-import fcntl
+import asyncio
 import io
 import os
-import pty
 import re
 import signal
-import struct
 import subprocess
 import sys
-import termios
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from playwright.sync_api import Browser, Error, Page, sync_playwright
+from playwright.sync_api import Browser, Error, Page
 from rich.console import Console
 from rich.text import Text
+
+from tests.browsing import headless_chromium
+from tests.pseudo_terminal import at_terminal
 
 ROOT = Path(__file__).parents[1]
 PICTURES = ROOT / "docs" / "_static" / "screenshots"
 LARGEST = 150_000
 COLUMNS = 110
-CHROMIUM = "/usr/bin/chromium"
-OPTIONS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
-    " --disable-sync --no-first-run"
-).split()
 WORKERKIT = (sys.executable, "-m", "workerkit")
 
 
@@ -63,7 +58,6 @@ PAGES = (
 COMMANDS = {
     "list": ("list", "shop"),
     "settings": ("settings", "shop"),
-    "check": ("check", "shop"),
     "dead-letters": ("dead-letters", "list", "--url", "{broker}", "orders"),
 }
 
@@ -71,15 +65,14 @@ COMMANDS = {
 def main() -> None:
     """Take all pictures."""
     PICTURES.mkdir(parents=True, exist_ok=True)
-    with demo() as running, sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
-        for picture in PAGES:
-            take(browser, running, picture)
-        browser.close()
+    with demo() as running:
+        with headless_chromium() as browser:
+            for picture in PAGES:
+                take(browser, running, picture)
         publish_invalid_orders(running)
         for name, command in COMMANDS.items():
             words = [word.format(broker=running.broker) for word in command]
-            save(f"{name}.svg", svg(words))
+            save(f"{name}.svg", svg(words, asyncio.run(on_a_terminal(words))))
 
 
 @contextmanager
@@ -144,33 +137,21 @@ def publish_invalid_orders(running: Demo) -> None:
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 
-def svg(words: list[str]) -> bytes:
+def svg(words: list[str], output: str) -> bytes:
     """Return a picture of a terminal in which a command of workerkit has run."""
     console = Console(record=True, width=COLUMNS, file=io.StringIO(), force_terminal=True)
     shown = [re.sub(r":\d+/$", ":5672/", word) for word in words]
-    console.print(Text.from_ansi(f"$ workerkit {' '.join(shown)}\n{on_a_terminal(words)}"))
+    console.print(Text.from_ansi(f"$ workerkit {' '.join(shown)}\n{output}"))
     picture = console.export_svg(title="workerkit")
     # rich loads a font from the internet.
     return re.sub(r"@font-face \{.*?\}", "", picture, flags=re.DOTALL).encode()
 
 
-def on_a_terminal(words: list[str]) -> str:
+async def on_a_terminal(words: list[str]) -> str:
     """Return what a command prints on a terminal, with its colours."""
-    ours, its = pty.openpty()
-    fcntl.ioctl(its, termios.TIOCSWINSZ, struct.pack("HHHH", 50, COLUMNS, 0, 0))
-    environment = {**os.environ, "TERM": "xterm-256color", "COLUMNS": str(COLUMNS)}
-    process = subprocess.Popen(
-        [*WORKERKIT, *words], cwd=ROOT / "app_template", stdout=its, stderr=its, env=environment
-    )
-    os.close(its)
-    output = b""
-    # The end of a terminal is an error on Linux.
-    with suppress(OSError):
-        while part := os.read(ours, 65_536):
-            output += part
-    os.close(ours)
-    process.wait(30)
-    return output.decode().replace("\r\n", "\n").rstrip()
+    async with at_terminal(*words, cwd=ROOT / "app_template", width=COLUMNS) as terminal:
+        await terminal.ended()
+        return terminal.output.replace("\r\n", "\n").rstrip()
 
 
 def save(name: str, content: bytes) -> None:

@@ -1,15 +1,31 @@
-"""Tabs of a browser, and servers that run beside it."""
+"""A browser, its tabs, and servers that run beside it."""
 
 import asyncio
+import shutil
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, contextmanager
 from typing import TypeVar
 
-from playwright.sync_api import BrowserContext, Page
+from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 
 T = TypeVar("T")
+
+CHROMIUM = shutil.which("chromium")
+OPTIONS = (
+    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
+    " --disable-sync --no-first-run"
+).split()
+
+
+@contextmanager
+def headless_chromium() -> Iterator[Browser]:
+    """Run Chromium inside the block. While it runs, this thread can run no event loop."""
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS, timeout=60_000)
+        yield browser
+        browser.close()
 
 
 class Visit:

@@ -54,7 +54,7 @@ ORDER = {
     " counting order behaviour arguments queue exchange x_death vhost outbox channel"
     " declaring publishing consuming dispatch frames broker handshake connection"
     " listener snapshot server",
-    "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal port index"
+    "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal index port"
     " server",
     "cli": "probe terminal application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read dead_letters.clear"
@@ -76,7 +76,7 @@ ORDER = {
 ONLY_OWN = {"embedded": ["errors"]}
 
 # Modules that import others lazily, so that they start quickly; also downwards.
-LAZY = ["cli.__init__", "tracing.__init__"]
+LAZY = ["cli.__init__", "cli.run", "cli.topology.commands", "tracing.__init__"]
 
 # Who may import these at all: path patterns inside the package.
 KEEPERS = {

@@ -9,20 +9,16 @@ from pathlib import Path
 from urllib.parse import unquote
 
 import pytest
-from playwright.sync_api import Browser, sync_playwright
+from playwright.sync_api import Browser
 
 import workerkit
 from docs._generate import commands, llms, log_records, pages, settings
+from tests.browsing import headless_chromium
 from workerkit import testing
 from workerkit.ops.counting import METRICS
 
 ROOT = Path(__file__).parents[1]
 pytestmark = pytest.mark.timeout(300)  # The first test waits for the build.
-CHROMIUM = "/usr/bin/chromium"
-CHROMIUM_OPTIONS = (
-    "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
-    " --disable-sync --no-first-run"
-).split()
 
 
 class Page(HTMLParser):
@@ -164,24 +160,22 @@ def test_a_language_model_finds_every_page(site: Path) -> None:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     """Chromium."""
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=CHROMIUM_OPTIONS)
+    with headless_chromium() as browser:
         yield browser
-        browser.close()
 
 
 def test_the_search_works_offline(site: Path, browser: Browser) -> None:
-    """Opened as a file, the page finds a term, and asks no server for anything."""
-    asked: list[str] = []
+    """Opened as a file, the page finds a term, and requests nothing from a server."""
+    requested: list[str] = []
     page = browser.new_page()
-    page.on("request", lambda request: asked.append(request.url))
+    page.on("request", lambda request: requested.append(request.url))
     page.goto((site / "index.html").as_uri())
     page.get_by_placeholder("Search").first.fill("prefetch")
     page.keyboard.press("Enter")
     page.locator("ul.search li a", has_text="Back-pressure").first.wait_for()
     page.close()
 
-    assert [url for url in asked if not url.startswith(("file:", "data:"))] == []
+    assert [url for url in requested if not url.startswith(("file:", "data:"))] == []
 
 
 @pytest.mark.parametrize("name", ["index", "consumers", "reference/settings"])

@@ -1,23 +1,18 @@
 """The page of the template, in a browser."""
 
-import shutil
 import signal
 from contextlib import AsyncExitStack
 from pathlib import Path
 
 from playwright.async_api import Page, async_playwright, expect
 
+from tests.browsing import CHROMIUM, OPTIONS
 from tests.command import Application, running
 from tests.ports import free_port
 from workerkit.testing import embedded_broker
 
 TEMPLATE = Path(__file__).parents[1] / "app_template"
-CHROMIUM = shutil.which("chromium")
 expect.set_options(timeout=30_000)
-ARGUMENTS = [
-    *("--no-sandbox", "--disable-gpu", "--no-first-run", "--disable-sync"),
-    *("--disable-background-networking", "--disable-component-update"),
-]
 
 
 async def place(page: Page, item: str, quantity: str) -> None:
@@ -35,7 +30,7 @@ async def test_the_page(tmp_path: Path) -> None:
     async with AsyncExitStack() as stack:
         broker = await stack.enter_async_context(embedded_broker())
         playwright = await stack.enter_async_context(async_playwright())
-        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        browser = await playwright.chromium.launch(executable_path=CHROMIUM, args=OPTIONS)
         stack.push_async_callback(browser.close)
         page, other = await browser.new_page(), await browser.new_page()
         page.on("pageerror", lambda error: strange.append(str(error)))

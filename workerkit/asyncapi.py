@@ -1,4 +1,4 @@
-"""What transports tell about their consumers and publishers for the AsyncAPI document."""
+"""How transports describe their consumers and publishers for the AsyncAPI document."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field

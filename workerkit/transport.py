@@ -7,7 +7,8 @@ here, whichever module defines them.
 Most transports subclass `SimpleTransport` of `workerkit.simple_transport`, which needs two
 functions. `Transport` is the protocol behind it, for those that need full control. Optional
 abilities have a protocol each: `Bursts`, `Configured`, `Idles`, `Prepares`, `Publishes`,
-`RunsOnce`, `Warns`.
+`RunsOnce`, `Warns`; for the AsyncAPI document, `DescribesReceiving` and `DescribesPublishing` of
+`workerkit.asyncapi`.
 """
 
 import asyncio

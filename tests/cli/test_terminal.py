@@ -90,7 +90,7 @@ async def answering(reasons: object) -> AsyncIterator[int]:
         await runner.cleanup()
 
 
-async def test_fp5_a_probe_shows_what_it_was_told_escaped(tmp_path: Path) -> None:
+async def test_fp5_a_probe_shows_what_it_was_problem_escaped(tmp_path: Path) -> None:
     """Another server on the port may respond with anything."""
     async with (
         answering([NASTY]) as port,
@@ -121,9 +121,9 @@ def test_fp5_a_problem_page_is_printable(detail: str, name: str) -> None:
 
     assert isinstance(page.body, bytes)
     assert page.body.decode("ascii").isprintable()
-    told = json.loads(page.body)
-    assert told.get("detail", "") == detail
-    assert told["errors"][0]["name"] == name
+    found = json.loads(page.body)
+    assert found.get("detail", "") == detail
+    assert found["errors"][0]["name"] == name
 
 
 @given(st.text(st.characters(exclude_categories=["C", "Z"])))

@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -11,8 +10,8 @@ import pytest
 from tests.command import workerkit, write_package
 from workerkit.amqp.comparison import Difference
 from workerkit.amqp.needs import Needs
-from workerkit.cli.topology.plan import Item, Plan, State, exit_code
-from workerkit.cli.topology.text import lines, summary
+from workerkit.cli.topology.plan import Item, ItemState, Plan, exit_code
+from workerkit.cli.topology.text import lines, print_tables, summary
 from workerkit.embedded import EmbeddedBroker
 
 PASSWORD = "hunter22"
@@ -207,27 +206,41 @@ def test_a_publisher_needs_the_default_exchange(
     assert json.loads(done.stdout)[0]["declares"]["write"] == write
 
 
-def test_colours(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A terminal gets them, unless NO_COLOR is set; names and values cannot add any."""
+def test_tables(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    """A terminal gets colours, unless NO_COLOR is set; a pipe none; no value can add any."""
     differs = (Difference("x-max-length", 7, "\x1b[31m"),)
     items = [
-        Item("queue", "a\x1b[0m", {}, "", State.DIFFERS, differences=differs),
-        Item("queue", "b", {}, "", State.MISSING),
+        Item("queue", "a\x1b[0m", {}, "", ItemState.DIFFERS, differences=differs),
+        Item("queue", "b", {}, "", ItemState.MISSING),
+        Item("queue", "c", {}, "", ItemState.PRESENT),
     ]
-    plan = Plan(Needs("default", "/"), "amqp://host/", (4, 3, 6), "", "", items)
+    plan = Plan(Needs("default", "/"), "amqp://host/", (4, 3, 6), "", "no login", items)
     monkeypatch.delenv("NO_COLOR", raising=False)
     monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.setenv("COLUMNS", "80")
 
-    plain = list(lines([plan]))
-    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
-    coloured = list(lines([plan]))
+    def shown() -> str:
+        print_tables([plan], all_items=False)
+        return capsys.readouterr().out
+
+    coloured = shown()
     monkeypatch.setenv("NO_COLOR", "1")
+    plain = shown()
 
-    assert plain[1:] == [
+    assert list(lines([plan], all_items=False)) == [
+        "connection default: amqp://host/ (RabbitMQ 4.3.6)",
+        "  without the management API: no login",
         r"  ! queue     a\x1b[0m",
         r"      x-max-length: have 7, want '\x1b[31m'",
         r"  + queue     b",
     ]
-    assert [line.count("\x1b") for line in coloured] == [0, 2, 0, 2]
-    assert list(lines([plan])) == plain
-    assert (summary([plan]), exit_code([plan])) == ("1 to create, 1 different", 4)
+    assert [line.rstrip() for line in re.sub(r"\x1b\[\d*m", "", plain).splitlines()] == [
+        "connection default: amqp://host/ (RabbitMQ 4.3.6)",
+        "  without the management API: no login",
+        r"  !  queue     a\x1b[0m  x-max-length: have 7, want '\x1b[31m'",
+        "  +  queue     b",
+    ]
+    assert "\x1b[1;31m!" in coloured
+    assert "\x1b[32mb" in coloured
+    assert "\x1b[3" not in plain
+    assert (summary([plan]), exit_code([plan])) == ("1 to create, 1 different, 1 present", 4)

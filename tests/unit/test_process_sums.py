@@ -110,7 +110,7 @@ def test_a_page_that_cannot_be_read_is_reported(caplog: pytest.LogCaptureFixture
     assert not read
     assert samples(sums)["booked_total country=de"] == 7
     [record] = caplog.records
-    assert record.message == "metrics of a process cannot be read: its last ones stay"
+    assert record.message == "metrics of a process are not valid: keeping the previous ones"
 
 
 def test_while_a_process_is_replaced_the_newer_one_is_measured() -> None:

@@ -9,7 +9,7 @@ from workerkit.amqp.consumer import AMQPOptions
 from workerkit.amqp.definitions import definitions, without_type
 from workerkit.amqp.needs import Needs, needed_queues
 from workerkit.amqp.permissions import literal, permissions, undeclared_at_run_time
-from workerkit.cli.topology.text import quoted
+from workerkit.cli.topology.grants import quoted
 from workerkit.options import resolve
 
 

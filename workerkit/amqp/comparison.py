@@ -28,7 +28,7 @@ ALTERNATE = "alternate-exchange"
 _EXCHANGE_NOT_CREATED: dict[str, Any] = {ALTERNATE: 1}
 
 MAX_DECLARATIONS = 20
-"""Arguments that are compared at most, for each takes a request."""
+"""The most arguments that are compared: each takes a request."""
 
 _DIFFERS = re.compile(
     r"inequivalent arg '([^']+)' for (?:queue|exchange) .*?: received .*? but current is (.*)"
@@ -140,7 +140,7 @@ def _reported(error: BrokerRefused) -> tuple[str, Any]:
 
     Raises:
         BrokerRefused: It is another error.
-        Vanished: It says that nothing is created.
+        Vanished: It does not exist any more.
     """
     text = str(error)
     if error.code == PRECONDITION_FAILED and (reported := difference_in(text)) is not None:

@@ -257,7 +257,7 @@ def _literal(name: str) -> str | None:
 
 
 def _type_name(type_: Any, other: str) -> str:
-    """Return the name of a type for a message; *other* for a type that says nothing."""
+    """Return the name of a type for a message; *other* for a type without its own name."""
     if is_cloud_event(type_):
         return _type_name((get_args(type_) or (Any,))[0], other)
     named = isinstance(type_, type) and type_.__module__ not in ("builtins", "types", "typing")

@@ -11,7 +11,7 @@ from workerkit.transport import Bursts, Declared, Transport
 
 log = logging.getLogger(__name__)
 
-# No source reports that it has become empty, so it has to be asked.
+# Seconds. No source reports that it has become empty.
 _INTERVAL = 0.1
 # What one source had at the first check may have caused deliveries of another one after its check.
 _CHECKS = 2

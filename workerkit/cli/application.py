@@ -112,6 +112,33 @@ def add_current_directory() -> None:
         sys.path.insert(0, here)
 
 
+def assembled(package: str, container: str | None) -> Assembly:
+    """Return what the package declares, checked without opening a connection.
+
+    Raises:
+        StartError: With every fault.
+    """
+    return Runner(loaded(package, container), packages=[package]).assemble()
+
+
+def loaded(package: str, container: str | None) -> Any:
+    """Return the container; if it cannot be created, report modules that fail to import as well."""
+    try:
+        return load_container(package, container)
+    except StartError as error:
+        try:
+            Runner(WorkerContainer(), packages=[package]).assemble()
+        except StartError as more:
+            own = f"cannot import {(container or f'{package}.container').partition(':')[0]}:"
+            imports = [
+                each
+                for each in more.faults
+                if each.startswith("cannot import") and not each.startswith(own)
+            ]
+            raise DeclarationError(*error.faults, *imports) from error
+        raise
+
+
 def _of_url(url: str) -> WorkerSettings:
     try:
         connection = AMQPSettings(url=SecretStr(url))
@@ -162,30 +189,3 @@ def _checked(name: str, instance: Any) -> containers.Container:
         raise DeclarationError(f"{name} is not a WorkerContainer: it has no {', '.join(missing)}")
     container: containers.Container = instance
     return container
-
-
-def assembled(package: str, container: str | None) -> Assembly:
-    """Return what the package declares, checked without opening a connection.
-
-    Raises:
-        StartError: With every fault.
-    """
-    return Runner(loaded(package, container), packages=[package]).assemble()
-
-
-def loaded(package: str, container: str | None) -> Any:
-    """Return the container; if it cannot be created, report modules that fail to import as well."""
-    try:
-        return load_container(package, container)
-    except StartError as error:
-        try:
-            Runner(WorkerContainer(), packages=[package]).assemble()
-        except StartError as more:
-            own = f"cannot import {(container or f'{package}.container').partition(':')[0]}:"
-            imports = [
-                each
-                for each in more.faults
-                if each.startswith("cannot import") and not each.startswith(own)
-            ]
-            raise DeclarationError(*error.faults, *imports) from error
-        raise

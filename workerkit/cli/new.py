@@ -5,7 +5,6 @@ import re
 import shlex
 import shutil
 import sys
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
 from itertools import chain
@@ -136,7 +135,7 @@ def create(name: str, features: Sequence[str], directory: Path, template: Path) 
 
 
 def _write(texts: Mapping[Path, str], directory: Path) -> list[Path]:
-    """Write everything beside its place, and then move it there."""
+    """Write everything into a temporary directory, and then move it to *directory*."""
     target = directory.absolute()
     # An empty directory is kept, because it may be the current one of a shell.
     parent = target if target.exists() else target.parent
@@ -203,6 +202,8 @@ def _is_installed(package: str) -> bool:
 
 def _requirements(template: Path) -> Iterator[str]:
     """Return the distributions that a project depends on, with the names that packages have."""
+    import tomllib
+
     project = tomllib.loads((template / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     extras = project["optional-dependencies"].values()
     for requirement in chain(project["dependencies"], *extras):

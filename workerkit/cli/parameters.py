@@ -24,7 +24,7 @@ _USAGE_ERROR: Any = typer.BadParameter.__mro__[1]
 
 
 def packages(incomplete: str) -> list[str]:
-    """Return the packages in the current directory whose names begin so, for completion."""
+    """Return the packages in the current directory that complete a name."""
     found = (path.parent.name for path in Path().glob("*/__init__.py"))
     return sorted(name for name in found if name.startswith(incomplete))
 

@@ -17,8 +17,6 @@ from workerkit.container import redact_of
 from workerkit.errors import ConfigurationError
 from workerkit.processes.cpus import available_cpus
 from workerkit.processes.link import ParentLink
-from workerkit.processes.reload import Reloader
-from workerkit.processes.supervisor import Supervisor
 from workerkit.runner import Runner
 
 Only = Annotated[
@@ -91,12 +89,17 @@ def run(
         if reload and parent is None:
             _check_reload(processes)
             add_current_directory()
+            # The modules of several processes take long to import, and most workers run in one.
+            from workerkit.processes.reload import Reloader
+
             raise typer.Exit(Reloader(package, reload_dir or ()).run())
         application = loaded(package, container)
         count = 1 if parent or burst else _number_of_processes(processes, application)
         if count > 1:
             if with_broker:
                 raise ConfigurationError(_BROKER_OF_ONE.format(count))
+            from workerkit.processes.supervisor import Supervisor
+
             assembly = Runner(application, packages=[package], only=only or ()).assemble()
             supervisor = Supervisor(assembly, count, redact_of(application))
             raise typer.Exit(supervisor.run(log_level))

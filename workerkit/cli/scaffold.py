@@ -9,7 +9,6 @@ features. A condition is `amqp`, `amqp and http`, `without amqp` or `sse without
 """
 
 import re
-import tomllib
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -28,13 +27,14 @@ TEMPLATE_PACKAGE = "shop"
 LINE_LENGTH = 100
 """Of the code of a project: an import that gets longer is wrapped as ruff does it."""
 
+# Texts, because to compile these patterns delays the start of every other command.
 _SOME = rf"(?:{'|'.join(FEATURES)})(?: and (?:{'|'.join(FEATURES)}))*"
 _CONDITION = rf"with (?P<with>{_SOME}(?: without {_SOME})?)|(?P<without>without {_SOME})"
-_MARKER = re.compile(rf"\s*(?:#|<!--) (?:{_CONDITION}|end)(?: -->)?\s*")
-_NAMES = re.compile(r"\bshop-worker\b|\bshop\b|(?<![A-Za-z0-9])SHOP(?![A-Za-z0-9])")
+_MARKER = rf"\s*(?:#|<!--) (?:{_CONDITION}|end)(?: -->)?\s*"
+_NAMES = r"\bshop-worker\b|\bshop\b|(?<![A-Za-z0-9])SHOP(?![A-Za-z0-9])"
 # The rules of ruff want an empty line between an import and a comment, but not between two imports.
-_END_OF_IMPORTS = re.compile(r"\n\n# end\n(?=from |import )")
-_IMPORT = re.compile(r"(from \S+ import )([^()\n]+)\n")
+_END_OF_IMPORTS = r"\n\n# end\n(?=from |import )"
+_IMPORT = r"(from \S+ import )([^()\n]+)\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +52,7 @@ class Names:
 
     def replace(self, text: str) -> str:
         """Return a text of the template with these names, which replace whole words."""
-        return _NAMES.sub(self._name, text)
+        return re.sub(_NAMES, self._name, text)
 
     def _name(self, found: re.Match[str]) -> str:
         word = found[0]
@@ -78,7 +78,7 @@ def files(template: Path, names: Names, features: Collection[str]) -> Iterator[t
         text = (template / path).read_text(encoding="utf-8")
         is_code = path.suffix == ".py"
         if is_code:
-            text = _END_OF_IMPORTS.sub("\n# end\n", text)
+            text = re.sub(_END_OF_IMPORTS, "\n# end\n", text)
         try:
             text = names.replace("".join(_selected(text, features)))
         except ValueError as error:
@@ -102,6 +102,8 @@ def _conditions(template: Path) -> Mapping[str, str]:
     table = template / TABLE
     if not table.exists():
         return {}
+    import tomllib
+
     conditions: Mapping[str, str] = tomllib.loads(table.read_text(encoding="utf-8"))["files"]
     return conditions
 
@@ -121,7 +123,7 @@ def _selected(text: str, features: Collection[str]) -> Iterator[str]:
     begun = 0
     wanted = True
     for number, line in enumerate(text.splitlines(keepends=True), 1):
-        found = _MARKER.fullmatch(line)
+        found = re.fullmatch(_MARKER, line)
         if found is None:
             if wanted:
                 yield line
@@ -141,7 +143,7 @@ def _wrapped(text: str) -> str:
 
 
 def _lines(line: str) -> Iterator[str]:
-    found = _IMPORT.fullmatch(line) if len(line) > LINE_LENGTH + 1 else None
+    found = re.fullmatch(_IMPORT, line) if len(line) > LINE_LENGTH + 1 else None
     if found is None:
         yield line
         return

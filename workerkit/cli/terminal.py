@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.text import Text
 
-_PATIENCE = 1.0
+_DELAY = 1.0
 _REFRESH = 0.1
 _LINE_EVERY = 2.0
 _GAP = 2
@@ -119,7 +119,7 @@ def print_table(
 async def progress(
     report: Callable[[], str], share: Callable[[], tuple[int, int]] | None = None
 ) -> AsyncIterator[None]:
-    """Show on stderr how far the block is, once it has taken a second.
+    """Show the progress of the block on stderr, once it has taken a second.
 
     On a terminal that is one line, which disappears at the end. Elsewhere it is a line every few
     seconds, and nothing without *share*.
@@ -142,7 +142,7 @@ async def progress(
 
 
 async def _show(report: Callable[[], str], share: Callable[[], tuple[int, int]] | None) -> None:
-    await asyncio.sleep(_PATIENCE)
+    await asyncio.sleep(_DELAY)
     from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn
 
     column = SpinnerColumn() if share is None else BarColumn()

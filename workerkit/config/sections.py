@@ -68,7 +68,7 @@ def _json_object(given: Any) -> Any:
     return found
 
 
-# A wildcard stands for whole labels before at least two others: `https://*.com` would be anybody.
+# A wildcard stands for whole labels before at least two others: `https://*.com` is anybody.
 _LABEL = r"[a-z0-9_](?:[a-z0-9_-]*[a-z0-9_])?"
 _ORIGIN = re.compile(
     rf"https?://(?:\*\.{_LABEL}\.{_LABEL}(?:\.{_LABEL})*|{_LABEL}(?:\.{_LABEL})*|\[[0-9a-f:.]+\])"

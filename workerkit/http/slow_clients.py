@@ -39,7 +39,7 @@ class BodyTimeout:
             await timeout.__aexit__(kind, error, traceback)
 
     def restart(self) -> None:
-        """Begin the time anew, because a part of the body has arrived."""
+        """Restart the time limit, because a part of the body has arrived."""
         self._since = None
 
     def check(self, now: float, limit: float) -> None:

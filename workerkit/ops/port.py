@@ -15,7 +15,10 @@ from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Variables
 from workerkit.errors import RunError
 from workerkit.http.listener import max_connections
+from workerkit.http.page import message_pages
 from workerkit.http.server import HTTPServer
+from workerkit.ops.debug_pages import DebugPages
+from workerkit.ops.index import Index
 
 log = logging.getLogger(__name__)
 
@@ -25,10 +28,28 @@ Page = Callable[[web.Request], Awaitable[web.Response]]
 
 
 class OpsPort:
-    """Serves pages on the port of the settings."""
+    """Serves pages on the port of the settings, also those that every ops server has.
 
-    def __init__(self, settings: OpsSettings) -> None:
-        self._settings = settings
+    These are the AsyncAPI document with its page, and at the root the links to all pages.
+
+    Args:
+        debug: Gets to know whether only this machine can reach the port.
+        describe: Creates the AsyncAPI document; None for no page of it.
+        serves_views: Whether there are HTTP views.
+    """
+
+    def __init__(
+        self,
+        settings: WorkerSettings,
+        debug: DebugPages | None,
+        describe: Callable[[], Mapping[str, Any]] | None,
+        *,
+        serves_views: bool,
+    ) -> None:
+        self._settings = settings.ops
+        self._debug = debug
+        self._describe = describe if settings.ops.docs else None
+        self._views = settings.http if serves_views and settings.http.openapi.enabled else None
         self._server: HTTPServer | None = None
 
     @property
@@ -38,11 +59,13 @@ class OpsPort:
         port = URL(self._server.url).port if self._server is not None else settings.port
         return str(URL.build(scheme="http", host=settings.host, port=port))
 
-    async def open(self, pages: Mapping[str, Page]) -> list[Any]:
+    async def open(
+        self, pages: Mapping[str, Page], status: Callable[[], Awaitable[Mapping[str, Any]]]
+    ) -> None:
         """Serve *pages*, by path.
 
-        Returns:
-            The addresses of the listening sockets, as `getsockname` returns them.
+        Args:
+            status: Returns the body of the readiness page.
 
         Raises:
             OSError: The port cannot be opened.
@@ -51,11 +74,16 @@ class OpsPort:
         server = HTTPServer(
             self._settings, limit, _MAX_BODY, has_other_routes=True, on_unhandled=None
         )
-        for path, page in pages.items():
+        every = dict(pages)
+        if self._describe is not None:
+            every |= message_pages(self._describe)
+        every["/"] = Index([*every], self._debug, self._views, status).respond
+        for path, page in every.items():
             server.application.router.add_get(path, page)
         await server.listen()
         self._server = server
-        return server.addresses
+        if self._debug is not None:
+            self._debug.enable(server.addresses)
 
     async def close(self) -> None:
         """Close the port and all connections to it."""

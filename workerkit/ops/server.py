@@ -11,9 +11,7 @@ from prometheus_client.registry import Collector
 
 from workerkit.config.settings import WorkerSettings
 from workerkit.health import Health, Readiness
-from workerkit.http.page import message_pages
 from workerkit.ops.debug_pages import STACKS, TASKS, DebugPages
-from workerkit.ops.index import Index
 from workerkit.ops.metrics import Metrics
 from workerkit.ops.port import OpsPort, Page
 from workerkit.safe_text import Redact
@@ -104,13 +102,11 @@ class OpsServer:
         *,
         serves_views: bool = False,
     ) -> None:
-        self._port = OpsPort(settings.ops)
+        self._debug = DebugPages(redact) if settings.ops.debug else None
+        self._port = OpsPort(settings, self._debug, describe, serves_views=serves_views)
         self._readiness = readiness
         self._metrics = metrics
         self._path = settings.metrics.path
-        self._describe = describe if settings.ops.docs else None
-        self._views = settings.http if serves_views and settings.http.openapi.enabled else None
-        self._debug = DebugPages(redact) if settings.ops.debug else None
 
     @property
     def url(self) -> str:
@@ -132,12 +128,7 @@ class OpsServer:
             pages[self._path] = self._metrics_page
         if self._debug is not None:
             pages |= {TASKS: self._debug.tasks, STACKS: self._debug.stacks}
-        if self._describe is not None:
-            pages |= message_pages(self._describe)
-        pages["/"] = Index([*pages], self._debug, self._views, self._status).respond
-        addresses = await self._port.open(pages)
-        if self._debug is not None:
-            self._debug.enable(addresses)
+        await self._port.open(pages, self._status)
 
     async def close(self) -> None:
         """Close the port and all connections to it."""

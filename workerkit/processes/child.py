@@ -1,4 +1,4 @@
-"""One process that a parent has started, as the parent sees it."""
+"""One process that a parent has started: the side of the parent."""
 
 import asyncio
 import json

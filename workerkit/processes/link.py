@@ -147,7 +147,7 @@ class ParentLink:
             self._connection.sendall(json.dumps(report).encode() + b"\n")
 
     def _watch(self) -> None:
-        """Wait for the end of the parent, or of its patience, in a thread."""
+        """Wait in a thread until the parent requests a stop or has ended."""
         closed = select.poll()
         closed.register(self._connection, select.POLLIN)
         closed.poll()

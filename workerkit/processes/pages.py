@@ -7,9 +7,7 @@ from typing import Any
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
 from workerkit.config.settings import WorkerSettings
-from workerkit.http.page import message_pages
 from workerkit.ops.debug_pages import STACKS, TASKS, DebugPages
-from workerkit.ops.index import Index
 from workerkit.ops.port import OpsPort, Page
 from workerkit.ops.server import OK, OPEN_METRICS, UNAVAILABLE, json_page
 from workerkit.processes.child import Child, Slot
@@ -46,15 +44,13 @@ class AllProcesses:
         *,
         serves_views: bool,
     ) -> None:
-        self._port = OpsPort(settings.ops)
+        self._access = DebugPages(None) if settings.ops.debug else None
+        self._port = OpsPort(settings, self._access, describe, serves_views=serves_views)
         self._slots = slots
         self._children = children
         self._stopping = stopping
         self._sums = sums
         self._path = settings.metrics.path
-        self._describe = describe if settings.ops.docs else None
-        self._views = settings.http if serves_views and settings.http.openapi.enabled else None
-        self._access = DebugPages(None) if settings.ops.debug else None
         self._client: ClientSession | None = None
 
     @property
@@ -77,13 +73,8 @@ class AllProcesses:
             pages[self._path] = self._metrics
         if self._access is not None:
             pages |= {TASKS: self._debug, STACKS: self._debug}
-        if self._describe is not None:
-            pages |= message_pages(self._describe)
-        pages["/"] = Index([*pages], self._access, self._views, self._status).respond
-        addresses = await self._port.open(pages)
+        await self._port.open(pages, self._status)
         self._client = ClientSession(timeout=ClientTimeout(total=_DEADLINE))
-        if self._access is not None:
-            self._access.enable(addresses)
 
     async def close(self) -> None:
         """Close the port and all connections to it."""

@@ -61,7 +61,7 @@ class Sums(Collector):
         except Exception as error:
             # The application may have metrics whose names or values OpenMetrics does not allow.
             fields = {"process_number": number, "pid": pid, "error": describe_error(error)}
-            log.error("metrics of a process cannot be read: its last ones stay", extra=fields)
+            log.error("metrics of a process are not valid: keeping the previous ones", extra=fields)
             return False
         return True
 

@@ -29,7 +29,7 @@ from workerkit.amqp.queue import Binding, Exchange, Queue
 from workerkit.amqp.session import Session, connect
 from workerkit.cli.terminal import progress
 from workerkit.cli.topology.management import Management, NoManagement, management
-from workerkit.cli.topology.plan import Item, Plan, State
+from workerkit.cli.topology.plan import Item, ItemState, Plan
 from workerkit.config.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost, QueueInUse, RunError
 
@@ -38,7 +38,9 @@ _NOT_PERMITTED = "not compared: that needs the permission configure, or the mana
 
 
 @asynccontextmanager
-async def opened(needs: Needs, settings: AMQPSettings, url: str | None) -> AsyncIterator["Broker"]:
+async def opened(
+    needs: Needs, settings: AMQPSettings, url: str | None
+) -> AsyncIterator["BrokerTopology"]:
     """Connect to the broker of *needs*, and to its management API if that is reachable.
 
     Raises:
@@ -51,7 +53,7 @@ async def opened(needs: Needs, settings: AMQPSettings, url: str | None) -> Async
                 api, without = await _management(stack, needs, settings, url)
                 session = await connect(settings, needs.vhost, "topology")
             try:
-                broker = Broker(session, needs, settings.display(needs.vhost), api, without)
+                broker = BrokerTopology(session, needs, settings.display(needs.vhost), api, without)
                 async with progress(broker.progress):
                     yield broker
             finally:
@@ -71,7 +73,7 @@ async def _management(
         return None, str(error)
 
 
-class Broker:
+class BrokerTopology:
     """One virtual host of a broker, with what is needed there."""
 
     def __init__(
@@ -102,7 +104,7 @@ class Broker:
         missing: set[tuple[str, str]] = {
             (each.kind, each.name)
             for each in (*exchanges, *queues)
-            if each.state in (State.MISSING, State.AT_RUN_TIME)
+            if each.state in (ItemState.MISSING, ItemState.AT_RUN_TIME)
         }
         bindings = []
         for queue, binding in self._needs.bindings:
@@ -126,12 +128,12 @@ class Broker:
         async with self._session.scratch.turn():
             for item in plan.items:
                 pair = next(bindings) if item.kind == "binding" else None
-                if item.state is State.MISSING or (pair and item.state is State.UNKNOWN):
+                if item.state is ItemState.MISSING or (pair and item.state is ItemState.UNKNOWN):
                     try:
                         await self._create(item, uses.get(item.name), pair)
                     except BrokerRefused as error:
                         raise RunError(_not_created(item, error, done)) from error
-                    item = dataclasses.replace(item, state=State.CREATED)
+                    item = dataclasses.replace(item, state=ItemState.CREATED)
                 done.append(item)
                 self._done += 1
         return dataclasses.replace(plan, items=done)
@@ -164,10 +166,10 @@ class Broker:
             await check_exchange(self._session, str(exchange))
         except BrokerRefused as error:
             if error.code == NOT_FOUND and isinstance(exchange, Exchange):
-                return dataclasses.replace(item, state=State.MISSING)
+                return dataclasses.replace(item, state=ItemState.MISSING)
             if error.code == NOT_FOUND:
                 reason = "does not exist, and no class declares it: write an Exchange"
-                return dataclasses.replace(item, state=State.DIFFERS, reason=reason)
+                return dataclasses.replace(item, state=ItemState.DIFFERS, reason=reason)
             return _refused(item, error)
         if isinstance(exchange, str):
             return item
@@ -187,10 +189,10 @@ class Broker:
             is_for_copies=bool(use.needed.instead),
         )
         if use.at_run_time:
-            return dataclasses.replace(item, state=State.AT_RUN_TIME, reason=_run_time(queue))
+            return dataclasses.replace(item, state=ItemState.AT_RUN_TIME, reason=_run_time(queue))
         try:
             if not await queue_exists(self._session, queue):
-                return dataclasses.replace(item, state=State.MISSING)
+                return dataclasses.replace(item, state=ItemState.MISSING)
         except (BrokerRefused, QueueInUse) as error:
             return _refused(item, error)
         if not existing.is_plain:
@@ -218,11 +220,11 @@ class Broker:
         }
         item = Item("binding", queue.name, declared)
         if not queue.is_permanent:
-            return dataclasses.replace(item, state=State.AT_RUN_TIME, reason=_run_time(queue))
+            return dataclasses.replace(item, state=ItemState.AT_RUN_TIME, reason=_run_time(queue))
         if ("queue", queue.name) in missing or ("exchange", exchange) in missing:
-            return dataclasses.replace(item, state=State.MISSING)
+            return dataclasses.replace(item, state=ItemState.MISSING)
         if self._api is None:
-            return dataclasses.replace(item, state=State.UNKNOWN, reason=_NOT_SEEN)
+            return dataclasses.replace(item, state=ItemState.UNKNOWN, reason=_NOT_SEEN)
         if queue.name not in self._bound:
             self._bound[queue.name] = await self._ask(self._api.bindings, queue.name)
         there = any(
@@ -230,7 +232,7 @@ class Broker:
             and each.get("arguments", {}) == arguments
             for each in self._bound[queue.name]
         )
-        return item if there else dataclasses.replace(item, state=State.MISSING)
+        return item if there else dataclasses.replace(item, state=ItemState.MISSING)
 
     async def _ask(self, question: Callable[[str], Any], name: str) -> Any:
         async with self._api_in_use:
@@ -259,25 +261,25 @@ async def _compared(item: Item, comparing: Awaitable[list[Difference] | None]) -
     try:
         found = await comparing
     except Vanished:
-        return dataclasses.replace(item, state=State.MISSING)
+        return dataclasses.replace(item, state=ItemState.MISSING)
     except BrokerRefused as error:
         return _refused(item, error)
     if found is None:
-        return dataclasses.replace(item, state=State.UNKNOWN, reason=_NOT_PERMITTED)
+        return dataclasses.replace(item, state=ItemState.UNKNOWN, reason=_NOT_PERMITTED)
     if not found:
         return item
-    return dataclasses.replace(item, state=State.DIFFERS, differences=tuple(found))
+    return dataclasses.replace(item, state=ItemState.DIFFERS, differences=tuple(found))
 
 
 def _refused(item: Item, error: Exception) -> Item:
     """Return an item that the broker did not show: without permission, or not available."""
     unknown = isinstance(error, Unreachable) or getattr(error, "code", 0) == NO_PERMISSION
-    state = State.UNKNOWN if unknown else State.DIFFERS
+    state = ItemState.UNKNOWN if unknown else ItemState.DIFFERS
     return dataclasses.replace(item, state=state, reason=str(error))
 
 
 def _not_created(item: Item, error: BrokerRefused, done: Iterable[Item]) -> str:
-    created = [f"{each.kind} {each.name!r}" for each in done if each.state is State.CREATED]
+    created = [f"{each.kind} {each.name!r}" for each in done if each.state is ItemState.CREATED]
     before = f"; created before: {', '.join(created)}" if created else ""
     return f"{item.kind} {item.name!r} was not created: {error}{before}"
 
@@ -316,7 +318,7 @@ def _with_reported(item: Item, found: dict[str, Any], *, any_type: bool = False)
         for name in sorted(names)
         if have.get(name) != wanted.get(name)
     )
-    state = State.DIFFERS if differences else State.PRESENT
+    state = ItemState.DIFFERS if differences else ItemState.PRESENT
     return dataclasses.replace(item, state=state, reason="", differences=differences)
 
 

@@ -1,4 +1,7 @@
-"""The commands `workerkit topology ...`."""
+"""The commands `workerkit topology ...`.
+
+They import what they need when they run, so that other commands start quickly.
+"""
 
 import asyncio
 import json
@@ -9,12 +12,9 @@ from typing import Annotated, Any
 
 import typer
 
-from workerkit.amqp.definitions import definitions, without_type
 from workerkit.cli.parameters import Json, Traceback, faults, quiet, spread
-from workerkit.cli.topology import text
-from workerkit.cli.topology.broker import opened
-from workerkit.cli.topology.grants import grants, grants_lines
-from workerkit.cli.topology.needs import PackageNeeds, Source, needs_of
+from workerkit.cli.terminal import is_for_people
+from workerkit.cli.topology.needs import PackageNeeds, PackageOptions, needs_of
 from workerkit.cli.topology.plan import DIFFERS, Plan, exit_code
 from workerkit.config.variables import Variables
 from workerkit.errors import ConfigurationError, RunError
@@ -47,7 +47,7 @@ _VERSION = re.compile(r"\d{1,3}(\.\d{1,3}){0,2}")
 @spread
 def plan(
     *,
-    source: Source,
+    options: PackageOptions,
     management_url: ManagementURL = None,
     as_json: Json = False,
     traceback: Traceback = False,
@@ -57,7 +57,7 @@ def plan(
     Exit code 0: nothing to do; 3: something is missing; 4: something differs; 5: not all is known.
     """
     with faults(traceback):
-        plans = _compared(needs_of(source), management_url)
+        plans = _compared(needs_of(options), management_url)
         _print(plans, as_json, all_items=True)
     raise typer.Exit(exit_code(plans))
 
@@ -66,7 +66,7 @@ def plan(
 @spread
 def check(
     *,
-    source: Source,
+    options: PackageOptions,
     management_url: ManagementURL = None,
     as_json: Json = False,
     traceback: Traceback = False,
@@ -76,7 +76,7 @@ def check(
     The exit codes are those of plan.
     """
     with faults(traceback):
-        plans = _compared(needs_of(source), management_url)
+        plans = _compared(needs_of(options), management_url)
         _print(plans, as_json, all_items=False)
     raise typer.Exit(exit_code(plans))
 
@@ -85,7 +85,7 @@ def check(
 @spread
 def apply(
     *,
-    source: Source,
+    options: PackageOptions,
     management_url: ManagementURL = None,
     as_json: Json = False,
     traceback: Traceback = False,
@@ -95,7 +95,7 @@ def apply(
     If something differs, create nothing; the exit code is 4.
     """
     with faults(traceback):
-        package = needs_of(source)
+        package = needs_of(options)
         plans = _compared(package, management_url)
         differs = exit_code(plans) == DIFFERS
         if not differs:
@@ -113,7 +113,7 @@ class _Differs(RunError):
 @spread
 def export(
     *,
-    source: Source,
+    options: PackageOptions,
     rabbitmq: Version = _LATEST,
     vhosts: Annotated[
         bool,
@@ -122,8 +122,10 @@ def export(
     traceback: Traceback = False,
 ) -> None:
     """Print definitions for `rabbitmqctl import_definitions`; connect to nothing."""
+    from workerkit.amqp.definitions import definitions, without_type
+
     with faults(traceback):
-        package, version = needs_of(source), _version(rabbitmq)
+        package, version = needs_of(options), _version(rabbitmq)
         found = definitions(package.every, version, vhosts=vhosts)
         try:
             printed = json.dumps(found, indent=2)
@@ -145,14 +147,16 @@ def export(
 @spread
 def permissions(
     *,
-    source: Source,
+    options: PackageOptions,
     rabbitmq: Version = _LATEST,
     as_json: Json = False,
     traceback: Traceback = False,
 ) -> None:
     """Print the least permissions of each user as `rabbitmqctl set_permissions` lines."""
+    from workerkit.cli.topology.grants import grants, grants_lines
+
     with faults(traceback):
-        found = grants(needs_of(source), _version(rabbitmq))
+        found = grants(needs_of(options), _version(rabbitmq))
     if as_json:
         print(json.dumps([each.as_json() for each in found], indent=2))
         return
@@ -179,6 +183,8 @@ def _compared(package: PackageNeeds, url: str | None) -> list[Plan]:
 
 
 async def _compare(package: PackageNeeds, url: str | None) -> list[Plan]:
+    from workerkit.cli.topology.broker import opened
+
     plans = []
     for needs in package.every:
         async with opened(needs, package.broker(needs), url) as broker:
@@ -187,6 +193,8 @@ async def _compare(package: PackageNeeds, url: str | None) -> list[Plan]:
 
 
 async def _apply(package: PackageNeeds, plans: Sequence[Plan], url: str | None) -> list[Plan]:
+    from workerkit.cli.topology.broker import opened
+
     done = []
     for each in plans:
         async with opened(each.needs, package.broker(each.needs), url) as broker:
@@ -195,10 +203,15 @@ async def _apply(package: PackageNeeds, plans: Sequence[Plan], url: str | None) 
 
 
 def _print(plans: Sequence[Plan], as_json: bool, *, all_items: bool) -> None:
+    from workerkit.cli.topology import text
+
     if as_json:
         found: list[dict[str, Any]] = [text.as_json(each) for each in plans]
         print(json.dumps(found, indent=2, default=str))
         return
-    for line in text.lines(plans, all_items=all_items):
-        print(line)
+    if is_for_people():
+        text.print_tables(plans, all_items=all_items)
+    else:
+        for line in text.lines(plans, all_items=all_items):
+            print(line)
     print(text.summary(plans))

@@ -1,5 +1,6 @@
 """The least permissions of each user of a package, as lines for a shell."""
 
+import shlex
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -7,7 +8,6 @@ from typing import Any
 from workerkit.amqp.needs import Needs
 from workerkit.amqp.permissions import Permissions, permissions, undeclared_at_run_time
 from workerkit.cli.topology.needs import PackageNeeds
-from workerkit.cli.topology.text import quoted
 from workerkit.config.connections import AMQPSettings
 from workerkit.config.variables import Variables
 from workerkit.safe_text import one_line
@@ -108,3 +108,23 @@ def _notes(needs: Needs) -> Iterator[str]:
     yield _PUBLISHES
     if any(each.needed.purpose == "messages" for each in needs.uses):
         yield _ON_DEMAND
+
+
+def quoted(word: str) -> str:
+    """Quote a word for a POSIX shell, on one line.
+
+    A word with characters that are not printable has the form `$'...'` of POSIX.1-2024, which bash,
+    zsh and ksh know.
+    """
+    if word.isprintable():
+        return shlex.quote(word)
+    return f"$'{''.join(map(_escaped, word))}'"
+
+
+def _escaped(character: str) -> str:
+    if character in "\\'":
+        return f"\\{character}"
+    if character.isprintable():
+        return character
+    encoded = character.encode(errors="surrogateescape")
+    return "".join(f"\\{byte:03o}" for byte in encoded)

@@ -21,7 +21,7 @@ from workerkit.transport import Declared
 
 
 @dataclass(frozen=True, slots=True)
-class Source:
+class PackageOptions:
     """The arguments and options that name a package."""
 
     package: Package
@@ -48,21 +48,21 @@ class PackageNeeds:
         return self.settings.connection(needs.connection)
 
 
-def needs_of(source: Source) -> PackageNeeds:
+def needs_of(options: PackageOptions) -> PackageNeeds:
     """Collect what a package needs.
 
     Raises:
         StartError: The package or its settings are wrong, or there is no such connection.
     """
-    container = loaded(source.package, source.container)
-    assembly = Runner(container, packages=[source.package]).assemble()
+    container = loaded(options.package, options.container)
+    assembly = Runner(container, packages=[options.package]).assemble()
     settings, every = assembly.settings, _collect(assembly, container.providers["publisher"])
-    if source.connection is not None:
-        name = source.connection.casefold()
+    if options.connection is not None:
+        name = options.connection.casefold()
         if name not in settings.amqp:
             listed = ", ".join(sorted(settings.amqp))
             raise ConfigurationError(
-                f"the settings have no connection {source.connection!r}, only {listed}"
+                f"the settings have no connection {options.connection!r}, only {listed}"
             )
         every = [each for each in every if each.connection == name]
     return PackageNeeds(settings, every)

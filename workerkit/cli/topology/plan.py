@@ -13,7 +13,7 @@ MISSING, DIFFERS, UNKNOWN = 3, 4, 5
 known. The codes 1 and 2 are those of errors."""
 
 
-class State(StrEnum):
+class ItemState(StrEnum):
     """What is known about something that is needed."""
 
     MISSING = "missing"
@@ -42,7 +42,7 @@ class Item:
     name: str
     declared: dict[str, Any]
     purpose: str = ""
-    state: State = State.PRESENT
+    state: ItemState = ItemState.PRESENT
     reason: str = ""
     differences: tuple[Difference, ...] = ()
     notes: tuple[str, ...] = ()
@@ -71,8 +71,8 @@ class Plan:
 def exit_code(plans: Iterable[Plan]) -> int:
     """Return 0 if the brokers have all that is needed, or the code of the worst finding."""
     states = {item.state for plan in plans for item in plan.items}
-    if State.DIFFERS in states:
+    if ItemState.DIFFERS in states:
         return DIFFERS
-    if State.MISSING in states:
+    if ItemState.MISSING in states:
         return MISSING
-    return UNKNOWN if State.UNKNOWN in states else 0
+    return UNKNOWN if ItemState.UNKNOWN in states else 0

@@ -1,62 +1,70 @@
-"""Plans and permissions as text for people, for programs, and for a shell."""
+"""Format plans as text, as tables and as JSON."""
 
-import os
-import shlex
-import sys
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 from workerkit.amqp.comparison import TYPE
-from workerkit.cli.topology.plan import Item, Plan, State
+from workerkit.cli.terminal import Cell, Column, Lines, print_line, print_table
+from workerkit.cli.topology.plan import Item, ItemState, Plan
 from workerkit.safe_text import one_line
 
 _MARKS = {
-    State.MISSING: "+",
-    State.CREATED: "+",
-    State.PRESENT: "=",
-    State.DIFFERS: "!",
-    State.UNKNOWN: "?",
-    State.AT_RUN_TIME: "~",
+    ItemState.MISSING: "+",
+    ItemState.CREATED: "+",
+    ItemState.PRESENT: "=",
+    ItemState.DIFFERS: "!",
+    ItemState.UNKNOWN: "?",
+    ItemState.AT_RUN_TIME: "~",
 }
 _WORDS = {
-    State.CREATED: "created",
-    State.MISSING: "to create",
-    State.DIFFERS: "different",
-    State.UNKNOWN: "unknown",
-    State.AT_RUN_TIME: "at run time",
-    State.PRESENT: "present",
+    ItemState.CREATED: "created",
+    ItemState.MISSING: "to create",
+    ItemState.DIFFERS: "different",
+    ItemState.UNKNOWN: "unknown",
+    ItemState.AT_RUN_TIME: "at run time",
+    ItemState.PRESENT: "present",
 }
-_COLOURS = {"+": "32", "!": "31", "?": "33", "~": "2", "=": "2"}
+_STYLES = {
+    ItemState.MISSING: "green",
+    ItemState.CREATED: "green",
+    ItemState.PRESENT: "dim",
+    ItemState.DIFFERS: "bold red",
+    ItemState.UNKNOWN: "yellow",
+    ItemState.AT_RUN_TIME: "dim",
+}
+_COLUMNS = (Column(), Column(width=len("exchange"), whole=True), Column(), Column())
 _WIDEST_NAME = 48
 
 
 def lines(plans: Iterable[Plan], *, all_items: bool = True) -> Iterator[str]:
-    """Yield the lines of plans, each safe for a terminal.
+    """Yield the lines that a pipe gets for plans.
 
     Args:
         all_items: Include what is present, and what exists only at run time.
     """
-    coloured = sys.stdout.isatty() and not os.environ.get("NO_COLOR")
-    coloured = coloured and os.environ.get("TERM") != "dumb"
-    for plan in plans:
-        shown = [
-            item
-            for item in plan.items
-            if all_items or item.state not in (State.PRESENT, State.AT_RUN_TIME)
-        ]
-        if not shown and not all_items:
-            continue
-        yield one_line(_head(plan))
-        if plan.without:
-            yield one_line(f"  without the management API: {plan.without}")
-        width = min(max((len(_name(item)) for item in shown), default=0), _WIDEST_NAME)
-        for item in shown:
+    for plan, items in _shown(plans, all_items):
+        yield from map(one_line, _head(plan))
+        width = min(max((len(_name(item)) for item in items), default=0), _WIDEST_NAME)
+        for item in items:
             mark = _MARKS[item.state]
-            text = one_line(f"  {mark} {item.kind:<8}  {_name(item):<{width}}  {_detail(item)}")
-            yield f"\x1b[{_COLOURS[mark]}m{text.rstrip()}\x1b[0m" if coloured else text.rstrip()
-            yield from (one_line(f"      {each}") for each in item.differences)
-            yield from (one_line(f"      {each}") for each in item.notes)
+            text = f"  {mark} {item.kind:<8}  {_name(item):<{width}}  {_detail(item)}"
+            yield one_line(text).rstrip()
+            yield from (one_line(f"      {each}") for each in _more(item))
+
+
+def print_tables(plans: Iterable[Plan], *, all_items: bool = True) -> None:
+    """Print a table for each plan, for people.
+
+    Args:
+        all_items: As for `lines`.
+    """
+    for plan, items in _shown(plans, all_items):
+        title, *reasons = _head(plan)
+        print_line(Cell(title, "bold"))
+        for reason in reasons:
+            print_line(Cell(reason, "dim"))
+        print_table(_COLUMNS, map(_cells, items), indent=2)
 
 
 def summary(plans: Iterable[Plan]) -> str:
@@ -92,10 +100,34 @@ def _item_as_json(item: Item) -> dict[str, Any]:
     }
 
 
-def _head(plan: Plan) -> str:
+def _shown(plans: Iterable[Plan], all_items: bool) -> Iterator[tuple[Plan, list[Item]]]:
+    """Yield the plans with the items to show; one without any only if all are wanted."""
+    for plan in plans:
+        items = [
+            item
+            for item in plan.items
+            if all_items or item.state not in (ItemState.PRESENT, ItemState.AT_RUN_TIME)
+        ]
+        if items or all_items:
+            yield plan, items
+
+
+def _cells(item: Item) -> Sequence[Cell | Lines]:
+    style = _STYLES[item.state]
+    detail, more = Cell(_detail(item), style), [Cell(each) for each in _more(item)]
+    start = (Cell(_MARKS[item.state], style), Cell(item.kind, style), Cell(_name(item), style))
+    return *start, [each for each in (detail, *more) if each.text] if more else detail
+
+
+def _more(item: Item) -> list[str]:
+    return [*map(str, item.differences), *item.notes]
+
+
+def _head(plan: Plan) -> list[str]:
     version = ".".join(map(str, plan.version))
     shown = f" (RabbitMQ {version})" if version else ""
-    return f"connection {plan.needs.connection}: {plan.address}{shown}"
+    head = [f"connection {plan.needs.connection}: {plan.address}{shown}"]
+    return [*head, f"  without the management API: {plan.without}"] if plan.without else head
 
 
 def _name(item: Item) -> str:
@@ -119,23 +151,3 @@ def _detail(item: Item) -> str:
 
 def _pairs(arguments: dict[str, Any]) -> list[str]:
     return [f"{name} = {value!r}" for name, value in arguments.items()]
-
-
-def quoted(word: str) -> str:
-    """Quote a word for a POSIX shell, on one line.
-
-    A word with characters that are not printable has the form `$'...'` of POSIX.1-2024, which bash,
-    zsh and ksh know.
-    """
-    if word.isprintable():
-        return shlex.quote(word)
-    return f"$'{''.join(map(_escaped, word))}'"
-
-
-def _escaped(character: str) -> str:
-    if character in "\\'":
-        return f"\\{character}"
-    if character.isprintable():
-        return character
-    encoded = character.encode(errors="surrogateescape")
-    return "".join(f"\\{byte:03o}" for byte in encoded)
