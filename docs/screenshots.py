@@ -43,17 +43,21 @@ class Picture:
     """A page of the demo.
 
     Attributes:
+        height: In pixels.
         shown: A selector of what has to be visible first.
+        press: The name of a button to press before that.
     """
 
     name: str
     path: str
+    height: int
     shown: str
+    press: str = ""
 
 
 PAGES = (
-    Picture("http-docs", "/docs", "text=/orders/"),
-    Picture("orders-live", "/", "tr:nth-child(3)"),
+    Picture("http-docs", "/docs#PlaceOrder_post", 720, "[open] .good >> text=bytes", "Send"),
+    Picture("orders-live", "/", 480, "tr:nth-child(3)"),
 )
 COMMANDS = {
     "list": ("list", "shop"),
@@ -107,8 +111,10 @@ def demo() -> Iterator[Demo]:
 
 def take(browser: Browser, running: Demo, picture: Picture) -> None:
     """Take the picture of a page; say so if the demo does not have it."""
-    page = browser.new_page(viewport={"width": 1100, "height": 720})
+    page = browser.new_page(viewport={"width": 1100, "height": picture.height})
     if open_page(page, running.http + picture.path):
+        if picture.press:
+            page.get_by_role("button", name=picture.press).click()
         page.locator(picture.shown).first.wait_for()
         save(f"{picture.name}.png", page.screenshot())
     else:

@@ -1,17 +1,21 @@
-"""A browser, its tabs, and servers that run beside it."""
+"""A browser, its tabs, the page `/docs` in them, and servers that run beside it."""
 
 import asyncio
+import re
 import shutil
+import subprocess
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, contextmanager
+from pathlib import Path
 from typing import TypeVar
 
-from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Locator, Page, expect, sync_playwright
 
 T = TypeVar("T")
 
+CLIPBOARD = {"permissions": ["clipboard-read", "clipboard-write"]}
 CHROMIUM = shutil.which("chromium")
 OPTIONS = (
     "--no-sandbox --disable-gpu --disable-background-networking --disable-component-update"
@@ -53,6 +57,41 @@ class Visit:
     def _note(self, url: str) -> None:
         if not url.startswith((self.url, "data:", "blob:")):
             self.faults.append(f"request to {url}")
+
+
+def card(page: Page, id_: str) -> Locator:
+    """Open the card of an operation, and return it."""
+    found = page.locator(f"[id='{id_}']")
+    if found.get_attribute("open") is None:
+        found.locator("summary").first.click()
+    # It is filled by an event that comes later.
+    found.locator(":scope > :not(summary)").wait_for()
+    return found
+
+
+def send(found: Locator) -> tuple[str, str]:
+    """Send the request of a card; return the status line and the body of the response."""
+    found.get_by_role("button", name="Send").click()
+    expect(found.locator("form [role=status]")).to_contain_text(re.compile(r"bytes$|stopped"))
+    status = found.locator("form [role=status]").inner_text()
+    return status, found.locator("form pre").last.inner_text()
+
+
+def run_curl(found: Locator, directory: Path) -> str:
+    """Copy the request of a card as curl, run it in a shell, and return what it prints."""
+    found.get_by_role("button", name="Copy as curl").click()
+    expect(found.get_by_role("button", name="Copied")).to_be_visible()
+    command = found.page.evaluate("navigator.clipboard.readText()")
+    done = subprocess.run(
+        ["sh", "-c", command.replace("curl ", "curl --silent --show-error ", 1)],
+        cwd=directory,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (0, ""), command
+    return done.stdout
 
 
 @contextmanager

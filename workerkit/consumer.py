@@ -25,8 +25,9 @@ class Consumer:
         interceptors: Around each call of `handle`, inside those of the container, the outermost
             first: functions that take a `Call` and return an asynchronous context manager, classes
             with such a `__call__`, or providers of either.
-        publishes: What it publishes, for the AsyncAPI document: types of bodies by the name of a
-            queue, or by a `Destination`; a union where there are several. It has no other effect.
+        publishes: What it publishes, for the AsyncAPI document and `workerkit topology`: types of
+            bodies by the name of a queue, or by a `Destination`; a union where there are several.
+            It has no effect on publishing.
         options: The options that this kind of consumer takes, with the framework's defaults.
     """
 

@@ -142,8 +142,9 @@ class Options:
         name: In logs, metrics and environment variables.
         concurrency: Calls of `handle` at the same time.
         timeout: Seconds for one call of `handle`; None for no limit.
-        publishes: What the class publishes, for the AsyncAPI document: types of bodies by the name
-            of a queue, or by a `Destination`. It has no other effect.
+        publishes: What the class publishes, for the AsyncAPI document and `workerkit topology`:
+            types of bodies by the name of a queue, or by a `Destination`. It has no effect on
+            publishing.
         batch: Whether `handle` takes a list. Its annotation decides; it cannot be set.
         interceptors: Around each call of `handle`, the outermost first: those of the container and
             of the class. The Runner sets them.

@@ -3,12 +3,15 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from workerkit import Call, Exchange, Publisher
+from workerkit import Call, Destination, Exchange, Publisher
 
 from shop.database import current_session
+from shop.orders import Order
 
 # Other services bind their queues to it: Binding(Exchange("booked", "fanout")).
 BOOKED = Exchange("booked", "fanout")
+# What the classes that book orders publish, for `workerkit asyncapi` and `workerkit topology`.
+ANNOUNCED = {Destination("", BOOKED, mandatory=False): Order}
 
 
 class Announce:

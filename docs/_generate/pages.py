@@ -28,7 +28,7 @@ GENERATORS: dict[str, Callable[..., str]] = {
 }
 MARKER = re.compile(r"^<!-- (generated|include): (.+) -->$", re.MULTILINE)
 _FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
-_LINK = re.compile(r"(?<!!)\[([^\]]+)\]\(([^)#:\s]+)(#[^)]*)?\)")
+_LINK = re.compile(r"(!?)\[([^\]]+)\]\(([^)#:\s]+)(#[^)]*)?\)")
 _ITEM = re.compile(r"^\* \[([^\]]+)\]\(([^)#:]+\.md)\)(?:: (.*))?$")
 
 
@@ -103,11 +103,12 @@ def _linked(source: Path, page: Path) -> str:
     """
 
     def link(found: re.Match[str]) -> str:
-        target = (source.parent / found[2]).resolve()
+        image, text, path, anchor = found.groups(default="")
+        target = (source.parent / path).resolve()
         target = INCLUDED.get(target, target)
-        if target.suffix != ".md" or DOCS not in target.parents:
-            return found[1]
-        return f"[{found[1]}]({_relative(target, page)}{found[3] or ''})"
+        if DOCS not in target.parents or (target.suffix != ".md" and not image):
+            return text
+        return f"{image}[{text}]({_relative(target, page)}{anchor})"
 
     parts = _FENCE.split(source.read_text())
     return "".join(part if part.startswith("```") else _LINK.sub(link, part) for part in parts)

@@ -169,6 +169,19 @@ def test_every_kind_of_class(tmp_path: Path) -> None:
     }
 
 
+def test_the_template() -> None:
+    """Its document has what it receives and what it publishes."""
+    done = workerkit("asyncapi", "shop", cwd=Path(__file__).parents[2] / "app_template")
+    found = json.loads(done.stdout)
+
+    assert faults_of(found) == []
+    assert {name for name, each in found["operations"].items() if each["action"] == "send"} == {
+        "OrderPlaced.sends.booked",
+        "OrderView.sends.booked",
+        "PlaceOrder.sends.orders",
+    }
+
+
 def test_faults_of_publishes(tmp_path: Path) -> None:
     """What cannot be published is a fault of `check`, with the class, its file and its line."""
     write_package(

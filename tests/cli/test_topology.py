@@ -162,6 +162,36 @@ def test_connections_of_one_user_share_a_line(tmp_path: Path) -> None:
     assert "choose its connection with --connection, one of default, other" in ambiguous.stderr
 
 
+def test_what_classes_say_that_they_publish(tmp_path: Path) -> None:
+    """Each kind of class, on the connection and the virtual host of the destination."""
+    write_package(
+        tmp_path,
+        "shop",
+        consumers="""
+        from workerkit import *
+
+        class View(HTTPView):
+            routes = ["/"]
+            publishes = {
+                "orders": str,
+                Destination("", Exchange("booked", "fanout")): str,
+                Destination("k", "named", connection="OTHER", vhost="w"): str,
+            }
+
+            async def get(self) -> None: ...
+        """,
+    )
+
+    variables = {OTHER: "amqp://u:p@host/v"}
+    done = workerkit("topology", "permissions", "shop", "--json", cwd=tmp_path, **variables)
+
+    assert (done.returncode, done.stderr) == (0, "")
+    assert [(each["vhost"], each["declares"]) for each in json.loads(done.stdout)] == [
+        ("/", {"configure": "^booked$", "write": r"^(amq\.default|booked)$", "read": "^$"}),
+        ("w", {"configure": "^$", "write": "^named$", "read": "^$"}),
+    ]
+
+
 @pytest.mark.parametrize(
     ("constructor", "handle", "write"),
     [

@@ -281,7 +281,6 @@ async def test_cancelled_while_a_provider_waits() -> None:
     assert (waiting.cancelled(), reported) == (True, [])
 
 
-
 @pytest.mark.parametrize(
     ("name", "value", "right"),
     [

@@ -94,6 +94,22 @@ def test_dead_letter_and_alternate_exchanges() -> None:
     assert granted.patterns() == ("^(e|q)$", "^(dead|q|spare)$", "^(e|q)$")
 
 
+def test_exchanges_that_are_published_to() -> None:
+    """Each needs write; one that a class declares is created, and one that is only named is not."""
+    found = needs("q", on_invalid="reject")
+    found.targets += ["named", Exchange("booked", "fanout"), "booked"]
+
+    granted = permissions(found, applied=False, version=(4, 3))
+    exported = definitions([found], (4, 3))["exchanges"]
+
+    assert granted.patterns() == ("^(booked|q)$", "^(booked|named)$", "^q$")
+    assert permissions(found, applied=True, version=(4, 3)).patterns()[:2] == (
+        "^$",
+        "^(booked|named)$",
+    )
+    assert [each["name"] for each in exported] == ["booked"]
+
+
 def test_a_passive_declaration_needs_a_permission_of_rabbitmq_4() -> None:
     """In 4.0 it needs none; what is granted already is enough."""
     found = needs("q")

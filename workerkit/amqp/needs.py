@@ -96,12 +96,14 @@ class Needs:
         uses: Each use of a queue, in the order of the consumers; several may use one queue.
         publishes: Whether something is published to the default exchange: copies, replies, tokens
             of leases, or what the code publishes to a queue.
+        targets: The other exchanges that classes name in `publishes`.
     """
 
     connection: str
     vhost: str
     uses: list[ConsumerQueue] = field(default_factory=list)
     publishes: bool = False
+    targets: list[Exchange | str] = field(default_factory=list)
 
     def add(
         self, needed: Iterable[NeededQueue], consumer: str, declare: DeclareMode | None
@@ -134,10 +136,14 @@ class Needs:
 
     @property
     def exchanges(self) -> dict[str, Exchange | str]:
-        """The exchanges of all bindings by name; a name alone if no class declares it."""
+        """All exchanges by name: of bindings, and that classes publish to.
+
+        It is a name alone if no class declares it.
+        """
+        bound = (binding.exchange for each in self.uses for binding in each.queue.bindings)
         found: dict[str, Exchange | str] = {}
-        for binding in (binding for each in self.uses for binding in each.queue.bindings):
-            name = str(binding.exchange)
+        for exchange in (*bound, *self.targets):
+            name = str(exchange)
             if isinstance(found.get(name, name), str):
-                found[name] = binding.exchange
+                found[name] = exchange
         return found

@@ -73,6 +73,7 @@ def permissions(needs: Needs, *, applied: bool, version: tuple[int, ...]) -> Per
         for exchange in needs.exchanges.values():
             if isinstance(exchange, Exchange) and not exchange.is_built_in:
                 _declare_exchange(found, exchange)
+    found.write.update(literal(str(each)) for each in needs.targets)
     if needs.publishes:
         found.write.add(_DEFAULT_EXCHANGE_PATTERN)
     if version >= _PASSIVE_CHECKED_SINCE:

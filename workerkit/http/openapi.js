@@ -1,6 +1,7 @@
 // `/docs`: the operations of an OpenAPI document, each with a form that sends requests.
 const VERBS = ["get", "put", "post", "delete", "options", "head", "patch"];
 const MOST_SHOWN = 500000;
+const IS_FORM = /^(multipart\/form-data|application\/x-www-form-urlencoded)/;
 const JSON_TYPE = /[/+]json\b/;
 // Kept in memory only: what the user enters for each security scheme.
 const credentials = new Map();
@@ -17,6 +18,8 @@ const kindOf = (name) => {
   const { type, scheme } = resolved(own(schemes(), name));
   return type === "http" && String(scheme).toLowerCase() === "basic" ? "basic" : type === "apiKey" ? "key" : "bearer";
 };
+const requirement = (operation) => list(operation.security || api.security).map((each) => entries(each)
+  .map(([name, scopes]) => name + (list(scopes).length ? ` (${scopes.join(", ")})` : "")).join(" and ")).filter(Boolean).join(" or ");
 const authorize = (operation, request) => {
   const found = alternativesOf(operation);
   const chosen = found.find((names) => names.length && names.every((name) => credentials.get(name))) || [];
@@ -29,6 +32,8 @@ const authorize = (operation, request) => {
     else request.cookies.push([scheme.name, secret]);
   }
 };
+const hasCookies = (operation) => parametersOf(operation).some((each) => each.in === "cookie")
+  || alternativesOf(operation).flat().some((name) => resolved(schemes()[name]).in === "cookie");
 const base64 = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
 const authorizeDialog = () => {
   const rows = Object.keys(schemes()).map((name) => {
@@ -38,11 +43,12 @@ const authorizeDialog = () => {
     input.value = credentials.get(name) || "";
     input.addEventListener("input", () => credentials.set(name, input.value));
     const where = { key: `${scheme.in} ${scheme.name}`, basic: "user:password", bearer: "bearer token" }[kindOf(name)];
-    return make("div", { class: "field" }, make("label", { for: id }, name, make("span", { class: "limits" }, where)), prose(scheme.description), input);
+    // One form for each: browsers take several passwords of a form for those of one account.
+    return make("form", { method: "dialog", class: "field" }, make("label", { for: id }, name, make("span", { class: "limits" }, where)), prose(scheme.description), input);
   });
   const dialog = make("dialog", { "aria-label": "Authorize" }, make("h2", {}, "Authorize"),
     make("p", { class: "soft" }, "Kept in the memory of this page only, and sent with the requests that require it."),
-    make("form", { method: "dialog" }, rows, make("button", { class: "main" }, "Done")));
+    rows, make("form", { method: "dialog" }, make("button", { class: "main" }, "Done")));
   document.body.append(dialog);
   find("authorize").hidden = rows.length === 0;
   find("authorize").addEventListener("click", () => dialog.showModal());
@@ -54,14 +60,20 @@ const labelled = (name, note, control, description) => {
   return make("div", { class: "field" }, make("label", { for: control.id }, make("code", {}, name),
     make("span", { class: "limits" }, note)), prose(description), control);
 };
-const isFile = (schema) => {
+// The schema of a text: no form and no parameter can contain null.
+const withoutNull = (schema) => {
   const full = resolved(schema);
+  const left = alternatives(full).filter((each) => resolved(each).type !== "null");
+  return left.length === 1 ? { ...full, anyOf: undefined, oneOf: undefined, ...resolved(left[0]) } : full;
+};
+const isFile = (schema) => {
+  const full = withoutNull(schema);
   const items = full.type === "array" ? resolved(full.items) : full;
   return items.format === "binary" || (items.type === "string" && "contentMediaType" in items && !("contentEncoding" in items));
 };
 // An input for a value of a schema, and a function that returns its texts; none if it is empty.
 const inputFor = (schema, required, value) => {
-  const full = resolved(schema);
+  const full = withoutNull(schema);
   if (isFile(schema)) {
     const control = make("input", { type: "file", multiple: full.type === "array", required });
     return [control, () => [...control.files]];
@@ -89,7 +101,7 @@ const bodyInputs = (content) => {
   let read = () => null;
   const choose = (type) => {
     const media = content[type], schema = media.schema || {};
-    if (/^(multipart\/form-data|application\/x-www-form-urlencoded)/.test(type)) {
+    if (IS_FORM.test(type)) {
       const inputs = entries(resolved(schema).properties).map(([name, each]) => {
         const required = list(resolved(schema).required).includes(name);
         const value = isFile(each) || !required ? resolved(each).default : example(each);
@@ -215,7 +227,7 @@ const tryIt = (verb, path, operation) => {
       const wanted = request();
       const response = await fetch(wanted.url, { method: wanted.method, headers: wanted.headers, body: encoded(wanted.body), signal: abort.signal, cache: "no-store" });
       line = `${response.status} ${response.statusText} · ${elapsed()}`;
-      status.className = response.ok ? "good" : "bad";
+      status.className = response.ok || response.status === 304 ? "good" : "bad";
       status.textContent = line;
       headers.replaceChildren(...[...response.headers].map(([name, value]) => make("div", {}, make("code", {}, `${name}: ${value}`))));
       result.hidden = false;
@@ -230,14 +242,14 @@ const tryIt = (verb, path, operation) => {
   };
   return make("form", { class: "try", onsubmit: (event) => { event.preventDefault(); perform(); } },
     make("h3", {}, "Try it out"), servers().length > 1 && server, inputs.map((each) => each.row), body && body.element,
-    inputs.some(({ parameter }) => parameter.in === "cookie") &&
-      make("p", { class: "soft" }, "A browser sends its own cookies; those above are for curl."),
+    hasCookies(operation) &&
+      make("p", { class: "soft" }, "A browser sends its own cookies; those entered here are for curl."),
     make("div", { class: "row" }, send, stop, copyButton("Copy as curl", () => curlOf(request()))), status, result);
 };
 
 // ---- The document ----
 const contentView = (content) => entries(content).flatMap(([type, media]) => [
-  make("p", { class: "mono soft" }, type), ...(media.schema ? [...schemaView(media.schema), exampleView(media.schema)] : [])]);
+  make("p", { class: "mono soft" }, type), ...(media.schema ? [...schemaView(media.schema), !IS_FORM.test(type) && exampleView(media.schema)] : [])]);
 const responseView = ([status, found]) => {
   const response = resolved(found);
   const text = [make("b", { class: /^[123]/.test(status) ? "good" : /^[45]/.test(status) ? "bad" : "" }, status), " ", String(response.description || "")];
@@ -246,9 +258,8 @@ const responseView = ([status, found]) => {
 const operationView = (verb, path, operation) => {
   const found = parametersOf(operation);
   const body = resolved(operation.requestBody);
-  const needed = alternativesOf(operation).filter((names) => names.length);
   return make("div", { class: "inside two" }, make("div", {}, prose(operation.description),
-    needed.length > 0 && make("p", {}, "Requires ", make("code", {}, needed.map((names) => names.join(" and ")).join(" or "))),
+    requirement(operation) && make("p", {}, "Requires ", make("code", {}, requirement(operation))),
     found.length > 0 && [make("h3", {}, "Parameters"), fields(found.map((each) =>
       ({ label: each.name, schema: { ...each.schema, description: each.description }, required: each.required, code: true, note: each.in })))],
     body.content && [make("h3", {}, "Body"), contentView(body.content)],

@@ -2,6 +2,7 @@
 
 from workerkit import AMQPConsumer, RetryPolicy
 
+from shop.announce import ANNOUNCED
 from shop.orders import Order, OrderRepository
 from shop.settings import Settings
 
@@ -20,6 +21,7 @@ class OrderPlaced(AMQPConsumer):
     concurrency = 8  # A call uses one of the 15 connections of the database's pool.
     timeout = 30.0
     retry = RetryPolicy(delays=(0, 5, 60))
+    publishes = ANNOUNCED
 
     def __init__(self, settings: Settings) -> None:
         self.largest = settings.largest_quantity

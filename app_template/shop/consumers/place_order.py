@@ -17,6 +17,7 @@ class PlaceOrder(HTTPView):
 
     routes = ["/orders"]
     status = 202
+    publishes = {"orders": Order}
 
     def __init__(self, publisher: Publisher) -> None:
         self.publisher = publisher

@@ -7,6 +7,10 @@ from aiohttp import web
 from pydantic import Field
 from workerkit import HTTPView, Reject
 
+# with amqp
+from shop.announce import ANNOUNCED
+
+# end
 from shop.orders import BookedOrder, Number, Order, OrderRepository
 from shop.settings import Settings
 
@@ -28,6 +32,9 @@ class OrderView(HTTPView):
 
     routes = ["/orders/{order_id}"]
     status = {"put": 201}
+    # with amqp
+    publishes = ANNOUNCED
+    # end
 
     def __init__(self, settings: Settings) -> None:
         self.largest = settings.largest_quantity

@@ -14,8 +14,8 @@ from workerkit.safe_text import one_line
 
 _OF_CERTIFICATE = "USER"
 _PUBLISHES = (
-    "not included: exchanges that the code publishes to, except the default exchange: add them to"
-    " write"
+    "not included: exchanges that the code publishes to and no class names in `publishes`: add them"
+    " to write"
 )
 _ON_DEMAND = (
     "not included: <queue>.retry.<delay> for `raise Retry` with a delay that `retry` of the class"

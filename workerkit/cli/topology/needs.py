@@ -7,6 +7,7 @@ from typing import Annotated, Any, get_type_hints
 import typer
 
 from workerkit.amqp.consumer import AMQPOptions
+from workerkit.amqp.destination import Destination
 from workerkit.amqp.needs import NeededQueue, Needs, needed_queues, with_default_types
 from workerkit.amqp.publisher import Publisher
 from workerkit.app.assembly import Assembly
@@ -87,6 +88,9 @@ def _collect(assembly: Assembly, publisher: object) -> list[Needs]:
             needs = place(options.connection, options.vhost)
             queue = queue_of_lease(each.consumer, options, settings.amqp[needs.connection])
             needs.add([NeededQueue(queue, queue, "lease")], options.name, None)
+        for key in options.publishes:
+            to = Destination(key) if isinstance(key, str) else key
+            _add_target(place(to.connection, to.vhost), to)
         if _uses(each, publisher) and DEFAULT_CONNECTION in settings.amqp:
             place(DEFAULT_CONNECTION, None).publishes = True
     return list(found.values())
@@ -96,6 +100,13 @@ def _add_queues(needs: Needs, options: AMQPOptions, settings: AMQPSettings) -> N
     typed = with_default_types(options, settings)
     for queue, written in zip(typed.queues, options.queues, strict=True):
         needs.add(needed_queues(typed, queue, written), options.name, options.declare)
+
+
+def _add_target(needs: Needs, to: Destination) -> None:
+    if to.exchange:
+        needs.targets.append(to.exchange)
+    else:
+        needs.publishes = True
 
 
 def _uses(declared: Declared, publisher: object) -> bool:
