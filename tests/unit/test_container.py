@@ -265,7 +265,7 @@ async def test_cancelled_while_a_provider_waits() -> None:
 
     class Container(WorkerContainer):
         engine = providers.Resource(open_engine)
-        sessions = providers.Singleton(list, engine)
+        sessions: "providers.Provider[list[str]]" = providers.Singleton(list, engine)
 
     reported: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: reported.append(context))
