@@ -1,17 +1,25 @@
 """`workerkit topology` without RabbitMQ: names, faults, users, and the embedded broker."""
 
+import asyncio
 import json
 import re
+import socket
 import subprocess
+import threading
+from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
 from tests.command import workerkit, write_package
+from tests.raw_server import raw_server
 from workerkit.amqp.comparison import Difference
 from workerkit.amqp.needs import Needs
+from workerkit.cli.topology.management import NoManagement, management
 from workerkit.cli.topology.plan import Item, ItemState, Plan, exit_code
 from workerkit.cli.topology.text import lines, print_tables, summary
+from workerkit.config.connections import AMQPSettings
 from workerkit.embedded import EmbeddedBroker
 
 PASSWORD = "hunter22"
@@ -109,6 +117,56 @@ def test_an_embedded_broker(tmp_path: Path) -> None:
     for each in lost:
         assert "! exchange  nowhere" in each.stdout
         assert "+ queue     lost" in each.stdout
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"[" * 100_000, "maximum recursion depth"),
+        (b"<html>", "Expecting value"),
+        (b"[]", "another server answers"),
+        (b" " * (16 * 1024 * 1024 + 1), "is larger than 16777216 bytes"),
+    ],
+)
+async def test_another_server_than_the_management_api(body: bytes, reason: str) -> None:
+    """Whatever it answers is a reason, no traceback."""
+    head = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body)
+    async with raw_server(lambda *_: head + body) as server:
+        with pytest.raises(NoManagement, match=reason):
+            await asyncio.to_thread(opened, server.url)
+
+
+async def test_a_management_api_without_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The time is limited for the whole answer, not only for each piece of it."""
+    monkeypatch.setattr("workerkit.cli.topology.management._LONGEST_READ", 0.2)
+    ended = threading.Event()
+
+    def endless() -> Iterator[bytes]:
+        yield b"HTTP/1.1 200 OK\r\n\r\n"
+        while not ended.wait(0.01):
+            yield b" "
+
+    server = socket.create_server(("127.0.0.1", 0))
+
+    def serve() -> None:
+        with suppress(ConnectionError), server, server.accept()[0] as client:
+            for piece in endless():
+                client.sendall(piece)
+
+    serving = threading.Thread(target=serve)
+    serving.start()
+    try:
+        with pytest.raises(NoManagement, match="took longer than"):
+            await asyncio.to_thread(opened, f"http://127.0.0.1:{server.getsockname()[1]}")
+    finally:
+        ended.set()
+        serving.join()
+
+
+def opened(url: str) -> None:
+    """Open and close the management API."""
+    with management(AMQPSettings(), "/", url):
+        pass
 
 
 def test_faults_of_a_command_line(tmp_path: Path) -> None:

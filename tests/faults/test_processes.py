@@ -273,6 +273,20 @@ async def test_processes_whose_parent_is_killed_stop_without_losing_anything(
         assert len(pids) == 2
 
 
+async def test_many_processes_stop_while_they_start(tmp_path: Path) -> None:
+    """SIGTERM is received between two starts; they are not all started first."""
+    write_package(tmp_path, views=VIEW)
+    async with running(
+        "app", "--processes", "500", cwd=tmp_path, WORKERKIT_HTTP__PORT="0"
+    ) as parent:
+        await parent.says("process started  process_number=2 ")
+        parent.send(signal.SIGTERM)
+        code = await parent.ended()
+
+    assert code == 0
+    assert sum("process started" in line for line in parent.err) < 500
+
+
 async def test_a_process_that_hangs_is_reported_and_killed(tmp_path: Path) -> None:
     """The pages respond without it; the exit code shows that it did not stop."""
     write_package(tmp_path, views=VIEW)
@@ -396,7 +410,8 @@ async def test_a_start_that_never_succeeds_is_given_up(tmp_path: Path) -> None:
     [
         (["--processes", "2"], {"SHUTDOWN_GRACE": "x"}, "WORKERKIT_SHUTDOWN_GRACE is 'x'"),
         ([], {"PROCESSES": "0"}, "WORKERKIT_PROCESSES is '0': should be greater than or equal"),
-        (["--processes", "no"], {}, "--processes no: should be a number from 1, or auto"),
+        (["--processes", "no"], {}, "--processes no: should be a number from 1 to 1024, or auto"),
+        (["--processes", "9999"], {}, "--processes 9999: should be a number from 1 to 1024"),
         (["--processes", "2", "--embedded-broker"], {}, "--embedded-broker is for one process"),
         (["--processes", "2", "--only", "Beat"], {}, "2 processes have nothing to share: Beat"),
         (["--processes", "2", "--reload"], {}, "--reload is for one process, not --processes 2"),

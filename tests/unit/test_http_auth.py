@@ -235,6 +235,34 @@ async def test_credentials_that_are_sent_twice(twice: str) -> None:
         assert (await first_answer(client, request.encode())).startswith(b"HTTP/1.1 400 ")
 
 
+@pytest.mark.parametrize(("open_head", "status"), [(False, 401), (True, 200)])
+async def test_a_head_of_its_own(open_head: bool, status: int) -> None:
+    """A view with its own `head` requires the same for it as for `get`, unless it says so."""
+
+    class Own(HTTPView):
+        routes = ["/own"]
+        auth = {"get": Bearer(user_of), **({"head": None} if open_head else {})}
+
+        async def get(self) -> str:
+            return "secret"
+
+        async def head(self) -> str:
+            return "secret"
+
+    class Both(HTTPView):
+        routes = ["/both"]
+        methods = ["HEAD", "GET"]
+        auth = Own.auth
+
+        async def handle(self) -> str:
+            return "secret"
+
+    async with serving(Own, Both, provided=users()) as client:
+        answers = [await client.head(path) for path in ("/own", "/both")]
+
+    assert [each.status for each in answers] == [status, status]
+
+
 async def test_scopes() -> None:
     """A principal without one of them gets a 403 that names it."""
 

@@ -117,6 +117,16 @@ async def test_every_response(method: str, path: str, status: int, has_middlewar
     assert (allowed.headers["Vary"], other.headers["Vary"]) == (vary, vary)
 
 
+@pytest.mark.parametrize("origins", [[SITE], ["*"]])
+async def test_a_head_that_is_no_http(origins: list[str]) -> None:
+    """It has no headers that could be read; the client gets its 400."""
+    head = f"GET /items HTTP/1.1\r\nHost: x\r\nOrigin: {SITE}\r\nA : b\r\n\r\n"
+    async with serving(Items, cors={"origins": origins}) as client:
+        answer = await first_answer(client, head.encode())
+
+    assert b" 400 Bad Request" in answer.splitlines()[0]
+
+
 async def test_a_preflight() -> None:
     """It is answered without the view, and lists what the page may send."""
     cors = {"origins": [SITE], "max_age": 5}

@@ -1,5 +1,6 @@
 """The command `workerkit run`."""
 
+import re
 from contextlib import ExitStack
 from enum import StrEnum
 from importlib.util import find_spec
@@ -13,11 +14,14 @@ from workerkit.cli.application import add_current_directory, loaded
 from workerkit.cli.broker import embedded_broker
 from workerkit.cli.parameters import Container, Package, Traceback, faults
 from workerkit.config.load import load_settings
+from workerkit.config.sections import MOST_PROCESSES
 from workerkit.container import redact_of
 from workerkit.errors import ConfigurationError
 from workerkit.processes.cpus import available_cpus
 from workerkit.processes.link import ParentLink
 from workerkit.runner import Runner
+
+_COUNTS = range(1, MOST_PROCESSES + 1)
 
 Only = Annotated[
     list[str] | None,
@@ -113,7 +117,7 @@ def _number_of_processes(option: str | None, application: Any) -> int:
     """Return the number that the option states, or else the settings.
 
     Raises:
-        ConfigurationError: The option is neither a number from 1 nor `auto`.
+        ConfigurationError: The option is neither a possible number nor `auto`.
     """
     wanted: object = option
     if option is None:
@@ -122,9 +126,11 @@ def _number_of_processes(option: str | None, application: Any) -> int:
         wanted = 1 if settings is None else settings.processes
     if isinstance(wanted, str) and wanted.lower() == "auto":
         return available_cpus()
-    if not str(wanted).isdecimal() or (count := int(str(wanted))) < 1:
-        raise ConfigurationError(f"--processes {option}: should be a number from 1, or auto")
-    return count
+    if not re.fullmatch("[0-9]{1,4}", str(wanted)) or int(str(wanted)) not in _COUNTS:
+        raise ConfigurationError(
+            f"--processes {option}: should be a number from 1 to {MOST_PROCESSES}, or auto"
+        )
+    return int(str(wanted))
 
 
 def _check_burst(processes: str | None, reload: bool) -> None:

@@ -80,8 +80,10 @@ Token = Annotated[str, Field(pattern=r"^[!#$%&'*+.^_`|~0-9A-Za-z-]+$")]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Grace = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 ListenPort = Annotated[int, Field(ge=0, le=65_535)]
+MOST_PROCESSES = 1024
 Processes = (
-    Annotated[int, Field(ge=1, le=1024)] | Annotated[Literal["auto"], BeforeValidator(lower)]
+    Annotated[int, Field(ge=1, le=MOST_PROCESSES)]
+    | Annotated[Literal["auto"], BeforeValidator(lower)]
 )
 TracingMode = Annotated[Literal["auto", "on", "off"], BeforeValidator(lower)]
 LogFormat = Annotated[Literal["text", "json"], BeforeValidator(lower)]

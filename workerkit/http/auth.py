@@ -260,7 +260,11 @@ def auth_by_verb(view: type, verbs: Iterable[str]) -> dict[str, Auth | None]:
         return dict.fromkeys(verbs, _checked(found))
     if wrong := [each for each in found if str(each).upper() not in verbs]:
         raise ValueError(f"auth has {wrong[0]!r}, but the view handles {', '.join(verbs)}")
-    return {str(verb).upper(): _checked(each) for verb, each in found.items()}
+    by_verb = {str(verb).upper(): _checked(each) for verb, each in found.items()}
+    # Of a view with its own `head`, too: its headers tell much of what `get` returns.
+    if hdrs.METH_HEAD in verbs and hdrs.METH_GET in by_verb:
+        by_verb.setdefault(hdrs.METH_HEAD, by_verb[hdrs.METH_GET])
+    return by_verb
 
 
 def _checked(found: object) -> Auth | None:

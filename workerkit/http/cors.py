@@ -90,12 +90,13 @@ class CORS:
 
     def _allowed_origin(self, request: web.BaseRequest) -> str | None:
         """Return the value of `Access-Control-Allow-Origin`; None for an origin without access."""
-        found = request.headers.getall(hdrs.ORIGIN, ())
-        if len(found) != 1:
+        # A head that aiohttp cannot parse has a plain dict instead of these headers, without any.
+        if hdrs.ORIGIN not in request.headers or len(request.headers.getall(hdrs.ORIGIN)) != 1:
             return None
         if self._any:
             return _ANY
-        return found[0] if self._origins.fullmatch(found[0]) else None
+        origin = request.headers[hdrs.ORIGIN]
+        return origin if self._origins.fullmatch(origin) else None
 
     def _allows(self, name: str) -> bool:
         if not _TOKEN.fullmatch(name):

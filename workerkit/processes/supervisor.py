@@ -178,10 +178,14 @@ class Supervisor:
             log.info("process ready", extra=fields)
 
     def _start_others(self, first: Child) -> None:
-        if first.code is None and not self._stopping:
-            for each in self._slots:
-                if each.child is None:
-                    self._start(each)
+        """Start the next process, and the others after it: signals are received in between."""
+        if first.code is not None or self._stopping:
+            return
+        for each in self._slots:
+            if each.child is None and each.restart is None:
+                self._start(each)
+                asyncio.get_running_loop().call_soon(self._start_others, first)
+                return
 
     def _collect(self) -> None:
         """Collect the processes that have ended."""

@@ -4,7 +4,8 @@ import json
 from base64 import b64encode
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
-from http.client import HTTPConnection, HTTPException, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from time import monotonic
 from typing import Any
 from urllib.parse import quote
 
@@ -16,7 +17,9 @@ from workerkit.safe_text import excerpt
 
 _PORT, _TLS_PORT = 15672, 15671
 _TIMEOUT = 5.0
-_LONGEST_ANSWER = 16 * 1024 * 1024
+_LONGEST_READ = 15.0
+_LARGEST_BODY = 16 * 1024 * 1024
+_PIECE = 64 * 1024
 _LONGEST_REASON = 200
 
 
@@ -80,17 +83,33 @@ class Management:
         try:
             self._connection.request("GET", self._path + path, headers=self._headers)
             response = self._connection.getresponse()
-            body = response.read(_LONGEST_ANSWER)
+            body = _read(response)
             if response.status == 404:
                 return None
             if response.status != 200:
                 raise NoManagement(f"status {response.status}{_HINTS.get(response.status, '')}")
             return json.loads(body)
-        except (OSError, HTTPException, ValueError) as error:
+        except (OSError, HTTPException, ValueError, RecursionError) as error:
             # A part of an answer may be left on the connection.
             self._connection.close()
             text = excerpt(str(error) or type(error).__name__, _LONGEST_REASON)
             raise NoManagement(text) from error
+
+
+def _read(response: HTTPResponse) -> bytes:
+    """Return a body. The timeout of the connection is for each piece, and this one for all.
+
+    Raises:
+        OSError: It is too large or too slow.
+    """
+    body, latest = bytearray(), monotonic() + _LONGEST_READ
+    while piece := response.read1(_PIECE):
+        body += piece
+        if len(body) > _LARGEST_BODY:
+            raise OSError(f"its answer is larger than {_LARGEST_BODY} bytes")
+        if monotonic() > latest:
+            raise TimeoutError(f"its answer took longer than {_LONGEST_READ:g} s")
+    return bytes(body)
 
 
 _HINTS = {
