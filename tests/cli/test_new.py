@@ -1,15 +1,21 @@
 """`workerkit new`: what it writes, prints and refuses."""
 
+import json
 import os
+import shlex
 import shutil
+import subprocess
+import venv
 from pathlib import Path
 
 import pytest
 
 from tests.command import workerkit
-from workerkit.cli.new import create, template_directory
+from workerkit.cli.new import create, features_of, origin, template_directory
 from workerkit.cli.scaffold import FEATURES
 from workerkit.errors import ConfigurationError
+
+ROOT = Path(__file__).parents[2]
 
 
 def files(directory: Path) -> dict[str, str]:
@@ -28,7 +34,10 @@ def test_a_project(tmp_path: Path) -> None:
     assert "my_orders/container.py" in written
     assert 'name = "my-orders"' in written["pyproject.toml"]
     assert 'env_prefix="MY_ORDERS_"' in written["my_orders/settings.py"]
-    assert done.stdout.endswith("\nNow type:\n  cd my-orders\n  make demo\n")
+    # The tests run in an installation of a clone.
+    *_, title, change, demo = done.stdout.splitlines()
+    assert [title, change] == ["Now type:", "  cd my-orders"]
+    assert demo == f"  make demo WORKERKIT={shlex.quote(str(ROOT))}"
     assert f"created my-orders: {len(written)} files" in done.stdout
     assert len(done.stdout.splitlines()) < 24
     checked = workerkit("check", "my_orders", cwd=tmp_path / "my-orders")
@@ -148,3 +157,44 @@ def test_nothing_is_left_half_written(tmp_path: Path, exists: bool) -> None:
 
     assert files(directory.parent) == {}
     assert list(directory.parent.iterdir()) == [directory] * exists
+
+
+def test_where_workerkit_comes_from(tmp_path: Path) -> None:
+    """A project needs to be told about a clone or a wheel, and not about an index."""
+    clone = tmp_path / "a clone"
+    clone.mkdir()
+    commit = {"vcs": "git", "commit_id": "abc"}
+
+    assert origin(None) == ""
+    assert origin(json.dumps({"url": clone.as_uri(), "dir_info": {}})) == str(clone)
+    assert origin(json.dumps({"url": (tmp_path / "gone").as_uri(), "archive_info": {}})) == ""
+    assert origin('{"url": "https://h/w.whl", "archive_info": {}}') == "https://h/w.whl"
+    assert origin(json.dumps({"url": "https://h/w", "vcs_info": commit})) == "git+https://h/w@abc"
+
+
+def test_make_says_what_to_do_without_workerkit_on_an_index(tmp_path: Path) -> None:
+    """pip's own message does not help someone who has a clone."""
+    project = tmp_path / "my-orders"
+    create("my-orders", ["periodic"], project, template_directory())
+    # pip fails, because there is none.
+    venv.create(project / ".venv")
+
+    failed = make(project, "install")
+    planned = make(project, "--dry-run", "install", "WORKERKIT=/a clone")
+
+    assert failed.returncode == 2
+    assert "make install WORKERKIT=DIR" in failed.stderr
+    assert planned.returncode == 0
+    assert "wheel --quiet --no-deps --wheel-dir . '/a clone'\n" in planned.stdout
+
+
+def make(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run `make` in a project."""
+    return subprocess.run(
+        ["make", *arguments], cwd=project, capture_output=True, text=True, check=False
+    )
+
+
+def test_a_feature_that_is_named_twice_is_one() -> None:
+    """It is listed once."""
+    assert features_of("amqp, http,amqp") == ["amqp", "http"]

@@ -122,6 +122,16 @@ async def test_settings(app: Path, width: int) -> None:
     assert "variablesarenotset;--allshowsthem" in text
 
 
+async def test_a_variable_is_not_folded(app: Path) -> None:
+    """Values are, so that the name of a variable can be copied from 80 columns."""
+    name = "WORKERKIT_CONSUMERS__ORDER_PLACED__QUEUES"
+    terminal = await shown(
+        app, "settings", "app", variables={name: "a-long-name,another-long-name"}
+    )
+
+    assert [line for line in terminal.lines if re.match(rf"{name} +a-long-name,", line)]
+
+
 async def test_settings_with_all_values(app: Path) -> None:
     """`--all` adds the others; a wide terminal shows the default and the type of each."""
     terminal = await shown(app, "settings", "app", "--all", width=140)
@@ -220,7 +230,11 @@ async def test_publish_as_json(tmp_path: Path) -> None:
 
 
 async def test_dead_letters(tmp_path: Path) -> None:
-    """The list is a table whose texts are no markup; a replay shows a bar while it runs."""
+    """The list is a table whose texts are no markup; a replay shows a bar while it runs.
+
+    A message id of 32 characters, which is to be copied, fits on one line of 80 columns.
+    """
+    message_id = "f60c7fcdac55476baa5a5252e9697ca4"
     evidence: Any = {
         "x-workerkit-error": "shop.errors.PaymentDeclined",
         "x-workerkit-reason": "[red]no\x1b[31m money",
@@ -228,7 +242,7 @@ async def test_dead_letters(tmp_path: Path) -> None:
         "x-workerkit-attempt": 4,
         "x-workerkit-failed-at": "2026-01-31T12:00:07+00:00",
     }
-    properties = Basic.Properties(message_id="0f8fad5b-d9cb", headers=evidence)
+    properties = Basic.Properties(message_id=message_id, headers=evidence)
     async with embedded_broker() as broker, connected(broker.url) as client:
         await client.declare("orders", "orders.dlq")
         await client.send("orders.dlq", *[b"x" * 118] * 8, properties=properties)
@@ -240,10 +254,10 @@ async def test_dead_letters(tmp_path: Path) -> None:
 
     assert [re.split("  +", line.strip()) for line in listed.lines] == [
         ["FAILED AT"],
-        ["(UTC)", "CONSUMER", "ERROR, REASON, ID", "ATTEMPT", "REPLAYS", "BYTES"],
-        ["2026-01-31", "OrderPlaced", "shop.errors.PaymentDeclined", "4", "0", "118"],
+        ["(UTC)", "CONSUMER", "ERROR, REASON, ID", "ATTEMPT", "REPLAYS"],
+        ["2026-01-31", "OrderPlaced", "shop.errors.PaymentDeclined", "4", "0"],
         ["12:00:07", r"[red]no\x1b[31m money"],
-        ["0f8fad5b-d9cb"],
+        [message_id],
         ["7 more; increase --limit to see all"],
     ]
     assert re.search(r"━ \d replayed, \d of 8 read", replayed.text)

@@ -16,7 +16,7 @@ from tests.command import workerkit, write_package
 from tests.raw_server import raw_server
 from workerkit.amqp.comparison import Difference
 from workerkit.amqp.needs import Needs
-from workerkit.cli.topology.management import NoManagement, management
+from workerkit.cli.topology.management import NoManagement, management, management_urls
 from workerkit.cli.topology.plan import Item, ItemState, Plan, exit_code
 from workerkit.cli.topology.text import lines, print_tables, summary
 from workerkit.config.connections import AMQPSettings
@@ -147,9 +147,10 @@ async def test_a_management_api_without_an_end(monkeypatch: pytest.MonkeyPatch) 
             yield b" "
 
     server = socket.create_server(("127.0.0.1", 0))
+    server.settimeout(60.0)
 
     def serve() -> None:
-        with suppress(ConnectionError), server, server.accept()[0] as client:
+        with suppress(OSError), server, server.accept()[0] as client:
             for piece in endless():
                 client.sendall(piece)
 
@@ -165,7 +166,8 @@ async def test_a_management_api_without_an_end(monkeypatch: pytest.MonkeyPatch) 
 
 def opened(url: str) -> None:
     """Open and close the management API."""
-    with management(AMQPSettings(), "/", url):
+    settings = AMQPSettings()
+    with management(settings, "/", management_urls(settings, url), cluster=""):
         pass
 
 

@@ -30,6 +30,7 @@ from workerkit import Consumer, Exchange, Queue
 from workerkit.amqp.comparison import Vanished, exchange_differences, queue_differences
 from workerkit.amqp.session import connect
 from workerkit.config.connections import AMQPSettings
+from workerkit.testing import embedded_broker
 
 PASSWORD = "hunter22"
 URL, TYPE = "WORKERKIT_AMQP__DEFAULT__URL", "WORKERKIT_AMQP__DEFAULT__QUEUE_TYPE"
@@ -332,6 +333,19 @@ async def test_a_comparison_creates_nothing(server: Server) -> None:
     await session.close()
 
     assert server.definitions(vhost) == before
+
+
+async def test_the_management_api_of_another_broker(server: Server) -> None:
+    """It is not used, although it knows a virtual host of that name."""
+    vhost = server.vhost()
+    async with embedded_broker() as other:
+        other.add_vhost(vhost)
+        url = f"{other.url.rstrip('/')}/{vhost}"
+        plan = await asyncio.to_thread(server.topology, "plan", vhost, **{URL: url})
+
+    assert plan.returncode != 0
+    assert "without the management API: http://127.0.0.1:" in plan.stdout
+    assert "not of workerkit-embedded: see --management-url" in plan.stdout
 
 
 async def test_without_the_management_api(server: Server) -> None:

@@ -119,7 +119,7 @@ def test_the_image(whole: Project) -> None:
     assert 'CMD ["workerkit", "probe", "live", "--prefix", "MY_ORDERS_"' in last
     # Process 1 must be the worker, not a shell that forwards no signals.
     assert last.rstrip().endswith('\nCMD ["workerkit", "run", "my_orders"]')
-    assert sorted([*copied, "pyproject.toml"]) == sorted(passed)
+    assert sorted([*copied, "pyproject.toml", "*.whl"]) == sorted(passed)
     assert [each for each in copied if not (whole.directory / each).exists()] == []
 
 

@@ -72,14 +72,21 @@ class Session:
     @property
     def version(self) -> tuple[int, ...]:
         """Return the broker's version, such as (4, 3, 6); empty if it states none."""
-        aiormq_connection = self._connection.transport
-        stated = (
-            aiormq_connection.connection.server_properties.get("version")
-            if aiormq_connection
-            else None
-        )
-        numbers = _VERSION.match(stated) if isinstance(stated, str) else None
+        numbers = _VERSION.match(self._stated("version"))
         return tuple(map(int, numbers[0].split("."))) if numbers else ()
+
+    @property
+    def cluster(self) -> str:
+        """Return the name of the broker's cluster; empty if it states none."""
+        return self._stated("cluster_name")
+
+    def _stated(self, name: str) -> str:
+        """Return a text with which the broker described itself."""
+        aiormq_connection = self._connection.transport
+        if aiormq_connection is None:
+            return ""
+        stated = aiormq_connection.connection.server_properties.get(name)
+        return stated if isinstance(stated, str) else ""
 
     @property
     def channel_max(self) -> int:

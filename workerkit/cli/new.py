@@ -1,5 +1,6 @@
 """The command `workerkit new`."""
 
+import json
 import keyword
 import re
 import shlex
@@ -7,10 +8,13 @@ import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.machinery import PathFinder
+from importlib.metadata import PackageNotFoundError, distribution
 from itertools import chain
 from pathlib import Path
 from secrets import token_hex
 from typing import Annotated
+from urllib.parse import urlsplit
+from urllib.request import url2pathname
 
 import typer
 
@@ -69,7 +73,9 @@ def new(
         print(f"  {entry:<20} {description}".rstrip())
     print("\nNow type:")
     print(one_line(f"  cd {shlex.quote(str(directory))}"))
-    print("  make demo")
+    # A project needs workerkit as well: from the same place, if that is no index.
+    place = origin(_direct_url())
+    print(one_line(f"  make demo WORKERKIT={shlex.quote(place)}" if place else "  make demo"))
 
 
 def package_of(name: str) -> str:
@@ -84,13 +90,42 @@ def template_directory() -> Path:
     return installed if installed.exists() else package.parent / "app_template"
 
 
+def origin(direct_url: str | None) -> str:
+    """Return what pip installed workerkit from: a clone, a wheel, or an address for pip.
+
+    Args:
+        direct_url: The text of `direct_url.json` (PEP 610); None after an installation from an
+            index.
+
+    Returns:
+        Empty for an index, and for files that are no longer there.
+    """
+    if direct_url is None:
+        return ""
+    found = json.loads(direct_url)
+    url: str = found["url"]
+    if vcs := found.get("vcs_info"):
+        return f"{vcs['vcs']}+{url}@{vcs['commit_id']}"
+    if not url.startswith("file:"):
+        return url
+    path = Path(url2pathname(urlsplit(url).path))
+    return str(path) if path.exists() else ""
+
+
+def _direct_url() -> str | None:
+    try:
+        return distribution("workerkit").read_text("direct_url.json")
+    except PackageNotFoundError:
+        return None
+
+
 def features_of(text: str) -> list[str]:
     """Return the features that the option `--with` names.
 
     Raises:
         ConfigurationError: One of them is unknown, or there is none.
     """
-    chosen = [each.strip() for each in text.split(",") if each.strip()]
+    chosen = list(dict.fromkeys(each.strip() for each in text.split(",") if each.strip()))
     unknown = [each for each in chosen if each not in FEATURES]
     known = ", ".join(FEATURES)
     if unknown:

@@ -75,7 +75,7 @@ def print_variables(rows: Sequence[Row], *, all_values: bool) -> None:
         all_values: Also variables with their default.
     """
     columns = [
-        Column("VARIABLE"),
+        Column("VARIABLE", whole=True),
         Column("VALUE", most=_WIDEST),
         Column("SOURCE", whole=True),
         Column("DEFAULT", most=_WIDEST, wide=_WIDE),

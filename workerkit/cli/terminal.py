@@ -23,6 +23,7 @@ _DELAY = 1.0
 _REFRESH = 0.1
 _LINE_EVERY = 2.0
 _GAP = 2
+_NARROW = 10  # Columns that are left to texts that can be folded.
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,11 +48,11 @@ class Column:
 
     Attributes:
         header: Its title; none of the columns has one, or each of them.
-        width: The smallest width, for tables that are printed one below the other; ignored if the
-            terminal is too narrow for those of all columns.
+        width: The smallest width; ignored if the terminal is too narrow for all columns then.
         most: The largest width; 0 for no limit.
         wide: The column is only for terminals of this width or more.
-        whole: It is never wrapped: for numbers and short words.
+        whole: Its cells are not folded, unless little room would be left for the other columns: for
+            numbers, short words, and what is copied.
         right: Its cells are aligned on the right.
     """
 
@@ -97,22 +98,39 @@ def print_table(
         show_header=any(each.header for each in columns),
     )
     console = _console(sys.stdout)
-    fits = indent + sum(each.width + _GAP for each in columns) <= console.width
     shown = [number for number, each in enumerate(columns) if each.wide <= console.width]
-    for each in (columns[number] for number in shown):
+    table_rows = [[row[number] for number in shown] for row in rows]
+    columns = [columns[number] for number in shown]
+    widths = [_widest(each, [row[at] for row in table_rows]) for at, each in enumerate(columns)]
+    room = console.width - indent - _GAP * len(columns)
+    fits = sum(each.width or width for each, width in zip(columns, widths, strict=True)) <= room
+    whole = room >= sum(
+        width if each.whole else min(width, _NARROW)
+        for each, width in zip(columns, widths, strict=True)
+    )
+    for each in columns:
         table.add_column(
             each.header,
             min_width=each.width if fits else None,
             max_width=each.most or None,
-            no_wrap=each.whole,
+            no_wrap=each.whole and whole,
             justify="right" if each.right else "left",
             overflow="fold",
         )
-    for row in rows:
+    for row in table_rows:
         if table.row_count and any(isinstance(cell, list) for cell in row):
             table.add_row()
-        table.add_row(*(_text(row[number]) for number in shown))
+        table.add_row(*map(_text, row))
     console.print(Padding(table, (0, 0, 0, indent), expand=False))
+
+
+def _widest(column: Column, cells: Iterable[Cell | Lines]) -> int:
+    """Return the width of a column in which nothing is folded, up to its largest width."""
+    from rich.cells import cell_len
+
+    lines = [line for text in map(_text, cells) for line in text.plain.split("\n")]
+    width = max(map(cell_len, [column.header, *lines]))
+    return min(width, column.most or width)
 
 
 @asynccontextmanager

@@ -17,6 +17,7 @@ from workerkit.safe_text import escape
 _COLUMNS = (
     "FAILED AT (UTC)", "CONSUMER", "ERROR", "ATTEMPT", "REPLAYS", "MESSAGE ID", "BYTES", "REASON",
 )  # fmt: skip
+_WIDE = 90  # Columns of a terminal for everything.
 _LONGEST_REASON = 100
 
 
@@ -51,10 +52,10 @@ def print_letters(rows: Sequence[tuple[str, ...]]) -> None:
     columns = [
         Column("FAILED AT (UTC)", most=len("2026-01-31")),
         Column("CONSUMER"),
-        Column("ERROR, REASON, ID"),
+        Column("ERROR, REASON, ID", width=max((len(row[5]) for row in rows), default=0)),
         Column("ATTEMPT", whole=True, right=True),
         Column("REPLAYS", whole=True, right=True),
-        Column("BYTES", whole=True, right=True),
+        Column("BYTES", whole=True, right=True, wide=_WIDE),
     ]
     cells = [
         (

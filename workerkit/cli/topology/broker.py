@@ -2,9 +2,11 @@
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from contextlib import ExitStack, asynccontextmanager
 from typing import Any
+
+from yarl import URL
 
 from workerkit.amqp.binding import bind
 from workerkit.amqp.comparison import (
@@ -28,7 +30,12 @@ from workerkit.amqp.needs import ConsumerQueue, Needs
 from workerkit.amqp.queue import Binding, Exchange, Queue
 from workerkit.amqp.session import Session, connect
 from workerkit.cli.terminal import progress
-from workerkit.cli.topology.management import Management, NoManagement, management
+from workerkit.cli.topology.management import (
+    Management,
+    NoManagement,
+    management,
+    management_urls,
+)
 from workerkit.cli.topology.plan import Item, ItemState, Plan
 from workerkit.config.connections import AMQPSettings
 from workerkit.errors import BrokerRefused, ConnectionLost, QueueInUse, RunError
@@ -47,12 +54,14 @@ async def opened(
         ConfigurationError: The URL is wrong.
         RunError: The broker cannot be reached, or the connection was lost.
     """
+    urls = management_urls(settings, url)
     with ExitStack() as stack:
         try:
             async with progress(lambda: f"connection {needs.connection}: connecting"):
-                api, without = await _management(stack, needs, settings, url)
                 session = await connect(settings, needs.vhost, "topology")
             try:
+                async with progress(lambda: f"connection {needs.connection}: connecting"):
+                    api, without = await _management(stack, session, needs.vhost, settings, urls)
                 broker = BrokerTopology(session, needs, settings.display(needs.vhost), api, without)
                 async with progress(broker.progress):
                     yield broker
@@ -63,10 +72,10 @@ async def opened(
 
 
 async def _management(
-    stack: ExitStack, needs: Needs, settings: AMQPSettings, url: str | None
+    stack: ExitStack, session: Session, vhost: str, settings: AMQPSettings, urls: Sequence[URL]
 ) -> tuple[Management | None, str]:
     """Return the management API, or why it cannot be used."""
-    opening = management(settings, needs.vhost, url)
+    opening = management(settings, vhost, urls, session.cluster)
     try:
         return await asyncio.to_thread(stack.enter_context, opening), ""
     except NoManagement as error:

@@ -2,7 +2,7 @@
 
 import json
 from base64 import b64encode
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import closing, contextmanager
 from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
 from time import monotonic
@@ -48,14 +48,22 @@ class Management:
         """Close the connection."""
         self._connection.close()
 
-    def check(self) -> None:
-        """Check that the API answers for this virtual host.
+    def check(self, cluster: str) -> None:
+        """Check that the API answers for this virtual host of this cluster.
+
+        Args:
+            cluster: Its name; empty if that is unknown.
 
         Raises:
             NoManagement: It does not.
         """
         if not isinstance(self._get(f"/api/vhosts/{self._vhost}"), dict):
             raise NoManagement("it does not know the virtual host, or another server answers")
+        overview = self._get("/api/overview")
+        found = overview.get("cluster_name") if isinstance(overview, dict) else None
+        if cluster and found and found != cluster:
+            names = f"{excerpt(str(found), _LONGEST_REASON)}, not of {cluster}"
+            raise NoManagement(f"it is that of the cluster {names}: see --management-url")
 
     def queue(self, name: str) -> dict[str, Any]:
         """Return the description of a queue; empty if there is none."""
@@ -119,21 +127,21 @@ _HINTS = {
 
 
 @contextmanager
-def management(settings: AMQPSettings, vhost: str, url: str | None) -> Iterator[Management]:
-    """Provide the management API: at *url*, or of the first server of the connection that has it.
-
-    Without a URL the password is sent as the connection sends it: by TLS if that uses TLS.
+def management(
+    settings: AMQPSettings, vhost: str, urls: Sequence[URL], cluster: str
+) -> Iterator[Management]:
+    """Provide the management API at the first of *urls* where the one of *cluster* answers.
 
     Raises:
-        ConfigurationError: The URL is wrong, or a certificate cannot be read.
+        ConfigurationError: A certificate cannot be read.
         NoManagement: No server has it.
     """
     reasons = []
-    for each in _urls(settings, url):
+    for each in urls:
         api = Management(each, settings, vhost)
         with closing(api):
             try:
-                api.check()
+                api.check(cluster)
             except NoManagement as error:
                 reasons.append(f"{api.address}: {error}")
                 continue
@@ -153,7 +161,14 @@ def _connection(url: URL, settings: AMQPSettings) -> HTTPConnection:
     return HTTPSConnection(host, port, timeout=_TIMEOUT, context=context)
 
 
-def _urls(settings: AMQPSettings, url: str | None) -> list[URL]:
+def management_urls(settings: AMQPSettings, url: str | None) -> list[URL]:
+    """Return where the management API may be: at *url*, or at the servers of the connection.
+
+    Without a URL the password is sent as the connection sends it: by TLS if that uses TLS.
+
+    Raises:
+        ConfigurationError: The URL is wrong.
+    """
     if url is not None:
         return [_checked(url)]
     scheme, port = ("https", _TLS_PORT) if settings.is_encrypted else ("http", _PORT)
