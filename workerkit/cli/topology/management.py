@@ -92,6 +92,8 @@ class Management:
             self._connection.request("GET", self._path + path, headers=self._headers)
             response = self._connection.getresponse()
             body = _read(response)
+            # `read1` does not notice the end of a body; the next request needs a closed response.
+            response.close()
             if response.status == 404:
                 return None
             if response.status != 200:
