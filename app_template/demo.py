@@ -86,7 +86,8 @@ async def surround(stack: AsyncExitStack) -> None:
     listener = listen()
     port = listener.getsockname()[1]
     # The worker takes the socket, so no other process can take the port.
-    os.environ |= {"SHOP_HTTP__PORT": str(port), "SHOP_HTTP__FDS": str(listener.detach())}
+    os.environ["SHOP_HTTP__PORT"] = str(port)
+    os.environ["SHOP_HTTP__FDS"] = str(listener.detach())
     print(f"The page is at http://127.0.0.1:{port}/", flush=True)
     customers.append(
         lambda order: asyncio.to_thread(
