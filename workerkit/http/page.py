@@ -26,7 +26,7 @@ def add_routes(application: web.Application, document: Mapping[str, Any]) -> Non
     taken = {resource.canonical for resource in application.router.resources()}
     parts = {
         OPENAPI: _constant(to_json(document), _JSON),
-        PAGE: _constant(*docs_page("openapi.js", _origins(document))),
+        PAGE: _page("openapi.js", _origins(document)),
     }
     for route, handler in parts.items():
         if route not in taken:
@@ -47,7 +47,7 @@ def message_pages(
     async def respond(request: web.Request) -> web.Response:
         return web.Response(body=await asyncio.to_thread(described), headers=_JSON)
 
-    return {ASYNCAPI: respond, PAGE: _constant(*docs_page("asyncapi.js"))}
+    return {ASYNCAPI: respond, PAGE: _page("asyncapi.js")}
 
 
 def docs_page(script: str, origins: Sequence[str] = ()) -> tuple[bytes, Mapping[str, str]]:
@@ -114,6 +114,17 @@ def _origins(document: Mapping[str, Any]) -> list[str]:
         if url.scheme in ("http", "https") and _HOST.fullmatch(url.host_subcomponent or ""):
             found[str(url.origin())] = None
     return list(found)
+
+
+def _page(script: str, origins: Sequence[str] = ()) -> Callable[[web.Request], Any]:
+    """Return a handler for a page, which is drawn for the first request: often there is none."""
+    rendered = cache(lambda: docs_page(script, origins))
+
+    async def respond(request: web.Request) -> web.Response:
+        body, headers = rendered()
+        return web.Response(body=body, headers=headers)
+
+    return respond
 
 
 def _constant(body: bytes, headers: Mapping[str, str]) -> Callable[[web.Request], Any]:
