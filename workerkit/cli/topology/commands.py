@@ -8,7 +8,8 @@ import json
 import re
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any
+from dataclasses import dataclass
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -39,6 +40,17 @@ Version = Annotated[
         "--rabbitmq", metavar="VERSION", help="The version of RabbitMQ, such as 3.10 or 4.3."
     ),
 ]
+
+
+@dataclass(frozen=True, slots=True)
+class ComparisonOptions:
+    """The options of commands that compare what is needed with what a broker has."""
+
+    management_url: ManagementURL = None
+    as_json: Json = False
+    traceback: Traceback = False
+
+
 _LATEST = "4.3"
 _VERSION = re.compile(r"\d{1,3}(\.\d{1,3}){0,2}")
 
@@ -48,18 +60,13 @@ _VERSION = re.compile(r"\d{1,3}(\.\d{1,3}){0,2}")
 def plan(
     *,
     options: PackageOptions,
-    management_url: ManagementURL = None,
-    as_json: Json = False,
-    traceback: Traceback = False,
+    comparison: ComparisonOptions,
 ) -> None:
     """Compare what PACKAGE needs with what the broker has; change nothing.
 
     Exit code 0: nothing to do; 3: something is missing; 4: something differs; 5: not all is known.
     """
-    with faults(traceback):
-        plans = _compared(needs_of(options), management_url)
-        _print(plans, as_json, all_items=True)
-    raise typer.Exit(exit_code(plans))
+    _report(options, comparison, all_items=True)
 
 
 @app.command()
@@ -67,18 +74,13 @@ def plan(
 def check(
     *,
     options: PackageOptions,
-    management_url: ManagementURL = None,
-    as_json: Json = False,
-    traceback: Traceback = False,
+    comparison: ComparisonOptions,
 ) -> None:
     """Check that the broker has what PACKAGE needs; print only what is wrong.
 
     The exit codes are those of plan.
     """
-    with faults(traceback):
-        plans = _compared(needs_of(options), management_url)
-        _print(plans, as_json, all_items=False)
-    raise typer.Exit(exit_code(plans))
+    _report(options, comparison, all_items=False)
 
 
 @app.command()
@@ -86,21 +88,19 @@ def check(
 def apply(
     *,
     options: PackageOptions,
-    management_url: ManagementURL = None,
-    as_json: Json = False,
-    traceback: Traceback = False,
+    comparison: ComparisonOptions,
 ) -> None:
     """Create what is missing; delete and change nothing.
 
     If something differs, create nothing; the exit code is 4.
     """
-    with faults(traceback):
+    with faults(comparison.traceback):
         package = needs_of(options)
-        plans = _compared(package, management_url)
+        plans = _compared(package, comparison.management_url)
         differs = exit_code(plans) == DIFFERS
         if not differs:
-            plans = asyncio.run(_apply(package, plans, management_url))
-        _print(plans, as_json, all_items=False)
+            plans = asyncio.run(_apply(package, plans, comparison.management_url))
+        _print(plans, comparison.as_json, all_items=False)
         if differs:
             raise _Differs("nothing was created, because something differs: see above")
 
@@ -162,6 +162,14 @@ def permissions(
         return
     for line in grants_lines(found, rabbitmq):
         print(line)
+
+
+def _report(options: PackageOptions, comparison: ComparisonOptions, *, all_items: bool) -> NoReturn:
+    """Compare, print, and exit with the code of the result."""
+    with faults(comparison.traceback):
+        plans = _compared(needs_of(options), comparison.management_url)
+        _print(plans, comparison.as_json, all_items=all_items)
+    raise typer.Exit(exit_code(plans))
 
 
 def _version(given: str) -> tuple[int, ...]:
