@@ -3,16 +3,8 @@
 import shutil
 import socket
 import subprocess
-import tempfile
-import time
-from types import TracebackType
-from typing import Self
 
-from tests.ports import free_port
-
-_DEADLINE = 20.0
-_ATTEMPTS = 3
-_POLL = 0.01
+from tests.private_server import PrivateServer
 
 
 def missing() -> str | None:
@@ -22,60 +14,33 @@ def missing() -> str | None:
     return None
 
 
-class PrivateRedis:
+class PrivateRedis(PrivateServer):
     """A Redis server with a separate directory; it stores nothing on disk.
 
     Raises:
         RuntimeError: It is not installed, or does not start.
     """
 
+    name = "redis-server"
+    deadline = 20.0
+    poll = 0.01
+
     def __init__(self) -> None:
         if reason := missing():
             raise RuntimeError(reason)
-        self.port = 0
-        self._directory = tempfile.TemporaryDirectory(prefix="workerkit-redis-")
-        self._process: subprocess.Popen[bytes] | None = None
+        super().__init__()
 
     @property
     def url(self) -> str:
         """The address."""
         return f"redis://127.0.0.1:{self.port}"
 
-    def __enter__(self) -> Self:
-        for _ in range(_ATTEMPTS):
-            if self._started():
-                return self
-        self.close()
-        raise RuntimeError("redis-server does not start")
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
-
-    def close(self) -> None:
-        """Stop the server."""
-        self._stop()
-        self._directory.cleanup()
-
-    def _started(self) -> bool:
-        """Start it, unless another process takes the port first."""
-        self.port = free_port()
+    def _start(self) -> "subprocess.Popen[bytes]":
         command = [
             *("redis-server", "--port", str(self.port), "--bind", "127.0.0.1"),
             *("--save", "", "--appendonly", "no", "--dir", self._directory.name),
         ]
-        self._process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
-        deadline = time.monotonic() + _DEADLINE
-        while self._process.poll() is None and time.monotonic() < deadline:
-            if self._answers():
-                return True
-            time.sleep(_POLL)
-        self._stop()
-        return False
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL)
 
     def _answers(self) -> bool:
         try:
@@ -84,9 +49,3 @@ class PrivateRedis:
                 return client.recv(7) == b"+PONG\r\n"
         except OSError:
             return False
-
-    def _stop(self) -> None:
-        if self._process is not None:
-            self._process.terminate()
-            self._process.wait()
-            self._process = None
