@@ -8,7 +8,7 @@ import os
 import signal
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -351,6 +351,22 @@ async def test_a_replacement_that_does_not_start_changes_nothing(tmp_path: Path)
     assert before == after
     assert len(replaced) == 2
     assert not {*before} & {*replaced}
+    assert code == 0, app.parent
+
+
+async def test_a_process_that_ends_is_not_killed_by_ctrl_c(tmp_path: Path) -> None:
+    """SIGINT is for the parent, also when Python has removed the handlers of a process."""
+    write_package(tmp_path, views=VIEW.partition("class Beat")[0])
+    async with processes(tmp_path) as app:
+        pids = app.pids()
+        app.parent.send(signal.SIGTERM)
+        while app.parent.running:
+            for pid in pids:
+                with suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGINT)
+            await asyncio.sleep(0.001)
+        code = await app.parent.ended()
+
     assert code == 0, app.parent
 
 

@@ -6,6 +6,7 @@ too when the parent is killed, so a process never outlives its parent, and stops
 anything. `prctl(PR_SET_PDEATHSIG)` exists on Linux only, and refers to the thread that forked.
 """
 
+import atexit
 import json
 import logging
 import os
@@ -103,6 +104,9 @@ class ParentLink:
     def unblock_signals(self) -> None:
         """Receive the signals that were blocked: they have handlers now."""
         signal.pthread_sigmask(signal.SIG_UNBLOCK, BLOCKED)
+        for each in BLOCKED:
+            # Python removes other handlers before the process has ended.
+            atexit.register(signal.signal, each, signal.SIG_IGN)
 
     @contextmanager
     def wakes(self, wake: Callable[[], object]) -> Iterator[None]:
