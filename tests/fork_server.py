@@ -137,6 +137,8 @@ def _end(process: "subprocess.Popen[bytes]", directory: "tempfile.TemporaryDirec
 
 def _serve(path: str) -> dict[str, Any]:
     """Fork for each request until stdin ends; return the request in the fork."""
+    # A test that has run a Runner in its own process leaves it ignored, which children inherit.
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     importlib.import_module("workerkit.cli.commands")
     assert "uvloop" not in sys.modules, "a command must be able to do without"
     gc.freeze()  # So that no fork copies all objects, as a collection would otherwise make it do.
