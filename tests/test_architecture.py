@@ -22,11 +22,11 @@ LONGEST_FUNCTION = 50
 FLOORS = {
     "F0 words": "version safe_text errors delivery trace config",
     "F1 pure": "describe current_call type_variables problem_details codec reading signature"
-    " named_types retry health observe logs",
+    " named_types retry control health observe logs",
     "F2 declared": "attributes options consumer interceptor",
     "F3 spine": "forking stop_signals tasks deadlines threads workers endpoint transport asyncapi"
     " simple_options simple_receiver simple_transport",
-    "F4 transports": "amqp|sse|http|embedded ops.counting ops.metrics periodic ops",
+    "F4 transports": "amqp|sse|http|embedded ops.counting ops.metrics periodic ops console",
     "F5 assembly": "container config.load tracing app",
     "F6 runner": "app.burst app.main_thread app.watchdog app.process processes.link runner"
     " processes",
@@ -56,6 +56,10 @@ ORDER = {
     " listener snapshot server",
     "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal index port"
     " server",
+    "console": "reports model dead_letters.model access audit commands snapshot sources targets"
+    " fleet history overview dead_letters.selection dead_letters.reading dead_letters.rows"
+    " dead_letters.details dead_letters.replaying dead_letters.deleting dead_letters.jobs"
+    " dead_letters.desk dead_letters.__init__ live views page server",
     "cli": "probe terminal application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read dead_letters.clear"
     " dead_letters.commands topology.__init__ topology.needs topology.plan topology.management"
@@ -83,7 +87,7 @@ KEEPERS = {
     "aio_pika": ["amqp/handshake.py"],
     "aiormq": [f"amqp/{each}.py" for each in ("tap", "handshake", "replies", "channel", "session")],
     "aiohttp": [
-        *("http/*", "sse/*", "ops/*", "processes/pages.py"),
+        *("http/*", "sse/*", "ops/*", "console/*", "processes/pages.py"),
         *("testing/http_client.py", "testing/sse.py"),
     ],
     "aiohttp_sse_client": ["sse/*"],
@@ -217,7 +221,7 @@ def test_what_is_allowed(sources: dict[str, str]) -> None:
         (
             "testing/fakes.py",
             "from aiohttp import web",
-            "only http/*, sse/*, ops/*, processes/pages.py, testing/http_client.py, testing/sse.py",
+            "only http/*, sse/*, ops/*, console/*, processes/pages.py, testing/http_client.py, te",
         ),
         ("observe.py", "def f():\n    import prometheus_client", "may import prometheus_client"),
         ("news.py", "", "news.py:1: unknown module; add it to the table: FLOORS in test_architec"),

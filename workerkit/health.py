@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
+from workerkit.control import Control
+
 
 class State(StrEnum):
     """The state of a consumer."""
@@ -12,6 +14,7 @@ class State(StrEnum):
     STARTING = "starting"
     WAITING = "waiting"
     READY = "ready"
+    PAUSED = "paused"
     ENDED = "ended"
     STOPPING = "stopping"
 
@@ -57,6 +60,11 @@ class Part:
         self.refusals += 1
         self._set(State.WAITING, reason)
 
+    def paused(self) -> None:
+        """Set it paused by an operator: it receives nothing, and there is no fault."""
+        self.was_ready, self.refusals = True, 0
+        self._set(State.PAUSED, "paused")
+
     def ended(self, reason: str) -> None:
         """Set it ended: everything was delivered, and there is no fault."""
         self.was_ready, self.refusals = True, 0
@@ -85,6 +93,7 @@ class Health:
         outside: Whether it needs something outside of this process.
         in_flight: Returns the number of calls of its `handle` that run.
         role: Returns `leader` or `standby` where only one of several processes runs it; else "".
+        control: What an operator may change.
     """
 
     consumer: str
@@ -92,20 +101,24 @@ class Health:
     outside: bool = True
     in_flight: Callable[[], int] = field(default=lambda: 0, repr=False)
     role: Callable[[], str] = field(default=lambda: "", repr=False)
+    control: Control = field(default_factory=Control, repr=False)
 
     @property
     def state(self) -> State:
         """Ready only if every part is ready or has ended; ended only if every part has."""
         states = {part.state for part in self.parts}
-        for state in (State.STOPPING, State.WAITING, State.STARTING):
+        for state in (State.STOPPING, State.WAITING, State.STARTING, State.PAUSED):
             if state in states:
                 return state
         return State.ENDED if states == {State.ENDED} else State.READY
 
     @property
     def is_ready(self) -> bool:
-        """Whether it delivers what there is: a consumer whose streams have ended is ready too."""
-        return self.state in (State.READY, State.ENDED)
+        """Whether it delivers what there is, or an operator has paused it.
+
+        A consumer whose streams have ended is ready too.
+        """
+        return self.state in (State.READY, State.ENDED, State.PAUSED)
 
     @property
     def reason(self) -> str:

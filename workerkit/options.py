@@ -142,6 +142,7 @@ class Options:
         name: In logs, metrics and environment variables.
         concurrency: Calls of `handle` at the same time.
         timeout: Seconds for one call of `handle`; None for no limit.
+        paused: Whether it is paused when the process starts, until an operator resumes it.
         publishes: What the class publishes, for the AsyncAPI document and `workerkit topology`:
             types of bodies by the name of a queue, or by a `Destination`. It has no effect on
             publishing.
@@ -156,6 +157,7 @@ class Options:
     name: str = field(metadata=CLASS_ONLY)
     concurrency: Concurrency = 1
     timeout: Seconds | None = 300.0
+    paused: bool = False
     publishes: Published = field(default_factory=dict, metadata=CLASS_ONLY)
     batch: bool = field(default=False, repr=False, metadata=NOT_SET)
     interceptors: tuple[Any, ...] = field(default=(), repr=False, compare=False, metadata=NOT_SET)

@@ -55,6 +55,7 @@ class Assembly:
         publishing: Those that can publish, with consumers or without.
         describing: Those that describe what classes publish, with consumers or without.
         codecs: Those of the container, and the built-in ones.
+        name: Of the application: that of the settings, or of its first package.
     """
 
     settings: WorkerSettings
@@ -62,6 +63,7 @@ class Assembly:
     publishing: Sequence[Publishes]
     describing: Sequence[DescribesPublishing]
     codecs: Codecs
+    name: str = "app"
 
     @property
     def declared(self) -> list[Declared]:
@@ -134,7 +136,8 @@ def assemble(
     faults.throw()
     assert settings is not None
     used = [(each, consumers[each]) for each in transports.values() if each in consumers]
-    return Assembly(settings, used, _publishing(transports), describing, codecs)
+    name = settings.fleet.name or packages[0].partition(".")[0]
+    return Assembly(settings, used, _publishing(transports), describing, codecs, name)
 
 
 def _publishing(transports: Transports) -> Sequence[Publishes]:

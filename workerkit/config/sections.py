@@ -13,6 +13,8 @@ from pydantic import (
     BeforeValidator,
     ConfigDict,
     Field,
+    IPvAnyNetwork,
+    SecretStr,
     field_validator,
     model_validator,
 )
@@ -85,6 +87,9 @@ Processes = (
     Annotated[int, Field(ge=1, le=MOST_PROCESSES)]
     | Annotated[Literal["auto"], BeforeValidator(lower)]
 )
+ConsoleMode = Annotated[Literal["off", "read", "operate"], BeforeValidator(lower)]
+ConsoleToken = Annotated[SecretStr, Field(min_length=8)]
+FleetMode = Annotated[Literal["auto", "on", "off"], BeforeValidator(lower)]
 TracingMode = Annotated[Literal["auto", "on", "off"], BeforeValidator(lower)]
 LogFormat = Annotated[Literal["text", "json"], BeforeValidator(lower)]
 Level = Annotated[
@@ -212,20 +217,72 @@ class HTTPSettings(ListenSettings):
     openapi: OpenAPISettings = OpenAPISettings()
 
 
+class ProxySettings(BaseModel):
+    """The proxies that authenticate users of the console, and the headers that they add.
+
+    Attributes:
+        addresses: Addresses or networks of the proxies, such as `10.0.0.0/8`. None trusts no
+            header.
+        user: The header with the name of the user.
+        role: The header with the role: view, operate or admin. Without it, a user has `view`.
+    """
+
+    model_config = SECTION
+
+    addresses: tuple[IPvAnyNetwork, ...] = ()
+    user: Token = "X-Forwarded-User"
+    role: Token = "X-Workerkit-Role"
+
+
 class OpsSettings(ListenSettings):
-    """The port of health and metrics.
+    """The port of health, metrics and the console.
 
     Attributes:
         enabled: Whether the port is opened.
         debug: Serve `/debug/tasks` and `/debug/stacks` to clients on this machine, if the port is
             bound to a loopback address.
         docs: Serve the AsyncAPI document at `/asyncapi.json`, and `/docs` which displays it.
+        console: Serve the console at `/`: `operate` for commands as well, `read` without them,
+            `off` for none. It also decides what this process accepts from other processes.
+        token: For clients of the console that may do everything, the role admin. On a port that
+            other machines can reach, the console needs a token or a proxy.
+        operate_token: For clients that may do everything but edit, delete, drain, and change the
+            log level.
+        view_token: For clients that may look.
+        proxy: A proxy that authenticates users.
     """
 
     enabled: bool = True
     port: ListenPort = 8081
     debug: bool = True
     docs: bool = True
+    console: ConsoleMode = "operate"
+    token: ConsoleToken | None = None
+    operate_token: ConsoleToken | None = None
+    view_token: ConsoleToken | None = None
+    proxy: ProxySettings = ProxySettings()
+
+
+class FleetSettings(BaseModel):
+    """How the processes of one application find each other, over RabbitMQ.
+
+    Attributes:
+        mode: `auto` does it where the permissions of the user allow it, `on` logs a warning where
+            they do not, `off` does not.
+        name: The name of the application, which all of its processes have. None for that of the
+            package.
+    """
+
+    model_config = SECTION
+
+    mode: FleetMode = "auto"
+    name: Annotated[str, Field(pattern=r"^[\w.-]{1,100}$")] | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _mode(cls, given: Any) -> Any:
+        """Accept `fleet="off"` and `FLEET=off` as well."""
+        return {"mode": given} if isinstance(given, str) else given
 
 
 class MetricsSettings(BaseModel):

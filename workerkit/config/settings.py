@@ -10,6 +10,7 @@ from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, Settings
 
 from workerkit.config.connections import AMQPSettings, CorruptCursors, SSESettings
 from workerkit.config.sections import (
+    FleetSettings,
     Grace,
     HTTPSettings,
     LogSettings,
@@ -39,6 +40,7 @@ class WorkerSettings(BaseSettings):
         cursors_fsync: Write each cursor to the disk, so that it survives a loss of power.
         cursors_corrupt: With a cursor file that is invalid, `set-aside` renames it and starts the
             stream without a cursor; `wait` does not start the stream until the file is repaired.
+        fleet: How the processes of one application find each other, for the console.
         tracing: Whether to create OpenTelemetry spans: `auto` does if the application has
             configured an SDK.
         processes: The number of processes that `workerkit run` starts; `auto` for the number of
@@ -74,6 +76,7 @@ class WorkerSettings(BaseSettings):
     ops: OpsSettings = OpsSettings()
     metrics: MetricsSettings = MetricsSettings()
     log: LogSettings = LogSettings()
+    fleet: FleetSettings = FleetSettings()
     tracing: TracingMode = "auto"
     processes: Processes = 1
     shutdown_grace: Grace = 20.0

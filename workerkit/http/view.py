@@ -67,6 +67,7 @@ class HTTPOptions(Options):
     """
 
     concurrency: Concurrency = field(default=THREADS, repr=False, metadata=NOT_SET)
+    paused: bool = field(default=False, repr=False, metadata=NOT_SET)
     timeout: Seconds | None = 60.0
     routes: Routes
     methods: Methods | None = None

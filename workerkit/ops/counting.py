@@ -185,7 +185,7 @@ CONSUMER_STATE = Metric(
     "consumer_state",
     "gauge",
     ("consumer", "state"),
-    "1 for the state a consumer is in (starting, waiting, ready, ended, stopping), else 0",
+    "1 for the state a consumer is in (starting, waiting, ready, paused, ended, stopping), else 0",
 )
 LEADER = Metric(
     "periodic_leader",

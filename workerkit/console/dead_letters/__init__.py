@@ -1,0 +1,1 @@
+"""Read, replay and delete dead letters for the console."""
