@@ -20,6 +20,7 @@ from workerkit.cli.run import run
 from workerkit.cli.settings import inventory, line_of, print_variables
 from workerkit.cli.shell import shell
 from workerkit.cli.terminal import is_for_people
+from workerkit.cli.top import top
 from workerkit.cli.topology import commands as topology
 from workerkit.embedded import LATEST
 from workerkit.errors import StartError
@@ -39,6 +40,7 @@ app.command()(run)
 app.command()(publish)
 app.command()(new)
 app.command()(shell)
+app.command()(top)
 
 
 @app.callback(invoke_without_command=True)
