@@ -1,6 +1,7 @@
 """The command `workerkit top`: the console on a terminal."""
 
 import asyncio
+import json
 from contextlib import ExitStack
 from typing import Annotated, NoReturn
 
@@ -64,7 +65,7 @@ async def _top(found: Found, interval: float, sort: Sort, *, as_json: bool, once
     finally:
         await views.close()
     if as_json:
-        print(view.model_dump_json(indent=2))
+        print(json.dumps(view.model_dump(mode="json"), indent=2))
     else:
         width = columns_of_terminal() if is_for_people() else UNLIMITED
         print_lines(lines_of(view, width, UNLIMITED, sort))
