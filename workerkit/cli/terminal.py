@@ -6,6 +6,7 @@ commands need: what a pipe reads is printed without it.
 
 import asyncio
 import os
+import re
 import signal
 import sys
 import termios
@@ -27,6 +28,7 @@ _LINE_EVERY = 2.0
 _GAP = 2
 _NARROW = 10  # Columns that are left to texts that can be folded.
 _KEYS = 64  # Bytes that are read at once.
+_LONG_KEYS = re.compile(r"\x1b(?:\[[0-9;?]*[~A-Za-z]|O.|)")  # Of several characters, as arrows.
 
 # The alternate screen of the terminal without a cursor, and back. Lines are not wrapped.
 _TAKE = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
@@ -249,9 +251,8 @@ def screen(on_key: Callable[[str], None], on_resize: Callable[[], None]) -> Iter
         keys = os.read(input_, _KEYS)
         if not keys:
             loop.remove_reader(input_)
-        elif not keys.startswith(b"\x1b"):  # A key such as an arrow sends several characters.
-            for each in keys.decode(errors="ignore"):
-                on_key(each)
+        for each in _LONG_KEYS.sub("", keys.decode(errors="ignore")):
+            on_key(each)
 
     loop.add_signal_handler(signal.SIGWINCH, on_resize)
     try:
