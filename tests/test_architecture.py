@@ -88,7 +88,7 @@ KEEPERS = {
     "aiormq": [f"amqp/{each}.py" for each in ("tap", "handshake", "replies", "channel", "session")],
     "aiohttp": [
         *("http/*", "sse/*", "ops/*", "console/*", "processes/pages.py"),
-        *("testing/http_client.py", "testing/sse.py", "cli/fleet.py"),
+        *("testing/http_client.py", "testing/sse.py", "cli/fleet.py", "cli/console.py"),
     ],
     "aiohttp_sse_client": ["sse/*"],
     "opentelemetry": ["tracing/*"],

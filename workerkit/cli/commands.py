@@ -10,6 +10,7 @@ import typer
 from workerkit.app.asyncapi import document as asyncapi_document
 from workerkit.cli.application import assembled
 from workerkit.cli.broker import serve
+from workerkit.cli.console import console
 from workerkit.cli.dead_letters import commands as dead_letters
 from workerkit.cli.listing import lines_of, print_tables, rows_of
 from workerkit.cli.new import new
@@ -40,6 +41,7 @@ app.command()(run)
 app.command()(publish)
 app.command()(new)
 app.command()(shell)
+app.command()(console)
 app.command()(top)
 
 

@@ -25,8 +25,10 @@ _TIMEOUT = 5.0
 _LARGEST = 2**24  # Bytes of a view.
 _PART = 2**16
 _NAME = re.compile(r"[\w.-]{1,100}")
-_ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
 _TOKEN = "WORKERKIT_OPS__TOKEN"
+
+ANY_ADDRESS = {"0.0.0.0": "127.0.0.1", "::": "::1"}
+"""For addresses that listen on all of a machine, those for clients on it."""
 
 
 @dataclass(frozen=True)
@@ -127,7 +129,7 @@ def find(which: Which) -> Found:
 
 def this_machine(settings: WorkerSettings) -> str:
     """Return the address of the ops server of the settings, for a client on this machine."""
-    host = _ANY_ADDRESS.get(settings.ops.host, settings.ops.host)
+    host = ANY_ADDRESS.get(settings.ops.host, settings.ops.host)
     return str(URL.build(scheme="http", host=host, port=settings.ops.port or 8081))
 
 
