@@ -108,20 +108,28 @@ class Terminal:
 
 @asynccontextmanager
 async def at_terminal(
-    *arguments: str, cwd: Path, width: int = 80, **variables: str
+    *arguments: str, cwd: Path, width: int = 80, keyboard: bool = True, **variables: str
 ) -> AsyncIterator[Terminal]:
-    """Run `workerkit` with *arguments* at a terminal of *width* columns inside the block."""
-    keyboard, terminal = pty.openpty()
+    """Run `workerkit` with *arguments* at a terminal of *width* columns inside the block.
+
+    Args:
+        keyboard: Whether its standard input is the terminal.
+    """
+    master, terminal = pty.openpty()
+    input_ = os.dup(terminal) if keyboard else os.open(os.devnull, os.O_RDONLY)
     fcntl.ioctl(terminal, termios.TIOCSWINSZ, struct.pack("HHHH", 50, width, 0, 0))
     given = environment({"TERM": "xterm-256color", **variables})
     for name in ("COLUMNS", "LINES", "COLORTERM", "NO_COLOR", "FORCE_COLOR"):
         if name not in variables:
             given.pop(name, None)
     try:
-        fork = await asyncio.to_thread(Fork, Command(arguments, cwd, given), *[terminal] * 3)
+        fork = await asyncio.to_thread(
+            Fork, Command(arguments, cwd, given), input_, terminal, terminal
+        )
     finally:
         os.close(terminal)
-    shown = Terminal(keyboard, fork)
+        os.close(input_)
+    shown = Terminal(master, fork)
     try:
         yield shown
     finally:

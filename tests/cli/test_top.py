@@ -21,6 +21,7 @@ from tests.waiting import eventually
 TAKE, RETURN = "\x1b[?1049h", "\x1b[?1049l"
 HOME, END = "\x1b[H", "\x1b[0J"
 HIDE_CURSOR, SHOW_CURSOR = "\x1b[?25l", "\x1b[?25h"
+CTRL_Z, CTRL_S, CTRL_BACKSLASH = "\x1a", "\x13", "\x1c"
 TOKEN = "0123456789abcdef"
 
 
@@ -30,6 +31,7 @@ class Worker:
     Attributes:
         url: Its address.
         status: Of the next responses.
+        hangs: Whether the next requests get no response.
         body: Of the next responses.
         requests: The headers of all requests.
     """
@@ -37,12 +39,15 @@ class Worker:
     def __init__(self) -> None:
         self.url = ""
         self.status = 200
+        self.hangs = False
         self.body = fleet(2, interval=0.2).model_dump_json()
         self.requests: list[Any] = []
 
     async def respond(self, request: web.Request) -> web.Response:
         """Respond with the view."""
         self.requests.append(request.headers)
+        if self.hangs:
+            await asyncio.Event().wait()
         return web.Response(
             text=self.body,
             status=self.status,
@@ -69,11 +74,18 @@ async def serving() -> AsyncIterator[Worker]:
 
 @asynccontextmanager
 async def top(
-    worker: Worker, cwd: Path, *arguments: str, width: int = 80, **variables: str
+    worker: Worker,
+    cwd: Path,
+    *arguments: str,
+    width: int = 80,
+    keyboard: bool = True,
+    **variables: str,
 ) -> AsyncIterator[Terminal]:
     """Run it at a terminal inside the block."""
     command = ("top", "--targets", worker.url, "--interval", "0.2", *arguments)
-    async with at_terminal(*command, cwd=cwd, width=width, **variables) as terminal:
+    async with at_terminal(
+        *command, cwd=cwd, width=width, keyboard=keyboard, **variables
+    ) as terminal:
         yield terminal
 
 
@@ -227,7 +239,7 @@ async def test_once_at_a_terminal(variables: dict[str, str], tmp_path: Path) -> 
     arguments = () if variables else ("--once",)
     async with (
         serving() as worker,
-        top(worker, tmp_path, *arguments, width=80, **variables) as terminal,
+        top(worker, tmp_path, *arguments, width=80, keyboard=True, **variables) as terminal,
     ):
         code = await terminal.ended()
 
@@ -323,12 +335,33 @@ def test_wrong_options(arguments: list[str], text: str, tmp_path: Path) -> None:
     assert "hunter2" not in done.stderr
 
 
-async def test_a_second_signal_gives_the_terminal_back(tmp_path: Path) -> None:
-    """A server that hangs does not keep it."""
+async def test_a_server_that_hangs_does_not_keep_the_terminal(tmp_path: Path) -> None:
+    """The request that waits is cancelled; keys that stop programs and output have no effect."""
     async with serving() as worker, top(worker, tmp_path) as terminal:
         await terminal.shows("Consumer1")
+        worker.hangs = True
+        seen = len(worker.requests)
+        await eventually(lambda: len(worker.requests) > seen)
+        for key in (CTRL_Z, CTRL_S, CTRL_BACKSLASH, "s"):
+            terminal.type(key)
+        await eventually(lambda: "s sort: name" in screen(terminal)[-1])
         terminal.type(CTRL_C)
-        terminal.type(CTRL_C)
-        await asyncio.wait_for(terminal.ended(), 30.0)
+        code = await terminal.ended()
 
+    assert code == 0
+    assert terminal.output.endswith(RETURN)
     assert terminal.last_mode == terminal.first_mode
+
+
+async def test_without_a_keyboard(tmp_path: Path) -> None:
+    """It runs until a signal if its standard input is no terminal."""
+    async with serving() as worker, top(worker, tmp_path, keyboard=False) as terminal:
+        await terminal.shows("Consumer1")
+        terminal.type("q")
+        seen = len(worker.requests)
+        await eventually(lambda: len(worker.requests) > seen + 2)
+        terminal.send(signal.SIGTERM)
+        code = await terminal.ended()
+
+    assert code == 0
+    assert terminal.output.endswith(RETURN)

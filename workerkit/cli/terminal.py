@@ -218,8 +218,9 @@ class Screen:
         if self._input is not None and self._before is not None:
             mode = termios.tcgetattr(self._input)
             mode[3] &= ~(termios.ECHO | termios.ICANON)
-            # Ctrl-Z would leave the terminal like this.
-            mode[6][termios.VSUSP] = b"\0"
+            # Ctrl-Z and Ctrl-\\ would leave the terminal like this, and Ctrl-S would block a write.
+            mode[6][termios.VSUSP] = mode[6][termios.VQUIT] = b"\0"
+            mode[0] &= ~termios.IXON
             termios.tcsetattr(self._input, termios.TCSADRAIN, mode)
         self._write(_TAKE)
 
