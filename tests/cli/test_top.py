@@ -62,7 +62,7 @@ async def serving() -> AsyncIterator[Worker]:
     worker = Worker()
     application = web.Application()
     application.router.add_get("/api/v1/fleet", worker.respond)
-    runner = web.AppRunner(application)
+    runner = web.AppRunner(application, shutdown_timeout=0.1)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()
