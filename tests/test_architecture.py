@@ -64,7 +64,7 @@ ORDER = {
     " dead_letters.selection parameters dead_letters.target dead_letters.read dead_letters.clear"
     " dead_letters.commands topology.__init__ topology.needs topology.plan topology.management"
     " topology.broker topology.text topology.grants topology.commands listing settings publish"
-    " shell run scaffold new commands",
+    " shell run scaffold new top_lines fleet top console commands",
     "testing": "fakes containers records requeues broker http_client sse used_transports running"
     " contract_source transport_contract plugin",
     "config": "broker_url hosts sections connections sources settings annotations certificates"
@@ -88,7 +88,7 @@ KEEPERS = {
     "aiormq": [f"amqp/{each}.py" for each in ("tap", "handshake", "replies", "channel", "session")],
     "aiohttp": [
         *("http/*", "sse/*", "ops/*", "console/*", "processes/pages.py"),
-        *("testing/http_client.py", "testing/sse.py"),
+        *("testing/http_client.py", "testing/sse.py", "cli/fleet.py", "cli/console.py"),
     ],
     "aiohttp_sse_client": ["sse/*"],
     "opentelemetry": ["tracing/*"],

@@ -4,8 +4,11 @@ Real processes, signals, sockets, and RabbitMQ where messages matter.
 """
 
 import asyncio
+import json
 import os
 import signal
+import socket
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -18,11 +21,20 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from tests.client import Client
-from tests.command import Application, process, running, started, workerkit, write_package
+from tests.command import (
+    Application,
+    environment,
+    process,
+    running,
+    started,
+    workerkit,
+    write_package,
+)
 from tests.ports import free_port
 from tests.publishing import publishing
 from tests.rabbit import PrivateRabbit
 from tests.waiting import eventually
+from workerkit.processes.link import VARIABLE
 
 CONSUMERS = """
     import asyncio
@@ -76,6 +88,22 @@ VIEW = """
         async def handle(self) -> None:
             with open("beats", "a") as file:
                 file.write(f"{os.getpid()}\\n")
+"""
+
+TOKENS = ("TOKEN", "OPERATE_TOKEN", "VIEW_TOKEN")
+ADAPTED = """
+import json
+import os
+from workerkit.container import WorkerContainer
+from workerkit.processes.link import ParentLink, VARIABLE
+from workerkit.runner import Runner
+
+assembly = Runner(WorkerContainer(), packages=["app"]).assemble()
+ops = ParentLink.inherited().adapt(assembly).settings.ops
+print(json.dumps([
+    ops.token.get_secret_value(), VARIABLE in os.environ,
+    ops.operate_token, ops.view_token, ops.proxy.addresses, ops.console,
+]))
 """
 
 
@@ -248,6 +276,39 @@ async def test_a_process_that_is_killed_and_one_that_is_replaced_lose_nothing(
     assert {*kept, *fresh} <= {second, third, *newest}
     assert code == 0, app.parent
     assert rabbit.queues(vhost)["orders"].ready == 0
+
+
+@pytest.mark.parametrize("token", ["0123456789abcdef", None])
+async def test_the_console_of_a_process_accepts_the_token_of_its_parent_only(
+    token: str | None, tmp_path: Path
+) -> None:
+    """Neither operators nor other users of the machine get past the parent through its port."""
+    write_package(tmp_path, consumers=VIEW)
+    ours, theirs = socket.socketpair()
+    described = {"number": 2, "link": theirs.fileno(), "listening": []}
+    given = {
+        **{f"WORKERKIT_OPS__{name}": f"of an operator: {name}" for name in TOKENS},
+        "WORKERKIT_OPS__CONSOLE": "read",
+        "WORKERKIT_OPS__PROXY__ADDRESSES": "127.0.0.1",
+        VARIABLE: json.dumps({**described, "token": token} if token else described),
+    }
+    # A process whose parent closes its half ends after a while.
+    with ours, theirs:
+        ended = await asyncio.to_thread(
+            subprocess.run,
+            [sys.executable, "-c", ADAPTED],
+            cwd=tmp_path,
+            env=environment(given),
+            pass_fds=[theirs.fileno()],
+            capture_output=True,
+            timeout=60.0,
+            check=True,
+        )
+    used, has_variable, *others = json.loads(ended.stdout)
+
+    assert used == token if token else len(used) >= 32
+    assert others == [None, None, [], "read"]
+    assert not has_variable
 
 
 async def test_processes_whose_parent_is_killed_stop_without_losing_anything(

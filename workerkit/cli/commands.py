@@ -10,6 +10,7 @@ import typer
 from workerkit.app.asyncapi import document as asyncapi_document
 from workerkit.cli.application import assembled
 from workerkit.cli.broker import serve
+from workerkit.cli.console import console
 from workerkit.cli.dead_letters import commands as dead_letters
 from workerkit.cli.listing import lines_of, print_tables, rows_of
 from workerkit.cli.new import new
@@ -20,6 +21,7 @@ from workerkit.cli.run import run
 from workerkit.cli.settings import inventory, line_of, print_variables
 from workerkit.cli.shell import shell
 from workerkit.cli.terminal import is_for_people
+from workerkit.cli.top import top
 from workerkit.cli.topology import commands as topology
 from workerkit.embedded import LATEST
 from workerkit.errors import StartError
@@ -39,6 +41,8 @@ app.command()(run)
 app.command()(publish)
 app.command()(new)
 app.command()(shell)
+app.command()(console)
+app.command()(top)
 
 
 @app.callback(invoke_without_command=True)

@@ -1,4 +1,4 @@
-"""Tables and progress for people at a terminal. No other module uses rich.
+"""Tables, progress and whole screens for people at a terminal. No other module uses rich.
 
 rich is imported when something is printed to a terminal, because that takes longer than most
 commands need: what a pipe reads is printed without it.
@@ -6,9 +6,12 @@ commands need: what a pipe reads is printed without it.
 
 import asyncio
 import os
+import re
+import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
-from contextlib import asynccontextmanager
+import termios
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TextIO
 
@@ -24,6 +27,12 @@ _REFRESH = 0.1
 _LINE_EVERY = 2.0
 _GAP = 2
 _NARROW = 10  # Columns that are left to texts that can be folded.
+_KEYS = 64  # Bytes that are read at once.
+_LONG_KEYS = re.compile(r"\x1b(?:\[[0-9;?]*[~A-Za-z]|O.|)")  # Of several characters, as arrows.
+
+# The alternate screen of the terminal without a cursor, and back. Lines are not wrapped.
+_TAKE = "\x1b[?1049h\x1b[?25l\x1b[?7l\x1b[2J"
+_RETURN = "\x1b[?7h\x1b[?25h\x1b[?1049l"
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +131,170 @@ def print_table(
             table.add_row()
         table.add_row(*map(_text, row))
     console.print(Padding(table, (0, 0, 0, indent), expand=False))
+
+
+def table_lines(
+    columns: Sequence[Column], rows: Sequence[Sequence[Cell]], width: int
+) -> list[Lines]:
+    """Return a table of one line for each row, the header first; long cells are cut off.
+
+    Args:
+        width: Of the terminal.
+    """
+    shown = [number for number, each in enumerate(columns) if each.wide <= width]
+    columns = [columns[number] for number in shown]
+    cells = [[Cell(each.header, "bold") for each in columns]]
+    cells += [[row[number] for number in shown] for row in rows]
+    widths = [_widest(each, [row[at] for row in cells]) for at, each in enumerate(columns)]
+    widths = [min(each, width) for each in widths]
+    excess = sum(widths) + _GAP * (len(columns) - 1) - width
+    while excess > 0:
+        # The widest is cut first.
+        most, at = max((0 if c.whole else widths[at], at) for at, c in enumerate(columns))
+        if most <= _NARROW:
+            break
+        widths[at] -= 1
+        excess -= 1
+    return [
+        _joined(
+            Cell(fitted(cell.text, size, right=each.right), cell.style)
+            for cell, each, size in zip(row, columns, widths, strict=True)
+        )
+        for row in cells
+    ]
+
+
+def fitted(text: str, width: int, *, right: bool = False) -> str:
+    """Return text from anywhere escaped, on one line, and in exactly *width* columns."""
+    from rich.cells import cell_len, set_cell_size
+
+    text = one_line(text)
+    missing = width - cell_len(text)
+    if missing < 0:
+        return set_cell_size(set_cell_size(text, max(width - 1, 0)) + "…", width)
+    return " " * missing + text if right else text + " " * missing
+
+
+def plain(line: Lines) -> str:
+    """Return the cells of a line as text."""
+    return "".join(one_line(cell.text) for cell in line).rstrip()
+
+
+class Screen:
+    """The whole terminal.
+
+    Args:
+        input_: The file descriptor of the keyboard; None if that is no terminal.
+    """
+
+    def __init__(self, console: "Console", input_: int | None) -> None:
+        self._console = console
+        self._input = input_
+        self._before = None if input_ is None else termios.tcgetattr(input_)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows; they change when somebody resizes the window."""
+        return self._console.width, self._console.height
+
+    def show(self, lines: Sequence[Lines]) -> None:
+        """Show lines instead of those before; what does not fit is cut off."""
+        from rich.text import Text
+
+        width, height = self.size
+        texts = []
+        for line in lines[:height]:
+            text = Text().join(map(_text, line))
+            text.truncate(width, pad=True)
+            texts.append(text)
+        # Lines are overwritten, not cleared first: that would flicker. The last one has no end,
+        # because the terminal would scroll.
+        with self._console.capture() as captured:
+            self._console.print(Text("\n").join(texts), end="", no_wrap=True, crop=False)
+        self._write("\x1b[H" + captured.get().replace("\n", "\x1b[K\r\n") + "\x1b[0J")
+
+    def open(self) -> None:
+        """Take the terminal, and read single keys."""
+        if self._input is not None and self._before is not None:
+            mode = termios.tcgetattr(self._input)
+            mode[3] &= ~(termios.ECHO | termios.ICANON)
+            # Ctrl-Z and Ctrl-\\ would leave the terminal like this, and Ctrl-S would block a write.
+            mode[6][termios.VSUSP] = mode[6][termios.VQUIT] = b"\0"
+            mode[0] &= ~termios.IXON
+            termios.tcsetattr(self._input, termios.TCSADRAIN, mode)
+        self._write(_TAKE)
+
+    def close(self) -> None:
+        """Give the terminal back as it was before."""
+        self._write(_RETURN)
+        if self._input is not None and self._before is not None:
+            termios.tcsetattr(self._input, termios.TCSADRAIN, self._before)
+
+    def _write(self, text: str) -> None:
+        sys.stdout.write(text)
+        sys.stdout.flush()
+
+
+@contextmanager
+def screen(on_key: Callable[[str], None], on_resize: Callable[[], None]) -> Iterator[Screen]:
+    """Take the whole terminal inside the block, which runs in an event loop.
+
+    Args:
+        on_key: Called with each key that is typed.
+        on_resize: Called when the size has changed.
+    """
+    loop = asyncio.get_running_loop()
+    input_ = sys.stdin.fileno() if sys.stdin.isatty() else None
+    taken = Screen(_console(sys.stdout), input_)
+
+    def read() -> None:
+        assert input_ is not None
+        keys = os.read(input_, _KEYS)
+        if not keys:
+            loop.remove_reader(input_)
+        for each in _LONG_KEYS.sub("", keys.decode(errors="ignore")):
+            on_key(each)
+
+    loop.add_signal_handler(signal.SIGWINCH, on_resize)
+    try:
+        taken.open()
+        if input_ is not None:
+            loop.add_reader(input_, read)
+        yield taken
+    finally:
+        if input_ is not None:
+            loop.remove_reader(input_)
+        loop.remove_signal_handler(signal.SIGWINCH)
+        taken.close()
+
+
+def has_screen() -> bool:
+    """Return whether standard output is a terminal that can show a whole screen."""
+    return sys.stdout.isatty() and os.environ.get("TERM", "dumb") not in ("dumb", "unknown")
+
+
+def print_lines(lines: Iterable[Lines]) -> None:
+    """Print lines: with styles on a terminal."""
+    from rich.text import Text
+
+    if not is_for_people():
+        print(*map(plain, lines), sep="\n", flush=True)
+        return
+    console = _console(sys.stdout)
+    for line in lines:
+        console.print(Text().join(map(_text, line)), soft_wrap=True)
+
+
+def columns_of_terminal() -> int:
+    """Return the width of standard output."""
+    return _console(sys.stdout).width
+
+
+def _joined(cells: Iterable[Cell]) -> Lines:
+    found: Lines = []
+    for cell in cells:
+        found += [Cell(" " * _GAP), cell] if found else [cell]
+    return found
 
 
 def _widest(column: Column, cells: Iterable[Cell | Lines]) -> int:

@@ -28,6 +28,7 @@ class Child:
     Args:
         number: Among the processes, from 1; 0 if it is the only one.
         listening: Sockets that its views are served on.
+        token: For its console.
         on_change: Called when one of the attributes has changed.
 
     Attributes:
@@ -46,6 +47,7 @@ class Child:
         number: int,
         listening: Sequence[socket.socket] = (),
         *,
+        token: str = "",
         on_change: Callable[[], None] = lambda: None,
     ) -> None:
         self.number = number
@@ -60,7 +62,7 @@ class Child:
         self._link, theirs = socket.socketpair()
         self._link.setblocking(False)
         with theirs:
-            self._process = _spawn(number, theirs, listening)
+            self._process = _spawn(number, theirs, listening, token)
         self.pid = self._process.pid
         self._began = time.monotonic()
         self._loop.add_reader(self._link, self._read)
@@ -180,10 +182,15 @@ def signal_name(number: int) -> str:
 
 
 def _spawn(
-    number: int, link: socket.socket, listening: Sequence[socket.socket]
+    number: int, link: socket.socket, listening: Sequence[socket.socket], token: str
 ) -> "subprocess.Popen[bytes]":
     descriptors = [each.fileno() for each in listening]
-    described = {"number": number, "link": link.fileno(), "listening": descriptors}
+    described = {
+        "number": number,
+        "link": link.fileno(),
+        "listening": descriptors,
+        "token": token,
+    }
     # A new process inherits the mask.
     before = signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     try:

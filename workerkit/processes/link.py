@@ -10,6 +10,7 @@ import atexit
 import json
 import logging
 import os
+import secrets
 import select
 import signal
 import socket
@@ -20,8 +21,11 @@ from contextlib import contextmanager, suppress
 from dataclasses import replace
 from typing import Any, Self
 
+from pydantic import SecretStr
+
 from workerkit import logs
 from workerkit.app.assembly import Assembly
+from workerkit.config.sections import ProxySettings
 from workerkit.config.settings import WorkerSettings
 from workerkit.forking import Handlers
 from workerkit.transport import Declared, RunsOnce, Transport
@@ -52,17 +56,21 @@ class ParentLink:
         number: Of this process, from 1; 0 if it is the only one, as with `--reload`.
         listening: Descriptors of the sockets that the views are served on.
         connection: This half of the pair.
+        token: What the parent sends to the console of this process, which accepts no other.
 
     Attributes:
         handlers: The original handlers of the signals that are for the parent.
         stop_requested: The parent has closed its half.
     """
 
-    def __init__(self, number: int, listening: Sequence[int], connection: socket.socket) -> None:
+    def __init__(
+        self, number: int, listening: Sequence[int], connection: socket.socket, token: str
+    ) -> None:
         self.number = number
         self.stop_requested = False
         self._listening = tuple(listening)
         self._connection = connection
+        self._token = token
         self._connection.settimeout(_SEND_TIMEOUT)
         self._wake: Callable[[], object] = lambda: None
         self._stop_time = RESERVE
@@ -86,7 +94,9 @@ class ParentLink:
         for descriptor in (given["link"], *given["listening"]):
             os.set_inheritable(descriptor, False)
         connection = socket.socket(fileno=given["link"])
-        return cls(given["number"], given["listening"], connection)
+        # A parent of an older version sends none: then nobody gets access.
+        token = given.get("token") or secrets.token_urlsafe()
+        return cls(given["number"], given["listening"], connection, token)
 
     def adapt(self, assembly: Assembly) -> Assembly:
         """Return what this process runs of an application: its consumers, and its ports."""
@@ -95,7 +105,14 @@ class ParentLink:
         if not self.number:
             return assembly
         logs.process_fields.update(process_number=self.number, pid=os.getpid())
-        ops = settings.ops.model_copy(update={"host": "127.0.0.1", "port": 0, "fds": ()})
+        # The parent decides who an operator is. Other users of the machine can reach this port.
+        access = {
+            "token": SecretStr(self._token),
+            "operate_token": None,
+            "view_token": None,
+            "proxy": ProxySettings(),
+        }
+        ops = settings.ops.model_copy(update={"host": "127.0.0.1", "port": 0, "fds": (), **access})
         http = settings.http.model_copy(update={"fds": self._listening})
         changed: WorkerSettings = settings.model_copy(update={"ops": ops, "http": http})
         transports = assembly.transports if self.number == 1 else in_each_process(assembly)

@@ -58,6 +58,10 @@ class AllProcesses:
         """Return where it listens, or before `open`, where it will."""
         return self._port.url
 
+    def consoles(self) -> list[str]:
+        """Return the addresses of the processes, whose consoles need the token of the parent."""
+        return [each.ops_url for each in self._children() if each.was_started and each.code is None]
+
     async def open(self) -> None:
         """Listen.
 

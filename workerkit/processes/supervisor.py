@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import secrets
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -61,6 +62,7 @@ class Supervisor:
         self._codes: list[int] = []
         wanted = self._settings.metrics
         self._sums = Sums(wanted.prefix) if wanted.enabled else None
+        self._token = secrets.token_urlsafe()
         self._listening: list[socket.socket] = []
         self._stopping = False
         self._gave_up = 0
@@ -157,7 +159,12 @@ class Supervisor:
     def _spawn(self, slot: Slot) -> Child | None:
         """Start a process; return None if the system has no room for it."""
         try:
-            child = Child(slot.number, self._listening, on_change=lambda: self._note(slot, child))
+            child = Child(
+                slot.number,
+                self._listening,
+                token=self._token,
+                on_change=lambda: self._note(slot, child),
+            )
         except OSError as error:
             log.error("process not started", exc_info=error, extra={"process_number": slot.number})
             return None
