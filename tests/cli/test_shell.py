@@ -48,7 +48,10 @@ async def test_a_session(shop: Path) -> None:
     """The banner's lines work, Ctrl-C cancels an `await`, Ctrl-D leaves and closes resources."""
     async with embedded_broker() as broker, connected(broker.url) as client:
         await client.declare("orders")
-        async with at_terminal("shell", "shop", cwd=shop, width=120, **{URL: broker.url}) as shell:
+        variables = {URL: broker.url}
+        async with at_terminal(
+            "shell", "shop", cwd=shop, width=120, keyboard=True, **variables
+        ) as shell:
             await shell.shows(">>> ")
             tried = [line.strip() for line in shell.lines if line.startswith("  ")]
             for line in tried:
