@@ -57,8 +57,9 @@ ORDER = {
     " listener snapshot server",
     "ops": "counting recent metrics exemplars call_stacks debug debug_pages debug_signal index port"
     " server",
-    "console": "reports model dead_letters.model access audit commands history merging snapshot sources targets"
-    " fleet overview dead_letters.selection dead_letters.reading dead_letters.rows"
+    "console": "reports model dead_letters.model access audit commands history merging snapshot"
+    " sources targets bus fleet overview dead_letters.selection dead_letters.reading"
+    " dead_letters.rows"
     " dead_letters.details dead_letters.replaying dead_letters.deleting dead_letters.jobs"
     " dead_letters.desk dead_letters.__init__ live views page server",
     "cli": "probe terminal application broker dead_letters.__init__ dead_letters.text"

@@ -40,6 +40,7 @@ STALL_CHECKS = 5
 
 _LONGER_HEADERS = 2**20
 _pack_head = Struct(">BHI").pack
+_pack_content = Struct(">HHQ").pack  # class, a reserved short, size of the body
 _END = bytes((FRAME_END,))
 
 
@@ -110,6 +111,26 @@ class PartialMessage:
 def encode_frame(kind: int, channel: int, payload: bytes) -> bytes:
     """Return a whole frame."""
     return b"".join((_pack_head(kind, channel, len(payload)), payload, _END))
+
+
+def encode_message(
+    channel: int, method: bytes, properties: bytes, body: bytes, frame_max: int
+) -> bytes:
+    """Return the frames of a message.
+
+    Args:
+        frame_max: Bytes of a frame at most.
+    """
+    largest = frame_max - FRAME_OVERHEAD
+    header = _pack_content(BASIC_CLASS, 0, len(body)) + properties
+    parts = [body[start : start + largest] for start in range(0, len(body), largest)]
+    return b"".join(
+        (
+            encode_frame(METHOD, channel, method),
+            encode_frame(HEADER, channel, header),
+            *(encode_frame(BODY, channel, part) for part in parts),
+        )
+    )
 
 
 def misplaced_frame(kind: int, channel: int) -> str:

@@ -73,7 +73,7 @@ class OutgoingMessage:
     @property
     def method(self) -> bytes:
         """Return the payload of the basic.publish."""
-        return _publish_method(self.exchange, self.routing_key, mandatory=self.mandatory)
+        return publish_method(self.exchange, self.routing_key, mandatory=self.mandatory)
 
 
 def check_types(given: Mapping[str, Any]) -> None:
@@ -177,7 +177,8 @@ def is_reply_address(address: str) -> bool:
     return _ERLANG_PROCESS.fullmatch(process) is not None
 
 
-def _publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
+def publish_method(exchange: str, routing_key: str, *, mandatory: bool) -> bytes:
+    """Return the payload of a basic.publish."""
     parts = [BASIC_PUBLISH, _RESERVED]
     for what, text in (("exchange", exchange), ("routing key", routing_key)):
         encoded = text.encode()

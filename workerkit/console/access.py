@@ -9,6 +9,7 @@ from time import monotonic
 from typing import Any
 
 from aiohttp import hdrs, web
+from pydantic import ValidationError
 from yarl import URL
 
 from workerkit.config.sections import OpsSettings
@@ -20,6 +21,9 @@ log = logging.getLogger("workerkit.audit")
 
 OPERATOR: "web.RequestKey[Operator]" = web.RequestKey("operator", Operator)
 """Where a request keeps who sent it."""
+
+BEHALF = "X-Workerkit-Operator"
+"""The header in which a console with the admin token names the operator that it acts for."""
 
 API = "/api/"
 
@@ -63,9 +67,13 @@ class Access:
     Args:
         settings: Those of the port.
         name: Returns the environment variable of a field of the section, for texts.
+        guessable: People have chosen the tokens, so addresses that guess are locked out.
     """
 
-    def __init__(self, settings: OpsSettings, name: Callable[[str], str]) -> None:
+    def __init__(
+        self, settings: OpsSettings, name: Callable[[str], str], *, guessable: bool = True
+    ) -> None:
+        self._guessable = guessable
         self._mode = settings.console
         self._proxy = settings.proxy
         self._name = name
@@ -151,8 +159,11 @@ class Access:
         kind, _, token = request.headers.get(hdrs.AUTHORIZATION, "").partition(" ")
         if kind.lower() == "bearer" and self._tokens:
             if (role := self._role_of_token(token.strip())) is None:
-                self._lockout.failed(address)
+                if self._guessable:
+                    self._lockout.failed(address)
                 raise _unauthorized("the token is wrong", "invalid_token")
+            if role == "admin" and BEHALF in request.headers:
+                return _on_behalf(request.headers[BEHALF], address)
             return Operator(user=f"{role} token", role=role, address=address)
         if self._tokens or self._proxy.addresses:
             raise _unauthorized("a token is needed")
@@ -232,6 +243,24 @@ def _network(address: str) -> str:
     if isinstance(found, IPv6Address) and found.ipv4_mapped is None:
         return str(IPv6Address(int(found) >> 64 << 64))
     return address
+
+
+def _on_behalf(sent: str, address: str) -> Operator:
+    """Return the operator that another console acts for.
+
+    Raises:
+        Denied: It is not described correctly.
+    """
+    try:
+        operator = Operator.model_validate_json(sent)
+    except ValidationError:
+        raise Denied(400, f"{BEHALF} does not describe an operator") from None
+    return operator.model_copy(
+        update={
+            "user": operator.user[:_LONGEST_USER],
+            "address": f"{operator.address[:_LONGEST_USER]} via {address}",
+        }
+    )
 
 
 def _authority(origin: str) -> str:

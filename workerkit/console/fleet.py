@@ -1,0 +1,313 @@
+"""The processes of one application, over the broker that they are connected to."""
+
+import asyncio
+import logging
+from collections.abc import Iterable, Sequence
+from functools import partial
+from time import monotonic
+from typing import Annotated, Literal
+from uuid import uuid4
+
+from pydantic import ConfigDict, Field, ValidationError
+
+from workerkit.amqp.connection import Connection
+from workerkit.config.sections import FleetSettings
+from workerkit.config.settings import WorkerSettings
+from workerkit.console.bus import LARGEST, Bus
+from workerkit.console.model import Command, CommandResult, Operator
+from workerkit.console.reports import Model, ProcessReport
+from workerkit.console.sources import Agent, Answers
+from workerkit.tasks import cancel_and_wait
+
+log = logging.getLogger(__name__)
+
+_REPORT_DEADLINE = 1.0
+_COMMAND_DEADLINE = 3.0
+_FORGOTTEN = 60.0
+_MOST_MEMBERS = 1_000
+_MOST_WAITING = 100
+_MOST_ANSWERS = 20  # In a second.
+_MOST_COMMANDS = 100
+
+Id = Annotated[str, Field(max_length=64)]
+
+
+class _Message(Model):
+    """What processes send each other.
+
+    Attributes:
+        version: Of this format.
+        process: The id of the sender.
+        request: The id of the request, also in its answers.
+    """
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+    version: Literal[1] = 1
+    kind: Literal["ask", "report", "command", "result", "hello", "bye"]
+    process: Id = ""
+    request: Id = ""
+    report: ProcessReport | None = None
+    command: Command | None = None
+    operator: Operator | None = None
+    result: CommandResult | None = None
+
+
+class _Request:
+    """A request, and the answers to it so far.
+
+    Args:
+        expected: The ids of the processes that should answer.
+    """
+
+    def __init__(self, expected: Iterable[str]) -> None:
+        self.expected = set(expected)
+        self.answers: dict[str, _Message] = {}
+        self._complete = asyncio.Event()
+
+    def add(self, answer: _Message) -> None:
+        """Add an answer."""
+        if len(self.answers) < _MOST_MEMBERS:
+            self.answers[answer.process] = answer
+        if self.expected <= self.answers.keys():
+            self._complete.set()
+
+    async def complete(self, seconds: float) -> None:
+        """Wait until all have answered, for some time."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._complete.wait()
+        except TimeoutError:
+            return
+
+
+class Fleet:
+    """The source of all processes of an application that are connected to the same broker.
+
+    Args:
+        connection: The one of the consumers, which the caller runs.
+        agent: Of this process; None for a console that runs alone.
+    """
+
+    def __init__(
+        self, app: str, settings: FleetSettings, connection: Connection, agent: Agent | None
+    ) -> None:
+        self._agent = agent
+        self._bus = Bus(app, connection, self._receive, self._greet, warns=settings.mode == "on")
+        self._connection = connection
+        # Their ids, with the time of the last sign of life.
+        self._members: dict[str, float] = {}
+        self._waiting: dict[str, _Request] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._running: asyncio.Task[None] | None = None
+        self._answered_at = 0.0
+        self._asked_at = 0.0
+        self._met = asyncio.Event()
+
+    def start(self) -> None:
+        """Find the other processes, in the background."""
+        self._running = asyncio.create_task(self._run(), name="fleet")
+
+    async def opened(self, seconds: float) -> bool:
+        """Wait until messages can be sent, for some time; return whether that is so."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self._met.wait()
+        except TimeoutError:
+            return False
+        return True
+
+    async def reports(self) -> Answers:
+        """Return the reports of all processes that answer within a second, but for this one."""
+        self._forget()
+        request = self._send("ask", self._members, None, None)
+        if request is None:
+            return Answers([], list(self._members), self._problems())
+        try:
+            await request[1].complete(_REPORT_DEADLINE)
+        finally:
+            del self._waiting[request[0]]
+        reports = [each.report for each in request[1].answers.values() if each.report is not None]
+        answering = {each.id for each in reports}
+        return Answers(reports, [each for each in self._members if each not in answering])
+
+    async def execute(self, command: Command, operator: Operator) -> Sequence[CommandResult]:
+        """Have a command executed by the processes that it is for, but for this one."""
+        self._forget()
+        wanted = [
+            each for each in self._members if command.processes is None or each in command.processes
+        ]
+        if not wanted:
+            return []
+        request = self._send("command", wanted, command, operator)
+        if request is None:
+            text = f"not sent: {'; '.join(self._problems())}"
+            return [
+                CommandResult(process=each, ok=False, answered=False, text=text) for each in wanted
+            ]
+        try:
+            await request[1].complete(_COMMAND_DEADLINE)
+        finally:
+            del self._waiting[request[0]]
+        late = f"did not answer within {_COMMAND_DEADLINE:g} s"
+        return [
+            answer.result
+            if (answer := request[1].answers.get(each)) is not None and answer.result is not None
+            else CommandResult(process=each, ok=False, answered=False, text=late)
+            for each in wanted
+        ]
+
+    async def close(self) -> None:
+        """Say goodbye, and leave."""
+        if self._agent is not None:
+            self._broadcast(_Message(kind="bye", process=self._agent.id))
+        if self._running is not None:
+            await cancel_and_wait([self._running])
+        await cancel_and_wait(self._tasks)
+        await self._bus.close()
+
+    async def _run(self) -> None:
+        try:
+            await self._bus.run()
+        except Exception:
+            # The consumers do not depend on it.
+            log.exception("other processes cannot be found any more")
+
+    def _problems(self) -> list[str]:
+        reason = self._bus.problem or "the connection to the broker is not open"
+        return [f"other processes cannot be found: {reason}"]
+
+    def _send(
+        self,
+        kind: Literal["ask", "command"],
+        expected: Iterable[str],
+        command: Command | None,
+        operator: Operator | None,
+    ) -> tuple[str, _Request] | None:
+        """Send a request to all; return its id and what collects the answers."""
+        if len(self._waiting) >= _MOST_WAITING or not self._bus.is_open:
+            return None
+        id_, request = uuid4().hex, _Request(expected)
+        self._waiting[id_] = request
+        own = "" if self._agent is None else self._agent.id
+        message = _Message(kind=kind, process=own, request=id_, command=command, operator=operator)
+        if not self._broadcast(message):
+            del self._waiting[id_]
+            return None
+        return id_, request
+
+    def _greet(self) -> None:
+        """Introduce this process, and have the others introduce themselves."""
+        own = "" if self._agent is None else self._agent.id
+        self._broadcast(_Message(kind="hello", process=own, request="new"))
+        self._met.set()
+
+    def _broadcast(self, message: _Message) -> bool:
+        return self._bus.broadcast(_encoded(message))
+
+    def _receive(self, body: bytes, reply_to: str) -> None:
+        try:
+            message = _Message.model_validate_json(body)
+        except ValidationError as error:
+            raise ValueError(f"{error.error_count()} errors in {len(body)} bytes") from None
+        if self._agent is not None and message.process == self._agent.id:
+            return
+        if message.kind == "bye":
+            self._members.pop(message.process, None)
+            return
+        if message.process and message.kind in ("hello", "report", "result"):
+            self._note(message.process)
+        if message.kind == "hello" and message.request == "new" and self._agent is not None:
+            self._bus.send(reply_to, _encoded(_Message(kind="hello", process=self._agent.id)))
+        elif message.kind in ("report", "result") and message.request in self._waiting:
+            self._waiting[message.request].add(message)
+        elif message.kind == "ask":
+            self._answer(message, reply_to)
+        elif message.kind == "command":
+            self._begin(message, reply_to)
+
+    def _note(self, process: str) -> None:
+        if process in self._members or len(self._members) < _MOST_MEMBERS:
+            self._members[process] = monotonic()
+
+    def _forget(self) -> None:
+        """Forget the processes of which there was no sign of life for a minute of looking."""
+        now = monotonic()
+        for process, seen in list(self._members.items()):
+            if now - seen > _FORGOTTEN and now - self._asked_at < _FORGOTTEN / 2:
+                del self._members[process]
+        self._asked_at = now
+
+    def _answer(self, message: _Message, reply_to: str) -> None:
+        """Answer with the report of this process, at most so many times in a second."""
+        if self._agent is None:
+            return
+        now = monotonic()
+        self._answered_at = max(self._answered_at, now - 1.0) + 1 / _MOST_ANSWERS
+        if self._answered_at > now:
+            self._answered_at = now
+            return
+        report = self._agent.report()
+        answer = _Message(
+            kind="report", process=self._agent.id, request=message.request, report=report
+        )
+        body = _encoded(answer)
+        if len(body) > LARGEST:
+            short = report.model_copy(update={"failures": (), "connections": ()})
+            body = _encoded(answer.model_copy(update={"report": short}))
+        self._bus.send(reply_to, body)
+
+    def _begin(self, message: _Message, reply_to: str) -> None:
+        command, operator = message.command, message.operator
+        if self._agent is None or command is None or operator is None:
+            return
+        if command.processes is not None and self._agent.id not in command.processes:
+            return
+        if len(self._tasks) >= _MOST_COMMANDS:
+            return
+        operator = operator.model_copy(
+            update={"user": operator.user[:100], "address": f"via fleet, {operator.address[:100]}"}
+        )
+        task = asyncio.create_task(
+            self._execute(self._agent, command, operator, message.request, reply_to)
+        )
+        self._tasks.add(task)
+        task.add_done_callback(partial(self._ended, task))
+
+    async def _execute(
+        self, agent: Agent, command: Command, operator: Operator, request: str, reply_to: str
+    ) -> None:
+        result = await agent.execute(command, operator)
+        answer = _Message(kind="result", process=agent.id, request=request, result=result)
+        self._bus.send(reply_to, _encoded(answer))
+
+    def _ended(self, task: "asyncio.Task[None]", _: object) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            log.error("a command of another process failed", exc_info=error)
+
+
+class LoneFleet(Fleet):
+    """The fleet as a console sees it that runs alone: with a connection of its own."""
+
+    def __init__(self, app: str, settings: WorkerSettings, connection: str, vhost: str | None):
+        read = partial(settings.connection, connection)
+        self._own = Connection(connection, read, vhost, "console")
+        super().__init__(app, settings.fleet, self._own, None)
+        self._connecting: asyncio.Task[None] | None = None
+
+    def start(self) -> None:
+        """Connect, and find the processes."""
+        self._connecting = asyncio.create_task(self._own.run(), name="connection of the console")
+        super().start()
+
+    async def close(self) -> None:
+        """Leave, and close the connection."""
+        await super().close()
+        self._own.stop()
+        if self._connecting is not None:
+            await cancel_and_wait([self._connecting])
+
+
+def _encoded(message: _Message) -> bytes:
+    return message.model_dump_json(exclude_none=True).encode()
