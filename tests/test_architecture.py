@@ -49,7 +49,7 @@ ORDER = {
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
     " upload form json_body auth verifier signature slow_clients view return_type schemas openapi"
     " response etag cors connection form_reader traced middleware listener server receiver"
-    " transport",
+    " routes transport",
     "embedded": "table clock memory errors heartbeat injected_faults methods properties message"
     " counting order behaviour arguments queue exchange x_death vhost outbox channel"
     " declaring publishing consuming dispatch frames broker handshake connection"
