@@ -59,7 +59,7 @@ ORDER = {
     "console": "reports model dead_letters.model access audit commands snapshot sources targets"
     " fleet history overview dead_letters.selection dead_letters.reading dead_letters.rows"
     " dead_letters.details dead_letters.replaying dead_letters.deleting dead_letters.jobs"
-    " dead_letters.desk dead_letters.__init__ live views page server",
+    " dead_letters.desk dead_letters.__init__ live views letter_views page server",
     "cli": "probe terminal application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read dead_letters.clear"
     " dead_letters.commands topology.__init__ topology.needs topology.plan topology.management"
