@@ -222,13 +222,16 @@ class DeskInMemory:
             raise KeyError(f"no queue {ref.queue}")
 
     def _job(self, kind: Any, queue: QueueRef, operator: Operator) -> Job:
-        id = f"job-{len(self._jobs)}"
-        self._jobs[id] = Job(
-            id=id, kind=kind, queue=queue, state="running", started=STARTED, user=operator.user
+        job = Job(
+            id=f"job-{len(self._jobs)}",
+            kind=kind,
+            queue=queue,
+            state="running",
+            started=STARTED,
+            user=operator.user,
         )
-        while len(self._jobs) > 100:
-            del self._jobs[next(iter(self._jobs))]
-        return self._jobs[id]
+        self._jobs[job.id] = job
+        return job
 
 
 @dataclass

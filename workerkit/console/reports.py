@@ -18,7 +18,7 @@ Count = Annotated[int, Field(ge=0)]
 class Model(BaseModel):
     """Base of all models: immutable, and tolerant of fields of other versions."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
+    model_config = ConfigDict(extra="ignore", frozen=True)
 
 
 class QueueReport(Model):

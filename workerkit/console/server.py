@@ -2,14 +2,14 @@
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from importlib.resources.abc import Traversable
 from inspect import Parameter
 from typing import Any, Literal, Protocol
 
-from aiohttp import web
+from aiohttp import hdrs, web
 
 from workerkit.codec import BUILT_IN
 from workerkit.config.sections import OpenAPISettings
@@ -118,6 +118,10 @@ class Console:
         self._live = Live(overview.view, overview.interval, min(MOST_CLIENTS, left))
         self._routes = Routes()
         self._roles: dict[str, Role | None] = {DOCUMENT: None, DOCS: None}
+        self._views: list[ConsoleView] = []
+        self._handlers: dict[tuple[str, str], Callable[[web.Request], Awaitable[Any]]] = {}
+        self._mounting = asyncio.Lock()
+        self._is_mounted = False
         self._tasks: set[asyncio.Task[None]] = set()
 
     @property
@@ -138,17 +142,21 @@ class Console:
     def add_routes(self, application: web.Application, links: Links) -> None:
         """Add the API and the files of the page to an application.
 
+        Signatures are read at the first request, because most processes get none: that takes 25 ms.
+
         Args:
             links: Returns the pages of the port that a client may see.
         """
-        endpoints = []
-        for view in self._views(links):
-            declared = declared_view(view, self._redact)
-            endpoints.append(self._routes.endpoint(declared, view))
-            self._roles.update(dict.fromkeys(view.routes, view.role))
-        self._routes.add(application, endpoints, self._context)
+        self._views = list(self._create_views(links))
+        for view in self._views:
+            for route in view.routes:
+                self._roles[route] = view.role
+                resource = application.router.add_resource(route)
+                for verb in _verbs(view):
+                    resource.add_route(verb, partial(self._respond, (route, verb)))
         for path, page in api_pages(self._document, API).items():
-            application.router.add_get(path, page)
+            self._handlers[path, hdrs.METH_GET] = page
+            application.router.add_get(path, partial(self._respond, (path, hdrs.METH_GET)))
         application.router.add_get(FILES, self._page.file)
 
     async def document(self, request: web.Request) -> web.Response:
@@ -181,7 +189,33 @@ class Console:
         resource = request.match_info.route.resource
         return self._roles.get("" if resource is None else resource.canonical, "view")
 
-    def _views(self, links: Links) -> Iterator[ConsoleView]:
+    async def _respond(self, key: tuple[str, str], request: web.Request) -> web.StreamResponse:
+        """Respond to a request for the API.
+
+        Args:
+            key: The route and the verb.
+        """
+        if not self._is_mounted:
+            async with self._mounting:
+                if not self._is_mounted:
+                    await self._mount()
+        response: web.StreamResponse = await self._handlers[key](request)
+        return response
+
+    async def _mount(self) -> None:
+        endpoints = []
+        for view in self._views:
+            declared = declared_view(view, self._redact)
+            endpoints.append(self._routes.endpoint(declared, view))
+            await asyncio.sleep(0)  # Other callbacks of the event loop run in between.
+        application = web.Application()
+        self._routes.add(application, endpoints, self._context)
+        for route in application.router.routes():
+            assert route.resource is not None
+            self._handlers[route.resource.canonical, route.method] = route.handler
+        self._is_mounted = True
+
+    def _create_views(self, links: Links) -> Iterator[ConsoleView]:
         yield MeView(self._me, links)
         yield FleetStateView(self._overview.view)
         yield LiveView(self._live)
@@ -240,6 +274,13 @@ class Console:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             log.error("console: a request failed", exc_info=error, extra={"task": task.get_name()})
+
+
+def _verbs(view: ConsoleView) -> Iterator[str]:
+    if hasattr(view, "get"):
+        yield from (hdrs.METH_GET, hdrs.METH_HEAD)
+    if hasattr(view, "post"):
+        yield hdrs.METH_POST
 
 
 def declared_view(view: ConsoleView, redact: Redact | None) -> Declared:
