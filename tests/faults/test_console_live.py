@@ -3,16 +3,15 @@
 import asyncio
 import socket
 import time
-from collections.abc import AsyncIterator
-from contextlib import ExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 import pytest
-from aiohttp import ClientSession, TCPConnector
+from aiohttp import ClientSession
 from yarl import URL
 
 from tests.console import Served, console
 from tests.waiting import eventually
-from workerkit.console.live import Live
 from workerkit.console.model import FleetView
 
 LIVE = "/api/v1/live"
@@ -46,11 +45,22 @@ async def event(reader: asyncio.StreamReader) -> FleetView:
     return FleetView.model_validate_json(line.removeprefix(b"data: "))
 
 
-async def ended(reader: asyncio.StreamReader) -> None:
-    """Read until the stream has ended."""
+async def rest(reader: asyncio.StreamReader) -> bytes:
+    """Return what is left of a stream."""
     async with asyncio.timeout(10.0):
-        while await reader.read(2**20):
-            pass
+        return await reader.read()
+
+
+@contextmanager
+def unread_stream(served: Served) -> Iterator[socket.socket]:
+    """Open a stream, and read nothing of it."""
+    url = URL(served.url)
+    with socket.socket() as opened:
+        # Before the connection is opened: the window of TCP depends on it.
+        opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        opened.connect((url.host or "", url.port or 0))
+        opened.sendall(REQUEST)
+        yield opened
 
 
 async def test_all_clients_get_the_same_view() -> None:
@@ -87,21 +97,84 @@ async def test_nothing_runs_without_a_client() -> None:
 
 
 async def test_a_client_that_does_not_read_misses_events() -> None:
-    """Others get each event; what is kept for the slow one does not grow."""
+    """Others get each event. The slow one gets what was sent, and then the newest."""
     async with console(interval=0.02) as served:
-        served.overview.size = 500_000
-        url = URL(served.url)
-        with socket.create_connection((url.host or "", url.port or 0)) as slow:
-            slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-            slow.sendall(REQUEST)
-            async with streams(served, 1) as opened:
+        served.overview.size = 1_000_000
+        async with streams(served, 1) as opened:
+            with unread_stream(served) as slow:
                 await eventually(lambda: served.console.live.clients == 2)
-                buffers = []
-                for _ in range(30):
-                    await event(opened[0])
-                    buffers.append(max(served.console.live.unsent()))
-            await eventually(lambda: served.console.live.clients == 1)
-            events = await asyncio.to_thread(_read_until, slow, served.overview)
+                fast = [int((await event(opened[0])).problems[0]) for _ in range(40)]
+                served.overview.size = 0
+                slow.setblocking(False)
+                reader, writer = await asyncio.open_connection(sock=slow, limit=2**24)
+                found = [0]
+                while found[-1] <= fast[-1]:
+                    found.append(int((await event(reader)).problems[0]))
+                writer.close()
 
-    assert 0 < max(buffers) < 3 * served.overview.size
-    assert events
+    assert fast == [*range(fast[0], fast[0] + 40)]
+    assert len([each for each in found if fast[0] <= each <= fast[-1]]) < 20
+
+
+async def test_a_client_that_never_reads_is_dropped() -> None:
+    """Its connection is closed when the port's `read_timeout` has passed."""
+    async with console(interval=0.02, read_timeout=0.4) as served:
+        served.overview.size = 10_000_000
+        with unread_stream(served):
+            await eventually(lambda: served.console.live.clients == 1)
+            await eventually(lambda: served.console.live.clients == 0)
+        await eventually(lambda: not served.console.live.is_sampling)
+
+
+async def test_streams_end_at_once_when_the_process_stops() -> None:
+    """Those that read get the end of their response; one that does not read delays nothing."""
+    async with console(interval=60.0) as served:
+        served.overview.size = 10_000_000
+        with unread_stream(served):
+            await eventually(lambda: served.console.live.is_sampling)
+            async with streams(served, 20) as opened:
+                await asyncio.gather(*(event(each) for each in opened))
+                started = time.monotonic()
+                await served.server.close()
+                seconds = time.monotonic() - started
+                endings = await asyncio.gather(*(rest(each) for each in opened))
+
+    assert seconds < 1.0
+    assert {each[-5:] for each in endings} == {b"0\r\n\r\n"}
+    assert (served.overview.closed, served.desk.closed) == (True, True)
+    assert not served.console.live.is_sampling
+
+
+@pytest.mark.parametrize(("connections", "most"), [(40, 24), (20, 10), (1000, 500)])
+async def test_the_number_of_clients_is_limited(connections: int, most: int) -> None:
+    """Connections are left for probes, and one client more gets a 503."""
+    async with (
+        console(max_connections=connections) as served,
+        streams(served, most),
+        ClientSession(served.url) as client,
+    ):
+        async with client.get(LIVE) as response:
+            body = await response.json(content_type="application/problem+json")
+        async with client.get("/health/live") as probe:
+            status = probe.status
+
+    assert (response.status, body["detail"], status) == (503, "too many clients", 200)
+    assert response.headers["Retry-After"] == "5"
+
+
+async def test_a_view_that_fails_does_not_end_the_streams(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The clients get comments meanwhile, and it is logged once."""
+    async with console(interval=0.02) as served, streams(served, 1) as [reader]:
+        await event(reader)
+        served.overview.error = RuntimeError("the overview failed")
+        comments = 0
+        while comments < 3:
+            comments += (await reader.readuntil(b"\n")) == b": no view\n"
+        served.overview.error = None
+        found = await event(reader)
+
+    records = [each for each in caplog.records if "could not be created" in each.getMessage()]
+    assert found.app == "shop"
+    assert len(records) == 1
