@@ -15,7 +15,8 @@ from tests.waiting import eventually
 from workerkit.console.model import FleetView
 
 LIVE = "/api/v1/live"
-REQUEST = f"GET {LIVE} HTTP/1.1\r\nHost: localhost\r\nAccept: text/event-stream\r\n\r\n".encode()
+HEAD = f"GET {LIVE} HTTP/1.1\r\nHost: localhost\r\n"
+REQUEST = f"{HEAD}Accept: text/event-stream\r\n\r\n".encode()
 
 
 @asynccontextmanager
@@ -53,13 +54,16 @@ async def rest(reader: asyncio.StreamReader) -> bytes:
 
 @contextmanager
 def unread_stream(served: Served) -> Iterator[socket.socket]:
-    """Open a stream, and read nothing of it."""
+    """Open a stream, and read nothing of it.
+
+    Without `Accept` the server does not know that the response has no end.
+    """
     url = URL(served.url)
     with socket.socket() as opened:
         # Before the connection is opened: the window of TCP depends on it.
         opened.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
         opened.connect((url.host or "", url.port or 0))
-        opened.sendall(REQUEST)
+        opened.sendall(f"{HEAD}\r\n".encode())
         yield opened
 
 

@@ -6,7 +6,6 @@ from collections.abc import Awaitable, Callable
 from typing import Any
 
 from aiohttp import hdrs, web
-from pydantic_core import to_json
 
 from workerkit.console.model import FleetView
 from workerkit.errors import InvalidRequest
@@ -136,7 +135,7 @@ class Live:
         try:
             async with asyncio.timeout(_DEADLINE):
                 view = await guard(self._view())
-            event = b"event: fleet\ndata: " + to_json(view) + b"\n\n"
+            event = b"event: fleet\ndata: " + view.model_dump_json().encode() + b"\n\n"
         except Exception:
             if not self._has_failed:
                 log.exception("the view of the live stream could not be created")
