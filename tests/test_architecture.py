@@ -51,8 +51,8 @@ ORDER = {
     " transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
     " upload form json_body auth verifier signature slow_clients view return_type schemas openapi"
-    " response etag cors connection form_reader traced middleware listener server receiver"
-    " transport",
+    " response etag cors connection disconnect form_reader traced middleware listener"
+    " server receiver routes transport",
     "embedded": "table clock memory errors heartbeat injected_faults methods properties message"
     " counting order behaviour arguments queue exchange x_death vhost outbox channel"
     " declaring publishing consuming dispatch frames broker handshake connection"
@@ -63,7 +63,7 @@ ORDER = {
     " sources targets bus fleet overview dead_letters.selection dead_letters.reading"
     " dead_letters.rows"
     " dead_letters.details dead_letters.replaying dead_letters.deleting dead_letters.jobs"
-    " dead_letters.desk dead_letters.__init__ live views page server",
+    " dead_letters.desk dead_letters.__init__ live views letter_views page server",
     "cli": "probe terminal application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read dead_letters.clear"
     " dead_letters.commands topology.__init__ topology.needs topology.plan topology.management"

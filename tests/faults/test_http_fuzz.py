@@ -16,7 +16,7 @@ from hypothesis import strategies as some
 from pydantic import BaseModel
 from yarl import URL
 
-from tests.faults.test_http_connections import ops_server
+from tests.console import console
 from tests.serving import serving
 from workerkit import Cookie, Header, HTTPView
 from workerkit.logs import JSONFormatter
@@ -78,6 +78,13 @@ TARGETS = [
     "/raw",
     "/health/live",
     "/metrics",
+    "/api/v1/fleet",
+    "/api/v1/live",
+    "/api/v1/commands",
+    "/api/v1/dead-letters/page?queue=orders&text=%1B[31m%0Aq&since=x",
+    "/api/v1/dead-letters/page?queue=%ED%A0%80",
+    "/api/v1/jobs/x%0Ay%1B[31m/stop",
+    "/console/..%2f..%2fserver.py",
     "/nowhere/%0d%0aERROR",
     "*",
     "http://other/orders",
@@ -86,9 +93,15 @@ TARGETS = [
     "/" + "x" * 9_000,
     "",
 ]
+HOSTS = ["h", "localhost", "127.0.0.1:1"]
 VERSIONS = ["HTTP/1.1"] * 5 + ["HTTP/1.0", "HTTP/2.0", "HTP", ""]
 HEADERS = [
     "Host: h",
+    "Origin: http://[",
+    "Origin: http://localhost",
+    "Sec-Fetch-Site: cross-site",
+    "Authorization: Bearer \x1b[31m",
+    "Authorization: Bearer",
     "X-Request-ID: mine\x1b[31m",
     "X-Request-ID: a\u202eb",
     "X-Own: \u2028\u202e\x1b",
@@ -152,7 +165,7 @@ def requests(draw: some.DrawFn) -> bytes:
     if draw(some.booleans()):
         headers.insert(0, f"X-Own: {draw(some.sampled_from(NASTY))}")
     end = draw(some.sampled_from(["\r\n"] * 5 + ["\n", "\r"]))
-    head = end.join([line, "Host: h", *headers, "", ""])
+    head = end.join([line, f"Host: {draw(some.sampled_from(HOSTS))}", *headers, "", ""])
     return head.encode("utf-8", "surrogateescape") + draw(some.sampled_from(BODIES))
 
 
@@ -193,9 +206,9 @@ async def talk(url: str, pieces: Sequence[bytes], patience: float = 0.03) -> byt
 
 @asynccontextmanager
 async def both() -> AsyncIterator[tuple[HTTPClient, str]]:
-    """Run a server of views and an ops server."""
-    async with serving(Orders, Raw) as client, ops_server() as ops:
-        yield client, ops.url
+    """Run a server of views, and an ops server with the console."""
+    async with serving(Orders, Raw) as client, console(interval=60.0) as served:
+        yield client, served.url
 
 
 def memory() -> int:

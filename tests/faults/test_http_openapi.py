@@ -117,16 +117,18 @@ def fuzz(
     modes: Sequence[schemathesis.GenerationMode] = MODES,
     not_promised: Sequence[Any] = NOT_PROMISED,
     headers: Mapping[str, str] | None = None,
+    document: str = "/openapi.json",
 ) -> list[str]:
     """Send requests as the document describes them, and others; return a summary of them.
 
     Args:
         endless: Paths whose responses do not end, which are omitted.
         headers: Of each request.
+        document: The path of the document.
     """
-    document = requests.get(f"{url}/openapi.json", timeout=60.0).json()
-    validate(document)
-    schema = schemathesis.openapi.from_dict(document)
+    found = requests.get(f"{url}{document}", timeout=60.0).json()
+    validate(found)
+    schema = schemathesis.openapi.from_dict(found)
     asked: list[str] = []
     with requests.Session() as session:
         for result in schema.get_all_operations():

@@ -169,7 +169,13 @@ async def test_the_containers_redact_applies() -> None:
 
 
 @pytest.mark.parametrize(
-    ("path", "page"), [("/debug/tasks", "a debug page"), ("/docs", "the documentation")]
+    ("path", "page"),
+    [
+        ("/debug/tasks", "a debug page"),
+        ("/docs", "the documentation"),
+        ("/api/v1/fleet", "the console"),
+        ("/console/app.js", "the console"),
+    ],
 )
 def test_metrics_cannot_have_the_path_of_a_page(path: str, page: str) -> None:
     """The error names the page."""

@@ -25,6 +25,7 @@ from workerkit.errors import DeclarationError, RunError
 from workerkit.health import Readiness
 from workerkit.ops.exemplars import Exemplars
 from workerkit.ops.metrics import Metrics
+from workerkit.ops.port import Extension
 from workerkit.ops.server import OpsServer
 from workerkit.signature import given
 from workerkit.tasks import (
@@ -90,8 +91,12 @@ class Process:
         self._watchdog: Watchdog | None = None
         self._tracing: RunningTracing | None = None
 
-    def ops_server(self) -> OpsServer:
-        """Create the server of health, metrics and documents; the caller opens and closes it."""
+    def ops_server(self, console: Extension | None = None) -> OpsServer:
+        """Create the server of health, metrics and documents; the caller opens and closes it.
+
+        Args:
+            console: Served as well, and closed with it.
+        """
         return OpsServer(
             self._assembly.settings,
             self.readiness,
@@ -99,6 +104,7 @@ class Process:
             redact_of(self._container),
             partial(document, self._assembly),
             serves_views=self._assembly.serves_views,
+            extension=console,
         )
 
     async def start(self) -> None:

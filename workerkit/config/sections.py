@@ -40,6 +40,8 @@ def _no_other_page(path: str) -> str:
         raise PydanticCustomError("path", "should not be that of a debug page")
     if path in ("/docs", "/asyncapi.json"):
         raise PydanticCustomError("path", "should not be that of the documentation")
+    if path.startswith(("/api/", "/console/")):
+        raise PydanticCustomError("path", "should not be that of the console")
     return path
 
 

@@ -63,6 +63,7 @@ class ClientConnection(web.RequestHandler):
             sent.
         view_request: The request that a view handles, until the response is sent.
         close_after_response: Whether the connection is closed after the next response.
+        on_lost: Called when the connection is lost; None for nothing.
         waiting_since: When it began to wait for a request, as of the last check of the time limits.
         body_timeout: The time limit for reading the body of a request.
         web_socket: The WebSocket that the connection has become.
@@ -88,6 +89,7 @@ class ClientConnection(web.RequestHandler):
         "close_after_response",
         "cors",
         "middleware_request",
+        "on_lost",
         "unreported",
         "view_request",
         "waiting_since",
@@ -121,6 +123,7 @@ class ClientConnection(web.RequestHandler):
         self.view_request: web.Request | None = None
         self.close_after_response = False
         self.unreported: tuple[HTTPRequest, Callable[[], object]] | None = None
+        self.on_lost: Callable[[], object] | None = None
         self.waiting_since: float | None = None
         self.web_socket: web.WebSocketResponse | None = None
         self.body_error: Exception | None = None
@@ -186,6 +189,8 @@ class ClientConnection(web.RequestHandler):
         """Note the loss; a view may still handle its request."""
         super().connection_lost(exc)
         self._is_lost = True
+        if self.on_lost is not None:
+            self.on_lost()
         if self.request is None:
             self._on_closed(self)
 

@@ -25,13 +25,13 @@ def response_with_etag(
     is_own = outcome.error is None and response is not outcome.value
     if is_own and response.status == 200 and type(body := getattr(response, "body", None)) is bytes:
         tag = f'"{blake2b(body, digest_size=_DIGEST).hexdigest()}"'
-        if _is_known(tag, request):
+        if is_known(tag, request):
             response = web.Response(status=304)
         response.headers[hdrs.ETAG] = tag
     return response, outcome
 
 
-def _is_known(tag: str, request: web.BaseRequest) -> bool:
+def is_known(tag: str, request: web.BaseRequest) -> bool:
     """Return whether the client has the representation with this tag."""
     for line in request.headers.getall(hdrs.IF_NONE_MATCH, ()):
         if line.strip() == "*" or tag in _ENTITY_TAG.findall(line):

@@ -42,12 +42,18 @@ def message_pages(
         describe: Creates the document, at the first request, because most processes get none; in a
             thread, because 200 consumers take 0.4 s.
     """
-    described = cache(lambda: to_json(describe()))
+    return {ASYNCAPI: _described(describe), PAGE: _page("asyncapi.js")}
 
-    async def respond(request: web.Request) -> web.Response:
-        return web.Response(body=await asyncio.to_thread(described), headers=_JSON)
 
-    return {ASYNCAPI: respond, PAGE: _page("asyncapi.js")}
+def api_pages(
+    describe: Callable[[], Mapping[str, Any]], prefix: str
+) -> dict[str, Callable[[web.Request], Any]]:
+    """Return an OpenAPI document and its page, by path, as `message_pages`.
+
+    Args:
+        prefix: Of the paths.
+    """
+    return {f"{prefix}{OPENAPI}": _described(describe), f"{prefix}{PAGE}": _page("openapi.js")}
 
 
 def docs_page(script: str, origins: Sequence[str] = ()) -> tuple[bytes, Mapping[str, str]]:
@@ -123,6 +129,16 @@ def _page(script: str, origins: Sequence[str] = ()) -> Callable[[web.Request], A
     async def respond(request: web.Request) -> web.Response:
         body, headers = rendered()
         return web.Response(body=body, headers=headers)
+
+    return respond
+
+
+def _described(describe: Callable[[], Mapping[str, Any]]) -> Callable[[web.Request], Any]:
+    """Return a handler for a document that is created in a thread, at the first request."""
+    described = cache(lambda: to_json(describe()))
+
+    async def respond(request: web.Request) -> web.Response:
+        return web.Response(body=await asyncio.to_thread(described), headers=_JSON)
 
     return respond
 

@@ -2,15 +2,15 @@
 
 import logging
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 
 from aiohttp import web
 
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.delivery import Action, Delivery
+from workerkit.delivery import Delivery
 from workerkit.describe import describe_class
 from workerkit.endpoint import Endpoint
 from workerkit.errors import RunError
@@ -18,16 +18,13 @@ from workerkit.health import Health, Part
 from workerkit.http import openapi, page
 from workerkit.http.cors import CORS
 from workerkit.http.listener import max_connections
-from workerkit.http.receiver import RequestReceiver
 from workerkit.http.request import HTTPRequest
 from workerkit.http.return_type import return_faults
+from workerkit.http.routes import Routes, http_options
 from workerkit.http.server import HTTPServer
 from workerkit.http.signature import RequestSignature
 from workerkit.http.traced import note_settled
-from workerkit.http.verifier import Authenticator
 from workerkit.http.view import (
-    HTTPOptions,
-    has_etag,
     security_requirements,
     statuses,
     verbs_of,
@@ -38,19 +35,6 @@ from workerkit.options import Options
 from workerkit.transport import Context, Declared
 
 log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class _View:
-    """A view with an endpoint for each of its methods."""
-
-    declared: Declared
-    endpoints: Mapping[str, Endpoint]
-
-    @property
-    def first(self) -> Endpoint:
-        """The endpoint that the Runner starts and stops."""
-        return next(iter(self.endpoints.values()))
 
 
 class HTTPTransport:
@@ -66,10 +50,7 @@ class HTTPTransport:
 
     def __init__(self, setup: Callable[[web.Application], None] | None = None) -> None:
         self._setup = setup
-        self._created: list[_View] = []
-        self._views: list[_View] = []
-        self._receivers: list[RequestReceiver] = []
-        self._authenticators: list[Authenticator] = []
+        self._routes = Routes()
         self._server: HTTPServer | None = None
         self._part = Part()
 
@@ -81,7 +62,7 @@ class HTTPTransport:
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
         """Return faults of routes, and of attributes that make no sense for a view."""
         where = describe_class(declared.consumer)
-        options = _http(declared.options)
+        options = http_options(declared.options)
         faults = [f"{where}: {fault}" for fault in _route_faults(options.routes)]
         if options.methods is not None and "handle" not in declared.signatures:
             at = options.origins.get("methods", where)
@@ -105,7 +86,7 @@ class HTTPTransport:
 
     def source(self, options: Options) -> str:
         """Return the routes."""
-        return ", ".join(_http(options).routes)
+        return ", ".join(http_options(options).routes)
 
     def via(self, options: Options, settings: WorkerSettings) -> str:
         """Return the address of the server."""
@@ -113,21 +94,7 @@ class HTTPTransport:
 
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
         """Return the endpoint of a view's first method; the transport keeps those of the others."""
-        endpoints = {
-            name: Endpoint(
-                consumer,
-                declared.options,
-                signature,
-                on_success=Action.ACK,
-                on_exception=Action.REJECT,
-                on_invalid=Action.REJECT,
-                method=name,
-                inherits=True,
-            )
-            for name, signature in declared.signatures.items()
-        }
-        self._created.append(_View(declared, endpoints))
-        return self._created[-1].first
+        return self._routes.endpoint(declared, consumer)
 
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
         """Listen.
@@ -135,7 +102,6 @@ class HTTPTransport:
         Raises:
             RunError: The server cannot listen on the address.
         """
-        self._views = [view for view in self._created if view.first in endpoints]
         http = context.settings.http
         self._server = HTTPServer(
             http,
@@ -150,9 +116,9 @@ class HTTPTransport:
         if context.tracing is not None:
             context = replace(context, observers=[note_settled, *context.observers])
         self._part = Part(context.changed)
-        self._receivers = list(self._add_routes(self._server.application, context))
+        self._routes.add(self._server.application, endpoints, context)
         if http.openapi.enabled:
-            document = openapi.document([view.declared for view in self._views], http.openapi)
+            document = openapi.document(self._routes.declared, http.openapi)
             page.add_routes(self._server.application, document)
         if self._setup is not None:
             self._setup(self._server.application)
@@ -163,8 +129,8 @@ class HTTPTransport:
         log.info("listening", extra={"url": self.url})
         self._part.ready()
         return [
-            Health(name, [self._part], outside=False, in_flight=partial(self._running, name))
-            for name in (view.first.name for view in self._views)
+            Health(name, [self._part], outside=False, in_flight=partial(self._routes.running, name))
+            for name in self._routes.names
         ]
 
     async def stop(self) -> None:
@@ -185,7 +151,7 @@ class HTTPTransport:
 
     def busy(self) -> list[str]:
         """Return the views that handle requests, or the server if it still sends responses."""
-        running = list(dict.fromkeys(each.name for each in self._receivers if each.running))
+        running = self._routes.busy()
         if not running and self._server is not None and self._server.is_draining:
             return ["HTTP server"]
         return running
@@ -194,70 +160,8 @@ class HTTPTransport:
         """Close every connection."""
         if self._server is not None:
             await self._server.close()
-        for view in self._created:
-            for endpoint in view.endpoints.values():
-                endpoint.close()
-        for authenticator in self._authenticators:
-            authenticator.close()
-        self._server, self._created, self._receivers, self._authenticators = None, [], [], []
-
-    def _running(self, name: str) -> int:
-        return sum(each.running for each in self._receivers if each.name == name)
-
-    def _add_routes(
-        self, application: web.Application, context: Context
-    ) -> Iterator[RequestReceiver]:
-        taken = {claim for view in self._views for claim in _claims(view)}
-        for view in self._views:
-            options = _http(view.declared.options)
-            for name, endpoint in view.endpoints.items():
-                signature = view.declared.signatures[name]
-                assert isinstance(signature, RequestSignature)
-                receivers = self._create_receivers(view, endpoint, signature, context)
-                yield from receivers.values()
-                for route in options.routes:
-                    resource = application.router.add_resource(route)
-                    for verb, receiver in receivers.items():
-                        call = receiver.respond_to_form if receiver.takes_form else receiver.respond
-                        respond = partial(call, resource.canonical)
-                        resource.add_route(verb, respond)
-                        # GET handles HEAD as well, unless a view has a method for HEAD.
-                        if verb == "GET" and ("HEAD", without_names(route)) not in taken:
-                            resource.add_route("HEAD", respond)
-
-    def _create_receivers(
-        self, view: _View, endpoint: Endpoint, signature: RequestSignature, context: Context
-    ) -> dict[str, RequestReceiver]:
-        """Return the receiver of each verb of a method."""
-        declared, settings = view.declared, context.settings
-        options = _http(declared.options)
-        status = statuses(declared.consumer, declared.signatures)
-        package = declared.consumer.__module__.partition(".")[0]
-        found = {}
-        for verb in signature.verbs:
-            authenticator = None
-            if (required := signature.required.get(verb)) is not None:
-                authenticator = Authenticator(
-                    required, options.name, package, options.timeout, settings
-                )
-                self._authenticators.append(authenticator)
-            found[verb] = RequestReceiver(
-                endpoint,
-                signature,
-                status[verb],
-                options.max_body,
-                context,
-                authenticator,
-                etag=has_etag(declared.consumer, verb),
-            )
-        return found
-
-
-def _claims(view: _View) -> Iterator[tuple[str, str]]:
-    for signature in view.declared.signatures.values():
-        assert isinstance(signature, RequestSignature)
-        for route in _http(view.declared.options).routes:
-            yield from ((verb, without_names(route)) for verb in signature.verbs)
+        self._routes.close()
+        self._server = None
 
 
 def _route_faults(routes: Sequence[str]) -> Iterator[str]:
@@ -301,8 +205,3 @@ def listen_error(settings: WorkerSettings, error: OSError) -> str:
         f"{prefix}HTTP__PORT={http.port}: cannot listen on {http.host}:{http.port}: {reason}; "
         f"set it to another port, or {prefix}HTTP__HOST to another address"
     )
-
-
-def _http(options: object) -> HTTPOptions:
-    assert isinstance(options, HTTPOptions)
-    return options

@@ -3,7 +3,7 @@
 from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from html import escape
-from typing import Any
+from typing import Any, Protocol
 
 from aiohttp import web
 from yarl import URL
@@ -23,6 +23,14 @@ _TEXTS = {
 }
 _METRICS = "metrics for Prometheus"
 
+
+class _Extension(Protocol):
+    @property
+    def links(self) -> Mapping[str, str]: ...
+
+    async def document(self, request: web.Request) -> web.Response: ...
+
+
 Links = Mapping[str, str]
 """What each page shows, by its address."""
 
@@ -35,6 +43,7 @@ class Index:
         debug: Decides who may see the debug pages.
         views: The settings of the HTTP views, if there are views whose documentation is served.
         status: Returns the body of the readiness page.
+        extension: The console, whose page browsers get instead of this one; None for none.
     """
 
     def __init__(
@@ -43,30 +52,44 @@ class Index:
         debug: DebugPages | None,
         views: HTTPSettings | None,
         status: Callable[[], Awaitable[Mapping[str, Any]]],
+        extension: _Extension | None = None,
     ) -> None:
         self._paths = paths
         self._debug = debug
         self._views = views
         self._status = status
+        self._extension = extension
 
     async def respond(self, request: web.Request) -> web.Response:
         """Respond with the links: as a page for browsers, and as JSON for everybody else."""
-        return _page(request, await self._status(), dict(self._links(request)))
+        if self._extension is not None and _wants_html(request):
+            return await self._extension.document(request)
+        return _page(request, await self._status(), self.links(request))
+
+    def links(self, request: web.Request) -> Links:
+        """Return the pages that the client of a request may see."""
+        return dict(self._links(request))
 
     def _links(self, request: web.Request) -> Iterator[tuple[str, str]]:
         shows_debug = self._debug is not None and self._debug.may_see(request)
         for path in self._paths:
             if shows_debug or path not in (TASKS, STACKS):
                 yield path, _TEXTS.get(path, _METRICS)
+        if self._extension is not None:
+            yield from self._extension.links.items()
         if self._views is not None and self._views.port:
             with suppress(ValueError):  # The client may send any host.
                 url = URL(f"http://{request.host}").with_port(self._views.port)
                 yield str(url.with_path(PAGE)), "the HTTP API"
 
 
+def _wants_html(request: web.Request) -> bool:
+    return "text/html" in ", ".join(request.headers.getall("Accept", []))
+
+
 def _page(request: web.Request, status: Mapping[str, Any], links: Links) -> web.Response:
     headers = {"Cache-Control": "no-store", "Vary": "Accept"}
-    if "text/html" not in ", ".join(request.headers.getall("Accept", [])):
+    if not _wants_html(request):
         body = {"status": status["status"], "links": dict(links)}
         return web.json_response(body, headers=headers)
     rows = "".join(

@@ -3,7 +3,7 @@
 import errno
 import logging
 import os
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 from aiohttp import web
@@ -25,6 +25,39 @@ log = logging.getLogger(__name__)
 _MAX_BODY = 1024  # No page reads one.
 
 Page = Callable[[web.Request], Awaitable[web.Response]]
+
+
+class Extension(Protocol):
+    """More that a port serves: the console.
+
+    Attributes:
+        links: Its pages beside that at the root, with their texts.
+        middlewares: Of the application, the outermost first.
+    """
+
+    @property
+    def links(self) -> Mapping[str, str]: ...
+
+    @property
+    def middlewares(self) -> Sequence[Any]: ...
+
+    def add_routes(
+        self, application: web.Application, links: Callable[[web.Request], Mapping[str, str]]
+    ) -> None:
+        """Add its routes, before the port listens.
+
+        Args:
+            links: Returns the pages of the port that the client of a request may see.
+        """
+
+    async def document(self, request: web.Request) -> web.Response:
+        """Respond with the page at the root, for browsers."""
+
+    def enable(self, addresses: Sequence[Any]) -> None:
+        """Note the addresses of the sockets, as `getsockname` returns them."""
+
+    async def close(self) -> None:
+        """End what has no end by itself. The port accepts no connections any more."""
 
 
 class OpsPort:
@@ -51,6 +84,7 @@ class OpsPort:
         self._describe = describe if settings.ops.docs else None
         self._views = settings.http if serves_views and settings.http.openapi.enabled else None
         self._server: HTTPServer | None = None
+        self._extension: Extension | None = None
 
     @property
     def url(self) -> str:
@@ -60,35 +94,53 @@ class OpsPort:
         return str(URL.build(scheme="http", host=settings.host, port=port))
 
     async def open(
-        self, pages: Mapping[str, Page], status: Callable[[], Awaitable[Mapping[str, Any]]]
+        self,
+        pages: Mapping[str, Page],
+        status: Callable[[], Awaitable[Mapping[str, Any]]],
+        extension: Extension | None = None,
     ) -> None:
         """Serve *pages*, by path.
 
         Args:
             status: Returns the body of the readiness page.
+            extension: The console. It is closed with the port, also if that cannot be opened.
 
         Raises:
             OSError: The port cannot be opened.
         """
+        self._extension = extension
         limit = max_connections(self._settings.max_connections, "ops")
         server = HTTPServer(
-            self._settings, limit, _MAX_BODY, has_other_routes=True, on_unhandled=None
+            self._settings,
+            limit,
+            _MAX_BODY,
+            () if extension is None else extension.middlewares,
+            has_other_routes=True,
+            on_unhandled=None,
         )
         every = dict(pages)
         if self._describe is not None:
             every |= message_pages(self._describe)
-        every["/"] = Index([*every], self._debug, self._views, status).respond
+        index = Index([*every], self._debug, self._views, status, extension)
+        every["/"] = index.respond
         for path, page in every.items():
             server.application.router.add_get(path, page)
+        if extension is not None:
+            extension.add_routes(server.application, index.links)
         await server.listen()
         self._server = server
         if self._debug is not None:
             self._debug.enable(server.addresses)
+        if extension is not None:
+            extension.enable(server.addresses)
 
     async def close(self) -> None:
         """Close the port and all connections to it."""
         if self._server is not None:
             self._server.stop_accepting()
+        if self._extension is not None:
+            await self._extension.close()
+        if self._server is not None:
             await self._server.close()
 
 

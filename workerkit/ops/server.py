@@ -13,7 +13,7 @@ from workerkit.config.settings import WorkerSettings
 from workerkit.health import Health, Readiness
 from workerkit.ops.debug_pages import STACKS, TASKS, DebugPages
 from workerkit.ops.metrics import Metrics
-from workerkit.ops.port import OpsPort, Page
+from workerkit.ops.port import Extension, OpsPort, Page
 from workerkit.safe_text import Redact
 
 OPEN_METRICS = "application/openmetrics-text; version=1.0.0"
@@ -90,6 +90,7 @@ class OpsServer:
         redact: The container's, for the debug pages.
         describe: Creates the AsyncAPI document; None for no page of it.
         serves_views: Whether the process has HTTP views.
+        extension: The console; None for none.
     """
 
     def __init__(
@@ -101,11 +102,13 @@ class OpsServer:
         describe: Callable[[], Mapping[str, Any]] | None = None,
         *,
         serves_views: bool = False,
+        extension: Extension | None = None,
     ) -> None:
         self._debug = DebugPages(redact) if settings.ops.debug else None
         self._port = OpsPort(settings, self._debug, describe, serves_views=serves_views)
         self._readiness = readiness
         self._metrics = metrics
+        self._extension = extension
         self._path = settings.metrics.path
 
     @property
@@ -128,7 +131,7 @@ class OpsServer:
             pages[self._path] = self._metrics_page
         if self._debug is not None:
             pages |= {TASKS: self._debug.tasks, STACKS: self._debug.stacks}
-        await self._port.open(pages, self._status)
+        await self._port.open(pages, self._status, self._extension)
 
     async def close(self) -> None:
         """Close the port and all connections to it."""
