@@ -1,0 +1,401 @@
+// The shell of the console: elements, requests, dialogs, the live stream and the routes.
+// Texts from outside are inserted as text nodes, never as HTML.
+import * as overview from "./overview.js";
+
+// ---- Elements ----
+
+// Control characters and marks that change the direction of text are shown, not obeyed.
+const HIDDEN = /[\0-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
+export const safe = (text) => String(text ?? "").replace(HIDDEN,
+  (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`);
+
+// An element. Attributes: functions `on…` are listeners, booleans are properties, null is left out.
+export function el(tag, attributes, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes || {})) {
+    if (name === "class") element.className = value;
+    else if (typeof value === "function") element.addEventListener(name.slice(2), value);
+    else if (typeof value === "boolean") element[name] = value;
+    else if (value !== null && value !== undefined) element.setAttribute(name, safe(value));
+  }
+  for (const child of children.flat(Infinity)) {
+    if (child instanceof Node) element.append(child);
+    else if (child !== null && child !== undefined && child !== false) element.append(safe(child));
+  }
+  return element;
+}
+
+const find = (id) => document.getElementById(id);
+
+// ---- Texts for numbers ----
+
+let skew = 0; // of the server's clock, in milliseconds
+const whole = new Intl.NumberFormat("en");
+const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
+const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
+const two = (value, unit, size, smaller) => {
+  const rest = Math.floor((value % size) / (size / 60));
+  return `${Math.floor(value / size)} ${unit}${rest ? ` ${rest} ${smaller}` : ""}`;
+};
+
+export const format = {
+  number: (value) => !isNumber(value) ? "–" : value < 1e6 ? whole.format(value) : short.format(value),
+  rate: (value) => !isNumber(value) ? "–"
+    : value >= 100 || value === 0 ? `${format.number(Math.round(value))}/s` : `${value.toPrecision(2)}/s`,
+  seconds: (value) => {
+    if (!isNumber(value)) return "–";
+    if (value < 0.001) return value === 0 ? "0 s" : "<1 ms";
+    if (value < 1) return `${Math.round(value * 1000)} ms`;
+    if (value < 60) return `${value < 10 ? Number(value.toFixed(1)) : Math.round(value)} s`;
+    if (value < 3600) return two(value, "min", 60, "s");
+    if (value < 86400) return two(value, "h", 3600, "min");
+    return `${Math.floor(value / 86400)} d ${Math.floor((value % 86400) / 3600)} h`;
+  },
+  bytes: (value) => {
+    if (!isNumber(value)) return "–";
+    const step = value < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(value) / 3));
+    return `${Number((value / 1000 ** step).toPrecision(3))} ${["B", "kB", "MB", "GB", "TB"][step]}`;
+  },
+  // Seconds from a time until now; negative in the future.
+  since: (time) => (Date.now() + skew - Date.parse(time)) / 1000,
+  ago: (time) => {
+    const passed = format.since(time);
+    if (!isNumber(passed)) return "–";
+    if (Math.abs(passed) < 1) return "now";
+    const text = format.seconds(Math.floor(Math.abs(passed)));
+    return passed < 0 ? `in ${text}` : `${text} ago`;
+  },
+  time: (time) => {
+    const date = new Date(time);
+    return Number.isNaN(date.getTime()) ? "–" : date.toLocaleString("sv");
+  },
+};
+
+// ---- Requests ----
+
+const BASE = new URL("api/v1/", document.baseURI);
+const TOKEN = "workerkit-token";
+
+export class ApiError extends Error {
+  constructor(status, text, problem = {}, wait = null) {
+    super(text);
+    Object.assign(this, { status, problem, wait });
+  }
+}
+
+async function send(url, token, options) {
+  const headers = { Accept: "application/json", ...options.headers };
+  if (token) headers.Authorization = `Bearer ${token}`;
+  let response;
+  try {
+    response = await fetch(url, { cache: "no-store", redirect: "error", ...options, headers });
+  } catch (error) {
+    if (options.signal?.aborted) throw error;
+    throw new ApiError(0, "The server does not answer.");
+  }
+  if (response.ok) return response;
+  const problem = await response.json().catch(() => ({}));
+  const wait = response.status === 429 ? Number(response.headers.get("Retry-After")) || 30 : null;
+  let text = problem.detail || problem.title || `The server answered ${response.status}.`;
+  if (wait) text = `Too many requests: try again in ${format.seconds(wait)}.`;
+  throw new ApiError(response.status, text, problem, wait);
+}
+
+async function request(path, params, options = {}) {
+  const url = new URL(path, BASE);
+  for (const [name, value] of Object.entries(params || {})) {
+    if (value !== null && value !== undefined && value !== "") url.searchParams.set(name, value);
+  }
+  for (;;) {
+    const token = sessionStorage.getItem(TOKEN);
+    try {
+      return await send(url, token, options);
+    } catch (error) {
+      if (error.status !== 401) throw error;
+      await login(token);
+    }
+  }
+}
+
+// Paths are relative to /api/v1/: `api.get("dead-letters/page", { queue })`.
+export const api = {
+  get: async (path, params, signal) => (await request(path, params, { signal })).json(),
+  post: async (path, body) => (await request(path, null, {
+    method: "POST", body: JSON.stringify(body ?? {}), headers: { "Content-Type": "application/json" },
+  })).json(),
+};
+
+// ---- Dialogs and messages ----
+
+function openDialog(title, ...content) {
+  const dialog = el("dialog", { "aria-label": title }, el("h2", {}, title), content);
+  dialog.addEventListener("close", () => dialog.remove());
+  document.body.append(dialog);
+  dialog.showModal();
+  return dialog;
+}
+
+// Ask before something is done. With `typed`, that text has to be typed first.
+export const confirmDialog = ({ title, text, action, typed }) => new Promise((resolve) => {
+  const ok = el("button", { class: "main danger", disabled: Boolean(typed) }, action);
+  const input = typed && el("input", { autocomplete: "off", spellcheck: "false", "aria-label": `Type ${typed}`,
+    oninput: () => { ok.disabled = input.value !== String(typed); } });
+  const dialog = openDialog(title, el("form", { method: "dialog", onsubmit: (event) => {
+    event.preventDefault();
+    dialog.close(ok.disabled ? "" : "ok");
+  } }, el("p", {}, text), typed && el("label", {}, "Type ", el("b", {}, typed), " to confirm", input),
+  el("div", { class: "buttons" }, el("button", { type: "button", onclick: () => dialog.close() }, "Cancel"), ok)));
+  dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok"));
+});
+
+// Show a message for some seconds; with details, until it is closed.
+export function toast(text, { details = [], bad = false } = {}) {
+  const box = el("div", { class: bad ? "toast bad" : "toast" }, el("div", {}, el("b", {}, text),
+    details.length > 0 && el("ul", {}, details.map((each) => el("li", {}, each)))),
+  el("button", { class: "icon", "aria-label": "Close", onclick: () => box.remove() }, "×"));
+  const area = find("toasts");
+  area.append(box);
+  while (area.children.length > 4) area.firstChild.remove();
+  if (!bad) setTimeout(() => box.remove(), 6000);
+}
+
+let asking = null;
+function login(refused) {
+  if (sessionStorage.getItem(TOKEN) !== refused) return Promise.resolve();
+  asking ??= askForToken(refused).finally(() => { asking = null; });
+  return asking;
+}
+
+const askForToken = (refused) => new Promise((resolve) => {
+  const input = el("input", { type: "password", name: "token", autocomplete: "current-password", required: true });
+  const note = el("p", { class: "bad", role: "alert" }, refused ? "The token is no longer accepted." : "");
+  const ok = el("button", { class: "main" }, "Log in");
+  const submit = async (event) => {
+    event.preventDefault();
+    ok.disabled = true;
+    note.textContent = "";
+    const token = input.value.trim();
+    let wait = 0;
+    try {
+      // What no header can carry is no token.
+      if (!/^[\x21-\x7e]+$/.test(token)) throw new ApiError(401, "");
+      await send(new URL("me", BASE), token, {});
+      sessionStorage.setItem(TOKEN, token);
+      dialog.remove();
+      return resolve();
+    } catch (error) {
+      note.textContent = error.status === 401 ? "This token is not accepted." : safe(error.message);
+      wait = error.wait || 0;
+      input.select();
+    }
+    setTimeout(() => { ok.disabled = false; }, wait * 1000);
+  };
+  const dialog = el("dialog", { class: "login", "aria-label": "Log in" }, el("form", { onsubmit: submit },
+    el("h2", {}, "Log in"), el("p", { class: "soft" }, "The token of this console (OPS__TOKEN). It is kept in this tab only."),
+    el("label", {}, "Token", input), note, el("div", { class: "buttons" }, ok)));
+  document.body.append(dialog);
+  dialog.addEventListener("close", () => dialog.isConnected && dialog.showModal());
+  dialog.showModal();
+});
+
+// ---- The live stream ----
+
+const live = { fleet: null, last: Date.now(), held: false, abort: null, wake: () => {} };
+const isPaused = () => live.held || document.hidden;
+
+async function* events(body) {
+  const reader = body.pipeThrough(new TextDecoderStream()).getReader();
+  for (let rest = ""; ;) {
+    const { done, value } = await reader.read();
+    if (done) return;
+    const blocks = (rest + value).split(/\r?\n\r?\n/);
+    rest = blocks.pop();
+    for (const block of blocks) {
+      const lines = block.split(/\r?\n/);
+      if (!lines.includes("event: fleet")) continue;
+      yield JSON.parse(lines.filter((line) => line.startsWith("data:")).map((line) => line.slice(5)).join("\n"));
+    }
+  }
+}
+
+async function follow() {
+  for (let wait = 500; ;) {
+    if (!isPaused()) {
+      live.abort = new AbortController();
+      try {
+        const response = await request("live", null, { signal: live.abort.signal, headers: { Accept: "text/event-stream" } });
+        for await (const fleet of events(response.body)) {
+          receive(fleet);
+          wait = 500;
+        }
+      } catch (error) {
+        // Shown as "no answer"; the next attempt follows below.
+        live.reason = error.status ? error.message : "";
+        if (error.wait) wait = error.wait * 1000;
+      }
+      live.abort.abort();
+    }
+    showLive();
+    await new Promise((resolve) => {
+      const timer = isPaused() ? 0 : setTimeout(resolve, wait * (0.7 + Math.random() * 0.6));
+      live.wake = () => { clearTimeout(timer); resolve(); };
+    });
+    wait = Math.min(wait * 2, 15000);
+  }
+}
+
+function receive(fleet) {
+  skew = Date.parse(fleet.time) - Date.now() || 0;
+  Object.assign(live, { fleet, last: Date.now(), reason: "" });
+  showLive();
+  overview.header(fleet);
+  shell.view?.update(fleet);
+}
+
+function showLive() {
+  const silent = (Date.now() - live.last) / 1000;
+  const lost = silent > Math.max(6, 3 * (live.fleet?.interval || 2));
+  if (lost && !isPaused()) live.abort?.abort();
+  const state = isPaused() ? "paused" : lost || !live.fleet ? "reconnecting" : "live";
+  const button = find("live");
+  if (button.dataset.state !== state) {
+    button.dataset.state = state;
+    button.lastChild.textContent = state;
+    button.title = state === "paused" ? "Continue" : "Pause the updates of this page";
+    document.body.classList.toggle("stale", state === "reconnecting" && Boolean(live.fleet));
+  }
+  const text = state === "reconnecting" && silent >= 3
+    ? [`no answer for ${format.seconds(Math.floor(silent))}`, live.reason].filter(Boolean).join(" · ") : "";
+  if (find("silent").textContent !== text) find("silent").textContent = text;
+}
+
+function continueOrPause() {
+  if (isPaused()) live.abort?.abort();
+  else live.last = Math.max(live.last, Date.now() - 3000);
+  live.wake();
+  showLive();
+}
+
+// ---- Routes ----
+
+// A view is a module with `mount(root, context)`, which returns { update(fleet), unmount() }, and
+// `route(params)` if it needs no new start when only the parameters change.
+const VIEWS = {
+  "": { title: "Overview", load: () => overview },
+  consumers: { title: "Consumer", load: () => overview },
+  processes: { title: "Processes", load: () => overview },
+  audit: { title: "Audit", load: () => overview },
+  "dead-letters": { title: "Dead letters", load: async () => {
+    await new Promise((resolve) => {
+      if (find("letters-style")) return resolve();
+      document.head.append(el("link", { id: "letters-style", rel: "stylesheet", href: "console/letters.css",
+        onload: resolve, onerror: resolve }));
+    });
+    return import("./letters.js");
+  } },
+};
+const shell = { view: null, path: null, me: null };
+
+async function show() {
+  const [path, query] = location.hash.replace(/^#\/?/, "").split("?");
+  const params = new URLSearchParams(query);
+  if (path === shell.path && shell.view?.route) return shell.view.route(params);
+  const name = path.split("/", 1)[0];
+  const view = VIEWS[name] || VIEWS[""];
+  shell.view?.unmount();
+  Object.assign(shell, { view: null, path });
+  const main = find("main");
+  main.replaceChildren();
+  for (const link of document.querySelectorAll("nav a")) {
+    if (link.getAttribute("href") === `#/${name === "consumers" ? "" : name}`) link.setAttribute("aria-current", "page");
+    else link.removeAttribute("aria-current");
+  }
+  const argument = decodeURIComponent(path.slice(name.length + 1));
+  document.title = `${argument ? safe(argument) : view.title} · ${safe(shell.me.app)}`;
+  const module = await view.load();
+  if (shell.path !== path) return undefined;
+  const context = { api, me: shell.me, el, confirmDialog, toast, format, safe, params, name, argument };
+  shell.view = module.mount(main, context);
+  if (live.fleet) shell.view.update(live.fleet);
+  return undefined;
+}
+
+// ---- Start ----
+
+const THEMES = { auto: "◐", light: "☀", dark: "☾" };
+const KEPT = "workerkit-docs-theme";
+const storage = (call) => { try { return call(localStorage); } catch { return null; } };
+function setTheme(theme) {
+  document.documentElement.dataset.theme = theme;
+  find("theme").textContent = THEMES[theme];
+  find("theme").setAttribute("aria-label", `Theme: ${theme}`);
+  find("theme").title = `Theme: ${theme}`;
+}
+
+const KEYS = { "/": "search", "↓ ↑": "move through rows", Enter: "open", Escape: "close, clear the search",
+  "?": "these keys" };
+function onKey(event) {
+  if (event.ctrlKey || event.metaKey || event.altKey || event.defaultPrevented || document.querySelector("dialog")) return;
+  const typing = /^(INPUT|TEXTAREA|SELECT)$/.test(event.target.tagName);
+  const rows = [...document.querySelectorAll("main [data-row]")].filter((each) => each.offsetParent);
+  if (event.key === "/" && !typing) document.querySelector("main input[type=search]")?.focus();
+  else if (event.key === "?" && !typing) showKeys();
+  else if ((event.key === "ArrowDown" || event.key === "ArrowUp") && !typing && rows.length) {
+    const now = rows.indexOf(event.target.closest("[data-row]"));
+    const next = now < 0 ? 0 : now + (event.key === "ArrowDown" ? 1 : -1);
+    rows[Math.max(0, Math.min(rows.length - 1, next))].focus();
+  } else if (event.key === "Escape" && !typing && shell.view?.close) shell.view.close();
+  else return;
+  event.preventDefault();
+}
+
+function showKeys() {
+  const dialog = openDialog("Keys", el("dl", { class: "pairs" }, Object.entries(KEYS).map(([key, text]) =>
+    [el("dt", {}, el("kbd", {}, key)), el("dd", {}, text)])),
+  el("div", { class: "buttons" }, el("button", { class: "main", onclick: () => dialog.close() }, "Close")));
+}
+
+// Why the operator may not do what needs a role; empty if it is allowed.
+function forbids(role) {
+  const roles = ["view", "operate", "admin"];
+  if (role !== "view" && this.mode === "read") return "The console is read-only: OPS__CONSOLE=read.";
+  const missing = roles.indexOf(role) > roles.indexOf(this.operator.role);
+  return missing ? `This needs the role ${role}; yours is ${this.operator.role}.` : "";
+}
+
+async function start() {
+  const kept = storage((each) => each.getItem(KEPT));
+  setTheme(Object.hasOwn(THEMES, kept) ? kept : "auto");
+  find("theme").addEventListener("click", () => {
+    const names = Object.keys(THEMES);
+    setTheme(names[(names.indexOf(document.documentElement.dataset.theme) + 1) % names.length]);
+    storage((each) => each.setItem(KEPT, document.documentElement.dataset.theme));
+  });
+  find("keys").addEventListener("click", showKeys);
+  find("live").addEventListener("click", () => { live.held = !live.held; continueOrPause(); });
+  document.addEventListener("visibilitychange", continueOrPause);
+  addEventListener("online", () => live.wake());
+  document.addEventListener("keydown", onKey);
+  setInterval(() => document.hidden || showLive(), 1000);
+  for (let wait = 500; !shell.me; wait = Math.min(wait * 2, 15000)) {
+    try {
+      shell.me = { ...await api.get("me"), forbids };
+    } catch (error) {
+      live.reason = error.message;
+      showLive();
+      await new Promise((resolve) => { setTimeout(resolve, error.wait ? error.wait * 1000 : wait); });
+    }
+  }
+  const { app, operator } = shell.me;
+  find("app").textContent = safe(app);
+  find("who").textContent = safe(operator.user === operator.role ? operator.role : `${operator.user} · ${operator.role}`);
+  if (sessionStorage.getItem(TOKEN)) {
+    find("logout").hidden = false;
+    find("logout").addEventListener("click", () => { sessionStorage.removeItem(TOKEN); location.reload(); });
+  }
+  addEventListener("hashchange", show);
+  await show();
+  await follow();
+}
+
+start();
