@@ -1,75 +1,8 @@
-// The shell of the console: elements, requests, dialogs, the live stream and the routes.
-// Texts from outside are inserted as text nodes, never as HTML.
+// The shell of the console: requests, dialogs, the live stream and the routes.
+import { draw, el, format, h, safe, setClock } from "./base.js";
 import * as overview from "./overview.js";
 
-// ---- Elements ----
-
-// Control characters and marks that change the direction of text are shown, not obeyed.
-const HIDDEN = /[\0-\x08\x0b-\x1f\x7f-\x9f\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff]/g;
-export const safe = (text) => String(text ?? "").replace(HIDDEN,
-  (sign) => `\\u${sign.charCodeAt(0).toString(16).padStart(4, "0")}`);
-
-// An element. Attributes: functions `on…` are listeners, booleans are properties, null is left out.
-export function el(tag, attributes, ...children) {
-  const element = document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes || {})) {
-    if (name === "class") element.className = value;
-    else if (typeof value === "function") element.addEventListener(name.slice(2), value);
-    else if (typeof value === "boolean") element[name] = value;
-    else if (value !== null && value !== undefined) element.setAttribute(name, safe(value));
-  }
-  for (const child of children.flat(Infinity)) {
-    if (child instanceof Node) element.append(child);
-    else if (child !== null && child !== undefined && child !== false) element.append(safe(child));
-  }
-  return element;
-}
-
 const find = (id) => document.getElementById(id);
-
-// ---- Texts for numbers ----
-
-let skew = 0; // of the server's clock, in milliseconds
-const whole = new Intl.NumberFormat("en");
-const short = new Intl.NumberFormat("en", { notation: "compact", maximumSignificantDigits: 3 });
-const isNumber = (value) => typeof value === "number" && Number.isFinite(value);
-const two = (value, unit, size, smaller) => {
-  const rest = Math.floor((value % size) / (size / 60));
-  return `${Math.floor(value / size)} ${unit}${rest ? ` ${rest} ${smaller}` : ""}`;
-};
-
-export const format = {
-  number: (value) => !isNumber(value) ? "–" : value < 1e6 ? whole.format(value) : short.format(value),
-  rate: (value) => !isNumber(value) ? "–"
-    : value >= 100 || value === 0 ? `${format.number(Math.round(value))}/s` : `${value.toPrecision(2)}/s`,
-  seconds: (value) => {
-    if (!isNumber(value)) return "–";
-    if (value < 0.001) return value === 0 ? "0 s" : "<1 ms";
-    if (value < 1) return `${Math.round(value * 1000)} ms`;
-    if (value < 60) return `${value < 10 ? Number(value.toFixed(1)) : Math.round(value)} s`;
-    if (value < 3600) return two(value, "min", 60, "s");
-    if (value < 86400) return two(value, "h", 3600, "min");
-    return `${Math.floor(value / 86400)} d ${Math.floor((value % 86400) / 3600)} h`;
-  },
-  bytes: (value) => {
-    if (!isNumber(value)) return "–";
-    const step = value < 1000 ? 0 : Math.min(4, Math.floor(Math.log10(value) / 3));
-    return `${Number((value / 1000 ** step).toPrecision(3))} ${["B", "kB", "MB", "GB", "TB"][step]}`;
-  },
-  // Seconds from a time until now; negative in the future.
-  since: (time) => (Date.now() + skew - Date.parse(time)) / 1000,
-  ago: (time) => {
-    const passed = format.since(time);
-    if (!isNumber(passed)) return "–";
-    if (Math.abs(passed) < 1) return "now";
-    const text = format.seconds(Math.floor(Math.abs(passed)));
-    return passed < 0 ? `in ${text}` : `${text} ago`;
-  },
-  time: (time) => {
-    const date = new Date(time);
-    return Number.isNaN(date.getTime()) ? "–" : date.toLocaleString("sv");
-  },
-};
 
 // ---- Requests ----
 
@@ -102,7 +35,7 @@ async function send(url, token, options) {
 }
 
 async function request(path, params, options = {}) {
-  const url = new URL(path, BASE);
+  const url = new URL(path.replace(/^\/?(api\/v1\/)?/, ""), BASE);
   for (const [name, value] of Object.entries(params || {})) {
     if (value !== null && value !== undefined && value !== "") url.searchParams.set(name, value);
   }
@@ -245,7 +178,7 @@ async function follow() {
 }
 
 function receive(fleet) {
-  skew = Date.parse(fleet.time) - Date.now() || 0;
+  setClock(fleet.time);
   Object.assign(live, { fleet, last: Date.now(), reason: "" });
   showLive();
   overview.header(fleet);
@@ -304,8 +237,8 @@ async function show() {
   const view = VIEWS[name] || VIEWS[""];
   shell.view?.unmount();
   Object.assign(shell, { view: null, path });
-  const main = find("main");
-  main.replaceChildren();
+  const root = el("div");
+  find("main").replaceChildren(root);
   for (const link of document.querySelectorAll("nav a")) {
     if (link.getAttribute("href") === `#/${name === "consumers" ? "" : name}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
@@ -314,8 +247,8 @@ async function show() {
   document.title = `${argument ? safe(argument) : view.title} · ${safe(shell.me.app)}`;
   const module = await view.load();
   if (shell.path !== path) return undefined;
-  const context = { api, me: shell.me, el, confirmDialog, toast, format, safe, params, name, argument };
-  shell.view = module.mount(main, context);
+  const context = { api, me: shell.me, el, h, draw, confirmDialog, toast, format, safe, params, name, argument };
+  shell.view = module.mount(root, context);
   if (live.fleet) shell.view.update(live.fleet);
   return undefined;
 }
