@@ -110,7 +110,7 @@ export const format = {
     const passed = format.since(time);
     if (!isNumber(passed)) return "–";
     if (Math.abs(passed) < 1) return "now";
-    const text = format.seconds(Math.floor(Math.abs(passed)));
+    const text = format.seconds(Math.floor(Math.abs(passed))).split(" ").slice(0, 2).join(" ");
     return passed < 0 ? `in ${text}` : `${text} ago`;
   },
   time: (time) => {

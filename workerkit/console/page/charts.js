@@ -35,7 +35,7 @@ export function spark(kind, values) {
 function roundTop(value) {
   if (!(value > 0)) return 1;
   const size = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 2.5, 5, 10].find((each) => each * size >= value * 0.999) * size;
+  return [1, 1.2, 1.6, 2, 3, 4, 5, 6, 8, 10].find((each) => each * size >= value * 0.999) * size;
 }
 
 // The chart that the pointer is at, and where, from 0 to 1.

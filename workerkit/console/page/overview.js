@@ -14,7 +14,8 @@ const percent = (part, all) => (part && all ? `${Number((100 * part / all).toPre
 // ---- Cells ----
 
 const two = (first, second, kind) => [h("span", { class: kind }, first), h("small", { title: second || null }, second)];
-const state = (word, why) => two(h("span", { class: "state", "data-state": word }, word), why === word ? "" : why);
+const state = (word, why) => [h("span", { class: "state", "data-state": word }, word),
+  h("small", { title: why || null }, why === word ? "" : why)];
 const load = ({ in_flight: now, concurrency }) => [concurrency === null ? number(now) : `${number(now)} / ${number(concurrency)}`,
   concurrency > 0 && h("span", { class: now >= concurrency ? "meter full" : "meter", "--part": Math.min(1, now / concurrency) })];
 const series = (kind, values, now) => h("span", { class: "series" }, spark(kind, values), h("span", {}, now));
@@ -31,7 +32,7 @@ function table(label, columns, rows, { key, empty = "", keep = {}, redraw, open 
   const by = columns.find(([title]) => title === keep.sort)?.[3];
   const sorted = by ? [...rows].sort((a, b) => (keep.down ? -1 : 1) * (by(a) < by(b) ? -1 : by(a) > by(b) ? 1 : 0)) : rows;
   const sort = (title, kind) => {
-    Object.assign(keep, keep.sort === title ? { down: !keep.down } : { sort: title, down: kind === "num" });
+    Object.assign(keep, keep.sort === title ? { down: !keep.down } : { sort: title, down: kind.startsWith("num") });
     redraw();
   };
   return h("table", { role: "table", "aria-label": label }, h("thead", { role: "rowgroup" }, h("tr", { role: "row" },
@@ -89,7 +90,7 @@ function button(context, label, role, run) {
 }
 const act = (context, label, action, consumer, more) => button(context, label, "operate",
   () => command(context, `${label} ${consumer}`, { action, consumer, ...more }));
-const actions = (context, row) => h("span", { class: "actions" }, row.abilities.includes("run") && act(context, "Run now", "run", row.name),
+const actions = (context, row) => h("span", { class: "actions" }, row.abilities.includes("run") && act(context, "Run", "run", row.name),
   row.abilities.includes("pause") && (row.paused < row.processes.length
     ? act(context, "Pause", "pause", row.name) : act(context, "Resume", "resume", row.name)));
 
@@ -98,7 +99,7 @@ const actions = (context, row) => h("span", { class: "actions" }, row.abilities.
 const why = (row) => row.reason && row.reason !== row.state ? row.reason
   : row.paused && row.paused < row.processes.length ? `paused in ${row.paused} of ${row.processes.length}` : "";
 function waiting({ task, queues, streams, routes }) {
-  if (task) return two(task.next ? ago(task.next) : "–", task.schedule);
+  if (task) return task.next ? ago(task.next) : "–";
   if (queues.length) return two(number(total(queues, "ready")), queues.length > 1 && plural(queues.length, "queue"));
   const ages = streams.map((each) => each.age ?? -1);
   if (ages.length) return two(Math.max(...ages) < 0 ? "no event" : `${seconds(Math.max(...ages))} old`, plural(ages.length, "stream"));
@@ -112,7 +113,7 @@ const consumersTable = (context, rows) => table("Consumers", [
   ["Rate", (row) => series("blue", row.rates, rate(row.rate)), "num", (row) => row.rate],
   ["p95", (row) => series("violet", row.p95s, seconds(row.p95)), "num", (row) => row.p95 ?? -1],
   ["Failed", (row) => two(number(row.failed), percent(row.failed, row.handled)), "num", (row) => row.failed],
-  ["Retried", (row) => two(number(row.retried), row.attempts > 1 && `≤ ${row.attempts} attempts`), "num", (row) => row.retried],
+  ["Retried", (row) => two(number(row.retried), row.attempts > 1 && `${row.attempts} attempts`), "num more", (row) => row.retried],
   ["Waiting", waiting, "num", (row) => total(row.queues, "ready") ?? -1],
   ["Dead", (row) => dead(row.queues), "num", (row) => total(row.queues, "dead") ?? -1],
   ["", (row) => actions(context, row), "act"],
@@ -232,7 +233,7 @@ function mountOverview(root, context) {
           rows.length === consumers.length ? number(rows.length) : `${rows.length} of ${consumers.length}`), search()),
         consumers.length ? consumersTable(context, rows)
           : h("p", { class: "empty" }, "No consumers yet: declare one in the package of the application, and start it again."))),
-      h("div", { class: "right" }, panel("Last failures", failuresTable(fleet.failures.slice(0, 12))),
+      h("div", { class: "right" }, panel("Last failures", failuresTable(fleet.failures.slice(0, 8))),
         panel("Processes", processesTable(context, fleet.processes)), panel("Connections", connectionsTable(together(fleet.connections)))))];
   }
 
@@ -263,7 +264,7 @@ function changes(context, row, fleet) {
     value: row.processes[0]?.[ability] ?? "" })), h("button", { class: "small", disabled: Boolean(reason), title: reason || null }, "Set"));
   return panel("Change", h("div", { class: "tools" }, h("select", { id: "scope", "aria-label": "Processes" }, h("option", { value: "" }, "all processes"),
     row.processes.map((each) => h("option", { value: each.process, key: each.process }, placeOf(fleet, each.process)))),
-  can("pause") && [simple("Pause", "pause"), simple("Resume", "resume")], can("run") && simple("Run now", "run"),
+  can("pause") && [simple("Pause", "pause"), simple("Resume", "resume")], can("run") && simple("Run", "run"),
   can("concurrency") && set("concurrency"), can("prefetch") && set("prefetch")), h("p", { class: "soft" }, "A change lasts until the process ends."));
 }
 
@@ -302,8 +303,8 @@ function mountConsumer(root, context) {
   return { close: () => { location.hash = hash(); }, unmount() {}, update(fleet) {
     const row = fleet.consumers.find((each) => each.name === name);
     draw(root, [h("div", { class: "page" }, h("a", { href: hash() }, "← Consumers"),
-      h("h1", {}, name, " ", row && [h("span", { class: "kind" }, row.kind), h("span", { class: "state", "data-state": row.state }, row.state)]),
-      row ? [h("p", { class: "soft" }, dots(row.source, why(row))), page(row, fleet)] : h("p", { class: "empty" }, `No process has a consumer ${name}.`))]);
+      h("h1", {}, name, " ", row && [h("span", { class: "kind" }, row.kind), h("span", { class: "state", "data-state": row.state }, row.state),
+        h("small", {}, dots(row.source, why(row)))]), row ? page(row, fleet) : h("p", { class: "empty" }, `No process has a consumer ${name}.`))]);
   } };
 }
 
