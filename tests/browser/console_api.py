@@ -16,9 +16,9 @@ from typing import Any
 
 from aiohttp import web
 from aiohttp.test_utils import TestServer
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from tests.browser.sample_letters import SampleLetters
+from tests.browser.sample_letters import SampleLetters, json_of, responding
 from workerkit.console.model import (
     AuditRecord,
     Command,
@@ -362,16 +362,12 @@ class ConsoleApi:
         get("/", self._file)
         get("/console/{name}", self._file)
         get("/api/v1/me", self._me)
-        get("/api/v1/fleet", lambda request: _json(self.fleet()))
+        get("/api/v1/fleet", responding(lambda query: self.fleet()))
         get("/api/v1/live", self._live)
-        get("/api/v1/audit", lambda request: _json(self.audit))
+        get("/api/v1/audit", responding(lambda query: self.audit))
         post("/api/v1/commands", self._command)
-        self.letters.add_routes(application, self._json)
+        self.letters.add_routes(application)
         return application
-
-    @staticmethod
-    async def _json(value: Any, status: int = 200) -> web.Response:
-        return await _json(value, status)
 
     @web.middleware
     async def _guard(self, request: web.Request, handler: Any) -> web.StreamResponse:
@@ -423,7 +419,7 @@ class ConsoleApi:
             "/asyncapi.json": "the same as an AsyncAPI document",
             "/health/ready": "whether the process is ready",
         }
-        return await _json(
+        return json_of(
             Me(
                 operator=request["operator"],
                 mode=self.mode,  # type: ignore[arg-type]
@@ -450,14 +446,7 @@ class ConsoleApi:
             command = Command.model_validate_json(await request.read())
         except ValidationError as error:
             raise Refusal(422, str(error.errors()[0]["msg"])) from None
-        return await _json(self.execute(command, operator))
-
-
-async def _json(value: Any, status: int = 200) -> web.Response:
-    plain = [each.model_dump(mode="json") for each in value] if isinstance(value, list) else value
-    if isinstance(plain, BaseModel):
-        plain = plain.model_dump(mode="json")
-    return web.json_response(plain, status=status)
+        return json_of(self.execute(command, operator))
 
 
 def _wave(name: str, now: datetime, back: int, length: float = 90.0) -> float:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from aiohttp import web
+from pydantic import BaseModel
 
 from workerkit.console.dead_letters.model import (
     BodyAsModel,
@@ -29,6 +30,23 @@ KINDS = (
     ("mail.outgoing", "EmailQueued", "SMTPDataError", "(550, 'no such user')", "mail.py:41", 68),
     ("orders.placed", "OrderPlaced", "InvalidBody", "lines.0.amount: too small", "", 7),
 )
+
+
+def json_of(value: Any, status: int = 200) -> web.Response:
+    """Return a response with a model, or a list of models."""
+    plain = [each.model_dump(mode="json") for each in value] if isinstance(value, list) else value
+    if isinstance(plain, BaseModel):
+        plain = plain.model_dump(mode="json")
+    return web.json_response(plain, status=status)
+
+
+def responding(create: Callable[[Any], Any]) -> Callable[[web.Request], Any]:
+    """Return a handler that responds with what is created from the query."""
+
+    async def respond(request: web.Request) -> web.Response:
+        return json_of(create(request.query))
+
+    return respond
 
 
 class SampleLetters:
@@ -72,20 +90,20 @@ class SampleLetters:
         """Return the number of dead letters of a queue."""
         return len(self.letters.get(queue, ()))
 
-    def add_routes(self, application: web.Application, respond: Callable[..., Any]) -> None:
-        """Add the API; `respond` makes a response of a model."""
+    def add_routes(self, application: web.Application) -> None:
+        """Add the API."""
         get, post = application.router.add_get, application.router.add_post
         root = "/api/v1/dead-letters"
-        get(root, lambda request: respond(self._queues()))
-        get(f"{root}/page", lambda request: respond(self._page(request.query)))
-        get(f"{root}/groups", lambda request: respond(self._groups(request.query)))
-        get(f"{root}/letter", lambda request: respond(self._letter(request.query)))
-        get("/api/v1/jobs", lambda request: respond(self.jobs))
+        get(root, responding(lambda query: self._queues()))
+        get(f"{root}/page", responding(lambda query: self._page(query)))
+        get(f"{root}/groups", responding(lambda query: self._groups(query)))
+        get(f"{root}/letter", responding(lambda query: self._letter(query)))
+        get("/api/v1/jobs", responding(lambda query: self.jobs))
 
-        async def start(request: web.Request) -> Any:
+        async def start(request: web.Request) -> web.Response:
             model = ReplayRequest if request.path.endswith("replay") else DeleteRequest
             given = model.model_validate_json(await request.read())
-            return await respond(self._start(given), 202)
+            return json_of(self._start(given), 202)
 
         post(f"{root}/replay", start)
         post(f"{root}/delete", start)

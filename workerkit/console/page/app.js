@@ -125,7 +125,7 @@ const askForToken = (refused) => new Promise((resolve) => {
   };
   const dialog = el("dialog", { class: "login", "aria-label": "Log in" }, el("form", { onsubmit: submit },
     el("h2", {}, "Log in"), el("p", { class: "soft" }, "The token of this console (OPS__TOKEN). It is kept in this tab only."),
-    el("label", {}, "Token", input), note, el("div", { class: "buttons" }, ok)));
+    el("input", { autocomplete: "username", hidden: true }), el("label", {}, "Token", input), note, el("div", { class: "buttons" }, ok)));
   document.body.append(dialog);
   dialog.addEventListener("close", () => dialog.isConnected && dialog.showModal());
   dialog.showModal();
@@ -162,11 +162,11 @@ async function follow() {
           wait = 500;
         }
       } catch (error) {
-        // Shown as "no answer"; the next attempt follows below.
         live.reason = error.status ? error.message : "";
         if (error.wait) wait = error.wait * 1000;
       }
       live.abort.abort();
+      live.broken = true;
     }
     showLive();
     await new Promise((resolve) => {
@@ -179,7 +179,7 @@ async function follow() {
 
 function receive(fleet) {
   setClock(fleet.time);
-  Object.assign(live, { fleet, last: Date.now(), reason: "" });
+  Object.assign(live, { fleet, last: Date.now(), reason: "", broken: false });
   showLive();
   overview.header(fleet);
   shell.view?.update(fleet);
@@ -187,16 +187,15 @@ function receive(fleet) {
 
 function showLive() {
   const silent = (Date.now() - live.last) / 1000;
-  const lost = silent > Math.max(6, 3 * (live.fleet?.interval || 2));
-  if (lost && !isPaused()) live.abort?.abort();
-  const state = isPaused() ? "paused" : lost || !live.fleet ? "reconnecting" : "live";
+  if (silent > Math.max(6, 3 * (live.fleet?.interval || 2)) && !isPaused()) live.abort?.abort();
+  const state = isPaused() ? "paused" : live.broken || !live.fleet ? "reconnecting" : "live";
   const button = find("live");
   if (button.dataset.state !== state) {
     button.dataset.state = state;
     button.lastChild.textContent = state;
     button.title = state === "paused" ? "Continue" : "Pause the updates of this page";
-    document.body.classList.toggle("stale", state === "reconnecting" && Boolean(live.fleet));
   }
+  document.body.classList.toggle("stale", state === "reconnecting" && silent > 3 && Boolean(live.fleet));
   const text = state === "reconnecting" && silent >= 3
     ? [`no answer for ${format.seconds(Math.floor(silent))}`, live.reason].filter(Boolean).join(" · ") : "";
   if (find("silent").textContent !== text) find("silent").textContent = text;
