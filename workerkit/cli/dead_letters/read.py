@@ -6,11 +6,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from workerkit.amqp.browse import Browser, QueueCopies, browse_queue
 from workerkit.amqp.destination import Destination
 from workerkit.amqp.frames import NOT_FOUND
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.publisher import Publisher
-from workerkit.amqp.replay import Browser, QueueCopies, browse_queue
 from workerkit.cli.dead_letters.selection import Selection
 from workerkit.cli.dead_letters.target import DeadLetterQueue
 from workerkit.cli.parameters import quiet
