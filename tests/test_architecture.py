@@ -42,7 +42,7 @@ ORDER = {
     " scratch_channels channel session connection declare needs comparison stream_position binding"
     " outgoing confirms destination lease_term requests publishing_channels publisher_connection"
     " publisher_connections traced_publish publisher dead_letters copies traced_copies"
-    " declared_queues described queue_types requeue redelivery answers replay topology"
+    " declared_queues described queue_types requeue redelivery answers browse replay topology"
     " permissions definitions preparation settlement receiver subscription control"
     " side_effects option_faults transport"
     " lease",
@@ -60,10 +60,10 @@ ORDER = {
     "ops": "counting recent metrics exemplars call_stacks debug debug_pages debug_signal index port"
     " server",
     "console": "reports model dead_letters.model access audit commands history merging snapshot"
-    " sources targets bus fleet overview dead_letters.selection dead_letters.reading"
-    " dead_letters.rows"
-    " dead_letters.details dead_letters.replaying dead_letters.deleting dead_letters.jobs"
-    " dead_letters.desk dead_letters.__init__ live views letter_views page server",
+    " sources targets bus fleet overview dead_letters.rows dead_letters.selection"
+    " dead_letters.reading dead_letters.groups dead_letters.details dead_letters.jobs"
+    " dead_letters.replaying dead_letters.deleting dead_letters.desk dead_letters.__init__ live"
+    " views letter_views page server",
     "cli": "probe terminal application broker dead_letters.__init__ dead_letters.text"
     " dead_letters.selection parameters dead_letters.target dead_letters.read dead_letters.clear"
     " dead_letters.commands topology.__init__ topology.needs topology.plan topology.management"

@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import math
 import random
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -37,6 +36,7 @@ from workerkit.console.model import (
     Totals,
 )
 from workerkit.console.reports import FailureReport, StreamReport, TaskReport
+from workerkit.control import Ability
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -69,6 +69,13 @@ ERRORS = (
     ("OrderPlaced", "InvalidBody", "lines.0.amount: Input should be greater than 0", ""),
     ("FraudSignals", "KeyError", "'score'", "fraud.py:17"),
 )
+
+
+_ABILITIES: Mapping[str, Sequence[Ability]] = {
+    "amqp": ("pause", "concurrency", "prefetch"),
+    "sse": ("pause",),
+    "periodic": ("pause", "run"),
+}
 
 
 class Refusal(Exception):
@@ -188,11 +195,7 @@ class ConsoleApi:
             state=state,
             reason="connection refused; next attempt in 8 s" if state == "waiting" else "",
             paused=len(paused),
-            abilities={
-                "amqp": ("pause", "concurrency", "prefetch"),
-                "sse": ("pause", "concurrency"),
-                "periodic": ("pause", "run"),
-            }.get(kind, ()),
+            abilities=_ABILITIES.get(kind, ()),
             in_flight=sum(each.in_flight for each in per_process),
             concurrency=concurrency,
             prefetch=prefetch,
@@ -274,7 +277,13 @@ class ConsoleApi:
     def _connections(self) -> list[ConnectionRow]:
         made = [
             ConnectionRow(
-                process=process, name="default", role=role, vhost="/", connected=True, opened=2, lost=1
+                process=process,
+                name="default",
+                role=role,
+                vhost="/",
+                connected=True,
+                opened=2,
+                lost=1,
             )
             for process in PROCESSES
             for role in ("consumers", "publisher")
@@ -454,14 +463,21 @@ def _wave(name: str, now: datetime, back: int, length: float = 90.0) -> float:
     step = int(now.timestamp() / 2) - back
     phase = sum(map(ord, name))
     noise = random.Random(step * 7919 + phase).random()
-    slow = 0.5 + 0.3 * math.sin(step * 2 / length * 6.28 + phase) + 0.15 * math.sin(step / 7 + phase)
+    slow = (
+        0.5 + 0.3 * math.sin(step * 2 / length * 6.28 + phase) + 0.15 * math.sin(step / 7 + phase)
+    )
     return max(0.0, min(1.0, slow + 0.12 * (noise - 0.5)))
 
 
 def _routes(rate: float, handled: int) -> list[RouteRow]:
     return [
         RouteRow(
-            route=route, method=method, requests=int(handled * part), errors=errors, rate=rate * part, p95=p95
+            route=route,
+            method=method,
+            requests=int(handled * part),
+            errors=errors,
+            rate=rate * part,
+            p95=p95,
         )
         for route, method, part, errors, p95 in (
             ("/orders", "GET", 0.6, 0, 0.021),

@@ -18,7 +18,7 @@ from pamqp.commands import Basic, Exchange, Queue
 from pamqp.commands import Channel as ChannelMethods
 
 from workerkit.amqp.acks import Acks
-from workerkit.amqp.basic_get import GetRequests
+from workerkit.amqp.basic_get import GetReply, GetRequests
 from workerkit.amqp.frame_reader import Sink
 from workerkit.amqp.frames import NO_PERMISSION
 from workerkit.amqp.message import AMQPMessage
@@ -125,13 +125,20 @@ class Channel:
         Messages that are not settled are requeued when the channel closes. A channel that is used
         for this cannot have a consumer.
         """
+        return await self.wait_for_get(queue, self.request_get(queue))
+
+    def request_get(self, queue: str) -> GetReply:
+        """Send the request of `get`. Several may be on their way at a time."""
         if self._gets is None:
             self._gets = GetRequests(
                 self.number, self.acks, self._session.protocol.write, self.lost
             )
             self.deliver_to(self._gets)
-        what = f"basic.get of {queue!r}"
-        return await self._request(what, self._gets.request(queue), needs=f"read on {queue!r}")
+        return self._gets.request(queue)
+
+    async def wait_for_get(self, queue: str, reply: GetReply) -> AMQPMessage[Any] | None:
+        """Wait for the reply to `request_get`."""
+        return await self._request(f"basic.get of {queue!r}", reply, needs=f"read on {queue!r}")
 
     async def count(self, queue: str) -> int:
         """Return the number of ready messages in a queue.

@@ -11,6 +11,7 @@ from workerkit.amqp.message import ATTEMPT, EXCHANGE, OURS, ROUTING_KEY, AMQPMes
 from workerkit.delivery import Outcome
 from workerkit.describe import error_location, error_text, format_traceback
 from workerkit.errors import Reject, Signal
+from workerkit.options import folded
 from workerkit.safe_text import Redact, excerpt, redacted
 from workerkit.version import __version__
 
@@ -19,11 +20,16 @@ log = logging.getLogger(__name__)
 REPLAYS = f"{OURS}replays"
 FIRST_FAILED_AT = f"{OURS}first-failed-at"
 TRACEBACK = f"{OURS}traceback"
+REPLAY_JOB = f"{OURS}replay-job"
+"""The id of the job of the console that replayed the message."""
+ORIGINAL = f"{OURS}original-"
+"""Prefix of the headers with what an edit before a replay has changed."""
 _DEATHS = "x-death"
 _MAX_REASON = 2_000
 _MAX_TRACEBACK = 16_000
 _MAX_TIME = 40
 _MOST_REPLAYS = 1_000_000
+_NEVER = datetime.min.replace(tzinfo=UTC)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,6 +80,18 @@ class Evidence:
             failed_at=moment(text("failed-at")) or _time(death),
             first_failed_at=moment(text("first-failed-at")),
         )
+
+    def is_error(self, name: str) -> bool:
+        """Return whether the exception has this class; of a nested one, the last part is enough."""
+        return self.error is not None and name in (self.error, self.error.rpartition(".")[2])
+
+    def is_of(self, consumer: str) -> bool:
+        """Return whether it failed in this consumer, whose name is compared like in settings."""
+        return self.consumer is not None and folded(self.consumer) == folded(consumer)
+
+    def failed_since(self, time: datetime) -> bool:
+        """Return whether it failed then or later. Without a time of failure it did not."""
+        return (self.failed_at or _NEVER) >= time
 
 
 def _name(text: str | None) -> str | None:

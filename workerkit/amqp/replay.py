@@ -1,4 +1,4 @@
-"""Read a queue of dead letters, and remove messages after they were replayed or purged.
+"""Replay or remove messages of a queue of dead letters.
 
 A message is acknowledged only after its copy is confirmed. If the process is killed in between,
 there are two messages, never none.
@@ -6,141 +6,20 @@ there are two messages, never none.
 
 import asyncio
 import dataclasses
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager, suppress
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import Any
 
 from workerkit.amqp import table
-from workerkit.amqp.channel import Channel
+from workerkit.amqp.browse import Browser, ProcessMessage
 from workerkit.amqp.copies import NOT_FOR_COPIES, copied
-from workerkit.amqp.dead_letters import REPLAYS, Evidence
-from workerkit.amqp.message import (
-    ACQUIRED_COUNT,
-    DELIVERY_COUNT,
-    EXCHANGE,
-    OURS,
-    ROUTING_KEY,
-    AMQPMessage,
-)
-from workerkit.amqp.properties import PERSISTENT, Properties
-from workerkit.amqp.queue import Queue
-from workerkit.amqp.queue_types import QueueTypes
-from workerkit.amqp.session import Session, connect, scratch
-from workerkit.config.connections import AMQPSettings
-from workerkit.errors import ConnectionLost
-
-ProcessMessage = Callable[[AMQPMessage[Any]], Awaitable[None]]
-
-_NO_LIMIT = -1
-_REQUEUE_POLL = 0.1
-
-
-class Browser:
-    """The messages that were in a queue at the beginning, from the first one on.
-
-    Messages that are not acknowledged are requeued to their position when the channel closes.
-
-    Attributes:
-        queue: The name of the queue.
-        count: The number of ready messages at the beginning; no more are read.
-        read: The number of messages that were read.
-        copied: The number of messages that were replaced with copies at the end of the queue.
-    """
-
-    def __init__(
-        self, channel: Channel, queue: str, count: int, max_returns: int, copy: ProcessMessage
-    ) -> None:
-        self._channel = channel
-        self._max_returns = max_returns
-        self._copy = copy
-        self.queue = queue
-        self.count = count
-        self.read = 0
-        self.copied = 0
-
-    async def next(self) -> AMQPMessage[Any] | None:
-        """Return the next message; None at the end.
-
-        Raises:
-            ConnectionLost: The channel is closed, or the broker does not reply.
-        """
-        if self.read >= self.count:
-            return None
-        message = await self._channel.get(self.queue)
-        self.read += message is not None
-        return message
-
-    async def keep(self, message: AMQPMessage[Any]) -> None:
-        """Keep a message in its queue, as a copy if its delivery count is too high.
-
-        Raises:
-            PublishError: The copy was not confirmed. The next read may drop the message.
-        """
-        if self._max_returns == _NO_LIMIT or message.delivery_count < self._max_returns:
-            return
-        await self._copy(message)
-        message.acks.ack(message.tag)
-        self.copied += 1
-
-
-@asynccontextmanager
-async def browse_queue(
-    settings: AMQPSettings, vhost: str | None, queue: str, copy: ProcessMessage
-) -> AsyncIterator[Browser]:
-    """Open a browser of *queue*, with a separate connection.
-
-    Args:
-        copy: Publishes a copy of a message to this queue, and waits for the confirm.
-
-    Raises:
-        BrokerRefused: With code 404 if there is no such queue.
-        ConnectionLost: The broker cannot be reached.
-    """
-    session = await connect(settings, vhost, "dead letters")
-    try:
-        async with scratch(session) as channel:
-            count = await channel.count(queue)
-            yield Browser(channel, queue, count, await _max_returns(session, queue), copy)
-            # From RabbitMQ 4.3 on this does not increase the counts; closing the channel would.
-            channel.acks.nack_all()
-            with suppress(ConnectionLost):
-                await _wait_for_requeue(channel, queue, count)
-    finally:
-        await session.close()
-
-
-async def _wait_for_requeue(channel: Channel, queue: str, count: int) -> None:
-    """Wait until a queue has its messages again, so that what reads it next finds all of them.
-
-    RabbitMQ requeues some thousand messages in a second. Others may consume them meanwhile: then
-    the number of messages does not grow any more.
-    """
-    before, ready = -1, await channel.count(queue)
-    while before < ready < count:
-        await asyncio.sleep(_REQUEUE_POLL)
-        before, ready = ready, await channel.count(queue)
-
-
-async def _max_returns(session: Session, queue: str) -> int:
-    """Return the delivery count from which on a message must not be requeued.
-
-    Before RabbitMQ 4 a quorum queue has no limit by default, and later a limit of 20. A policy may
-    set another one, which a client cannot read.
-    """
-    types = QueueTypes()
-    found = await types.learn(session, Queue(queue, "quorum"))
-    if not types.nack_counts or (found is not None and found.type != "quorum"):
-        return _NO_LIMIT
-    limit = None if found is None else found.arguments.get("x-delivery-limit")
-    if isinstance(limit, int):
-        return limit if limit >= 0 and not isinstance(limit, bool) else _NO_LIMIT
-    is_unlimited = found is not None and (0,) < session.version < (4,)
-    return _NO_LIMIT if is_unlimited else 1
-
+from workerkit.amqp.dead_letters import ORIGINAL, REPLAYS, Evidence
+from workerkit.amqp.message import EXCHANGE, OURS, ROUTING_KEY, AMQPMessage
+from workerkit.amqp.properties import Properties
+from workerkit.errors import ConnectionLost, InvalidBody
 
 _MAX_CONCURRENT = 50
-# CC and BCC would route the copy to other queues again.
-_COUNT_HEADERS = ("CC", "BCC", DELIVERY_COUNT, ACQUIRED_COUNT)
+_NOTHING: Mapping[str, Any] = {}
 
 
 class QueueCleaner:
@@ -204,7 +83,10 @@ class QueueCleaner:
         if len(self._tasks) >= _MAX_CONCURRENT:
             await asyncio.wait(self._tasks, return_when=asyncio.FIRST_COMPLETED)
         while not self._finished:
-            message = await self._browser.next()
+            try:
+                message = await self._browser.next()
+            except InvalidBody:
+                continue  # It is larger than the settings allow, and stays.
             if message is None:
                 return None
             if self._is_selected(message):
@@ -254,14 +136,19 @@ class _RateLimit:
                 await asyncio.wait_for(self._stopping.wait(), wait)
 
 
-def replay_properties(message: AMQPMessage[Any], queue: str) -> Properties:
+def replay_properties(
+    message: AMQPMessage[Any], queue: str, more: Mapping[str, Any] = _NOTHING
+) -> Properties:
     """Return the properties of a dead letter that is replayed to *queue*, without its retries.
 
     The headers of the sender do not change. workerkit's headers are removed, except the number of
-    replays, and the original exchange and routing key if they differ from this queue: `handle` may
-    read them.
+    replays, what an edit has changed, and the original exchange and routing key if they differ from
+    this queue: `handle` may read them.
+
+    Args:
+        more: Further headers, which replace those of the message.
     """
-    added: dict[str, Any] = {REPLAYS: Evidence.of(message).replays + 1}
+    added: dict[str, Any] = {REPLAYS: Evidence.of(message).replays + 1, **more}
     if (message.exchange, message.routing_key) != ("", queue) and EXCHANGE in message.sent:
         added |= {EXCHANGE: message.exchange, ROUTING_KEY: message.routing_key}
     headers = message.properties.table or table.encode({})
@@ -271,15 +158,6 @@ def replay_properties(message: AMQPMessage[Any], queue: str) -> Properties:
     return dataclasses.replace(copied(message, {}), table=headers)
 
 
-def properties_without_counts(message: AMQPMessage[Any]) -> Properties:
-    """Return the properties of a copy for the same queue, without the broker's counts."""
-    headers = message.properties.table
-    with suppress(table.MalformedTable):
-        headers = headers and table.merge(headers, {}, lambda name, _: name not in _COUNT_HEADERS)
-    return dataclasses.replace(
-        message.properties, table=headers, delivery_mode=PERSISTENT, user_id=None
-    )
-
-
 def _is_kept(name: str, entry: bytes) -> bool:
-    return not name.startswith(OURS) and name not in NOT_FOR_COPIES
+    is_ours = name.startswith(OURS) and not name.startswith(ORIGINAL)
+    return not is_ours and name not in NOT_FOR_COPIES

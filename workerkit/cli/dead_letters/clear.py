@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from workerkit.amqp.browse import ProcessMessage
 from workerkit.amqp.dead_letters import Evidence
 from workerkit.amqp.destination import Destination
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.publisher import Publisher
-from workerkit.amqp.replay import ProcessMessage, QueueCleaner, replay_properties
+from workerkit.amqp.replay import QueueCleaner, replay_properties
 from workerkit.cli.dead_letters.read import opened
 from workerkit.cli.dead_letters.selection import Selection
 from workerkit.cli.dead_letters.target import DeadLetterQueue

@@ -6,16 +6,16 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from workerkit.amqp.browse import Browser, QueueCopies, browse_queue
 from workerkit.amqp.destination import Destination
 from workerkit.amqp.frames import NOT_FOUND
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.publisher import Publisher
-from workerkit.amqp.replay import Browser, browse_queue, properties_without_counts
 from workerkit.cli.dead_letters.selection import Selection
 from workerkit.cli.dead_letters.target import DeadLetterQueue
 from workerkit.cli.parameters import quiet
 from workerkit.cli.terminal import progress
-from workerkit.errors import BrokerRefused, ConnectionLost, PublishError, RunError
+from workerkit.errors import BrokerRefused, ConnectionLost, PublishError, PublishRefused, RunError
 from workerkit.safe_text import escape
 
 T = TypeVar("T")
@@ -49,15 +49,17 @@ async def opened(queue: DeadLetterQueue) -> AsyncIterator[Browser]:
     quiet()
     publisher = Publisher()
     publisher.open(queue.settings)
-    to = Destination(queue.name, "", queue.connection, queue.vhost)
-
-    async def copy(message: AMQPMessage[Any]) -> None:
-        await publisher.send(message.raw, properties_without_counts(message), to)
-
+    copies = QueueCopies(publisher, Destination(queue.name, "", queue.connection, queue.vhost))
     try:
-        async with browse_queue(queue.broker, queue.vhost, queue.name, copy) as browser:
+        async with browse_queue(queue.broker, queue.vhost, queue.name, copies) as browser:
             yield browser
             _report_copied(browser)
+    except PublishRefused as error:
+        raise RunError(
+            f"stopped: queue {escape(queue.name)!r} drops a message that is read more often than "
+            f"its delivery limit, unless a copy replaces it, and none can be published: {error}; "
+            "grant write on the default exchange, or declare the queue without a delivery limit"
+        ) from error
     except ConnectionLost as error:
         if isinstance(error, BrokerRefused) and error.code == NOT_FOUND:
             raise NoDeadLetterQueue from error

@@ -1,7 +1,6 @@
 """Filters that select dead letters."""
 
 import re
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any
@@ -10,10 +9,8 @@ import typer
 
 from workerkit.amqp.dead_letters import Evidence, moment
 from workerkit.amqp.message import AMQPMessage
-from workerkit.options import folded
 
 _AGE = re.compile(r"(\d+(?:\.\d+)?)([smhdw])")
-_NEVER = datetime.min.replace(tzinfo=UTC)
 _UNITS = {"s": "seconds", "m": "minutes", "h": "hours", "d": "days", "w": "weeks"}
 
 
@@ -101,15 +98,7 @@ class Selection:
             return False
         found = Evidence.of(message)
         return (
-            (not self.errors or _is_error(self.errors, found.error))
-            and (not self.consumers or _is_consumer(self.consumers, found.consumer))
-            and (self.since is None or (found.failed_at or _NEVER) >= self.since)
+            (not self.errors or any(map(found.is_error, self.errors)))
+            and (not self.consumers or any(map(found.is_of, self.consumers)))
+            and (self.since is None or found.failed_since(self.since))
         )
-
-
-def _is_error(wanted: Sequence[str], found: str | None) -> bool:
-    return found is not None and (found in wanted or found.rpartition(".")[2] in wanted)
-
-
-def _is_consumer(wanted: Sequence[str], found: str | None) -> bool:
-    return found is not None and folded(found) in map(folded, wanted)
