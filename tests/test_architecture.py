@@ -48,8 +48,8 @@ ORDER = {
     " described traced_connection event_types cursor stored_cursor receiver subscription transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
     " upload form json_body auth verifier signature slow_clients view return_type schemas openapi"
-    " response etag cors connection disconnect form_reader traced middleware listener server receiver"
-    " routes transport",
+    " response etag cors connection disconnect form_reader traced middleware listener server"
+    " receiver routes transport",
     "embedded": "table clock memory errors heartbeat injected_faults methods properties message"
     " counting order behaviour arguments queue exchange x_death vhost outbox channel"
     " declaring publishing consuming dispatch frames broker handshake connection"
