@@ -29,8 +29,8 @@ FLOORS = {
     "F4 transports": "amqp|sse|http|embedded ops.counting ops.recent ops.metrics periodic ops"
     " console",
     "F5 assembly": "container config.load tracing app",
-    "F6 runner": "app.burst app.main_thread app.watchdog app.process processes.link runner"
-    " processes",
+    "F6 runner": "app.burst app.main_thread app.console app.watchdog app.process"
+    " processes.link runner processes",
     "F7 doors": "cli testing __main__",
 }
 
@@ -75,8 +75,8 @@ ORDER = {
     " variables explain load",
     "tracing": "names sampling contexts recorder calls spans served running",
     "processes": "cpus link child sums pages supervisor reload",
-    "app": "discovery injection interceptors sections assembly burst main_thread asyncapi watchdog"
-    " process",
+    "app": "discovery injection interceptors sections assembly burst main_thread asyncapi console"
+    " watchdog process",
     "periodic": "schedule singleton consumer timer control transport",
 }
 

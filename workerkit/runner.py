@@ -184,7 +184,7 @@ class Runner:
         ):
             if parent is None or not parent.number:
                 log.info(banner(assembly))
-            ops = process.ops_server()
+            ops = process.ops_server(0 if parent is None else parent.number)
             try:
                 await _open(ops, assembly.settings, parent)
                 await _until_stopped(process, assembly.settings, stop_requested, parent)

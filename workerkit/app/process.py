@@ -16,6 +16,7 @@ from workerkit import logs
 from workerkit.app.assembly import Assembly
 from workerkit.app.asyncapi import document
 from workerkit.app.burst import until_handled
+from workerkit.app.console import ProcessConsole
 from workerkit.app.interceptors import check_created
 from workerkit.app.watchdog import Watchdog
 from workerkit.container import Resources, redact_of
@@ -25,7 +26,6 @@ from workerkit.errors import DeclarationError, RunError
 from workerkit.health import Readiness
 from workerkit.ops.exemplars import Exemplars
 from workerkit.ops.metrics import Metrics
-from workerkit.ops.port import Extension
 from workerkit.ops.server import OpsServer
 from workerkit.signature import given
 from workerkit.tasks import (
@@ -90,21 +90,28 @@ class Process:
         self._transports: list[Transport] = []
         self._watchdog: Watchdog | None = None
         self._tracing: RunningTracing | None = None
+        self._console: ProcessConsole | None = None
 
-    def ops_server(self, console: Extension | None = None) -> OpsServer:
-        """Create the server of health, metrics and documents; the caller opens and closes it.
+    def ops_server(self, number: int = 0) -> OpsServer:
+        """Create the server of health, metrics, documents and the console.
+
+        The caller opens and closes it.
 
         Args:
-            console: Served as well, and closed with it.
+            number: Of this process among those of `--processes`; 0 if it is the only one.
         """
+        redact = redact_of(self._container)
+        console = self._console = ProcessConsole(
+            self._assembly, self.readiness, self.metrics, redact, number
+        )
         return OpsServer(
             self._assembly.settings,
             self.readiness,
             self.metrics,
-            redact_of(self._container),
+            redact,
             partial(document, self._assembly),
             serves_views=self._assembly.serves_views,
-            extension=console,
+            extension=console.page,
         )
 
     async def start(self) -> None:
@@ -142,6 +149,8 @@ class Process:
                 self._transports.append(transport)
             self.readiness.health += await transport.start(endpoints, context)
         self.readiness.started = True
+        if self._console is not None:
+            self._console.join(self._transports)
         if self._burst:
             _ = self._keep(self._end_burst(), "burst")
 
@@ -183,6 +192,8 @@ class Process:
         if busy := self._busy():
             self.abandoned += busy
             faults.append(f"handlers of {', '.join(busy)} did not end when cancelled: abandoned")
+        if self._console is not None:
+            await run_all({"fleet": self._console.leave()}, CLOSE_DEADLINE)
         faults += await self._finish(
             "closed",
             {name: transport.close() for name, transport in transports.items()},

@@ -11,7 +11,8 @@ from aiohttp import web
 from yarl import URL
 
 from workerkit import logs
-from workerkit.cli.fleet import ANY_ADDRESS, Found, Which, find
+from workerkit.app.console import lone_console
+from workerkit.cli.fleet import ANY_ADDRESS, Found, Which, find, sources_of
 from workerkit.cli.parameters import Traceback, faults, spread
 from workerkit.config.settings import WorkerSettings
 from workerkit.config.variables import Variables
@@ -43,7 +44,7 @@ def console(
         found = find(which)
         settings = settings_for(found, host, port)
         logs.configure_unless_done(settings.log, None, None)
-        asyncio.run(_serve(Console(found, settings), open_browser=open_))
+        asyncio.run(_serve(found, settings, open_browser=open_))
 
 
 def settings_for(found: Found, host: str, port: int) -> WorkerSettings:
@@ -79,6 +80,10 @@ class Console:
         self._found = found
         self._settings = settings
         self._port = OpsPort(settings, None, None, serves_views=False)
+        # A command needs the token of the role admin.
+        token = settings.ops.token
+        sources = sources_of(found, None if token is None else token.get_secret_value())
+        self._page = lone_console(settings, found.app, sources, found.declared)
 
     @property
     def url(self) -> str:
@@ -94,7 +99,7 @@ class Console:
         """
         pages: dict[str, Page] = {"/health/live": _live, "/health/ready": _live}
         try:
-            await self._port.open(pages, _status)
+            await self._port.open(pages, _status, self._page)
         except OSError as error:
             # asyncio's own text repeats the address.
             number = error.errno or 0
@@ -108,7 +113,8 @@ class Console:
         await self._port.close()
 
 
-async def _serve(served: Console, *, open_browser: bool) -> None:
+async def _serve(found: Found, settings: WorkerSettings, *, open_browser: bool) -> None:
+    served = Console(found, settings)
     stop = asyncio.Event()
     with stop_signals(stop.set):
         await served.open()

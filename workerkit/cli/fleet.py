@@ -12,14 +12,19 @@ from pydantic import SecretStr, ValidationError
 from yarl import URL
 
 from workerkit.app.assembly import settings_source
-from workerkit.cli.application import is_url, settings_of
+from workerkit.app.console import fleet_connection
+from workerkit.cli.application import assembled, is_url, settings_of
 from workerkit.cli.parameters import Container, packages
 from workerkit.config.load import load_settings
 from workerkit.config.sections import OpsSettings
-from workerkit.config.settings import WorkerSettings
+from workerkit.config.settings import DEFAULT_CONNECTION, WorkerSettings
+from workerkit.console.fleet import LoneFleet
 from workerkit.console.model import FleetView
+from workerkit.console.sources import Source
+from workerkit.console.targets import Targets
 from workerkit.container import WorkerContainer
 from workerkit.errors import ConfigurationError, RunError
+from workerkit.transport import Declared
 
 _TIMEOUT = 5.0
 _LARGEST = 2**24  # Bytes of a view.
@@ -69,12 +74,29 @@ class Found:
         app: The name of the application; empty if only targets are known.
         targets: Addresses of ops servers; none if the processes are found over the broker.
         has_broker: Whether a package or a URL names the connection to the broker.
+        connection: The name of the connection of the consumers.
+        vhost: Its virtual host; None for that of the settings.
+        declared: The consumers of the package.
     """
 
     settings: WorkerSettings
     app: str
     targets: Sequence[str]
     has_broker: bool
+    connection: str = DEFAULT_CONNECTION
+    vhost: str | None = None
+    declared: Sequence[Declared] = ()
+
+
+def sources_of(found: Found, token: str | None) -> list[Source]:
+    """Return where the processes are found: at their addresses, else over the broker.
+
+    Args:
+        token: For the ops servers.
+    """
+    if found.targets:
+        return [Targets(lambda: found.targets, token)]
+    return [LoneFleet(found.app, found.settings, found.connection, found.vhost)]
 
 
 class Views(Protocol):
@@ -107,8 +129,12 @@ def find(which: Which) -> Found:
     if url is not None and not is_url(url):
         raise ConfigurationError("--url should start with amqp:// or amqps://")
     targets = _targets(which.targets)
+    declared: Sequence[Declared] = ()
+    connection, vhost = DEFAULT_CONNECTION, None
     if package is not None:
-        settings = settings_of(package, which.container)
+        assembly = assembled(package, which.container)
+        settings, declared = assembly.settings, assembly.declared
+        connection, vhost = fleet_connection(assembly) or (connection, vhost)
     elif url is not None:
         own = _of_environment()
         settings = settings_of(url, None).model_copy(update={"ops": own.ops, "fleet": own.fleet})
@@ -124,7 +150,7 @@ def find(which: Which) -> Found:
             "--url needs --app: the name of the package that the processes run, or of the setting"
             " FLEET__NAME"
         )
-    return Found(settings, app, targets, has_broker=bool(package or url))
+    return Found(settings, app, targets, bool(package or url), connection, vhost, declared)
 
 
 def this_machine(settings: WorkerSettings) -> str:

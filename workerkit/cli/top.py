@@ -7,7 +7,16 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from workerkit.cli.fleet import Found, Served, Views, Which, find, this_machine, token_to_read
+from workerkit.cli.fleet import (
+    Found,
+    Served,
+    Views,
+    Which,
+    find,
+    sources_of,
+    this_machine,
+    token_to_read,
+)
 from workerkit.cli.parameters import Json, Traceback, faults, quiet, spread
 from workerkit.cli.terminal import (
     Cell,
@@ -20,7 +29,8 @@ from workerkit.cli.terminal import (
 )
 from workerkit.cli.top_lines import UNLIMITED, Sort, lines_of
 from workerkit.console.model import FleetView
-from workerkit.errors import ConfigurationError, RunError
+from workerkit.console.overview import Overview
+from workerkit.errors import RunError
 from workerkit.stop_signals import exit_now, stop_signals
 from workerkit.tasks import cancel_and_wait
 
@@ -82,9 +92,30 @@ async def open_views(found: Found, interval: float) -> Views:
         # The worker knows the others of its application, and has a history already.
         url = found.targets[0] if found.targets else this_machine(found.settings)
         return Served(url, token)
-    raise ConfigurationError(
-        "name one ops server with --targets: several of them, or a broker, are not supported yet"
-    )
+    return Merged(Overview(found.app, sources_of(found, token), interval=interval))
+
+
+class Merged:
+    """The view of several processes, without a console in between."""
+
+    def __init__(self, overview: Overview) -> None:
+        self._overview = overview
+
+    async def view(self) -> FleetView:
+        """Return the state of all processes now.
+
+        Raises:
+            RunError: None answers, with the reasons.
+        """
+        view = await self._overview.view()
+        if not view.processes:
+            reasons = view.problems or [f"no process of {self._overview.app!r} answers"]
+            raise RunError(*reasons)
+        return view
+
+    async def close(self) -> None:
+        """Close connections."""
+        await self._overview.close()
 
 
 class Top:

@@ -4,7 +4,7 @@ import difflib
 import logging
 from collections.abc import Awaitable
 
-from workerkit.console.audit import Audit
+from workerkit.console import audit
 from workerkit.console.model import Command, CommandResult, Operator
 from workerkit.describe import describe_error
 from workerkit.health import Health, Readiness
@@ -29,14 +29,12 @@ class Commands:
         readiness: Of this process, with its consumers.
         mode: The setting `console` of the ops server.
         variable: The environment variable of that setting.
-        audit: Gets a record of each command.
     """
 
-    def __init__(self, readiness: Readiness, mode: str, variable: str, audit: Audit) -> None:
+    def __init__(self, readiness: Readiness, mode: str, variable: str) -> None:
         self._readiness = readiness
         self._mode = mode
         self._variable = variable
-        self._audit = audit
         # The consumers that draining has paused.
         self._drained: list[Health] = []
 
@@ -52,7 +50,7 @@ class Commands:
             log.exception("command failed", extra={"action": command.action})
             text, ok = f"failed: {describe_error(error)}", False
         text = one_line(text)
-        self._audit(operator, command.action, command.consumer or f"process {pid}", text)
+        audit.write(operator, command.action, command.consumer or f"process {pid}", text)
         return CommandResult(process=process_id, host=host, pid=pid, ok=ok, text=text)
 
     async def _execute(self, command: Command, operator: Operator) -> str:

@@ -24,6 +24,8 @@ log = logging.getLogger(__name__)
 _REPORT_DEADLINE = 1.0
 _COMMAND_DEADLINE = 3.0
 _FORGOTTEN = 60.0
+_FIRST_DEADLINE = 3.0
+_INTRODUCTION = 0.3
 _MOST_MEMBERS = 1_000
 _MOST_WAITING = 100
 _MOST_ANSWERS = 20  # In a second.
@@ -288,13 +290,27 @@ class Fleet:
 
 
 class LoneFleet(Fleet):
-    """The fleet as a console sees it that runs alone: with a connection of its own."""
+    """The fleet as a console sees it that runs alone.
 
-    def __init__(self, app: str, settings: WorkerSettings, connection: str, vhost: str | None):
+    It has a connection of its own, which is opened when somebody looks.
+    """
+
+    def __init__(
+        self, app: str, settings: WorkerSettings, connection: str, vhost: str | None
+    ) -> None:
         read = partial(settings.connection, connection)
         self._own = Connection(connection, read, vhost, "console")
         super().__init__(app, settings.fleet, self._own, None)
         self._connecting: asyncio.Task[None] | None = None
+
+    async def reports(self) -> Answers:
+        """Return the reports of all processes; see `Fleet.reports`."""
+        if self._connecting is None:
+            self.start()
+            if await self.opened(_FIRST_DEADLINE):
+                # The processes introduce themselves.
+                await asyncio.sleep(_INTRODUCTION)
+        return await super().reports()
 
     def start(self) -> None:
         """Connect, and find the processes."""

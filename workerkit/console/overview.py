@@ -75,13 +75,17 @@ class Overview:
     ) -> None:
         self.app = app
         self.interval = interval
-        self._sources = sources
+        self._sources = list(sources)
         self._depths = _Depths(depths)
         self._known: dict[str, tuple[ProcessReport, float]] = {}
         self._history: History[tuple[str, ...]] = History(4 * MOST_CONSUMERS)
         self._view: FleetView | None = None
         self._made_at = -interval
         self._making: asyncio.Task[FleetView] | None = None
+
+    def add(self, source: Source) -> None:
+        """Add a source that was not there from the beginning."""
+        self._sources.append(source)
 
     async def view(self) -> FleetView:
         """Return the current view; all who ask within the interval get the same."""
@@ -167,7 +171,7 @@ class Overview:
         problems = [text for each in answers for text in each.problems]
         problems += self._depths.problems
         return FleetView(
-            app=self.app,
+            app=self.app or "".join(each.app for each in reports[:1]),
             time=datetime.now(UTC),
             interval=self.interval,
             asked=len(reports),

@@ -93,6 +93,7 @@ class Console:
         agent: Reports on this process; None if it runs no consumers.
         redact: The container's.
         folder: The files of the page; None for those of the package.
+        guessable: People have chosen the tokens; see `Access`.
     """
 
     def __init__(
@@ -104,6 +105,8 @@ class Console:
         agent: Agent | None,
         redact: Redact | None,
         folder: Traversable | None = None,
+        *,
+        guessable: bool = True,
     ) -> None:
         self._settings = settings
         self._overview = overview
@@ -112,7 +115,7 @@ class Console:
         self._agent = agent
         self._redact = redact
         self._page = PageFiles(folder)
-        self._access = Access(settings.ops, self._variable)
+        self._access = Access(settings.ops, self._variable, guessable=guessable)
         connections = max_connections(settings.ops.max_connections, "ops")
         left = max(connections - _OTHER_CONNECTIONS, connections // 2, 1)
         self._live = Live(overview.view, overview.interval, min(MOST_CLIENTS, left))
@@ -221,9 +224,15 @@ class Console:
         yield LiveView(self._live)
         if self._agent is not None:
             yield ProcessView(self._agent)
-        yield CommandView(self._overview.execute)
+        yield CommandView(self._execute)
         yield AuditView(self._audit.records)
         yield from desk_views(self._desk, self._overview.view)
+
+    async def _execute(self, command: Command, operator: Operator) -> CommandReport:
+        report = await self._overview.execute(command, operator)
+        target = command.consumer or f"{len(command.processes or ()) or 'all'} processes"
+        self._audit(operator, command.action, target, report.text)
+        return report
 
     def _me(self, operator: Operator) -> Me:
         mode: Literal["read", "operate"] = (

@@ -7,6 +7,7 @@ from typing import Any
 from aiohttp import ClientError, ClientSession, ClientTimeout, web
 
 from workerkit.config.settings import WorkerSettings
+from workerkit.console.server import Console
 from workerkit.ops.debug_pages import STACKS, TASKS, DebugPages
 from workerkit.ops.port import OpsPort, Page
 from workerkit.ops.server import OK, OPEN_METRICS, UNAVAILABLE, json_page
@@ -31,6 +32,7 @@ class AllProcesses:
         sums: None for no page of metrics.
         describe: Creates the AsyncAPI document.
         serves_views: Whether the processes have HTTP views.
+        console: For all of them; None for none.
     """
 
     def __init__(
@@ -43,7 +45,9 @@ class AllProcesses:
         describe: Callable[[], Mapping[str, Any]],
         *,
         serves_views: bool,
+        console: Console | None = None,
     ) -> None:
+        self._console = console
         self._access = DebugPages(None) if settings.ops.debug else None
         self._port = OpsPort(settings, self._access, describe, serves_views=serves_views)
         self._slots = slots
@@ -57,10 +61,6 @@ class AllProcesses:
     def url(self) -> str:
         """Return where it listens, or before `open`, where it will."""
         return self._port.url
-
-    def consoles(self) -> list[str]:
-        """Return the addresses of the processes, whose consoles need the token of the parent."""
-        return [each.ops_url for each in self._children() if each.was_started and each.code is None]
 
     async def open(self) -> None:
         """Listen.
@@ -77,7 +77,7 @@ class AllProcesses:
             pages[self._path] = self._metrics
         if self._access is not None:
             pages |= {TASKS: self._debug, STACKS: self._debug}
-        await self._port.open(pages, self._status)
+        await self._port.open(pages, self._status, self._console)
         self._client = ClientSession(timeout=ClientTimeout(total=_DEADLINE))
 
     async def close(self) -> None:

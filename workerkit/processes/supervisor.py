@@ -13,6 +13,10 @@ from functools import partial
 from workerkit import logs
 from workerkit.app.assembly import Assembly
 from workerkit.app.asyncapi import document
+from workerkit.app.console import lone_console, lone_fleet
+from workerkit.console.server import Console
+from workerkit.console.sources import Source
+from workerkit.console.targets import Targets
 from workerkit.errors import ConfigurationError, RunError
 from workerkit.http.listener import bind
 from workerkit.http.transport import HTTPTransport, listen_error
@@ -96,6 +100,7 @@ class Supervisor:
             self._sums,
             partial(document, self._assembly),
             serves_views=self._assembly.serves_views,
+            console=self._console(),
         )
         with ExitStack() as stack:
             await self._bind()
@@ -112,6 +117,23 @@ class Supervisor:
         code = self._gave_up or next(iter(self._codes), 0)
         log.info("stopped", extra={"exit_code": code})
         return code
+
+    def _console(self) -> Console | None:
+        """Return the console for the processes, and for those of the fleet on other machines."""
+        ops = self._settings.ops
+        if not ops.enabled or ops.console == "off":
+            return None
+        assembly = self._assembly
+        sources: list[Source] = [Targets(self._ops_urls, self._token)]
+        if (fleet := lone_fleet(assembly)) is not None:
+            sources.append(fleet)
+        declared = assembly.declared
+        return lone_console(self._settings, assembly.name, sources, declared, self._redact)
+
+    def _ops_urls(self) -> list[str]:
+        """Return the addresses of the ops servers of the processes."""
+        running = [each for each in self._children.values() if each.was_started]
+        return [each.ops_url for each in running if each.code is None]
 
     async def _bind(self) -> None:
         """Bind the port of the views.
