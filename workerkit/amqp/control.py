@@ -8,7 +8,6 @@ from workerkit.amqp.consumer import MAX_PREFETCH, AMQPOptions
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.subscription import Subscription
 from workerkit.control import Ability, Control
-from workerkit.tasks import cancel_and_wait
 
 Keep = Callable[[Coroutine[Any, Any, None], str], None]
 
@@ -68,8 +67,8 @@ class AMQPControl(Control):
         """Cancel the consumers at the broker. Messages that no worker has started with go back."""
         async with self._changing:
             if not self.paused:
-                await cancel_and_wait(self._tasks)
-                await asyncio.gather(*(each.pause() for each in self._subscriptions))
+                running = zip(self._subscriptions, self._tasks, strict=True)
+                await asyncio.gather(*(each.pause(task) for each, task in running))
 
     async def resume(self) -> None:
         """Consume again."""

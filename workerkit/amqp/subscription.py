@@ -18,7 +18,7 @@ from workerkit.amqp.topology import Topology
 from workerkit.describe import summarize_error, without_needless_traceback
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft, QueueInUse
 from workerkit.health import Part
-from workerkit.tasks import Backoff
+from workerkit.tasks import Backoff, cancel_and_wait
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +70,9 @@ class Subscription:
         self._consuming_since = 0.0
         self._position = StreamPosition(queue.stream_offset) if queue.is_stream else None
         self._cancelled = asyncio.Event()
+        # Held while a consumer is started or stopped: a request that is cancelled closes its
+        # channel, and the broker redelivers its messages.
+        self._changing = asyncio.Lock()
         # Of the last check for a burst: the channel with the number of its messages, and the number
         # of messages in the queue.
         self._received: tuple[Channel, int] | None = None
@@ -91,7 +94,9 @@ class Subscription:
             session = await self._connection.session()
             pause = _MISSING_RETRY
             try:
-                if channel := await self._set_up(session):
+                async with self._changing:
+                    channel = await self._set_up(session)
+                if channel is not None:
                     await self._wait_for_cancel(channel)
                     pause = backoff.next()
             except QueueInUse as error:
@@ -158,14 +163,19 @@ class Subscription:
         self._part.stopping()
         await self._cancel()
 
-    async def pause(self) -> None:
+    async def pause(self, running: "asyncio.Task[None] | None" = None) -> None:
         """Cancel the consumer at the broker, and return the messages that wait for a worker.
 
-        `run` was cancelled before, and resumes when it is called again. The channel stays open, for
-        running handlers.
+        The channel stays open, for running handlers.
+
+        Args:
+            running: The task of `run`, which is called again to resume; None before the first.
         """
         self.paused = True
-        await self._cancel()
+        async with self._changing:
+            if running is not None:
+                await cancel_and_wait([running])
+            await self._cancel()
         self._consuming = False
         if self._channel is not None and not self._queue.is_stream:
             self._receiver.return_waiting(self._channel.acks)
@@ -183,13 +193,14 @@ class Subscription:
         `run` continues. Messages that were received stay.
         """
         self._prefetch = count
-        channel = self._channel
-        if channel is None or not self._consuming:
-            return
         try:
-            async with channel.turn():
-                await channel.cancel(self._tag)
-                await self._start_consumer(channel)
+            async with self._changing:
+                channel = self._channel
+                if channel is None or not self._consuming:
+                    return
+                async with channel.turn():
+                    await channel.cancel(self._tag)
+                    await self._start_consumer(channel)
         except ConnectionLost as error:
             # `run` consumes again, with the new count.
             log.warning("consumer not restarted", extra=self._fields(reason=str(error)))
