@@ -7,7 +7,6 @@ import argparse
 import asyncio
 import math
 import random
-import time
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from datetime import UTC, datetime, timedelta
@@ -37,6 +36,7 @@ from workerkit.console.model import (
     Totals,
 )
 from workerkit.console.reports import FailureReport, StreamReport, TaskReport
+from workerkit.control import Ability
 
 POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; connect-src 'self'; img-src data:; "
@@ -45,6 +45,12 @@ POLICY = (
 )
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 POINTS = 150
+ABILITIES: Mapping[str, Sequence[Ability]] = {
+    "amqp": ("pause", "concurrency", "prefetch"),
+    "sse": ("pause", "concurrency"),
+    "periodic": ("pause", "run"),
+}
+OPERATOR = web.RequestKey("operator", Operator)
 PROCESSES = ("9f01", "9f02", "9f03", "9f04")
 
 # name, kind, source, rate, p95, share that fails, concurrency, prefetch, attempts, waiting, dead
@@ -188,11 +194,7 @@ class ConsoleApi:
             state=state,
             reason="connection refused; next attempt in 8 s" if state == "waiting" else "",
             paused=len(paused),
-            abilities={
-                "amqp": ("pause", "concurrency", "prefetch"),
-                "sse": ("pause", "concurrency"),
-                "periodic": ("pause", "run"),
-            }.get(kind, ()),
+            abilities=ABILITIES.get(kind, ()),
             in_flight=sum(each.in_flight for each in per_process),
             concurrency=concurrency,
             prefetch=prefetch,
@@ -274,7 +276,13 @@ class ConsoleApi:
     def _connections(self) -> list[ConnectionRow]:
         made = [
             ConnectionRow(
-                process=process, name="default", role=role, vhost="/", connected=True, opened=2, lost=1
+                process=process,
+                name="default",
+                role=role,
+                vhost="/",
+                connected=True,
+                opened=2,
+                lost=1,
             )
             for process in PROCESSES
             for role in ("consumers", "publisher")
@@ -375,7 +383,7 @@ class ConsoleApi:
             if request.path.startswith("/api/"):
                 if self.down:
                     raise Refusal(503, "The process is stopping.")
-                request["operator"] = self._operator(request)
+                request[OPERATOR] = self._operator(request)
             response: web.StreamResponse = await handler(request)
             return response
         except Refusal as error:
@@ -421,7 +429,7 @@ class ConsoleApi:
         }
         return json_of(
             Me(
-                operator=request["operator"],
+                operator=request[OPERATOR],
                 mode=self.mode,  # type: ignore[arg-type]
                 app="shop",
                 version="0.2.0",
@@ -439,7 +447,7 @@ class ConsoleApi:
         return response
 
     async def _command(self, request: web.Request) -> web.Response:
-        operator: Operator = request["operator"]
+        operator: Operator = request[OPERATOR]
         if operator.role == "view" or self.mode == "read":
             raise Refusal(403, "This needs the role operate.")
         try:
@@ -454,14 +462,21 @@ def _wave(name: str, now: datetime, back: int, length: float = 90.0) -> float:
     step = int(now.timestamp() / 2) - back
     phase = sum(map(ord, name))
     noise = random.Random(step * 7919 + phase).random()
-    slow = 0.5 + 0.3 * math.sin(step * 2 / length * 6.28 + phase) + 0.15 * math.sin(step / 7 + phase)
+    slow = (
+        0.5 + 0.3 * math.sin(step * 2 / length * 6.28 + phase) + 0.15 * math.sin(step / 7 + phase)
+    )
     return max(0.0, min(1.0, slow + 0.12 * (noise - 0.5)))
 
 
 def _routes(rate: float, handled: int) -> list[RouteRow]:
     return [
         RouteRow(
-            route=route, method=method, requests=int(handled * part), errors=errors, rate=rate * part, p95=p95
+            route=route,
+            method=method,
+            requests=int(handled * part),
+            errors=errors,
+            rate=rate * part,
+            p95=p95,
         )
         for route, method, part, errors, p95 in (
             ("/orders", "GET", 0.6, 0, 0.021),

@@ -95,9 +95,9 @@ class SampleLetters:
         get, post = application.router.add_get, application.router.add_post
         root = "/api/v1/dead-letters"
         get(root, responding(lambda query: self._queues()))
-        get(f"{root}/page", responding(lambda query: self._page(query)))
-        get(f"{root}/groups", responding(lambda query: self._groups(query)))
-        get(f"{root}/letter", responding(lambda query: self._letter(query)))
+        get(f"{root}/page", responding(self._page))
+        get(f"{root}/groups", responding(self._groups))
+        get(f"{root}/letter", responding(self._letter))
         get("/api/v1/jobs", responding(lambda query: self.jobs))
 
         async def start(request: web.Request) -> web.Response:
@@ -161,9 +161,7 @@ class SampleLetters:
         return LetterGroups(groups=made, start=start, interval=3600.0, scanned=count, count=count)
 
     def _letter(self, query: Any) -> LetterDetail:
-        found = next(
-            each for each in self.letters[query["queue"]] if each.key == query["key"]
-        )
+        found = next(each for each in self.letters[query["queue"]] if each.key == query["key"])
         return LetterDetail(
             **found.model_dump(),
             headers={"x-error": found.error, "traceparent": "00-4bf92f-00f067-01"},

@@ -44,7 +44,9 @@ def opened(
         finally:
             tab.page.goto("about:blank")  # ends the stream, for which the server would wait
             expected = ("about:blank", *(("Failed to load", "net::ERR") if refused else ()))
-            tab.faults[:] = [each for each in tab.faults if not any(map(each.__contains__, expected))]
+            tab.faults[:] = [
+                each for each in tab.faults if not any(map(each.__contains__, expected))
+            ]
 
 
 def test_seven_numbers_and_a_row_of_each_consumer(api: ConsoleApi, visit: Visits) -> None:
@@ -82,7 +84,9 @@ def test_changes_of_one_consumer(api: ConsoleApi, visit: Visits) -> None:
     with opened(api, visit, "/#/consumers/PaymentCaptured") as page:
         page.get_by_label("concurrency").fill("7")
         page.get_by_label("concurrency").press("Enter")
-        expect(page.locator("#toasts")).to_contain_text("Set concurrency of PaymentCaptured: 4 of 4")
+        expect(page.locator("#toasts")).to_contain_text(
+            "Set concurrency of PaymentCaptured: 4 of 4"
+        )
         expect(page.get_by_role("table", name="Processes")).to_contain_text("/ 7")
         page.locator("#scope").select_option(PROCESSES[1])
         page.get_by_label("prefetch").fill("9")
@@ -254,9 +258,7 @@ def test_updates_change_the_rows_that_are_there(api: ConsoleApi, visit: Visits) 
                 document.querySelector('main'), { subtree: true, attributes: true });
             }"""
         )
-        page.evaluate(
-            "new Promise((done) => setInterval(() => window.changes > 20 && done(), 50))"
-        )
+        page.evaluate("new Promise((done) => setInterval(() => window.changes > 20 && done(), 50))")
 
         assert page.evaluate("window.first.isConnected")
         assert abs(page.evaluate("document.querySelectorAll('*').length - window.count")) < 50
