@@ -45,6 +45,12 @@ POLICY = (
 )
 TYPES = {"html": "text/html", "css": "text/css", "js": "text/javascript"}
 POINTS = 150
+ABILITIES: Mapping[str, Sequence[Ability]] = {
+    "amqp": ("pause", "concurrency", "prefetch"),
+    "sse": ("pause", "concurrency"),
+    "periodic": ("pause", "run"),
+}
+OPERATOR = web.RequestKey("operator", Operator)
 PROCESSES = ("9f01", "9f02", "9f03", "9f04")
 
 # name, kind, source, rate, p95, share that fails, concurrency, prefetch, attempts, waiting, dead
@@ -69,13 +75,6 @@ ERRORS = (
     ("OrderPlaced", "InvalidBody", "lines.0.amount: Input should be greater than 0", ""),
     ("FraudSignals", "KeyError", "'score'", "fraud.py:17"),
 )
-
-
-_ABILITIES: Mapping[str, Sequence[Ability]] = {
-    "amqp": ("pause", "concurrency", "prefetch"),
-    "sse": ("pause",),
-    "periodic": ("pause", "run"),
-}
 
 
 class Refusal(Exception):
@@ -195,7 +194,7 @@ class ConsoleApi:
             state=state,
             reason="connection refused; next attempt in 8 s" if state == "waiting" else "",
             paused=len(paused),
-            abilities=_ABILITIES.get(kind, ()),
+            abilities=ABILITIES.get(kind, ()),
             in_flight=sum(each.in_flight for each in per_process),
             concurrency=concurrency,
             prefetch=prefetch,
@@ -384,7 +383,7 @@ class ConsoleApi:
             if request.path.startswith("/api/"):
                 if self.down:
                     raise Refusal(503, "The process is stopping.")
-                request["operator"] = self._operator(request)
+                request[OPERATOR] = self._operator(request)
             response: web.StreamResponse = await handler(request)
             return response
         except Refusal as error:
@@ -430,7 +429,7 @@ class ConsoleApi:
         }
         return json_of(
             Me(
-                operator=request["operator"],
+                operator=request[OPERATOR],
                 mode=self.mode,  # type: ignore[arg-type]
                 app="shop",
                 version="0.2.0",
@@ -448,7 +447,7 @@ class ConsoleApi:
         return response
 
     async def _command(self, request: web.Request) -> web.Response:
-        operator: Operator = request["operator"]
+        operator: Operator = request[OPERATOR]
         if operator.role == "view" or self.mode == "read":
             raise Refusal(403, "This needs the role operate.")
         try:

@@ -234,7 +234,7 @@ def test_reconnects(api: ConsoleApi, visit: Visits) -> None:
         )
         expect(page.locator("body")).to_have_class("stale")
         api.down = False
-        expect(page.locator("#live")).to_have_text("live")
+        expect(page.locator("#live")).to_have_text("live", timeout=30_000)
         expect(page.locator("body")).to_have_class("")
         expect(page.locator("#silent")).to_have_text("")
         page.locator("#live").click()
