@@ -1,5 +1,6 @@
 """The page of the console, and the files that it consists of."""
 
+import gzip
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -43,6 +44,7 @@ _HEADERS = {
 @dataclass(frozen=True, slots=True)
 class _File:
     body: bytes
+    compressed: bytes
     content_type: str
     tag: str
 
@@ -69,7 +71,7 @@ class PageFiles:
     async def document(self, request: web.Request) -> web.Response:
         """Respond with the page."""
         response = self._respond(request, _DOCUMENT)
-        response.headers[hdrs.VARY] = hdrs.ACCEPT
+        response.headers[hdrs.VARY] = f"{hdrs.ACCEPT}, {hdrs.ACCEPT_ENCODING}"
         return response
 
     async def file(self, request: web.Request) -> web.Response:
@@ -90,8 +92,10 @@ class PageFiles:
         headers = {**_HEADERS, "ETag": found.tag}
         if is_known(found.tag, request):
             return web.Response(status=304, headers=headers)
-        headers["Content-Type"] = found.content_type
-        return web.Response(body=found.body, headers=headers)
+        headers |= {"Content-Type": found.content_type, "Vary": "Accept-Encoding"}
+        if "gzip" not in request.headers.get(hdrs.ACCEPT_ENCODING, ""):
+            return web.Response(body=found.body, headers=headers)
+        return web.Response(body=found.compressed, headers={**headers, "Content-Encoding": "gzip"})
 
     @cached_property
     def _files(self) -> Mapping[str, _File]:
@@ -103,5 +107,5 @@ class PageFiles:
             if kind is not None and each.is_file():
                 body = each.read_bytes()
                 tag = f'"{blake2b(body, digest_size=_DIGEST).hexdigest()}"'
-                found[each.name] = _File(body, kind, tag)
+                found[each.name] = _File(body, gzip.compress(body, mtime=0), kind, tag)
         return found
