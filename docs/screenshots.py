@@ -15,12 +15,14 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from playwright.sync_api import Browser, Error, Page
 from rich.console import Console
 from rich.text import Text
 
 from tests.browsing import headless_chromium
+from tests.ports import free_port
 from tests.pseudo_terminal import at_terminal
 
 ROOT = Path(__file__).parents[1]
@@ -69,6 +71,7 @@ COMMANDS = {
 def main() -> None:
     """Take all pictures."""
     PICTURES.mkdir(parents=True, exist_ok=True)
+    take_console()
     with demo() as running:
         with headless_chromium() as browser:
             for picture in PAGES:
@@ -106,6 +109,35 @@ def demo() -> Iterator[Demo]:
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGINT)
+        process.wait(30)
+
+
+CONSOLE = {
+    "console": ("#/", {"width": 1280, "height": 760}, "light"),
+    "console-dark": ("#/", {"width": 1280, "height": 760}, "dark"),
+    "console-narrow": ("#/", {"width": 390, "height": 844}, "light"),
+    "console-dead-letters": ("#/dead-letters", {"width": 1280, "height": 760}, "light"),
+}
+
+
+def take_console() -> None:
+    """Take the pictures of the console, with the sample data of its tests."""
+    port = free_port()
+    command = [sys.executable, "-m", "tests.browser.console_api", "--port", str(port)]
+    quiet: Any = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(command, cwd=ROOT, **quiet)
+    try:
+        with headless_chromium() as browser:
+            for name, (route, size, scheme) in CONSOLE.items():
+                context: Any = {"viewport": size, "color_scheme": scheme}
+                page = browser.new_page(**context)
+                open_page(page, f"http://127.0.0.1:{port}/{route}")
+                page.locator("main td").first.wait_for()
+                page.wait_for_timeout(3_000)  # Two more views, so that all of them are drawn.
+                save(f"{name}.png", page.screenshot())
+                page.close()
+    finally:
+        process.terminate()
         process.wait(30)
 
 

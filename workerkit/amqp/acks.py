@@ -14,6 +14,7 @@ from workerkit.amqp.frames import BASIC_CLASS, FRAME_END, METHOD, MalformedFrame
 
 _ACK = Struct(">BHIHHQBB").pack  # frame type, channel, size, class, method, tag, multiple, end
 _SIZE, _ACK_ID, _REJECT_ID, _NACK_ID = 13, 80, 90, 120
+_ORDERED = 32
 _MULTIPLE, _NACK_REQUEUE = 1, 2  # The bits of basic.nack.
 
 
@@ -137,15 +138,22 @@ class Acks:
         return self._refuse(tag, _NACK_ID, _NACK_REQUEUE)
 
     def nack_all(self) -> bool:
-        """Requeue all deliveries that are not settled, with one basic.nack."""
+        """Requeue all deliveries that are not settled, some with each basic.nack.
+
+        A quorum queue requeues more than 32 in any order: Erlang's larger maps have none.
+        """
         self.flush()
         if self.lost or not self._outstanding:
             return not self.lost
-        last = next(reversed(self._outstanding))
+        tags = list(self._outstanding)
         self._outstanding.clear()
+        last = [*tags[_ORDERED - 1 :: _ORDERED], tags[-1]]
         bits = _NACK_REQUEUE | _MULTIPLE
         return self._send(
-            _ACK(METHOD, self._channel, _SIZE, BASIC_CLASS, _NACK_ID, last, bits, FRAME_END)
+            b"".join(
+                _ACK(METHOD, self._channel, _SIZE, BASIC_CLASS, _NACK_ID, tag, bits, FRAME_END)
+                for tag in dict.fromkeys(last)
+            )
         )
 
     def flush(self) -> None:
