@@ -189,7 +189,7 @@ export function mount(root, context) {
       found = await api.get("dead-letters/letter", { ...refOf(state.queue), key: letter.key, position: letter.position });
     } catch (error) { return void toast(error.message, { bad: true }); }
     const model = found.model;
-    const pre = (text, label) => el("pre", { tabindex: "0", "aria-label": label }, text);
+    const pre = (text, label) => el("pre", { tabindex: "0", "aria-label": label }, text === "" ? "(empty)" : text);
     const pairs = (values) => el("dl", { class: "pairs" }, Object.entries(values).map(([name, value]) =>
       [el("dt", {}, el("code", {}, name)), el("dd", {}, typeof value === "string" ? value : JSON.stringify(value))]));
     const trace = (found.traceback || "").split("\n").map((line) => el("span", {
