@@ -129,6 +129,14 @@ async def test_a_port_that_others_can_reach_needs_a_token() -> None:
         assert "WORKERKIT_OPS__TOKEN" in body["detail"]
 
 
+async def test_a_proxy_on_this_machine_keeps_the_name() -> None:
+    """With a token, the name in Host may be any: another site has no token."""
+    async with served(**TOKENS) as url:
+        named = {"Host": "console.example", "Origin": "https://console.example", **bearer(VIEW)}
+        assert (await ask(f"{url}/api/see", named))[0] == 200
+        assert (await ask(f"{url}/api/see", {**named, "Origin": "https://evil.example"}))[0] == 403
+
+
 @pytest.mark.parametrize("host", ["127.0.0.1", "0.0.0.0"])
 async def test_tokens_and_roles(host: str) -> None:
     """Each token has its role, and the role includes the ones below."""

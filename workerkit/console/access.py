@@ -94,6 +94,11 @@ class Access:
         """
         self._only_local = bool(addresses) and all(is_loopback(each[0]) for each in addresses)
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a client needs neither a token nor a proxy."""
+        return not (self._tokens or self._proxy.addresses)
+
     def middleware(self, role_of: Callable[[web.Request], Role | None]) -> Any:
         """Return a middleware that answers requests to the API which are not allowed.
 
@@ -136,7 +141,9 @@ class Access:
     def _check_site(self, request: web.Request) -> None:
         """Refuse requests that a page of another site has sent, or that are for another host."""
         hosts = request.headers.getall(hdrs.HOST, [])
-        if len(hosts) != 1 or (self._only_local and not names_loopback(hosts)):
+        # A page of another site has no token, whatever name it has.
+        is_checked = self.is_open and self._only_local
+        if len(hosts) != 1 or (is_checked and not names_loopback(hosts)):
             raise Denied(421, "the Host header does not name this machine")
         if request.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
             raise Denied(403, "requests from other sites are not allowed")
@@ -165,7 +172,7 @@ class Access:
             if role == "admin" and BEHALF in request.headers:
                 return _on_behalf(request.headers[BEHALF], address)
             return Operator(user=f"{role} token", role=role, address=address)
-        if self._tokens or self._proxy.addresses:
+        if not self.is_open:
             raise _unauthorized("a token is needed")
         if not self._only_local:
             raise Denied(403, f"other machines can reach this port: set {self._name('token')}")

@@ -173,7 +173,7 @@ class Console:
             addresses: Of its sockets, as `getsockname` returns them.
         """
         self._access.enable(addresses)
-        self._page.enable(addresses)
+        self._page.enable(addresses if self._access.is_open else ())
 
     async def close(self) -> None:
         """End the live streams, stop the jobs, and close connections."""
