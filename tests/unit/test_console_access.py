@@ -132,7 +132,8 @@ async def test_a_port_that_others_can_reach_needs_a_token() -> None:
 async def test_a_proxy_on_this_machine_keeps_the_name() -> None:
     """With a token, the name in Host may be any: another site has no token."""
     async with served(**TOKENS) as url:
-        named = {"Host": "console.example", "Origin": "https://console.example", **bearer(VIEW)}
+        origin = "https://console.example"
+        named = {"Host": "console.example", "Origin": origin, **bearer(VIEW)}
         assert (await ask(f"{url}/api/see", named))[0] == 200
         assert (await ask(f"{url}/api/see", {**named, "Origin": "https://evil.example"}))[0] == 403
 

@@ -278,7 +278,7 @@ def _authority(origin: str) -> str:
         return ""
     if url.scheme not in ("http", "https"):
         return ""
-    return url.authority.lower()
+    return (url.host_port_subcomponent or "").lower()
 
 
 def _unauthorized(text: str, error: str = "") -> Denied:
