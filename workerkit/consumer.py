@@ -22,6 +22,7 @@ class Consumer:
         name: In logs, metrics and environment variables; the class name by default.
         concurrency: Calls of `handle` at the same time.
         timeout: Seconds for one call of `handle`; None for no limit.
+        paused: Whether it is paused when the process starts, until an operator resumes it.
         interceptors: Around each call of `handle`, inside those of the container, the outermost
             first: functions that take a `Call` and return an asynchronous context manager, classes
             with such a `__call__`, or providers of either.
@@ -34,6 +35,7 @@ class Consumer:
     name: ClassVar[str]
     concurrency: ClassVar[int]
     timeout: ClassVar[float | None]
+    paused: ClassVar[bool]
     interceptors: ClassVar[Sequence[Any]] = ()
     publishes: ClassVar[Mapping[Any, Any]]
     options: ClassVar[Any] = Options  # A view may have a method of that name.

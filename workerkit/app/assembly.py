@@ -101,8 +101,7 @@ def assemble(
     """
     faults = FaultCollector()
     classes, not_found = find_consumers(packages)
-    faults.declaration += not_found
-    faults.declaration += unprovided(container)
+    faults.declaration += [*not_found, *unprovided(container)]
     transports: Transports = transports_of(container)
     settings, settings_type = _read_settings(container, transports, faults)
     named = _named(classes, faults)
@@ -136,7 +135,7 @@ def assemble(
     faults.throw()
     assert settings is not None
     used = [(each, consumers[each]) for each in transports.values() if each in consumers]
-    name = settings.fleet.name or packages[0].partition(".")[0]
+    name = settings.fleet.name or "".join(packages[:1]).partition(".")[0]
     return Assembly(settings, used, _publishing(transports), describing, codecs, name)
 
 
