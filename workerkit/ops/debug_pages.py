@@ -40,7 +40,7 @@ class DebugPages:
         Args:
             addresses: Of its sockets, as `getsockname` returns them.
         """
-        self._enabled = bool(addresses) and all(_is_loopback(each[0]) for each in addresses)
+        self._enabled = bool(addresses) and all(is_loopback(each[0]) for each in addresses)
 
     def may_see(self, request: web.Request) -> bool:
         """Return whether the client of a request may see the pages."""
@@ -93,22 +93,24 @@ def is_local(request: web.Request) -> bool:
     if transport is None or any(name in request.headers for name in _FORWARDED):
         return False
     ends = transport.get_extra_info("peername"), transport.get_extra_info("sockname")
-    if not all(isinstance(end, tuple) and _is_loopback(end[0]) for end in ends):
+    if not all(isinstance(end, tuple) and is_loopback(end[0]) for end in ends):
         return False
-    return _names_loopback(request.headers.getall("Host", []))
+    return names_loopback(request.headers.getall("Host", []))
 
 
-def _names_loopback(hosts: Sequence[str]) -> bool:
+def names_loopback(hosts: Sequence[str]) -> bool:
+    """Return whether the values of the Host header name this machine."""
     if len(hosts) != 1:
         return False
     try:
         host = URL(f"http://{hosts[0]}").host or ""
     except ValueError:
         return False
-    return host == "localhost" or _is_loopback(host)
+    return host == "localhost" or is_loopback(host)
 
 
-def _is_loopback(address: str) -> bool:
+def is_loopback(address: str) -> bool:
+    """Return whether an address is one of the loopback interface."""
     try:
         found = ip_address(address.partition("%")[0])
     except ValueError:

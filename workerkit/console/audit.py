@@ -1,0 +1,42 @@
+"""Audit records: who did what, from where, and what came of it."""
+
+import logging
+from collections import deque
+from datetime import UTC, datetime
+
+from workerkit.console.model import AuditRecord, Operator
+
+log = logging.getLogger("workerkit.audit")
+
+_MOST = 200
+
+
+class Audit:
+    """Writes each record to the log, and keeps the last ones for the page."""
+
+    def __init__(self) -> None:
+        self._records: deque[AuditRecord] = deque(maxlen=_MOST)
+
+    def __call__(self, operator: Operator, action: str, target: str, result: str) -> None:
+        """Record what an operator did.
+
+        Args:
+            action: Such as pause, or replay.
+            target: The consumer, process or queue.
+            result: What came of it.
+        """
+        record = AuditRecord(
+            time=datetime.now(UTC),
+            user=operator.user,
+            role=operator.role,
+            address=operator.address,
+            action=action,
+            target=target,
+            result=result,
+        )
+        self._records.appendleft(record)
+        log.info("console: %s", action, extra=record.model_dump(exclude={"time", "action"}))
+
+    def records(self) -> list[AuditRecord]:
+        """Return the last records, the newest first."""
+        return list(self._records)
