@@ -42,7 +42,8 @@ ORDER = {
     " outgoing confirms destination lease_term requests publishing_channels publisher_connection"
     " publisher_connections traced_publish publisher dead_letters copies traced_copies"
     " declared_queues described queue_types requeue redelivery answers replay topology"
-    " permissions definitions preparation settlement receiver subscription side_effects transport"
+    " permissions definitions preparation settlement receiver subscription control"
+    " side_effects option_faults transport"
     " lease",
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
     " described traced_connection event_types cursor stored_cursor receiver subscription transport",

@@ -93,6 +93,11 @@ class Endpoint:
         self._context = None if inherits else copy_context()
         self._isolates = self._intercepted is not None
 
+    def resize(self, concurrency: int) -> None:
+        """Change the number of calls at the same time of a method that is not asynchronous."""
+        if self._threads is not None:
+            self._threads.resize(concurrency)
+
     async def process(self, delivery: Delivery, task: "asyncio.Task[Any] | None" = None) -> Outcome:
         """Call `handle` and decide what becomes of *delivery*; settle nothing.
 

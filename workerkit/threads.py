@@ -80,6 +80,10 @@ class Threads:
                 value = await value
         return value
 
+    def resize(self, size: int) -> None:
+        """Change the number of threads; those that have been started stay."""
+        self._size = size
+
     def close(self) -> None:
         """Let idle threads end. A busy one ends with its call, or with the process."""
         for _ in range(self._started):

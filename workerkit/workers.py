@@ -14,11 +14,18 @@ class Workers:
     Args:
         name: Of the consumer, for the names of the tasks.
         size: Calls of *work* at the same time.
-        work: Handles what waits, and returns when nothing is left.
+        work: Handles what waits, and returns when nothing is left, or after one call while there is
+            a surplus.
+
+    Attributes:
+        size: The number of workers, but for the surplus.
+        surplus: Workers that are to end.
     """
 
     def __init__(self, name: str, size: int, work: Callable[[], Awaitable[None]]) -> None:
         self.size = size
+        self.surplus = 0
+        self._numbered = 0
         self._name = name
         self._work = work
         self._resting: deque[asyncio.Future[None]] = deque()
@@ -38,8 +45,26 @@ class Workers:
 
     def tasks(self) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
         """Return the workers, each with its name; the caller runs them as tasks."""
-        for number in range(1, self.size + 1):
-            yield f"{self._name} worker {number}", self._run()
+        return self._more(self.size)
+
+    def resize(self, size: int) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """Change the number of workers. A surplus ends after the calls that run.
+
+        Returns:
+            Additional workers, each with its name; the caller runs them as tasks.
+        """
+        missing = size - self.size
+        self.size = size
+        stay = min(max(missing, 0), self.surplus)
+        self.surplus += max(-missing, 0) - stay
+        if self.surplus:
+            self.wake()
+        return self._more(max(missing, 0) - stay)
+
+    def _more(self, count: int) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        for _ in range(count):
+            self._numbered += 1
+            yield f"{self._name} worker {self._numbered}", self._run()
 
     def wake(self) -> None:
         """Let one more of them work, if one rests.
@@ -71,6 +96,11 @@ class Workers:
                 self._stopped_working()
             if is_meant_to_end(task):
                 # The work has swallowed the cancellation; there will be no second one.
+                return
+            if self.surplus:
+                self.surplus -= 1
+                # What waits is for another one, and so is the rest of the surplus.
+                self.wake()
                 return
             await self._rest()
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Coroutine, Iterator, Sequence
 from time import perf_counter
 from typing import Any
 
@@ -44,6 +44,7 @@ class Receiver:
         self.name = endpoint.name
         work = self._work_batches if options.batch else self._work
         self.workers = Workers(endpoint.name, options.concurrency, work)
+        self._endpoint = endpoint
         self._process = endpoint.process
         # What is acknowledged without a further check: nothing if None is a reply, too.
         self._done = None if answers is not None and answers.always else Action.ACK
@@ -119,6 +120,19 @@ class Receiver:
         """Keep messages that fail again until the process stops: for bursts."""
         self._requeue.keep_failed()
 
+    def resize(self, concurrency: int) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """Change the number of workers. Returns additional ones, which the caller runs as tasks."""
+        self._endpoint.resize(concurrency)
+        return self.workers.resize(concurrency)
+
+    def return_waiting(self, acks: Acks) -> None:
+        """Requeue the messages of a channel that no worker has started with: for a pause."""
+        waiting = [each for each in (*self._waiting, *self._batching) if each.acks is acks]
+        self._waiting = deque(each for each in self._waiting if each.acks is not acks)
+        self._batching.keep(lambda message: message.acks is not acks)
+        for message in waiting:
+            self._requeue.at_once(message, failed=False)
+
     def stop(self) -> None:
         """Start with no further message, except those of a partial batch."""
         self._stopping.set()
@@ -152,7 +166,7 @@ class Receiver:
         self.workers.wake()
 
     async def _work(self) -> None:
-        turn, task = perf_counter(), asyncio.current_task()
+        turn, task, workers = perf_counter(), asyncio.current_task(), self.workers
         while self._waiting and not self._stopping.is_set():
             message = self._waiting.popleft()
             if self._waiting:
@@ -182,6 +196,8 @@ class Receiver:
             del self._running[message]
             if self._held:
                 self._resume(message)
+            if workers.surplus:
+                return
             if began + seconds - turn > _LONG_TURN:
                 # Handlers that compute without awaiting must not block all other tasks.
                 await asyncio.sleep(0)
@@ -214,6 +230,8 @@ class Receiver:
                 self._running.pop(message, None)
             for message in batch if self._held else ():
                 self._resume(message)
+            if self.workers.surplus:
+                return
 
     async def _handle_batch(
         self, batch: list[AMQPMessage[Any]], settling: set[asyncio.Task[None]]

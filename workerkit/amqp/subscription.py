@@ -38,6 +38,9 @@ class Subscription:
         prefetch: The prefetch count.
         preparation: The first declarations. No consumer of the connection starts before them.
         part: Notified of changes of its readiness.
+
+    Attributes:
+        paused: It was paused, and not resumed.
     """
 
     def __init__(
@@ -61,7 +64,7 @@ class Subscription:
         # The name at the broker. Messages and logs have the name from the class.
         self._name = queue.name
         self._channel: Channel | None = None
-        self._consuming = False
+        self._consuming = self.paused = False
         self._has_no_channel = False
         self._consuming_since = 0.0
         self._position = StreamPosition(queue.stream_offset) if queue.is_stream else None
@@ -72,11 +75,17 @@ class Subscription:
         self._ready = 0
         preparation.add_listener(self)
 
+    def __str__(self) -> str:
+        return f"{self._receiver.name} of {self._queue}"
+
     async def run(self) -> None:
         """Consume until cancelled. The channel then stays open, for running handlers."""
         loop = asyncio.get_running_loop()
         backoff = Backoff()
         await self._preparation.wait_for_check(self._topology, self._queue)
+        if self._channel is not None and self._channel.lost.done():
+            # It was lost while the subscription was paused.
+            await self._close_channel()
         while True:
             session = await self._connection.session()
             pause = _MISSING_RETRY
@@ -111,6 +120,8 @@ class Subscription:
         If messages that failed fill the prefetch, the queue has nothing more for this process.
         """
         channel, received = self._channel, self._received
+        if self.paused:
+            return ""
         if channel is None or not self._consuming:
             return f"queue {self._queue.name!r}: {self._part.reason or 'not consumed yet'}"
         session = await self._connection.session()
@@ -144,6 +155,45 @@ class Subscription:
     async def stop(self) -> None:
         """Cancel the consumer at the broker, which then sends no more messages."""
         self._part.stopping()
+        await self._cancel()
+
+    async def pause(self) -> None:
+        """Cancel the consumer at the broker, and return the messages that wait for a worker.
+
+        `run` was cancelled before, and resumes when it is called again. The channel stays open, for
+        running handlers.
+        """
+        self.paused = True
+        await self._cancel()
+        self._consuming = False
+        if self._channel is not None and not self._queue.is_stream:
+            self._receiver.return_waiting(self._channel.acks)
+        self._part.paused()
+        log.info("consumer paused", extra=self._fields())
+
+    def resume(self) -> None:
+        """Note that `run` is about to be called."""
+        self.paused = False
+        self._part.waiting("resumed, not consuming yet")
+
+    async def change_prefetch(self, count: int) -> None:
+        """Change the prefetch count. It applies to new consumers: so the consumer is a new one.
+
+        `run` continues. Messages that were received stay.
+        """
+        self._prefetch = count
+        channel = self._channel
+        if channel is None or not self._consuming:
+            return
+        try:
+            async with channel.turn():
+                await channel.cancel(self._tag)
+                await self._start_consumer(channel)
+        except ConnectionLost as error:
+            # `run` consumes again, with the new count.
+            log.warning("consumer not restarted", extra=self._fields(reason=str(error)))
+
+    async def _cancel(self) -> None:
         if self._channel is None or not self._consuming:
             return
         try:
@@ -192,20 +242,25 @@ class Subscription:
 
     async def _consume(self, session: Session) -> Channel:
         self._cancelled.clear()
-        channel = self._channel = await session.consumer_channel()
-        channel.on_cancel = lambda tag: self._cancelled.set()
-        channel.lost.add_done_callback(lambda lost: self._cancelled.set())
-        inlet = self._receiver.inlet(channel.acks, self._queue.name, self._tag, self._position)
-        channel.deliver_to(inlet)
+        channel = self._channel
+        if channel is None:
+            channel = self._channel = await session.consumer_channel()
+            channel.on_cancel = lambda tag: self._cancelled.set()
+            channel.lost.add_done_callback(lambda lost: self._cancelled.set())
+            inlet = self._receiver.inlet(channel.acks, self._queue.name, self._tag, self._position)
+            channel.deliver_to(inlet)
+        await self._start_consumer(channel)
+        self._consuming, self._has_no_channel = True, False
+        self._part.ready()
+        log.info("consuming", extra=self._fields())
+        return channel
+
+    async def _start_consumer(self, channel: Channel) -> None:
         await channel.prefetch(self._prefetch)
         arguments = {}
         if self._position is not None:
             arguments["x-stream-offset"] = self._position.resume(channel.acks)
         await channel.consume(self._name, self._tag, arguments)
-        self._consuming, self._has_no_channel = True, False
-        self._part.ready()
-        log.info("consuming", extra=self._fields())
-        return channel
 
     async def _wait_for_cancel(self, channel: Channel) -> None:
         """Return when the broker cancels the consumer.

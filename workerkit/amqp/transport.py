@@ -3,7 +3,7 @@
 import asyncio
 import dataclasses
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Coroutine, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -13,14 +13,15 @@ from workerkit.amqp import described
 from workerkit.amqp.answers import Answers, refuse_expired
 from workerkit.amqp.connection import Connection
 from workerkit.amqp.consumer import AMQPOptions, DeclareMode
+from workerkit.amqp.control import AMQPControl
 from workerkit.amqp.copies import CopyPublisher
 from workerkit.amqp.declared_queues import DeclaredQueues
 from workerkit.amqp.message import AMQPMessage
-from workerkit.amqp.message_types import type_reader, type_warnings
+from workerkit.amqp.message_types import type_reader
 from workerkit.amqp.needs import with_default_types
+from workerkit.amqp.option_faults import option_faults, option_warnings
 from workerkit.amqp.preparation import START_DEADLINE, Preparation
 from workerkit.amqp.publisher import Publisher
-from workerkit.amqp.queue import DEAD_LETTER_SUFFIX, retry_suffix
 from workerkit.amqp.queue_types import QueueTypes
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.redelivery import Handled, Place, Redelivery
@@ -31,11 +32,9 @@ from workerkit.amqp.topology import Topology
 from workerkit.amqp.traced_copies import copy_publisher
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
-from workerkit.delivery import Action, Delivery
-from workerkit.describe import describe_class
+from workerkit.delivery import Delivery
 from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
-from workerkit.named_types import type_faults
 from workerkit.options import Options
 from workerkit.tasks import cancel, cancel_and_wait
 from workerkit.transport import Context, Declared, Hook, running_handlers
@@ -96,43 +95,12 @@ class AMQPTransport:
     def check(self, declared: Declared, settings: WorkerSettings) -> list[str]:
         """Return the errors that depend on the settings or on RabbitMQ's limits."""
         options = _amqp_options(declared.options)
-        where = describe_class(declared.consumer)
-        errors = []
-        if options.connection.casefold() not in settings.amqp:
-            known = ", ".join(sorted(settings.amqp))
-            stated_by = options.origins.get("connection", where)
-            errors.append(
-                f"{stated_by}: the settings have no connection {options.connection!r}, only {known}"
-            )
-        names = [queue.name for queue in options.queues]
-        errors += [
-            f"{where}: queue {name!r} is listed twice in queues"
-            for name in names
-            if names.count(name) > 1
-        ][:1]
-        errors += [
-            f"{where}: the name of queue {queue.name!r} is too long to append {suffix!r}"
-            for queue in options.queues
-            for suffix in _suffixes(options)
-            if len((queue.name + suffix).encode()) > _LONGEST_NAME
-        ][:1]
-        types = type_faults("types", declared.consumer.body_types(), declared.signature)
-        errors += [f"{where}: {each}" for each in types]
+        errors = option_faults(declared, options, settings)
         return [*errors, *self._declared.contradictions(declared.consumer, options, settings)]
 
     def warnings(self, declared: Declared) -> list[str]:
         """Return what is allowed in `types` and `replies` but probably not intended."""
-        options, signature = _amqp_options(declared.options), declared.signature
-        found = list(type_warnings(options, signature.body))
-        if signature.answers and signature.returns is not Any:
-            if options.replies == "off":
-                found.append("replies is 'off': nothing reads what handle returns")
-            elif options.retry is None and options.on_exception is Action.REQUEUE:
-                found.append(
-                    "a request whose handle raises is requeued again and again, and its sender gets"
-                    " no reply: set retry, or on_exception = 'dead_letter'"
-                )
-        return [f"{describe_class(declared.consumer)}: {each}" for each in found]
+        return option_warnings(declared, _amqp_options(declared.options))
 
     def source(self, options: Options) -> str:
         """Return the names of the queues."""
@@ -180,7 +148,7 @@ class AMQPTransport:
         all_options = [_amqp_options(each.options) for each in endpoints]
         if missing := [each for each in all_options if each.name not in self._prepared]:
             self._open(missing, context)
-        health = [self._subscribe(endpoint, context) for endpoint in endpoints]
+        health = [await self._subscribe(endpoint, context) for endpoint in endpoints]
         for preparation in self._preparations.values():
             preparation.start_finished()
         return health
@@ -209,6 +177,12 @@ class AMQPTransport:
         options, signature = _amqp_options(declared.options), declared.signature
         if signature.answers and options.replies != "off":
             self._returns[options.name] = signature.returns
+
+    @property
+    def first_connection(self) -> Connection | None:
+        """The connection of the settings' default, or another one; None without consumers."""
+        default = [each for (name, _), each in self._connections.items() if name == "default"]
+        return next(iter([*default, *self._connections.values()]), None)
 
     async def stop(self) -> None:
         """Stop consuming, and requeue the messages that no handler has started with."""
@@ -349,7 +323,7 @@ class AMQPTransport:
         self._preparations[key].add(topology, options.queues)
         return _Prepared(options, key, self._preparations[key], topology, copies, types)
 
-    def _subscribe(self, endpoint: Endpoint, context: Context) -> Health:
+    async def _subscribe(self, endpoint: Endpoint, context: Context) -> Health:
         prepared = self._prepared[endpoint.name]
         options, preparation, key = prepared.options, prepared.preparation, prepared.place
         self._hooks.append(Hook(endpoint))
@@ -368,6 +342,7 @@ class AMQPTransport:
         self._workers += [context.keep(work, name) for name, work in receiver.workers.tasks()]
         parts = [Part(context.changed) for _ in options.queues]
         settlement.parts = dict(zip((queue.name for queue in options.queues), parts, strict=True))
+        subscriptions = []
         for queue, part in zip(options.queues, parts, strict=True):
             subscription = Subscription(
                 queue,
@@ -378,16 +353,21 @@ class AMQPTransport:
                 prepared.topology,
                 part,
             )
-            self._subscriptions.append(subscription)
-            self._tasks.append(context.keep(subscription.run(), f"{options.name} of {queue}"))
-        return Health(options.name, parts, in_flight=lambda: receiver.workers.working)
+            subscriptions.append(subscription)
+        self._subscriptions += subscriptions
 
+        def work(coroutine: Coroutine[Any, Any, None], name: str) -> None:
+            self._workers.append(context.keep(coroutine, name))
 
-def _suffixes(options: AMQPOptions) -> Iterator[str]:
-    """Yield the suffixes of the queues for retries and dead letters."""
-    yield DEAD_LETTER_SUFFIX
-    if options.retry is not None:
-        yield from map(retry_suffix, options.retry.steps)
+        def consume(subscription: Subscription) -> asyncio.Task[None]:
+            self._tasks.append(context.keep(subscription.run(), str(subscription)))
+            return self._tasks[-1]
+
+        control = AMQPControl(options, receiver, subscriptions, work, consume)
+        await control.start()
+        return Health(
+            options.name, parts, in_flight=lambda: receiver.workers.working, control=control
+        )
 
 
 def _amqp_options(options: object) -> AMQPOptions:
