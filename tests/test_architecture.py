@@ -25,8 +25,9 @@ FLOORS = {
     " named_types retry control health observe logs",
     "F2 declared": "attributes options consumer interceptor",
     "F3 spine": "forking stop_signals tasks deadlines threads workers endpoint transport asyncapi"
-    " simple_options simple_receiver simple_transport",
-    "F4 transports": "amqp|sse|http|embedded ops.counting ops.metrics periodic ops console",
+    " simple_options simple_receiver simple_control simple_transport",
+    "F4 transports": "amqp|sse|http|embedded ops.counting ops.recent ops.metrics periodic ops"
+    " console",
     "F5 assembly": "container config.load tracing app",
     "F6 runner": "app.burst app.main_thread app.watchdog app.process processes.link runner"
     " processes",
@@ -46,7 +47,8 @@ ORDER = {
     " side_effects option_faults transport"
     " lease",
     "sse": "event request protocol redirects cookies decoding parser consumer connection"
-    " described traced_connection event_types cursor stored_cursor receiver subscription transport",
+    " described traced_connection event_types cursor stored_cursor receiver subscription control"
+    " transport",
     "http": "request problem page raw_request fast_response fast_routes json_shape parameters"
     " upload form json_body auth verifier signature slow_clients view return_type schemas openapi"
     " response etag cors connection form_reader traced middleware listener server receiver"
@@ -74,7 +76,7 @@ ORDER = {
     "processes": "cpus link child sums pages supervisor reload",
     "app": "discovery injection interceptors sections assembly burst main_thread asyncapi watchdog"
     " process",
-    "periodic": "schedule singleton consumer transport",
+    "periodic": "schedule singleton consumer timer control transport",
 }
 
 # The in-process broker could live alone.

@@ -151,6 +151,7 @@ class Readiness:
         health: The health of each consumer.
         started: Every transport was started.
         draining: It receives nothing new.
+        drained_by: Who drains it: it receives nothing new, and does not end; empty if nobody does.
         crashed: It is about to end because a task of ours failed.
         blocked: Returns the connections on which nothing can be published, because the broker
             blocks publishers.
@@ -159,6 +160,7 @@ class Readiness:
     health: list[Health] = field(default_factory=list)
     started: bool = False
     draining: bool = False
+    drained_by: str = ""
     crashed: bool = False
     blocked: Callable[[], Sequence[str]] = field(default=lambda: (), repr=False)
 
@@ -181,6 +183,8 @@ class Readiness:
             found.append("stopping")
         elif not self.started:
             found.append("starting")
+        if self.drained_by:
+            found.append(f"draining: {self.drained_by}")
         found += [
             f"{each.consumer}: {each.reason or each.state}"
             for each in self.health

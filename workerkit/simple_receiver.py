@@ -10,18 +10,16 @@ from typing import Any, Generic, cast
 from workerkit.delivery import Action, Delivery, Outcome
 from workerkit.describe import summarize_error, without_needless_traceback
 from workerkit.endpoint import Endpoint
-from workerkit.errors import BrokerRefused, HandlerExit
+from workerkit.errors import BrokerRefused
 from workerkit.health import Health, Part, State
 from workerkit.observe import ConnectionEvent, Event, Settled, notify, notify_event
 from workerkit.retry import growing_pause, pause
 from workerkit.simple_options import DeliveryType, OptionsType, TwoFunctions, possible_outcome
 from workerkit.tasks import (
     Backoff,
-    Interrupted,
     cancel,
     cancel_and_wait,
-    discard_cancellations,
-    is_meant_to_end,
+    failure_of,
     sleep_unless_stopping,
 )
 from workerkit.transport import Context, Hook
@@ -81,25 +79,58 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         self._stopping = asyncio.Event()
         self._skip = asyncio.Event()
         self._requeues = 0
+        self._paused = False
         self._receiving: asyncio.Task[None] | None = None
 
     def start(self) -> Health:
-        """Start the workers, and receive."""
+        """Start the workers, and receive, unless the consumer starts paused."""
         keep = self._context.keep
         self.tasks = [keep(work, name) for name, work in self.workers.tasks()]
-        self._receiving = keep(self._receive_forever(), f"{self.name} receiving")
+        if self._options.paused:
+            self._paused = True
+            self._part.paused()
+        else:
+            self._start_receiving()
         return Health(self.name, [self._part], in_flight=lambda: self.workers.working)
 
     async def stop(self) -> None:
         """Receive nothing new; what was received is handled."""
         self._stopping.set()
         self._part.stopping()
+        await self._stop_receiving()
+        self.skip_waits()
+        self._batching.flush()
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is paused."""
+        return self._paused
+
+    async def pause(self) -> None:
+        """Receive nothing new; what was received is handled."""
+        if self._paused:
+            return
+        self._paused = True
+        await self._stop_receiving()
+        if not self._stopping.is_set():
+            self._part.paused()
+
+    def resume(self) -> None:
+        """Receive again."""
+        if self._paused and not self._stopping.is_set():
+            self._paused = False
+            self._part.waiting("resumed, not connected yet")
+            self._start_receiving()
+
+    def _start_receiving(self) -> None:
+        work = self._receive_forever()
+        self._receiving = self._context.keep(work, f"{self.name} receiving")
+
+    async def _stop_receiving(self) -> None:
         while self._receiving is not None and not self._receiving.done():
             # Again and again: client libraries may swallow a cancellation while they read.
             cancel(self._receiving)
             await asyncio.wait([self._receiving], timeout=_CANCEL_INTERVAL)
-        self.skip_waits()
-        self._batching.flush()
 
     def skip_waits(self) -> None:
         """Handle partly filled batches, and end pauses before other attempts, now."""
@@ -114,13 +145,13 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         await self._hook.close()
 
     async def _receive_forever(self) -> None:
-        while not self._stopping.is_set():
+        while not (self._stopping.is_set() or self._paused):
             try:
                 await self._receive()
             except BaseException as error:
-                await self._failed(_failure_of(f"{self.name}: receive", error))
+                await self._failed(failure_of(f"{self.name}: receive", error))
             else:
-                if not self._stopping.is_set():
+                if not (self._stopping.is_set() or self._paused):
                     self._part.ended(f"{self._source} has ended")
                 return
 
@@ -138,7 +169,7 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
                 finally:
                     if delivery is None:
                         self._room.release()
-                if self._stopping.is_set():
+                if self._stopping.is_set() or self._paused:
                     # `receive` has swallowed the cancellation; the source keeps the delivery.
                     return
                 self._connected()
@@ -263,7 +294,7 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         try:
             await self._transport.settle(delivery, done)
         except BaseException as error:
-            self._not_settled(_failure_of(f"{self.name}: settle", error), done)
+            self._not_settled(failure_of(f"{self.name}: settle", error), done)
             lost = True
         else:
             self._settle_backoff.reset()
@@ -350,24 +381,3 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         """Return 0 for first failures, and longer pauses for what was requeued before."""
         failures = max(self._requeues, *(delivery.attempt for delivery in deliveries))
         return growing_pause(failures - 1) if failures > 1 else 0.0
-
-
-def _failure_of(what: str, error: BaseException) -> Exception:
-    """Return the failure of *what* that *error* is, also if it was cancelled from inside.
-
-    Raises:
-        asyncio.CancelledError: The task is to end.
-        HandlerExit: *what* raised `SystemExit` or `KeyboardInterrupt`: the process has to end.
-    """
-    if isinstance(error, Exception):
-        return error
-    task = asyncio.current_task()
-    assert task is not None
-    if isinstance(error, SystemExit | KeyboardInterrupt):
-        raise HandlerExit(f"{what} raised {type(error).__name__}: {error}") from error
-    if is_meant_to_end(task, error) or not isinstance(error, asyncio.CancelledError):
-        raise error
-    discard_cancellations(task)
-    failure = Interrupted(f"{what} was cancelled from inside")
-    failure.__cause__ = error
-    return failure

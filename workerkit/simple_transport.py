@@ -16,6 +16,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.health import Health
 from workerkit.options import Options
 from workerkit.retry import RetryPolicy
+from workerkit.simple_control import SimpleControl
 from workerkit.simple_options import DeliveryType, OptionsType, SimpleDelivery, SimpleOptions
 from workerkit.simple_receiver import SimpleReceiver
 from workerkit.tasks import cancel_and_wait
@@ -131,7 +132,10 @@ class SimpleTransport(ABC, Generic[OptionsType, DeliveryType]):
         self._receivers = [
             SimpleReceiver(self, self.source(each.options), each, context) for each in endpoints
         ]
-        return [each.start() for each in self._receivers]
+        started = [(each, each.start()) for each in self._receivers]
+        for receiver, health in started:
+            health.control = SimpleControl(receiver)
+        return [health for _, health in started]
 
     async def stop(self) -> None:
         """Receive nothing new."""

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 from weakref import WeakKeyDictionary
 
 from workerkit.describe import describe_error
+from workerkit.errors import HandlerExit
 from workerkit.retry import growing_pause
 
 log = logging.getLogger(__name__)
@@ -239,3 +240,24 @@ async def run_all(calls: Mapping[str, Awaitable[object]], seconds: float) -> dic
     if late:
         await asyncio.wait(late, timeout=_CANCEL_TIME)
     return wrong
+
+
+def failure_of(what: str, error: BaseException) -> Exception:
+    """Return the failure of *what* that *error* is, also if it was cancelled from inside.
+
+    Raises:
+        asyncio.CancelledError: The task is to end.
+        HandlerExit: *what* raised `SystemExit` or `KeyboardInterrupt`: the process has to end.
+    """
+    if isinstance(error, Exception):
+        return error
+    task = asyncio.current_task()
+    assert task is not None
+    if isinstance(error, SystemExit | KeyboardInterrupt):
+        raise HandlerExit(f"{what} raised {type(error).__name__}: {error}") from error
+    if is_meant_to_end(task, error) or not isinstance(error, asyncio.CancelledError):
+        raise error
+    discard_cancellations(task)
+    failure = Interrupted(f"{what} was cancelled from inside")
+    failure.__cause__ = error
+    return failure

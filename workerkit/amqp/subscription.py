@@ -60,7 +60,8 @@ class Subscription:
         self._receiver = receiver
         self._topology = topology
         self._part = part
-        self._tag = _consumer_tag(receiver.name, queue)
+        self._tag = ""
+        self._consumers = 0  # On the present channel, one after the other.
         # The name at the broker. Messages and logs have the name from the class.
         self._name = queue.name
         self._channel: Channel | None = None
@@ -247,8 +248,7 @@ class Subscription:
             channel = self._channel = await session.consumer_channel()
             channel.on_cancel = lambda tag: self._cancelled.set()
             channel.lost.add_done_callback(lambda lost: self._cancelled.set())
-            inlet = self._receiver.inlet(channel.acks, self._queue.name, self._tag, self._position)
-            channel.deliver_to(inlet)
+            self._consumers = 0
         await self._start_consumer(channel)
         self._consuming, self._has_no_channel = True, False
         self._part.ready()
@@ -256,6 +256,11 @@ class Subscription:
         return channel
 
     async def _start_consumer(self, channel: Channel) -> None:
+        self._consumers += 1
+        # With the tag of a previous one, it would get credit for unacknowledged messages of that.
+        self._tag = _consumer_tag(self._receiver.name, self._queue, self._consumers)
+        inlet = self._receiver.inlet(channel.acks, self._queue.name, self._tag, self._position)
+        channel.deliver_to(inlet)
         await channel.prefetch(self._prefetch)
         arguments = {}
         if self._position is not None:
@@ -332,7 +337,8 @@ class Subscription:
         return {"consumer": self._receiver.name, "queue": self._queue.name, **more}
 
 
-def _consumer_tag(consumer: str, queue: Queue) -> str:
+def _consumer_tag(consumer: str, queue: Queue, number: int) -> str:
     """Return the consumer tag, which the broker's management shows: name, host, process, queue."""
     tag = f"{consumer}@{socket.gethostname()}:{os.getpid()}:{queue.name}"
-    return tag.encode()[:255].decode(errors="ignore")
+    suffix = f":{number}" if number > 1 else ""
+    return tag.encode()[: 255 - len(suffix)].decode(errors="ignore") + suffix

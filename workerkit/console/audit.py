@@ -18,13 +18,7 @@ class Audit:
         self._records: deque[AuditRecord] = deque(maxlen=_MOST)
 
     def __call__(self, operator: Operator, action: str, target: str, result: str) -> None:
-        """Record what an operator did.
-
-        Args:
-            action: Such as pause, or replay.
-            target: The consumer, process or queue.
-            result: What came of it.
-        """
+        """Record what an operator did; see `write`."""
         record = AuditRecord(
             time=datetime.now(UTC),
             user=operator.user,
@@ -35,8 +29,20 @@ class Audit:
             result=result,
         )
         self._records.appendleft(record)
-        log.info("console: %s", action, extra=record.model_dump(exclude={"time", "action"}))
+        write(operator, action, target, result)
 
     def records(self) -> list[AuditRecord]:
         """Return the last records, the newest first."""
         return list(self._records)
+
+
+def write(operator: Operator, action: str, target: str, result: str) -> None:
+    """Write a record to the log only.
+
+    Args:
+        action: Such as pause, or replay.
+        target: The consumer, process or queue.
+        result: What came of it.
+    """
+    fields = {**operator.model_dump(), "target": target, "result": result}
+    log.info("console: %s", action, extra=fields)

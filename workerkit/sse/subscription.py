@@ -129,12 +129,18 @@ class StreamSubscription:
         self._warned: set[str] = set()
         self._last_redirect = ("", "")
         self._hook = Hook(endpoint)
+        self._began = False
 
     async def run(self) -> None:
-        """Read until cancelled, or until the stream has ended permanently."""
-        self.stream.waiting("the cursor is not loaded yet")
-        self._last_event_id = await self._stored_cursor.load()
-        self._receiver.begin(self._last_event_id)
+        """Read until cancelled, or until the stream has ended permanently.
+
+        When it is called again, after a pause, it continues after the last event that was received.
+        """
+        if not self._began:
+            self.stream.waiting("the cursor is not loaded yet")
+            self._last_event_id = await self._stored_cursor.load()
+            self._receiver.begin(self._last_event_id)
+            self._began = True
         while not self.stream.over:
             opened, self._has_events, self._done = 0.0, False, False
             try:

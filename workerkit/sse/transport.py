@@ -22,6 +22,7 @@ from workerkit.health import Health, Part
 from workerkit.named_types import type_faults, unused_types
 from workerkit.options import Options, Source
 from workerkit.sse.consumer import SSEOptions
+from workerkit.sse.control import SSEControl
 from workerkit.sse.cursor import CursorStore, FileCursors, MemoryCursors
 from workerkit.sse.described import stream_operations
 from workerkit.sse.event import SSEEvent
@@ -176,6 +177,7 @@ class SSETransport:
         # With one stream, the number of workers is the limit.
         slots = asyncio.Semaphore(options.concurrency) if len(options.routes) > 1 else None
         streams: list[Part] = []
+        subscriptions: list[StreamSubscription] = []
         workers: list[Workers] = []
         for route in options.routes:
             stream = StreamHealth(context.changed, source=route or name, route=route)
@@ -198,14 +200,22 @@ class SSETransport:
             self._stored_cursors.append(stored_cursor)
             self._receivers.append(receiver)
             workers.append(receiver.workers)
-            self._subscriptions.append(subscription)
+            subscriptions.append(subscription)
             self._workers += [keep(work, task) for task, work in receiver.workers.tasks()]
-            self._loops.append(keep(subscription.run(), f"{name} of {route or 'its server'}"))
             self._saving.append(
                 keep(stored_cursor.run(), f"{name} cursor of {route or 'its server'}")
             )
             streams.append(stream)
-        return Health(name, streams, in_flight=lambda: sum(each.working for each in workers))
+        self._subscriptions += subscriptions
+
+        def read(subscription: StreamSubscription) -> asyncio.Task[None]:
+            at = subscription.stream.route or "its server"
+            self._loops.append(keep(subscription.run(), f"{name} of {at}"))
+            return self._loops[-1]
+
+        control = SSEControl(options, subscriptions, read)
+        working = lambda: sum(each.working for each in workers)  # noqa: E731
+        return Health(name, streams, in_flight=working, control=control)
 
 
 def _server_faults(options: SSEOptions, settings: WorkerSettings) -> list[str]:

@@ -1,0 +1,159 @@
+"""Execute the commands of operators in this process."""
+
+import difflib
+import logging
+from collections.abc import Awaitable
+
+from workerkit.console import audit
+from workerkit.console.model import Command, CommandResult, Operator
+from workerkit.describe import describe_error
+from workerkit.health import Health, Readiness
+from workerkit.options import folded
+from workerkit.safe_text import one_line
+
+log = logging.getLogger(__name__)
+
+_OF_CONSUMER = ("pause", "resume", "concurrency", "prefetch", "run")
+_ABILITIES = {"resume": "pause"}
+_LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
+
+
+class Refused(Exception):
+    """A command that is not executed, with the reason for the operator."""
+
+
+class Commands:
+    """Executes commands; each change lasts until the process ends.
+
+    Args:
+        readiness: Of this process, with its consumers.
+        mode: The setting `console` of the ops server.
+        variable: The environment variable of that setting.
+    """
+
+    def __init__(self, readiness: Readiness, mode: str, variable: str) -> None:
+        self._readiness = readiness
+        self._mode = mode
+        self._variable = variable
+        # The consumers that draining has paused.
+        self._drained: list[Health] = []
+
+    async def execute(
+        self, command: Command, operator: Operator, process_id: str, host: str, pid: int
+    ) -> CommandResult:
+        """Execute a command; write an audit record."""
+        try:
+            text, ok = await self._execute(command, operator), True
+        except Refused as error:
+            text, ok = str(error), False
+        except Exception as error:
+            log.exception("command failed", extra={"action": command.action})
+            text, ok = f"failed: {describe_error(error)}", False
+        text = one_line(text)
+        audit.write(operator, command.action, command.consumer or f"process {pid}", text)
+        return CommandResult(process=process_id, host=host, pid=pid, ok=ok, text=text)
+
+    async def _execute(self, command: Command, operator: Operator) -> str:
+        """Execute a command; return what was done.
+
+        Raises:
+            Refused: It is not possible, or not allowed.
+        """
+        if self._mode != "operate":
+            raise Refused(f"this process takes no commands: its {self._variable} is {self._mode}")
+        if self._readiness.draining:
+            raise Refused("this process is stopping")
+        if command.action in _OF_CONSUMER:
+            return await self._change(command)
+        if command.consumer is not None:
+            raise Refused(f"{command.action} is for processes: leave out consumer")
+        if command.action == "log_level":
+            return _set_level(command.value)
+        if command.value is not None:
+            raise Refused(f"{command.action} takes no value")
+        return await (self._drain(operator) if command.action == "drain" else self._undrain())
+
+    async def _change(self, command: Command) -> str:
+        """Change one consumer."""
+        health = self._find(command.consumer)
+        control, name, action = health.control, health.consumer, command.action
+        ability = _ABILITIES.get(action, action)
+        if ability not in control.abilities:
+            can = ", ".join(sorted(control.abilities)) or "nothing of a consumer of this kind"
+            raise Refused(f"{name} has no {ability}: what can be changed is {can}")
+        if action in ("concurrency", "prefetch"):
+            return await self._resize(health, action, command.value)
+        if command.value is not None:
+            raise Refused(f"{action} takes no value")
+        if action == "pause":
+            await control.pause()
+            return f"{name} is paused"
+        if action == "resume":
+            if self._readiness.drained_by:
+                raise Refused("this process is drained: undrain it instead")
+            await control.resume()
+            return f"{name} is resumed"
+        await control.run()
+        return f"a run of {name} has started"
+
+    async def _resize(self, health: Health, action: str, value: object) -> str:
+        """Change a number of one consumer."""
+        control = health.control
+        before = control.concurrency if action == "concurrency" else control.prefetch
+        most = 10_000 if action == "concurrency" else 65_535
+        if not isinstance(value, int) or not 1 <= value <= most:
+            raise Refused(f"value should be a number from 1 to {most}; found {value!r}")
+        await (
+            control.change_concurrency(value)
+            if action == "concurrency"
+            else control.change_prefetch(value)
+        )
+        return f"{action} of {health.consumer} is {value}; it was {before}"
+
+    def _find(self, consumer: str | None) -> Health:
+        if consumer is None:
+            raise Refused("consumer is missing: name one")
+        by_name = {folded(each.consumer): each for each in self._readiness.health}
+        if (found := by_name.get(folded(consumer))) is not None:
+            return found
+        names = [each.consumer for each in self._readiness.health]
+        nearest = difflib.get_close_matches(consumer, names, n=1, cutoff=0.4)
+        hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
+        raise Refused(f"this process runs no consumer {consumer!r}{hint}")
+
+    async def _drain(self, operator: Operator) -> str:
+        """Pause all consumers, and fail readiness, so that balancers send no more requests."""
+        if self._readiness.drained_by:
+            raise Refused(f"it is drained by {self._readiness.drained_by} already")
+        self._readiness.drained_by = operator.user
+        for health in self._readiness.health:
+            if "pause" in health.control.abilities and not health.control.paused:
+                await _logged(health.control.pause(), health)
+                self._drained.append(health)
+        return "draining: handlers finish, and nothing new is received"
+
+    async def _undrain(self) -> str:
+        if not self._readiness.drained_by:
+            raise Refused("it is not drained")
+        drained, self._drained, self._readiness.drained_by = self._drained, [], ""
+        for health in drained:
+            await _logged(health.control.resume(), health)
+        return "not drained any more"
+
+
+async def _logged(change: Awaitable[None], health: Health) -> None:
+    """Wait for a change; one that fails does not prevent those of other consumers."""
+    try:
+        await change
+    except Exception:
+        log.exception("consumer not changed", extra={"consumer": health.consumer})
+
+
+def _set_level(value: object) -> str:
+    level = str(value).upper()
+    if level not in _LEVELS:
+        raise Refused(f"value should be one of {', '.join(_LEVELS)}; found {value!r}")
+    root = logging.getLogger()
+    before = logging.getLevelName(root.level)
+    root.setLevel(level)
+    return f"the log level is {level}; it was {before}"

@@ -1,0 +1,33 @@
+"""Pause a consumer of a `SimpleTransport` while it runs."""
+
+from typing import Any, ClassVar
+
+from workerkit.control import Ability, Control
+from workerkit.simple_receiver import SimpleReceiver
+
+
+class SimpleControl(Control):
+    """The controls of one consumer. What was received is handled also while it is paused."""
+
+    abilities: ClassVar[frozenset[Ability]] = frozenset({"pause"})
+
+    def __init__(self, receiver: SimpleReceiver[Any, Any]) -> None:
+        self._receiver = receiver
+
+    @property
+    def paused(self) -> bool:
+        """Whether it is paused."""
+        return self._receiver.paused
+
+    @property
+    def concurrency(self) -> int:
+        """The number of calls of `handle` at the same time."""
+        return self._receiver.workers.size
+
+    async def pause(self) -> None:
+        """Stop `receive`."""
+        await self._receiver.pause()
+
+    async def resume(self) -> None:
+        """Call `receive` again."""
+        self._receiver.resume()
