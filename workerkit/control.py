@@ -1,8 +1,14 @@
 """What an operator may change in a consumer while it runs."""
 
-from typing import ClassVar, Literal
+from typing import Literal
+
+from workerkit.errors import WorkerkitError
 
 Ability = Literal["pause", "concurrency", "prefetch", "run"]
+
+
+class NotPossible(WorkerkitError):
+    """A change that a consumer cannot make, or not now; its text says why."""
 
 
 class Control:
@@ -14,7 +20,7 @@ class Control:
         abilities: What can be changed: the methods that do not raise `NotImplementedError`.
     """
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset()
+    abilities: frozenset[Ability] = frozenset()
 
     @property
     def paused(self) -> bool:
