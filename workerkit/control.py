@@ -14,7 +14,7 @@ class NotPossible(WorkerkitError):
 class Control:
     """The controls of one consumer; a transport overrides what its kind of consumer can do.
 
-    Each change lasts until the process ends.
+    Each change lasts until the process ends. It is completed also if the call is cancelled.
 
     Attributes:
         abilities: What can be changed: the methods that do not raise `NotImplementedError`.
@@ -60,6 +60,6 @@ class Control:
         """Start a run of a periodic task now. Returns when it has started.
 
         Raises:
-            Exception: It cannot start, with the reason.
+            WorkerkitError: It cannot start, with the reason.
         """
         raise NotImplementedError

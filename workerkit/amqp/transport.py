@@ -359,6 +359,7 @@ class AMQPTransport:
         self._subscriptions += subscriptions
 
         def work(coroutine: Coroutine[Any, Any, None], name: str) -> None:
+            self._workers = [each for each in self._workers if not each.done()]
             self._workers.append(context.keep(coroutine, name))
 
         control = AMQPControl(options, receiver, subscriptions, work)
