@@ -14,7 +14,8 @@ class NotPossible(WorkerkitError):
 class Control:
     """The controls of one consumer; a transport overrides what its kind of consumer can do.
 
-    Each change lasts until the process ends. It is completed also if the call is cancelled.
+    Each change lasts until the process ends. A call that is cancelled may have changed
+    something or not; either way the consumer works, and takes further changes.
 
     Attributes:
         abilities: What can be changed: the methods that do not raise `NotImplementedError`.

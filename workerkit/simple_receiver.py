@@ -103,11 +103,10 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
 
     async def pause(self) -> None:
         """Receive nothing new; what was received is handled."""
-        self.paused = True
-        self._part.paused()
         async with self._changing:
-            if self.paused:
-                await self._stop_receiving()
+            self.paused = True
+            self._part.paused()
+            await self._stop_receiving()
 
     async def resume(self) -> None:
         """Receive again, once a pause that was begun before has ended."""

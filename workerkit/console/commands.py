@@ -165,7 +165,7 @@ class Commands:
 
 
 async def _soon(change: Awaitable[None]) -> None:
-    """Wait for a change; one that takes longer is completed all the same.
+    """Wait for a change, for a limited time.
 
     Raises:
         NotPossible: It takes longer.
@@ -173,7 +173,7 @@ async def _soon(change: Awaitable[None]) -> None:
     try:
         await asyncio.wait_for(change, _DEADLINE)
     except TimeoutError:
-        raise NotPossible(f"not completed after {_DEADLINE:g} s; it continues") from None
+        raise NotPossible(f"not completed after {_DEADLINE:g} s; it may continue") from None
 
 
 async def _changed(changes: Sequence[tuple[Health, Awaitable[None]]]) -> str:

@@ -74,11 +74,10 @@ class SSEControl(Control):
             raise NotPossible(
                 f"the stream is opened by {self._options.verb}, and only once: set reopen = True"
             )
-        self._paused = True
-        self._show()
         async with self._changing:
-            if self._paused:
-                await cancel_and_wait(self._tasks)
+            self._paused = True
+            self._show()
+            await cancel_and_wait(self._tasks)
 
     async def resume(self) -> None:
         """Open the streams again, after the last event that was received."""
