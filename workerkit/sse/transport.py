@@ -217,11 +217,12 @@ class SSETransport:
             self._workers = [each for each in self._workers if not each.done()]
             self._workers.append(keep(coroutine, task))
 
-        def working() -> int:
-            return sum(each.workers.working for each in receivers)
-
         control = SSEControl(options, subscriptions, receivers, read, work)
-        return Health(name, streams, in_flight=working, control=control)
+        return Health(name, streams, in_flight=partial(_working, receivers), control=control)
+
+
+def _working(receivers: Sequence[StreamReceiver]) -> int:
+    return sum(each.workers.working for each in receivers)
 
 
 def _server_faults(options: SSEOptions, settings: WorkerSettings) -> list[str]:
