@@ -1,20 +1,27 @@
 """What an operator may change in a consumer while it runs."""
 
-from typing import ClassVar, Literal
+from typing import Literal
+
+from workerkit.errors import WorkerkitError
 
 Ability = Literal["pause", "concurrency", "prefetch", "run"]
+
+
+class NotPossible(WorkerkitError):
+    """A change that a consumer cannot make, or not now; its text says why."""
 
 
 class Control:
     """The controls of one consumer; a transport overrides what its kind of consumer can do.
 
-    Each change lasts until the process ends.
+    Each change lasts until the process ends. A call that is cancelled may have changed
+    something or not; either way the consumer works, and takes further changes.
 
     Attributes:
         abilities: What can be changed: the methods that do not raise `NotImplementedError`.
     """
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset()
+    abilities: frozenset[Ability] = frozenset()
 
     @property
     def paused(self) -> bool:
@@ -54,6 +61,6 @@ class Control:
         """Start a run of a periodic task now. Returns when it has started.
 
         Raises:
-            Exception: It cannot start, with the reason.
+            WorkerkitError: It cannot start, with the reason.
         """
         raise NotImplementedError

@@ -61,9 +61,19 @@ class Part:
         self._set(State.WAITING, reason)
 
     def paused(self) -> None:
-        """Set it paused by an operator: it receives nothing, and there is no fault."""
+        """Set it paused by an operator: it receives nothing, and there is no fault.
+
+        It stays paused until `resumed`, whatever becomes of its connection.
+        """
         self.was_ready, self.refusals = True, 0
-        self._set(State.PAUSED, "paused")
+        if self.state not in (State.ENDED, State.STOPPING):
+            self._set(State.PAUSED, "paused")
+
+    def resumed(self) -> None:
+        """Set it waiting after a pause."""
+        if self.state is State.PAUSED:
+            self.state = State.WAITING
+            self._set(State.WAITING, "resumed, and does not receive yet")
 
     def ended(self, reason: str) -> None:
         """Set it ended: everything was delivered, and there is no fault."""
@@ -79,6 +89,8 @@ class Part:
         return {}
 
     def _set(self, state: State, reason: str) -> None:
+        if self.state is State.PAUSED and state in (State.READY, State.WAITING):
+            return
         self.state, self.reason = state, reason
         self.changed()
 

@@ -1,6 +1,6 @@
-"""Pause a consumer of a `SimpleTransport` while it runs."""
+"""Pause and change a consumer of a `SimpleTransport` while it runs."""
 
-from typing import Any, ClassVar
+from typing import Any
 
 from workerkit.control import Ability, Control
 from workerkit.simple_receiver import SimpleReceiver
@@ -9,7 +9,7 @@ from workerkit.simple_receiver import SimpleReceiver
 class SimpleControl(Control):
     """The controls of one consumer. What was received is handled also while it is paused."""
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"pause"})
+    abilities: frozenset[Ability] = frozenset({"pause", "concurrency"})
 
     def __init__(self, receiver: SimpleReceiver[Any, Any]) -> None:
         self._receiver = receiver
@@ -30,4 +30,8 @@ class SimpleControl(Control):
 
     async def resume(self) -> None:
         """Call `receive` again."""
-        self._receiver.resume()
+        await self._receiver.resume()
+
+    async def change_concurrency(self, number: int) -> None:
+        """Change the number of workers."""
+        self._receiver.resize(number)

@@ -23,7 +23,7 @@ from workerkit.tasks import (
     sleep_unless_stopping,
 )
 from workerkit.transport import Context, Hook
-from workerkit.workers import Batching, Workers
+from workerkit.workers import Batching, Room, Workers
 
 log = logging.getLogger(__name__)
 
@@ -43,6 +43,7 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
     Attributes:
         tasks: The workers.
         unsettled: The number of deliveries that were received and are not settled.
+        paused: Whether it is paused.
     """
 
     def __init__(
@@ -59,13 +60,12 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         self._options = cast(OptionsType, endpoint.options)
         self._source = source
         self._actions = frozenset({Action.ACK, *transport.actions})
-        options, batch = self._options, endpoint.options.batch
-        work = self._work_batches if batch else self._work
+        options = self._options
+        work = self._work_batches if options.batch else self._work
         self.workers = Workers(self.name, options.concurrency, work)
         self.tasks: list[asyncio.Task[None]] = []
         self.unsettled = 0
-        most = options.batch_size * (options.concurrency + 1) if batch else options.concurrency
-        self._room = asyncio.Semaphore(most)
+        self._room = Room(self._most_with(options.concurrency))
         self._waiting: deque[DeliveryType] = deque()
         self._batching: Batching[DeliveryType] = Batching(
             options.batch_size, options.batch_interval, self.workers.wake
@@ -79,15 +79,15 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         self._stopping = asyncio.Event()
         self._skip = asyncio.Event()
         self._requeues = 0
-        self._paused = False
+        self.paused = options.paused
+        self._changing = asyncio.Lock()
         self._receiving: asyncio.Task[None] | None = None
 
     def start(self) -> Health:
         """Start the workers, and receive, unless the consumer starts paused."""
         keep = self._context.keep
         self.tasks = [keep(work, name) for name, work in self.workers.tasks()]
-        if self._options.paused:
-            self._paused = True
+        if self.paused:
             self._part.paused()
         else:
             self._start_receiving()
@@ -101,26 +101,36 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         self.skip_waits()
         self._batching.flush()
 
-    @property
-    def paused(self) -> bool:
-        """Whether it is paused."""
-        return self._paused
-
     async def pause(self) -> None:
         """Receive nothing new; what was received is handled."""
-        if self._paused:
-            return
-        self._paused = True
-        await self._stop_receiving()
-        if not self._stopping.is_set():
+        async with self._changing:
+            self.paused = True
             self._part.paused()
+            await self._stop_receiving()
 
-    def resume(self) -> None:
-        """Receive again."""
-        if self._paused and not self._stopping.is_set():
-            self._paused = False
-            self._part.waiting("resumed, not connected yet")
-            self._start_receiving()
+    async def resume(self) -> None:
+        """Receive again, once a pause that was begun before has ended."""
+        async with self._changing:
+            if self.paused and not self._stopping.is_set():
+                # The pause may have been cancelled before its end.
+                await self._stop_receiving()
+                self.paused = False
+                self._part.resumed()
+                if self._part.state is not State.ENDED:
+                    self._start_receiving()
+
+    def resize(self, concurrency: int) -> None:
+        """Change the number of workers, and that of deliveries which may be received."""
+        self._endpoint.resize(concurrency)
+        self.tasks = [each for each in self.tasks if not each.done()]
+        self.tasks += [
+            self._context.keep(work, name) for name, work in self.workers.resize(concurrency)
+        ]
+        self._room.resize(self._most_with(concurrency))
+
+    def _most_with(self, concurrency: int) -> int:
+        options = self._options
+        return options.batch_size * (concurrency + 1) if options.batch else concurrency
 
     def _start_receiving(self) -> None:
         work = self._receive_forever()
@@ -145,13 +155,13 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         await self._hook.close()
 
     async def _receive_forever(self) -> None:
-        while not (self._stopping.is_set() or self._paused):
+        while not (self._stopping.is_set() or self.paused):
             try:
                 await self._receive()
             except BaseException as error:
                 await self._failed(failure_of(f"{self.name}: receive", error))
             else:
-                if not (self._stopping.is_set() or self._paused):
+                if not (self._stopping.is_set() or self.paused):
                     self._part.ended(f"{self._source} has ended")
                 return
 
@@ -162,14 +172,14 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
         deliveries: Any = self._transport.receive(self._options)
         try:
             while True:
-                await self._room.acquire()
+                await self._room.take()
                 delivery: DeliveryType | None = None
                 try:
                     delivery = await anext(deliveries)
                 finally:
                     if delivery is None:
-                        self._room.release()
-                if self._stopping.is_set() or self._paused:
+                        self._room.free()
+                if self._stopping.is_set() or self.paused:
                     # `receive` has swallowed the cancellation; the source keeps the delivery.
                     return
                 self._connected()
@@ -188,7 +198,7 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
 
     def _take(self, yielded: object) -> None:
         if not isinstance(yielded, Delivery):
-            self._room.release()
+            self._room.free()
             raise TypeError(
                 f"{type(self._transport).__qualname__}.receive yielded an object of"
                 f" {type(yielded).__qualname__}: it has to yield a Delivery, such as"
@@ -249,6 +259,8 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
                 began = perf_counter()
                 outcomes = [await self._endpoint.process(batch[0])]
                 batch = await self._settle_all(batch, outcomes, perf_counter() - began)
+            if self.workers.surplus:
+                return
 
     async def _work_batches(self) -> None:
         while batch := self._batching.take():
@@ -257,6 +269,8 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
                 began = perf_counter()
                 outcomes = await self._endpoint.process_batch(batch)
                 batch = await self._settle_all(batch, outcomes, perf_counter() - began)
+            if self.workers.surplus:
+                return
 
     async def _settle_all(
         self, batch: Sequence[DeliveryType], outcomes: Sequence[Outcome], seconds: float
@@ -366,7 +380,7 @@ class SimpleReceiver(Generic[OptionsType, DeliveryType]):
     def _release(self) -> None:
         """Make room for another delivery."""
         self.unsettled -= 1
-        self._room.release()
+        self._room.free()
 
     async def _pause(self, seconds: float) -> None:
         if seconds and not self._stopping.is_set():

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from workerkit.codec import Codecs
 from workerkit.config.settings import WorkerSettings
 from workerkit.consumer import Consumer
+from workerkit.control import Ability, Control, NotPossible
 from workerkit.delivery import Action, Delivery, Outcome, TraceDetails
 from workerkit.endpoint import Endpoint
 from workerkit.errors import BrokerRefused, ConnectionLost
@@ -43,6 +44,7 @@ from workerkit.workers import Batching, Workers
 
 __all__ = [
     "OF_BATCHES",
+    "Ability",
     "Action",
     "Arguments",
     "Backoff",
@@ -56,12 +58,14 @@ __all__ = [
     "ConnectionLost",
     "Consumer",
     "Context",
+    "Control",
     "Declared",
     "Delivery",
     "Endpoint",
     "Health",
     "Hook",
     "Idles",
+    "NotPossible",
     "Observer",
     "Options",
     "Outcome",
@@ -195,7 +199,9 @@ class Transport(Protocol):
     async def start(self, endpoints: Sequence[Endpoint], context: Context) -> list[Health]:
         """Begin to deliver, and reconnect after every loss of the connection.
 
-        Returns at once; the health of each consumer shows when it is ready.
+        Returns at once; the health of each consumer shows when it is ready. Its `control` is what
+        an operator may change while it runs; by default nothing. A consumer with the option
+        `paused` starts paused.
         """
 
     async def stop(self) -> None:

@@ -123,6 +123,36 @@ class Workers:
             self._quiet.set()
 
 
+class Room:
+    """Limits the number of items that one reader receives, before they are handled.
+
+    Args:
+        size: The largest number of items.
+    """
+
+    def __init__(self, size: int) -> None:
+        self._size = size
+        self._taken = 0
+        self._freed = asyncio.Event()
+
+    async def take(self) -> None:
+        """Wait until there is room for another item, and take it."""
+        while self._taken >= self._size:
+            self._freed.clear()
+            await self._freed.wait()
+        self._taken += 1
+
+    def free(self) -> None:
+        """Free the room of an item."""
+        self._taken -= 1
+        self._freed.set()
+
+    def resize(self, size: int) -> None:
+        """Change the largest number of items."""
+        self._size = size
+        self._freed.set()
+
+
 T = TypeVar("T")
 
 

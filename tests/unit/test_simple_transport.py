@@ -376,3 +376,119 @@ def test_a_container_adds_to_the_built_in_transports() -> None:
 
     [(transport, _)] = assembly.transports
     assert isinstance(transport, ListTransport)
+
+
+async def test_paused_and_resumed() -> None:
+    """What was received is handled during a pause, and nothing more is received."""
+    handled: list[bytes] = []
+    gate = asyncio.Event()
+
+    class Listed(ListConsumer):
+        items = "orders"
+        concurrency = 1
+
+        async def handle(self, item: bytes) -> None:
+            await gate.wait()
+            handled.append(item)
+
+    runner, transport, _ = application(Listed)
+    async with runner.running():
+        await eventually(lambda: runner.ready)
+        control = runner.health[0].control
+        transport.put(b"1", b"2", b"3")
+        await eventually(lambda: runner.health[0].in_flight() == 1)
+
+        # Each one waits for those before it.
+        await asyncio.gather(control.pause(), control.resume(), control.pause(), control.pause())
+        gate.set()
+        await eventually(lambda: handled == [b"1"])
+        assert (control.paused, runner.health[0].state, runner.ready) == (True, State.PAUSED, True)
+
+        await asyncio.gather(control.resume(), control.resume())
+        await eventually(lambda: handled == [b"1", b"2", b"3"])
+        assert (control.paused, runner.health[0].state) == (False, State.READY)
+
+
+async def test_paused_at_the_start_and_stopped_so() -> None:
+    """The process is ready without having received anything, and ends."""
+
+    class Listed(ListConsumer):
+        items = "orders"
+
+        async def handle(self, item: bytes) -> None: ...
+
+    runner, transport, recorder = application(Listed, consumers={"listed": {"paused": True}})
+    async with runner.running():
+        transport.put(b"1")
+        await eventually(lambda: runner.ready)
+        assert runner.health[0].was_ready
+
+    assert (recorder.settled, len(transport.items)) == ([], 1)
+
+
+async def test_a_pause_whose_caller_is_cancelled() -> None:
+    """It is made all the same, and ended as any other."""
+    handled: list[bytes] = []
+
+    class Listed(ListConsumer):
+        items = "orders"
+
+        async def handle(self, item: bytes) -> None:
+            handled.append(item)
+
+    runner, transport, _ = application(Listed)
+    async with runner.running():
+        await eventually(lambda: runner.ready)
+        control = runner.health[0].control
+        pause = asyncio.create_task(control.pause())
+        await asyncio.sleep(0)
+        pause.cancel()
+        await asyncio.wait([pause])
+        transport.put(b"1")
+        assert control.paused
+
+        await control.resume()
+        await eventually(lambda: handled == [b"1"])
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+async def test_another_concurrency(is_async: bool) -> None:
+    """As many calls run at the same time, also of a method that is not asynchronous."""
+    loop, gate = asyncio.get_running_loop(), asyncio.Event()
+    handled: list[bytes] = []
+
+    class Listed(ListConsumer):
+        items = "orders"
+        concurrency = 1
+
+        async def handle(self, item: bytes) -> None:
+            await gate.wait()
+            handled.append(item)
+
+    def handle(self: ListConsumer, item: bytes) -> None:
+        asyncio.run_coroutine_threadsafe(gate.wait(), loop).result()
+        handled.append(item)
+
+    if not is_async:
+        Listed.handle = handle  # type: ignore[method-assign, assignment]
+    runner, transport, _ = application(Listed)
+    async with runner.running():
+        await eventually(lambda: runner.ready)
+        control, in_flight = runner.health[0].control, runner.health[0].in_flight
+        transport.put(*(str(number).encode() for number in range(12)))
+        await eventually(lambda: in_flight() == 1)
+
+        await control.change_concurrency(4)
+        await eventually(lambda: in_flight() == 4)
+        await control.change_concurrency(2)
+        assert (control.concurrency, in_flight(), len(transport.items)) == (2, 4, 8)
+        gate.set()
+        await eventually(lambda: len(handled) == 12)
+        gate.clear()
+        transport.put(*(str(number).encode() for number in range(12, 18)))
+        await eventually(lambda: len(transport.items) == 4)
+        assert in_flight() == 2
+        gate.set()
+        await eventually(lambda: len(handled) == 18)
+
+    assert len(set(handled)) == 18

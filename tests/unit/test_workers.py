@@ -4,7 +4,7 @@ import asyncio
 from collections import deque
 
 from tests.waiting import eventually
-from workerkit.workers import Workers
+from workerkit.workers import Room, Workers
 
 
 class Pool:
@@ -83,3 +83,84 @@ async def test_cancelled_ones_do_not_work() -> None:
     await pool.end()
 
     assert not pool.workers.busy
+
+
+async def test_more_workers_begin_at_once() -> None:
+    """Additional ones take what waits."""
+    pool = Pool(1)
+    for number in range(5):
+        pool.put(number)
+    await eventually(lambda: pool.now == 1)
+
+    pool.tasks += [asyncio.create_task(run, name=name) for name, run in pool.workers.resize(3)]
+    await eventually(lambda: pool.now == 3)
+
+    assert pool.workers.size == 3
+    assert len({task.get_name() for task in pool.tasks}) == 3
+    pool.gate.set()
+    await pool.end()
+
+
+async def test_fewer_workers_end_after_what_they_do() -> None:
+    """A surplus ends, busy or idle; what waits is left for the others."""
+    pool = Pool(6)
+    for number in range(4):
+        pool.put(number)
+    await eventually(lambda: pool.now == 4)
+
+    assert list(pool.workers.resize(1)) == []
+    assert pool.now == 4
+    for number in range(4, 10):
+        pool.put(number)
+    pool.gate.set()
+    await eventually(lambda: len(pool.done) == 10 and not pool.workers.busy)
+    await eventually(lambda: sum(not task.done() for task in pool.tasks) == 1)
+
+    pool.most, pool.gate = 0, asyncio.Event()
+    for number in range(10, 13):
+        pool.put(number)
+    await eventually(lambda: pool.now == 1)
+    pool.gate.set()
+    await eventually(lambda: len(pool.done) == 13)
+    assert (pool.most, sorted(pool.done)) == (1, list(range(13)))
+    assert pool.workers.surplus == 0
+    await pool.end()
+
+
+async def test_a_surplus_that_is_wanted_again_stays() -> None:
+    """Workers that were to end do not, and no more than wanted are added."""
+    pool = Pool(4)
+    for number in range(4):
+        pool.put(number)
+    await eventually(lambda: pool.now == 4)
+
+    assert list(pool.workers.resize(1)) == []
+    added = list(pool.workers.resize(5))
+    pool.tasks += [asyncio.create_task(run) for _, run in added]
+    pool.gate.set()
+    await eventually(lambda: not pool.workers.busy)
+
+    assert len(added) == 1
+    assert sum(not task.done() for task in pool.tasks) == 5
+    await pool.end()
+
+
+async def test_room_for_more_and_for_fewer() -> None:
+    """The reader waits until there are fewer than the new limit."""
+    room = Room(2)
+    await room.take()
+    await room.take()
+    third = asyncio.create_task(room.take())
+    await asyncio.sleep(0)
+    assert not third.done()
+
+    room.resize(3)
+    await asyncio.wait_for(third, 5)
+    room.resize(1)
+    fourth = asyncio.create_task(room.take())
+    room.free()
+    room.free()
+    await asyncio.sleep(0)
+    assert not fourth.done()
+    room.free()
+    await asyncio.wait_for(fourth, 5)

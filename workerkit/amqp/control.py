@@ -1,13 +1,14 @@
 """Pause and change a consumer of RabbitMQ while it runs."""
 
 import asyncio
+import dataclasses
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, ClassVar
+from typing import Any
 
 from workerkit.amqp.consumer import MAX_PREFETCH, AMQPOptions
 from workerkit.amqp.receiver import Receiver
 from workerkit.amqp.subscription import Subscription
-from workerkit.control import Ability, Control
+from workerkit.control import Ability, Control, NotPossible
 
 Keep = Callable[[Coroutine[Any, Any, None], str], None]
 
@@ -15,13 +16,13 @@ Keep = Callable[[Coroutine[Any, Any, None], str], None]
 class AMQPControl(Control):
     """The controls of one consumer.
 
+    A queue that is deleted with its last consumer would be deleted by a pause, and by a change of
+    the prefetch count, with its messages: then there are no such changes.
+
     Args:
         subscriptions: One for each queue.
         keep: Runs a worker as a task of the transport.
-        consume: Runs a subscription as a task of the transport.
     """
-
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"pause", "concurrency", "prefetch"})
 
     def __init__(
         self,
@@ -29,24 +30,27 @@ class AMQPControl(Control):
         receiver: Receiver,
         subscriptions: Sequence[Subscription],
         keep: Keep,
-        consume: Callable[[Subscription], "asyncio.Task[None]"],
     ) -> None:
         self._options = options
         self._receiver = receiver
         self._subscriptions = subscriptions
         self._keep = keep
-        self._consume = consume
-        self._tasks: list[asyncio.Task[None]] = []
         self._prefetch = options.prefetch_count
-        self._changing = asyncio.Lock()
-
-    async def start(self) -> None:
-        """Consume, unless the consumer starts paused."""
-        if self._options.paused:
-            for each in self._subscriptions:
-                await each.pause()
-        else:
-            self._tasks = [self._consume(each) for each in self._subscriptions]
+        self._is_derived = options.prefetch is None
+        self._pausing = asyncio.Lock()
+        deleted = [each.name for each in options.queues if each.auto_delete]
+        self._obstacle = (
+            f"queue {deleted[0]!r} is auto_delete: the broker deletes it, with its messages, when"
+            " its last consumer is cancelled"
+            if deleted
+            else ""
+        )
+        self.abilities: frozenset[Ability] = frozenset(
+            {"concurrency"} if deleted else {"pause", "concurrency", "prefetch"}
+        )
+        if options.paused:
+            # Its queues have no consumer yet, so it can be resumed.
+            self.abilities |= {"pause"}
 
     @property
     def paused(self) -> bool:
@@ -65,36 +69,42 @@ class AMQPControl(Control):
 
     async def pause(self) -> None:
         """Cancel the consumers at the broker. Messages that no worker has started with go back."""
-        async with self._changing:
+        async with self._pausing:
             if not self.paused:
-                running = zip(self._subscriptions, self._tasks, strict=True)
-                await asyncio.gather(*(each.pause(task) for each, task in running))
+                self._check()
+            await asyncio.gather(*(each.pause() for each in self._subscriptions))
 
     async def resume(self) -> None:
-        """Consume again."""
-        async with self._changing:
-            if not self.paused:
-                return
+        """Consume again, once a pause that was begun before has ended."""
+        async with self._pausing:
             for each in self._subscriptions:
-                each.resume()
-            self._tasks = [self._consume(each) for each in self._subscriptions]
+                if each.paused:
+                    each.resume()
 
     async def change_concurrency(self, number: int) -> None:
-        """Change the number of workers, and with it the prefetch count that depends on it."""
-        async with self._changing:
-            for name, work in self._receiver.resize(number):
-                self._keep(work, name)
-            wanted = max(self._prefetch, number)
-            if self._options.prefetch is None and not self._options.batch:
-                wanted = 2 * number
-            await self._change_prefetch(min(wanted, MAX_PREFETCH))
+        """Change the number of workers, and with it a prefetch count that depends on it."""
+        for name, work in self._receiver.resize(number):
+            self._keep(work, name)
+        if self._obstacle:
+            return
+        if self._is_derived:
+            resized = dataclasses.replace(self._options, concurrency=number)
+            self._change_prefetch(resized.prefetch_count)
+        else:
+            self._change_prefetch(min(max(self._prefetch, number), MAX_PREFETCH))
 
     async def change_prefetch(self, count: int) -> None:
         """Change the prefetch count of each queue."""
-        async with self._changing:
-            await self._change_prefetch(count)
+        self._check()
+        self._is_derived = False
+        self._change_prefetch(count)
 
-    async def _change_prefetch(self, count: int) -> None:
-        if count != self._prefetch:
-            self._prefetch = count
-            await asyncio.gather(*(each.change_prefetch(count) for each in self._subscriptions))
+    def _check(self) -> None:
+        if self._obstacle:
+            raise NotPossible(self._obstacle)
+
+    def _change_prefetch(self, count: int) -> None:
+        self._prefetch = count
+        self._receiver.adapt(count)
+        for each in self._subscriptions:
+            each.change_prefetch(count)

@@ -100,6 +100,9 @@ class Lease:
         self._number_lock = asyncio.Lock()
         self._task: asyncio.Task[None] | None = None
         self._releasing = False
+        # Cleared while it does not compete.
+        self._wanted = asyncio.Event()
+        self._wanted.set()
         connection.listeners.append(self)
 
     def connection_failed(self, error: Exception, attempt: int) -> None:
@@ -139,10 +142,14 @@ class Lease:
         self._task = asyncio.current_task()
         loop, backoff = asyncio.get_running_loop(), Backoff()
         while not self._releasing:
+            await self._wanted.wait()
             session, began = await self._connection.session(), loop.time()
             pause = _MISSING_RETRY
             try:
-                if await self._queue_exists(session):
+                exists = await self._queue_exists(session)
+                if not self._wanted.is_set():
+                    continue
+                if exists:
                     term = self._current_term = LeaseTerm(session, self._queue.name)
                     term.ended.add_done_callback(self._on_ended)
                     await term.start()
@@ -153,16 +160,28 @@ class Lease:
             except ConnectionLost as error:
                 if loop.time() - began > STABLE_AFTER:
                     backoff.reset()
-                if not session.gone:
+                if not session.gone and self._wanted.is_set():
                     pause = backoff.next()
                     self._failed(error, pause)
             finally:
                 await self._end_term()
+            if not self._wanted.is_set():
+                continue
             if session.gone:
                 self._report("the connection is lost")
                 await asyncio.wait([session.lost])
             else:
                 await asyncio.wait([session.lost], timeout=pause)
+
+    def withdraw(self) -> None:
+        """Release the lease and do not compete for it, until `compete` is called."""
+        self._wanted.clear()
+        if self._current_term is not None:
+            self._current_term.end(ConnectionLost("withdrawn"))
+
+    def compete(self) -> None:
+        """Compete for the lease again."""
+        self._wanted.set()
 
     async def release(self) -> None:
         """Release the lease, so that another process gets it immediately."""
@@ -253,8 +272,9 @@ class Lease:
             return
         self.held = False
         self._acquired.clear()
-        text = "lease released" if self._releasing else "lease lost"
-        level = logging.INFO if self._releasing else logging.WARNING
+        released = self._releasing or not self._wanted.is_set()
+        text = "lease released" if released else "lease lost"
+        level = logging.INFO if released else logging.WARNING
         log.log(level, text, extra=self._fields(reason=str(ended.result())))
         self._on_lost()
 

@@ -127,11 +127,17 @@ class Receiver:
 
     def return_waiting(self, acks: Acks) -> None:
         """Requeue the messages of a channel that no worker has started with: for a pause."""
-        waiting = [each for each in (*self._waiting, *self._batching) if each.acks is acks]
+        received = (*self._waiting, *self._batching, *self._held)
+        waiting = [each for each in received if each.acks is acks]
         self._waiting = deque(each for each in self._waiting if each.acks is not acks)
         self._batching.keep(lambda message: message.acks is not acks)
         for message in waiting:
+            self._held.pop(message, None)
             self._requeue.at_once(message, failed=False)
+
+    def adapt(self, prefetch: int) -> None:
+        """Adapt to another prefetch count."""
+        self._requeue.adapt(prefetch)
 
     def stop(self) -> None:
         """Start with no further message, except those of a partial batch."""

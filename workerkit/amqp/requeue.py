@@ -67,8 +67,13 @@ class Requeue:
         self._copying: set[asyncio.Task[None]] = set()
         self.failing = self._keeps = False
         self.stopping = asyncio.Event()
-        most = max(options.prefetch_count // 2, 1)
+        most = _most_held(options.prefetch_count)
         self._pauses = {name: _Pauses(most, self.at_once, self.stopping) for name in self._queues}
+
+    def adapt(self, prefetch: int) -> None:
+        """Hold fewer or more failed messages at the same time, after a change of the prefetch."""
+        for pauses in self._pauses.values():
+            pauses.most = _most_held(prefetch)
 
     def keep_failed(self) -> None:
         """From now on, keep a message that fails again until `stop`: for bursts.
@@ -264,6 +269,7 @@ class _Pauses:
         requeue: Requeues a message; returns False if its channel is lost.
 
     Attributes:
+        most: See above.
         failures: Failures in a row of messages that were delivered before.
         keeps: Messages are held until the process stops, any number of them.
         room: Set when a message is released.
@@ -272,7 +278,7 @@ class _Pauses:
     def __init__(
         self, most: int, requeue: Callable[[AMQPMessage[Any]], bool], stopping: asyncio.Event
     ) -> None:
-        self._most = most
+        self.most = most
         self._requeue = requeue
         self._stopping = stopping
         self._held: dict[AMQPMessage[Any], _Held] = {}
@@ -325,7 +331,7 @@ class _Pauses:
 
     async def _wait_for_room(self) -> None:
         loop = asyncio.get_running_loop()
-        while len(self._held) >= self._most and not self._stopping.is_set():
+        while len(self._held) >= self.most and not self._stopping.is_set():
             oldest, held = next(iter(self._held.items()))
             self.room.clear()
             try:
@@ -341,6 +347,10 @@ class _Pauses:
             timer.cancel()
         self.room.set()
         self._requeue(message)
+
+
+def _most_held(prefetch: int) -> int:
+    return max(prefetch // 2, 1)
 
 
 def same_queue_copies(message: AMQPMessage[Any], *, failed: bool) -> Iterator[Properties]:

@@ -23,11 +23,14 @@ class StreamPosition:
         self._acks: Acks | None = None
 
     def resume(self, acks: Acks) -> StreamOffset:
-        """Return the offset at which a new channel starts to read.
+        """Return the offset at which a new consumer starts to read.
 
-        It is that of the first message that is not settled: a message whose handler is still
-        running is redelivered.
+        On a new channel it is that of the first message that is not settled: a message whose
+        handler is still running is redelivered. On the same channel all messages can be settled, so
+        it is the next one.
         """
+        if acks is self._acks and self._last is not None:
+            return self._last + 1
         offset = self._next_offset()
         self._acks = acks
         self._offsets = {}

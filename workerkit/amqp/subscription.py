@@ -18,7 +18,7 @@ from workerkit.amqp.topology import Topology
 from workerkit.describe import summarize_error, without_needless_traceback
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft, QueueInUse
 from workerkit.health import Part
-from workerkit.tasks import Backoff, cancel_and_wait
+from workerkit.tasks import Backoff
 
 log = logging.getLogger(__name__)
 
@@ -36,8 +36,12 @@ class Subscription:
 
     Args:
         prefetch: The prefetch count.
+        paused: Whether it starts paused.
         preparation: The first declarations. No consumer of the connection starts before them.
         part: Notified of changes of its readiness.
+
+    It is paused and changed in `run`, between requests: a request that is cancelled would close the
+    channel, and handlers that run could not settle their messages.
 
     Attributes:
         paused: It was paused, and not resumed.
@@ -47,6 +51,7 @@ class Subscription:
         self,
         queue: Queue,
         prefetch: int,
+        paused: bool,
         connection: Connection,
         preparation: Preparation,
         receiver: Receiver,
@@ -65,39 +70,41 @@ class Subscription:
         # The name at the broker. Messages and logs have the name from the class.
         self._name = queue.name
         self._channel: Channel | None = None
-        self._consuming = self.paused = False
+        self.paused = paused
+        self._consuming = False
         self._has_no_channel = False
         self._consuming_since = 0.0
         self._position = StreamPosition(queue.stream_offset) if queue.is_stream else None
-        self._cancelled = asyncio.Event()
-        # Held while a consumer is started or stopped: a request that is cancelled closes its
-        # channel, and the broker redelivers its messages.
-        self._changing = asyncio.Lock()
+        self._cancelled = False  # By the broker, or the channel is lost.
+        self._consumer_prefetch = 0
+        # Something has changed that `run` has to act on.
+        self._changed = asyncio.Event()
+        # The broker sends nothing.
+        self._quiet = asyncio.Event()
+        self._quiet.set()
         # Of the last check for a burst: the channel with the number of its messages, and the number
         # of messages in the queue.
         self._received: tuple[Channel, int] | None = None
         self._ready = 0
         preparation.add_listener(self)
 
-    def __str__(self) -> str:
-        return f"{self._receiver.name} of {self._queue}"
-
     async def run(self) -> None:
         """Consume until cancelled. The channel then stays open, for running handlers."""
         loop = asyncio.get_running_loop()
         backoff = Backoff()
         await self._preparation.wait_for_check(self._topology, self._queue)
-        if self._channel is not None and self._channel.lost.done():
-            # It was lost while the subscription was paused.
-            await self._close_channel()
+        if self.paused:
+            self._part.paused()
         while True:
+            await self._resumed()
             session = await self._connection.session()
+            if self.paused:
+                continue
             pause = _MISSING_RETRY
             try:
-                async with self._changing:
-                    channel = await self._set_up(session)
-                if channel is not None:
-                    await self._wait_for_cancel(channel)
+                if channel := await self._set_up(session):
+                    if await self._serve(channel):
+                        continue
                     pause = backoff.next()
             except QueueInUse as error:
                 pause = _MISSING_RETRY
@@ -161,58 +168,33 @@ class Subscription:
     async def stop(self) -> None:
         """Cancel the consumer at the broker, which then sends no more messages."""
         self._part.stopping()
-        await self._cancel()
+        if self._channel is not None and self._consuming:
+            try:
+                await self._cancel(self._channel)
+            except ConnectionLost as error:
+                log.warning("consumer not cancelled", extra=self._fields(reason=str(error)))
+        self._quiet.set()
 
-    async def pause(self, running: "asyncio.Task[None] | None" = None) -> None:
+    async def pause(self) -> None:
         """Cancel the consumer at the broker, and return the messages that wait for a worker.
 
-        The channel stays open, for running handlers.
-
-        Args:
-            running: The task of `run`, which is called again to resume; None before the first.
+        The channel stays open, for handlers that run.
         """
         self.paused = True
-        async with self._changing:
-            if running is not None:
-                await cancel_and_wait([running])
-            await self._cancel()
-        self._consuming = False
-        if self._channel is not None and not self._queue.is_stream:
-            self._receiver.return_waiting(self._channel.acks)
         self._part.paused()
-        log.info("consumer paused", extra=self._fields())
+        self._changed.set()
+        await self._quiet.wait()
 
     def resume(self) -> None:
-        """Note that `run` is about to be called."""
+        """Consume again, soon."""
         self.paused = False
-        self._part.waiting("resumed, not consuming yet")
+        self._part.resumed()
+        self._changed.set()
 
-    async def change_prefetch(self, count: int) -> None:
-        """Change the prefetch count. It applies to new consumers: so the consumer is a new one.
-
-        `run` continues. Messages that were received stay.
-        """
+    def change_prefetch(self, count: int) -> None:
+        """Change the prefetch count, soon. Messages that were received stay."""
         self._prefetch = count
-        try:
-            async with self._changing:
-                channel = self._channel
-                if channel is None or not self._consuming:
-                    return
-                async with channel.turn():
-                    await channel.cancel(self._tag)
-                    await self._start_consumer(channel)
-        except ConnectionLost as error:
-            # `run` consumes again, with the new count.
-            log.warning("consumer not restarted", extra=self._fields(reason=str(error)))
-
-    async def _cancel(self) -> None:
-        if self._channel is None or not self._consuming:
-            return
-        try:
-            async with self._channel.turn():
-                await self._channel.cancel(self._tag)
-        except ConnectionLost as error:
-            log.warning("consumer not cancelled", extra=self._fields(reason=str(error)))
+        self._changed.set()
 
     def close(self) -> None:
         """Send pending acks, and no more after that. The connection is closed next.
@@ -235,6 +217,7 @@ class Subscription:
             BrokerRefused: The user may not read or declare the queue.
             ConnectionLost: The channel was lost, or the whole session.
         """
+        self._quiet.clear()
         async with session.scratch.turn():
             if not await self._is_available(session):
                 return None
@@ -252,13 +235,25 @@ class Subscription:
         log.warning("queue is %s", missing.state, extra=fields)
         return False
 
+    async def _resumed(self) -> None:
+        """Return when it is not paused; meanwhile notice the loss of the channel."""
+        while True:
+            self._changed.clear()
+            if self._channel is not None and self._channel.lost.done():
+                await self._close_channel()
+            if not self.paused:
+                return
+            await self._changed.wait()
+
     async def _consume(self, session: Session) -> Channel:
-        self._cancelled.clear()
+        self._cancelled = False
         channel = self._channel
         if channel is None:
             channel = self._channel = await session.consumer_channel()
-            channel.on_cancel = lambda tag: self._cancelled.set()
-            channel.lost.add_done_callback(lambda lost: self._cancelled.set())
+            channel.on_cancel = lambda tag: self._on_cancelled(tag == self._tag)
+            channel.lost.add_done_callback(
+                lambda lost: self._on_cancelled(channel is self._channel)
+            )
             self._consumers = 0
         await self._start_consumer(channel)
         self._consuming, self._has_no_channel = True, False
@@ -272,14 +267,28 @@ class Subscription:
         self._tag = _consumer_tag(self._receiver.name, self._queue, self._consumers)
         inlet = self._receiver.inlet(channel.acks, self._queue.name, self._tag, self._position)
         channel.deliver_to(inlet)
-        await channel.prefetch(self._prefetch)
+        self._consumer_prefetch = self._prefetch
+        await channel.prefetch(self._consumer_prefetch)
+        # Messages of a previous consumer of the channel do not count against it.
+        channel.acks.prefetch += channel.acks.unsettled
         arguments = {}
         if self._position is not None:
             arguments["x-stream-offset"] = self._position.resume(channel.acks)
         await channel.consume(self._name, self._tag, arguments)
 
-    async def _wait_for_cancel(self, channel: Channel) -> None:
-        """Return when the broker cancels the consumer.
+    async def _cancel(self, channel: Channel) -> None:
+        async with channel.turn():
+            await channel.cancel(self._tag)
+        self._consuming = False
+
+    def _on_cancelled(self, is_present: bool) -> None:
+        """Note that the present consumer was cancelled, and none that was replaced."""
+        if is_present:
+            self._cancelled = True
+            self._changed.set()
+
+    async def _serve(self, channel: Channel) -> bool:
+        """Consume until it is paused; return False if the broker cancels the consumer.
 
         basic.cancel has no reason: the queue was deleted, its leader or node failed, or from
         RabbitMQ 4.3 on a message of a quorum queue was not acknowledged in time.
@@ -288,9 +297,34 @@ class Subscription:
             BrokerRefused: The broker closed the channel.
             ConnectionLost: The channel was lost, or the whole session.
         """
-        await self._cancelled.wait()
+        while not self._cancelled:
+            if self.paused:
+                await self._pause(channel)
+                return True
+            if self._prefetch != self._consumer_prefetch and not self._queue.auto_delete:
+                await self._restart_consumer(channel)
+                continue
+            await self._changed.wait()
+            self._changed.clear()
         if channel.lost.done():
             raise channel.lost.result()
+        self._report_cancelled(channel)
+        return False
+
+    async def _pause(self, channel: Channel) -> None:
+        await self._cancel(channel)
+        if not self._queue.is_stream:
+            self._receiver.return_waiting(channel.acks)
+        self._quiet.set()
+        log.info("consumer paused", extra=self._fields())
+
+    async def _restart_consumer(self, channel: Channel) -> None:
+        """Start another consumer: basic.qos applies to those that are started after it."""
+        async with channel.turn():
+            await channel.cancel(self._tag)
+            await self._start_consumer(channel)
+
+    def _report_cancelled(self, channel: Channel) -> None:
         reason = "the broker gave no reason; the queue may be deleted, or without a leader"
         if self._receiver.is_overdue(channel.acks):
             reason = "a handler took as long as the broker's consumer_timeout"
@@ -337,12 +371,13 @@ class Subscription:
         channel, self._channel, self._consuming = self._channel, None, False
         if channel is not None:
             lost = str(channel.lost.result()) if channel.lost.done() else ""
-            suspect = _TIMED_OUT in lost or (self._cancelled.is_set() and not lost)
+            suspect = _TIMED_OUT in lost or (self._cancelled and not lost)
             async with channel.turn():
                 # No await between these two: a worker could start with a waiting message.
                 self._receiver.before_close(channel.acks)
                 await channel.close()
             self._receiver.forget(channel.acks, suspect=suspect)
+        self._quiet.set()
 
     def _fields(self, **more: object) -> dict[str, object]:
         return {"consumer": self._receiver.name, "queue": self._queue.name, **more}

@@ -148,7 +148,7 @@ class AMQPTransport:
         all_options = [_amqp_options(each.options) for each in endpoints]
         if missing := [each for each in all_options if each.name not in self._prepared]:
             self._open(missing, context)
-        health = [await self._subscribe(endpoint, context) for endpoint in endpoints]
+        health = [self._subscribe(endpoint, context) for endpoint in endpoints]
         for preparation in self._preparations.values():
             preparation.start_finished()
         return health
@@ -323,7 +323,7 @@ class AMQPTransport:
         self._preparations[key].add(topology, options.queues)
         return _Prepared(options, key, self._preparations[key], topology, copies, types)
 
-    async def _subscribe(self, endpoint: Endpoint, context: Context) -> Health:
+    def _subscribe(self, endpoint: Endpoint, context: Context) -> Health:
         prepared = self._prepared[endpoint.name]
         options, preparation, key = prepared.options, prepared.preparation, prepared.place
         self._hooks.append(Hook(endpoint))
@@ -347,6 +347,7 @@ class AMQPTransport:
             subscription = Subscription(
                 queue,
                 options.prefetch_count,
+                options.paused,
                 self._connections[key],
                 preparation,
                 receiver,
@@ -354,17 +355,14 @@ class AMQPTransport:
                 part,
             )
             subscriptions.append(subscription)
+            self._tasks.append(context.keep(subscription.run(), f"{options.name} of {queue}"))
         self._subscriptions += subscriptions
 
         def work(coroutine: Coroutine[Any, Any, None], name: str) -> None:
+            self._workers = [each for each in self._workers if not each.done()]
             self._workers.append(context.keep(coroutine, name))
 
-        def consume(subscription: Subscription) -> asyncio.Task[None]:
-            self._tasks.append(context.keep(subscription.run(), str(subscription)))
-            return self._tasks[-1]
-
-        control = AMQPControl(options, receiver, subscriptions, work, consume)
-        await control.start()
+        control = AMQPControl(options, receiver, subscriptions, work)
         return Health(
             options.name, parts, in_flight=lambda: receiver.workers.working, control=control
         )

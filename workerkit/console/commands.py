@@ -1,25 +1,25 @@
 """Execute the commands of operators in this process."""
 
+import asyncio
 import difflib
 import logging
-from collections.abc import Awaitable
+from collections.abc import Awaitable, Sequence
 
 from workerkit.console import audit
 from workerkit.console.model import Command, CommandResult, Operator
+from workerkit.control import NotPossible
 from workerkit.describe import describe_error
+from workerkit.errors import WorkerkitError
 from workerkit.health import Health, Readiness
 from workerkit.options import folded
 from workerkit.safe_text import one_line
 
 log = logging.getLogger(__name__)
 
+_DEADLINE = 10.0
 _OF_CONSUMER = ("pause", "resume", "concurrency", "prefetch", "run")
 _ABILITIES = {"resume": "pause"}
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
-
-
-class Refused(Exception):
-    """A command that is not executed, with the reason for the operator."""
 
 
 class Commands:
@@ -37,14 +37,29 @@ class Commands:
         self._variable = variable
         # The consumers that draining has paused.
         self._drained: list[Health] = []
+        self._draining = asyncio.Lock()
+        self._running: set[asyncio.Task[CommandResult]] = set()
 
     async def execute(
         self, command: Command, operator: Operator, process_id: str, host: str, pid: int
     ) -> CommandResult:
-        """Execute a command; write an audit record."""
+        """Execute a command; write an audit record.
+
+        It is completed also if this call is cancelled, because a client has gone.
+        """
+        work = self._recorded(command, operator, process_id, host, pid)
+        task = asyncio.create_task(work, name=f"console: {command.action}")
+        self._running.add(task)
+        task.add_done_callback(self._running.discard)
+        return await asyncio.shield(task)
+
+    async def _recorded(
+        self, command: Command, operator: Operator, process_id: str, host: str, pid: int
+    ) -> CommandResult:
         try:
             text, ok = await self._execute(command, operator), True
-        except Refused as error:
+        except WorkerkitError as error:
+            # The reason is for the operator: there is no fault here.
             text, ok = str(error), False
         except Exception as error:
             log.exception("command failed", extra={"action": command.action})
@@ -57,20 +72,22 @@ class Commands:
         """Execute a command; return what was done.
 
         Raises:
-            Refused: It is not possible, or not allowed.
+            NotPossible: It is not possible, or not allowed.
         """
         if self._mode != "operate":
-            raise Refused(f"this process takes no commands: its {self._variable} is {self._mode}")
+            raise NotPossible(
+                f"this process takes no commands: its {self._variable} is {self._mode}"
+            )
         if self._readiness.draining:
-            raise Refused("this process is stopping")
+            raise NotPossible("this process is stopping")
         if command.action in _OF_CONSUMER:
             return await self._change(command)
         if command.consumer is not None:
-            raise Refused(f"{command.action} is for processes: leave out consumer")
+            raise NotPossible(f"{command.action} is for processes: leave out consumer")
         if command.action == "log_level":
             return _set_level(command.value)
         if command.value is not None:
-            raise Refused(f"{command.action} takes no value")
+            raise NotPossible(f"{command.action} takes no value")
         return await (self._drain(operator) if command.action == "drain" else self._undrain())
 
     async def _change(self, command: Command) -> str:
@@ -80,20 +97,23 @@ class Commands:
         ability = _ABILITIES.get(action, action)
         if ability not in control.abilities:
             can = ", ".join(sorted(control.abilities)) or "nothing of a consumer of this kind"
-            raise Refused(f"{name} has no {ability}: what can be changed is {can}")
+            raise NotPossible(f"{name} has no {ability}: what can be changed is {can}")
         if action in ("concurrency", "prefetch"):
             return await self._resize(health, action, command.value)
         if command.value is not None:
-            raise Refused(f"{action} takes no value")
+            raise NotPossible(f"{action} takes no value")
         if action == "pause":
-            await control.pause()
+            if health in self._drained:
+                # Somebody wants it paused also after the draining.
+                self._drained.remove(health)
+            await _soon(control.pause())
             return f"{name} is paused"
         if action == "resume":
             if self._readiness.drained_by:
-                raise Refused("this process is drained: undrain it instead")
-            await control.resume()
+                raise NotPossible("this process is drained: undrain it instead")
+            await _soon(control.resume())
             return f"{name} is resumed"
-        await control.run()
+        await _soon(control.run())
         return f"a run of {name} has started"
 
     async def _resize(self, health: Health, action: str, value: object) -> str:
@@ -102,8 +122,8 @@ class Commands:
         before = control.concurrency if action == "concurrency" else control.prefetch
         most = 10_000 if action == "concurrency" else 65_535
         if not isinstance(value, int) or not 1 <= value <= most:
-            raise Refused(f"value should be a number from 1 to {most}; found {value!r}")
-        await (
+            raise NotPossible(f"value should be a number from 1 to {most}; found {value!r}")
+        await _soon(
             control.change_concurrency(value)
             if action == "concurrency"
             else control.change_prefetch(value)
@@ -112,47 +132,67 @@ class Commands:
 
     def _find(self, consumer: str | None) -> Health:
         if consumer is None:
-            raise Refused("consumer is missing: name one")
+            raise NotPossible("consumer is missing: name one")
         by_name = {folded(each.consumer): each for each in self._readiness.health}
         if (found := by_name.get(folded(consumer))) is not None:
             return found
         names = [each.consumer for each in self._readiness.health]
         nearest = difflib.get_close_matches(consumer, names, n=1, cutoff=0.4)
         hint = f"; did you mean {nearest[0]!r}?" if nearest else ""
-        raise Refused(f"this process runs no consumer {consumer!r}{hint}")
+        raise NotPossible(f"this process runs no consumer {consumer!r}{hint}")
 
     async def _drain(self, operator: Operator) -> str:
         """Pause all consumers, and fail readiness, so that balancers send no more requests."""
-        if self._readiness.drained_by:
-            raise Refused(f"it is drained by {self._readiness.drained_by} already")
-        self._readiness.drained_by = operator.user
-        for health in self._readiness.health:
-            if "pause" in health.control.abilities and not health.control.paused:
-                await _logged(health.control.pause(), health)
-                self._drained.append(health)
-        return "draining: handlers finish, and nothing new is received"
+        async with self._draining:
+            if self._readiness.drained_by:
+                raise NotPossible(f"it is drained by {self._readiness.drained_by} already")
+            self._readiness.drained_by = one_line(operator.user)
+            self._drained = [
+                each
+                for each in self._readiness.health
+                if "pause" in each.control.abilities and not each.control.paused
+            ]
+            failed = await _changed([(each, _soon(each.control.pause())) for each in self._drained])
+        return f"draining: handlers finish, and nothing new is received{failed}"
 
     async def _undrain(self) -> str:
-        if not self._readiness.drained_by:
-            raise Refused("it is not drained")
-        drained, self._drained, self._readiness.drained_by = self._drained, [], ""
-        for health in drained:
-            await _logged(health.control.resume(), health)
-        return "not drained any more"
+        async with self._draining:
+            if not self._readiness.drained_by:
+                raise NotPossible("it is not drained")
+            drained, self._drained, self._readiness.drained_by = self._drained, [], ""
+            failed = await _changed([(each, _soon(each.control.resume())) for each in drained])
+        return f"not drained any more{failed}"
 
 
-async def _logged(change: Awaitable[None], health: Health) -> None:
-    """Wait for a change; one that fails does not prevent those of other consumers."""
+async def _soon(change: Awaitable[None]) -> None:
+    """Wait for a change, for a limited time.
+
+    Raises:
+        NotPossible: It takes longer.
+    """
     try:
-        await change
-    except Exception:
-        log.exception("consumer not changed", extra={"consumer": health.consumer})
+        await asyncio.wait_for(change, _DEADLINE)
+    except TimeoutError:
+        raise NotPossible(f"not completed after {_DEADLINE:g} s; it may continue") from None
+
+
+async def _changed(changes: Sequence[tuple[Health, Awaitable[None]]]) -> str:
+    """Wait for changes of consumers, and return those that failed; others are made all the same."""
+    done = await asyncio.gather(*(change for _, change in changes), return_exceptions=True)
+    failed = [
+        (health.consumer, error)
+        for (health, _), error in zip(changes, done, strict=True)
+        if error is not None
+    ]
+    for name, error in failed:
+        log.error("consumer not changed", exc_info=error, extra={"consumer": name})
+    return "".join(f"; not {name}: {describe_error(error)}" for name, error in failed)
 
 
 def _set_level(value: object) -> str:
     level = str(value).upper()
     if level not in _LEVELS:
-        raise Refused(f"value should be one of {', '.join(_LEVELS)}; found {value!r}")
+        raise NotPossible(f"value should be one of {', '.join(_LEVELS)}; found {value!r}")
     root = logging.getLogger()
     before = logging.getLevelName(root.level)
     root.setLevel(level)

@@ -1,20 +1,16 @@
 """Pause a periodic task, and run it now."""
 
-from typing import ClassVar
-
-from workerkit.control import Ability, Control
-from workerkit.health import Part
+from workerkit.control import Ability, Control, NotPossible
 from workerkit.periodic.timer import ScheduleState, Timer
 
 
 class PeriodicControl(Control):
     """The controls of one task. While it is paused, runs that are due are skipped."""
 
-    abilities: ClassVar[frozenset[Ability]] = frozenset({"pause", "run"})
+    abilities: frozenset[Ability] = frozenset({"pause", "run"})
 
-    def __init__(self, timer: Timer, part: Part) -> None:
+    def __init__(self, timer: Timer) -> None:
         self._timer = timer
-        self._part = part
 
     @property
     def paused(self) -> bool:
@@ -32,20 +28,21 @@ class PeriodicControl(Control):
         return self._timer.state
 
     async def pause(self) -> None:
-        """Start no run that is due. A lease stays where it is."""
-        self._timer.paused = True
-        self._part.paused()
+        """Start no run that is due. A lease is released after the runs in progress."""
+        self._timer.pause()
 
     async def resume(self) -> None:
         """Start runs again when they are due."""
         if self._timer.paused:
-            self._timer.paused = False
-            self._part.ready()
+            self._timer.resume()
 
     async def run(self) -> None:
-        """Start a run now, also while it is paused.
+        """Start a run now, also while it is paused; with a lease only while it has that.
 
         Raises:
             NotHeld: Another process has the lease.
+            NotPossible: A run is in progress, or a task with a lease is paused.
         """
+        if self.paused and self._timer.has_lease:
+            raise NotPossible("a paused task has no lease: resume it, or run it where it is active")
         await self._timer.start_now()

@@ -153,10 +153,15 @@ def check_singleton(
 
 
 class Singleton:
-    """One task that only one process runs."""
+    """One task that only one process runs.
+
+    Attributes:
+        due: When the next run of this process is due; None while another process has the lease.
+    """
 
     def __init__(self, name: str, lease: Lease) -> None:
         self.lease = lease
+        self.due: datetime | None = None
         self._name = name
 
     def role(self) -> str:
@@ -173,9 +178,11 @@ class Singleton:
         """
         skipped = 0.0
         while True:
+            self.due = None
             await self.lease.acquired()
             after = self.lease.last_scheduled
             due = schedule.next(max(after, skipped), datetime.now(schedule.zone))
+            self.due = due.astimezone(UTC)
             await sleep_until(due)
             await asyncio.sleep(random.uniform(0.0, schedule.jitter))
             if not self.lease.held:
@@ -202,6 +209,16 @@ class Singleton:
         except TimeoutError:
             text = f"{self._name}: another process has the lease, or there is no connection"
             raise NotHeld(text) from None
+        return await self.run_at_once()
+
+    async def run_at_once(self) -> Run:
+        """Return a run outside the schedule, if this process has the lease already.
+
+        Raises:
+            NotHeld: It does not have it.
+        """
+        if not self.lease.held:
+            raise NotHeld(f"another process runs {self._name}, or there is no connection")
         now = datetime.now(UTC)
         return Run(await self.lease.take(now.timestamp(), self.lease.last_scheduled), now)
 

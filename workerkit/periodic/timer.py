@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from time import perf_counter
@@ -12,6 +12,7 @@ from typing import ClassVar
 from zoneinfo import ZoneInfo
 
 from workerkit.amqp.lease_term import NotHeld
+from workerkit.control import NotPossible
 from workerkit.delivery import Action, Delivery, Outcome, TraceDetails
 from workerkit.describe import describe_error
 from workerkit.endpoint import Endpoint
@@ -80,13 +81,13 @@ class Tick(Delivery):
         return f"<run of {self.name}, scheduled for {format_utc(self.scheduled)}>"
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class ScheduleState:
     """The last run of a task in this process, and the next one.
 
     Attributes:
         last: When the last run ended.
-        next: When the next one is due; None if that is not known.
+        next: When the next one is due; None if that is not known, or while it is paused.
     """
 
     schedule: str
@@ -102,7 +103,6 @@ class Timer:
     Attributes:
         failure: Why the last run failed, or could not begin; empty if it did not.
         paused: Runs that are due are skipped.
-        state: The last run, and the next one.
     """
 
     def __init__(
@@ -117,7 +117,8 @@ class Timer:
         self.runs: set[asyncio.Task[None]] = set()
         self.failure = ""
         self.paused = False
-        self.state = ScheduleState(options.schedule)
+        self._state = ScheduleState(options.schedule)
+        self._next: datetime | None = None
         self._options = options
         self._context = context
         self._part = part
@@ -130,7 +131,33 @@ class Timer:
             self._singleton = singletons.add(
                 self.endpoint, self._options, self._context, self._part, self._on_lost
             )
+        if self._options.paused:
+            self.pause()
         return self._singleton
+
+    @property
+    def state(self) -> ScheduleState:
+        """The last run, and the next one."""
+        due = self._next if self._singleton is None else self._singleton.due
+        return replace(self._state, next=None if self.paused else due)
+
+    def pause(self) -> None:
+        """Start no run that is due.
+
+        A lease is released after the runs in progress, so that another process runs the task.
+        """
+        self.paused = True
+        self._part.paused()
+        self._withdraw()
+
+    def resume(self) -> None:
+        """Start runs again when they are due."""
+        self.paused = False
+        self._part.resumed()
+        if self._singleton is not None:
+            self._singleton.lease.compete()
+        else:
+            self._part.ready()
 
     async def run(self) -> None:
         """Start runs when they are due, until cancelled."""
@@ -146,6 +173,8 @@ class Timer:
 
         Another process that has the lease runs the task, so that is no failure.
         """
+        if self.paused:
+            return
         run = None
         if self._singleton is not None:
             try:
@@ -162,13 +191,24 @@ class Timer:
         """The number of runs at the same time."""
         return self._options.concurrency
 
+    @property
+    def has_lease(self) -> bool:
+        """Whether only one process runs it."""
+        return self._singleton is not None
+
     async def start_now(self) -> None:
         """Start a run, independent of the schedule.
 
         Raises:
+            NotPossible: As many runs are in progress as may be.
             NotHeld: Another process has the lease.
         """
-        run = await self._singleton.run_now() if self._singleton else None
+        self._check_room()
+        run = None
+        if self._singleton is not None:
+            run = await self._singleton.run_at_once()
+            # Meanwhile one that was due may have begun.
+            self._check_room()
         self._begin(datetime.now(UTC), run)
 
     def in_flight(self) -> int:
@@ -214,7 +254,7 @@ class Timer:
         start, number = loop.time(), 0
         while True:
             due = start + number * every
-            self.state.next = datetime.now(UTC) + timedelta(seconds=due - loop.time())
+            self._next = datetime.now(UTC) + timedelta(seconds=due - loop.time())
             await asyncio.sleep(due + self._jitter() - loop.time())
             self._start_if_room(datetime.now(UTC) - timedelta(seconds=loop.time() - due))
             # The next time in the future: missed times are skipped.
@@ -224,7 +264,7 @@ class Timer:
         zone = ZoneInfo(self._options.timezone)
         last = datetime.now(UTC)
         while True:
-            due = self.state.next = due_after(expression, zone, last)
+            due = self._next = due_after(expression, zone, last)
             await sleep_until(due)
             await asyncio.sleep(self._jitter())
             self._start_if_room(due)
@@ -236,6 +276,10 @@ class Timer:
     def _start_if_room(self, scheduled: datetime) -> None:
         if self._has_room(scheduled):
             self._begin(scheduled)
+
+    def _check_room(self) -> None:
+        if len(self.runs) >= self._options.concurrency:
+            raise NotPossible(f"a run of {self.endpoint.name} is in progress")
 
     def _has_room(self, scheduled: datetime) -> bool:
         if self.paused:
@@ -253,7 +297,15 @@ class Timer:
     def _begin(self, scheduled: datetime, run: Run | None = None) -> None:
         task = self._context.keep(self._handle(scheduled, run), f"{self.endpoint.name} task")
         self.runs.add(task)
-        task.add_done_callback(self.runs.discard)
+        task.add_done_callback(self._ended)
+
+    def _ended(self, task: "asyncio.Task[None]") -> None:
+        self.runs.discard(task)
+        self._withdraw()
+
+    def _withdraw(self) -> None:
+        if self.paused and not self.runs and self._singleton is not None:
+            self._singleton.lease.withdraw()
 
     async def _handle(self, scheduled: datetime, run: Run | None) -> None:
         tick, began = Tick(self.endpoint.name, scheduled), perf_counter()
@@ -264,8 +316,12 @@ class Timer:
             tick.again()
             outcome = await self._try(tick, run)
         self.failure = ""
-        self.state.last, self.state.last_ok = datetime.now(UTC), outcome.action is Action.ACK
-        self.state.last_seconds = perf_counter() - began
+        self._state = replace(
+            self._state,
+            last=datetime.now(UTC),
+            last_ok=outcome.action is Action.ACK,
+            last_seconds=perf_counter() - began,
+        )
         if outcome.action is not Action.ACK:
             reason = "" if outcome.error is None else f": {describe_error(outcome.error)}"
             self.failure = f"{self.endpoint.name}: the run failed{reason}"

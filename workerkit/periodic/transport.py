@@ -94,10 +94,7 @@ class PeriodicTransport:
             self._parts.append(part)
             singleton = timer.compete(self._singletons)
             if singleton is None:
-                part.ready()
-            if options.paused:
-                timer.paused = True
-                part.paused()
+                part.ready()  # It has no effect if the task starts paused.
             if not self._by_hand:
                 work = timer.run_once() if context.burst else timer.run()
                 self._loops.append(context.keep(work, f"{endpoint.name} timer"))
@@ -106,7 +103,7 @@ class PeriodicTransport:
                 [part],
                 outside=False,
                 in_flight=timer.in_flight,
-                control=PeriodicControl(timer, part),
+                control=PeriodicControl(timer),
             )
             if singleton is not None:
                 task_health.outside, task_health.role = True, singleton.role

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections import deque
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Container, Coroutine, Iterator, Sequence
 from contextlib import AbstractAsyncContextManager, nullcontext
 from time import perf_counter
 from typing import Any
@@ -112,6 +112,7 @@ class StreamReceiver:
         self._source = route or self.name
         self._options = options
         self._wanted = None if options.events is None else frozenset(options.events)
+        self._endpoint = endpoint
         self._process = endpoint.process
         self._process_batch = endpoint.process_batch
         self._observers = observers
@@ -126,6 +127,12 @@ class StreamReceiver:
         self._room_waiter: asyncio.Future[None] | None = None
         self._pauses: set[asyncio.Future[None]] = set()
         self._stopping = asyncio.Event()
+
+    def resize(self, concurrency: int) -> Iterator[tuple[str, Coroutine[Any, Any, None]]]:
+        """Change the number of workers. Returns additional ones, which the caller runs as tasks."""
+        self._endpoint.resize(concurrency)
+        self._several = concurrency > 1
+        return self.workers.resize(concurrency)
 
     @property
     def unsettled(self) -> int:
@@ -229,6 +236,8 @@ class StreamReceiver:
                 if not await self._pause(self._delay(event, outcome)):
                     return
                 event.again()
+            if self.workers.surplus:
+                return
             if now - turn > _MAX_TURN:
                 # Handlers that never await must not block other tasks.
                 await asyncio.sleep(0)
@@ -253,6 +262,8 @@ class StreamReceiver:
                     return
                 for event in batch:
                     event.again()
+            if self.workers.surplus:
+                return
 
     def _settle(self, event: SSEEvent[Any], outcome: Outcome, seconds: float) -> bool:
         """Apply an outcome and notify the observers; return False if the event is tried again."""

@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryFile
@@ -32,7 +32,6 @@ from workerkit.sse.stored_cursor import StoredCursor
 from workerkit.sse.subscription import StreamHealth, StreamSubscription
 from workerkit.tasks import cancel_and_wait
 from workerkit.transport import Context, Declared
-from workerkit.workers import Workers
 
 
 class SSETransport:
@@ -178,7 +177,7 @@ class SSETransport:
         slots = asyncio.Semaphore(options.concurrency) if len(options.routes) > 1 else None
         streams: list[Part] = []
         subscriptions: list[StreamSubscription] = []
-        workers: list[Workers] = []
+        receivers: list[StreamReceiver] = []
         for route in options.routes:
             stream = StreamHealth(context.changed, source=route or name, route=route)
             stored_cursor = StoredCursor(store, name, route, stream.set_cursor_stored)
@@ -198,8 +197,7 @@ class SSETransport:
                 context.tracing,
             )
             self._stored_cursors.append(stored_cursor)
-            self._receivers.append(receiver)
-            workers.append(receiver.workers)
+            receivers.append(receiver)
             subscriptions.append(subscription)
             self._workers += [keep(work, task) for task, work in receiver.workers.tasks()]
             self._saving.append(
@@ -207,15 +205,24 @@ class SSETransport:
             )
             streams.append(stream)
         self._subscriptions += subscriptions
+        self._receivers += receivers
 
         def read(subscription: StreamSubscription) -> asyncio.Task[None]:
             at = subscription.stream.route or "its server"
+            self._loops = [each for each in self._loops if not each.done()]
             self._loops.append(keep(subscription.run(), f"{name} of {at}"))
             return self._loops[-1]
 
-        control = SSEControl(options, subscriptions, read)
-        working = lambda: sum(each.working for each in workers)  # noqa: E731
-        return Health(name, streams, in_flight=working, control=control)
+        def work(coroutine: Coroutine[Any, Any, None], task: str) -> None:
+            self._workers = [each for each in self._workers if not each.done()]
+            self._workers.append(keep(coroutine, task))
+
+        control = SSEControl(options, subscriptions, receivers, read, work)
+        return Health(name, streams, in_flight=partial(_working, receivers), control=control)
+
+
+def _working(receivers: Sequence[StreamReceiver]) -> int:
+    return sum(each.workers.working for each in receivers)
 
 
 def _server_faults(options: SSEOptions, settings: WorkerSettings) -> list[str]:
