@@ -26,7 +26,7 @@ FLOORS = {
     "F2 declared": "attributes options consumer interceptor",
     "F3 spine": "forking stop_signals tasks deadlines threads workers endpoint transport asyncapi"
     " simple_options simple_receiver simple_transport",
-    "F4 transports": "amqp|sse|http|embedded ops.counting ops.metrics periodic ops console",
+    "F4 transports": "amqp|sse|http|embedded ops.counting ops.recent ops.metrics periodic ops console",
     "F5 assembly": "container config.load tracing app",
     "F6 runner": "app.burst app.main_thread app.watchdog app.process processes.link runner"
     " processes",
@@ -54,10 +54,10 @@ ORDER = {
     " counting order behaviour arguments queue exchange x_death vhost outbox channel"
     " declaring publishing consuming dispatch frames broker handshake connection"
     " listener snapshot server",
-    "ops": "counting metrics exemplars call_stacks debug debug_pages debug_signal index port"
+    "ops": "counting recent metrics exemplars call_stacks debug debug_pages debug_signal index port"
     " server",
-    "console": "reports model dead_letters.model access audit commands snapshot sources targets"
-    " fleet history overview dead_letters.selection dead_letters.reading dead_letters.rows"
+    "console": "reports model dead_letters.model access audit commands history depths merging"
+    " snapshot sources targets fleet limits overview dead_letters.selection dead_letters.reading dead_letters.rows"
     " dead_letters.details dead_letters.replaying dead_letters.deleting dead_letters.jobs"
     " dead_letters.desk dead_letters.__init__ live views page server",
     "cli": "probe terminal application broker dead_letters.__init__ dead_letters.text"

@@ -252,6 +252,7 @@ class CommandResult(Model):
 
     Attributes:
         ok: Whether it was done.
+        answered: Whether the process answered in time.
         text: What was done, or why not.
     """
 
@@ -259,6 +260,7 @@ class CommandResult(Model):
     host: str = ""
     pid: int = 0
     ok: bool
+    answered: bool = True
     text: str
 
 

@@ -61,6 +61,7 @@ from workerkit.ops.counting import (
     Measured,
     Metric,
 )
+from workerkit.ops.recent import ConsumerCounts, Recent, counts_by_consumer
 
 # Subclasses come before their base classes.
 _PUBLISH_OUTCOMES: dict[type[PublishError], str] = {
@@ -142,6 +143,7 @@ class Metrics:
         handler_seconds: By consumer and source.
         publish_seconds: By connection.
         request_seconds: By route, method and status.
+        recent: The last failures, and the connections.
     """
 
     def __init__(self, settings: MetricsSettings, readiness: Readiness) -> None:
@@ -164,6 +166,7 @@ class Metrics:
         self._request_sizes = self._histogram(HTTP_REQUEST_SIZE, _SIZES)
         self._response_sizes = self._histogram(HTTP_RESPONSE_SIZE, _SIZES)
         self._lags = self._histogram(LOOP_LAG, _LAGS)
+        self.recent = Recent()
         self._known: dict[tuple[str, str], _Source] = {}
         # By source alone, for speed: most have one consumer; else the one of the last record.
         self._sources: dict[str, _Source] = {}
@@ -209,14 +212,27 @@ class Metrics:
     def connected(self, record: ConnectionEvent) -> None:
         """Count a connection."""
         self._connections.add(record.name, record.role)
+        self.recent.note_connection("connected", record)
 
     def connection_failed(self, record: ConnectionEvent) -> None:
         """Count a failed attempt to connect."""
         self._failures.add(record.name, record.role)
+        self.recent.note_connection("connection_failed", record)
 
     def connection_lost(self, record: ConnectionEvent) -> None:
         """Count a lost connection."""
         self._losses.add(record.name, record.role)
+        self.recent.note_connection("connection_lost", record)
+
+    def by_consumer(self) -> Mapping[str, ConsumerCounts]:
+        """Return what was counted for each consumer."""
+        return counts_by_consumer(
+            self._deliveries, self._retries, self._dead_letters, self.handler_seconds
+        )
+
+    def lag(self) -> tuple[Sequence[float], Sequence[int]]:
+        """Return bounds and cumulative counts of the delays of the event loop."""
+        return self._lags.bounds, self._lags.of().read()[0]
 
     def lagged(self, seconds: float) -> None:
         """Observe how late a timer of the event loop ran."""
@@ -284,6 +300,8 @@ class Metrics:
             self._retries.add(*labels, name)
         elif record.action is Action.DEAD_LETTER:
             self._dead_letters.add(*labels, name)
+        if error is not None:
+            self.recent.note_failure(record, error)
 
     def _observe_request(
         self, known: dict[tuple[str, int], _Requests], route: str, request: Any
