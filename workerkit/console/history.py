@@ -75,11 +75,10 @@ class _Sum:
         seconds = max(now.time - before.time, _SHORTEST)
         self.rate += (now.done - before.done) / seconds
         self.failures += (now.failed - before.failed) / seconds
-        if now.bounds != before.bounds or not now.bounds:
+        earlier = before.buckets if before.done else (0,) * len(now.buckets)
+        if not now.bounds or (before.done and now.bounds != before.bounds):
             return
-        buckets = tuple(
-            after - earlier for earlier, after in zip(before.buckets, now.buckets, strict=True)
-        )
+        buckets = tuple(after - each for each, after in zip(earlier, now.buckets, strict=True))
         if not self.buckets:
             self.bounds, self.buckets = now.bounds, buckets
         elif self.bounds == now.bounds:
@@ -90,7 +89,7 @@ class History(Generic[Key]):
     """Series by key, from the counts of several processes.
 
     The first counts of a process are no rate, because they are those since its start; nor are
-    counts that are smaller than before.
+    counts that are smaller than before. A key that a known process did not have before was 0.
 
     Args:
         most: Keys that are kept.
@@ -112,8 +111,11 @@ class History(Generic[Key]):
                 answer are kept: its rate is 0 until it answers, and then that of all this time.
         """
         sums: dict[Key, _Sum] = {}
+        times = {process: last.time for (process, _), last in self._last.items()}
         for (process, key), now in counts.items():
             before = self._last.get((process, key))
+            if before is None and process in times:
+                before = Counts(times[process], 0, 0)
             if before is not None and _has_grown(before, now):
                 sums.setdefault(key, _Sum()).add(before, now)
         kept = {each: last for each, last in self._last.items() if known(each[0])}
