@@ -13,7 +13,7 @@ from tests.application import container_of, package_of
 from tests.client import Client, connected
 from tests.rabbit import PrivateRabbit
 from tests.waiting import eventually
-from workerkit import AMQPConsumer, Consumer, Queue, Reject, Retry, RetryPolicy, Runner
+from workerkit import Action, AMQPConsumer, Consumer, Queue, Reject, Retry, RetryPolicy, Runner
 from workerkit.app.process import Process
 from workerkit.console.model import Command, CommandResult, Operator
 from workerkit.console.overview import Local, Overview
@@ -176,7 +176,7 @@ async def test_queues_of_each_kind(rabbit: PrivateRabbit, vhost: str) -> None:
 
     class Log(AMQPConsumer):
         queues = [Queue("log", type="stream")]
-        on_invalid = on_exception = "reject"
+        on_invalid = on_exception = Action.REJECT
 
         async def handle(self, body: bytes) -> None:
             pass

@@ -44,7 +44,7 @@ def test_the_first_counts_of_a_process_are_no_rate() -> None:
 
 
 def test_counts_that_fall_are_no_rate() -> None:
-    """A process starts again with another id; whatever else resets counts makes no negative rate."""
+    """A process that starts again has another id; no other reset makes a negative rate."""
     found = history(
         {"1": counts(0, 100, fast=50)},
         {"1": counts(2, 10, fast=10)},
@@ -73,7 +73,7 @@ def test_a_process_that_was_forgotten_begins_again() -> None:
     found: History[str] = History(10)
     for number, known in enumerate([True, True, False, True, True]):
         update = {("2", "a"): counts(number, number * 10)}
-        found.update(update if known else {}, lambda process, known=known: known)
+        found.update(update if known else {}, {"2": known}.__getitem__)
 
     assert found.of("a").rates[-1] == 10.0
     assert max(found.of("a").rates) == 10.0

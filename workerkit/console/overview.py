@@ -253,7 +253,7 @@ class Overview:
             try:
                 found[report.id] = _Known(*limited(report), now)
             except TooLarge as error:
-                problems.append(f"a process is not shown: {error}")
+                problems.append(f"not shown: {error}")
         gone = [
             (id_, known)
             for id_, known in sorted(self._known.items(), key=lambda each: -each[1].answered)
@@ -266,7 +266,7 @@ class Overview:
                 items += known.items
         left_out = len(found) - len(found.keys() & kept.keys())
         if left_out:
-            problems.append(f"{left_out} processes are not shown: there are too many")
+            problems.append(f"there are too many processes; {left_out} of them not shown")
         order = dict.fromkeys([*self._known, *kept])
         self._known = {id_: kept[id_] for id_ in order if id_ in kept}
         return problems
