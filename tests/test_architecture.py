@@ -59,8 +59,8 @@ ORDER = {
     " listener snapshot server",
     "ops": "counting recent metrics exemplars call_stacks debug debug_pages debug_signal index port"
     " server",
-    "console": "reports model dead_letters.model access audit commands history merging snapshot"
-    " sources targets bus fleet overview dead_letters.rows dead_letters.selection"
+    "console": "reports model dead_letters.model access audit commands history depths merging"
+    " snapshot sources targets bus fleet limits overview dead_letters.rows dead_letters.selection"
     " dead_letters.reading dead_letters.groups dead_letters.details dead_letters.jobs"
     " dead_letters.replaying dead_letters.deleting dead_letters.desk dead_letters.__init__ live"
     " views letter_views page server",

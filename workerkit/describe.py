@@ -50,11 +50,14 @@ def error_location(error: BaseException) -> str:
     """
     kind = type(error).__qualname__
     places = [
-        f"{kind} ({Path(frame.f_code.co_filename).name}:{line})"
+        (frame.f_code.co_filename, line)
         for frame, line in walk_tb(error.__traceback__)
         if str(frame.f_globals.get("__name__")).partition(".")[0] != _PACKAGE
     ]
-    return places[-1] if places else kind
+    if not places:
+        return kind
+    file, line = places[-1]
+    return f"{kind} ({Path(file).name}:{line})"
 
 
 def error_text(error: BaseException) -> str:

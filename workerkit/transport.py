@@ -7,14 +7,14 @@ here, whichever module defines them.
 Most transports subclass `SimpleTransport` of `workerkit.simple_transport`, which needs two
 functions. `Transport` is the protocol behind it, for those that need full control. Optional
 abilities have a protocol each: `Bursts`, `Configured`, `Idles`, `Prepares`, `Publishes`,
-`RunsOnce`, `Warns`; for the AsyncAPI document, `DescribesReceiving` and `DescribesPublishing` of
-`workerkit.asyncapi`.
+`ReadsQueues`, `RunsOnce`, `Warns`; for the AsyncAPI document, `DescribesReceiving` and
+`DescribesPublishing` of `workerkit.asyncapi`.
 """
 
 import asyncio
 from collections.abc import Callable, Coroutine, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Protocol, TypeVar, runtime_checkable
+from typing import Any, ClassVar, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from pydantic import BaseModel
 
@@ -73,6 +73,8 @@ __all__ = [
     "Prepares",
     "Published",
     "Publishes",
+    "ReadQueue",
+    "ReadsQueues",
     "Redact",
     "Retries",
     "RetryPolicy",
@@ -275,6 +277,36 @@ class RunsOnce(Protocol):
 
     def runs_once(self, options: Options) -> bool:
         """Return whether a second process with this consumer would repeat its work."""
+
+
+class ReadQueue(NamedTuple):
+    """A queue that a consumer reads, as operators know it.
+
+    Attributes:
+        name: At the broker.
+        connection: The name of the connection in the settings.
+        vhost: The virtual host; empty where there is none.
+        broker: The address of the broker, without a password.
+        dead_letters: The name of the queue for its dead letters; None if it has none.
+        is_stream: It keeps its messages after they were handled.
+        is_temporary: Its name changes with each connection, and other connections cannot read it.
+    """
+
+    name: str
+    connection: str
+    vhost: str = ""
+    broker: str = ""
+    dead_letters: str | None = None
+    is_stream: bool = False
+    is_temporary: bool = False
+
+
+@runtime_checkable
+class ReadsQueues(Protocol):
+    """A transport whose consumers read queues of a broker: the console lists them."""
+
+    def read_queues(self, options: Options, settings: WorkerSettings) -> Sequence[ReadQueue]:
+        """Return the queues of a consumer, before the start as well."""
 
 
 @runtime_checkable

@@ -5,14 +5,16 @@ plans, applies and exports it. So the two cannot differ.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from typing import Literal
 
 from workerkit.amqp.consumer import AMQPOptions, DeclareMode
 from workerkit.amqp.queue import Binding, Exchange, Queue
 from workerkit.config.connections import AMQPSettings
+from workerkit.config.settings import WorkerSettings
 from workerkit.delivery import Action
+from workerkit.transport import ReadQueue
 
 Purpose = Literal["messages", "retries", "dead letters", "lease"]
 
@@ -59,6 +61,38 @@ def needed_queues(options: AMQPOptions, queue: Queue, written: Queue) -> Iterato
     if Action.DEAD_LETTER in actions or options.retry is not None:
         letters, instead = queue.dead_letter_queue, "on_invalid = Action.REJECT"
         yield NeededQueue(letters, Queue(letters.name), "dead letters", instead)
+
+
+def reported_queues(
+    options: AMQPOptions, settings: WorkerSettings, name: Callable[[Queue], str]
+) -> list[ReadQueue]:
+    """Return the queues that a consumer reads, as operators know them.
+
+    Args:
+        name: Returns the name of a queue at the broker.
+    """
+    connection = options.connection.casefold()
+    found = settings.amqp[connection]
+    vhost, broker = found.vhost_name(options.vhost), found.display(options.vhost)
+    return [
+        ReadQueue(
+            name(queue),
+            connection,
+            vhost,
+            broker,
+            _dead_letters(options, queue),
+            queue.is_stream,
+            queue.per_process,
+        )
+        for queue in options.queues
+    ]
+
+
+def _dead_letters(options: AMQPOptions, queue: Queue) -> str | None:
+    for each in needed_queues(options, queue, queue):
+        if each.purpose == "dead letters":
+            return each.queue.name
+    return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -125,8 +125,9 @@ class Topology:
         return checked.outcome
 
     def name(self, queue: Queue) -> str:
-        """Return the name that a checked queue has at the broker."""
-        return self._own[queue.name][1].name if queue.per_process else queue.name
+        """Return the name that a queue has at the broker; that of the class before its check."""
+        own = self._own.get(queue.name)
+        return queue.name if own is None else own[1].name
 
     def log_declared(self) -> None:
         """Log what was missing and has been declared since the last call, in one record."""

@@ -18,7 +18,7 @@ from workerkit.amqp.copies import CopyPublisher
 from workerkit.amqp.declared_queues import DeclaredQueues
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.message_types import type_reader
-from workerkit.amqp.needs import with_default_types
+from workerkit.amqp.needs import reported_queues, with_default_types
 from workerkit.amqp.option_faults import option_faults, option_warnings
 from workerkit.amqp.preparation import START_DEADLINE, Preparation
 from workerkit.amqp.publisher import Publisher
@@ -37,7 +37,7 @@ from workerkit.endpoint import Endpoint
 from workerkit.health import Health, Part
 from workerkit.options import Options
 from workerkit.tasks import cancel, cancel_and_wait
-from workerkit.transport import Context, Declared, Hook, running_handlers
+from workerkit.transport import Context, Declared, Hook, ReadQueue, running_handlers
 
 log = logging.getLogger(__name__)
 
@@ -110,6 +110,11 @@ class AMQPTransport:
         """Return the address of the broker, and the virtual host."""
         own = _amqp_options(options)
         return settings.amqp[own.connection.casefold()].display(own.vhost)
+
+    def read_queues(self, options: Options, settings: WorkerSettings) -> list[ReadQueue]:
+        """Return the queues of a consumer, for the console."""
+        own, found = _amqp_options(options), self._prepared.get(options.name)
+        return reported_queues(own, settings, found.topology.name if found else str)
 
     def endpoint(self, declared: Declared, consumer: Consumer) -> Endpoint:
         """Return the endpoint of one consumer."""

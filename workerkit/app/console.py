@@ -13,7 +13,7 @@ from workerkit.console.dead_letters.desk import Desk
 from workerkit.console.fleet import Fleet, LoneFleet
 from workerkit.console.overview import Local, Overview
 from workerkit.console.server import Console
-from workerkit.console.snapshot import ProcessAgent
+from workerkit.console.snapshot import ProcessAgent, Snapshot
 from workerkit.console.sources import Source
 from workerkit.health import Readiness
 from workerkit.ops.metrics import Metrics
@@ -42,16 +42,17 @@ class ProcessConsole:
         settings = self._settings = assembly.settings
         prefix = str(settings.model_config.get("env_prefix", "")).upper()
         commands = Commands(readiness, settings.ops.console, f"{prefix}OPS__CONSOLE")
-        self._agent = ProcessAgent(
+        snapshot = Snapshot(
             assembly.name,
             settings,
             assembly.transports,
             readiness,
             metrics,
-            commands,
+            drained=lambda: bool(readiness.drained_by),
             number=number or None,
             redact=redact,
         )
+        self._agent = ProcessAgent(snapshot, commands)
         self._app = assembly.name
         self._fleet: Fleet | None = None
         self.page: Console | None = None

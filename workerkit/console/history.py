@@ -8,6 +8,9 @@ from typing import Generic, TypeVar
 LENGTH = 60
 """Values of a series."""
 
+_SHORTEST = 0.1
+"""Seconds between two reports, at least: a rate of a shorter time would only be noise."""
+
 Key = TypeVar("Key", bound=Hashable)
 
 
@@ -16,12 +19,14 @@ class Counts:
     """What has been counted since the start of a process.
 
     Attributes:
+        time: When, in seconds of a clock that does not go back.
         done: Deliveries or requests.
         failed: Those of them that failed.
         bounds: Upper bounds of the buckets of durations, in seconds.
         buckets: Cumulative counts of the buckets; one more than bounds.
     """
 
+    time: float
     done: int
     failed: int
     bounds: tuple[float, ...] = ()
@@ -42,12 +47,6 @@ class Series:
     failures: deque[float] = field(default_factory=lambda: deque(maxlen=LENGTH))
     p95s: deque[float | None] = field(default_factory=lambda: deque(maxlen=LENGTH))
 
-    def add(self, difference: Counts, seconds: float) -> None:
-        """Add what was counted within some seconds."""
-        self.rates.append(difference.done / seconds)
-        self.failures.append(difference.failed / seconds)
-        self.p95s.append(percentile(0.95, difference.bounds, difference.buckets))
-
     @property
     def rate(self) -> float:
         """The last rate."""
@@ -59,10 +58,38 @@ class Series:
         return self.p95s[-1] if self.p95s else None
 
 
+@dataclass(slots=True)
+class _Sum:
+    """The rates of several processes, and what they have counted by bucket."""
+
+    rate: float = 0.0
+    failures: float = 0.0
+    bounds: tuple[float, ...] = ()
+    buckets: tuple[int, ...] = ()
+
+    def add(self, before: Counts, now: Counts) -> None:
+        """Add what a process has counted between two reports.
+
+        Buckets with other bounds than those of the first process are left out.
+        """
+        seconds = max(now.time - before.time, _SHORTEST)
+        self.rate += (now.done - before.done) / seconds
+        self.failures += (now.failed - before.failed) / seconds
+        earlier = before.buckets if before.done else (0,) * len(now.buckets)
+        if not now.bounds or (before.done and now.bounds != before.bounds):
+            return
+        buckets = tuple(after - each for each, after in zip(earlier, now.buckets, strict=True))
+        if not self.buckets:
+            self.bounds, self.buckets = now.bounds, buckets
+        elif self.bounds == now.bounds:
+            self.buckets = tuple(map(sum, zip(self.buckets, buckets, strict=True)))
+
+
 class History(Generic[Key]):
     """Series by key, from the counts of several processes.
 
-    Counts of a process that was not there before are no rate: they are those since its start.
+    The first counts of a process are no rate, because they are those since its start; nor are
+    counts that are smaller than before. A key that a known process did not have before was 0.
 
     Args:
         most: Keys that are kept.
@@ -74,53 +101,44 @@ class History(Generic[Key]):
         self._last: dict[tuple[str, Key], Counts] = {}
 
     def update(
-        self,
-        counts: Mapping[tuple[str, Key], Counts],
-        seconds: float,
-        known: Callable[[str], bool],
+        self, counts: Mapping[tuple[str, Key], Counts], known: Callable[[str], bool]
     ) -> None:
         """Add one value to each series.
 
         Args:
-            counts: By process and key.
-            seconds: Since the previous update.
+            counts: By process and key, of the processes that have answered.
             known: Returns whether a process is still known. The last counts of one that does not
-                answer are kept, so that its next answer makes one difference.
+                answer are kept: its rate is 0 until it answers, and then that of all this time.
         """
-        differences: dict[Key, list[Counts]] = {}
+        sums: dict[Key, _Sum] = {}
+        times = {process: last.time for (process, _), last in self._last.items()}
         for (process, key), now in counts.items():
             before = self._last.get((process, key))
-            found = differences.setdefault(key, [])
-            if before is not None:
-                found.append(_difference(before, now))
-        self._last = {each: last for each, last in self._last.items() if known(each[0])} | dict(
-            counts
-        )
-        wanted = dict.fromkeys([*differences, *(key for _, key in self._last)])
+            if before is None and process in times:
+                before = Counts(times[process], 0, 0)
+            if before is not None and _has_grown(before, now):
+                sums.setdefault(key, _Sum()).add(before, now)
+        kept = {each: last for each, last in self._last.items() if known(each[0])}
+        self._last = kept | dict(counts)
+        wanted = list(dict.fromkeys(key for _, key in self._last))[: self._most]
         self._series = {
-            key: self._series.get(key) or Series() for key in list(wanted)[: self._most]
+            key: self._series.get(key) or Series()
+            for key in wanted
+            if key in self._series or key in sums
         }
         for key, series in self._series.items():
-            series.add(total(differences.get(key, ())), seconds)
+            found = sums.get(key, _Sum())
+            series.rates.append(found.rate)
+            series.failures.append(found.failures)
+            series.p95s.append(percentile(0.95, found.bounds, found.buckets))
+
+    def restart(self) -> None:
+        """Forget the series, and the counts that the next ones would be compared with."""
+        self._series, self._last = {}, {}
 
     def of(self, key: Key) -> Series:
-        """Return the series of a key; empty before the first update."""
+        """Return the series of a key; empty before the second update."""
         return self._series.get(key) or Series()
-
-
-def total(counts: Iterable[Counts]) -> Counts:
-    """Return the sum; of buckets, those with the bounds of the first."""
-    done = failed = 0
-    bounds: tuple[float, ...] = ()
-    buckets: tuple[int, ...] = ()
-    for each in counts:
-        done += each.done
-        failed += each.failed
-        if not buckets:
-            bounds, buckets = each.bounds, each.buckets
-        elif each.bounds == bounds:
-            buckets = tuple(map(sum, zip(buckets, each.buckets, strict=True)))
-    return Counts(done, failed, bounds, buckets)
 
 
 def percentile(fraction: float, bounds: Sequence[float], cumulative: Sequence[int]) -> float | None:
@@ -140,12 +158,9 @@ def percentile(fraction: float, bounds: Sequence[float], cumulative: Sequence[in
     return bounds[-1]
 
 
-def _difference(before: Counts, now: Counts) -> Counts:
-    """Return what was counted in between. Counts do not fall, unless a report is wrong."""
-    done, failed = max(now.done - before.done, 0), max(now.failed - before.failed, 0)
-    if now.bounds != before.bounds or len(now.buckets) != len(before.buckets):
-        return Counts(done, failed)
-    buckets = tuple(
-        max(after - earlier, 0) for earlier, after in zip(before.buckets, now.buckets, strict=True)
+def _has_grown(before: Counts, now: Counts) -> bool:
+    """Return whether nothing has fallen; a report with the same id may be wrong."""
+    grown: Iterable[bool] = (
+        after >= earlier for earlier, after in zip(before.buckets, now.buckets, strict=False)
     )
-    return Counts(done, failed, now.bounds, buckets)
+    return now.done >= before.done and now.failed >= before.failed and all(grown)

@@ -1,7 +1,9 @@
 """Merge what several processes report of the same consumer."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from datetime import UTC, datetime
 
+from workerkit.console.depths import Depths
 from workerkit.console.history import History
 from workerkit.console.model import (
     ConnectionRow,
@@ -18,9 +20,11 @@ from workerkit.console.reports import (
     TaskReport,
 )
 
-Place = tuple[str, str, str]
 Known = History[tuple[str, ...]]
 
+MOST_CONSUMERS = 2_000
+
+_NEVER = datetime.min.replace(tzinfo=UTC)
 # The worst first.
 _STATES = ("waiting", "starting", "stopping", "paused", "ready", "ended")
 
@@ -28,10 +32,12 @@ _STATES = ("waiting", "starting", "stopping", "paused", "ready", "ended")
 def consumer_rows(
     reports: Iterable[ProcessReport],
     silent: Mapping[str, float],
-    depths: Mapping[Place, tuple[int | None, int | None]],
+    depths: Depths,
     history: Known,
-) -> list[ConsumerRow]:
-    """Return one row for each consumer, in the order of the first process that has it.
+) -> Iterator[ConsumerRow]:
+    """Yield one row for each consumer, in the order of the first process that has it.
+
+    There are no more than 2,000 rows.
 
     Args:
         silent: The ids of processes that do not answer: what they report is counted, but they do
@@ -41,34 +47,36 @@ def consumer_rows(
     by_name: dict[str, list[tuple[ProcessReport, ConsumerReport]]] = {}
     for report in reports:
         for each in report.consumers:
-            by_name.setdefault(each.name, []).append((report, each))
-    return [_consumer_row(name, parts, silent, depths, history) for name, parts in by_name.items()]
+            if each.name in by_name or len(by_name) < MOST_CONSUMERS:
+                by_name.setdefault(each.name, []).append((report, each))
+    for name, parts in by_name.items():
+        yield _consumer_row(name, parts, silent, depths, history)
 
 
 def _consumer_row(
     name: str,
     parts: Sequence[tuple[ProcessReport, ConsumerReport]],
     silent: Mapping[str, float],
-    depths: Mapping[Place, tuple[int | None, int | None]],
+    depths: Depths,
     history: Known,
 ) -> ConsumerRow:
     alive = [each for report, each in parts if report.id not in silent]
-    first = (alive or [each for _, each in parts])[-1]
     every = [each for _, each in parts]
-    worst = min(alive, key=_badness, default=first)
+    newest = (alive or every)[-1]
+    worst = min(alive, key=_badness, default=newest)
     series = history.of((name,))
     return ConsumerRow(
         name=name,
-        kind=first.kind,
-        source=first.source,
+        kind=newest.kind,
+        source=newest.source,
         state=worst.state if alive else "silent",
         reason=worst.reason if alive else "no process answers",
         paused=sum(each.paused for each in alive),
-        abilities=first.abilities,
+        abilities=newest.abilities,
         in_flight=sum(each.in_flight for each in alive),
-        concurrency=_sum(each.concurrency for each in alive),
-        prefetch=_sum(each.prefetch for each in alive),
-        attempts=first.attempts,
+        concurrency=sum_of_known(each.concurrency for each in alive),
+        prefetch=sum_of_known(each.prefetch for each in alive),
+        attempts=newest.attempts,
         handled=sum(each.handled for each in every),
         failed=sum(each.failed for each in every),
         retried=sum(each.retried for each in every),
@@ -77,7 +85,7 @@ def _consumer_row(
         p95=series.p95,
         rates=list(series.rates),
         p95s=list(series.p95s),
-        queues=list(_queues(every, depths)),
+        queues=list(_queues(alive or every, depths)),
         streams=_streams(alive),
         routes=list(_routes(name, every, history)),
         task=_task(alive),
@@ -128,7 +136,7 @@ def _badness(consumer: ConsumerReport) -> int:
 
 def _queues(
     consumers: Iterable[ConsumerReport],
-    depths: Mapping[Place, tuple[int | None, int | None]],
+    depths: Depths,
 ) -> Iterator[QueueRow]:
     unique = {
         (queue.connection, queue.vhost, queue.name): queue
@@ -177,14 +185,14 @@ def _task(consumers: Iterable[ConsumerReport]) -> TaskReport | None:
     tasks = [each.task for each in consumers if each.task is not None]
     if not tasks:
         return None
-    ran = [each for each in tasks if each.last is not None]
-    last = max(ran, key=lambda each: each.last.timestamp() if each.last else 0.0, default=tasks[0])
+    last = max(tasks, key=lambda each: each.last or _NEVER)
     due = [each.next for each in tasks if each.next is not None]
     leads = any(each.role == "leader" for each in tasks)
     role = "leader" if leads else tasks[0].role
     return last.model_copy(update={"role": role, "next": min(due, default=None)})
 
 
-def _sum(values: Iterable[int | None]) -> int | None:
+def sum_of_known(values: Iterable[int | None]) -> int | None:
+    """Return the sum of what is known; None if nothing is."""
     known = [each for each in values if each is not None]
     return sum(known) if known else None

@@ -1,13 +1,22 @@
 """All processes of an application in one view, merged from what the sources report."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from time import monotonic
-from typing import TypeVar
+from typing import NamedTuple
 
+from workerkit.console.depths import CountDepths, Depths, QueueDepths
 from workerkit.console.history import Counts, History
-from workerkit.console.merging import connections_of, consumer_rows, process_row
+from workerkit.console.limits import TooLarge, limited
+from workerkit.console.merging import (
+    MOST_CONSUMERS,
+    connections_of,
+    consumer_rows,
+    process_row,
+    sum_of_known,
+)
 from workerkit.console.model import (
     Command,
     CommandReport,
@@ -17,23 +26,43 @@ from workerkit.console.model import (
     Operator,
     Totals,
 )
-from workerkit.console.reports import FailureReport, ProcessReport, QueueReport
+from workerkit.console.reports import FailureReport, ProcessReport
 from workerkit.console.sources import Agent, Answers, Source
+from workerkit.describe import describe_error
+from workerkit.safe_text import one_line
 
-Place = tuple[str, str, str]
-Depths = Callable[[Sequence[QueueReport]], Awaitable[Mapping[Place, tuple[int | None, int | None]]]]
-"""Counts the messages of queues: by connection, virtual host and name, those and dead letters."""
+log = logging.getLogger(__name__)
 
 MOST_PROCESSES = 1_000
-MOST_CONSUMERS = 2_000
+MOST_ITEMS = 100_000
+"""Consumers, queues, routes and the like of all processes, together."""
+
 MOST_FAILURES = 50
+_MOST_PROBLEMS = 20
+_LONGEST_PROBLEM = 500
 _FORGOTTEN = 60.0
-_DEPTHS_EVERY = 5.0
-_DEPTHS_DEADLINE = 1.0
-# What is merged, as a key of the history: a consumer, or a route and method of one.
+_DEADLINE = 5.0  # For a source; it has one of its own, which is shorter.
+_UNSEEN = 30.0
+"""Seconds without a view after which the series begin again."""
+
+_STEP = 20
+"""Processes or consumers that are read before other callbacks of the event loop run."""
+
+# What is merged, as a key of the history: everything, a consumer, or a route and method of one.
 _ALL: tuple[str, ...] = ()
 
-T = TypeVar("T")
+
+class _Known(NamedTuple):
+    """The last report of a process.
+
+    Attributes:
+        items: The size of the report.
+        answered: When it was received.
+    """
+
+    report: ProcessReport
+    items: int
+    answered: float
 
 
 class Local:
@@ -59,8 +88,11 @@ class Local:
 class Overview:
     """Asks the sources when somebody looks, and remembers what rates need.
 
+    Nothing is sampled while nobody calls `view`. After half a minute without a call the series
+    begin again, because their values are one interval apart.
+
     Args:
-        app: The name of the application.
+        app: The name of the application; empty for that of its first process.
         sources: Where processes are found; of two that report the same process, the first counts.
         depths: Counts messages in queues; None if nobody can.
         interval: Seconds for which a view is shared by all who look.
@@ -70,18 +102,20 @@ class Overview:
         self,
         app: str,
         sources: Sequence[Source],
-        depths: Depths | None = None,
+        depths: CountDepths | None = None,
         interval: float = 2.0,
     ) -> None:
         self.app = app
         self.interval = interval
         self._sources = list(sources)
-        self._depths = _Depths(depths)
-        self._known: dict[str, tuple[ProcessReport, float]] = {}
+        self._depths = QueueDepths(depths)
+        self._known: dict[str, _Known] = {}
         self._history: History[tuple[str, ...]] = History(4 * MOST_CONSUMERS)
         self._view: FleetView | None = None
         self._made_at = -interval
         self._making: asyncio.Task[FleetView] | None = None
+        # What was wrong with a source the last time, so that it is logged once.
+        self._failed: dict[int, str] = {}
 
     def add(self, source: Source) -> None:
         """Add a source that was not there from the beginning."""
@@ -93,94 +127,174 @@ class Overview:
             if self._view is not None and monotonic() - self._made_at < self.interval * 0.9:
                 return self._view
             self._making = asyncio.create_task(self._make(), name="console overview")
+            self._making.add_done_callback(self._made)
         # One who leaves does not cancel it for the others.
         return await asyncio.shield(self._making)
 
     async def execute(self, command: Command, operator: Operator) -> CommandReport:
         """Have a command executed by the processes that it names, or by all.
 
-        Two sources may reach the same process: it gets the command over the first that knows it.
+        Two sources may reach the same process: it gets the command once, over the first one.
         """
         results: dict[str, CommandResult] = {}
         for source in self._sources:
-            left = command
-            if command.processes is not None:
-                wanted = [each for each in command.processes if each not in results]
-                if not wanted:
-                    break
-                left = command.model_copy(update={"processes": wanted})
-            for result in await source.execute(left, operator):
-                known = results.get(result.process)
-                if known is None or not known.answered:
-                    results[result.process] = result
+            wanted = await self._wanted(source, command, results)
+            if wanted is not None and not wanted:
+                continue
+            sent = command if wanted is None else command.model_copy(update={"processes": wanted})
+            for result in await self._execute(source, sent, operator):
+                if wanted is None or result.process in wanted:
+                    results.setdefault(result.process, result)
         for process in command.processes or ():
-            if process not in results:
-                text = "there is no such process"
-                results[process] = CommandResult(
-                    process=process, ok=False, answered=False, text=text
-                )
+            missing = _not_answered(process, "there is no such process")
+            results.setdefault(process, missing)
         return _report(list(results.values()))
 
     async def close(self) -> None:
         """Close the sources."""
         if self._making is not None:
-            await _cancelled(self._making)
+            self._making.cancel()
+            await asyncio.wait([self._making])
         await self._depths.close()
         for source in self._sources:
             await source.close()
 
-    async def _make(self) -> FleetView:
+    def _made(self, making: "asyncio.Task[FleetView]") -> None:
+        self._making = None
+        if not making.cancelled() and making.exception() is not None:
+            # Whoever waits gets it; all of them may have left.
+            log.error("the overview failed", exc_info=making.exception())
+
+    async def _wanted(
+        self, source: Source, command: Command, results: Mapping[str, CommandResult]
+    ) -> list[str] | None:
+        """Return the processes that a source should reach; None for all that it knows."""
+        if command.processes is not None:
+            found = dict.fromkeys(command.processes)
+        elif not results:
+            return None
+        else:
+            answers = await self._ask(source)
+            found = dict.fromkeys([*(each.id for each in answers.reports), *answers.silent])
+        return [each for each in found if each not in results][:MOST_PROCESSES]
+
+    async def _execute(
+        self, source: Source, command: Command, operator: Operator
+    ) -> Sequence[CommandResult]:
+        """Return the results of a source; if it fails, that its processes have not answered."""
         try:
-            answers = await asyncio.gather(*(each.reports() for each in self._sources))
-            now = monotonic()
-            seconds = max(now - self._made_at, 0.1) if self._view is not None else self.interval
-            self._note(answers, now)
-            reports = [report for report, _ in self._known.values()]
-            self._history.update(_counts(reports), seconds, self._known.__contains__)
-            depths = await self._depths.of(
-                [q for r in reports for c in r.consumers for q in c.queues]
-            )
-            self._view, self._made_at = self._merged(answers, depths, now), now
-            return self._view
-        finally:
-            self._making = None
+            return await source.execute(command, operator)
+        except Exception as error:
+            log.exception("a command was not sent", extra={"source": type(source).__name__})
+            text = f"not sent: {one_line(describe_error(error))}"
+            return [_not_answered(each, text) for each in command.processes or ("",)]
 
-    def _note(self, answers: Iterable[Answers], now: float) -> None:
-        """Replace the reports of processes that have answered; forget those that are silent."""
-        found: dict[str, ProcessReport] = {}
-        for each in answers:
-            for report in each.reports[:MOST_PROCESSES]:
-                found.setdefault(report.id, report)
-        for process, report in found.items():
-            if process in self._known or len(self._known) < MOST_PROCESSES:
-                self._known[process] = report, now
-        for process, (report, answered) in list(self._known.items()):
-            if now - answered > _FORGOTTEN or (report.state == "stopping" and answered < now):
-                del self._known[process]
-
-    def _merged(
-        self,
-        answers: Iterable[Answers],
-        depths: Mapping[Place, tuple[int | None, int | None]],
-        now: float,
-    ) -> FleetView:
-        silent = {process: now - at for process, (_, at) in self._known.items() if at < now}
-        reports = [report for report, _ in self._known.values()]
-        answering = [each for each in reports if each.id not in silent]
-        rows = consumer_rows(reports, silent, depths, self._history)[:MOST_CONSUMERS]
+    async def _make(self) -> FleetView:
+        answers = await asyncio.gather(*(self._ask(each) for each in self._sources))
+        now = monotonic()
+        if now - self._made_at > max(_UNSEEN, 3 * self.interval):
+            self._history.restart()
         problems = [text for each in answers for text in each.problems]
-        problems += self._depths.problems
+        problems += await self._note(answers, now)
+        self._history.update(
+            {key: each for known in self._answering(now) for key, each in _counts(known)},
+            self._known.__contains__,
+        )
+        depths = await self._depths.of(
+            queue
+            for known in self._known.values()
+            for consumer in known.report.consumers
+            for queue in consumer.queues
+        )
+        problems += filter(None, [self._depths.problem])
+        silent = {id_: now - each.answered for id_, each in self._known.items()}
+        silent = {id_: seconds for id_, seconds in silent.items() if seconds > 0}
+        unknown = {each for found in answers for each in found.silent} - self._known.keys()
+        view = await self._merged(depths, silent, len(unknown), problems)
+        self._view, self._made_at = view, now
+        return view
+
+    async def _ask(self, source: Source) -> Answers:
+        """Return the answers of a source, or why it has none."""
+        try:
+            async with asyncio.timeout(_DEADLINE):
+                answers = await source.reports()
+        except Exception as error:
+            reason = f"no answer in {_DEADLINE:g} s" if isinstance(error, TimeoutError) else ""
+            text = f"processes cannot be asked: {reason or one_line(describe_error(error))}"
+            if self._failed.get(id(source)) != text:
+                log.warning("processes cannot be asked", exc_info=error)
+            self._failed[id(source)] = text
+            return Answers([], (), [text])
+        self._failed.pop(id(source), None)
+        return answers
+
+    def _answering(self, now: float) -> Iterator[_Known]:
+        return (each for each in self._known.values() if each.answered >= now)
+
+    async def _note(self, answers: Iterable[Answers], now: float) -> list[str]:
+        """Replace the reports of processes that have answered, and forget old ones.
+
+        If there are too many, those of the first sources count, and then those that were the last
+        to answer.
+
+        Returns:
+            Why processes are not shown.
+        """
+        found: dict[str, _Known] = {}
+        problems: list[str] = []
+        unique: dict[str, ProcessReport] = {}
+        for each in answers:
+            for report in each.reports:
+                unique.setdefault(report.id, report)
+        for number, report in enumerate(unique.values()):
+            if number % _STEP == _STEP - 1:
+                await asyncio.sleep(0)
+            try:
+                found[report.id] = _Known(*limited(report), now)
+            except TooLarge as error:
+                problems.append(f"not shown: {error}")
+        gone = [
+            (id_, known)
+            for id_, known in sorted(self._known.items(), key=lambda each: -each[1].answered)
+            if id_ not in found and _is_remembered(known, now)
+        ]
+        kept, items = dict[str, _Known](), 0
+        for id_, known in [*found.items(), *gone]:
+            if len(kept) < MOST_PROCESSES and items + known.items <= MOST_ITEMS:
+                kept[id_] = known
+                items += known.items
+        left_out = len(found) - len(found.keys() & kept.keys())
+        if left_out:
+            problems.append(f"there are too many processes; {left_out} of them not shown")
+        order = dict.fromkeys([*self._known, *kept])
+        self._known = {id_: kept[id_] for id_ in order if id_ in kept}
+        return problems
+
+    async def _merged(
+        self,
+        depths: Depths,
+        silent: Mapping[str, float],
+        unknown: int,
+        problems: Iterable[str],
+    ) -> FleetView:
+        reports = [each.report for each in self._known.values()]
+        rows = []
+        for row in consumer_rows(reports, silent, depths, self._history):
+            rows.append(row)
+            await asyncio.sleep(0)
+        answering = len(reports) - len(silent)
         return FleetView(
             app=self.app or "".join(each.app for each in reports[:1]),
             time=datetime.now(UTC),
             interval=self.interval,
-            asked=len(reports),
-            answered=len(answering),
-            problems=list(dict.fromkeys(problems))[:MOST_FAILURES],
-            totals=self._totals(rows, len(answering)),
+            asked=len(reports) + unknown,
+            answered=answering,
+            problems=[each[:_LONGEST_PROBLEM] for each in dict.fromkeys(problems)][:_MOST_PROBLEMS],
+            totals=self._totals(rows, answering),
             consumers=rows,
             processes=[process_row(each, silent.get(each.id)) for each in reports],
-            connections=connections_of(reports),
+            connections=connections_of(each for each in reports if each.id not in silent),
             failures=_last_failures(reports),
         )
 
@@ -195,8 +309,8 @@ class Overview:
             retried=sum(row.retried for row in rows),
             dead=sum(row.dead for row in rows),
             in_flight=sum(row.in_flight for row in rows),
-            waiting=_sum(each.ready for each in queues.values()),
-            letters=_sum(each.dead for each in queues.values() if each.dead_letters),
+            waiting=sum_of_known(each.ready for each in queues.values()),
+            letters=sum_of_known(each.dead for each in queues.values() if each.dead_letters),
             processes=processes,
             rate=series.rate,
             rates=list(series.rates),
@@ -204,102 +318,57 @@ class Overview:
         )
 
 
-class _Depths:
-    """The last known depths of queues, counted at most every few seconds.
-
-    Attributes:
-        problems: Why they are not known.
-    """
-
-    def __init__(self, count: Depths | None) -> None:
-        self._count = count
-        self._counting: asyncio.Task[Mapping[Place, tuple[int | None, int | None]]] | None = None
-        self._last: Mapping[Place, tuple[int | None, int | None]] = {}
-        self._counted_at = -_DEPTHS_EVERY
-        self.problems: list[str] = []
-
-    async def of(
-        self, queues: Sequence[QueueReport]
-    ) -> Mapping[Place, tuple[int | None, int | None]]:
-        """Return the depths of queues; old ones if counting takes longer than a second."""
-        if self._count is None or not queues:
-            return {}
-        if self._counting is None and monotonic() - self._counted_at >= _DEPTHS_EVERY:
-            unique = {(each.connection, each.vhost, each.name): each for each in queues}
-            self._counting = asyncio.ensure_future(self._count(list(unique.values())))
-        if self._counting is not None:
-            await asyncio.wait([self._counting], timeout=_DEPTHS_DEADLINE)
-            if self._counting.done():
-                self._finish(self._counting)
-        return self._last
-
-    async def close(self) -> None:
-        """Stop counting."""
-        if self._counting is not None:
-            await _cancelled(self._counting)
-
-    def _finish(
-        self, counting: "asyncio.Future[Mapping[Place, tuple[int | None, int | None]]]"
-    ) -> None:
-        self._counting, self._counted_at = None, monotonic()
-        if counting.cancelled():
-            return
-        if (error := counting.exception()) is not None:
-            self._last, self.problems = {}, [f"queues cannot be counted: {error}"]
-        else:
-            self._last, self.problems = counting.result(), []
+def _is_remembered(known: _Known, now: float) -> bool:
+    """Return whether a process that does not answer is still shown: not if it was stopping."""
+    return now - known.answered <= _FORGOTTEN and known.report.state != "stopping"
 
 
-def _counts(
-    reports: Iterable[ProcessReport],
-) -> Mapping[tuple[str, tuple[str, ...]], Counts]:
-    """Return what each process has counted: in all, by consumer, and by route and method."""
-    counts: dict[tuple[str, tuple[str, ...]], Counts] = {}
-    for report in reports:
-        done = sum(each.handled for each in report.consumers)
-        failed = sum(each.failed for each in report.consumers)
-        counts[report.id, _ALL] = Counts(done, failed)
-        for each in report.consumers:
-            counts[report.id, (each.name,)] = Counts(
-                each.handled, each.failed, tuple(each.bounds), tuple(each.counts)
-            )
-            for route in each.routes:
-                key = (each.name, route.route, route.method)
-                counts[report.id, key] = Counts(
-                    route.requests, route.errors, tuple(route.bounds), tuple(route.counts)
-                )
-    return counts
+def _counts(known: _Known) -> Iterator[tuple[tuple[str, tuple[str, ...]], Counts]]:
+    """Yield what a process has counted: in all, by consumer, and by route and method."""
+    report = known.report
+    time = report.uptime or known.answered
+    done = sum(each.handled for each in report.consumers)
+    failed = sum(each.failed for each in report.consumers)
+    yield (report.id, _ALL), Counts(time, done, failed)
+    for each in report.consumers:
+        buckets = _buckets(each.bounds, each.counts)
+        yield (report.id, (each.name,)), Counts(time, each.handled, each.failed, *buckets)
+        for route in each.routes:
+            buckets = _buckets(route.bounds, route.counts)
+            key = each.name, route.route, route.method
+            yield (report.id, key), Counts(time, route.requests, route.errors, *buckets)
+
+
+def _buckets(
+    bounds: Sequence[float], counts: Sequence[int]
+) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Return bounds and counts; nothing if they do not belong together."""
+    if len(counts) != len(bounds) + 1:
+        return (), ()
+    return tuple(bounds), tuple(counts)
 
 
 def _last_failures(reports: Iterable[ProcessReport]) -> list[FailureReport]:
-    found = [
-        each.model_copy(update={"process": report.id})
-        for report in reports
-        for each in report.failures[:MOST_FAILURES]
-    ]
-    return sorted(found, key=lambda each: each.time, reverse=True)[:MOST_FAILURES]
+    found = [(each, report.id) for report in reports for each in report.failures[-MOST_FAILURES:]]
+    found.sort(key=lambda each: each[0].time, reverse=True)
+    return [each.model_copy(update={"process": process}) for each, process in found[:MOST_FAILURES]]
 
 
-async def _cancelled(task: "asyncio.Future[T]") -> None:
-    task.cancel()
-    await asyncio.wait([task])
-
-
-def _sum(values: Iterable[int | None]) -> int | None:
-    """Return the sum of what is known; None if nothing is."""
-    known = [each for each in values if each is not None]
-    return sum(known) if known else None
+def _not_answered(process: str, text: str) -> CommandResult:
+    return CommandResult(process=process, ok=False, answered=False, text=text)
 
 
 def _report(results: Sequence[CommandResult]) -> CommandReport:
     answered = [each for each in results if each.answered]
-    done = sum(each.ok for each in answered)
+    refused = sum(not each.ok for each in answered)
+    silent = len(results) - len(answered)
     if not results:
         text = "no process is known"
-    elif done == len(answered):
+    elif not refused:
         text = f"{len(answered)} of {len(results)} answered"
     else:
-        text = f"{len(answered)} of {len(results)} answered, {len(answered) - done} refused"
+        text = f"done on {len(answered) - refused} of {len(results)}, {refused} refused"
+        text += f", {silent} did not answer" if silent else ""
     return CommandReport(
         asked=len(results), answered=len(answered), text=text, results=list(results)
     )

@@ -30,6 +30,7 @@ class QueueReport(Model):
         vhost: The virtual host.
         broker: The address of the broker, without a password.
         dead_letters: The name of the queue for its dead letters; None if it has none.
+        is_stream: Whether it keeps its messages after they were handled: they do not wait.
     """
 
     name: str
@@ -37,6 +38,7 @@ class QueueReport(Model):
     vhost: str
     broker: str = ""
     dead_letters: str | None = None
+    is_stream: bool = False
 
 
 class StreamReport(Model):
@@ -103,8 +105,10 @@ class ConsumerReport(Model):
         concurrency: None where there is no limit.
         prefetch: The prefetch count; None where there is none.
         attempts: The number of attempts that a delivery has; None without a retry policy.
-        handled: Deliveries that were settled, whatever the outcome.
-        failed: Deliveries whose handler raised, or whose body was invalid.
+        handled: Deliveries that were settled, whatever the outcome; each attempt is one.
+        failed: Deliveries whose handler raised, or whose body was invalid. Not those with `Retry`
+            that are tried again, nor requests that were refused because of their client, nor those
+            whose sender waits no more.
         retried: Deliveries that are tried again.
         dead: Deliveries that were moved to the dead letters.
         bounds: Upper bounds of the buckets of durations, in seconds.
@@ -195,6 +199,8 @@ class ProcessReport(Model):
         has_metrics: Whether it counts; without metrics all counts are 0.
         lag: The 99th percentile of the delay of the event loop, in seconds.
         memory: Resident memory in bytes; None where that is unknown.
+        uptime: Seconds from the start to this report, by a clock that does not go back; 0 if the
+            process does not report it.
     """
 
     id: str
@@ -213,6 +219,7 @@ class ProcessReport(Model):
     has_metrics: bool = True
     lag: float | None = None
     memory: int | None = None
+    uptime: float = 0.0
     consumers: Sequence[ConsumerReport] = ()
     connections: Sequence[ConnectionReport] = ()
     failures: Sequence[FailureReport] = ()

@@ -6,14 +6,12 @@ import platform
 import resource
 import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from time import monotonic
 from typing import Protocol
 from uuid import uuid4
 
-from workerkit.amqp.consumer import AMQPOptions
-from workerkit.amqp.needs import needed_queues
 from workerkit.config.settings import WorkerSettings
 from workerkit.console.history import percentile
 from workerkit.console.model import Command, CommandResult, Operator
@@ -31,11 +29,14 @@ from workerkit.health import Health, Readiness
 from workerkit.ops.metrics import Metrics
 from workerkit.ops.recent import ConsumerCounts, FailedDelivery
 from workerkit.options import Options
+from workerkit.retry import RetryPolicy
 from workerkit.safe_text import Redact, cleaner
-from workerkit.transport import Declared, Transport
+from workerkit.transport import Declared, ReadQueue, ReadsQueues, Transport
 from workerkit.version import __version__
 
 _CACHED = 0.25
+_STATM = "/proc/self/statm"
+_LONGEST_TEXT = 500
 _SERVER_ERROR = 500
 _NOTHING = ConsumerCounts(0, 0, 0, (), ())
 
@@ -51,15 +52,14 @@ class Executes(Protocol):
         """Execute a command; write an audit record."""
 
 
-class ProcessAgent:
-    """Reports on this process, and executes commands.
-
-    A report is made when somebody asks, and shared by all who ask within a quarter of a second.
+class Snapshot:
+    """Creates the reports of this process. It costs nothing until somebody asks for one.
 
     Args:
         app: The name of the application.
         transports: With their consumers.
         metrics: None where they are disabled.
+        drained: Returns whether an operator drains this process.
         number: Of this process among those of `--processes`; None if it is the only one.
         redact: The container's.
 
@@ -74,22 +74,22 @@ class ProcessAgent:
         transports: Transports,
         readiness: Readiness,
         metrics: Metrics | None,
-        commands: Executes,
         *,
+        drained: Callable[[], bool],
         number: int | None = None,
         redact: Redact | None = None,
     ) -> None:
         self.id = uuid4().hex
         self._readiness = readiness
         self._metrics = metrics
-        self._commands = commands
+        self._drained = drained
         self._clean = _valid(cleaner(redact))
         self._consumers = [
             _Consumer(transport, each.options, settings)
             for transport, declared in transports
             for each in declared
         ]
-        self._fixed = ProcessReport(
+        self.fixed = ProcessReport(
             id=self.id,
             app=app,
             host=socket.gethostname(),
@@ -101,6 +101,58 @@ class ProcessAgent:
             mode=settings.ops.console,
             has_metrics=metrics is not None,
         )
+        self._started = monotonic()
+        # Texts are redacted once; the key is the identity of what is kept beside the report.
+        self._failures: dict[int, tuple[FailedDelivery, FailureReport]] = {}
+
+    def report(self) -> ProcessReport:
+        """Return the report of this process."""
+        readiness, clean = self._readiness, self._clean
+        reasons = [clean(each) for each in readiness.obstacles()]
+        drained = self._drained()
+        health = {each.consumer: each for each in readiness.health}
+        consumers = [each.report(health.get(each.name), clean) for each in self._consumers]
+        changed: dict[str, object] = {
+            "state": _state(readiness, reasons, drained=drained),
+            "reasons": reasons,
+            "draining": drained,
+            "log_level": logging.getLevelName(logging.getLogger().level),
+            "memory": _memory(),
+            "uptime": monotonic() - self._started,
+            "consumers": consumers,
+        }
+        if (metrics := self._metrics) is not None:
+            changed |= {
+                "consumers": list(_counted(consumers, metrics)),
+                "lag": percentile(0.99, *metrics.lag()),
+                "connections": list(_connections(metrics, clean)),
+                "failures": self._last_failures(metrics.recent.failures),
+            }
+        return self.fixed.model_copy(update=changed)
+
+    def _last_failures(self, failures: Iterable[FailedDelivery]) -> list[FailureReport]:
+        """Return the failures, the oldest first."""
+        known = self._failures
+        self._failures = {
+            id(each): known.get(id(each)) or (each, _failure(each, self._clean))
+            for each in list(failures)
+        }
+        return [report for _, report in self._failures.values()]
+
+
+class ProcessAgent:
+    """Reports on this process, and executes commands.
+
+    A report is shared by all who ask within a quarter of a second.
+
+    Attributes:
+        id: Unique for each start of a process.
+    """
+
+    def __init__(self, snapshot: Snapshot, commands: Executes) -> None:
+        self.id = snapshot.id
+        self._snapshot = snapshot
+        self._commands = commands
         self._last: ProcessReport | None = None
         self._made_at = 0.0
 
@@ -108,44 +160,16 @@ class ProcessAgent:
         """Return the report of this process."""
         now = monotonic()
         if self._last is None or now - self._made_at > _CACHED:
-            self._last, self._made_at = self._make(), now
+            self._last, self._made_at = self._snapshot.report(), now
         return self._last
 
     async def execute(self, command: Command, operator: Operator) -> CommandResult:
         """Execute a command here, whatever processes it names; write an audit record."""
-        self._last = None
-        fixed = self._fixed
-        return await self._commands.execute(command, operator, self.id, fixed.host, fixed.pid)
-
-    def _make(self) -> ProcessReport:
-        metrics, readiness, clean = self._metrics, self._readiness, self._clean
-        reasons = [clean(each) for each in readiness.obstacles()]
-        health = {each.consumer: each for each in readiness.health}
-        consumers = [each.report(health.get(each.name), clean) for each in self._consumers]
-        changed: dict[str, object] = {
-            "state": _state(readiness, reasons),
-            "reasons": reasons,
-            "draining": bool(readiness.drained_by),
-            "log_level": logging.getLevelName(logging.getLogger().level),
-            "memory": _memory(),
-        }
-        if metrics is not None:
-            consumers = list(_counted(consumers, metrics))
-            recent = metrics.recent
-            changed |= {
-                "lag": percentile(0.99, *metrics.lag()),
-                "connections": [
-                    ConnectionReport(
-                        name=name,
-                        role=role,
-                        vhost=vhost,
-                        **{**asdict(state), "reason": clean(state.reason)},
-                    )
-                    for (name, role, vhost), state in list(recent.connections.items())
-                ],
-                "failures": [_failure(each, clean) for each in recent.failures],
-            }
-        return self._fixed.model_copy(update={**changed, "consumers": consumers})
+        fixed = self._snapshot.fixed
+        try:
+            return await self._commands.execute(command, operator, self.id, fixed.host, fixed.pid)
+        finally:
+            self._last = None  # What the command has changed is seen at once.
 
 
 class _Consumer:
@@ -153,14 +177,19 @@ class _Consumer:
 
     def __init__(self, transport: Transport, options: Options, settings: WorkerSettings) -> None:
         self.name = options.name
-        self._options = options
-        retry = getattr(options, "retry", None)
+        self._read: Callable[[], Sequence[ReadQueue]] | None = None
+        queues: Sequence[ReadQueue] = ()
+        if isinstance(transport, ReadsQueues):
+            queues = transport.read_queues(options, settings)
+            if any(each.is_temporary for each in queues):
+                self._read = partial(transport.read_queues, options, settings)
+        retry: object = getattr(options, "retry", None)
         self._fixed = ConsumerReport(
             name=options.name,
             kind=transport.kind,
             source=transport.source(options),
-            attempts=None if retry is None else retry.tries,
-            queues=list(_queues(options, settings)),
+            attempts=retry.tries if isinstance(retry, RetryPolicy) else None,
+            queues=[_queue(each) for each in queues],
         )
 
     def report(self, health: Health | None, clean: Redact) -> ConsumerReport:
@@ -168,6 +197,7 @@ class _Consumer:
         if health is None:
             return self._fixed
         control = health.control
+        queues = self._fixed.queues if self._read is None else [*map(_queue, self._read())]
         return self._fixed.model_copy(
             update={
                 "state": health.state.value,
@@ -177,6 +207,7 @@ class _Consumer:
                 "in_flight": health.in_flight(),
                 "concurrency": control.concurrency,
                 "prefetch": control.prefetch,
+                "queues": queues,
                 "streams": list(_streams(health)),
                 "task": _task(health),
             }
@@ -201,33 +232,38 @@ def _counted(consumers: Iterable[ConsumerReport], metrics: Metrics) -> Iterator[
         )
 
 
-def _state(readiness: Readiness, reasons: Sequence[str]) -> str:
+def _state(readiness: Readiness, reasons: Sequence[str], *, drained: bool) -> str:
     if readiness.draining:
         return "stopping"
-    if readiness.drained_by:
+    if drained:
         return "draining"
     if not readiness.started:
         return "starting"
     return "not ready" if reasons else "ready"
 
 
-def _queues(options: Options, settings: WorkerSettings) -> Iterator[QueueReport]:
-    if not isinstance(options, AMQPOptions):
-        return
-    connection = options.connection.casefold()
-    broker = settings.amqp[connection]
-    for queue in options.queues:
-        letters = [
-            each.queue.name
-            for each in needed_queues(options, queue, queue)
-            if each.purpose == "dead letters"
-        ]
-        yield QueueReport(
-            name=queue.name,
-            connection=connection,
-            vhost=broker.vhost_name(options.vhost),
-            broker=broker.display(options.vhost),
-            dead_letters=next(iter(letters), None),
+def _queue(queue: ReadQueue) -> QueueReport:
+    return QueueReport(
+        name=queue.name,
+        connection=queue.connection,
+        vhost=queue.vhost,
+        broker=queue.broker,
+        dead_letters=queue.dead_letters,
+        is_stream=queue.is_stream,
+    )
+
+
+def _connections(metrics: Metrics, clean: Redact) -> Iterator[ConnectionReport]:
+    for (name, role, vhost), state in list(metrics.recent.connections.items()):
+        yield ConnectionReport(
+            name=name,
+            role=role,
+            vhost=vhost,
+            connected=state.connected,
+            opened=state.opened,
+            lost=state.lost,
+            failed=state.failed,
+            reason=clean(state.reason)[:_LONGEST_TEXT],
         )
 
 
@@ -297,7 +333,7 @@ def _failure(found: FailedDelivery, clean: Redact) -> FailureReport:
         source=found.source,
         action=found.action,
         error=found.error,
-        text=clean(found.text),
+        text=clean(found.text)[:_LONGEST_TEXT],
         place=found.place,
         delivery=clean(found.delivery),
         attempt=found.attempt,
@@ -308,7 +344,7 @@ def _failure(found: FailedDelivery, clean: Redact) -> FailureReport:
 def _memory() -> int | None:
     """Return the resident memory in bytes, where Linux tells it."""
     try:
-        with open("/proc/self/statm", "rb") as file:  # noqa: PTH123 - Path is four times as slow.
+        with open(_STATM, "rb") as file:  # noqa: PTH123 - Path is four times as slow.
             return int(file.read().split()[1]) * resource.getpagesize()
     except (OSError, ValueError, IndexError):
         return None

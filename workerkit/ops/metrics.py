@@ -302,6 +302,8 @@ class Metrics:
             self._retries.add(*labels, name)
         elif record.action is Action.DEAD_LETTER:
             self._dead_letters.add(*labels, name)
+        if error is not None:
+            self.recent.note_failure(record, error)
 
     def _observe_request(
         self, known: dict[tuple[str, int], _Requests], route: str, request: Any

@@ -1,18 +1,23 @@
 """What the console shows beside the metrics: the last failures, and the state of connections."""
 
+import logging
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from time import time
 from typing import NamedTuple
 
+from workerkit.delivery import Action
 from workerkit.describe import error_location, error_text
+from workerkit.errors import RequestExpired, Retry
 from workerkit.observe import ConnectionEvent, Event, Settled
-from workerkit.ops.counting import Counter, Histogram
+from workerkit.ops.counting import DELIVERIES, Counter, Histogram
 
 _MOST_FAILURES = 50
-_LONGEST_TEXT = 500
+# More than is shown: of a secret that is cut, the end by which it is recognized may be missing.
+_LONGEST_TEXT = 2_000
 _LONGEST_ID = 200
+_LOST = "lost"
 
 
 class FailedDelivery(NamedTuple):
@@ -38,7 +43,9 @@ class FailedDelivery(NamedTuple):
 
 @dataclass(slots=True)
 class ConnectionState:
-    """A connection, as it was reported last.
+    """A connection, as of its last event.
+
+    Streams that share a connection of the settings share this as well.
 
     Attributes:
         reason: Why the last attempt failed, or why it was lost.
@@ -66,17 +73,28 @@ class Recent:
         self.connections: dict[tuple[str, str, str], ConnectionState] = {}
 
     def note_failure(self, record: Settled, error: Exception) -> None:
-        """Keep what is known of a failure."""
-        delivery = record.delivery
+        """Count a failure, and keep what is known of it.
+
+        No failures are: what a handler has chosen with `Retry`, while it is tried again; requests
+        that were refused because of their client; and those whose sender waits no more.
+        """
+        delivery, action = record.delivery, record.action
+        if isinstance(error, RequestExpired) or (
+            isinstance(error, Retry) and action in (Action.RETRY, Action.REQUEUE)
+        ):
+            return
+        level, _ = delivery.log_failure(action, error)
+        if level < logging.WARNING:
+            return
+        self.failed[record.consumer] = self.failed.get(record.consumer, 0) + 1
         kind, _, place = error_location(error).partition(" (")
         id_ = getattr(delivery, "message_id", None) or getattr(delivery, "id", None)
-        self.failed[record.consumer] = self.failed.get(record.consumer, 0) + 1
         self.failures.append(
             FailedDelivery(
                 time(),
                 record.consumer,
                 record.source,
-                record.action.value,
+                action.value,
                 kind,
                 error_text(error)[:_LONGEST_TEXT],
                 place.removesuffix(")"),
@@ -90,7 +108,7 @@ class Recent:
         """Keep the state of a connection."""
         key = record.name, record.role, record.vhost
         state = self.connections.setdefault(key, ConnectionState())
-        state.connected, state.reason = event == "connected", record.reason
+        state.connected, state.reason = event == "connected", record.reason[:_LONGEST_TEXT]
         state.opened += event == "connected"
         state.lost += event == "connection_lost"
         state.failed += event == "connection_failed"
@@ -100,7 +118,7 @@ class ConsumerCounts(NamedTuple):
     """What was counted for one consumer since the start.
 
     Attributes:
-        handled: Settled deliveries, whatever the outcome.
+        handled: Settled deliveries, whatever the outcome; not those that were lost before.
         bounds: Upper bounds of the buckets of the durations, in seconds.
         buckets: Cumulative counts of the buckets; one more than bounds.
     """
@@ -135,8 +153,9 @@ def counts_by_consumer(
 
 
 def _sums(counter: Counter) -> dict[str, int]:
-    """Return the sums by the first label, the consumer."""
+    """Return the sums by the first label, the consumer; without what was lost."""
     found: dict[str, int] = {}
-    for (consumer, *_), count in list(counter.series.items()):
-        found[consumer] = found.get(consumer, 0) + count.value
+    for (consumer, *_, last), count in list(counter.series.items()):
+        if counter.metric is not DELIVERIES or last != _LOST:
+            found[consumer] = found.get(consumer, 0) + count.value
     return found
