@@ -1,12 +1,11 @@
-"""Streams, tasks and transports of users are paused and resumed while they run."""
+"""Streams and transports of users are paused and resumed while they run."""
 
-import asyncio
 from typing import Any
 
 from tests.application import running
 from tests.unit.test_simple_transport import ListConsumer, application
 from tests.waiting import eventually
-from workerkit import PeriodicTask, Runner, SSEConsumer
+from workerkit import Runner, SSEConsumer
 from workerkit.health import State
 from workerkit.testing import sse_server
 
@@ -66,35 +65,6 @@ async def test_a_stream_that_starts_paused() -> None:
             await server.client()
             await server.send("1")
             await eventually(lambda: seen == ["1"])
-
-
-async def test_a_task() -> None:
-    """Runs that are due are skipped, and one can be started."""
-    runs: list[float] = []
-
-    class Often(PeriodicTask):
-        every = 0.05
-
-        async def handle(self) -> None:
-            runs.append(asyncio.get_running_loop().time())
-
-    async with running(BROKER, Often) as runner:
-        await eventually(lambda: len(runs) >= 2)
-        await control(runner).pause()
-        await eventually(lambda: runner.health[0].in_flight() == 0)
-        before = len(runs)
-        state = control(runner).schedule_state
-        due = state.next
-        await eventually(lambda: state.next > due)
-        assert len(runs) == before
-        assert runner.health[0].state is State.PAUSED
-
-        await control(runner).run()
-        await eventually(lambda: len(runs) == before + 1)
-        await eventually(lambda: state.last_ok is True)
-        assert state.schedule == "every 0.05 s"
-        await control(runner).resume()
-        await eventually(lambda: len(runs) > before + 2)
 
 
 async def test_a_transport_of_a_user() -> None:
