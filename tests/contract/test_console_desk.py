@@ -159,6 +159,24 @@ async def test_looking_never_destroys(rabbit: PrivateRabbit, vhost: str) -> None
         assert {each.message_id for each in found} == {f"m{number}" for number in range(30)}
 
 
+async def test_a_refused_deletion_destroys_nothing(rabbit: PrivateRabbit, vhost: str) -> None:
+    """Also of messages that the broker would drop, and one that is confirmed can be undone."""
+    limited = {"x-queue-type": "quorum", "x-delivery-limit": 2}
+    await fill(rabbit.url(vhost), 4, arguments=limited)
+    async with desk(rabbit.url(vhost)) as opened:
+        for _ in range(2):
+            await opened.groups(REF, LetterFilter())
+        for _ in range(3):
+            request = DeleteRequest(queue=REF, selection=ALL, confirm=1)
+            job = await ended(opened, opened.delete(request, ALICE))
+            assert (job.state, job.total) == ("failed", 4)
+            await eventually(lambda: ready(rabbit, vhost) == 4)
+        job = opened.delete(DeleteRequest(queue=REF, selection=ALL, confirm=4), ALICE)
+        await eventually(lambda: opened.job(job.id).state == "undoable")
+        opened.undo(job.id, ALICE)
+        await eventually(lambda: ready(rabbit, vhost) == 4)
+
+
 async def test_large_bodies_are_not_kept(rabbit: PrivateRabbit, vhost: str) -> None:
     """A page far back passes over a hundred megabytes."""
     await fill(rabbit.url(vhost), 400, size=256 * 1024)

@@ -40,7 +40,6 @@ class Deletion:
         self._matches = matching(request.selection, clean)
         self._queue = dead_letter_queue(request.queue)
         self._seconds = seconds
-        self._is_limited = False  # A requeue could destroy a message.
 
     async def run(self) -> None:
         """Delete, and end the job."""
@@ -78,11 +77,12 @@ class Deletion:
                 continue  # It is too large to be read, and stays.
             if message is None:
                 break
-            if not is_later(message, job.started, job.id) and self._matches(message):
-                selected.append(message.tag)
-                self._is_limited = self._is_limited or browser.is_exhausted(message)
-            elif browser.is_exhausted(message):
+            if browser.is_exhausted(message):
+                # To requeue it could destroy it. Its copy is read at the end.
                 await browser.keep(message)
+                browser.count += 1
+            elif not is_later(message, job.started, job.id) and self._matches(message):
+                selected.append(message.tag)
             else:
                 others.append(message.tag)
         return selected, others
@@ -91,20 +91,18 @@ class Deletion:
         """Hold the messages as long as the deletion can be undone, then remove them."""
         job, number = self._job, len(selected)
         job.done = number
-        if not self._is_limited:
-            job.state, job.text = "undoable", f"{number} deleted"
-            job.undo_until = datetime.now(UTC) + timedelta(seconds=self._seconds)
-            await self._wait(browser)
-            if job.undoing.is_set():
-                job.done = 0
-                return job.end("undone", f"{number} are in the queue again")
+        job.state, job.text = "undoable", f"{number} deleted"
+        job.undo_until = datetime.now(UTC) + timedelta(seconds=self._seconds)
+        await self._wait(browser)
+        if job.undoing.is_set():
+            job.done = 0
+            return job.end("undone", f"{number} are in the queue again")
         try:
             await browser.remove(selected)
         except ConnectionLost as error:
             job.done = 0
             return job.end("failed", f"the dead letters are in the queue again: {error}")
-        note = "; no undo, because the queue has a delivery limit" if self._is_limited else ""
-        job.end("done", f"{number} deleted{note}")
+        job.end("done", f"{number} deleted")
         return None
 
     async def _wait(self, browser: Browser) -> None:

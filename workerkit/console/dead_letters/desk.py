@@ -143,10 +143,15 @@ class Desk:
         scanned, next_ = 0, None
         clock = asyncio.get_running_loop().time
         async with self._places.of(ref).reading(dead_letter_queue(ref)) as browser:
-            deadline = clock() + _PAGE_SECONDS
+            if shows_all:
+                browser.count = min(browser.ready, position + limit)
+            latest = clock() + _SCAN_SECONDS
+            deadline = latest
             async with aclosing(messages(browser)) as found:
                 async for at, message in found:
                     if at < position:
+                        if clock() > latest:
+                            raise DeskError(503, "the page is too far back to be read in time")
                         deadline = clock() + _PAGE_SECONDS
                         continue
                     scanned += 1
@@ -157,7 +162,7 @@ class Desk:
                         letters.append(row(message, at, self._clean))
                     is_full = len(letters) >= limit or scanned >= _PAGE_MESSAGES
                     if is_full or clock() > deadline:
-                        next_ = at + 1 if at + 1 < browser.count else None
+                        next_ = at + 1 if at + 1 < browser.ready else None
                         break
             count = browser.ready
         return LetterPage(letters=letters, next=next_, scanned=scanned, count=count)
