@@ -136,6 +136,7 @@ async def _worker(directory: Path) -> AsyncIterator[Addresses]:
         "WORKERKIT_HTTP__OPENAPI__TITLE": "Shop",
         "WORKERKIT_HTTP__OPENAPI__SECURITY_SCHEMES": json.dumps(SCHEMES),
         "WORKERKIT_OPS__ENABLED": "true",
+        "WORKERKIT_OPS__CONSOLE": "off",
         "WORKERKIT_OPS__PORT": str(ops),
         "WORKERKIT_AMQP__DEFAULT__URL": "amqp://guest:secret@127.0.0.1:1/",
     }

@@ -7,6 +7,9 @@ from datetime import UTC, datetime
 from workerkit.console.model import AuditRecord, Operator
 
 log = logging.getLogger("workerkit.audit")
+if log.level == logging.NOTSET:
+    # An operator who changes the log level must not disable these records.
+    log.setLevel(logging.INFO)
 
 _MOST = 200
 

@@ -17,6 +17,9 @@ from workerkit.safe_text import one_line
 log = logging.getLogger(__name__)
 
 _DEADLINE = 10.0
+ADMIN_ACTIONS = frozenset({"log_level", "drain", "undrain"})
+"""Commands that need the role admin."""
+
 _OF_CONSUMER = ("pause", "resume", "concurrency", "prefetch", "run")
 _ABILITIES = {"resume": "pause"}
 _LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR", "CRITICAL")
@@ -78,6 +81,11 @@ class Commands:
             raise NotPossible(
                 f"this process takes no commands: its {self._variable} is {self._mode}"
             )
+        if operator.role == "view" or (
+            operator.role != "admin" and command.action in ADMIN_ACTIONS
+        ):
+            # Another process may have sent it.
+            raise NotPossible(f"{operator.user} has the role {operator.role}")
         if self._readiness.draining:
             raise NotPossible("this process is stopping")
         if command.action in _OF_CONSUMER:

@@ -305,12 +305,20 @@ class LoneFleet(Fleet):
 
     async def reports(self) -> Answers:
         """Return the reports of all processes; see `Fleet.reports`."""
+        await self._connect()
+        return await super().reports()
+
+    async def execute(self, command: Command, operator: Operator) -> Sequence[CommandResult]:
+        """Have a command executed; see `Fleet.execute`."""
+        await self._connect()
+        return await super().execute(command, operator)
+
+    async def _connect(self) -> None:
         if self._connecting is None:
             self.start()
             if await self.opened(_FIRST_DEADLINE):
                 # The processes introduce themselves.
                 await asyncio.sleep(_INTRODUCTION)
-        return await super().reports()
 
     def start(self) -> None:
         """Connect, and find the processes."""

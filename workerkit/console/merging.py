@@ -26,7 +26,7 @@ MOST_CONSUMERS = 2_000
 
 _NEVER = datetime.min.replace(tzinfo=UTC)
 # The worst first.
-_STATES = ("waiting", "starting", "stopping", "paused", "ready", "ended")
+_STATES = ("waiting", "starting", "stopping", "ready", "paused", "ended")
 
 
 def consumer_rows(
@@ -89,14 +89,16 @@ def _consumer_row(
         streams=_streams(alive),
         routes=list(_routes(name, every, history)),
         task=_task(alive),
-        processes=[_of_process(report, each) for report, each in parts],
+        processes=[_of_process(report, each, silent) for report, each in parts],
     )
 
 
-def _of_process(report: ProcessReport, consumer: ConsumerReport) -> ConsumerOfProcess:
+def _of_process(
+    report: ProcessReport, consumer: ConsumerReport, silent: Mapping[str, float]
+) -> ConsumerOfProcess:
     return ConsumerOfProcess(
         process=report.id,
-        state=consumer.state,
+        state="silent" if report.id in silent else consumer.state,
         reason=consumer.reason,
         paused=consumer.paused,
         in_flight=consumer.in_flight,

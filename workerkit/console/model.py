@@ -32,7 +32,7 @@ class Operator(Model):
         address: Where the request came from.
     """
 
-    user: str
+    user: Annotated[str, Field(min_length=1)]
     role: Role
     address: str = ""
 

@@ -8,6 +8,7 @@ from aiohttp import web
 from pydantic import Field, ValidationError
 
 from workerkit.console.access import OPERATOR
+from workerkit.console.commands import ADMIN_ACTIONS
 from workerkit.console.live import Live
 from workerkit.console.model import (
     AuditRecord,
@@ -26,9 +27,6 @@ from workerkit.interceptor import Call, Interceptor
 from workerkit.safe_text import Redact, cleaner, one_line
 
 API = "/api/v1"
-
-ADMIN_ACTIONS = frozenset({"log_level", "drain", "undrain"})
-"""Commands that need the role admin."""
 
 Execute = Callable[[Command, Operator], Awaitable[CommandReport]]
 Links = Callable[[web.Request], Mapping[str, str]]

@@ -293,8 +293,6 @@ class Metrics:
             self._deliveries.add(*labels, "lost")
             return
         error = record.outcome.error
-        if error is not None:
-            self.recent.note_failure(record, error)
         expired = isinstance(error, RequestExpired)
         self._deliveries.add(*labels, "expired" if expired else record.action)
         name = "" if error is None else type(error).__name__

@@ -97,6 +97,8 @@ class Deletion:
         if job.undoing.is_set():
             job.done = 0
             return job.end("undone", f"{number} are in the queue again")
+        # From now on it is final.
+        job.state, job.undo_until = "running", None
         try:
             await browser.remove(selected)
         except ConnectionLost as error:

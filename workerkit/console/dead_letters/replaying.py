@@ -10,7 +10,7 @@ from typing import Any
 
 from workerkit.amqp import table
 from workerkit.amqp.browse import Browser
-from workerkit.amqp.dead_letters import ORIGINAL, REPLAY_JOB, Evidence
+from workerkit.amqp.dead_letters import ORIGINAL, REPLAY_JOB
 from workerkit.amqp.message import OURS, AMQPMessage
 from workerkit.amqp.replay import QueueCleaner, replay_properties
 from workerkit.console.dead_letters.details import ORIGINAL_BODY
@@ -252,7 +252,8 @@ class Replay:
 
     async def _publish(self, message: AMQPMessage[Any]) -> None:
         """Publish the copy of a message; its dead letter is acknowledged afterwards."""
-        queue = Evidence.of(message).queue or self._request.queue.queue
+        # Not that of a header: whoever may publish to the queue of dead letters could have set it.
+        queue = self._request.queue.queue
         body, more = message.raw, {REPLAY_JOB: self._job.id}
         changes = self._changes
         if changes is not None:

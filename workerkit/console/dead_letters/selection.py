@@ -64,7 +64,8 @@ def is_later(message: AMQPMessage[Any], started: datetime, job: str) -> bool:
     if message.sent.get(REPLAY_JOB) == job:
         return True
     failed_at = Evidence.of(message).failed_at
-    return failed_at is not None and failed_at > started
+    # A time in the future is that of a clock that is wrong.
+    return failed_at is not None and started < failed_at <= datetime.now(UTC)
 
 
 class _Keys:

@@ -90,14 +90,15 @@ function button(context, label, role, run) {
 }
 const act = (context, label, action, consumer, more) => button(context, label, "operate",
   () => command(context, `${label} ${consumer}`, { action, consumer, ...more }));
+const alive = (row) => row.processes.filter((each) => each.state !== "silent").length;
 const actions = (context, row) => h("span", { class: "actions" }, row.abilities.includes("run") && act(context, "Run", "run", row.name),
-  row.abilities.includes("pause") && (row.paused < row.processes.length
+  row.abilities.includes("pause") && (row.paused < alive(row)
     ? act(context, "Pause", "pause", row.name) : act(context, "Resume", "resume", row.name)));
 
 // ---- Tables ----
 
 const why = (row) => row.reason && row.reason !== row.state ? row.reason
-  : row.paused && row.paused < row.processes.length ? `paused in ${row.paused} of ${row.processes.length}` : "";
+  : row.paused && row.paused < alive(row) ? `paused in ${row.paused} of ${alive(row)}` : "";
 function waiting({ task, queues, streams, routes }) {
   if (task) return task.next ? ago(task.next) : "–";
   if (queues.length) return two(number(total(queues, "ready")), queues.length > 1 && plural(queues.length, "queue"));
