@@ -33,7 +33,8 @@ _LONGEST = (
     " test_field_seams test_overdue test_docs_types test_demo test_docs_site test_field_stream"
     " test_moves test_http_openapi test_field_ordering test_consumer test_replies test_tls"
     " test_burst test_ops test_blocked_loop test_embedded_command test_processes test_tutorial"
-    " test_suites test_template_database test_template_page"
+    " test_suites test_template_database test_template_page test_console_fleet test_console_page"
+    " test_console_letters test_console_desk"
 ).split()
 
 
