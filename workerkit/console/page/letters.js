@@ -1,30 +1,87 @@
 // The desk of dead letters: queues, groups, search, one dead letter, replays and deletions.
 
 const PAGE = 50;
-const AGES = { "": "any age", 3600: "last hour", 86400: "last 24 hours", 604800: "last 7 days" };
+const MOST_KEYS = 1000; // that a request may have
+const FEW = 5; // groups that are shown at first
+const AGES = { "": "any age", 3600: "last hour", 86400: "last 24 hours", 604800: "last 7 days", range: "from … to …" };
 const FIELDS = { text: "Text of the error", message_id: "Message id", header: "Header", consumer: "Consumer", error: "Error class" };
 const ACTIVE = ["running", "undoable"];
+const TONES = { running: "starting", done: "ready", stopped: "waiting", undoable: "paused" };
+const shown = (value) => (typeof value === "string" ? value : JSON.stringify(value));
+const asTime = (text) => { const date = new Date(text); return Number.isNaN(date.getTime()) ? null : date.toISOString(); };
+
+// The whole body of a dead letter as text; null if it is no text or too large. Its `text` may be cut.
+function textOf({ base64 }) {
+  if (base64 === null) return null;
+  try {
+    const bytes = Uint8Array.from(atob(base64), (each) => each.charCodeAt(0));
+    return new TextDecoder("utf-8", { fatal: true, ignoreBOM: true }).decode(bytes);
+  } catch { return null; }
+}
+
+// What is wrong with a text as JSON; empty if it is valid.
+function faultOf(text) {
+  try { JSON.parse(text); return ""; } catch (error) { return error.message; }
+}
+
+// Two texts as [the same before, what differs, the same behind].
+function difference(old, now) {
+  const most = Math.min(old.length, now.length);
+  let start = 0;
+  let end = 0;
+  while (start < most && old[start] === now[start]) start += 1;
+  while (end < most - start && old[old.length - 1 - end] === now[now.length - 1 - end]) end += 1;
+  return [old, now].map((text) => [text.slice(0, start), text.slice(start, text.length - end), text.slice(text.length - end)]);
+}
+
+// The copy of a text. A page without TLS has no `navigator.clipboard`.
+async function copy(text, inside) {
+  if (navigator.clipboard) return navigator.clipboard.writeText(text);
+  const area = document.createElement("textarea");
+  area.value = text;
+  inside.append(area);
+  area.select();
+  const done = document.execCommand("copy");
+  area.remove();
+  if (!done) throw new Error("The browser does not allow to copy.");
+  return undefined;
+}
 
 export function mount(root, context) {
   const { api, me, el, h, draw, confirmDialog, toast, format, safe } = context;
   const { number, ago, time, bytes } = format;
   const state = { queues: null, queue: null, filter: {}, age: "", group: null, groups: null, letters: [], next: null,
-    searched: 0, count: 0, chosen: new Map(), all: false, jobs: [], problem: "", loading: false, last: -1 };
+    searched: 0, count: 0, chosen: new Set(), all: false, jobs: [], problem: "", silent: "", loading: false, last: -1,
+    every: false, changed: false };
+  const search = {}; // what is typed
+  const dialogs = new Set();
   let params = context.params;
   let stopped = false;
   let asked = 0;
+  let opening = 0;
+  let ticks = 0;
+  let busy = false;
 
   const plural = (count, word = "dead letter") => `${number(count)} ${word}${count === 1 ? "" : "s"}`;
   const refOf = ({ queue, connection, vhost }) => ({ queue, connection, vhost });
   const isSame = (one, other) => one && other && ["queue", "connection", "vhost"].every((name) => one[name] === other[name]);
   const filterOf = () => {
-    const filter = Object.fromEntries(Object.entries(state.filter).filter(([, value]) => value));
-    if (state.age) filter.since = new Date(Date.now() - 1000 * state.age).toISOString();
+    const filter = { ...state.filter };
+    if (state.age > 0) filter.since = asTime(Date.now() - 1000 * state.age);
     if (state.group) filter.group = state.group;
-    return filter;
+    return Object.fromEntries(Object.entries(filter).filter(([, value]) => value));
   };
   const isFiltered = () => Object.keys(filterOf()).length > 0;
   const failed = (error) => { if (!stopped && error.name !== "AbortError") { state.problem = error.message; show(); } };
+
+  // The number of all that match; null as long as that is unknown.
+  function matched() {
+    if (!isFiltered()) return state.count;
+    const { groups, group } = state;
+    if (!groups) return null;
+    if (group) return groups.groups.find((each) => each.id === group)?.count ?? 0;
+    return groups.groups.reduce((sum, each) => sum + each.count, groups.others);
+  }
 
   // ---- Loading ----
 
@@ -34,219 +91,343 @@ export function mount(root, context) {
       const wanted = params.get("queue");
       const found = state.queues.find((each) => each.queue === wanted
         && [null, each.connection].includes(params.get("connection")) && [null, each.vhost].includes(params.get("vhost")));
-      await choose(found || state.queues.find((each) => each.count) || state.queues[0] || null);
+      await choose(found || (wanted ? null : state.queues.find((each) => each.count) || state.queues[0] || null));
       await loadJobs();
     } catch (error) { failed(error); }
   }
 
   async function choose(queue) {
-    Object.assign(state, { queue, group: null, groups: null });
+    Object.assign(state, { queue, group: null, groups: null, every: false });
     await reload();
   }
 
   async function reload() {
     const turn = ++asked;
-    Object.assign(state, { letters: [], next: null, searched: 0, problem: "", loading: Boolean(state.queue), all: false, last: -1 });
+    Object.assign(state, { letters: [], next: null, searched: 0, problem: "", loading: Boolean(state.queue), all: false, last: -1, changed: false });
     state.chosen.clear();
     show();
     if (!state.queue) return;
     try {
-      const filter = filterOf();
-      await more(turn);
+      await read(turn);
       if (turn !== asked) return;
-      const { group, ...others } = filter;
+      const { group, ...others } = filterOf();
       const groups = await api.get("dead-letters/groups", { ...refOf(state.queue), ...others });
       if (turn === asked) state.groups = groups;
-    } catch (error) { failed(error); }
+    } catch (error) { if (turn === asked) failed(error); }
     if (turn === asked) { state.loading = false; show(); }
   }
 
-  async function more(turn = asked) {
-    const page = await api.get("dead-letters/page",
-      { ...refOf(state.queue), ...filterOf(), position: state.next ?? 0, limit: PAGE });
-    if (turn !== asked || stopped) return;
-    state.letters.push(...page.letters);
-    Object.assign(state, { next: page.next, searched: state.searched + page.scanned, count: page.count });
+  // One page; where it has no match, the next ones too.
+  async function read(turn) {
+    const before = state.letters.length;
+    for (let pages = 0; pages < 5 && state.letters.length === before && !(pages && state.next === null); pages += 1) {
+      const page = await api.get("dead-letters/page",
+        { ...refOf(state.queue), ...filterOf(), position: state.next ?? 0, limit: PAGE });
+      if (turn !== asked || stopped) return;
+      state.letters.push(...page.letters);
+      Object.assign(state, { next: page.next, searched: state.searched + page.scanned, count: page.count });
+      show();
+    }
+  }
+
+  async function more() {
+    const turn = asked;
+    if (state.loading) return;
+    state.loading = true;
     show();
+    try { await read(turn); } catch (error) { if (turn === asked) failed(error); }
+    if (turn === asked) { state.loading = false; show(); }
   }
 
   async function loadJobs() {
-    const before = state.jobs.filter((each) => ACTIVE.includes(each.state)).map((each) => each.id);
-    state.jobs = await api.get("jobs");
-    const ended = state.jobs.filter((each) => before.includes(each.id) && !ACTIVE.includes(each.state));
-    if (ended.length) {
-      toast(ended.map((each) => `${each.kind}: ${each.text}`).join("; "), { bad: ended.some((each) => ["failed", "stopped"].includes(each.state)) });
-      await reload();
-    } else show();
+    const before = new Map(state.jobs.map((each) => [each.id, each.state]));
+    const jobs = await api.get("jobs");
+    if (stopped) return;
+    state.jobs = jobs;
+    state.silent = "";
+    const moved = jobs.filter((each) => (before.get(each.id) ?? each.state) !== each.state);
+    const ended = moved.filter((each) => !ACTIVE.includes(each.state));
+    if (ended.length) toast(ended.map((each) => `${each.kind}: ${each.text}`).join("; "), { bad: ended.some((each) => ["failed", "stopped"].includes(each.state)) });
+    // What an operator selects or reads now does not change under their hands.
+    if (!moved.some((each) => state.queue && each.queue.queue === state.queue.queue)) show();
+    else if (state.chosen.size || state.all || document.querySelector("dialog")) { state.changed = true; show(); } else await reload();
   }
 
   // ---- Acting ----
 
-  const selection = () => (state.all ? (isFiltered() ? { filter: filterOf() } : { everything: true }) : { keys: [...state.chosen.keys()] });
-  const selected = () => (state.all ? null : state.chosen.size);
-  const what = (keys) => (keys ? plural(keys.length) : state.all
-    ? (isFiltered() ? "all dead letters that match" : `all ${plural(state.count)}`) : plural(state.chosen.size));
+  const keysOf = () => [...state.chosen].map((index) => state.letters[index].key);
+  const selection = () => (!state.all ? { keys: keysOf() } : isFiltered() ? { filter: filterOf() } : { everything: true });
+  const amount = () => (state.all ? matched() : state.chosen.size);
+  const named = (count) => (count === null ? "all dead letters that match" : plural(count));
 
-  async function start(path, body) {
-    try {
-      await api.post(`dead-letters/${path}`, { queue: refOf(state.queue), ...body });
-      state.chosen.clear();
-      state.all = false;
-      await loadJobs();
-    } catch (error) { toast(`Not done: ${error.message}`, { bad: true }); }
+  async function start(path, queue, body) {
+    const job = await api.post(`dead-letters/${path}`, { queue: refOf(queue), ...body });
+    state.jobs = [job, ...state.jobs.filter((each) => each.id !== job.id)];
+    state.chosen.clear();
+    state.all = false;
+    loadJobs().catch(failed);
   }
 
   const field = (label, attributes) => { const input = el("input", attributes); return [el("label", {}, label, input), input]; };
 
-  function form(title, action, content, kind = "main") {
+  function open(dialog) {
+    dialogs.add(dialog);
+    dialog.addEventListener("close", () => { dialogs.delete(dialog); dialog.remove(); });
+    document.body.append(dialog);
+    dialog.showModal();
+    return dialog;
+  }
+
+  // A dialog with a form. It stays open, with the reason, until `submit` does not fail. `submit`
+  // returns false if the form is to stay.
+  function form(title, action, content, submit, { cancel = "Cancel", isChanged = () => false } = {}) {
     return new Promise((resolve) => {
-      const ok = el("button", { class: kind }, action);
-      const dialog = el("dialog", { "aria-label": title, class: "letter-form" }, el("form", { method: "dialog", onsubmit: (event) => {
+      const note = el("p", { class: "red", role: "alert" });
+      const ok = el("button", { class: "main" }, action);
+      const leave = async () => {
+        if (!isChanged() || await confirmDialog({ title: "Discard the changes?", text: "What you have changed is lost.", action: "Discard" })) dialog.close();
+      };
+      const dialog = open(el("dialog", { "aria-label": title, class: "letter-form", oncancel: (event) => {
+        if (event.target === dialog && isChanged()) { event.preventDefault(); leave(); }
+      } }, el("form", { onsubmit: async (event) => {
         event.preventDefault();
-        dialog.close("ok");
-      } }, el("h2", {}, title), content, el("div", { class: "buttons" },
-        el("button", { type: "button", onclick: () => dialog.close() }, "Cancel"), ok)));
-      dialog.addEventListener("close", () => { dialog.remove(); resolve(dialog.returnValue === "ok"); });
-      document.body.append(dialog);
-      dialog.showModal();
+        note.textContent = "";
+        ok.disabled = true;
+        try { if (await submit() !== false) dialog.close("ok"); } catch (error) { note.textContent = safe(error.message); }
+        ok.disabled = false;
+      } }, el("h2", {}, title), content, note, el("div", { class: "buttons" },
+        el("button", { type: "button", onclick: leave }, cancel), ok))));
+      dialog.addEventListener("close", () => resolve(dialog.returnValue === "ok"));
     });
   }
 
-  async function replay(keys) {
+  function pace() {
     const [rate, rateInput] = field("Messages per second", { type: "number", min: "0.1", step: "any", placeholder: "no limit" });
     const [wait, waitInput] = field("Seconds to wait for failures", { type: "number", min: "0", max: "600", step: "any", value: "2", required: true });
-    const text = "They return to the queue where they failed: first 1, then 10, 100, 1,000 and so on. After each step the job waits, and stops if one of them failed again.";
-    if (!await form(`Replay ${what(keys)}?`, "Replay", [el("p", {}, text), rate, wait])) return;
-    await start("replay", { selection: keys ? { keys } : selection(), rate: Number(rateInput.value) || null, wait: Number(waitInput.value) });
+    return [el("div", { class: "two" }, rate, wait), () => ({ rate: Number(rateInput.value) || null, wait: Number(waitInput.value) })];
   }
 
-  async function remove(keys) {
-    let count = keys ? keys.length : selected();
-    if (count === null) {
-      count = isFiltered() ? state.groups?.groups.filter((each) => !state.group || each.id === state.group).reduce((all, each) => all + each.count, 0) : state.count;
+  async function replay(given = selection(), count = amount()) {
+    const { queue } = state;
+    const [fields, values] = pace();
+    const steps = [1, 11, 111].filter((each) => each < (count ?? Infinity)).length;
+    const text = ["They return to ", el("b", {}, queue.queue), count === 1 ? "." : `: first ${["1", "1, then 10", "1, then 10, then 100"][Math.max(0, steps - 1)]}${steps > 2 ? ", then 1,000 at a time" : " and then the rest"}.`,
+      " After each step the job waits, and stops if one of them failed again."];
+    await form(`Replay ${named(count)}?`, "Replay", [el("p", {}, text), fields], () => start("replay", queue, { selection: given, ...values() }));
+  }
+
+  async function remove(given = selection(), count = amount()) {
+    const { queue } = state;
+    if (!count) return void toast(count === 0 ? "No dead letter matches." : "The number of those that match is not known yet.");
+    const text = [`They are removed from the dead letters of ${queue.queue}. This can be undone for a minute. If more match by then, none is deleted.`];
+    if (await confirmDialog({ title: `Delete ${plural(count)}?`, text, action: "Delete", typed: String(count) })) {
+      await start("delete", queue, { selection: given, confirm: count }).catch((error) => toast(`Not done: ${error.message}`, { bad: true }));
     }
-    if (!count) return;
-    const text = "The job can be undone for a minute. If more match by then, none is deleted.";
-    if (await confirmDialog({ title: `Delete ${plural(count)}?`, text, action: "Delete", typed: String(count) }))
-      await start("delete", { selection: keys ? { keys } : selection(), confirm: count });
+    return undefined;
+  }
+
+  // The rows of headers in the form, and a function that returns what was changed.
+  function headerFields(letter) {
+    const rows = el("div", { class: "header-rows" });
+    const known = Object.entries(letter.headers).filter(([name]) => !name.startsWith("x-workerkit-") && name !== "x-death");
+    const lines = new Map();
+    const add = (name = null, value = "") => {
+      const title = el("input", { "aria-label": "Header name", placeholder: "name", maxlength: "255" });
+      const input = el("input", { "aria-label": name === null ? "Header value" : `Value of ${name}`, placeholder: "value" });
+      input.value = shown(value);
+      const line = el("div", {}, name === null ? title : el("code", {}, name), input, el("button", { type: "button", class: "icon",
+        "aria-label": `Remove header ${name ?? ""}`, onclick: () => { lines.delete(line); line.remove(); rows.dispatchEvent(new Event("input", { bubbles: true })); } }, "×"));
+      // An input changes some texts itself, as those of several lines.
+      lines.set(line, { name, title, input, value, before: input.value });
+      rows.append(line);
+      return title;
+    };
+    known.forEach(([name, value]) => add(name, value));
+    const changes = () => {
+      const headers = Object.create(null);
+      const kept = new Set();
+      for (const { name, title, input, value, before } of lines.values()) {
+        if (name !== null) {
+          kept.add(name);
+          if (input.value === before) continue;
+          if (typeof value !== "string" && faultOf(input.value)) throw new Error(`The header ${name} was no text: its new value should be JSON.`);
+          headers[name] = typeof value === "string" ? input.value : JSON.parse(input.value);
+          if (headers[name] === null) throw new Error(`The header ${name} cannot become null: remove it.`);
+        } else if (title.value) headers[title.value] = input.value;
+      }
+      for (const [name] of known) if (!kept.has(name) && !(name in headers)) headers[name] = null;
+      return headers;
+    };
+    return [[rows, el("button", { type: "button", class: "small", onclick: () => add().focus() }, "Add header")], changes];
   }
 
   async function edit(letter) {
-    const body = el("textarea", { rows: "14", spellcheck: "false", "aria-label": "Body" });
-    body.value = letter.text ?? "";
+    const { queue } = state;
+    const text = textOf(letter);
+    const isJson = text !== null && !faultOf(text);
+    const body = el("textarea", { rows: "12", spellcheck: "false", disabled: text === null });
+    body.value = text ?? "";
+    const before = body.value; // with other ends of lines
     const validity = el("small", { role: "status" });
-    const [type, typeInput] = field("Content type", { value: letter.content_type || "" });
+    const [type, typeInput] = field("Content type", { maxlength: "255" });
+    typeInput.value = letter.content_type ?? "";
+    const typeBefore = typeInput.value;
+    const [headers, changedHeaders] = headerFields(letter);
+    const newBody = () => (text.includes("\r\n") ? body.value.replaceAll("\n", "\r\n") : body.value);
+    const changes = () => {
+      const made = {};
+      if (body.value !== before) made.body = newBody();
+      const found = changedHeaders();
+      if (Object.keys(found).length) made.headers = found;
+      if (typeInput.value !== typeBefore) made.content_type = typeInput.value;
+      return made;
+    };
+    const isChanged = () => { try { return Object.keys(changes()).length > 0; } catch { return true; } };
     const check = () => {
-      let note = "The body is JSON.";
-      try { JSON.parse(body.value); } catch (error) { note = `The body is not JSON: ${error.message}`; }
-      validity.textContent = `${note} ${body.value === letter.text ? "It is unchanged." : "It differs from the original."}`;
+      const fault = text === null ? "" : faultOf(body.value);
+      validity.className = fault && isJson ? "amber" : "soft";
+      validity.textContent = text === null ? "The body is no text or too large, so it stays as it is."
+        : [fault ? safe(`Not JSON: ${fault}`) : "Valid JSON", body.value === before ? "unchanged" : "changed",
+          safe(body.value) !== body.value && "has characters that are not visible here"].filter(Boolean).join(" · ");
     };
     body.addEventListener("input", check);
     check();
-    const own = Object.entries(letter.headers).filter(([name]) => !name.startsWith("x-workerkit-") && name !== "x-death");
-    const rows = el("div", { class: "header-rows" });
-    const row = (name = "", value = "") => {
-      const line = el("div", {}, el("input", { value: name, "aria-label": "Header name", placeholder: "name" }),
-        el("input", { value: typeof value === "string" ? value : JSON.stringify(value), "aria-label": "Header value", placeholder: "value" }),
-        el("button", { type: "button", class: "icon", "aria-label": `Remove header ${name}`, onclick: () => line.remove() }, "×"));
-      rows.append(line);
-    };
-    own.forEach(([name, value]) => row(name, value));
-    const content = [el("label", {}, "Body", body), validity, type, el("div", {}, "Headers"), rows,
-      el("button", { type: "button", class: "small", onclick: () => row() }, "Add header")];
-    if (!await form("Edit and replay", "Review", content)) return;
-    const headers = {};
-    const before = Object.fromEntries(own);
-    for (const line of rows.children) {
-      const [name, value] = [...line.querySelectorAll("input")].map((each) => each.value);
-      if (!name) continue;
-      const old = before[name];
-      const kept = typeof old !== "string" && old !== undefined && value === JSON.stringify(old);
-      if (!kept && value !== old) headers[name] = value;
-      delete before[name];
-    }
-    for (const name of Object.keys(before)) headers[name] = null;
-    const changes = { ...(body.value !== letter.text && { body: body.value }), ...(Object.keys(headers).length && { headers }),
-      ...(typeInput.value !== (letter.content_type || "") && { content_type: typeInput.value }) };
-    if (!Object.keys(changes).length) return void toast("Nothing was changed.");
-    const lines = [changes.body !== undefined && el("div", { class: "diff" }, el("pre", { class: "old" }, letter.text ?? ""), el("pre", { class: "new" }, changes.body)),
-      Object.entries(headers).map(([name, value]) => el("p", {}, el("code", {}, name), value === null ? " is removed" : ` becomes ${value}`)),
-      changes.content_type !== undefined && el("p", {}, `content type becomes ${changes.content_type}`),
+    const indent = isJson && letter.pretty !== null && !letter.truncated && el("button", { type: "button", class: "small", onclick: () => {
+      if (body.value === before) body.value = letter.pretty;
+      check();
+    } }, "Indent");
+    const content = [el("label", {}, "Body", body), el("div", { class: "tools" }, validity, indent), type, el("div", {}, "Headers"), headers];
+    await form("Edit and replay", "Review", content, async () => {
+      const made = changes();
+      if (!Object.keys(made).length) throw new Error("Nothing was changed.");
+      const [fields, values] = pace();
+      return form("Replay this?", "Replay", [review(letter, text, made), fields],
+        () => start("replay", queue, { selection: { keys: [letter.key] }, edit: made, ...values() }), { cancel: "Back" });
+    }, { isChanged });
+  }
+
+  // What an edit changes.
+  function review(letter, text, { body, headers = {}, content_type: type }) {
+    const mark = ([head, middle, tail], tag) => el("pre", { class: tag, tabindex: "0" }, head.length > 2000 ? `… ${head.slice(-2000)}` : head,
+      middle && el(tag, {}, middle), tail.length > 2000 ? `${tail.slice(0, 2000)} …` : tail);
+    const [old, now] = body === undefined ? [] : difference(text, body);
+    const line = (name, was, value) => [el("dt", {}, el("code", {}, name)), el("dd", {}, was !== undefined && el("del", {}, shown(was)), " ", value !== null && el("ins", {}, shown(value)))];
+    return [body !== undefined && el("div", { class: "two" }, el("div", {}, "Before", mark(old, "del")), el("div", {}, "After", mark(now, "ins"))),
+      el("dl", { class: "pairs" }, type !== undefined && line("content type", letter.content_type ?? undefined, type),
+        Object.entries(headers).map(([name, value]) => line(name, Object.hasOwn(letter.headers, name) ? letter.headers[name] : undefined, value))),
       el("p", { class: "soft" }, "The original is kept in headers of the message.")];
-    if (await form("Replay this?", "Replay", lines)) await start("replay", { selection: { keys: [letter.key] }, edit: changes });
   }
 
   async function act(job, action) {
-    try { await api.post(`jobs/${job.id}/${action}`, {}); } catch (error) { toast(error.message, { bad: true }); }
+    try { await api.post(`jobs/${encodeURIComponent(job.id)}/${action}`, {}); } catch (error) { toast(error.message, { bad: true }); }
     await loadJobs().catch(failed);
   }
 
   // ---- One dead letter ----
 
-  async function open(letter) {
+  // Lines of a traceback; those of the application stand out.
+  function traceback(text) {
+    let kind = "";
+    return text.split("\n").map((line) => {
+      if (/^\s*File "/.test(line)) kind = /-packages|[\\/]lib[\\/]python|[\\/]workerkit[\\/]|File "</.test(line) ? "" : "own";
+      else if (/^\S/.test(line)) kind = /^(Traceback|The above|During) /.test(line) ? "" : "raised";
+      return el("span", { class: kind }, line, "\n");
+    });
+  }
+
+  async function look(index) {
+    const letter = state.letters[index];
+    const turn = ++opening;
     let found;
     try {
       found = await api.get("dead-letters/letter", { ...refOf(state.queue), key: letter.key, position: letter.position });
-    } catch (error) { return void toast(error.message, { bad: true }); }
-    const model = found.model;
+    } catch (error) { return stopped ? undefined : void toast(error.message, { bad: true }); }
+    if (stopped || turn !== opening) return undefined;
+    const { model } = found;
+    const whole = textOf(found);
     const pre = (text, label) => el("pre", { tabindex: "0", "aria-label": label }, text === "" ? "(empty)" : text);
     const pairs = (values) => el("dl", { class: "pairs" }, Object.entries(values).map(([name, value]) =>
-      [el("dt", {}, el("code", {}, name)), el("dd", {}, typeof value === "string" ? value : JSON.stringify(value))]));
-    const trace = (found.traceback || "").split("\n").map((line) => el("span", {
-      class: /File "/.test(line) && !/-packages|\/lib\/python|workerkit\//.test(line) ? "own" : "" }, line, "\n"));
+      [el("dt", {}, el("code", {}, name)), el("dd", {}, shown(value))]));
+    // name: what is shown, what is copied
     const tabs = {
-      Body: () => pre(found.pretty ?? found.text ?? "The body is no text: see Hex.", "Body"),
-      Text: found.text !== null && (() => pre(found.text, "Text")),
-      Hex: () => pre(found.hex, "Hex"),
-      Model: () => el("div", {}, el("p", {}, model.type ? ["as ", el("code", {}, model.type)] : "", model.problem && ` ${model.problem}`),
+      Body: [() => pre(found.pretty ?? found.text ?? "The body is no text: see Hex.", "Body"), whole ?? found.text],
+      Text: found.text !== null && [() => pre(found.text, "Text"), whole ?? found.text],
+      Hex: [() => pre(found.hex, "Hex"), found.hex],
+      Model: [() => el("div", {}, el("p", {}, model.type ? ["as ", el("code", {}, model.type)] : "", model.problem && ` ${model.problem}`),
         model.errors.length ? el("ul", { class: "red" }, model.errors.map((each) => el("li", {}, each))) : model.value !== null && pre(model.value, "Model")),
-      Headers: () => [pairs(found.headers), el("h2", {}, "Properties"), pairs({ ...found.properties, exchange: found.exchange, routing_key: found.routing_key })],
-      Traceback: found.traceback && (() => el("pre", { tabindex: "0", class: "trace", "aria-label": "Traceback" }, trace)),
-      Original: found.original !== null && (() => pre(found.original, "Original")),
+      model.errors.join("\n") || model.value],
+      Headers: [() => [pairs(found.headers), el("h2", {}, "Properties"), pairs({ ...found.properties, exchange: found.exchange, routing_key: found.routing_key })],
+        JSON.stringify({ headers: found.headers, properties: found.properties }, null, 2)],
+      Traceback: found.traceback && [() => el("pre", { tabindex: "0", class: "trace", "aria-label": "Traceback" }, traceback(found.traceback)), found.traceback],
+      Original: found.original !== null && [() => pre(found.original, "Original"), found.original],
     };
-    const panel = el("div", { role: "tabpanel" });
-    const list = el("div", { role: "tablist", class: "tabs" });
+    const names = Object.keys(tabs).filter((each) => tabs[each]);
+    const panel = el("div", { role: "tabpanel", id: "letter-panel" });
     const select = (name) => {
-      panel.replaceChildren(...[tabs[name]()].flat());
-      for (const each of list.children) each.setAttribute("aria-selected", String(each.textContent === name));
+      panel.replaceChildren(...[tabs[name][0]()].flat());
+      panel.setAttribute("aria-label", name);
+      for (const each of list.children) {
+        each.setAttribute("aria-selected", String(each.textContent === name));
+        each.tabIndex = each.textContent === name ? 0 : -1;
+      }
+      const text = tabs[name][1];
+      copying.textContent = name === "Body" || name === "Text" ? "Copy body" : `Copy ${name.toLowerCase()}`;
+      copying.disabled = !text;
+      copying.onclick = () => copy(text, dialog).then(() => { copying.textContent = "Copied"; }, (error) => toast(error.message, { bad: true }));
     };
-    for (const name of Object.keys(tabs).filter((each) => tabs[each]))
-      list.append(el("button", { role: "tab", type: "button", onclick: () => select(name) }, name));
-    const button = (label, role, run, kind = "") => el("button", { class: kind, disabled: Boolean(me.forbids(role)), title: me.forbids(role) || null,
-      onclick: () => { dialog.close(); run(); } }, label);
-    const copy = el("button", { onclick: async () => {
-      await navigator.clipboard?.writeText(found.text ?? found.base64 ?? "");
-      copy.textContent = "Copied";
-    } }, "Copy body");
+    const list = el("div", { role: "tablist", class: "tabs", onkeydown: (event) => {
+      const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+      if (!step) return;
+      const next = list.children[(names.indexOf(event.target.textContent) + step + names.length) % names.length];
+      next.focus();
+      select(next.textContent);
+    } }, names.map((name) => el("button", { role: "tab", type: "button", "aria-controls": "letter-panel", onclick: () => select(name) }, name)));
+    const then = (run) => () => { dialog.close(); run(); };
+    const button = (label, role, run, kind = "") => el("button", { class: kind, disabled: Boolean(me.forbids(role)), title: me.forbids(role) || null, onclick: then(run) }, label);
+    const step = (label, sign, at) => el("button", { class: "icon", "aria-label": label, title: label, disabled: !state.letters[at], onclick: then(() => look(at)) }, sign);
+    const copying = el("button", {});
+    const one = { keys: [found.key] };
     const dialog = el("dialog", { class: "letter", "aria-label": `Dead letter ${found.message_id || found.key}` },
-      el("h2", {}, found.message_id || "without id"),
-      el("p", {}, el("b", { class: "red" }, found.error || "unknown"), " ", el("code", {}, found.place), " ", found.reason || ""),
+      el("div", { class: "tools" }, el("h2", {}, found.message_id || "without id"), el("span", { class: "actions" }, step("Previous", "↑", index - 1), step("Next", "↓", index + 1))),
+      el("p", { class: "why" }, el("b", { class: "red" }, found.error || "unknown"), " ", el("code", {}, found.place), " ", found.reason || ""),
       el("p", { class: "soft" }, [found.consumer, found.failed_at && time(found.failed_at), found.attempt && `attempt ${found.attempt}`,
-        found.replays && `replayed ${plural(found.replays, "time")}`, bytes(found.size), found.truncated && "shortened"].filter(Boolean).join(" · ")),
-      list, panel, el("div", { class: "buttons" }, copy, button("Delete", "admin", () => remove([found.key])),
-        found.text !== null && found.base64 !== null && button("Edit and replay", "admin", () => edit(found)),
-        button("Replay", "operate", () => replay([found.key]), "main"), el("button", { onclick: () => dialog.close() }, "Close")));
-    dialog.addEventListener("close", () => dialog.remove());
-    document.body.append(dialog);
+        found.replays && `replayed ${plural(found.replays, "time")}`, bytes(found.size), found.truncated && "only the beginning is shown"].filter(Boolean).join(" · ")),
+      list, panel, el("div", { class: "buttons" }, copying, button("Delete", "admin", () => remove(one, 1)),
+        button("Edit and replay", "admin", () => edit(found)), button("Replay", "operate", () => replay(one, 1), "main"), el("button", { onclick: () => dialog.close() }, "Close")));
     select(model.errors.length ? "Model" : "Body");
-    dialog.showModal();
+    // Where the focus returns to.
+    [...root.querySelectorAll("[data-row]")][index]?.focus();
+    open(dialog);
+    list.querySelector("[aria-selected=true]").focus();
     return undefined;
   }
 
   // ---- Drawing ----
 
-  const search = {};
+  function submit(event) {
+    event?.preventDefault();
+    state.filter = Object.fromEntries(Object.keys(FIELDS).map((name) => [name, (search[name] || "").trim()]));
+    if (state.age === "range") for (const name of ["since", "until"]) state.filter[name] = asTime(search[name] || "");
+    state.group = null;
+    reload();
+  }
+
+  function clear() {
+    for (const name of Object.keys(search)) delete search[name];
+    state.age = "";
+    submit();
+  }
+
   function searchForm() {
-    return h("form", { class: "filters", key: "filters", role: "search", onsubmit: (event) => {
-      event.preventDefault();
-      for (const name of Object.keys(FIELDS)) state.filter[name] = search[name] || "";
-      state.group = null;
-      reload();
-    } }, Object.entries(FIELDS).map(([name, label]) => h("input", { key: name, type: "search", "aria-label": label,
-      placeholder: name === "header" ? "Header: name=value" : label, oninput: (event) => { search[name] = event.target.value.trim(); } })),
-    h("select", { key: "age", "aria-label": "Age", value: state.age, onchange: (event) => { state.age = event.target.value; reload(); } },
-      Object.entries(AGES).map(([value, label]) => h("option", { key: value || "any", value }, label))),
-    h("button", { key: "go", class: "main" }, "Search"));
+    const typed = (name) => ({ key: name, value: search[name] || "", oninput: (event) => { search[name] = event.target.value; } });
+    return h("form", { class: "filters", key: "filters", role: "search", onsubmit: submit },
+      Object.entries(FIELDS).map(([name, label]) => h("input", { ...typed(name), type: "search", "aria-label": label,
+        maxlength: name === "text" || name === "header" ? "1000" : "255", placeholder: name === "header" ? "Header=value" : label })),
+      h("select", { key: "age", "aria-label": "Age", value: state.age, onchange: (event) => { state.age = event.target.value; if (state.age !== "range") submit(); else show(); } },
+        Object.entries(AGES).map(([value, label]) => h("option", { key: value || "any", value }, label))),
+      state.age === "range" && ["since", "until"].map((name) => h("input", { ...typed(name), type: "datetime-local", step: "1", "aria-label": name === "since" ? "Failed since" : "Failed until" })),
+      h("button", { key: "go", class: "main" }, "Search"),
+      isFiltered() && h("button", { key: "clear", type: "button", onclick: clear }, "Clear"));
   }
 
   function bars(counts) {
@@ -256,83 +437,118 @@ export function mount(root, context) {
 
   const cell = (label, kind, ...content) => h("td", { class: kind, "data-label": label, role: "cell" }, content);
   const heads = (...names) => h("thead", {}, h("tr", {}, names.map((name) => h("th", { scope: "col" }, name))));
+  const error = (each) => [h("b", { class: "red" }, each.error || "unknown"), " ", h("code", {}, each.place), " "];
 
-  const groupTable = () => state.groups && state.groups.groups.length > 0 && h("section", { class: "panel", key: "groups" },
-    h("h2", {}, `Groups`), h("table", { "aria-label": "Groups" }, heads("Error", "Consumer", "Number", "Over time", "Last"),
-      h("tbody", {}, state.groups.groups.slice(0, 20).map((each) => h("tr", { key: each.id, class: state.group === each.id ? "chosen" : "" },
-        cell("", "wide", h("button", { class: "plain", "aria-pressed": String(state.group === each.id), onclick: () => {
-          state.group = state.group === each.id ? null : each.id;
+  function groupTable() {
+    const { groups, group, every } = state;
+    if (!groups?.groups.length) return false;
+    const listed = every ? groups.groups : groups.groups.filter((each, index) => index < FEW || each.id === group);
+    return h("section", { class: "panel", key: "groups" }, h("h2", {}, "Groups"), h("table", { "aria-label": "Groups" }, heads("Error", "Consumer", "Number", "Over time", "First", "Last"),
+      h("tbody", {}, listed.map((each) => h("tr", { key: each.id, class: group === each.id ? "chosen" : "" },
+        cell("", "wide", h("button", { class: "plain", "aria-pressed": String(group === each.id), onclick: () => {
+          state.group = group === each.id ? null : each.id;
           reload();
-        } }, h("b", { class: "red" }, each.error || "unknown"), " ", h("code", {}, each.place)), h("small", {}, each.reason)),
+        } }, error(each)), h("small", {}, each.reason)),
         cell("Consumer", "", each.consumer || "–"), cell("Number", "num", number(each.count)),
-        cell("Over time", "", bars(each.counts)), cell("Last", "", each.last ? ago(each.last) : "–"))))),
-    state.groups.scanned < state.groups.count && h("p", { class: "soft" }, `${number(state.groups.scanned)} of ${number(state.groups.count)} were read in time.`));
+        cell("Over time", "", bars(each.counts)), cell("First", "", each.first ? ago(each.first) : "–"), cell("Last", "", each.last ? ago(each.last) : "–"))))),
+    listed.length < groups.groups.length && h("button", { class: "small", onclick: () => { state.every = true; show(); } }, `Show all ${number(groups.groups.length)} groups`),
+    groups.others > 0 && h("p", { class: "soft" }, `${plural(groups.others)} in other groups.`),
+    groups.scanned < groups.count && h("p", { class: "soft" }, `${number(groups.scanned)} of ${number(groups.count)} were read in time.`));
+  }
 
-  const forbidden = (role) => me.forbids(role);
-  const tool = (label, role, run, kind = "") => h("button", { key: label, class: kind, title: forbidden(role) || null,
-    disabled: Boolean(forbidden(role)) || !(state.all || state.chosen.size), onclick: run }, label);
+  const tool = (label, role, run, kind = "") => {
+    const isTooMany = !state.all && state.chosen.size > MOST_KEYS;
+    const reason = me.forbids(role) || (isTooMany ? `At most ${number(MOST_KEYS)} single ones at a time: select all that match.` : "");
+    return h("button", { key: label, class: kind, title: reason || null, disabled: Boolean(reason) || !(state.all || state.chosen.size), onclick: () => run() }, label);
+  };
 
-  function check(letter, index, event) {
+  function check(index, event) {
+    const { letters, chosen } = state;
+    if (state.all) letters.forEach((_, each) => chosen.add(each)); // all but this one
     const [from, to] = event.shiftKey && state.last >= 0 ? [Math.min(state.last, index), Math.max(state.last, index)] : [index, index];
-    const isOn = !state.chosen.has(letter.key);
-    for (const each of state.letters.slice(from, to + 1)) { if (isOn) state.chosen.set(each.key, each); else state.chosen.delete(each.key); }
-    state.last = index;
-    state.all = false;
+    const isOn = !chosen.has(index);
+    for (let each = from; each <= to; each += 1) { if (isOn) chosen.add(each); else chosen.delete(each); }
+    Object.assign(state, { last: index, all: false });
     show();
   }
 
-  const letterTable = () => h("section", { class: "panel", key: "letters" },
-    h("div", { class: "tools" }, h("h2", {}, plural(state.count)), h("span", { class: "soft", role: "status" },
-      state.loading ? "reading …" : isFiltered() ? `${number(state.letters.length)} match in ${number(state.searched)} searched` : ""),
-    h("label", { class: "set" }, h("input", { type: "checkbox", checked: state.letters.length > 0 && state.chosen.size === state.letters.length, "aria-label": "Select all shown",
-      onclick: () => {
-        if (state.chosen.size === state.letters.length) state.chosen.clear();
-        else state.letters.forEach((each) => state.chosen.set(each.key, each));
-        state.all = false;
-        show();
-      } }), "shown"),
-    h("label", { class: "set" }, h("input", { type: "checkbox", checked: state.all, "aria-label": isFiltered() ? "Select all that match" : "Select all",
-      onclick: () => { state.all = !state.all; show(); } }), isFiltered() ? "all that match" : "all"),
-    h("span", { class: "soft" }, state.all ? "all selected" : `${number(state.chosen.size)} selected`),
-    h("span", { class: "actions" }, tool("Replay", "operate", () => replay(), "main"), tool("Delete", "admin", () => remove()))),
-    state.letters.length ? h("table", { "aria-label": "Dead letters", key: "table" }, heads("", "Message", "Error", "Failed", "Attempts", "Size"),
-      h("tbody", {}, state.letters.map((each, index) => h("tr", { key: `${each.key} ${index}` },
-        cell("", "", h("input", { type: "checkbox", checked: state.all || state.chosen.has(each.key), "aria-label": `Select ${each.message_id || each.key}`,
-          onclick: (event) => check(each, index, event) })),
-        cell("Message", "first", h("a", { href: "#", "data-row": each.key, onclick: (event) => { event.preventDefault(); open(each); },
-          onkeydown: (event) => { if (event.key === " ") { event.preventDefault(); check(each, index, event); } } }, each.message_id || "without id"), h("small", {}, each.excerpt)),
-        cell("Error", "wide", h("b", { class: "red" }, each.error || "unknown"), " ", h("code", {}, each.place), h("small", {}, each.reason)),
-        cell("Failed", "", h("span", { title: each.failed_at ? time(each.failed_at) : null }, each.failed_at ? ago(each.failed_at) : "–")),
-        cell("Attempts", "num", number(each.attempt), each.replays ? h("small", {}, `replayed ${each.replays}×`) : ""),
-        cell("Size", "num", bytes(each.size)))))) : h("p", { class: "empty" }, state.loading ? "Reading the queue …" : isFiltered() ? "No dead letter matches." : "No dead letters."),
-    state.next !== null && h("p", { class: "buttons" }, h("button", { onclick: () => more().catch(failed) }, "Load more")));
+  function checkAll(isOn) {
+    Object.assign(state, { all: false, chosen: new Set(isOn ? state.letters.keys() : []) });
+    show();
+  }
 
-  const jobTable = () => state.jobs.length > 0 && h("section", { class: "panel", key: "jobs" }, h("h2", {}, "Jobs"), h("table", { "aria-label": "Jobs" },
-    heads("Job", "State", "Progress", ""), h("tbody", {}, state.jobs.slice(0, 8).map((each) => h("tr", { key: each.id },
+  function letterRow(each, index) {
+    const isOn = state.all || state.chosen.has(index);
+    return h("tr", { key: `${each.key} ${index}`, class: isOn ? "chosen" : "" },
+      cell("", "box", h("input", { type: "checkbox", checked: isOn, "aria-label": `Select ${each.message_id || each.key}`, onclick: (event) => check(index, event) })),
+      cell("Message", "first", h("a", { href: location.hash, "data-row": each.key, onclick: (event) => { event.preventDefault(); look(index); },
+        onkeydown: (event) => { if (event.key === " ") { event.preventDefault(); check(index, event); } } }, each.message_id || "without id"),
+      h("small", { title: each.failed_at ? time(each.failed_at) : null }, each.failed_at ? ago(each.failed_at) : "–")),
+      cell("Error", "wide", error(each), h("span", { class: "reason" }, each.reason), h("small", { class: "mono" }, each.excerpt)),
+      cell("Attempts", "num", number(each.attempt), each.replays ? h("small", {}, `replayed ${number(each.replays)}×`) : ""),
+      cell("Size", "num", bytes(each.size)));
+  }
+
+  function letterTable() {
+    const { letters, chosen, all, loading, next, searched, count } = state;
+    const isWhole = letters.length > 0 && (all || chosen.size === letters.length);
+    const total = matched();
+    return h("section", { class: "panel", key: "letters", "aria-busy": String(loading) },
+      h("div", { class: "tools" }, h("h2", {}, plural(count)), h("span", { class: "soft", role: "status" },
+        loading ? `reading … ${searched ? `${number(searched)} of ${number(count)}` : ""}` : isFiltered() ? `${number(total === null || next === null ? letters.length : total)} match in ${number(total === null ? searched : Math.max(searched, state.groups.scanned))} searched` : ""),
+      h("label", { class: "set" }, h("input", { type: "checkbox", checked: all, "aria-label": isFiltered() ? "Select all that match" : "Select all", onclick: () => { state.all = !all; chosen.clear(); show(); } }),
+        `all ${total === null ? "" : number(total)}${isFiltered() ? " that match" : ""}`),
+      h("span", { class: "soft" }, all ? "all selected" : `${number(chosen.size)} selected`),
+      h("span", { class: "actions" }, tool("Replay", "operate", replay, "main"), tool("Delete", "admin", remove))),
+      state.changed && h("p", { class: "note" }, "The queue has changed. ", h("button", { class: "small", onclick: reload }, "Read it again")),
+      letters.length ? h("table", { "aria-label": "Dead letters", key: "table" }, h("thead", {}, h("tr", {}, h("th", { scope: "col" }, h("input", { type: "checkbox", checked: isWhole,
+        indeterminate: chosen.size > 0 && !isWhole, "aria-label": "Select all shown", onclick: () => checkAll(!isWhole) })), ["Message", "Error", "Attempts", "Size"].map((each) => h("th", { scope: "col", class: each === "Attempts" || each === "Size" ? "num" : "" }, each)))),
+      h("tbody", {}, letters.map(letterRow))) : h("p", { class: "empty" }, loading ? "Reading the queue …" : isFiltered() ? (next === null ? "No dead letter matches." : `None of the first ${number(searched)} matches.`) : "No dead letters."),
+      next !== null && h("p", { class: "buttons" }, h("span", { class: "soft" }, `${number(letters.length)} shown`), h("button", { disabled: loading, onclick: more }, letters.length ? "Load more" : "Search on")));
+  }
+
+  function jobTable() {
+    const isOld = (each) => each.ended && format.since(each.ended) > 300;
+    const button = (job, label, action, role) => h("button", { class: "small", disabled: Boolean(me.forbids(role)), title: me.forbids(role) || null, onclick: () => act(job, action) }, label);
+    const table = (label, jobs) => h("table", { "aria-label": label }, heads("Job", "State", "Progress", ""), h("tbody", {}, jobs.map((each) => h("tr", { key: each.id },
       cell("Job", "first", `${each.kind} of ${each.queue.queue}`, h("small", {}, `${each.user} · ${ago(each.started)}`)),
-      cell("State", "", h("span", { class: "state", "data-state": { running: "starting", done: "ready", stopped: "waiting", undoable: "paused" }[each.state] || each.state }, each.state)),
+      cell("State", "", h("span", { class: "state", "data-state": TONES[each.state] || each.state }, each.state)),
       cell("Progress", "wide", `${number(each.done)} of ${each.total === null ? "…" : number(each.total)}`,
-        each.failed_again ? h("b", { class: "red" }, ` · ${number(each.failed_again)} failed again`) : "", h("small", {}, each.text)),
-      cell("", "act", each.state === "running" && h("button", { class: "small", onclick: () => act(each, "stop") }, "Stop"),
-        each.state === "undoable" && h("button", { class: "small", disabled: Boolean(forbidden("admin")), onclick: () => act(each, "undo") },
-          `Undo (${Math.max(0, Math.ceil(-format.since(each.undo_until)))} s)`)))))));
+        each.failed_again ? h("b", { class: "red" }, ` · ${number(each.failed_again)} failed again`) : "", h("small", {}, each.text),
+        each.state === "running" && h("i", { class: "meter", "--part": String(each.total ? Math.min(1, each.done / each.total) : 0) })),
+      cell("", "act", each.state === "running" && button(each, "Stop", "stop", "operate"),
+        each.state === "undoable" && button(each, `Undo (${Math.max(0, Math.ceil(-format.since(each.undo_until)))} s)`, "undo", "admin"))))));
+    const now = state.jobs.filter((each) => !isOld(each));
+    const old = state.jobs.filter(isOld).slice(0, 30);
+    return state.jobs.length > 0 && h("section", { class: "panel", key: "jobs" }, h("h2", {}, "Jobs"), now.length > 0 && table("Jobs", now),
+      old.length > 0 && h("details", { key: "old" }, h("summary", {}, `${plural(old.length, "earlier job")}`), table("Earlier jobs", old)));
+  }
 
   function show() {
     if (stopped) return;
     const { queue, queues } = state;
+    const wanted = params.get("queue");
+    const problem = state.problem || queue?.problem || state.silent;
     draw(root, [h("div", { class: "columns desk", key: "desk" },
       h("aside", { key: "queues", "aria-label": "Queues" }, h("div", {}, h("h2", {}, "Queues"), (queues || []).map((each) => h("button", {
         key: [each.connection, each.vhost, each.queue].join(" "), class: "chip", "aria-pressed": String(isSame(each, queue)),
-        title: each.problem || each.broker, onclick: () => choose(each) }, h("span", {}, each.queue), h("b", {}, each.problem ? "!" : number(each.count)))))),
+        title: each.problem || [each.queue, each.consumers.join(", "), each.broker].filter(Boolean).join(" · "), onclick: () => {
+          const link = `#/dead-letters?${new URLSearchParams(refOf(each))}`;
+          if (link === location.hash) choose(each); else location.hash = link;
+        } }, h("span", {}, each.queue), h("b", {}, each.problem ? "!" : number(each.count)))))),
       h("div", { class: "middle", key: "middle" }, queue ? h("h1", { key: "title" }, queue.queue, h("small", {}, safe(queue.consumers.join(", ")))) : h("p", { class: "empty", key: "title" },
-        queues ? "No consumer has a queue for dead letters." : "Reading the queues …"),
-      (state.problem || queue?.problem) && h("p", { class: "red", role: "alert", key: "problem" }, state.problem || queue.problem),
+        !queues ? "Reading the queues …" : wanted ? `There is no queue ${wanted} here.` : "No consumer has a queue for dead letters."),
+      problem && h("p", { class: "red", role: "alert", key: "problem" }, problem),
       queue && [searchForm(), jobTable(), groupTable(), letterTable()]))]);
   }
 
-  const timer = setInterval(() => {
-    if (document.hidden) return;
-    if (state.jobs.some((each) => ACTIVE.includes(each.state))) loadJobs().catch(failed);
+  const timer = setInterval(async () => {
+    ticks += 1;
+    const isActive = state.jobs.some((each) => ACTIVE.includes(each.state));
+    if (document.hidden || busy || !(isActive || ticks % 5 === 0)) return;
+    busy = true;
+    try { await loadJobs(); } catch (fault) { if (!stopped) { state.silent = fault.message; show(); } }
+    busy = false;
   }, 1000);
   show();
   loadQueues();
@@ -346,6 +562,10 @@ export function mount(root, context) {
       show();
     },
     route(changed) { params = changed; loadQueues(); },
-    unmount() { stopped = true; clearInterval(timer); },
+    unmount() {
+      stopped = true;
+      clearInterval(timer);
+      for (const each of dialogs) each.remove();
+    },
   };
 }
