@@ -72,6 +72,8 @@ export function mount(root, context) {
     return Object.fromEntries(Object.entries(filter).filter(([, value]) => value));
   };
   const isFiltered = () => Object.keys(filterOf()).length > 0;
+  // What an operator selects or reads now does not change under their hands.
+  const isFree = () => !state.chosen.size && !state.all && !document.querySelector("dialog[open]");
   const failed = (error) => { if (!stopped && error.name !== "AbortError") { state.problem = error.message; show(); } };
 
   // The number of all that match; null as long as that is unknown.
@@ -148,9 +150,8 @@ export function mount(root, context) {
     const moved = jobs.filter((each) => (before.get(each.id) ?? each.state) !== each.state);
     const ended = moved.filter((each) => !ACTIVE.includes(each.state));
     if (ended.length) toast(ended.map((each) => `${each.kind}: ${each.text}`).join("; "), { bad: ended.some((each) => ["failed", "stopped"].includes(each.state)) });
-    // What an operator selects or reads now does not change under their hands.
-    if (!moved.some((each) => state.queue && each.queue.queue === state.queue.queue)) show();
-    else if (state.chosen.size || state.all || document.querySelector("dialog")) { state.changed = true; show(); } else await reload();
+    state.changed ||= moved.some((each) => each.queue.queue === state.queue?.queue);
+    if (state.changed && isFree()) await reload(); else show();
   }
 
   // ---- Acting ----
@@ -166,13 +167,28 @@ export function mount(root, context) {
     state.chosen.clear();
     state.all = false;
     loadJobs().catch(failed);
+    return job;
+  }
+
+  // Wait until the job of an edit has replayed it, as only then it is known whether that is possible.
+  async function sent(job) {
+    let now = job;
+    while (!stopped && !now.done && now.state === "running") {
+      await new Promise((resolve) => { setTimeout(resolve, 200); });
+      now = await api.get(`jobs/${encodeURIComponent(job.id)}`);
+    }
+    if (now.state === "failed") throw new Error(now.text);
   }
 
   const field = (label, attributes) => { const input = el("input", attributes); return [el("label", {}, label, input), input]; };
 
   function open(dialog) {
     dialogs.add(dialog);
-    dialog.addEventListener("close", () => { dialogs.delete(dialog); dialog.remove(); });
+    dialog.addEventListener("close", () => {
+      dialogs.delete(dialog);
+      dialog.remove();
+      if (!stopped && isFree() && state.changed) reload();
+    });
     document.body.append(dialog);
     dialog.showModal();
     return dialog;
@@ -302,7 +318,7 @@ export function mount(root, context) {
       if (!Object.keys(made).length) throw new Error("Nothing was changed.");
       const [fields, values] = pace();
       return form("Replay this?", "Replay", [review(letter, text, made), fields],
-        () => start("replay", queue, { selection: { keys: [letter.key] }, edit: made, ...values() }), { cancel: "Back" });
+        async () => sent(await start("replay", queue, { selection: { keys: [letter.key] }, edit: made, ...values() })), { cancel: "Back" });
     }, { isChanged });
   }
 
