@@ -141,7 +141,6 @@ async def test_it_comes_back_after_a_loss(rabbit: PrivateRabbit, vhost: str) -> 
             channel = await connection.channel()
             await channel.exchange_delete(exchange_of(APP))
         for each in (one, two):
-            assert each.fleet._bus._session is not None
             each.fleet._bus._deleted.set()
         await eventually(lambda: _sees_all(one, [one, two]), 40.0)
 
@@ -153,6 +152,33 @@ async def test_other_applications_are_not_seen(rabbit: PrivateRabbit, vhost: str
         assert len(names) == 2
         assert all(each.startswith("workerkit.shop.") for each in names)
     await eventually(lambda: rabbit.queues(vhost) == {})
+
+
+async def test_who_looks_during_an_alarm_stops_no_consumer(
+    rabbit: PrivateRabbit, vhost: str
+) -> None:
+    """The broker reads nothing more from a connection that publishes, also no acks."""
+    async with processes(rabbit.url(vhost), 2) as (one, two):
+        session = await two.connection.session()
+        channel = await session.channel()
+        await channel.declare_queue("orders")
+        await asyncio.to_thread(rabbit.memory_alarm, on=True)
+        try:
+            await eventually(partial(_is_blocked, one))
+            await eventually(partial(_is_blocked, two))
+
+            # The broker answers on the connections of consumers.
+            assert await channel.count("orders") == 0
+            assert await (await (await one.connection.session()).channel()).count("orders") == 0
+        finally:
+            await asyncio.to_thread(rabbit.memory_alarm, on=False)
+        await eventually(lambda: _sees_all(one, [one, two]))
+        await eventually(lambda: _sees_all(two, [one, two]))
+
+
+async def _is_blocked(process: Process) -> bool:
+    answers = await process.fleet.reports()
+    return answers.reports == [] and "blocks publishers" in "".join(answers.problems)
 
 
 def _hostile() -> list[bytes]:

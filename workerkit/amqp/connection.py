@@ -9,9 +9,10 @@ from workerkit.amqp.addresses import ConnectionAttempt, ServerRotation
 from workerkit.amqp.channel_numbers import ChannelLimit, parse_limit
 from workerkit.amqp.frames import STALL_CHECKS, MalformedFrame, StallDetector
 from workerkit.amqp.handshake import SELF_EXPLANATORY
-from workerkit.amqp.session import Session, connect_to
+from workerkit.amqp.session import Session, connect, connect_to
 from workerkit.config.connections import AMQPSettings
 from workerkit.describe import summarize_error, without_needless_traceback
+from workerkit.errors import ConnectionLost
 from workerkit.observe import ConnectionEvent, Event, Observer, notify_event
 from workerkit.tasks import Backoff
 
@@ -72,6 +73,22 @@ class Connection:
         while self._session is None:
             await self._connected.wait()
         return self._session
+
+    async def open_another(self, role: str) -> Session:
+        """Open another connection to the same virtual host, which the caller closes.
+
+        Raises:
+            ConnectionLost: As `connect` does.
+        """
+        return await connect(self._read_settings(), self._vhost_option, role)
+
+    def check_silence(self, session: Session) -> None:
+        """Raise `ConnectionLost` if nothing has arrived on a session for too long."""
+        silent = asyncio.get_running_loop().time() - session.protocol.last_read
+        if silent >= self._settings.heartbeat * self._silence:
+            reason = f"no bytes from the broker for {silent:.1f} s"
+            session.abort(reason)
+            raise ConnectionLost(reason)
 
     async def run(self) -> None:
         """Connect, and reconnect each time the connection is lost, until stopped."""

@@ -3,6 +3,9 @@
 Each process has an exclusive queue, bound to a fanout exchange of the application. A message to the
 exchange reaches all processes, one to the default exchange with the name of a queue reaches one.
 Both exist only as long as processes do, and hold a message for seconds at most.
+
+The queue is read on the connection that consumers have. Nothing is published there: during an alarm
+the broker reads nothing more from a connection that publishes, so no acks of consumers either.
 """
 
 import asyncio
@@ -16,12 +19,11 @@ from typing import Any
 
 from workerkit.amqp.channel import Channel
 from workerkit.amqp.connection import Connection
-from workerkit.amqp.frames import NO_PERMISSION, encode_message
+from workerkit.amqp.frames import NO_PERMISSION
 from workerkit.amqp.incoming import Inlet
 from workerkit.amqp.message import AMQPMessage
-from workerkit.amqp.outgoing import publish_method
-from workerkit.amqp.properties import Properties, encode
 from workerkit.amqp.session import Session
+from workerkit.console.sending import Sending
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft
 from workerkit.tasks import Backoff
 
@@ -68,7 +70,6 @@ class Bus:
 
     Attributes:
         queue: The name of the queue of this process.
-        problem: Why no message can be sent; empty if there is no reason.
     """
 
     def __init__(
@@ -90,10 +91,15 @@ class Bus:
         self._opened = opened
         self._warns = warns
         self._channel: Channel | None = None
-        self._session: Session | None = None
+        self._sending = Sending(connection, self.queue, self._failed)
         self._deleted = asyncio.Event()
         self._warned_at = -_WARN_EVERY
-        self.problem = ""
+        self._problem = ""
+
+    @property
+    def problem(self) -> str:
+        """Why no message can be received or sent; empty if there is no reason."""
+        return self._problem or self._sending.problem
 
     @property
     def is_open(self) -> bool:
@@ -102,7 +108,12 @@ class Bus:
         return channel is not None and not channel.lost.done()
 
     async def run(self) -> None:
-        """Keep the queue open until cancelled."""
+        """Keep the queue open, and send, until cancelled."""
+        async with asyncio.TaskGroup() as tasks:
+            tasks.create_task(self._sending.run(), name="fleet: send")
+            tasks.create_task(self._receive_all(), name="fleet: receive")
+
+    async def _receive_all(self) -> None:
         backoff = Backoff()
         while True:
             session = await self._connection.session()
@@ -113,14 +124,14 @@ class Bus:
                 raise await self._lost()
             except NoChannelLeft as error:
                 pause = _REFUSED_RETRY
-                self._failed(str(error), refused=True)
+                self._lost_queue(str(error), refused=True)
             except BrokerRefused as error:
                 refused = error.code == NO_PERMISSION
                 pause = _REFUSED_RETRY if refused else backoff.next()
-                self._failed(str(error), refused=refused)
+                self._lost_queue(str(error), refused=refused)
             except ConnectionLost as error:
                 pause = backoff.next()
-                self._failed(str(error), refused=False)
+                self._lost_queue(str(error), refused=False)
             finally:
                 await self._close_channel()
             await asyncio.wait([session.lost], timeout=pause)
@@ -131,15 +142,18 @@ class Bus:
 
     def broadcast(self, body: bytes) -> bool:
         """Send a message to all processes, this one included; return False if that cannot be."""
-        return self._publish(self._exchange, "", body)
+        return self.is_open and self._sending.put(self._exchange, "", body)
 
     def send(self, queue: str, body: bytes) -> bool:
         """Send a message to one process."""
-        return self._publish("", queue, body)
+        return self._sending.put("", queue, body)
+
+    async def flush(self) -> None:
+        """Wait until all messages are sent, for a moment."""
+        await self._sending.flush()
 
     async def _open(self, session: Session) -> None:
         channel = self._channel = await session.channel()
-        self._session = session
         exchange = {"exchange_type": "fanout", "durable": False, "auto_delete": True}
         await channel.declare_exchange(self._exchange, **exchange)
         await channel.declare_queue(
@@ -152,7 +166,7 @@ class Bus:
         channel.deliver_to(Inlet(self._take, channel.acks, self.queue, _TAG))
         await channel.prefetch(_PREFETCH)
         await channel.consume(self.queue, _TAG, {})
-        self.problem = ""
+        self._problem = ""
         self._opened()
 
     async def _lost(self) -> ConnectionLost:
@@ -176,20 +190,11 @@ class Bus:
                 self._warned_at = monotonic()
                 log.warning("malformed message of another process ignored", exc_info=True)
 
-    def _publish(self, exchange: str, routing_key: str, body: bytes) -> bool:
-        channel, session = self._channel, self._session
-        if channel is None or session is None or channel.lost.done() or session.gone:
-            return False
-        if not session.protocol.unblocked.is_set():
-            # The broker does not read from this connection.
-            return False
-        properties = encode(Properties(content_type="application/json", reply_to=self.queue))
-        method = publish_method(exchange, routing_key, mandatory=False)
-        frames = encode_message(channel.number, method, properties, body, session.frame_max)
-        return session.protocol.write(frames)
+    def _lost_queue(self, reason: str, *, refused: bool) -> None:
+        self._problem = reason
+        self._failed(reason, refused=refused)
 
     def _failed(self, reason: str, *, refused: bool) -> None:
-        self.problem = reason
         level = logging.DEBUG
         if refused and self._warns and monotonic() - self._warned_at >= _WARN_EVERY:
             self._warned_at = monotonic()

@@ -161,8 +161,10 @@ class Fleet:
 
     async def close(self) -> None:
         """Say goodbye, and leave."""
-        if self._agent is not None:
-            self._broadcast(_Message(kind="bye", process=self._agent.id))
+        if self._agent is not None and self._broadcast(
+            _Message(kind="bye", process=self._agent.id)
+        ):
+            await self._bus.flush()
         if self._running is not None:
             await cancel_and_wait([self._running])
         await cancel_and_wait(self._tasks)
