@@ -60,7 +60,7 @@ ORDER = {
     "ops": "counting recent metrics exemplars call_stacks debug debug_pages debug_signal index port"
     " server",
     "console": "reports model dead_letters.model access audit commands history depths merging"
-    " snapshot sources targets sending bus fleet limits overview dead_letters.rows"
+    " snapshot sources targets messages sending bus fleet limits overview dead_letters.rows"
     " dead_letters.selection dead_letters.reading dead_letters.groups dead_letters.details"
     " dead_letters.jobs dead_letters.replaying dead_letters.deleting dead_letters.desk"
     " dead_letters.__init__ live views letter_views page server",

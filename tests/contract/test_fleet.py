@@ -23,7 +23,7 @@ from workerkit.config.sections import FleetSettings
 from workerkit.console.bus import exchange_of
 from workerkit.console.fleet import Fleet
 from workerkit.console.model import Command, CommandResult, Operator
-from workerkit.console.reports import FailureReport, ProcessReport
+from workerkit.console.reports import ConsumerReport, FailureReport, ProcessReport
 from workerkit.tasks import cancel_and_wait
 
 APP = "shop"
@@ -37,16 +37,17 @@ class Process:
     def __init__(self, url: str, **settings: Any) -> None:
         self.id = token_hex(16)
         self.commands: list[tuple[Command, Operator]] = []
-        self.failures = 0
+        self.failures = self.consumers = 0
         read = partial(AMQPSettings, url=SecretStr(url), heartbeat=5)
         self.connection = Connection("default", read, None, "consumers")
         self.fleet = Fleet(APP, FleetSettings(**settings), self.connection, self)
 
     def report(self) -> ProcessReport:
-        """Return a report, with as many failures as a test wants."""
+        """Return a report, with as many failures and consumers as a test wants."""
         failure = FailureReport(
             time=datetime.now(UTC), consumer="A", source="a", action="retry", error="E"
         )
+        consumer = ConsumerReport(name="A", kind="amqp", bounds=[0.1] * 15, counts=[10**6] * 16)
         return ProcessReport(
             id=self.id,
             app=APP,
@@ -54,6 +55,7 @@ class Process:
             pid=1,
             started=datetime.now(UTC),
             failures=[failure.model_copy(update={"text": "x" * 500})] * self.failures,
+            consumers=[consumer] * self.consumers,
         )
 
     async def execute(self, command: Command, operator: Operator) -> CommandResult:
@@ -67,8 +69,10 @@ class Process:
 
 
 @asynccontextmanager
-async def processes(url: str, count: int, **settings: Any) -> AsyncIterator[list[Process]]:
-    """Run processes inside the block that have found each other."""
+async def processes(
+    url: str, count: int, *, sees_all: bool = True, **settings: Any
+) -> AsyncIterator[list[Process]]:
+    """Run processes inside the block that have found each other, and only each other."""
     found = [Process(url, **settings) for _ in range(count)]
     tasks = [asyncio.create_task(each.connection.run()) for each in found]
     try:
@@ -76,7 +80,7 @@ async def processes(url: str, count: int, **settings: Any) -> AsyncIterator[list
             each.fleet.start()
         for each in found:
             assert await each.fleet.opened(20.0)
-        for each in found:
+        for each in found if sees_all else ():
             await eventually(partial(_sees_all, each, found))
         yield found
     finally:
@@ -227,12 +231,72 @@ async def test_malformed_messages(
         assert len(warnings) <= 2
 
 
+async def _publish(url: str, reply_to: str, *messages: dict[str, Any]) -> None:
+    """Publish messages of somebody who is no process."""
+    async with await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        exchange = await channel.get_exchange(exchange_of(APP))
+        for each in messages:
+            await exchange.publish(
+                aio_pika.Message(json.dumps(each).encode(), reply_to=reply_to), ""
+            )
+
+
+async def test_answers_go_to_processes_only(rabbit: PrivateRabbit, vhost: str) -> None:
+    """A message with the name of another queue to reply to gets no answer."""
+    url = rabbit.url(vhost)
+    command = {"action": "pause", "consumer": "A"}
+    async with processes(url, 2) as (one, two), await aio_pika.connect(url) as connection:
+        channel = await connection.channel()
+        await channel.declare_queue("orders", durable=True)
+        await _publish(
+            url,
+            "orders",
+            {"kind": "hello", "process": "x", "request": "new"},
+            {"kind": "ask", "process": "x", "request": "1"},
+            {"kind": "command", "request": "2", "command": command, "operator": ALICE.model_dump()},
+            {"kind": "hello", "process": "the last one"},
+        )
+        await eventually(lambda: "the last one" in one.fleet._members)
+        await eventually(lambda: "the last one" in two.fleet._members)
+        # What was sent before is in the queues: an answer to a later question has arrived.
+        assert await _sees_all(one, [one, two])
+        assert await _sees_all(two, [one, two])
+
+        assert rabbit.queues(vhost)["orders"].ready == 0
+        assert one.commands == two.commands == []
+
+
+async def test_a_new_process_replaces_one_that_is_forgotten(
+    rabbit: PrivateRabbit, vhost: str
+) -> None:
+    """A thousand processes that were killed do not keep a command from a new one."""
+    url = rabbit.url(vhost)
+    async with processes(url, 1) as (one,):
+        await _publish(url, "", *({"kind": "hello", "process": f"{n}"} for n in range(1_100)))
+        await eventually(lambda: "1099" in one.fleet._members)
+        async with processes(url, 1, sees_all=False) as (new,):
+            await eventually(lambda: new.id in one.fleet._members)
+            only = PAUSE.model_copy(update={"processes": [new.id]})
+            assert [each.ok for each in await one.fleet.execute(only, ALICE)] == [True]
+            assert [each for each, _ in new.commands] == [only]
+
+
 async def test_a_large_report_is_shortened(rabbit: PrivateRabbit, vhost: str) -> None:
-    """Without its failures it fits."""
+    """Without its failures it fits, or without histograms, or without consumers."""
     async with processes(rabbit.url(vhost), 2) as (one, two):
         two.failures = 3_000
         (report,) = (await one.fleet.reports()).reports
         assert (report.id, report.failures) == (two.id, [])
+
+        two.consumers = 4_000
+        (report,) = (await one.fleet.reports()).reports
+        assert (len(report.consumers), report.consumers[0].counts) == (4_000, [])
+
+        two.consumers = 20_000
+        (report,) = (await one.fleet.reports()).reports
+        assert (report.id, report.consumers) == (two.id, [])
+        assert report.reasons == ["its report is too large to show its consumers"]
 
 
 @pytest.mark.parametrize("mode", ["auto", "on"])

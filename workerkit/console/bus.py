@@ -23,14 +23,12 @@ from workerkit.amqp.frames import NO_PERMISSION
 from workerkit.amqp.incoming import Inlet
 from workerkit.amqp.message import AMQPMessage
 from workerkit.amqp.session import Session
+from workerkit.console.messages import LARGEST
 from workerkit.console.sending import Sending
 from workerkit.errors import BrokerRefused, ConnectionLost, NoChannelLeft
 from workerkit.tasks import Backoff
 
 log = logging.getLogger(__name__)
-
-LARGEST = 1024 * 1024
-"""Bytes of a message."""
 
 _PREFIX = "workerkit."
 _TAG = "fleet"

@@ -5,17 +5,22 @@ import logging
 from collections.abc import Iterable, Sequence
 from functools import partial
 from time import monotonic
-from typing import Annotated, Literal
+from typing import Literal
 from uuid import uuid4
-
-from pydantic import ConfigDict, Field, ValidationError
 
 from workerkit.amqp.connection import Connection
 from workerkit.config.sections import FleetSettings
 from workerkit.config.settings import WorkerSettings
-from workerkit.console.bus import LARGEST, Bus
+from workerkit.console.bus import Bus, queue_prefix_of
+from workerkit.console.messages import (
+    LARGEST,
+    LARGEST_REQUEST,
+    Message,
+    decoded,
+    encoded,
+    shortened,
+)
 from workerkit.console.model import Command, CommandResult, Operator
-from workerkit.console.reports import Model, ProcessReport
 from workerkit.console.sources import Agent, Answers
 from workerkit.tasks import cancel_and_wait
 
@@ -29,49 +34,48 @@ _INTRODUCTION = 0.3
 _MOST_MEMBERS = 1_000
 _MOST_WAITING = 100
 _MOST_ANSWERS = 20  # In a second.
+_MOST_GREETINGS = 200  # In a second.
 _MOST_COMMANDS = 100
 
-Id = Annotated[str, Field(max_length=64)]
 
+class Limit:
+    """A limit of what is done in a second.
 
-class _Message(Model):
-    """What processes send each other.
-
-    Attributes:
-        version: Of this format.
-        process: The id of the sender.
-        request: The id of the request, also in its answers.
+    Args:
+        most: How often.
     """
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    def __init__(self, most: int) -> None:
+        self._interval = 1 / most
+        self._until = 0.0
 
-    version: Literal[1] = 1
-    kind: Literal["ask", "report", "command", "result", "hello", "bye"]
-    process: Id = ""
-    request: Id = ""
-    report: ProcessReport | None = None
-    command: Command | None = None
-    operator: Operator | None = None
-    result: CommandResult | None = None
+    def allows(self) -> bool:
+        """Return whether it may be done now, and count it if so."""
+        now = monotonic()
+        until = max(self._until, now - 1.0) + self._interval
+        if until > now:
+            return False
+        self._until = until
+        return True
 
 
 class _Request:
     """A request, and the answers to it so far.
 
     Args:
-        expected: The ids of the processes that should answer.
+        expected: The ids of the processes that should answer. With none, it is never complete.
     """
 
     def __init__(self, expected: Iterable[str]) -> None:
         self.expected = set(expected)
-        self.answers: dict[str, _Message] = {}
+        self.answers: dict[str, Message] = {}
         self._complete = asyncio.Event()
 
-    def add(self, answer: _Message) -> None:
+    def add(self, answer: Message) -> None:
         """Add an answer."""
         if len(self.answers) < _MOST_MEMBERS:
             self.answers[answer.process] = answer
-        if self.expected <= self.answers.keys():
+        if self.expected and self.expected <= self.answers.keys():
             self._complete.set()
 
     async def complete(self, seconds: float) -> None:
@@ -95,6 +99,7 @@ class Fleet:
         self, app: str, settings: FleetSettings, connection: Connection, agent: Agent | None
     ) -> None:
         self._agent = agent
+        self._prefix = queue_prefix_of(app)
         self._bus = Bus(app, connection, self._receive, self._greet, warns=settings.mode == "on")
         self._connection = connection
         # Their ids, with the time of the last sign of life.
@@ -102,7 +107,8 @@ class Fleet:
         self._waiting: dict[str, _Request] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._running: asyncio.Task[None] | None = None
-        self._answered_at = 0.0
+        self._answers = Limit(_MOST_ANSWERS)
+        self._greetings = Limit(_MOST_GREETINGS)
         self._asked_at = 0.0
         self._met = asyncio.Event()
 
@@ -161,9 +167,7 @@ class Fleet:
 
     async def close(self) -> None:
         """Say goodbye, and leave."""
-        if self._agent is not None and self._broadcast(
-            _Message(kind="bye", process=self._agent.id)
-        ):
+        if self._agent is not None and self._broadcast(Message(kind="bye", process=self._agent.id)):
             await self._bus.flush()
         if self._running is not None:
             await cancel_and_wait([self._running])
@@ -194,7 +198,7 @@ class Fleet:
         id_, request = uuid4().hex, _Request(expected)
         self._waiting[id_] = request
         own = "" if self._agent is None else self._agent.id
-        message = _Message(kind=kind, process=own, request=id_, command=command, operator=operator)
+        message = Message(kind=kind, process=own, request=id_, command=command, operator=operator)
         if not self._broadcast(message):
             del self._waiting[id_]
             return None
@@ -203,17 +207,16 @@ class Fleet:
     def _greet(self) -> None:
         """Introduce this process, and have the others introduce themselves."""
         own = "" if self._agent is None else self._agent.id
-        self._broadcast(_Message(kind="hello", process=own, request="new"))
+        self._broadcast(Message(kind="hello", process=own, request="new"))
         self._met.set()
 
-    def _broadcast(self, message: _Message) -> bool:
-        return self._bus.broadcast(_encoded(message))
+    def _broadcast(self, message: Message) -> bool:
+        return self._bus.broadcast(encoded(message))
 
     def _receive(self, body: bytes, reply_to: str) -> None:
-        try:
-            message = _Message.model_validate_json(body)
-        except ValidationError as error:
-            raise ValueError(f"{error.error_count()} errors in {len(body)} bytes") from None
+        if len(body) > LARGEST_REQUEST and not self._waiting:
+            return  # Only a report may be that large, and none is expected.
+        message = decoded(body)
         if self._agent is not None and message.process == self._agent.id:
             return
         if message.kind == "bye":
@@ -221,18 +224,28 @@ class Fleet:
             return
         if message.process and message.kind in ("hello", "report", "result"):
             self._note(message.process)
-        if message.kind == "hello" and message.request == "new" and self._agent is not None:
-            self._bus.send(reply_to, _encoded(_Message(kind="hello", process=self._agent.id)))
-        elif message.kind in ("report", "result") and message.request in self._waiting:
+        if message.kind in ("report", "result") and message.request in self._waiting:
             self._waiting[message.request].add(message)
+        # Who may publish to the exchange may not have others publish to any queue.
+        if not reply_to.startswith(self._prefix):
+            return
+        if message.kind == "hello" and message.request == "new":
+            self._introduce(reply_to)
         elif message.kind == "ask":
             self._answer(message, reply_to)
         elif message.kind == "command":
             self._begin(message, reply_to)
 
+    def _introduce(self, reply_to: str) -> None:
+        if self._agent is not None and self._greetings.allows():
+            self._bus.send(reply_to, encoded(Message(kind="hello", process=self._agent.id)))
+
     def _note(self, process: str) -> None:
-        if process in self._members or len(self._members) < _MOST_MEMBERS:
-            self._members[process] = monotonic()
+        """Note a sign of life; beyond the limit, forget the process with the oldest one."""
+        self._members.pop(process, None)
+        self._members[process] = monotonic()
+        if len(self._members) > _MOST_MEMBERS:
+            del self._members[next(iter(self._members))]
 
     def _forget(self) -> None:
         """Forget the processes of which there was no sign of life for a minute of looking."""
@@ -242,26 +255,21 @@ class Fleet:
                 del self._members[process]
         self._asked_at = now
 
-    def _answer(self, message: _Message, reply_to: str) -> None:
+    def _answer(self, message: Message, reply_to: str) -> None:
         """Answer with the report of this process, at most so many times in a second."""
-        if self._agent is None:
+        if self._agent is None or not self._answers.allows():
             return
-        now = monotonic()
-        self._answered_at = max(self._answered_at, now - 1.0) + 1 / _MOST_ANSWERS
-        if self._answered_at > now:
-            self._answered_at = now
-            return
-        report = self._agent.report()
-        answer = _Message(
-            kind="report", process=self._agent.id, request=message.request, report=report
-        )
-        body = _encoded(answer)
-        if len(body) > LARGEST:
-            short = report.model_copy(update={"failures": (), "connections": ()})
-            body = _encoded(answer.model_copy(update={"report": short}))
-        self._bus.send(reply_to, body)
+        for report in shortened(self._agent.report()):
+            body = encoded(
+                Message(
+                    kind="report", process=self._agent.id, request=message.request, report=report
+                )
+            )
+            if len(body) <= LARGEST:
+                self._bus.send(reply_to, body)
+                return
 
-    def _begin(self, message: _Message, reply_to: str) -> None:
+    def _begin(self, message: Message, reply_to: str) -> None:
         command, operator = message.command, message.operator
         if self._agent is None or command is None or operator is None:
             return
@@ -282,8 +290,8 @@ class Fleet:
         self, agent: Agent, command: Command, operator: Operator, request: str, reply_to: str
     ) -> None:
         result = await agent.execute(command, operator)
-        answer = _Message(kind="result", process=agent.id, request=request, result=result)
-        self._bus.send(reply_to, _encoded(answer))
+        answer = Message(kind="result", process=agent.id, request=request, result=result)
+        self._bus.send(reply_to, encoded(answer))
 
     def _ended(self, task: "asyncio.Task[None]", _: object) -> None:
         self._tasks.discard(task)
@@ -333,7 +341,3 @@ class LoneFleet(Fleet):
         self._own.stop()
         if self._connecting is not None:
             await cancel_and_wait([self._connecting])
-
-
-def _encoded(message: _Message) -> bytes:
-    return message.model_dump_json(exclude_none=True).encode()

@@ -10,6 +10,7 @@ from workerkit.console.reports import (
     ConnectionReport,
     Count,
     FailureReport,
+    FirstFault,
     Model,
     QueueReport,
     StreamReport,
@@ -242,7 +243,11 @@ class Command(Model):
         None
     )
     processes: (
-        Annotated[list[Annotated[str, Field(max_length=64)]], Field(min_length=1, max_length=1000)]
+        Annotated[
+            list[Annotated[str, Field(max_length=64)]],
+            FirstFault(),
+            Field(min_length=1, max_length=1000),
+        ]
         | None
     ) = None
 

@@ -4,15 +4,50 @@ Processes exchange these models, also with processes of other versions: unknown 
 and every field that is added later has a default.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, GetCoreSchemaHandler
+from pydantic_core import CoreSchema
 
 from workerkit.control import Ability
 
 Count = Annotated[int, Field(ge=0)]
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class FirstFault:
+    """Marks a sequence that is read up to its first invalid item.
+
+    Otherwise a message of 1 MiB has a million faults, and blocks its reader for seconds. Pydantic
+    has this for lists only.
+    """
+
+    def __get_pydantic_core_schema__(
+        self, source: Any, handler: GetCoreSchemaHandler
+    ) -> CoreSchema:
+        schema = handler(source)
+        for each in _lists(schema):
+            each["fail_fast"] = True
+        return schema
+
+
+def _lists(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield the schemas of lists that a schema of a sequence consists of."""
+    if schema["type"] == "list":
+        yield schema
+        return
+    parts = (schema.get(name) for name in ("json_schema", "python_schema", "schema"))
+    for each in (*parts, *schema.get("steps", ())):
+        if each is not None:
+            yield from _lists(each)
+
+
+Many = Annotated[Sequence[T], FirstFault()]
 
 
 class Model(BaseModel):
@@ -89,8 +124,8 @@ class RouteReport(Model):
     method: str
     requests: Count = 0
     errors: Count = 0
-    bounds: Sequence[float] = ()
-    counts: Sequence[int] = ()
+    bounds: Many[float] = ()
+    counts: Many[int] = ()
 
 
 class ConsumerReport(Model):
@@ -121,7 +156,7 @@ class ConsumerReport(Model):
     state: str = "starting"
     reason: str = ""
     paused: bool = False
-    abilities: Sequence[Ability] = ()
+    abilities: Many[Ability] = ()
     in_flight: Count = 0
     concurrency: int | None = None
     prefetch: int | None = None
@@ -130,11 +165,11 @@ class ConsumerReport(Model):
     failed: Count = 0
     retried: Count = 0
     dead: Count = 0
-    bounds: Sequence[float] = ()
-    counts: Sequence[int] = ()
-    queues: Sequence[QueueReport] = ()
-    streams: Sequence[StreamReport] = ()
-    routes: Sequence[RouteReport] = ()
+    bounds: Many[float] = ()
+    counts: Many[int] = ()
+    queues: Many[QueueReport] = ()
+    streams: Many[StreamReport] = ()
+    routes: Many[RouteReport] = ()
     task: TaskReport | None = None
 
 
@@ -212,7 +247,7 @@ class ProcessReport(Model):
     python: str = ""
     started: datetime
     state: str = "starting"
-    reasons: Sequence[str] = ()
+    reasons: Many[str] = ()
     draining: bool = False
     log_level: str = ""
     mode: str = "operate"
@@ -220,6 +255,6 @@ class ProcessReport(Model):
     lag: float | None = None
     memory: int | None = None
     uptime: float = 0.0
-    consumers: Sequence[ConsumerReport] = ()
-    connections: Sequence[ConnectionReport] = ()
-    failures: Sequence[FailureReport] = ()
+    consumers: Many[ConsumerReport] = ()
+    connections: Many[ConnectionReport] = ()
+    failures: Many[FailureReport] = ()
