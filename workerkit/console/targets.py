@@ -5,15 +5,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from aiohttp import ClientError, ClientSession, ClientTimeout
+from aiohttp import ClientError, ClientSession, ClientTimeout, DummyCookieJar
 from pydantic import ValidationError
+from pydantic_core import from_json
 
 from workerkit.console.access import BEHALF
 from workerkit.console.model import Command, CommandReport, CommandResult, Operator
 from workerkit.console.reports import ProcessReport
 from workerkit.console.sources import Answers
 from workerkit.describe import describe_error
-from workerkit.safe_text import without_credentials
+from workerkit.safe_text import one_line, without_credentials
 
 _REPORT_DEADLINE = 1.0
 _COMMAND_DEADLINE = 5.0
@@ -52,12 +53,15 @@ class Targets:
         """Have a command executed by those of the processes that it is for."""
         if any(url not in self._known for url in self._urls()):
             await self.reports()
-        wanted = [
-            (url, process)
+        # Two addresses may be those of the same process.
+        wanted = {
+            process: url
             for url, process in self._known.items()
             if command.processes is None or process in command.processes
-        ]
-        return await asyncio.gather(*(self._execute(*each, command, operator) for each in wanted))
+        }
+        return await asyncio.gather(
+            *(self._execute(url, process, command, operator) for process, url in wanted.items())
+        )
 
     async def close(self) -> None:
         """Close the connections."""
@@ -73,7 +77,7 @@ class Targets:
             )
             if status != _OK:
                 return f"{_shown(url)}: {_refusal(status, body)}"
-            report = ProcessReport.model_validate_json(body)
+            report = ProcessReport.model_validate(from_json(body))
         except ValidationError:
             return f"{_shown(url)}: the answer is no report of a process"
         except (ClientError, TimeoutError, ValueError) as error:
@@ -118,7 +122,7 @@ class Targets:
             ValueError: The body is too large, or the URL is none.
         """
         if self._client is None:
-            self._client = ClientSession(trust_env=False)
+            self._client = ClientSession(trust_env=False, cookie_jar=DummyCookieJar())
         async with self._client.request(
             method,
             url,
@@ -143,9 +147,9 @@ def _refusal(status: int, body: bytes) -> str:
     """Return what an error response says."""
     detail = ""
     try:
-        problem: Any = json.loads(body)
+        problem: Any = from_json(body)
         if isinstance(problem, dict):
-            detail = str(problem.get("detail") or problem.get("title") or "")[:200]
+            detail = one_line(str(problem.get("detail") or problem.get("title") or "")[:200])
     except ValueError:
         pass  # Not a workerkit, or a proxy in between: the status says it.
     hint = "; set the token of the workers in OPS__TOKEN" if status in _DENIED else ""
@@ -155,4 +159,4 @@ def _refusal(status: int, body: bytes) -> str:
 def _reason(error: Exception, deadline: float) -> str:
     if isinstance(error, TimeoutError):
         return f"no answer within {deadline:g} s"
-    return without_credentials(describe_error(error))[:300]
+    return one_line(without_credentials(describe_error(error))[:300])
