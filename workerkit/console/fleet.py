@@ -30,7 +30,7 @@ _REPORT_DEADLINE = 1.0
 _COMMAND_DEADLINE = 3.0
 _FORGOTTEN = 60.0
 _FIRST_DEADLINE = 3.0
-_INTRODUCTION = 0.3
+_INTRODUCTION = 1.0
 _MOST_MEMBERS = 1_000
 _MOST_WAITING = 100
 _MOST_ANSWERS = 20  # In a second.
@@ -327,7 +327,7 @@ class LoneFleet(Fleet):
         if self._connecting is None:
             self.start()
             if await self.opened(_FIRST_DEADLINE):
-                # The processes introduce themselves.
+                # The processes connect, and introduce themselves.
                 await asyncio.sleep(_INTRODUCTION)
 
     def start(self) -> None:
