@@ -5,26 +5,21 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import takewhile
-from struct import Struct
 from typing import Any, Protocol
 
 from workerkit.amqp.channel import Channel
 from workerkit.amqp.frames import (
-    BASIC_CLASS,
-    BODY,
     FRAME_OVERHEAD,
-    HEADER,
-    METHOD,
     PRECONDITION_FAILED,
     MalformedFrame,
-    encode_frame,
+    content_header,
+    message_frames,
 )
 from workerkit.amqp.outgoing import OutgoingMessage
 from workerkit.amqp.properties import decode
 from workerkit.amqp.session import Session
 from workerkit.errors import BrokerRefused, ConnectionLost, MessageTooLarge
 
-_pack_content = Struct(">HHQ").pack  # class, a reserved short, size of the body
 _DRAIN_ABOVE = 256 * 1024
 DEFAULT_EXCHANGE = "amq.default"  # Its name in the broker's errors.
 TOO_LARGE = "larger than"
@@ -158,7 +153,7 @@ class Confirms:
             ConnectionLost: Nothing was sent.
         """
         body = message.body
-        header = _pack_content(BASIC_CLASS, 0, len(body)) + message.properties
+        header = content_header(message.properties, body)
         if len(header) > self._largest:
             raise MessageTooLarge(
                 f"its headers and properties have {len(header)} bytes; at most {self._largest} fit"
@@ -167,13 +162,9 @@ class Confirms:
             raise ConnectionLost("the connection is lost")
         if not self._unsent:
             self._loop.call_soon(self._send)
-        number = self.channel.number
-        self._unsent.append(encode_frame(METHOD, number, message.method))
-        self._unsent.append(encode_frame(HEADER, number, header))
-        self._unsent += [
-            encode_frame(BODY, number, body[start : start + self._largest])
-            for start in range(0, len(body), self._largest)
-        ]
+        self._unsent += message_frames(
+            self.channel.number, message.method, header, body, self._largest
+        )
         confirm: asyncio.Future[None] = self._loop.create_future()
         pending = _Pending(
             confirm,

@@ -113,24 +113,28 @@ def encode_frame(kind: int, channel: int, payload: bytes) -> bytes:
     return b"".join((_pack_head(kind, channel, len(payload)), payload, _END))
 
 
-def encode_message(
-    channel: int, method: bytes, properties: bytes, body: bytes, frame_max: int
-) -> bytes:
-    """Return the frames of a message.
+def content_header(properties: bytes, body: bytes) -> bytes:
+    """Return the payload of the header frame of a message."""
+    return _pack_content(BASIC_CLASS, 0, len(body)) + properties
+
+
+def message_frames(
+    channel: int, method: bytes, header: bytes, body: bytes, largest: int
+) -> list[bytes]:
+    """Return the frames of a message. No other frame of the channel may be between them.
 
     Args:
-        frame_max: Bytes of a frame at most.
+        header: As `content_header` returns it.
+        largest: Bytes of a frame's payload at most.
     """
-    largest = frame_max - FRAME_OVERHEAD
-    header = _pack_content(BASIC_CLASS, 0, len(body)) + properties
-    parts = [body[start : start + largest] for start in range(0, len(body), largest)]
-    return b"".join(
-        (
-            encode_frame(METHOD, channel, method),
-            encode_frame(HEADER, channel, header),
-            *(encode_frame(BODY, channel, part) for part in parts),
-        )
-    )
+    return [
+        encode_frame(METHOD, channel, method),
+        encode_frame(HEADER, channel, header),
+        *[
+            encode_frame(BODY, channel, body[start : start + largest])
+            for start in range(0, len(body), largest)
+        ],
+    ]
 
 
 def misplaced_frame(kind: int, channel: int) -> str:

@@ -5,7 +5,7 @@ from typing import Any, Protocol
 
 from workerkit.amqp.channel import Channel
 from workerkit.amqp.connection import Connection
-from workerkit.amqp.frames import NO_PERMISSION, encode_message
+from workerkit.amqp.frames import FRAME_OVERHEAD, NO_PERMISSION, content_header, message_frames
 from workerkit.amqp.outgoing import publish_method
 from workerkit.amqp.properties import Properties, encode
 from workerkit.amqp.session import Session
@@ -116,9 +116,10 @@ class Sending:
         exchange, routing_key, body = message
         if not self._is_blocked:
             method = publish_method(exchange, routing_key, mandatory=False)
-            session.protocol.write(
-                encode_message(channel.number, method, self._properties, body, session.frame_max)
-            )
+            header = content_header(self._properties, body)
+            largest = session.frame_max - FRAME_OVERHEAD
+            frames = message_frames(channel.number, method, header, body, largest)
+            session.protocol.write(b"".join(frames))
 
     async def _next(self, session: Session, channel: Channel) -> Unsent | None:
         """Return the next message; None if there was none for some time.
